@@ -11,7 +11,7 @@ import sys
 import uuid
 from argparse import Namespace
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from airflow_mlops import __version__
 from airflow_mlops.cli import server
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Provenance, Spec, StepCall
+from airflow_mlops.core.durations import parse_duration
 from airflow_mlops.core.errors import (
     ConnectionNotFoundError,
     ConnectionUnavailableError,
@@ -33,6 +34,7 @@ from airflow_mlops.core.errors import (
     one_line,
 )
 from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.core.secrets import mask_urls
 from airflow_mlops.core.windows import Window
 from airflow_mlops.settings import default_store
 
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("airflow_mlops.cli")
 # Arguments without a flag.
 _POSITIONAL = ("model", "version")
+# Files that are newer may belong to a running task.
+_LEAST_AGE = timedelta(days=1)
 _FIRST, _LAST = datetime(1, 1, 1, tzinfo=timezone.utc), datetime(9999, 12, 31, tzinfo=timezone.utc)
 
 
@@ -344,6 +348,42 @@ def purge(args: Namespace) -> None:
     _require_predictions(PredictionLog(store, spec.model, spec.predictions))
     _require_dataset(store, spec.outcomes)
     print(step.run(spec, StepContext(store=store, provenance=Provenance(user=getuser()))).summary)
+
+
+@_command
+def clean(args: Namespace) -> None:
+    """Run ``airflow mlops clean --older-than 7D``, which deletes what crashed tasks have left in the artifact store."""
+    from airflow_mlops.cli.tables import leftover_rows
+    from airflow_mlops.data.leftovers import find_leftovers, remove_leftovers
+
+    store = _store(args)
+    leftovers = find_leftovers(store, _before(args.older_than))
+    if leftovers.found or args.output == "json":
+        AirflowConsole().print_as(leftover_rows(leftovers.found), args.output)
+    if not args.dry_run:
+        remove_leftovers(store, leftovers.found)
+    size = sum(item.bytes or 0 for item in leftovers.found)
+    uploads = sum(item.upload is not None for item in leftovers.found)
+    print(
+        f"{'Would delete' if args.dry_run else 'Deleted'} {len(leftovers.found) - uploads:,} files ({size / 1e6:,.1f} MB) and "
+        f"{uploads:,} unfinished uploads in {mask_urls(store.url)}.",
+        file=sys.stdout if args.output in ("table", "plain") else sys.stderr,
+    )
+    for name, problem in leftovers.skipped.items():
+        print(f"The files of dataset {name} were not checked. {problem}", file=sys.stderr)
+
+
+def _before(older_than: str) -> datetime:
+    try:
+        age = parse_duration(older_than)
+        if isinstance(age, timedelta) and age >= _LEAST_AGE:
+            return datetime.now(timezone.utc) - age
+    except OverflowError:
+        pass
+    raise SpecError(
+        f"--older-than: {older_than!r} is not a duration of at least one day. Write it for example as 7D. Newer files may "
+        "belong to running tasks."
+    )
 
 
 @_command

@@ -195,6 +195,24 @@ _COMMANDS = (
             ARG_VERBOSE,
         ),
     ),
+    ActionCommand(
+        name="clean",
+        help="Delete what crashed tasks have left in the artifact store",
+        description="Delete old leftovers of crashed tasks from the artifact store: temporary files, files of datasets that no manifest "
+        "lists, and unfinished uploads to S3. Datasets, results, reports and the ledger are never deleted.",
+        func=lazy_load_command("airflow_mlops.cli.commands.clean"),
+        args=(
+            Arg(
+                ("--older-than",),
+                default="7D",
+                help="Minimum age of leftovers to delete, at least 1D. It must be longer than any task runs (default: 7D)",
+            ),
+            Arg(("--dry-run",), action="store_true", help="List what would be deleted, without deleting it"),
+            ARG_OUTPUT,
+            _STORE,
+            ARG_VERBOSE,
+        ),
+    ),
 )
 
 
@@ -203,7 +221,7 @@ def get_cli_commands() -> list[GroupCommand]:
     return [
         GroupCommand(
             name="mlops",
-            help="Inspect and manage models and datasets (ledger, rollback, reproduction, predictions, datasets, purge)",
+            help="Inspect and manage models and datasets (ledger, rollback, reproduction, predictions, datasets, purge, clean)",
             subcommands=_COMMANDS,
         )
     ]

@@ -10,6 +10,7 @@ from airflow_mlops.stages.predictions.summary import FeatureSummary, LogSummary,
 
 if TYPE_CHECKING:
     from airflow_mlops.data.datasets.overview import Entry, Names
+    from airflow_mlops.data.leftovers import Leftover
     from airflow_mlops.registry.requests import Answer, RecordedRequest
     from airflow_mlops.stages.backtest.spec import BacktestResult
 
@@ -63,6 +64,19 @@ def sections(answers: LogSummary) -> list[tuple[str, Rows]]:
         ("Realised performance", [_realised_row(item) for item in answers.happened]),
     ]  # fmt: skip
     return [(title, _same_columns(rows)) for title, rows in found if rows]
+
+
+def leftover_rows(found: Iterable[Leftover]) -> Rows:
+    """Return a table with one row for each leftover in the artifact store."""
+    return [
+        {
+            "kind": item.kind,
+            "key": item.key,
+            "written (UTC)": f"{item.written:%F %H:%M}",
+            "bytes": "" if item.bytes is None else item.bytes,
+        }
+        for item in found
+    ]
 
 
 def dataset_names(found: Iterable[Names]) -> Rows:

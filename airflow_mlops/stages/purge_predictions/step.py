@@ -6,11 +6,12 @@ between the two steps, reading the dataset raises an error, and the next purge d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.datasets import Manifest, mark_purged, read_manifests
+from airflow_mlops.data.leftovers import delete_files, older_than, orphans
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsResult, PurgePredictionsSpec
@@ -56,11 +57,11 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
 
     purged = [*joined, *(manifest for manifest in own if manifest.id in purged_ids)]
     purged_files = {file.path for manifest in purged for file in manifest.files}
-    orphans = {key for key in keys if key not in listed and _older_than(store, key, now - _ORPHAN_AGE)}
-    files = [key for key in keys if key in purged_files or key in orphans]
-    size = _delete(store, files, dry_run=spec.dry_run)
+    orphaned = set(orphans(store, keys, listed, now - _ORPHAN_AGE))
+    files = [key for key in keys if key in purged_files or key in orphaned]
+    size = delete_files(store, files, dry_run=spec.dry_run)
     claims = store.keys(f"datasets/{names[0]}/claims")
-    _delete(store, [key for key in claims if _older_than(store, key, now - _ORPHAN_AGE)], dry_run=spec.dry_run)
+    delete_files(store, [key for key in claims if older_than(store, key, now - _ORPHAN_AGE)], dry_run=spec.dry_run)
     return PurgePredictionsResult(
         before=before,
         predictions=len(old),
@@ -68,11 +69,11 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
         rows=sum(manifest.rows for manifest in (*old, *old_outcomes)),
         files=len(files),
         bytes=size,
-        orphans=len(orphans),
+        orphans=len(orphaned),
         summary=f"{'Would delete' if spec.dry_run else 'Deleted'} {len(old):,} datasets of predictions of {spec.model} older than "
         f"{before:%Y-%m-%d %H:%M} UTC and {len(old_outcomes):,} datasets of labelled predictions ({len(files):,} "
         "files, "
-        f"{size / 1e6:,.1f} MB, including {len(orphans):,} orphaned files).",
+        f"{size / 1e6:,.1f} MB, including {len(orphaned):,} orphaned files).",
     )
 
 
@@ -96,18 +97,3 @@ def _require_kind(found: Iterable[Manifest], model: str, what: str, detail: str)
 def _since(manifest: Manifest) -> datetime:
     """Return the time from which the age of predictions is counted: the later of window end and creation."""
     return max(manifest.created, manifest.window.end) if manifest.window else manifest.created
-
-
-def _older_than(store: ArtifactStore, key: str, limit: datetime) -> bool:
-    written = store.modified(key)
-    return written is not None and written < limit
-
-
-def _delete(store: ArtifactStore, keys: Sequence[str], *, dry_run: bool) -> int:
-    """Delete files, unless ``dry_run`` is set. Return their total size in bytes."""
-    size = 0
-    for key in keys:
-        size += int((store.info(key) or {}).get("size") or 0)
-        if not dry_run:
-            store.delete(key)
-    return size

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import getpass
 import json
+import os
 import subprocess
 import sys
+import time
 import uuid
 
 import pytest
@@ -117,6 +119,37 @@ def test_unknown_names_are_errors_in_terms_of_the_command(words, problem, airflo
         airflow(*words)
     assert problem in str(ended.value.code)
     assert "`" not in str(ended.value.code)
+
+
+@pytest.mark.parametrize("age", ["soon", "23h", "0D", "7", "99999999999D", "3000000D"])
+def test_leftovers_of_running_tasks_are_not_deleted(age, airflow, store):
+    store.write_bytes("datasets/a/files/1.parquet", b"")
+    with pytest.raises(SystemExit) as ended:
+        airflow("clean", "--older-than", age)
+    assert f"--older-than: {age!r}" in str(ended.value.code)
+    assert store.exists("datasets/a/files/1.parquet")
+
+
+def test_old_leftovers_are_listed_and_deleted(airflow, store, capsys):
+    days = {"datasets/a/files/1.parquet": 9, "reports/.a.json.0123456789abcdef0123456789abcdef.tmp": 8, "reports/a": 9}
+    days |= {"datasets/a/files/2.parquet": 6, ".0123456789abcdef0123456789abcdef.tmp": 2}
+    for key, age in days.items():
+        store.write_bytes(key, b"123")
+        os.utime(store.local_path(key), (time.time() - age * 86_400,) * 2)
+    airflow("clean", "--dry-run", "--output", "json")
+    out, err = capsys.readouterr()
+    old = {"datasets/a/files/1.parquet", "reports/.a.json.0123456789abcdef0123456789abcdef.tmp"}
+    assert {row["key"] for row in json.loads(out)} == old
+    assert "2 files" in err
+    assert set(store.find("")) == set(days)
+    airflow("clean")
+    assert "1.parquet" in capsys.readouterr().out
+    assert set(store.find("")) == set(days) - old
+    airflow("clean", "--older-than", "1D")
+    assert store.find("") == ["reports/a"]
+    capsys.readouterr()
+    airflow("clean", "--output", "json")
+    assert json.loads(capsys.readouterr().out) == []
 
 
 def test_a_store_that_cannot_be_reached_is_an_error_without_a_traceback(airflow):

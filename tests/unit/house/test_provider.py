@@ -51,6 +51,7 @@ def test_the_commands_in_the_metadata_exist():
         "predictions",
         "datasets",
         "purge",
+        "clean",
     ]
 
 

@@ -225,6 +225,26 @@ def test_a_retry_registers_nothing_more(client, chain):
     assert len(client.search_model_versions(f"name = '{chain.model}'")) == 2
 
 
+def test_two_tries_at_once_register_one_version(client, chain, monkeypatch):
+    verdict = chain.judge(chain.train(chain.build(ROLLING)))
+    context, real, inner = chain.context, refit.record.log_model, []
+
+    def overtaken(*args):
+        made = real(*args)
+        monkeypatch.setattr(refit.record, "log_model", real)
+        # The other try registers its model and deletes this one.
+        inner.append(chain.refit(verdict, context))
+        return made
+
+    monkeypatch.setattr(refit.record, "log_model", overtaken)
+    outer = chain.refit(verdict, context)
+    assert (outer.run_id, outer.verdict.winner) == (inner[0].run_id, inner[0].verdict.winner)
+    assert len(client.search_model_versions(f"name = '{chain.model}'")) == 2
+    experiment_id = client.get_run(outer.run_id).info.experiment_id
+    assert len(client.search_logged_models([experiment_id], f"source_run_id = '{outer.run_id}'")) == 1
+    assert chain.promote(outer.verdict).champion == outer.verdict.winner
+
+
 def test_a_refit_that_predicts_something_else_is_not_registered(client, chain, monkeypatch):
     verdict = chain.judge(chain.train(chain.build(ROLLING)))
     monkeypatch.setattr("airflow_mlops.stages.refit.checks.LIMIT", 1e-6)

@@ -91,18 +91,18 @@ class Timeline:
         earlier = f"{self.folder}/{name}{self.suffix}"
         return earlier if key != earlier and not self.store.exists(key) and self.store.exists(earlier) else key
 
-    def read_json(self, name: str, window: Window | None) -> Any:
+    def read_bytes(self, name: str, window: Window | None) -> bytes:
         """Read a file, also where an earlier version of this package wrote it.
 
         :raises FileNotFoundError: there is no such file
         """
         key, earlier = self.key(name, window), f"{self.folder}/{name}{self.suffix}"
         try:
-            return self.store.read_json(key)
+            return self.store.read_bytes(key)
         except FileNotFoundError:
             if key == earlier:
                 raise
-            return self.store.read_json(earlier)
+            return self.store.read_bytes(earlier)
 
     def delete(self, key: str) -> None:
         """Delete a file, also where an earlier version of this package wrote it.
@@ -164,6 +164,31 @@ class Timeline:
         chosen = dict(sorted(found, key=lambda item: (item[0].start, item[0].end)))
         return list(chosen.values())[-count:]
 
+    def recent(self, count: int, before: Window) -> tuple[dict[Window, str], datetime | None]:
+        """Find the last windows of each length that start before a window.
+
+        :param count: smallest number of files of each level of length, if there are so many
+        :return: keys by window, and a time after which none of the other windows ends; ``None`` if there are no others
+        :raises StoreError: the store cannot be read
+        """
+        top = self.store.keys(self.folder)
+        found = self._dated(top, before)
+        ends: list[datetime] = []
+        for level in _levels_of(top):
+            of_level: list[tuple[Window, str]] = []
+            periods = [
+                period
+                for period in reversed(self.store.keys(f"{self.folder}/{level.name}"))
+                if _name(period) <= level.period(before)
+            ]
+            for number, period in enumerate(periods, start=1):
+                of_level += self._dated(self.store.keys(period), before)
+                if len(of_level) >= count and number < len(periods):
+                    ends.append(min(window.start for window, _ in of_level) + level.longest)
+                    break
+            found += of_level
+        return dict(found), max(ends, default=None)
+
     def latest(self) -> str | None:
         """Return the key of the file whose window ends last; ``None`` without a file.
 
@@ -172,9 +197,14 @@ class Timeline:
         top = self.store.keys(self.folder)
         found = self._dated(top)
         for level in _levels_of(top):
-            # A period is longer than the longest window, so the window that ends last begins in one of the last two.
-            for period in self.store.keys(f"{self.folder}/{level.name}")[-2:]:
-                found += self._dated(self.store.keys(period))
+            periods = 0
+            for period in reversed(self.store.keys(f"{self.folder}/{level.name}")):
+                dated = self._dated(self.store.keys(period))
+                found += dated
+                # A period is longer than the longest window, so the window that ends last begins in one of the last two.
+                periods += bool(dated)
+                if periods == 2:
+                    break
         # Of two files with the same window, the second is in a subfolder, and so newer.
         ends = {key: window.end for window, key in dict(found).items()}
         return max(ends, key=ends.__getitem__, default=None)
@@ -202,7 +232,8 @@ def window_of(key: str) -> Window | None:
     :param key: key of the file
     """
     stem = _name(key).partition(".")[0]
-    return Window.from_file_name(stem) or Window.from_file_name("-".join(stem.split("-")[:2]))
+    start = "-".join(stem.split("-")[:2])
+    return Window.from_file_name(stem) or (Window.from_file_name(start) if start.endswith("Z") else None)
 
 
 def may_overlap(key: str, within: Window) -> bool:
@@ -214,7 +245,7 @@ def may_overlap(key: str, within: Window) -> bool:
     :param key: key of the file
     """
     found = window_of(key)
-    return found is None or (found.start < within.end and within.start < found.end + _SECOND)
+    return found is None or (found.start < within.end and within.start - found.end < _SECOND)
 
 
 def _level(window: Window) -> _Level | None:

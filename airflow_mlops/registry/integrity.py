@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # MLflow writes this file while it downloads a version. It names the version.
 _WRITTEN_BY_MLFLOW = "registered_model_meta"
 _BLOCK = 1 << 20
+_ATTEMPTS = 3
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -36,7 +38,7 @@ def file_hashes(folder: Path) -> dict[str, str]:
     return {
         file.relative_to(folder).as_posix(): _sha256(file)
         for file in sorted(folder.rglob("*"))
-        if file.is_file() and file.name != _WRITTEN_BY_MLFLOW
+        if file.is_file() and file != folder / _WRITTEN_BY_MLFLOW
     }
 
 
@@ -60,24 +62,28 @@ def card_hashes(client: MlflowClient, ref: ModelVersionRef) -> dict[str, str]:
 def download_unchanged(client: MlflowClient, ref: ModelVersionRef, promotion: Entry | None) -> Path:
     """Download the files of a version, and check them against the ledger.
 
-    A downloaded folder that differs is removed and downloaded once more, because the files in MLflow may have been
+    A downloaded folder that differs is removed and downloaded again, because the files in MLflow may have been
     restored since.
 
     :param promotion: the entry that made the version champion; ``None`` if the ledger has no such entry
     :raises ModelCorruptError: a file was changed, added or removed after the promotion
     :raises RegistryError: the version or its files do not exist any more
     """
-    folder = download(client, ref)
-    if promotion is None or not promotion.files or difference(promotion.files, file_hashes(folder)) is None:
-        return folder
-    # Another task may read the folder at this time, so it is moved before it is deleted.
-    removed = folder.with_name(f".{uuid.uuid4().hex}")
-    folder.rename(removed)
-    shutil.rmtree(removed, ignore_errors=True)
-    folder = download(client, ref)
-    if (found := difference(promotion.files, file_hashes(folder))) is not None:
-        raise _corrupt(ref, promotion, found)
-    return folder
+    if promotion is None or not promotion.files:
+        return download(client, ref)
+    found = None
+    for _ in range(_ATTEMPTS):
+        folder = download(client, ref)
+        # Another task may remove the folder at the same time, because it has found the same difference.
+        with suppress(FileNotFoundError):
+            found = difference(promotion.files, file_hashes(folder))
+            if found is None:
+                return folder
+            # Another task may read the folder at this time, so it is moved before it is deleted.
+            removed = folder.with_name(f".{uuid.uuid4().hex}")
+            folder.rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
+    raise _corrupt(ref, promotion, found or "its files cannot be downloaded")
 
 
 def download_promoted(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> Path:

@@ -236,8 +236,18 @@ class Ledger:
             previous = [json.loads(content)["previous"] for content in pack]
         except FileNotFoundError:
             return []
-        except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.warning("The file %s is damaged (%s). It will be written again.", self._pack_key, error)
+        except (
+            StoreError,
+            OSError,
+            EOFError,
+            zlib.error,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            RecursionError,
+        ) as error:
+            log.warning("The file %s cannot be used (%s). Each entry is read from its own file.", self._pack_key, error)
             return []
         return pack if previous == ["", *map(_sha256, pack[:-1])] else []
 
@@ -275,9 +285,11 @@ class Ledger:
 
         The chain of hashes is not checked.
 
-        :raises RegistryError: a file of the ledger is not an entry
+        :raises RegistryError: a file of the ledger is not an entry, or an entry is missing
         """
-        contents = self._contents(self.store.keys(self.folder))
+        keys = self.store.keys(self.folder)
+        self._lacks_files(keys)
+        contents = self._contents(keys)
         for key in sorted(contents, reverse=True):
             if (entry := self._parse(key, contents[key])).promotes(version):
                 return entry

@@ -144,7 +144,7 @@ def _visible(store: ArtifactStore, name: str, within: Window | None) -> list[tup
     if within is not None:
         windows = [(pointer, window) for pointer, window in windows if window.overlaps(within)]
     manifests: dict[str, Manifest] = {}
-    if _overlap([window for _, window in windows]):
+    if overlapping := _overlap([window for _, window in windows]):
         if any(pointer.written is None for pointer, _ in windows):
             # Older versions of this package did not record when a pointer was written.
             manifests = manifests_by_id(store, name, [pointer.id for pointer, _ in windows])
@@ -153,7 +153,7 @@ def _visible(store: ArtifactStore, name: str, within: Window | None) -> list[tup
     newer: list[Window] = []
     for pointer, window in windows:
         wanted = window if within is None else window.clip(within)
-        parts += [(pointer, part) for part in missing(wanted, newer)]
+        parts += [(pointer, part) for part in (missing(wanted, newer) if overlapping else [wanted])]
         newer.append(window)
     manifests = manifests or manifests_by_id(store, name, [pointer.id for pointer, _ in parts])
     opened = {pointer.key: Dataset(store, manifests[pointer.id]) for pointer, _ in parts}

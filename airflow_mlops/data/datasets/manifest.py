@@ -146,7 +146,7 @@ def parse_manifest(data: bytes, name: str, dataset_id: str, url: str) -> Manifes
     """
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _corrupt(name, dataset_id, url, f"it is not valid JSON: {error}") from None
     written_as = content.get("format") if isinstance(content, dict) else None
     if isinstance(written_as, int) and written_as > FORMAT:
@@ -161,6 +161,8 @@ def parse_manifest(data: bytes, name: str, dataset_id: str, url: str) -> Manifes
         raise _corrupt(name, dataset_id, url, f"{where}: {error.errors()[0]['msg']}") from None
     if (manifest.name, manifest.id) != (name, dataset_id) or manifest.identity() != dataset_id:
         raise _corrupt(name, dataset_id, url, "its content does not have this id")
+    if manifest.rows != sum(file.rows for file in manifest.files):
+        raise _corrupt(name, dataset_id, url, "its number of rows is not that of its files")
     folder = f"datasets/{name}/files/"
     for file in manifest.files:
         if not file.path.startswith(folder) or ".." in file.path.split("/"):

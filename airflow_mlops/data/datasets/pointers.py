@@ -6,6 +6,7 @@ other pointer has to be read for this. A *slot* is a pointer with a name of its 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -105,16 +106,28 @@ def point_window(store: ArtifactStore, manifest: Manifest) -> None:
 
 
 def slot_id(store: ArtifactStore, name: str, slot: str) -> str | None:
-    """Return the id of the current dataset of a slot; ``None`` if the slot does not exist."""
+    """Return the id of the current dataset of a slot; ``None`` if the slot does not exist.
+
+    :raises DatasetCorruptError: the file of the slot is damaged
+    """
     try:
-        return str(slots_of(store, name).read_json(slot, window_of(slot))["id"])
+        return str(json.loads(slots_of(store, name).read_bytes(slot, window_of(slot)))["id"])
     except FileNotFoundError:
         return None
+    except (KeyError, TypeError, ValueError):
+        raise DatasetCorruptError(
+            f"The slot {slot!r} of dataset {name!r} in the artifact store {store.url} does not name a dataset. Run the task "
+            "that writes the dataset again."
+        ) from None
 
 
 def point_slot(store: ArtifactStore, manifest: Manifest, slot: str) -> None:
     """Make a dataset the current dataset of a slot. If it is the current dataset already, nothing is written."""
-    if slot_id(store, manifest.name, slot) != manifest.id:
+    try:
+        current = slot_id(store, manifest.name, slot)
+    except DatasetCorruptError:
+        current = None
+    if current != manifest.id:
         key = slots_of(store, manifest.name).key(slot, window_of(slot))
         store.write_json(key, {"id": manifest.id, "window": str(manifest.window) if manifest.window else None})
 

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import BytesIO
+from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pyarrow.parquet as pq
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets.content import ContentHash
 from airflow_mlops.data.datasets.manifest import FileEntry, Manifest, manifest_key, parse_manifest
 from airflow_mlops.data.store import SMALL_BYTES, ArtifactStore
 from airflow_mlops.data.window_rows import inside
@@ -33,18 +35,23 @@ class _Recent:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._bytes = 0
         self._contents: OrderedDict[str, bytes] = OrderedDict()
+        self._lock = Lock()
 
     def get(self, url: str) -> bytes | None:
-        content = self._contents.get(url)
-        if content is not None:
-            self._contents.move_to_end(url)
-        return content
+        with self._lock:
+            content = self._contents.get(url)
+            if content is not None:
+                self._contents.move_to_end(url)
+            return content
 
     def keep(self, url: str, content: bytes) -> None:
-        self._contents[url] = content
-        while sum(map(len, self._contents.values())) > self._limit:
-            self._contents.popitem(last=False)
+        with self._lock:
+            self._bytes += len(content) - len(self._contents.pop(url, b""))
+            self._contents[url] = content
+            while self._bytes > self._limit:
+                self._bytes -= len(self._contents.popitem(last=False)[1])
 
 
 _RECENT = _Recent(4 * SMALL_BYTES)
@@ -175,6 +182,17 @@ class Dataset:
             self._check(file, hashlib.sha256(content).hexdigest())
             _RECENT.keep(url, content)
         return content
+
+    def content(self, file: FileEntry) -> str:
+        """Compute the hash of the values of a file's rows, see :attr:`FileEntry.content`.
+
+        :raises DatasetCorruptError: the file does not exist or was changed
+        """
+        with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
+            found = ContentHash(parquet.schema_arrow)
+            for batch in parquet.iter_batches():
+                found.update(batch)
+        return found.hexdigest()
 
     def batches(
         self, part: str | None = None, columns: Sequence[str] | None = None, batch_rows: int = 65_536

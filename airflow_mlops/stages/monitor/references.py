@@ -134,9 +134,10 @@ def _candidates(requested: Reference, check: Check) -> dict[Window, str]:
         return _dated(timeline.find(earlier_windows.seasonal(check.window, requested.season)))
     wanted = count = requested.rolling or 0
     while True:
-        found = _dated(timeline.last(count, before=check.window))
-        # Windows that overlap a later one are not chosen, so some more may be needed.
-        if len(found) < count or len(earlier_windows.rolling(wanted, check.window, found)) == wanted:
+        found, others_end = timeline.recent(count, check.window)
+        chosen = earlier_windows.rolling(wanted, check.window, found)
+        # Windows are chosen by their ends, so a window that ends before the chosen ones changes nothing.
+        if others_end is None or (len(chosen) == wanted and chosen[0].end >= others_end):
             return found
         count *= 4
 

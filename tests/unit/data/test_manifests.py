@@ -16,6 +16,7 @@ from airflow_mlops.data.datasets import (
     DatasetWriter,
     Manifest,
     find_datasets,
+    in_slot,
     mark_purged,
     neighbouring_manifest,
     open_dataset,
@@ -153,3 +154,48 @@ def test_a_file_that_disappears_while_it_is_read(store, monkeypatch):
     monkeypatch.setattr("airflow_mlops.data.datasets.reader.SMALL_BYTES", 0)
     with pytest.raises(DatasetPurgedError):
         dataset.table()
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", '"x"', "{"])
+def test_a_damaged_slot_is_refused_and_repaired(store, content):
+    def score() -> Manifest:
+        with DatasetWriter(store, "numbers") as writer:
+            writer.write(pa.table({"a": [1]}))
+            return writer.commit(window=APRIL, slots=[f"{APRIL.key}-m-v1"])[0]
+
+    manifest = score()
+    store.write_bytes(f"datasets/numbers/slots/{APRIL.key}-m-v1.json", content.encode())
+    with pytest.raises(DatasetCorruptError, match="does not name a dataset"):
+        in_slot(store, "numbers", f"{APRIL.key}-m-v1")
+    assert score() == manifest
+    assert in_slot(store, "numbers", f"{APRIL.key}-m-v1").manifest == manifest
+
+
+def test_writing_again_repairs_a_manifest_that_names_other_rows(store):
+    manifest = write(store)
+    with DatasetWriter(store, "numbers") as writer:
+        writer.write(pa.table({"a": [666, 2]}))
+        other, _ = writer.commit(window=MAY)
+    file = manifest.files[0].model_copy(
+        update={name: getattr(other.files[0], name) for name in ("path", "sha256", "bytes")}
+    )
+    store.write_json(
+        manifest_key("numbers", manifest.id),
+        manifest.model_copy(update={"files": [file]}).model_dump(mode="json"),
+    )
+    assert write(store).id == manifest.id
+    assert find_datasets(store, "numbers", APRIL)[0].table()["a"].to_pylist() == [1, 2]
+
+
+def test_the_number_of_rows_is_checked(store):
+    manifest = write(store)
+    store.write_json(manifest_key("numbers", manifest.id), changed(manifest, rows=9))
+    with pytest.raises(DatasetCorruptError, match="number of rows"):
+        open_dataset(store, manifest.ref)
+
+
+def test_keys_of_details_are_texts(store):
+    with DatasetWriter(store, "numbers") as writer:
+        writer.write(pa.table({"a": [1]}))
+        manifest, _ = writer.commit(window=APRIL, details={"c": {9: 1, 10: 2, None: 3}})
+    assert open_dataset(store, manifest.ref).manifest == manifest

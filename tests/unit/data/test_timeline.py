@@ -106,7 +106,7 @@ def test_a_name_has_its_window(window):
     assert window_of(f"a/{window.file_name}.json.gz") == window
 
 
-@pytest.mark.parametrize("name", ["rows-0123", "x", "2013-13", ".tmp"])
+@pytest.mark.parametrize("name", ["rows-0123", "x", "2013-13", ".tmp", "2013-04-01-backup", "2013-04-model-v3"])
 def test_other_names_have_no_window(name):
     assert window_of(f"a/{name}.json") is None
 
@@ -128,16 +128,16 @@ def test_a_file_that_was_written_again_is_found_once(tmp_path):
     day = Window.model_validate("2013-04-01")
     store.write_json(f"folder/{day.key}.json", "old")
     assert timeline.existing(day.key, day) == f"folder/{day.key}.json"
-    assert timeline.read_json(day.key, day) == "old"
+    assert timeline.read_bytes(day.key, day) == b'"old"'
     key = timeline.key(day.key, day)
     store.write_json(key, "new")
-    assert timeline.read_json(day.key, day) == "new"
+    assert timeline.read_bytes(day.key, day) == b'"new"'
     assert timeline.existing(day.key, day) == timeline.latest() == key
     assert timeline.find() == timeline.find(day) == timeline.last(5) == [*timeline.find_info()] == [key]
     timeline.delete(key)
     assert timeline.find() == []
     with pytest.raises(FileNotFoundError):
-        timeline.read_json(day.key, day)
+        timeline.read_bytes(day.key, day)
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00/PT5M", "0001-01-02", "9999-12-30", "9999-12-31T22/PT5M"])
@@ -163,3 +163,31 @@ def test_a_lookup_takes_few_listings_however_long_the_history(tmp_path, length):
         assert asked()
         assert timeline.store.requests["list"] <= 4
     assert max(len([*folder.iterdir()]) for folder in tmp_path.rglob("*") if folder.is_dir()) <= 2000
+
+
+def test_a_window_without_an_end_is_found(tmp_path):
+    timeline = Timeline(ArtifactStore(tmp_path.as_uri()), "folder")
+    window = Window.model_validate("2013-05-01T00:00Z/9999-12-31T23:59:59Z")
+    timeline.store.write_json(timeline.key(window.key, window), 1)
+    assert timeline.find(Window.model_validate("2013-06")) == [timeline.latest()]
+
+
+def test_the_latest_file_is_found_behind_periods_without_files(tmp_path):
+    timeline = Timeline(ArtifactStore(tmp_path.as_uri()), "folder")
+    first, *others = (Window.model_validate(day) for day in ("2013-04-01", "2014-04-02", "2015-04-03"))
+    timeline.store.write_json(key := timeline.key(first.file_name, first), 1)
+    for window in others:
+        timeline.store.write_bytes(timeline.key(window.file_name, window).replace(".json", ".html"), b"")
+    assert timeline.latest() == key
+
+
+@settings(max_examples=200)
+@given(st.lists(windows, max_size=25), windows, st.integers(1, 6))
+def test_other_windows_end_before_the_recent_ones(found, before, count):
+    timeline, keys = filled(found)
+    recent, others_end = timeline.recent(count, before)
+    earlier = {window: key for key, window in keys.items() if window.start < before.start}
+    assert recent.items() <= earlier.items()
+    others = [window for window in earlier if window not in recent]
+    assert bool(others) <= (others_end is not None)
+    assert all(window.end <= others_end for window in others)

@@ -96,6 +96,7 @@ def packed(*texts: str) -> bytes:
         packed("{}"),
         packed('{"previous": ""}'),
         gzip.compress(b"null"),
+        gzip.compress(b"[" * 100_000),
     ],
 )
 def test_a_damaged_pack_is_not_used(store, damage):
@@ -168,3 +169,23 @@ def test_a_pack_with_a_changed_entry_is_not_used(store):
     texts[4] = texts[4].replace("Number 5", "Forged")
     store.write_bytes(PACK, packed(*texts))
     assert reasons(Ledger(store, "delays").entries())[4] == "Number 5 ä"
+
+
+def test_a_pack_that_cannot_be_read_is_not_needed(store, monkeypatch):
+    append(store, 20)
+    real = ArtifactStore.read_bytes
+
+    def forbidden(self, key: str) -> bytes:
+        if key == PACK:
+            raise StoreError("Forbidden.")
+        return real(self, key)
+
+    monkeypatch.setattr(ArtifactStore, "read_bytes", forbidden)
+    assert len(Ledger(store, "delays").entries()) == 20
+
+
+def test_a_removed_entry_is_found_when_a_promotion_is_looked_up(store):
+    append(store, 20)
+    store.delete("ledger/delays/00000005.json")
+    with pytest.raises(RegistryError, match="entry 5, .* is missing"):
+        Ledger(store, "delays").promotion(1)

@@ -31,6 +31,7 @@ from typing import Any
 import aiohttp
 import fsspec
 from aiohttp import web
+from yarl import URL
 
 from airflow_mlops.core.calls import Provenance, Request, StepCall
 from airflow_mlops.core.connections import ConnectionInfo
@@ -95,8 +96,14 @@ def proxied(target: str, meter: Meter) -> Iterator[str]:
         await asyncio.sleep(meter.delay)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _OWN_HEADERS}
         body = await request.read()
+        # The signature of a request covers its path and its headers.
         async with request.app["session"].request(
-            request.method, f"{target}{request.raw_path}", headers=headers, data=body, allow_redirects=False
+            request.method,
+            URL(f"{target}{request.raw_path}", encoded=True),
+            headers=headers,
+            data=body if body or request.method in ("PUT", "POST") else None,
+            allow_redirects=False,
+            skip_auto_headers=("Content-Type", "User-Agent", "Accept", "Accept-Encoding"),
         ) as answer:
             content = await answer.read()
             kept = {name: value for name, value in answer.headers.items() if name.lower() not in _OWN_HEADERS}

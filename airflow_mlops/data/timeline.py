@@ -13,9 +13,10 @@ Earlier versions of this package wrote all files into FOLDER itself. Files are f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from itertools import islice
 from typing import Any
 
 from airflow_mlops.core.windows import Window
@@ -155,9 +156,8 @@ class Timeline:
         found = self._dated(top, before)
         for level in _levels_of(top):
             of_level: list[tuple[Window, str]] = []
-            for period in reversed(self.store.keys(f"{self.folder}/{level.name}")):
-                if before is None or _name(period) <= level.period(before):
-                    of_level += self._dated(self.store.keys(period), before)
+            for dated in self._by_period(level, before):
+                of_level += dated
                 if len(of_level) >= count:
                     break
             found += of_level
@@ -168,7 +168,8 @@ class Timeline:
         """Find the last windows of each length that start before a window.
 
         :param count: smallest number of files of each level of length, if there are so many
-        :return: keys by window, and a time after which none of the other windows ends; ``None`` if there are no others
+        :return: keys by window, and a time after which none of the other windows ends; ``None`` if there are certainly no
+            others
         :raises StoreError: the store cannot be read
         """
         top = self.store.keys(self.folder)
@@ -176,14 +177,9 @@ class Timeline:
         ends: list[datetime] = []
         for level in _levels_of(top):
             of_level: list[tuple[Window, str]] = []
-            periods = [
-                period
-                for period in reversed(self.store.keys(f"{self.folder}/{level.name}"))
-                if _name(period) <= level.period(before)
-            ]
-            for number, period in enumerate(periods, start=1):
-                of_level += self._dated(self.store.keys(period), before)
-                if len(of_level) >= count and number < len(periods):
+            for dated in self._by_period(level, before):
+                of_level += dated
+                if len(of_level) >= count:
                     ends.append(min(window.start for window, _ in of_level) + level.longest)
                     break
             found += of_level
@@ -197,17 +193,18 @@ class Timeline:
         top = self.store.keys(self.folder)
         found = self._dated(top)
         for level in _levels_of(top):
-            periods = 0
-            for period in reversed(self.store.keys(f"{self.folder}/{level.name}")):
-                dated = self._dated(self.store.keys(period))
+            # A period is longer than the longest window, so the window that ends last begins in one of the last two.
+            for dated in islice(filter(None, self._by_period(level)), 2):
                 found += dated
-                # A period is longer than the longest window, so the window that ends last begins in one of the last two.
-                periods += bool(dated)
-                if periods == 2:
-                    break
         # Of two files with the same window, the second is in a subfolder, and so newer.
         ends = {key: window.end for window, key in dict(found).items()}
         return max(ends, key=ends.__getitem__, default=None)
+
+    def _by_period(self, level: _Level, before: Window | None = None) -> Iterator[list[tuple[Window, str]]]:
+        """Yield the files of each period of a level, the last period first, each file with its window."""
+        for period in reversed(self.store.keys(f"{self.folder}/{level.name}")):
+            if before is None or _name(period) <= level.period(before):
+                yield self._dated(self.store.keys(period), before)
 
     def _dated(self, keys: Iterable[str], before: Window | None = None) -> list[tuple[Window, str]]:
         """Return the files with a window in their name, each with its window."""
@@ -227,7 +224,9 @@ class Timeline:
 
 
 def window_of(key: str) -> Window | None:
-    """Return the window with which the name of a file begins, exact to the second; ``None`` if there is none.
+    """Return the window with which the name of a file begins; ``None`` if there is none.
+
+    The names of files of earlier versions of this package are exact to the second only.
 
     :param key: key of the file
     """
@@ -239,7 +238,7 @@ def window_of(key: str) -> Window | None:
 def may_overlap(key: str, within: Window) -> bool:
     """Return whether the window in the name of a file may overlap ``within``.
 
-    Names have whole seconds, so only the content of the file gives the exact window. The result is also ``True`` if
+    Names of earlier versions of this package have whole seconds, so only the content of the file gives the exact window. The result is also ``True`` if
     the name does not begin with a window.
 
     :param key: key of the file

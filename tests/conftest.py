@@ -34,6 +34,11 @@ settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes are numbered instead of written out: compressed ones hold the time, and all xdist workers need the same ids."""
+    return "bytes" if isinstance(val, bytes) else None
+
+
 def group(path: str) -> str:
     """The group of a test file. One xdist worker runs the tests of a group, one after the other.
 

@@ -21,7 +21,7 @@ class EvaluateOperator(StepOperator):
     """Measures candidates and the champion on the same held-out data, and decides by gates which candidates pass.
 
     :param candidates: the output of a TrainOperator, which may be mapped, or a list of model versions such as
-        ``[{"model": "delays", "version": 7}]``
+        ``[{"model": "delays", "version": 7}]``. The preferred candidate is the first one
     :param model: name of the registered model; by default the model of the candidates
     :param dataset: the training set with the held-out data; by default the training set of the candidates
     :param part: split part of the training set that holds the held-out data; by default `test`
@@ -29,9 +29,9 @@ class EvaluateOperator(StepOperator):
         next to the DAG file. By default, a candidate must be better than the baseline and, with 95% confidence, better
         than the champion. If no gate in the list compares with the champion, a gate is added: the candidate must not be
         worse than the champion. ``{"champion": "ignore"}`` in the list prevents the additional gate
-    :param metric: name of the metric that decides which of the passing candidates wins; by default ``roc_auc``
-        (binary), ``roc_auc_ovr`` (multiclass) or ``rmse`` (regression). A custom metric is named by its import path,
-        ``package.module:function``
+    :param metric: name of the metric that decides which of the passing candidates wins: the first one that is at most one
+        standard error worse than the best one. By default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
+        (regression). A custom metric is named by its import path, ``package.module:function``
     :param greater_is_better: whether larger values of ``metric`` are better; required for a custom metric only
     :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are not
         independent, and the confidence bounds of gates and of the model card allow for it. By default, rows are independent

@@ -28,7 +28,7 @@ CandidateInput = Annotated[ModelVersionRef, BeforeValidator(_as_version)]
 class EvaluateSpec(Spec):
     """Parameters of an evaluation, which measures candidates and the current champion on the same held-out data.
 
-    :param candidates: the model versions to evaluate. A ``run_id`` that is not set is looked up in the registry
+    :param candidates: the model versions to evaluate, the preferred one first. A ``run_id`` that is not set is looked up in the registry
     :param model: name of the registered model that the candidates must belong to; by default the candidates' model
     :param dataset: the dataset to evaluate on; by default the training set of the candidates
     :param part: name of the held-out split part of the dataset, such as ``test``
@@ -36,8 +36,8 @@ class EvaluateSpec(Spec):
         default, a candidate must be better than the baseline and, with 95% confidence, better than the champion. If no
         declared gate compares with the champion or ignores it, a gate is added, see
         :func:`airflow_mlops.gates.rules.with_champion`
-    :param metric: name of the metric that ranks the candidates that pass every gate; by default the main metric of the ML
-        task. A custom metric is given by its import path, see :mod:`airflow_mlops.metrics.custom`
+    :param metric: name of the metric that ranks the candidates that pass every gate, see
+        :func:`airflow_mlops.stages.evaluate.verdict.choose`; by default the main metric of the ML task. A custom metric is given by its import path, see :mod:`airflow_mlops.metrics.custom`
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
     :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are not
         independent, and the confidence bounds of gates and of the model card allow for it. By default, rows are independent

@@ -25,7 +25,7 @@ from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, 
 from airflow_mlops.stages.evaluate.common_rows import refuse_training_rows
 from airflow_mlops.stages.evaluate.measurement import Compared, Measured, compare, importance
 from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
-from airflow_mlops.stages.evaluate.verdict import best, decide, judge
+from airflow_mlops.stages.evaluate.verdict import choose, decide, judge
 from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
 
 
@@ -79,6 +79,8 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     judged = [
         judge(item.candidate.ref, gates, _evidence(item, compared, spec, context)) for item in compared.candidates
     ]
+    rows = {item.candidate.ref: item.measurement.rows for item in compared.candidates}
+    choice = choose(judged, metric, rows, compared.resampling)
     # Importances are computed once and used several times, because predictions may be slow.
     importances = {
         item.candidate.ref: importance(item.candidate, data, metric) if metric.name in item.measurement.metrics else {}
@@ -92,7 +94,15 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     }
     files = {ref: file_hashes(folder) for ref, folder in folders.items()}
     verdict = decide(
-        model, compared, judged, contracts, files, metric, custom.source_hashes(own), ignored=ignores_champion(gates)
+        model,
+        compared,
+        judged,
+        choice,
+        contracts,
+        files,
+        metric,
+        custom.source_hashes(own),
+        ignored=ignores_champion(gates),
     )
     for item in compared.candidates:
         # What is stored with the champion says why it was promoted.
@@ -101,13 +111,13 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
             evaluate_record.log(
                 client, context, item, compared, gates, verdict, spec.card, importances[item.candidate.ref]
             )
-    rows = f"{data.truth.size:,} held-out rows of {verdict.dataset_name}"
+    held = f"{data.truth.size:,} held-out rows of {verdict.dataset_name}"
     models = f"{len(judged)} candidate{'s' if len(judged) > 1 else ''}"
     return EvaluateResult(
         verdict=verdict,
-        run_id=best(judged, metric).candidate.run_id,
+        run_id=choice.best.candidate.run_id,
         reports=[f"runs:/{ref.run_id}/{evaluate_record.ARTIFACTS}" for ref in refs if ref.run_id],
-        summary=f"Evaluated {models} on {rows}. {verdict.reason}",
+        summary=f"Evaluated {models} on {held}. {verdict.reason}",
     )
 
 
@@ -131,7 +141,8 @@ def _one_model(spec: EvaluateSpec) -> str:
 
 
 def _distinct(refs: Sequence[ModelVersionRef]) -> list[ModelVersionRef]:
-    return sorted({ref.version: ref for ref in refs}.values(), key=lambda ref: ref.version)
+    """Return each version once, in the order in which the user lists them."""
+    return list({ref.version: ref for ref in refs}.values())
 
 
 def _check_gates(gates: Sequence[Gate], metric: Metric, task: Task) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.base import Gate
 from airflow_mlops.gates.evidence import Evidence, Measurement
 from airflow_mlops.metrics.catalog import Metric
+from airflow_mlops.metrics.comparison import compare
+from airflow_mlops.metrics.resampling import Resampling
+from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
 from airflow_mlops.stages.evaluate.measurement import Compared
 
@@ -29,22 +34,62 @@ def judge(ref: ModelVersionRef, gates: Sequence[Gate], evidence: Evidence) -> Ca
     )
 
 
-def best(judged: Sequence[CandidateVerdict], metric: Metric) -> CandidateVerdict:
-    """Return the best candidate by ``metric`` among the candidates that passed, or among all candidates if none passed.
+@dataclass(frozen=True)
+class Choice:
+    """The candidate that wins, or the best candidate if none passed every gate.
 
-    Candidates without the metric rank last. If several candidates have the best value, the oldest version is returned.
+    :param best: the chosen candidate
+    :param better: the candidate with the best value of the metric, if it is not the chosen candidate
+    :param standard_error: standard error of the difference between ``better`` and ``best``; ``None`` if they are the same
+    """
+
+    best: CandidateVerdict
+    better: CandidateVerdict | None = None
+    standard_error: float | None = None
+
+
+def choose(
+    judged: Sequence[CandidateVerdict],
+    metric: Metric,
+    rows: Mapping[ModelVersionRef, Rows | None],
+    resampling: Resampling,
+) -> Choice:
+    """Choose a candidate among the candidates that passed every gate, by the one-standard-error rule.
+
+    The first candidate is chosen of those that are at most one standard error worse than the best one. The standard error
+    is that of the difference on the same rows. A smaller difference is more likely chance than merit, so the order in which
+    the user lists the candidates decides. The candidate with the best value is chosen if a standard error is unknown, and
+    if no candidate passed. Candidates without the metric rank last.
+
+    Source: L. Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3, in the paired form of T. Hastie,
+    R. Tibshirani and J. Friedman, "The Elements of Statistical Learning", 2009, section 7.10.
+
+    :param judged: the candidates in the order in which the user lists them
+    :param rows: predictions and labels of each candidate; ``None`` if only the metrics are known
+    :param resampling: bootstrap weights of the rows
     """
     name, sign = metric.name, metric.sign
-    return max(
-        [item for item in judged if item.passed] or judged,
-        key=lambda item: (name in item.metrics, sign * item.metrics.get(name, 0), -item.candidate.version),
-    )
+    passed = [item for item in judged if item.passed]
+    best = max(passed or judged, key=lambda item: (name in item.metrics, sign * item.metrics.get(name, 0)))
+    if not passed or name not in best.metrics:
+        return Choice(best)
+    # The candidates before the best one.
+    for item in passed[: passed.index(best)]:
+        one, other = rows[best.candidate], rows[item.candidate]
+        if name not in item.metrics or one is None or other is None:
+            continue
+        (found,) = compare(metric, one, other, resampling)
+        error = found.improvement.standard_error
+        if math.isfinite(error) and found.improvement.value <= error:
+            return Choice(item, best, error)
+    return Choice(best)
 
 
 def decide(
     model: str,
     compared: Compared,
     judged: Sequence[CandidateVerdict],
+    choice: Choice,
     contracts: Mapping[ModelVersionRef, str | None],
     files: Mapping[ModelVersionRef, dict[str, str]],
     metric: Metric,
@@ -52,10 +97,11 @@ def decide(
     *,
     ignored: bool = False,
 ) -> Verdict:
-    """Choose the winner, and return the verdict on all candidates.
+    """Return the verdict on all candidates.
 
     :param model: name of the registered model
     :param judged: metrics and gate results of each candidate
+    :param choice: the chosen candidate
     :param contracts: SHA-256 of the model contract that the evaluation wrote for each candidate; ``None`` for a
         candidate that TrainOperator trained
     :param files: SHA-256 of each file of each candidate, by path
@@ -63,11 +109,11 @@ def decide(
     :param metric_code: SHA-256 of the source file of each custom metric, by import path
     :param ignored: whether the gates ignore the champion
     """
-    data, first = compared.data, best(judged, metric)
+    data, first = compared.data, choice.best
     candidates = [
         item.model_copy(
             update={
-                "reason": _why(item, first, metric.name),
+                "reason": _why(item, choice, metric.name),
                 "contract_sha256": contracts[item.candidate],
                 "files": files[item.candidate],
             },
@@ -86,7 +132,7 @@ def decide(
         baseline_metrics=dict(compared.baseline.metrics),
         tree_metrics=dict(compared.tree.metrics) if compared.tree else {},
         candidates=candidates,
-        reason=_reason(candidates, first, metric.name, compared.champion, compared.measured_champion),
+        reason=_reason(candidates, choice, metric.name, compared.champion, compared.measured_champion),
         policy=_policy(compared.champion, compared.problem, ignored, compared.stand_in),
         metric_code=dict(metric_code),
     )
@@ -114,24 +160,41 @@ def _policy(ref: ModelVersionRef | None, problem: str | None, ignored: bool, sta
     )
 
 
-def _why(item: CandidateVerdict, best: CandidateVerdict, metric: str) -> str:
+def _why(item: CandidateVerdict, choice: Choice, metric: str) -> str:
     if not item.passed:
         return f"Failed: {_failures(item.gates)}."
+    best = choice.best
     value = f"{metric} {item.metrics[metric]:.4g}"
     if item.candidate == best.candidate:
-        return f"Passed every gate with {value}."
+        return f"Passed every gate with {value}. {_tie(choice, metric)}".rstrip()
+    if choice.better is not None and item.candidate == choice.better.candidate:
+        return f"Passed every gate with {value}, but {_tie(choice, metric)}"
     equal = item.metrics[metric] == best.metrics[metric]
-    other = f"is equal and older ({best.metrics[metric]:.4g})" if equal else f"is better ({best.metrics[metric]:.4g})"
-    return f"Passed every gate with {value}, but {best.candidate} {other}."
+    other = "is equal and listed first" if equal else "is better"
+    if choice.better is not None and item.metrics[metric] != best.metrics[metric]:
+        other = "was chosen"
+    return f"Passed every gate with {value}, but {best.candidate} {other} ({best.metrics[metric]:.4g})."
+
+
+def _tie(choice: Choice, metric: str) -> str:
+    """Return the sentence that says why the candidate with the best value was not chosen; empty if it was."""
+    best, better = choice.best, choice.better
+    if better is None or choice.standard_error is None:
+        return ""
+    return (
+        f"v{better.candidate.version} ({better.metrics[metric]:.4g}) is better by no more than one standard error "
+        f"({choice.standard_error:.2g}), and v{best.candidate.version} is listed first."
+    )
 
 
 def _reason(
     judged: Sequence[CandidateVerdict],
-    best: CandidateVerdict,
+    choice: Choice,
     metric: str,
     ref: ModelVersionRef | None,
     measured_champion: Measurement | None,
 ) -> str:
+    best = choice.best
     if best.passed:
         if ref is None:
             champion = "no champion yet"
@@ -141,7 +204,8 @@ def _reason(
             metrics = measured_champion.metrics
             value = f"{metrics[metric]:.4g}" if metric in metrics else "unknown"
             champion = f"champion v{ref.version}: {value}"
-        return f"{best.candidate} passed every gate with {metric} {best.metrics[metric]:.4g} ({champion})."
+        decided = f"{best.candidate} passed every gate with {metric} {best.metrics[metric]:.4g} ({champion})."
+        return f"{decided} {_tie(choice, metric)}".rstrip()
     refused = "; ".join(f"v{item.candidate.version}: {_failures(item.gates)}" for item in judged)
     return f"No candidate passed every gate: {refused}."
 

@@ -201,10 +201,18 @@ def test_all_models_are_measured_for_the_same_positive_class(client, context, ma
     assert both.candidates[0].metrics == pytest.approx(both.candidates[1].metrics)
 
 
-def test_ties_are_won_by_the_oldest_version(context, make):
+def test_of_candidates_that_differ_by_at_most_one_standard_error_the_first_in_the_list_wins(context, make):
     dataset = training_set(context.store)
-    first, second = make(dataset, GOOD), make(dataset, GOOD)
-    assert judge(context, second, first).verdict.winner == first
+    # The second feature is noise, and a weight close to 0 hardly changes the order of the rows.
+    one, other = make(dataset, GOOD), make(dataset, (2, 0.001))
+    first, second = judge(context, one, other).verdict, judge(context, other, one).verdict
+    assert (first.winner, second.winner) == (one, other)
+    value = {ref: first.for_candidate(ref).metrics["roc_auc"] for ref in (one, other)}
+    better = max(value, key=value.__getitem__)
+    assert value[one] != value[other]
+    # Only the verdict in which the best value lost says so.
+    for verdict in (first, second):
+        assert ("standard error" in verdict.reason) == (verdict.winner != better)
 
 
 def test_the_metric_that_decides_can_be_chosen(context, make):

@@ -37,8 +37,8 @@ next month of data, and one month later after two refusals in a row.
         task_id="monitor",
         dataset=outcomes.output,
         window="{{ partition_key }}",
-        # Retrain if performance is much worse than at training, or after more than two months. Drift alone is not a
+        # Retrain if performance is much worse than at training, or after two months. Drift alone is not a
         # reason to retrain.
-        policy={"tolerance": 0.02, "max_age": "P70D"},
+        policy={"tolerance": 0.02, "max_age": "P60D"},
         trigger_rule="none_failed",
     )

@@ -1,11 +1,17 @@
-"""When monitoring requests it: train challengers on all months so far, and promote the best one if it is better."""
+"""When monitoring requests it: train challengers on all months so far, and promote the winner after a fit on all rows."""
 
 from __future__ import annotations
 
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable
 from flights import GATES, JOIN, LABEL, TAGS, default_args, retrain_wanted
 
-from airflow_mlops.operators import BuildTrainingSetOperator, EvaluateOperator, PromoteOperator, TrainOperator
+from airflow_mlops.operators import (
+    BuildTrainingSetOperator,
+    EvaluateOperator,
+    PromoteOperator,
+    RefitOperator,
+    TrainOperator,
+)
 from airflow_mlops.trainers import SklearnTrainer
 
 with DAG(
@@ -21,7 +27,7 @@ with DAG(
             "2013-01", type="string", pattern=r"^\d{4}-\d{2}$", description="Train on the months from this one on"
         ),
         "held_out": Param(
-            "14D", type="string", description="Hold out the last days of the window (14D), or a share of it (0.3)"
+            "0.25", type="string", description="Hold out the last share of the window (0.25), or its last days (28D)"
         ),
     },
     doc_md=f"""
@@ -30,7 +36,9 @@ with DAG(
 The asset `mlops://flight_delays/retrain` starts this DAG. The reason is in the event, in the tags of the MLflow runs
 (`mlops.retrain.reason`) and in the ledger. The monitored month is the last month of the training set, and the partition
 key of the run. To train by hand, enter a month as partition key. The challengers and the champion are measured on the
-same held-out days. The gates decide, and the ledger records the decision with its numbers.
+same held-out days. The gates decide, and the ledger records the decision with its numbers. A fortnight can favour the
+worse model, so the last quarter of the window is held out. **refit** fits the winner again on all rows, so that the
+promoted model has learned from these days, too.
 """,
 ):
     data = BuildTrainingSetOperator(
@@ -45,6 +53,7 @@ same held-out days. The gates decide, and the ledger records the decision with i
         **JOIN,
     )
     challengers = TrainOperator.partial(task_id="train", dataset=data.output).expand(
+        # The first challenger wins if another one is better by no more than one standard error.
         trainer=[
             SklearnTrainer(
                 "sklearn.ensemble.HistGradientBoostingClassifier",
@@ -54,4 +63,5 @@ same held-out days. The gates decide, and the ledger records the decision with i
         ]
     )
     verdict = EvaluateOperator(task_id="evaluate", dataset=data.output, candidates=challengers.output, gates=GATES)
-    PromoteOperator(task_id="promote", verdict=verdict.output)
+    refit = RefitOperator(task_id="refit", verdict=verdict.output)
+    PromoteOperator(task_id="promote", verdict=refit.output)

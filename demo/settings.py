@@ -12,8 +12,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 _STAGES = (
-    "ingest", "validate", "materialize_features", "training_set", "train", "evaluate", "promote", "score", "join_labels",
-    "monitor",
+    "ingest", "validate", "materialize_features", "training_set", "train", "evaluate", "refit", "promote", "score",
+    "join_labels", "monitor",
 )  # fmt: skip
 # The scheduler imports these modules once. Tasks are forked from it, so the modules are already loaded.
 PRELOAD = [

@@ -26,6 +26,8 @@ from airflow_mlops.stages.monitor import step as monitor
 from airflow_mlops.stages.monitor.spec import MonitorSpec
 from airflow_mlops.stages.promote import step as promote
 from airflow_mlops.stages.promote.spec import PromoteSpec
+from airflow_mlops.stages.refit import step as refit
+from airflow_mlops.stages.refit.spec import RefitSpec
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from airflow_mlops.stages.train import step as train
@@ -44,10 +46,11 @@ TREES = SklearnTrainer(
 
 @pytest.fixture
 def example(monkeypatch):
-    """The module that the example DAGs share, and the policy of its monitoring."""
+    """The module that the example DAGs share, the policy of its monitoring, and the part that its training holds out."""
     monkeypatch.syspath_prepend(DAGS)
     found = importlib.import_module("flights")
     found.POLICY = importlib.import_module("flights_monitor").outcomes.dag.get_task("monitor").policy
+    found.HELD_OUT = importlib.import_module("flights_train").data.dag.params["held_out"]
     return found
 
 
@@ -113,12 +116,13 @@ class Year:
         return join_labels.run(spec, self.context()).dataset
 
     def train(self, request, key: str) -> None:
-        split = {"method": "time", "test_size": "14D"}
+        split = {"method": "time", "test_size": self.example.HELD_OUT}
         data = self.features(f"2013-01..{key}", [request], label=self.example.LABEL, split=split)
         spec = TrainSpec(dataset=data, model=self.model, trainer=TREES)
         candidate = train.run(spec, self.context([request])).candidate
         spec = EvaluateSpec(candidates=[candidate], dataset=data, gates=self.example.GATES)
         verdict = evaluate.run(spec, self.context([request])).verdict
+        verdict = refit.run(RefitSpec(verdict=verdict), self.context([request])).verdict
         promote.run(PromoteSpec(verdict=verdict), self.context([request]))
 
     def report(self, key: str) -> Report:

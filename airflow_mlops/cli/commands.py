@@ -23,6 +23,7 @@ from airflow_mlops import __version__
 from airflow_mlops.cli import server
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Provenance, Spec, StepCall
+from airflow_mlops.core.connections import environment_name, to_json
 from airflow_mlops.core.durations import parse_duration
 from airflow_mlops.core.errors import (
     ConnectionNotFoundError,
@@ -158,6 +159,20 @@ def _row(entry: Entry) -> dict[str, Any]:
         "requested": entry.requested.window.label if entry.requested else "",
         "reason": entry.reason,
     }
+
+
+@_command
+def serve(args: Namespace) -> None:
+    """Run ``airflow mlops serve MODEL``, which replaces this process by a server that does not import Airflow."""
+    connection = server.connection(args.mlflow_conn_id)
+    options = [args.model, "--store", _store(args).url, "--mlflow-conn-id", args.mlflow_conn_id, "--host", args.host]
+    options += ["--port", str(args.port), "--window", args.window]
+    for name in ("predictions", "spool"):
+        if value := getattr(args, name):
+            options += [f"--{name}", value]
+    environment = {**os.environ, environment_name(args.mlflow_conn_id): to_json(connection)}
+    command = [sys.executable, "-m", "airflow_mlops.serving", *options, *(["--no-log"] if args.no_log else [])]
+    os.execve(sys.executable, command, environment)  # noqa: S606 - the arguments are a list
 
 
 @_command

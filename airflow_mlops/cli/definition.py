@@ -86,6 +86,37 @@ _COMMANDS = (
         ),
     ),
     ActionCommand(
+        name="serve",
+        help="Answer requests for predictions with the champion of a model, over HTTP",
+        description="Start a server that speaks the Open Inference Protocol (REST), follows the champion and logs its predictions in the "
+        "artifact store. Requests must carry the token in the environment variable MLOPS_SERVE_TOKEN if it is set. SIGTERM or "
+        "Ctrl-C ends the server.",
+        func=lazy_load_command("airflow_mlops.cli.commands.serve"),
+        args=(
+            _MODEL,
+            Arg(("--host",), default="127.0.0.1", help="Address on which the server listens (default: 127.0.0.1)"),
+            Arg(
+                ("--port",),
+                type=positive_int(allow_zero=False),
+                default=8080,
+                help="Port of the server (default: 8080)",
+            ),
+            Arg(
+                ("--window",),
+                choices=("hour", "day"),
+                default="day",
+                help="Length of the time windows of the logged predictions (default: day)",
+            ),
+            Arg(("--no-log",), action="store_true", help="Do not log predictions"),
+            Arg(
+                ("--spool",),
+                help="Folder for logged predictions that are not yet in the artifact store (default: in the folder for temporary files)",
+            ),
+            _PREDICTIONS,
+            *_COMMON,
+        ),
+    ),
+    ActionCommand(
         name="backtest",
         help="Replay a retraining policy over the labelled windows of a model",
         description="Train models on the labelled windows in the artifact store as a retraining policy would have, and compare the "

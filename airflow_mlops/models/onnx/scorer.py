@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,8 +98,26 @@ class OnnxModel:
 
         :raises SchemaError: a feature is absent, or its type differs from the type in training
         """
-        rows, width = data.num_rows, max(1, len(self.contract.classes))
-        feeds = {node.name: _feed(data, node) for node in self._inputs}
+        return self._run(data.num_rows, {node.name: _feed(data, node) for node in self._inputs})
+
+    def predict_values(self, columns: Mapping[str, Sequence[Any]], rows: int) -> Predictions:
+        """Predict rows that are given as Python values, which takes less time than :meth:`predict` for few rows.
+
+        The predictions equal those of an Arrow column with the same values: of integers if all values are integers, otherwise
+        of doubles.
+
+        :param columns: values of each feature: int, float or ``None`` for numbers, int for integers, and str or ``None`` for texts
+        :raises SchemaError: a feature is absent, or null although the model allows no nulls
+        """
+        feeds = {}
+        for node in self._inputs:
+            if node.name not in columns:
+                raise SchemaError(f"The data has no column {node.name!r}, which is a feature of the model.")
+            feeds[node.name] = _feed_values(columns[node.name], node)
+        return self._run(rows, feeds)
+
+    def _run(self, rows: int, feeds: Mapping[str, Callable[[int, int], NDArray[Any]]]) -> Predictions:
+        width = max(1, len(self.contract.classes))
         found = np.empty((rows, width), dtype=np.float64)
 
         def run(start: int) -> None:
@@ -131,7 +149,28 @@ def _feed(data: pa.RecordBatch | pa.Table, node: NodeArg) -> Callable[[int, int]
         known = encoded.dictionary.to_numpy(zero_copy_only=False).astype(object)
         codes = encoded.indices.to_numpy()
         return lambda start, end: known[codes[start:end]].reshape(-1, 1)
-    numbers = inputs.numbers(values, node.name)
+    return _feed_numbers(inputs.numbers(values, node.name), node)
+
+
+def _feed_values(values: Sequence[Any], node: NodeArg) -> Callable[[int, int], NDArray[Any]]:
+    """Return a function ``(start, end)`` that returns these rows of one input, shape (end - start, 1)."""
+    if node.type == "tensor(string)":
+        texts = np.array(["" if value is None else value for value in values], dtype=object)
+        return lambda start, end: texts[start:end].reshape(-1, 1)
+    if float in set(map(type, values)):
+        numbers = np.array([np.nan if value is None else value for value in values], np.float64).astype(np.float32)
+    else:
+        try:
+            whole = np.array([0 if value is None else value for value in values], np.int64)
+        except OverflowError:
+            whole = np.array([0 if value is None else float(value) for value in values], np.float64)
+        numbers = whole.astype(np.float32)
+        if None in values:
+            numbers[[value is None for value in values]] = np.nan
+    return _feed_numbers(numbers, node)
+
+
+def _feed_numbers(numbers: NDArray[np.float32], node: NodeArg) -> Callable[[int, int], NDArray[Any]]:
     if node.type == "tensor(int64)" and np.isnan(numbers).any():
         raise SchemaError(
             f"Feature {node.name!r} is an integer input of the model, which allows no nulls, but it is null in some rows. "

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.errors import EvaluationError, RegistryError, SchemaError
+from airflow_mlops.core.errors import RegistryError, SchemaError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data import prediction_log as predictions
 from airflow_mlops.data.columns import PREDICTION_COLUMNS
@@ -20,20 +20,15 @@ from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.moments import as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonymizer, hashed_or_dropped
 from airflow_mlops.data.selection import coverage, select, window_of
-from airflow_mlops.models import contracts
-from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract
-from airflow_mlops.models.pyfunc import scorer as pyfunc_model
+from airflow_mlops.models.champion import load_champion
+from airflow_mlops.models.predicted import with_predictions
 from airflow_mlops.models.scorer import Scorer
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.client import connect
-from airflow_mlops.registry.integrity import download_unchanged
-from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
     from airflow_mlops.core.windows import Window
 
 BATCH_ROWS = 65_536
@@ -62,7 +57,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
             f"Model {spec.model!r} has no champion yet. Promote a version, or set on_missing='skip' to skip the task "
             "until then."
         )
-    model = _load(client, context, champion, spec.allow_pyfunc)
+    model = load_champion(client, context.store, champion, context.progress, allow_pyfunc=spec.allow_pyfunc)
     started = time.perf_counter()
     manifest = score(
         datasets,
@@ -91,29 +86,6 @@ def _privacy(spec: ScoreSpec, context: StepContext) -> Privacy:
         assert spec.hash_conn_id is not None  # validated by the spec
         pseudonymizer = Pseudonymizer.from_connection(context.connection(spec.hash_conn_id))
     return Privacy(spec.hash_columns, spec.drop_columns, pseudonymizer)
-
-
-def _load(client: MlflowClient, context: StepContext, ref: ModelVersionRef, allow_pyfunc: bool) -> Scorer:
-    """Load a model version whose files are those that were promoted.
-
-    A version that TrainOperator trained is loaded from its ONNX export. Any other version is loaded with its MLflow
-    flavour, and must have been evaluated before.
-
-    :raises ModelCorruptError: the files or the contract of the version were changed after its promotion
-    :raises ModelFormatError: the version cannot be loaded; loading runs code that is stored in the version, and
-        ``allow_pyfunc`` is ``False``; or the version was never evaluated
-    """
-    promotion = Ledger(context.store, ref.model).promotion(ref.version)
-    if promotion is None or not promotion.files:
-        why = (
-            "did not promote it" if promotion is None else "has no hashes of them, because an earlier release wrote it"
-        )
-        context.progress(f"The files of {ref} are not checked: the ledger {why}.")
-    folder = download_unchanged(client, ref, promotion)
-    if has_contract(folder):
-        return OnnxModel.load(folder)
-    contract = contracts.read(client, context.store, ref).contract
-    return pyfunc_model.load_measured(folder, str(ref), contract, allow_pyfunc=allow_pyfunc)
 
 
 def score(
@@ -216,8 +188,11 @@ def _scored(batch: pa.RecordBatch, model: Scorer, version: ModelVersionRef) -> p
     started = time.perf_counter()
     found = model.predict(batch)
     seconds = time.perf_counter() - started
-    return _with_predictions(
-        batch, model.contract, version, found.prediction, found.score, 1000 * seconds / max(1, batch.num_rows)
+    rows = batch.num_rows
+    now = pa.scalar(datetime.now(timezone.utc), pa.timestamp("us", "UTC"))
+    latency = pa.scalar(1000 * seconds / max(1, rows))
+    return with_predictions(
+        batch, model.contract, version, found.prediction, found.score, pa.repeat(now, rows), pa.repeat(latency, rows)
     )
 
 
@@ -227,40 +202,8 @@ def _empty_batch(
     """Return a batch of predictions without rows, which is written for a window without rows."""
     schema = pa.schema([dataset.schema.field(name) for name in carried]).remove_metadata()
     batch = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
-    return _with_predictions(batch, contract, version, np.empty(0), np.empty(0), 0.0)
-
-
-def _with_predictions(
-    batch: pa.RecordBatch,
-    contract: ModelContract,
-    version: ModelVersionRef,
-    prediction: np.ndarray,
-    score: np.ndarray,
-    latency_ms: float,
-) -> pa.RecordBatch:
-    rows = batch.num_rows
-    now = pa.scalar(datetime.now(timezone.utc), pa.timestamp("us", "UTC"))
-    try:
-        predicted = pa.array(prediction, _prediction_type(contract))
-    except pa.ArrowException as error:
-        # A model that TrainOperator did not train may return any label.
-        raise EvaluationError(
-            f"{version} predicted a label that is not one of its classes {contract.classes}: {error}. Evaluate and "
-            "promote a version that predicts only these classes."
-        ) from error
-    added = [
-        predicted,
-        pa.array(score, pa.float64()),
-        pa.repeat(pa.scalar(version.model), rows),
-        pa.repeat(pa.scalar(version.version, pa.int64()), rows),
-        pa.repeat(now, rows),
-        pa.repeat(pa.scalar(latency_ms), rows),
-    ]
-    fields = [
-        *batch.schema,
-        *(pa.field(name, array.type) for name, array in zip(PREDICTION_COLUMNS, added, strict=True)),
-    ]
-    return pa.RecordBatch.from_arrays([*batch.columns, *added], schema=pa.schema(fields))
+    times, latency = pa.array([], pa.timestamp("us", "UTC")), pa.array([], pa.float64())
+    return with_predictions(batch, contract, version, np.empty(0), np.empty(0), times, latency)
 
 
 def _with_event_time(batch: pa.RecordBatch, name: str | None, row: int) -> pa.RecordBatch:
@@ -274,10 +217,6 @@ def _with_event_time(batch: pa.RecordBatch, name: str | None, row: int) -> pa.Re
         return batch
     times = as_utc(batch.column(index), f"The event time {name!r}", first_row=row)
     return batch.set_column(index, name, times)
-
-
-def _prediction_type(contract: ModelContract) -> pa.DataType:
-    return pa.float64() if contract.task == "regression" else pa.array(contract.classes).type
 
 
 def _details(

@@ -1,0 +1,63 @@
+"""Load a champion whose files are those that were promoted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract
+from airflow_mlops.models.scorer import Scorer
+from airflow_mlops.registry.integrity import download_unchanged
+from airflow_mlops.registry.ledger import Ledger
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def load_champion(
+    client: MlflowClient,
+    store: ArtifactStore,
+    ref: ModelVersionRef,
+    progress: Callable[[str], None],
+    *,
+    allow_pyfunc: bool,
+) -> Scorer:
+    """Load a model version whose files are those that were promoted.
+
+    A version that TrainOperator trained is loaded from its ONNX export. Any other version is loaded with its MLflow
+    flavour, and must have been evaluated before.
+
+    :param progress: function that logs what was not checked
+    :raises ModelCorruptError: the files or the contract of the version were changed after its promotion
+    :raises ModelFormatError: the version cannot be loaded; loading runs code that is stored in the version, and
+        ``allow_pyfunc`` is ``False``; or the version was never evaluated
+    """
+    folder = download_champion(client, store, ref, progress)
+    if has_contract(folder):
+        return OnnxModel.load(folder)
+    from airflow_mlops.models import contracts
+    from airflow_mlops.models.pyfunc import scorer as pyfunc_model
+
+    contract = contracts.read(client, store, ref).contract
+    return pyfunc_model.load_measured(folder, str(ref), contract, allow_pyfunc=allow_pyfunc)
+
+
+def download_champion(
+    client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, progress: Callable[[str], None]
+) -> Path:
+    """Download the files of a model version, and check them against the ledger's entry of its promotion.
+
+    :param progress: function that logs what was not checked
+    :raises ModelCorruptError: a file of the version was changed after its promotion
+    :raises RegistryError: the version or its files do not exist any more
+    """
+    promotion = Ledger(store, ref.model).promotion(ref.version)
+    if promotion is None or not promotion.files:
+        why = (
+            "did not promote it" if promotion is None else "has no hashes of them, because an earlier release wrote it"
+        )
+        progress(f"The files of {ref} are not checked: the ledger {why}.")
+    return download_unchanged(client, ref, promotion)

@@ -1,0 +1,91 @@
+"""The command ``python -m airflow_mlops.serving MODEL --store URL``, which serves the champion of a model.
+
+The Airflow connection to MLflow comes from the environment variable ``AIRFLOW_CONN_MLFLOW_DEFAULT``, and the token that
+requests must carry from ``MLOPS_SERVE_TOKEN``. ``airflow mlops serve`` starts this command.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.core.secrets import MaskedStream
+from airflow_mlops.serving.spec import ServeSpec
+
+TOKEN_VARIABLE = "MLOPS_SERVE_TOKEN"  # noqa: S105 - the name of a variable
+
+
+def main() -> int:
+    """Serve until the process gets SIGTERM or SIGINT. Return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m airflow_mlops.serving")
+    parser.add_argument("model")
+    parser.add_argument("--store", required=True, help="URL of the artifact store")
+    parser.add_argument("--mlflow-conn-id", default="mlflow_default")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8080)
+    parser.add_argument("--predictions", help="name of the datasets of predictions")
+    parser.add_argument(
+        "--window", choices=("hour", "day"), default="day", help="length of the windows of the predictions"
+    )
+    parser.add_argument("--no-log", action="store_true", help="do not log predictions")
+    parser.add_argument("--spool", help="folder for predictions that are not yet in the artifact store")
+    arguments = parser.parse_args()
+    sys.stderr = MaskedStream(sys.stderr)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    _log_access()
+    try:
+        spec = parse(
+            ServeSpec,
+            {
+                "model": arguments.model,
+                "store": arguments.store,
+                "mlflow": {"conn_id": arguments.mlflow_conn_id},
+                "host": arguments.host,
+                "port": arguments.port,
+                "token": os.environ.get(TOKEN_VARIABLE) or None,
+                "predictions": arguments.predictions,
+                "window": arguments.window,
+                "log": not arguments.no_log,
+                "spool": arguments.spool,
+            },
+            "The server",
+        )
+        serve(spec)
+    except MLOpsError as error:
+        print(f"ERROR {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def serve(spec: ServeSpec) -> None:
+    """Serve until the process gets SIGTERM or SIGINT, and then answer the requests that have come."""
+    import uvicorn
+
+    from airflow_mlops.serving.app import create_app
+
+    config = uvicorn.Config(
+        create_app(spec),
+        host=spec.host,
+        port=spec.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=30,
+    )
+    uvicorn.Server(config).run()
+
+
+def _log_access() -> None:
+    """Write the access log, one JSON object in a line, to standard output. It contains no text of requests but their path."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    access = logging.getLogger("airflow_mlops.serving.access")
+    access.addHandler(handler)
+    access.propagate = False
+
+
+if __name__ == "__main__":
+    sys.exit(main())

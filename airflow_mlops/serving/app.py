@@ -1,0 +1,294 @@
+"""The HTTP interface of the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from pydantic_core import from_json, to_json
+
+from airflow_mlops import __version__
+from airflow_mlops.core.errors import MLOpsError, SchemaError
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.serving import protocol
+from airflow_mlops.serving.following import Following
+from airflow_mlops.serving.layout import spool_folder
+from airflow_mlops.serving.log import Answer, PredictionSpool
+from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.rows import Rows
+from airflow_mlops.serving.spec import ServeSpec
+from airflow_mlops.serving.versions import Served, Versions
+
+access = logging.getLogger("airflow_mlops.serving.access")
+
+# Requests with more rows are scored in a thread, so that other requests need not wait for them.
+_ROWS_HERE = 256
+# Seconds in which a client must have sent its request.
+_BODY_SECONDS = 30.0
+_JSON = "application/json"
+_BINARY_HEADER = "inference-header-content-length"
+
+
+class _RefusedError(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Endpoint:
+    """The calls of the API.
+
+    :param spec: settings of the server
+    :param versions: the loaded versions
+    :param problem: function that returns why no version, or not the newest, is loaded
+    :param spool: log of the predictions; ``None`` if they are not logged
+    """
+
+    def __init__(
+        self,
+        spec: ServeSpec,
+        versions: Versions,
+        metrics: Metrics,
+        problem: Callable[[], str],
+        spool: PredictionSpool | None,
+    ) -> None:
+        self._spec, self._versions, self._metrics, self._problem, self._spool = spec, versions, metrics, problem, spool
+        self._token = spec.token.get_secret_value().encode() if spec.token else None
+
+    async def server(self, request: Request) -> Response:
+        """Answer ``GET /v2``: name and version of the server."""
+        return _json({"name": "airflow-mlops", "version": __version__, "extensions": ["binary_tensor_data"]})
+
+    async def live(self, request: Request) -> Response:
+        """Answer ``GET /v2/health/live``: the server runs."""
+        return _json({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        """Answer ``GET /v2/health/ready``: a version is loaded."""
+        ready = self._versions.champion is not None
+        return _json({"ready": ready} if ready else {"ready": False, "error": self._problem()}, 200 if ready else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """Answer ``GET /metrics``, in Prometheus' text format."""
+        champion = self._versions.champion
+        self._metrics.version.set(champion.ref.version if champion else 0)
+        return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def model(self, request: Request) -> Response:
+        """Answer ``GET /v2/models/M[/versions/V]``: inputs and outputs of the model."""
+        return _json(protocol.metadata(self._served(request), self._versions.numbers))
+
+    async def model_ready(self, request: Request) -> Response:
+        """Answer ``GET /v2/models/M[/versions/V]/ready``."""
+        served = self._served(request)
+        return _json({"name": served.ref.model, "ready": True})
+
+    async def infer(self, request: Request) -> Response:
+        """Answer ``POST /v2/models/M[/versions/V]/infer``, of the Open Inference Protocol."""
+        served = self._served(request)
+        data = await self._body(request)
+        header = request.headers.get(_BINARY_HEADER)
+        if header is not None and not (header.isdigit() and int(header) <= len(data)):
+            raise _RefusedError(
+                400, f"The header Inference-Header-Content-Length is {header!r}, but the body has {len(data)} bytes."
+            )
+        size = len(data) if header is None else int(header)
+        body = _object(data[:size])
+        outputs = body.get("outputs")
+        if outputs is not None and not (isinstance(outputs, list) and all(isinstance(item, dict) for item in outputs)):
+            raise SchemaError("`outputs` is not a list of objects with the names of outputs.")
+        rows = protocol.read(body, memoryview(data)[size:], served)
+        request_id = _request_id(request, body)
+        found = await self._predict(served, rows, request_id)
+        return _json(protocol.answer(served, found, request_id, [str(item.get("name")) for item in outputs or ()]))
+
+    async def predict(self, request: Request) -> Response:
+        """Answer ``POST /v2/models/M[/versions/V]/predict``, which takes rows as JSON objects."""
+        served = self._served(request)
+        body = _object(await self._body(request))
+        if not isinstance(given := body.get("rows"), list):
+            raise SchemaError("The request has no list `rows`. Send the rows as objects with a field for each feature.")
+        rows = served.columns.rows(given)
+        request_id = _request_id(request, body)
+        found = await self._predict(served, rows, request_id)
+        predictions = [
+            {"prediction": prediction, "score": score}
+            for prediction, score in zip(found.prediction.tolist(), found.score.tolist(), strict=True)
+        ]
+        return _json(
+            {"id": request_id, "model": served.ref.model, "version": served.ref.version, "predictions": predictions}
+        )
+
+    def authorize(self, request: Request) -> None:
+        """Refuse a request for a model that does not carry the token."""
+        if self._token is None:
+            return
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not secrets.compare_digest(token.strip().encode(), self._token):
+            raise _RefusedError(401, "Send the token of this server as `Authorization: Bearer TOKEN`.")
+
+    def _served(self, request: Request) -> Served:
+        model, version = request.path_params["model"], request.path_params.get("version")
+        if model != self._spec.model:
+            raise _RefusedError(404, f"This server serves the model {self._spec.model!r} only.")
+        if self._versions.champion is None:
+            raise _RefusedError(503, self._problem())
+        served = self._versions.find(version)
+        if served is None:
+            raise _RefusedError(
+                404, f"Version {version} is not loaded. Loaded are {', '.join(self._versions.numbers)}."
+            )
+        return served
+
+    async def _body(self, request: Request) -> bytes:
+        limit = self._spec.max_body
+        too_large = _RefusedError(413, f"The body is larger than {limit:,} bytes. Send fewer rows in a request.")
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > limit:
+            raise too_large
+        parts, size = [], 0
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                async for part in request.stream():
+                    size += len(part)
+                    if size > limit:
+                        raise too_large
+                    parts.append(part)
+        except TimeoutError:
+            raise _RefusedError(408, f"The body did not arrive within {_BODY_SECONDS:g} s.") from None
+        return b"".join(parts)
+
+    async def _predict(self, served: Served, rows: Rows, request_id: str) -> Predictions:
+        began = time.perf_counter()
+        if rows.count > _ROWS_HERE:
+            found = await asyncio.get_running_loop().run_in_executor(None, served.predict, rows)
+        else:
+            found = served.predict(rows)
+        self._metrics.rows.observe(rows.count)
+        if self._spool is not None and rows.count:
+            latency = 1000 * (time.perf_counter() - began)
+            self._spool.add(Answer(served, rows, found, request_id, time.time(), latency))
+        return found
+
+
+def create_app(spec: ServeSpec) -> FastAPI:
+    """Return the application, which loads the champion when it starts."""
+    store, versions, metrics = ArtifactStore(spec.store), Versions(), Metrics()
+    spool = _spool(spec, store, metrics) if spec.log else None
+    following = Following(spec, store, versions)
+    endpoint = Endpoint(spec, versions, metrics, lambda: following.problem, spool)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        following.start()
+        if spool is not None:
+            spool.start()
+        yield
+        following.stop()
+        if spool is not None:
+            await asyncio.get_running_loop().run_in_executor(None, spool.stop)
+
+    app = FastAPI(
+        title=f"airflow-mlops: {spec.model}", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
+    )
+    for middle in ("", "/versions/{version}"):
+        path = "/v2/models/{model}" + middle
+        for end, call, name in (("", endpoint.model, "model"), ("/ready", endpoint.model_ready, "model ready")):
+            app.add_route(path + end, _answered(call, name, metrics, endpoint.authorize), methods=["GET"])
+        for end, call, name in (("/infer", endpoint.infer, "infer"), ("/predict", endpoint.predict, "predict")):
+            app.add_route(path + end, _answered(call, name, metrics, endpoint.authorize), methods=["POST"])
+    for path, call, name in (
+        ("/v2", endpoint.server, "server"),
+        ("/v2/health/live", endpoint.live, "live"),
+        ("/v2/health/ready", endpoint.ready, "ready"),
+        ("/metrics", endpoint.metrics, "metrics"),
+    ):
+        app.add_route(path, _answered(call, name, metrics, None), methods=["GET"])
+    app.state.versions, app.state.following = versions, following
+    return app
+
+
+def _spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics) -> PredictionSpool:
+    folder = Path(spec.spool) if spec.spool else spool_folder(spec.model)
+    return PredictionSpool(store, spec.model, folder, spec.window, metrics, spec.predictions)
+
+
+def _answered(
+    call: Callable[[Request], Any], name: str, metrics: Metrics, authorize: Callable[[Request], None] | None
+) -> Callable[[Request], Any]:
+    """Return a route that turns errors into answers, and counts and logs the request."""
+
+    async def route(request: Request) -> Response:
+        began = time.perf_counter()
+        try:
+            if authorize is not None:
+                authorize(request)
+            response: Response = await call(request)
+        except _RefusedError as error:
+            response = _json({"error": str(error)}, error.status)
+        except SchemaError as error:
+            response = _json({"error": str(error)}, 422)
+        except MLOpsError as error:
+            response = _json({"error": str(error)}, 500)
+        seconds = time.perf_counter() - began
+        metrics.requests.labels(name, response.status_code).inc()
+        if name in ("infer", "predict"):
+            metrics.seconds.observe(seconds)
+            access.info("%s", _Line(request, response, name, seconds))
+        return response
+
+    return route
+
+
+class _Line:
+    """A line of the access log, as JSON with the fields that Logstash expects."""
+
+    def __init__(self, request: Request, response: Response, call: str, seconds: float) -> None:
+        self._request, self._response, self._call, self._seconds = request, response, call, seconds
+
+    def __str__(self) -> str:
+        client = self._request.client
+        return json.dumps(
+            {
+                "@timestamp": datetime.now(timezone.utc).isoformat(),
+                "@version": "1",
+                "message": f"{self._request.method} {self._request.url.path} {self._response.status_code}",
+                "call": self._call,
+                "client": client.host if client else None,
+                "status": self._response.status_code,
+                "milliseconds": round(1000 * self._seconds, 3),
+                "bytes": len(self._response.body),
+            }
+        )
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(to_json(value), status, media_type=_JSON)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        body = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise _RefusedError(400, f"The body is not JSON: {error}.") from None
+    if not isinstance(body, dict):
+        raise SchemaError("The body is not a JSON object.")
+    return body
+
+
+def _request_id(request: Request, body: dict[str, Any]) -> str:
+    given = body.get("id") or request.headers.get("x-request-id")
+    return given if isinstance(given, str) and len(given) <= 200 else uuid.uuid4().hex

@@ -1,0 +1,40 @@
+"""Names of what the server writes: folders, windows and columns of logged predictions."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+
+from airflow_mlops.core.windows import Window
+from airflow_mlops.registry.ledger import folder_name
+
+#: Columns that the log adds to those of scoring in batches: the id of the request, and the number of the row in it, from 0.
+REQUEST_COLUMNS = ("request_id", "request_row")
+#: Key of the manifest's facts in the metadata of the files.
+DETAILS = b"mlops"
+_SECONDS = {"hour": 3600, "day": 86400}
+
+
+def online_folder(model: str) -> str:
+    """Return the folder of the artifact store with the logged predictions of a model."""
+    return f"online/{folder_name(model)}"
+
+
+def spool_folder(model: str) -> Path:
+    """Return the default folder of the spool of a model."""
+    return Path(tempfile.gettempdir()) / f"airflow-mlops-{os.getuid()}" / "spool" / folder_name(model)
+
+
+def window_at(moment: float, length: str) -> Window:
+    """Return the window of a prediction.
+
+    :param moment: time of the prediction in seconds since 1970
+    :param length: ``hour`` or ``day``
+    """
+    seconds = _SECONDS[length]
+    start = int(moment // seconds) * seconds
+    return Window(
+        start=datetime.fromtimestamp(start, timezone.utc), end=datetime.fromtimestamp(start + seconds, timezone.utc)
+    )

@@ -1,0 +1,90 @@
+"""Merge the logged predictions of a window and version into one dataset, which labels are joined to.
+
+The files in ``online/MODEL`` are the truth. The dataset is made from all of them again whenever there are others than those from
+which it was made, so it does not matter which server merges them, or how many do at the same time.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import re
+from collections import defaultdict
+from datetime import datetime, timedelta, timezone
+
+import pyarrow.parquet as pq
+
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data import prediction_log
+from airflow_mlops.data.datasets import DatasetWriter, Manifest
+from airflow_mlops.data.datasets.catalog import read_manifest
+from airflow_mlops.data.datasets.pointers import slot_id
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.serving.layout import DETAILS, online_folder
+
+log = logging.getLogger(__name__)
+
+_FILE = re.compile(r"^v(?P<version>\d+)-[0-9a-f]{32}\.parquet$")
+# Time after the end of a window in which servers upload their last predictions of it.
+_MARGIN = timedelta(minutes=1)
+# Time after which the files of a merged window are deleted.
+_KEPT = timedelta(days=2)
+
+
+def merge(store: ArtifactStore, model: str, name: str, now: datetime | None = None) -> list[Manifest]:
+    """Write the datasets of all windows that have ended and have files that are not merged yet.
+
+    :param name: name of the datasets of predictions
+    :param now: current time; windows that end later are left alone
+    :return: the manifests of the new datasets
+    :raises StoreError: the store cannot be used
+    """
+    now = now or datetime.now(timezone.utc)
+    groups: dict[tuple[Window, int], list[str]] = defaultdict(list)
+    for key in store.find(online_folder(model)):
+        folder, file = key.split("/")[-2:]
+        window, found = Window.from_file_name(folder), _FILE.match(file)
+        if window is not None and found is not None and window.end + _MARGIN <= now:
+            groups[window, int(found["version"])].append(key)
+    written = []
+    for (window, version), keys in sorted(groups.items(), key=lambda item: (item[0][0].start, item[0][1])):
+        files = sorted(key.rsplit("/", 1)[1] for key in keys)
+        slot = prediction_log.slot(ModelVersionRef(model=model, version=version, run_id=""), window, [], None)
+        current = slot_id(store, name, slot)
+        manifest = read_manifest(store, name, current) if current is not None else None
+        merged = (manifest.source or {}).get("online", []) if manifest is not None else []
+        if manifest is not None and not merged:
+            log.warning(
+                "The online predictions of v%d in %s are not merged, because ScoreOperator has scored the same window.",
+                version, window.label,
+            )  # fmt: skip
+        elif manifest is None or not set(files) <= set(merged):
+            try:
+                written.append(_write(store, model, name, window, version, sorted(keys), slot))
+            except SchemaError as error:
+                log.error("The online predictions of v%d in %s are not merged: %s", version, window.label, error)
+        elif window.end + _KEPT <= now:
+            for key in keys:
+                store.delete(key)
+    return written
+
+
+def _write(
+    store: ArtifactStore, model: str, name: str, window: Window, version: int, keys: list[str], slot: str
+) -> Manifest:
+    details: dict[str, object] = {}
+    with DatasetWriter(store, name, prediction_log.folder(window, version)) as writer:
+        for key in keys:
+            table = pq.read_table(io.BytesIO(store.read_bytes(key)))
+            details = json.loads((table.schema.metadata or {}).get(DETAILS, b"{}"))
+            writer.write(table.replace_schema_metadata(None))
+        return writer.commit(
+            window=window,
+            description=f"Online predictions of {model} v{version}",
+            source={"online": [key.rsplit("/", 1)[1] for key in keys], "model": model, "model_version": version},
+            details=details,
+            slots=[slot],
+        )[0]

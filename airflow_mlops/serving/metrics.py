@@ -1,0 +1,47 @@
+"""Prometheus metrics of the server."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_ROWS = (1, 2, 5, 10, 50, 100, 1_000, 10_000, 100_000)
+
+
+class Metrics:
+    """The metrics of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "mlops_serve_requests",
+            "Requests, by path of the API and HTTP status",
+            ["call", "status"],
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "mlops_serve_seconds", "Time of requests for predictions", buckets=_SECONDS, registry=self.registry
+        )
+        self.rows = Histogram(
+            "mlops_serve_rows", "Rows of requests for predictions", buckets=_ROWS, registry=self.registry
+        )
+        self.version = Gauge("mlops_serve_version", "Number of the champion that is served", registry=self.registry)
+        self.spooled = Gauge(
+            "mlops_serve_log_spooled_bytes",
+            "Logged predictions that are not yet in the artifact store",
+            registry=self.registry,
+        )
+        self.lag = Gauge(
+            "mlops_serve_log_lag_seconds",
+            "Age of the oldest prediction that is not yet in the artifact store",
+            registry=self.registry,
+        )
+        self.dropped = Counter(
+            "mlops_serve_log_dropped_rows",
+            "Predictions that were not logged, because the spool is full",
+            registry=self.registry,
+        )
+
+    def text(self) -> bytes:
+        """Return all metrics in Prometheus' text format."""
+        return bytes(generate_latest(self.registry))

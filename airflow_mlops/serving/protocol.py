@@ -1,0 +1,166 @@
+"""The Open Inference Protocol (version 2, REST), with the extension for binary tensors that its clients use by default.
+
+Source: https://github.com/kserve/open-inference-protocol, and the "binary tensor data extension" of Triton Inference Server.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.serving.versions import Served
+
+if TYPE_CHECKING:
+    from airflow_mlops.serving.rows import Rows
+_DATATYPES = {"number": "FP64", "integer": "INT64", "string": "BYTES"}
+_NUMPY = {
+    "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
+    "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+}  # fmt: skip
+
+
+def metadata(served: Served, versions: Sequence[str]) -> dict[str, Any]:
+    """Return the metadata of a model: its inputs, one for each feature, and its outputs."""
+    contract = served.model.contract
+    outputs = [("prediction", _label_type(contract)), ("score", "FP64")]
+    return {
+        "name": served.ref.model,
+        "versions": list(versions),
+        "platform": "onnxruntime_onnx",
+        "inputs": [
+            {"name": feature.name, "datatype": _DATATYPES[feature.kind], "shape": [-1, 1]}
+            for feature in contract.features
+        ],
+        "outputs": [
+            *({"name": name, "datatype": kind, "shape": [-1, 1]} for name, kind in outputs),
+            *(
+                [{"name": "probabilities", "datatype": "FP64", "shape": [-1, len(contract.classes)]}]
+                if contract.classes
+                else []
+            ),
+        ],
+    }
+
+
+def read(body: Mapping[str, Any], binary: memoryview, served: Served) -> Rows:
+    """Read the inputs of a request.
+
+    :param body: the JSON object of the request
+    :param binary: the bytes after the JSON object, with the data of binary inputs in their order
+    :raises SchemaError: an input is missing, unknown, or of a wrong shape or type
+    """
+    inputs = body.get("inputs")
+    if not isinstance(inputs, list) or not all(isinstance(item, dict) for item in inputs):
+        raise SchemaError("The request has no list `inputs`. Send one input for each feature of the model.")
+    columns = served.columns
+    features = {feature.name: feature.kind for feature in columns.features}
+    found: dict[str, list[Any]] = {}
+    for item in inputs:
+        name = item.get("name")
+        if name not in features and name not in columns.carried:
+            raise SchemaError(f"The input {name!r} is neither a feature of the model nor a key of its training set.")
+        if name in found:
+            raise SchemaError(f"The input {name!r} is there twice.")
+        found[name], binary = _values(item, name, binary)
+    if missing := [name for name in features if name not in found]:
+        raise SchemaError(f"The input {missing[0]!r} is missing, which is a feature of the model.")
+    lengths = {name: len(values) for name, values in found.items()}
+    rows = lengths[next(iter(features))]
+    if wrong := [name for name, length in lengths.items() if length != rows]:
+        raise SchemaError(f"The input {wrong[0]!r} has {lengths[wrong[0]]} rows, but others have {rows}.")
+    return columns.checked(found, found, rows)
+
+
+def _values(item: Mapping[str, Any], name: str, binary: memoryview) -> tuple[list[Any], memoryview]:
+    """Return the values of an input, and the binary data of the inputs after it."""
+    shape, datatype = item.get("shape"), item.get("datatype")
+    if (
+        not isinstance(shape, list)
+        or not shape
+        or not all(type(size) is int and size >= 0 for size in shape)
+        or any(size != 1 for size in shape[1:])
+    ):
+        raise SchemaError(f"The input {name!r} has the shape {shape!r}, but must have the shape [rows, 1] or [rows].")
+    rows = shape[0]
+    if datatype not in _NUMPY and datatype != "BYTES":
+        raise SchemaError(
+            f"The input {name!r} has the datatype {datatype!r}. Send one of {', '.join(_NUMPY)} or BYTES."
+        )
+    size = (item.get("parameters") or {}).get("binary_data_size")
+    if size is None:
+        values = item.get("data")
+        if not isinstance(values, list):
+            raise SchemaError(f"The input {name!r} has no list `data`.")
+        values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in values]
+    else:
+        if type(size) is not int or not 0 <= size <= len(binary):
+            raise SchemaError(
+                f"The input {name!r} has {size!r} bytes of binary data, but the request has {len(binary)}."
+            )
+        values, binary = _decoded(bytes(binary[:size]), datatype, name), binary[size:]
+    if len(values) != rows:
+        raise SchemaError(f"The input {name!r} has {len(values)} values, but its shape is {shape}.")
+    return values, binary
+
+
+def _decoded(data: bytes, datatype: str, name: str) -> list[Any]:
+    try:
+        if datatype != "BYTES":
+            values = np.frombuffer(data, _NUMPY[datatype])
+            # NaN stands for a missing number, as in NumPy. JSON requests send null.
+            return [None if value != value else value for value in values.tolist()]
+        texts, position = [], 0
+        while position < len(data):
+            (length,) = struct.unpack_from("<I", data, position)
+            text = data[position + 4 : position + 4 + length]
+            if len(text) < length:
+                raise ValueError(length)
+            texts.append(text.decode())
+            position += 4 + length
+    except (ValueError, struct.error):
+        raise SchemaError(f"The binary data of the input {name!r} is not {datatype}.") from None
+    return texts
+
+
+def answer(served: Served, found: Predictions, request_id: str, wanted: Sequence[str] | None) -> dict[str, Any]:
+    """Return the response with the predictions.
+
+    :param wanted: names of the outputs; all by default
+    :raises SchemaError: there is no output of this name
+    """
+    contract, rows = served.model.contract, len(found.score)
+    label = _label_type(contract)
+    values = found.prediction.tolist()
+    outputs = {
+        "prediction": (label, [rows, 1], [str(value) for value in values] if label == "BYTES" else values),
+        "score": ("FP64", [rows, 1], found.score.tolist()),
+    }
+    if found.probabilities is not None:
+        outputs["probabilities"] = ("FP64", list(found.probabilities.shape), found.probabilities.ravel().tolist())
+    if unknown := [name for name in wanted or () if name not in outputs]:
+        raise SchemaError(f"The model has no output {unknown[0]!r}. Its outputs are {', '.join(outputs)}.")
+    return {
+        "model_name": served.ref.model,
+        "model_version": str(served.ref.version),
+        "id": request_id,
+        "outputs": [
+            {"name": name, "datatype": datatype, "shape": shape, "data": data}
+            for name, (datatype, shape, data) in outputs.items()
+            if not wanted or name in wanted
+        ],
+    }
+
+
+def _label_type(contract: ModelContract) -> str:
+    if contract.task == "regression":
+        return "FP64"
+    kinds = set(map(type, contract.classes))
+    if kinds == {bool}:
+        return "BOOL"
+    return "INT64" if kinds == {int} else "FP64" if kinds <= {int, float} else "BYTES"

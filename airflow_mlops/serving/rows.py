@@ -1,0 +1,163 @@
+"""Check the rows of a request against the model's contract, and convert them to Arrow for the log."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.moments import as_utc, is_time
+
+_NULL = type(None)
+_NUMBERS = {int, float, bool, _NULL}
+_INT64, _LARGEST = 2**63, sys.float_info.max
+_WHAT = {"number": "a number or null", "integer": "an integer", "string": "a text or null"}
+_LOGGED = {"number": pa.float64(), "integer": pa.int64(), "string": pa.string()}
+_UTC = pa.timestamp("us", "UTC")
+
+
+class InputColumns:
+    """The fields that a row of a request has: all features, and optionally the columns that are only logged.
+
+    Logged are the keys, the event time and the watched columns of the training set, with the types that they have there.
+
+    :param contract: contract of the model
+    :param training: columns of the training set; ``None`` if its manifest does not exist any more
+    :param keys: names of the key columns of the training set
+    """
+
+    def __init__(self, contract: ModelContract, training: pa.Schema | None = None, keys: Sequence[str] = ()) -> None:
+        self.features = contract.features
+        known = {feature.name for feature in self.features}
+        wanted = [*keys, *([contract.timestamp] if contract.timestamp else []), *contract.watched]
+        self.carried: dict[str, pa.DataType] = {}
+        for name in dict.fromkeys(wanted):
+            if training is not None and name in training.names and name not in known:
+                kind = training.field(name).type
+                self.carried[name] = _UTC if is_time(kind) else kind
+        self.keys = [name for name in keys if name in self.carried or name in known]
+        self.timestamp = contract.timestamp if contract.timestamp in self.carried else None
+        self._known = known | self.carried.keys()
+        #: Columns of a logged row, without those of the prediction.
+        self.schema = pa.schema(
+            [
+                *(pa.field(feature.name, _LOGGED[feature.kind]) for feature in self.features),
+                *(pa.field(name, kind) for name, kind in self.carried.items()),
+            ]
+        )
+
+    def rows(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
+        """Check rows, which are JSON objects.
+
+        :raises SchemaError: a field is missing, unknown or of the wrong type. The message names the row, from 1, and the field
+        """
+        for number, row in enumerate(rows, 1):
+            if not isinstance(row, dict):
+                raise SchemaError(
+                    f"Row {number} is not a JSON object. Send each row as an object with a field for each feature."
+                )
+            if unknown := row.keys() - self._known:
+                raise SchemaError(
+                    f"Row {number} has the field {min(unknown)!r}, which is neither a feature of the model nor a key or a "
+                    f"watched column of its training set. The fields are: {', '.join(sorted(self._known))}."
+                )
+        features = {}
+        for feature in self.features:
+            try:
+                features[feature.name] = [row[feature.name] for row in rows]
+            except KeyError:
+                number = next(number for number, row in enumerate(rows, 1) if feature.name not in row)
+                raise SchemaError(
+                    f"Row {number} has no field {feature.name!r}, which is a feature of the model. Send null if its value is "
+                    "unknown."
+                ) from None
+        carried = {name: [row.get(name) for row in rows] for name in self.carried if any(name in row for row in rows)}
+        return self.checked(features, carried, len(rows))
+
+    def checked(self, features: Mapping[str, list[Any]], carried: Mapping[str, list[Any]], count: int) -> Rows:
+        """Check columns of Python values.
+
+        :param features: values of each feature
+        :param carried: values of columns that are only logged; missing columns become null
+        :param count: number of rows
+        :raises SchemaError: a value has the wrong type. The message names the row, from 1, and the field
+        """
+        return Rows(
+            count,
+            {feature.name: _checked(features[feature.name], feature) for feature in self.features},
+            {name: _carried(carried[name], name, kind) for name, kind in self.carried.items() if name in carried},
+        )
+
+    def logged(self, parts: Sequence[Rows]) -> pa.RecordBatch:
+        """Return the rows of several requests as one batch with the columns :attr:`schema`."""
+        arrays = []
+        for feature in self.features:
+            values = [value for part in parts for value in part.features[feature.name]]
+            if feature.kind == "number":
+                values = [value if value is None else float(value) for value in values]
+            arrays.append(pa.array(values, _LOGGED[feature.kind]))
+        for name, kind in self.carried.items():
+            chunks = [part.carried[name] if name in part.carried else pa.nulls(part.count, kind) for part in parts]
+            arrays.append(pa.concat_arrays(chunks))
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The checked rows of a request.
+
+    :param count: number of rows
+    :param features: values of each feature
+    :param carried: columns that are only logged, if the request has them
+    """
+
+    count: int
+    features: dict[str, list[Any]]
+    carried: dict[str, pa.Array]
+
+
+def _checked(values: list[Any], feature: FeatureColumn) -> list[Any]:
+    kinds = set(map(type, values))
+    if feature.kind == "string":
+        if not kinds <= {str, _NULL}:
+            raise _wrong(values, feature, lambda value: not isinstance(value, (str, _NULL)))
+        return values
+    if feature.kind == "integer":
+        if not kinds <= {int, bool}:
+            raise _wrong(values, feature, lambda value: type(value) not in (int, bool))
+        if not all(-_INT64 <= value < _INT64 for value in values):
+            raise _wrong(values, feature, lambda value: not -_INT64 <= value < _INT64)
+    elif not kinds <= _NUMBERS:
+        raise _wrong(values, feature, lambda value: type(value) not in _NUMBERS)
+    elif not all(value is None or -_LARGEST <= value <= _LARGEST for value in values):
+        raise _wrong(values, feature, lambda value: value is not None and not -_LARGEST <= value <= _LARGEST)
+    return [int(value) if type(value) is bool else value for value in values] if bool in kinds else values
+
+
+def _wrong(values: list[Any], feature: FeatureColumn, is_wrong: Any) -> SchemaError:
+    number, value = next((number, value) for number, value in enumerate(values, 1) if is_wrong(value))
+    return SchemaError(
+        f"Row {number} has the value {_short(value)} in the field {feature.name!r}, which must be {_WHAT[feature.kind]}."
+    )
+
+
+def _carried(values: list[Any], name: str, kind: pa.DataType) -> pa.Array:
+    try:
+        if kind == _UTC:
+            texts = pa.array(values, pa.string())
+            return texts.cast(_UTC) if texts.null_count == len(texts) else as_utc(texts, f"The field {name!r}")
+        return pa.array(values, kind)
+    except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError):
+        raise SchemaError(
+            f"The field {name!r} has a value that is not of the type {kind}, which it has in the training set."
+        ) from None
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

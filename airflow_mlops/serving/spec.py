@@ -1,0 +1,42 @@
+"""The settings of the server."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, SecretStr
+
+from airflow_mlops.core.base import Model, Name
+from airflow_mlops.core.references import MLflowTarget
+
+
+class ServeSpec(Model):
+    """The model that a server answers for, and where it listens and logs.
+
+    :param model: name of the registered model
+    :param store: URL of the artifact store, which has the ledger and gets the predictions
+    :param mlflow: MLflow server whose alias ``champion`` the server follows
+    :param host: address on which the server listens
+    :param port: port on which the server listens
+    :param token: bearer token that requests must carry; by default, requests need none
+    :param predictions: name of the datasets of predictions; ``MODEL_predictions`` by default
+    :param window: length of the time windows of the predictions
+    :param log: whether predictions are logged
+    :param spool: folder for logged predictions until they are in the artifact store; by default a folder for each model in
+        the folder for temporary files
+    :param max_body: largest body of a request, in bytes
+    :param poll_seconds: seconds between two looks at the champion
+    """
+
+    model: Name
+    store: str
+    mlflow: MLflowTarget = MLflowTarget()
+    host: str = "127.0.0.1"
+    port: int = Field(default=8080, ge=1, le=65535)
+    token: SecretStr | None = None
+    predictions: Name | None = None
+    window: Literal["hour", "day"] = "day"
+    log: bool = True
+    spool: str | None = None
+    max_body: int = Field(default=16_000_000, ge=1)
+    poll_seconds: float = Field(default=2.0, gt=0)

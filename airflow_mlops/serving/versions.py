@@ -1,0 +1,116 @@
+"""The model versions that the server has loaded: the champion, and the champion before it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import DatasetNotFoundError, MLOpsError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.datasets.catalog import read_manifest
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.serving.rows import InputColumns, Rows
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from airflow_mlops.metrics.predictions import Predictions
+_KEPT = 2
+
+
+@dataclass(frozen=True)
+class Served:
+    """A loaded model version.
+
+    :param columns: the fields of a row of a request
+    """
+
+    ref: ModelVersionRef
+    model: OnnxModel
+    columns: InputColumns
+    loaded: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+
+    @classmethod
+    def load(cls, ref: ModelVersionRef, folder: Path, store: ArtifactStore) -> Served:
+        """Load a version from its downloaded files, and predict one row, so that the first request is as fast as others.
+
+        :raises ModelFormatError: the version has no ONNX model, or the model cannot be loaded
+        """
+        model = OnnxModel.load(folder)
+        contract = model.contract
+        served = cls(ref, model, InputColumns(contract, *_training(store, contract)))
+        served.predict(served.columns.rows([example(contract)]))
+        return served
+
+    def predict(self, rows: Rows) -> Predictions:
+        """Predict the rows of a request."""
+        return self.model.predict_values(rows.features, rows.count)
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """Return the facts for the manifest of the predictions, as for scoring in batches."""
+        contract = self.model.contract
+        return {
+            "model": self.ref.model,
+            "model_version": self.ref.version,
+            "run_id": self.ref.run_id,
+            "engine": self.model.engine,
+            "task": contract.task,
+            "classes": contract.classes,
+            "positive": contract.positive,
+            "features": [feature.name for feature in contract.features],
+            "keys": self.columns.keys,
+            "timestamp": self.columns.timestamp,
+        }
+
+
+def example(contract: ModelContract) -> dict[str, Any]:
+    """Return a row with a valid value for each feature."""
+    values: dict[str, Any] = {"number": 0.0, "integer": 0, "string": ""}
+    return {feature.name: values[feature.kind] for feature in contract.features}
+
+
+def _training(store: ArtifactStore, contract: ModelContract) -> tuple[pa.Schema | None, list[str]]:
+    """Return the columns and the keys of the training set; none if its manifest cannot be read."""
+    from airflow_mlops.data.datasets import Dataset
+
+    try:
+        dataset = Dataset(store, read_manifest(store, contract.dataset_name, contract.dataset_id))
+        return dataset.schema, list(dataset.manifest.details.get("keys", []))
+    except (DatasetNotFoundError, MLOpsError):
+        return None, []
+
+
+class Versions:
+    """The loaded versions. A new champion replaces the one before at once, between two requests."""
+
+    def __init__(self) -> None:
+        self._loaded: list[Served] = []
+        self.changed = 0.0
+
+    @property
+    def champion(self) -> Served | None:
+        """Return the champion; ``None`` if no version is loaded yet."""
+        return self._loaded[0] if self._loaded else None
+
+    def find(self, version: str | None) -> Served | None:
+        """Return a loaded version by its number; the champion if the number is ``None``."""
+        if version is None:
+            return self.champion
+        return next((served for served in self._loaded if str(served.ref.version) == version), None)
+
+    def promote(self, served: Served) -> None:
+        """Make a loaded version the champion. The former champion stays loaded."""
+        others = [other for other in self._loaded if other.ref.version != served.ref.version]
+        self._loaded = [served, *others][:_KEPT]
+        self.changed = time.time()
+
+    @property
+    def numbers(self) -> list[str]:
+        """Return the numbers of the loaded versions, the champion first."""
+        return [str(served.ref.version) for served in self._loaded]

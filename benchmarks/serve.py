@@ -1,0 +1,282 @@
+"""Requests a second and latency of the online endpoint, beside MLflow's own server and a bare loop.
+
+``python -m benchmarks.serve [--seconds 4]``. One logistic regression and one boosted-trees model of scikit-learn are trained on
+generated rows, promoted, and served by three servers in turn, each in a process of its own:
+
+- ``airflow_mlops.serving``, which checks, logs and measures each request;
+- ``mlflow models serve`` with the scikit-learn model;
+- ``bare``: FastAPI with ONNX Runtime, which neither checks nor logs.
+
+A client process keeps 1, 8 or 64 connections busy with requests of 1 or 100 rows. The last line is JSON: requests a second and
+the 99th percentile of the latency for the logistic regression, 8 connections and one row; the seconds until the server is ready and its
+memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pyarrow as pa
+
+from airflow_mlops import __version__
+from airflow_mlops.core.calls import StepCall
+from airflow_mlops.core.connections import ConnectionInfo
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.datasets import DatasetWriter
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.runner import run_call
+
+FEATURES = 10
+MODELS = {
+    "logistic": ("sklearn.linear_model.LogisticRegression", {}),
+    "trees": ("sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": 100}),
+}
+BARE = """
+import sys
+import numpy as np, onnxruntime
+from fastapi import FastAPI, Request
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = 1
+session = onnxruntime.InferenceSession(sys.argv[1], options)
+names = [node.name for node in session.get_inputs()]
+output = session.get_outputs()[-1].name
+app = FastAPI()
+
+@app.get("/ready")
+async def ready():
+    return {}
+
+@app.post("/predict")
+async def predict(request: Request):
+    rows = (await request.json())["rows"]
+    feeds = {name: np.array([row[name] for row in rows], np.float32).reshape(-1, 1) for name in names}
+    (found,) = session.run([output], feeds)
+    return {"predictions": found[:, 1].tolist()}
+
+import uvicorn
+uvicorn.run(app, port=int(sys.argv[2]), log_level="error")
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def train(folder: Path, url: str, mlflow: str) -> dict[str, ModelVersionRef]:
+    """Train and promote a model of each kind. Return the champions by kind."""
+    numbers = np.random.default_rng(0)
+    values = numbers.normal(size=(5_000, FEATURES))
+    label = (values[:, 0] + values[:, 1] * values[:, 2] + numbers.normal(size=5_000) > 0).astype(int)
+    store = ArtifactStore(url)
+    columns = {f"x{number}": values[:, number] for number in range(FEATURES)}
+    columns["at"] = pa.array(np.arange(5_000) * 1_000_000, pa.timestamp("us", "UTC"))
+    table = pa.table({**columns, "late": label})
+    with DatasetWriter(store, "rows") as writer:
+        writer.write(table)
+        raw = writer.commit(time_column="at")[0]
+    connection = ConnectionInfo(conn_id="mlflow_default", conn_type="mlflow", host=mlflow)
+
+    def step(name: str, spec: dict[str, Any]) -> dict[str, Any]:
+        return run_call(
+            StepCall(step=name, version=__version__, spec=spec, store=url, key=f"results/{name}-{time.time_ns()}"),
+            lambda _: connection,
+        )
+
+    training = {
+        "name": "training", "entities": raw.ref.model_dump(mode="json"), "timestamp": "at", "label": "late", "task": "binary",
+        "columns": [f"x{number}" for number in range(FEATURES)], "split": {"method": "time", "test_size": 0.3},
+    }  # fmt: skip
+    dataset = step("training_set", training)["dataset"]
+    champions = {}
+    for kind, (estimator, params) in MODELS.items():
+        trainer = {"kind": "sklearn", "estimator": estimator, "params": params}
+        candidate = step("train", {"dataset": dataset, "model": kind, "trainer": trainer})["candidate"]
+        asked = {"dataset": dataset, "candidates": [candidate], "gates": [{"metric": "roc_auc", "min": 0.5}]}
+        verdict = step("evaluate", asked)["verdict"]
+        champions[kind] = ModelVersionRef.model_validate(step("promote", {"verdict": verdict})["champion"])
+    return champions
+
+
+@contextmanager
+def running(command: list[str], ready: str, environment: dict[str, str]) -> Iterator[dict[str, float]]:
+    """Run a server. Yield the seconds until it was ready; its memory is added at the end."""
+    began = time.perf_counter()
+    server = subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    found: dict[str, float] = {}
+    try:
+        while True:
+            if server.poll() is not None:
+                raise RuntimeError(f"{command} ended with {server.returncode}")
+            with suppress(OSError):
+                urllib.request.urlopen(ready, timeout=5).read()
+                break
+            time.sleep(0.02)
+        found["ready_seconds"] = round(time.perf_counter() - began, 2)
+        yield found
+        process = psutil.Process(server.pid)
+        found["server_mb"] = round(process.memory_info().rss / 1e6)
+        found["peak_mb"] = round(
+            sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 1e6
+        )
+    finally:
+        server.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(20)
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, 9)
+
+
+def load(port: int, path: str, body: bytes, connections: int, seconds: float) -> dict[str, float]:
+    """Keep ``connections`` connections busy. Return requests a second and percentiles of the latency in milliseconds."""
+    request = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+    took: list[float] = []
+    end = time.perf_counter() + seconds
+
+    def work() -> None:
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            while time.perf_counter() < end:
+                began = time.perf_counter()
+                connection.sendall(request)
+                _answer(connection)
+                took.append(time.perf_counter() - began)
+
+    threads = [threading.Thread(target=work) for _ in range(connections)]
+    began = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    passed = time.perf_counter() - began
+    return {
+        "requests_per_second": round(len(took) / passed, 1),
+        "p50_ms": round(1000 * float(np.quantile(took, 0.5)), 2),
+        "p99_ms": round(1000 * float(np.quantile(took, 0.99)), 2),
+    }
+
+
+def _answer(connection: socket.socket) -> None:
+    data = b""
+    while b"\r\n\r\n" not in data:
+        part = connection.recv(65536)
+        if not part:
+            raise ConnectionError("The server closed the connection.")
+        data += part
+    head, _, body = data.partition(b"\r\n\r\n")
+    if b" 200 " not in head.split(b"\r\n", 1)[0]:
+        raise RuntimeError(head.decode() + body.decode())
+    length = next(
+        int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")
+    )
+    missing = length - len(body)
+    while missing > 0:
+        missing -= len(connection.recv(65536))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seconds", type=float, default=4.0)
+    arguments = parser.parse_args()
+    from tests.integration.conftest import run_mlflow
+
+    figures: dict[str, Any] = {}
+    with (
+        tempfile.TemporaryDirectory(prefix="mlops-bench-") as work,
+        run_mlflow(Path(work) / "mlflow", "127.0.0.1") as mlflow,
+    ):
+        folder = Path(work)
+        url = (folder / "store").as_uri()
+        (folder / "store").mkdir()
+        champions = train(folder, url, mlflow)
+        import mlflow as client
+
+        client.set_tracking_uri(mlflow)
+        for kind, champion in champions.items():
+            files = Path(
+                client.artifacts.download_artifacts(f"models:/{kind}/{champion.version}", dst_path=str(folder / kind))
+            )
+            values = np.random.default_rng(1).normal(size=(100, FEATURES)).round(4).tolist()
+            names = [f"x{number}" for number in range(FEATURES)]
+            for server in ("ours", "ours without log", "bare", "mlflow"):
+                port = free_port()
+                environment = {"AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow})}
+                if server.startswith("ours"):
+                    command = [sys.executable, "-m", "airflow_mlops.serving", kind, "--store", url, "--port", str(port)]
+                    command += ["--spool", str(folder / "spool"), *(["--no-log"] if server != "ours" else [])]
+                    ready, path = "/v2/health/ready", f"/v2/models/{kind}/predict"
+                elif server == "bare":
+                    command = [sys.executable, "-c", BARE, str(files / "model.onnx"), str(port)]
+                    ready, path = "/ready", "/predict"
+                else:
+                    command = [
+                        sys.executable,
+                        "-m",
+                        "mlflow",
+                        "models",
+                        "serve",
+                        "-m",
+                        f"models:/{kind}/{champion.version}",
+                    ]
+                    command += ["--port", str(port), "--env-manager", "local"]
+                    bin_folder = Path(sys.executable).parent
+                    environment |= {"MLFLOW_TRACKING_URI": mlflow, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
+                    ready, path = "/ping", "/invocations"
+                with running(command, f"http://127.0.0.1:{port}{ready}", environment) as found:
+                    for rows in (1, 100):
+                        if server == "mlflow":
+                            body = {"dataframe_split": {"columns": names, "data": values[:rows]}}
+                        else:
+                            body = {"rows": [dict(zip(names, row, strict=True)) for row in values[:rows]]}
+                        for connections in (1, 8, 64):
+                            measured = load(port, path, json.dumps(body).encode(), connections, arguments.seconds)
+                            figures[f"{kind}, {server}, {connections} connections, {rows} rows"] = measured
+                            print(
+                                f"{kind:9} {server:17} {connections:3} connections {rows:4} rows  {measured}",
+                                flush=True,
+                            )
+                print(f"{kind:9} {server:17} {found}", flush=True)
+                figures[f"{kind}, {server}"] = found
+    ours, bare, theirs = (
+        figures[f"logistic, {server}, 8 connections, 1 rows"] for server in ("ours", "bare", "mlflow")
+    )
+    print(
+        json.dumps(
+            {
+                "requests_per_second": ours["requests_per_second"],
+                "mlflow_requests_per_second": theirs["requests_per_second"],
+                "p99_ms": ours["p99_ms"],
+                "bare_p99_ms": bare["p99_ms"],
+                "ready_seconds": figures["logistic, ours"]["ready_seconds"],
+                "peak_mb": figures["logistic, ours"]["server_mb"],
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,273 @@
+"""The server as its clients see it: a real process, a real MLflow, a model that the steps have trained and promoted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from airflow_mlops.core.calls import StepCall
+from airflow_mlops.core.connections import ConnectionInfo
+from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.data.datasets import Dataset, open_dataset
+from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.serving.merge import merge
+from airflow_mlops.stages.runner import run_call
+from tests.integration.conftest import free_port
+from tests.support.lifecycle import MODEL, Lifecycle
+
+ROW = {"amount": 12.5, "hour": 7}
+COLUMNS = ("amount", "hour")
+
+
+@pytest.fixture(scope="module")
+def champion(mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """A store in which a model has been trained, promoted and scored with."""
+    folder = tmp_path_factory.mktemp("serving")
+    store = folder / "store"
+    store.mkdir()
+    connection = ConnectionInfo(conn_id="mlflow_default", conn_type="mlflow", host=mlflow_server)
+    results: dict[str, dict[str, Any]] = {}
+
+    def run(call: StepCall) -> dict[str, Any]:
+        results[call.step] = run_call(call, lambda _: connection)
+        return results[call.step]
+
+    model = f"{MODEL}_served"
+    lifecycle = Lifecycle(store.as_uri(), folder, run, model=model)
+    lifecycle.month("2013-01")
+    return SimpleNamespace(
+        store=ArtifactStore(store.as_uri()), url=store.as_uri(), model=model, mlflow=mlflow_server, results=results,
+        month=lifecycle.month,
+    )  # fmt: skip
+
+
+def table(dataset: Dataset) -> pa.Table:
+    return pa.Table.from_batches(dataset.batches())
+
+
+@contextmanager
+def served(champion: SimpleNamespace, spool: Path, *options: str, token: str = "") -> Iterator[SimpleNamespace]:
+    """A server that is ready."""
+    port = free_port()
+    connection = json.dumps({"conn_type": "mlflow", "host": champion.mlflow})
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "airflow_mlops.serving", champion.model, "--store", champion.url, "--port", str(port),
+            "--spool", str(spool), *options,
+        ],
+        env={**os.environ, "AIRFLOW_CONN_MLFLOW_DEFAULT": connection, "MLOPS_SERVE_TOKEN": token},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    lines: list[str] = []
+    threading.Thread(target=lambda: lines.extend(line.decode() for line in server.stdout), daemon=True).start()
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(400):
+            assert server.poll() is None, lines
+            with suppress(requests.ConnectionError):
+                if requests.get(f"{url}/v2/health/ready", timeout=5).status_code == 200:
+                    break
+            time.sleep(0.2)
+        else:
+            pytest.fail(f"The server was not ready: {lines}")
+        yield SimpleNamespace(
+            url=url, process=server, lines=lines, predict=f"{url}/v2/models/{champion.model}/predict",
+            infer=f"{url}/v2/models/{champion.model}/infer",
+        )  # fmt: skip
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+@pytest.fixture(scope="module")
+def server(champion: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    with served(champion, tmp_path_factory.mktemp("spool")) as found:
+        yield found
+
+
+def test_scores_equal_those_of_scoring_in_batches(champion, server):
+    scored = table(open_dataset(champion.store, DatasetRef.model_validate(champion.results["score"]["dataset"])))
+    rows = scored.select([*COLUMNS, "score", "prediction"]).to_pylist()[:500]
+    answer = requests.post(
+        server.predict, json={"rows": [{name: row[name] for name in COLUMNS} for row in rows]}
+    ).json()
+    assert [item["score"] for item in answer["predictions"]] == [row["score"] for row in rows]
+    assert [item["prediction"] for item in answer["predictions"]] == [row["prediction"] for row in rows]
+    inputs = [
+        {"name": name, "shape": [len(rows), 1], "datatype": "FP64", "data": [row[name] for row in rows]}
+        for name in COLUMNS
+    ]
+    answer = requests.post(server.infer, json={"id": "seven", "inputs": inputs}).json()
+    outputs = {item["name"]: item for item in answer["outputs"]}
+    assert outputs["score"]["data"] == [row["score"] for row in rows]
+    assert outputs["probabilities"]["shape"] == [len(rows), 2]
+    assert (answer["id"], answer["model_version"]) == ("seven", "1")
+
+
+def test_binary_tensors_are_those_of_tritons_client(server):
+    numbers = {"amount": np.array([1.5, np.nan, 80.25]), "hour": np.array([0.0, 12.0, 23.0])}
+    inputs = [
+        {"name": name, "shape": [3, 1], "datatype": "FP64", "parameters": {"binary_data_size": values.nbytes}}
+        for name, values in numbers.items()
+    ]
+    head = json.dumps({"inputs": inputs, "outputs": [{"name": "score"}]}).encode()
+    body = head + b"".join(values.astype("<f8").tobytes() for values in numbers.values())
+    binary = requests.post(server.infer, data=body, headers={"Inference-Header-Content-Length": str(len(head))}).json()
+    rows = [{"amount": 1.5, "hour": 0}, {"amount": None, "hour": 12}, {"amount": 80.25, "hour": 23}]
+    plain = requests.post(server.predict, json={"rows": rows}).json()
+    (scores,) = binary["outputs"]
+    assert scores["data"] == [item["score"] for item in plain["predictions"]]
+
+
+def test_the_model_describes_itself(champion, server):
+    found = requests.get(f"{server.url}/v2/models/{champion.model}").json()
+    assert [(item["name"], item["datatype"]) for item in found["inputs"]] == [("amount", "FP64"), ("hour", "FP64")]
+    assert found["versions"] == ["1"]
+    assert requests.get(f"{server.url}/v2/models/{champion.model}/versions/1/ready").json()["ready"]
+    assert requests.get(f"{server.url}/v2").json()["name"] == "airflow-mlops"
+    assert b"mlops_serve_version 1.0" in requests.get(f"{server.url}/metrics").content
+
+
+@pytest.mark.parametrize(
+    ("rows", "status", "named"),
+    [
+        ([{"amount": 1}], 422, "hour"),
+        ([ROW, {**ROW, "amount": "12"}], 422, "Row 2"),
+        ([{**ROW, "amout": 1}], 422, "amout"),
+        ([7], 422, "Row 1"),
+        ("none", 422, "rows"),
+        ([{**ROW, "amount": 10**400}], 422, "amount"),
+        ([{**ROW, "order": 5}], 422, "order"),
+    ],
+)
+def test_a_wrong_row_is_refused_by_name(server, rows, status, named):
+    answer = requests.post(server.predict, json={"rows": rows})
+    assert (answer.status_code, named in answer.json()["error"]) == (status, True), answer.text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"rows": [{"amount": NaN, "hour": 1}]}',
+        b'{"rows": [{"amount": 1e999, "hour": 1}]}',
+        b"[" * 10_000,
+    ],
+)
+def test_what_is_no_request_is_a_client_error(server, body):
+    answer = requests.post(server.predict, data=body)
+    assert answer.status_code in (400, 422), answer.text
+    assert answer.json()["error"]
+
+
+def test_other_models_and_versions_are_unknown(champion, server):
+    assert requests.post(f"{server.url}/v2/models/other/predict", json={"rows": [ROW]}).status_code == 404
+    assert requests.post(f"{server.url}/v2/models/{champion.model}/versions/9/predict", json={}).status_code == 404
+
+
+def test_a_large_body_is_refused_before_it_is_read(server):
+    def endless() -> Iterator[bytes]:
+        for _ in range(1000):
+            yield b" " * 1_000_000
+
+    assert requests.post(server.predict, headers={"Content-Length": "1000000000"}, data=b"").status_code == 413
+    with suppress(requests.ConnectionError):
+        assert requests.post(server.predict, data=endless()).status_code == 413
+    assert requests.post(server.predict, json={"rows": [ROW]}).status_code == 200
+
+
+def test_a_token_is_demanded_of_requests_for_the_model(champion, tmp_path):
+    with served(champion, tmp_path, "--no-log", token="s3cret") as server:
+        assert requests.post(server.predict, json={"rows": [ROW]}).status_code == 401
+        wrong = {"Authorization": "Bearer other"}
+        assert requests.post(server.predict, json={"rows": [ROW]}, headers=wrong).status_code == 401
+        right = {"Authorization": "Bearer s3cret"}
+        assert requests.post(server.predict, json={"rows": [ROW]}, headers=right).status_code == 200
+    assert not any("s3cret" in line for line in server.lines)
+
+
+def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path):
+    sent = [f"request-{number}" for number in range(40)]
+    with served(champion, tmp_path) as server:
+        for request_id in sent:
+            requests.post(
+                server.predict, json={"id": request_id, "rows": [{**ROW, "order": "a-5"}, ROW]}
+            ).raise_for_status()
+        # A second later, the predictions are on the disk.
+        time.sleep(2.5)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+    assert list(tmp_path.glob("*.arrows"))
+    with served(champion, tmp_path) as server:
+        requests.post(server.predict, json={"id": "last", "rows": [ROW]}).raise_for_status()
+    assert not list(tmp_path.iterdir())
+    later = datetime.now(timezone.utc) + timedelta(days=1)
+    name = f"{champion.model}_online"
+    (manifest,) = merge(champion.store, champion.model, name, later)
+    assert merge(champion.store, champion.model, name, later) == []
+    (dataset,) = PredictionLog(champion.store, champion.model, name).present()
+    found = table(dataset).to_pylist()
+    ids = [(row["request_id"], row["request_row"]) for row in found]
+    expected = {(request_id, row) for request_id in sent for row in (0, 1)} | {("last", 0)}
+    assert set(ids) >= expected
+    assert len(ids) == len(set(ids))
+    mine = [row for row in found if (row["request_id"], row["request_row"]) in expected]
+    assert {(row["order"], row["model_version"]) for row in mine} == {("a-5", 1), (None, 1)}
+    assert manifest.details["task"] == "binary"
+
+
+def test_a_new_champion_takes_over_without_a_failed_request(champion, server):
+    stop = threading.Event()
+    statuses: list[tuple[int, Any]] = []
+
+    def ask() -> None:
+        with requests.Session() as session:
+            while not stop.is_set():
+                answer = session.post(server.predict, json={"rows": [ROW]}, timeout=20)
+                statuses.append((answer.status_code, answer.json().get("version")))
+
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    champion.month("2013-02")
+    version = champion.results["train"]["candidate"]["version"]
+    MlflowClient(champion.mlflow).set_registered_model_alias(champion.model, "champion", str(version))
+    for _ in range(100):
+        if statuses and statuses[-1][1] == 2:
+            break
+        time.sleep(0.2)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert {status for status, _ in statuses} == {200}
+    assert {version for _, version in statuses} == {1, 2}
+    older = requests.post(f"{server.url}/v2/models/{champion.model}/versions/1/predict", json={"rows": [ROW]})
+    assert older.json()["version"] == 1
+
+
+def test_bytes_are_texts_with_their_lengths():
+    from airflow_mlops.serving.protocol import _decoded
+
+    data = b"".join(struct.pack("<I", len(text.encode())) + text.encode() for text in ("UA", "", "ä"))
+    assert _decoded(data, "BYTES", "carrier") == ["UA", "", "ä"]

@@ -1,0 +1,144 @@
+import time
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.serving import log
+from airflow_mlops.serving.layout import online_folder, window_at
+from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.serving.versions import Served
+
+NOW = 1_700_000_000.0
+
+
+class NoModel:
+    """Stands for a loaded model; the log asks it for its contract and engine only."""
+
+    engine = "none"
+    contract = ModelContract(
+        task="regression",
+        label="y",
+        features=[FeatureColumn(name="a", kind="number")],
+        dataset_name="d",
+        dataset_id="i",
+    )
+
+
+def answer(number: int, at: float = NOW, version: int = 1) -> log.Answer:
+    ref = ModelVersionRef(model="m", version=version, run_id="")
+    served = Served(ref, NoModel(), InputColumns(NoModel.contract))
+    found = Predictions(np.array([1.0, 2.0]), np.array([1.0, 2.0]), None)
+    return log.Answer(served, served.columns.rows([{"a": number}, {"a": None}]), found, f"id-{number}", at, 3.0)
+
+
+def spool(store, folder) -> log.PredictionSpool:
+    return log.PredictionSpool(store, "m", folder, "hour", Metrics())
+
+
+def logged(store) -> list[tuple[str, int]]:
+    rows = [row for batch in PredictionLog(store, "m").batches() for row in batch.to_pylist()]
+    return sorted((row["request_id"], row["request_row"]) for row in rows)
+
+
+@pytest.fixture
+def store(tmp_path):
+    (tmp_path / "store").mkdir()
+    return ArtifactStore((tmp_path / "store").as_uri())
+
+
+def later(at: float = NOW):
+    return window_at(at, "hour").end + timedelta(hours=1)
+
+
+def test_windows_and_versions_have_datasets_of_their_own(store, tmp_path):
+    found = spool(store, tmp_path / "spool")
+    for number, (at, version) in enumerate([(NOW, 1), (NOW, 2), (NOW + 3600, 2), (NOW, 1)]):
+        found.add(answer(number, at, version))
+    found.start()
+    found.stop()
+    entries = PredictionLog(store, "m").entries()
+    assert [(entry.rows, entry.details["model_version"]) for entry in entries] == [(4, 1), (2, 2), (2, 2)]
+    assert logged(store) == sorted((f"id-{number}", row) for number in range(4) for row in (0, 1))
+    assert not list((tmp_path / "spool").iterdir())
+
+
+def test_a_store_that_is_away_loses_and_doubles_nothing(store, tmp_path):
+    away = tmp_path / "store"
+    away.rmdir()
+    away.write_text("not a folder")
+    first = spool(store, tmp_path / "spool")
+    first.add(answer(1))
+    first.start()
+    first.stop()
+    assert list((tmp_path / "spool").glob("*.arrows"))
+    away.unlink()
+    away.mkdir()
+    second = spool(store, tmp_path / "spool")
+    second.add(answer(2))
+    second.start()
+    second.stop()
+    assert logged(store) == [("id-1", 0), ("id-1", 1), ("id-2", 0), ("id-2", 1)]
+
+
+def test_files_that_come_later_replace_the_dataset(store, tmp_path):
+    for number in (1, 2):
+        found = spool(store, tmp_path / "spool")
+        found.add(answer(number))
+        found.start()
+        found.stop()
+        assert len(PredictionLog(store, "m").entries()) == 1
+    assert len(logged(store)) == 4
+    assert merge(store, "m", "m_predictions", later()) == []
+
+
+def test_an_open_window_is_left_alone_and_an_old_one_is_tidied(store, tmp_path):
+    found = spool(store, tmp_path / "spool")
+    found.add(answer(1, time.time()))
+    found.start()
+    found.stop()
+    assert PredictionLog(store, "m").entries() == []
+    end = window_at(time.time(), "hour").end
+    assert len(merge(store, "m", "m_predictions", end + timedelta(hours=1))) == 1
+    assert store.find(online_folder("m"))
+    merge(store, "m", "m_predictions", end + timedelta(days=3))
+    assert not store.find(online_folder("m"))
+    assert len(logged(store)) == 2
+
+
+def test_a_torn_file_of_a_killed_server_gives_its_complete_batches(store, tmp_path):
+    found = spool(store, tmp_path / "spool")
+    for number in (1, 2):
+        found.add(answer(number))
+        found._flush()
+    (segment,) = found._segments.values()
+    content = segment.path.read_bytes()
+    segment.file.close()
+    segment.path.write_bytes(content[:-10])
+    other = spool(store, tmp_path / "spool")
+    other.start()
+    other.stop()
+    assert logged(store) == [("id-1", 0), ("id-1", 1)]
+
+
+def test_predictions_of_scoring_in_batches_are_not_replaced(store, tmp_path):
+    from airflow_mlops.data import prediction_log
+    from airflow_mlops.data.datasets import DatasetWriter
+
+    window, served = window_at(NOW, "hour"), answer(1).served
+    with DatasetWriter(store, "m_predictions", prediction_log.folder(window, 1)) as writer:
+        writer.write(answer(1).served.columns.logged([answer(1).rows]))
+        writer.commit(window=window, details=served.details, slots=[prediction_log.slot(served.ref, window, [], None)])
+    found = spool(store, tmp_path / "spool")
+    found.add(answer(7))
+    found.start()
+    found.stop()
+    (entry,) = PredictionLog(store, "m").entries()
+    assert entry.source is None or "online" not in entry.source

@@ -1,0 +1,95 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from skl2onnx import to_onnx
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.serving.rows import InputColumns
+
+
+@pytest.fixture(scope="module")
+def model():
+    numbers = np.random.default_rng(0)
+    values = numbers.normal(scale=100, size=(400, 2)).astype(np.float32)
+    fitted = HistGradientBoostingClassifier(max_iter=20).fit(values, values[:, 0] > values[:, 1])
+    # Each feature is an input of its own, as in the exports of TrainOperator.
+    import onnx
+    from onnx import TensorProto, helper
+    from skl2onnx.common.data_types import FloatTensorType
+
+    export = to_onnx(fitted, initial_types=[("features", FloatTensorType([None, 2]))], options={"zipmap": False})
+    concat = helper.make_node("Concat", ["a", "b"], ["features"], axis=1)
+    export.graph.node.insert(0, concat)
+    del export.graph.input[:]
+    export.graph.input.extend(helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, 1]) for name in ("a", "b"))
+    onnx.checker.check_model(export)
+    features = [FeatureColumn(name=name, kind="number") for name in ("a", "b")]
+    contract = ModelContract(
+        task="binary",
+        label="y",
+        features=features,
+        classes=[False, True],
+        positive=True,
+        dataset_name="d",
+        dataset_id="i",
+    )
+    return OnnxModel(export.SerializeToString(), contract)
+
+
+whole = st.integers(-(2**63), 2**63 - 1) | st.none()
+any_number = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**53), 2**53) | st.none()
+
+
+@given(
+    st.integers(1, 20).flatmap(
+        lambda n: st.tuples(
+            *[st.lists(whole, min_size=n, max_size=n) | st.lists(any_number, min_size=n, max_size=n)] * 2
+        )
+    )
+)
+def test_values_are_predicted_as_arrow_columns_are(model, columns):
+    a, b = columns
+    arrays = {}
+    for name, values in zip("ab", columns, strict=True):
+        doubles = any(isinstance(value, float) for value in values)
+        given = [float(value) if doubles and value is not None else value for value in values]
+        arrays[name] = pa.array(given, pa.float64() if doubles else pa.int64())
+    rows = InputColumns(model.contract).rows([{"a": x, "b": y} for x, y in zip(a, b, strict=True)])
+    with np.errstate(over="ignore"):
+        found, expected = model.predict_values(rows.features, rows.count), model.predict(pa.table(arrays))
+    np.testing.assert_array_equal(found.score, expected.score)
+    np.testing.assert_array_equal(found.prediction, expected.prediction)
+
+
+def test_integers_and_truth_values_of_a_number_are_taken(model):
+    rows = InputColumns(model.contract).rows([{"a": True, "b": 3}, {"a": 10**300, "b": None}])
+    assert rows.features == {"a": [1, 10**300], "b": [3, None]}
+
+
+@pytest.mark.parametrize("value", ["1", [1], {}, float("inf"), float("nan"), 10**400])
+def test_what_is_no_number_is_refused(model, value):
+    with pytest.raises(SchemaError, match="Row 2 .*'a'"):
+        InputColumns(model.contract).rows([{"a": 1, "b": 1}, {"a": value, "b": 1}])
+
+
+def test_logged_rows_have_the_types_of_the_training_set(model):
+    contract = model.contract.model_copy(update={"timestamp": "at"})
+    training = pa.schema([("id", pa.int64()), ("at", pa.date32()), ("a", pa.float64())])
+    columns = InputColumns(contract, training, ["id"])
+    parts = [columns.rows([{"a": 1, "b": 2.5, "id": 7, "at": "2013-04-01"}]), columns.rows([{"a": None, "b": 1}])]
+    logged = columns.logged(parts)
+    assert [field.type for field in logged.schema] == [
+        pa.float64(),
+        pa.float64(),
+        pa.int64(),
+        pa.timestamp("us", "UTC"),
+    ]
+    assert logged.column("id").to_pylist() == [7, None]
+    assert logged.column("at").to_pylist()[0].isoformat() == "2013-04-01T00:00:00+00:00"
+    with pytest.raises(SchemaError, match="'id'"):
+        columns.rows([{"a": 1, "b": 1, "id": "seven"}])

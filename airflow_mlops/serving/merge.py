@@ -1,7 +1,8 @@
 """Merge the logged predictions of a window and version into one dataset, which labels are joined to.
 
-The files in ``online/MODEL`` are the truth. The dataset is made from all of them again whenever there are others than those from
-which it was made, so it does not matter which server merges them, or how many do at the same time.
+A dataset names the files from which it was made, and is replaced whenever there are others, by one with the rows of these files as well.
+Files are kept until long after the end of their window. So it does not matter which server merges them, or how many do at the
+same time: the dataset of a server that has missed a file is replaced by the next.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data import prediction_log
-from airflow_mlops.data.datasets import DatasetWriter, Manifest
+from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.datasets.catalog import read_manifest
 from airflow_mlops.data.datasets.pointers import slot_id
 from airflow_mlops.data.store import ArtifactStore
@@ -62,8 +63,10 @@ def merge(store: ArtifactStore, model: str, name: str, now: datetime | None = No
                 version, window.label,
             )  # fmt: skip
         elif manifest is None or not set(files) <= set(merged):
+            new = sorted(key for key in keys if key.rsplit("/", 1)[1] not in merged)
+            before = Dataset(store, manifest) if manifest is not None and manifest.purged is None else None
             try:
-                written.append(_write(store, model, name, window, version, sorted(keys), slot))
+                written.append(_write(store, model, name, window, version, slot, before, merged, new))
             except SchemaError as error:
                 log.error("The online predictions of v%d in %s are not merged: %s", version, window.label, error)
         elif window.end + _KEPT <= now:
@@ -73,18 +76,38 @@ def merge(store: ArtifactStore, model: str, name: str, now: datetime | None = No
 
 
 def _write(
-    store: ArtifactStore, model: str, name: str, window: Window, version: int, keys: list[str], slot: str
+    store: ArtifactStore,
+    model: str,
+    name: str,
+    window: Window,
+    version: int,
+    slot: str,
+    before: Dataset | None,
+    merged: list[str],
+    new: list[str],
 ) -> Manifest:
+    """Write a dataset with the rows of the current dataset, if there is one, and of new files.
+
+    :param before: the current dataset; ``None`` if there is none, or if it was purged
+    :param merged: names of the files from which the current dataset was made, which may be deleted by now
+    :param new: keys of the new files
+    """
     details: dict[str, object] = {}
     with DatasetWriter(store, name, prediction_log.folder(window, version)) as writer:
-        for key in keys:
+        for batch in before.batches() if before is not None else ():
+            writer.write(batch.replace_schema_metadata(None))
+        for key in new:
             table = pq.read_table(io.BytesIO(store.read_bytes(key)))
             details = json.loads((table.schema.metadata or {}).get(DETAILS, b"{}"))
             writer.write(table.replace_schema_metadata(None))
         return writer.commit(
             window=window,
             description=f"Online predictions of {model} v{version}",
-            source={"online": [key.rsplit("/", 1)[1] for key in keys], "model": model, "model_version": version},
+            source={
+                "online": sorted([*merged, *(key.rsplit("/", 1)[1] for key in new)]),
+                "model": model,
+                "model_version": version,
+            },
             details=details,
             slots=[slot],
         )[0]

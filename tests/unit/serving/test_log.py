@@ -113,6 +113,19 @@ def test_an_open_window_is_left_alone_and_an_old_one_is_tidied(store, tmp_path):
     assert len(logged(store)) == 2
 
 
+def test_a_file_that_comes_after_the_others_are_deleted_is_added(store, tmp_path):
+    for number in (1, 2):
+        found = spool(store, tmp_path / "spool")
+        found.add(answer(number, time.time()))
+        found.start()
+        found.stop()
+        end = window_at(time.time(), "hour").end
+        for days in (1, 3):
+            merge(store, "m", "m_predictions", end + timedelta(days=days))
+        assert not store.find(online_folder("m"))
+        assert len(logged(store)) == 2 * number
+
+
 def test_a_torn_file_of_a_killed_server_gives_its_complete_batches(store, tmp_path):
     found = spool(store, tmp_path / "spool")
     for number in (1, 2):

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from airflow_mlops.core.base import Model
-from airflow_mlops.core.calls import Request
+from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.drift.findings import Drift, DriftTests, Freshness, SchemaChange
@@ -217,8 +217,10 @@ class Report(Findings):
         ``docs/report.schema.json`` describes the fields
     :param retraining: the decision about retraining; ``None`` in reports of old versions, which did not store the
         decision
+    :param provenance: the task that checked the window; empty in reports of old versions, which did not store the task
     """
 
     format: int = 1
     verdict: Verdict
     retraining: RetrainingPlan | None = None
+    provenance: Provenance = Provenance()

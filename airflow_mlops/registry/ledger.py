@@ -1,4 +1,4 @@
-"""The ledger, an append-only record of all decisions about a model's champion and of all requests for retraining.
+"""The ledger, an append-only record of all decisions about a model's champion, requests for retraining and acknowledgements.
 
 Each entry is an immutable JSON file in the artifact store. For a model called MODEL::
 
@@ -37,7 +37,7 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.errors import RegistryError, StoreError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.core.windows import UtcDatetime
+from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.data.store import ATTEMPTS, ArtifactStore, pauses
 from airflow_mlops.registry.approval import ApprovalRecord
 from airflow_mlops.registry.verdict import CandidateVerdict, Refit
@@ -75,8 +75,8 @@ def folder_name(name: str) -> str:
 class Decision(Model):
     """A decision about a model's champion, with the facts that it is based on.
 
-    :param decision: kind of decision. ``requested`` means that monitoring requested retraining; ``provenance`` contains
-        the request
+    :param decision: kind of decision. ``requested`` means that monitoring or a user requested retraining; ``provenance``
+        contains the request. ``acknowledged`` means that a user has seen that a window is to be watched
     :param replaced: the champion before the decision; ``None`` if the model had no champion
     :param champion: the champion after the decision; ``None`` if the model has no champion
     :param candidates: metrics and gate results of each candidate
@@ -89,9 +89,10 @@ class Decision(Model):
     :param refit: how the winner was fitted again on all rows, with the judged version; ``None`` if it was not
     :param files: after a promotion, SHA-256 of each file of the new champion, by path; empty in entries of earlier releases
     :param card: after a promotion, SHA-256 of the new champion's model card and verdict, by name of the file
+    :param window: the acknowledged window; ``None`` for other decisions
     """
 
-    decision: Literal["promoted", "refused", "rolled_back", "requested"]
+    decision: Literal["promoted", "refused", "rolled_back", "requested", "acknowledged"]
     replaced: ModelVersionRef | None
     champion: ModelVersionRef | None
     candidates: list[CandidateVerdict] = Field(default_factory=list)
@@ -105,6 +106,7 @@ class Decision(Model):
     refit: Refit | None = None
     files: dict[str, str] = Field(default_factory=dict)
     card: dict[str, str] = Field(default_factory=dict)
+    window: Window | None = None
 
     @property
     def moves(self) -> bool:

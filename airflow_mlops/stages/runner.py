@@ -70,8 +70,11 @@ def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -
         module.assist(spec, context)
         return {}
     if call.step in _TRAINING_STEPS and call.provenance.requests:
+        from airflow_mlops.overview import index
         from airflow_mlops.registry import requests
 
         requests.answer(store, call.provenance)
+        for model in sorted({request.model for request in call.provenance.requests}):
+            index.update(store, model, "decisions")
     result: Result = module.run(spec, context)
     return result.model_dump(mode="json")

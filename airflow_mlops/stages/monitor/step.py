@@ -15,6 +15,7 @@ from airflow_mlops.drift import training_reference
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.models import contracts
 from airflow_mlops.models.contracts import VersionContract
+from airflow_mlops.overview import index
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.verdict import decide
 from airflow_mlops.registry import versions
@@ -76,8 +77,14 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     changes = find_changes([*earlier, findings], spec.policy.false_alarm_rate)
     findings = compose(check, facts, measured, changes)
     planned = request_retraining(findings, earlier, context, recorded)
-    written = Report(**dict(findings), verdict=decide(findings, planned, earlier), retraining=planned)
+    verdict = decide(findings, planned, earlier)
+    # The plan names the request of this window. Those that started the DAG run belong to its training.
+    task = context.provenance.model_copy(update={"requests": []})
+    written = Report(**dict(findings), verdict=verdict, retraining=planned, provenance=task)
     url = report.publish(written, earlier, store)
+    index.update(store, spec.model, "monitoring")
+    if planned.request is not None:
+        index.update(store, spec.model, "decisions")
     for detail in written.verdict.details:
         log.info("%s", detail)
     return report.result(written, url, store)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops import __version__
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.overview import index
 from airflow_mlops.registry.aliases import carry_out, settled_champion
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.integrity import card_hashes
@@ -65,6 +66,7 @@ def run(spec: PromoteSpec, context: StepContext) -> PromoteResult:
         return _unchanged(spec)
     if entry.moves:
         carry_out(client, ledger)
+    index.update(context.store, verdict.model, "decisions")
     return _result(spec, entry, ledger.url(entry.seq))
 
 

@@ -13,6 +13,7 @@ from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import contracts
+from airflow_mlops.overview import index
 from airflow_mlops.registry.aliases import (
     carry_out,
     champion_before,
@@ -80,6 +81,7 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
             summary=f"{now} is already the champion.",
         )
     carry_out(client, ledger)
+    index.update(context.store, spec.model, "decisions")
     assert entry.champion is not None
     assert entry.replaced is not None
     summary = f"Rolled {spec.model} back from v{entry.replaced.version} to v{entry.champion.version}: {entry.reason}"

@@ -23,6 +23,7 @@ from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.models.champion import load_champion
 from airflow_mlops.models.predicted import with_predictions
 from airflow_mlops.models.scorer import Scorer
+from airflow_mlops.overview import index
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.client import connect
 from airflow_mlops.stages.context import StepContext
@@ -70,6 +71,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         privacy=_privacy(spec, context),
     )
     seconds = time.perf_counter() - started
+    index.update(context.store, spec.model, "scoring", manifest.name)
     when = f" of {manifest.window.label}" if manifest.window else ""
     return ScoreResult(
         dataset=manifest.ref,

@@ -1,0 +1,102 @@
+"""Copies of many small files of the artifact store in one object, so that reading all of them takes few requests.
+
+A copy has, for each file, what a reader needs of it and a stamp of the filesystem's metadata. A file whose stamp in a listing
+differs is read again, so a copy is never trusted where it does not agree with the files.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_mlops.core.errors import StoreError
+from airflow_mlops.data.store import ArtifactStore
+
+log = logging.getLogger(__name__)
+
+# Metadata that changes when a file is replaced, on the filesystems that fsspec knows.
+_CHANGING = (
+    "ETag",
+    "etag",
+    "generation",
+    "mtime",
+    "ino",
+    "created",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "size",
+)
+
+
+def stamp(info: Mapping[str, Any]) -> str:
+    """Return a text that changes when a file is replaced.
+
+    :param info: the filesystem's metadata of the file
+    """
+    return " ".join(str(info[name]) for name in _CHANGING if info.get(name) is not None)
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What is known of each file: by key, the stamp of the file and the value made from its content.
+
+    :param read: number of files that were read because the stored copy did not have them
+    """
+
+    values: dict[str, tuple[str, Any]]
+    read: int
+
+
+def read(
+    store: ArtifactStore,
+    listed: Mapping[str, Mapping[str, Any]],
+    make: Callable[[str, bytes], Any],
+    known: Mapping[str, tuple[str, Any]],
+) -> Copy:
+    """Return the value of each listed file. Files that are known with the same stamp are not read.
+
+    :param listed: keys of the files, each with the filesystem's metadata
+    :param make: function that takes the key and the content of a file, and returns its value in JSON
+    :param known: values from an earlier copy
+    :raises StoreError: the store cannot be read
+    """
+    stamps = {key: stamp(info) for key, info in listed.items()}
+    changed = [key for key in listed if key not in known or known[key][0] != stamps[key]]
+    contents = store.read_many(changed)
+    values = {}
+    for key in listed:
+        if key in contents:
+            # The content may be newer than the stamp. Then the next listing shows another stamp.
+            values[key] = (stamps[key], make(key, contents[key]))
+        elif key in known and known[key][0] == stamps[key]:
+            values[key] = known[key]
+    return Copy(values, len(contents))
+
+
+def load(store: ArtifactStore, key: str, version: int) -> dict[str, tuple[str, Any]]:
+    """Read a stored copy. The result is empty if there is none, or if it is damaged or of another version."""
+    try:
+        content = json.loads(gzip.decompress(store.read_bytes(key)))
+        if content["version"] != version:
+            return {}
+        return {str(name): (str(item[0]), item[1]) for name, item in content["files"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        log.warning("The file %s cannot be used (%s). Each file is read.", key, error)
+        return {}
+
+
+def save(store: ArtifactStore, key: str, version: int, values: Mapping[str, tuple[str, Any]]) -> None:
+    """Store a copy. It is never required, so a failure is only logged."""
+    content = json.dumps({"version": version, "files": values}, ensure_ascii=False, allow_nan=False)
+    try:
+        store.write_bytes(key, gzip.compress(content.encode(), compresslevel=5, mtime=0))
+    except StoreError as error:
+        log.warning("The file %s was not written, so reading is slow: %s", key, error)

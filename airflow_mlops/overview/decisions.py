@@ -1,0 +1,162 @@
+"""The decisions about a model, from its ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field, ValidationError
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.overview.facts import (
+    Acknowledgement,
+    CandidateFacts,
+    Chain,
+    Champion,
+    DecisionFacts,
+    OpenRequest,
+    WindowFacts,
+)
+from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.requests import recorded_requests
+from airflow_mlops.registry.verdict import CandidateVerdict
+
+# Number of acknowledgements in a summary. Only that of the last window counts.
+_ACKNOWLEDGEMENTS = 36
+
+
+class AcknowledgedWindow(Model):
+    """An acknowledgement, and its window."""
+
+    window: WindowFacts
+    acknowledgement: Acknowledgement
+
+
+class Standing(Model):
+    """The result of all decisions about a model.
+
+    :param champion: the champion; ``None`` if the model has no champion
+    :param previous: the version that the champion replaced
+    :param request: the open request for retraining; ``None`` without one
+    :param acknowledged: the last acknowledgement of each of the last acknowledged windows
+    :param train: DAGs that promoted, refused or rolled back a version
+    :param monitor: DAGs that requested retraining
+    """
+
+    champion: Champion | None = None
+    previous: int | None = None
+    request: OpenRequest | None = None
+    acknowledged: list[AcknowledgedWindow] = Field(default_factory=list)
+    train: list[str] = Field(default_factory=list)
+    monitor: list[str] = Field(default_factory=list)
+
+
+def read(store: ArtifactStore, model: str) -> tuple[list[Entry], Chain]:
+    """Return the entries of a ledger, oldest first, and the state of its chain of hashes.
+
+    If an entry was changed, removed or inserted, all readable entries are returned.
+
+    :raises StoreError: the store cannot be read
+    """
+    ledger = Ledger(store, model)
+    try:
+        return ledger.entries(), Chain()
+    except RegistryError as error:
+        found = store.read_many(store.keys(ledger.folder))
+        entries = [entry for content in found.values() if (entry := _parse(content)) is not None]
+        return sorted(entries, key=lambda entry: entry.seq), Chain(intact=False, problem=str(error))
+
+
+def _parse(content: bytes) -> Entry | None:
+    try:
+        return Entry.model_validate_json(content)
+    except ValidationError:
+        return None
+
+
+def standing(store: ArtifactStore, model: str, entries: Sequence[Entry]) -> Standing:
+    """Return the result of all decisions.
+
+    :param entries: entries of the ledger, oldest first
+    :raises StoreError: the store cannot be read
+    """
+    moves = [entry for entry in entries if entry.moves]
+    last = moves[-1] if moves else None
+    champion = None
+    if last is not None and last.champion is not None:
+        champion = Champion(version=last.champion.version, since=last.time, by=user_of(last), reason=last.reason)
+    return Standing(
+        champion=champion,
+        previous=last.replaced.version if last is not None and last.replaced is not None else None,
+        request=_open_request(store, model, entries),
+        acknowledged=_acknowledged(entries),
+        train=_dags(entries, {"promoted", "refused", "rolled_back"}),
+        monitor=_dags(entries, {"requested"}),
+    )
+
+
+def _open_request(store: ArtifactStore, model: str, entries: Sequence[Entry]) -> OpenRequest | None:
+    if not any(entry.decision == "requested" for entry in entries):
+        return None
+    opened = [item for item in recorded_requests(store, model, entries) if item.state == "open"]
+    if not opened:
+        return None
+    request, by = opened[-1].request, user_of(entries[opened[-1].seq - 1])
+    return OpenRequest(id=request.id, reason=request.reason, created=request.created, by=by)
+
+
+def _acknowledged(entries: Sequence[Entry]) -> list[AcknowledgedWindow]:
+    found = {
+        entry.window: AcknowledgedWindow(
+            window=WindowFacts.of(entry.window),
+            acknowledgement=Acknowledgement(by=user_of(entry) or "", at=entry.time, note=entry.reason),
+        )
+        for entry in entries
+        if entry.decision == "acknowledged" and entry.window is not None
+    }
+    return list(found.values())[-_ACKNOWLEDGEMENTS:]
+
+
+def _dags(entries: Sequence[Entry], decisions: set[str]) -> list[str]:
+    found = {entry.provenance.dag_id for entry in entries if entry.decision in decisions}
+    return sorted(found - {""})
+
+
+def user_of(entry: Entry) -> str | None:
+    """Return the user who made a decision; ``None`` if no user did."""
+    return (entry.approval.by if entry.approval is not None else "") or entry.provenance.user or None
+
+
+def facts(entry: Entry) -> DecisionFacts:
+    """Return the facts of an entry."""
+    asked = entry.requested if entry.decision == "requested" else None
+    window = entry.window or (asked.window if asked is not None else None)
+    provenance = entry.provenance
+    return DecisionFacts(
+        seq=entry.seq,
+        time=entry.time,
+        decision=entry.decision,
+        champion=entry.champion.version if entry.champion is not None else None,
+        replaced=entry.replaced.version if entry.replaced is not None else None,
+        by=user_of(entry),
+        reason=entry.reason,
+        approval=entry.approval,
+        candidates=[_candidate(item) for item in entry.candidates],
+        window=WindowFacts.of(window) if window is not None else None,
+        dag_id=provenance.dag_id,
+        run_id=provenance.run_id,
+        task_id=provenance.task_id,
+        map_index=provenance.map_index,
+        refit=entry.refit,
+    )
+
+
+def _candidate(found: CandidateVerdict) -> CandidateFacts:
+    return CandidateFacts(
+        version=found.candidate.version,
+        passed=found.passed,
+        reason=found.reason,
+        metrics=found.metrics,
+        gates=found.gates,
+    )

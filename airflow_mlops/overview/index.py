@@ -1,0 +1,142 @@
+"""The index of models: small objects in the artifact store with the newest facts about each model.
+
+For a model called MODEL::
+
+    indexes/models/MODEL/monitoring.json     from the monitoring reports
+    indexes/models/MODEL/decisions.json      from the ledger
+    indexes/models/MODEL/scoring.json        from the predictions MODEL_predictions
+    indexes/models/MODEL/scoring-NAME.json   from the predictions NAME
+    indexes/models.json.gz                   a copy of all of these, with which a page begins
+
+The step that changes a source computes the section of this source from the source, and writes it. The truth stays in the
+ledger, the reports and the predictions: ``airflow mlops index`` writes all sections again. A failing index never fails a
+step.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from pydantic import ValidationError
+
+from airflow_mlops.core.errors import MLOpsError, StoreError
+from airflow_mlops.data.store import ArtifactStore, pauses
+from airflow_mlops.overview import copies, sections, sources
+from airflow_mlops.overview.sections import FOLDER, Kind, Section
+
+log = logging.getLogger(__name__)
+
+SNAPSHOT = "indexes/models.json.gz"
+_VERSION = 1
+# Written after the sections of all models were written once. Stores of earlier releases do not have it.
+_COMPLETE = f"{FOLDER}/complete"
+# More changed sections than this make the next cold start slow.
+_CHANGED = 16
+
+# The sections that this process has read, by URL of the store.
+_known: dict[str, dict[str, tuple[str, Any]]] = {}
+
+
+def update(store: ArtifactStore, model: str, kind: Kind, predictions: str | None = None) -> None:
+    """Compute a section of the index, and write it. An error is only logged.
+
+    Two steps may write the same section at the same time. Each of them looks at the source again after it has written, so the
+    last one to write finds what the other has added.
+
+    :param predictions: name of the datasets of predictions, for ``scoring``; ``MODEL_predictions`` by default
+    """
+    try:
+        for pause in pauses():
+            seen = sections.state(store, model, kind, predictions)
+            _write(store, sections.compute(store, model, kind, predictions), kind, predictions)
+            if sections.state(store, model, kind, predictions) == seen:
+                return
+            time.sleep(pause)
+        log.warning("The index of model %r may be out of date, because other tasks changed it meanwhile.", model)
+    except Exception as error:  # noqa: BLE001 - the step has succeeded
+        log.warning("The index of model %r was not updated, so pages may show older facts: %s", model, error)
+
+
+def _write(store: ArtifactStore, section: Section, kind: Kind, predictions: str | None) -> None:
+    key = sections.key(section.model, kind, predictions)
+    store.write_bytes(key, section.model_dump_json(exclude_none=True).encode())
+
+
+def read(store: ArtifactStore) -> dict[str, list[Section]]:
+    """Read the sections of all models, by name of the model.
+
+    A store without an index, written by an earlier release, is read completely, and gets an index. Damaged sections, and those
+    of another version of this package, are computed again.
+
+    :raises StoreError: the store cannot be read
+    """
+    listed = store.find_info(FOLDER)
+    if _COMPLETE not in listed:
+        rebuild(store)
+        listed = store.find_info(FOLDER)
+    listed = {key: info for key, info in listed.items() if key.endswith(".json") and "/." not in key}
+    # A process that has just started knows nothing.
+    known = _known.get(store.url) or copies.load(store, SNAPSHOT, _VERSION)
+    found = copies.read(store, listed, lambda key, content: content.decode(errors="replace"), known)
+    if found.read > _CHANGED:
+        copies.save(store, SNAPSHOT, _VERSION, found.values)
+    _known[store.url] = found.values
+    models: dict[str, list[Section]] = {}
+    for key, (_, content) in found.values.items():
+        if (section := _parsed(store, key, content)) is not None:
+            models.setdefault(section.model, []).append(section)
+    return models
+
+
+def _parsed(store: ArtifactStore, key: str, content: str) -> Section | None:
+    try:
+        return Section.model_validate_json(content)
+    except ValidationError:
+        return _repaired(store, key)
+
+
+def _repaired(store: ArtifactStore, key: str) -> Section | None:
+    model = sections.model_of(key)
+    found = sections.kind_of(key)
+    if found is None:
+        return None
+    log.warning("The section %s of the index cannot be read. It is computed again.", key)
+    try:
+        section = sections.compute(store, model, *found)
+    except MLOpsError as error:
+        return Section(model=model, problem=str(error))
+    update(store, model, *found)
+    return section
+
+
+def scorings(store: ArtifactStore, model: str) -> list[Section]:
+    """Return the sections of a model about its predictions.
+
+    :raises StoreError: the store cannot be read
+    """
+    folder = sections.key(model, "scoring").rpartition("/")[0]
+    keys = [key for key in store.keys(folder) if (found := sections.kind_of(key)) and found[0] == "scoring"]
+    if not keys:
+        section = sections.compute(store, model, "scoring")
+        return [section] if section.scoring is not None else []
+    parsed = (_parsed(store, key, content.decode(errors="replace")) for key, content in store.read_many(keys).items())
+    return [section for section in parsed if section is not None]
+
+
+def rebuild(store: ArtifactStore) -> list[str]:
+    """Compute the sections of all models from the ledger, the reports and the predictions, and write them.
+
+    :return: the names of the models
+    :raises StoreError: the store cannot be read
+    """
+    models: set[str] = set()
+    for model, kind, predictions in sources.find(store):
+        models.add(model)
+        update(store, model, kind, predictions)
+    try:
+        store.write_bytes(_COMPLETE, b"")
+    except StoreError as error:
+        log.warning("The index was not completed, so the next reader builds it again: %s", error)
+    return sorted(models)

@@ -1,0 +1,107 @@
+"""All models in the artifact store, and all facts about one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
+from typing import TypeVar
+
+from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.overview import decisions, index, monitoring
+from airflow_mlops.overview.facts import Chain, ModelDags, ModelFacts, Models, Monitoring, Overview, Point, WindowFacts
+from airflow_mlops.overview.monitoring import Monitored
+from airflow_mlops.overview.sections import Section
+from airflow_mlops.registry.ledger import Entry
+
+T = TypeVar("T")
+_FIRST = datetime.min.replace(tzinfo=timezone.utc)
+
+
+def models(store: ArtifactStore) -> Models:
+    """Return the newest facts about each model, by name. What cannot be read is named in ``problems``.
+
+    Owner, tags and the request for approval are in Airflow's database, so they are left out.
+    """
+    problems: list[str] = []
+    nothing: dict[str, list[Section]] = {}
+    found = _tried(lambda: index.read(store), nothing, problems)
+    return Models(models=[_overview(name, found[name]) for name in sorted(found)], problems=problems)
+
+
+def model(store: ArtifactStore, name: str) -> ModelFacts | None:
+    """Return all facts about a model; ``None`` if the store has nothing about it.
+
+    What cannot be read is named in ``problems``. Owner, tags and the request for approval are in Airflow's database, so they
+    are left out.
+    """
+    problems: list[str] = []
+    windows: list[Point] = _tried(lambda: monitoring.points(store, name), [], problems)
+    nothing: tuple[list[Entry], Chain] = [], Chain()
+    entries, chain = _tried(lambda: decisions.read(store, name), nothing, problems)
+    sections: list[Section] = _tried(lambda: index.scorings(store, name), [], problems)
+    if not (windows or entries or sections or problems):
+        return None
+    stand = _tried(lambda: decisions.standing(store, name, entries), None, problems)
+    details: list[str] = _tried(lambda: monitoring.details(store, windows), [], problems)
+    fresh = [
+        Section(model=name, monitoring=monitoring.monitored(windows)),
+        Section(model=name, decisions=stand, problem=chain.problem),
+    ]
+    overview = _overview(name, [*fresh, *sections], problems)
+    return ModelFacts(
+        **dict(overview),
+        details=details,
+        windows=windows,
+        decisions=[decisions.facts(entry) for entry in reversed(entries)],
+        chain=chain,
+    )
+
+
+def _tried(read: Callable[[], T], otherwise: T, problems: list[str]) -> T:
+    """Return what ``read`` returns, or ``otherwise`` if it fails. The error is added to ``problems``, once."""
+    try:
+        return read()
+    except MLOpsError as error:
+        if str(error) not in problems:
+            problems.append(str(error))
+        return otherwise
+
+
+def _overview(name: str, sections: Sequence[Section], problems: Sequence[str] = ()) -> Overview:
+    """Combine the sections of a model."""
+    monitored = next((item.monitoring for item in sections if item.monitoring is not None), Monitored())
+    stand = next((item.decisions for item in sections if item.decisions is not None), decisions.Standing())
+    scored = [item.scoring for item in sections if item.scoring is not None]
+    last = max(
+        scored,
+        key=lambda item: (_end(item.last.window), item.last.scored_at),
+        default=None,
+    )
+    return Overview(
+        name=name,
+        dags=ModelDags(
+            train=stand.train,
+            score=sorted({item.dag_id for item in scored} - {""}),
+            monitor=sorted({*stand.monitor, *monitored.dags}),
+        ),
+        champion=stand.champion,
+        previous=stand.previous,
+        monitoring=_acknowledged(monitored.last, stand),
+        scoring=last.last if last is not None else None,
+        labels_until=monitored.labels_until,
+        request=stand.request,
+        problems=[*problems, *(item.problem for item in sections if item.problem is not None)],
+    )
+
+
+def _end(window: WindowFacts | None) -> datetime:
+    return window.end if window is not None else _FIRST
+
+
+def _acknowledged(last: Monitoring | None, stand: decisions.Standing) -> Monitoring | None:
+    """Add the acknowledgement of the last window. It counts while the verdict is ``watch``."""
+    if last is None or last.verdict != "watch":
+        return last
+    found = next((item for item in reversed(stand.acknowledged) if item.window == last.window), None)
+    return last.model_copy(update={"acknowledged": found.acknowledgement}) if found is not None else last

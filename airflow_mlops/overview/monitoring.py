@@ -1,0 +1,180 @@
+"""The monitored windows of a model.
+
+A copy of the few numbers of each report, so that a model with a long history is read with few requests, is stored as
+``indexes/monitoring/MODEL.json.gz`` (:mod:`airflow_mlops.overview.copies`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field, ValidationError
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.calls import Provenance
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.overview import copies
+from airflow_mlops.overview.facts import TREND, Level, Monitoring, Point, TaskFacts, TrendPoint, WindowFacts
+from airflow_mlops.performance.findings import Performance
+from airflow_mlops.policy import archive
+from airflow_mlops.policy.findings import Report
+from airflow_mlops.registry.ledger import folder_name
+
+# Version of the points in a stored copy.
+_VERSION = 1
+# Number of reports without a stored copy of their points.
+_FEW = 3
+
+
+class Monitored(Model):
+    """The newest facts from the monitored windows of a model.
+
+    :param last: the last window and the trend; ``None`` without a window
+    :param labels_until: end of the last window in which predictions have labels
+    :param dags: DAGs that checked the windows of the trend
+    """
+
+    last: Monitoring | None = None
+    labels_until: datetime | None = None
+    dags: list[str] = Field(default_factory=list)
+
+
+def points(store: ArtifactStore, model: str) -> list[Point]:
+    """Return the monitored windows of a model, ordered by time. Unreadable reports are left out.
+
+    :raises StoreError: the store cannot be read
+    """
+    key = f"indexes/monitoring/{folder_name(model)}.json.gz"
+    listed = archive.all_info(store, model)
+    # Reading a few reports takes fewer requests than reading and writing the copy of their points.
+    known = _valid(copies.load(store, key, _VERSION)) if len(listed) > _FEW else {}
+    found = copies.read(store, listed, _content, known)
+    if len(listed) > _FEW and (found.read or known.keys() - listed.keys()):
+        copies.save(store, key, _VERSION, found.values)
+    made = [Point.model_validate(value) for _, value in found.values.values() if value is not None]
+    return sorted(made, key=lambda point: (point.window.start, point.window.end))
+
+
+def _valid(known: dict[str, tuple[str, Any]]) -> dict[str, tuple[str, Any]]:
+    """Return the stored points that this version of the package can read."""
+    try:
+        for _, value in known.values():
+            if value is not None:
+                Point.model_validate(value)
+    except ValidationError:
+        return {}
+    return known
+
+
+def _content(key: str, content: bytes) -> Any:
+    point = parse(key, content)
+    return point.model_dump(mode="json", exclude_defaults=True) if point is not None else None
+
+
+def parse(key: str, content: bytes) -> Point | None:
+    """Return a report in a few numbers; ``None`` if the report has an incompatible format.
+
+    :param key: store key of the report
+    """
+    try:
+        report = Report.model_validate_json(content)
+    except ValidationError:
+        return None
+    measured = report.performance or report.estimated
+    return Point(
+        window=WindowFacts.of(report.window),
+        verdict=report.verdict.decision,
+        headline=report.verdict.headline or report.verdict.reason,
+        checked=report.created,
+        version=report.scored_by.version if report.scored_by is not None else None,
+        rows=report.rows,
+        labelled=report.labelled,
+        coverage=report.coverage,
+        metric=measured.metric if measured is not None else None,
+        greater_is_better=measured.higher_is_better if measured is not None else None,
+        realised=_level(report.performance),
+        estimated=_level(report.estimated),
+        requested=report.verdict.decision == "retrain",
+        report=archive.page(key),
+        task=task_of(report.provenance),
+    )
+
+
+def _level(found: Performance | None) -> Level | None:
+    if found is None:
+        return None
+    return Level(value=found.value, low=found.low, high=found.high, reference=found.reference)
+
+
+def task_of(provenance: Provenance) -> TaskFacts | None:
+    """Return the task of a step; ``None`` if no Airflow task ran the step."""
+    if not provenance.dag_id:
+        return None
+    return TaskFacts(
+        dag_id=provenance.dag_id,
+        run_id=provenance.run_id,
+        task_id=provenance.task_id,
+        map_index=provenance.map_index,
+    )
+
+
+def monitored(windows: Sequence[Point]) -> Monitored:
+    """Return the newest facts from the monitored windows.
+
+    :param windows: the monitored windows, ordered by time
+    """
+    shown = windows[-TREND:]
+    return Monitored(
+        last=_summary(windows),
+        labels_until=max((point.window.end for point in windows if point.labelled), default=None),
+        dags=sorted({point.task.dag_id for point in shown if point.task is not None}),
+    )
+
+
+def _summary(windows: Sequence[Point]) -> Monitoring | None:
+    """Return the last window and the trend; ``None`` without a window."""
+    if not windows:
+        return None
+    last = latest(windows)
+    assert last is not None
+    shown = windows[-TREND:]
+    measured = next((point for point in reversed(shown) if point.metric is not None), last)
+    return Monitoring(
+        window=last.window,
+        checked=last.checked,
+        verdict=last.verdict,
+        headline=last.headline,
+        metric=measured.metric,
+        greater_is_better=measured.greater_is_better,
+        coverage=last.coverage,
+        trend=[_trend(point, measured.metric) for point in shown],
+    )
+
+
+def _trend(point: Point, metric: str | None) -> TrendPoint:
+    same = point.metric == metric
+    return TrendPoint(
+        window=point.window,
+        value=point.realised.value if same and point.realised is not None else None,
+        estimated=point.estimated.value if same and point.estimated is not None else None,
+        verdict=point.verdict,
+    )
+
+
+def latest(windows: Sequence[Point]) -> Point | None:
+    """Return the window that ends last; ``None`` without a window."""
+    return max(windows, key=lambda point: point.window.end, default=None)
+
+
+def details(store: ArtifactStore, windows: Sequence[Point]) -> list[str]:
+    """Return the facts behind the verdict on the last window, one sentence each.
+
+    :raises StoreError: the store cannot be read
+    """
+    last = latest(windows)
+    if last is None:
+        return []
+    found = archive.read(store, f"{last.report.removesuffix('.html')}.json")
+    return found.verdict.details if found is not None else []

@@ -1,0 +1,209 @@
+"""The index of models agrees with the ledger, the reports and the predictions, whoever wrote them."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.calls import Provenance
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import DatasetWriter
+from airflow_mlops.data.prediction_log import slot
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.overview import index, models, monitoring, sections
+from airflow_mlops.registry.ledger import Decision, Ledger
+from tests.support import reports
+
+MONTHS = [f"2013-{month:02}" for month in range(1, 13)]
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+    index._known.clear()
+    if request.param == "file":
+        return ArtifactStore(tmp_path.as_uri())
+    return ArtifactStore(f"memory://index-{tmp_path.name}")
+
+
+def version(number: int, model: str = "delays") -> ModelVersionRef:
+    return ModelVersionRef(model=model, version=number, run_id="")
+
+
+def promote(store: ArtifactStore, number: int, model: str = "delays", **fields: object) -> None:
+    ledger = Ledger(store, model)
+    old = version(number - 1, model) if number > 1 else None
+    provenance = Provenance(dag_id="train", run_id="r", task_id="promote", user="ann")
+    decision = Decision(
+        **{
+            "decision": "promoted",
+            "replaced": old,
+            "champion": version(number, model),
+            "reason": f"v{number} is better.",
+            "provenance": provenance,
+            **fields,
+        }
+    )
+    ledger.record(f"{model}-{number}-{decision.decision}", lambda _: decision)
+
+
+def score(
+    store: ArtifactStore, window: str, number: int = 1, name: str = "delays_predictions", model: str = "delays"
+) -> None:
+    span = Window.model_validate(window)
+    with DatasetWriter(store, name) as writer:
+        writer.write(pa.table({"x": [1.0, 2.0]}))
+        writer.commit(
+            window=span,
+            details={"model": model, "model_version": number},
+            provenance=Provenance(dag_id="score", run_id="r", task_id="t"),
+            slots=[slot(version(number, model), span, [], None)],
+        )
+
+
+def by_name(store: ArtifactStore) -> dict[str, object]:
+    found = models.models(store)
+    assert found.problems == []
+    return {item.name: item for item in found.models}
+
+
+def test_a_store_of_an_earlier_release_shows_its_models(store: ArtifactStore) -> None:
+    promote(store, 1)
+    promote(store, 2)
+    for month in MONTHS[:3]:
+        reports.publish(store, month)
+    reports.publish(store, "2013-01", "watch", model="other")
+    score(store, "2013-03", 2)
+    score(store, "2013-04", 1, name="elsewhere", model="third")
+    found = by_name(store)
+    assert set(found) == {"delays", "other", "third"}
+    delays = found["delays"]
+    assert (delays.champion.version, delays.champion.by, delays.previous) == (2, "ann", 1)
+    assert [point.window.label for point in delays.monitoring.trend] == MONTHS[:3]
+    assert (delays.scoring.window.label, delays.scoring.version, delays.scoring.rows) == ("2013-03", 2, 2)
+    assert (delays.dags.train, delays.dags.score) == (["train"], ["score"])
+    assert found["other"].monitoring.verdict == "watch"
+    assert found["third"].scoring.window.label == "2013-04"
+
+
+def test_an_update_shows_what_was_added(store: ArtifactStore) -> None:
+    assert by_name(store) == {}
+    promote(store, 1)
+    index.update(store, "delays", "decisions")
+    assert by_name(store)["delays"].champion.version == 1
+    promote(store, 2)
+    assert by_name(store)["delays"].champion.version == 1
+    index.update(store, "delays", "decisions")
+    assert by_name(store)["delays"].champion.version == 2
+
+
+def test_all_sections_equal_the_truth_after_concurrent_writers(store: ArtifactStore) -> None:
+    by_name(store)
+
+    def check(month: str) -> None:
+        reports.publish(store, month)
+        index.update(store, "delays", "monitoring")
+
+    threads = [threading.Thread(target=check, args=(month,)) for month in MONTHS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    trend = by_name(store)["delays"].monitoring.trend
+    assert [point.window.label for point in trend] == MONTHS
+
+
+def test_the_last_of_two_writers_repairs_the_section(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other writer writes its truth and its section between this writer's reading and writing."""
+    by_name(store)
+    promote(store, 1)
+    write, other = index._write, []
+
+    def delayed(*arguments: object) -> None:
+        if not other:
+            other.append(True)
+            promote(store, 2)
+            index.update(store, "delays", "decisions")
+        write(*arguments)
+
+    monkeypatch.setattr(index, "_write", delayed)
+    index.update(store, "delays", "decisions")
+    assert by_name(store)["delays"].champion.version == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"model": "delays", "new_field": 1}', b"\xff\xfe"])
+def test_a_damaged_section_is_computed_again(store: ArtifactStore, content: bytes) -> None:
+    promote(store, 1)
+    by_name(store)
+    key = sections.key("delays", "decisions")
+    store.write_bytes(key, content)
+    assert by_name(store)["delays"].champion.version == 1
+    assert b'"version":1' in store.read_bytes(key)
+
+
+@pytest.mark.parametrize("content", [b"", b"no gzip"])
+def test_a_damaged_copy_is_not_used(store: ArtifactStore, content: bytes) -> None:
+    for month in MONTHS:
+        reports.publish(store, month)
+    expected = monitoring.points(store, "delays")
+    store.write_bytes("indexes/monitoring/delays.json.gz", content)
+    store.write_bytes(index.SNAPSHOT, content)
+    assert monitoring.points(store, "delays") == expected
+    assert len(expected) == 12
+    assert by_name(store)["delays"].monitoring.window.label == "2013-12"
+
+
+def test_a_replaced_or_deleted_report_is_noticed(store: ArtifactStore) -> None:
+    keys = [reports.publish(store, month) for month in MONTHS]
+    monitoring.points(store, "delays")
+    reports.publish(store, "2013-05", "retrain")
+    store.delete(keys[0])
+    found = monitoring.points(store, "delays")
+    assert [point.window.label for point in found] == MONTHS[1:]
+    assert [point.window.label for point in found if point.verdict == "retrain"] == ["2013-05"]
+
+
+def test_a_failing_index_fails_no_step(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "_write", lambda *_: 1 / 0)
+    promote(store, 1)
+    index.update(store, "delays", "decisions")
+
+
+def test_an_acknowledgement_counts_for_its_window_while_it_is_watched(store: ArtifactStore) -> None:
+    reports.publish(store, "2013-01", "watch")
+    window = Window.model_validate("2013-01")
+    promote(store, 1, decision="acknowledged", champion=None, reason="It was a storm.", window=window)
+    assert models.model(store, "delays").monitoring.acknowledged.note == "It was a storm."
+    reports.publish(store, "2013-01", "retrain")
+    assert models.model(store, "delays").monitoring.acknowledged is None
+    reports.publish(store, "2013-02", "watch")
+    assert models.model(store, "delays").monitoring.acknowledged is None
+
+
+def test_a_changed_ledger_is_a_problem_and_the_rest_is_shown(store: ArtifactStore) -> None:
+    promote(store, 1)
+    promote(store, 2)
+    reports.publish(store, "2013-01")
+    key = "ledger/delays/00000001.json"
+    store.write_bytes(key, store.read_bytes(key).replace(b"better", b"worse"))
+    found = models.model(store, "delays")
+    assert not found.chain.intact
+    assert "entry 1" in found.chain.problem
+    assert [item.seq for item in found.decisions] == [2, 1]
+    assert found.monitoring is not None
+    assert found.problems == [found.chain.problem]
+
+
+def test_an_unknown_model_is_none(store: ArtifactStore) -> None:
+    assert models.model(store, "delays") is None
+
+
+def test_times_are_utc(store: ArtifactStore) -> None:
+    reports.publish(store, "2013-01")
+    last = models.model(store, "delays").monitoring
+    assert last.window.start == datetime(2013, 1, 1, tzinfo=timezone.utc)
+    assert '"start":"2013-01-01T00:00:00Z"' in last.model_dump_json()

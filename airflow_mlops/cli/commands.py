@@ -19,8 +19,7 @@ from airflow.cli.simple_table import AirflowConsole
 from airflow.utils.cli import action_cli, suppress_logs_and_warning
 from airflow.utils.platform import getuser
 
-from airflow_mlops import __version__
-from airflow_mlops.cli import server
+from airflow_mlops import __version__, server
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Provenance, Spec, StepCall
 from airflow_mlops.core.connections import environment_name, to_json

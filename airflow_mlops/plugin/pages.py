@@ -14,6 +14,7 @@ from fastapi import Depends, FastAPI, HTTPException, Path, Response
 
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.plugin.api.app import app as api
 from airflow_mlops.settings import default_store
 
 _CDN = " ".join(
@@ -47,6 +48,7 @@ _POLICIES = {
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG)
 
 app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_url=None)
+app.mount("/api", api)
 
 
 @app.get("/artifacts/{key:path}", dependencies=[Depends(requires_access_asset(method="GET"))])

@@ -1,0 +1,1 @@
+"""The JSON API under ``/mlops/api``, which the pages in Airflow use."""

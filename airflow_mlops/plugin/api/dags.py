@@ -1,0 +1,93 @@
+"""What Airflow's database has about the DAGs of models: owners, tags, and requests for approval."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from airflow.utils.session import create_session
+
+from airflow_mlops.overview.facts import Overview, PendingApproval
+from airflow_mlops.plugin.api.access import Access
+
+# The subject of a request for approval, see airflow_mlops.operators.approval.
+_SUBJECT = re.compile(r"Promote (.+) v\d+\?", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class DagFacts:
+    """Owners and tags of a DAG."""
+
+    owners: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
+
+
+def complete(found: list[Overview], access: Access) -> list[Overview]:
+    """Add to each model the owner and the tags of its DAGs, the request for approval, and the rights of the user."""
+    ids = {dag_id for item in found for dag_id in item.dags.ids() & access.readable}
+    known = _dags(ids)
+    approvals = pending(access.readable)
+    return [_completed(item, known, approvals.get(item.name), access) for item in found]
+
+
+def _completed(
+    found: Overview, known: dict[str, DagFacts], approval: PendingApproval | None, access: Access
+) -> Overview:
+    dags = [known[dag_id] for dag_id in sorted(found.dags.ids()) if dag_id in known]
+    owners = sorted({owner for dag in dags for owner in dag.owners})
+    return found.model_copy(
+        update={
+            "owner": ", ".join(owners) or None,
+            "tags": sorted({tag for dag in dags for tag in dag.tags}),
+            "approval": approval,
+            "can_act": access.acts(found.dags),
+        }
+    )
+
+
+def _dags(ids: Collection[str]) -> dict[str, DagFacts]:
+    from airflow.models.dag import DagModel, DagTag
+    from sqlalchemy import select
+
+    found: dict[str, DagFacts] = {}
+    if not ids:
+        return found
+    with create_session() as session:
+        for dag_id, owners in session.execute(select(DagModel.dag_id, DagModel.owners).where(DagModel.dag_id.in_(ids))):
+            found[dag_id] = DagFacts([owner.strip() for owner in (owners or "").split(",") if owner.strip()])
+        for dag_id, tag in session.execute(select(DagTag.dag_id, DagTag.name).where(DagTag.dag_id.in_(ids))):
+            found[dag_id].tags.append(tag)
+    return found
+
+
+def pending(readable: Collection[str]) -> dict[str, PendingApproval]:
+    """Return the newest request for approval of a promotion that waits for an answer, by name of the model.
+
+    :param readable: ids of the DAGs that the user may read. Requests of other DAGs are left out
+    """
+    from airflow.models.hitl import HITLDetail
+    from airflow.models.taskinstance import TaskInstance
+    from sqlalchemy import select
+
+    found = {}
+    with create_session() as session:
+        rows = session.execute(
+            select(
+                TaskInstance.dag_id,
+                TaskInstance.run_id,
+                TaskInstance.task_id,
+                TaskInstance.map_index,
+                HITLDetail.subject,
+            )
+            .join(HITLDetail, HITLDetail.ti_id == TaskInstance.id)
+            .where(HITLDetail.responded_at.is_(None), TaskInstance.state.in_(("awaiting_input", "deferred")))
+            .order_by(HITLDetail.created_at)
+        )
+        for dag_id, run_id, task_id, map_index, subject in rows:
+            match = _SUBJECT.fullmatch(subject or "")
+            if match is not None and dag_id in readable:
+                found[match.group(1)] = PendingApproval(
+                    dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index, subject=subject
+                )
+    return found

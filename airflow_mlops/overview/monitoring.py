@@ -176,5 +176,10 @@ def details(store: ArtifactStore, windows: Sequence[Point]) -> list[str]:
     last = latest(windows)
     if last is None:
         return []
-    found = archive.read(store, f"{last.report.removesuffix('.html')}.json")
+    found = archive.read(store, report_key(last))
     return found.verdict.details if found is not None else []
+
+
+def report_key(point: Point) -> str:
+    """Return the store key of the report on a window."""
+    return f"{point.report.removesuffix('.html')}.json"

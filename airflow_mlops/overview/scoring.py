@@ -40,7 +40,7 @@ def last_scoring(store: ArtifactStore, model: str, name: str) -> LastScoring | N
     :raises StoreError: the store cannot be read
     :raises DatasetCorruptError: a slot or a manifest is damaged
     """
-    found = [manifest for manifest in _newest(store, model, name) if manifest.details.get("model") == model]
+    found = [manifest for manifest in newest(store, model, name) if manifest.details.get("model") == model]
     if not found:
         return None
     last = max(found, key=lambda item: (item.window.end if item.window is not None else _FIRST, item.created))
@@ -56,7 +56,7 @@ def last_scoring(store: ArtifactStore, model: str, name: str) -> LastScoring | N
     )
 
 
-def _newest(store: ArtifactStore, model: str, name: str) -> list[Manifest]:
+def newest(store: ArtifactStore, model: str, name: str) -> list[Manifest]:
     """Return the manifests of the current predictions of the last window, or of those without a window."""
     keys = {key: window_of(key) for key in slots_of(store, name).find() if model_of(key) == model}
     last = max((window.end for window in keys.values() if window is not None), default=None)

@@ -133,3 +133,122 @@ def test_a_store_that_cannot_be_read_is_a_problem(app: Any, monkeypatch: pytest.
 def test_the_description_names_every_route(app: Any) -> None:
     paths = client(app, "viewer").get("/mlops/api/openapi.json").json()["paths"]
     assert {"/models", "/models/{name}", "/dags/{dag_id}"} <= set(paths)
+
+
+def test_drift_is_ranked_and_shows_the_distributions_of_a_cell(app: Any, store: ArtifactStore) -> None:
+    from airflow_mlops.drift.findings import Bin, Drift
+
+    def drift(column: str, effect: float, importance: float, drifted: bool = True) -> Drift:
+        bins = [Bin(label=SCRIPT, reference=0.4, current=0.6)]
+        return Drift(column=column, kind="numeric", effect=effect, importance=importance, drifted=drifted, bins=bins)
+
+    promote(store, 1)
+    for month, features in {
+        "2013-01": [drift("small", 0.9, 0.01), drift("large", 0.5, 0.5)],
+        "2013-02": [drift("large", 0.4, 0.5), drift("calm/x", 0.3, 0.9, drifted=False)],
+    }.items():
+        key = reports.publish(store, month)
+        content = store.read_json(key)
+        content["features"] = [item.model_dump(mode="json") for item in features]
+        store.write_json(key, content)
+    viewer = client(app, "viewer")
+    found = viewer.get("/mlops/api/models/delays/drift").json()
+    assert [item["column"] for item in found["features"]] == ["large", "small", "calm/x"]
+    assert [window["label"] for window in found["windows"]] == ["2013-01", "2013-02"]
+    assert [[cell and cell["effect"] for cell in row] for row in found["cells"]] == [
+        [0.5, 0.4],
+        [0.9, None],
+        [None, 0.3],
+    ]
+    first = viewer.get("/mlops/api/models/delays/drift?features=1&windows=1").json()
+    assert (len(first["features"]), len(first["windows"])) == (1, 1)
+    ends = {"start": found["windows"][1]["start"], "end": found["windows"][1]["end"]}
+    cell = viewer.get("/mlops/api/models/delays/drift/calm%2Fx", params=ends).json()
+    assert (cell["column"], cell["bins"]) == ("calm/x", [{"label": SCRIPT, "reference": 0.4, "current": 0.6}])
+    assert viewer.get("/mlops/api/models/delays/drift/none", params=ends).status_code == 404
+    wrong = viewer.get("/mlops/api/models/delays/drift/large", params={"start": ends["end"], "end": ends["start"]})
+    assert wrong.status_code == 422
+
+
+def test_versions_without_mlflow_are_those_of_the_ledger(app: Any, store: ArtifactStore) -> None:
+    from airflow_mlops.registry.verdict import CandidateVerdict, GateResult
+    from tests.unit.overview.test_index import version
+
+    gates = [
+        GateResult(
+            gate="roc_auc at least 0.6", measured=0.7, asked=0.6, passed=True, explanation="", low=0.65, high=0.75
+        )
+    ]
+    metrics = {"roc_auc": 0.7, "log_loss": 0.5}
+    verdict = CandidateVerdict(candidate=version(1), metrics=metrics, gates=gates, passed=True)
+    promote(store, 1, candidates=[verdict])
+    found = client(app, "viewer").get("/mlops/api/models/delays/versions").json()
+    [one] = found["versions"]
+    assert (one["version"], one["champion"]) == (1, True)
+    assert one["metrics"]["roc_auc"] == {"value": 0.7, "low": 0.65, "high": 0.75}
+    assert one["metrics"]["log_loss"]["low"] is None
+    assert len(found["problems"]) == 1
+
+
+def test_the_result_of_a_task_is_for_those_who_read_its_dag(app: Any, store: ArtifactStore) -> None:
+    store.write_json("results/train/run%2E1/check/-1/a-1.json", {"summary": "Old.", "promoted": False, "winner": None})
+    store.write_json(
+        "results/train/run%2E1/check/-1/b-1.json",
+        {"summary": "Healthy.", "decision": "healthy", "report_url": "", "superseded": False, "model": "delays"},
+    )
+    import os
+    from pathlib import Path
+
+    os.utime(Path(store.path("results/train/run%2E1/check/-1/a-1.json")), (1, 1))
+    viewer = client(app, "viewer")
+    found = viewer.get("/mlops/api/tasks/train/run.1/check/-1").json()
+    assert (found["kind"], found["model"], found["summary"]) == ("monitor", "delays", "Healthy.")
+    assert viewer.get("/mlops/api/tasks/train/run.1/other/-1").status_code == 404
+    store.write_json("results/hidden/r/check/-1/a-1.json", {"summary": "Private."})
+    assert viewer.get("/mlops/api/tasks/hidden/r/check/-1").status_code == 404
+
+
+def test_data_has_the_windows_and_the_way_to_the_predictions(app: Any, store: ArtifactStore) -> None:
+    import pyarrow as pa
+
+    from airflow_mlops.core.windows import Window
+    from airflow_mlops.data.datasets import DatasetWriter
+    from airflow_mlops.data.prediction_log import slot
+    from airflow_mlops.registry.ledger import Origin
+    from tests.unit.overview.test_index import version
+
+    def write(name: str, window: str | None, rows: int, **more: Any) -> Any:
+        with DatasetWriter(store, name) as writer:
+            writer.write(pa.table({"x": [float(number) for number in range(rows)]}))
+            span = Window.model_validate(window) if window else None
+            return writer.commit(window=span, **more)[0]
+
+    write("raw", "2013-01", 5)
+    raw = write("raw", "2013-01", 3)
+    write("raw", "2013-03", 4)
+    write("raw_quarantine", "2013-01", 2)
+    training = write("training", None, 7, parents=[raw.ref])
+    span = Window.model_validate("2013-04")
+    scored = write(
+        "delays_predictions",
+        "2013-04",
+        2,
+        parents=[raw.ref],
+        details={"model": "delays", "model_version": 1},
+        slots=[slot(version(1), span, [], None)],
+    )
+    promote(store, 1, dataset_name="training", dataset_id=training.id, origins=[Origin(version=1, dataset=training.id)])
+    found = client(app, "viewer").get("/mlops/api/models/delays/data").json()
+    edges = {tuple(edge) for edge in found["lineage"]["edges"]}
+    assert edges == {
+        (raw.id, training.id),
+        (training.id, "delays v1"),
+        ("delays v1", scored.id),
+        (raw.id, scored.id),
+    }
+    calendar = {item["name"]: item for item in found["datasets"]}["raw"]
+    days = [
+        (item["window"]["label"], item["rows"], item["quarantined"], item["replaced"]) for item in calendar["windows"]
+    ]
+    assert days == [("2013-01", 3, 2, 1), ("2013-03", 4, 0, 0)]
+    assert [item["label"] for item in calendar["missing"]] == ["2013-02"]

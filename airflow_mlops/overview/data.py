@@ -1,0 +1,227 @@
+"""The data of a model: the windows of the datasets that it reads, and the way from raw data to the model and predictions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.windows import Window, missing
+from airflow_mlops.data.datasets.manifest import manifest_key, manifests_folder
+from airflow_mlops.data.datasets.pointers import windows_of
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.timeline import window_of
+from airflow_mlops.overview import copies, scoring
+from airflow_mlops.overview.facts import WindowFacts
+from airflow_mlops.overview.scoring import LastScoring
+from airflow_mlops.registry.ledger import Entry
+
+_VERSION = 1
+# Largest number of datasets in the graph.
+_NODES = 200
+# A parent is looked for under at most so many names.
+_NAMES = 64
+
+
+class DataWindow(Model):
+    """The current dataset of a window.
+
+    :param id: id of the dataset
+    :param rows: number of rows; ``None`` if its manifest cannot be read
+    :param quarantined: number of rows of the window that validation has set apart
+    :param replaced: number of earlier datasets of the same window
+    """
+
+    window: WindowFacts
+    id: str
+    rows: int | None
+    quarantined: int = 0
+    replaced: int = 0
+
+
+class DatasetWindows(Model):
+    """The windows of the datasets of one name, ordered by time.
+
+    :param missing: parts between the first and the last window that no window covers
+    """
+
+    name: str
+    windows: list[DataWindow]
+    missing: list[WindowFacts] = Field(default_factory=list)
+
+
+class Node(Model):
+    """A dataset, a model version, or predictions.
+
+    :param id: id of the dataset, or name and number of the version
+    """
+
+    id: str
+    kind: Literal["dataset", "model", "predictions"]
+    name: str
+    label: str
+
+
+class Lineage(Model):
+    """A graph from raw data to the model and its predictions. An edge leads from a source to what was made of it."""
+
+    nodes: list[Node] = Field(default_factory=list)
+    edges: list[tuple[str, str]] = Field(default_factory=list)
+
+
+class ModelData(Model):
+    """The data of a model."""
+
+    datasets: list[DatasetWindows] = Field(default_factory=list)
+    lineage: Lineage = Lineage()
+
+
+def model_data(store: ArtifactStore, model: str, entries: Sequence[Entry], scored: Sequence[LastScoring]) -> ModelData:
+    """Return the data of the champion and of the last predictions.
+
+    :param entries: entries of the ledger, oldest first
+    :param scored: the last scorings of the model
+    :raises StoreError: the store cannot be read
+    """
+    graph = _Graph(store)
+    promoted = next((entry for entry in reversed(entries) if entry.decision == "promoted" and entry.champion), None)
+    moved = next((entry for entry in reversed(entries) if entry.moves), None)
+    champion = moved.champion if moved is not None else None
+    if champion is not None:
+        own = next((e for e in reversed(entries) if e.promotes(champion.version)), promoted)
+        graph.add(Node(id=str(champion), kind="model", name=model, label=f"v{champion.version}"))
+        trained = (
+            next((o.dataset for o in own.origins if o.version == champion.version and o.dataset), None) if own else None
+        )
+        if own is not None and (trained or own.dataset_id):
+            graph.walk(str(trained or own.dataset_id), str(champion), [own.dataset_name or ""])
+    for item in scored:
+        for manifest in scoring.newest(store, model, item.name):
+            version = f"{model} v{manifest.details.get('model_version')}"
+            label = manifest.window.label if manifest.window is not None else manifest.id[:12]
+            graph.add(Node(id=manifest.id, kind="predictions", name=item.name, label=label))
+            graph.add(Node(id=version, kind="model", name=model, label=version.removeprefix(f"{model} ")))
+            graph.edges.append((version, manifest.id))
+            for parent in manifest.parents:
+                graph.walk(parent, manifest.id, [str(manifest.source.get("dataset") or "")])
+    names = sorted({node.name for node in graph.nodes.values() if node.kind != "model"})
+    found = [_windows(store, name) for name in names]
+    return ModelData(
+        datasets=[item for item in found if item.windows],
+        lineage=Lineage(nodes=list(graph.nodes.values()), edges=list(dict.fromkeys(graph.edges))),
+    )
+
+
+class _Graph:
+    def __init__(self, store: ArtifactStore) -> None:
+        self.store = store
+        self.nodes: dict[str, Node] = {}
+        self.edges: list[tuple[str, str]] = []
+        self._names: list[str] | None = None
+
+    def add(self, node: Node) -> None:
+        self.nodes.setdefault(node.id, node)
+
+    def walk(self, dataset_id: str, child: str, hints: Sequence[str]) -> None:
+        """Add a dataset and all datasets that it was computed from.
+
+        :param hints: names under which the dataset is looked for first
+        """
+        waiting = [(dataset_id, child, [hint for hint in hints if hint])]
+        while waiting:
+            wanted, made, names = waiting.pop()
+            self.edges.append((wanted, made))
+            if wanted in self.nodes or len(self.nodes) >= _NODES:
+                continue
+            manifest = self._manifest(wanted, names)
+            if manifest is None:
+                self.add(Node(id=wanted, kind="dataset", name="", label=wanted[:12]))
+                continue
+            window = Window.model_validate(manifest["window"]) if manifest.get("window") else None
+            name = str(manifest["name"])
+            self.add(Node(id=wanted, kind="dataset", name=name, label=window.label if window else wanted[:12]))
+            others = [value for value in (manifest.get("source") or {}).values() if isinstance(value, str)]
+            waiting += [(parent, wanted, [*others, name]) for parent in manifest.get("parents", [])]
+
+    def _manifest(self, dataset_id: str, hints: Sequence[str]) -> dict[str, Any] | None:
+        known = {node.name for node in self.nodes.values()} - {""}
+        first = [name for name in dict.fromkeys([*hints, *sorted(known)]) if "/" not in name and name]
+        if (found := self._read(dataset_id, first)) is not None:
+            return found
+        if self._names is None:
+            self._names = [key.rpartition("/")[2] for key in self.store.keys("datasets")]
+        # A manifest names its parents by their ids only.
+        return self._read(dataset_id, [name for name in self._names if name not in first][:_NAMES])
+
+    def _read(self, dataset_id: str, names: Sequence[str]) -> dict[str, Any] | None:
+        for content in self.store.read_many(manifest_key(name, dataset_id) for name in names).values():
+            try:
+                found = json.loads(content)
+            except ValueError:
+                continue
+            if isinstance(found, dict) and found.get("id") == dataset_id:
+                return found
+        return None
+
+
+def _windows(store: ArtifactStore, name: str) -> DatasetWindows:
+    pointers, manifests = _contents(store, name)
+    quarantined: dict[Window, int] = {}
+    for other in {f"{name}_quarantine", f"{name.removesuffix('_valid')}_quarantine"}:
+        current, apart = _contents(store, other)
+        for window, dataset_id in current.items():
+            quarantined[window] = apart.get(dataset_id, (0, None))[0]
+    written: dict[str, int] = {}
+    for _, text in manifests.values():
+        if text is not None:
+            written[text] = written.get(text, 0) + 1
+    windows = sorted(pointers, key=lambda window: (window.start, window.end))
+    gaps = missing(Window(start=windows[0].start, end=max(w.end for w in windows)), windows) if windows else []
+    return DatasetWindows(
+        name=name,
+        windows=[
+            DataWindow(
+                window=WindowFacts.of(window),
+                id=pointers[window],
+                rows=manifests[pointers[window]][0] if pointers[window] in manifests else None,
+                quarantined=quarantined.get(window, 0),
+                replaced=max(0, written.get(str(window), 1) - 1),
+            )
+            for window in windows
+        ],
+        missing=[WindowFacts.of(window) for window in gaps],
+    )
+
+
+def _contents(store: ArtifactStore, name: str) -> tuple[dict[Window, str], dict[str, tuple[int, str | None]]]:
+    """Return the id of the current dataset of each window, and rows and window of each dataset by its id."""
+    listed = {**windows_of(store, name).find_info(), **store.find_info(manifests_folder(name))}
+    listed = {key: info for key, info in listed.items() if not key.rpartition("/")[2].startswith(".")}
+    if not listed:
+        return {}, {}
+    key = f"indexes/datasets/{name}.json.gz"
+    known = copies.load(store, key, _VERSION)
+    found = copies.read(store, listed, _short, known)
+    if found.read:
+        copies.save(store, key, _VERSION, found.values)
+    pointers, manifests = {}, {}
+    for path, (_, value) in found.values.items():
+        if not isinstance(value, dict):
+            continue
+        if path.startswith(f"{manifests_folder(name)}/"):
+            manifests[str(value["id"])] = (int(value["rows"]), value["window"])
+        elif (window := window_of(path)) is not None:
+            pointers[window] = str(value["id"])
+    return pointers, manifests
+
+
+def _short(key: str, content: bytes) -> Any:
+    """Return what a calendar needs of a pointer or a manifest; ``None`` if it is damaged."""
+    try:
+        found = json.loads(content)
+        return {"id": str(found["id"]), "rows": int(found.get("rows", 0)), "window": found.get("window")}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

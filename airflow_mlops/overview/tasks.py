@@ -1,0 +1,77 @@
+"""The stored result of a task, for its page in Airflow."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.calls import Provenance
+from airflow_mlops.data.results import task_folder
+from airflow_mlops.data.store import ArtifactStore
+
+Kind = Literal["evaluate", "monitor", "validate", "train", "search", "training_set", "promote", "score", "other"]
+
+# Fields that only the results of one kind have, of any release.
+_FIELDS: dict[Kind, frozenset[str]] = {
+    "evaluate": frozenset({"verdict", "reports"}),
+    "monitor": frozenset({"decision", "report_url", "superseded"}),
+    "validate": frozenset({"success", "docs_url"}),
+    "search": frozenset({"study", "trials"}),
+    "train": frozenset({"candidate", "run_id", "trainer"}),
+    "training_set": frozenset({"dataset", "label", "features"}),
+    "promote": frozenset({"promoted", "winner"}),
+    "score": frozenset({"scored_by", "engine"}),
+}
+
+
+class TaskResult(Model):
+    """What a task found.
+
+    :param model: name of the registered model; ``None`` if the result names none
+    :param result: the stored result of the step
+    """
+
+    kind: Kind
+    model: str | None
+    summary: str
+    result: dict[str, Any] = Field(default_factory=dict)
+
+
+def result(store: ArtifactStore, dag_id: str, run_id: str, task_id: str, map_index: int) -> TaskResult | None:
+    """Return the newest result of a task; ``None`` if no step of this package has finished in the task.
+
+    :raises StoreError: the store cannot be read
+    """
+    place = Provenance(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index)
+    folder = f"results/{task_folder(place)}/{map_index}"
+    listed = {key: info for key, info in store.find_info(folder).items() if _is_result(key, folder)}
+    # A task that was cleared has a result from before the clear as well.
+    newest = max(listed, key=lambda key: _written(listed[key]), default=None)
+    try:
+        found = store.read_json(newest) if newest is not None else None
+    except FileNotFoundError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    kind = next((kind for kind, fields in _FIELDS.items() if fields <= found.keys()), "other")
+    return TaskResult(kind=kind, model=_model(found), summary=str(found.get("summary", "")), result=found)
+
+
+def _is_result(key: str, folder: str) -> bool:
+    name = key.removeprefix(f"{folder}/")
+    return "/" not in name and name.endswith(".json") and not name.startswith(".")
+
+
+def _written(info: dict[str, Any]) -> str:
+    """Return the time at which a file was written, as a text that sorts by time."""
+    found = next(
+        (info[name] for name in ("mtime", "LastModified", "last_modified", "updated", "created") if info.get(name)), ""
+    )
+    return f"{found:020.6f}" if isinstance(found, float) else str(found)
+
+
+def _model(found: dict[str, Any]) -> str | None:
+    nested = (found, *(found.get(name) for name in ("verdict", "candidate", "scored_by", "champion")))
+    return next((str(item["model"]) for item in nested if isinstance(item, dict) and item.get("model")), None)

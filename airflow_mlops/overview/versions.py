@@ -1,0 +1,162 @@
+"""The versions of a model: candidates with their metrics, gates and parameters, from the ledger and from MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pydantic import Field
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.windows import UtcDatetime
+from airflow_mlops.registry.ledger import Entry
+from airflow_mlops.registry.verdict import CandidateVerdict, GateResult
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Largest number of versions whose runs are read from MLflow.
+NEWEST = 50
+_CARD = "evaluation/model_card.html"
+
+
+class MetricValue(Model):
+    """The value of a metric on the held-out rows. Without a gate on the metric, the bounds are ``None``."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class TrainingData(Model):
+    """The training set of a version."""
+
+    name: str = ""
+    id: str
+    rows: int | None = None
+
+
+class VersionFacts(Model):
+    """A version of a model.
+
+    :param created: time of its registration in MLflow, or of the decision about it; ``None`` if unknown
+    :param champion: whether it is the champion according to the ledger
+    :param challenger: whether MLflow has the alias ``challenger`` for it
+    :param params: parameters of its MLflow run
+    :param card: address of the model card in MLflow; ``None`` if it is unknown
+    :param mlflow_url: address of its MLflow run; ``None`` if MLflow has no HTTP address
+    """
+
+    version: int
+    run_id: str = ""
+    created: UtcDatetime | None = None
+    champion: bool = False
+    challenger: bool = False
+    metrics: dict[str, MetricValue] = Field(default_factory=dict)
+    gates: list[GateResult] = Field(default_factory=list)
+    params: dict[str, str] = Field(default_factory=dict)
+    dataset: TrainingData | None = None
+    card: str | None = None
+    mlflow_url: str | None = None
+
+
+class Versions(Model):
+    """The versions of a model, newest first."""
+
+    versions: list[VersionFacts] = Field(default_factory=list)
+    problems: list[str] = Field(default_factory=list)
+
+
+def from_ledger(entries: Sequence[Entry]) -> dict[int, VersionFacts]:
+    """Return the versions that the ledger names, by number. The last verdict on a version counts.
+
+    :param entries: entries of the ledger, oldest first
+    """
+    found: dict[int, VersionFacts] = {}
+    for entry in entries:
+        for item in entry.candidates:
+            found[item.candidate.version] = _judged(item, entry)
+        for ref in (entry.champion, entry.replaced):
+            if ref is not None and ref.version not in found:
+                found[ref.version] = VersionFacts(version=ref.version, run_id=ref.run_id, created=entry.time)
+        refitted = entry.refit.version if entry.refit is not None else None
+        if entry.refit is not None and refitted is not None and entry.refit.judged.version in found:
+            judged = found[entry.refit.judged.version]
+            update = {"version": refitted.version, "run_id": refitted.run_id, "gates": entry.refit.checks}
+            found[refitted.version] = judged.model_copy(update=update)
+    moves = [entry for entry in entries if entry.moves and entry.champion is not None]
+    if moves and moves[-1].champion is not None:
+        number = moves[-1].champion.version
+        found[number] = found[number].model_copy(update={"champion": True})
+    return found
+
+
+def _judged(item: CandidateVerdict, entry: Entry) -> VersionFacts:
+    origin = next((found for found in entry.origins if found.version == item.candidate.version), None)
+    own = origin is not None and origin.dataset and origin.dataset == entry.dataset_id
+    return VersionFacts(
+        version=item.candidate.version,
+        run_id=item.candidate.run_id,
+        created=entry.time,
+        metrics={name: _metric(name, value, item.gates) for name, value in item.metrics.items()},
+        gates=item.gates,
+        dataset=TrainingData(name=(entry.dataset_name or "") if own else "", id=origin.dataset)
+        if origin is not None and origin.dataset
+        else None,
+    )
+
+
+def _metric(name: str, value: float, gates: Sequence[GateResult]) -> MetricValue:
+    # A gate on the metric itself, and not on an improvement, has its interval.
+    for gate in gates:
+        if gate.gate.split(" ", 1)[0] == name and gate.improvement is None and gate.measured == value:
+            return MetricValue(value=value, low=gate.low, high=gate.high)
+    return MetricValue(value=value)
+
+
+def from_mlflow(client: MlflowClient, model: str, known: dict[int, VersionFacts], ui: str) -> Versions:
+    """Return all versions in MLflow with what the ledger knows about them, newest first.
+
+    :param known: the versions that the ledger names
+    :param ui: address of MLflow's pages; empty if it has none
+    :raises RegistryError: MLflow cannot be read
+    """
+    from airflow_mlops.registry.client import registry_errors
+
+    problems = []
+    found: dict[int, VersionFacts] = {}
+    with registry_errors(f"The versions of {model!r} cannot be read"):
+        listed = sorted(client.search_model_versions(f"name = '{model}'"), key=lambda item: -int(item.version))
+        for item in listed[:NEWEST]:
+            found[int(item.version)] = _completed(client, item, known.get(int(item.version)), ui)
+    absent = sorted(set(known) - {int(item.version) for item in listed})
+    if absent:
+        named = ", ".join(f"v{number}" for number in absent)
+        problems.append(f"MLflow no longer has {named} of {model!r}: what the ledger has is shown.")
+    rest = {number: known[number] for number in absent}
+    return Versions(
+        versions=[(found | rest)[number] for number in sorted(found | rest, reverse=True)], problems=problems
+    )
+
+
+def _completed(client: MlflowClient, item: Any, known: VersionFacts | None, ui: str) -> VersionFacts:
+    facts = known or VersionFacts(version=int(item.version))
+    update: dict[str, Any] = {
+        "run_id": item.run_id or facts.run_id,
+        "created": datetime.fromtimestamp(item.creation_timestamp / 1000, timezone.utc),
+        "challenger": "challenger" in (item.aliases or []),
+    }
+    if item.run_id:
+        run = client.get_run(item.run_id).data
+        update["params"] = dict(run.params)
+        if not facts.metrics:
+            update["metrics"] = {name: MetricValue(value=value) for name, value in run.metrics.items()}
+        if facts.dataset is None and run.tags.get("mlops.dataset"):
+            update["dataset"] = TrainingData(name=run.tags.get("mlops.dataset_name", ""), id=run.tags["mlops.dataset"])
+        if ui:
+            update["mlflow_url"] = f"{ui}/#/runs/{quote(item.run_id)}"
+            if "mlops.verdict" in run.tags:
+                update["card"] = f"{ui}/get-artifact?path={quote(_CARD, safe='')}&run_uuid={quote(item.run_id)}"
+    return facts.model_copy(update=update)

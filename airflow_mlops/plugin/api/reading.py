@@ -1,0 +1,103 @@
+"""The routes that read."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from airflow_mlops import server
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.core.windows import UtcDatetime, Window
+from airflow_mlops.links.mlflow import ui_address
+from airflow_mlops.overview import data, decisions, drift, index, models, tasks, versions
+from airflow_mlops.overview.data import ModelData
+from airflow_mlops.overview.drift import ColumnDrift, DriftMap
+from airflow_mlops.overview.facts import ModelFacts, Models, Overview
+from airflow_mlops.overview.tasks import TaskResult
+from airflow_mlops.overview.versions import Versions
+from airflow_mlops.plugin.api import dags
+from airflow_mlops.plugin.api.access import AccessDep
+from airflow_mlops.plugin.api.common import ModelDep, ModelName, StoreDep, mlflow, unknown
+
+router = APIRouter()
+
+
+@router.get("/models")
+def list_models(rights: AccessDep, store: StoreDep) -> Models:
+    """Return the newest facts about each model that the user may see, by name."""
+    everything = models.models(store)
+    seen = [item for item in everything.models if rights.sees(item.dags)]
+    return Models(models=dags.complete(seen, rights), problems=everything.problems)
+
+
+@router.get("/models/{name}")
+def get_model(facts: ModelDep, rights: AccessDep) -> ModelFacts:
+    """Return all facts about a model."""
+    overview = dags.complete([Overview(**{key: getattr(facts, key) for key in Overview.model_fields})], rights)[0]
+    return facts.model_copy(update=dict(overview))
+
+
+@router.get("/models/{name}/drift")
+def drift_map(
+    name: ModelName,
+    facts: ModelDep,
+    store: StoreDep,
+    features: Annotated[int, Query(ge=1, le=500)] = 30,
+    windows: Annotated[int, Query(ge=1, le=200)] = 36,
+) -> DriftMap:
+    """Return the drift of the features that matter most, in the last windows."""
+    return drift.drift_map(store, name, features, windows)
+
+
+@router.get("/models/{name}/drift/{column:path}")
+def column_drift(
+    name: ModelName, column: str, facts: ModelDep, store: StoreDep, start: UtcDatetime, end: UtcDatetime
+) -> ColumnDrift:
+    """Return the distributions of a column in the reference and in a window."""
+    window = parse(Window, {"start": start, "end": end}, "The request")
+    found = drift.column(store, name, column, window)
+    if found is None:
+        raise unknown("column in this window")
+    return found
+
+
+@router.get("/models/{name}/versions")
+def list_versions(name: ModelName, facts: ModelDep, store: StoreDep) -> Versions:
+    """Return the versions of a model from the ledger and MLflow, newest first."""
+    entries, _ = decisions.read(store, name)
+    known = versions.from_ledger(entries)
+    try:
+        return versions.from_mlflow(mlflow(), name, known, ui_address(server.connection("mlflow_default")))
+    except MLOpsError as error:
+        return Versions(versions=[known[number] for number in sorted(known, reverse=True)], problems=[str(error)])
+
+
+@router.get("/models/{name}/data")
+def model_data(name: ModelName, facts: ModelDep, store: StoreDep) -> ModelData:
+    """Return the windows of the datasets that a model reads, and the way from raw data to model and predictions."""
+    entries, _ = decisions.read(store, name)
+    scored = [section.scoring for section in index.scorings(store, name) if section.scoring is not None]
+    return data.model_data(store, name, entries, scored)
+
+
+@router.get("/dags/{dag_id}")
+def models_of_dag(dag_id: str, rights: AccessDep, store: StoreDep) -> Models:
+    """Return the models that a DAG trains, scores or monitors."""
+    if dag_id not in rights.readable:
+        raise unknown("DAG")
+    everything = models.models(store)
+    seen = [item for item in everything.models if dag_id in item.dags.ids()]
+    return Models(models=dags.complete(seen, rights), problems=everything.problems)
+
+
+@router.get("/tasks/{dag_id}/{run_id}/{task_id}/{map_index}")
+def task_result(
+    dag_id: str, run_id: str, task_id: str, map_index: int, rights: AccessDep, store: StoreDep
+) -> TaskResult:
+    """Return what a task of this package found."""
+    found = tasks.result(store, dag_id, run_id, task_id, map_index) if dag_id in rights.readable else None
+    if found is None:
+        raise unknown("task")
+    return found

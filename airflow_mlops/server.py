@@ -1,4 +1,4 @@
-"""Functions for commands that access Airflow's metadata database. Tasks must not access this database."""
+"""Functions for commands and the API that access Airflow's metadata database. Tasks must not access this database."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from airflow_mlops.compute.connections import look_up
 from airflow_mlops.core.errors import MLOpsError
 
 if TYPE_CHECKING:
+    from airflow_mlops.core.calls import Request
     from airflow_mlops.core.connections import ConnectionInfo
     from airflow_mlops.stages.rollback.spec import RollbackResult
 
@@ -47,6 +48,63 @@ def retraining_consumers(model: str) -> list[Consumer]:
             return consumers(retrain_uri(model), session)
     except SQLAlchemyError as error:
         raise MLOpsError(f"Airflow's database could not be read ({type(error).__name__}).") from error
+
+
+def emit_request(request: Request, teams: set[str] | None = None) -> list[str]:
+    """Create an event of the asset ``mlops://MODEL/retrain`` that requests retraining, as MonitorOperator does.
+
+    The partition key of the event is the label of the window.
+
+    :param request: the request
+    :param teams: teams of the user, if Airflow runs with several teams
+    :return: the DAGs that the event starts
+    :raises MLOpsError: no DAG that is not paused is scheduled on the asset, or the database could not be written
+    """
+    from airflow.assets.manager import asset_manager
+    from airflow.models.asset import AssetModel
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+    from sqlalchemy.exc import SQLAlchemyError
+
+    started = require_listeners(request.model)
+    uri = retrain_uri(request.model)
+    content = request.model_dump(mode="json")
+    extra = {"decision": "retrain", "headline": request.reason, "reason": request.reason, "window": content["window"]}
+    try:
+        with create_session() as session:
+            asset = session.scalar(select(AssetModel).where(AssetModel.uri == uri))
+            if asset is None:
+                raise MLOpsError(f"Airflow does not know the asset {uri} yet. Retry when the training DAG has been parsed.")
+            asset_manager.register_asset_change(
+                asset=asset,
+                extra={**extra, "metrics": {}, "request": content},
+                partition_key=request.window.label,
+                session=session,
+                source_is_api=True,
+                api_user_teams=teams or set(),
+            )
+    except SQLAlchemyError as error:
+        raise MLOpsError(
+            f"The request was recorded in the ledger, but the event of asset {uri} could not be written to Airflow's database "
+            f"({type(error).__name__}). Request retraining with the same reason again to send it."
+        ) from error
+    return started
+
+
+def require_listeners(model: str) -> list[str]:
+    """Return the DAGs that a request for retraining starts.
+
+    :raises MLOpsError: no DAG that is not paused is scheduled on the asset, or the database could not be read
+    """
+    found = retraining_consumers(model)
+    awake = [dag.dag_id for dag in found if not dag.paused]
+    if not awake:
+        paused = f", because these DAGs are paused: {', '.join(dag.dag_id for dag in found)}" if found else ""
+        raise MLOpsError(
+            f"Nothing listens to {retrain_uri(model)}{paused}. "
+            + ("Unpause one of them." if found else "Schedule a training DAG on this asset.")
+        )
+    return awake
 
 
 def emit_champion(result: RollbackResult) -> None:

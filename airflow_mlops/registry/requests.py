@@ -9,7 +9,7 @@ start for any other request. The states of a request are:
 
 - ``answered``;
 - ``moot``: not answered before the champion changed for another reason;
-- ``expired``: not answered before a later window requested retraining;
+- ``expired``: not answered before a later window, or a user, requested retraining;
 - ``open``: none of these. A model has at most one open request.
 """
 
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Literal
 from urllib.parse import quote
+from uuid import uuid4
 
 from airflow_mlops import __version__
 from airflow_mlops.core.base import Model
@@ -31,9 +32,14 @@ from airflow_mlops.registry.ledger import Decision, Entry, Ledger, folder_name
 
 State = Literal["open", "answered", "expired", "moot"]
 
+BY_USER = "user"
+"""The trigger of a request that a user has made."""
+
 
 class Answer(Model):
     """The first training step that carried a request. The file ``requests/MODEL/WINDOW.json`` contains the answer.
+
+    The answer to a request of a user is in ``requests/MODEL/WINDOW%2FENTRY.json``, with the number of its ledger entry.
 
     :param request: id of the request
     :param time: time at which the training step began, UTC
@@ -105,7 +111,10 @@ def read_answer(store: ArtifactStore, request: Request) -> Answer | None:
 
 
 def _answer_key(request: Request) -> str:
-    return f"requests/{folder_name(request.model)}/{quote(request.window.identity, safe='')}.json"
+    # A window makes one request, but a user may make several for it.
+    by_user = BY_USER in request.triggers
+    name = request.id.removeprefix(f"{request.model}/") if by_user else request.window.identity
+    return f"requests/{folder_name(request.model)}/{quote(name, safe='')}.json"
 
 
 def recorded_requests(store: ArtifactStore, model: str, entries: Sequence[Entry]) -> list[RecordedRequest]:
@@ -121,7 +130,10 @@ def recorded_requests(store: ArtifactStore, model: str, entries: Sequence[Entry]
     found = []
     for entry, request in requests:
         replaced = any(seq > entry.seq and request.id not in answered for seq, answered in moves)
-        later = any(other.window.end > request.window.end for _, other in requests)
+        later = any(
+            other.window.end > request.window.end or (other.window == request.window and item.seq > entry.seq)
+            for item, other in requests
+        )
         state: State = (
             "answered"
             if request.id in judged or _answer_key(request) in started
@@ -147,7 +159,7 @@ def counted(recorded: Sequence[RecordedRequest], entries: Sequence[Entry], windo
     counting = [
         item.request
         for item in recorded
-        if item.request.window == window
+        if (item.request.window == window and BY_USER not in item.request.triggers)
         or item.state == "answered"
         or (item.state == "open" and item.request.window.end > window.end)
         or (item.seq > seen and item.state != "moot")
@@ -176,6 +188,50 @@ def refused_requests(entries: Sequence[Entry]) -> list[Request]:
         if entry.decision == "refused" and entry.requested is not None:
             refused.append(entry.requested)
     return refused
+
+
+def by_user(ledger: Ledger, window: Window, reason: str, user: str, champion: ModelVersionRef | None) -> Entry:
+    """Record that a user requests retraining.
+
+    If the last request is open, and is by the same user for the same window and reason, it is returned instead.
+
+    :param window: the last monitored window
+    :param reason: why the user requests retraining
+    :param user: name of the user
+    :param champion: the current champion; ``None`` if the model has no champion
+    :raises RegistryError: the ledger was tampered with
+    """
+    model, entry_id = ledger.model, f"requests/{ledger.model}/{uuid4().hex}"
+    again: list[Entry] = []
+
+    def decide(entries: list[Entry]) -> Decision | None:
+        opened = [item for item in recorded_requests(ledger.store, model, entries) if item.state == "open"]
+        last = entries[opened[-1].seq - 1] if opened else None
+        if last is not None and (opened[-1].request.window, last.provenance.user, last.reason) == (
+            window,
+            user,
+            reason,
+        ):
+            again.append(last)
+            return None
+        request = Request(
+            id=f"{model}/{window.identity}/{len(entries) + 1}",
+            model=model,
+            triggers=[BY_USER],
+            reason=reason,
+            window=window,
+            created=datetime.now(timezone.utc),
+        )
+        return Decision(
+            decision="requested",
+            replaced=champion,
+            champion=champion,
+            code={"airflow_mlops": __version__},
+            provenance=Provenance(user=user, requests=[request]),
+            reason=reason,
+        )
+
+    return ledger.record(entry_id, decide) or again[-1]
 
 
 def record(

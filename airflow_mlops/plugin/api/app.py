@@ -8,7 +8,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from airflow_mlops.core.errors import MLOpsError, SpecError, StoreError
-from airflow_mlops.plugin.api import reading
+from airflow_mlops.plugin.api import actions, reading
 from airflow_mlops.plugin.api.access import access
 
 app = FastAPI(
@@ -20,6 +20,7 @@ app = FastAPI(
     dependencies=[Depends(access)],
 )
 app.include_router(reading.router)
+app.include_router(actions.router)
 
 
 @app.middleware("http")

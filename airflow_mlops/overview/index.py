@@ -125,6 +125,18 @@ def scorings(store: ArtifactStore, model: str) -> list[Section]:
     return [section for section in parsed if section is not None]
 
 
+def of(store: ArtifactStore, model: str) -> list[Section]:
+    """Return all sections of a model; an empty list if the index does not have the model.
+
+    :raises StoreError: the store cannot be read
+    """
+    folder = sections.key(model, "decisions").rpartition("/")[0]
+    keys = [key for key in store.keys(folder) if sections.kind_of(key)]
+    found = store.read_many(keys).items()
+    parsed = (_parsed(store, key, content.decode(errors="replace")) for key, content in found)
+    return [section for section in parsed if section is not None]
+
+
 def rebuild(store: ArtifactStore) -> list[str]:
     """Compute the sections of all models from the ledger, the reports and the predictions, and write them.
 

@@ -58,6 +58,18 @@ def model(store: ArtifactStore, name: str) -> ModelFacts | None:
     )
 
 
+def dags(store: ArtifactStore, name: str) -> ModelDags:
+    """Return the DAGs of a model. A model of which nothing is known has none.
+
+    :raises StoreError: the store cannot be read
+    """
+    sections = index.of(store, name)
+    if sections:
+        return _overview(name, sections).dags
+    found = model(store, name)
+    return found.dags if found is not None else ModelDags()
+
+
 def _tried(read: Callable[[], T], otherwise: T, problems: list[str]) -> T:
     """Return what ``read`` returns, or ``otherwise`` if it fails. The error is added to ``problems``, once."""
     try:

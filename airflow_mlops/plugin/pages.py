@@ -1,4 +1,7 @@
-"""Serves drift reports, backtests and Data Docs from the artifact store in Airflow's API server, to users who are logged in."""
+"""Serves drift reports, backtests and Data Docs from the artifact store in Airflow's API server, to users who may see them.
+
+A page about a model is for those who may see the model (:mod:`airflow_mlops.plugin.api.access`).
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ import stat
 from pathlib import Path as LocalPath
 from typing import Annotated
 
-from airflow.api_fastapi.core_api.security import requires_access_asset
+from airflow.api_fastapi.app import get_auth_manager
 from fastapi import Depends, FastAPI, HTTPException, Path, Response
 
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.overview import models
+from airflow_mlops.plugin.api.access import AccessDep
 from airflow_mlops.plugin.api.app import app as api
 from airflow_mlops.settings import default_store
 
@@ -44,6 +49,10 @@ _POLICIES = {
     ),
 }
 
+# Folders whose subfolders belong to models.
+_OF_MODELS = ("reports", "backtests")
+_ABSENT = "This page does not exist."
+
 # Errors of opening a path that is not a regular file: a part is missing, is a symbolic link, or is of another kind.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG)
 
@@ -51,7 +60,25 @@ app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_ur
 app.mount("/api", api)
 
 
-@app.get("/artifacts/{key:path}", dependencies=[Depends(requires_access_asset(method="GET"))])
+def may_read(key: Annotated[str, Path()], rights: AccessDep) -> None:
+    """Answer 404 if a page is about a model that the user may not see.
+
+    Data Docs are not about a model. They are for users who may read assets, and the answer for others is 403.
+    """
+    folder, *rest = key.split("/")
+    if folder not in _OF_MODELS:
+        if not get_auth_manager().is_authorized_asset(method="GET", user=rights.account):
+            raise HTTPException(403, "You may not read assets.")
+        return
+    try:
+        dags = models.dags(ArtifactStore(default_store()), rest[0]) if rest else None
+    except StoreError as error:
+        raise HTTPException(502, str(error)) from None
+    if dags is None or not rights.sees(dags):
+        raise HTTPException(404, _ABSENT)
+
+
+@app.get("/artifacts/{key:path}", dependencies=[Depends(may_read)])
 def artifact(key: Annotated[str, Path()]) -> Response:
     """Serve one file of the artifact store.
 
@@ -63,14 +90,14 @@ def artifact(key: Annotated[str, Path()]) -> Response:
     folder, *rest = key.split("/")
     # Names with a leading dot belong to files that are still being written. The name ".." would leave the folder.
     if folder not in _POLICIES or not rest or any(not part or part.startswith(".") for part in rest) or "\0" in key:
-        raise HTTPException(404, "This page does not exist.")
+        raise HTTPException(404, _ABSENT)
     store = ArtifactStore(default_store())
     try:
         content = _content(store, key)
     except StoreError as error:
         raise HTTPException(502, str(error)) from None
     if content is None:
-        raise HTTPException(404, "This page does not exist.")
+        raise HTTPException(404, _ABSENT)
     return Response(
         content,
         media_type=mimetypes.guess_type(key)[0] or "application/octet-stream",

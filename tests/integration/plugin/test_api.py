@@ -205,3 +205,37 @@ def test_data_has_the_windows_and_the_way_to_the_predictions(app: Any, store: Ar
     ]
     assert days == [("2013-01", 3, 2, 1), ("2013-03", 4, 0, 0)]
     assert [item["label"] for item in calendar["missing"]] == ["2013-02"]
+
+
+def test_a_page_about_a_model_is_for_those_who_may_see_the_model(
+    app: Any, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+
+    promote(store, 1)
+    for key in ("reports/delays/2013-01.html", "reports/nobody/2013-01.html", "docs/index.html"):
+        store.write_bytes(key, b"<html>")
+    pages = {
+        key: f"/mlops/artifacts/{key}"
+        for key in ("reports/delays/2013-01.html", "reports/nobody/2013-01.html", "docs/index.html", "backtests")
+    }
+
+    def status() -> list[int]:
+        viewer = client(app, "viewer")
+        return [viewer.get(page).status_code for page in pages.values()]
+
+    assert [client(app, None).get(page).status_code for page in pages.values()] == [401] * 4
+    assert status() == [200, 200, 200, 404]
+    allowed = SimpleAuthManager.is_authorized_dag
+
+    def only(dag_id: str) -> Any:
+        def is_authorized(self: Any, *, details: Any = None, **rest: Any) -> bool:
+            return details is not None and details.id == dag_id and allowed(self, details=details, **rest)
+
+        return is_authorized
+
+    monkeypatch.setattr(SimpleAuthManager, "is_authorized_dag", only("train"))
+    assert status() == [200, 404, 200, 404]
+    monkeypatch.setattr(SimpleAuthManager, "is_authorized_dag", only("score"))
+    monkeypatch.setattr(SimpleAuthManager, "is_authorized_asset", lambda *_, **__: False)
+    assert status() == [404, 404, 403, 404]

@@ -74,7 +74,9 @@ def emit_request(request: Request, teams: set[str] | None = None) -> list[str]:
         with create_session() as session:
             asset = session.scalar(select(AssetModel).where(AssetModel.uri == uri))
             if asset is None:
-                raise MLOpsError(f"Airflow does not know the asset {uri} yet. Retry when the training DAG has been parsed.")
+                raise MLOpsError(
+                    f"Airflow does not know the asset {uri} yet. Retry when the training DAG has been parsed."
+                )
             asset_manager.register_asset_change(
                 asset=asset,
                 extra={**extra, "metrics": {}, "request": content},

@@ -51,7 +51,9 @@ _LEAST_AGE = timedelta(days=1)
 _FIRST, _LAST = datetime(1, 1, 1, tzinfo=timezone.utc), datetime(9999, 12, 31, tzinfo=timezone.utc)
 
 
-def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
+def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
+    """Make a command of a function: errors become messages, and Airflow's audit log records the command."""
+
     @functools.wraps(function)
     def run(args: Namespace) -> None:
         try:
@@ -60,8 +62,8 @@ def _command(function: Callable[[Namespace], None]) -> Callable[[Namespace], Non
             raise SystemExit(_with_flags(str(error), args)) from None
 
     # action_cli records the command and the user in Airflow's audit log.
-    command: Callable[[Namespace], None] = action_cli(check_db=False)(suppress_logs_and_warning(run))
-    return command
+    recorded: Callable[[Namespace], None] = action_cli(check_db=False)(suppress_logs_and_warning(run))
+    return recorded
 
 
 def _with_flags(message: str, args: Namespace) -> str:
@@ -73,7 +75,7 @@ def _with_flags(message: str, args: Namespace) -> str:
     return message.replace("mlflow.conn_id: ", "--mlflow-conn-id: ")
 
 
-@_command
+@command
 def ledger(args: Namespace) -> None:
     """Run ``airflow mlops ledger MODEL``, which shows or verifies the ledger of a model, or its requests."""
     found = _ledger(args)
@@ -110,10 +112,11 @@ def _show_requests(found: Ledger, entries: list[Entry], args: Namespace) -> None
 def _ledger(args: Namespace) -> Ledger:
     from airflow_mlops.registry.ledger import Ledger
 
-    return Ledger(_store(args), args.model)
+    return Ledger(store_of(args), args.model)
 
 
-def _store(args: Namespace) -> ArtifactStore:
+def store_of(args: Namespace) -> ArtifactStore:
+    """Open the artifact store of a command: ``--store``, or by default ``[mlops] artifacts``."""
     from airflow_mlops.data.store import ArtifactStore
 
     return ArtifactStore(args.store or default_store())
@@ -160,11 +163,11 @@ def _row(entry: Entry) -> dict[str, Any]:
     }
 
 
-@_command
+@command
 def serve(args: Namespace) -> None:
     """Run ``airflow mlops serve MODEL``, which replaces this process by a server that does not import Airflow."""
     connection = server.connection(args.mlflow_conn_id)
-    options = [args.model, "--store", _store(args).url, "--mlflow-conn-id", args.mlflow_conn_id, "--host", args.host]
+    options = [args.model, "--store", store_of(args).url, "--mlflow-conn-id", args.mlflow_conn_id, "--host", args.host]
     options += ["--port", str(args.port), "--window", args.window]
     for name in ("predictions", "spool"):
         if value := getattr(args, name):
@@ -174,7 +177,7 @@ def serve(args: Namespace) -> None:
     os.execve(sys.executable, command, environment)  # noqa: S606 - the arguments are a list
 
 
-@_command
+@command
 def rollback(args: Namespace) -> None:
     """Run ``airflow mlops rollback MODEL --reason ...``, which makes an earlier champion the champion again."""
     from airflow_mlops.stages.context import StepContext
@@ -193,8 +196,8 @@ def rollback(args: Namespace) -> None:
     _require(found.entries(), found)
     user = getuser()
     context = StepContext(
-        store=_store(args),
-        key=step.interrupted(spec, _store(args), server.connection, user) or f"cli/{uuid.uuid4().hex}",
+        store=store_of(args),
+        key=step.interrupted(spec, store_of(args), server.connection, user) or f"cli/{uuid.uuid4().hex}",
         connection=server.connection,
         provenance=Provenance(user=user),
     )
@@ -204,7 +207,7 @@ def rollback(args: Namespace) -> None:
         server.emit_champion(result)
 
 
-@_command
+@command
 def reproduce(args: Namespace) -> None:
     """Run ``airflow mlops reproduce MODEL VERSION``, which trains a version again and compares the results."""
     from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
@@ -223,7 +226,7 @@ def reproduce(args: Namespace) -> None:
         raise SystemExit(1)
 
 
-@_command
+@command
 def backtest(args: Namespace) -> None:
     """Run ``airflow mlops backtest MODEL``, which replays a retraining policy over the labelled windows of a model."""
     from airflow_mlops.cli.tables import replayed
@@ -279,7 +282,7 @@ def _run_step(step: str, spec: Spec, args: Namespace) -> dict[str, Any]:
     from airflow_mlops.compute.base import runner_for
     from airflow_mlops.core.connections import environment_name, to_json
 
-    store = _store(args)
+    store = store_of(args)
     call = StepCall(
         step=step,
         spec=spec.model_dump(mode="json"),
@@ -299,14 +302,14 @@ def _run_step(step: str, spec: Spec, args: Namespace) -> dict[str, Any]:
         store.delete(call.key)
 
 
-@_command
+@command
 def predictions(args: Namespace) -> None:
     """Run ``airflow mlops predictions MODEL``, which summarizes the prediction log of a model."""
     from airflow_mlops.cli.tables import sections
     from airflow_mlops.data.prediction_log import PredictionLog
     from airflow_mlops.stages.predictions.query import summary
 
-    log = PredictionLog(_store(args), args.model, args.predictions)
+    log = PredictionLog(store_of(args), args.model, args.predictions)
     window = parse(Window, args.window, f"The command with --window {args.window}") if args.window else None
     _require_predictions(log, window)
     _require_dataset(log.store, args.outcomes)
@@ -342,7 +345,7 @@ def _require_dataset(store: ArtifactStore, name: str | None) -> None:
         )
 
 
-@_command
+@command
 def purge(args: Namespace) -> None:
     """Run ``airflow mlops purge MODEL --older-than 90D``, which deletes old predictions."""
     from airflow_mlops.data.prediction_log import PredictionLog
@@ -358,19 +361,19 @@ def purge(args: Namespace) -> None:
         "dry_run": args.dry_run,
     }
     spec = parse(PurgePredictionsSpec, fields, "The purge")
-    store = _store(args)
+    store = store_of(args)
     _require_predictions(PredictionLog(store, spec.model, spec.predictions))
     _require_dataset(store, spec.outcomes)
     print(step.run(spec, StepContext(store=store, provenance=Provenance(user=getuser()))).summary)
 
 
-@_command
+@command
 def clean(args: Namespace) -> None:
     """Run ``airflow mlops clean --older-than 7D``, which deletes what crashed tasks have left in the artifact store."""
     from airflow_mlops.cli.tables import leftover_rows
     from airflow_mlops.data.leftovers import find_leftovers, remove_leftovers
 
-    store = _store(args)
+    store = store_of(args)
     leftovers = find_leftovers(store, _before(args.older_than))
     if leftovers.found or args.output == "json":
         AirflowConsole().print_as(leftover_rows(leftovers.found), args.output)
@@ -400,14 +403,14 @@ def _before(older_than: str) -> datetime:
     )
 
 
-@_command
+@command
 def datasets(args: Namespace) -> None:
     """Run ``airflow mlops datasets [NAME]``, which lists, shows and withdraws datasets."""
     from airflow_mlops.cli.tables import dataset_names, dataset_rows
     from airflow_mlops.data.datasets import overview, pointers
     from airflow_mlops.data.datasets.catalog import slots_with
 
-    store, chosen = _store(args), args.show or args.withdraw
+    store, chosen = store_of(args), args.show or args.withdraw
     if args.name is None:
         if chosen:
             raise MLOpsError("--show and --withdraw need the name of a dataset: airflow mlops datasets NAME ...")

@@ -28,6 +28,30 @@ _COMMON = (_STORE, _CONNECTION, ARG_VERBOSE)
 
 _COMMANDS = (
     ActionCommand(
+        name="models",
+        help="List all models with champion, last verdict, scoring and open requests",
+        description="List all models in the artifact store: champion and since when, verdict on the last monitored window, last "
+        "scoring, and what waits for somebody. The pages in Airflow show the same facts.",
+        func=lazy_load_command("airflow_mlops.cli.overview.models"),
+        args=(ARG_OUTPUT, _STORE, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="status",
+        help="Show the state of a model: champion, last windows, decisions",
+        description="Show what is known about a model: champion, verdict on the last monitored window with its facts, the last windows, "
+        "and the last decisions. The exit status is 1 if something could not be read.",
+        func=lazy_load_command("airflow_mlops.cli.overview.status"),
+        args=(_MODEL, ARG_OUTPUT, _STORE, ARG_VERBOSE),
+    ),
+    ActionCommand(
+        name="index",
+        help="Write the index of models again",
+        description="Write the index of models again, from the ledgers, the monitoring reports and the predictions in the artifact store. "
+        "Steps keep the index up to date. This command is for an index whose update has failed.",
+        func=lazy_load_command("airflow_mlops.cli.overview.index"),
+        args=(_STORE, ARG_VERBOSE),
+    ),
+    ActionCommand(
         name="ledger",
         help="Show the promotions, refusals and rollbacks of a model, with user, time and reason",
         description="Show the promotion ledger of a model, oldest entry first. The chain of hashes in the ledger is always "
@@ -252,7 +276,7 @@ def get_cli_commands() -> list[GroupCommand]:
     return [
         GroupCommand(
             name="mlops",
-            help="Inspect and manage models and datasets (ledger, rollback, reproduction, predictions, datasets, purge, clean)",
+            help="Inspect and manage models and datasets (models, status, ledger, rollback, reproduction, predictions, datasets, purge, clean)",
             subcommands=_COMMANDS,
         )
     ]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
-from airflow_mlops import server
+from airflow_mlops import dag_facts, server
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.windows import UtcDatetime, Window
@@ -17,11 +17,16 @@ from airflow_mlops.overview.drift import ColumnDrift, DriftMap
 from airflow_mlops.overview.facts import ModelFacts, Models, Overview
 from airflow_mlops.overview.tasks import TaskResult
 from airflow_mlops.overview.versions import Versions
-from airflow_mlops.plugin.api import dags
-from airflow_mlops.plugin.api.access import AccessDep
+from airflow_mlops.plugin.api.access import Access, AccessDep
 from airflow_mlops.plugin.api.common import ModelDep, ModelName, StoreDep, mlflow, unknown
 
 router = APIRouter()
+
+
+def _completed(found: list[Overview], rights: Access) -> list[Overview]:
+    """Add what Airflow's database has about the models, and whether the user may act on them."""
+    completed = dag_facts.complete(found, rights.readable)
+    return [item.model_copy(update={"can_act": rights.acts(item.dags)}) for item in completed]
 
 
 @router.get("/models")
@@ -29,13 +34,13 @@ def list_models(rights: AccessDep, store: StoreDep) -> Models:
     """Return the newest facts about each model that the user may see, by name."""
     everything = models.models(store)
     seen = [item for item in everything.models if rights.sees(item.dags)]
-    return Models(models=dags.complete(seen, rights), problems=everything.problems)
+    return Models(models=_completed(seen, rights), problems=everything.problems)
 
 
 @router.get("/models/{name}")
 def get_model(facts: ModelDep, rights: AccessDep) -> ModelFacts:
     """Return all facts about a model."""
-    overview = dags.complete([Overview(**{key: getattr(facts, key) for key in Overview.model_fields})], rights)[0]
+    overview = _completed([Overview(**{key: getattr(facts, key) for key in Overview.model_fields})], rights)[0]
     return facts.model_copy(update=dict(overview))
 
 
@@ -89,7 +94,7 @@ def models_of_dag(dag_id: str, rights: AccessDep, store: StoreDep) -> Models:
         raise unknown("DAG")
     everything = models.models(store)
     seen = [item for item in everything.models if dag_id in item.dags.ids()]
-    return Models(models=dags.complete(seen, rights), problems=everything.problems)
+    return Models(models=_completed(seen, rights), problems=everything.problems)
 
 
 @router.get("/tasks/{dag_id}/{run_id}/{task_id}/{map_index}")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from airflow.utils.session import create_session
-
 from airflow_mlops.overview.facts import Overview, PendingApproval
-from airflow_mlops.plugin.api.access import Access
 
 # The subject of a request for approval, see airflow_mlops.operators.approval.
 _SUBJECT = re.compile(r"Promote (.+) v\d+\?", re.DOTALL)
@@ -23,17 +20,18 @@ class DagFacts:
     tags: list[str] = field(default_factory=list)
 
 
-def complete(found: list[Overview], access: Access) -> list[Overview]:
-    """Add to each model the owner and the tags of its DAGs, the request for approval, and the rights of the user."""
-    ids = {dag_id for item in found for dag_id in item.dags.ids() & access.readable}
+def complete(found: Sequence[Overview], readable: Collection[str] | None = None) -> list[Overview]:
+    """Add to each model the owner and the tags of its DAGs, and the request for approval.
+
+    :param readable: ids of the DAGs that the user may read; ``None`` for all. Nothing is added from other DAGs
+    """
+    ids = {dag_id for item in found for dag_id in item.dags.ids() if readable is None or dag_id in readable}
     known = _dags(ids)
-    approvals = pending(access.readable)
-    return [_completed(item, known, approvals.get(item.name), access) for item in found]
+    approvals = pending(readable)
+    return [_completed(item, known, approvals.get(item.name)) for item in found]
 
 
-def _completed(
-    found: Overview, known: dict[str, DagFacts], approval: PendingApproval | None, access: Access
-) -> Overview:
+def _completed(found: Overview, known: dict[str, DagFacts], approval: PendingApproval | None) -> Overview:
     dags = [known[dag_id] for dag_id in sorted(found.dags.ids()) if dag_id in known]
     owners = sorted({owner for dag in dags for owner in dag.owners})
     return found.model_copy(
@@ -41,13 +39,13 @@ def _completed(
             "owner": ", ".join(owners) or None,
             "tags": sorted({tag for dag in dags for tag in dag.tags}),
             "approval": approval,
-            "can_act": access.acts(found.dags),
         }
     )
 
 
 def _dags(ids: Collection[str]) -> dict[str, DagFacts]:
     from airflow.models.dag import DagModel, DagTag
+    from airflow.utils.session import create_session
     from sqlalchemy import select
 
     found: dict[str, DagFacts] = {}
@@ -61,13 +59,14 @@ def _dags(ids: Collection[str]) -> dict[str, DagFacts]:
     return found
 
 
-def pending(readable: Collection[str]) -> dict[str, PendingApproval]:
+def pending(readable: Collection[str] | None = None) -> dict[str, PendingApproval]:
     """Return the newest request for approval of a promotion that waits for an answer, by name of the model.
 
-    :param readable: ids of the DAGs that the user may read. Requests of other DAGs are left out
+    :param readable: ids of the DAGs that the user may read; ``None`` for all. Requests of other DAGs are left out
     """
     from airflow.models.hitl import HITLDetail
     from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
     from sqlalchemy import select
 
     found = {}
@@ -86,7 +85,7 @@ def pending(readable: Collection[str]) -> dict[str, PendingApproval]:
         )
         for dag_id, run_id, task_id, map_index, subject in rows:
             match = _SUBJECT.fullmatch(subject or "")
-            if match is not None and dag_id in readable:
+            if match is not None and (readable is None or dag_id in readable):
                 found[match.group(1)] = PendingApproval(
                     dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index, subject=subject
                 )

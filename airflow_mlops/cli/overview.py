@@ -1,0 +1,182 @@
+"""The commands ``airflow mlops models``, ``status`` and ``index``."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow.cli.simple_table import AirflowConsole
+
+from airflow_mlops.cli.commands import command, store_of
+from airflow_mlops.core.errors import MLOpsError
+
+if TYPE_CHECKING:
+    from airflow_mlops.overview.facts import DecisionFacts, Level, ModelFacts, Overview, Point
+
+# Number of the last windows and decisions that are shown.
+_SHOWN = 12
+
+
+@command
+def models(args: Namespace) -> None:
+    """Run ``airflow mlops models``, which lists all models."""
+    from airflow_mlops.overview.models import models as read
+
+    found = read(store_of(args))
+    listed = _completed(found.models)
+    if args.output in ("json", "yaml"):
+        _print([item.model_dump(mode="json") for item in listed], args.output)
+    elif listed:
+        AirflowConsole().print_as([_row(item) for item in listed], args.output)
+    else:
+        print(f"The artifact store {store_of(args).url} has no models.")
+    _report([*found.problems, *(problem for item in listed for problem in item.problems)])
+
+
+@command
+def status(args: Namespace) -> None:
+    """Run ``airflow mlops status MODEL``, which shows what is known about a model."""
+    from airflow_mlops.overview.models import model as read
+
+    store = store_of(args)
+    found = read(store, args.model)
+    if found is None:
+        raise MLOpsError(
+            f"The artifact store {store.url} has nothing about model {args.model!r}. Correct the model's name, or set --store "
+            "to a different artifact store."
+        )
+    facts = found.model_copy(update=dict(_completed([_overview(found)])[0]))
+    if args.output in ("json", "yaml"):
+        _print(facts.model_dump(mode="json"), args.output)
+    else:
+        _show(facts, args.output)
+    _report(facts.problems)
+
+
+@command
+def index(args: Namespace) -> None:
+    """Run ``airflow mlops index``, which writes the index of models again."""
+    from airflow_mlops.overview.index import rebuild
+
+    names = rebuild(store_of(args))
+    print(f"The index has {len(names)} models{': ' if names else '.'}{', '.join(names)}")
+
+
+def _print(value: Any, output: str) -> None:
+    # Airflow's console turns nested numbers into text.
+    import yaml
+
+    print(
+        json.dumps(value, indent=1, ensure_ascii=False) if output == "json" else yaml.safe_dump(value, sort_keys=False)
+    )
+
+
+def _overview(facts: ModelFacts) -> Overview:
+    from airflow_mlops.overview.facts import Overview
+
+    return Overview(**{name: getattr(facts, name) for name in Overview.model_fields})
+
+
+def _completed(found: Sequence[Overview]) -> list[Overview]:
+    """Add what Airflow's database has. If it cannot be read, a note is printed to standard error."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from airflow_mlops import dag_facts
+
+    try:
+        return dag_facts.complete(found)
+    except SQLAlchemyError as error:
+        note = "Owners, tags and requests for approval are missing, because Airflow's database could not be read"
+        print(f"{note} ({type(error).__name__}).", file=sys.stderr)
+        return list(found)
+
+
+def _report(problems: Sequence[str]) -> None:
+    """Print problems to standard error, and exit with status 1 if there are any."""
+    for problem in dict.fromkeys(problems):
+        print(problem, file=sys.stderr)
+    if problems:
+        raise SystemExit(1)
+
+
+def _row(item: Overview) -> dict[str, Any]:
+    last, scoring = item.monitoring, item.scoring
+    shown = last.trend[-1] if last is not None and last.trend else None
+    value = None if shown is None else shown.value if shown.value is not None else shown.estimated
+    waiting = [
+        "approval" if item.approval is not None else "",
+        "retraining requested" if item.request is not None else "",
+    ]
+    return {
+        "model": item.name,
+        "champion": f"v{item.champion.version}" if item.champion is not None else "",
+        "since (UTC)": f"{item.champion.since:%F %H:%M}" if item.champion is not None else "",
+        "window": last.window.label if last is not None else "",
+        "verdict": (last.verdict + (" (acknowledged)" if last.acknowledged else "")) if last is not None else "",
+        "headline": last.headline if last is not None else "",
+        "metric": f"{last.metric} {value:.4g}" if last is not None and value is not None else "",
+        "labels": f"{last.coverage:.0%}" if last is not None and last.coverage is not None else "",
+        "scored": scoring.window.label if scoring is not None and scoring.window is not None else "",
+        "waiting": ", ".join(filter(None, waiting)),
+        "owner": item.owner or "",
+    }
+
+
+def _show(facts: ModelFacts, output: str) -> None:
+    console = AirflowConsole()
+    lines = {name: value for name, value in _row(facts).items() if value}
+    if facts.champion is not None:
+        lines["reason"] = facts.champion.reason
+    if facts.request is not None:
+        lines["request"] = facts.request.reason
+    if facts.approval is not None:
+        lines["approval"] = f"{facts.approval.subject} ({facts.approval.dag_id} {facts.approval.run_id})"
+    for name, dags in facts.dags.model_dump().items():
+        if dags:
+            lines[f"{name} DAGs"] = ", ".join(dags)
+    for name, value in lines.items():
+        print(f"{name:<14}{value}")
+    for detail in facts.details:
+        print(f"  {detail}")
+    sections = (
+        ("Windows", [_window(point) for point in reversed(facts.windows[-_SHOWN:])]),
+        ("Decisions", [_decision(item) for item in facts.decisions[:_SHOWN]]),
+    )
+    for title, rows in sections:
+        if rows:
+            print(f"\n{title}")
+            console.print_as(rows, output)
+
+
+def _window(point: Point) -> dict[str, Any]:
+    return {
+        "window": point.window.label,
+        "verdict": point.verdict,
+        "version": f"v{point.version}" if point.version is not None else "",
+        "rows": f"{point.rows:,}",
+        "labels": f"{point.coverage:.0%}" if point.coverage is not None else "",
+        "metric": point.metric or "",
+        "realised": _level(point.realised),
+        "estimated": _level(point.estimated),
+        "headline": point.headline,
+    }
+
+
+def _level(level: Level | None) -> str:
+    return f"{level.value:.4g} ({level.low:.4g} to {level.high:.4g})" if level is not None else ""
+
+
+def _decision(item: DecisionFacts) -> dict[str, Any]:
+    return {
+        "entry": item.seq,
+        "time (UTC)": f"{item.time:%F %H:%M}",
+        "decision": item.decision,
+        "champion": f"v{item.champion}" if item.champion is not None else "",
+        "window": item.window.label if item.window is not None else "",
+        "user": item.by or "",
+        "run": f"{item.dag_id} {item.run_id}".strip(),
+        "reason": item.reason,
+    }

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.overview import copies
 from airflow_mlops.overview.facts import (
     Acknowledgement,
     CandidateFacts,
@@ -18,10 +19,12 @@ from airflow_mlops.overview.facts import (
     OpenRequest,
     WindowFacts,
 )
-from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.ledger import Entry, Ledger, folder_name
 from airflow_mlops.registry.requests import recorded_requests
 from airflow_mlops.registry.verdict import CandidateVerdict
 
+# Version of the stored copy of the entries, and the number of entries without a copy.
+_VERSION, _FEW = 1, 3
 # Number of acknowledgements in a summary. Only that of the last window counts.
 _ACKNOWLEDGEMENTS = 36
 
@@ -60,12 +63,23 @@ def read(store: ArtifactStore, model: str) -> tuple[list[Entry], Chain]:
     :raises StoreError: the store cannot be read
     """
     ledger = Ledger(store, model)
+    contents = _contents(store, ledger.folder, model)
     try:
-        return ledger.entries(), Chain()
+        return ledger.checked(contents), Chain()
     except RegistryError as error:
-        found = store.read_many(store.keys(ledger.folder))
-        entries = [entry for content in found.values() if (entry := _parse(content)) is not None]
+        entries = [entry for content in contents.values() if (entry := _parse(content)) is not None]
         return sorted(entries, key=lambda entry: entry.seq), Chain(intact=False, problem=str(error))
+
+
+def _contents(store: ArtifactStore, folder: str, model: str) -> dict[str, bytes]:
+    """Return the content of the file of each entry. A file that has changed since it was copied is read."""
+    key = f"indexes/decisions/{folder_name(model)}.json.gz"
+    listed = {key: info for key, info in store.find_info(folder).items() if not key.rpartition("/")[2].startswith(".")}
+    known = copies.load(store, key, _VERSION) if len(listed) > _FEW else {}
+    found = copies.read(store, dict(sorted(listed.items())), lambda _, content: content.decode(errors="replace"), known)
+    if len(listed) > _FEW and found.read:
+        copies.save(store, key, _VERSION, found.values)
+    return {key: str(content).encode() for key, (_, content) in found.values.items()}
 
 
 def _parse(content: bytes) -> Entry | None:

@@ -61,7 +61,7 @@ def update(store: ArtifactStore, model: str, kind: Kind, predictions: str | None
 
 def _write(store: ArtifactStore, section: Section, kind: Kind, predictions: str | None) -> None:
     key = sections.key(section.model, kind, predictions)
-    store.write_bytes(key, section.model_dump_json(exclude_none=True).encode())
+    store.write_bytes(key, section.model_dump_json(exclude_defaults=True).encode())
 
 
 def read(store: ArtifactStore) -> dict[str, list[Section]]:
@@ -116,9 +116,10 @@ def scorings(store: ArtifactStore, model: str) -> list[Section]:
 
     :raises StoreError: the store cannot be read
     """
-    folder = sections.key(model, "scoring").rpartition("/")[0]
-    keys = [key for key in store.keys(folder) if (found := sections.kind_of(key)) and found[0] == "scoring"]
-    if not keys:
+    present = store.keys(sections.key(model, "scoring").rpartition("/")[0])
+    keys = [key for key in present if (found := sections.kind_of(key)) and found[0] == "scoring"]
+    if not present:
+        # A store without an index.
         section = sections.compute(store, model, "scoring")
         return [section] if section.scoring is not None else []
     parsed = (_parsed(store, key, content.decode(errors="replace")) for key, content in store.read_many(keys).items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import TypeVar
 
@@ -15,6 +16,8 @@ from airflow_mlops.overview.sections import Section
 from airflow_mlops.registry.ledger import Entry
 
 T = TypeVar("T")
+# Reports, ledger and predictions are read at the same time.
+_SOURCES = 3
 _FIRST = datetime.min.replace(tzinfo=timezone.utc)
 
 
@@ -36,14 +39,18 @@ def model(store: ArtifactStore, name: str) -> ModelFacts | None:
     are left out.
     """
     problems: list[str] = []
-    windows: list[Point] = _tried(lambda: monitoring.points(store, name), [], problems)
     nothing: tuple[list[Entry], Chain] = [], Chain()
-    entries, chain = _tried(lambda: decisions.read(store, name), nothing, problems)
-    sections: list[Section] = _tried(lambda: index.scorings(store, name), [], problems)
+    unmonitored: tuple[list[Point], list[str]] = [], []
+    with ThreadPoolExecutor(_SOURCES) as pool:
+        monitored = pool.submit(_windows, store, name)
+        decided = pool.submit(decisions.read, store, name)
+        scored = pool.submit(index.scorings, store, name)
+    windows, details = _tried(monitored.result, unmonitored, problems)
+    entries, chain = _tried(decided.result, nothing, problems)
+    sections: list[Section] = _tried(scored.result, [], problems)
     if not (windows or entries or sections or problems):
         return None
     stand = _tried(lambda: decisions.standing(store, name, entries), None, problems)
-    details: list[str] = _tried(lambda: monitoring.details(store, windows), [], problems)
     fresh = [
         Section(model=name, monitoring=monitoring.monitored(windows)),
         Section(model=name, decisions=stand, problem=chain.problem),
@@ -56,6 +63,11 @@ def model(store: ArtifactStore, name: str) -> ModelFacts | None:
         decisions=[decisions.facts(entry) for entry in reversed(entries)],
         chain=chain,
     )
+
+
+def _windows(store: ArtifactStore, name: str) -> tuple[list[Point], list[str]]:
+    windows = monitoring.points(store, name)
+    return windows, monitoring.details(store, windows)
 
 
 def dags(store: ArtifactStore, name: str) -> ModelDags:

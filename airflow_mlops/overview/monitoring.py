@@ -16,6 +16,7 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import copies
+from airflow_mlops.overview.copies import Copy
 from airflow_mlops.overview.facts import TREND, Level, Monitoring, Point, TaskFacts, TrendPoint, WindowFacts
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy import archive
@@ -49,28 +50,40 @@ def points(store: ArtifactStore, model: str) -> list[Point]:
     key = f"indexes/monitoring/{folder_name(model)}.json.gz"
     listed = archive.all_info(store, model)
     # Reading a few reports takes fewer requests than reading and writing the copy of their points.
-    known = _valid(copies.load(store, key, _VERSION)) if len(listed) > _FEW else {}
+    known = copies.load(store, key, _VERSION) if len(listed) > _FEW else {}
     found = copies.read(store, listed, _content, known)
+    try:
+        made = _points(found)
+    except (ValidationError, KeyError, TypeError, ValueError):
+        # Another version of this package wrote the copy.
+        known = {}
+        found = copies.read(store, listed, _content, known)
+        made = _points(found)
     if len(listed) > _FEW and (found.read or known.keys() - listed.keys()):
         copies.save(store, key, _VERSION, found.values)
-    made = [Point.model_validate(value) for _, value in found.values.values() if value is not None]
     return sorted(made, key=lambda point: (point.window.start, point.window.end))
 
 
-def _valid(known: dict[str, tuple[str, Any]]) -> dict[str, tuple[str, Any]]:
-    """Return the stored points that this version of the package can read."""
-    try:
-        for _, value in known.values():
-            if value is not None:
-                Point.model_validate(value)
-    except ValidationError:
-        return {}
-    return known
+def _points(found: Copy) -> list[Point]:
+    return [_restored(value) for _, value in found.values.values() if value is not None]
 
 
 def _content(key: str, content: bytes) -> Any:
     point = parse(key, content)
-    return point.model_dump(mode="json", exclude_defaults=True) if point is not None else None
+    if point is None:
+        return None
+    ends = (point.window.start, point.window.end)
+    value = point.model_dump(mode="json", exclude_defaults=True)
+    # Python reads its own form of a time much faster than any ISO 8601 form.
+    value["window"] |= {"start": ends[0].isoformat(), "end": ends[1].isoformat()}
+    return {**value, "checked": point.checked.isoformat()}
+
+
+def _restored(value: dict[str, Any]) -> Point:
+    window = value["window"]
+    ends = {name: datetime.fromisoformat(window[name]) for name in ("start", "end")}
+    times = {"window": {**window, **ends}, "checked": datetime.fromisoformat(value["checked"])}
+    return Point.model_validate({**value, **times})
 
 
 def parse(key: str, content: bytes) -> Point | None:

@@ -26,7 +26,7 @@ import json
 import logging
 import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Literal
 from urllib.parse import quote
@@ -182,6 +182,21 @@ class Ledger:
         :raises StoreError: the store cannot be read
         """
         return self._read_newer()
+
+    def checked(self, contents: Mapping[str, bytes]) -> list[Entry]:
+        """Return the entries in files that were read before, oldest first.
+
+        :param contents: content of the file of each entry, by key, in the order of the keys
+        :raises RegistryError: an entry was changed, removed or inserted; the error names the entry and its file
+        :raises StoreError: the store cannot be read
+        """
+        self._entries, self._files, self._unpacked = [], [], 0
+        if self._lacks_files([*contents]):
+            # A listing that ran during a write lacks a file.
+            return self._read_newer()
+        for key, content in contents.items():
+            self._append(self._parse(key, content), content)
+        return [*self._entries]
 
     def _read_newer(self, *, packed: bool = True) -> list[Entry]:
         for pause in pauses():

@@ -15,7 +15,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.prediction_log import slot
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.overview import index, models, monitoring, sections
+from airflow_mlops.overview import copies, index, models, monitoring, sections
 from airflow_mlops.registry.ledger import Decision, Ledger
 from tests.support import reports
 
@@ -207,3 +207,39 @@ def test_times_are_utc(store: ArtifactStore) -> None:
     last = models.model(store, "delays").monitoring
     assert last.window.start == datetime(2013, 1, 1, tzinfo=timezone.utc)
     assert '"start":"2013-01-01T00:00:00Z"' in last.model_dump_json()
+
+
+def test_what_was_written_is_read_again_without_the_truth(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(store, 1)
+    reports.publish(store, "2013-01")
+    score(store, "2013-01")
+    expected = by_name(store)
+    index._known.clear()
+    monkeypatch.setattr(sections, "compute", lambda *_: 1 / 0)
+    assert by_name(store) == expected
+
+
+def test_a_changed_entry_is_noticed_although_the_entries_are_copied(store: ArtifactStore) -> None:
+    for number in range(1, 7):
+        promote(store, number)
+    assert [item.seq for item in models.model(store, "delays").decisions] == [6, 5, 4, 3, 2, 1]
+    assert store.exists("indexes/decisions/delays.json.gz")
+    key = "ledger/delays/00000003.json"
+    store.write_bytes(key, store.read_bytes(key).replace(b"is better", b"is worse!"))
+    assert "entry 3" in models.model(store, "delays").chain.problem
+    store.delete(key)
+    found = models.model(store, "delays")
+    assert "entry 3" in found.chain.problem
+    assert [item.seq for item in found.decisions] == [6, 5, 4, 2, 1]
+
+
+def test_points_of_another_version_are_read_from_the_reports(store: ArtifactStore) -> None:
+    for month in MONTHS:
+        reports.publish(store, month)
+    expected = monitoring.points(store, "delays")
+    key = "indexes/monitoring/delays.json.gz"
+    found = copies.load(store, key, 1)
+    copies.save(store, key, 1, {name: (stamp, {"new": 1}) for name, (stamp, _) in found.items()})
+    assert monitoring.points(store, "delays") == expected

@@ -49,7 +49,7 @@ docs: $(VENV)/.dev-installed ## The documentation site in build/docs, with the A
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.dev-installed ## Every benchmark; each ends in one line of JSON
-	@for name in parse step_overhead pod_overhead ingest point_in_time torch_training gates score drift false_alarms estimation retraining store serve; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in parse step_overhead pod_overhead ingest point_in_time torch_training gates score drift false_alarms estimation retraining store serve ui_api; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 schema: $(VENV)/.dev-installed ## Write the JSON schema of monitoring's reports
 	$(BIN)/python -m airflow_mlops.stages.monitor.report_schema > docs/report.schema.json

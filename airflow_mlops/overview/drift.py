@@ -83,8 +83,8 @@ def drift_map(store: ArtifactStore, model: str, features: int, windows: int) -> 
     :param windows: largest number of windows
     :raises StoreError: the store cannot be read
     """
-    points = monitoring.points(store, model)[-windows:]
-    found = store.read_many(monitoring.report_key(point) for point in points)
+    points, _ = monitoring.points(store, model)
+    found = store.read_many(monitoring.report_key(point) for point in points[-windows:])
     reports = [report for content in found.values() if (report := _parsed(content)) is not None]
     by_column: dict[str, dict[int, Drift]] = defaultdict(dict)
     for number, report in enumerate(reports):

@@ -40,19 +40,19 @@ def model(store: ArtifactStore, name: str) -> ModelFacts | None:
     """
     problems: list[str] = []
     nothing: tuple[list[Entry], Chain] = [], Chain()
-    unmonitored: tuple[list[Point], list[str]] = [], []
+    unmonitored: tuple[list[Point], list[str], list[str]] = [], [], []
     with ThreadPoolExecutor(_SOURCES) as pool:
         monitored = pool.submit(_windows, store, name)
         decided = pool.submit(decisions.read, store, name)
         scored = pool.submit(index.scorings, store, name)
-    windows, details = _tried(monitored.result, unmonitored, problems)
+    windows, unreadable, details = _tried(monitored.result, unmonitored, problems)
     entries, chain = _tried(decided.result, nothing, problems)
     sections: list[Section] = _tried(scored.result, [], problems)
-    if not (windows or entries or sections or problems):
+    if not (windows or unreadable or entries or sections or problems):
         return None
     stand = _tried(lambda: decisions.standing(store, name, entries), None, problems)
     fresh = [
-        Section(model=name, monitoring=monitoring.monitored(windows)),
+        Section(model=name, monitoring=monitoring.monitored(windows), problem=monitoring.problem(unreadable)),
         Section(model=name, decisions=stand, problem=chain.problem),
     ]
     overview = _overview(name, [*fresh, *sections], problems)
@@ -65,9 +65,9 @@ def model(store: ArtifactStore, name: str) -> ModelFacts | None:
     )
 
 
-def _windows(store: ArtifactStore, name: str) -> tuple[list[Point], list[str]]:
-    windows = monitoring.points(store, name)
-    return windows, monitoring.details(store, windows)
+def _windows(store: ArtifactStore, name: str) -> tuple[list[Point], list[str], list[str]]:
+    windows, unreadable = monitoring.points(store, name)
+    return windows, unreadable, monitoring.details(store, windows)
 
 
 def dags(store: ArtifactStore, name: str) -> ModelDags:

@@ -42,8 +42,10 @@ class Monitored(Model):
     dags: list[str] = Field(default_factory=list)
 
 
-def points(store: ArtifactStore, model: str) -> list[Point]:
-    """Return the monitored windows of a model, ordered by time. Unreadable reports are left out.
+def points(store: ArtifactStore, model: str) -> tuple[list[Point], list[str]]:
+    """Return the monitored windows of a model, ordered by time, and the keys of reports that cannot be read.
+
+    A report cannot be read if it is damaged, or if an incompatible version of this package wrote it.
 
     :raises StoreError: the store cannot be read
     """
@@ -61,7 +63,19 @@ def points(store: ArtifactStore, model: str) -> list[Point]:
         made = _points(found)
     if len(listed) > _FEW and (found.read or known.keys() - listed.keys()):
         copies.save(store, key, _VERSION, found.values)
-    return sorted(made, key=lambda point: (point.window.start, point.window.end))
+    unreadable = [key for key, (_, value) in found.values.items() if value is None]
+    return sorted(made, key=lambda point: (point.window.start, point.window.end)), unreadable
+
+
+def problem(unreadable: Sequence[str]) -> str | None:
+    """Return a sentence about reports that cannot be read; ``None`` if there are none."""
+    if not unreadable:
+        return None
+    others = f" and {len(unreadable) - 1} other reports" if len(unreadable) > 1 else ""
+    return (
+        f"The report {unreadable[-1]}{others} cannot be read. Run MonitorOperator for its window again, or install the version "
+        "of airflow-mlops that wrote it."
+    )
 
 
 def _points(found: Copy) -> list[Point]:

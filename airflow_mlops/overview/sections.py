@@ -81,7 +81,9 @@ def compute(store: ArtifactStore, model: str, kind: Kind, predictions: str | Non
     :raises StoreError: the store cannot be read
     """
     if kind == "monitoring":
-        return Section(model=model, monitoring=monitoring.monitored(monitoring.points(store, model)))
+        windows, unreadable = monitoring.points(store, model)
+        problem = monitoring.problem(unreadable)
+        return Section(model=model, monitoring=monitoring.monitored(windows), problem=problem)
     if kind == "scoring":
         name = predictions or f"{model}_predictions"
         return Section(model=model, scoring=scoring.last_scoring(store, model, name))

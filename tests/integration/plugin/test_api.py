@@ -11,6 +11,8 @@ from tests.support import reports
 from tests.unit.overview.test_index import promote, score
 
 if TYPE_CHECKING:
+    from fastapi.testclient import TestClient
+
     from airflow_mlops.data.store import ArtifactStore
 
 SCRIPT = "<script>alert(1)</script>"
@@ -239,3 +241,48 @@ def test_a_page_about_a_model_is_for_those_who_may_see_the_model(
     monkeypatch.setattr(SimpleAuthManager, "is_authorized_dag", only("score"))
     monkeypatch.setattr(SimpleAuthManager, "is_authorized_asset", lambda *_, **__: False)
     assert status() == [404, 404, 403, 404]
+
+
+def test_every_route_needs_a_login_and_does_not_tell_what_exists(app: Any, store: ArtifactStore) -> None:
+
+    promote(store, 1)
+    reports.publish(store, "2013-01", "watch")
+    window = {"start": "2013-01-01T00:00:00Z", "end": "2013-02-01T00:00:00Z"}
+    bodies = {"retrain": {"reason": "Snow."}, "rollback": {"reason": "Snow."}, "acknowledge": {"window": window}}
+    paths = client(app, "viewer").get("/mlops/api/openapi.json").json()["paths"]
+    routes = [(method, path) for path, methods in paths.items() for method in methods]
+    assert len(routes) == 12
+
+    def status(user: TestClient, method: str, path: str, model: str) -> int:
+        values = {
+            "name": model,
+            "column": "x",
+            "dag_id": f"dag_of_{model}",
+            "run_id": "r",
+            "task_id": "t",
+            "map_index": -1,
+        }
+        body = bodies[path.rpartition("/")[2]] if method == "post" else None
+        params = window if "column" in path else None
+        return user.request(method, f"/mlops/api{path.format(**values)}", json=body, params=params).status_code
+
+    for method, path in routes:
+        assert status(client(app, None), method, path, "delays") == 401, path
+        if "{" in path:
+            assert status(client(app, "admin"), method, path, "no_such_model") == 404, path
+            if "{name}" in path:
+                known = status(client(app, "viewer"), method, path, "delays")
+                assert (known == 403) == (method == "post"), (path, known)
+    assert client(app, None).get("/mlops/api/openapi.json").status_code == 200
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_shown(app: Any, store: ArtifactStore) -> None:
+    promote(store, 1)
+    for month in ("2013-01", "2013-02"):
+        key = reports.publish(store, month)
+    newer = store.read_json(key)
+    store.write_json(key, {**newer, "format": 99, "unknown": True})
+    found = client(app, "viewer").get("/mlops/api/models/delays").json()
+    assert [point["window"]["label"] for point in found["windows"]] == ["2013-01"]
+    assert found["champion"]["version"] == 1
+    assert any("2013-02" in problem for problem in found["problems"])

@@ -123,11 +123,6 @@ def api(home: Path) -> Iterator[Callable[[str], Any]]:
     yield get
 
 
-def forget() -> None:
-    """Forget what this process has read, as a new process."""
-    index._known.clear()
-
-
 def measured(
     get: Callable[[str], Any], path: str, meter: Meter | None, delay: float, *, cold: bool
 ) -> dict[str, float]:
@@ -135,7 +130,7 @@ def measured(
     times, requests = [], [0]
     for _ in range(REPEATS):
         if cold:
-            forget()
+            index.forget()
         began = time.perf_counter()
         if meter is None:
             get(path)

@@ -37,6 +37,7 @@ _CHANGED = 16
 
 # The sections that this process has read, by URL of the store.
 _known: dict[str, dict[str, tuple[str, Any]]] = {}
+_parsed_sections: dict[str, dict[str, tuple[str, Section]]] = {}
 
 
 def update(store: ArtifactStore, model: str, kind: Kind, predictions: str | None = None) -> None:
@@ -84,10 +85,21 @@ def read(store: ArtifactStore) -> dict[str, list[Section]]:
         copies.save(store, SNAPSHOT, _VERSION, found.values)
     _known[store.url] = found.values
     models: dict[str, list[Section]] = {}
-    for key, (_, content) in found.values.items():
-        if (section := _parsed(store, key, content)) is not None:
+    earlier, parsed = _parsed_sections.get(store.url, {}), {}
+    for key, (stamp, content) in found.values.items():
+        same = earlier.get(key)
+        section = same[1] if same is not None and same[0] == stamp else _parsed(store, key, content)
+        if section is not None:
+            parsed[key] = (stamp, section)
             models.setdefault(section.model, []).append(section)
+    _parsed_sections[store.url] = parsed
     return models
+
+
+def forget() -> None:
+    """Forget what this process has read."""
+    _known.clear()
+    _parsed_sections.clear()
 
 
 def _parsed(store: ArtifactStore, key: str, content: str) -> Section | None:

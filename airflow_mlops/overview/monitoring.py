@@ -7,10 +7,9 @@ A copy of the few numbers of each report, so that a model with a long history is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance
@@ -38,7 +37,7 @@ class Monitored(Model):
     """
 
     last: Monitoring | None = None
-    labels_until: datetime | None = None
+    labels_until: AwareDatetime | None = None
     dags: list[str] = Field(default_factory=list)
 
 
@@ -56,7 +55,7 @@ def points(store: ArtifactStore, model: str) -> tuple[list[Point], list[str]]:
     found = copies.read(store, listed, _content, known)
     try:
         made = _points(found)
-    except (ValidationError, KeyError, TypeError, ValueError):
+    except ValidationError:
         # Another version of this package wrote the copy.
         known = {}
         found = copies.read(store, listed, _content, known)
@@ -79,25 +78,14 @@ def problem(unreadable: Sequence[str]) -> str | None:
 
 
 def _points(found: Copy) -> list[Point]:
-    return [_restored(value) for _, value in found.values.values() if value is not None]
+    return [Point.model_validate(value) for _, value in found.values.values() if value is not None]
 
 
 def _content(key: str, content: bytes) -> Any:
     point = parse(key, content)
     if point is None:
         return None
-    ends = (point.window.start, point.window.end)
-    value = point.model_dump(mode="json", exclude_defaults=True)
-    # Python reads its own form of a time much faster than any ISO 8601 form.
-    value["window"] |= {"start": ends[0].isoformat(), "end": ends[1].isoformat()}
-    return {**value, "checked": point.checked.isoformat()}
-
-
-def _restored(value: dict[str, Any]) -> Point:
-    window = value["window"]
-    ends = {name: datetime.fromisoformat(window[name]) for name in ("start", "end")}
-    times = {"window": {**window, **ends}, "checked": datetime.fromisoformat(value["checked"])}
-    return Point.model_validate({**value, **times})
+    return point.model_dump(mode="json", exclude_defaults=True)
 
 
 def parse(key: str, content: bytes) -> Point | None:

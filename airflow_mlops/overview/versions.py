@@ -7,10 +7,9 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from airflow_mlops.core.base import Model
-from airflow_mlops.core.windows import UtcDatetime
 from airflow_mlops.registry.ledger import Entry
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult
 
@@ -51,7 +50,7 @@ class VersionFacts(Model):
 
     version: int
     run_id: str = ""
-    created: UtcDatetime | None = None
+    created: AwareDatetime | None = None
     champion: bool = False
     challenger: bool = False
     metrics: dict[str, MetricValue] = Field(default_factory=dict)

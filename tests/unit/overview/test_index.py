@@ -24,7 +24,7 @@ MONTHS = [f"2013-{month:02}" for month in range(1, 13)]
 
 @pytest.fixture(params=["file", "memory"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
-    index._known.clear()
+    index.forget()
     if request.param == "file":
         return ArtifactStore(tmp_path.as_uri())
     return ArtifactStore(f"memory://index-{tmp_path.name}")
@@ -216,7 +216,7 @@ def test_what_was_written_is_read_again_without_the_truth(
     reports.publish(store, "2013-01")
     score(store, "2013-01")
     expected = by_name(store)
-    index._known.clear()
+    index.forget()
     monkeypatch.setattr(sections, "compute", lambda *_: 1 / 0)
     assert by_name(store) == expected
 

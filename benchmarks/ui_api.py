@@ -221,8 +221,9 @@ def main() -> None:
                 os.environ["AIRFLOW__MLOPS__ARTIFACTS"] = local.url
                 found = pages(get, names, None, 0.0)
                 printed("Local folder", found)
-                figures["models_ms"] = found["models, cold"]["ms"]
-                figures["model_ms"] = found["a model, cold"]["ms"]
+                figures["models_cold_ms"] = found["models, cold"]["ms"]
+                figures["models_ms"] = found["models, warm"]["ms"]
+                figures["model_ms"] = max(found["a model, cold"]["ms"], found["a model, warm"]["ms"])
             if "s3" in arguments.stores:
                 figures |= _on_s3(get, local, names)
         if not arguments.skip_mlflow:
@@ -250,8 +251,8 @@ def _on_s3(get: Callable[[str], Any], local: ArtifactStore, names: list[str]) ->
         found = pages(get, names, meter, stores.DELAY)
         printed("S3, 50 ms for each request", found)
     return {
-        "models_s3_ms": found["models, cold"]["ms"],
-        "model_s3_ms": found["a model, cold"]["ms"],
+        "models_s3_ms": found["models, warm"]["ms"],
+        "model_s3_ms": max(found["a model, cold"]["ms"], found["a model, warm"]["ms"]),
         "requests": max(int(item["requests"]) for item in found.values()),
     }
 

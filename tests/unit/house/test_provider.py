@@ -50,6 +50,7 @@ def test_the_commands_in_the_metadata_exist():
         "ledger",
         "rollback",
         "reproduce",
+        "serve",
         "backtest",
         "predictions",
         "datasets",

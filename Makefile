@@ -10,7 +10,7 @@ LOCK_TORCH ?= torch==2.13.0
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 export AIRFLOW_PORT MLFLOW_PORT MONTHS DEMO_HOME
 
-.PHONY: help demo stop install test pytest torture lint format docs bench images schema lock clean
+.PHONY: help demo stop install test pytest torture lint format docs bench images schema ui lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -53,6 +53,9 @@ bench: $(VENV)/.dev-installed ## Every benchmark; each ends in one line of JSON
 
 schema: $(VENV)/.dev-installed ## Write the JSON schema of monitoring's reports
 	$(BIN)/python -m airflow_mlops.stages.monitor.report_schema > docs/report.schema.json
+
+ui: ## Check, test and build the React pages of the plugin, with Node.js; the bundle is committed
+	cd airflow_mlops/plugin/www && npm ci --no-fund --no-audit --silent && npm run --silent lint && npm test --silent && npm run --silent build
 
 lock: ## Regenerate constraints.txt from pyproject.toml with the newest releases that fit together
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -1,4 +1,4 @@
-"""The Airflow plugin, which serves pages of the artifact store and registers listeners.
+"""The Airflow plugin, which adds pages to Airflow's UI, serves pages of the artifact store and registers listeners.
 
 The listeners import the modules of ``[mlops] preload``, and start DAGs without partitions on requests for retraining.
 
@@ -12,6 +12,7 @@ from typing import Any
 from airflow.sdk.plugins_manager import AirflowPlugin
 
 from airflow_mlops.plugin import preload, retraining
+from airflow_mlops.plugin.bundle import react_apps
 
 
 class _Pages:
@@ -29,3 +30,4 @@ class MLOpsPlugin(AirflowPlugin):
     name = "mlops"
     fastapi_apps = [{"name": "mlops", "app": _Pages(), "url_prefix": "/mlops"}]  # noqa: RUF012 - as Airflow declares it
     listeners = [preload, retraining]  # noqa: RUF012
+    react_apps = react_apps()

@@ -10,16 +10,18 @@ import mimetypes
 import os
 import stat
 from pathlib import Path as LocalPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from airflow.api_fastapi.app import get_auth_manager
 from fastapi import Depends, FastAPI, HTTPException, Path, Response
+from fastapi.staticfiles import StaticFiles
 
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import models
 from airflow_mlops.plugin.api.access import AccessDep
 from airflow_mlops.plugin.api.app import app as api
+from airflow_mlops.plugin.bundle import DIST
 from airflow_mlops.settings import default_store
 
 _CDN = " ".join(
@@ -58,6 +60,19 @@ _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO,
 
 app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_url=None)
 app.mount("/api", api)
+
+
+class _Bundle(StaticFiles):
+    """The files of the React pages, which hold no data. Browsers ask each time whether a file has changed."""
+
+    async def get_response(self, path: str, scope: Any) -> Response:
+        response = await super().get_response(path, scope)
+        response.headers["Cache-Control"] = "no-cache"
+        response.headers["X-Content-Type-Options"] = "nosniff"
+        return response
+
+
+app.mount("/static", _Bundle(directory=DIST, check_dir=False))
 
 
 def may_read(key: Annotated[str, Path()], rights: AccessDep) -> None:

@@ -1,0 +1,98 @@
+/** What `/mlops/api` answers. The fields are described in `airflow_mlops/overview/facts.py`. */
+
+export type Verdict = "healthy" | "watch" | "retrain";
+
+export type Window = { start: string; end: string; label: string };
+
+export type TrendPoint = { window: Window; value: number | null; estimated: number | null; verdict: Verdict };
+
+export type Monitoring = {
+  window: Window;
+  checked: string;
+  verdict: Verdict;
+  headline: string;
+  metric: string | null;
+  greater_is_better: boolean | null;
+  coverage: number | null;
+  trend: TrendPoint[];
+  acknowledged: { by: string; at: string; note: string } | null;
+};
+
+export type Overview = {
+  name: string;
+  owner: string | null;
+  tags: string[];
+  dags: { train: string[]; score: string[]; monitor: string[] };
+  champion: { version: number; since: string; by: string | null; reason: string } | null;
+  previous: number | null;
+  monitoring: Monitoring | null;
+  scoring: { window: Window | null; scored_at: string; version: number; rows: number } | null;
+  labels_until: string | null;
+  request: { id: string; reason: string; created: string; state: string; by: string | null } | null;
+  approval: TaskKey & { subject: string } | null;
+  can_act: boolean;
+  problems: string[];
+};
+
+export type TaskKey = { dag_id: string; run_id: string; task_id: string; map_index: number };
+
+export type Level = { value: number; low: number; high: number; reference: number | null };
+
+export type Point = {
+  window: Window;
+  verdict: Verdict;
+  headline: string;
+  checked: string;
+  version: number | null;
+  rows: number;
+  labelled: number;
+  coverage: number | null;
+  metric: string | null;
+  realised: Level | null;
+  estimated: Level | null;
+  requested: boolean;
+  report: string;
+};
+
+export type Gate = {
+  gate: string;
+  measured: number | null;
+  asked: number | null;
+  passed: boolean;
+  explanation: string;
+  improvement?: number | null;
+  low?: number | null;
+  high?: number | null;
+};
+
+export type Candidate = {
+  version: number;
+  passed: boolean;
+  reason: string;
+  metrics: Record<string, number>;
+  gates: Gate[];
+};
+
+export type DecisionKind = "promoted" | "refused" | "rolled_back" | "requested" | "acknowledged";
+
+export type Decision = TaskKey & {
+  seq: number;
+  time: string;
+  decision: DecisionKind;
+  champion: number | null;
+  replaced: number | null;
+  by: string | null;
+  reason: string;
+  approval: Record<string, unknown> | null;
+  candidates: Candidate[];
+  window: Window | null;
+};
+
+export type ModelFacts = Overview & {
+  details: string[];
+  windows: Point[];
+  decisions: Decision[];
+  chain: { intact: boolean; problem: string | null };
+};
+
+export type Models = { models: Overview[]; problems: string[] };

@@ -1,0 +1,41 @@
+import type { Overview, TrendPoint, Verdict, Window } from "./api/types";
+
+/** Values for tests. */
+export const month = (number: number): Window => {
+  const text = (value: number) => `2013-${String(value).padStart(2, "0")}`;
+  return {
+    start: `${text(number)}-01T00:00:00Z`,
+    end: number === 12 ? "2014-01-01T00:00:00Z" : `${text(number + 1)}-01T00:00:00Z`,
+    label: text(number),
+  };
+};
+
+export const trend = (values: (number | null)[], verdict: Verdict = "healthy"): TrendPoint[] =>
+  values.map((value, index) => ({ window: month(index + 1), value, estimated: 0.7, verdict }));
+
+export const overview = (name: string, verdict: Verdict | null = "healthy", fields: Partial<Overview> = {}): Overview => ({
+  name,
+  owner: "ops",
+  tags: ["prod"],
+  dags: { train: ["train"], score: ["score"], monitor: ["monitor"] },
+  champion: { version: 3, since: "2013-12-01T00:00:00Z", by: "admin", reason: "It passed every gate." },
+  previous: 2,
+  monitoring: verdict && {
+    window: month(3),
+    checked: "2013-04-02T00:00:00Z",
+    verdict,
+    headline: `It is ${verdict}.`,
+    metric: "roc_auc",
+    greater_is_better: true,
+    coverage: 0.9,
+    trend: trend([0.7, 0.72, 0.65], verdict),
+    acknowledged: null,
+  },
+  scoring: { window: month(3), scored_at: "2013-04-01T05:00:00Z", version: 3, rows: 100 },
+  labels_until: "2013-04-01T00:00:00Z",
+  request: null,
+  approval: null,
+  can_act: true,
+  problems: [],
+  ...fields,
+});

@@ -1,0 +1,105 @@
+import { Badge, Box, HStack, Link, Text } from "@chakra-ui/react";
+import type { ReactNode } from "react";
+import { Link as RouterLink } from "react-router-dom";
+
+import type { Overview } from "../api/types";
+import { number, percent } from "../parts/format";
+import { Sparkline } from "../parts/Sparkline";
+import { Ago } from "../parts/Time";
+import { VerdictMark } from "../parts/VerdictMark";
+import { modelPage, taskPage } from "../routes";
+
+export const Name = ({ model }: { model: Overview }) => (
+  <Link asChild color="fg.info" fontWeight="bold" minW="90px" overflowWrap="anywhere">
+    <RouterLink to={modelPage(model.name)}>{model.name}</RouterLink>
+  </Link>
+);
+
+const Muted = ({ children }: { children: ReactNode }) => (
+  <Text color="fg.muted" fontSize="xs">
+    {children}
+  </Text>
+);
+
+const State = ({ model }: { model: Overview }) => (
+  <Box minW="180px">
+    <HStack flexWrap="wrap" gap={2}>
+      <VerdictMark verdict={model.monitoring?.verdict ?? null} />
+      {model.monitoring?.acknowledged ? <Badge size="xs">acknowledged</Badge> : null}
+    </HStack>
+    {model.monitoring ? <Muted>{model.monitoring.headline}</Muted> : null}
+    {model.problems.map((problem) => (
+      <Text color="fg.warning" fontSize="xs" key={problem}>
+        {problem}
+      </Text>
+    ))}
+  </Box>
+);
+
+const Metric = ({ model: { monitoring } }: { model: Overview }) => {
+  const last = monitoring?.trend.at(-1);
+  if (!monitoring || !last) return <>–</>;
+  return (
+    <Box>
+      <Sparkline metric={monitoring.metric} trend={monitoring.trend} />
+      <Muted>
+        {monitoring.metric} {number(last.value ?? last.estimated)}
+        {last.value === null && last.estimated !== null ? " (estimated)" : ""}, {monitoring.window.label}
+      </Muted>
+    </Box>
+  );
+};
+
+const Champion = ({ model: { champion } }: { model: Overview }) =>
+  champion ? (
+    <Box whiteSpace="nowrap">
+      Version {champion.version}
+      <Muted>
+        since <Ago time={champion.since} />
+      </Muted>
+    </Box>
+  ) : (
+    <>none</>
+  );
+
+const Fresh = ({ model }: { model: Overview }) => (
+  <Box>
+    {model.scoring ? (
+      <>
+        scored <Ago time={model.scoring.scored_at} />
+      </>
+    ) : (
+      "not scored"
+    )}
+    <Muted>
+      {model.labels_until ? `labels until ${model.labels_until.slice(0, 10)}` : "no labels"}
+      {model.monitoring ? `, ${percent(model.monitoring.coverage)} in the last window` : ""}
+    </Muted>
+  </Box>
+);
+
+export const Waiting = ({ model }: { model: Overview }) => (
+  <Box>
+    {model.approval ? (
+      <Link asChild color="fg.info">
+        <RouterLink to={`${taskPage(model.approval)}/required_actions`}>Approval: {model.approval.subject}</RouterLink>
+      </Link>
+    ) : null}
+    {model.request ? (
+      <Text title={model.request.reason}>
+        Retraining requested <Ago time={model.request.created} />
+      </Text>
+    ) : null}
+  </Box>
+);
+
+export type Column = { title: string; cell: (model: Overview) => ReactNode };
+
+export const COLUMNS: Column[] = [
+  { title: "Verdict", cell: (model) => <State model={model} /> },
+  { title: "Metric", cell: (model) => <Metric model={model} /> },
+  { title: "Champion", cell: (model) => <Champion model={model} /> },
+  { title: "Freshness", cell: (model) => <Fresh model={model} /> },
+  { title: "Waiting", cell: (model) => <Waiting model={model} /> },
+  { title: "Owner", cell: (model) => model.owner ?? "–" },
+];

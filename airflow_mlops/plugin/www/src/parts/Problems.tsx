@@ -1,0 +1,30 @@
+import { Alert, Button } from "@chakra-ui/react";
+
+import type { Failure } from "../api/client";
+
+/** What could not be read, in place; the rest of the page is shown. */
+export const Problems = ({ failure, onRetry, texts = [] }: { failure?: Failure | null; onRetry?: () => void; texts?: string[] }) => (
+  <>
+    {failure ? (
+      <Alert.Root mb={3} role="alert" status="error">
+        <Alert.Indicator />
+        <Alert.Content>
+          <Alert.Description>{failure.message}</Alert.Description>
+        </Alert.Content>
+        {onRetry ? (
+          <Button onClick={onRetry} size="xs" variant="outline">
+            Try again
+          </Button>
+        ) : null}
+      </Alert.Root>
+    ) : null}
+    {texts.map((text) => (
+      <Alert.Root key={text} mb={3} status="warning">
+        <Alert.Indicator />
+        <Alert.Content>
+          <Alert.Description>{text}</Alert.Description>
+        </Alert.Content>
+      </Alert.Root>
+    ))}
+  </>
+);

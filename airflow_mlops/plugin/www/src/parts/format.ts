@@ -1,0 +1,40 @@
+/** Numbers and times as text. Times are UTC, because the windows of the data are. */
+
+const UNITS: [Intl.RelativeTimeFormatUnit, number][] = [
+  ["year", 31_557_600],
+  ["month", 2_629_800],
+  ["day", 86_400],
+  ["hour", 3600],
+  ["minute", 60],
+];
+const relative = new Intl.RelativeTimeFormat("en", { numeric: "always", style: "short" });
+
+/** How long ago a time is, such as "3 days ago". */
+export const ago = (time: string, now = Date.now()): string => {
+  const seconds = (Date.parse(time) - now) / 1000;
+  if (Number.isNaN(seconds)) return time;
+  for (const [unit, length] of UNITS) {
+    if (Math.abs(seconds) >= length) return relative.format(Math.trunc(seconds / length), unit);
+  }
+  return "just now";
+};
+
+/** A time such as "2013-04-01 06:30 UTC"; at midnight only the date. */
+export const moment = (time: string): string => {
+  const parsed = new Date(time);
+  if (Number.isNaN(parsed.getTime())) return time;
+  const [day = "", clock = ""] = parsed.toISOString().split("T");
+  return clock.startsWith("00:00:00.000") ? day : `${day} ${clock.slice(0, 5)} UTC`;
+};
+
+/** Three significant digits, and no more digits than a count has. */
+export const number = (value: number | null | undefined): string => {
+  if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+  if (Number.isInteger(value)) return value.toLocaleString("en");
+  const size = Math.abs(value);
+  if (size >= 1000) return Math.round(value).toLocaleString("en");
+  return size < 0.0001 ? value.toExponential(2) : value.toPrecision(size < 1 ? 3 : 4);
+};
+
+export const percent = (value: number | null | undefined): string =>
+  value === null || value === undefined ? "–" : `${value > 0 && value < 0.01 ? "< 1" : Math.floor(value * 100)}%`;

@@ -1,4 +1,4 @@
-import type { Overview, TrendPoint, Verdict, Window } from "./api/types";
+import type { Decision, Overview, Point, TrendPoint, Verdict, Window } from "./api/types";
 
 /** Values for tests. */
 export const month = (number: number): Window => {
@@ -37,5 +37,40 @@ export const overview = (name: string, verdict: Verdict | null = "healthy", fiel
   approval: null,
   can_act: true,
   problems: [],
+  ...fields,
+});
+
+export const point = (number: number, fields: Partial<Point> = {}): Point => ({
+  window: month(number),
+  verdict: "healthy",
+  headline: `It was ${number}.`,
+  checked: month(number).end,
+  version: 1,
+  rows: 100,
+  labelled: 90,
+  coverage: 0.9,
+  metric: "roc_auc",
+  realised: { value: 0.7, low: 0.68, high: 0.72, reference: 0.71 },
+  estimated: null,
+  requested: false,
+  report: `reports/m/${number}.html`,
+  ...fields,
+});
+
+export const decision = (seq: number, time: string, fields: Partial<Decision> = {}): Decision => ({
+  seq,
+  time,
+  decision: "promoted",
+  champion: 2,
+  replaced: 1,
+  by: "admin",
+  reason: "It passed every gate.",
+  approval: null,
+  candidates: [],
+  window: null,
+  dag_id: "train",
+  run_id: "run",
+  task_id: "promote",
+  map_index: -1,
   ...fields,
 });

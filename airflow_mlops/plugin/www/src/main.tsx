@@ -1,14 +1,15 @@
 import { Box, ChakraProvider, createSystem, defaultConfig } from "@chakra-ui/react";
 import { useParams } from "react-router-dom";
 
+import { ModelPage } from "./model/ModelPage";
 import { ModelsPage } from "./models/ModelsPage";
 
 type Shared = { ChakraUISystem?: ReturnType<typeof createSystem>; [name: string]: unknown };
 const shared = globalThis as unknown as Shared;
 
 const Page = () => {
-  useParams();
-  return <ModelsPage />;
+  const name = useParams()["*"];
+  return name ? <ModelPage key={name} name={name} /> : <ModelsPage />;
 };
 
 /** The plugin's only component. Airflow's own theme makes it look like the pages around it, in both colour modes. */

@@ -96,3 +96,39 @@ export type ModelFacts = Overview & {
 };
 
 export type Models = { models: Overview[]; problems: string[] };
+
+export type DriftCell = { effect: number | null; drifted: boolean; broken: boolean } | null;
+
+/** `cells` has one row for each feature and one column for each window. */
+export type Drift = {
+  features: { column: string; importance: number | null }[];
+  windows: Window[];
+  cells: DriftCell[][];
+  problems?: string[];
+};
+
+export type Distribution = {
+  column: string;
+  kind: string;
+  bins: { label: string; reference: number; current: number }[];
+  effect: number | null;
+  test: string | null;
+  adjusted_p_value: number | null;
+  note: string | null;
+};
+
+export type ModelVersion = {
+  version: number;
+  run_id: string | null;
+  created: string | null;
+  champion: boolean;
+  challenger: boolean;
+  metrics: Record<string, { value: number; low: number | null; high: number | null }>;
+  gates: Gate[];
+  params: Record<string, unknown>;
+  dataset: { name: string; id: string; rows: number | null } | null;
+  card: string | null;
+  mlflow_url: string | null;
+};
+
+export type Versions = { versions: ModelVersion[]; problems: string[] };

@@ -5,7 +5,7 @@ import type { Verdict } from "../api/types";
 /** Colours by verdict, for shapes and dots. Each verdict also has its own shape and its name as text. */
 export const COLOR: Record<Verdict | "none", string> = {
   healthy: "var(--chakra-colors-green-solid)",
-  watch: "var(--chakra-colors-orange-solid)",
+  watch: "var(--chakra-colors-amber-500, var(--chakra-colors-yellow-500))",
   retrain: "var(--chakra-colors-red-solid)",
   none: "var(--chakra-colors-fg-muted)",
 };

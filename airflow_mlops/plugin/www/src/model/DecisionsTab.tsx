@@ -1,0 +1,88 @@
+import { Box, Button, Card, HStack, Link, Stack, Text } from "@chakra-ui/react";
+import { useState } from "react";
+import { Link as RouterLink } from "react-router-dom";
+
+import type { Decision, ModelFacts } from "../api/types";
+import { change, KINDS } from "../parts/decisions";
+import { moment } from "../parts/format";
+import { Gates } from "../parts/Gates";
+import { Problems } from "../parts/Problems";
+import { taskPage } from "../routes";
+
+const Approval = ({ approval }: { approval: Record<string, unknown> }) => (
+  <Text>
+    Approval:{" "}
+    {Object.entries(approval)
+      .filter(([, value]) => typeof value === "string" || typeof value === "number" || typeof value === "boolean")
+      .map(([name, value]) => `${name.replaceAll("_", " ")} ${String(value)}`)
+      .join(", ")}
+  </Text>
+);
+
+const Entry = ({ entry }: { entry: Decision }) => (
+  <Card.Root as="li" data-decision={entry.decision} size="sm">
+    <Card.Body gap={2}>
+      <HStack flexWrap="wrap" gap={3}>
+        <svg aria-hidden="true" height="14" viewBox="-8 -8 16 16" width="14">
+          <path
+            d={KINDS[entry.decision].path}
+            fill={entry.decision === "refused" || entry.decision === "acknowledged" ? "none" : KINDS[entry.decision].color}
+            stroke={KINDS[entry.decision].color}
+            strokeWidth="2"
+          />
+        </svg>
+        <Text fontWeight="bold">{KINDS[entry.decision].name}</Text>
+        <Text>{change(entry)}</Text>
+        <Text color="fg.muted">
+          {moment(entry.time)}
+          {entry.by ? `, by ${entry.by}` : ""}, entry {entry.seq}
+        </Text>
+        {entry.dag_id ? (
+          <Link asChild color="fg.info">
+            <RouterLink to={taskPage(entry)}>{entry.dag_id}</RouterLink>
+          </Link>
+        ) : null}
+      </HStack>
+      <Text whiteSpace="pre-wrap">{entry.reason}</Text>
+      {entry.approval ? <Approval approval={entry.approval} /> : null}
+      {entry.candidates.map((candidate) => (
+        <Box as="details" key={candidate.version}>
+          <Box as="summary" cursor="pointer">
+            Version {candidate.version}: {candidate.passed ? "passed every gate" : "failed"} ({candidate.gates.length} gates)
+          </Box>
+          <Text color="fg.muted" my={1}>
+            {candidate.reason}
+          </Text>
+          <Gates gates={candidate.gates} />
+        </Box>
+      ))}
+    </Card.Body>
+  </Card.Root>
+);
+
+/** The ledger, newest entry first, and whether its chain of hashes is intact. */
+export const DecisionsTab = ({ model }: { model: ModelFacts }) => {
+  const [shown, setShown] = useState(20);
+  const { chain, decisions } = model;
+  return (
+    <>
+      {chain.intact ? (
+        <Text color="fg.muted" mb={3}>
+          {decisions.length} entries. The chain of hashes is intact.
+        </Text>
+      ) : (
+        <Problems texts={[`The chain of hashes is broken. ${chain.problem ?? ""}`]} />
+      )}
+      <Stack as="ul" gap={3} listStyleType="none">
+        {decisions.slice(0, shown).map((entry) => (
+          <Entry entry={entry} key={entry.seq} />
+        ))}
+      </Stack>
+      {decisions.length > shown ? (
+        <Button mt={3} onClick={() => setShown(shown + 50)} size="xs" variant="outline">
+          Show earlier entries
+        </Button>
+      ) : null}
+    </>
+  );
+};

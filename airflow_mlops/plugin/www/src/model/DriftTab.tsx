@@ -1,0 +1,46 @@
+import { Spinner, Text } from "@chakra-ui/react";
+import { useSearchParams } from "react-router-dom";
+
+import { apiPath } from "../api/client";
+import type { Drift } from "../api/types";
+import { useData } from "../api/useData";
+import { Problems } from "../parts/Problems";
+import { Distribution } from "./Distribution";
+import { Heatmap } from "./Heatmap";
+
+/** The drift of the features that matter most, and the distributions behind one cell. */
+export const DriftTab = ({ name }: { name: string }) => {
+  const { data, failure, reload } = useData<Drift>(`${apiPath("models", name, "drift")}?features=30&windows=36`);
+  const [params, setParams] = useSearchParams();
+  if (data === null) return failure ? <Problems failure={failure} onRetry={reload} /> : <Spinner aria-label="Loading" />;
+  const row = data.features.findIndex(({ column }) => column === params.get("feature"));
+  const column = data.windows.findIndex(({ start }) => start === params.get("window"));
+  const selected = row < 0 || column < 0 ? null : { row, column };
+  const feature = data.features[row];
+  const window = data.windows[column];
+  return (
+    <>
+      <Problems failure={failure} texts={data.problems} />
+      {data.features.length === 0 ? (
+        <Text>No window with a test for drift has been monitored yet.</Text>
+      ) : (
+        <Heatmap
+          drift={data}
+          onSelect={(place) =>
+            setParams(
+              (before) => {
+                const after = new URLSearchParams(before);
+                after.set("feature", data.features[place.row]?.column ?? "");
+                after.set("window", data.windows[place.column]?.start ?? "");
+                return after;
+              },
+              { replace: true },
+            )
+          }
+          selected={selected}
+        />
+      )}
+      {selected && feature && window ? <Distribution column={feature.column} model={name} window={window} /> : null}
+    </>
+  );
+};

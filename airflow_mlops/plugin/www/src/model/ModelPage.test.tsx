@@ -1,0 +1,75 @@
+import { ChakraProvider, defaultSystem } from "@chakra-ui/react";
+import { cleanup, fireEvent, render, screen } from "@testing-library/react";
+import { MemoryRouter } from "react-router-dom";
+import { afterEach, expect, it, vi } from "vitest";
+
+import { decision, overview, point } from "../fixtures";
+import { ModelPage } from "./ModelPage";
+
+afterEach(cleanup);
+
+const planted = "<img src=x onerror=alert(1)>";
+const gate = { gate: planted, measured: 0.7, asked: 0.6, passed: false, explanation: planted };
+const ANSWERS: Record<string, unknown> = {
+  "/mlops/api/models/m": {
+    ...overview("m", "watch"),
+    details: [planted],
+    windows: [point(1), point(2, { headline: planted, metric: "brier" }), point(3)],
+    decisions: [
+      decision(1, "2013-02-01T00:00:00Z", {
+        reason: planted,
+        candidates: [{ version: 2, passed: false, reason: planted, metrics: {}, gates: [gate] }],
+      }),
+    ],
+    chain: { intact: false, problem: "Entry 1 was changed." },
+  },
+  "/mlops/api/models/m/versions": {
+    versions: [
+      {
+        version: 1, run_id: "run", created: null, champion: true, challenger: false, metrics: {}, gates: [gate],
+        params: { [planted]: { deep: 3 } }, dataset: null, card: null, mlflow_url: "javascript:alert(1)",
+      },
+    ],
+    problems: ["MLflow does not know version 9."],
+  },
+};
+
+const show = (tab: string) => {
+  vi.spyOn(HTMLElement.prototype, "clientWidth", "get").mockReturnValue(1000);
+  vi.stubGlobal("fetch", (url: string) =>
+    Promise.resolve(new Response(JSON.stringify(ANSWERS[new URL(url).pathname] ?? {}), { status: 200 })),
+  );
+  render(
+    <ChakraProvider value={defaultSystem}>
+      <MemoryRouter initialEntries={[`/plugin/mlops/m?tab=${tab}`]}>
+        <ModelPage name="m" />
+      </MemoryRouter>
+    </ChakraProvider>,
+  );
+};
+
+it("walks through the windows with the arrow keys", async () => {
+  show("timeline");
+  const chart = await screen.findByRole("slider");
+  fireEvent.keyDown(chart, { key: "ArrowLeft" });
+  fireEvent.keyDown(chart, { key: "ArrowLeft" });
+  expect(chart.getAttribute("aria-valuetext")).toBe("2013-02");
+  expect(screen.getAllByText(planted).length).toBeGreaterThan(0);
+  expect(screen.getAllByRole("link", { name: "Report of 2013-02" })[0]?.getAttribute("href")).toMatch(
+    /mlops\/artifacts\/reports\/m\/2\.html$/,
+  );
+  expect(document.querySelector("img")).toBeNull();
+});
+
+it("says where the chain of the ledger is broken", async () => {
+  show("decisions");
+  expect(await screen.findByText(/Entry 1 was changed\./)).toBeTruthy();
+  expect(document.querySelector("img")).toBeNull();
+});
+
+it("makes no link of an address that is a script", async () => {
+  show("versions");
+  expect(await screen.findByText("run")).toBeTruthy();
+  expect(document.querySelector("a[href^=javascript]")).toBeNull();
+  expect(screen.getByText("MLflow does not know version 9.")).toBeTruthy();
+});

@@ -1,0 +1,141 @@
+import { Badge, Box, Heading, HStack, Link, List, Spinner, Tabs, Text } from "@chakra-ui/react";
+import { Link as RouterLink, useSearchParams } from "react-router-dom";
+
+import { apiPath } from "../api/client";
+import type { ModelFacts } from "../api/types";
+import { useData } from "../api/useData";
+import { moment, number, percent } from "../parts/format";
+import { Problems } from "../parts/Problems";
+import { Ago } from "../parts/Time";
+import { VerdictMark } from "../parts/VerdictMark";
+import { dagPage, modelsPage } from "../routes";
+import { DecisionsTab } from "./DecisionsTab";
+import { DriftTab } from "./DriftTab";
+import { TimelineTab } from "./TimelineTab";
+import { VersionsTab } from "./VersionsTab";
+
+const TABS = { timeline: "Timeline", drift: "Drift", decisions: "Decisions", versions: "Versions" };
+
+const Dags = ({ dags }: { dags: ModelFacts["dags"] }) => (
+  <>
+    {(["train", "score", "monitor"] as const).flatMap((work) =>
+      dags[work].map((dag) => (
+        <Text as="span" key={work + dag} mr={3}>
+          {work}:{" "}
+          <Link asChild color="fg.info">
+            <RouterLink to={dagPage(dag)}>{dag}</RouterLink>
+          </Link>
+        </Text>
+      )),
+    )}
+  </>
+);
+
+const Facts = ({ model }: { model: ModelFacts }) => (
+  <Box mb={4}>
+    <HStack flexWrap="wrap" gap={3} mb={1}>
+      <VerdictMark verdict={model.monitoring?.verdict ?? null} />
+      <Text>{model.monitoring?.headline}</Text>
+    </HStack>
+    {model.details.length > 0 ? (
+      <List.Root mb={2} pl={5}>
+        {model.details.map((detail) => (
+          <List.Item key={detail}>{detail}</List.Item>
+        ))}
+      </List.Root>
+    ) : null}
+    <Text>
+      {model.champion ? (
+        <>
+          Champion is version {model.champion.version} since <Ago time={model.champion.since} />
+          {model.champion.by ? ` (${model.champion.by})` : ""}. {model.champion.reason}
+        </>
+      ) : (
+        "There is no champion."
+      )}
+    </Text>
+    {model.scoring ? (
+      <Text>
+        Version {model.scoring.version} scored {number(model.scoring.rows)} rows
+        {model.scoring.window ? ` of ${model.scoring.window.label}` : ""} <Ago time={model.scoring.scored_at} />.{" "}
+        {model.labels_until ? `Labels until ${moment(model.labels_until)}` : "No labels yet"}
+        {model.monitoring ? `, for ${percent(model.monitoring.coverage)} of the last window.` : "."}
+      </Text>
+    ) : null}
+    {model.request ? (
+      <Text>
+        Retraining was requested <Ago time={model.request.created} />
+        {model.request.by ? ` by ${model.request.by}` : ""}: {model.request.reason}
+      </Text>
+    ) : null}
+    {model.monitoring?.acknowledged ? (
+      <Text>
+        Acknowledged by {model.monitoring.acknowledged.by} <Ago time={model.monitoring.acknowledged.at} />
+        {model.monitoring.acknowledged.note ? `: ${model.monitoring.acknowledged.note}` : ""}
+      </Text>
+    ) : null}
+    <Text color="fg.muted">
+      <Dags dags={model.dags} />
+      {model.owner ? `owner: ${model.owner}` : ""}
+    </Text>
+  </Box>
+);
+
+/** Everything about one model. The URL holds the tab and what is selected in it. */
+export const ModelPage = ({ name }: { name: string }) => {
+  const { data: model, failure, reload } = useData<ModelFacts>(apiPath("models", name), 60);
+  const [params, setParams] = useSearchParams();
+  const asked = params.get("tab") ?? "";
+  const tab = Object.hasOwn(TABS, asked) ? asked : "timeline";
+  return (
+    <>
+      <Link asChild color="fg.info" fontSize="sm">
+        <RouterLink to={modelsPage}>Models</RouterLink>
+      </Link>
+      <HStack flexWrap="wrap" gap={3} mb={2}>
+        <Heading as="h1" overflowWrap="anywhere" size="xl">
+          {name}
+        </Heading>
+        {model?.tags.map((tag) => <Badge key={tag}>{tag}</Badge>)}
+      </HStack>
+      <Problems
+        failure={failure}
+        onRetry={reload}
+        texts={model?.problems}
+      />
+      {model === null && failure === null ? <Spinner aria-label="Loading" /> : null}
+      {model === null ? null : (
+        <>
+          <Facts model={model} />
+          <Tabs.Root
+            lazyMount
+            onValueChange={({ value }) => setParams({ tab: value }, { replace: true })}
+            size="sm"
+            unmountOnExit
+            value={tab}
+          >
+            <Tabs.List mb={2} overflowX="auto">
+              {Object.entries(TABS).map(([key, title]) => (
+                <Tabs.Trigger key={key} value={key}>
+                  {title}
+                </Tabs.Trigger>
+              ))}
+            </Tabs.List>
+            <Tabs.Content value="timeline">
+              <TimelineTab model={model} />
+            </Tabs.Content>
+            <Tabs.Content value="drift">
+              <DriftTab name={name} />
+            </Tabs.Content>
+            <Tabs.Content value="decisions">
+              <DecisionsTab model={model} />
+            </Tabs.Content>
+            <Tabs.Content value="versions">
+              <VersionsTab name={name} />
+            </Tabs.Content>
+          </Tabs.Root>
+        </>
+      )}
+    </>
+  );
+};

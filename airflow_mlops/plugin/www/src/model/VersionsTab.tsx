@@ -1,0 +1,152 @@
+import { Badge, Box, Button, HStack, Link, Spinner, Table, Text } from "@chakra-ui/react";
+import { useState, type ReactNode } from "react";
+
+import { apiPath, reportAddress } from "../api/client";
+import type { ModelVersion, Versions } from "../api/types";
+import { useData } from "../api/useData";
+import { moment, number } from "../parts/format";
+import { Problems } from "../parts/Problems";
+
+const text = (value: unknown): string => (typeof value === "string" ? value : (JSON.stringify(value) ?? "–"));
+const names = (versions: ModelVersion[], of: (version: ModelVersion) => string[]) => [...new Set(versions.flatMap(of))];
+
+/** Links come from data: only http and https addresses become one. */
+const Outside = ({ children, href }: { children: ReactNode; href: string | null }) => {
+  const valid = href !== null && URL.canParse(href) && ["http:", "https:"].includes(new URL(href).protocol);
+  return valid ? (
+    <Link color="fg.info" href={href} rel="noopener noreferrer" target="_blank">
+      {children}
+    </Link>
+  ) : (
+    <>{children}</>
+  );
+};
+
+const Gate = ({ name, version }: { name: string; version: ModelVersion }) => {
+  const gate = version.gates.find((found) => found.gate === name);
+  if (!gate) return <>–</>;
+  return (
+    <Text color={gate.passed ? "fg.success" : "fg.error"} title={gate.explanation}>
+      {gate.passed ? "✓ passed" : "✕ failed"} ({number(gate.measured)})
+    </Text>
+  );
+};
+
+type Row = { name: string; cell: (version: ModelVersion) => ReactNode };
+
+const rows = (versions: ModelVersion[]): { title: string; rows: Row[] }[] => [
+  {
+    title: "Metrics on held-out data",
+    rows: names(versions, ({ metrics }) => Object.keys(metrics)).map((name) => ({
+      name,
+      cell: ({ metrics }) => {
+        const found = metrics[name];
+        if (!found) return "–";
+        const { high, low, value } = found;
+        return low === null || high === null ? number(value) : `${number(value)} (${number(low)} to ${number(high)})`;
+      },
+    })),
+  },
+  {
+    title: "Gates",
+    rows: names(versions, ({ gates }) => gates.map(({ gate }) => gate)).map((name) => ({
+      name,
+      cell: (version) => <Gate name={name} version={version} />,
+    })),
+  },
+  {
+    title: "Training",
+    rows: [
+      { name: "created", cell: ({ created }) => (created ? moment(created) : "–") },
+      {
+        name: "training data",
+        cell: ({ dataset }) => (dataset ? `${dataset.name} ${dataset.id.slice(0, 12)}, ${number(dataset.rows)} rows` : "–"),
+      },
+      { name: "MLflow run", cell: ({ mlflow_url, run_id }) => (run_id ? <Outside href={mlflow_url}>{run_id.slice(0, 12)}</Outside> : "–") },
+      {
+        name: "model card",
+        cell: ({ card, version }) =>
+          card ? (
+            <Link color="fg.info" href={reportAddress(card)} rel="noopener" target="_blank">
+              Card of version {version}
+            </Link>
+          ) : (
+            "–"
+          ),
+      },
+    ],
+  },
+  {
+    title: "Parameters",
+    rows: names(versions, ({ params }) => Object.keys(params)).map((name) => ({
+      name,
+      cell: ({ params }) => (name in params ? text(params[name]) : "–"),
+    })),
+  },
+];
+
+/** Versions side by side; the champion first, then the newest. */
+export const VersionsTab = ({ name }: { name: string }) => {
+  const { data, failure, reload } = useData<Versions>(apiPath("models", name, "versions"));
+  const [shown, setShown] = useState(5);
+  if (data === null) return failure ? <Problems failure={failure} onRetry={reload} /> : <Spinner aria-label="Loading" />;
+  const ordered = [...data.versions].sort((one, other) => Number(other.champion) - Number(one.champion) || other.version - one.version);
+  const versions = ordered.slice(0, shown);
+  return (
+    <>
+      <Problems failure={failure} texts={data.problems} />
+      {versions.length === 0 ? (
+        <Text>No version is known.</Text>
+      ) : (
+        <Table.ScrollArea>
+          <Table.Root aria-label="Versions side by side" size="sm">
+            <Table.Header>
+              <Table.Row>
+                <Table.ColumnHeader>Version</Table.ColumnHeader>
+                {versions.map(({ challenger, champion, version }) => (
+                  <Table.ColumnHeader key={version}>
+                    <HStack>
+                      {version}
+                      {champion ? <Badge colorPalette="green">champion</Badge> : null}
+                      {challenger ? <Badge colorPalette="blue">challenger</Badge> : null}
+                    </HStack>
+                  </Table.ColumnHeader>
+                ))}
+              </Table.Row>
+            </Table.Header>
+            {rows(versions)
+              .filter((group) => group.rows.length > 0)
+              .map((group) => (
+                <Table.Body key={group.title}>
+                  <Table.Row bg="bg.muted">
+                    <Table.Cell colSpan={versions.length + 1} fontWeight="bold">
+                      {group.title}
+                    </Table.Cell>
+                  </Table.Row>
+                  {group.rows.map((row) => (
+                    <Table.Row key={row.name}>
+                      <Table.Cell bg="bg" left={0} minW="120px" position="sticky" zIndex={1}>
+                        {row.name}
+                      </Table.Cell>
+                      {versions.map((version) => (
+                        <Table.Cell key={version.version}>
+                          <Box maxW="260px" overflowWrap="anywhere">
+                            {row.cell(version)}
+                          </Box>
+                        </Table.Cell>
+                      ))}
+                    </Table.Row>
+                  ))}
+                </Table.Body>
+              ))}
+          </Table.Root>
+        </Table.ScrollArea>
+      )}
+      {ordered.length > shown ? (
+        <Button mt={2} onClick={() => setShown(shown + 5)} size="xs" variant="outline">
+          Show more versions
+        </Button>
+      ) : null}
+    </>
+  );
+};

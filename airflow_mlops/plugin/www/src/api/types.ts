@@ -132,3 +132,19 @@ export type ModelVersion = {
 };
 
 export type Versions = { versions: ModelVersion[]; problems: string[] };
+
+/** What an action did, in one sentence. */
+export type ActionDone = { message: string; decision: Decision | null };
+
+/** What a rollback would change. */
+export type Preview = { current: ModelVersion; target: ModelVersion; former: number[]; message: string };
+
+export type DataWindow = { window: Window; id: string; rows: number | null; quarantined: number; replaced: number };
+
+export type ModelData = {
+  datasets: { name: string; windows: DataWindow[]; missing: Window[] }[];
+  lineage: { nodes: { id: string; kind: string; name: string; label: string }[]; edges: [string, string][] };
+};
+
+/** The stored result of a step; its fields depend on the kind of the step. */
+export type TaskResult = { kind: string; model: string | null; summary: string; result: Record<string, unknown> };

@@ -1,6 +1,7 @@
 import { Badge, Box, Heading, HStack, Link, List, Spinner, Tabs, Text } from "@chakra-ui/react";
 import { Link as RouterLink, useSearchParams } from "react-router-dom";
 
+import { Actions } from "../actions/Actions";
 import { apiPath } from "../api/client";
 import type { ModelFacts } from "../api/types";
 import { useData } from "../api/useData";
@@ -9,12 +10,13 @@ import { Problems } from "../parts/Problems";
 import { Ago } from "../parts/Time";
 import { VerdictMark } from "../parts/VerdictMark";
 import { dagPage, modelsPage } from "../routes";
+import { DataTab } from "./DataTab";
 import { DecisionsTab } from "./DecisionsTab";
 import { DriftTab } from "./DriftTab";
 import { TimelineTab } from "./TimelineTab";
 import { VersionsTab } from "./VersionsTab";
 
-const TABS = { timeline: "Timeline", drift: "Drift", decisions: "Decisions", versions: "Versions" };
+const TABS = { timeline: "Timeline", drift: "Drift", decisions: "Decisions", versions: "Versions", data: "Data" };
 
 const Dags = ({ dags }: { dags: ModelFacts["dags"] }) => (
   <>
@@ -107,6 +109,7 @@ export const ModelPage = ({ name }: { name: string }) => {
       {model === null ? null : (
         <>
           <Facts model={model} />
+          <Actions model={model} onDone={reload} />
           <Tabs.Root
             lazyMount
             onValueChange={({ value }) => setParams({ tab: value }, { replace: true })}
@@ -132,6 +135,9 @@ export const ModelPage = ({ name }: { name: string }) => {
             </Tabs.Content>
             <Tabs.Content value="versions">
               <VersionsTab name={name} />
+            </Tabs.Content>
+            <Tabs.Content value="data">
+              <DataTab name={name} />
             </Tabs.Content>
           </Tabs.Root>
         </>

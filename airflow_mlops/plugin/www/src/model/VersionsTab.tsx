@@ -1,7 +1,7 @@
 import { Badge, Box, Button, HStack, Link, Spinner, Table, Text } from "@chakra-ui/react";
 import { useState, type ReactNode } from "react";
 
-import { apiPath, reportAddress } from "../api/client";
+import { apiPath } from "../api/client";
 import type { ModelVersion, Versions } from "../api/types";
 import { useData } from "../api/useData";
 import { moment, number } from "../parts/format";
@@ -65,14 +65,7 @@ const rows = (versions: ModelVersion[]): { title: string; rows: Row[] }[] => [
       { name: "MLflow run", cell: ({ mlflow_url, run_id }) => (run_id ? <Outside href={mlflow_url}>{run_id.slice(0, 12)}</Outside> : "–") },
       {
         name: "model card",
-        cell: ({ card, version }) =>
-          card ? (
-            <Link color="fg.info" href={reportAddress(card)} rel="noopener" target="_blank">
-              Card of version {version}
-            </Link>
-          ) : (
-            "–"
-          ),
+        cell: ({ card, version }) => (card ? <Outside href={card}>Card of version {version}</Outside> : "–"),
       },
     ],
   },

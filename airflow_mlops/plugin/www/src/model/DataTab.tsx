@@ -1,0 +1,161 @@
+import { Box, Heading, HStack, Spinner, Text } from "@chakra-ui/react";
+
+import { apiPath } from "../api/client";
+import type { DataWindow, ModelData, Window } from "../api/types";
+import { useData } from "../api/useData";
+import { number } from "../parts/format";
+import { Problems } from "../parts/Problems";
+import { layers } from "./lineage";
+
+type Day = { window: Window; found: DataWindow | null };
+
+const describe = ({ found, window }: Day): string => {
+  if (found === null) return `${window.label}: missing`;
+  const parts = [`${number(found.rows)} rows`];
+  if (found.quarantined) parts.push(`${number(found.quarantined)} quarantined`);
+  if (found.replaced) parts.push(`replaced ${found.replaced} times`);
+  return `${window.label}: ${parts.join(", ")}`;
+};
+
+const LOOKS = {
+  there: { background: "var(--chakra-colors-green-muted)", sign: "" },
+  quarantined: { background: "var(--chakra-colors-orange-muted)", sign: "▲" },
+  replaced: { background: "var(--chakra-colors-blue-muted)", sign: "↻" },
+  missing: { background: "transparent", sign: "✕" },
+};
+
+const look = ({ found }: Day): keyof typeof LOOKS => {
+  if (found === null) return "missing";
+  return found.quarantined ? "quarantined" : found.replaced ? "replaced" : "there";
+};
+
+const Square = ({ kind }: { kind: keyof typeof LOOKS }) => (
+  <Box
+    alignItems="center"
+    borderRadius="3px"
+    borderStyle={kind === "missing" ? "dashed" : "solid"}
+    borderWidth="1px"
+    display="flex"
+    fontSize="10px"
+    height="22px"
+    justifyContent="center"
+    style={{ background: LOOKS[kind].background }}
+    width="22px"
+  >
+    <span aria-hidden="true">{LOOKS[kind].sign}</span>
+  </Box>
+);
+
+/** The windows of one dataset, a row for each year. */
+const Calendar = ({ days }: { days: Day[] }) => {
+  const years = Map.groupBy(days, ({ window }) => window.start.slice(0, 4));
+  return (
+    <>
+      {[...years].map(([year, own]) => (
+        <HStack alignItems="flex-start" gap={2} key={year} mb={1}>
+          <Text color="fg.muted" minW="40px">
+            {year}
+          </Text>
+          <HStack as="ul" flexWrap="wrap" gap="2px" listStyleType="none">
+            {own.map((day) => (
+              <li key={day.window.start + day.window.end} title={describe(day)}>
+                <Square kind={look(day)} />
+                <span style={{ position: "absolute", width: 1, height: 1, overflow: "hidden", clipPath: "inset(50%)" }}>{describe(day)}</span>
+              </li>
+            ))}
+          </HStack>
+        </HStack>
+      ))}
+    </>
+  );
+};
+
+const WIDTH = 190;
+const HEIGHT = 52;
+
+const Lineage = ({ lineage }: { lineage: ModelData["lineage"] }) => {
+  const nodes = layers(lineage);
+  const byId = new Map(nodes.map((node) => [node.id, node]));
+  const width = (1 + Math.max(0, ...nodes.map(({ layer }) => layer))) * WIDTH;
+  const height = (1 + Math.max(0, ...nodes.map(({ row }) => row))) * HEIGHT;
+  const names = nodes.map(({ kind, label, name }) => `${kind} ${name} ${label}`);
+  return (
+    <Box overflowX="auto" tabIndex={0} aria-label="Lineage" role="group">
+      <svg aria-label={`From raw data to predictions: ${names.join("; ")}`} height={height} role="img" width={width}>
+        {lineage.edges.map(([from, to]) => {
+          const one = byId.get(from);
+          const other = byId.get(to);
+          if (!one || !other) return null;
+          const start = [one.layer * WIDTH + WIDTH - 30, one.row * HEIGHT + 20] as const;
+          const end = [other.layer * WIDTH, other.row * HEIGHT + 20] as const;
+          return (
+            <path
+              d={`M${start[0]} ${start[1]}C${start[0] + 15} ${start[1]} ${end[0] - 15} ${end[1]} ${end[0]} ${end[1]}`}
+              fill="none"
+              key={`${from}>${to}`}
+              stroke="var(--chakra-colors-fg-muted)"
+            />
+          );
+        })}
+        {nodes.map((node) => (
+          <g key={node.id} transform={`translate(${node.layer * WIDTH} ${node.row * HEIGHT})`}>
+            <rect
+              fill={node.kind === "model" ? "var(--chakra-colors-brand-muted)" : "var(--chakra-colors-bg-muted)"}
+              height="40"
+              rx="4"
+              stroke="var(--chakra-colors-border-emphasized)"
+              width={WIDTH - 30}
+            />
+            <text fill="var(--chakra-colors-fg)" fontSize="11" x="8" y="16">
+              {(node.name || node.kind).slice(0, 24)}
+            </text>
+            <text fill="var(--chakra-colors-fg-muted)" fontSize="11" x="8" y="32">
+              {node.label.slice(0, 24)}
+            </text>
+            <title>{`${node.kind} ${node.name} ${node.label}, ${node.id}`}</title>
+          </g>
+        ))}
+      </svg>
+    </Box>
+  );
+};
+
+/** The windows of each dataset that the model reads, and the way from raw data to predictions. */
+export const DataTab = ({ name }: { name: string }) => {
+  const { data, failure, reload } = useData<ModelData>(apiPath("models", name, "data"));
+  if (data === null) return failure ? <Problems failure={failure} onRetry={reload} /> : <Spinner aria-label="Loading" />;
+  return (
+    <>
+      <HStack color="fg.muted" flexWrap="wrap" fontSize="xs" gap={4} mb={3}>
+        {(["there", "quarantined", "replaced", "missing"] as const).map((kind) => (
+          <HStack gap={1} key={kind}>
+            <Square kind={kind} />
+            {{ there: "there", quarantined: "with quarantined rows", replaced: "replaced", missing: "missing" }[kind]}
+          </HStack>
+        ))}
+      </HStack>
+      {data.datasets.map((dataset) => (
+        <Box key={dataset.name} mb={4}>
+          <Heading as="h3" mb={1} size="sm">
+            {dataset.name}
+          </Heading>
+          <Calendar
+            days={[
+              ...dataset.windows.map((found): Day => ({ window: found.window, found })),
+              ...dataset.missing.map((window): Day => ({ window, found: null })),
+            ].sort((one, other) => one.window.start.localeCompare(other.window.start))}
+          />
+        </Box>
+      ))}
+      {data.datasets.length === 0 ? <Text>No dataset of this model has windows.</Text> : null}
+      {data.lineage.nodes.length > 0 ? (
+        <>
+          <Heading as="h3" mb={2} size="sm">
+            From raw data to predictions
+          </Heading>
+          <Lineage lineage={data.lineage} />
+        </>
+      ) : null}
+    </>
+  );
+};

@@ -1,0 +1,189 @@
+import { Box, Heading, Link, Spinner, Table, Text } from "@chakra-ui/react";
+import type { ReactNode } from "react";
+import { Link as RouterLink } from "react-router-dom";
+
+import { apiPath } from "../api/client";
+import type { Candidate, TaskResult } from "../api/types";
+import { useData } from "../api/useData";
+import { number, percent } from "../parts/format";
+import { Gates } from "../parts/Gates";
+import { Problems } from "../parts/Problems";
+import { VerdictMark } from "../parts/VerdictMark";
+import { modelPage } from "../routes";
+
+type Fields = Record<string, unknown>;
+
+const fields = (value: unknown): Fields => (typeof value === "object" && value !== null && !Array.isArray(value) ? (value as Fields) : {});
+const list = (value: unknown): unknown[] => (Array.isArray(value) ? value : value === null || value === undefined ? [] : [value]);
+const text = (value: unknown): string => {
+  if (value === null || value === undefined || value === "") return "–";
+  if (typeof value === "number") return number(value);
+  if (typeof value === "string") return value;
+  if (Array.isArray(value)) return value.map(text).join(", ");
+  return JSON.stringify(value);
+};
+
+/** Pages of this package open; another address is text. */
+const Page = ({ children, href }: { children: ReactNode; href: unknown }) => {
+  if (typeof href !== "string" || !URL.canParse(href, document.baseURI)) return null;
+  const target = new URL(href, document.baseURI);
+  return ["http:", "https:"].includes(target.protocol) ? (
+    <Link color="fg.info" href={target.href} rel="noopener noreferrer" target="_blank">
+      {children}
+    </Link>
+  ) : null;
+};
+
+const Facts = ({ facts, title }: { title: string; facts: [string, unknown][] }) => (
+  <Table.Root aria-label={title} maxW="720px" size="sm">
+    <Table.Body>
+      {facts.map(([name, value]) => (
+        <Table.Row key={name}>
+          <Table.Cell fontWeight="medium">{name}</Table.Cell>
+          <Table.Cell overflowWrap="anywhere">{text(value)}</Table.Cell>
+        </Table.Row>
+      ))}
+    </Table.Body>
+  </Table.Root>
+);
+
+const numbers = (value: unknown): [string, unknown][] => Object.entries(fields(value));
+
+const Evaluation = ({ result }: { result: Fields }) => {
+  const candidates = list(fields(result.verdict).candidates) as Candidate[];
+  return (
+    <>
+      {candidates.map((candidate, index) => (
+        <Box key={index} mb={4}>
+          <Heading as="h3" mb={1} size="sm">
+            Version {text(fields(fields(candidate).candidate).version ?? candidate.version)}: {candidate.passed ? "passed every gate" : "failed"}
+          </Heading>
+          <Text color="fg.muted">{candidate.reason}</Text>
+          <Gates gates={candidate.gates} />
+        </Box>
+      ))}
+    </>
+  );
+};
+
+const Monitoring = ({ result }: { result: Fields }) => (
+  <>
+    <VerdictMark verdict={["healthy", "watch", "retrain"].includes(String(result.decision)) ? (result.decision as "healthy") : null} />
+    {list(result.details).map((detail, index) => (
+      <Text key={index}>{text(detail)}</Text>
+    ))}
+    <Page href={result.report_url}>Open the report</Page>
+    <Facts
+      facts={[
+        ["window", result.window],
+        ["most drifted", result.most_drifted],
+        ["worst segment", result.worst_segment],
+        ["changed since", result.changed_since],
+        ...numbers(result.metrics),
+      ]}
+      title="Findings"
+    />
+  </>
+);
+
+type Outcome = { expectation: string; success: boolean; unexpected: number | null };
+
+const Validation = ({ result }: { result: Fields }) => (
+  <>
+    <Page href={result.docs_url}>Open the Data Docs</Page>
+    {result.quarantined ? <Text>Quarantined: {text(fields(result.quarantined).rows)} rows</Text> : null}
+    <Table.Root aria-label="Expectations" size="sm">
+      <Table.Header>
+        <Table.Row>
+          <Table.ColumnHeader>Result</Table.ColumnHeader>
+          <Table.ColumnHeader>Expectation</Table.ColumnHeader>
+          <Table.ColumnHeader>Unexpected rows</Table.ColumnHeader>
+        </Table.Row>
+      </Table.Header>
+      <Table.Body>
+        {(list(result.outcomes) as Outcome[]).map((outcome, index) => (
+          <Table.Row key={index}>
+            <Table.Cell color={outcome.success ? "fg.success" : "fg.error"} whiteSpace="nowrap">
+              {outcome.success ? "✓ met" : "✕ not met"}
+            </Table.Cell>
+            <Table.Cell>{outcome.expectation}</Table.Cell>
+            <Table.Cell>{number(outcome.unexpected)}</Table.Cell>
+          </Table.Row>
+        ))}
+      </Table.Body>
+    </Table.Root>
+  </>
+);
+
+const Split = ({ result }: { result: Fields }) => (
+  <Facts
+    facts={[
+      ["dataset", fields(result.dataset).id],
+      ...numbers(result.rows).map(([name, rows]): [string, unknown] => [`rows in ${name}`, rows]),
+      ["dropped rows", result.dropped],
+      ["label", result.label],
+      ["positive rate", typeof result.positive_rate === "number" ? percent(result.positive_rate) : null],
+      ["features", result.features],
+      ["windows", result.window_rule],
+    ]}
+    title="Split"
+  />
+);
+
+const Training = ({ result }: { result: Fields }) => (
+  <>
+    <Page href={result.run_url}>Open the MLflow run</Page>
+    <Facts
+      facts={[
+        ["version", fields(result.candidate).version],
+        ["trainer", typeof result.trainer === "string" ? result.trainer : null],
+        ["training data", fields(result.dataset).id],
+        ...(typeof result.metric === "string" ? ([[`best ${result.metric}`, result.value]] as [string, unknown][]) : []),
+        ...numbers(result.trials).map(([state, count]): [string, unknown] => [`trials: ${state}`, count]),
+        ...numbers(result.params),
+        ...numbers(result.metrics),
+      ]}
+      title="Result"
+    />
+  </>
+);
+
+const simple = (result: Fields): [string, unknown][] =>
+  Object.entries(result).filter(([name, value]) => name !== "summary" && (typeof value !== "object" || value === null || Array.isArray(value)));
+
+const VIEWS: Record<string, (props: { result: Fields }) => ReactNode> = {
+  evaluate: Evaluation,
+  monitor: Monitoring,
+  validate: Validation,
+  train: Training,
+  search: Training,
+  training_set: Split,
+};
+
+/** What one task found. Before Airflow 3.4 the tab stands on every task, so it says where it has nothing to say. */
+export const TaskPage = ({ dagId, mapIndex, runId, taskId }: { dagId: string; runId: string; taskId: string; mapIndex: string }) => {
+  const { data, failure, reload } = useData<TaskResult>(apiPath("tasks", dagId, runId, taskId, mapIndex), 15);
+  if (failure?.status === 404 && data === null) {
+    return <Text color="fg.muted">This task has no result of a machine-learning step (yet).</Text>;
+  }
+  const View = VIEWS[data?.kind ?? ""];
+  return (
+    <>
+      <Problems failure={failure} onRetry={reload} />
+      {data === null && failure === null ? <Spinner aria-label="Loading" /> : null}
+      {data === null ? null : (
+        <>
+          {data.model ? (
+            <Link asChild color="fg.info">
+              <RouterLink to={modelPage(data.model)}>Model {data.model}</RouterLink>
+            </Link>
+          ) : null}
+          <Text fontSize="md" fontWeight="bold" my={2}>
+            {data.summary}
+          </Text>
+          {View ? <View result={data.result} /> : <Facts facts={simple(data.result)} title="Result" />}
+        </>
+      )}
+    </>
+  );
+};

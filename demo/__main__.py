@@ -46,7 +46,10 @@ def _up(services: Services, *, detach: bool) -> None:
         log("The services are running." if services.start() else "The services were already running.")
         log(f"Open {settings.airflow_url} (Airflow) or {settings.mlflow_url} (MLflow) to watch the replay.")
         failed = not _replay(settings, log)
-        print(f"\nAirflow  {settings.airflow_url}\nMLflow   {settings.mlflow_url}\nState    {settings.home}")
+        print(
+            f"\nAirflow  {settings.airflow_url}\nMLflow   {settings.mlflow_url}\nState    {settings.home}"
+            f"\n\nOpen the model in Airflow: {settings.airflow_url}/plugin/mlops/flight_delays"
+        )
         keep = detach
         if detach:
             print("The services keep running. Stop them with `make stop`.")

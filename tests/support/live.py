@@ -235,6 +235,10 @@ class LiveAirflow:
             with error:
                 return error.code, error.headers, error.read()
 
+    def token(self, user: str = "admin") -> str:
+        """The token of a user, as Airflow's pages have it in a cookie."""
+        return self._login(user)
+
     def _login(self, user: str) -> str:
         if user not in self._tokens:
             passwords = json.loads((self.home / "simple_auth_manager_passwords.json.generated").read_text())

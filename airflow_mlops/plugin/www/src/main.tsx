@@ -22,7 +22,7 @@ const Page = ({ dagId, mapIndex = "-1", runId, taskId }: Place) => {
 /** The plugin's only component. Airflow's own theme makes it look like the pages around it, in both colour modes. */
 const MLOps = (place: Place) => (
   <ChakraProvider value={shared.ChakraUISystem ?? createSystem(defaultConfig)}>
-    <Box color="fg" fontSize="sm" height="100%" overflowY="auto" p={4}>
+    <Box color="fg" data-testid="mlops" fontSize="sm" height="100%" overflowY="auto" p={4}>
       <Page {...place} />
     </Box>
   </ChakraProvider>

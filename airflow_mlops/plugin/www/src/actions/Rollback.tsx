@@ -1,4 +1,4 @@
-import { Spinner, Table, Text } from "@chakra-ui/react";
+import { Table, Text } from "@chakra-ui/react";
 import { useEffect, useState } from "react";
 
 import { apiPath, change } from "../api/client";
@@ -6,13 +6,14 @@ import type { ActionDone, ModelFacts, Preview } from "../api/types";
 import { useData } from "../api/useData";
 import { Choice } from "../parts/Choice";
 import { moment, number } from "../parts/format";
+import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 import { Action } from "./Action";
 
 const Shown = ({ name, onShown, version }: { name: string; version: number | null; onShown: (shown: Preview | null) => void }) => {
   const { data, failure } = useData<Preview>(apiPath("models", name, "rollback") + (version === null ? "" : `?version=${version}`));
   useEffect(() => onShown(data), [data, onShown]);
-  if (data === null) return failure ? <Problems failure={failure} /> : <Spinner aria-label="Loading" />;
+  if (data === null) return failure ? <Problems failure={failure} /> : <Loading />;
   const sides = [data.current, data.target];
   const metrics = [...new Set(sides.flatMap((side) => Object.keys(side.metrics)))];
   return (

@@ -1,9 +1,10 @@
-import { Heading, Spinner, Text } from "@chakra-ui/react";
+import { Heading, Text } from "@chakra-ui/react";
 
 import { apiPath } from "../api/client";
 import type { Models } from "../api/types";
 import { useData } from "../api/useData";
 import { ModelList } from "../models/ModelList";
+import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 
 /** The models that a DAG trains, scores or monitors. */
@@ -16,7 +17,7 @@ export const DagPage = ({ dagId }: { dagId: string }) => {
   return (
     <>
       <Problems failure={failure} onRetry={reload} texts={data?.problems} />
-      {data === null && failure === null ? <Spinner aria-label="Loading" /> : null}
+      {data === null && failure === null ? <Loading /> : null}
       {data?.models.length === 0 ? <Text>This DAG has not trained, scored or monitored a model yet.</Text> : null}
       {groups
         .filter(({ models }) => models.length > 0)

@@ -1,9 +1,10 @@
-import { Box, Heading, HStack, Spinner, Text } from "@chakra-ui/react";
+import { Box, Heading, HStack, Text } from "@chakra-ui/react";
 
 import { apiPath } from "../api/client";
 import type { DataWindow, ModelData, Window } from "../api/types";
 import { useData } from "../api/useData";
 import { number } from "../parts/format";
+import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 import { layers } from "./lineage";
 
@@ -123,7 +124,7 @@ const Lineage = ({ lineage }: { lineage: ModelData["lineage"] }) => {
 /** The windows of each dataset that the model reads, and the way from raw data to predictions. */
 export const DataTab = ({ name }: { name: string }) => {
   const { data, failure, reload } = useData<ModelData>(apiPath("models", name, "data"));
-  if (data === null) return failure ? <Problems failure={failure} onRetry={reload} /> : <Spinner aria-label="Loading" />;
+  if (data === null) return failure ? <Problems failure={failure} onRetry={reload} /> : <Loading />;
   return (
     <>
       <HStack color="fg.muted" flexWrap="wrap" fontSize="xs" gap={4} mb={3}>

@@ -1,9 +1,10 @@
-import { Box, Heading, HStack, Spinner, Table, Text } from "@chakra-ui/react";
+import { Box, Heading, HStack, Table, Text } from "@chakra-ui/react";
 
 import { apiPath } from "../api/client";
 import type { Distribution as Found, Window } from "../api/types";
 import { useData } from "../api/useData";
 import { number, percent } from "../parts/format";
+import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 
 const COLORS = { reference: "var(--chakra-colors-fg-muted)", current: "var(--chakra-colors-orange-solid)" };
@@ -19,7 +20,7 @@ export const Distribution = ({ column, model, window }: { column: string; model:
         {column} in {window.label}
       </Heading>
       <Problems failure={failure} />
-      {data === null && failure === null ? <Spinner aria-label="Loading" /> : null}
+      {data === null && failure === null ? <Loading /> : null}
       {data === null ? null : (
         <>
           <Text mb={2}>

@@ -1,9 +1,10 @@
-import { Spinner, Text } from "@chakra-ui/react";
+import { Text } from "@chakra-ui/react";
 import { useSearchParams } from "react-router-dom";
 
 import { apiPath } from "../api/client";
 import type { Drift } from "../api/types";
 import { useData } from "../api/useData";
+import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 import { Distribution } from "./Distribution";
 import { Heatmap } from "./Heatmap";
@@ -12,7 +13,7 @@ import { Heatmap } from "./Heatmap";
 export const DriftTab = ({ name }: { name: string }) => {
   const { data, failure, reload } = useData<Drift>(`${apiPath("models", name, "drift")}?features=30&windows=36`);
   const [params, setParams] = useSearchParams();
-  if (data === null) return failure ? <Problems failure={failure} onRetry={reload} /> : <Spinner aria-label="Loading" />;
+  if (data === null) return failure ? <Problems failure={failure} onRetry={reload} /> : <Loading />;
   const row = data.features.findIndex(({ column }) => column === params.get("feature"));
   const column = data.windows.findIndex(({ start }) => start === params.get("window"));
   const selected = row < 0 || column < 0 ? null : { row, column };

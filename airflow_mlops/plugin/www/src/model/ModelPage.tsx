@@ -1,4 +1,4 @@
-import { Badge, Box, Heading, HStack, Link, List, Spinner, Tabs, Text } from "@chakra-ui/react";
+import { Badge, Box, Heading, HStack, Link, List, Tabs, Text } from "@chakra-ui/react";
 import { Link as RouterLink, useSearchParams } from "react-router-dom";
 
 import { Actions } from "../actions/Actions";
@@ -6,6 +6,7 @@ import { apiPath } from "../api/client";
 import type { ModelFacts } from "../api/types";
 import { useData } from "../api/useData";
 import { moment, number, percent } from "../parts/format";
+import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 import { Ago } from "../parts/Time";
 import { VerdictMark } from "../parts/VerdictMark";
@@ -105,7 +106,7 @@ export const ModelPage = ({ name }: { name: string }) => {
         onRetry={reload}
         texts={model?.problems}
       />
-      {model === null && failure === null ? <Spinner aria-label="Loading" /> : null}
+      {model === null && failure === null ? <Loading /> : null}
       {model === null ? null : (
         <>
           <Facts model={model} />

@@ -1,10 +1,11 @@
-import { Badge, Box, Button, HStack, Link, Spinner, Table, Text } from "@chakra-ui/react";
+import { Badge, Box, Button, HStack, Link, Table, Text } from "@chakra-ui/react";
 import { useState, type ReactNode } from "react";
 
 import { apiPath } from "../api/client";
 import type { ModelVersion, Versions } from "../api/types";
 import { useData } from "../api/useData";
 import { moment, number } from "../parts/format";
+import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 
 const text = (value: unknown): string => (typeof value === "string" ? value : (JSON.stringify(value) ?? "–"));
@@ -82,7 +83,7 @@ const rows = (versions: ModelVersion[]): { title: string; rows: Row[] }[] => [
 export const VersionsTab = ({ name }: { name: string }) => {
   const { data, failure, reload } = useData<Versions>(apiPath("models", name, "versions"));
   const [shown, setShown] = useState(5);
-  if (data === null) return failure ? <Problems failure={failure} onRetry={reload} /> : <Spinner aria-label="Loading" />;
+  if (data === null) return failure ? <Problems failure={failure} onRetry={reload} /> : <Loading />;
   const ordered = [...data.versions].sort((one, other) => Number(other.champion) - Number(one.champion) || other.version - one.version);
   const versions = ordered.slice(0, shown);
   return (

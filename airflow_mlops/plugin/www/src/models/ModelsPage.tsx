@@ -1,9 +1,10 @@
-import { Button, Flex, Heading, HStack, Input, Spinner, Text } from "@chakra-ui/react";
+import { Button, Flex, Heading, HStack, Input, Text } from "@chakra-ui/react";
 import { useSearchParams } from "react-router-dom";
 
 import { apiPath } from "../api/client";
 import type { Models } from "../api/types";
 import { useData } from "../api/useData";
+import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 import { Choice } from "../parts/Choice";
 import { choices, owners, PAGE, select, SORTS, viewOf } from "./filter";
@@ -53,7 +54,7 @@ export const ModelsPage = () => {
         <Choice empty="All tags" label="Tag" onChange={(value) => set("tag", value)} options={same(choices(models, (model) => model.tags))} value={view.tag} />
         <Choice label="Order" onChange={(value) => set("sort", value)} options={SORTS} value={view.sort} />
       </Flex>
-      {data === null && failure === null ? <Spinner aria-label="Loading" /> : null}
+      {data === null && failure === null ? <Loading /> : null}
       {data === null ? null : (
         <>
           <Text aria-live="polite" color="fg.muted" fontSize="sm" mb={2}>

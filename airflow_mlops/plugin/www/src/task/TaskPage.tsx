@@ -1,4 +1,4 @@
-import { Box, Heading, Link, Spinner, Table, Text } from "@chakra-ui/react";
+import { Box, Heading, Link, Table, Text } from "@chakra-ui/react";
 import type { ReactNode } from "react";
 import { Link as RouterLink } from "react-router-dom";
 
@@ -7,6 +7,7 @@ import type { Candidate, TaskResult } from "../api/types";
 import { useData } from "../api/useData";
 import { number, percent } from "../parts/format";
 import { Gates } from "../parts/Gates";
+import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 import { VerdictMark } from "../parts/VerdictMark";
 import { modelPage } from "../routes";
@@ -170,7 +171,7 @@ export const TaskPage = ({ dagId, mapIndex, runId, taskId }: { dagId: string; ru
   return (
     <>
       <Problems failure={failure} onRetry={reload} />
-      {data === null && failure === null ? <Spinner aria-label="Loading" /> : null}
+      {data === null && failure === null ? <Loading /> : null}
       {data === null ? null : (
         <>
           {data.model ? (

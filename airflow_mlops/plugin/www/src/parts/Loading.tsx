@@ -1,0 +1,7 @@
+import { Box, Spinner } from "@chakra-ui/react";
+
+export const Loading = () => (
+  <Box aria-label="Loading" role="status">
+    <Spinner />
+  </Box>
+);

@@ -1,0 +1,165 @@
+"""The pages in Airflow's UI, used in a real browser: what is shown, and what users do."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.drift.findings import Bin, Drift
+from airflow_mlops.performance.findings import Performance
+from airflow_mlops.policy import archive
+from airflow_mlops.policy.findings import Report, Verdict
+from airflow_mlops.policy.spec import Policy
+from tests.integration.live.test_live_approval import Model
+from tests.support.live import LiveAirflow
+
+ROOT = Path(__file__).parents[3]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PLANTED = "<script>alert(1)</script>"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and shutil.which("node")), reason="the pages need a browser: install chromium and nodejs"
+    ),
+    pytest.mark.skipif(
+        not (ROOT / "airflow_mlops/plugin/www/node_modules/playwright-core").is_dir(),
+        reason="the pages are driven by Playwright: run npm ci in airflow_mlops/plugin/www",
+    ),
+]
+
+DAGS = """
+from pathlib import Path
+import json
+from airflow.sdk import DAG, Asset, task
+from airflow_mlops.operators import Approval, PromoteOperator
+
+with DAG("ui_promote"):
+    @task
+    def evaluate(dag_run=None):
+        return json.loads(Path(dag_run.conf["verdict"]).read_text())
+    PromoteOperator(task_id="promote", verdict=evaluate(), approval=Approval())
+
+with DAG("ui_retrain", schedule=[Asset("mlops://{model}/retrain")]):
+    @task
+    def train():
+        pass
+    train()
+"""
+
+
+@pytest.fixture(scope="module")
+def model(airflow: LiveAirflow, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    """A model with a year of reports; the last one is watched."""
+    from mlflow import MlflowClient
+
+    made = Model(airflow, MlflowClient(mlflow_server), tmp_path_factory.mktemp("ui"))
+    store = ArtifactStore(f"file://{airflow.home}/artifacts")
+    for month in range(1, 13):
+        publish(store, made.versions[0], month)
+    (airflow.dags / "ui.py").write_text(DAGS.format(model=made.name))
+    airflow.parsed("ui_promote")
+    airflow.parsed("ui_retrain")
+    return made
+
+
+def publish(store: ArtifactStore, version: ModelVersionRef, month: int) -> None:
+    value = 0.7 + 0.01 * (month % 3)
+    level = Performance(metric="roc_auc", value=value, low=value - 0.01, high=value + 0.01, reference=0.71, labels=100)
+    drift = Drift(
+        column=PLANTED, kind="categorical", effect=0.3, drifted=True, importance=0.5,
+        bins=[Bin(label=PLANTED, reference=0.4, current=0.7), Bin(label="b", reference=0.6, current=0.3)],
+    )  # fmt: skip
+    decision = "watch" if month == 12 else "healthy"
+    report = Report(
+        model=version.model,
+        window=Window.model_validate(f"2013-{month:02d}"),
+        created=Window.model_validate(f"2013-{month:02d}").end,
+        policy=Policy(),
+        scored_by=version,
+        rows=1000,
+        labelled=900,
+        coverage=0.9,
+        performance=level,
+        features=[drift],
+        verdict=Verdict(decision=decision, headline=f"{PLANTED} drifted", details=[PLANTED], reason=PLANTED),
+    )
+    store.write_json(archive.key(store, version.model, report.window), report.model_dump(mode="json"))
+
+
+def browse(airflow: LiveAirflow, command: str, *arguments: Any) -> dict[str, Any]:
+    """Run one command of ``tests/browser/ui.mjs``; no script of the data may run, and no other host may be asked."""
+    found = subprocess.run(
+        ["node", str(ROOT / "tests/browser/ui.mjs"), airflow.url, airflow.token(), command, *map(json.dumps, arguments)],
+        env={**os.environ, "CHROMIUM": str(CHROMIUM)}, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr[-3000:]
+    answer: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
+    assert answer["problems"] == []
+    assert answer["hosts"] == [airflow.url.removeprefix("http://")]
+    return answer
+
+
+def page(model: Model, tab: str) -> str:
+    return f"/plugin/mlops/{quote(model.name)}?tab={tab}"
+
+
+def test_pages_can_be_used_with_the_keyboard_alone(airflow: LiveAirflow, model: Model) -> None:
+    assert browse(airflow, "keyboard", model.name)["window"] == "2013-02"
+
+
+def test_what_users_click_is_in_the_ledger(airflow: LiveAirflow, model: Model) -> None:
+    def start() -> str:
+        run_id = airflow.trigger("ui_promote", {"verdict": str(model.verdict)})
+        airflow.request_for_approval("ui_promote", run_id)
+        return run_id
+
+    run_id = start()
+    browse(airflow, "act", model.name, [("Approve", "Approve", PLANTED)])
+    assert airflow.wait("ui_promote", run_id) == "success"
+    assert model.champion() == 2
+    acknowledge = ("Acknowledge", "Acknowledge", "It snowed.")
+    retrain = ("Request retraining", "Request retraining", "Snow.")
+    roll_back = ("Roll back", "Roll back to version 1", "It was better.")
+    said = browse(airflow, "act", model.name, [acknowledge, retrain, roll_back])["said"]
+    assert "2013-12" in said[0]
+    assert "ui_retrain" in said[1]
+    assert model.champion() == 1
+    run_id = start()
+    browse(airflow, "act", model.name, [("Reject", "Reject", "Too slow.")])
+    assert airflow.wait("ui_promote", run_id) == "success"
+
+    found = model.entries()
+    assert [entry.decision for entry in found] == ["promoted", "acknowledged", "requested", "rolled_back", "refused"]
+    assert [found[0].approval.by, found[0].approval.note, found[4].approval.note] == ["admin", PLANTED, "Too slow."]
+    assert [entry.reason for entry in found[1:4:2]] == ["It snowed.", "It was better."]
+    assert {entry.provenance.user for entry in found[1:4]} == {"admin"}
+
+
+def test_pages_are_readable_in_both_colour_modes_on_wide_and_narrow_screens(airflow: LiveAirflow, model: Model) -> None:
+    run_id = quote(airflow.runs("ui_promote")[0]["dag_run_id"])
+    pages = [
+        (f"/plugin/mlops?q={model.name}", model.name),
+        (page(model, "timeline"), "Report of 2013-12"),
+        (page(model, "drift"), PLANTED),
+        (page(model, "decisions"), "Rollback"),
+        (page(model, "versions"), "passed"),
+        (page(model, "data"), "quarantined"),
+        ("/dags/ui_promote/plugin/mlops-models", "Trains"),
+        (f"/dags/ui_promote/runs/{run_id}/tasks/promote/plugin/mlops-result", "Promoted"),
+        (f"/dags/ui_promote/runs/{run_id}/tasks/evaluate/plugin/mlops-result", "no result"),
+    ]
+    browse(airflow, "pages", pages)
+    texts = browse(airflow, "read", pages)["texts"]
+    assert all(model.name in text for text in texts[:-1])
+    assert all(PLANTED in texts[number] for number in (0, 1, 2, 3, 7))

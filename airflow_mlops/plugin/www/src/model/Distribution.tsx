@@ -3,7 +3,7 @@ import { Box, Heading, HStack, Table, Text } from "@chakra-ui/react";
 import { apiPath } from "../api/client";
 import type { Distribution as Found, Window } from "../api/types";
 import { useData } from "../api/useData";
-import { number, percent } from "../parts/format";
+import { number, pValue, share } from "../parts/format";
 import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 
@@ -27,7 +27,7 @@ export const Distribution = ({ column, model, window }: { column: string; model:
             {[
               data.effect === null ? null : `Effect ${number(data.effect)}`,
               data.test,
-              data.adjusted_p_value === null ? null : `adjusted p ${number(data.adjusted_p_value)}`,
+              data.adjusted_p_value === null ? null : `adjusted ${pValue(data.adjusted_p_value)}`,
               data.note,
             ]
               .filter(Boolean)
@@ -58,8 +58,8 @@ export const Distribution = ({ column, model, window }: { column: string; model:
                         />
                       ))}
                     </Table.Cell>
-                    <Table.Cell textAlign="end">{percent(bin.reference)}</Table.Cell>
-                    <Table.Cell textAlign="end">{percent(bin.current)}</Table.Cell>
+                    <Table.Cell textAlign="end">{share(bin.reference)}</Table.Cell>
+                    <Table.Cell textAlign="end">{share(bin.current)}</Table.Cell>
                   </Table.Row>
                 ))}
               </Table.Body>

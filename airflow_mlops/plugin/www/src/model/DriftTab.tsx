@@ -1,4 +1,4 @@
-import { Text } from "@chakra-ui/react";
+import { Box, Flex, Text } from "@chakra-ui/react";
 import { useSearchParams } from "react-router-dom";
 
 import { apiPath } from "../api/client";
@@ -25,23 +25,31 @@ export const DriftTab = ({ name }: { name: string }) => {
       {data.features.length === 0 ? (
         <Text>No window with a test for drift has been monitored yet.</Text>
       ) : (
-        <Heatmap
-          drift={data}
-          onSelect={(place) =>
-            setParams(
-              (before) => {
-                const after = new URLSearchParams(before);
-                after.set("feature", data.features[place.row]?.column ?? "");
-                after.set("window", data.windows[place.column]?.start ?? "");
-                return after;
-              },
-              { replace: true },
-            )
-          }
-          selected={selected}
-        />
+        <Flex alignItems="flex-start" columnGap={8} flexWrap="wrap">
+          <Box maxW="100%">
+            <Heatmap
+              drift={data}
+              onSelect={(place) =>
+                setParams(
+                  (before) => {
+                    const after = new URLSearchParams(before);
+                    after.set("feature", data.features[place.row]?.column ?? "");
+                    after.set("window", data.windows[place.column]?.start ?? "");
+                    return after;
+                  },
+                  { replace: true },
+                )
+              }
+              selected={selected}
+            />
+          </Box>
+          {selected && feature && window ? (
+            <Box flex="1" minW="min(340px, 100%)">
+              <Distribution column={feature.column} model={name} window={window} />
+            </Box>
+          ) : null}
+        </Flex>
       )}
-      {selected && feature && window ? <Distribution column={feature.column} model={name} window={window} /> : null}
     </>
   );
 };

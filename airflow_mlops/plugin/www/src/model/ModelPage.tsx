@@ -34,19 +34,39 @@ const Dags = ({ dags }: { dags: ModelFacts["dags"] }) => (
   </>
 );
 
+const SHOWN = 3;
+
+const Sentences = ({ texts }: { texts: string[] }) => (
+  <List.Root pl={5}>
+    {texts.map((text) => (
+      <List.Item key={text}>{text}</List.Item>
+    ))}
+  </List.Root>
+);
+
+/** The facts behind the verdict; the first ones matter most. */
+const Details = ({ texts }: { texts: string[] }) =>
+  texts.length === 0 ? null : (
+    <Box mb={2}>
+      <Sentences texts={texts.slice(0, SHOWN)} />
+      {texts.length > SHOWN ? (
+        <details>
+          <Box as="summary" color="fg.info" cursor="pointer" pl={1}>
+            {texts.length - SHOWN} more
+          </Box>
+          <Sentences texts={texts.slice(SHOWN)} />
+        </details>
+      ) : null}
+    </Box>
+  );
+
 const Facts = ({ model }: { model: ModelFacts }) => (
   <Box mb={4}>
     <HStack flexWrap="wrap" gap={3} mb={1}>
       <VerdictMark verdict={model.monitoring?.verdict ?? null} />
       <Text>{model.monitoring?.headline}</Text>
     </HStack>
-    {model.details.length > 0 ? (
-      <List.Root mb={2} pl={5}>
-        {model.details.map((detail) => (
-          <List.Item key={detail}>{detail}</List.Item>
-        ))}
-      </List.Root>
-    ) : null}
+    <Details texts={model.details} />
     <Text>
       {model.champion ? (
         <>

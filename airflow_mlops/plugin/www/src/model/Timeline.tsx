@@ -129,7 +129,7 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
               </g>
             ))}
             {x.ticks(Math.max(2, Math.floor(width / 110))).map((tick) => (
-              <text fill={MUTED} fontSize="11" key={tick.getTime()} textAnchor="middle" x={x(tick)} y={HEIGHT - 6}>
+              <text fill={MUTED} fontSize="11" key={tick.getTime()} textAnchor={x(tick) > width - 40 ? "end" : "middle"} x={Math.min(width, x(tick))} y={HEIGHT - 6}>
                 {x.tickFormat()(tick)}
               </text>
             ))}
@@ -151,10 +151,12 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
             <path d={path("realised", (found) => found.reference)} fill="none" stroke={MUTED} strokeDasharray="2 3" />
             <path d={path("estimated", (found) => found.value)} fill="none" stroke={ESTIMATED} strokeDasharray="5 3" strokeWidth="2" />
             <path d={path("realised", (found) => found.value)} fill="none" stroke={REALISED} strokeWidth="2" />
-            {events.map(({ at, decision }) => (
+            {events.map(({ at, decision, rank }) => (
               <g key={decision.seq} transform={`translate(${x(at)} 20)`}>
-                <path d={`M0 8V${bottom - 20}`} stroke={KINDS[decision.decision].color} strokeDasharray="1 3" />
-                <Mark kind={decision.decision} />
+                {rank === 0 ? <path d={`M0 8V${bottom - 20}`} stroke={MUTED} strokeDasharray="1 3" /> : null}
+                <g transform={`translate(${rank * 15} 0)`}>
+                  <Mark kind={decision.decision} />
+                </g>
                 <title>{`${KINDS[decision.decision].name}, ${moment(decision.time)}: ${change(decision)}`}</title>
               </g>
             ))}

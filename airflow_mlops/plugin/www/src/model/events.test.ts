@@ -17,6 +17,11 @@ describe("decisions on the axis of the windows", () => {
     const placed = place(times.map((time, index) => decision(index, time)), windows);
     expect(placed.map((event) => event.at)).toEqual([month(1).start, month(1).end, month(3).end].map(at));
   });
+  it("stand side by side at one place, the first one first", () => {
+    const windows = [point(1, { checked: "2026-01-01T00:00:00Z" })];
+    const placed = place([decision(2, "2026-01-03T00:00:00Z"), decision(1, "2026-01-02T00:00:00Z")], windows);
+    expect(placed.map((event) => [event.decision.seq, event.rank])).toEqual([[1, 0], [2, 1]]);
+  });
   it("are nowhere without a window", () => {
     expect(place([decision(1, "2013-01-01T00:00:00Z")], [])).toEqual([]);
   });

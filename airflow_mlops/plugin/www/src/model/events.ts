@@ -1,6 +1,7 @@
 import type { Decision, Point } from "../api/types";
 
-export type Event = { at: number; decision: Decision };
+/** `rank` counts the earlier decisions at the same place, so that their marks can stand side by side. */
+export type Event = { at: number; rank: number; decision: Decision };
 export type Run = { version: number; start: number; end: number };
 
 const ms = Date.parse;
@@ -16,12 +17,17 @@ export const place = (decisions: Decision[], windows: Point[]): Event[] => {
   const lastEnd = Math.max(...windows.map(({ window }) => ms(window.end)));
   const backfill = windows.every(({ checked }) => ms(checked) >= lastEnd);
   const start = ms(first.window.start);
-  return decisions.map((decision) => {
-    const time = ms(decision.time);
-    if (!backfill) return { at: Math.max(time, start), decision };
-    const before = windows.filter(({ checked }) => ms(checked) <= time);
-    return { at: Math.max(start, ...before.map(({ window }) => ms(window.end))), decision };
-  });
+  const ranks = new Map<number, number>();
+  return [...decisions]
+    .sort((one, other) => one.seq - other.seq)
+    .map((decision) => {
+      const time = ms(decision.time);
+      const before = windows.filter(({ checked }) => ms(checked) <= time);
+      const at = Math.max(start, ...(backfill ? before.map(({ window }) => ms(window.end)) : [time]));
+      const rank = ranks.get(at) ?? 0;
+      ranks.set(at, rank + 1);
+      return { at, rank, decision };
+    });
 };
 
 /** Spans of consecutive windows whose predictions one version made. */

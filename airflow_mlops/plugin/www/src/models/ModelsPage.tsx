@@ -58,7 +58,8 @@ export const ModelsPage = () => {
       {data === null ? null : (
         <>
           <Text aria-live="polite" color="fg.muted" fontSize="sm" mb={2}>
-            {found.length === models.length ? `${models.length} models` : `${found.length} of ${models.length} models`}
+            {found.length === models.length ? "" : `${found.length} of `}
+            {models.length} {models.length === 1 ? "model" : "models"}
           </Text>
           {models.length === 0 ? <Text>No model has been trained, scored or monitored by a DAG that you may read.</Text> : null}
           <ModelList models={found.slice((page - 1) * PAGE, page * PAGE)} />

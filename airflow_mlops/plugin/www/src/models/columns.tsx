@@ -10,7 +10,7 @@ import { VerdictMark } from "../parts/VerdictMark";
 import { modelPage, taskPage } from "../routes";
 
 export const Name = ({ model }: { model: Overview }) => (
-  <Link asChild color="fg.info" fontWeight="bold" minW="90px" overflowWrap="anywhere">
+  <Link asChild color="fg.info" fontWeight="bold" minW="140px" overflowWrap="anywhere">
     <RouterLink to={modelPage(model.name)}>{model.name}</RouterLink>
   </Link>
 );
@@ -44,7 +44,10 @@ const Metric = ({ model: { monitoring } }: { model: Overview }) => {
       <Sparkline metric={monitoring.metric} trend={monitoring.trend} />
       <Muted>
         {monitoring.metric} {number(last.value ?? last.estimated)}
-        {last.value === null && last.estimated !== null ? " (estimated)" : ""}, {monitoring.window.label}
+        {last.value === null && last.estimated !== null ? " (estimated)" : ""},{" "}
+        <Text as="span" whiteSpace="nowrap">
+          {monitoring.window.label}
+        </Text>
       </Muted>
     </Box>
   );

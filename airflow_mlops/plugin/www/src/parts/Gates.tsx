@@ -28,7 +28,9 @@ export const Gates = ({ gates }: { gates: Gate[] }) => (
                 ? "–"
                 : `${number(gate.improvement)} (${number(gate.low)} to ${number(gate.high)})`}
             </Table.Cell>
-            <Table.Cell minW="200px">{gate.explanation}</Table.Cell>
+            <Table.Cell minW="260px" whiteSpace="normal">
+              {gate.explanation}
+            </Table.Cell>
           </Table.Row>
         ))}
       </Table.Body>

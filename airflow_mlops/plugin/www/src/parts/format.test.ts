@@ -1,6 +1,6 @@
 import { describe, expect, it } from "vitest";
 
-import { ago, moment, number, percent } from "./format";
+import { ago, moment, number, percent, pValue, share } from "./format";
 
 describe("values as text", () => {
   it("keeps three significant digits of a fraction and all of a count", () => {
@@ -14,6 +14,10 @@ describe("values as text", () => {
     expect(percent(1)).toBe("100%");
     expect(percent(0.001)).toBe("< 1%");
     expect(percent(null)).toBe("–");
+  });
+  it("never shows a small share or p value as zero", () => {
+    expect([share(0), share(0.0004), share(0.0999)]).toEqual(["0.0%", "< 0.1%", "10.0%"]);
+    expect([pValue(0), pValue(0.0123)]).toEqual(["p < 0.001", "p = 0.012"]);
   });
   it("names a time in UTC, and how long ago it was", () => {
     expect(moment("2013-04-01T02:00:00+02:00")).toBe("2013-04-01");

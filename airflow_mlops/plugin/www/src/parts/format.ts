@@ -38,3 +38,9 @@ export const number = (value: number | null | undefined): string => {
 
 export const percent = (value: number | null | undefined): string =>
   value === null || value === undefined ? "–" : `${value > 0 && value < 0.01 ? "< 1" : Math.floor(value * 100)}%`;
+
+/** The share of a bar in a histogram, with one decimal. */
+export const share = (value: number): string => (value > 0 && value < 0.001 ? "< 0.1%" : `${(value * 100).toFixed(1)}%`);
+
+/** A p value. What is too small for a computer's number is not zero. */
+export const pValue = (value: number): string => (value < 0.001 ? "p < 0.001" : `p = ${value.toFixed(3)}`);

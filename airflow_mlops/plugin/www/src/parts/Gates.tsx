@@ -1,4 +1,4 @@
-import { Table } from "@chakra-ui/react";
+import { Table, Text } from "@chakra-ui/react";
 
 import type { Gate } from "../api/types";
 import { number } from "./format";
@@ -9,7 +9,7 @@ export const Gates = ({ gates }: { gates: Gate[] }) => (
     <Table.Root aria-label="Gates" size="sm">
       <Table.Header>
         <Table.Row>
-          {["Result", "Gate", "Measured", "Required", "Improvement", "Explanation"].map((title) => (
+          {["Result", "Gate", "Measured", "Required", "Improvement"].map((title) => (
             <Table.ColumnHeader key={title}>{title}</Table.ColumnHeader>
           ))}
         </Table.Row>
@@ -20,16 +20,18 @@ export const Gates = ({ gates }: { gates: Gate[] }) => (
             <Table.Cell color={gate.passed ? "fg.success" : "fg.error"} fontWeight="bold" whiteSpace="nowrap">
               {gate.passed ? "✓ passed" : "✕ failed"}
             </Table.Cell>
-            <Table.Cell>{gate.gate}</Table.Cell>
+            <Table.Cell minW="240px" whiteSpace="normal">
+              {gate.gate}
+              <Text color="fg.muted" fontSize="xs">
+                {gate.explanation}
+              </Text>
+            </Table.Cell>
             <Table.Cell>{number(gate.measured)}</Table.Cell>
             <Table.Cell>{number(gate.asked)}</Table.Cell>
             <Table.Cell whiteSpace="nowrap">
               {gate.improvement === undefined || gate.improvement === null
                 ? "–"
                 : `${number(gate.improvement)} (${number(gate.low)} to ${number(gate.high)})`}
-            </Table.Cell>
-            <Table.Cell minW="260px" whiteSpace="normal">
-              {gate.explanation}
             </Table.Cell>
           </Table.Row>
         ))}

@@ -181,7 +181,7 @@ def test_copied_paths_exist_and_are_not_ignored(dockerfile):
     assert copies(dockerfile)
     for path in copies(dockerfile):
         assert (ROOT / path).exists(), path
-        files = [file for file in (ROOT / path).rglob("*") if "__pycache__" not in file.parts]
+        files = [file for file in (ROOT / path).rglob("*") if not {"__pycache__", "node_modules"} & set(file.parts)]
         for file in [ROOT / path, *files]:
             assert not ignored(str(file.relative_to(ROOT))), file
 
@@ -194,7 +194,15 @@ def test_all_other_paths_are_ignored():
         for path in (str(file.relative_to(ROOT)) for file in folder.iterdir())
         if not any(name == path or name.startswith(f"{path}/") for name in wanted)
     ]
-    for path in [*others, ".env", ".git/config", ".netrc", "pip.conf", "airflow_mlops/steps/__pycache__/ingest.pyc"]:
+    for path in [
+        *others,
+        ".env",
+        ".git/config",
+        ".netrc",
+        "pip.conf",
+        "airflow_mlops/steps/__pycache__/ingest.pyc",
+        "airflow_mlops/plugin/www/node_modules/a.js",
+    ]:
         assert ignored(path), path
 
 

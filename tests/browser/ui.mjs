@@ -80,8 +80,8 @@ const tabTo = async (page, selector) => {
   throw new Error(`${selector} cannot be reached with the Tab key.`);
 };
 
-/** From the list to a window of a model, its drift and a dialog, with keys only. */
-const keyboard = async (name) => {
+/** From the list to the second window of a model, its drift and a dialog, with keys only. */
+const keyboard = async (name, second) => {
   const page = await open();
   await visit(page, `/plugin/mlops?q=${encodeURIComponent(name)}`, name);
   await tabTo(page, `a[href$="/plugin/mlops/${encodeURIComponent(name)}"]`);
@@ -90,7 +90,7 @@ const keyboard = async (name) => {
   await tabTo(page, "[role=slider]");
   await page.keyboard.press("Home");
   await page.keyboard.press("ArrowRight");
-  const window = await page.getByRole("slider").getAttribute("aria-valuetext");
+  await page.locator(`[role=slider][aria-valuetext="${second}"]`).waitFor();
   await page.getByRole("tab", { name: "Timeline" }).focus();
   await page.keyboard.press("ArrowRight");
   const map = page.getByRole("table", { name: "Drift of features by window" });
@@ -104,7 +104,7 @@ const keyboard = async (name) => {
   await page.getByRole("dialog").waitFor();
   await page.keyboard.press("Escape");
   await page.getByRole("dialog").waitFor({ state: "hidden" });
-  return { window };
+  return {};
 };
 
 /** Click actions one after the other, write a text, confirm, and return what the page says happened each time. */

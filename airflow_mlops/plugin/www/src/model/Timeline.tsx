@@ -1,7 +1,7 @@
 import { Box, HStack, Text } from "@chakra-ui/react";
 import { scaleLinear, scaleUtc } from "d3-scale";
 import { area, line } from "d3-shape";
-import type { KeyboardEvent } from "react";
+import { useEffect, useRef, type KeyboardEvent } from "react";
 
 import type { Decision, Level, Point } from "../api/types";
 import { change, KINDS } from "../parts/decisions";
@@ -61,6 +61,11 @@ const Mark = ({ kind }: { kind: Decision["decision"] }) => {
 /** The metric by window with its interval, the versions that scored, and the decisions on the same axis. */
 export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
   const [ref, width] = useWidth();
+  // A key may be pressed again before the page has shown the window of the key before.
+  const reached = useRef(selected);
+  useEffect(() => {
+    reached.current = selected;
+  }, [selected]);
   const metric = windows.findLast((point) => point.metric !== null)?.metric ?? null;
   // A line of two metrics would be wrong: windows of another metric keep their place without a value.
   const level = (point: Point, of: "realised" | "estimated"): Level | null => (point.metric === metric ? point[of] : null);
@@ -99,9 +104,11 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
     const move = moves[event.key];
     if (move === undefined) return;
     event.preventDefault();
-    const index = selected ? windows.indexOf(selected) : windows.length;
+    const index = reached.current ? windows.indexOf(reached.current) : windows.length;
     const next = windows[Math.min(windows.length - 1, Math.max(0, index + move))];
-    if (next) onSelect(next);
+    if (!next) return;
+    reached.current = next;
+    onSelect(next);
   };
   const kinds = [...new Set(decisions.map(({ decision }) => decision))];
   const bottom = HEIGHT - MARGIN.bottom;

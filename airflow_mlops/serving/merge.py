@@ -24,6 +24,7 @@ from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.datasets.catalog import read_manifest
 from airflow_mlops.data.datasets.pointers import slot_id
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.overview import index
 from airflow_mlops.serving.layout import DETAILS, online_folder
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,8 @@ def merge(store: ArtifactStore, model: str, name: str, now: datetime | None = No
         elif window.end + _KEPT <= now:
             for key in keys:
                 store.delete(key)
+    if written:
+        index.update(store, model, "scoring", name)
     return written
 
 

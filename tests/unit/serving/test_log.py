@@ -9,6 +9,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.overview import index
 from airflow_mlops.serving import log
 from airflow_mlops.serving.layout import online_folder, window_at
 from airflow_mlops.serving.merge import merge
@@ -107,6 +108,9 @@ def test_an_open_window_is_left_alone_and_an_old_one_is_tidied(store, tmp_path):
     assert PredictionLog(store, "m").entries() == []
     end = window_at(time.time(), "hour").end
     assert len(merge(store, "m", "m_predictions", end + timedelta(hours=1))) == 1
+    (known,) = index.of(store, "m")
+    assert known.scoring is not None
+    assert known.scoring.last.rows > 0
     assert store.find(online_folder("m"))
     merge(store, "m", "m_predictions", end + timedelta(days=3))
     assert not store.find(online_folder("m"))

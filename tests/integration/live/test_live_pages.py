@@ -129,7 +129,11 @@ def test_the_wheel_contains_every_file_of_the_package(shell: Shell):
     found = json.loads(shell.run(f"python -c '{INSTALLED}'"))
     package = (path.relative_to(ROOT) for path in (ROOT / "airflow_mlops").rglob("*") if path.is_file())
     expected = {str(path) for path in package if "__pycache__" not in path.parts}
+    # Of the pages in Airflow's UI, the wheel has the bundle, and neither its source nor the packages that build it.
+    expected -= {path for path in expected if "/plugin/www/" in path and "/plugin/www/dist/" not in path}
     assert {"airflow_mlops/py.typed", "airflow_mlops/stages/monitor/page/templates/report.html.jinja"} < expected
+    assert "airflow_mlops/plugin/www/dist/models.js" in expected
+    assert not [name for name in found["files"] if "/www/src/" in name or "node_modules" in name]
     assert expected | {"airflow_mlops/report.schema.json"} <= set(found["files"])
     assert found["entry points"] == ["airflow.plugins", "apache_airflow_provider"]
 

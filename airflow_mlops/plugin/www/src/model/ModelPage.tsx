@@ -70,7 +70,7 @@ const Facts = ({ model }: { model: ModelFacts }) => (
     <Text>
       {model.champion ? (
         <>
-          Champion is version {model.champion.version} since <Ago time={model.champion.since} />
+          Version {model.champion.version} became champion <Ago time={model.champion.since} />
           {model.champion.by ? ` (${model.champion.by})` : ""}. {model.champion.reason}
         </>
       ) : (

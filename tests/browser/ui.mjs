@@ -16,7 +16,7 @@ const open = async (mode = "light", width = 1280) => {
   const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme: mode });
   await context.addCookies([{ name: "_token", value: token, url: base }]);
   const page = await context.newPage();
-  page.setDefaultTimeout(30000);
+  page.setDefaultTimeout(120000);
   page.on("pageerror", (error) => problems.push(`${page.url()}: ${error.message}`));
   page.on("dialog", (dialog) => {
     problems.push(`${page.url()}: a script ran: ${dialog.message()}`);

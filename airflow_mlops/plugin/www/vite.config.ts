@@ -20,5 +20,14 @@ export default defineConfig(({ mode }) => ({
       output: { globals: AIRFLOW_PROVIDES },
     },
   },
-  test: { environment: "happy-dom", include: ["src/**/*.test.{ts,tsx}"] },
+  test: {
+    environment: "happy-dom",
+    include: ["src/**/*.test.{ts,tsx}"],
+    setupFiles: "src/testing/setup.ts",
+    // One process imports ChakraUI once, and CI runs other tests beside it.
+    maxWorkers: 1,
+    isolate: false,
+    testTimeout: 120_000,
+    hookTimeout: 120_000,
+  },
 }));

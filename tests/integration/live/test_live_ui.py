@@ -101,7 +101,7 @@ def browse(airflow: LiveAirflow, command: str, *arguments: Any) -> dict[str, Any
     """Run one command of ``tests/browser/ui.mjs``; no script of the data may run, and no other host may be asked."""
     found = subprocess.run(
         ["node", str(ROOT / "tests/browser/ui.mjs"), airflow.url, airflow.token(), command, *map(json.dumps, arguments)],
-        env={**os.environ, "CHROMIUM": str(CHROMIUM)}, capture_output=True, text=True, timeout=180,
+        env={**os.environ, "CHROMIUM": str(CHROMIUM)}, capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert found.returncode == 0, found.stderr[-3000:]
     answer: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])

@@ -9,6 +9,6 @@ from demo.settings import PRELOAD
 
 def test_the_preloaded_modules_of_this_package_exist():
     modules = [name for name in PRELOAD if name.startswith("airflow_mlops.")]
-    assert len(modules) == 10
+    assert len(modules) == 11
     assert all(find_spec(name) for name in modules)
     assert all(name.endswith(".step") for name in modules)

@@ -159,17 +159,20 @@ class Endpoint:
         length = request.headers.get("content-length", "")
         if length.isdigit() and int(length) > limit:
             raise too_large
-        parts, size = [], 0
+
+        async def read() -> bytes:
+            parts, size = [], 0
+            async for part in request.stream():
+                size += len(part)
+                if size > limit:
+                    raise too_large
+                parts.append(part)
+            return b"".join(parts)
+
         try:
-            async with asyncio.timeout(_BODY_SECONDS):
-                async for part in request.stream():
-                    size += len(part)
-                    if size > limit:
-                        raise too_large
-                    parts.append(part)
-        except TimeoutError:
+            return await asyncio.wait_for(read(), _BODY_SECONDS)
+        except asyncio.TimeoutError:
             raise _RefusedError(408, f"The body did not arrive within {_BODY_SECONDS:g} s.") from None
-        return b"".join(parts)
 
     async def _predict(self, served: Served, rows: Rows, request_id: str) -> Predictions:
         began = time.perf_counter()

@@ -149,15 +149,24 @@ class PredictionSpool:
                 self._metrics.dropped.inc(rows)
                 log.error("The spool %s is full. %d predictions were not logged.", self._folder, rows)
                 continue
-            batch = _logged(group)
-            segment = self._segments.get(key)
-            if segment is None:
-                segment = self._segments[key] = self._open(key, batch.schema)
-            segment.writer.write_batch(batch)
-            segment.file.flush()
-            os.fsync(segment.file.fileno())
-            if segment.file.tell() > _SEGMENT_BYTES:
-                _close(self._segments.pop(key))
+            try:
+                self._append(key, _logged(group))
+            except OSError as error:
+                self._metrics.dropped.inc(rows)
+                log.error("%d predictions could not be written to the spool %s: %s", rows, self._folder, error)
+                # Nothing may follow a batch that was not written completely.
+                if (torn := self._segments.pop(key, None)) is not None:
+                    torn.file.close()
+
+    def _append(self, key: tuple[int, Window], batch: pa.RecordBatch) -> None:
+        segment = self._segments.get(key)
+        if segment is None:
+            segment = self._segments[key] = self._open(key, batch.schema)
+        segment.writer.write_batch(batch)
+        segment.file.flush()
+        os.fsync(segment.file.fileno())
+        if segment.file.tell() > _SEGMENT_BYTES:
+            _close(self._segments.pop(key))
 
     def _open(self, key: tuple[int, Window], schema: pa.Schema) -> _Segment:
         version, window = key
@@ -181,7 +190,9 @@ class PredictionSpool:
                     continue
                 window, _, name = path.stem.partition("_")
                 content = _parquet(file)
-                if content is not None:
+                if content is None:
+                    log.warning("The file %s of the spool has no complete predictions. It is deleted.", path)
+                else:
                     self._store.create_exclusive(f"{online_folder(self._model)}/{window}/{name}.parquet", content)
                 path.unlink()
 

@@ -145,6 +145,26 @@ def test_a_torn_file_of_a_killed_server_gives_its_complete_batches(store, tmp_pa
     assert logged(store) == [("id-1", 0), ("id-1", 1)]
 
 
+def test_a_disk_that_is_full_loses_only_what_it_refused(store, tmp_path, monkeypatch):
+    found = spool(store, tmp_path / "spool")
+    found.add(answer(1))
+    found._flush()
+
+    def refuse(file: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log.os, "fsync", refuse)
+        found.add(answer(2))
+        found._flush()
+    found.add(answer(3))
+    found.start()
+    found.stop()
+    assert {request_id for request_id, _ in logged(store)} >= {"id-1", "id-3"}
+    assert len(logged(store)) == len(set(logged(store)))
+    assert b"mlops_serve_log_dropped_rows_total 2.0" in found._metrics.text()
+
+
 def test_predictions_of_scoring_in_batches_are_not_replaced(store, tmp_path):
     from airflow_mlops.data import prediction_log
     from airflow_mlops.data.datasets import DatasetWriter

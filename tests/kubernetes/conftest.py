@@ -104,7 +104,7 @@ class Cluster:
             time.sleep(0.2)
         raise AssertionError(f"no pod is {phase}: {[(pod.metadata.name, pod.status.phase) for pod in self.pods()]}")
 
-    def wait_until_empty(self, seconds: float = 30) -> float:
+    def wait_until_empty(self, seconds: float = 180) -> float:
         """Wait until there are no pods, and return the seconds it took."""
         start = time.monotonic()
         while self.pods():

@@ -144,7 +144,8 @@ def test_pod_that_cannot_start_fails_within_seconds_and_is_not_retried(
     run = run_probe(cluster.pod(deferrable=deferrable, **options), {"counter": str(counter)}, "retries=3")
     taken = time.monotonic() - start
     failed(run, capfd.readouterr().out, *messages)
-    assert taken < 40
+    # The default of schedule_timeout is longer.
+    assert taken < 100
     cluster.wait_until_empty()
 
 

@@ -419,14 +419,14 @@ def test_missing_secret_is_named_within_seconds(cluster, trainer, train, deferra
         start = time.monotonic()
         run = train(nodes(cluster, deferrable=deferrable, secrets={"A": "no-such-secret/a"}), "retries=2")
     failed(run, capfd.readouterr().out, "SpecError: Container 'node'", "no-such-secret")
-    assert time.monotonic() - start < 60
+    assert time.monotonic() - start < 100
 
 
 @MODES
 def test_job_is_deleted_after_execution_timeout(cluster, trainer, train, deferrable, capfd):
     run = train(nodes(cluster, deferrable=deferrable), "retries=0, execution_timeout=timedelta(seconds=15)")
     assert run.states() == {"train": "failed"}
-    trainer.wait_until_empty(20)
+    trainer.wait_until_empty()
 
 
 def test_step_that_cannot_use_several_nodes_submits_nothing(cluster, trainer, train, capfd):
@@ -516,6 +516,6 @@ def test_job_is_deleted_when_the_task_is_marked_failed(cluster, trainer, airflow
     if deferrable:
         airflow.until_deferred(dag_id, run_id, "train")
     airflow.fail(dag_id, run_id, "train")
-    trainer.wait_until_empty(30)
+    trainer.wait_until_empty()
     cluster.wait_until_empty(180)
     assert airflow.task_instances(dag_id, run_id)[0]["state"] == "failed"

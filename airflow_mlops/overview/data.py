@@ -107,7 +107,8 @@ def model_data(store: ArtifactStore, model: str, entries: Sequence[Entry], score
             graph.edges.append((version, manifest.id))
             for parent in manifest.parents:
                 graph.walk(parent, manifest.id, [str(manifest.source.get("dataset") or "")])
-    names = sorted({node.name for node in graph.nodes.values() if node.kind != "model"})
+    # A dataset that is not in this store has no name.
+    names = sorted({node.name for node in graph.nodes.values() if node.kind != "model" and node.name})
     found = [_windows(store, name) for name in names]
     return ModelData(
         datasets=[item for item in found if item.windows],

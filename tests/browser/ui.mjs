@@ -29,7 +29,11 @@ const open = async (mode = "light", width = 1280) => {
 /** The part of the page that belongs to the plugin, when it shows `text` and loads nothing any more. */
 const shown = async (page, text) => {
   const root = page.getByTestId("mlops");
-  await root.getByText(text).filter({ visible: true }).first().waitFor();
+  try {
+    await root.getByText(text).filter({ visible: true }).first().waitFor();
+  } catch (error) {
+    throw new Error(`${page.url()} does not show ${text}, but: ${await page.locator("body").innerText()}`, { cause: error });
+  }
   await root.getByRole("status", { name: "Loading" }).first().waitFor({ state: "hidden" });
   return root;
 };

@@ -49,7 +49,11 @@ const Square = ({ kind }: { kind: keyof typeof LOOKS }) => (
 
 /** The windows of one dataset, a row for each year. */
 const Calendar = ({ days }: { days: Day[] }) => {
-  const years = Map.groupBy(days, ({ window }) => window.start.slice(0, 4));
+  const years = new Map<string, Day[]>();
+  for (const day of days) {
+    const year = day.window.start.slice(0, 4);
+    years.set(year, [...(years.get(year) ?? []), day]);
+  }
   return (
     <>
       {[...years].map(([year, own]) => (

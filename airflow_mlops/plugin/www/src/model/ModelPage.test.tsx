@@ -23,6 +23,27 @@ const ANSWERS: Record<string, unknown> = {
     ],
     chain: { intact: false, problem: "Entry 1 was changed." },
   },
+  "/mlops/api/models/m/data": {
+    datasets: [
+      {
+        name: planted,
+        windows: [
+          {
+            window: { start: "2013-01-01T00:00:00Z", end: "2013-04-01T00:00:00Z", label: "2013-Q1" },
+            id: "a", rows: 2000, quarantined: 7, replaced: 0,
+          },
+        ],
+        missing: [{ start: "2013-04-01T00:00:00Z", end: "2013-07-01T00:00:00Z", label: "2013-Q2" }],
+      },
+    ],
+    lineage: {
+      nodes: [
+        { id: "m v1", kind: "model", name: "m", label: "v1" },
+        { id: "f", kind: "dataset", name: planted, label: "f" },
+      ],
+      edges: [["f", "m v1"]],
+    },
+  },
   "/mlops/api/models/m/versions": {
     versions: [
       {
@@ -72,4 +93,10 @@ it("makes no link of an address that is a script", async () => {
   expect(await screen.findByText("run")).toBeTruthy();
   expect(document.querySelector("a[href^=javascript]")).toBeNull();
   expect(screen.getByText("MLflow does not know version 9.")).toBeTruthy();
+});
+
+it("shows the windows of each dataset, and those that are missing", async () => {
+  show("data");
+  expect(await screen.findByText("2013-Q1: 2,000 rows, 7 quarantined")).toBeTruthy();
+  expect(screen.getByText("2013-Q2: missing")).toBeTruthy();
 });

@@ -49,6 +49,9 @@ const go = async (page, path, text) => {
     history.pushState({}, "", target);
     dispatchEvent(new PopStateEvent("popstate"));
   }, path);
+  // The text may stand on the page before as well.
+  const tab = new URLSearchParams(path.split("?")[1]).get("tab");
+  if (tab) await page.getByRole("tab", { name: new RegExp(tab, "i"), selected: true }).waitFor();
   return shown(page, text);
 };
 
@@ -129,13 +132,15 @@ const act = async (name, list) => {
   return { said };
 };
 
-/** The texts of pages. */
+/** Wait until each page shows its texts. */
 const read = async (list) => {
   const page = await open();
   await visit(page, ...list[0]);
-  const texts = [];
-  for (const [path, text] of list) texts.push(await (await go(page, path, text)).innerText());
-  return { texts };
+  for (const [path, ...texts] of list) {
+    await go(page, path, texts[0]);
+    for (const text of texts.slice(1)) await shown(page, text);
+  }
+  return {};
 };
 
 try {

@@ -75,6 +75,9 @@ const Calendar = ({ days }: { days: Day[] }) => {
   );
 };
 
+/** A text that fits into a box of the graph. The title of the box has it all. */
+const short = (text: string): string => (text.length > 20 ? `${text.slice(0, 19)}…` : text);
+
 const WIDTH = 190;
 const HEIGHT = 52;
 
@@ -112,10 +115,10 @@ const Lineage = ({ lineage }: { lineage: ModelData["lineage"] }) => {
               width={WIDTH - 30}
             />
             <text fill="var(--chakra-colors-fg)" fontSize="11" x="8" y="16">
-              {(node.name || node.kind).slice(0, 24)}
+              {short(node.name || node.kind)}
             </text>
             <text fill="var(--chakra-colors-fg-muted)" fontSize="11" x="8" y="32">
-              {node.label.slice(0, 24)}
+              {short(node.label)}
             </text>
             <title>{`${node.kind} ${node.name} ${node.label}, ${node.id}`}</title>
           </g>

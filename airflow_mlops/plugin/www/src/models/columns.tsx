@@ -58,7 +58,7 @@ const Champion = ({ model: { champion } }: { model: Overview }) =>
     <Box whiteSpace="nowrap">
       Version {champion.version}
       <Muted>
-        since <Ago time={champion.since} />
+        <Ago time={champion.since} />
       </Muted>
     </Box>
   ) : (

@@ -81,7 +81,7 @@ $(VENV)/.dev-installed: pyproject.toml constraints.txt | $(BIN)/python
 	@# pip takes torch, because uv reads no settings of pip, such as a folder with a build without CUDA. uv takes the other
 	@# packages in a tenth of pip's time; where it reaches no index, pip takes them as well.
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --editable . --group dev \
+	UV_SYSTEM_CERTS=true $(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt --editable . --group dev \
 	  || $(BIN)/python -m pip install --quiet -c constraints.txt --editable . --group dev
 	@touch $@ $(VENV)/.demo-installed
 

@@ -12,6 +12,7 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window, missing
 from airflow_mlops.data.datasets.manifest import manifest_key, manifests_folder
 from airflow_mlops.data.datasets.pointers import windows_of
+from airflow_mlops.data.quarantine import quarantines_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.timeline import window_of
 from airflow_mlops.overview import copies, scoring
@@ -171,7 +172,7 @@ class _Graph:
 def _windows(store: ArtifactStore, name: str) -> DatasetWindows:
     pointers, manifests = _contents(store, name)
     quarantined: dict[Window, int] = {}
-    for other in {f"{name}_quarantine", f"{name.removesuffix('_valid')}_quarantine"}:
+    for other in quarantines_of(name):
         current, apart = _contents(store, other)
         for window, dataset_id in current.items():
             quarantined[window] = apart.get(dataset_id, (0, None))[0]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance
+from airflow_mlops.core.errors import DatasetCorruptError, DatasetFormatError, DatasetNotFoundError
+from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.data.datasets.catalog import read_manifest
 from airflow_mlops.data.results import task_folder
 from airflow_mlops.data.store import ArtifactStore
 
@@ -31,12 +35,14 @@ class TaskResult(Model):
 
     :param model: name of the registered model; ``None`` if the result names none
     :param result: the stored result of the step
+    :param split: how a training set was split and what proves that no row is in both parts; empty for other tasks
     """
 
     kind: Kind
     model: str | None
     summary: str
     result: dict[str, Any] = Field(default_factory=dict)
+    split: dict[str, Any] = Field(default_factory=dict)
 
 
 def result(store: ArtifactStore, dag_id: str, run_id: str, task_id: str, map_index: int) -> TaskResult | None:
@@ -56,7 +62,16 @@ def result(store: ArtifactStore, dag_id: str, run_id: str, task_id: str, map_ind
     if not isinstance(found, dict):
         return None
     kind = next((kind for kind, fields in _FIELDS.items() if fields <= found.keys()), "other")
-    return TaskResult(kind=kind, model=_model(found), summary=str(found.get("summary", "")), result=found)
+    split = _split(store, found) if kind == "training_set" else {}
+    return TaskResult(kind=kind, model=_model(found), summary=str(found.get("summary", "")), result=found, split=split)
+
+
+def _split(store: ArtifactStore, found: dict[str, Any]) -> dict[str, Any]:
+    # The dataset may be deleted, or of another release. The result is shown all the same.
+    with suppress(ValidationError, DatasetNotFoundError, DatasetCorruptError, DatasetFormatError):
+        ref = DatasetRef.model_validate(found["dataset"])
+        return dict(read_manifest(store, ref.name, ref.id).details.get("split") or {})
+    return {}
 
 
 def _is_result(key: str, folder: str) -> bool:

@@ -12,14 +12,13 @@ import stat
 from pathlib import Path as LocalPath
 from typing import Annotated, Any
 
-from airflow.api_fastapi.app import get_auth_manager
 from fastapi import Depends, FastAPI, HTTPException, Path, Response
 from fastapi.staticfiles import StaticFiles
 
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import models
-from airflow_mlops.plugin.api.access import AccessDep
+from airflow_mlops.plugin.api.access import AccessDep, require_assets
 from airflow_mlops.plugin.api.app import app as api
 from airflow_mlops.plugin.bundle import DIST
 from airflow_mlops.settings import default_store
@@ -82,8 +81,7 @@ def may_read(key: Annotated[str, Path()], rights: AccessDep) -> None:
     """
     folder, *rest = key.split("/")
     if folder not in _OF_MODELS:
-        if not get_auth_manager().is_authorized_asset(method="GET", user=rights.account):
-            raise HTTPException(403, "You may not read assets.")
+        require_assets(rights)
         return
     try:
         dags = models.dags(ArtifactStore(default_store()), rest[0]) if rest else None

@@ -81,6 +81,12 @@ def _all_dags() -> frozenset[str]:
 AccessDep = Annotated[Access, Depends(access)]
 
 
+def require_assets(rights: AccessDep) -> None:
+    """Refuse users who may not read assets with 403."""
+    if not get_auth_manager().is_authorized_asset(method="GET", user=rights.account):
+        raise HTTPException(403, "You may not read assets.")
+
+
 def same_origin(request: Request) -> None:
     """Refuse requests that a page of another site has sent with the cookies of the user.
 

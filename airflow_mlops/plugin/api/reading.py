@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query
 
 from airflow_mlops import dag_facts, server
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.links.mlflow import ui_address
-from airflow_mlops.overview import data, decisions, drift, index, models, tasks, versions
+from airflow_mlops.overview import data, decisions, drift, index, models, progress, samples, tasks, versions
 from airflow_mlops.overview.data import ModelData
 from airflow_mlops.overview.drift import ColumnDrift, DriftMap
 from airflow_mlops.overview.facts import ModelFacts, Models, Overview
+from airflow_mlops.overview.progress import Progress
+from airflow_mlops.overview.samples import Samples
 from airflow_mlops.overview.tasks import TaskResult
 from airflow_mlops.overview.versions import Versions
-from airflow_mlops.plugin.api.access import Access, AccessDep
+from airflow_mlops.plugin.api.access import Access, AccessDep, require_assets
 from airflow_mlops.plugin.api.common import ModelDep, ModelName, StoreDep, mlflow, unknown
 
 router = APIRouter()
@@ -97,12 +99,37 @@ def models_of_dag(dag_id: str, rights: AccessDep, store: StoreDep) -> Models:
     return Models(models=_completed(seen, rights), problems=everything.problems)
 
 
-@router.get("/tasks/{dag_id}/{run_id}/{task_id}/{map_index}")
-def task_result(
-    dag_id: str, run_id: str, task_id: str, map_index: int, rights: AccessDep, store: StoreDep
-) -> TaskResult:
-    """Return what a task of this package found."""
+def _task(dag_id: str, run_id: str, task_id: str, map_index: int, rights: AccessDep, store: StoreDep) -> TaskResult:
+    """Return what a task of this package found. Otherwise, the answer is 404."""
     found = tasks.result(store, dag_id, run_id, task_id, map_index) if dag_id in rights.readable else None
     if found is None:
         raise unknown("task")
     return found
+
+
+TaskDep = Annotated[TaskResult, Depends(_task)]
+_TASK = "/tasks/{dag_id}/{run_id}/{task_id}/{map_index}"
+
+
+@router.get(_TASK)
+def task_result(found: TaskDep) -> TaskResult:
+    """Return what a task of this package found."""
+    return found
+
+
+@router.get(f"{_TASK}/samples", dependencies=[Depends(require_assets)])
+def quarantined_samples(found: TaskDep, store: StoreDep) -> Samples:
+    """Return the first rows that a validation has quarantined, to users who may read assets."""
+    return samples.quarantined(store, found.result)
+
+
+@router.get(f"{_TASK}/progress")
+def training_progress(dag_id: str, run_id: str, task_id: str, map_index: int, rights: AccessDep) -> Progress:
+    """Return what a training or a search has logged to MLflow so far."""
+    if dag_id not in rights.readable:
+        raise unknown("task")
+    try:
+        address = ui_address(server.connection("mlflow_default"))
+        return progress.progress(mlflow(), dag_id, run_id, task_id, map_index, address)
+    except MLOpsError as error:
+        return Progress(problems=[str(error)])

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from airflow_mlops.core.errors import SpecError, ValidationError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
+from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS, quarantine_name, valid_name
 from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.types import concatenated
@@ -28,9 +29,6 @@ from airflow_mlops.stages.validate.suites import load_suite
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult
-
-FAILED_EXPECTATIONS = "failed_expectations"
-"""Name of the column of quarantined rows. The column lists the expectations that the row does not meet."""
 
 
 def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
@@ -181,9 +179,9 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
     counts = Counter(title for titles in reasons.values() for title in titles)
     details = {"suite": validation.found.suite_name, "unexpected": dict(sorted(counts.items()))}
     name = validation.name
-    valid = _write(validation, context, f"{name}_valid", table.filter(pc.invert(failing)), details)
+    valid = _write(validation, context, valid_name(name), table.filter(pc.invert(failing)), details)
     bad = table.filter(failing).append_column(FAILED_EXPECTATIONS, texts)
-    quarantined = _write(validation, context, f"{name}_quarantine", bad, details)
+    quarantined = _write(validation, context, quarantine_name(name), bad, details)
     return ValidateResult(
         dataset=valid,
         success=not validation.failed,

@@ -75,7 +75,7 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     assert install.startswith("pip install ")
     if (uv := Path(sys.executable).with_name("uv")).exists():
         # uv brings the dependencies in a tenth of pip's time. pip then finds them there, and builds the package.
-        made.run(f"{uv} {install} || true; {uv} pip uninstall airflow-mlops || true", ROOT)
+        made.run(f"UV_SYSTEM_CERTS=true {uv} {install} || true; {uv} pip uninstall airflow-mlops || true", ROOT)
     made.run(install, ROOT)
     return made
 

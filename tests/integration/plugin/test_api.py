@@ -163,6 +163,98 @@ def test_the_result_of_a_task_is_for_those_who_read_its_dag(app: Any, store: Art
     assert viewer.get("/mlops/api/tasks/hidden/r/check/-1").status_code == 404
 
 
+def written(store: ArtifactStore, name: str, columns: dict[str, list[Any]], **more: Any) -> Any:
+    import pyarrow as pa
+
+    from airflow_mlops.data.datasets import DatasetWriter
+
+    with DatasetWriter(store, name) as writer:
+        writer.write(pa.table(columns))
+        dataset, _ = writer.commit(source={}, **more)
+    return dataset.ref.model_dump(mode="json")
+
+
+def test_quarantined_rows_are_for_those_who_read_assets(
+    app: Any, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.api_fastapi.auth.managers.simple.simple_auth_manager import SimpleAuthManager
+
+    rows = {
+        "hour": [None] * 30,
+        "note": [SCRIPT * 20, *"abc" * 9, "x", "y"],
+        "failed_expectations": ["hour is set"] * 30,
+    }
+    ref = written(store, "flights_quarantine", rows)
+    result = {"summary": "Failed.", "success": False, "docs_url": "", "quarantined": ref}
+    store.write_json("results/train/r/check/-1/a.json", result)
+    store.write_json("results/train/r/all_valid/-1/a.json", {**result, "quarantined": None})
+    viewer = client(app, "viewer")
+    path = "/mlops/api/tasks/train/r/check/-1/samples"
+    found = viewer.get(path).json()
+    assert (found["dataset"]["rows"], found["columns"]) == (30, ["failed_expectations", "hour", "note"])
+    assert len(found["rows"]) == 20
+    reason, hour, note = found["rows"][0]
+    assert (reason, hour, len(note)) == ("hour is set", None, 200)
+    assert viewer.get("/mlops/api/tasks/train/r/all_valid/-1/samples").json()["rows"] == []
+    assert client(app, None).get(path).status_code == 401
+    monkeypatch.setattr(SimpleAuthManager, "is_authorized_asset", lambda *_, **__: False)
+    assert viewer.get(path).status_code == 403
+
+
+def test_a_training_set_has_the_proof_of_its_split(app: Any, store: ArtifactStore) -> None:
+    split = {"method": "time", "overlap": 0}
+    result = {"summary": "Built.", "label": "late", "features": ["hour"]}
+    path = "/mlops/api/tasks/train/r/set/-1"
+    for ref, expected in (
+        (written(store, "delays_training", {"x": [1]}, details={"split": split}), split),
+        (written(store, "unsplit", {"x": [1]}), {}),
+        ({"name": "gone", "id": "0" * 64, "rows": 1}, {}),
+    ):
+        store.write_json("results/train/r/set/-1/a.json", {**result, "dataset": ref})
+        found = client(app, "viewer").get(path).json()
+        assert (found["kind"], found["split"]) == ("training_set", expected)
+
+
+def test_the_progress_of_a_training_is_what_its_run_has_so_far(
+    app: Any, store: ArtifactStore, mlflow_connection: str
+) -> None:
+    from mlflow import MlflowClient
+
+    mlflow = MlflowClient(mlflow_connection)
+    experiment = mlflow.create_experiment(f"progress-{id(store)}")
+
+    def run(task: str, index: str = "", **tags: str) -> str:
+        index_tag = {"mlops.map_index": index} if index else {}
+        task_tags = {"mlops.dag_id": "train", "mlops.dag_run_id": f"it's {id(store)}", "mlops.task_id": task}
+        return str(mlflow.create_run(experiment, tags={**task_tags, **index_tag, **tags}).info.run_id)
+
+    def progress(task: str, index: int = -1, dag: str = "train") -> Any:
+        return client(app, "viewer").get(f"/mlops/api/tasks/{dag}/it's {id(store)}/{task}/{index}/progress")
+
+    network, other = run("network", "1"), run("network", "0")
+    for epoch, loss in enumerate((0.7, 0.5, float("nan"))):
+        mlflow.log_metric(network, "train_loss", loss, step=epoch)
+    mlflow.log_metric(network, "roc_auc", 0.6)
+    mlflow.set_terminated(other)
+    found = progress("network", 1).json()
+    assert found["curves"] == [{"metric": "train_loss", "points": [[0, 0.7], [1, 0.5], [2, None]]}]
+    assert (found["status"], found["run_url"]) == ("RUNNING", f"{mlflow_connection}/#/runs/{network}")
+    assert (progress("network", 0).json()["status"], progress("network", 0).json()["curves"]) == ("FINISHED", [])
+    # The workers of a search share the run that the first of them has created.
+    search = run("search", "0")
+    for number, state in enumerate(("complete", "running")):
+        tags = {"mlflow.parentRunId": search, "mlops.trial": str(number)}
+        trial = mlflow.create_run(experiment, tags={**tags, **({"mlops.state": state} if state != "running" else {})})
+        mlflow.log_param(trial.info.run_id, "depth", number)
+    trials = progress("search", 2).json()["trials"]
+    assert {(trial["number"], trial["state"], trial["params"]["depth"]) for trial in trials} == {
+        (0, "complete", "0"),
+        (1, "running", "1"),
+    }
+    assert progress("another").json()["status"] is None
+    assert progress("network", 1, "hidden").status_code == 404
+
+
 def test_data_has_the_windows_and_the_way_to_the_predictions(app: Any, store: ArtifactStore) -> None:
     import pyarrow as pa
 

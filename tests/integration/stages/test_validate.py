@@ -15,10 +15,11 @@ from airflow_mlops.core.errors import IncompleteWindowError, SchemaError, SpecEr
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_dataset
+from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate.spec import ValidateSpec
-from airflow_mlops.stages.validate.step import FAILED_EXPECTATIONS, run
+from airflow_mlops.stages.validate.step import run
 
 APRIL = Window.model_validate("2013-04")
 

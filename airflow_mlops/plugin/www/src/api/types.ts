@@ -147,4 +147,21 @@ export type ModelData = {
 };
 
 /** The stored result of a step; its fields depend on the kind of the step. */
-export type TaskResult = { kind: string; model: string | null; summary: string; result: Record<string, unknown> };
+export type TaskResult = {
+  kind: string;
+  model: string | null;
+  summary: string;
+  result: Record<string, unknown>;
+  split?: Record<string, unknown>;
+};
+
+/** A loss by epoch, from 0. */
+export type Curve = { metric: string; points: [number, number | null][] };
+
+export type Trial = { number: number; state: string; metrics: Record<string, number>; params: Record<string, string> };
+
+/** What a training or a search has logged to MLflow so far. Without a run, `status` is null. */
+export type Progress = { run_url: string | null; status: string | null; curves: Curve[]; trials: Trial[]; problems: string[] };
+
+/** The first rows that a validation has quarantined, with values as text. */
+export type Samples = { dataset: { rows: number } | null; columns: string[]; rows: (string | null)[][] };

@@ -3,7 +3,7 @@ import type { ReactNode } from "react";
 import { Link as RouterLink } from "react-router-dom";
 
 import { apiPath } from "../api/client";
-import type { Candidate, TaskResult } from "../api/types";
+import type { Candidate, Progress, Samples, TaskResult } from "../api/types";
 import { useData } from "../api/useData";
 import { number, percent } from "../parts/format";
 import { Gates } from "../parts/Gates";
@@ -11,6 +11,8 @@ import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 import { VerdictMark } from "../parts/VerdictMark";
 import { modelPage } from "../routes";
+import { QuarantinedRows } from "./QuarantinedRows";
+import { TrainingProgress } from "./TrainingProgress";
 
 type Fields = Record<string, unknown>;
 
@@ -92,7 +94,6 @@ type Outcome = { expectation: string; success: boolean; unexpected: number | nul
 const Validation = ({ result }: { result: Fields }) => (
   <>
     <Page href={result.docs_url}>Open the Data Docs</Page>
-    {result.quarantined ? <Text>Quarantined: {text(fields(result.quarantined).rows)} rows</Text> : null}
     <Table.Root aria-label="Expectations" size="sm">
       <Table.Header>
         <Table.Row>
@@ -116,7 +117,15 @@ const Validation = ({ result }: { result: Fields }) => (
   </>
 );
 
-const Split = ({ result }: { result: Fields }) => (
+/** The proof of a split: the rows and times of each part, and how many rows are in both. */
+const proof = (split: Fields): [string, unknown][] => [
+  ["split", [split.method, split.test_size].filter((part) => part !== null && part !== undefined).map(text).join(", ")],
+  ...Object.entries(fields(split.time)).map(([part, times]): [string, unknown] => [`times of ${part}`, list(times).map(text).join(" to ")]),
+  ["rows in both parts", split.overlap],
+  ...Object.entries(fields(split.row_ids)).map(([part, hash]): [string, unknown] => [`SHA-256 of the row ids of ${part}`, hash]),
+];
+
+const Split = ({ result, split }: { result: Fields; split?: Fields | undefined }) => (
   <Facts
     facts={[
       ["dataset", fields(result.dataset).id],
@@ -126,6 +135,7 @@ const Split = ({ result }: { result: Fields }) => (
       ["positive rate", typeof result.positive_rate === "number" ? percent(result.positive_rate) : null],
       ["features", result.features],
       ["windows", result.window_rule],
+      ...(split && Object.keys(split).length ? proof(split) : []),
     ]}
     title="Split"
   />
@@ -152,7 +162,7 @@ const Training = ({ result }: { result: Fields }) => (
 const simple = (result: Fields): [string, unknown][] =>
   Object.entries(result).filter(([name, value]) => name !== "summary" && (typeof value !== "object" || value === null || Array.isArray(value)));
 
-const VIEWS: Record<string, (props: { result: Fields }) => ReactNode> = {
+const VIEWS: Record<string, (props: { result: Fields; split?: Fields | undefined }) => ReactNode> = {
   evaluate: Evaluation,
   monitor: Monitoring,
   validate: Validation,
@@ -163,9 +173,19 @@ const VIEWS: Record<string, (props: { result: Fields }) => ReactNode> = {
 
 /** What one task found. Before Airflow 3.4 the tab stands on every task, so it says where it has nothing to say. */
 export const TaskPage = ({ dagId, mapIndex, runId, taskId }: { dagId: string; runId: string; taskId: string; mapIndex: string }) => {
-  const { data, failure, reload } = useData<TaskResult>(apiPath("tasks", dagId, runId, taskId, mapIndex), 15);
-  if (failure?.status === 404 && data === null) {
-    return <Text color="fg.muted">This task has no result of a machine-learning step (yet).</Text>;
+  const place = ["tasks", dagId, runId, taskId, mapIndex];
+  const { data, failure, reload } = useData<TaskResult>(apiPath(...place), 15);
+  const unfinished = failure?.status === 404 && data === null;
+  const training = unfinished || data?.kind === "train" || data?.kind === "search";
+  const { data: progress } = useData<Progress>(training ? apiPath(...place, "progress") : null, unfinished ? 10 : 0);
+  const quarantined = data?.kind === "validate" && Boolean(data.result.quarantined);
+  const samples = useData<Samples>(quarantined ? apiPath(...place, "samples") : null);
+  if (unfinished) {
+    return progress?.status ? (
+      <TrainingProgress progress={progress} />
+    ) : (
+      <Text color="fg.muted">This task has no result of a machine-learning step (yet).</Text>
+    );
   }
   const View = VIEWS[data?.kind ?? ""];
   return (
@@ -182,7 +202,9 @@ export const TaskPage = ({ dagId, mapIndex, runId, taskId }: { dagId: string; ru
           <Text fontSize="md" fontWeight="bold" my={2}>
             {data.summary}
           </Text>
-          {View ? <View result={data.result} /> : <Facts facts={simple(data.result)} title="Result" />}
+          {View ? <View result={data.result} split={data.split} /> : <Facts facts={simple(data.result)} title="Result" />}
+          {progress ? <TrainingProgress progress={progress} /> : null}
+          {quarantined ? <QuarantinedRows loaded={samples} /> : null}
         </>
       )}
     </>

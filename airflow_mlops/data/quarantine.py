@@ -1,0 +1,23 @@
+"""Names of the datasets and the column that a validation with ``on_failure="quarantine"`` writes."""
+
+from __future__ import annotations
+
+FAILED_EXPECTATIONS = "failed_expectations"
+"""Name of the column of quarantined rows. The column lists the expectations that the row does not meet."""
+
+_VALID, _QUARANTINE = "_valid", "_quarantine"
+
+
+def valid_name(name: str) -> str:
+    """Return the name of the datasets with the valid rows of the datasets ``name``."""
+    return f"{name}{_VALID}"
+
+
+def quarantine_name(name: str) -> str:
+    """Return the name of the datasets with the failing rows of the datasets ``name``."""
+    return f"{name}{_QUARANTINE}"
+
+
+def quarantines_of(name: str) -> set[str]:
+    """Return the names under which failing rows can be: of the datasets ``name``, or of those whose valid rows these are."""
+    return {quarantine_name(name), quarantine_name(name.removesuffix(_VALID))}

@@ -1,0 +1,117 @@
+"""The progress of a training or a search while its task runs, from the MLflow run of the task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from pydantic import Field
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.registry.client import registry_errors
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_LOSSES = ("train_loss", "validation_loss")
+_PARENT = "mlflow.parentRunId"
+# A search has a run for each trial. The newest ones are shown.
+_TRIALS = 200
+# Metrics of a trial that the search adds to the one it optimises.
+_OTHER = "seconds"
+
+
+class Curve(Model):
+    """A loss by epoch.
+
+    :param points: epoch, from 0, and value of the loss in it, in the order of the epochs
+    """
+
+    metric: str
+    points: list[tuple[int, float]]
+
+
+class Trial(Model):
+    """A trial of a search.
+
+    :param state: ``running``, ``complete``, ``pruned``, ``failed`` or ``lost``
+    :param metrics: last value of each metric
+    :param params: parameters that the trial tries
+    """
+
+    number: int
+    state: str
+    metrics: dict[str, float] = Field(default_factory=dict)
+    params: dict[str, str] = Field(default_factory=dict)
+
+
+class Progress(Model):
+    """What a training or a search has logged so far.
+
+    :param run_url: address of the MLflow run; ``None`` if there is no run yet, or MLflow has no HTTP address
+    :param status: status of the MLflow run, such as ``RUNNING`` or ``FINISHED``; ``None`` if there is no run yet
+    :param curves: losses by epoch, of trainers that log them
+    :param trials: trials of a search, newest first
+    """
+
+    run_url: str | None = None
+    status: str | None = None
+    curves: list[Curve] = Field(default_factory=list)
+    trials: list[Trial] = Field(default_factory=list)
+    problems: list[str] = Field(default_factory=list)
+
+
+def progress(client: MlflowClient, dag_id: str, run_id: str, task_id: str, map_index: int, ui: str) -> Progress:
+    """Return the progress of a task. Workers of one search share its run.
+
+    :param ui: address of MLflow's pages; empty if it has none
+    :raises RegistryError: MLflow cannot be read
+    """
+    with registry_errors(f"The MLflow run of task {task_id!r} cannot be read"):
+        experiments = [item.experiment_id for item in client.search_experiments()]
+        tags = {"mlops.dag_id": dag_id, "mlops.dag_run_id": run_id, "mlops.task_id": task_id}
+        runs = _search(client, experiments, tags, 100)
+        own = [
+            run
+            for run in runs
+            if run.data.tags.get("mlops.map_index", "") == (str(map_index) if map_index >= 0 else "")
+        ]
+        for run in own or runs:
+            trials = [
+                _trial(item) for item in _search(client, [run.info.experiment_id], {_PARENT: run.info.run_id}, _TRIALS)
+            ]
+            if own or trials:
+                return Progress(
+                    run_url=f"{ui}/#/runs/{quote(run.info.run_id)}" if ui else None,
+                    status=run.info.status,
+                    curves=_curves(client, run),
+                    trials=trials,
+                )
+    return Progress()
+
+
+def _search(client: MlflowClient, experiments: list[str], tags: dict[str, str], most: int) -> list[Any]:
+    """Return the runs with these tags, newest first."""
+    if any("'" in value and '"' in value for value in tags.values()):
+        return []  # MLflow's filters can quote no such text.
+    quoted = {name: f'"{value}"' if "'" in value else f"'{value}'" for name, value in tags.items()}
+    where = " and ".join(f"tags.`{name}` = {value}" for name, value in quoted.items())
+    return list(client.search_runs(experiments, where, max_results=most, order_by=["attributes.start_time DESC"]))
+
+
+def _curves(client: MlflowClient, run: Any) -> list[Curve]:
+    histories = {name: client.get_metric_history(run.info.run_id, name) for name in _LOSSES if name in run.data.metrics}
+    return [
+        Curve(metric=name, points=sorted({point.step: point.value for point in found}.items()))
+        for name, found in histories.items()
+    ]
+
+
+def _trial(run: Any) -> Trial:
+    tags = run.data.tags
+    return Trial(
+        number=int(tags.get("mlops.trial", 0)),
+        state=tags.get("mlops.state", "running"),
+        metrics={name: value for name, value in run.data.metrics.items() if name != _OTHER},
+        params=dict(run.data.params),
+    )

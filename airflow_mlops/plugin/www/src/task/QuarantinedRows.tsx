@@ -1,0 +1,47 @@
+import { Box, Heading, Table, Text } from "@chakra-ui/react";
+
+import type { Samples } from "../api/types";
+import type { Loaded } from "../api/useData";
+import { number } from "../parts/format";
+import { Problems } from "../parts/Problems";
+
+/** The first quarantined rows. The column `failed_expectations` says why each row was quarantined. */
+export const QuarantinedRows = ({ loaded: { data, failure } }: { loaded: Loaded<Samples> }) => (
+  <Box mt={4}>
+    <Heading as="h3" mb={1} size="sm">
+      Quarantined rows
+    </Heading>
+    {failure?.status === 403 ? <Text color="fg.muted">Rows are shown to users who may read assets.</Text> : <Problems failure={failure} />}
+    {data ? (
+      <>
+        <Text color="fg.muted">
+          {data.rows.length === 0 ? "No row was quarantined." : `The first ${data.rows.length} of ${number(data.dataset?.rows)} rows:`}
+        </Text>
+        {data.rows.length === 0 ? null : (
+          <Box aria-label="Quarantined rows" overflowX="auto" role="region" tabIndex={0}>
+            <Table.Root size="sm">
+              <Table.Header>
+                <Table.Row>
+                  {data.columns.map((column) => (
+                    <Table.ColumnHeader key={column}>{column}</Table.ColumnHeader>
+                  ))}
+                </Table.Row>
+              </Table.Header>
+              <Table.Body>
+                {data.rows.map((row, index) => (
+                  <Table.Row key={index}>
+                    {row.map((value, place) => (
+                      <Table.Cell color={value === null ? "fg.muted" : undefined} key={place}>
+                        {value ?? "null"}
+                      </Table.Cell>
+                    ))}
+                  </Table.Row>
+                ))}
+              </Table.Body>
+            </Table.Root>
+          </Box>
+        )}
+      </>
+    ) : null}
+  </Box>
+);

@@ -126,6 +126,11 @@ _COMMANDS = (
                 help="Port of the server (default: 8080)",
             ),
             Arg(
+                ("--version",),
+                type=positive_int(allow_zero=False),
+                help="Version to serve (default: the server follows the champion)",
+            ),
+            Arg(
                 ("--window",),
                 choices=("hour", "day"),
                 default="day",

@@ -1,4 +1,4 @@
-"""The command ``python -m airflow_mlops.serving MODEL --store URL``, which serves the champion of a model.
+"""The command ``python -m airflow_mlops.serving MODEL --store URL``, which serves the champion or a version of a model.
 
 The Airflow connection to MLflow comes from the environment variable ``AIRFLOW_CONN_MLFLOW_DEFAULT``, and the token that
 requests must carry from ``MLOPS_SERVE_TOKEN``. ``airflow mlops serve`` starts this command.
@@ -25,6 +25,7 @@ def main() -> int:
     parser.add_argument("model")
     parser.add_argument("--store", required=True, help="URL of the artifact store")
     parser.add_argument("--mlflow-conn-id", default="mlflow_default")
+    parser.add_argument("--version", type=int, help="version to serve instead of following the champion")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8080)
     parser.add_argument("--predictions", help="name of the datasets of predictions")
@@ -44,6 +45,7 @@ def main() -> int:
                 "model": arguments.model,
                 "store": arguments.store,
                 "mlflow": {"conn_id": arguments.mlflow_conn_id},
+                "version": arguments.version,
                 "host": arguments.host,
                 "port": arguments.port,
                 "token": os.environ.get(TOKEN_VARIABLE) or None,

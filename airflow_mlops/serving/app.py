@@ -121,9 +121,11 @@ class Endpoint:
         body = _object(await self._body(request))
         if not isinstance(given := body.get("rows"), list):
             raise SchemaError("The request has no list `rows`. Send the rows as objects with a field for each feature.")
+        if type(logged := body.get("log", True)) is not bool:
+            raise SchemaError("`log` is neither true nor false.")
         rows = served.columns.rows(given)
         request_id = _request_id(request, body)
-        found = await self._predict(served, rows, request_id)
+        found = await self._predict(served, rows, request_id, logged=logged)
         predictions = [
             {"prediction": prediction, "score": score}
             for prediction, score in zip(found.prediction.tolist(), found.score.tolist(), strict=True)
@@ -174,14 +176,14 @@ class Endpoint:
         except asyncio.TimeoutError:
             raise _RefusedError(408, f"The body did not arrive within {_BODY_SECONDS:g} s.") from None
 
-    async def _predict(self, served: Served, rows: Rows, request_id: str) -> Predictions:
+    async def _predict(self, served: Served, rows: Rows, request_id: str, *, logged: bool = True) -> Predictions:
         began = time.perf_counter()
         if rows.count > _ROWS_HERE:
             found = await asyncio.get_running_loop().run_in_executor(None, served.predict, rows)
         else:
             found = served.predict(rows)
         self._metrics.rows.observe(rows.count)
-        if self._spool is not None and rows.count:
+        if self._spool is not None and rows.count and logged:
             latency = 1000 * (time.perf_counter() - began)
             self._spool.add(Answer(served, rows, found, request_id, time.time(), latency))
         return found

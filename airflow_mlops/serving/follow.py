@@ -1,4 +1,4 @@
-"""Follow the champion in a process of its own: ``python -m airflow_mlops.serving.follow``.
+"""Follow the champion, or load one version, in a process of its own: ``python -m airflow_mlops.serving.follow``.
 
 The process has MLflow's client, which the server need not import, and loads each new champion once before the server does.
 So a model that crashes the process that loads it does not end the server. It reads the settings as JSON from standard input,
@@ -18,6 +18,7 @@ from typing import Any
 
 from airflow_mlops.core.connections import from_environment
 from airflow_mlops.core.errors import MLOpsError, ModelFormatError
+from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.secrets import MaskedStream
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.champion import download_champion
@@ -31,7 +32,7 @@ _RETRY_SECONDS = 5.0
 
 
 def main() -> None:
-    """Report each new champion until standard input is closed, which is when the server ends."""
+    """Report each new champion, or the version to serve, until standard input is closed, which is when the server ends."""
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.WARNING)
     spec = ServeSpec.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_server, daemon=True).start()
@@ -42,14 +43,15 @@ def main() -> None:
     while True:
         try:
             client = client or connect(spec.mlflow, from_environment)
-            ref = models.champion(client, spec.model)
-            if ref is None:
-                raise MLOpsError(f"Model {spec.model!r} has no champion yet. Promote a version.")
+            ref = _wanted(client, spec)
             if ref.version != current:
                 _say(loading=ref.version)
                 folder = _checked(client, store, ref)
                 _say(version=ref.version, run_id=ref.run_id, folder=str(folder))
                 current, said = ref.version, ""
+            if spec.version is not None:
+                # A version never changes.
+                threading.Event().wait()
             pause = spec.poll_seconds
         except MLOpsError as error:
             if str(error) != said:
@@ -58,6 +60,15 @@ def main() -> None:
             client = client if isinstance(error, ModelFormatError) else None
             pause = max(spec.poll_seconds, _RETRY_SECONDS)
         time.sleep(pause)
+
+
+def _wanted(client: Any, spec: ServeSpec) -> ModelVersionRef:
+    if spec.version is not None:
+        return models.version(client, spec.model, spec.version)
+    ref = models.champion(client, spec.model)
+    if ref is None:
+        raise MLOpsError(f"Model {spec.model!r} has no champion yet. Promote a version.")
+    return ref
 
 
 def _checked(client: Any, store: ArtifactStore, ref: Any) -> Path:

@@ -16,6 +16,7 @@ class ServeSpec(Model):
     :param model: name of the registered model
     :param store: URL of the artifact store, which has the ledger and gets the predictions
     :param mlflow: MLflow server whose alias ``champion`` the server follows
+    :param version: number of the version to serve; by default the server follows the champion
     :param host: address on which the server listens
     :param port: port on which the server listens
     :param token: bearer token that requests must carry; by default, requests need none
@@ -31,6 +32,7 @@ class ServeSpec(Model):
     model: Name
     store: str
     mlflow: MLflowTarget = MLflowTarget()
+    version: int | None = Field(default=None, ge=1)
     host: str = "127.0.0.1"
     port: int = Field(default=8080, ge=1, le=65535)
     token: SecretStr | None = None

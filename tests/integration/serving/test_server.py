@@ -214,6 +214,7 @@ def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path):
             requests.post(
                 server.predict, json={"id": request_id, "rows": [{**ROW, "order": "a-5"}, ROW]}
             ).raise_for_status()
+        requests.post(server.predict, json={"id": "unlogged", "rows": [ROW], "log": False}).raise_for_status()
         # A second later, the predictions are on the disk.
         time.sleep(2.5)
         server.process.send_signal(signal.SIGKILL)
@@ -232,13 +233,14 @@ def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path):
     ids = [(row["request_id"], row["request_row"]) for row in found]
     expected = {(request_id, row) for request_id in sent for row in (0, 1)} | {("last", 0)}
     assert set(ids) >= expected
+    assert "unlogged" not in {request_id for request_id, _ in ids}
     assert len(ids) == len(set(ids))
     mine = [row for row in found if (row["request_id"], row["request_row"]) in expected]
     assert {(row["order"], row["model_version"]) for row in mine} == {("a-5", 1), (None, 1)}
     assert manifest.details["task"] == "binary"
 
 
-def test_a_new_champion_takes_over_without_a_failed_request(champion, server):
+def test_a_new_champion_takes_over_without_a_failed_request(champion, server, tmp_path):
     stop = threading.Event()
     statuses: list[tuple[int, Any]] = []
 
@@ -265,6 +267,11 @@ def test_a_new_champion_takes_over_without_a_failed_request(champion, server):
     assert {version for _, version in statuses} == {1, 2}
     older = requests.post(f"{server.url}/v2/models/{champion.model}/versions/1/predict", json={"rows": [ROW]})
     assert older.json()["version"] == 1
+    # A server of one version does not follow the champion.
+    with served(champion, tmp_path, "--version", "1") as pinned:
+        found = requests.get(f"{pinned.url}/v2/models/{champion.model}").json()
+        assert requests.post(pinned.predict, json={"rows": [ROW]}).json()["version"] == 1
+    assert found["versions"] == ["1"]
 
 
 def test_bytes_are_texts_with_their_lengths():

@@ -1,4 +1,4 @@
-"""Names and definitions of columns that several stages use. Specs import this module, so it must import quickly."""
+"""Names of columns and datasets that several stages use. Specs import this module, so it must import quickly."""
 
 from __future__ import annotations
 
@@ -9,11 +9,22 @@ from airflow_mlops.core.base import Model
 PREDICTION_COLUMNS = ("prediction", "score", "model_name", "model_version", "scored_at", "latency_ms")
 """The columns that scoring adds to each row."""
 
+SHADOW = "shadow"
+"""The key in the details of a manifest that marks shadow predictions: those of a version that nobody acted on."""
+
 LABEL, LABEL_AT = "label", "label_at"
 """The columns that JoinLabelsOperator adds to predictions: the label, and the time at which it became known."""
 
 
 _RESERVED = frozenset({*PREDICTION_COLUMNS, LABEL, LABEL_AT})
+
+
+def predictions_name(model: str, *, shadow: bool = False) -> str:
+    """Return the default name of the datasets of predictions of a model.
+
+    :param shadow: whether they are shadow predictions, which are kept apart from those of the champion
+    """
+    return f"{model}_shadow_predictions" if shadow else f"{model}_predictions"
 
 
 def is_reserved(name: str) -> bool:

@@ -24,6 +24,7 @@ from airflow_mlops.core.errors import DatasetPurgedError, SpecError
 from airflow_mlops.core.fingerprints import canonical_json, fingerprint
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
+from airflow_mlops.data.columns import SHADOW, predictions_name
 from airflow_mlops.data.datasets import Dataset, Manifest, in_slots, read_manifests
 from airflow_mlops.data.store import ArtifactStore
 
@@ -46,7 +47,7 @@ class PredictionLog:
     def __init__(self, store: ArtifactStore, model: str, name: str | None = None) -> None:
         self.store = store
         self.model = model
-        self.name = name or f"{model}_predictions"
+        self.name = name or predictions_name(model)
 
     def entries(self, within: Window | None = None) -> list[Manifest]:
         """Return the manifests of all current predictions, ordered by window and version.
@@ -150,6 +151,11 @@ class PredictionLog:
 
 def _order(manifest: Manifest) -> tuple[str, int, str]:
     return manifest.window.key if manifest.window else "", int(manifest.details["model_version"]), manifest.id
+
+
+def is_shadow(dataset: Dataset) -> bool:
+    """Return whether a dataset contains shadow predictions, or labelled predictions that were joined from them."""
+    return bool(dataset.manifest.details.get(SHADOW))
 
 
 def folder(window: Window | None, version: int | None = None) -> str:

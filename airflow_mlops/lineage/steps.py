@@ -273,17 +273,18 @@ def _rollback(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
 
 
 def _score(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Return the lineage of a scoring, which reads rows and the champion and writes predictions."""
+    """Return the lineage of a scoring, which reads rows and a version and writes predictions."""
     spec = ScoreSpec.model_validate(call.spec)
     done = ScoreResult.model_validate(result) if result else None
     if done is None or done.dataset is None or done.scored_by is None:
         return OperatorLineage(inputs=datasets.read(spec.dataset, part=spec.part))
     models = Models(spec.mlflow)
+    alias = spec.alias or (None if spec.shadow else CHAMPION)
     return OperatorLineage(
         inputs=[
             *datasets.read(spec.dataset, part=spec.part, output=datasets.manifest(done.dataset)),
             models.read(done.scored_by),
-            models.read(done.scored_by, alias=CHAMPION),
+            *([models.read(done.scored_by, alias=alias)] if alias else []),
         ],
         outputs=[datasets.written(done.dataset)],
     )

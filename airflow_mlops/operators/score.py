@@ -1,4 +1,4 @@
-"""``ScoreOperator``, which scores a dataset with the champion."""
+"""``ScoreOperator``, which scores a dataset with the champion or another version."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.operators.base import StepOperator
 
 if TYPE_CHECKING:
@@ -16,18 +17,25 @@ if TYPE_CHECKING:
 
 
 class ScoreOperator(StepOperator):
-    """Scores a dataset with the champion and writes a dataset of predictions.
+    """Scores a dataset with the champion, or with another version, and writes a dataset of predictions.
 
-    If TrainOperator registered the champion, the ONNX model of this version is used for scoring, otherwise the MLflow
+    If TrainOperator registered the version, the ONNX model of this version is used for scoring, otherwise the MLflow
     flavour of the version.
 
+    With ``version`` or ``alias``, the task writes shadow predictions: those of a version that nobody acts on. They are
+    kept apart from the predictions of the champion.
+
     :param model: name of the registered model
+    :param version: number of the version to score with; by default the champion
+    :param alias: alias in MLflow of the version to score with, such as ``challenger``; by default the champion
     :param dataset: the dataset to score: the output of an upstream task, or ``{"name": ..., "window": ...}``
     :param part: the split part of the dataset to score, such as `test`; by default all split parts
     :param window: the time window of the predictions, such as ``2013-04``; by default the window of the dataset
-    :param name: name of the dataset of predictions; by default ``MODEL_predictions``
-    :param on_missing: what happens if the model has no champion: the task fails (``fail``) or is skipped (``skip``)
-    :param allow_pyfunc: whether ``mlflow.pyfunc`` may load a champion that TrainOperator did not register. Loading then
+    :param name: name of the dataset of predictions; by default ``MODEL_predictions``, or ``MODEL_shadow_predictions`` with
+        ``version`` or ``alias``
+    :param on_missing: what happens if the model has no champion, or no version with the alias: the task fails (``fail``)
+        or is skipped (``skip``)
+    :param allow_pyfunc: whether ``mlflow.pyfunc`` may load a version that TrainOperator did not register. Loading then
         runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
         is not templated, so that only the author of the DAG can set it
     :param hash_columns: names of the columns that are stored as keyed hashes (HMAC-SHA256) in the predictions
@@ -40,11 +48,16 @@ class ScoreOperator(StepOperator):
     step = "score"
     untemplated = StepOperator.untemplated | {"allow_pyfunc"}
 
+    version: int | str | None
+    alias: str | None
+
     def __init__(
         self,
         *,
         model: str,
         dataset: Any,
+        version: int | str | None = None,
+        alias: str | None = None,
         part: str | None = None,
         window: str | None = None,
         name: str | None = None,
@@ -57,12 +70,15 @@ class ScoreOperator(StepOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if version is not None and alias is not None:
+            raise SpecError(f"Task {self.task_id!r} has both version= and alias=. Remove one of them.")
         self.assign_parameters(locals())
 
     def samples(self, result: dict[str, Any]) -> list[Sample]:
         from airflow_mlops.observability.samples import scored
 
-        return scored(result)
+        # Alerts watch the scoring of each model, and shadow predictions must not hide that it has stopped.
+        return scored(result) if self.version is None and self.alias is None else []
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         if result["dataset"] is None:

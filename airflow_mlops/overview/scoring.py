@@ -6,6 +6,7 @@ import re
 from datetime import datetime, timezone
 
 from airflow_mlops.core.base import Model
+from airflow_mlops.data.columns import SHADOW
 from airflow_mlops.data.datasets.catalog import manifests_by_id
 from airflow_mlops.data.datasets.manifest import Manifest
 from airflow_mlops.data.datasets.pointers import read_all, slots_of
@@ -32,7 +33,7 @@ class LastScoring(Model):
 
 
 def last_scoring(store: ArtifactStore, model: str, name: str) -> LastScoring | None:
-    """Return the scoring of the window that ends last; ``None`` without predictions.
+    """Return the scoring of the window that ends last; ``None`` without predictions. Shadow predictions do not count.
 
     Of several versions in the same window, the one with the most recent predictions counts.
 
@@ -40,7 +41,11 @@ def last_scoring(store: ArtifactStore, model: str, name: str) -> LastScoring | N
     :raises StoreError: the store cannot be read
     :raises DatasetCorruptError: a slot or a manifest is damaged
     """
-    found = [manifest for manifest in newest(store, model, name) if manifest.details.get("model") == model]
+    found = [
+        manifest
+        for manifest in newest(store, model, name)
+        if manifest.details.get("model") == model and not manifest.details.get(SHADOW)
+    ]
     if not found:
         return None
     last = max(found, key=lambda item: (item.window.end if item.window is not None else _FIRST, item.created))

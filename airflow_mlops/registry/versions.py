@@ -26,13 +26,18 @@ _LOGGED = "models:/"
 
 def champion(client: MlflowClient, model: str) -> ModelVersionRef | None:
     """Return the version of ``model`` with the alias ``champion``, or ``None`` if there is no such version or model."""
+    return by_alias(client, model, CHAMPION)
+
+
+def by_alias(client: MlflowClient, model: str, alias: str) -> ModelVersionRef | None:
+    """Return the version of ``model`` with an alias, or ``None`` if there is no such version or model."""
     from mlflow.exceptions import MlflowException
 
-    with registry_errors(f"The champion of {model!r} cannot be looked up"):
+    with registry_errors(f"The {alias} of {model!r} cannot be looked up"):
         try:
-            return _ref(client.get_model_version_by_alias(model, CHAMPION))
+            return _ref(client.get_model_version_by_alias(model, alias))
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST" or "alias champion not found" in str(error):
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST" or f"alias {alias} not found" in str(error):
                 return None
             raise
 

@@ -55,7 +55,8 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     :raises SchemaError: a column is absent, key columns have incomparable types, a prediction has several labels and no
         column says which label is valid, or more predictions miss a label because of the form of their keys than match
         one (:mod:`~airflow_mlops.stages.join_labels.near_misses`)
-    :raises SpecError: scoring hashed a key column, and ``hash_conn_id`` is not set or has a different secret key
+    :raises SpecError: scoring hashed a key column, and ``hash_conn_id`` is not set or has a different secret key; or
+        shadow predictions would get among those of the champion
     """
     try:
         predictions = select(context.store, spec.predictions, kept=context.kept)
@@ -64,6 +65,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         if spec.on_missing == "skip":
             return JoinLabelsResult(dataset=None, summary=f"No labels were joined. {error}")
         raise
+    _keep_apart(predictions, spec)
     joined = _join(predictions, labels, spec, _pseudonymizers(predictions, spec, context))
     label, repeated = joined.columns[LABEL], joined.repeated
     rows, labelled = len(label), len(label) - label.null_count
@@ -102,6 +104,28 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         + (f" {repeated:,} predictions match several rows of {labels[0].manifest.name}." if repeated else "")
         + (f" {joined.note}" if joined.note else ""),
     )
+
+
+def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
+    """Check that labelled shadow predictions do not get among those of the champion.
+
+    :raises SpecError: the name is that of the champion's labelled predictions, or the predictions are of both kinds
+    """
+    shadows = [dataset for dataset in predictions if log.is_shadow(dataset)]
+    if not shadows:
+        return
+    manifest = shadows[0].manifest
+    model = manifest.details["model"]
+    if len(shadows) < len(predictions):
+        raise SpecError(
+            f"Dataset {manifest.name!r} has shadow predictions and other datasets do not. Join labels to them in separate "
+            "tasks."
+        )
+    if spec.name == f"{model}_outcomes":
+        raise SpecError(
+            f"Dataset {manifest.name!r} has shadow predictions, and {spec.name!r} has the labelled predictions of the "
+            f"champion. Set `name` to another name, such as {model}_shadow_outcomes."
+        )
 
 
 def _with_labels(predictions: Sequence[Dataset], added: dict[str, pa.Array]) -> Iterator[pa.RecordBatch]:

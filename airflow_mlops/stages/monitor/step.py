@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
 from airflow_mlops.core.references import DatasetSelection, ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.prediction_log import is_shadow
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.drift import training_reference
 from airflow_mlops.drift.training_reference import TrainingReference
@@ -49,7 +50,7 @@ log = logging.getLogger(__name__)
 def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     """Measure drift and performance of a window, decide about retraining, and write the report.
 
-    :raises SpecError: the window is unknown, or a parameter does not fit the predictions
+    :raises SpecError: the window is unknown, or a parameter does not fit the predictions, or they are shadow predictions
     """
     store = context.store
     check = _check(spec, context)
@@ -92,6 +93,11 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
 
 def _check(spec: MonitorSpec, context: StepContext) -> Check:
     datasets = _datasets(spec, context)
+    if shadows := [dataset.manifest.name for dataset in datasets if is_shadow(dataset)]:
+        raise SpecError(
+            f"Dataset {shadows[0]!r} has shadow predictions, and a monitoring report is about the predictions of the "
+            "champion. Set `dataset` to those, and compare the two versions with EvaluateOperator."
+        )
     window = spec.window or window_of(datasets) or getattr(spec.dataset, "window", None)
     if window is None:
         raise SpecError("The dataset to monitor has no time window. Set window= to the window of the report.")

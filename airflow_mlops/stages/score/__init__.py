@@ -1,1 +1,1 @@
-"""The stage ``score``, which predicts the rows of a dataset with the champion."""
+"""The stage ``score``, which predicts the rows of a dataset with the champion, or with another version."""

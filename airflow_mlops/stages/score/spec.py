@@ -10,18 +10,25 @@ from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetLike, DatasetRef, MLflowTarget, ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.columns import PREDICTION_COLUMNS
+from airflow_mlops.data.columns import PREDICTION_COLUMNS, predictions_name
 
 
 class ScoreSpec(Spec):
-    """Parameters of scoring, which predicts the rows of a dataset with the champion of a model.
+    """Parameters of scoring, which predicts the rows of a dataset with a version of a model.
+
+    With ``version`` or ``alias``, the predictions are shadow predictions: nobody acts on them, and they are kept apart from
+    those of the champion.
 
     :param model: name of the registered model
+    :param version: number of the version to score with; by default the champion
+    :param alias: alias in MLflow of the version to score with, such as ``challenger``; by default the champion
     :param dataset: dataset with the columns of the model's features
     :param part: split part of ``dataset`` to score (``train`` or ``test``); by default all rows
     :param window: time window of the predictions; by default the window of ``dataset``
-    :param name: name of the dataset of predictions; by default the name of the model followed by ``_predictions``
-    :param on_missing: what happens if the model has no champion. ``fail`` fails the task; ``skip`` writes no dataset
+    :param name: name of the dataset of predictions; by default the name of the model followed by ``_predictions`` or, for
+        shadow predictions, by ``_shadow_predictions``
+    :param on_missing: what happens if the model has no champion, or no version with the alias. ``fail`` fails the task;
+        ``skip`` writes no dataset
     :param allow_pyfunc: whether code that is stored in the model version may run when the model is loaded, see
         :mod:`airflow_mlops.models.pyfunc.loading`
     :param hash_columns: columns to write as keyed hashes (pseudonyms) instead of their values
@@ -32,6 +39,8 @@ class ScoreSpec(Spec):
     """
 
     model: Name
+    version: int | None = Field(default=None, ge=1)
+    alias: str | None = Field(default=None, min_length=1)
     dataset: DatasetLike
     part: str | None = None
     window: Window | None = None
@@ -42,6 +51,27 @@ class ScoreSpec(Spec):
     drop_columns: list[str] = Field(default_factory=list)
     hash_conn_id: str | None = None
     mlflow: MLflowTarget = MLflowTarget()
+
+    @property
+    def shadow(self) -> bool:
+        """Return whether the predictions are shadow predictions."""
+        return self.version is not None or self.alias is not None
+
+    @property
+    def predictions(self) -> str:
+        """Return the name of the dataset of predictions."""
+        return self.name or predictions_name(self.model, shadow=self.shadow)
+
+    @model_validator(mode="after")
+    def _apart_from_champion(self) -> ScoreSpec:
+        if self.version is not None and self.alias is not None:
+            raise ValueError("`version` and `alias` are both set. Remove one of them.")
+        if self.shadow and self.name == predictions_name(self.model):
+            raise ValueError(
+                f"`name` is {self.name!r}, which has the predictions of the champion. Set another name for those of "
+                "another version, or leave `name` out."
+            )
+        return self
 
     @model_validator(mode="after")
     def _private(self) -> ScoreSpec:
@@ -65,7 +95,7 @@ class ScoreSpec(Spec):
 class ScoreResult(Result):
     """Result of scoring.
 
-    :param dataset: dataset of predictions; ``None`` if the model has no champion and ``on_missing`` is ``skip``
+    :param dataset: dataset of predictions; ``None`` if there is no version to score with and ``on_missing`` is ``skip``
     :param scored_by: model version that computed the predictions; ``None`` if no dataset was written
     :param engine: library that ran the model, such as ``onnxruntime 1.31.1 (CPUExecutionProvider)`` or
         ``mlflow.xgboost (mlflow 3.17.2)``

@@ -1,4 +1,4 @@
-"""Predicts the rows of a dataset with the champion, batch by batch."""
+"""Predicts the rows of a dataset with the champion or another version, batch by batch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import RegistryError, SchemaError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data import prediction_log as predictions
-from airflow_mlops.data.columns import PREDICTION_COLUMNS
+from airflow_mlops.data.columns import PREDICTION_COLUMNS, SHADOW
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.moments import as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonymizer, hashed_or_dropped
@@ -30,6 +30,8 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from airflow_mlops.core.windows import Window
 
 BATCH_ROWS = 65_536
@@ -38,48 +40,54 @@ T = TypeVar("T")
 
 
 def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
-    """Predict the rows of the dataset with the champion, and write the predictions as a dataset.
+    """Predict the rows of the dataset with the champion or the given version, and write the predictions as a dataset.
 
-    :raises RegistryError: the model has no champion, and ``on_missing`` is ``fail``
-    :raises ModelCorruptError: the files of the champion are not those that were promoted
-    :raises ModelFormatError: the champion cannot be loaded; or loading runs code that is stored in the model version,
+    :raises RegistryError: the model has no champion or no version with the alias, and ``on_missing`` is ``fail``; or the
+        version does not exist
+    :raises ModelCorruptError: the files of the version are not those that were promoted
+    :raises ModelFormatError: the version cannot be loaded; or loading runs code that is stored in the model version,
         and ``allow_pyfunc`` is not set
     :raises SchemaError: a feature is absent from the dataset, or a column has the name of a column that scoring adds
     """
     datasets = select(context.store, spec.dataset, kept=context.kept)
     client = connect(spec.mlflow, context.connection)
-    champion = models.champion(client, spec.model)
-    if champion is None:
+    version = _version(spec, client)
+    if version is None:
+        lacks = f"Model {spec.model!r} has no {spec.alias or models.CHAMPION} yet"
         if spec.on_missing == "skip":
-            return ScoreResult(
-                dataset=None, summary=f"No rows were scored, because model {spec.model!r} has no champion yet."
-            )
-        raise RegistryError(
-            f"Model {spec.model!r} has no champion yet. Promote a version, or set on_missing='skip' to skip the task "
-            "until then."
-        )
-    model = load_champion(client, context.store, champion, context.progress, allow_pyfunc=spec.allow_pyfunc)
+            return ScoreResult(dataset=None, summary=f"No rows were scored. {lacks}.")
+        what = "Promote a version" if spec.alias is None else "Set the alias in MLflow"
+        raise RegistryError(f"{lacks}. {what}, or set on_missing='skip' to skip the task until then.")
+    model = load_champion(client, context.store, version, context.progress, allow_pyfunc=spec.allow_pyfunc)
     started = time.perf_counter()
     manifest = score(
         datasets,
         model,
-        champion,
-        name=spec.name or f"{spec.model}_predictions",
+        version,
+        name=spec.predictions,
         part=spec.part,
         window=spec.window or window_of(datasets),
         context=context,
         privacy=_privacy(spec, context),
+        shadow=spec.shadow,
     )
     seconds = time.perf_counter() - started
-    index.update(context.store, spec.model, "scoring", manifest.name)
+    if not spec.shadow:
+        index.update(context.store, spec.model, "scoring", manifest.name)
     when = f" of {manifest.window.label}" if manifest.window else ""
     return ScoreResult(
         dataset=manifest.ref,
-        scored_by=champion,
+        scored_by=version,
         engine=model.engine,
         rows_per_second=round(manifest.rows / seconds, 1),
-        summary=f"Scored {manifest.rows:,} rows{when} with {champion} in {seconds:.1f} s on {model.engine}.",
+        summary=f"Scored {manifest.rows:,} rows{when} with {version} in {seconds:.1f} s on {model.engine}.",
     )
+
+
+def _version(spec: ScoreSpec, client: MlflowClient) -> ModelVersionRef | None:
+    if spec.version is not None:
+        return models.version(client, spec.model, spec.version)
+    return models.by_alias(client, spec.model, spec.alias or models.CHAMPION)
 
 
 def _privacy(spec: ScoreSpec, context: StepContext) -> Privacy:
@@ -100,6 +108,7 @@ def score(
     window: Window | None,
     context: StepContext,
     privacy: Privacy = KEEP_ALL,
+    shadow: bool = False,
 ) -> Manifest:
     """Predict the rows of ``datasets``, and write the rows and predictions as the dataset ``name``.
 
@@ -113,6 +122,7 @@ def score(
     :param part: split part of ``datasets`` to score; ``None`` for all rows
     :param window: time window of the predictions; ``None`` if the datasets have no window
     :param privacy: columns to hash or drop before the rows are written
+    :param shadow: whether the predictions are shadow predictions
     :return: manifest of the dataset of predictions
     """
     started = time.perf_counter()
@@ -121,7 +131,7 @@ def score(
     slot = predictions.slot(version, window, datasets, part)
     predictions.claim(context.store, name, slot, datasets, part, context.provenance)
     folder = predictions.folder(window, version.version)
-    details = _details(datasets[-1], model, version, carried, privacy)
+    details = _details(datasets[-1], model, version, carried, privacy) | ({SHADOW: True} if shadow else {})
     rows = (batch for dataset in datasets for batch in dataset.batches(part, carried, BATCH_ROWS))
     with DatasetWriter(context.store, name, folder) as writer, ThreadPoolExecutor(2, "score") as threads:
         writing: Future[None] | None = None

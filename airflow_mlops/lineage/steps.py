@@ -183,10 +183,15 @@ def _evaluate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
     models = Models(spec.mlflow)
     if not result:
         held_out = datasets.read(spec.dataset, part=spec.part) if spec.dataset else []
+        held_out += datasets.read(spec.evidence) if spec.evidence else []
         return OperatorLineage(inputs=[*held_out, *map(models.read, spec.candidates)])
     verdict = EvaluateResult.model_validate(result).verdict
     measured_on = DatasetRef(name=verdict.dataset_name, id=verdict.dataset_id, rows=0)
-    inputs = datasets.read(measured_on, part=verdict.part)
+    if spec.evidence:
+        inputs = datasets.read(spec.evidence, output=datasets.manifest(measured_on))
+        outputs = [datasets.written(measured_on)]
+    else:
+        inputs, outputs = datasets.read(measured_on, part=verdict.part), []
 
     def measured(metrics: dict[str, float]) -> MLOpsMeasuredInputDatasetFacet:
         return MLOpsMeasuredInputDatasetFacet(dataset=verdict.dataset_id, part=verdict.part, metrics=metrics)
@@ -204,7 +209,7 @@ def _evaluate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
         reason=verdict.reason,
         metrics=verdict.for_candidate(won).metrics if won else None,
     )
-    return OperatorLineage(inputs=inputs, run_facets={"mlops_verdict": decision})
+    return OperatorLineage(inputs=inputs, outputs=outputs, run_facets={"mlops_verdict": decision})
 
 
 def _refit(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:

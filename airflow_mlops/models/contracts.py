@@ -107,6 +107,16 @@ def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> Ve
     return found.model_copy(update={"compared": int(tags.get(COMPARED_TAG, 1))})
 
 
+def digest(client: MlflowClient, ref: ModelVersionRef) -> str | None:
+    """Return the SHA-256 of the contract of a foreign version that is valid now; ``None`` for other versions.
+
+    :raises RegistryError: MLflow cannot be used
+    """
+    with registry_errors(f"The contract of {ref} cannot be read"):
+        found: str | None = client.get_model_version(ref.model, str(ref.version)).tags.get(CONTRACT_TAG)
+    return found
+
+
 def _from_evaluation(store: ArtifactStore, ref: ModelVersionRef, digest: str) -> VersionContract | None:
     key = _key(ref, digest)
     try:

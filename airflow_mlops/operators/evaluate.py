@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 class EvaluateOperator(StepOperator):
     """Measures candidates and the champion on the same held-out data, and decides by gates which candidates pass.
 
+    With ``evidence``, they are measured by the predictions that they made in production, on the rows that all of them
+    predicted.
+
     :param candidates: the output of a TrainOperator, which may be mapped, or a list of model versions such as
         ``[{"model": "delays", "version": 7}]``. The preferred candidate is the first one
     :param model: name of the registered model; by default the model of the candidates
     :param dataset: the training set with the held-out data; by default the training set of the candidates
+    :param evidence: datasets of labelled predictions of the candidates and of the champion, instead of ``dataset``: a list
+        with the outputs of JoinLabelsOperators, or of ``{"name": ..., "window": ...}``
     :param part: split part of the training set that holds the held-out data; by default `test`
     :param gates: the gates that a candidate must pass: a list of dicts, or the name of a YAML file with such a list,
         next to the DAG file. By default, a candidate must be better than the baseline and, with 95% confidence, better
@@ -54,6 +59,7 @@ class EvaluateOperator(StepOperator):
     operator_extra_links = (MLflowRunLink(),)
 
     candidates: Any
+    evidence: Any
     gates: Any
     card: dict[str, Any] | None
 
@@ -63,6 +69,7 @@ class EvaluateOperator(StepOperator):
         candidates: Any,
         model: str | None = None,
         dataset: Any = None,
+        evidence: Any = None,
         part: str = "test",
         gates: list[dict[str, Any]] | str | None = None,
         metric: str | None = None,
@@ -76,6 +83,7 @@ class EvaluateOperator(StepOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.assign_parameters(locals())
+        self._live = evidence is not None
         if isinstance(gates, list):
             _check_gates(gates)
         if not is_template(metric) and not is_template(greater_is_better):
@@ -98,6 +106,11 @@ class EvaluateOperator(StepOperator):
         fields = super().build_spec(context) | {"card": {**self._card_owner(), **(self.card or {})}}
         if isinstance(self.candidates, dict):
             fields["candidates"] = [self.candidates]
+        if self._live and not self.evidence:
+            raise SpecError(
+                f"Task {self.task_id!r} has evidence=, but no dataset is given, because every upstream task was skipped. Skip "
+                "this task too, for example with its trigger_rule."
+            )
         if isinstance(self.gates, str):
             fields["gates"] = _from_yaml(self.gates)
         return fields

@@ -120,6 +120,30 @@ class Refit(Model):
     files: dict[str, str] = Field(default_factory=dict)
 
 
+class LiveRows(Model):
+    """Numbers of rows of live evidence: labelled predictions that several versions made in production.
+
+    :param rows: rows on which the versions were compared: each version predicted them once, and their label is known
+    :param unpaired: rows that only some of the versions predicted, which were left out
+    :param repeated: rows that a version predicted several times, which were left out
+    :param unlabelled: rows whose label is not known in all datasets, which were left out
+    """
+
+    rows: int
+    unpaired: int
+    repeated: int
+    unlabelled: int
+
+    @property
+    def sentence(self) -> str:
+        """Return the numbers in one sentence."""
+        return (
+            f"{self.rows:,} rows were predicted by all versions and have a label; left out were {self.unpaired:,} rows that "
+            f"only some of the versions predicted, {self.repeated:,} that one of them predicted several times, and "
+            f"{self.unlabelled:,} without a label."
+        )
+
+
 class Verdict(Model):
     """The result of an evaluation: the metrics and gate results of all candidates, and the winner.
 
@@ -138,6 +162,8 @@ class Verdict(Model):
     :param reason: the reason why the winner won, or why no candidate won, in one sentence
     :param policy: how the champion was taken into account, in one sentence
     :param metric_code: SHA-256 of the source file of each custom metric, by import path
+    :param live: numbers of rows if the models were compared by their predictions in production; ``None`` if they were
+        compared on held-out rows, and in verdicts of earlier releases
     :param refit: how the winner was fitted again; ``None`` if it was not. If the refit passed its checks, ``winner`` is the
         version that was fitted again, and the metrics are those of the judged version
     """
@@ -156,6 +182,7 @@ class Verdict(Model):
     reason: str
     policy: str = ""
     metric_code: dict[str, str] = Field(default_factory=dict)
+    live: LiveRows | None = None
     refit: Refit | None = None
 
     def files_of(self, version: ModelVersionRef) -> dict[str, str]:

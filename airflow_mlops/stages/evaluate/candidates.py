@@ -119,9 +119,10 @@ def for_positive(candidate: Candidate, positive: Any) -> Candidate:
     return candidate
 
 
-def check_contract(candidate: Candidate, data: HeldOut) -> None:
+def check_contract(candidate: Candidate, data: HeldOut, *, features: bool = True) -> None:
     """Check that ML task, label and features of the candidate match the held-out data.
 
+    :param features: whether the data must have the features
     :raises SchemaError: ML task or label are different, a feature is not a column of the dataset, or the name of a
         feature is reserved
     """
@@ -133,6 +134,8 @@ def check_contract(candidate: Candidate, data: HeldOut) -> None:
         )
     if taken := reserved_message([feature.name for feature in contract.features], f"The signature of {candidate.ref}"):
         raise SchemaError(taken)
+    if not features:
+        return
     present = {column.name for column in data.dataset.manifest.columns}
     if missing := [feature.name for feature in contract.features if feature.name not in present]:
         raise SchemaError(

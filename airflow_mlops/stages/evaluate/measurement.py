@@ -33,8 +33,10 @@ from airflow_mlops.models import importance as permutation
 from airflow_mlops.registry.integrity import download_promoted
 from airflow_mlops.registry.versions import champion, version
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import live as logged
 from airflow_mlops.stages.evaluate.baselines import small_tree
 from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive, load
+from airflow_mlops.stages.evaluate.live import Live
 
 if TYPE_CHECKING:
     import numpy as np
@@ -87,6 +89,7 @@ def compare(
     own: Sequence[str] = (),
     allow_pyfunc: bool,
     groups: str | None = None,
+    live: Live | None = None,
 ) -> Compared:
     """Measure the candidates, the baselines and the champion of ``model`` on the held-out rows.
 
@@ -94,14 +97,15 @@ def compare(
     :param own: import paths of custom metrics to compute in addition to the built-in metrics
     :param allow_pyfunc: whether code that is stored with a model may run
     :param groups: the column that names the cluster of each row; by default, rows are independent
-    :raises SpecError: the dataset has no column ``groups``
+    :param live: the logged predictions to measure; by default, the models predict the rows
+    :raises SpecError: the champion was trained on rows of live evidence, or the dataset has no column ``groups``
     :raises EvaluationError: predictions are not finite, or no metric can be computed on the rows
     :raises MetricError: a custom metric fails
     """
     first = candidates[0].contract
     measured = []
     for candidate in candidates:
-        measured.append(Measured(candidate, measurement := _measure(candidate, data, own)))
+        measured.append(Measured(candidate, measurement := _measure(candidate, data, own, live)))
         context.progress(f"{measurement.name}: {_numbers(measurement.metrics)}")
     dummy = Measurement("baseline", baseline(data.task, data.truth, first.classes, positive=first.positive, own=own))
     tree = _measure_tree(data, first, own)
@@ -114,7 +118,9 @@ def compare(
     )
     ref = champion(client, model)
     measured_champion, problem, stand_in = None, None, None
-    if ref is not None:
+    if ref is not None and live is not None:
+        measured_champion, problem = _logged_champion(client, ref, data, first, context, own, live, allow_pyfunc)
+    elif ref is not None:
         try:
             loaded = load(download_promoted(client, context.store, ref), ref, data, allow_pyfunc=allow_pyfunc)
             if (stand_in := _stand_in(client, loaded, data, context.store)) is not None:
@@ -150,10 +156,13 @@ def _clusters(data: HeldOut, column: str | None) -> NDArray[np.int64] | None:
     return codes(pa.chunked_array([data.column(column)]))
 
 
-def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str]) -> Measurement:
+def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str], live: Live | None = None) -> Measurement:
     contract = candidate.contract
-    parts = [candidate.model.predict(batch) for batch in data.batches([item.name for item in contract.features])]
-    predictions = concatenate(parts, contract)
+    if live is not None:
+        predictions = live.predictions(candidate)
+    else:
+        parts = [candidate.model.predict(batch) for batch in data.batches([item.name for item in contract.features])]
+        predictions = concatenate(parts, contract)
     try:
         rows = predicted(data.truth, predictions, contract)
         return Measurement(str(candidate.ref), measure(rows, own), predictions, rows)
@@ -175,6 +184,36 @@ def _measure_tree(data: HeldOut, contract: ModelContract, own: Sequence[str]) ->
 def _measure_champion(loaded: Candidate, data: HeldOut, contract: ModelContract, own: Sequence[str]) -> Measurement:
     check_contract(loaded, data)
     return _measure(for_positive(loaded, contract.positive), data, own)
+
+
+def _logged_champion(
+    client: MlflowClient,
+    ref: ModelVersionRef,
+    data: HeldOut,
+    contract: ModelContract,
+    context: StepContext,
+    own: Sequence[str],
+    live: Live,
+    allow_pyfunc: bool,
+) -> tuple[Measurement | None, str | None]:
+    """Measure the logged predictions of the champion.
+
+    :return: the metrics, or a sentence that says why the champion could not be measured
+    :raises SpecError: the champion was trained on some of the rows
+    """
+    start = f"The champion {ref} could not be measured, so no candidate can be compared with it"
+    if ref.version not in live.logged:
+        return None, f"{start} (its predictions are not part of the evidence)."
+    try:
+        folder = download_promoted(client, context.store, ref)
+        loaded = logged.load(client, context.store, folder, ref, allow_pyfunc)
+        check_contract(loaded, data, features=False)
+        logged.refuse_training_rows({ref: loaded.contract}, data, context.store)
+        return _measure(for_positive(loaded, contract.positive), data, own, live), None
+    except RegistryUnavailableError:
+        raise
+    except (EvaluationError, ModelFormatError, RegistryError, SchemaError) as error:
+        return None, f"{start} ({str(error).rstrip('.')})."
 
 
 def _stand_in(client: MlflowClient, champion: Candidate, data: HeldOut, store: ArtifactStore) -> ModelVersionRef | None:

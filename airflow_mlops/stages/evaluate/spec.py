@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, StrictBool, ValidationInfo, field_validator, model_validator
 
 from airflow_mlops.core.calls import Result, Spec
-from airflow_mlops.core.references import DatasetInput, MLflowTarget, ModelVersionRef
+from airflow_mlops.core.references import DatasetInput, DatasetLike, MLflowTarget, ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.metrics.catalog import check_metric
 from airflow_mlops.registry.verdict import Verdict
@@ -31,6 +31,9 @@ class EvaluateSpec(Spec):
     :param candidates: the model versions to evaluate, the preferred one first. A ``run_id`` that is not set is looked up in the registry
     :param model: name of the registered model that the candidates must belong to; by default the candidates' model
     :param dataset: the dataset to evaluate on; by default the training set of the candidates
+    :param evidence: datasets of labelled predictions of the candidates and of the champion, written by JoinLabelsOperator.
+        If set, the versions are compared by these predictions instead of on held-out rows, see
+        :mod:`airflow_mlops.stages.evaluate.live`
     :param part: name of the held-out split part of the dataset, such as ``test``
     :param gates: declarations of the gates that a candidate must pass, see :mod:`airflow_mlops.gates.rules`. By
         default, a candidate must be better than the baseline and, with 95% confidence, better than the champion. If no
@@ -50,6 +53,7 @@ class EvaluateSpec(Spec):
     candidates: list[CandidateInput] = Field(min_length=1)
     model: str | None = None
     dataset: DatasetInput | None = None
+    evidence: DatasetLike | None = None
     part: str = "test"
     gates: list[dict[str, Any]] | None = None
     metric: str | None = None
@@ -75,6 +79,15 @@ class EvaluateSpec(Spec):
             else gate
             for gate in gates
         ]
+
+    @model_validator(mode="after")
+    def _one_source(self) -> EvaluateSpec:
+        if self.evidence is not None and (self.dataset is not None or self.part != "test"):
+            raise ValueError(
+                "`evidence` compares predictions of production, and `dataset` and `part` name held-out rows. Set only one of "
+                "the two."
+            )
+        return self
 
     @model_validator(mode="after")
     def _known_metric(self) -> EvaluateSpec:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
@@ -15,18 +16,24 @@ from airflow_mlops.gates.baseline import BeatsABaseline
 from airflow_mlops.gates.evidence import Evidence, HeldOut
 from airflow_mlops.gates.rules import default_gates, ignores_champion, parse_gates, with_champion
 from airflow_mlops.metrics import custom
-from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_custom, metrics_for
+from airflow_mlops.metrics.catalog import MAIN_METRIC, REALISED, Metric, find_metric, is_custom, metrics_for
+from airflow_mlops.models import contracts as contracts_of_versions
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import file_hashes
-from airflow_mlops.registry.versions import download, version
+from airflow_mlops.registry.versions import champion, download, version
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import live as logged
 from airflow_mlops.stages.evaluate import record as evaluate_record
 from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive, held_out, load
 from airflow_mlops.stages.evaluate.common_rows import refuse_training_rows
+from airflow_mlops.stages.evaluate.live import Live
 from airflow_mlops.stages.evaluate.measurement import Compared, Measured, compare, importance
 from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
 from airflow_mlops.stages.evaluate.verdict import choose, decide, judge
 from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
@@ -50,9 +57,16 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     client = connect(spec.mlflow, context.connection)
     refs = [ref if ref.run_id else version(client, model, ref.version) for ref in _distinct(spec.candidates)]
     folders = {ref: download(client, ref) for ref in refs}
-    data = held_out(spec, folders, context)
-    candidates = [load(folder, ref, data, allow_pyfunc=spec.allow_pyfunc) for ref, folder in folders.items()]
-    metric = find_metric(spec.metric or MAIN_METRIC[data.task], spec.greater_is_better)
+    live = _live(spec, refs, client, context, ignored=ignores_champion(gates or ()))
+    data = live.data if live is not None else held_out(spec, folders, context)
+    candidates = [
+        load(folder, ref, data, allow_pyfunc=spec.allow_pyfunc)
+        if live is None
+        else logged.load(client, context.store, folder, ref, spec.allow_pyfunc)
+        for ref, folder in folders.items()
+    ]
+    main = MAIN_METRIC[data.task] if live is None else REALISED[data.task][0]
+    metric = find_metric(spec.metric or main, spec.greater_is_better)
     gates = gates or default_gates(data.task, metric.name, spec.greater_is_better)
     gates, declared = with_champion(gates, metric.name, spec.greater_is_better), gates
     if len(gates) > len(declared):
@@ -64,7 +78,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     gates = [*gates, BeatsABaseline(metric=metric.name, greater_is_better=spec.greater_is_better)]
     own = own_metrics(gates)
     for candidate in candidates:
-        check_contract(candidate, data)
+        check_contract(candidate, data, features=live is None)
         for_positive(candidate, candidates[0].contract.positive if data.positive is None else data.positive)
         if spec.dataset is not None:
             _warn_of_other_dataset(candidate, data.dataset.manifest.id, context)
@@ -72,9 +86,11 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     if spec.dataset is not None:
         trained = {candidate.ref: candidate.contract for candidate in candidates}
         refuse_training_rows(trained, data.dataset, data.part, context.store)
+    if live is not None:
+        logged.refuse_training_rows({item.ref: item.contract for item in candidates}, data, context.store)
 
     compared = compare(
-        client, model, candidates, data, context, own=own, allow_pyfunc=spec.allow_pyfunc, groups=spec.groups
+        client, model, candidates, data, context, own=own, allow_pyfunc=spec.allow_pyfunc, groups=spec.groups, live=live
     )
     judged = [
         judge(item.candidate.ref, gates, _evidence(item, compared, spec, context)) for item in compared.candidates
@@ -83,13 +99,17 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     choice = choose(judged, metric, rows, compared.resampling)
     # Importances are computed once and used several times, because predictions may be slow.
     importances = {
-        item.candidate.ref: importance(item.candidate, data, metric) if metric.name in item.measurement.metrics else {}
+        item.candidate.ref: importance(item.candidate, data, metric)
+        if metric.name in item.measurement.metrics and (live is None or live.has_features(item.candidate.contract))
+        else {}
         for item in compared.candidates
     }
     contracts = {
         item.candidate.ref: evaluate_record.keep_contract(
             client, context.store, item, data, importances[item.candidate.ref]
         )
+        if live is None
+        else contracts_of_versions.digest(client, item.candidate.ref)
         for item in compared.candidates
     }
     files = {ref: file_hashes(folder) for ref, folder in folders.items()}
@@ -103,15 +123,17 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         metric,
         custom.source_hashes(own),
         ignored=ignores_champion(gates),
+        live=live.rows if live is not None else None,
     )
     for item in compared.candidates:
         # What is stored with the champion says why it was promoted.
         if item.candidate.ref != compared.champion:
-            evaluate_record.tag_compared(client, item, compared)
+            if live is None:
+                evaluate_record.tag_compared(client, item, compared)
             evaluate_record.log(
                 client, context, item, compared, gates, verdict, spec.card, importances[item.candidate.ref]
             )
-    held = f"{data.truth.size:,} held-out rows of {verdict.dataset_name}"
+    held = f"{data.truth.size:,} {'held-out' if live is None else 'live'} rows of {verdict.dataset_name}"
     models = f"{len(judged)} candidate{'s' if len(judged) > 1 else ''}"
     return EvaluateResult(
         verdict=verdict,
@@ -119,6 +141,19 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         reports=[f"runs:/{ref.run_id}/{evaluate_record.ARTIFACTS}" for ref in refs if ref.run_id],
         summary=f"Evaluated {models} on {held}. {verdict.reason}",
     )
+
+
+def _live(
+    spec: EvaluateSpec, refs: Sequence[ModelVersionRef], client: MlflowClient, context: StepContext, *, ignored: bool
+) -> Live | None:
+    """Read the live evidence on the candidates and, unless the gates ignore it, on the champion."""
+    if spec.evidence is None:
+        return None
+    present = None if ignored else champion(client, refs[0].model)
+    others = [present] if present is not None and present.version not in {ref.version for ref in refs} else []
+    found = logged.read(spec.evidence, [*refs, *others], context)
+    context.progress(found.rows.sentence)
+    return found
 
 
 def own_metrics(gates: Iterable[Gate]) -> list[str]:

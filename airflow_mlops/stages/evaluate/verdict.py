@@ -13,7 +13,7 @@ from airflow_mlops.metrics.catalog import Metric
 from airflow_mlops.metrics.comparison import compare
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
+from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, LiveRows, Verdict
 from airflow_mlops.stages.evaluate.measurement import Compared
 
 
@@ -96,6 +96,7 @@ def decide(
     metric_code: Mapping[str, str],
     *,
     ignored: bool = False,
+    live: LiveRows | None = None,
 ) -> Verdict:
     """Return the verdict on all candidates.
 
@@ -108,6 +109,7 @@ def decide(
     :param metric: the metric that ranks the candidates
     :param metric_code: SHA-256 of the source file of each custom metric, by import path
     :param ignored: whether the gates ignore the champion
+    :param live: numbers of rows of live evidence; ``None`` for held-out rows
     """
     data, first = compared.data, choice.best
     candidates = [
@@ -133,8 +135,14 @@ def decide(
         tree_metrics=dict(compared.tree.metrics) if compared.tree else {},
         candidates=candidates,
         reason=_reason(candidates, choice, metric.name, compared.champion, compared.measured_champion),
-        policy=_policy(compared.champion, compared.problem, ignored, compared.stand_in),
+        policy=" ".join(
+            [
+                _policy(compared.champion, compared.problem, ignored, compared.stand_in),
+                *([f"The versions were compared by their predictions in production. {live.sentence}"] if live else []),
+            ]
+        ),
         metric_code=dict(metric_code),
+        live=live,
     )
 
 

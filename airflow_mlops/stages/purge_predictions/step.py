@@ -1,4 +1,4 @@
-"""Delete the files of old predictions, and the files of labelled predictions that were joined from them.
+"""Delete the files of old predictions, and the files of labelled predictions and evidence that were made from them.
 
 The manifests of the datasets are kept. A manifest is marked as purged before its files are deleted. If a purge crashes
 between the two steps, reading the dataset raises an error, and the next purge deletes the remaining files.
@@ -31,18 +31,23 @@ def run(spec: PurgePredictionsSpec, context: StepContext) -> PurgePredictionsRes
 def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> PurgePredictionsResult:
     """Delete the predictions that are older than ``older_than`` at the time ``now``.
 
-    Labelled predictions that were joined from deleted predictions are deleted too.
+    Labelled predictions that were joined from deleted predictions are deleted too, and so are the rows of live evidence
+    that were made from these.
 
     :raises SpecError: a dataset named by ``predictions`` or ``outcomes`` does not contain predictions or labelled
         predictions
     """
-    names = [spec.predictions or f"{spec.model}_predictions", spec.outcomes or f"{spec.model}_outcomes"]
+    names = [
+        spec.predictions or f"{spec.model}_predictions",
+        spec.outcomes or f"{spec.model}_outcomes",
+        f"{spec.model}_evidence",
+    ]
     # Files are listed before manifests are read, so a file that is committed in between is not treated as orphaned.
     keys = [key for name in names for key in store.find(f"datasets/{name}/files")]
-    predictions, outcomes = (list(read_manifests(store, name)) for name in names)
+    predictions, outcomes, evidence = (list(read_manifests(store, name)) for name in names)
     _require_kind(predictions, spec.model, "predictions", "model_version")
     _require_kind(outcomes, spec.model, "labelled predictions", "label")
-    listed = {file.path for manifest in (*predictions, *outcomes) for file in manifest.files}
+    listed = {file.path for manifest in (*predictions, *outcomes, *evidence) for file in manifest.files}
 
     before = now - spec.older_than
     own = [manifest for manifest in predictions if manifest.details["model"] == spec.model]
@@ -50,6 +55,8 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
     purged_ids = {manifest.id for manifest in own if manifest.purged} | {manifest.id for manifest in old}
     # Labelled predictions may be joined from several datasets. They are deleted together with the first of these.
     joined = [manifest for manifest in outcomes if purged_ids.intersection(manifest.parents)]
+    joined_ids = {manifest.id for manifest in joined}
+    joined += [manifest for manifest in evidence if joined_ids.intersection(manifest.parents)]
     old_outcomes = [manifest for manifest in joined if manifest.purged is None]
     if not spec.dry_run:
         for manifest in (*old_outcomes, *old):

@@ -26,6 +26,8 @@ class Compute:
     #: Import path of the :class:`Runner` for this description, as ``package.module:Class``.
     runner: ClassVar[str]
     template_fields: ClassVar[Sequence[str]] = ()
+    #: Whether the step reads its parameters from the artifact store, so that they must not contain secrets.
+    stores_parameters: ClassVar[bool] = False
     #: Names of the template fields that a deferred task needs to find its running step again.
     kept_when_deferred: ClassVar[Sequence[str]] = ()
 

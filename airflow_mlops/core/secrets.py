@@ -25,12 +25,23 @@ _WITH_CONTAINERS = ("abfs:", "abfss:", "wasb:", "wasbs:")
 # The query of a signed URL contains its signature.
 _HTTP_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)[?#][^\s'\"<>)]*", re.IGNORECASE)
 _WORDS = "pass(?:word|wd|phrase)|pwd|secret|token|api[-_]?key|access[-_]?key|account[-_]?key|private[-_]?key"
-# In the query of another URL, and in the text of a connection such as `host=db password=...`.
-_IN_QUERY = re.compile(rf"(?P<name>[?&][\w.%-]*(?:{_WORDS}|sig|credential)[\w.%-]*=)[^\s&'\">)]+", re.IGNORECASE)
+# In the query of another URL, and in the text of a connection such as `host=db password=...`. Not "design" or "assigned".
+_SIGNATURE = "(?<![a-z])sig(?:nature)?(?![a-z])"
+_IN_QUERY = re.compile(
+    rf"(?P<name>[?&][\w.%-]*(?:{_WORDS}|{_SIGNATURE}|credential)[\w.%-]*=)[^\s&'\">)]+", re.IGNORECASE
+)
 _IN_TEXT = re.compile(rf"(?P<name>\b(?:[a-z0-9]+[-_])*(?:{_WORDS})=)[^\s;,&'\")]+", re.IGNORECASE)
 _FIELD = re.compile(rf"{_WORDS}|credential|keyfile|authorization", re.IGNORECASE)
 # Shorter secrets would also mask parts of ordinary words, as in Airflow.
 _SHORTEST = 5
+
+# A template of Airflow with the secrets of a connection, or with a Variable whose name says that it is secret.
+_INSIDE = r"(?:(?![}%]\}).)*"
+_SECRET_TEMPLATE = re.compile(
+    rf"\{{[{{%]{_INSIDE}\b(?:conn\b{_INSIDE}[.\['\"](?:password|extra|get_uri|as_json|to_dict)"
+    rf"|var\b{_INSIDE}(?:{_WORDS}|credential))",
+    re.IGNORECASE | re.DOTALL,
+)
 
 _known: set[str] = set()
 
@@ -78,6 +89,34 @@ def url_credentials(text: str) -> Iterator[str]:
             yield user
     for found in _IN_QUERY.finditer(text):
         yield found[0].removeprefix(found["name"])
+
+
+def credential_paths(value: Any, path: str = "") -> Iterator[str]:
+    """Yield where a value of JSON has URLs with credentials, as paths such as ``files[0]``. The credentials are not shown.
+
+    :param path: path of ``value`` itself
+    """
+    if isinstance(value, str):
+        if next(url_credentials(value), None) is not None:
+            yield path
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from credential_paths(item, f"{path}.{name}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for position, item in enumerate(value):
+            yield from credential_paths(item, f"{path}[{position}]")
+
+
+def has_secret_template(value: Any) -> bool:
+    """Return whether a value of JSON has a template of a connection's password or extra, or of a secret Variable.
+
+    A Variable is secret if its name says so, as in Airflow.
+    """
+    if isinstance(value, str):
+        return _SECRET_TEMPLATE.search(value) is not None
+    if isinstance(value, Mapping):
+        return any(has_secret_template(item) for item in value.values())
+    return isinstance(value, (list, tuple)) and any(has_secret_template(item) for item in value)
 
 
 def _without_user(found: re.Match[str]) -> str:

@@ -24,7 +24,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from airflow_mlops.core.errors import StoreError, one_line
+from airflow_mlops.core.errors import SpecError, StoreError, one_line
+from airflow_mlops.core.secrets import url_credentials
 
 # Filesystems of object stores. They keep listings in memory by default, so a process would not see the files of others.
 _OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
@@ -181,7 +182,8 @@ class ArtifactStore:
     """Files under one fsspec URL (``file://``, ``s3://``, ``gs://``, ``abfs://``, ``memory://``), identified by keys.
 
     A key is a relative path with ``/`` as separator. fsspec takes credentials from the environment, from the workload
-    identity of the machine, or from its configuration files.
+    identity of the machine, or from its configuration files. The URL contains none, because it is stored in manifests
+    of pods and in Airflow's database.
 
     Exceptions of the filesystem and of its client library become a :class:`StoreError`, which can be retried. Only
     ``FileNotFoundError`` is raised unchanged when a file is read. It means that the key does not exist.
@@ -189,9 +191,15 @@ class ArtifactStore:
     :param url: URL of the folder that contains all keys
 
     :raises StoreError: fsspec does not know the URL's protocol, or the package for it is not installed
+    :raises SpecError: the URL contains credentials
     """
 
     def __init__(self, url: str) -> None:
+        if next(url_credentials(url), None) is not None:
+            raise SpecError(
+                f"The URL {url!r} of the artifact store contains credentials: remove them from the URL, and set them where "
+                "steps run, for example in the environment variables FSSPEC_SFTP_USERNAME and FSSPEC_SFTP_PASSWORD."
+            )
         self.url = url.rstrip("/")
         protocol = self.url.partition("://")[0]
         options = {"use_listings_cache": False} if protocol in _OBJECT_STORES else {}

@@ -12,6 +12,7 @@ from airflow_mlops import __version__
 from airflow_mlops.compute import Compute, default_place
 from airflow_mlops.compute.base import Runner, runner_for
 from airflow_mlops.core.errors import MLOpsError, SpecError
+from airflow_mlops.core.secrets import has_secret_template
 from airflow_mlops.notifications import URLS, Event, Notify
 from airflow_mlops.operators.calendar import calendar
 from airflow_mlops.operators.failures import no_retry_of_final_errors
@@ -268,6 +269,7 @@ class StepOperator(SpecParameters, BaseOperator):
         # The parameters of a mapped task are known only now.
         if parent is self:
             self._read_files(jinja_env)
+            self._refuse_stored_secrets(template_fields)
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
         if parent is self:
             # Airflow stores and shows the rendered fields. It masks only what it knows as a secret.
@@ -289,6 +291,18 @@ class StepOperator(SpecParameters, BaseOperator):
                     f"Task {self.task_id!r}: the file {file!r} does not exist: correct {name}=. The path is relative to the "
                     "folder of the DAG file or to the template_searchpath of the DAG."
                 ) from None
+
+    def _refuse_stored_secrets(self, names: Iterable[str]) -> None:
+        if not self.run_on.stores_parameters:
+            return
+        for name in names:
+            if name != "run_on" and has_secret_template(getattr(self, name, None)):
+                with no_retry_of_final_errors():
+                    raise SpecError(
+                        f"Task {self.task_id!r}: {name}= is a template of a secret in Airflow, and the parameters of this step "
+                        "are stored in the artifact store: name a connection instead, or give the secret to the pod as a "
+                        "setting of fsspec (secrets={'FSSPEC_HTTPS': ...}), or run the step with Worker() or Process(...)."
+                    )
 
     def on_kill(self) -> None:
         if self._runner is not None:

@@ -16,6 +16,7 @@ from airflow_mlops import __version__
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import StepCall
 from airflow_mlops.core.errors import ComputeError, SpecError
+from airflow_mlops.core.secrets import credential_paths
 from airflow_mlops.data.store import ArtifactStore
 
 STORE_VARIABLE = "MLOPS_CALL_STORE"
@@ -34,8 +35,15 @@ def call_key(call: StepCall) -> str:
 def write_call(call: StepCall) -> None:
     """Write the call to the artifact store ``call.store``.
 
+    :raises SpecError: a parameter is a URL with credentials, which everybody who can read the store could read
     :raises StoreError: the store cannot be written
     """
+    if found := next(credential_paths(call.spec), None):
+        raise SpecError(
+            f"`{found}` is a URL with credentials, and the parameters of this step are stored in the artifact store: remove "
+            "the credentials and give them to the step as settings of fsspec (a pod gets FSSPEC_HTTPS, for example, from "
+            "secrets=), or run the step with Worker() or Process(...)."
+        )
     # The key contains a hash of the content, so an existing file has the same content.
     ArtifactStore(call.store).write_bytes(call_key(call), _content(call))
 

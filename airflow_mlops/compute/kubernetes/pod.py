@@ -13,6 +13,7 @@ from airflow_mlops.compute.kubernetes.manifest.merging import merge
 from airflow_mlops.compute.kubernetes.manifest.pod import as_json, default_pod, main_container, without_empty
 from airflow_mlops.compute.kubernetes.manifest.train_job import train_job
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.secrets import has_secret_template
 
 
 @dataclass(kw_only=True)
@@ -53,8 +54,8 @@ class Pod(Compute):
     :param deferrable: whether the task waits in the triggerer, without a worker slot; by default ``[operators]
         default_deferrable``
     :param kubernetes_conn_id: id of the Airflow connection to the cluster
-    :raises SpecError: a field is invalid, or ``nodes`` is greater than 1 and TrainJobs do not support a field that is
-        set
+    :raises SpecError: a field is invalid or a template of a secret, or ``nodes`` is greater than 1 and TrainJobs do not
+        support a field that is set
     """
 
     image: str | None = None
@@ -115,6 +116,7 @@ class Pod(Compute):
         "kubernetes_conn_id",
     )
 
+    stores_parameters: ClassVar[bool] = True
     kept_when_deferred: ClassVar[Sequence[str]] = ("namespace", "kubernetes_conn_id")
 
     def __post_init__(self) -> None:
@@ -138,6 +140,13 @@ class Pod(Compute):
                 f"Pod(memory={self.memory!r}) is not an amount of memory: write a number with a unit, such as '512Mi' or "
                 "'8Gi'."
             )
+        for name in self.template_fields:
+            if has_secret_template(getattr(self, name)):
+                raise SpecError(
+                    f"Pod({name}=...) is a template of a secret in Airflow, which would be in the manifest of the pod, where "
+                    "everybody who may read pods could read it: store the secret in a Kubernetes Secret, and name the "
+                    "Secret and its key in secrets=."
+                )
         if self.nodes > 1:
             # Building the TrainJob raises an error for fields that TrainJobs do not support.
             self.train_job(self.manifest({}), {})

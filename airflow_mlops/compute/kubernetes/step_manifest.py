@@ -16,6 +16,7 @@ from airflow_mlops.compute.kubernetes.memory_growth import memory_factor
 from airflow_mlops.compute.kubernetes.pod import Pod
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.core.secrets import credential_paths
 from airflow_mlops.stages.calls import KEY_VARIABLE, STORE_VARIABLE, call_key
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) ->
     """Return the manifest of the pod that runs the step of ``call``. The pod reads the call from the artifact store.
 
     :param template: content of the pod template; empty without a template
-    :raises SpecError: the pod has a field that Kubernetes does not know
+    :raises SpecError: the pod has a field that Kubernetes does not know, or a field that contains a URL with credentials
     """
     manifest = multiply_memory(pod.manifest(template), memory_factor(context))
     env = [
@@ -54,6 +55,11 @@ def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) ->
     ]
     manifest = merge(manifest, {"spec": {"containers": [{"name": main_container(manifest), "env": env}]}})
     _check(manifest)
+    if found := next(credential_paths(manifest), None):
+        raise SpecError(
+            f"The field {found!r} of the pod contains a URL with credentials, which everybody who may read pods could read: "
+            "store the value in a Kubernetes Secret, and name the Secret and its key in Pod(secrets=...)."
+        )
     return manifest
 
 

@@ -156,7 +156,35 @@ def test_output_is_masked():
         ("abfs://container@account.dfs.core.windows.net/x", []),
         ("https://airflow.example.com:8080/x?page=2", []),
         ("mail to ada@example.com", []),
+        ("https://h/x?design=2&assigned=3", []),
     ],
 )
 def test_the_credentials_in_urls_are_found(text, credentials):
     assert list(secrets.url_credentials(text)) == credentials
+
+
+@pytest.mark.parametrize(
+    ("value", "secret"),
+    [
+        ("{{ conn.shop.password }}", True),
+        ("x{{- conn['shop'].extra_dejson.key }}", True),
+        ("{% set c = conn.get('shop') %}{{ c.host }} {{ conn.shop.get_uri() }}", True),
+        ({"a": ["{{ var.json.shop['api_key'] }}"]}, True),
+        ("{{ var.value.get('DB_PASSWORD') }}", True),
+        ("{{ conn.shop.host }}:{{ conn.shop.port }} for {{ conn.shop.login }}", False),
+        ("{{ conn.shop.host }} has no password", False),
+        ({"a": ["{{ var.value.region }}", "{{ params.password_length }}", 1, None]}, False),
+        ("conn.shop.password", False),
+    ],
+)
+def test_templates_of_secrets_are_recognised(value, secret):
+    assert secrets.has_secret_template(value) is secret
+
+
+def test_credentials_are_found_at_any_depth_and_not_shown():
+    value = {
+        "files": ["https://h/x.csv", "https://u:s3cret@h/x"],
+        "csv": {"sep": ","},
+        "deep": [{"url": "s3://a?sig=s3cret"}],
+    }
+    assert list(secrets.credential_paths(value)) == ["files[1]", "deep[0].url"]

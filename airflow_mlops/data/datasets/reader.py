@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,7 +29,7 @@ _Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 
 
 class _Recent:
-    """The content of the small files that were read last, by URL. Files never change, and steps read a file several times.
+    """The content of the small files that were read last, by URL and hash. Files never change, and steps read a file several times.
 
     :param limit: size of all files together, in bytes
     """
@@ -39,17 +40,17 @@ class _Recent:
         self._contents: OrderedDict[str, bytes] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, url: str) -> bytes | None:
+    def get(self, key: str) -> bytes | None:
         with self._lock:
-            content = self._contents.get(url)
+            content = self._contents.get(key)
             if content is not None:
-                self._contents.move_to_end(url)
+                self._contents.move_to_end(key)
             return content
 
-    def keep(self, url: str, content: bytes) -> None:
+    def keep(self, key: str, content: bytes) -> None:
         with self._lock:
-            self._bytes += len(content) - len(self._contents.pop(url, b""))
-            self._contents[url] = content
+            self._bytes += len(content) - len(self._contents.pop(key, b""))
+            self._contents[key] = content
             while self._bytes > self._limit:
                 self._bytes -= len(self._contents.popitem(last=False)[1])
 
@@ -122,6 +123,21 @@ class Dataset:
         return files
 
     def verify(self, part: str | None = None) -> None:
+        """Check all rows against the id of the dataset.
+
+        Reading a file checks its bytes only, against the SHA-256 in the manifest. The id does not depend on the bytes, but
+        on columns, numbers of rows and hashes of values, so this method also finds rows that were changed together with
+        the SHA-256. In manifests of format 1, the id depends on the SHA-256.
+
+        :param part: name of a split part; by default all files are checked
+        :raises DatasetCorruptError: a file does not exist or was changed
+        """
+        self.verify_bytes(part)
+        for file in self.files(part):
+            if file.content and not self.has_rows(file, file.content):
+                raise self._not_of_this_dataset(file)
+
+    def verify_bytes(self, part: str | None = None) -> None:
         """Check that the content of each file has the SHA-256 that the manifest lists.
 
         :param part: name of a split part; by default all files are checked
@@ -170,29 +186,46 @@ class Dataset:
             if self.store.local_path(file.path) is None and file.bytes <= SMALL_BYTES:
                 yield BytesIO(self._small(file))
                 return
-            self.verify(file.part)
+            self.verify_bytes(file.part)
             with self.store.open(file.path) as opened:
                 yield opened
 
     def _small(self, file: FileEntry) -> bytes:
         """Read a small file of an object store with one request."""
-        url = self.store.url_of(file.path)
-        if (content := _RECENT.get(url)) is None:
+        # A changed manifest may list another hash for the same file.
+        key = f"{self.store.url_of(file.path)}#{file.sha256}"
+        if (content := _RECENT.get(key)) is None:
             content = self.store.read_bytes(file.path)
             self._check(file, hashlib.sha256(content).hexdigest())
-            _RECENT.keep(url, content)
+            _RECENT.keep(key, content)
         return content
 
-    def content(self, file: FileEntry) -> str:
-        """Compute the hash of the values of a file's rows, see :attr:`FileEntry.content`.
+    def has_rows(self, file: FileEntry, content: str) -> bool:
+        """Return whether a file has the columns in the manifest, and rows whose values have this hash.
 
+        :param content: hash of the values, see :attr:`FileEntry.content`
         :raises DatasetCorruptError: the file does not exist or was changed
         """
-        with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
-            found = ContentHash(parquet.schema_arrow)
-            for batch in parquet.iter_batches():
-                found.update(batch)
-        return found.hexdigest()
+        try:
+            with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
+                if _columns(parquet.schema_arrow) != [(item.name, _type(item.type)) for item in self.manifest.columns]:
+                    return False
+                found = ContentHash(parquet.schema_arrow)
+                for batch in parquet.iter_batches():
+                    found.update(batch)
+        except pa.ArrowMemoryError:
+            raise
+        except (pa.ArrowException, OSError):
+            # The file is not Parquet.
+            return False
+        return found.hexdigest() == content
+
+    def _not_of_this_dataset(self, file: FileEntry) -> DatasetCorruptError:
+        return DatasetCorruptError(
+            f"The rows in file {self.store.url_of(file.path)} are not those of dataset {self.manifest.name!r} "
+            f"({self.manifest.id[:12]}): the file and its SHA-256 in the manifest were changed after the dataset was "
+            "written. Restore both, or delete the file and clear the task that wrote the dataset."
+        )
 
     def batches(
         self, part: str | None = None, columns: Sequence[str] | None = None, batch_rows: int = 65_536
@@ -266,6 +299,15 @@ class Dataset:
                 f"Dataset {self.manifest.name!r} has no column {', '.join(map(repr, missing))}. "
                 f"Correct the name. The columns are: {', '.join(present)}."
             )
+
+
+def _columns(schema: pa.Schema) -> list[tuple[str, str]]:
+    return [(field.name, _type(str(field.type))) for field in schema]
+
+
+def _type(text: str) -> str:
+    # Parquet does not keep the name of the items of a list.
+    return re.sub(r"(list(?:_view)?)<[^:<>]*: ", r"\1<", text)
 
 
 class DatasetSlice(Dataset):

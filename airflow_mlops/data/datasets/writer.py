@@ -249,11 +249,11 @@ def _intact(store: ArtifactStore, manifest: Manifest) -> Manifest | None:
     """
     try:
         dataset = open_dataset(store, manifest.ref)
-        dataset.verify()
+        dataset.verify_bytes()
     except (DatasetNotFoundError, DatasetCorruptError, DatasetPurgedError):
         return None
     # Another version of Arrow may have written other bytes. Then the values decide.
     for file, new in zip(dataset.manifest.files, manifest.files, strict=True):
-        if file.sha256 != new.sha256 and dataset.content(file) != new.content:
+        if file.sha256 != new.sha256 and not dataset.has_rows(file, new.content):
             return None
     return dataset.manifest

@@ -48,6 +48,7 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     # A version that was fitted again was fitted to all rows, and its run contains metrics on rows that it was fitted to.
     refit = REFIT_OF_TAG in tags
     dataset, training, test = (load_all if refit else load_data)(recorded, context.store)
+    dataset.verify()
     context.progress(f"Training {ref} again on {dataset.manifest.name} ({dataset.manifest.id[:12]}).")
     with scratch_run(context, dataset) as scratch:
         scratch = replace(scratch, part=None) if refit else scratch

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import sys
 import uuid
 
+import pyarrow.parquet as pq
 import pytest
 
+from airflow_mlops.data.datasets.manifest import manifest_key
 from airflow_mlops.registry.names import ENVIRONMENT_FILE, TRAINING_FILE
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import step as evaluate
@@ -133,6 +137,22 @@ def test_a_changed_dataset_file_is_an_error(learn, again, store):
     store.write_bytes(key, store.read_bytes(key)[:-1] + b"!")
     status, rows, _ = again(made.candidate)
     assert "was changed after it was written" in status
+    assert rows == {}
+
+
+def test_rows_that_were_changed_with_their_manifest_are_an_error(learn, again, store):
+    made = learn(FOREST)
+    key = manifest_key(made.dataset.name, made.dataset.id)
+    manifest = store.read_json(key)
+    file = manifest["files"][0]
+    rows = pq.read_table(io.BytesIO(store.read_bytes(file["path"])))
+    changed = io.BytesIO()
+    pq.write_table(rows.take(list(reversed(range(len(rows))))), changed)
+    store.write_bytes(file["path"], changed.getvalue())
+    file["sha256"] = hashlib.sha256(changed.getvalue()).hexdigest()
+    store.write_json(key, manifest)
+    status, rows, _ = again(made.candidate)
+    assert "are not those of dataset" in status
     assert rows == {}
 
 

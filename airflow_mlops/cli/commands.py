@@ -149,6 +149,8 @@ def _verify(ledger: Ledger, args: Namespace) -> tuple[list[Entry], str]:
 
 def _row(entry: Entry) -> dict[str, Any]:
     versions = [entry.champion] if entry.moves else [found.candidate for found in entry.candidates]
+    if entry.endpoint is not None:
+        versions = [entry.endpoint.version]
     provenance = entry.provenance
     return {
         "entry": entry.seq,

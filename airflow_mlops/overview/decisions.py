@@ -163,6 +163,7 @@ def facts(entry: Entry) -> DecisionFacts:
         task_id=provenance.task_id,
         map_index=provenance.map_index,
         refit=entry.refit,
+        endpoint=entry.endpoint,
     )
 
 

@@ -13,6 +13,7 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window
 from airflow_mlops.policy.findings import Decision as Verdict
 from airflow_mlops.registry.approval import ApprovalRecord
+from airflow_mlops.registry.ledger import Endpoint
 from airflow_mlops.registry.verdict import GateResult, Refit
 
 TREND = 36
@@ -262,16 +263,18 @@ class DecisionFacts(Model):
     """An entry of the ledger.
 
     :param seq: number of the entry, from 1
+    :param decision: kind of the entry; a newer release may have written kinds that this one does not know
     :param champion: version that is champion after the decision
     :param replaced: version that was champion before the decision
     :param by: user who approved, rolled back, requested or acknowledged; ``None`` if no user did
     :param window: window of a request for retraining or of an acknowledgement
     :param dag_id: DAG of the task that made the decision; empty without Airflow
+    :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions
     """
 
     seq: int
     time: AwareDatetime
-    decision: Literal["promoted", "refused", "rolled_back", "requested", "acknowledged"]
+    decision: str
     champion: int | None
     replaced: int | None
     by: str | None
@@ -284,6 +287,7 @@ class DecisionFacts(Model):
     task_id: str = ""
     map_index: int = -1
     refit: Refit | None = None
+    endpoint: Endpoint | None = None
 
 
 class Chain(Model):

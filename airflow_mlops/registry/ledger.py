@@ -1,4 +1,4 @@
-"""The ledger, an append-only record of all decisions about a model's champion, requests for retraining and acknowledgements.
+"""The ledger, an append-only record of all decisions about a model: champions, requests, acknowledgements and deployments.
 
 Each entry is an immutable JSON file in the artifact store. For a model called MODEL::
 
@@ -31,7 +31,7 @@ from datetime import datetime, timezone
 from typing import Literal
 from urllib.parse import quote
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance, Request
@@ -43,6 +43,8 @@ from airflow_mlops.registry.approval import ApprovalRecord
 from airflow_mlops.registry.verdict import CandidateVerdict, Refit
 
 log = logging.getLogger(__name__)
+
+Kind = Literal["promoted", "refused", "rolled_back", "requested", "acknowledged", "deployed", "undeployed"]
 
 # A pack is read, or written, if it saves more reads than this.
 _UNPACKED = 16
@@ -72,11 +74,35 @@ def folder_name(name: str) -> str:
     return quote(name, safe="").replace(".", "%2E")
 
 
+class Endpoint(Model):
+    """An online endpoint of a model in a Kubernetes cluster.
+
+    :param version: the version that the endpoint answers with, which was verified when it was deployed
+    :param follows: whether the endpoint follows the champion after that, instead of serving ``version`` only
+    :param kind: kind of the Kubernetes object that runs the servers, such as ``Deployment``
+    :param namespace: namespace of the object
+    :param name: name of the object
+    :param url: address of the endpoint for clients
+    :param image: image of the servers
+    :param before: number of the version that the endpoint answered with before; ``None`` if it is new
+    """
+
+    version: ModelVersionRef
+    follows: bool
+    kind: str
+    namespace: str
+    name: str
+    url: str
+    image: str
+    before: int | None = None
+
+
 class Decision(Model):
-    """A decision about a model's champion, with the facts that it is based on.
+    """A decision about a model's champion or endpoints, with the facts that it is based on.
 
     :param decision: kind of decision. ``requested`` means that monitoring or a user requested retraining; ``provenance``
-        contains the request. ``acknowledged`` means that a user has seen that a window is to be watched
+        contains the request. ``acknowledged`` means that a user has seen that a window is to be watched. ``deployed`` and
+        ``undeployed`` refer to ``endpoint``. A newer release may have written other kinds
     :param replaced: the champion before the decision; ``None`` if the model had no champion
     :param champion: the champion after the decision; ``None`` if the model has no champion
     :param candidates: metrics and gate results of each candidate
@@ -90,9 +116,10 @@ class Decision(Model):
     :param files: after a promotion, SHA-256 of each file of the new champion, by path; empty in entries of earlier releases
     :param card: after a promotion, SHA-256 of the new champion's model card and verdict, by name of the file
     :param window: the acknowledged window; ``None`` for other decisions
+    :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions
     """
 
-    decision: Literal["promoted", "refused", "rolled_back", "requested", "acknowledged"]
+    decision: Kind | str
     replaced: ModelVersionRef | None
     champion: ModelVersionRef | None
     candidates: list[CandidateVerdict] = Field(default_factory=list)
@@ -107,6 +134,7 @@ class Decision(Model):
     files: dict[str, str] = Field(default_factory=dict)
     card: dict[str, str] = Field(default_factory=dict)
     window: Window | None = None
+    endpoint: Endpoint | None = None
 
     @property
     def moves(self) -> bool:
@@ -125,6 +153,9 @@ class Entry(Decision):
     :param previous: SHA-256 of the previous entry's file; empty for the first entry
     :param sha256: SHA-256 of this entry's file; not stored in the file
     """
+
+    # A newer release may have written fields that this one does not know.
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     seq: int
     id: str

@@ -10,6 +10,7 @@ import pytest
 from airflow_mlops.core.errors import RegistryError, StoreError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.overview import decisions
 from airflow_mlops.registry.aliases import champion_before, former_champions
 from airflow_mlops.registry.ledger import Decision, Ledger
 
@@ -182,3 +183,18 @@ def test_a_store_that_cannot_be_written_is_an_error(tmp_path):
     store = ArtifactStore(f"file://{tmp_path}")
     with pytest.raises(StoreError, match="Could not write"):
         store.create_exclusive("folder/a.json", b"1")
+
+
+def test_an_entry_of_a_newer_release_is_read_and_stays_in_the_chain(store):
+    ledger = Ledger(store, "delays")
+    append(ledger, "a", promotion(1))
+    newer = append(ledger, "b", promotion(1, 1, kind="canary_widened")).model_dump(mode="json")
+    store.delete("ledger/delays/00000002.json")
+    store.create_exclusive("ledger/delays/00000002.json", json.dumps({**newer, "share": 0.1}).encode())
+    append(ledger := Ledger(store, "delays"), "c", promotion(2, 1))
+    assert [entry.decision for entry in ledger.entries()] == ["promoted", "canary_widened", "promoted"]
+    found, chain = decisions.read(store, "delays")
+    assert chain.intact
+    assert [decisions.facts(entry).decision for entry in found] == ["promoted", "canary_widened", "promoted"]
+    standing = decisions.standing(store, "delays", found[:2])
+    assert (standing.champion.version, former_champions(found)) == (1, [1, 2])

@@ -73,12 +73,15 @@ export type Candidate = {
   gates: Gate[];
 };
 
-export type DecisionKind = "promoted" | "refused" | "rolled_back" | "requested" | "acknowledged";
+export type DecisionKind = "promoted" | "refused" | "rolled_back" | "requested" | "acknowledged" | "deployed" | "undeployed";
+
+export type Endpoint = { version: { version: number }; follows: boolean; kind: string; namespace: string; name: string };
 
 export type Decision = TaskKey & {
   seq: number;
   time: string;
-  decision: DecisionKind;
+  /** A kind of DecisionKind, or one of a newer release. */
+  decision: string;
   champion: number | null;
   replaced: number | null;
   by: string | null;
@@ -86,6 +89,7 @@ export type Decision = TaskKey & {
   approval: Record<string, unknown> | null;
   candidates: Candidate[];
   window: Window | null;
+  endpoint?: Endpoint | null;
 };
 
 export type ModelFacts = Overview & {

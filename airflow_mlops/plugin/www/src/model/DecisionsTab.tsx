@@ -3,7 +3,7 @@ import { useState } from "react";
 import { Link as RouterLink } from "react-router-dom";
 
 import type { Decision, ModelFacts } from "../api/types";
-import { change, KINDS } from "../parts/decisions";
+import { change, kindOf } from "../parts/decisions";
 import { moment } from "../parts/format";
 import { Gates } from "../parts/Gates";
 import { Problems } from "../parts/Problems";
@@ -25,13 +25,13 @@ const Entry = ({ entry }: { entry: Decision }) => (
       <HStack flexWrap="wrap" gap={3}>
         <svg aria-hidden="true" height="14" viewBox="-8 -8 16 16" width="14">
           <path
-            d={KINDS[entry.decision].path}
-            fill={entry.decision === "refused" || entry.decision === "acknowledged" ? "none" : KINDS[entry.decision].color}
-            stroke={KINDS[entry.decision].color}
+            d={kindOf(entry.decision).path}
+            fill={kindOf(entry.decision).open ? "none" : kindOf(entry.decision).color}
+            stroke={kindOf(entry.decision).color}
             strokeWidth="2"
           />
         </svg>
-        <Text fontWeight="bold">{KINDS[entry.decision].name}</Text>
+        <Text fontWeight="bold">{kindOf(entry.decision).name}</Text>
         <Text>{change(entry)}</Text>
         <Text color="fg.muted">
           {moment(entry.time)}

@@ -20,6 +20,11 @@ const ANSWERS: Record<string, unknown> = {
         reason: planted,
         candidates: [{ version: 2, passed: false, reason: planted, metrics: {}, gates: [gate] }],
       }),
+      decision(2, "2013-02-02T00:00:00Z", {
+        decision: "deployed",
+        endpoint: { version: { version: 2 }, follows: true, kind: "Deployment", namespace: "serving", name: "m" },
+      }),
+      decision(3, "2013-02-03T00:00:00Z", { decision: "of_a_newer_release" }),
     ],
     chain: { intact: false, problem: "Entry 1 was changed." },
   },
@@ -86,6 +91,13 @@ it("says where the chain of the ledger is broken", async () => {
   show("decisions");
   expect(await screen.findByText(/Entry 1 was changed\./)).toBeTruthy();
   expect(document.querySelector("img")).toBeNull();
+});
+
+it("shows deployments, and kinds of entries that a newer release has written", async () => {
+  show("decisions");
+  expect(await screen.findByText("Deployment")).toBeTruthy();
+  expect(screen.getByText("version 2 (follows the champion), serving/m")).toBeTruthy();
+  expect(screen.getByText("of a newer release")).toBeTruthy();
 });
 
 it("makes no link of an address that is a script", async () => {

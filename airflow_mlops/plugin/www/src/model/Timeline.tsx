@@ -4,7 +4,7 @@ import { area, line } from "d3-shape";
 import { useEffect, useRef, type KeyboardEvent } from "react";
 
 import type { Decision, Level, Point } from "../api/types";
-import { change, KINDS } from "../parts/decisions";
+import { change, kindOf } from "../parts/decisions";
 import { moment, number } from "../parts/format";
 import { useWidth } from "../parts/useWidth";
 import { COLOR, shapePath } from "../parts/VerdictMark";
@@ -46,15 +46,14 @@ const Legend = ({ kinds }: { kinds: Decision["decision"][] }) => (
         <svg aria-hidden="true" height="14" viewBox="-8 -8 16 16" width="14">
           <Mark kind={kind} />
         </svg>
-        {KINDS[kind].name.toLowerCase()}
+        {kindOf(kind).name.toLowerCase()}
       </HStack>
     ))}
   </HStack>
 );
 
 const Mark = ({ kind }: { kind: Decision["decision"] }) => {
-  const { color, path } = KINDS[kind];
-  const open = kind === "refused" || kind === "acknowledged";
+  const { color, open, path } = kindOf(kind);
   return <path d={path} fill={open ? "none" : color} stroke={color} strokeWidth={open ? 2 : 0} />;
 };
 
@@ -164,7 +163,7 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
                 <g transform={`translate(${rank * 15} 0)`}>
                   <Mark kind={decision.decision} />
                 </g>
-                <title>{`${KINDS[decision.decision].name}, ${moment(decision.time)}: ${change(decision)}`}</title>
+                <title>{`${kindOf(decision.decision).name}, ${moment(decision.time)}: ${change(decision)}`}</title>
               </g>
             ))}
             {windows.map((point) => {

@@ -1,18 +1,33 @@
 import type { Decision, DecisionKind } from "../api/types";
 
-/** Name, shape and colour of each kind of decision. */
-export const KINDS: Record<DecisionKind, { name: string; path: string; color: string }> = {
+type Kind = { name: string; path: string; color: string; open?: boolean };
+
+/** Name, shape and colour of each kind of decision. An open shape is drawn as a line. */
+const KINDS: Record<DecisionKind, Kind> = {
   promoted: { name: "Promotion", path: "M0 -6L6 5H-6Z", color: "var(--chakra-colors-green-solid)" },
   rolled_back: { name: "Rollback", path: "M0 6L6 -5H-6Z", color: "var(--chakra-colors-purple-solid)" },
-  refused: { name: "Refusal", path: "M-5 -5L5 5M5 -5L-5 5", color: "var(--chakra-colors-red-solid)" },
+  refused: { name: "Refusal", path: "M-5 -5L5 5M5 -5L-5 5", color: "var(--chakra-colors-red-solid)", open: true },
   requested: { name: "Request for retraining", path: "M0 -6L6 0L0 6L-6 0Z", color: "var(--chakra-colors-orange-solid)" },
-  acknowledged: { name: "Acknowledgement", path: "M-6 0L-2 5L6 -5", color: "var(--chakra-colors-blue-solid)" },
+  acknowledged: { name: "Acknowledgement", path: "M-6 0L-2 5L6 -5", color: "var(--chakra-colors-blue-solid)", open: true },
+  deployed: { name: "Deployment", path: "M-5 -5H5V5H-5Z", color: "var(--chakra-colors-teal-solid)" },
+  undeployed: { name: "Removal of an endpoint", path: "M-5 -5H5V5H-5Z", color: "var(--chakra-colors-teal-solid)", open: true },
 };
 
+/** Name, shape and colour of a kind of decision, which may be one of a newer release. */
+export const kindOf = (decision: string): Kind =>
+  (KINDS as Record<string, Kind>)[decision] ?? {
+    name: decision.replaceAll("_", " "),
+    path: "M-3 0A3 3 0 1 0 3 0A3 3 0 1 0 -3 0",
+    color: "var(--chakra-colors-gray-solid)",
+  };
+
 /** What a decision changed, such as "version 3 replaced version 2". */
-export const change = ({ champion, decision, replaced, window }: Decision): string => {
+export const change = ({ champion, decision, endpoint, replaced, window }: Decision): string => {
+  if (endpoint)
+    return `version ${endpoint.version.version}${endpoint.follows ? " (follows the champion)" : ""}, ${endpoint.namespace}/${endpoint.name}`;
   if (decision === "acknowledged" || decision === "requested") return window ? `window ${window.label}` : "";
   if (decision === "refused") return champion === null ? "no champion" : `version ${champion} stays champion`;
+  if (decision !== "promoted" && decision !== "rolled_back") return "";
   if (champion === null) return replaced === null ? "" : `version ${replaced} is no longer champion`;
   return replaced === null ? `version ${champion} became champion` : `version ${champion} replaced version ${replaced}`;
 };

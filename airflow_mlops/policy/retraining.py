@@ -23,6 +23,7 @@ from datetime import datetime, timedelta
 from typing import get_args
 
 from airflow_mlops.core.calls import Request
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.windows import Window
 from airflow_mlops.core.zones import instant, local
 from airflow_mlops.policy.checks import days, important_drift, is_replaced, is_too_old, is_worse, judged_performance
@@ -31,7 +32,7 @@ from airflow_mlops.policy.details.inputs import broken_inputs
 from airflow_mlops.policy.details.performance import change_of
 from airflow_mlops.policy.findings import ActiveTrigger, Findings, Limit, RetrainingPlan
 from airflow_mlops.policy.spec import Measured, Policy, Trigger
-from airflow_mlops.policy.wording import HEADLINE_LENGTH, counted, in_days, listed, name, share, shorten
+from airflow_mlops.policy.wording import HEADLINE_LENGTH, in_days, listed, name, share, shorten
 
 MEASURED = get_args(Measured)
 BROKEN_WINDOWS = 3

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import (
     accepted_estimate,
@@ -42,7 +43,6 @@ from airflow_mlops.policy.wording import (
     DETAIL_LENGTH,
     HEADLINE_LENGTH,
     capitalized,
-    counted,
     fitting,
     in_days,
     listed,

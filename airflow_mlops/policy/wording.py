@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.performance.findings import METRIC_NAMES
 
 HEADLINE_LENGTH = 90
@@ -50,11 +51,6 @@ def effect(value: float | None) -> str:
 def share(value: float, decimals: int = 1) -> str:
     """Format a share as a percentage, such as ``12.3%``."""
     return f"{value:.{decimals}%}" if abs(value) < 1_000 else f"{100 * value:.3g}%"
-
-
-def counted(count: int, noun: str) -> str:
-    """Join a count and a singular noun, as in ``1 row`` or ``1,200 rows``."""
-    return f"1 {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def in_days(days: float) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
@@ -359,7 +360,7 @@ class DatasetSlice(Dataset):
         what = f"The time column {self._time_column!r} of dataset {self.manifest.name!r}"
         if times.null_count:
             raise SchemaError(
-                f"{what} is null in {times.null_count:,} rows, so it is not known whether these rows lie in the window "
+                f"{what} is null in {counted(times.null_count, 'row')}, so it is not known whether these rows lie in the window "
                 f"{self._window.label}. Choose a window that contains the whole dataset."
             )
         return inside(times, self._window, what)

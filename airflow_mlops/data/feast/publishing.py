@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetNotFoundError, FeatureStoreError, SchemaError
 from airflow_mlops.core.moments import parse
 from airflow_mlops.core.references import DatasetRef
@@ -207,7 +208,7 @@ class SourceFolder:
                 times_read = as_utc(batch.column(column.name), what, round_up=True)
                 if times_read.null_count and column.name == self.columns.timestamp:
                     raise SchemaError(
-                        f"{what} is null in {times_read.null_count:,} rows, but every row needs an event time. Drop "
+                        f"{what} is null in {counted(times_read.null_count, 'row')}, but every row needs an event time. Drop "
                         "these rows from the dataset, or correct their event times."
                     )
                 arrays.append(times_read)

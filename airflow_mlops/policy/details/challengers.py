@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.performance.challenger import Comparison, Gain
 from airflow_mlops.policy.details.inputs import broken_inputs
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.policy.wording import capitalized, counted, listed, metric_name, number, share
+from airflow_mlops.policy.wording import capitalized, listed, metric_name, number, share
 
 
 def deciding_comparison(findings: Findings) -> Comparison | None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.policy.checks import IMPACT, impact
 from airflow_mlops.policy.details.observation import Observation, stated
 from airflow_mlops.policy.findings import Findings
-from airflow_mlops.policy.wording import DETAIL_LENGTH, counted, effect, fitting, listed, name, only, period
+from airflow_mlops.policy.wording import DETAIL_LENGTH, effect, fitting, listed, name, only, period
 
 _MAX_LISTED = 10
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.drift.findings import SchemaChange
 from airflow_mlops.policy.checks import days
 from airflow_mlops.policy.details.observation import Observation, stated
 from airflow_mlops.policy.findings import Findings
-from airflow_mlops.policy.wording import counted, fitting, in_days, listed, name
+from airflow_mlops.policy.wording import fitting, in_days, listed, name
 
 _MAX_LISTED = 10
 

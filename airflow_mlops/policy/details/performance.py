@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.performance.difference import difference
@@ -12,7 +13,7 @@ from airflow_mlops.policy.details.observation import Observation
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.standards import Standard, standards, tolerance
-from airflow_mlops.policy.wording import capitalized, counted, in_days, listed, metric_name, number, share
+from airflow_mlops.policy.wording import capitalized, in_days, listed, metric_name, number, share
 
 _MAX_LISTED = 10
 

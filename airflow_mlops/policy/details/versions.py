@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.policy.checks import is_replaced
 from airflow_mlops.policy.details.observation import Observation
 from airflow_mlops.policy.details.performance import fell, level_of, levels_of
 from airflow_mlops.policy.findings import Findings, VersionFindings
-from airflow_mlops.policy.wording import capitalized, counted, listed, metric_name, name
+from airflow_mlops.policy.wording import capitalized, listed, metric_name, name
 
 
 def model_version(version: ModelVersionRef) -> str:

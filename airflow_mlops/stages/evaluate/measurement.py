@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -132,6 +132,9 @@ def compare(
                     download_promoted(client, context.store, stand_in), stand_in, data, allow_pyfunc=allow_pyfunc
                 )
             measured_champion = _measure_champion(loaded, data, first, own)
+            if stand_in is not None:
+                named = f"{stand_in}, champion v{ref.version} before its refit"
+                measured_champion = replace(measured_champion, name=named)
         except RegistryUnavailableError:
             raise
         except (EvaluationError, ModelFormatError, RegistryError, SchemaError) as error:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import EmptyWindowError, SchemaError, listed
 from airflow_mlops.data.datasets import DatasetWriter, Manifest, neighbouring_manifest
 from airflow_mlops.data.prefetch import prefetch
@@ -180,7 +181,7 @@ def _no_rows(spec: IngestSpec) -> str:
 def _summary(manifest: Manifest, unchanged: bool, started: float) -> str:
     when = f" for {manifest.window.label}" if manifest.window else ""
     size = sum(file.bytes for file in manifest.files) / 1e6
-    text = f"{manifest.rows:,} rows x {len(manifest.columns)} columns of {manifest.name}{when}"
+    text = f"{counted(manifest.rows, 'row')} x {counted(len(manifest.columns), 'column')} of {manifest.name}{when}"
     if unchanged:
         return f"{text} are the same as before, so dataset {manifest.id[:12]} is unchanged."
     return f"Ingested {text} into dataset {manifest.id[:12]} ({size:.1f} MB, {time.monotonic() - started:.1f} s)."

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, one_line
 from airflow_mlops.core.moments import parse
 from airflow_mlops.core.windows import Window
@@ -89,7 +90,7 @@ def _prepare(store: FeatureStore, spec: MaterializeFeaturesSpec, context: StepCo
         rows = _publish(store, contents, name, source, context)
         if rows is not None:
             published[name] = rows
-            context.progress(f"Published {rows:,} rows as source {name!r}.")
+            context.progress(f"Published {counted(rows, 'row')} as source {name!r}.")
     if spec.apply:
         feast_repo.apply(store, contents)
     return published
@@ -252,7 +253,7 @@ class _Watermark:
 
 
 def _summary(project: str, window: Window, views: list[str], done: int, skipped: int, published: dict[str, int]) -> str:
-    sources = "".join(f"published {rows:,} rows as {name}, " for name, rows in published.items())
+    sources = "".join(f"published {counted(rows, 'row')} as {name}, " for name, rows in published.items())
     earlier = f" ({skipped} more chunks by an earlier try)" if skipped else ""
     what = ", ".join(views) or "no feature view"
     text = f"{sources}materialized {what} of Feast project {project} for {window.label} in {done} chunks{earlier}."

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
@@ -21,7 +22,7 @@ from airflow_mlops.performance.levels import best_recent
 from airflow_mlops.policy.checks import immature_labels, judged_performance, outside_estimate
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.policy.wording import counted, metric_name, number, only
+from airflow_mlops.policy.wording import metric_name, number, only
 from airflow_mlops.profiles.calibration import Calibration, Floats, LossModel
 from airflow_mlops.profiles.training import BIAS
 from airflow_mlops.stages.monitor import clusters

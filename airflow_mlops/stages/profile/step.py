@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetNotFoundError, RegistryError
 from airflow_mlops.core.references import MLflowTarget
 from airflow_mlops.data.datasets import Dataset
@@ -55,7 +56,7 @@ def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
     subject = f"shard {spec.shard} of {spec.shards} of dataset {name!r}" if spec.shards > 1 else f"dataset {name!r}"
     return ProfileResult(
         profile=shards.write(context.store, name, shard),
-        summary=f"Profiled {found.rows:,} rows and {len(found.columns)} columns of {subject}.",
+        summary=f"Profiled {counted(found.rows, 'row')} and {counted(len(found.columns), 'column')} of {subject}.",
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import RegistryError, SchemaError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data import prediction_log as predictions
@@ -80,7 +81,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         scored_by=version,
         engine=model.engine,
         rows_per_second=round(manifest.rows / seconds, 1),
-        summary=f"Scored {manifest.rows:,} rows{when} with {version} in {seconds:.1f} s on {model.engine}.",
+        summary=f"Scored {counted(manifest.rows, 'row')}{when} with {version} in {seconds:.1f} s on {model.engine}.",
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
@@ -88,8 +89,8 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
         metrics=metrics,
         dataset=dataset.ref,
         trainer=name,
-        summary=f"Trained {name} on {len(train.labels):,} rows of {dataset.manifest.name}{outcome}. "
-        f"Metrics on {len(test.labels):,} held-out rows: {numbers}.{only}",
+        summary=f"Trained {name} on {counted(len(train.labels), 'row')} of {dataset.manifest.name}{outcome}. "
+        f"Metrics on {counted(len(test.labels), 'held-out row')}: {numbers}.{only}",
     )
 
 

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import Task
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SpecError, TrainingError
 from airflow_mlops.data import expressions
 from airflow_mlops.data.datasets import Dataset
@@ -47,7 +48,7 @@ def read_events(
         )
     if nulls := table[spec.timestamp].null_count:
         raise SchemaError(
-            f"The event time {spec.timestamp!r} is null in {nulls:,} rows of dataset {name!r}, but a "
+            f"The event time {spec.timestamp!r} is null in {counted(nulls, 'row')} of dataset {name!r}, but a "
             "point-in-time join needs the time of every event. Drop or correct these rows upstream."
         )
     dropped = {"label_unknown": 0}
@@ -121,7 +122,7 @@ def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
         infinite = pc.sum(pc.is_inf(label)).as_py() or 0
         if infinite:
             raise TrainingError(
-                f"The label {spec.label.name!r} is infinite in {infinite:,} rows. "
+                f"The label {spec.label.name!r} is infinite in {counted(infinite, 'row')}. "
                 "Correct the computation of the label, which may divide by zero."
             )
         return pc.if_else(pc.is_nan(label), pa.scalar(None, label.type), label)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import Task
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SchemaError, SpecError, TrainingError
 from airflow_mlops.data import row_weights
 from airflow_mlops.data.columns import event_column, is_reserved, reserved_message
@@ -54,7 +55,7 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     left_out = context.provenance.left_out() if spec.label else set()
     broken = {name for name in spec.columns if (event_column(name) if is_reserved(name) else name) in left_out}
     events, dropped = read_events(spec, datasets, source.event_columns, broken)
-    context.progress(f"Joining features to {events.num_rows:,} events.")
+    context.progress(f"Joining features to {counted(events.num_rows, 'event')}.")
     with source.join(events) as joined:
         return _write(spec, context, datasets, source, events, joined, dropped, resolved)
 
@@ -284,13 +285,13 @@ def _summary(
     gaps: Sequence[str],
 ) -> str:
     parts = " and ".join(f"{count:,} {part}" for part, count in rows.items())
-    text = f"Built {spec.name} with {parts} rows and {len(features)} features"
+    text = f"Built {spec.name} with {parts} rows and {counted(len(features), 'feature')}"
     if spec.split is not None:
         text += f", split by {spec.split.method}"
     if rate is not None:
         text += f", {rate:.1%} positive" + ("" if positive == 1 else f" ({positive!r})")
     if dropped:
-        text += f"; {dropped:,} rows without a label were left out"
+        text += f"; {counted(dropped, 'row')} without a label {'was' if dropped == 1 else 'were'} left out"
     if gaps:
         text += f"; there were no events for {', '.join(gaps)}"
     return text + "."

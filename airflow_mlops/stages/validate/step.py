@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError, ValidationError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
@@ -70,7 +71,7 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
         success=not failed,
         outcomes=outcomes,
         docs_url=docs_url,
-        summary=f"Validated {table.num_rows:,} rows. {validation.headline}"
+        summary=f"Validated {counted(table.num_rows, 'row')}. {validation.headline}"
         f"{'; on_failure is warn, so the task continues' if failed else ''}.",
     )
 
@@ -153,9 +154,13 @@ class _Validation:
 
 
 def _listed(failed: list[ExpectationOutcome]) -> str:
-    return ", ".join(
-        f"{item.expectation}{f' in {item.unexpected:,} rows' if item.unexpected is not None else ''}" for item in failed
-    )
+    return ", ".join(map(_with_count, failed))
+
+
+def _with_count(outcome: ExpectationOutcome) -> str:
+    if outcome.unexpected is None:
+        return outcome.expectation
+    return f"{outcome.expectation} in {counted(outcome.unexpected, 'row')}"
 
 
 def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult:
@@ -188,7 +193,7 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
         quarantined=quarantined,
         outcomes=validation.outcomes,
         docs_url=validation.docs_url,
-        summary=f"{validation.headline}. Wrote {valid.rows:,} rows to {valid.name} and quarantined {quarantined.rows:,} rows"
+        summary=f"{validation.headline}. Wrote {counted(valid.rows, 'row')} to {valid.name} and quarantined {counted(quarantined.rows, 'row')}"
         f"{f': {_listed(validation.failed)}' if validation.failed else ''}.",
     )
 

@@ -259,7 +259,7 @@ def test_datasets_can_be_published_in_any_order_and_repeatedly(flights, store, t
     result = replay(store, flights, "2013-02", 30.5, planes=snapshot)
     assert result.published == {"weather": 1, "planes": 1}
     assert result.summary.startswith(
-        "Published 1 rows as weather, published 1 rows as planes, materialized planes, weather"
+        "Published 1 row as weather, published 1 row as planes, materialized planes, weather"
     )
     # Whole numbers in one month, fractions in another: the view declares what they are.
     replay(store, flights, "2013-01", 20, planes=snapshot)
@@ -356,7 +356,7 @@ def test_after_a_change_of_a_view_earlier_windows_get_the_new_columns(store, tmp
             "Column 'temp' of dataset 'weather.* the type string, .* the type double",
         ),
         ([("EWR", "noon", 1)], {}, "'time_hour' of dataset 'weather.* contains 'noon' in row 1"),
-        ([("EWR", None, 1), ("EWR", "2013-01-20T12:00:00Z", 1)], {}, "is null in 1 rows"),
+        ([("EWR", None, 1), ("EWR", "2013-01-20T12:00:00Z", 1)], {}, "is null in 1 row"),
         ([("EWR", "2013-01-20T12:00:00Z", 1)], {"drop": ["temp"]}, "no column 'temp', which the feature views declare"),
         ([("EWR", "2013-01-20T12:00:00Z", 1)], {"drop": ["origin"]}, "no column 'origin', which"),
         (

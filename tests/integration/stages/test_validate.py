@@ -82,7 +82,7 @@ def test_a_valid_dataset_is_passed_on_and_data_docs_are_published(context, fligh
 
 def test_the_error_names_the_failed_expectation_its_rows_and_the_data_docs(context, flights):
     message = (
-        r"flights 2013-04: 0 of 1 .*expect_column_values_to_not_be_null\(carrier\) in 1 rows.*file://.*/docs/flights/"
+        r"flights 2013-04: 0 of 1 .*expect_column_values_to_not_be_null\(carrier\) in 1 row.*file://.*/docs/flights/"
     )
     with pytest.raises(ValidationError, match=message):
         validate(context, flights, NOT_NULL)

@@ -189,7 +189,7 @@ def test_labels_that_are_missing_or_not_a_number_are_left_out_and_counted(store)
 
 def test_an_infinite_label_is_refused(store):
     table = events(100).append_column("y", pa.array([float("inf"), *([0.5, 1.5] * 49), 1.0]))
-    with pytest.raises(TrainingError, match="'y' is infinite in 1 rows"):
+    with pytest.raises(TrainingError, match="'y' is infinite in 1 row"):
         build(store, write(store, table), label="y")
 
 
@@ -239,7 +239,7 @@ def test_no_events_are_an_error(store):
 @pytest.mark.parametrize(
     ("times", "message"),
     [
-        (["2013-01-01T00:00:00Z", None], "'time_hour' is null in 1 rows of dataset 'flights'"),
+        (["2013-01-01T00:00:00Z", None], "'time_hour' is null in 1 row of dataset 'flights'"),
         (
             ["2013-01-01T00:00:00Z", "noon"],
             "'time_hour' of dataset 'flights' contains 'noon' in row 2",

@@ -11,9 +11,10 @@ from typing import NamedTuple
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.performance.findings import LOSSES
 from airflow_mlops.policy.spec import Policy
-from airflow_mlops.policy.wording import capitalized, counted, metric_name, number, share
+from airflow_mlops.policy.wording import capitalized, metric_name, number, share
 from airflow_mlops.stages.backtest.page.chart import chart, legend, trained_mark
 from airflow_mlops.stages.backtest.spec import BacktestResult, Replayed
 from airflow_mlops.stages.monitor.page import report as monitoring

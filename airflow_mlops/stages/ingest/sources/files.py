@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import MalformedFileError, MLOpsError, SchemaError, SpecError, one_line
 from airflow_mlops.data.window_rows import inside
 from airflow_mlops.stages.ingest.sources.formats import READERS
@@ -54,7 +55,7 @@ class FileSource:
         notes = list(self.notes)
         if skipped := self.rows_without_time:
             description["rows_without_time"] = skipped
-            rows = "1 row" if skipped == 1 else f"{skipped:,} rows"
+            rows = counted(skipped, "row")
             notes.append(f"Skipped {rows} in which the time column {self.spec.time_column!r} is null.")
         return {**description, "notes": notes} if notes else description
 

@@ -192,7 +192,7 @@ def test_a_number_that_is_too_large_is_not_infinity(rows):
 def test_bad_rows_of_a_file_with_infinity_are_counted_once(ingestion, written):
     path = written("a.csv", "a,b\ninf,x\n1\n2,y\n")
     result = ingestion.run(path, types={"a": "float64"}, csv={"on_bad_lines": "skip"})
-    assert [note for note in result.notes if "Skipped 1 rows" in note]
+    assert [note for note in result.notes if "Skipped 1 row " in note]
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -228,7 +228,7 @@ def test_a_quoted_null_text_is_null_in_a_column_of_another_type_than_text(kind, 
 def test_bad_rows_of_a_file_with_quoted_nulls_are_counted_once(ingestion, written):
     path = written("a.csv", '"a","b"\n"","x"\n"1"\n"2","y"\n')
     result = ingestion.run(path, types={"a": "int64"}, csv={"on_bad_lines": "skip"})
-    assert [note for note in result.notes if "Skipped 1 rows" in note]
+    assert [note for note in result.notes if "Skipped 1 row " in note]
 
 
 def test_the_note_about_quoted_empty_values_among_numbers_names_an_option_that_works(ingestion, written):

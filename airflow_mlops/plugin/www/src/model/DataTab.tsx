@@ -75,10 +75,13 @@ const Calendar = ({ days }: { days: Day[] }) => {
   );
 };
 
-/** A text that fits into a box of the graph. The title of the box has it all. */
-const short = (text: string): string => (text.length > 20 ? `${text.slice(0, 19)}…` : text);
+/** A text that fits into a box of the graph, without the times of midnight. The title of the box has it all. */
+const short = (text: string): string => {
+  const days = text.replaceAll(/T00:00:00(Z|\+00:00)?/g, "");
+  return days.length > 22 ? `${days.slice(0, 21)}…` : days;
+};
 
-const WIDTH = 190;
+const WIDTH = 214;
 const HEIGHT = 52;
 
 const Lineage = ({ lineage }: { lineage: ModelData["lineage"] }) => {

@@ -5,6 +5,11 @@ import type { Loaded } from "../api/useData";
 import { number } from "../parts/format";
 import { Problems } from "../parts/Problems";
 
+const shown = ({ dataset, rows }: Samples): string => {
+  const total = dataset?.rows ?? rows.length;
+  return rows.length < total ? `The first ${rows.length} of ${number(total)} rows:` : total === 1 ? "1 row:" : `All ${total} rows:`;
+};
+
 /** The first quarantined rows. The column `failed_expectations` says why each row was quarantined. */
 export const QuarantinedRows = ({ loaded: { data, failure } }: { loaded: Loaded<Samples> }) => (
   <Box mt={4}>
@@ -15,7 +20,7 @@ export const QuarantinedRows = ({ loaded: { data, failure } }: { loaded: Loaded<
     {data ? (
       <>
         <Text color="fg.muted">
-          {data.rows.length === 0 ? "No row was quarantined." : `The first ${data.rows.length} of ${number(data.dataset?.rows)} rows:`}
+          {data.rows.length === 0 ? "No row was quarantined." : shown(data)}
         </Text>
         {data.rows.length === 0 ? null : (
           <Box aria-label="Quarantined rows" overflowX="auto" role="region" tabIndex={0}>

@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.stages.ingest.sources.formats.csv_columns import Columns, MisfitError
 from airflow_mlops.stages.ingest.sources.formats.csv_escapes import Escapes
@@ -360,7 +361,7 @@ class _Reader:
         self._file.facts["bad_lines"] = {"rows": self._bad_rows, "lines": lines}
         more = ", …" if self._bad_rows > len(lines) else ""
         self._file.notes.append(
-            f"Skipped {self._bad_rows:,} rows of {self._file.url} with more or fewer values than the header "
+            f"Skipped {counted(self._bad_rows, 'row')} of {self._file.url} with more or fewer values than the header "
             f"(lines {', '.join(map(str, lines))}{more})."
         )
 

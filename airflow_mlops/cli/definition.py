@@ -138,6 +138,10 @@ _COMMANDS = (
             ),
             Arg(("--no-log",), action="store_true", help="Do not log predictions"),
             Arg(
+                ("--shadow",),
+                help="Number or alias of a version that scores the same rows in the shadow: its predictions are only logged",
+            ),
+            Arg(
                 ("--spool",),
                 help="Folder for logged predictions that are not yet in the artifact store (default: in the folder for temporary files)",
             ),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, get_args
 
 from airflow_mlops.core.base import Model
 
 PREDICTION_COLUMNS = ("prediction", "score", "model_name", "model_version", "scored_at", "latency_ms")
 """The columns that scoring adds to each row."""
 
-SHADOW = "shadow"
-"""The key in the details of a manifest that marks shadow predictions: those of a version that nobody acted on."""
+Apart = Literal["shadow", "canary"]
+"""The kinds of predictions that are kept apart from those of the champion: of a version that nobody acted on, and of a version
+that answered a share of the requests. The kind is a key in the details of their manifests."""
 
 LABEL, LABEL_AT = "label", "label_at"
 """The columns that JoinLabelsOperator adds to predictions: the label, and the time at which it became known."""
@@ -19,12 +21,20 @@ LABEL, LABEL_AT = "label", "label_at"
 _RESERVED = frozenset({*PREDICTION_COLUMNS, LABEL, LABEL_AT})
 
 
-def predictions_name(model: str, *, shadow: bool = False) -> str:
+def predictions_name(model: str, apart: Apart | None = None) -> str:
     """Return the default name of the datasets of predictions of a model.
 
-    :param shadow: whether they are shadow predictions, which are kept apart from those of the champion
+    :param apart: the kind of predictions that are kept apart; ``None`` for those of the champion
     """
-    return f"{model}_shadow_predictions" if shadow else f"{model}_predictions"
+    return f"{model}_{apart}_predictions" if apart else f"{model}_predictions"
+
+
+def kept_apart(details: Mapping[str, Any]) -> Apart | None:
+    """Return the kind of predictions that are kept apart from those of the champion; ``None`` for those of the champion.
+
+    :param details: details of the manifest of predictions or of labelled predictions
+    """
+    return next((kind for kind in get_args(Apart) if details.get(kind)), None)
 
 
 def is_reserved(name: str) -> bool:

@@ -24,7 +24,7 @@ from airflow_mlops.core.errors import DatasetPurgedError, SpecError
 from airflow_mlops.core.fingerprints import canonical_json, fingerprint
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.columns import SHADOW, predictions_name
+from airflow_mlops.data.columns import predictions_name
 from airflow_mlops.data.datasets import Dataset, Manifest, in_slots, read_manifests
 from airflow_mlops.data.store import ArtifactStore
 
@@ -151,11 +151,6 @@ class PredictionLog:
 
 def _order(manifest: Manifest) -> tuple[str, int, str]:
     return manifest.window.key if manifest.window else "", int(manifest.details["model_version"]), manifest.id
-
-
-def is_shadow(dataset: Dataset) -> bool:
-    """Return whether a dataset contains shadow predictions, or labelled predictions that were joined from them."""
-    return bool(dataset.manifest.details.get(SHADOW))
 
 
 def folder(window: Window | None, version: int | None = None) -> str:

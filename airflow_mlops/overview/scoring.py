@@ -6,7 +6,7 @@ import re
 from datetime import datetime, timezone
 
 from airflow_mlops.core.base import Model
-from airflow_mlops.data.columns import SHADOW
+from airflow_mlops.data.columns import kept_apart
 from airflow_mlops.data.datasets.catalog import manifests_by_id
 from airflow_mlops.data.datasets.manifest import Manifest
 from airflow_mlops.data.datasets.pointers import read_all, slots_of
@@ -33,7 +33,7 @@ class LastScoring(Model):
 
 
 def last_scoring(store: ArtifactStore, model: str, name: str) -> LastScoring | None:
-    """Return the scoring of the window that ends last; ``None`` without predictions. Shadow predictions do not count.
+    """Return the scoring of the window that ends last; ``None`` without predictions. Predictions that are kept apart do not count.
 
     Of several versions in the same window, the one with the most recent predictions counts.
 
@@ -44,7 +44,7 @@ def last_scoring(store: ArtifactStore, model: str, name: str) -> LastScoring | N
     found = [
         manifest
         for manifest in newest(store, model, name)
-        if manifest.details.get("model") == model and not manifest.details.get(SHADOW)
+        if manifest.details.get("model") == model and kept_apart(manifest.details) is None
     ]
     if not found:
         return None

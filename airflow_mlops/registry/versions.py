@@ -42,6 +42,16 @@ def by_alias(client: MlflowClient, model: str, alias: str) -> ModelVersionRef | 
             raise
 
 
+def find(client: MlflowClient, model: str, number_or_alias: str) -> ModelVersionRef | None:
+    """Return a version by its number or alias, or ``None`` if no version has the alias.
+
+    :raises RegistryError: there is no version with the number
+    """
+    if number_or_alias.isdecimal():
+        return version(client, model, int(number_or_alias))
+    return by_alias(client, model, number_or_alias)
+
+
 def version(client: MlflowClient, model: str, version: int) -> ModelVersionRef:
     """Return a reference to version number ``version`` of ``model``.
 

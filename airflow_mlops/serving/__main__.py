@@ -33,6 +33,7 @@ def main() -> int:
         "--window", choices=("hour", "day"), default="day", help="length of the windows of the predictions"
     )
     parser.add_argument("--no-log", action="store_true", help="do not log predictions")
+    parser.add_argument("--shadow", help="number or alias of a version that scores the same rows in the shadow")
     parser.add_argument("--spool", help="folder for predictions that are not yet in the artifact store")
     arguments = parser.parse_args()
     sys.stderr = MaskedStream(sys.stderr)
@@ -52,6 +53,7 @@ def main() -> int:
                 "predictions": arguments.predictions,
                 "window": arguments.window,
                 "log": not arguments.no_log,
+                "shadow": arguments.shadow,
                 "spool": arguments.spool,
             },
             "The server",

@@ -11,7 +11,6 @@ import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -23,10 +22,10 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving import protocol
 from airflow_mlops.serving.following import Following
-from airflow_mlops.serving.layout import spool_folder
-from airflow_mlops.serving.log import Answer, PredictionSpool
+from airflow_mlops.serving.log import Answer, PredictionSpool, open_spool
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.rows import Rows
+from airflow_mlops.serving.shadowing import Shadowing
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
 
@@ -55,6 +54,7 @@ class Endpoint:
     :param versions: the loaded versions
     :param problem: function that returns why no version, or not the newest, is loaded
     :param spool: log of the predictions; ``None`` if they are not logged
+    :param shadowing: sends rows to a version in the shadow; ``None`` if there is none
     """
 
     def __init__(
@@ -64,7 +64,9 @@ class Endpoint:
         metrics: Metrics,
         problem: Callable[[], str],
         spool: PredictionSpool | None,
+        shadowing: Shadowing | None = None,
     ) -> None:
+        self._shadowing = shadowing
         self._spec, self._versions, self._metrics, self._problem, self._spool = spec, versions, metrics, problem, spool
         self._token = spec.token.get_secret_value().encode() if spec.token else None
 
@@ -185,24 +187,32 @@ class Endpoint:
         self._metrics.rows.observe(rows.count)
         if self._spool is not None and rows.count and logged:
             latency = 1000 * (time.perf_counter() - began)
-            self._spool.add(Answer(served, rows, found, request_id, time.time(), latency))
+            answer = Answer(served, rows, found, request_id, time.time(), latency)
+            self._spool.add(answer)
+            if self._shadowing is not None and served is self._versions.champion:
+                self._shadowing.offer(answer)
         return found
 
 
 def create_app(spec: ServeSpec) -> FastAPI:
     """Return the application, which loads the champion when it starts."""
     store, versions, metrics = ArtifactStore(spec.store), Versions(), Metrics()
-    spool = _spool(spec, store, metrics) if spec.log else None
+    spool = open_spool(spec, store, metrics) if spec.log else None
     following = Following(spec, store, versions)
-    endpoint = Endpoint(spec, versions, metrics, lambda: following.problem, spool)
+    shadowing = Shadowing(spec, metrics) if spec.shadow else None
+    endpoint = Endpoint(spec, versions, metrics, lambda: following.problem, spool, shadowing)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         following.start()
         if spool is not None:
             spool.start()
+        if shadowing is not None:
+            shadowing.start()
         yield
         following.stop()
+        if shadowing is not None:
+            await asyncio.get_running_loop().run_in_executor(None, shadowing.stop)
         if spool is not None:
             await asyncio.get_running_loop().run_in_executor(None, spool.stop)
 
@@ -224,11 +234,6 @@ def create_app(spec: ServeSpec) -> FastAPI:
         app.add_route(path, _answered(call, name, metrics, None), methods=["GET"])
     app.state.versions, app.state.following = versions, following
     return app
-
-
-def _spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics) -> PredictionSpool:
-    folder = Path(spec.spool) if spec.spool else spool_folder(spec.model)
-    return PredictionSpool(store, spec.model, folder, spec.window, metrics, spec.predictions)
 
 
 def _answered(

@@ -1,5 +1,7 @@
 """Follow the champion, or load one version, in a process of its own: ``python -m airflow_mlops.serving.follow``.
 
+With a number or alias as argument, the version with this number or alias is followed instead.
+
 The process has MLflow's client, which the server need not import, and loads each new champion once before the server does.
 So a model that crashes the process that loads it does not end the server. It reads the settings as JSON from standard input,
 and writes one JSON object in a line for each new champion, or for a failure.
@@ -18,7 +20,6 @@ from typing import Any
 
 from airflow_mlops.core.connections import from_environment
 from airflow_mlops.core.errors import MLOpsError, ModelFormatError
-from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.secrets import MaskedStream
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.champion import download_champion
@@ -37,19 +38,26 @@ def main() -> None:
     spec = ServeSpec.model_validate_json(sys.stdin.readline())
     threading.Thread(target=_end_with_server, daemon=True).start()
     store = ArtifactStore(spec.store)
+    target = sys.argv[1] if len(sys.argv) > 1 else str(spec.version or models.CHAMPION)
     client: Any = None
     current: int | None = None
     said = ""
     while True:
         try:
             client = client or connect(spec.mlflow, from_environment)
-            ref = _wanted(client, spec)
+            ref = models.find(client, spec.model, target)
+            if ref is None:
+                if current is not None and target != models.CHAMPION:
+                    current = None
+                    _say(removed=True)
+                what = "Promote a version" if target == models.CHAMPION else "Set the alias in MLflow"
+                raise MLOpsError(f"Model {spec.model!r} has no {target} yet. {what}.")
             if ref.version != current:
                 _say(loading=ref.version)
                 folder = _checked(client, store, ref)
                 _say(version=ref.version, run_id=ref.run_id, folder=str(folder))
                 current, said = ref.version, ""
-            if spec.version is not None:
+            if target.isdecimal():
                 # A version never changes.
                 threading.Event().wait()
             pause = spec.poll_seconds
@@ -60,15 +68,6 @@ def main() -> None:
             client = client if isinstance(error, ModelFormatError) else None
             pause = max(spec.poll_seconds, _RETRY_SECONDS)
         time.sleep(pause)
-
-
-def _wanted(client: Any, spec: ServeSpec) -> ModelVersionRef:
-    if spec.version is not None:
-        return models.version(client, spec.model, spec.version)
-    ref = models.champion(client, spec.model)
-    if ref is None:
-        raise MLOpsError(f"Model {spec.model!r} has no champion yet. Promote a version.")
-    return ref
 
 
 def _checked(client: Any, store: ArtifactStore, ref: Any) -> Path:

@@ -1,4 +1,4 @@
-"""Start the process that follows the champion, and switch the server to each version that it reports."""
+"""Start the process that follows the champion or another alias, and switch to each version that it reports."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from airflow_mlops.core.errors import MLOpsError
@@ -21,17 +22,28 @@ _RESTART_SECONDS = 2.0
 
 
 class Following:
-    """Keeps ``versions`` at the champion, until :meth:`stop`.
+    """Keeps ``versions`` at the champion or at another version, until :meth:`stop`.
 
     :param spec: settings of the server
     :param versions: the loaded versions
+    :param target: number or alias of the version to follow; by default the champion. If the alias is removed, no version is
+        left; a champion stays
+    :param changed: function that is called after each change
     """
 
-    def __init__(self, spec: ServeSpec, store: ArtifactStore, versions: Versions) -> None:
+    def __init__(
+        self,
+        spec: ServeSpec,
+        store: ArtifactStore,
+        versions: Versions,
+        target: str | None = None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._target, self._changed = target, changed
         self._spec, self._store, self._versions = spec, store, versions
         self._stopped = threading.Event()
         self._process: subprocess.Popen[str] | None = None
-        self.problem = "The champion is being loaded."
+        self.problem = f"The {target or 'champion'} is being loaded."
         self._thread = threading.Thread(target=self._run, name="mlops-follow", daemon=True)
 
     def start(self) -> None:
@@ -48,8 +60,8 @@ class Following:
     def _run(self) -> None:
         while not self._stopped.is_set():
             loading: int | None = None
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "airflow_mlops.serving.follow"],
+            self._process = subprocess.Popen(  # noqa: S603 - the arguments are a list
+                [sys.executable, "-m", "airflow_mlops.serving.follow", *([self._target] if self._target else [])],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
             )  # fmt: skip
             assert self._process.stdin is not None
@@ -78,6 +90,10 @@ class Following:
         if "error" in facts:
             self._say(f"{facts['error']} {self._kept()}")
             return None
+        if "removed" in facts:
+            self._versions.clear()
+            self._changed()
+            return None
         if "folder" not in facts:
             return int(facts["loading"])
         ref = ModelVersionRef(model=self._spec.model, version=facts["version"], run_id=facts["run_id"])
@@ -88,7 +104,8 @@ class Following:
             self._say(f"{error} {self._kept()}")
             return None
         self.problem = ""
-        log.info("%s is served.", ref)
+        log.info("%s is %s.", ref, f"loaded as {self._target}" if self._target else "served")
+        self._changed()
         return None
 
     def _kept(self) -> str:

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from airflow_mlops.core.windows import Window
+from airflow_mlops.data.columns import Apart
 from airflow_mlops.registry.ledger import folder_name
 
 #: Columns that the log adds to those of scoring in batches: the id of the request, and the number of the row in it, from 0.
@@ -17,14 +18,18 @@ DETAILS = b"mlops"
 _SECONDS = {"hour": 3600, "day": 86400}
 
 
-def online_folder(model: str) -> str:
-    """Return the folder of the artifact store with the logged predictions of a model."""
-    return f"online/{folder_name(model)}"
+def online_folder(model: str, apart: Apart | None = None) -> str:
+    """Return the folder of the artifact store with the logged predictions of a model.
+
+    :param apart: their kind, if they are kept apart from those of the champion
+    """
+    return f"{f'online-{apart}' if apart else 'online'}/{folder_name(model)}"
 
 
-def spool_folder(model: str) -> Path:
+def spool_folder(model: str, apart: Apart | None = None) -> Path:
     """Return the default folder of the spool of a model."""
-    return Path(tempfile.gettempdir()) / f"airflow-mlops-{os.getuid()}" / "spool" / folder_name(model)
+    kind = f"spool-{apart}" if apart else "spool"
+    return Path(tempfile.gettempdir()) / f"airflow-mlops-{os.getuid()}" / kind / folder_name(model)
 
 
 def window_at(moment: float, length: str) -> Window:

@@ -33,12 +33,14 @@ import pyarrow.parquet as pq
 
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.core.windows import Window
+from airflow_mlops.data.columns import Apart, predictions_name
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.predicted import with_predictions
-from airflow_mlops.serving.layout import DETAILS, REQUEST_COLUMNS, online_folder, window_at
+from airflow_mlops.serving.layout import DETAILS, REQUEST_COLUMNS, online_folder, spool_folder, window_at
 from airflow_mlops.serving.merge import merge
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.rows import Rows
+from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served
 
 if TYPE_CHECKING:
@@ -86,11 +88,21 @@ class PredictionSpool:
     :param folder: folder on the local disk, which outlives the server
     :param window: length of the time windows, ``hour`` or ``day``
     :param name: name of the datasets of predictions; ``MODEL_predictions`` by default
+    :param apart: kind of the predictions, if they are kept apart from those of the champion
     """
 
     def __init__(
-        self, store: ArtifactStore, model: str, folder: Path, window: str, metrics: Metrics, name: str | None = None
+        self,
+        store: ArtifactStore,
+        model: str,
+        folder: Path,
+        window: str,
+        metrics: Metrics,
+        name: str | None = None,
+        *,
+        apart: Apart | None = None,
     ) -> None:
+        self._apart = apart
         self._name = name or f"{model}_predictions"
         self._store, self._model, self._folder, self._window, self._metrics = store, model, folder, window, metrics
         self._answers: list[Answer] = []
@@ -125,7 +137,7 @@ class PredictionSpool:
                     self._upload()
                 if stopped or time.monotonic() - merged >= _MERGE_SECONDS:
                     merged = time.monotonic()
-                    merge(self._store, self._model, self._name)
+                    merge(self._store, self._model, self._name, apart=self._apart)
             except (OSError, StoreError) as error:
                 log.warning("Predictions stay in the spool %s: %s", self._folder, error)
             except Exception:
@@ -150,7 +162,7 @@ class PredictionSpool:
                 log.error("The spool %s is full. %d predictions were not logged.", self._folder, rows)
                 continue
             try:
-                self._append(key, _logged(group))
+                self._append(key, _logged(group, apart=self._apart))
             except OSError as error:
                 self._metrics.dropped.inc(rows)
                 log.error("%d predictions could not be written to the spool %s: %s", rows, self._folder, error)
@@ -193,7 +205,8 @@ class PredictionSpool:
                 if content is None:
                     log.warning("The file %s of the spool has no complete predictions. It is deleted.", path)
                 else:
-                    self._store.create_exclusive(f"{online_folder(self._model)}/{window}/{name}.parquet", content)
+                    target = online_folder(self._model, self._apart)
+                    self._store.create_exclusive(f"{target}/{window}/{name}.parquet", content)
                 path.unlink()
 
     def _spooled(self) -> int:
@@ -209,12 +222,22 @@ class PredictionSpool:
         self._metrics.lag.set(max(ages, default=0.0))
 
 
+def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: Apart | None = None) -> PredictionSpool:
+    """Return the log of the champion's predictions, or of those of another version.
+
+    :param apart: kind of the other version; ``None`` for the champion
+    """
+    folder = Path(spec.spool) / (apart or "") if spec.spool else spool_folder(spec.model, apart)
+    name = predictions_name(spec.model, apart) if apart else spec.predictions
+    return PredictionSpool(store, spec.model, folder, spec.window, metrics, name, apart=apart)
+
+
 def _close(segment: _Segment) -> None:
     segment.writer.close()
     segment.file.close()
 
 
-def _logged(answers: Sequence[Answer]) -> pa.RecordBatch:
+def _logged(answers: Sequence[Answer], *, apart: Apart | None = None) -> pa.RecordBatch:
     """Return the rows of answers of one version, with the columns of predictions and of the request."""
     served = answers[0].served
     rows = [answer.rows.count for answer in answers]
@@ -238,7 +261,7 @@ def _logged(answers: Sequence[Answer]) -> pa.RecordBatch:
     )
     numbers = pa.array(np.concatenate([np.arange(count) for count in rows]), pa.int64())
     added = pa.RecordBatch.from_arrays([*batch.columns, ids, numbers], names=[*batch.schema.names, *REQUEST_COLUMNS])
-    return added.replace_schema_metadata({DETAILS: json.dumps(served.details)})
+    return added.replace_schema_metadata({DETAILS: json.dumps(served.details | ({apart: True} if apart else {}))})
 
 
 def _with_times(batch: pa.RecordBatch, name: str, micros: np.ndarray) -> pa.RecordBatch:

@@ -20,6 +20,7 @@ from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data import prediction_log
+from airflow_mlops.data.columns import Apart
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.datasets.catalog import read_manifest
 from airflow_mlops.data.datasets.pointers import slot_id
@@ -36,17 +37,20 @@ _MARGIN = timedelta(minutes=1)
 _KEPT = timedelta(days=2)
 
 
-def merge(store: ArtifactStore, model: str, name: str, now: datetime | None = None) -> list[Manifest]:
+def merge(
+    store: ArtifactStore, model: str, name: str, now: datetime | None = None, *, apart: Apart | None = None
+) -> list[Manifest]:
     """Write the datasets of all windows that have ended and have files that are not merged yet.
 
     :param name: name of the datasets of predictions
     :param now: current time; windows that end later are left alone
+    :param apart: kind of the predictions, if they are kept apart from those of the champion
     :return: the manifests of the new datasets
     :raises StoreError: the store cannot be used
     """
     now = now or datetime.now(timezone.utc)
     groups: dict[tuple[Window, int], list[str]] = defaultdict(list)
-    for key in store.find(online_folder(model)):
+    for key in store.find(online_folder(model, apart)):
         folder, file = key.split("/")[-2:]
         window, found = Window.from_file_name(folder), _FILE.match(file)
         if window is not None and found is not None and window.end + _MARGIN <= now:
@@ -73,7 +77,7 @@ def merge(store: ArtifactStore, model: str, name: str, now: datetime | None = No
         elif window.end + _KEPT <= now:
             for key in keys:
                 store.delete(key)
-    if written:
+    if written and apart is None:
         index.update(store, model, "scoring", name)
     return written
 

@@ -41,6 +41,25 @@ class Metrics:
             "Predictions that were not logged, because the spool is full",
             registry=self.registry,
         )
+        self.shadow_version = Gauge(
+            "mlops_serve_shadow_version",
+            "Number of the version that scores in the shadow; 0 if none is loaded",
+            registry=self.registry,
+        )
+        self.shadow_rows = Counter("mlops_serve_shadow_rows", "Rows scored in the shadow", registry=self.registry)
+        self.shadow_errors = Counter(
+            "mlops_serve_shadow_failed_rows", "Rows that the shadow failed to score", registry=self.registry
+        )
+        self.shadow_dropped = Counter(
+            "mlops_serve_shadow_dropped_rows",
+            "Rows that were not scored in the shadow, because it was not ready or too slow",
+            registry=self.registry,
+        )
+        self.shadow_unlogged = Gauge(
+            "mlops_serve_shadow_unlogged_rows",
+            "Rows that the running shadow scored and could not log",
+            registry=self.registry,
+        )
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.references import MLflowTarget
@@ -23,6 +23,8 @@ class ServeSpec(Model):
     :param predictions: name of the datasets of predictions; ``MODEL_predictions`` by default
     :param window: length of the time windows of the predictions
     :param log: whether predictions are logged
+    :param shadow: number or alias of a version that scores the same rows in the shadow, see
+        :mod:`airflow_mlops.serving.shadowing`
     :param spool: folder for logged predictions until they are in the artifact store; by default a folder for each model in
         the folder for temporary files
     :param max_body: largest body of a request, in bytes
@@ -39,6 +41,15 @@ class ServeSpec(Model):
     predictions: Name | None = None
     window: Literal["hour", "day"] = "day"
     log: bool = True
+    shadow: str | None = Field(default=None, min_length=1)
     spool: str | None = None
     max_body: int = Field(default=16_000_000, ge=1)
     poll_seconds: float = Field(default=2.0, gt=0)
+
+    @model_validator(mode="after")
+    def _shadow_is_logged(self) -> ServeSpec:
+        if self.shadow is not None and not self.log:
+            raise ValueError(
+                "`shadow` needs the prediction log, because its predictions are only logged. Remove `no-log`."
+            )
+        return self

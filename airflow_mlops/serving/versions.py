@@ -110,6 +110,11 @@ class Versions:
         self._loaded = [served, *others][:_KEPT]
         self.changed = time.time()
 
+    def clear(self) -> None:
+        """Forget all versions."""
+        self._loaded = []
+        self.changed = time.time()
+
     @property
     def numbers(self) -> list[str]:
         """Return the numbers of the loaded versions, the champion first."""

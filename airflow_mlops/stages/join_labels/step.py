@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecError
 from airflow_mlops.data import expressions
 from airflow_mlops.data import prediction_log as log
-from airflow_mlops.data.columns import LABEL, LABEL_AT
+from airflow_mlops.data.columns import LABEL, LABEL_AT, kept_apart
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.moments import as_utc, is_text, is_time, ranks
 from airflow_mlops.data.privacy import Pseudonymizer
@@ -107,24 +107,25 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
 
 
 def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
-    """Check that labelled shadow predictions do not get among those of the champion.
+    """Check that labelled predictions of the shadow or the canary do not get among those of the champion.
 
     :raises SpecError: the name is that of the champion's labelled predictions, or the predictions are of both kinds
     """
-    shadows = [dataset for dataset in predictions if log.is_shadow(dataset)]
-    if not shadows:
+    found = {kept_apart(dataset.manifest.details): dataset.manifest for dataset in predictions}
+    kind = next((kind for kind in found if kind is not None), None)
+    if kind is None:
         return
-    manifest = shadows[0].manifest
+    manifest = found[kind]
     model = manifest.details["model"]
-    if len(shadows) < len(predictions):
+    if len(found) > 1:
         raise SpecError(
-            f"Dataset {manifest.name!r} has shadow predictions and other datasets do not. Join labels to them in separate "
-            "tasks."
+            f"Dataset {manifest.name!r} has {kind} predictions and other datasets have others. Join labels to them in "
+            "separate tasks."
         )
     if spec.name == f"{model}_outcomes":
         raise SpecError(
-            f"Dataset {manifest.name!r} has shadow predictions, and {spec.name!r} has the labelled predictions of the "
-            f"champion. Set `name` to another name, such as {model}_shadow_outcomes."
+            f"Dataset {manifest.name!r} has {kind} predictions, and {spec.name!r} has the labelled predictions of the "
+            f"champion. Set `name` to another name, such as {model}_{kind}_outcomes."
         )
 
 

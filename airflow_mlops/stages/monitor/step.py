@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
 from airflow_mlops.core.references import DatasetSelection, ModelVersionRef
+from airflow_mlops.data.columns import kept_apart
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.data.prediction_log import is_shadow
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.drift import training_reference
 from airflow_mlops.drift.training_reference import TrainingReference
@@ -93,9 +93,10 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
 
 def _check(spec: MonitorSpec, context: StepContext) -> Check:
     datasets = _datasets(spec, context)
-    if shadows := [dataset.manifest.name for dataset in datasets if is_shadow(dataset)]:
+    if apart := [(item.manifest.name, kind) for item in datasets if (kind := kept_apart(item.manifest.details))]:
+        name, kind = apart[0]
         raise SpecError(
-            f"Dataset {shadows[0]!r} has shadow predictions, and a monitoring report is about the predictions of the "
+            f"Dataset {name!r} has {kind} predictions, and a monitoring report is about the predictions of the "
             "champion. Set `dataset` to those, and compare the two versions with EvaluateOperator."
         )
     window = spec.window or window_of(datasets) or getattr(spec.dataset, "window", None)

@@ -60,7 +60,7 @@ class ScoreSpec(Spec):
     @property
     def predictions(self) -> str:
         """Return the name of the dataset of predictions."""
-        return self.name or predictions_name(self.model, shadow=self.shadow)
+        return self.name or predictions_name(self.model, "shadow" if self.shadow else None)
 
     @model_validator(mode="after")
     def _apart_from_champion(self) -> ScoreSpec:

@@ -16,7 +16,7 @@ from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import RegistryError, SchemaError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data import prediction_log as predictions
-from airflow_mlops.data.columns import PREDICTION_COLUMNS, SHADOW
+from airflow_mlops.data.columns import PREDICTION_COLUMNS
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.moments import as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonymizer, hashed_or_dropped
@@ -132,7 +132,7 @@ def score(
     slot = predictions.slot(version, window, datasets, part)
     predictions.claim(context.store, name, slot, datasets, part, context.provenance)
     folder = predictions.folder(window, version.version)
-    details = _details(datasets[-1], model, version, carried, privacy) | ({SHADOW: True} if shadow else {})
+    details = _details(datasets[-1], model, version, carried, privacy) | ({"shadow": True} if shadow else {})
     rows = (batch for dataset in datasets for batch in dataset.batches(part, carried, BATCH_ROWS))
     with DatasetWriter(context.store, name, folder) as writer, ThreadPoolExecutor(2, "score") as threads:
         writing: Future[None] | None = None

@@ -1,0 +1,50 @@
+"""Give the checked rows of a request to another version than the one for which they were checked."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.serving.rows import InputColumns, Rows
+
+
+def difference(sent: InputColumns, wanted: InputColumns) -> str | None:
+    """Return why rows that one version takes cannot be given to another, as a clause; ``None`` if they can.
+
+    :param sent: fields of the rows, which are those of the champion
+    :param wanted: fields of the other version
+    """
+    kinds = {feature.name: feature.kind for feature in sent.features}
+    for feature in wanted.features:
+        if feature.name not in kinds and feature.name not in sent.carried:
+            return f"requests do not have its feature {feature.name!r}, because the champion does not take it"
+        kind = kinds.get(feature.name, feature.kind)
+        if kind != feature.kind and (kind, feature.kind) != ("integer", "number"):
+            return f"its feature {feature.name!r} is of the kind {feature.kind}, and that of the champion is {kind}"
+    return None
+
+
+def converted(rows: Rows, columns: InputColumns) -> Rows:
+    """Return rows with the fields of another version.
+
+    :param rows: rows that were checked for the champion
+    :param columns: fields of the other version
+    :raises SchemaError: a feature is missing, or a value has the wrong type
+    """
+    features = {}
+    for feature in columns.features:
+        if feature.name in rows.features:
+            features[feature.name] = rows.features[feature.name]
+        elif feature.name in rows.carried:
+            features[feature.name] = rows.carried[feature.name].to_pylist()
+        else:
+            raise SchemaError(f"The rows have no field {feature.name!r}, which is a feature of the other version.")
+    carried = {}
+    for name, kind in columns.carried.items():
+        if name in rows.carried or name in rows.features:
+            values = rows.carried[name] if name in rows.carried else pa.array(rows.features[name])
+            try:
+                carried[name] = values.cast(kind)
+            except pa.ArrowException:
+                raise SchemaError(f"The field {name!r} has a value that is not of the type {kind}.") from None
+    return Rows(rows.count, columns.checked(features, {}, rows.count).features, carried)

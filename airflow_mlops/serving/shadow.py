@@ -1,0 +1,147 @@
+"""Score in the shadow, in a process of its own: ``python -m airflow_mlops.serving.shadow``.
+
+The process gets the settings as JSON in the first line of standard input, and then the rows that the champion has answered
+(:mod:`airflow_mlops.serving.shadowing`). It scores them with another version and logs the predictions. It reports what it does as
+JSON, one object in a line. It ends when standard input is closed, after it has written its log.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import struct
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.core.secrets import MaskedStream
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.serving.following import Following
+from airflow_mlops.serving.log import Answer, PredictionSpool, open_spool
+from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.other_columns import converted
+from airflow_mlops.serving.rows import Rows
+from airflow_mlops.serving.spec import ServeSpec
+from airflow_mlops.serving.versions import Versions
+
+log = logging.getLogger(__name__)
+
+_HEAD = struct.Struct(">II")
+
+
+def packed(answers: Sequence[Answer]) -> bytes:
+    """Return a message with the rows of answers of one version, without the predictions.
+
+    The message has the lengths of its two parts, then the requests as JSON (id, time of the answer, number of rows), and the
+    rows as an Arrow stream.
+    """
+    head = json.dumps([[answer.request_id, answer.at, answer.rows.count] for answer in answers]).encode()
+    sink = pa.BufferOutputStream()
+    batch = answers[0].served.columns.logged([answer.rows for answer in answers])
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    body = sink.getvalue()
+    return _HEAD.pack(len(head), body.size) + head + body.to_pybytes()
+
+
+def unpacked(source: BinaryIO) -> tuple[list[tuple[str, float, int]], Rows] | None:
+    """Read a message of :func:`packed`; ``None`` at the end, also in the middle of a message."""
+    sizes = source.read(_HEAD.size)
+    if len(sizes) < _HEAD.size:
+        return None
+    head_size, body_size = _HEAD.unpack(sizes)
+    head, body = source.read(head_size), source.read(body_size)
+    if len(body) < body_size:
+        return None
+    table = pa.ipc.open_stream(body).read_all()
+    columns = {name: table[name].combine_chunks() for name in table.column_names}
+    plain = {name: values.to_pylist() for name, values in columns.items() if _is_feature(values.type)}
+    return [(name, at, count) for name, at, count in json.loads(head)], Rows(table.num_rows, plain, columns)
+
+
+def _is_feature(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_string(kind))
+
+
+class Shadow:
+    """Scores and logs rows with the newest version that is to be shadowed.
+
+    :param spec: settings of the server
+    :param versions: the loaded versions
+    :param spool: log of the predictions
+    """
+
+    def __init__(self, versions: Versions, spool: PredictionSpool) -> None:
+        self._versions, self._spool = versions, spool
+        self._said = ""
+
+    def score(self, requests: Sequence[tuple[str, float, int]], rows: Rows) -> str | None:
+        """Score the rows of requests, and log them. Return what went wrong; ``None`` if nothing did."""
+        served = self._versions.champion
+        if served is None:
+            return "no version is loaded"
+        began = time.perf_counter()
+        try:
+            own = converted(rows, served.columns)
+            found = served.predict(own)
+        except Exception as error:  # noqa: BLE001 - what fails here must not end the process
+            return f"{served.ref}: {error}"
+        milliseconds = 1000 * (time.perf_counter() - began) / max(1, rows.count)
+        start = 0
+        for request_id, at, count in requests:
+            part = slice(start, start + count)
+            some = Rows(
+                count,
+                {name: values[part] for name, values in own.features.items()},
+                {name: values.slice(start, count) for name, values in own.carried.items()},
+            )
+            predictions = Predictions(found.prediction[part], found.score[part], None)
+            self._spool.add(Answer(served, some, predictions, request_id, at, milliseconds * count))
+            start += count
+        return None
+
+
+def main() -> None:
+    """Score rows until standard input is closed, which is when the server ends."""
+    # Ctrl-C is for the server, which then closes standard input.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.INFO, format="%(levelname)s shadow: %(message)s")
+    source = sys.stdin.buffer
+    spec = ServeSpec.model_validate_json(source.readline())
+    assert spec.shadow is not None
+    store, versions, metrics = ArtifactStore(spec.store), Versions(), Metrics()
+    spool = open_spool(spec, store, metrics, "shadow")
+    spool.start()
+    following = Following(spec, store, versions, spec.shadow, lambda: _say(version=_number(versions)))
+    following.start()
+    shadow, said = Shadow(versions, spool), ""
+    while (message := unpacked(source)) is not None:
+        problem = shadow.score(*message)
+        if problem is not None and problem != said:
+            said = problem
+            log.warning("Rows could not be scored: %s", problem)
+        dropped = metrics.registry.get_sample_value("mlops_serve_log_dropped_rows_total")
+        _say(**{"scored" if problem is None else "failed": message[1].count, "unlogged": dropped})
+    following.stop()
+    spool.stop()
+
+
+def _number(versions: Versions) -> int | None:
+    return versions.champion.ref.version if versions.champion is not None else None
+
+
+def _say(**facts: Any) -> None:
+    print(json.dumps(facts), flush=True)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MLOpsError as error:
+        sys.exit(f"ERROR {error}")

@@ -1,0 +1,150 @@
+"""Send the rows that the champion has answered to the process that scores them with another version.
+
+The process (:mod:`airflow_mlops.serving.shadow`) gets rows after the answer, from a queue of limited length. Rows for which there is no
+room, or no process, are dropped and counted, so a slow or crashed shadow cannot delay an answer.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import threading
+from collections import deque
+from contextlib import suppress
+from typing import Any
+
+from airflow_mlops.serving.log import Answer
+from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.shadow import packed
+from airflow_mlops.serving.spec import ServeSpec
+
+log = logging.getLogger(__name__)
+
+_QUEUED_ROWS, _MESSAGE_ROWS = 20_000, 2_000
+_RESTART_SECONDS, _STOP_SECONDS = 2.0, 20.0
+
+
+class Shadowing:
+    """Starts the process, and sends it rows until :meth:`stop`.
+
+    :param spec: settings of the server
+    """
+
+    def __init__(self, spec: ServeSpec, metrics: Metrics) -> None:
+        self._spec, self._metrics = spec, metrics
+        self._queue: deque[Answer] = deque()
+        self._rows = 0
+        self._version: int | None = None
+        self._changed = threading.Condition()
+        self._stopped = threading.Event()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._threads = [
+            threading.Thread(target=target, name=f"mlops-shadow-{target.__name__}", daemon=True)
+            for target in (self._run, self._send)
+        ]
+
+    def start(self) -> None:
+        """Start the process."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Send what is queued, and end the process after it has written its log."""
+        with self._changed:
+            self._stopped.set()
+            self._changed.notify_all()
+        self._threads[1].join(_STOP_SECONDS)
+        process = self._process
+        if process is not None and process.stdin is not None:
+            if self._threads[1].is_alive():
+                # It waits for a process that reads no more.
+                process.kill()
+            with suppress(OSError):
+                process.stdin.close()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        self._threads[0].join(_STOP_SECONDS)
+
+    def offer(self, answer: Answer) -> None:
+        """Queue the rows of an answer, or count them as dropped. The call does no more than that.
+
+        Rows are not scored again while the shadow is the version that has answered.
+        """
+        version, count = self._version, answer.rows.count
+        if version == answer.served.ref.version:
+            return
+        with self._changed:
+            if version is not None and self._rows + count <= _QUEUED_ROWS:
+                self._queue.append(answer)
+                self._rows += count
+                self._changed.notify()
+                return
+        self._metrics.shadow_dropped.inc(count)
+
+    def _send(self) -> None:
+        while (answers := self._next()) is not None:
+            count = sum(answer.rows.count for answer in answers)
+            process = self._process
+            try:
+                if process is None or process.stdin is None or self._version is None:
+                    raise BrokenPipeError
+                process.stdin.write(packed(answers))
+                process.stdin.flush()
+            except (OSError, ValueError):
+                # The process has ended; `_run` says so.
+                self._metrics.shadow_dropped.inc(count)
+            except Exception:
+                self._metrics.shadow_dropped.inc(count)
+                log.exception("%d rows could not be given to the shadow.", count)
+
+    def _next(self) -> list[Answer] | None:
+        """Wait for queued answers, and return some that the same version has made; ``None`` at the end."""
+        with self._changed:
+            while not self._queue:
+                if self._stopped.is_set():
+                    return None
+                self._changed.wait()
+            answers, rows = [self._queue.popleft()], 0
+            while self._queue and rows < _MESSAGE_ROWS and self._queue[0].served is answers[0].served:
+                answers.append(self._queue.popleft())
+                rows += answers[-1].rows.count
+            self._rows -= sum(answer.rows.count for answer in answers)
+            return answers
+
+    def _run(self) -> None:
+        settings = self._spec.model_copy(update={"token": None}).model_dump_json().encode() + b"\n"
+        while not self._stopped.is_set():
+            process = subprocess.Popen(
+                [sys.executable, "-m", "airflow_mlops.serving.shadow"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with suppress(OSError):
+                process.stdin.write(settings)
+                process.stdin.flush()
+            self._process = process
+            for line in process.stdout:
+                self._heard(line)
+            self._version = None
+            self._metrics.shadow_version.set(0)
+            code = process.wait()
+            if self._stopped.is_set():
+                return
+            log.warning("The shadow %s of %s ended (exit status %d).", self._spec.shadow, self._spec.model, code)
+            self._stopped.wait(_RESTART_SECONDS)
+
+    def _heard(self, line: bytes) -> None:
+        try:
+            facts: dict[str, Any] = json.loads(line)
+        except ValueError:
+            return
+        if "version" in facts:
+            self._version = facts["version"]
+            self._metrics.shadow_version.set(self._version or 0)
+        self._metrics.shadow_rows.inc(facts.get("scored", 0))
+        self._metrics.shadow_errors.inc(facts.get("failed", 0))
+        self._metrics.shadow_unlogged.set(facts.get("unlogged") or 0)

@@ -171,9 +171,9 @@ def serve(args: Namespace) -> None:
     connection = server.connection(args.mlflow_conn_id)
     options = [args.model, "--store", store_of(args).url, "--mlflow-conn-id", args.mlflow_conn_id, "--host", args.host]
     options += ["--port", str(args.port), "--window", args.window]
-    for name in ("predictions", "shadow", "spool", "version"):
-        if value := getattr(args, name):
-            options += [f"--{name}", str(value)]
+    for name in ("predictions", "shadow", "canary", "canary_share", "canary_key", "spool", "version"):
+        if (value := getattr(args, name)) is not None:
+            options += [f"--{name.replace('_', '-')}", str(value)]
     environment = {**os.environ, environment_name(args.mlflow_conn_id): to_json(connection)}
     command = [sys.executable, "-m", "airflow_mlops.serving", *options, *(["--no-log"] if args.no_log else [])]
     os.execve(sys.executable, command, environment)  # noqa: S606 - the arguments are a list

@@ -142,6 +142,20 @@ _COMMANDS = (
                 help="Number or alias of a version that scores the same rows in the shadow: its predictions are only logged",
             ),
             Arg(
+                ("--canary",),
+                help="Number or alias of a version that answers a share of the requests",
+            ),
+            Arg(
+                ("--canary-share",),
+                type=float,
+                help="Share of the requests that the canary answers, 0 to 1 (default: 0.1)",
+            ),
+            Arg(
+                ("--canary-key",),
+                help="Field of the rows whose value decides which version answers, such as a customer (default: the id of the "
+                "request)",
+            ),
+            Arg(
                 ("--spool",),
                 help="Folder for logged predictions that are not yet in the artifact store (default: in the folder for temporary files)",
             ),

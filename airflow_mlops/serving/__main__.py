@@ -34,6 +34,11 @@ def main() -> int:
     )
     parser.add_argument("--no-log", action="store_true", help="do not log predictions")
     parser.add_argument("--shadow", help="number or alias of a version that scores the same rows in the shadow")
+    parser.add_argument("--canary", help="number or alias of a version that answers a share of the requests")
+    parser.add_argument("--canary-share", type=float, help="this share, 0 to 1 (default: 0.1)")
+    parser.add_argument(
+        "--canary-key", help="field whose value decides which version answers (default: the request's id)"
+    )
     parser.add_argument("--spool", help="folder for predictions that are not yet in the artifact store")
     arguments = parser.parse_args()
     sys.stderr = MaskedStream(sys.stderr)
@@ -54,6 +59,12 @@ def main() -> int:
                 "window": arguments.window,
                 "log": not arguments.no_log,
                 "shadow": arguments.shadow,
+                "canary": arguments.canary,
+                **{
+                    name: value
+                    for name in ("canary_share", "canary_key")
+                    if (value := getattr(arguments, name)) is not None
+                },
                 "spool": arguments.spool,
             },
             "The server",

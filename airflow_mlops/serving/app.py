@@ -21,14 +21,17 @@ from airflow_mlops.core.errors import MLOpsError, SchemaError
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving import protocol
+from airflow_mlops.serving.canary import Canary
 from airflow_mlops.serving.following import Following
 from airflow_mlops.serving.log import Answer, PredictionSpool, open_spool
 from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.other_columns import converted
 from airflow_mlops.serving.rows import Rows
 from airflow_mlops.serving.shadowing import Shadowing
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
 
+log = logging.getLogger(__name__)
 access = logging.getLogger("airflow_mlops.serving.access")
 
 # Requests with more rows are scored in a thread, so that other requests need not wait for them.
@@ -55,6 +58,8 @@ class Endpoint:
     :param problem: function that returns why no version, or not the newest, is loaded
     :param spool: log of the predictions; ``None`` if they are not logged
     :param shadowing: sends rows to a version in the shadow; ``None`` if there is none
+    :param canary: chooses requests that another version answers; ``None`` if there is none
+    :param canary_spool: log of the predictions of this version
     """
 
     def __init__(
@@ -65,8 +70,10 @@ class Endpoint:
         problem: Callable[[], str],
         spool: PredictionSpool | None,
         shadowing: Shadowing | None = None,
+        canary: Canary | None = None,
+        canary_spool: PredictionSpool | None = None,
     ) -> None:
-        self._shadowing = shadowing
+        self._shadowing, self._canary, self._canary_spool = shadowing, canary, canary_spool
         self._spec, self._versions, self._metrics, self._problem, self._spool = spec, versions, metrics, problem, spool
         self._token = spec.token.get_secret_value().encode() if spec.token else None
 
@@ -87,11 +94,16 @@ class Endpoint:
         """Answer ``GET /metrics``, in Prometheus' text format."""
         champion = self._versions.champion
         self._metrics.version.set(champion.ref.version if champion else 0)
+        canary = self._canary.versions.champion if self._canary is not None else None
+        withdrawn = self._canary.withdrawn if self._canary is not None else None
+        stays = canary is None or canary.ref.version != withdrawn
+        self._metrics.canary_version.set(canary.ref.version if canary and stays else 0)
+        self._metrics.canary_withdrawn.set(0 if stays else withdrawn or 0)
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def model(self, request: Request) -> Response:
         """Answer ``GET /v2/models/M[/versions/V]``: inputs and outputs of the model."""
-        return _json(protocol.metadata(self._served(request), self._versions.numbers))
+        return _json(protocol.metadata(self._served(request), self._numbers))
 
     async def model_ready(self, request: Request) -> Response:
         """Answer ``GET /v2/models/M[/versions/V]/ready``."""
@@ -114,6 +126,7 @@ class Endpoint:
             raise SchemaError("`outputs` is not a list of objects with the names of outputs.")
         rows = protocol.read(body, memoryview(data)[size:], served)
         request_id = _request_id(request, body)
+        served, rows = self._routed(request, served, rows, request_id)
         found = await self._predict(served, rows, request_id)
         return _json(protocol.answer(served, found, request_id, [str(item.get("name")) for item in outputs or ()]))
 
@@ -127,6 +140,7 @@ class Endpoint:
             raise SchemaError("`log` is neither true nor false.")
         rows = served.columns.rows(given)
         request_id = _request_id(request, body)
+        served, rows = self._routed(request, served, rows, request_id)
         found = await self._predict(served, rows, request_id, logged=logged)
         predictions = [
             {"prediction": prediction, "score": score}
@@ -151,11 +165,24 @@ class Endpoint:
         if self._versions.champion is None:
             raise _RefusedError(503, self._problem())
         served = self._versions.find(version)
+        if served is None and self._canary is not None:
+            served = self._canary.versions.find(version)
         if served is None:
-            raise _RefusedError(
-                404, f"Version {version} is not loaded. Loaded are {', '.join(self._versions.numbers)}."
-            )
+            raise _RefusedError(404, f"Version {version} is not loaded. Loaded are {', '.join(self._numbers)}.")
         return served
+
+    @property
+    def _numbers(self) -> list[str]:
+        """Return the numbers of the loaded versions, the champion first."""
+        others = self._canary.versions.numbers if self._canary is not None else []
+        return list(dict.fromkeys([*self._versions.numbers, *others]))
+
+    def _routed(self, request: Request, served: Served, rows: Rows, request_id: str) -> tuple[Served, Rows]:
+        """Return the version that answers, and the rows with its fields. A request that names a version gets this version."""
+        if self._canary is None or "version" in request.path_params:
+            return served, rows
+        chosen = self._canary.choose(served, rows, request_id)
+        return (served, rows) if chosen is served else (chosen, converted(rows, chosen.columns))
 
     async def _body(self, request: Request) -> bytes:
         limit = self._spec.max_body
@@ -178,17 +205,34 @@ class Endpoint:
         except asyncio.TimeoutError:
             raise _RefusedError(408, f"The body did not arrive within {_BODY_SECONDS:g} s.") from None
 
+    def _count(self, served: Served, seconds: float, *, failed: bool = False) -> None:
+        version = str(served.ref.version)
+        self._metrics.version_requests.labels(version, "failed" if failed else "answered").inc()
+        self._metrics.version_seconds.labels(version).observe(seconds)
+        if self._canary is not None:
+            self._canary.answered(self._versions.champion, served, 1000 * seconds, failed=failed)
+
     async def _predict(self, served: Served, rows: Rows, request_id: str, *, logged: bool = True) -> Predictions:
         began = time.perf_counter()
-        if rows.count > _ROWS_HERE:
-            found = await asyncio.get_running_loop().run_in_executor(None, served.predict, rows)
-        else:
-            found = served.predict(rows)
+        try:
+            if rows.count > _ROWS_HERE:
+                found = await asyncio.get_running_loop().run_in_executor(None, served.predict, rows)
+            else:
+                found = served.predict(rows)
+        except Exception:
+            self._count(served, time.perf_counter() - began, failed=True)
+            # The text of a library is for the log only.
+            log.exception("%s could not predict the rows of a request.", served.ref)
+            raise _RefusedError(500, f"{served.ref} could not predict these rows.") from None
+        seconds = time.perf_counter() - began
+        self._count(served, seconds)
         self._metrics.rows.observe(rows.count)
-        if self._spool is not None and rows.count and logged:
-            latency = 1000 * (time.perf_counter() - began)
-            answer = Answer(served, rows, found, request_id, time.time(), latency)
-            self._spool.add(answer)
+        spool = self._spool
+        if self._canary is not None and self._canary.versions.champion is served:
+            spool = self._canary_spool
+        if spool is not None and rows.count and logged:
+            answer = Answer(served, rows, found, request_id, time.time(), 1000 * seconds)
+            spool.add(answer)
             if self._shadowing is not None and served is self._versions.champion:
                 self._shadowing.offer(answer)
         return found
@@ -200,21 +244,20 @@ def create_app(spec: ServeSpec) -> FastAPI:
     spool = open_spool(spec, store, metrics) if spec.log else None
     following = Following(spec, store, versions)
     shadowing = Shadowing(spec, metrics) if spec.shadow else None
-    endpoint = Endpoint(spec, versions, metrics, lambda: following.problem, spool, shadowing)
+    canary, canary_following, canary_spool = None, None, None
+    if spec.canary is not None:
+        canary = Canary(spec.model, Versions(), spec.canary_share, spec.canary_key)
+        canary_following = Following(spec, store, canary.versions, spec.canary)
+        canary_spool = open_spool(spec, store, metrics, "canary") if spec.log else None
+    endpoint = Endpoint(spec, versions, metrics, lambda: following.problem, spool, shadowing, canary, canary_spool)
+    started = [item for item in (following, canary_following, spool, canary_spool, shadowing) if item is not None]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        following.start()
-        if spool is not None:
-            spool.start()
-        if shadowing is not None:
-            shadowing.start()
+        for item in started:
+            item.start()
         yield
-        following.stop()
-        if shadowing is not None:
-            await asyncio.get_running_loop().run_in_executor(None, shadowing.stop)
-        if spool is not None:
-            await asyncio.get_running_loop().run_in_executor(None, spool.stop)
+        await asyncio.gather(*(asyncio.get_running_loop().run_in_executor(None, item.stop) for item in started))
 
     app = FastAPI(
         title=f"airflow-mlops: {spec.model}", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None

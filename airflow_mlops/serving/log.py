@@ -217,6 +217,9 @@ class PredictionSpool:
         return total
 
     def _measure(self) -> None:
+        if self._apart is not None:
+            # The two metrics are those of the champion's log.
+            return
         self._metrics.spooled.set(self._spooled())
         ages = [time.time() - path.stat().st_ctime for path in self._folder.glob("*.arrows") if path.exists()]
         self._metrics.lag.set(max(ages, default=0.0))

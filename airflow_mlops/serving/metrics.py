@@ -41,6 +41,29 @@ class Metrics:
             "Predictions that were not logged, because the spool is full",
             registry=self.registry,
         )
+        self.version_requests = Counter(
+            "mlops_serve_version_requests",
+            "Requests for predictions that a version has answered (status: answered) or failed to answer (failed)",
+            ["version", "status"],
+            registry=self.registry,
+        )
+        self.version_seconds = Histogram(
+            "mlops_serve_version_seconds",
+            "Time that a version took to predict the rows of a request",
+            ["version"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.canary_version = Gauge(
+            "mlops_serve_canary_version",
+            "Number of the version that answers a share of the requests; 0 if none is loaded",
+            registry=self.registry,
+        )
+        self.canary_withdrawn = Gauge(
+            "mlops_serve_canary_withdrawn_version",
+            "Number of the canary that the server withdrew, because it did worse than the champion; 0 if it is not withdrawn",
+            registry=self.registry,
+        )
         self.shadow_version = Gauge(
             "mlops_serve_shadow_version",
             "Number of the version that scores in the shadow; 0 if none is loaded",

@@ -51,6 +51,10 @@ class InputColumns:
             ]
         )
 
+    def has(self, name: str) -> bool:
+        """Return whether a row may have the field ``name``."""
+        return name in self._known
+
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
         """Check rows, which are JSON objects.
 

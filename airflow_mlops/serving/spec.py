@@ -25,6 +25,9 @@ class ServeSpec(Model):
     :param log: whether predictions are logged
     :param shadow: number or alias of a version that scores the same rows in the shadow, see
         :mod:`airflow_mlops.serving.shadowing`
+    :param canary: number or alias of a version that answers a share of the requests, see :mod:`airflow_mlops.serving.canary`
+    :param canary_share: this share, 0 to 1
+    :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the request
     :param spool: folder for logged predictions until they are in the artifact store; by default a folder for each model in
         the folder for temporary files
     :param max_body: largest body of a request, in bytes
@@ -42,6 +45,9 @@ class ServeSpec(Model):
     window: Literal["hour", "day"] = "day"
     log: bool = True
     shadow: str | None = Field(default=None, min_length=1)
+    canary: str | None = Field(default=None, min_length=1)
+    canary_share: float = Field(default=0.1, ge=0, le=1)
+    canary_key: str | None = Field(default=None, min_length=1)
     spool: str | None = None
     max_body: int = Field(default=16_000_000, ge=1)
     poll_seconds: float = Field(default=2.0, gt=0)
@@ -51,5 +57,13 @@ class ServeSpec(Model):
         if self.shadow is not None and not self.log:
             raise ValueError(
                 "`shadow` needs the prediction log, because its predictions are only logged. Remove `no-log`."
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _canary_is_set(self) -> ServeSpec:
+        if self.canary is None and {"canary_share", "canary_key"} & self.model_fields_set:
+            raise ValueError(
+                "`canary_share` or `canary_key` is set without `canary`. Set `canary` to a version or an alias."
             )
         return self

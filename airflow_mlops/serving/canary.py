@@ -1,0 +1,107 @@
+"""Answer a share of the requests with another version than the champion: the canary.
+
+The value of a column, such as a customer, decides which version answers, so all requests about one customer get the answers of
+one model. Its hash is compared with the share. A larger share therefore keeps the customers of a smaller one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from typing import Any
+
+from airflow_mlops.serving.other_columns import difference
+from airflow_mlops.serving.rows import Rows
+from airflow_mlops.serving.versions import Served, Versions
+from airflow_mlops.serving.withdrawal import Record, worse
+
+log = logging.getLogger(__name__)
+
+
+def place(model: str, value: Any) -> float:
+    """Return the place of a value among all values, at least 0 and less than 1. It is the same in all servers.
+
+    Equal numbers have the same place whatever their type.
+    """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    digest = hashlib.blake2b(f"{model}\x1f{value}".encode(), digest_size=7).digest()
+    # 53 bits, which a double holds exactly.
+    return float((int.from_bytes(digest, "big") >> 3) / 2**53)
+
+
+class Canary:
+    """Chooses between the champion and the canary.
+
+    :param model: name of the registered model
+    :param versions: the loaded canary
+    :param share: share of the values, or of the requests, that the canary answers, 0 to 1
+    :param key: field of the rows whose value decides; ``None`` for the id of the request
+
+    ``withdrawn`` is the number of the version that was withdrawn last, or ``None``.
+    """
+
+    def __init__(self, model: str, versions: Versions, share: float, key: str | None) -> None:
+        self.versions = versions
+        self._model, self._share, self._key = model, share, key
+        self._judged: tuple[Served, Served, bool] | None = None
+        self._records: dict[int, Record] = defaultdict(Record)
+        self.withdrawn: int | None = None
+
+    def choose(self, champion: Served, rows: Rows, request_id: str) -> Served:
+        """Return the version that answers a request for the champion.
+
+        The champion answers if the rows have no value of the key or several, or if the canary cannot take the fields of the
+        champion.
+        """
+        canary = self.versions.champion
+        if canary is None or canary.ref.version in (champion.ref.version, self.withdrawn):
+            return champion
+        if not self._fits(champion, canary):
+            return champion
+        value = request_id if self._key is None else self._value(rows, self._key)
+        return canary if value is not None and place(self._model, value) < self._share else champion
+
+    def answered(self, champion: Served | None, served: Served, milliseconds: float, *, failed: bool = False) -> None:
+        """Record an answer, and withdraw the canary if it is worse than the champion.
+
+        The canary is then not chosen any more, until another version takes its place or the server is started again.
+
+        :param served: the version that has answered
+        :param milliseconds: time that it took to predict the rows
+        :param failed: whether it failed to predict them
+        """
+        canary = self.versions.champion
+        if champion is None or canary is None or champion.ref.version == canary.ref.version:
+            return
+        known = (champion.ref.version, canary.ref.version)
+        if served.ref.version not in known:
+            return
+        if not self._records.keys() <= {*known}:
+            # One of the two is new, so they are compared from now on.
+            self._records.clear()
+        self._records[served.ref.version].add(milliseconds, failed=failed)
+        if served.ref.version != canary.ref.version or canary.ref.version == self.withdrawn:
+            return
+        if reason := worse(self._records[canary.ref.version], self._records[champion.ref.version]):
+            self.withdrawn = canary.ref.version
+            log.error("The canary %s is withdrawn: %s. %s answers.", canary.ref, reason, champion.ref)
+
+    def _value(self, rows: Rows, key: str) -> Any:
+        values = rows.features.get(key)
+        if values is None:
+            values = rows.carried[key].to_pylist() if key in rows.carried else []
+        return values[0] if values and all(value == values[0] for value in values) else None
+
+    def _fits(self, champion: Served, canary: Served) -> bool:
+        """Return whether the canary can answer requests for the champion. Says once if it cannot."""
+        judged = self._judged
+        if judged is None or judged[0] is not champion or judged[1] is not canary:
+            problem = difference(champion.columns, canary.columns)
+            if problem is None and self._key is not None and not champion.columns.has(self._key):
+                problem = f"requests do not have the field {self._key!r}, which decides between the two"
+            if problem is not None:
+                log.warning("The canary %s answers no requests: %s.", canary.ref, problem)
+            judged = self._judged = (champion, canary, problem is None)
+        return judged[2]

@@ -1,0 +1,76 @@
+"""Decide whether a canary does so much worse than the champion that it must not answer any more requests.
+
+The last answers of both versions are compared. The limits are wide, because the comparison is repeated with every request: a canary that
+is no worse should stay.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from statistics import median
+
+# Number of the last answers of a version that count.
+_KEPT = 1_000
+# Errors: fewest failures of the canary, and the share of failures beyond which it is worse.
+_FAILURES, _FAILED, _TIMES_FAILED = 10, 0.01, 3.0
+# Latency: fewest answers of each version, how many times and how many milliseconds slower is worse, answers between two looks.
+_ANSWERS, _TIMES_SLOWER, _SLOWER_MS, _EVERY = 200, 2.0, 5.0, 50
+
+
+class Record:
+    """The last answers of a version.
+
+    :param kept: number of answers
+    """
+
+    def __init__(self, kept: int = _KEPT) -> None:
+        self._answers: deque[tuple[bool, float]] = deque(maxlen=kept)
+        self.failures = 0
+        self.count = 0
+
+    def add(self, milliseconds: float, *, failed: bool) -> None:
+        """Add the answer to a request.
+
+        :param milliseconds: time that the version took to predict the rows
+        :param failed: whether it failed to predict them
+        """
+        if len(self._answers) == self._answers.maxlen:
+            self.failures -= self._answers[0][0]
+        self._answers.append((failed, milliseconds))
+        self.failures += failed
+        self.count += 1
+
+    def __len__(self) -> int:
+        return len(self._answers)
+
+    @property
+    def failed(self) -> float:
+        """Return the share of failures, 0 to 1."""
+        return self.failures / len(self) if self._answers else 0.0
+
+    @property
+    def median(self) -> float:
+        """Return the median time of answers without failure, in milliseconds; 0 without answers."""
+        return median([time for failed, time in self._answers if not failed] or [0.0])
+
+
+def worse(canary: Record, champion: Record) -> str | None:
+    """Return why the canary is worse than the champion after its last answer, as a clause; ``None`` if it is not.
+
+    It is worse in one of two cases:
+
+    - It failed at least 10 of its last 1,000 requests, and their share is greater than 1% plus three times that of the champion.
+    - Both have answered at least 200 requests, and the median time of its last 1,000 is more than twice that of the champion, and
+      more than 5 ms longer.
+    """
+    if canary.failures >= _FAILURES and canary.failed > _FAILED + _TIMES_FAILED * champion.failed:
+        return (
+            f"it failed {canary.failures:,} of its last {len(canary):,} requests ({canary.failed:.1%}), and the champion "
+            f"{champion.failures:,} of {len(champion):,} ({champion.failed:.1%})"
+        )
+    if canary.count % _EVERY or min(len(canary), len(champion)) < _ANSWERS:
+        return None
+    mine, theirs = canary.median, champion.median
+    if mine > max(_TIMES_SLOWER * theirs, theirs + _SLOWER_MS):
+        return f"its median time is {mine:.3g} ms, and that of the champion is {theirs:.3g} ms"
+    return None

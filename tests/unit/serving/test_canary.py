@@ -1,0 +1,123 @@
+"""One entity sees one model, and a canary that does worse is withdrawn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.serving.canary import Canary, place
+from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.serving.versions import Served, Versions
+from airflow_mlops.serving.withdrawal import Record, worse
+
+TRAINING = pa.schema([("customer", pa.int64()), ("shop", pa.string())])
+
+
+def served(version: int, features: tuple[str, ...] = ("a",), kind: str = "number") -> Served:
+    contract = ModelContract(
+        task="regression", label="y", dataset_name="d", dataset_id="i",
+        features=[FeatureColumn(name=name, kind=kind) for name in features],
+    )  # fmt: skip
+    columns = InputColumns(contract, TRAINING, ["customer", "shop"])
+    return Served(ModelVersionRef(model="m", version=version, run_id=""), None, columns)
+
+
+def canary(other: Served | None, share: float = 0.5, key: str | None = "customer") -> Canary:
+    versions = Versions()
+    if other is not None:
+        versions.promote(other)
+    return Canary("m", versions, share, key)
+
+
+def rows(champion: Served, *customers: int | None):
+    return champion.columns.rows([{"a": 1.0, "customer": customer} for customer in customers])
+
+
+@given(st.integers(-(2**53), 2**53) | st.text(), st.floats(0, 1), st.floats(0, 1))
+def test_a_larger_share_keeps_the_entities_of_a_smaller_one(value, one, other):
+    champion, new = served(1), served(2)
+    assert 0 <= place("m", value) < 1
+    if isinstance(value, int):
+        assert place("m", value) == place("m", float(value))
+        less, more = (canary(new, share) for share in sorted((one, other)))
+        if less.choose(champion, rows(champion, value), "x") is new:
+            assert more.choose(champion, rows(champion, value), "y") is new
+
+
+def test_the_share_of_the_entities_is_the_share():
+    champion, new = served(1), served(2)
+    for share in (0.0, 0.1, 0.5, 1.0):
+        chosen = canary(new, share)
+        hits = sum(chosen.choose(champion, rows(champion, number), "") is new for number in range(5_000))
+        # Four standard errors.
+        assert hits / 5_000 == pytest.approx(share, abs=4 * (share * (1 - share) / 5_000) ** 0.5)
+        by_id = canary(new, share, key=None)
+        hits = sum(by_id.choose(champion, rows(champion, 1), f"id-{number}") is new for number in range(5_000))
+        assert hits / 5_000 == pytest.approx(share, abs=4 * (share * (1 - share) / 5_000) ** 0.5)
+
+
+def test_the_champion_answers_whenever_one_model_cannot_be_chosen(caplog):
+    champion, new = served(1), served(2)
+    everyone = canary(new, 1.0)
+    assert everyone.choose(champion, rows(champion, 5, 5), "id") is new
+    for customers in ((5, 6), (None,), (5, None), ()):
+        assert everyone.choose(champion, rows(champion, *customers), "id") is champion
+    assert canary(None, 1.0).choose(champion, rows(champion, 5), "id") is champion
+    assert canary(served(1), 1.0).choose(champion, rows(champion, 5), "id") is champion
+    assert not caplog.records
+    for other, key in ((served(2, ("a", "b")), "customer"), (served(2, kind="integer"), "customer"), (new, "nothing")):
+        caplog.clear()
+        unfit = canary(other, 1.0, key)
+        for _ in range(3):
+            assert unfit.choose(champion, rows(champion, 5), "id") is champion
+        assert len(caplog.records) == 1
+
+
+def run(seed: int, requests: int, failing: tuple[float, float], slowness: float = 1.0) -> int | None:
+    """Number of the request after which the canary is withdrawn, of a share of 20%."""
+    random = np.random.default_rng(seed)
+    champion, new = served(1), served(2)
+    chosen = canary(new)
+    for number in range(requests):
+        mine = bool(random.random() < 0.2)
+        milliseconds = random.lognormal(1.5, 0.5) * (slowness if mine else 1)
+        failed = bool(random.random() < failing[mine])
+        chosen.answered(champion, new if mine else champion, milliseconds, failed=failed)
+        if chosen.withdrawn is not None:
+            return number
+    return None
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.3])
+def test_a_canary_that_is_no_worse_stays(share):
+    assert [run(seed, 3_000, (share, share)) for seed in range(20)] == [None] * 20
+
+
+def test_a_canary_that_fails_or_is_slow_is_withdrawn_and_its_successor_is_not():
+    assert all(number is not None and number < 1_000 for number in (run(seed, 3_000, (0, 0.2)) for seed in range(10)))
+    assert all(number is not None and number < 2_500 for number in (run(seed, 3_000, (0, 0), 4) for seed in range(10)))
+    champion, new = served(1), served(2)
+    chosen = canary(new, 1.0)
+    for _ in range(9):
+        chosen.answered(champion, new, 1.0, failed=True)
+    assert chosen.choose(champion, rows(champion, 5), "id") is new
+    chosen.answered(champion, new, 1.0, failed=True)
+    assert chosen.choose(champion, rows(champion, 5), "id") is champion
+    successor = served(3)
+    chosen.versions.promote(successor)
+    chosen.answered(champion, successor, 1.0)
+    assert chosen.choose(champion, rows(champion, 5), "id") is successor
+
+
+@given(st.lists(st.booleans(), max_size=60))
+def test_a_record_counts_the_failures_of_its_last_answers(answers):
+    record = Record(kept=20)
+    for failed in answers:
+        record.add(1.0, failed=failed)
+    assert record.failures == sum(answers[-20:])
+    assert worse(Record(), Record()) is None

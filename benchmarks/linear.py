@@ -1,7 +1,11 @@
-"""Ridge and logistic regression in a few matrix products, for benchmarks that fit thousands of small models."""
+"""Ridge and logistic regression in a few matrix products, for benchmarks that fit thousands of small models.
+
+With a basis, they are also models of other kinds: of products of features, and of steps, which is what trees are.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,31 +21,34 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _STEPS, _PRECISION, _LARGEST = 10, 1e-6, 30.0
+Basis = Callable[["NDArray[np.float64]"], "NDArray[np.float64]"]
 
 
 @dataclass(frozen=True)
 class Linear:
     """A linear model with the penalty of scikit-learn's ``Ridge()`` and ``LogisticRegression()``.
 
-    :param mean: mean of each feature, shape (d,)
-    :param weights: weight of each feature, shape (d,)
+    :param mean: mean of each input, shape (d,)
+    :param weights: weight of each input, shape (d,)
+    :param basis: computes the inputs from the features; ``None`` if the inputs are the features
     """
 
     contract: ModelContract
     mean: NDArray[np.float64]
     weights: NDArray[np.float64]
     intercept: float
+    basis: Basis | None = None
 
     @classmethod
-    def fit(cls, contract: ModelContract, rows: pa.Table) -> Linear:
+    def fit(cls, contract: ModelContract, rows: pa.Table, basis: Basis | None = None) -> Linear:
         """Fit a model to the features and the column ``label`` of ``rows``."""
-        inputs, label = _matrix(contract, rows), rows.column(LABEL).to_numpy().astype(float)
+        inputs, label = _matrix(contract, rows, basis), rows.column(LABEL).to_numpy().astype(float)
         mean = inputs.mean(axis=0)
         inputs = inputs - mean
         if contract.task == "regression":
             gram = inputs.T @ inputs + np.eye(inputs.shape[1])
             level = float(label.mean())
-            return cls(contract, mean, np.linalg.solve(gram, inputs.T @ (label - level)), level)
+            return cls(contract, mean, np.linalg.solve(gram, inputs.T @ (label - level)), level, basis)
         inputs = np.column_stack([np.ones(len(inputs)), inputs])
         penalty = np.diag([0.0, *[1.0] * (inputs.shape[1] - 1)])
         found = np.zeros(inputs.shape[1])
@@ -52,19 +59,30 @@ class Linear:
             found = found + step
             if np.abs(step).max() < _PRECISION:
                 break
-        return cls(contract, mean, found[1:], float(found[0]))
+        return cls(contract, mean, found[1:], float(found[0]), basis)
 
     def predict(self, rows: pa.Table) -> Predictions:
         """Predict every row of ``rows``."""
-        score = self.intercept + (_matrix(self.contract, rows) - self.mean) @ self.weights
+        score = self.intercept + (_matrix(self.contract, rows, self.basis) - self.mean) @ self.weights
         if self.contract.task == "regression":
             return from_values(score[:, None], self.contract)
         chance = _logistic(score)
         return from_values(np.column_stack([1 - chance, chance]), self.contract)
 
 
-def _matrix(contract: ModelContract, rows: pa.Table) -> NDArray[np.float64]:
-    return np.column_stack([rows.column(feature.name).to_numpy() for feature in contract.features])
+def products(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the features and the product of each two neighbours, shape (n, 2d)."""
+    return np.column_stack([features, features * np.roll(features, 1, axis=1)])
+
+
+def steps(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return whether each feature is above -1, 0 and 1, shape (n, 3d)."""
+    return np.column_stack([(features > edge).astype(float) for edge in (-1.0, 0.0, 1.0)])
+
+
+def _matrix(contract: ModelContract, rows: pa.Table, basis: Basis | None) -> NDArray[np.float64]:
+    features = np.column_stack([rows.column(feature.name).to_numpy() for feature in contract.features])
+    return features if basis is None else basis(features)
 
 
 def _logistic(score: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -17,14 +17,27 @@ from airflow_mlops.core.contract import FeatureColumn, ModelContract, Task
 from airflow_mlops.core.windows import Window
 from airflow_mlops.models.refitting import refit
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
-from airflow_mlops.performance.cross_fitting import Fit
+from airflow_mlops.performance.challenger import OtherTrainer
+from airflow_mlops.performance.cross_fitting import Fit, Fits
 from airflow_mlops.stages.backtest.replay import Period
-from benchmarks.linear import Linear
+from benchmarks.linear import Linear, products, steps
 
 HISTORY, MONITORED, CHANGE, FEATURES = 12, 24, 18, 8
 START = datetime(2020, 1, 1, tzinfo=timezone.utc)
 TASKS: tuple[Task, ...] = ("binary", "regression")
-SIMULATED = ("none", "seasonal", "calendar", "gradual", "sudden", "recurring", "covariate", "covariate harm", "broken")
+KINDS = ("none, 3 kinds", "other kind")
+SIMULATED = (
+    "none",
+    "seasonal",
+    "calendar",
+    "gradual",
+    "sudden",
+    "recurring",
+    "covariate",
+    "covariate harm",
+    "broken",
+    *KINDS,
+)
 _RECURRENCE = 8
 _STARTS = (6, 7, 8, 9)
 _SCHEDULE = ["hour", "minute", "sched_dep_time", "sched_arr_time", "carrier", "origin", "dest", "distance"]
@@ -37,14 +50,14 @@ class World:
 
     :param changes: numbers of the windows in which a change begins that retraining can remedy
     :param starts: the first monitored windows of the replays. The windows before are the training set of the first champion
-    :param fit: fits the trainer of the world
+    :param fits: the trainers of the world
     """
 
     contract: ModelContract
     periods: list[Period]
     changes: list[int]
     starts: tuple[int, ...]
-    fit: Fit
+    fits: Fits
 
 
 def simulated(kind: str, rows: int, task: Task, seed: int) -> World:
@@ -77,6 +90,8 @@ def simulated(kind: str, rows: int, task: Task, seed: int) -> World:
         signal = features @ weights
         if kind == "covariate harm":
             signal += 0.5 * features[:, moved] ** 2
+        if kind == "other kind" and number >= CHANGE:
+            signal += features[:, important] * features[:, important - 1]
         label = signal + random.normal(size=rows)
         if task == "binary":
             label = (random.random(rows) < 1 / (1 + np.exp(-signal))).astype(int)
@@ -87,13 +102,17 @@ def simulated(kind: str, rows: int, task: Task, seed: int) -> World:
             columns["month"] = np.full(rows, number % 12 + 1.0)
         periods.append(Period(_window(number, timedelta(days=30)), pa.table({**columns, "label": label})))
     contract = _contract(task, periods)
-    return World(contract, periods, _changes(kind), (HISTORY,), lambda table: Linear.fit(contract, table))
+    fits: dict[OtherTrainer | None, Fit] = {None: lambda table: Linear.fit(contract, table)}
+    if kind in KINDS:
+        fits[OtherTrainer(name="products", id="products")] = lambda table: Linear.fit(contract, table, products)
+        fits[OtherTrainer(name="steps", id="steps")] = lambda table: Linear.fit(contract, table, steps)
+    return World(contract, periods, _changes(kind), (HISTORY,), fits)
 
 
 def _changes(kind: str) -> list[int]:
     if kind == "recurring":
         return [number for number in range(HISTORY, HISTORY + MONITORED) if number % _RECURRENCE == 0]
-    return [CHANGE] if kind in ("sudden", "covariate harm", "broken") else []
+    return [CHANGE] if kind in ("sudden", "covariate harm", "broken", "other kind") else []
 
 
 def arrivals() -> World:
@@ -150,7 +169,7 @@ def _series(
     contract = _contract(task, periods)
     kind = "Classifier" if task == "binary" else "Regressor"
     trainer = SklearnTrainerSpec(estimator=f"sklearn.ensemble.HistGradientBoosting{kind}", params=trees)
-    return World(contract, periods, [], starts, lambda table: refit(trainer, 0, contract, table))
+    return World(contract, periods, [], starts, {None: lambda table: refit(trainer, 0, contract, table)})
 
 
 def _contract(task: Task, periods: list[Period]) -> ModelContract:

@@ -194,7 +194,7 @@ _COMMANDS = (
             Arg(
                 ("--trainer",),
                 help="YAML file with the trainer, as it is recorded in mlops/training.json of the MLflow run (default: the trainer "
-                "of the version, unless it runs your code)",
+                "of the version, unless it runs your code, and those of the other candidates)",
             ),
             Arg(
                 ("--delay",),

@@ -8,9 +8,21 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.references import ModelVersionRef
 
 
+class OtherTrainer(Model):
+    """A trainer of challengers that is not the champion's.
+
+    :param name: name of the trainer, such as the name of the estimator's class
+    :param id: hash of what the trainer does, so that two trainers of one class with other parameters differ
+    """
+
+    name: str
+    id: str
+
+
 class Challenger(Model):
     """A challenger, compared with the champion on the labelled rows of a window.
 
+    :param trainer: the trainer that fitted the challenger; ``None`` for the champion's
     :param past: number of windows that the challenger was trained on; ``None`` for all windows. The compared window
         counts, because the challenger is fitted to the other half of its rows
     :param trained_rows: number of rows that the challenger was trained on
@@ -20,6 +32,7 @@ class Challenger(Model):
     :param clusters: effective number of clusters, if the rows are clustered; ``None`` for independent rows
     """
 
+    trainer: OtherTrainer | None = None
     past: int | None
     trained_rows: int
     value: float
@@ -31,13 +44,16 @@ class Challenger(Model):
 class Gain(Model):
     """The gain of one challenger, as a share of the champion's mean loss.
 
+    :param trainer: the trainer that fitted the challenger; ``None`` for the champion's
     :param past: number of windows that the challenger was trained on; ``None`` for all windows
     :param value: metric of the challenger in the current window
-    :param share: the gain: the reduction of the mean loss, as a share of the champion's mean loss
+    :param share: the gain: the reduction of the mean loss, as a share of the champion's mean loss. If challengers of several
+        trainers were compared, it is corrected for taking the best of them
     :param low: lower confidence bound of ``share``
     :param windows: number of windows from which the gain was computed
     """
 
+    trainer: OtherTrainer | None = None
     past: int | None
     value: float
     share: float
@@ -53,7 +69,7 @@ class Comparison(Model):
     :param rows: number of compared rows
     :param value: metric of the champion
     :param loss: mean loss of the champion
-    :param challengers: the challengers, which differ in the windows that they were trained on
+    :param challengers: the challengers, which differ in their trainer and in the windows that they were trained on
     :param since_training: number of windows since the end of the champion's training data, the compared window included,
         so that 1 is the first window; ``None`` in reports of old versions
     :param rests: whether the window asks for nothing, because it is the first one after a retraining

@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.refitting import losses
-from airflow_mlops.performance.challenger import Comparison
+from airflow_mlops.performance.challenger import Comparison, OtherTrainer
 from airflow_mlops.performance.gains import compare
 
 if TYPE_CHECKING:
@@ -57,9 +57,22 @@ class Fitted(Protocol):
 
 
 Fit = Callable[[pa.Table], Fitted]
-"""Fits the champion's trainer to rows with the features and the column ``label``."""
+"""Fits a trainer to rows with the features and the column ``label``."""
+Fits = Mapping[OtherTrainer | None, Fit]
+"""The trainers of challengers. The key of the champion's trainer is ``None``."""
 PASTS: tuple[int | None, ...] = (None, 3, 1)
 """The numbers of windows that challengers are trained on, including the compared window; ``None`` for all windows."""
+
+
+class Recipe(NamedTuple):
+    """How a challenger is trained.
+
+    :param trainer: the trainer; ``None`` for the champion's
+    :param past: number of windows that the challenger is trained on, the compared window included; ``None`` for all windows
+    """
+
+    trainer: OtherTrainer | None
+    past: int | None
 
 
 @dataclass(frozen=True)
@@ -80,25 +93,29 @@ class Champion:
 class Trained:
     """The challengers of a window, before the comparison with a champion.
 
-    :param losses: the loss of each row of the window by each challenger, shape (n,), by the number of windows that the
-        challenger was trained on
+    :param losses: the loss of each row of the window by each challenger, shape (n,)
     :param rows: number of rows that each challenger was trained on
+    :param groups: the number of the cluster of each row, in the order of the losses, shape (n,); ``None`` for independent
+        rows
     """
 
-    losses: dict[int | None, NDArray[np.float64]]
-    rows: dict[int | None, int]
+    losses: dict[Recipe, NDArray[np.float64]]
+    rows: dict[Recipe, int]
+    groups: NDArray[np.int64] | None = None
 
 
 def train(
-    fit: Fit,
+    fits: Fits,
     current: pa.Table,
     older: Mapping[int | None, pa.Table],
     metric: str,
     groups: NDArray[np.int64] | None = None,
 ) -> Trained:
-    """Train one challenger for each set of older rows, and measure its loss on each row of ``current``.
+    """Train one challenger for each trainer and each set of older rows, and measure its loss on each row of ``current``.
 
-    :param fit: fits the champion's trainer
+    A challenger that cannot be trained is left out.
+
+    :param fits: the trainers
     :param current: the labelled rows of the compared window in order of time: the features and the column ``label``
     :param older: the labelled rows before the compared window, by the number of windows that a challenger is trained on
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
@@ -108,18 +125,20 @@ def train(
     """
     parts = halves(current, groups)
     started = time.perf_counter()
-    found: dict[int | None, NDArray[np.float64]] = {}
-    trained: dict[int | None, int] = {}
+    found: dict[Recipe, NDArray[np.float64]] = {}
+    trained: dict[Recipe, int] = {}
     failure: Exception | None = None
-    for past, rows in older.items():
-        try:
-            found[past], trained[past] = _losses(fit, parts, rows, metric)
-        except (TrainingError, UnmeasurableError) as error:
-            failure = error
+    for trainer, fit in fits.items():
+        for past, rows in older.items():
+            recipe = Recipe(trainer, past)
+            try:
+                found[recipe], trained[recipe] = _losses(fit, parts, rows, metric)
+            except (TrainingError, UnmeasurableError) as error:
+                failure = failure or error
     if not found:
         raise UnmeasurableError(f"no challenger could be trained ({failure})")
     log.info("Trained %d challengers in %.1f s.", len(found), time.perf_counter() - started)
-    return Trained(found, trained)
+    return Trained(found, trained, groups[_by_cluster(groups)[0]] if groups is not None else None)
 
 
 def champion_losses(
@@ -142,7 +161,6 @@ def compare_all(
     trained: Trained,
     metric: str,
     since_training: int,
-    groups: NDArray[np.int64] | None = None,
 ) -> Comparison:
     """Compare the champion with all challengers.
 
@@ -151,12 +169,7 @@ def compare_all(
     :param trained: the challengers, with losses for the same rows
     :param metric: the metric that defines the losses
     :param since_training: number of windows since the end of the champion's training data, the compared window included
-    :param groups: the number of the cluster of each row, in the order of the rows before they were halved, shape (n,);
-        ``None`` for independent rows
     """
-    if groups is not None:
-        order, _ = _by_cluster(groups)
-        groups = groups[order]
     return Comparison(
         champion=champion,
         metric=metric,
@@ -164,15 +177,17 @@ def compare_all(
         value=value_of(metric, known),
         loss=float(known.mean()),
         challengers=[
-            compare(known, found, past, trained.rows[past], value_of(metric, found), groups)
-            for past, found in trained.losses.items()
+            compare(
+                known, found, recipe.past, trained.rows[recipe], value_of(metric, found), trained.groups, recipe.trainer
+            )
+            for recipe, found in trained.losses.items()
         ],
         since_training=since_training,
     )
 
 
 def cross_fit(
-    fit: Fit,
+    fits: Fits,
     champion: Champion,
     current: pa.Table,
     older: Mapping[int | None, pa.Table],
@@ -182,13 +197,14 @@ def cross_fit(
 ) -> Comparison:
     """Train challengers with :func:`train`, and compare them with the champion.
 
+    :param fits: the trainers
     :param groups: the number of the cluster of each row of ``current``, shape (n,); ``None`` for independent rows
     :raises UnmeasurableError: the loss is not defined on the rows, no challenger can be trained, or all rows are of one
         cluster
     """
     known = champion_losses(champion, current, metric, groups)
-    trained = train(fit, current, older, metric, groups)
-    return compare_all(champion.ref, known, trained, metric, since_training, groups)
+    trained = train(fits, current, older, metric, groups)
+    return compare_all(champion.ref, known, trained, metric, since_training)
 
 
 def halves(current: pa.Table, groups: NDArray[np.int64] | None = None) -> tuple[pa.Table, pa.Table]:

@@ -1,4 +1,4 @@
-"""Compare the champion with challengers: models that the champion's trainer fits to newer rows.
+"""Compare the champion with challengers: models that the champion's trainer, and those of other candidates, fit to newer rows.
 
 A challenger answers the question whether retraining would help now. All models predict the same labelled rows, so the
 comparison is paired: differences between windows, such as noisier labels, affect all models alike and cancel out.
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.metrics.clusters import design, student
-from airflow_mlops.performance.challenger import Challenger, Comparison, Gain
+from airflow_mlops.performance.challenger import Challenger, Comparison, Gain, OtherTrainer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +36,7 @@ def compare(
     trained_rows: int,
     value: float,
     groups: NDArray[np.int64] | None = None,
+    trainer: OtherTrainer | None = None,
 ) -> Challenger:
     """Compare the losses of a challenger with the losses of the champion on the same rows.
 
@@ -45,18 +46,31 @@ def compare(
     :param trained_rows: number of rows that the challenger was trained on
     :param value: metric of the challenger
     :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
+    :param trainer: the trainer of the challenger; ``None`` for the champion's
     """
     gains = champion - challenger
-    error = float(gains.std(ddof=1)) / math.sqrt(len(gains)) if len(gains) > 1 else math.inf
     known = design(gains, groups) if groups is not None else None
     return Challenger(
+        trainer=trainer,
         past=past,
         trained_rows=trained_rows,
         value=value,
         gain=float(gains.mean()),
-        standard_error=error if known is None else error * math.sqrt(known.effect),
+        standard_error=standard_error(gains, groups),
         clusters=None if known is None else known.clusters,
     )
+
+
+def standard_error(gains: NDArray[np.float64], groups: NDArray[np.int64] | None = None) -> float:
+    """Return the standard error of the mean of the gains of n rows; infinite for a single row, or a single cluster.
+
+    :param gains: differences of two losses of each row, shape (n,)
+    :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
+    """
+    if len(gains) < 2:
+        return math.inf
+    error = float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    return error if groups is None else error * math.sqrt(design(gains, groups).effect)
 
 
 def best_gain(
@@ -71,6 +85,11 @@ def best_gain(
     which later windows weigh more (exponentially weighted moving average). The mean finds a small gain that lasts, and
     the current window alone finds a sudden one. The error probability is divided among the challengers (Bonferroni).
 
+    The largest of several estimates is too large on average. With challengers of k trainers, each gain is therefore reduced
+    by the quantile 1 - 1/(2k) of its error before it is compared with ``min_gain``. The largest reduced gain of one past is
+    then above the largest true gain with a probability of at most one half (V. Chernozhukov, S. Lee and A. Rosen,
+    "Intersection Bounds: Estimation and Inference", Econometrica 81, 2013). With one trainer, nothing is subtracted.
+
     For clustered rows, the quantile is that of Student's t with the smallest number of clusters of a window, and the
     errors of windows add up as if they were perfectly correlated, because the same clusters may occur in all windows.
 
@@ -83,10 +102,12 @@ def best_gain(
         return None
     level = (1 - confidence) / 2 / len(current.challengers)
     z = NormalDist().inv_cdf(1 - level)
+    trainers = len({challenger.trainer for challenger in current.challengers})
+    selection = NormalDist().inv_cdf(1 - 0.5 / trainers)
     gains = [
         gain
         for challenger in current.challengers
-        for gain in _gains(challenger, current, earlier, z)
+        for gain in _gains(challenger, current, earlier, z, selection)
         if gain.low > 0 and gain.share >= min_gain
     ]
     return max(gains, key=lambda gain: gain.share, default=None)
@@ -102,34 +123,44 @@ def rests(current: Comparison, earlier: Sequence[tuple[int, Comparison]]) -> boo
 
 
 def _gains(
-    challenger: Challenger, current: Comparison, earlier: Sequence[tuple[int, Comparison]], z: float
+    challenger: Challenger, current: Comparison, earlier: Sequence[tuple[int, Comparison]], z: float, selection: float
 ) -> list[Gain]:
     """Return the gain in the current window, and the weighted mean of the gains in all windows."""
     points = [(1.0, challenger, current.loss)]
     for since, comparison in earlier:
-        known = next((item for item in comparison.challengers if item.past == challenger.past), None)
+        known = next(
+            (
+                item
+                for item in comparison.challengers
+                if (item.trainer, item.past) == (challenger.trainer, challenger.past)
+            ),
+            None,
+        )
         if comparison.champion == current.champion and comparison.metric == current.metric and known is not None:
             points.append((DECAY**since, known, comparison.loss))
-    alone = _gain(challenger, points[:1], z)
-    return [alone] if len(points) == 1 else [alone, _gain(challenger, points, z)]
+    alone = _gain(challenger, points[:1], z, selection)
+    return [alone] if len(points) == 1 else [alone, _gain(challenger, points, z, selection)]
 
 
-def _gain(challenger: Challenger, points: Sequence[tuple[float, Challenger, float]], z: float) -> Gain:
+def _gain(
+    challenger: Challenger, points: Sequence[tuple[float, Challenger, float]], z: float, selection: float
+) -> Gain:
+    """Return the weighted mean of the gains in several windows.
+
+    :param z: quantile of the normal distribution for the lower bound
+    :param selection: quantile of the normal distribution for the correction of the best of several trainers
+    """
+    known = {"trainer": challenger.trainer, "past": challenger.past, "value": challenger.value, "windows": len(points)}
     loss = sum(weight * loss for weight, _, loss in points)
     if loss <= 0:
-        return Gain(past=challenger.past, value=challenger.value, share=0.0, low=0.0, windows=len(points))
+        return Gain(**known, share=0.0, low=0.0)
     gain = sum(weight * item.gain for weight, item, _ in points)
     errors = [weight * item.standard_error for weight, item, _ in points]
     clusters = [item.clusters for _, item, _ in points if item.clusters is not None]
     error = sum(errors) if clusters else math.hypot(*errors)
     z = student(z, min(clusters)) if clusters else z
-    return Gain(
-        past=challenger.past,
-        value=challenger.value,
-        share=gain / loss,
-        low=(gain - z * error) / loss,
-        windows=len(points),
-    )
+    corrected = gain - selection * error if selection else gain
+    return Gain(**known, share=corrected / loss, low=(gain - z * error) / loss)
 
 
 def windows_between(earlier: Window, later: Window) -> int:

@@ -79,7 +79,7 @@ class Policy(PerformanceThresholds):
 
     :param max_staleness: the longest time between the newest row of a window and the end of the window
     :param retrain_on: the measured triggers that may request retraining. ``challenger``: a model that the champion's
-        trainer fits to the newest rows is significantly better than the champion. ``performance``: realised performance
+        trainer, or that of another candidate, fits to the newest rows is significantly better than the champion. ``performance``: realised performance
         is significantly worse than at training, and no challenger was compared. ``estimated_performance``: estimated performance is significantly worse,
         and realised performance cannot be judged yet. ``drift``: the drifted features have at least ``min_importance``
     :param probe: the shortest time between two windows for which challengers are trained. By default, challengers are

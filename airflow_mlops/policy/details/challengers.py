@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from airflow_mlops.core.counts import counted
 from airflow_mlops.metrics.catalog import find_metric
-from airflow_mlops.performance.challenger import Comparison, Gain
+from airflow_mlops.performance.challenger import Challenger, Comparison, Gain, OtherTrainer
 from airflow_mlops.policy.details.inputs import broken_inputs
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
@@ -30,13 +32,18 @@ def gain_of(comparison: Comparison, gain: Gain) -> str:
 def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
     """Return sentences with the values of the champion and of all challengers, and the largest significant gain."""
     metric = metric_name(comparison.metric)
-    values = listed(
-        [f"{number(item.value)} with {_past(item.past)}" for item in comparison.challengers],
-        len(comparison.challengers),
-    )
     rows = counted(comparison.rows, "labelled row")
-    values = f"{number(comparison.value)} by champion v{comparison.champion.version}, and by challengers {values}"
-    facts = [f"{capitalized(metric)} on {rows}: {values}."]
+    of_each: dict[OtherTrainer | None, list[Challenger]] = {
+        trainer: [] for trainer in dict.fromkeys(item.trainer for item in comparison.challengers)
+    }
+    for item in comparison.challengers:
+        of_each[item.trainer].append(item)
+    champion = f"{number(comparison.value)} by champion v{comparison.champion.version}"
+    values = [
+        f"{f'by challengers of {trainer.name}' if trainer else 'by challengers'} {_values(items)}"
+        for trainer, items in of_each.items()
+    ]
+    facts = [f"{capitalized(metric)} on {rows}: {'; '.join([f'{champion}, and {values[0]}', *values[1:]])}."]
     needed = f"{share(policy.min_gain, 0)} needed"
     if comparison.rests:
         facts.append("The first window after a retraining does not ask for another one.")
@@ -44,11 +51,16 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
         facts.append(f"No challenger reduces the mean loss significantly and by enough ({needed}).")
     else:
         over = f"mean of {best.windows} windows" if best.windows > 1 else "this window"
+        kind = f" of {best.trainer.name}" if best.trainer else ""
         facts.append(
-            f"The challenger with {_past(best.past)} reduces the mean loss by {share(best.share)} ({over}; at least "
+            f"The challenger{kind} with {_past(best.past)} reduces the mean loss by {share(best.share)} ({over}; at least "
             f"{share(best.low)} with {share(policy.confidence, 0)} confidence, {needed})."
         )
     return facts
+
+
+def _values(challengers: Sequence[Challenger]) -> str:
+    return listed([f"{number(item.value)} with {_past(item.past)}" for item in challengers], len(challengers))
 
 
 def _past(windows: int | None) -> str:

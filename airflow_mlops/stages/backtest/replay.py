@@ -3,13 +3,15 @@
 The replay runs no Airflow tasks. It trains the models of all strategies on the same windows:
 
 - Before the first monitored window, one model is trained on all windows so far. It is the first champion of every strategy.
-- After each window, the newest window whose labels have arrived is known. A training fits one candidate for each past of
-  :data:`~airflow_mlops.performance.cross_fitting.PASTS`, chooses a past, and fits the candidate again on all its rows.
-  The new model predicts from the next window on.
-- The chosen past has the smallest loss that is expected in the next window: the cross-fitted loss in the known window,
-  plus the mean, over all earlier windows, of what a model with this past lost until the next window. The first follows a
-  change at once, but alone it prefers short pasts too much, because a model that knows half of a window profits from what
-  only this window has. The second finds the pasts whose models last.
+- After each window, the newest window whose labels have arrived is known. A training fits one candidate for each trainer and each past
+  of :data:`~airflow_mlops.performance.cross_fitting.PASTS`, chooses one (:class:`~airflow_mlops.performance.cross_fitting.Recipe`),
+  and fits the candidate again on all its rows. The new model predicts from the next window on.
+- The chosen candidate has the smallest loss that is expected in the next window: the cross-fitted loss in the known
+  window, plus the mean, over all earlier windows, of what a model with this trainer and past lost until the next window. The
+  first follows a change at once, but alone it prefers short pasts too much, because a model that knows half of a window
+  profits from what only this window has. The second finds the pasts whose models last.
+- Of several trainers, the first is chosen whose best candidate is at most one standard error worse than the best of all, as
+  EvaluateOperator chooses.
 - ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy asks for
   it. The ``oracle`` predicts each window with the best of all models trained before it, chosen with the window's labels.
 """
@@ -36,15 +38,16 @@ from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.cross_fitting import (
     PASTS,
     Champion,
-    Fit,
+    Fits,
     Fitted,
+    Recipe,
     Trained,
     champion_losses,
     compare_all,
     train,
     value_of,
 )
-from airflow_mlops.performance.gains import best_gain, windows_between
+from airflow_mlops.performance.gains import best_gain, standard_error, windows_between
 from airflow_mlops.policy.checks import days
 from airflow_mlops.policy.retraining import limited, request_id
 from airflow_mlops.policy.spec import Policy, Trigger
@@ -56,6 +59,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NAME = "replay"
+# A model: the number of the window after which it was trained, and how.
+_Model = tuple[int, Recipe]
 
 
 @dataclass(frozen=True)
@@ -75,7 +80,7 @@ class Period:
 class Replay:
     """Replays strategies over labelled windows. Trainings that several strategies need are done once.
 
-    :param fit: fits the trainer to rows
+    :param fits: the trainers. The key of the first champion's trainer is ``None``
     :param contract: names the ML task and the features
     :param periods: all windows, in order of time and without gaps
     :param first: number of windows on which the first champion is trained
@@ -83,17 +88,17 @@ class Replay:
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
     """
 
-    fit: Fit
+    fits: Fits
     contract: ModelContract
     periods: Sequence[Period]
     first: int
     delay: int
     metric: str
     _trained: dict[int, Trained | None] = field(default_factory=dict)
-    _models: dict[tuple[int, int | None], Fitted] = field(default_factory=dict)
-    _measured: dict[tuple[int, int | None, int], tuple[float, float]] = field(default_factory=dict)
-    _ages: dict[tuple[int, int | None], float | None] = field(default_factory=dict)
-    _compared: dict[tuple[int, int | None, int], NDArray[np.float64]] = field(default_factory=dict)
+    _models: dict[_Model, Fitted] = field(default_factory=dict)
+    _measured: dict[tuple[_Model, int], tuple[float, float]] = field(default_factory=dict)
+    _ages: dict[_Model, float | None] = field(default_factory=dict)
+    _compared: dict[tuple[_Model, int], NDArray[np.float64]] = field(default_factory=dict)
 
     def never(self) -> Replayed:
         """Replay the strategy that keeps the first champion."""
@@ -159,7 +164,7 @@ class Replay:
             steps.append(Step(**fields))
         return Replayed(strategy="policy", steps=self._judged(steps, served))
 
-    def _judged(self, steps: Sequence[Step], served: Sequence[tuple[int, int | None]]) -> list[Step]:
+    def _judged(self, steps: Sequence[Step], served: Sequence[_Model]) -> list[Step]:
         """Say for each training whether it helped: whether the replaced model would have had a larger loss afterwards.
 
         :param served: the model that predicted each window
@@ -180,7 +185,7 @@ class Replay:
         return range(self.first, len(self.periods))
 
     @cached_property
-    def _start(self) -> tuple[int, int | None]:
+    def _start(self) -> _Model:
         return self.first - 1, self.winner(self.first - 1)
 
     def _window(self, number: int) -> Window:
@@ -206,67 +211,74 @@ class Replay:
                     older[past] = rows
             try:
                 self._trained[number] = train(
-                    self.fit, self.periods[number].rows, older, self.metric, self.periods[number].groups
+                    self.fits, self.periods[number].rows, older, self.metric, self.periods[number].groups
                 )
             except UnmeasurableError:
                 self._trained[number] = None
         return self._trained[number]
 
-    def winner(self, number: int) -> int | None:
-        """Return the past of the best candidate after window ``number``; ``None`` (all windows) without challengers."""
+    def winner(self, number: int) -> Recipe:
+        """Return the best candidate after window ``number``; the first trainer with all windows without challengers."""
         trained = self._challengers(number)
         if trained is None:
-            return None
-        found = {past: float(known.mean()) + self._ageing(number, past) for past, known in trained.losses.items()}
-        return min(found, key=lambda past: found[past])
+            return Recipe(None, None)
+        found = {recipe: float(known.mean()) + self._ageing(number, recipe) for recipe, known in trained.losses.items()}
+        best = min(found, key=lambda recipe: found[recipe])
+        for trainer in self.fits:
+            own = min((item for item in found if item.trainer == trainer), key=lambda item: found[item], default=best)
+            error = standard_error(trained.losses[own] - trained.losses[best], trained.groups)
+            if trainer == best.trainer or found[own] - found[best] <= error:
+                return own
+        return best
 
-    def _ageing(self, number: int, past: int | None) -> float:
+    def _ageing(self, number: int, recipe: Recipe) -> float:
         """Return the mean over the windows before ``number`` of what a model loses until the next window; 0 without them."""
-        known = [self._aged(earlier, past) for earlier in range(1, number)]
+        known = [self._aged(earlier, recipe) for earlier in range(1, number)]
         found = [loss for loss in known if loss is not None]
         return fmean(found) if found else 0.0
 
-    def _aged(self, number: int, past: int | None) -> float | None:
+    def _aged(self, number: int, recipe: Recipe) -> float | None:
         """Return the loss in window ``number`` of the model that was trained before it, minus the cross-fitted loss.
 
         :return: ``None`` if a loss is not defined, such as in a window of one class
         """
-        if (number, past) not in self._ages:
+        if (number, recipe) not in self._ages:
             trained = self._challengers(number)
             # A past that is as long as the history is the whole history.
-            crossed = None if trained is None else trained.losses.get(past, trained.losses.get(None))
+            whole = recipe._replace(past=None)
+            crossed = None if trained is None else trained.losses.get(recipe, trained.losses.get(whole))
             try:
-                self._ages[number, past] = (
-                    None if crossed is None else self._step(number, (number - 1, past)).loss - float(crossed.mean())
+                self._ages[number, recipe] = (
+                    None if crossed is None else self._step(number, (number - 1, recipe)).loss - float(crossed.mean())
                 )
             except TrainingError:
-                self._ages[number, past] = None
-        return self._ages[number, past]
+                self._ages[number, recipe] = None
+        return self._ages[number, recipe]
 
-    def _model(self, model: tuple[int, int | None]) -> Fitted:
-        number, past = model
+    def _model(self, model: _Model) -> Fitted:
+        number, (trainer, past) = model
         # A past that is as long as the history is the whole history.
-        key = number, None if past is None or past > number else past
+        past = None if past is None or past > number else past
+        key = number, Recipe(trainer, past)
         if key not in self._models:
-            self._models[key] = self.fit(self._rows(*key, own=True))
+            self._models[key] = self.fits[trainer](self._rows(number, past, own=True))
         return self._models[key]
 
-    def _compare(self, model: tuple[int, int | None], version: int, number: int) -> Comparison | None:
+    def _compare(self, model: _Model, version: int, number: int) -> Comparison | None:
         trained = self._challengers(number)
         if trained is None:
             return None
-        ref, key = ModelVersionRef(model=_NAME, version=version, run_id=""), (*model, number)
+        ref, key = ModelVersionRef(model=_NAME, version=version, run_id=""), (model, number)
         if key not in self._compared:
             fitted = self._model(model)
             champion = Champion(ref, fitted.contract, fitted.predict)
             self._compared[key] = champion_losses(
                 champion, self.periods[number].rows, self.metric, self.periods[number].groups
             )
-        groups = self.periods[number].groups
-        return compare_all(ref, self._compared[key], trained, self.metric, number - model[0], groups)
+        return compare_all(ref, self._compared[key], trained, self.metric, number - model[0])
 
-    def _step(self, number: int, model: tuple[int, int | None], trained: bool = False) -> Step:
-        key = (*model, number)
+    def _step(self, number: int, model: _Model, trained: bool = False) -> Step:
+        key = (model, number)
         if key not in self._measured:
             fitted, rows = self._model(model), self.periods[number].rows
             found = losses(self.metric, fitted.contract, rows.column(LABEL), fitted.predict(rows))

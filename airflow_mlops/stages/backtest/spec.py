@@ -21,7 +21,8 @@ class BacktestSpec(Spec):
     :param window: only windows inside this window are replayed; by default all windows after the training set
     :param delay: number of windows until the labels of a window have arrived; 0 if they are known at its end
     :param policy: the retraining policy
-    :param trainer: the trainer; by default the trainer of the version, unless it runs code of a user
+    :param trainer: the trainer; by default the trainer of the version, unless it runs code of a user, and those of the other
+        candidates of the last decision
     """
 
     model: Name

@@ -16,8 +16,10 @@ from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models import contracts
 from airflow_mlops.models.refitting import Refitted, refit
+from airflow_mlops.performance.cross_fitting import PASTS, Fit
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.backtest.page.report import render
 from airflow_mlops.stages.backtest.replay import Period, Replay
 from airflow_mlops.stages.backtest.spec import BacktestResult, BacktestSpec
@@ -29,8 +31,8 @@ from airflow_mlops.stages.monitor.challengers import (
     labelled_clusters,
     metric_of,
     trained_rows,
-    training_of,
 )
+from airflow_mlops.stages.monitor.trainings import Others, Training, other_trainers, training_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,16 +94,28 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
         periods.append(Period(window, whole.slice(start, table.num_rows), groups))
         start += table.num_rows
     metric = metric_of(spec.policy, contract)
+    others = Others()
+    if spec.trainer is None:
+        # As monitoring of the first window would do.
+        fitted = len(PASTS) * (2 * tables[0].num_rows + tables[1].num_rows)
+        entries = Ledger(context.store, spec.model).entries()
+        others = other_trainers(ref, training.trainer, entries, fitted, client)
+        for note in others.notes:
+            context.progress(note)
     context.progress(f"Replaying {len(found)} windows of {name} from {ref} on {since.label}.")
-    fits: list[float] = []
+    seconds: list[float] = []
 
-    def fit(rows: pa.Table) -> Refitted:
-        started = time.perf_counter()
-        fitted = refit(training.trainer, training.seed, contract, rows)
-        fits.append(time.perf_counter() - started)
-        return fitted
+    def timed(training: Training) -> Fit:
+        def fit(rows: pa.Table) -> Refitted:
+            started = time.perf_counter()
+            fitted = refit(training.trainer, training.seed, contract, rows)
+            seconds.append(time.perf_counter() - started)
+            return fitted
 
-    strategies = Replay(fit, contract, periods, 1, spec.delay, metric)
+        return fit
+
+    fits = {key: timed(item) for key, item in ((None, training), *others.trainings.items())}
+    strategies = Replay(fits, contract, periods, 1, spec.delay, metric)
     replays = [strategies.never(), strategies.every_window(), strategies.policy(spec.policy), strategies.oracle()]
     summary = "; ".join(
         f"{item.strategy}: mean {metric} {item.mean_value:.4g}, {item.trainings} trainings" for item in replays
@@ -115,8 +129,8 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
         delay=spec.delay,
         policy=spec.policy,
         created=created,
-        fits=len(fits),
-        seconds=sum(fits),
+        fits=len(seconds),
+        seconds=sum(seconds),
         page_url=context.store.url_of(f"{key}.html"),
         metric=metric,
         strategies=replays,

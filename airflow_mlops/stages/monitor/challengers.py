@@ -1,14 +1,12 @@
-"""Train challengers for a window: the champion's trainer, fitted to the newest labelled rows.
+"""Train challengers for a window: trainers that are fitted to the newest labelled rows.
 
 The rows come from the champion's training set, and from the labelled predictions between the end of the training set
-and the end of the window. The trainer comes from the operator, or from the champion's MLflow run. Everybody who may
-write MLflow runs could name any class there, so a recorded trainer is used only if it runs no code of a user, see
-:mod:`airflow_mlops.models.trainers.known`.
+and the end of the window. The trainer comes from the operator. By default, the champion's trainer and those of the other
+candidates of the last decision are used (:mod:`airflow_mlops.stages.monitor.trainings`).
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -18,14 +16,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.core.base import Model, parse
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import (
     DatasetNotFoundError,
     DatasetPurgedError,
     MLOpsError,
-    RegistryError,
-    RegistryUnavailableError,
     SchemaError,
     SpecError,
 )
@@ -44,19 +39,18 @@ from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.refitting import AGE, refit
-from airflow_mlops.models.trainers.known import own_code
 from airflow_mlops.models.trainers.spec import AnyTrainer
 from airflow_mlops.performance.challenger import Comparison
-from airflow_mlops.performance.cross_fitting import PASTS, Champion, cross_fit
+from airflow_mlops.performance.cross_fitting import PASTS, Champion, Fit, cross_fit
 from airflow_mlops.performance.gains import best_gain, rests, windows_after, windows_between
 from airflow_mlops.policy.checks import is_worse
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.registry import integrity
-from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.names import TRAINING_FILE
+from airflow_mlops.registry.ledger import Entry
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.performance import Realised
+from airflow_mlops.stages.monitor.trainings import Others, Training, other_trainers, training_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -68,23 +62,12 @@ _MICROSECOND = timedelta(microseconds=1)
 _FIX = "Write all windows with the same types."
 
 
-class Training(Model):
-    """The trainer and the seed of a training.
-
-    :param trainer: the trainer
-    :param seed: seed of the training
-    """
-
-    trainer: AnyTrainer
-    seed: int = 0
-
-
 @dataclass(frozen=True)
 class Probe:
     """The result of training challengers.
 
     :param comparison: the comparison with the champion; ``None`` if no challenger was trained
-    :param notes: why no challenger was compared, one sentence
+    :param notes: why no challenger was compared, or why a trainer is left out, one sentence each
     """
 
     comparison: Comparison | None = None
@@ -151,6 +134,7 @@ def probe(
     stored: VersionContract,
     realised: Realised,
     earlier: Sequence[Findings],
+    entries: Sequence[Entry],
     trainer: AnyTrainer | None,
     client: MlflowClient,
 ) -> Probe:
@@ -164,7 +148,9 @@ def probe(
     :param stored: the model contract that is stored with the champion
     :param realised: realised performance of the window
     :param earlier: findings of earlier windows, ordered by time
-    :param trainer: the trainer of the operator; by default the trainer of the champion
+    :param entries: the ledger of the model, oldest first
+    :param trainer: the trainer of the operator; by default the trainers of the champion and of the other candidates of the
+        last decision
     """
     policy = check.policy
     if "challenger" not in policy.retrain_on or policy.probe is None or realised.immature is not None:
@@ -179,11 +165,17 @@ def probe(
             return Probe()
         contract = stored.contract
         rows = _rows(check, contract)
+        pasts = _pasts(rows.older, check.window)
+        others = Others()
+        if trainer is None:
+            # Each challenger is fitted to its older rows and one half of the window, and to them and the other half.
+            fitted = sum(2 * table.num_rows + rows.current.num_rows for table in pasts.values())
+            others = other_trainers(present, training.trainer, entries, fitted, client)
         comparison = cross_fit(
-            lambda table: refit(training.trainer, training.seed, contract, table),
+            {key: _fit(item, contract) for key, item in ((None, training), *others.trainings.items())},
             _champion(present, contract, check.store, client),
             rows.current,
-            _pasts(rows.older, check.window),
+            pasts,
             metric_of(check.policy, contract),
             rows.since_training,
             rows.groups,
@@ -202,49 +194,12 @@ def probe(
         if item.challenger is not None
     ]
     best = best_gain(comparison, since, policy.confidence, policy.min_gain)
-    return Probe(Comparison(**{**dict(comparison), "best": best, "rests": rests(comparison, since)}))
+    found = Comparison(**{**dict(comparison), "best": best, "rests": rests(comparison, since)})
+    return Probe(found, others.notes)
 
 
-def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: MlflowClient) -> Training | None:
-    """Return the trainer of the operator, or the trainer and seed in the champion's MLflow run.
-
-    :return: ``None`` if TrainOperator did not train the champion
-    :raises UnmeasurableError: the champion's run cannot be read, or the recorded trainer runs code of a user
-    :raises RegistryUnavailableError: MLflow did not answer
-    """
-    if trainer is not None:
-        return Training(trainer=trainer)
-    if not present.run_id:
-        return None
-    try:
-        found = _recorded(present, client)
-    except RegistryUnavailableError:
-        raise
-    except (RegistryError, SpecError) as error:
-        # The run of a registered version may have been deleted, and a newer version of this package may have written it.
-        raise UnmeasurableError(str(error).rstrip(".")) from None
-    if found is None:
-        return None
-    if own := own_code(found.trainer):
-        raise UnmeasurableError(
-            f"the trainer of {present} runs code of a user ({', '.join(own)}), which monitoring runs only if the "
-            "operator names it; set `trainer` to train challengers"
-        )
-    return found
-
-
-def _recorded(present: ModelVersionRef, client: MlflowClient) -> Training | None:
-    import mlflow
-
-    with registry_errors(f"The MLflow run of {present} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        if all(item.path != TRAINING_FILE for item in client.list_artifacts(present.run_id)):
-            return None
-        recorded: dict[str, Any] = mlflow.artifacts.load_dict(
-            client.download_artifacts(present.run_id, TRAINING_FILE, folder)
-        )
-    known = {name: recorded[name] for name in ("trainer", "seed") if name in recorded}
-    found: Training = parse(Training, known, f"The training of {present}")
-    return found
+def _fit(training: Training, contract: ModelContract) -> Fit:
+    return lambda table: refit(training.trainer, training.seed, contract, table)
 
 
 def metric_of(policy: Policy, contract: ModelContract) -> str:

@@ -19,7 +19,11 @@ from airflow_mlops.stages.monitor.report import metrics, page_url
 
 
 def request_retraining(
-    findings: Findings, earlier: Sequence[Findings], context: StepContext, seen: int | None = None
+    findings: Findings,
+    earlier: Sequence[Findings],
+    context: StepContext,
+    ledger: Ledger | None = None,
+    seen: int | None = None,
 ) -> RetrainingPlan:
     """Decide whether the window requests retraining, and record a new request in the ledger.
 
@@ -27,11 +31,12 @@ def request_retraining(
     limit the window (:mod:`airflow_mlops.registry.requests`).
 
     :param earlier: findings of earlier windows, ordered by time
+    :param ledger: the ledger of the model, which keeps the entries that it has read; by default it is read here
     :param seen: number of entries in the ledger when the check began; by default the number of entries now
     :raises RegistryError: an entry of the ledger was changed or removed
     """
-    ledger = Ledger(context.store, findings.model)
-    entries = ledger.entries()
+    ledger = ledger or Ledger(context.store, findings.model)
+    entries = ledger.updated_entries()
     since = len(entries) if seen is None else seen
 
     def plan(present: Sequence[Entry]) -> RetrainingPlan:

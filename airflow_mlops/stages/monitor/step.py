@@ -55,7 +55,8 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     store = context.store
     check = _check(spec, context)
     # Requests of checks that run at the same time count, see request_retraining().
-    recorded = Ledger(store, spec.model).count()
+    ledger = Ledger(store, spec.model)
+    entries = ledger.entries()
     client = connect(spec.mlflow, context.connection)
     present = versions.champion(client, spec.model)
     facts, measured = ChampionFacts(), Measurements()
@@ -70,14 +71,16 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
             measured = replace(
                 measured, realised=realised, replaced=[replaced.measure(item, client) for item in earlier_versions]
             )
-            probed = challengers.probe(check, present, stored, measured.realised, earlier, spec.trainer, client)
+            probed = challengers.probe(
+                check, present, stored, measured.realised, earlier, entries, spec.trainer, client
+            )
             measured = replace(measured, challenger=probed.comparison, notes=[*measured.notes, *probed.notes])
         else:
             references.forget(store, check.model, check.window)
     findings = compose(check, facts, measured)
     changes = find_changes([*earlier, findings], spec.policy.false_alarm_rate)
     findings = compose(check, facts, measured, changes)
-    planned = request_retraining(findings, earlier, context, recorded)
+    planned = request_retraining(findings, earlier, context, ledger, len(entries))
     verdict = decide(findings, planned, earlier)
     # The plan names the request of this window. Those that started the DAG run belong to its training.
     task = context.provenance.model_copy(update={"requests": []})

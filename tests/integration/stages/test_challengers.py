@@ -21,11 +21,15 @@ from airflow_mlops.policy.findings import Report
 from airflow_mlops.stages.backtest import step as backtest
 from airflow_mlops.stages.backtest.spec import BacktestResult, BacktestSpec
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import step as evaluate
+from airflow_mlops.stages.evaluate.spec import EvaluateSpec
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 from airflow_mlops.stages.monitor import step as monitor
-from airflow_mlops.stages.monitor.challengers import training_of
 from airflow_mlops.stages.monitor.spec import MonitorResult, MonitorSpec
+from airflow_mlops.stages.monitor.trainings import MAX_SECONDS, training_of
+from airflow_mlops.stages.promote import step as promote
+from airflow_mlops.stages.promote.spec import PromoteSpec
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from airflow_mlops.stages.train import step as train
@@ -34,21 +38,27 @@ from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer
 from tests.support.deployed import scoring_set, write
 
 LINEAR = SklearnTrainer("sklearn.linear_model.LogisticRegression")
+TREE = SklearnTrainer("sklearn.tree.DecisionTreeClassifier", params={"max_depth": 4})
 OWN = "def fit(X, y, *, params, seed):\n    from sklearn.linear_model import LogisticRegression as L\n    return L().fit(X, y)\n"
 
 
-def flights(month: int, seed: int, sign: float = 1.0, rows: int = 600) -> pa.Table:
-    """Flights of a month. ``arr_delay`` grows with ``sign * distance``."""
+def flights(month: int, seed: int, sign: float = 1.0, rows: int = 600, steps: bool = False) -> pa.Table:
+    """Flights of a month. ``arr_delay`` grows with ``sign * distance``.
+
+    :param steps: whether it grows with the sign of ``distance * wind`` instead, which no linear model can learn
+    """
     random = np.random.default_rng(seed)
-    distance = random.normal(size=rows)
-    times = np.datetime64(f"2013-{month:02}-01", "us") + np.sort(random.integers(0, 27 * 86_400, rows)).astype("m8[s]")
+    distance, wind, noise = random.normal(size=rows), random.normal(size=rows), random.logistic(size=rows)
+    signal = 2 * np.sign(distance * wind) if steps else sign * distance
+    days = random.integers(0, 27 * 86_400, rows)
+    times = np.datetime64(f"2013-{month:02}-01", "us") + np.sort(days).astype("m8[s]")
     return pa.table(
         {
             "flight": np.arange(rows),
             "time_hour": pa.array(times, pa.timestamp("us", "UTC")),
             "distance": distance,
-            "wind": random.normal(size=rows),
-            "arr_delay": 15 + 10 * (sign * distance + random.logistic(size=rows)),
+            "wind": wind,
+            "arr_delay": 15 + 10 * (signal + noise),
         }
     )
 
@@ -69,6 +79,16 @@ def trained(
     :param model: name of the model; by default a new one
     :param details: further details of the training set
     """
+    ref = training_set(store, times, until, details)
+    model = model or f"delays_{uuid.uuid4().hex[:8]}"
+    made = candidate(store, ref, model, trainer)
+    client.set_registered_model_alias(model, "champion", str(made.version))
+    return made
+
+
+def training_set(
+    store: ArtifactStore, times: pa.DataType | None = None, until: int = 3, details: dict[str, Any] | None = None
+) -> DatasetRef:
     data = pa.concat_tables([flights(month, seed=month) for month in range(1, until + 1)])
     # As BuildTrainingSetOperator writes it; JoinLabelsOperator writes booleans.
     late = pa.array((data["arr_delay"].to_numpy() > 15).astype(np.int64))
@@ -81,12 +101,23 @@ def trained(
         writer.write(data.slice(0, 1_200), "train")
         writer.write(data.slice(1_200), "test")
         window = Window.model_validate(f"2013-01..2013-{until:02}")
-        ref = writer.commit(window=window, details={**known, **(details or {})})[0].ref
-    model = model or f"delays_{uuid.uuid4().hex[:8]}"
-    made = train.run(
-        TrainSpec(dataset=ref, model=model, trainer=trainer), StepContext(store, f"results/{uuid.uuid4().hex}.json")
-    ).candidate
-    client.set_registered_model_alias(model, "champion", str(made.version))
+        return writer.commit(window=window, details={**known, **(details or {})})[0].ref
+
+
+def candidate(store: ArtifactStore, ref: DatasetRef, model: str, trainer) -> ModelVersionRef:
+    context = StepContext(store, f"results/{uuid.uuid4().hex}.json")
+    return train.run(TrainSpec(dataset=ref, model=model, trainer=trainer), context).candidate
+
+
+def decided(store: ArtifactStore, *trainers) -> list[ModelVersionRef]:
+    """Train and evaluate a candidate with each trainer, and promote the first that is at most one standard error worse."""
+    ref, model = training_set(store), f"delays_{uuid.uuid4().hex[:8]}"
+    made = [candidate(store, ref, model, trainer) for trainer in trainers]
+    context = StepContext(store, f"results/{uuid.uuid4().hex}.json")
+    gates = [{"metric": "roc_auc", "min": 0.6}]
+    verdict = evaluate.run(EvaluateSpec(dataset=ref, candidates=made, gates=gates), context).verdict
+    promoted = promote.run(PromoteSpec(verdict=verdict), context).champion
+    assert promoted == made[0]
     return made
 
 
@@ -271,6 +302,62 @@ def test_a_champion_whose_run_is_absent_or_unknown_has_no_trainer(client, store)
     with pytest.raises(UnmeasurableError, match=absent.run_id):
         training_of(absent, None, client)
     assert training_of(champion.model_copy(update={"run_id": ""}), None, client) is None
+
+
+def names(written: Report) -> list[str | None]:
+    """The trainers of the challengers, in order."""
+    compared = written.challenger
+    assert compared is not None
+    return [*dict.fromkeys(item.trainer.name if item.trainer else None for item in compared.challengers)]
+
+
+def test_a_change_that_another_candidate_can_learn_asks_for_retraining(client, store, check):
+    champion, _ = decided(store, LINEAR, TREE)
+    unchanged = check(champion, "2013-04", flights(4, seed=4))
+    assert unchanged.decision != "retrain", unchanged.reason
+    before = report(store, champion, "2013-04")
+    assert names(before) == [None, "DecisionTreeClassifier"]
+    assert len(before.challenger.challengers) == 6
+
+    changed = flights(5, seed=5, steps=True)
+    # No challenger with the champion's trainer alone is better.
+    alone = check(champion, "2013-05", changed, trainer=LINEAR)
+    assert alone.decision == "watch"
+    assert "retraining would not help" in alone.headline
+    asked = check(champion, "2013-05", changed)
+    assert asked.decision == "retrain"
+    assert asked.request.triggers == ["challenger"]
+    best = report(store, champion, "2013-05").challenger.best
+    assert best.trainer.name == "DecisionTreeClassifier"
+    assert best.low > 0.1
+    # A backtest trains and chooses among the same trainers.
+    found = backtest.run(BacktestSpec(model=champion.model), StepContext(store=store))
+    (replayed,) = [item for item in found.strategies if item.strategy == "policy"]
+    assert [step.trained for step in replayed.steps] == [False, True]
+
+
+def test_trainers_that_cost_too_much_or_run_code_of_a_user_are_left_out(client, store, check, tmp_path, monkeypatch):
+    (tmp_path / "own_fit.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    # The same trainer with another name is not another trainer.
+    renamed = SklearnTrainer("sklearn.linear_model.LogisticRegression", name="logistic")
+    deep = SklearnTrainer("sklearn.tree.DecisionTreeClassifier", params={"max_depth": 5}, name="deep")
+    champion, _, own, costly, other = decided(store, LINEAR, renamed, FunctionTrainer("own_fit:fit"), TREE, deep)
+    data = flights(4, seed=4)
+    # Challengers are fitted to 2 * (1800 + 1200 + 0) + 3 * 600 rows, and the candidate was fitted to 1200: 6.5 times its time.
+    client.log_metric(costly.run_id, "fit_seconds", MAX_SECONDS / 6.4)
+    client.log_metric(other.run_id, "fit_seconds", MAX_SECONDS / 6.6)
+    check(champion, "2013-04", data)
+    written = report(store, champion, "2013-04")
+    assert names(written) == [None, "deep"]
+    left_out = [next(note for note in written.notes if f"the trainer of {item}," in note) for item in (own, costly)]
+    assert "own_fit:fit" in left_out[0]
+    # A trainer that is not installed leaves out itself alone.
+    client.log_dict(other.run_id, {"trainer": {"estimator": "xgboost.absent.Classifier"}, "seed": 0}, "training.json")
+    client.log_metric(costly.run_id, "fit_seconds", 1.0)
+    check(champion, "2013-04", data)
+    written = report(store, champion, "2013-04")
+    assert names(written) == [None, "DecisionTreeClassifier"]
 
 
 def test_a_window_that_the_champion_was_trained_on_is_not_compared(client, store, check):

@@ -65,7 +65,7 @@ def compared(current: pa.Table, task: str = "binary", trainer: TrainerSpec | Non
     model = fit(older) if trainer else linear_champion(task)
     pasts = {None: older, 3: older.slice(1_000), 1: older.slice(0, 0)}
     metric = "roc_auc" if task == "binary" else "rmse"
-    return cross_fit(fit, Champion(V1, model.contract, model.predict), current, pasts, metric, since_training=2)
+    return cross_fit({None: fit}, Champion(V1, model.contract, model.predict), current, pasts, metric, since_training=2)
 
 
 def comparison(gain: float, error: float, champion: ModelVersionRef = V1, since_training: int | None = 2) -> Comparison:

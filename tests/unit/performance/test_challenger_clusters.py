@@ -27,7 +27,7 @@ def compared(
     model = fit(older)
     metric = "roc_auc" if task == "binary" else "rmse"
     pasts = {None: older, 1: older.slice(0, 0)}
-    return cross_fit(fit, Champion(V1, model.contract, model.predict), current, pasts, metric, 2, groups)
+    return cross_fit({None: fit}, Champion(V1, model.contract, model.predict), current, pasts, metric, 2, groups)
 
 
 def copied(count: int, times: int, seed: int) -> tuple[pa.Table, np.ndarray]:

@@ -41,7 +41,7 @@ def replay(slopes: list[float], delay: int = 0) -> Replay:
     def fit(rows: pa.Table) -> Refitted:
         return refit(TRAINER, 0, CONTRACT, rows)
 
-    return Replay(fit, CONTRACT, periods(slopes), 3, delay, "rmse")
+    return Replay({None: fit}, CONTRACT, periods(slopes), 3, delay, "rmse")
 
 
 @pytest.mark.parametrize("delay", [0, 2])
@@ -125,10 +125,10 @@ def test_a_series_that_moves_in_every_window_trains_in_at_most_every_second_wind
 
 def test_training_follows_a_change_at_once_and_chooses_pasts_whose_models_last():
     changed = replay([1.0] * 6 + [-1.0] * 6)
-    assert changed.winner(6) == 1
+    assert changed.winner(6).past == 1
     # Cross-fitted losses are smallest for the window alone, but such models do not predict the next window.
     moving = replay([*np.random.default_rng(1).normal(scale=3, size=16)])
-    assert all(moving.winner(number) != 1 for number in range(8, 16))
+    assert all(moving.winner(number).past != 1 for number in range(8, 16))
 
 
 def test_copies_of_rows_of_one_group_do_not_look_like_a_relation_that_challengers_learn():
@@ -142,7 +142,7 @@ def test_copies_of_rows_of_one_group_do_not_look_like_a_relation_that_challenger
         def fit(rows: pa.Table) -> Refitted:
             return refit(tree, 0, CONTRACT, rows)
 
-        return Replay(fit, CONTRACT, windows, 3, 0, "rmse").policy(Policy()).trainings
+        return Replay({None: fit}, CONTRACT, windows, 3, 0, "rmse").policy(Policy()).trainings
 
     assert trainings(windows) == 0
     assert trainings([Period(item.window, item.rows) for item in windows]) > 0

@@ -42,7 +42,7 @@ def given(store, monkeypatch):
     ) -> tuple[dict, list[int], int] | None:
         seen = []
 
-        def cross_fit(fit, champion, current, older, metric, since_training, groups):
+        def cross_fit(fits, champion, current, older, metric, since_training, groups):
             seen.append(({past: months(table) for past, table in older.items()}, months(current), since_training))
             losses = np.ones(2)
             return Comparison(
@@ -63,7 +63,7 @@ def given(store, monkeypatch):
             [open_dataset(store, outcomes[4])], store,
         )  # fmt: skip
         stored = VersionContract(contract=contract)
-        probe = challengers.probe(check, V1, stored, Realised(), [], LINEAR, None)
+        probe = challengers.probe(check, V1, stored, Realised(), [], [], LINEAR, None)
         assert bool(seen) is (probe.comparison is not None)
         return seen[0] if seen else None
 

@@ -1,0 +1,197 @@
+"""The trainers of challengers: the champion's, and those of the other candidates of the last decision.
+
+A training that chooses among several candidates may find a better model with another trainer than the champion's. The
+ledger names the candidates of the last decision, and the MLflow run of each candidate names its trainer. Everybody who may
+write MLflow runs could name any class there, so a recorded trainer is used only if it runs no code of a user, see
+:mod:`airflow_mlops.models.trainers.known`.
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.base import Model, parse
+from airflow_mlops.core.errors import MLOpsError, RegistryError, RegistryUnavailableError, SpecError
+from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.metrics.realised import UnmeasurableError
+from airflow_mlops.models.trainers.known import own_code
+from airflow_mlops.models.trainers.spec import AnyTrainer, TorchTrainerSpec, TrainerSpec
+from airflow_mlops.performance.challenger import OtherTrainer
+from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.ledger import Entry
+from airflow_mlops.registry.names import GPU_TAG, TRAINING_FILE
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+MAX_OTHERS = 3
+"""The largest number of other trainers. More would make each comparison less certain."""
+MAX_SECONDS = 600.0
+"""The longest time, in seconds, that the challengers of all other trainers together may be expected to take."""
+_MAX_CANDIDATES = 10
+_EVALUATED = ("promoted", "refused")
+# What does not change the fitted model.
+_IRRELEVANT = {"name", "serialization", "trusted_types"}
+
+
+class Training(Model):
+    """The trainer and the seed of a training.
+
+    :param trainer: the trainer
+    :param seed: seed of the training
+    """
+
+    trainer: AnyTrainer
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Others:
+    """The trainers of other candidates.
+
+    :param trainings: the trainer and seed of each
+    :param notes: why a trainer is left out, one sentence each
+    """
+
+    trainings: Mapping[OtherTrainer, Training] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: MlflowClient) -> Training | None:
+    """Return the trainer of the operator, or the trainer and seed in the champion's MLflow run.
+
+    :return: ``None`` if TrainOperator did not train the champion
+    :raises UnmeasurableError: the champion's run cannot be read, or the recorded trainer runs code of a user
+    :raises RegistryUnavailableError: MLflow did not answer
+    """
+    if trainer is not None:
+        return Training(trainer=trainer)
+    if not present.run_id:
+        return None
+    try:
+        found = _recorded(present, client)
+    except RegistryUnavailableError:
+        raise
+    except (RegistryError, SpecError) as error:
+        # The run of a registered version may have been deleted, and a newer version of this package may have written it.
+        raise UnmeasurableError(str(error).rstrip(".")) from None
+    if found is None:
+        return None
+    if own := own_code(found.trainer):
+        raise UnmeasurableError(
+            f"the trainer of {present} runs code of a user ({', '.join(own)}), which monitoring runs only if the "
+            "operator names it; set `trainer` to train challengers"
+        )
+    _check_installed(found.trainer)
+    return found
+
+
+def other_trainers(
+    present: ModelVersionRef, own: TrainerSpec, entries: Sequence[Entry], rows: int, client: MlflowClient
+) -> Others:
+    """Return the trainers of the candidates of the last decision, without the champion's, in the order of the candidates.
+
+    Trainers that differ only in their names, or in the format of the stored model, count once. A trainer is left out, and a
+    note says why, if
+
+    - there are :data:`MAX_OTHERS` others before it;
+    - its challengers, and those of the others before it, are expected to take more than :data:`MAX_SECONDS`, by the seconds
+      that its candidate took on its number of rows;
+    - its candidate is a network that was trained where a GPU was, because this says little about the time without one;
+    - it runs code of a user, or cannot be read.
+
+    Candidates that TrainOperator did not train have no trainer. Of more than ten candidates, the first ten are read.
+
+    :param present: the champion
+    :param own: the champion's trainer
+    :param entries: the ledger of the model, oldest first
+    :param rows: number of rows of all trainings together that the challengers of one trainer need
+    :raises RegistryUnavailableError: MLflow did not answer
+    """
+    found: dict[OtherTrainer, Training] = {}
+    notes: list[str] = []
+    known, spent = {_id(own)}, 0.0
+    for candidate in _candidates(entries, present):
+        without = f"No challengers were trained with the trainer of {candidate}"
+        try:
+            training = _recorded(candidate, client)
+            if training is None or _id(training.trainer) in known:
+                continue
+            known.add(_id(training.trainer))
+            if len(found) == MAX_OTHERS:
+                raise UnmeasurableError(f"at most {MAX_OTHERS} other trainers are used")
+            took = _expected_seconds(candidate, training.trainer, rows, client)
+            if spent + took > MAX_SECONDS:
+                raise UnmeasurableError(
+                    f"they are expected to take {took:,.0f} s, and those of all other trainers may take {MAX_SECONDS:.0f} s"
+                )
+        except RegistryUnavailableError:
+            raise
+        except UnmeasurableError as error:
+            notes.append(f"{without}, because {error}.")
+        except MLOpsError as error:
+            notes.append(f"{without}. {error}")
+        else:
+            spent += took
+            found[OtherTrainer(name=training.trainer.label, id=_id(training.trainer))] = training
+    return Others(found, notes)
+
+
+def _candidates(entries: Sequence[Entry], present: ModelVersionRef) -> list[ModelVersionRef]:
+    """Return the candidates of the last decision that have an MLflow run, without the champion."""
+    last = next((entry for entry in reversed(entries) if entry.decision in _EVALUATED and entry.candidates), None)
+    found = [item.candidate for item in last.candidates] if last is not None else []
+    return [item for item in found if item.run_id and item != present][:_MAX_CANDIDATES]
+
+
+def _id(trainer: TrainerSpec) -> str:
+    return fingerprint(trainer.model_dump(mode="json", exclude=_IRRELEVANT))[:16]
+
+
+def _expected_seconds(candidate: ModelVersionRef, trainer: TrainerSpec, rows: int, client: MlflowClient) -> float:
+    """Return the seconds that fits to ``rows`` rows are expected to take, in proportion to the candidate's fit.
+
+    :raises UnmeasurableError: the trainer runs code of a user, or the time is not known
+    """
+    if own := own_code(trainer):
+        raise UnmeasurableError(f"it runs code of a user ({', '.join(own)})")
+    _check_installed(trainer)
+    with registry_errors(f"The MLflow run of {candidate} cannot be read"):
+        run = client.get_run(candidate.run_id).data
+    if isinstance(trainer, TorchTrainerSpec) and GPU_TAG in run.tags:
+        raise UnmeasurableError("its candidate is a network that was trained where a GPU was")
+    seconds, trained = run.metrics.get("fit_seconds", math.nan), run.params.get("train_rows", "")
+    if not (math.isfinite(seconds) and trained.isdecimal() and int(trained)):
+        raise UnmeasurableError("its MLflow run does not say how long the training took")
+    return float(seconds) * rows / int(trained)
+
+
+def _check_installed(trainer: TrainerSpec) -> None:
+    # Known estimators are imported by own_code().
+    if isinstance(trainer, TorchTrainerSpec) and find_spec("torch") is None:
+        raise UnmeasurableError("PyTorch is not installed where monitoring runs")
+
+
+def _recorded(ref: ModelVersionRef, client: MlflowClient) -> Training | None:
+    """Return the trainer in a version's MLflow run; ``None`` if TrainOperator did not train the version.
+
+    :raises RegistryError: the run cannot be read
+    :raises SpecError: a newer version of this package wrote the trainer
+    """
+    import mlflow
+
+    with registry_errors(f"The MLflow run of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
+        if all(item.path != TRAINING_FILE for item in client.list_artifacts(ref.run_id)):
+            return None
+        recorded: dict[str, Any] = mlflow.artifacts.load_dict(
+            client.download_artifacts(ref.run_id, TRAINING_FILE, folder)
+        )
+    known = {name: recorded[name] for name in ("trainer", "seed") if name in recorded}
+    found: Training = parse(Training, known, f"The training of {ref}")
+    return found

@@ -1,0 +1,77 @@
+"""Lists files of the artifact store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_mlops.core.errors import StoreError
+from airflow_mlops.data.store.location import OBJECT_STORES, Location
+
+# The stores, and their buckets, that this process has found to exist.
+_CHECKED: set[tuple[str, str]] = set()
+
+
+class Listing(Location):
+    """Lists keys, and the metadata of files."""
+
+    def keys(self, prefix: str) -> list[str]:
+        """List the keys directly in the folder ``prefix``, sorted. Files that are still being written are left out.
+
+        :raises StoreError: the store cannot be read
+        """
+        with self._guard("list", prefix):
+            try:
+                paths = self.fs.ls(self.path(prefix), detail=False)
+            except FileNotFoundError:
+                paths = []
+            if not paths:
+                self._require_bucket()
+        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths)
+        return sorted(f"{prefix}/{name}" for name in names if not name.startswith("."))
+
+    def _require_bucket(self) -> None:
+        """Check that the bucket or container exists. In one that does not exist, every folder would be empty.
+
+        :raises StoreError: the bucket does not exist
+        """
+        if self.url.partition("://")[0] not in OBJECT_STORES:
+            return
+        bucket = self.root.strip("/").partition("/")[0]
+        if (self.url, bucket) in _CHECKED:
+            return
+        try:
+            self.fs.info(bucket)
+            _CHECKED.add((self.url, bucket))
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"The bucket {bucket!r} of the artifact store {self.url} does not exist: create the bucket, or correct the "
+                "setting [mlops] artifacts."
+            ) from error
+        except Exception:  # noqa: BLE001 - the step may be allowed to list only its own folder
+            return
+
+    def find(self, prefix: str) -> list[str]:
+        """List the keys in the folder ``prefix`` and its subfolders, sorted.
+
+        Files that are still being written are included.
+
+        :raises StoreError: the store cannot be read
+        """
+        return sorted(self.find_info(prefix))
+
+    def find_info(self, prefix: str) -> dict[str, dict[str, Any]]:
+        """List the keys in the folder ``prefix`` and its subfolders, each with the filesystem's metadata of the file.
+
+        Files that are still being written are included. On filesystems that record times or hashes, the metadata of a file
+        changes when the file is replaced.
+
+        :raises StoreError: the store cannot be read
+        """
+        with self._guard("list", prefix):
+            try:
+                found = self.fs.find(self.path(prefix), detail=True)
+            except FileNotFoundError:
+                found = {}
+            if not found:
+                self._require_bucket()
+        return {str(path).removeprefix(self.path("")): info for path, info in found.items()}

@@ -8,9 +8,10 @@ LOCK_TORCH ?= torch==2.13.0
 # Processes that run tests: two more than there are cores, because the tests of live Airflows and of the cluster wait a
 # lot. Each process starts services of its own.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
+SBOM_PYTHON ?= $(BIN)/python
 export AIRFLOW_PORT MLFLOW_PORT MONTHS DEMO_HOME
 
-.PHONY: help demo stop install test pytest torture lint format docs bench images schema ui lock clean
+.PHONY: help demo stop install test pytest torture lint format docs bench images sbom schema ui lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -51,20 +52,29 @@ docs: $(VENV)/.dev-installed ## The documentation site in build/docs, with the A
 bench: $(VENV)/.dev-installed ## Every benchmark; each ends in one line of JSON
 	@for name in parse step_overhead pod_overhead ingest point_in_time torch_training gates score drift false_alarms estimation retraining store serve ui_api; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
+sbom: ## Write build/airflow-mlops.cdx.json (CycloneDX): the packages installed for SBOM_PYTHON, by default those of .venv
+	$(PYTHON) -m venv --clear build/sbom
+	build/sbom/bin/python -m pip install --quiet -c constraints.txt cyclonedx-bom
+	build/sbom/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml --output-format JSON \
+	  --output-file build/airflow-mlops.cdx.json $(SBOM_PYTHON)
+
 schema: $(VENV)/.dev-installed ## Write the JSON schema of monitoring's reports
 	$(BIN)/python -m airflow_mlops.stages.monitor.report_schema > docs/report.schema.json
 
 ui: ## Check, test and build the React pages of the plugin, with Node.js; the bundle is committed
 	cd airflow_mlops/plugin/www && npm ci --no-fund --no-audit --silent && npm run --silent lint && npm test --silent && npm run --silent build
 
-lock: ## Regenerate constraints.txt from pyproject.toml with the newest releases that fit together
+lock: ## Regenerate constraints.txt and docker/hashes.txt from pyproject.toml with the newest releases that fit together
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip
 	build/lock/bin/python -m pip install --quiet $(LOCK_TORCH)
-	build/lock/bin/python -m pip install --quiet --editable . --group dev
+	build/lock/bin/python -m pip install --quiet --editable . --group dev --group sbom
 	{ echo "# Written by 'make lock' on Python 3.11; pip install -c constraints.txt holds every version."; \
 	  build/lock/bin/python -m pip freeze --all --exclude-editable \
 	  | grep -v -i -E '^(nvidia-|triton|cuda-)' | sed -E 's/\+cpu$$//'; } > constraints.txt
+	build/lock/bin/uv pip compile --quiet --universal --no-deps --python-version 3.11 --format pylock.toml \
+	  --output-file build/lock/pylock.toml constraints.txt
+	build/lock/bin/python docker/hashes.py write build/lock/pylock.toml > docker/hashes.txt
 	rm -rf build/lock
 
 $(BIN)/python:

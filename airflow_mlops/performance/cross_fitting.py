@@ -33,6 +33,7 @@ from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.refitting import losses
 from airflow_mlops.performance.challenger import Comparison, OtherTrainer
 from airflow_mlops.performance.gains import compare
+from airflow_mlops.performance.joint import correlations_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -182,6 +183,7 @@ def compare_all(
             )
             for recipe, found in trained.losses.items()
         ],
+        correlations=correlations_of([known - found for found in trained.losses.values()], trained.groups),
         since_training=since_training,
     )
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.windows import Window
 from airflow_mlops.metrics.clusters import design, student
 from airflow_mlops.performance.challenger import Challenger, Comparison, Gain, OtherTrainer
+from airflow_mlops.performance.joint import joint_quantile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -83,7 +84,8 @@ def best_gain(
     A gain is significant if its lower confidence bound is above zero, and large enough if it is at least ``min_gain``.
     The gain of the current window alone is considered, and the mean over all windows since the champion's promotion, in
     which later windows weigh more (exponentially weighted moving average). The mean finds a small gain that lasts, and
-    the current window alone finds a sudden one. The error probability is divided among the challengers (Bonferroni).
+    the current window alone finds a sudden one. The lower bounds of all challengers hold together with
+    half of the error probability, see :mod:`airflow_mlops.performance.joint`.
 
     The largest of several estimates is too large on average. With challengers of k trainers, each gain is therefore reduced
     by the quantile 1 - 1/(2k) of its error before it is compared with ``min_gain``. The largest reduced gain of one past is
@@ -100,8 +102,7 @@ def best_gain(
     """
     if rests(current, earlier):
         return None
-    level = (1 - confidence) / 2 / len(current.challengers)
-    z = NormalDist().inv_cdf(1 - level)
+    z = joint_quantile((1 - confidence) / 2, len(current.challengers), current.correlations)
     trainers = len({challenger.trainer for challenger in current.challengers})
     selection = NormalDist().inv_cdf(1 - 0.5 / trainers)
     gains = [

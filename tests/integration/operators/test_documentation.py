@@ -76,6 +76,7 @@ STAND_INS = {
     "candidates": {"model": "m", "version": 1},
     "dataset": REFERENCE,
     "entities": REFERENCE,
+    "evidence": REFERENCE,
     "predictions": REFERENCE,
     "labels": REFERENCE,
     "sources": REFERENCE,

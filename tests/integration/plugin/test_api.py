@@ -145,6 +145,30 @@ def test_versions_without_mlflow_are_those_of_the_ledger(app: Any, store: Artifa
     assert len(found["problems"]) == 1
 
 
+def test_a_model_that_was_deleted_in_mlflow_is_shown_from_the_ledger(
+    app: Any, store: ArtifactStore, mlflow_connection: str
+) -> None:
+    from mlflow import MlflowClient
+
+    mlflow = MlflowClient(mlflow_connection)
+    name = f"deleted-{store.url.rpartition('/')[2]}"
+    mlflow.create_registered_model(name)
+    run = mlflow.create_run("0").info.run_id
+    mlflow.create_model_version(name, f"runs:/{run}/model", run)
+    promote(store, 1, model=name)
+    score(store, "2013-01", name=f"{name}_predictions", model=name)
+    viewer = client(app, "viewer")
+    before = viewer.get(f"/mlops/api/models/{name}/versions").json()
+    assert ([one["version"] for one in before["versions"]], before["problems"]) == ([1], [])
+    mlflow.delete_registered_model(name)
+    found = viewer.get(f"/mlops/api/models/{name}/versions").json()
+    [one] = found["versions"]
+    assert (one["version"], one["champion"]) == (1, True)
+    assert len(found["problems"]) == 1
+    whole = viewer.get(f"/mlops/api/models/{name}").json()
+    assert (whole["champion"]["version"], whole["scoring"]["version"]) == (1, 1)
+
+
 def test_the_result_of_a_task_is_for_those_who_read_its_dag(app: Any, store: ArtifactStore) -> None:
     store.write_json("results/train/run%2E1/check/-1/a-1.json", {"summary": "Old.", "promoted": False, "winner": None})
     store.write_json(

@@ -18,6 +18,8 @@ _STAGES = (
     "refit",
     "promote",
     "rollback",
+    "deploy",
+    "undeploy",
     "score",
     "join_labels",
     "profile",
@@ -50,6 +52,7 @@ def get_provider_info() -> dict[str, Any]:
                     "airflow_mlops.compute.kubernetes.trigger",
                     "airflow_mlops.triggers.report",
                     "airflow_mlops.triggers.sensing",
+                    "airflow_mlops.compute.kubernetes.serving.trigger",
                     "airflow_mlops.compute.kubernetes.train_jobs.trigger",
                 ],
             }
@@ -81,6 +84,7 @@ def get_provider_info() -> dict[str, Any]:
         "extra-links": [
             "airflow_mlops.links.artifacts.DataDocsLink",
             "airflow_mlops.links.artifacts.ReportLink",
+            "airflow_mlops.links.endpoint.EndpointLink",
             "airflow_mlops.links.mlflow.MLflowRunLink",
         ],
         # With lazy discovery, which is the default, Airflow skips this list and finds the plugin by its entry point.

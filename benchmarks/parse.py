@@ -1,4 +1,4 @@
-"""The time to parse a DAG file with all fifteen operators, compared with the same DAG of EmptyOperators.
+"""The time to parse a DAG file with all operators, compared with the same DAG of EmptyOperators.
 
 ``python -m benchmarks.parse [--repeat N]``. Each parse runs in a fresh interpreter that has imported what Airflow's DAG
 processor imports before it parses. The best of all runs counts, because other work on the machine only adds time. CPU
@@ -20,7 +20,7 @@ from pathlib import Path
 
 DAGS = Path(__file__).parent / "dags" / "parse"
 SIDES = {
-    "operators": "all fifteen operators of airflow-mlops",
+    "operators": "all operators of airflow-mlops",
     "empty": "the same DAG of EmptyOperators",
 }
 FILES = {"operators": DAGS / "every_operator.py", "empty": DAGS / "empty_operators.py"}

@@ -174,6 +174,10 @@ class MemoryLimitError(ComputeError):
         self.retryable = grows
 
 
+class DeploymentError(ComputeError):
+    """An endpoint did not become ready, or does not answer with the version and the scores that it should answer with."""
+
+
 def by_name(name: str) -> type[MLOpsError]:
     """Return the error class ``name``, or :class:`MLOpsError` if this module defines no such class."""
     found = globals().get(name)

@@ -11,7 +11,7 @@ from openlineage.client.event_v2 import InputDataset, OutputDataset
 from openlineage.client.facet_v2 import base_subset_dataset, data_quality_assertions_dataset
 
 from airflow_mlops.core.calls import StepCall
-from airflow_mlops.core.references import DatasetRef, names
+from airflow_mlops.core.references import DatasetRef, ModelVersionRef, names
 from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.lineage import facets, sources
 from airflow_mlops.lineage.datasets import Datasets, feature_view
@@ -19,6 +19,7 @@ from airflow_mlops.lineage.facets import Facets, MLOpsMeasuredInputDatasetFacet,
 from airflow_mlops.lineage.models import Models
 from airflow_mlops.lineage.naming import bare
 from airflow_mlops.registry.versions import CHAMPION
+from airflow_mlops.stages.deploy.spec import DeploySpec
 from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
 from airflow_mlops.stages.ingest.spec import IngestResult, IngestSpec
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
@@ -277,6 +278,19 @@ def _rollback(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
     )
 
 
+def _deploy(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Return the lineage of a deployment, which reads the version that it deploys."""
+    if not result:
+        return OperatorLineage()
+    models = Models(DeploySpec.model_validate(call.spec).mlflow)
+    return OperatorLineage(inputs=[models.read(ModelVersionRef.model_validate(result["version"]))])
+
+
+def _undeploy(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Return the lineage of the removal of an endpoint, which reads and writes no data."""
+    return OperatorLineage()
+
+
 def _score(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a scoring, which reads rows and a version and writes predictions."""
     spec = ScoreSpec.model_validate(call.spec)
@@ -363,6 +377,8 @@ _STEPS: dict[str, Callable[[StepCall, ResultJson, Datasets], Lineage]] = {
     "refit": _refit,
     "promote": _promote,
     "rollback": _rollback,
+    "deploy": _deploy,
+    "undeploy": _undeploy,
     "score": _score,
     "join_labels": _join_labels,
     "profile": _profile,

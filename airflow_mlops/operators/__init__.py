@@ -12,6 +12,7 @@ _MODULES = {
     "Approval": "approval",
     "BuildTrainingSetOperator": "training_set",
     "Decay": "windows",
+    "DeployOperator": "deploy",
     "EvaluateOperator": "evaluate",
     "Expanding": "windows",
     "IngestOperator": "ingest",
@@ -27,12 +28,14 @@ _MODULES = {
     "ScoreOperator": "score",
     "SearchOperator": "search",
     "TrainOperator": "train",
+    "UndeployOperator": "undeploy",
     "ValidateOperator": "validate",
 }
 __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
     from airflow_mlops.operators.approval import Approval
+    from airflow_mlops.operators.deploy import DeployOperator
     from airflow_mlops.operators.evaluate import EvaluateOperator
     from airflow_mlops.operators.ingest import IngestOperator
     from airflow_mlops.operators.join_labels import JoinLabelsOperator
@@ -47,6 +50,7 @@ if TYPE_CHECKING:
     from airflow_mlops.operators.search import SearchOperator
     from airflow_mlops.operators.train import TrainOperator
     from airflow_mlops.operators.training_set import BuildTrainingSetOperator
+    from airflow_mlops.operators.undeploy import UndeployOperator
     from airflow_mlops.operators.validate import ValidateOperator
     from airflow_mlops.operators.windows import Decay, Expanding, Rolling
 

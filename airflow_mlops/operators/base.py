@@ -96,6 +96,16 @@ class StepOperator(SpecParameters, BaseOperator):
         """
         return spec
 
+    def after_step(self, result: dict[str, Any], call: StepCall, context: Context) -> dict[str, Any]:
+        """Return the result of the task; by default the result of the step. This method may defer the task.
+
+        The method that resumes the task receives the argument ``begun`` and passes it to ``_run``, which finds the result of
+        the step in the artifact store.
+
+        :param call: the call of the step
+        """
+        return result
+
     def step_failed(self, error: MLOpsError, context: Context) -> None:
         """Handle an error of the step before the task fails. This method may defer the task instead."""
 
@@ -187,6 +197,7 @@ class StepOperator(SpecParameters, BaseOperator):
                 except MLOpsError as error:
                     self.step_failed(error, context)
                     raise
+                result = self.after_step(result, call, context)
             except (TaskDeferred, TaskAwaitingInput) as deferral:
                 deferral.kwargs = {**(deferral.kwargs or {}), "begun": self._begin(call)}
                 raise

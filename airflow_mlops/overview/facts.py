@@ -13,7 +13,7 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window
 from airflow_mlops.policy.findings import Decision as Verdict
 from airflow_mlops.registry.approval import ApprovalRecord
-from airflow_mlops.registry.ledger import Endpoint
+from airflow_mlops.registry.endpoint import Endpoint
 from airflow_mlops.registry.verdict import GateResult, Refit
 
 TREND = 36

@@ -40,6 +40,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.data.store import ATTEMPTS, ArtifactStore, pauses
 from airflow_mlops.registry.approval import ApprovalRecord
+from airflow_mlops.registry.endpoint import Endpoint
 from airflow_mlops.registry.verdict import CandidateVerdict, Refit
 
 log = logging.getLogger(__name__)
@@ -72,29 +73,6 @@ class Origin(Model):
 def folder_name(name: str) -> str:
     """Return a folder name for a registered model. The name of the model may contain any characters."""
     return quote(name, safe="").replace(".", "%2E")
-
-
-class Endpoint(Model):
-    """An online endpoint of a model in a Kubernetes cluster.
-
-    :param version: the version that the endpoint answers with, which was verified when it was deployed
-    :param follows: whether the endpoint follows the champion after that, instead of serving ``version`` only
-    :param kind: kind of the Kubernetes object that runs the servers, such as ``Deployment``
-    :param namespace: namespace of the object
-    :param name: name of the object
-    :param url: address of the endpoint for clients
-    :param image: image of the servers
-    :param before: number of the version that the endpoint answered with before; ``None`` if it is new
-    """
-
-    version: ModelVersionRef
-    follows: bool
-    kind: str
-    namespace: str
-    name: str
-    url: str
-    image: str
-    before: int | None = None
 
 
 class Decision(Model):

@@ -54,12 +54,7 @@ def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) ->
         {"name": KEY_VARIABLE, "value": literal(call_key(call))},
     ]
     manifest = merge(manifest, {"spec": {"containers": [{"name": main_container(manifest), "env": env}]}})
-    _check(manifest)
-    if found := next(credential_paths(manifest), None):
-        raise SpecError(
-            f"The field {found!r} of the pod contains a URL with credentials, which everybody who may read pods could read: "
-            "store the value in a Kubernetes Secret, and name the Secret and its key in Pod(secrets=...)."
-        )
+    check_fields(manifest)
     return manifest
 
 
@@ -84,10 +79,12 @@ def read_template(path: str | None, context: Context) -> Json:
     return found
 
 
-def _check(manifest: Json) -> None:
-    """Check that the Kubernetes client knows every field. The client drops unknown fields without an error.
+def check_fields(manifest: Json) -> None:
+    """Check that the Kubernetes client knows every field of a pod, and that no field contains a URL with credentials.
 
-    :raises SpecError: the client drops a field. The message names the field
+    The client drops unknown fields without an error. Everybody who may read pods can read their fields.
+
+    :raises SpecError: the client drops a field, or a field contains credentials. The message names the field
     """
     try:
         known = ApiClient().sanitize_for_serialization(PodGenerator.deserialize_model_dict(manifest))
@@ -95,3 +92,8 @@ def _check(manifest: Json) -> None:
         raise SpecError(f"Pod(...) does not describe a valid pod: {' '.join(str(error).split())}.") from None
     if missing := missing_fields(manifest, known):
         raise SpecError(f"Kubernetes pods have no field {missing[0]!r}: correct Pod(...) or its pod_template_file=.")
+    if found := next(credential_paths(manifest), None):
+        raise SpecError(
+            f"The field {found!r} of the pod contains a URL with credentials, which everybody who may read pods could read: "
+            "store the value in a Kubernetes Secret, and name the Secret and its key in Pod(secrets=...)."
+        )

@@ -1,12 +1,13 @@
-"""A DAG with all fifteen operators, connected as a lifecycle. The benchmark only parses it."""
+"""A DAG with all operators, connected as a lifecycle. The benchmark only parses it."""
 
 from __future__ import annotations
 
 from airflow.sdk import DAG, Asset, PartitionedAtRuntime
 
-from airflow_mlops.compute import Process
+from airflow_mlops.compute import Deployment, Pod, Process
 from airflow_mlops.operators import (
     BuildTrainingSetOperator,
+    DeployOperator,
     EvaluateOperator,
     IngestOperator,
     JoinLabelsOperator,
@@ -21,6 +22,7 @@ from airflow_mlops.operators import (
     ScoreOperator,
     SearchOperator,
     TrainOperator,
+    UndeployOperator,
     ValidateOperator,
 )
 from airflow_mlops.trainers import Float, Search, SklearnTrainer
@@ -70,7 +72,10 @@ with DAG(
     )
     purge = PurgePredictionsOperator(task_id="purge", older_than="365D")
     rollback = RollbackOperator(task_id="rollback", reason="{{ params.reason }}", params={"reason": "manual"})
+    deploy = DeployOperator(task_id="deploy", target=Deployment(pod=Pod(image="runner"), replicas=2))
+    undeploy = UndeployOperator(task_id="undeploy")
     [features, valid] >> data
-    promote >> score
+    promote >> [score, deploy]
+    deploy >> undeploy
     monitor >> rollback
     monitor >> purge

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import pytest
 from pydantic import TypeAdapter
 
+from airflow_mlops.compute import Deployment, Pod
 from airflow_mlops.core.errors import SpecError
 
 if TYPE_CHECKING:
@@ -39,6 +40,11 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "PromoteOperator": {"verdict": {**VERDICT, "reason": "{{ month }}"}},
     "RefitOperator": {"verdict": {**VERDICT, "reason": "{{ month }}"}},
     "RollbackOperator": {"model": "delays", "reason": "{{ month }}", "to_version": "{{ version }}"},
+    "DeployOperator": {
+        "model": "delays", "predictions": "rows_{{ month }}", "version": "{{ version }}",
+        "target": Deployment(pod=Pod(image="runner:{{ month }}", namespace="{{ month }}"), name="at-{{ month }}"),
+    },
+    "UndeployOperator": {"model": "delays_{{ month }}", "name": "at-{{ month }}"},
     "ScoreOperator": {"model": "delays", "dataset": DATASET},
     "JoinLabelsOperator": {"predictions": DATASET, "labels": DATASET, "on": ("id",), "label": "late", "model": "delays"},
     "ProfileOperator": {"dataset": DATASET, "shard": "{{ version }}", "shards": 8},
@@ -103,6 +109,13 @@ def test_every_operator_renders_wherever_it_runs(name, where):
     assert str(rendered) == expected
 
 
+def test_the_objects_of_an_endpoint_are_templates():
+    made = task("DeployOperator", **deepcopy(ARGUMENTS["DeployOperator"]))
+    made.render_template_fields({**CONTEXT})
+    pod = made.target.pod
+    assert (made.target.name, pod.image, pod.namespace) == ("at-2013-04", "runner:2013-04", "2013-04")
+
+
 @pytest.mark.parametrize("name", [*ARGUMENTS, *SENSORS])
 def test_every_parameter_is_a_field_of_the_spec_and_every_field_a_parameter(name):
     kind = operator(name)
@@ -120,8 +133,14 @@ def test_every_parameter_is_a_field_of_the_spec_and_every_field_a_parameter(name
     }
     # What to do while there is no data.
     others |= {"on_empty", "poke_interval", "timeout"}
+    # The objects of an endpoint.
+    endpoint = {
+        "DeployOperator": {"target", "token_conn_id"},
+        "UndeployOperator": {"name", "namespace", "kubernetes_conn_id"},
+    }
+    others |= endpoint.get(name, set())
     # What operators have no parameter for.
-    computed = {"mlflow", "owner", "needs_approval", "dry_run", "approval"}
+    computed = {"endpoint", "mlflow", "owner", "needs_approval", "dry_run", "approval"}
     # It names the joined dataset.
     others |= {"model"} if name == "JoinLabelsOperator" else set()
     fields = set(kind.spec.model_fields)

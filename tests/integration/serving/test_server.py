@@ -23,13 +23,16 @@ import pytest
 import requests
 from mlflow import MlflowClient
 
+from airflow_mlops import __version__
 from airflow_mlops.core.calls import StepCall
 from airflow_mlops.core.connections import ConnectionInfo
-from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.core.errors import DeploymentError
+from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.datasets import Dataset, open_dataset
 from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.merge import merge
+from airflow_mlops.stages.deploy.spec import Check
 from airflow_mlops.stages.runner import run_call
 from tests.integration.conftest import free_port
 from tests.support.lifecycle import MODEL, Lifecycle
@@ -272,6 +275,40 @@ def test_a_new_champion_takes_over_without_a_failed_request(champion, server, tm
         found = requests.get(f"{pinned.url}/v2/models/{champion.model}").json()
         assert requests.post(pinned.predict, json={"rows": [ROW]}).json()["version"] == 1
     assert found["versions"] == ["1"]
+
+
+def test_a_deployment_is_verified_by_version_and_scores(champion, tmp_path, monkeypatch):
+    from airflow_mlops.compute.kubernetes.serving import check
+
+    connection = ConnectionInfo(conn_id="mlflow_default", conn_type="mlflow", host=champion.mlflow)
+    spec = {"model": champion.model, "version": 1}
+    key = f"results/deploy/{time.monotonic_ns()}.json"
+    call = StepCall(step="deploy", spec=spec, store=champion.url, key=key, version=__version__)
+    result = run_call(call, lambda _: connection)
+    assert (result["version"]["version"], result["follows"]) == (1, False)
+    expected = Check.model_validate_json(champion.store.read_bytes(result["check_key"]))
+    assert len(expected.rows) == len(expected.scores) == 5
+    ref, pod = (
+        ModelVersionRef.model_validate(result["version"]),
+        {"metadata": {"name": "p"}, "status": {"podIP": "127.0.0.1"}},
+    )
+    with served(champion, tmp_path, "--version", "1", token="open sesame") as server:
+        monkeypatch.setattr(check, "PORT", int(server.url.rpartition(":")[2]))
+        check.verify([pod], ref, expected, "open sesame", follows=False)
+        assert check.problem([pod]) == ""
+        wrong = expected.model_copy(update={"scores": [expected.scores[0] + 1e-4, *expected.scores[1:]]})
+        for given, scores, token in (
+            (ref, expected, None), (ref.model_copy(update={"version": 2}), expected, "open sesame"), (ref, wrong, "open sesame"),
+        ):  # fmt: skip
+            with pytest.raises(DeploymentError) as caught:
+                check.verify([pod], given, scores, token, follows=False)
+            assert not caught.value.retryable
+    # The rows of the verification are not in the log.
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setattr(check, "_PAUSE", 0)
+    with pytest.raises(DeploymentError) as caught:
+        check.verify([pod], ref, expected, None, follows=False)
+    assert caught.value.retryable
 
 
 def test_bytes_are_texts_with_their_lengths():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
@@ -17,11 +16,11 @@ from kubernetes.client.exceptions import ApiException
 
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.train_job import GROUP, PLURAL, VERSION
+from airflow_mlops.compute.kubernetes.namespaces import namespace_for
 from airflow_mlops.compute.kubernetes.train_jobs.state import JOBSET_LABEL
 
 Request = TypeVar("Request", bound=Callable[..., Any])
 retry: Callable[[Request], Request] = generic_api_retry
-_OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 class TrainJobApi:
@@ -40,8 +39,7 @@ class TrainJobApi:
 
     @cached_property
     def namespace(self) -> str:
-        own = _OWN_NAMESPACE.read_text() if _OWN_NAMESPACE.exists() else None
-        return self._namespace or self._hook.get_namespace() or own or "default"
+        return namespace_for(self._namespace, self._hook)
 
     @retry
     def get(self) -> Json | None:

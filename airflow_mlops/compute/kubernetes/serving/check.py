@@ -1,0 +1,123 @@
+"""Ask the servers of an endpoint, and compare their answers with what they must answer."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.serving.manifests import PORT
+from airflow_mlops.core.errors import ComputeError, DeploymentError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.stages.deploy.spec import Check
+
+# Processors round sums of single precision differently.
+_TOLERANCE = 1e-6
+_SECONDS, _ATTEMPTS, _PAUSE = 10.0, 5, 2.0
+# Requests to addresses of pods never go through a proxy.
+_OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def verify(pods: Sequence[Json], ref: ModelVersionRef, check: Check, token: str | None, *, follows: bool) -> None:
+    """Check that each pod answers with a version and its scores.
+
+    :param ref: the version
+    :param check: rows, and the scores of the version for them. A difference of 1e-6, relative or absolute, is accepted
+    :param token: bearer token of the servers; ``None`` if they need none
+    :param follows: whether the servers follow the champion
+    :raises DeploymentError: a pod cannot be reached, or gives another answer
+    """
+    for pod in pods:
+        found = _predict(pod, ref, check, token)
+        if found.get("version") != ref.version:
+            why = ", so the champion has changed meanwhile: clear the task" if follows else ""
+            raise _final(f"{_name(pod)} answers with v{found.get('version')} instead of v{ref.version}{why}.")
+        scores = [item.get("score") for item in found.get("predictions", [])]
+        if len(scores) != len(check.scores) or not all(map(_equal, scores, check.scores)):
+            raise _final(
+                f"{_name(pod)} answers with {ref}, but the scores of its input example are {scores} instead of "
+                f"{check.scores}: check that the image has the versions of the libraries with which Airflow's worker scores."
+            )
+
+
+def problem(pods: Sequence[Json]) -> str:
+    """Return why a running pod is not ready, according to its server; empty if none says so."""
+    for pod in pods:
+        try:
+            _call(pod, "/v2/health/ready", None, {})
+        except urllib.error.HTTPError as error:
+            if text := _error(error):
+                return text
+        except (OSError, ValueError, KeyError):
+            continue
+    return ""
+
+
+def _predict(pod: Json, ref: ModelVersionRef, check: Check, token: str | None) -> dict[str, Any]:
+    path = f"/v2/models/{quote(ref.model, safe='')}/predict"
+    # What nobody asked must not be in the log that monitoring reads.
+    body = {"id": "airflow-mlops-check", "rows": check.rows, "log": False}
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    for remaining in reversed(range(_ATTEMPTS)):
+        try:
+            return _call(pod, path, body, headers)
+        except urllib.error.HTTPError as error:
+            if error.code == 401:
+                raise _final(
+                    f"{_name(pod)} demands a token: set token_conn_id= to an Airflow connection whose password is the token."
+                ) from None
+            if error.code != 503 or not remaining:
+                raise _final(
+                    f"{_name(pod)} answers with HTTP status {error.code} ({_error(error)}) to a prediction of the input example."
+                ) from None
+        except (OSError, ValueError, KeyError) as error:
+            if not remaining:
+                raise DeploymentError(
+                    f"{_name(pod)} cannot be asked at {pod['status'].get('podIP')}:{PORT} "
+                    f"({type(error).__name__}: {error}): check that Airflow's worker may reach the addresses of pods."
+                ) from None
+        time.sleep(_PAUSE)
+    raise AssertionError
+
+
+def _call(pod: Json, path: str, body: Any, headers: dict[str, str]) -> dict[str, Any]:
+    address = pod["status"]["podIP"]
+    host = f"[{address}]" if ":" in address else address
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(
+        f"http://{host}:{PORT}{path}", data, {"Content-Type": "application/json", **headers}
+    )
+    with _OPENER.open(request, timeout=_SECONDS) as response:
+        found = json.loads(response.read())
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} answers with no JSON object")
+    return found
+
+
+def _error(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.loads(error.read())["error"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _equal(found: Any, expected: float | None) -> bool:
+    if found is None or expected is None:
+        return found is expected
+    return math.isclose(found, expected, rel_tol=_TOLERANCE, abs_tol=_TOLERANCE)
+
+
+def _name(pod: Json) -> str:
+    return f"Pod {pod['metadata']['name']!r}"
+
+
+def _final(message: str) -> ComputeError:
+    error = DeploymentError(message)
+    error.retryable = False
+    return error

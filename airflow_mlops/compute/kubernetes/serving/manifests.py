@@ -1,0 +1,165 @@
+"""Manifests of the objects that serve a model. This module does not import a Kubernetes client."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING
+
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.manifest.merging import merge
+from airflow_mlops.compute.kubernetes.manifest.pod import literal, main_container
+from airflow_mlops.compute.kubernetes.pod import Pod
+from airflow_mlops.core.errors import ComputeError
+from airflow_mlops.core.fingerprints import fingerprint
+
+if TYPE_CHECKING:
+    from airflow_mlops.stages.deploy.spec import DeploySpec
+
+PORT = 8080
+INSTANCE, MANAGED_BY, MANAGER = "app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "airflow-mlops"
+# The pods that were made from one manifest have the same value of this label.
+TEMPLATE = "airflow-mlops/template"
+_SPOOL = "/var/spool/airflow-mlops"
+# Seconds for which a pod answers after Kubernetes has decided to end it, because Services still send it requests; and the
+# seconds until it is killed, in which it answers what has come and uploads its spool.
+_DRAIN, _GRACE = 5, 60
+
+
+def command(spec: DeploySpec, store: str) -> list[str]:
+    """Return the command of a server.
+
+    :param store: URL of the artifact store
+    """
+    words = ["python", "-m", "airflow_mlops.serving", spec.model, "--store", store, "--host", "0.0.0.0"]  # noqa: S104
+    words += ["--port", str(PORT), "--mlflow-conn-id", spec.mlflow.conn_id, "--window", spec.window, "--spool", _SPOOL]
+    if spec.version is not None:
+        words += ["--version", str(spec.version)]
+    if spec.predictions is not None:
+        words += ["--predictions", spec.predictions]
+    return [literal(word) for word in (words if spec.log_predictions else [*words, "--no-log"])]
+
+
+def server_pod(pod: Pod, template: Json, words: Sequence[str]) -> Json:
+    """Return the manifest of a server's pod. The pod template overrides the probes and other defaults.
+
+    :param template: content of ``Pod(pod_template_file=...)``; empty without a template
+    :param words: command of the server
+    """
+    name = main_container(template)
+    container: Json = {
+        "name": name,
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "startupProbe": _probe("live", periodSeconds=2, failureThreshold=150),
+        "livenessProbe": _probe("live", periodSeconds=10, failureThreshold=3),
+        "readinessProbe": _probe("ready", periodSeconds=3, failureThreshold=2),
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", str(_DRAIN)]}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [{"name": "spool", "mountPath": _SPOOL}],
+    }
+    grace = max(_GRACE, pod.termination_grace)
+    spec: Json = {"terminationGracePeriodSeconds": grace, "containers": [container]}
+    # The spool outlives a restart of the container, but not the pod, which uploads it when it ends.
+    spec["volumes"] = [{"name": "spool", "emptyDir": {}}]
+    built = pod.manifest(merge({"spec": spec}, template))
+    built["spec"]["restartPolicy"] = "Always"
+    main = built["spec"]["containers"][0]
+    main["command"] = list(words)
+    main.pop("args", None)
+    return built
+
+
+def _probe(path: str, **times: int) -> Json:
+    return {"httpGet": {"path": f"/v2/health/{path}", "port": PORT}, "timeoutSeconds": 5, **times}
+
+
+def deployment(name: str, namespace: str, pod: Json, replicas: int, limit: int) -> Json:
+    """Return a Deployment that replaces its pods one by one, each after the new pod is ready.
+
+    :param limit: seconds within which the pods must be ready
+    """
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        **_metadata(name, namespace),
+        "spec": {
+            "replicas": replicas,
+            "revisionHistoryLimit": 3,
+            "progressDeadlineSeconds": limit,
+            "selector": {"matchLabels": {INSTANCE: name}},
+            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+            "template": pod_template(name, pod),
+        },
+    }
+
+
+def pod_template(name: str, pod: Json) -> Json:
+    """Return the template of the pods of an object, with the labels by which they are found."""
+    metadata = {key: value for key, value in pod.get("metadata", {}).items() if key in ("labels", "annotations")}
+    made = {"metadata": metadata, "spec": deepcopy(pod["spec"])}
+    labels = {**metadata.get("labels", {}), INSTANCE: name, MANAGED_BY: MANAGER, TEMPLATE: fingerprint([made])[:16]}
+    return {**made, "metadata": {**metadata, "labels": labels}}
+
+
+def service(name: str, namespace: str) -> Json:
+    """Return a Service in front of the pods."""
+    ports = [{"name": "http", "port": 80, "targetPort": PORT, "protocol": "TCP"}]
+    spec = {"type": "ClusterIP", "selector": {INSTANCE: name}, "ports": ports}
+    return {"apiVersion": "v1", "kind": "Service", **_metadata(name, namespace), "spec": spec}
+
+
+def disruption_budget(name: str, namespace: str, served: Mapping[str, Sequence[str]]) -> Json:
+    """Return a PodDisruptionBudget, so that draining nodes ends one pod at a time."""
+    spec = {"maxUnavailable": 1, "selector": {"matchLabels": {INSTANCE: name}}}
+    version = api_version("policy", ("v1", "v1beta1"), served)
+    return {"apiVersion": version, "kind": "PodDisruptionBudget", **_metadata(name, namespace), "spec": spec}
+
+
+def autoscaler(
+    name: str, namespace: str, limits: tuple[int, int], cpu: int, served: Mapping[str, Sequence[str]]
+) -> Json:
+    """Return a HorizontalPodAutoscaler.
+
+    :param limits: smallest and largest number of pods
+    :param cpu: use of CPUs at which pods are added, in percent of the request
+    """
+    version = api_version("autoscaling", ("v2", "v1"), served)
+    spec: Json = {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}}
+    spec |= {"minReplicas": limits[0], "maxReplicas": limits[1]}
+    if version == "autoscaling/v1":
+        spec["targetCPUUtilizationPercentage"] = cpu
+    else:
+        target = {"type": "Utilization", "averageUtilization": cpu}
+        spec["metrics"] = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]
+    return {"apiVersion": version, "kind": "HorizontalPodAutoscaler", **_metadata(name, namespace), "spec": spec}
+
+
+def api_version(group: str, known: Sequence[str], served: Mapping[str, Sequence[str]]) -> str:
+    """Return the first of the ``known`` versions of an API group that the cluster serves, such as ``policy/v1``.
+
+    :raises ComputeError: the cluster serves none of them
+    """
+    for version in known:
+        if version in served.get(group, ()):
+            return f"{group}/{version}"
+    error = ComputeError(f"The cluster serves none of the versions {', '.join(known)} of the API group {group!r}.")
+    error.retryable = False
+    raise error
+
+
+def with_replicas(manifest: Json, live: Json | None, scaled: Json | None) -> Json:
+    """Return the Deployment to apply. With an autoscaler, the present number of pods is kept, within its limits.
+
+    :param live: the Deployment in the cluster; ``None`` if it does not exist
+    :param scaled: manifest of the autoscaler; ``None`` without one
+    """
+    if live is None or scaled is None:
+        return manifest
+    limits = scaled["spec"]
+    found = int(live["spec"].get("replicas", limits["minReplicas"]))
+    kept = min(max(found, limits["minReplicas"]), limits["maxReplicas"])
+    return {**manifest, "spec": {**manifest["spec"], "replicas": kept}}
+
+
+def _metadata(name: str, namespace: str) -> Json:
+    return {"metadata": {"name": name, "namespace": namespace, "labels": {INSTANCE: name, MANAGED_BY: MANAGER}}}

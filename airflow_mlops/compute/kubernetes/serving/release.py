@@ -1,0 +1,85 @@
+"""What is deployed under a name: the last verified release, and the one that is being rolled out.
+
+A ConfigMap holds both, and is written before any other object is changed. So the verified release can be put back even if
+the task, its worker or Airflow is lost, and a retry does not take the unverified release for what was there before.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.serving.manifests import INSTANCE, MANAGED_BY, MANAGER
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.registry.endpoint import Endpoint
+
+_KEY = "record"
+
+
+class Release(BaseModel):
+    """Applied objects.
+
+    :param endpoint: the endpoint that the objects make
+    :param manifests: the objects, the one that runs the servers first
+    :param call: identifier of the task that applied them
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    endpoint: Endpoint
+    manifests: list[dict[str, Any]]
+    call: str
+
+
+class Record(BaseModel):
+    """What is deployed under a name.
+
+    :param good: the last verified release; ``None`` if none was ever verified
+    :param trying: the release that is being rolled out; ``None`` if there is none
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    good: Release | None = None
+    trying: Release | None = None
+
+    @property
+    def model(self) -> str | None:
+        """Return the name of the served model."""
+        found = self.good or self.trying
+        return found.endpoint.version.model if found is not None else None
+
+
+def record_name(name: str) -> str:
+    """Return the name of the ConfigMap with the record."""
+    return f"{name}-airflow-mlops"
+
+
+def to_config_map(record: Record, name: str, namespace: str) -> Json:
+    """Return the ConfigMap with a record."""
+    labels = {INSTANCE: name, MANAGED_BY: MANAGER}
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": record_name(name), "namespace": namespace, "labels": labels},
+        "data": {_KEY: record.model_dump_json()},
+    }
+
+
+def from_config_map(found: Json | None) -> Record:
+    """Return the record in a ConfigMap; an empty record if there is none.
+
+    :raises SpecError: the ConfigMap was changed and is no record any more
+    """
+    if found is None:
+        return Record()
+    try:
+        return Record.model_validate_json(found["data"][_KEY])
+    except (KeyError, TypeError, ValidationError):
+        metadata = found["metadata"]
+        raise SpecError(
+            f"ConfigMap {metadata['namespace']}/{metadata['name']} is not the record of an endpoint: restore it, or delete it "
+            f"together with the objects that have the label {INSTANCE}={metadata['name'].removesuffix('-airflow-mlops')}."
+        ) from None

@@ -1,0 +1,78 @@
+"""Put back or remove the objects of an endpoint. Importing this module imports the Kubernetes client."""
+
+from __future__ import annotations
+
+import time
+
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.serving import manifests
+from airflow_mlops.compute.kubernetes.serving.api import EndpointApi
+from airflow_mlops.compute.kubernetes.serving.release import Record, Release
+from airflow_mlops.core.errors import ComputeError
+
+# Seconds within which the pods of a deleted object must end.
+_DELETION_SECONDS = 180
+_POLL_SECONDS = 1.0
+
+
+def put_back(api: EndpointApi, call: str) -> str:
+    """Apply the last verified release again, or delete the objects if there was none. Return what was done, as a sentence.
+
+    :param call: identifier of the task whose release is replaced. Nothing is done if another task has deployed meanwhile
+    """
+    record = api.record()
+    if record.trying is None or record.trying.call != call:
+        return "Nothing was put back, because another task has deployed meanwhile."
+    if record.good is None:
+        remove(api, record)
+        return "It was removed, because there was no endpoint before."
+    apply_all(api, record.good.manifests)
+    delete_others(api, record.trying, record.good.manifests)
+    api.write_record(Record(good=record.good))
+    followed = ", which follows the champion," if record.good.endpoint.follows else ""
+    return f"The endpoint of {record.good.endpoint.version}{followed} was put back."
+
+
+def remove(api: EndpointApi, record: Record) -> None:
+    """Delete all objects of an endpoint. The object with the servers is the last but one, and the record the last."""
+    found = {_identity(item): item for part in (record.good, record.trying) if part for item in part.manifests}
+    for manifest in reversed(found.values()):
+        api.delete(manifest)
+    api.write_record(None)
+
+
+def wait_until_gone(api: EndpointApi, manifest: Json, *, only_deleted: bool = False) -> None:
+    """Wait until an object and its pods do not exist any more.
+
+    :param only_deleted: whether to wait only if the object is being deleted
+    :raises ComputeError: the object still exists after three minutes
+    """
+    end = time.monotonic() + _DELETION_SECONDS
+    while (found := api.get(manifest)) is not None:
+        if only_deleted and not found["metadata"].get("deletionTimestamp"):
+            return
+        if time.monotonic() > end:
+            raise ComputeError(
+                f"{manifest['kind']} {api} was not deleted within {_DELETION_SECONDS} s: check its finalizers."
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+def apply_all(api: EndpointApi, made: list[Json]) -> None:
+    """Apply objects, the one that runs the servers first."""
+    scaled = next((item for item in made if item["kind"] == "HorizontalPodAutoscaler"), None)
+    for manifest in made:
+        is_scaled = scaled is not None and manifest["kind"] == "Deployment"
+        api.apply(manifests.with_replicas(manifest, api.get(manifest), scaled) if is_scaled else manifest)
+
+
+def delete_others(api: EndpointApi, old: Release | None, wanted: list[Json]) -> None:
+    """Delete the objects of a release that are not wanted any more."""
+    kept = {_identity(item) for item in wanted}
+    for manifest in old.manifests if old is not None else []:
+        if _identity(manifest) not in kept:
+            api.delete(manifest)
+
+
+def _identity(manifest: Json) -> tuple[str, str]:
+    return manifest["kind"], manifest["metadata"]["name"]

@@ -1,0 +1,230 @@
+"""Roll out an endpoint, verify it, and put back what was there if it fails. Importing this module imports the Kubernetes client."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import conf
+from airflow.sdk.exceptions import TaskDeferred
+
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.serving import manifests, state
+from airflow_mlops.compute.kubernetes.serving.api import EndpointApi
+from airflow_mlops.compute.kubernetes.serving.check import problem, verify
+from airflow_mlops.compute.kubernetes.serving.errors import explained
+from airflow_mlops.compute.kubernetes.serving.release import Record, Release
+from airflow_mlops.compute.kubernetes.serving.restoring import apply_all, delete_others, put_back, wait_until_gone
+from airflow_mlops.compute.kubernetes.serving.target import Target
+from airflow_mlops.compute.kubernetes.serving.trigger import RolloutTrigger
+from airflow_mlops.compute.kubernetes.step_manifest import call_id, check_fields, read_template
+from airflow_mlops.core.errors import ComputeError, DeploymentError, MLOpsError, SpecError, one_line
+from airflow_mlops.registry.endpoint import Endpoint
+from airflow_mlops.stages.deploy.spec import Check, DeployResult, DeploySpec
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+    from airflow_mlops.core.calls import StepCall
+
+_POLL_SECONDS = 2.0
+
+
+class Rollout:
+    """Rolls out the endpoint of one task.
+
+    :param target: description of the objects
+    :param call: the call of the step that chose the version
+    :param chosen: the chosen version
+    :param context: Airflow's context of the task
+    :param log: the task's logger
+    :raises SpecError: the target describes no valid pod
+    """
+
+    def __init__(self, target: Target, call: StepCall, chosen: DeployResult, context: Context, log: Any) -> None:
+        self._target, self._call, self._chosen, self._context, self._log = target, call, chosen, context, log
+        pod = target.pod
+        self._api = EndpointApi(target.object_name(chosen.model), pod.namespace, pod.kubernetes_conn_id)
+        self._begun = False
+        words = manifests.command(DeploySpec.model_validate(call.spec), call.store)
+        self._pod = manifests.server_pod(pod, read_template(pod.pod_template_file, context), words)
+        check_fields(self._pod)
+        self._id = call_id(call)
+
+    def run(self, event: dict[str, Any] | None, check: Check, token: str | None) -> Endpoint:
+        """Apply the objects, wait until the endpoint is ready, and verify it. Return the endpoint.
+
+        :param event: payload of the Airflow trigger's event if the task was deferred, otherwise ``None``
+        :param check: rows, and the scores of the version for them
+        :param token: bearer token of the servers; ``None`` if they need none
+        :raises MLOpsError: the endpoint cannot be applied, does not become ready, or gives another answer. What was there
+            before is put back
+        """
+        try:
+            release, since = self._apply() if event is None else self._resumed(event)
+            if event is None and self._deferrable:
+                self._defer(since)
+            pods = self._wait(release, since, event)
+            if not pods:
+                raise DeploymentError(
+                    f"{self._target.kind} {self._api} is ready, but has no pods that could be verified."
+                )
+            verify(pods, self._chosen.version, check, token, follows=self._chosen.follows)
+            self._conclude(release)
+        except (TaskDeferred, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - a timeout of Airflow is no Exception
+            found = explained(error, self._api)
+            raise (self._failed(found) if self._begun else found) from (None if found is error else error)
+        return release.endpoint
+
+    def put_back(self) -> None:
+        """Put back what was there before, because a user ended the task."""
+        if self._begun:
+            self._log.info("%s", put_back(self._api, self._id))
+
+    def _apply(self) -> tuple[Release, float]:
+        """Apply the objects of the new release. The record of what was there is written first."""
+        api, name, namespace = self._api, self._api.name, self._api.namespace
+        made = self._target.manifests(name, namespace, self._pod, api.served())
+        record = api.record()
+        self._check_record(record)
+        # An endpoint that was just removed has pods that still answer.
+        wait_until_gone(api, made[0], only_deleted=True)
+        live = [api.get(manifest) for manifest in made]
+        for manifest, found in zip(made, live, strict=True):
+            self._check_owner(manifest, found)
+        if record.model is None and live[0] is not None:
+            raise SpecError(
+                f"The ConfigMap that records how {self._target.kind} {api} was deployed is missing, so the {self._target.kind} "
+                "could not be put back: delete it, or set another name=."
+            )
+        good = record.good
+        endpoint = Endpoint(
+            version=self._chosen.version,
+            follows=self._chosen.follows,
+            kind=self._target.kind,
+            namespace=namespace,
+            name=name,
+            url=self._target.url or f"http://{name}.{namespace}.svc/v2/models/{self._chosen.model}",
+            image=str(self._pod["spec"]["containers"][0].get("image")),
+            before=_served_before(good),
+        )
+        release = Release(endpoint=endpoint, manifests=made, call=self._id)
+        api.write_record(Record(good=good, trying=release))
+        self._begun = True
+        apply_all(api, made)
+        # A task that was lost may have created objects that this release does not have.
+        delete_others(api, record.trying, [*made, *(good.manifests if good is not None else [])])
+        self._log.info("Applied %s %s, which serves %s.", self._target.kind, api, self._chosen.version)
+        return release, time.time()
+
+    def _resumed(self, event: dict[str, Any]) -> tuple[Release, float]:
+        # The name and the namespace may be templates whose values have changed.
+        self._api = EndpointApi(event["name"], event["namespace"], event["conn_id"])
+        self._begun = True
+        if event["status"] == "timeout":
+            raise ComputeError("The rollout took longer than the execution_timeout of the task.")
+        if event["status"] == "error":
+            raise ComputeError(f"The triggerer could not read the endpoint ({event['message']}).")
+        return self._present(), event["since"]
+
+    def _present(self) -> Release:
+        """Return the release that is being rolled out.
+
+        :raises DeploymentError: it is not that of this task
+        """
+        trying = self._api.record().trying
+        if trying is None or trying.call != self._id:
+            self._begun = False
+            error = DeploymentError(
+                f"Another task has deployed to {self._api} or removed it meanwhile, so this deployment was not verified."
+            )
+            error.retryable = False
+            raise error
+        return trying
+
+    def _check_record(self, record: Record) -> None:
+        model = self._chosen.model
+        if record.model not in (None, model):
+            raise SpecError(
+                f"{self._target.kind} {self._api} serves the model {record.model!r}: set another name= for {model!r}."
+            )
+        found = record.good or record.trying
+        if found is not None and found.endpoint.kind != self._target.kind:
+            raise SpecError(
+                f"The endpoint {self._api} is a {found.endpoint.kind}: remove it with UndeployOperator, or set another name= "
+                f"for the {self._target.kind}."
+            )
+
+    def _check_owner(self, manifest: Json, live: Json | None) -> None:
+        if live is not None and (live["metadata"].get("labels") or {}).get(manifests.MANAGED_BY) != manifests.MANAGER:
+            raise SpecError(
+                f"{manifest['kind']} {self._api} exists, and DeployOperator did not create it: delete it, or set another name=."
+            )
+
+    def _wait(self, release: Release, since: float, event: dict[str, Any] | None) -> list[Json]:
+        """Wait until the endpoint is ready, and return its pods."""
+        # The Airflow trigger has waited already.
+        watch = state.Watch(since, self._target.limit, **({} if event is None else {"patience": 0}))
+        template, logged = state.template(release.manifests[0]), ""
+        while True:
+            live = self._api.get(release.manifests[0])
+            if live is None:
+                raise DeploymentError(f"{self._target.kind} {self._api} was deleted while it was rolled out.")
+            pods = self._api.pods(template)
+            if state.is_ready(live):
+                return [pod for pod in pods if state.pod_ready(pod)]
+            if (error := watch.error(pods, time.time())) is not None:
+                if isinstance(error, DeploymentError) and (said := problem(pods)):
+                    raise DeploymentError(f"{error} A server says: {said}")
+                raise error
+            if (progress := state.progress(pods)) != logged:
+                logged = progress
+                self._log.info("%s %s: %s.", self._target.kind, self._api, progress)
+            time.sleep(_POLL_SECONDS)
+
+    def _conclude(self, release: Release) -> None:
+        """Record that the release is verified, and delete the objects of the one before that it does not have."""
+        self._present()
+        good = self._api.record().good
+        self._api.write_record(Record(good=release))
+        delete_others(self._api, good, release.manifests)
+
+    def _failed(self, error: MLOpsError) -> MLOpsError:
+        """Put back what was there before. Return the error with which the task fails."""
+        try:
+            said = put_back(self._api, self._id)
+        except Exception as second:  # noqa: BLE001 - the first error matters more
+            said = f"What was there before could not be put back ({one_line(second, 300)}), and the next try does so."
+        found = type(error)(f"{error} {said}")
+        found.retryable = error.retryable
+        return found
+
+    def _defer(self, since: float) -> None:
+        limit, start = self._context["task"].execution_timeout, self._context["ti"].start_date
+        deadline = start.timestamp() + limit.total_seconds() if limit is not None and start is not None else None
+        trigger = RolloutTrigger(
+            kind=self._target.kind,
+            name=self._api.name,
+            namespace=self._api.namespace,
+            conn_id=self._target.pod.kubernetes_conn_id,
+            call=self._id,
+            since=since,
+            limit=self._target.limit,
+            deadline=deadline,
+        )
+        # The event of the Airflow trigger comes before Airflow's own timeout, so that the task can put back what was there.
+        remaining = None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time()) + 60)
+        raise TaskDeferred(trigger=trigger, method_name="rollout_ended", timeout=remaining)
+
+    @property
+    def _deferrable(self) -> bool:
+        if self._target.pod.deferrable is None:
+            return bool(conf.getboolean("operators", "default_deferrable", fallback=False))
+        return self._target.pod.deferrable
+
+
+def _served_before(good: Release | None) -> int | None:
+    return good.endpoint.version.version if good is not None else None

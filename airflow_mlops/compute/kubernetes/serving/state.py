@@ -1,0 +1,97 @@
+"""Whether an endpoint is ready, or will not become ready, from the state of its objects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from airflow_mlops.compute.kubernetes import failures
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.manifest.pod import main_container
+from airflow_mlops.compute.kubernetes.serving.manifests import TEMPLATE
+from airflow_mlops.core.errors import DeploymentError, MLOpsError
+
+# After so many restarts, a container is not expected to run.
+_RESTARTS = 3
+
+
+def is_ready(live: Json) -> bool:
+    """Return whether the cluster has carried out the manifest of the object that runs the servers, and all pods are ready."""
+    status = live.get("status") or {}
+    if status.get("observedGeneration", 0) < live["metadata"].get("generation", 0):
+        return False
+    wanted, updated = live["spec"].get("replicas", 1), status.get("updatedReplicas", 0)
+    return bool(wanted <= updated == status.get("replicas", 0) <= status.get("availableReplicas", 0))
+
+
+def template(manifest: Json) -> str:
+    """Return the label by which the pods of the object that runs the servers are found."""
+    found: str = manifest["spec"]["template"]["metadata"]["labels"][TEMPLATE]
+    return found
+
+
+def pod_ready(pod: Json) -> bool:
+    """Return whether a pod passes its readiness probe."""
+    conditions = (pod.get("status") or {}).get("conditions") or []
+    return any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions)
+
+
+def progress(pods: Sequence[Json]) -> str:
+    """Return the state of the new pods in a few words for the log."""
+    ready = sum(map(pod_ready, pods))
+    return f"{ready} of {len(pods)} new pods are ready"
+
+
+@dataclass
+class Watch:
+    """Decides when to stop waiting for an endpoint.
+
+    :param since: time at which the task began to wait, in seconds since 1970
+    :param limit: seconds within which the endpoint must be ready
+    :param patience: seconds after which a pod that cannot start is reported as an error
+    """
+
+    since: float
+    limit: float
+    patience: float = failures.CONFIG_PATIENCE_SECONDS
+    _hopeless_since: float | None = field(default=None, init=False)
+
+    def error(self, pods: Sequence[Json], now: float) -> MLOpsError | None:
+        """Return an error if the endpoint will not become ready, or ``None`` to continue waiting.
+
+        :param pods: the pods that were made from the new manifest
+        :param now: the current time, in seconds since 1970
+        """
+        hopeless = next(filter(None, map(_never_ready, pods)), None)
+        if hopeless is None:
+            self._hopeless_since = None
+        else:
+            self._hopeless_since = now if self._hopeless_since is None else self._hopeless_since
+            if now - self._hopeless_since >= self.patience:
+                return hopeless
+        return self._late(pods) if now - self.since > self.limit else None
+
+    def _late(self, pods: Sequence[Json]) -> MLOpsError:
+        for pod in pods:
+            if (pod.get("status") or {}).get("phase") in (None, "Pending"):
+                return failures.failure(pod, main_container(pod), [], "")
+        what = progress(pods) if pods else "there are no new pods"
+        return DeploymentError(
+            f"The endpoint was not ready within {self.limit:g} s, which are schedule_timeout= and startup_timeout= of its "
+            f"Pod(...): {what}."
+        )
+
+
+def _never_ready(pod: Json) -> MLOpsError | None:
+    if found := failures.never_starts(pod):
+        return found
+    for status in (pod.get("status") or {}).get("containerStatuses") or []:
+        ended = (status.get("lastState") or {}).get("terminated")
+        if ended and status.get("restartCount", 0) >= _RESTARTS and not status.get("ready"):
+            lines = [line.strip() for line in str(ended.get("message") or "").splitlines() if line.strip()]
+            shown = f": {lines[-1][:300]}" if lines else ""
+            return DeploymentError(
+                f"The server in pod {pod['metadata']['name']!r} ends again and again ({ended.get('reason')}, exit code "
+                f"{ended.get('exitCode')}){shown}."
+            )
+    return None

@@ -1,0 +1,123 @@
+"""``DeployOperator(target=...)``: the description of the Kubernetes objects that serve a model."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.pod import Pod
+from airflow_mlops.compute.kubernetes.serving import manifests
+from airflow_mlops.core.errors import SpecError
+
+# Kubernetes allows 63 characters. Names of pods and of the record of the endpoint are longer.
+_LONGEST = 45
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+
+@dataclass(kw_only=True)
+class Target(ABC):
+    """The base class of the objects that serve a model.
+
+    :param pod: the pods of the servers: image, resources, environment, placement. Their namespace and Airflow's connection to
+        the cluster are those of the pod, and ``deferrable`` says whether the task waits in the triggerer. The endpoint must be
+        ready within ``schedule_timeout`` plus ``startup_timeout``
+    :param name: name of the objects; by default derived from the name of the model
+    :param url: address of the endpoint for clients, for the result and the link; by default the address in the cluster
+    :raises SpecError: a field is invalid, or the pod has a field that a server cannot have
+    """
+
+    pod: Pod
+    name: str | None = None
+    url: str | None = None
+
+    template_fields: ClassVar[Sequence[str]] = ("pod", "name", "url")
+    #: Kind and API group of the object that runs the servers.
+    kind: ClassVar[str]
+    group: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        here, pod = type(self).__name__, self.pod
+        for name, unset in (("nodes", 1), ("grow_memory", 1), ("active_deadline", None)):
+            if getattr(pod, name) != unset:
+                raise SpecError(f"{here}(pod=Pod({name}=...)) is invalid, because servers do not end: remove {name}=.")
+        if self.name and "{" not in self.name and not (_NAME.fullmatch(self.name) and len(self.name) <= _LONGEST):
+            raise SpecError(
+                f"{here}(name={self.name!r}) is invalid: write at most {_LONGEST} lower-case letters, digits and hyphens, "
+                "beginning with a letter."
+            )
+
+    def serialize(self) -> Json:
+        """Return the fields that Airflow shows as the rendered field ``target`` of the task."""
+        return {"kind": self.kind, "name": self.name, "url": self.url, "pod": self.pod.serialize()}
+
+    def object_name(self, model: str) -> str:
+        """Return the name of the objects that serve a model."""
+        return self.name or default_name(model)
+
+    @property
+    def limit(self) -> int:
+        """Return the seconds within which the endpoint must be ready."""
+        return self.pod.schedule_timeout + self.pod.startup_timeout
+
+    @abstractmethod
+    def manifests(self, name: str, namespace: str, pod: Json, served: Mapping[str, Sequence[str]]) -> list[Json]:
+        """Return the objects, the one that runs the servers first.
+
+        :param pod: manifest of a server's pod
+        :param served: versions of each API group that the cluster serves
+        """
+
+
+@dataclass(kw_only=True)
+class Deployment(Target):
+    """Serves a model with a Deployment, a Service, a PodDisruptionBudget and, with ``max_replicas``, a HorizontalPodAutoscaler.
+
+    A new version of the pods replaces the old pods one by one, each only after the new pod is ready.
+
+    :param replicas: number of pods; with ``max_replicas`` the smallest number
+    :param max_replicas: largest number of pods, up to which the pods are scaled by their use of CPUs; by default the number
+        is fixed
+    :param target_cpu: use of CPUs at which pods are added, in percent of ``Pod(cpu=...)``
+    :raises SpecError: a field is invalid, or the pod has a field that a server cannot have
+    """
+
+    replicas: int = 2
+    max_replicas: int | None = None
+    target_cpu: int = 70
+
+    kind: ClassVar[str] = "Deployment"
+    group: ClassVar[str] = "apps"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.replicas < 1:
+            raise SpecError(f"Deployment(replicas={self.replicas}) is invalid: set replicas= to 1 or more.")
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise SpecError(f"Deployment(max_replicas={self.max_replicas}) is invalid: it is smaller than replicas=.")
+        if self.max_replicas is not None and self.pod.cpu is None:
+            raise SpecError(
+                "Deployment(max_replicas=...) scales by the use of the CPUs that a pod requests: set Pod(cpu=...)."
+            )
+        if not 1 <= self.target_cpu <= 100:
+            raise SpecError(f"Deployment(target_cpu={self.target_cpu}) is invalid: write a percentage from 1 to 100.")
+
+    def manifests(self, name: str, namespace: str, pod: Json, served: Mapping[str, Sequence[str]]) -> list[Json]:
+        found = [
+            manifests.deployment(name, namespace, pod, self.replicas, self.limit),
+            manifests.service(name, namespace),
+            manifests.disruption_budget(name, namespace, served),
+        ]
+        if self.max_replicas is not None:
+            limits = (self.replicas, self.max_replicas)
+            found.append(manifests.autoscaler(name, namespace, limits, self.target_cpu, served))
+        return found
+
+
+def default_name(model: str) -> str:
+    """Return a name for the objects that serve a model. Two models may get the same name."""
+    name = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
+    return (name if name[:1].isalpha() else f"model-{name}")[:_LONGEST].strip("-")

@@ -1,0 +1,32 @@
+"""The online endpoint that a ledger entry is about."""
+
+from __future__ import annotations
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.references import ModelVersionRef
+
+
+class Endpoint(Model):
+    """An online endpoint of a model in a Kubernetes cluster.
+
+    :param version: the version that the endpoint answers with, which was verified when it was deployed
+    :param follows: whether the endpoint follows the champion after that, instead of serving ``version`` only
+    :param kind: kind of the Kubernetes object that runs the servers, such as ``Deployment``
+    :param namespace: namespace of the object
+    :param name: name of the object
+    :param url: address of the endpoint for clients
+    :param image: image of the servers
+    :param before: number of the version that the endpoint answered with before; ``None`` if it is new
+    """
+
+    version: ModelVersionRef
+    follows: bool
+    kind: str
+    namespace: str
+    name: str
+    url: str
+    image: str
+    before: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"

@@ -1,0 +1,47 @@
+"""Record endpoints in the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from airflow_mlops import __version__
+from airflow_mlops.core.calls import Provenance
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.overview import index
+from airflow_mlops.registry.aliases import last_move
+from airflow_mlops.registry.endpoint import Endpoint
+from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+
+
+def record(
+    store: ArtifactStore,
+    key: str,
+    provenance: Provenance,
+    decision: Literal["deployed", "undeployed"],
+    endpoint: Endpoint,
+    reason: str,
+) -> str:
+    """Append an entry about an endpoint to the ledger, at most once for each ``key``. Return its URL.
+
+    :param key: key of the task's result
+    """
+    ledger = Ledger(store, endpoint.version.model)
+
+    def decide(entries: Sequence[Entry]) -> Decision:
+        move = last_move(entries)
+        champion = move.champion if move is not None else None
+        return Decision(
+            decision=decision,
+            replaced=champion,
+            champion=champion,
+            code={"airflow_mlops": __version__},
+            provenance=provenance,
+            reason=reason,
+            endpoint=endpoint,
+        )
+
+    entry = ledger.record(key, decide)
+    assert entry is not None
+    index.update(store, endpoint.version.model, "decisions")
+    return ledger.url(entry.seq)

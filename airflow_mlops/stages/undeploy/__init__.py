@@ -1,0 +1,1 @@
+"""The stage ``undeploy``, which records that an endpoint is removed."""

@@ -1,0 +1,249 @@
+"""Endpoints in a real cluster: rolled out, asked at the addresses of their pods, put back after a failure, and removed."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from airflow_mlops import __version__
+from airflow_mlops.core.calls import StepCall
+from airflow_mlops.core.connections import ConnectionInfo
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.stages.runner import run_call
+from tests.kubernetes.conftest import Cluster
+from tests.support.training import training_set
+
+MODEL = "late_online"
+ROW = {"distance": 700.5, "hour": 9, "weekend": False, "carrier": "B6", "tail": "N0001"}
+KINDS = ("deployment", "service", "horizontal_pod_autoscaler", "pod_disruption_budget", "config_map")
+
+# A server whose scores are wrong, as after a change of a library.
+WRONG = """
+import dataclasses
+from airflow_mlops.models.onnx import scorer
+right = scorer.OnnxModel.predict_values
+def wrong(self, columns, rows):
+    found = right(self, columns, rows)
+    return dataclasses.replace(found, score=found.score + 0.01)
+scorer.OnnxModel.predict_values = wrong
+"""
+
+DAG = """
+from datetime import timedelta
+from airflow.sdk import DAG
+from airflow_mlops.compute import Deployment, Pod
+from airflow_mlops.operators import DeployOperator, UndeployOperator
+
+with DAG({dag_id!r}, default_args={{"store": {store!r}, "model": {model!r}, "retry_delay": timedelta(0)}}):
+    {task}
+"""
+
+
+@pytest.fixture(scope="module")
+def champion(cluster: Cluster, server: str) -> SimpleNamespace:
+    """A model with the versions 1, the champion, and 2."""
+    connection = ConnectionInfo(conn_id="mlflow_default", conn_type="mlflow", host=server)
+    dataset = training_set(ArtifactStore(cluster.store)).model_dump(mode="json")
+
+    def run(step: str, name: str, **spec: Any) -> dict[str, Any]:
+        key = f"results/deploy/{step}-{name}.json"
+        call = StepCall(step=step, spec=spec, store=cluster.store, key=key, version=__version__)
+        return run_call(call, lambda _: connection)
+
+    for depth in (2, 4):
+        trainer = {
+            "kind": "sklearn",
+            "estimator": "sklearn.tree.DecisionTreeClassifier",
+            "params": {"max_depth": depth},
+        }
+        candidate = run("train", str(depth), dataset=dataset, model=MODEL, trainer=trainer)["candidate"]
+        if depth == 2:
+            gates = [{"metric": "roc_auc", "min": 0.5}]
+            verdict = run("evaluate", str(depth), dataset=dataset, candidates=[candidate], gates=gates)["verdict"]
+            assert run("promote", str(depth), verdict=verdict)["promoted"]
+    return SimpleNamespace(mlflow=server)
+
+
+@pytest.fixture(scope="module")
+def secret(cluster: Cluster, server: str) -> str:
+    """A Secret with the connection to MLflow."""
+    connection = json.dumps({"conn_type": "mlflow", "host": server, "password": "not-to-be-seen"})
+    body = {"metadata": {"name": "mlops-connections"}, "stringData": {"AIRFLOW_CONN_MLFLOW_DEFAULT": connection}}
+    cluster.core.create_namespaced_secret(cluster.namespace, body)
+    return "mlops-connections"
+
+
+class Endpoints:
+    """The endpoints in the namespace of the tests."""
+
+    def __init__(self, cluster: Cluster, secret: str) -> None:
+        from kubernetes import client
+
+        self.cluster, self.secret = cluster, secret
+        api = cluster.core.api_client
+        self.apps, self.scaling = client.AppsV1Api(api), client.AutoscalingV1Api(api)
+        self.custom = client.CustomObjectsApi(api)
+
+    def pod(self, **options: Any) -> str:
+        fields = {"env_from": [self.secret], "cpu": "100m", "memory": "1Gi", "termination_grace": 60, **options}
+        return self.cluster.pod(**fields)
+
+    def ask(self, address: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        request = urllib.request.Request(
+            f"http://{address}:8080/v2/models/{MODEL}/predict",
+            json.dumps({"rows": rows}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return json.loads(response.read())
+
+    def alive(self) -> list[str]:
+        """The ids of the pods that are not being deleted."""
+        return [pod.metadata.uid for pod in self.cluster.pods() if pod.metadata.deletion_timestamp is None]
+
+    def addresses(self) -> list[str]:
+        """The addresses of the pods that are ready."""
+        return [
+            pod.status.pod_ip
+            for pod in self.cluster.pods()
+            if pod.metadata.deletion_timestamp is None
+            and any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or [])
+        ]
+
+    def names(self) -> dict[str, list[str]]:
+        """The names of all objects, by kind."""
+        namespace = self.cluster.namespace
+        budgets = self.custom.list_namespaced_custom_object("policy", "v1beta1", namespace, "poddisruptionbudgets")
+        found = {
+            "deployment": self.apps.list_namespaced_deployment(namespace).items,
+            "service": self.cluster.core.list_namespaced_service(namespace).items,
+            "horizontal_pod_autoscaler": self.scaling.list_namespaced_horizontal_pod_autoscaler(namespace).items,
+            "config_map": self.cluster.core.list_namespaced_config_map(namespace).items,
+        }
+        names = {kind: [item.metadata.name for item in items] for kind, items in found.items()}
+        names["pod_disruption_budget"] = [item["metadata"]["name"] for item in budgets["items"]]
+        # The cluster puts its certificate into each namespace.
+        return {kind: [name for name in names[kind] if name != "kube-root-ca.crt"] for kind in names}
+
+    def wait_until_gone(self) -> None:
+        """Wait until there are no objects. A Deployment goes after its pods."""
+        self.cluster.wait_until_empty()
+        end = time.monotonic() + 30
+        while (found := self.names()) != {kind: [] for kind in KINDS}:
+            assert time.monotonic() < end, found
+            time.sleep(0.2)
+
+
+@pytest.fixture
+def endpoints(cluster: Cluster, champion: SimpleNamespace, secret: str) -> Iterator[Endpoints]:
+    found = Endpoints(cluster, secret)
+    yield found
+    cluster.wait_until_empty()
+
+
+@pytest.fixture
+def run(cluster: Cluster, server: str, run_dag, monkeypatch):
+    """Run a DAG with one task, and return the state of the task and what it returned."""
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    connections = {
+        "kubernetes_default": cluster.connection,
+        "mlflow_default": json.dumps({"conn_type": "mlflow", "host": server}),
+    }
+
+    def go(task: str):
+        dag_id = f"deploy_{time.monotonic_ns()}"
+        source = DAG.format(dag_id=dag_id, store=cluster.store, model=MODEL, task=task)
+        return run_dag(source, connections=connections)
+
+    return go
+
+
+def deploy(endpoints: Endpoints, arguments: str = "", pod: str | None = None, **options: Any) -> str:
+    given = "".join(f", {name}={value!r}" for name, value in options.items())
+    target = f"Deployment(pod={pod or endpoints.pod()}{given})"
+    return f"DeployOperator(task_id='deploy', target={target}, {arguments})"
+
+
+def test_an_endpoint_answers_and_comes_back_after_an_image_that_does_not_start(
+    cluster, champion, endpoints, run, capfd
+):
+    ledger = Ledger(ArtifactStore(cluster.store), MODEL)
+    before = ledger.count()
+    done = run(deploy(endpoints, pod=endpoints.pod(deferrable=True), replicas=1, max_replicas=2))
+    logged = capfd.readouterr().out
+    assert done.states() == {"deploy": "success"}, logged[-6000:]
+    assert "Pausing task as DEFERRED" in logged
+    result = done.xcom("deploy")
+    # A pod of the new endpoint answers as the server on one machine does.
+    (address,) = endpoints.addresses()
+    answer = endpoints.ask(address, [ROW])
+    assert (answer["version"], result["version"]["version"], result["follows"]) == (1, 1, True)
+    assert 0 <= answer["predictions"][0]["score"] <= 1
+    assert endpoints.names() == {
+        kind: ["late-online-airflow-mlops" if kind == "config_map" else "late-online"] for kind in KINDS
+    }
+    deployment = endpoints.apps.read_namespaced_deployment("late-online", cluster.namespace)
+    assert "not-to-be-seen" not in str(deployment)
+    entry = ledger.entries()[-1]
+    assert (entry.decision, entry.endpoint.name, entry.endpoint.before) == ("deployed", "late-online", None)
+    assert (entry.champion.version, entry.moves) == (1, False)
+    ((uri, extra),) = done.asset_events()
+    assert (uri, extra["version"], extra["url"]) == (f"mlops://{MODEL}/deployed", 1, result["endpoint"]["url"])
+
+    # The same objects again change nothing, and start no pod.
+    pods = endpoints.alive()
+    done = run(deploy(endpoints, replicas=1, max_replicas=2))
+    assert done.states() == {"deploy": "success"}
+    assert endpoints.alive() == pods
+    assert ledger.entries()[-1].endpoint.before == 1
+
+    # An image that cannot be pulled.
+    bad = endpoints.pod(image="localhost/no-such-image:1", deferrable=True)
+    done = run(deploy(endpoints, "version=2, retries=0", pod=bad, replicas=1))
+    logged = capfd.readouterr().out
+    assert done.states() == {"deploy": "failed"}
+    assert "ImageError: Image 'localhost/no-such-image:1'" in logged
+    assert "was put back" in logged
+    present = endpoints.apps.read_namespaced_deployment("late-online", cluster.namespace)
+    assert present.spec.template == deployment.spec.template
+    assert ledger.count() == before + 2
+    for _ in range(100):
+        if endpoints.alive() == pods:
+            break
+        time.sleep(0.2)
+    assert endpoints.alive() == pods
+    assert endpoints.ask(address, [ROW])["predictions"] == answer["predictions"]
+
+    done = run("UndeployOperator(task_id='undeploy')")
+    assert done.states() == {"undeploy": "success"}
+    assert endpoints.names() == {kind: [] for kind in KINDS}
+    entry = ledger.entries()[-1]
+    assert (entry.decision, entry.endpoint.version.version) == ("undeployed", 1)
+    # The rows that were asked are in the artifact store, and those of the verification are not.
+    uploaded = [
+        ArtifactStore(cluster.store).url_of(key) for key in ArtifactStore(cluster.store).keys(f"online/{MODEL}")
+    ]
+    assert len(uploaded) == 1
+    assert run("UndeployOperator(task_id='undeploy')").xcom("undeploy")["removed"] is False
+
+
+def test_a_pinned_version_with_wrong_scores_is_removed(cluster, champion, endpoints, run, capfd):
+    folder = cluster.folder / "wrong"
+    folder.mkdir(mode=0o777)
+    (folder / "sitecustomize.py").write_text(WRONG)
+    right = endpoints.cluster.pod_fields()["env"]["PYTHONPATH"]
+    pod = endpoints.pod(env={"PYTHONPATH": f"{folder}:{right}"})
+    done = run(deploy(endpoints, "version=2, retries=3", pod=pod, replicas=1, name="wrong"))
+    logged = capfd.readouterr().out
+    assert done.states() == {"deploy": "failed"}
+    assert "DeploymentError: Pod" in logged
+    assert "answers with late_online v2, but the scores of its input example are" in logged
+    assert "there was no endpoint before" in logged
+    endpoints.wait_until_gone()

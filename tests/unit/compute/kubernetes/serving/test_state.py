@@ -1,0 +1,82 @@
+"""When an endpoint is ready, and when it will not become ready."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_mlops.compute.kubernetes.serving.state import Watch, is_ready, pod_ready
+from airflow_mlops.core.errors import DeploymentError, ImageError, NoCapacityError
+
+DONE = {"observedGeneration": 3, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}
+
+
+@pytest.mark.parametrize(
+    ("status", "ready"),
+    [
+        (DONE, True),
+        ({**DONE, "replicas": 3, "updatedReplicas": 3, "availableReplicas": 3}, True),
+        # The controller has not seen the new manifest.
+        ({**DONE, "observedGeneration": 2}, False),
+        # An old pod remains.
+        ({**DONE, "replicas": 3, "availableReplicas": 3}, False),
+        ({**DONE, "updatedReplicas": 1}, False),
+        ({**DONE, "availableReplicas": 1}, False),
+        ({}, False),
+        (None, False),
+    ],
+)
+def test_a_deployment_is_ready_when_all_its_pods_are_new_and_available(status, ready):
+    live = {"metadata": {"generation": 3}, "spec": {"replicas": 2}, "status": status}
+    assert is_ready(live) is ready
+
+
+def pod(waiting: str | None = None, *, phase: str = "Running", ready: bool = False, **status) -> dict:
+    state = {"waiting": {"reason": waiting, "message": "m"}} if waiting else {"running": {}}
+    return {
+        "metadata": {"name": "late-1", "namespace": "n"},
+        "spec": {"nodeName": "node", "containers": [{"name": "base", "image": "i"}]},
+        "status": {
+            "phase": phase,
+            "conditions": [{"type": "Ready", "status": str(ready)}],
+            "containerStatuses": [{"name": "base", "image": "i", "state": state, "ready": ready, **status}],
+        },
+    }
+
+
+def test_an_image_that_cannot_be_pulled_is_an_error_after_the_patience():
+    watch = Watch(since=0, limit=100)
+    bad = pod("ImagePullBackOff", phase="Pending")
+    assert watch.error([bad, pod()], 10) is None
+    assert isinstance(watch.error([bad, pod()], 16), ImageError)
+    # It was pulled after all.
+    assert watch.error([pod()], 17) is None
+    assert watch.error([bad], 18) is None
+
+
+def test_a_server_that_ends_again_and_again_is_an_error_with_its_last_words():
+    ended = {"reason": "Error", "exitCode": 1, "message": "first\nERROR The store is gone.\n"}
+    crashed = {"lastState": {"terminated": ended}}
+    watch = Watch(since=0, limit=100, patience=0)
+    assert watch.error([pod("CrashLoopBackOff", restartCount=2, **crashed)], 1) is None
+    found = watch.error([pod("CrashLoopBackOff", restartCount=3, **crashed)], 1)
+    assert isinstance(found, DeploymentError)
+    assert "The store is gone." in str(found)
+
+
+def test_an_endpoint_that_is_late_is_an_error():
+    watch = Watch(since=0, limit=100)
+    assert watch.error([pod()], 100) is None
+    assert isinstance(watch.error([pod()], 101), DeploymentError)
+    assert isinstance(watch.error([], 101), DeploymentError)
+    unscheduled = pod(phase="Pending")
+    unscheduled["spec"].pop("nodeName")
+    unscheduled["status"]["conditions"].append(
+        {"type": "PodScheduled", "status": "False", "message": "Insufficient cpu"}
+    )
+    assert isinstance(watch.error([pod(ready=True), unscheduled], 101), NoCapacityError)
+
+
+def test_readiness_is_the_condition_of_the_pod():
+    assert pod_ready(pod(ready=True))
+    assert not pod_ready(pod())
+    assert not pod_ready({"metadata": {}, "status": {}})

@@ -8,7 +8,7 @@ from airflow.sdk import conf
 
 from airflow_mlops.compute.base import Compute
 from airflow_mlops.compute.kubernetes.pod import Pod
-from airflow_mlops.compute.kubernetes.serving.target import Deployment
+from airflow_mlops.compute.kubernetes.serving.target import Deployment, KServe
 from airflow_mlops.compute.process import Process
 from airflow_mlops.compute.worker import Worker
 from airflow_mlops.core.errors import SpecError
@@ -48,4 +48,4 @@ def default_place() -> Compute:
         raise SpecError(f"The setting [mlops] run_on is invalid: {error}") from None
 
 
-__all__ = ["Compute", "Deployment", "Pod", "Process", "Worker", "default_place", "from_text"]
+__all__ = ["Compute", "Deployment", "KServe", "Pod", "Process", "Worker", "default_place", "from_text"]

@@ -26,7 +26,7 @@ class DeployOperator(StepOperator):
     ``mlops://MODEL/deployed``.
 
     :param model: name of the registered model
-    :param target: the objects: ``Deployment(pod=Pod(...))``
+    :param target: the objects: ``Deployment(pod=Pod(...))`` or ``KServe(pod=Pod(...))``
     :param version: number of the version to serve. By default the endpoint follows the champion: a promotion or rollback
         reaches it within seconds, without another deployment
     :param predictions: name of the datasets of predictions; ``MODEL_predictions`` by default

@@ -1,11 +1,17 @@
-"""Endpoints in a real cluster: rolled out, asked at the addresses of their pods, put back after a failure, and removed."""
+"""Endpoints in a real cluster: rolled out, asked at the addresses of their pods, put back after a failure, and removed.
+
+KServe: the tests install the CustomResourceDefinition of InferenceServices only, and act as the controller: they run one pod for
+each manifest, and write the status. NO CONTROLLER OF KSERVE AND NO KNATIVE RUN, so the tests do not show what these make of a manifest.
+"""
 
 from __future__ import annotations
 
 import json
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +24,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.runner import run_call
 from tests.kubernetes.conftest import Cluster
+from tests.kubernetes.live.test_train_jobs import CRD
 from tests.support.training import training_set
 
 MODEL = "late_online"
@@ -38,7 +45,7 @@ scorer.OnnxModel.predict_values = wrong
 DAG = """
 from datetime import timedelta
 from airflow.sdk import DAG
-from airflow_mlops.compute import Deployment, Pod
+from airflow_mlops.compute import Deployment, KServe, Pod
 from airflow_mlops.operators import DeployOperator, UndeployOperator
 
 with DAG({dag_id!r}, default_args={{"store": {store!r}, "model": {model!r}, "retry_delay": timedelta(0)}}):
@@ -94,6 +101,13 @@ class Endpoints:
     def pod(self, **options: Any) -> str:
         fields = {"env_from": [self.secret], "cpu": "100m", "memory": "1Gi", "termination_grace": 60, **options}
         return self.cluster.pod(**fields)
+
+    def wrong(self) -> dict[str, str]:
+        """The variables of a server whose scores are wrong."""
+        folder = self.cluster.folder / "wrong"
+        folder.mkdir(mode=0o777, exist_ok=True)
+        (folder / "sitecustomize.py").write_text(WRONG)
+        return {"PYTHONPATH": f"{folder}:{self.cluster.pod_fields()['env']['PYTHONPATH']}"}
 
     def ask(self, address: str, rows: list[dict[str, Any]]) -> dict[str, Any]:
         request = urllib.request.Request(
@@ -235,11 +249,7 @@ def test_an_endpoint_answers_and_comes_back_after_an_image_that_does_not_start(
 
 
 def test_a_pinned_version_with_wrong_scores_is_removed(cluster, champion, endpoints, run, capfd):
-    folder = cluster.folder / "wrong"
-    folder.mkdir(mode=0o777)
-    (folder / "sitecustomize.py").write_text(WRONG)
-    right = endpoints.cluster.pod_fields()["env"]["PYTHONPATH"]
-    pod = endpoints.pod(env={"PYTHONPATH": f"{folder}:{right}"})
+    pod = endpoints.pod(env=endpoints.wrong())
     done = run(deploy(endpoints, "version=2, retries=3", pod=pod, replicas=1, name="wrong"))
     logged = capfd.readouterr().out
     assert done.states() == {"deploy": "failed"}
@@ -247,3 +257,127 @@ def test_a_pinned_version_with_wrong_scores_is_removed(cluster, champion, endpoi
     assert "answers with late_online v2, but the scores of its input example are" in logged
     assert "there was no endpoint before" in logged
     endpoints.wait_until_gone()
+
+
+ISVC = ("serving.kserve.io", "v1beta1", "inferenceservices")
+
+
+@pytest.fixture(scope="module")
+def definition(cluster: Cluster) -> Iterator[None]:
+    """The CustomResourceDefinition of InferenceServices. That of KServe also describes every field."""
+    from kubernetes import client, config
+
+    api = client.ApiextensionsV1Api(config.new_client_from_config(cluster.kubeconfig))
+    group, version, plural = ISVC
+    name = f"{plural}.{group}"
+    if name in [item.metadata.name for item in api.list_custom_resource_definition().items]:
+        yield
+        return
+    crd = deepcopy(CRD)
+    crd["metadata"]["name"] = name
+    names = {"plural": plural, "singular": "inferenceservice", "kind": "InferenceService"}
+    crd["spec"] |= {"group": group, "names": names}
+    crd["spec"]["versions"][0]["name"] = version
+    api.create_custom_resource_definition(crd)
+    groups = client.ApisApi(api.api_client)
+    end = time.monotonic() + 30
+    while group not in [item.name for item in groups.get_api_versions().groups]:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        api.delete_custom_resource_definition(name)
+
+
+class Controller:
+    """Plays the controller of KServe: one pod for each new manifest, and the status."""
+
+    def __init__(self, endpoints: Endpoints, name: str) -> None:
+        group, version, plural = ISVC
+        self.cluster, self.custom, self.name = endpoints.cluster, endpoints.custom, name
+        self.place = (group, version, endpoints.cluster.namespace, plural, name)
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.run, daemon=True)
+
+    def found(self) -> dict[str, Any] | None:
+        from kubernetes.client.exceptions import ApiException
+
+        try:
+            return self.custom.get_namespaced_custom_object(*self.place)
+        except ApiException:
+            return None
+
+    def run(self) -> None:
+        seen = 0
+        while not self.ended.wait(0.3):
+            live = self.found()
+            if live is not None and live["metadata"]["generation"] != seen:
+                seen = live["metadata"]["generation"]
+                self.carry_out(live, f"{self.name}-{seen:05d}")
+
+    def carry_out(self, live: dict[str, Any], revision: str) -> None:
+        core, namespace = self.cluster.core, self.cluster.namespace
+        fields = ("minReplicas", "maxReplicas", "canaryTrafficPercent")
+        spec = {name: value for name, value in live["spec"]["predictor"].items() if name not in fields}
+        owner = {
+            "apiVersion": live["apiVersion"],
+            "kind": live["kind"],
+            "name": self.name,
+            "uid": live["metadata"]["uid"],
+        }
+        metadata = {"name": revision, "labels": live["metadata"]["labels"], "ownerReferences": [owner]}
+        core.create_namespaced_pod(namespace, {"metadata": metadata, "spec": spec})
+        status = {"observedGeneration": live["metadata"]["generation"], "url": f"http://{self.name}.example.org"}
+        status["components"] = {"predictor": {"latestCreatedRevision": revision}}
+        while not self.ended.wait(0.3):
+            conditions = core.read_namespaced_pod(revision, namespace).status.conditions or []
+            if any(item.type == "Ready" and item.status == "True" for item in conditions):
+                break
+        status["components"]["predictor"]["latestReadyRevision"] = revision
+        status["conditions"] = [{"type": "Ready", "status": "True"}]
+        self.custom.patch_namespaced_custom_object_status(*self.place, {"status": status})
+
+    def __enter__(self) -> Controller:
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.thread.join(10)
+
+
+def test_an_inference_service_answers_and_a_wrong_canary_is_withdrawn(
+    cluster, champion, endpoints, run, definition, capfd
+):
+    with Controller(endpoints, "late-online") as controller:
+        pod = endpoints.pod(deferrable=True)
+        done = run(f"DeployOperator(task_id='deploy', target=KServe(pod={pod}))")
+        logged = capfd.readouterr().out
+        assert done.states() == {"deploy": "success"}, logged[-6000:]
+        assert "Pausing task as DEFERRED" in logged
+        endpoint = done.xcom("deploy")["endpoint"]
+        assert (endpoint["kind"], endpoint["url"]) == (
+            "InferenceService",
+            f"http://late-online.example.org/v2/models/{MODEL}",
+        )
+        (address,) = endpoints.addresses()
+        assert endpoints.ask(address, [ROW])["version"] == 1
+        good = controller.found()["spec"]
+
+        wrong = endpoints.pod(env=endpoints.wrong())
+        target = f"KServe(pod={wrong}, canary_percent=10)"
+        done = run(f"DeployOperator(task_id='deploy', target={target}, version=2)")
+        logged = capfd.readouterr().out
+        assert done.states() == {"deploy": "failed"}
+        assert "the scores of its input example are" in logged
+        assert "The endpoint of late_online v1, which follows the champion, was put back." in logged
+        assert controller.found()["spec"] == good
+
+        # Without a version, both sides of a canary would follow the champion.
+        done = run(f"DeployOperator(task_id='deploy', target=KServe(pod={pod}, canary_percent=10))")
+        assert done.states() == {"deploy": "failed"}
+        assert "SpecError: KServe(canary_percent=...)" in capfd.readouterr().out
+        assert run("UndeployOperator(task_id='undeploy')").states() == {"undeploy": "success"}
+    endpoints.wait_until_gone()
+    assert controller.found() is None

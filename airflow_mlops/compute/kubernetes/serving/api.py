@@ -28,6 +28,7 @@ _PLURALS = {
     "ConfigMap": "configmaps",
     "Deployment": "deployments",
     "HorizontalPodAutoscaler": "horizontalpodautoscalers",
+    "InferenceService": "inferenceservices",
     "PodDisruptionBudget": "poddisruptionbudgets",
     "Service": "services",
 }

@@ -81,7 +81,7 @@ def deployment(name: str, namespace: str, pod: Json, replicas: int, limit: int) 
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        **_metadata(name, namespace),
+        **object_metadata(name, namespace),
         "spec": {
             "replicas": replicas,
             "revisionHistoryLimit": 3,
@@ -105,14 +105,14 @@ def service(name: str, namespace: str) -> Json:
     """Return a Service in front of the pods."""
     ports = [{"name": "http", "port": 80, "targetPort": PORT, "protocol": "TCP"}]
     spec = {"type": "ClusterIP", "selector": {INSTANCE: name}, "ports": ports}
-    return {"apiVersion": "v1", "kind": "Service", **_metadata(name, namespace), "spec": spec}
+    return {"apiVersion": "v1", "kind": "Service", **object_metadata(name, namespace), "spec": spec}
 
 
 def disruption_budget(name: str, namespace: str, served: Mapping[str, Sequence[str]]) -> Json:
     """Return a PodDisruptionBudget, so that draining nodes ends one pod at a time."""
     spec = {"maxUnavailable": 1, "selector": {"matchLabels": {INSTANCE: name}}}
     version = api_version("policy", ("v1", "v1beta1"), served)
-    return {"apiVersion": version, "kind": "PodDisruptionBudget", **_metadata(name, namespace), "spec": spec}
+    return {"apiVersion": version, "kind": "PodDisruptionBudget", **object_metadata(name, namespace), "spec": spec}
 
 
 def autoscaler(
@@ -131,18 +131,21 @@ def autoscaler(
     else:
         target = {"type": "Utilization", "averageUtilization": cpu}
         spec["metrics"] = [{"type": "Resource", "resource": {"name": "cpu", "target": target}}]
-    return {"apiVersion": version, "kind": "HorizontalPodAutoscaler", **_metadata(name, namespace), "spec": spec}
+    return {"apiVersion": version, "kind": "HorizontalPodAutoscaler", **object_metadata(name, namespace), "spec": spec}
 
 
-def api_version(group: str, known: Sequence[str], served: Mapping[str, Sequence[str]]) -> str:
+def api_version(group: str, known: Sequence[str], served: Mapping[str, Sequence[str]], hint: str = "") -> str:
     """Return the first of the ``known`` versions of an API group that the cluster serves, such as ``policy/v1``.
 
+    :param hint: sentence for the error
     :raises ComputeError: the cluster serves none of them
     """
     for version in known:
         if version in served.get(group, ()):
             return f"{group}/{version}"
-    error = ComputeError(f"The cluster serves none of the versions {', '.join(known)} of the API group {group!r}.")
+    error = ComputeError(
+        f"The cluster serves none of the versions {', '.join(known)} of the API group {group!r}. {hint}".strip()
+    )
     error.retryable = False
     raise error
 
@@ -161,5 +164,6 @@ def with_replicas(manifest: Json, live: Json | None, scaled: Json | None) -> Jso
     return {**manifest, "spec": {**manifest["spec"], "replicas": kept}}
 
 
-def _metadata(name: str, namespace: str) -> Json:
+def object_metadata(name: str, namespace: str) -> Json:
+    """Return the field ``metadata`` of an object of an endpoint."""
     return {"metadata": {"name": name, "namespace": namespace, "labels": {INSTANCE: name, MANAGED_BY: MANAGER}}}

@@ -50,6 +50,11 @@ class Rollout:
         words = manifests.command(DeploySpec.model_validate(call.spec), call.store)
         self._pod = manifests.server_pod(pod, read_template(pod.pod_template_file, context), words)
         check_fields(self._pod)
+        if chosen.follows and (field := target.needs_version):
+            raise SpecError(
+                f"{type(target).__name__}({field}=...) shares the requests between two versions, but both would follow the "
+                "champion: set version=."
+            )
         self._id = call_id(call)
 
     def run(self, event: dict[str, Any] | None, check: Check, token: str | None) -> Endpoint:
@@ -71,7 +76,7 @@ class Rollout:
                     f"{self._target.kind} {self._api} is ready, but has no pods that could be verified."
                 )
             verify(pods, self._chosen.version, check, token, follows=self._chosen.follows)
-            self._conclude(release)
+            release = self._conclude(release)
         except (TaskDeferred, SystemExit):
             raise
         except BaseException as error:  # noqa: BLE001 - a timeout of Airflow is no Exception
@@ -175,6 +180,8 @@ class Rollout:
                 raise DeploymentError(f"{self._target.kind} {self._api} was deleted while it was rolled out.")
             pods = self._api.pods(template)
             if state.is_ready(live):
+                if (why := state.ignored(live)) is not None:
+                    raise SpecError(why)
                 return [pod for pod in pods if state.pod_ready(pod)]
             if (error := watch.error(pods, time.time())) is not None:
                 if isinstance(error, DeploymentError) and (said := problem(pods)):
@@ -185,12 +192,17 @@ class Rollout:
                 self._log.info("%s %s: %s.", self._target.kind, self._api, progress)
             time.sleep(_POLL_SECONDS)
 
-    def _conclude(self, release: Release) -> None:
+    def _conclude(self, release: Release) -> Release:
         """Record that the release is verified, and delete the objects of the one before that it does not have."""
         self._present()
+        live = self._api.get(release.manifests[0])
+        if (url := state.address(live or {})) and not self._target.url:
+            path = f"{url}/v2/models/{self._chosen.model}"
+            release = release.model_copy(update={"endpoint": release.endpoint.model_copy(update={"url": path})})
         good = self._api.record().good
         self._api.write_record(Record(good=release))
         delete_others(self._api, good, release.manifests)
+        return release
 
     def _failed(self, error: MLOpsError) -> MLOpsError:
         """Put back what was there before. Return the error with which the task fails."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from airflow_mlops.compute.kubernetes import failures
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.pod import main_container
+from airflow_mlops.compute.kubernetes.serving.kserve import KIND as KSERVE
 from airflow_mlops.compute.kubernetes.serving.manifests import TEMPLATE
 from airflow_mlops.core.errors import DeploymentError, MLOpsError
 
@@ -20,14 +21,39 @@ def is_ready(live: Json) -> bool:
     status = live.get("status") or {}
     if status.get("observedGeneration", 0) < live["metadata"].get("generation", 0):
         return False
+    if live.get("kind") == KSERVE:
+        predictor = (status.get("components") or {}).get("predictor") or {}
+        newest = predictor.get("latestReadyRevision") == predictor.get("latestCreatedRevision")
+        return newest and any(
+            item.get("type") == "Ready" and item.get("status") == "True" for item in status.get("conditions") or []
+        )
     wanted, updated = live["spec"].get("replicas", 1), status.get("updatedReplicas", 0)
     return bool(wanted <= updated == status.get("replicas", 0) <= status.get("availableReplicas", 0))
 
 
+def ignored(live: Json) -> str | None:
+    """Return why the cluster does not do what the manifest of a ready object says; ``None`` if it does."""
+    if live.get("kind") != KSERVE or live["spec"]["predictor"].get("canaryTrafficPercent") is None:
+        return None
+    if (live["status"].get("components") or {}).get("predictor", {}).get("latestReadyRevision"):
+        return None
+    return (
+        "KServe ignores canary_percent=, because it does not run this InferenceService in its serverless mode: install Knative, "
+        "or remove canary_percent=."
+    )
+
+
 def template(manifest: Json) -> str:
     """Return the label by which the pods of the object that runs the servers are found."""
-    found: str = manifest["spec"]["template"]["metadata"]["labels"][TEMPLATE]
+    metadata = (manifest if manifest.get("kind") == KSERVE else manifest["spec"]["template"])["metadata"]
+    found: str = metadata["labels"][TEMPLATE]
     return found
+
+
+def address(live: Json) -> str | None:
+    """Return the address that the cluster has given to the object that runs the servers; ``None`` if it gives none."""
+    url = (live.get("status") or {}).get("url")
+    return str(url).rstrip("/") if url else None
 
 
 def pod_ready(pod: Json) -> bool:

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.pod import Pod
-from airflow_mlops.compute.kubernetes.serving import manifests
+from airflow_mlops.compute.kubernetes.serving import kserve, manifests
 from airflow_mlops.core.errors import SpecError
 
 # Kubernetes allows 63 characters. Names of pods and of the record of the endpoint are longer.
@@ -35,9 +35,8 @@ class Target(ABC):
     url: str | None = None
 
     template_fields: ClassVar[Sequence[str]] = ("pod", "name", "url")
-    #: Kind and API group of the object that runs the servers.
+    #: Kind of the object that runs the servers.
     kind: ClassVar[str]
-    group: ClassVar[str]
 
     def __post_init__(self) -> None:
         here, pod = type(self).__name__, self.pod
@@ -62,6 +61,11 @@ class Target(ABC):
     def limit(self) -> int:
         """Return the seconds within which the endpoint must be ready."""
         return self.pod.schedule_timeout + self.pod.startup_timeout
+
+    @property
+    def needs_version(self) -> str | None:
+        """Return the name of a field that cannot be used with servers that follow the champion; ``None`` without one."""
+        return None
 
     @abstractmethod
     def manifests(self, name: str, namespace: str, pod: Json, served: Mapping[str, Sequence[str]]) -> list[Json]:
@@ -90,7 +94,6 @@ class Deployment(Target):
     target_cpu: int = 70
 
     kind: ClassVar[str] = "Deployment"
-    group: ClassVar[str] = "apps"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,6 +118,43 @@ class Deployment(Target):
             limits = (self.replicas, self.max_replicas)
             found.append(manifests.autoscaler(name, namespace, limits, self.target_cpu, served))
         return found
+
+
+@dataclass(kw_only=True)
+class KServe(Target):
+    """Serves a model with an InferenceService of KServe, whose predictor is a container of the runner image.
+
+    :param replicas: smallest number of pods
+    :param max_replicas: largest number of pods; by default ``replicas``
+    :param canary_percent: share of the requests that the new version gets, in percent, while the version before gets the
+        others. KServe supports it in its serverless mode only. By default, the new version gets all requests
+    :raises SpecError: a field is invalid, or the pod has a field that a server cannot have
+    """
+
+    replicas: int = 1
+    max_replicas: int | None = None
+    canary_percent: int | None = None
+
+    kind: ClassVar[str] = kserve.KIND
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.replicas < 1:
+            raise SpecError(f"KServe(replicas={self.replicas}) is invalid: set replicas= to 1 or more.")
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise SpecError(f"KServe(max_replicas={self.max_replicas}) is invalid: it is smaller than replicas=.")
+        if self.canary_percent is not None and not 0 <= self.canary_percent <= 100:
+            raise SpecError(
+                f"KServe(canary_percent={self.canary_percent}) is invalid: write a percentage from 0 to 100."
+            )
+
+    @property
+    def needs_version(self) -> str | None:
+        return "canary_percent" if self.canary_percent is not None else None
+
+    def manifests(self, name: str, namespace: str, pod: Json, served: Mapping[str, Sequence[str]]) -> list[Json]:
+        replicas = (self.replicas, self.max_replicas or self.replicas)
+        return [kserve.inference_service(name, namespace, pod, replicas, self.canary_percent, served)]
 
 
 def default_name(model: str) -> str:

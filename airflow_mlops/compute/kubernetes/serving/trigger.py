@@ -14,7 +14,7 @@ from kubernetes_asyncio import client
 from kubernetes_asyncio.client.exceptions import ApiException
 
 from airflow_mlops.compute.kubernetes.manifest import Json
-from airflow_mlops.compute.kubernetes.serving import manifests, state
+from airflow_mlops.compute.kubernetes.serving import kserve, manifests, state
 from airflow_mlops.compute.kubernetes.serving.api import EndpointApi, retry
 from airflow_mlops.compute.kubernetes.serving.restoring import put_back
 
@@ -105,6 +105,9 @@ class RolloutTrigger(BaseTrigger):
             return live, [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
 
     async def _get(self, connection: Any) -> Json:
+        if self.kind == kserve.KIND:
+            place = (kserve.GROUP, "v1beta1", self.namespace, "inferenceservices")
+            return dict(await client.CustomObjectsApi(connection).get_namespaced_custom_object(*place, self.name))
         found = await client.AppsV1Api(connection).read_namespaced_deployment(self.name, self.namespace)
         live: Json = connection.sanitize_for_serialization(found)
         return live

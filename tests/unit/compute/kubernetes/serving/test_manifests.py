@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from airflow_mlops.compute import Deployment, Pod
+from airflow_mlops.compute import Deployment, KServe, Pod
 from airflow_mlops.compute.kubernetes.serving import manifests
 from airflow_mlops.compute.kubernetes.serving.target import default_name
 from airflow_mlops.core.errors import ComputeError, SpecError
@@ -171,6 +171,62 @@ def test_what_a_server_cannot_have_is_refused(options, named):
 def test_a_name_is_derived_from_the_name_of_the_model(model, name):
     assert default_name(model) == name
     assert Deployment(pod=Pod(image="i"), name=name).object_name(model) == name
+
+
+def kserve(pod: Pod | None = None, template: dict | None = None, served=None, **options) -> dict:
+    target = KServe(pod=pod or Pod(image="i", memory="1Gi"), **options)
+    server = manifests.server_pod(target.pod, template or {}, manifests.command(DeploySpec(model="late"), "s3://b"))
+    (made,) = target.manifests("late", "serving", server, served or {"serving.kserve.io": ["v1alpha1", "v1beta1"]})
+    return made
+
+
+def test_the_predictor_of_kserve_is_the_server():
+    pod = Pod(image="i", env_from=["c"], labels={"team": "a"}, annotations={"b": "c"}, node_selector={"d": "e"})
+    made = kserve(pod, replicas=2, max_replicas=5)
+    assert (made["apiVersion"], made["kind"]) == ("serving.kserve.io/v1beta1", "InferenceService")
+    predictor = made["spec"]["predictor"]
+    assert (predictor["minReplicas"], predictor["maxReplicas"]) == (2, 5)
+    assert "canaryTrafficPercent" not in predictor
+    (main,) = predictor["containers"]
+    assert (main["name"], main["image"], main["envFrom"]) == ("kserve-container", "i", [{"secretRef": {"name": "c"}}])
+    assert main["ports"] == [{"name": "http1", "containerPort": manifests.PORT, "protocol": "TCP"}]
+    assert main["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
+    assert predictor["nodeSelector"] == {"d": "e"}
+    # KServe copies these to the pods.
+    assert {"team": "a", manifests.INSTANCE: "late"}.items() <= made["metadata"]["labels"].items()
+    assert made["metadata"]["labels"][manifests.TEMPLATE]
+    assert made["metadata"]["annotations"] == {"b": "c"}
+
+
+def test_knative_gets_only_fields_that_it_accepts():
+    predictor = kserve()["spec"]["predictor"]
+    (main,) = predictor["containers"]
+    assert not {"restartPolicy", "terminationGracePeriodSeconds", "securityContext"} & predictor.keys()
+    assert not {"lifecycle", "startupProbe"} & main.keys()
+    assert main["securityContext"]["runAsNonRoot"] is True
+    assert main["securityContext"]["allowPrivilegeEscalation"] is False
+
+
+def test_the_canary_is_kserves_own():
+    made = kserve(canary_percent=10)
+    assert made["spec"]["predictor"]["canaryTrafficPercent"] == 10
+    assert made["metadata"]["labels"] == kserve()["metadata"]["labels"]
+    assert KServe(pod=Pod(image="i"), canary_percent=10).needs_version == "canary_percent"
+    assert KServe(pod=Pod(image="i")).needs_version is None
+
+
+@pytest.mark.parametrize(
+    "options", [{"replicas": 0}, {"replicas": 3, "max_replicas": 2}, {"canary_percent": 101}, {"canary_percent": -1}]
+)
+def test_what_kserve_cannot_have_is_refused(options):
+    with pytest.raises(SpecError):
+        KServe(pod=Pod(image="i"), **options)
+
+
+def test_a_cluster_without_kserve_is_an_error():
+    with pytest.raises(ComputeError, match="Install KServe") as caught:
+        kserve(served=NEW)
+    assert not caught.value.retryable
 
 
 def test_what_airflow_shows_is_json():

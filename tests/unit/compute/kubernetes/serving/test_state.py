@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_mlops.compute.kubernetes.serving.state import Watch, is_ready, pod_ready
+from airflow_mlops.compute.kubernetes.serving.state import Watch, address, ignored, is_ready, pod_ready, template
 from airflow_mlops.core.errors import DeploymentError, ImageError, NoCapacityError
 
 DONE = {"observedGeneration": 3, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2}
@@ -28,6 +28,45 @@ DONE = {"observedGeneration": 3, "replicas": 2, "updatedReplicas": 2, "available
 def test_a_deployment_is_ready_when_all_its_pods_are_new_and_available(status, ready):
     live = {"metadata": {"generation": 3}, "spec": {"replicas": 2}, "status": status}
     assert is_ready(live) is ready
+
+
+def inference_service(ready="True", generation=3, canary=None, **predictor) -> dict:
+    return {
+        "kind": "InferenceService",
+        "metadata": {"generation": 3, "labels": {"airflow-mlops/template": "t"}},
+        "spec": {"predictor": {} if canary is None else {"canaryTrafficPercent": canary}},
+        "status": {
+            "observedGeneration": generation,
+            "url": "http://late.serving.example/",
+            "conditions": [{"type": "PredictorReady", "status": "True"}, {"type": "Ready", "status": ready}],
+            "components": {"predictor": predictor},
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("live", "ready"),
+    [
+        (inference_service(), True),
+        (inference_service(latestCreatedRevision="b", latestReadyRevision="b"), True),
+        # The revision before answers, and the new one is not ready.
+        (inference_service(latestCreatedRevision="b", latestReadyRevision="a"), False),
+        (inference_service(generation=2), False),
+        (inference_service(ready="False"), False),
+        (inference_service(ready="Unknown"), False),
+    ],
+)
+def test_an_inference_service_is_ready_when_its_new_revision_is(live, ready):
+    assert is_ready(live) is ready
+    assert template(live) == "t"
+    assert address(live) == "http://late.serving.example"
+
+
+def test_a_canary_that_kserve_ignores_is_noticed():
+    assert ignored(inference_service()) is None
+    assert ignored(inference_service(canary=10, latestReadyRevision="b")) is None
+    assert "canary_percent" in ignored(inference_service(canary=10))
+    assert ignored({"metadata": {}, "spec": {"replicas": 2}, "status": DONE}) is None
 
 
 def pod(waiting: str | None = None, *, phase: str = "Running", ready: bool = False, **status) -> dict:

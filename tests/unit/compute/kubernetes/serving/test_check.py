@@ -1,0 +1,123 @@
+"""Asking a server: its answers, its excuses, and servers that cannot be asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+
+from airflow_mlops.compute.kubernetes.serving import check
+from airflow_mlops.core.errors import DeploymentError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.stages.deploy.spec import Check
+
+POD = {"metadata": {"name": "late-1"}, "status": {"podIP": "127.0.0.1"}}
+REF = ModelVersionRef(model="late", version=3, run_id="r")
+CHECK = Check(rows=[{"a": 1.5}, {"a": None}], scores=[0.25, None])
+
+
+def answer(version: int = 3, scores: tuple[Any, ...] = (0.25, None)) -> dict[str, Any]:
+    return {"version": version, "predictions": [{"prediction": False, "score": score} for score in scores]}
+
+
+class Server:
+    """Gives the same answer to every request, and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        self.status, self.body, self.asked = 200, b"", []
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                size = int(self.headers.get("Content-Length") or 0)
+                server.asked.append((self.path, dict(self.headers), self.rfile.read(size)))
+                self.send_response(server.status)
+                self.end_headers()
+                self.wfile.write(server.body)
+
+            do_GET = do_POST  # noqa: N815
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.http = HTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def says(self, body: Any, status: int = 200) -> None:
+        self.status, self.body = status, json.dumps(body).encode()
+
+    def verify(self, *, follows: bool = False, token: str | None = None) -> None:
+        check.verify([POD], REF, CHECK, token, follows=follows)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    found = Server()
+    monkeypatch.setattr(check, "PORT", found.http.server_port)
+    monkeypatch.setattr(check, "_PAUSE", 0)
+    # A proxy of the worker must not see requests to pods.
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    yield found
+    found.http.shutdown()
+
+
+@pytest.mark.parametrize("scores", [(0.25, None), (0.25 + 5e-7, None)])
+def test_the_right_version_with_the_right_scores_is_accepted(server, scores):
+    server.says(answer(scores=scores))
+    server.verify(token="open sesame")
+    ((path, headers, body),) = server.asked
+    assert path == "/v2/models/late/predict"
+    assert headers["Authorization"] == "Bearer open sesame"
+    assert json.loads(body)["rows"] == CHECK.rows
+    assert json.loads(body)["log"] is False
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        answer(version=2),
+        answer(scores=(0.251, None)),
+        answer(scores=(0.25, 0.0)),
+        answer(scores=(None, None)),
+        answer(scores=(0.25,)),
+        {},
+    ],
+)
+def test_another_answer_is_a_final_error(server, found):
+    server.says(found)
+    with pytest.raises(DeploymentError) as caught:
+        server.verify()
+    assert not caught.value.retryable
+
+
+def test_the_error_says_that_the_champion_may_have_changed(server):
+    server.says(answer(version=4))
+    with pytest.raises(DeploymentError, match="champion has changed"):
+        server.verify(follows=True)
+
+
+@pytest.mark.parametrize(("status", "retries"), [(401, 1), (422, 1), (500, 1), (503, 5)])
+def test_a_refusal_is_an_error_with_its_reason(server, status, retries):
+    server.says({"error": "The field is missing."}, status)
+    with pytest.raises(DeploymentError, match="token_conn_id" if status == 401 else "The field is missing"):
+        server.verify()
+    assert len(server.asked) == retries
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[1]", b""])
+def test_what_is_no_server_of_ours_can_be_retried(server, body):
+    server.body = body
+    with pytest.raises(DeploymentError) as caught:
+        server.verify()
+    assert caught.value.retryable
+
+
+def test_a_server_says_why_it_is_not_ready(server):
+    server.says({"ready": False, "error": "Connection 'mlflow_default' is not defined."}, 503)
+    assert check.problem([{"metadata": {}, "status": {}}, POD]) == "Connection 'mlflow_default' is not defined."
+    server.says({"ready": True})
+    assert check.problem([POD]) == ""

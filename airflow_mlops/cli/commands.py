@@ -175,7 +175,13 @@ def serve(args: Namespace) -> None:
         if (value := getattr(args, name)) is not None:
             options += [f"--{name.replace('_', '-')}", str(value)]
     environment = {**os.environ, environment_name(args.mlflow_conn_id): to_json(connection)}
-    command = [sys.executable, "-m", "airflow_mlops.serving", *options, *(["--no-log"] if args.no_log else [])]
+    for name in ("hash_column", "drop_column"):
+        options += [f"--{name.replace('_', '-')}={column}" for column in getattr(args, name) or ()]
+    if args.hash_conn_id:
+        options += ["--hash-conn-id", args.hash_conn_id]
+        environment[environment_name(args.hash_conn_id)] = to_json(server.connection(args.hash_conn_id))
+    options += ["--sample", str(args.sample), *(["--no-log"] if args.no_log else [])]
+    command = [sys.executable, "-m", "airflow_mlops.serving", *options]
     os.execve(sys.executable, command, environment)  # noqa: S606 - the arguments are a list
 
 

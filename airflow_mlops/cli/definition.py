@@ -156,6 +156,23 @@ _COMMANDS = (
                 "request)",
             ),
             Arg(
+                ("--hash-column",),
+                action="append",
+                help="A column that is logged as keyed hashes. Repeat the option for further columns",
+            ),
+            Arg(
+                ("--drop-column",),
+                action="append",
+                help="A column that is not logged. Repeat the option for further columns",
+            ),
+            Arg(("--hash-conn-id",), help="Airflow connection whose password is the key of the hashes"),
+            Arg(
+                ("--sample",),
+                type=float,
+                default=1.0,
+                help="Share of the requests that are logged, 0 to 1 (default: 1)",
+            ),
+            Arg(
                 ("--spool",),
                 help="Folder for logged predictions that are not yet in the artifact store (default: in the folder for temporary files)",
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from airflow_mlops.core.base import Model
@@ -63,6 +63,30 @@ def reserved_message(names: Iterable[str], where: str) -> str | None:
         "their own with this name. Rename the column where the data is ingested, in SQL with `AS`, or in Feast with "
         "`field_mapping`."
     )
+
+
+def check_private(hashed: Collection[str], dropped: Collection[str], conn_id: str | None) -> None:
+    """Check which columns of predictions are to be hashed or dropped.
+
+    :param hashed: columns that are replaced by keyed hashes
+    :param dropped: columns that are not written
+    :param conn_id: id of the Airflow connection with the secret key for the hashes
+    :raises ValueError: ``conn_id`` is missing, a column is in both, or scoring adds a column
+    """
+    if hashed and not conn_id:
+        raise ValueError(
+            "`hash_columns` needs a secret key. Set `hash_conn_id` to a connection whose password is this key."
+        )
+    if both := {*hashed} & {*dropped}:
+        raise ValueError(
+            f"{', '.join(map(repr, sorted(both)))} is in both `hash_columns` and `drop_columns`. Remove it from one of "
+            "them."
+        )
+    if own := [name for name in PREDICTION_COLUMNS if name in {*hashed, *dropped}]:
+        raise ValueError(
+            f"{', '.join(map(repr, own))} is added by scoring and cannot be hashed or dropped. Remove it from "
+            "`hash_columns` and `drop_columns`."
+        )
 
 
 class LabelColumn(Model):

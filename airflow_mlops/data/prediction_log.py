@@ -16,8 +16,9 @@ updates the slot, so the current predictions contain each row once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import DatasetPurgedError, SpecError
@@ -147,6 +148,20 @@ class PredictionLog:
         """
         for dataset in self.present(within):
             yield from dataset.batches(columns=columns, batch_rows=batch_rows)
+
+
+def sampled(parts: Iterable[tuple[Mapping[str, Any], int]]) -> dict[str, dict[str, int]]:
+    """Describe which share of the requests predictions are, for the manifest of a dataset that has all of them.
+
+    A row with the share ``s`` stands for ``1 / s`` rows.
+
+    :param parts: details of the manifest of some predictions, and their number of rows
+    :return: empty if all requests were logged. Otherwise ``sample`` with the number of rows by the share
+    """
+    rows: Counter[str] = Counter()
+    for details, count in parts:
+        rows.update(details.get("sample") or {str(1.0): count})
+    return {"sample": dict(rows)} if rows.keys() - {str(1.0)} else {}
 
 
 def _order(manifest: Manifest) -> tuple[str, int, str]:

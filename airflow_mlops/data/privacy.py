@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from airflow_mlops.core.connections import ConnectionInfo
+from airflow_mlops.core.connections import ConnectionInfo, ConnectionResolver
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.data.moments import as_utc, is_time
 from airflow_mlops.data.types import decimal_text
@@ -106,6 +106,21 @@ class Privacy:
     dropped: Sequence[str] = ()
     pseudonymizer: Pseudonymizer | None = None
 
+    @classmethod
+    def of(
+        cls, hashed: Sequence[str], dropped: Sequence[str], conn_id: str | None, connection: ConnectionResolver
+    ) -> Privacy:
+        """Create it from the parameters of a step.
+
+        :param conn_id: id of the connection with the secret key; required if ``hashed`` is not empty
+        :raises ConnectionNotFoundError: there is no such connection
+        :raises SpecError: the connection has no password, or its password has fewer than 16 characters
+        """
+        if not hashed:
+            return cls((), dropped)
+        assert conn_id is not None  # check_private
+        return cls(hashed, dropped, Pseudonymizer.from_connection(connection(conn_id)))
+
     def require(self, columns: Sequence[str], dataset: str) -> None:
         """Check that all columns to hash or drop exist. With a misspelled name, a column would stay readable.
 
@@ -113,11 +128,7 @@ class Privacy:
         :param dataset: name of the scored dataset, for the error message
         :raises SchemaError: a column is absent
         """
-        if missing := [name for name in (*self.hashed, *self.dropped) if name not in columns]:
-            raise SchemaError(
-                f"The predictions of dataset {dataset!r} have no column {', '.join(map(repr, missing))}. Correct "
-                f"`hash_columns` and `drop_columns`. The columns are: {', '.join(columns)}."
-            )
+        require_private(self.hashed, self.dropped, columns, f"The predictions of dataset {dataset!r} have")
 
     def apply(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         """Return ``batch`` with hashed columns and without dropped columns."""
@@ -142,6 +153,20 @@ class Privacy:
 
 
 KEEP_ALL = Privacy()
+
+
+def require_private(hashed: Sequence[str], dropped: Sequence[str], columns: Sequence[str], where: str) -> None:
+    """Check that all columns to hash or drop exist. With a misspelled name, a column would stay readable.
+
+    :param columns: the columns of the predictions
+    :param where: the start of the error message, such as ``The predictions have``
+    :raises SchemaError: a column is absent
+    """
+    if missing := [name for name in (*hashed, *dropped) if name not in columns]:
+        raise SchemaError(
+            f"{where} no column {', '.join(map(repr, missing))}. Correct `hash_columns` and `drop_columns`. The columns "
+            f"are: {', '.join(columns)}."
+        )
 
 
 def hashed_or_dropped(details: Mapping[str, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Sequence
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import MLOpsError
@@ -21,6 +22,22 @@ TOKEN_VARIABLE = "MLOPS_SERVE_TOKEN"  # noqa: S105 - the name of a variable
 
 def main() -> int:
     """Serve until the process gets SIGTERM or SIGINT. Return the exit status."""
+    sys.stderr = MaskedStream(sys.stderr)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
+    _log_access()
+    try:
+        serve(settings())
+    except MLOpsError as error:
+        print(f"ERROR {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def settings(words: Sequence[str] | None = None) -> ServeSpec:
+    """Return the settings of a command line; by default that of this process.
+
+    :raises SpecError: a setting is invalid, or they contradict each other
+    """
     parser = argparse.ArgumentParser(prog="python -m airflow_mlops.serving")
     parser.add_argument("model")
     parser.add_argument("--store", required=True, help="URL of the artifact store")
@@ -39,41 +56,35 @@ def main() -> int:
     parser.add_argument(
         "--canary-key", help="field whose value decides which version answers (default: the request's id)"
     )
+    parser.add_argument("--hash-column", action="append", default=[], help="a column that is logged as keyed hashes")
+    parser.add_argument("--drop-column", action="append", default=[], help="a column that is not logged")
+    parser.add_argument("--hash-conn-id", help="connection whose password is the key of the hashes")
+    parser.add_argument("--sample", type=float, default=1.0, help="share of the requests that are logged, 0 to 1")
     parser.add_argument("--spool", help="folder for predictions that are not yet in the artifact store")
-    arguments = parser.parse_args()
-    sys.stderr = MaskedStream(sys.stderr)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    _log_access()
-    try:
-        spec = parse(
-            ServeSpec,
-            {
-                "model": arguments.model,
-                "store": arguments.store,
-                "mlflow": {"conn_id": arguments.mlflow_conn_id},
-                "version": arguments.version,
-                "host": arguments.host,
-                "port": arguments.port,
-                "token": os.environ.get(TOKEN_VARIABLE) or None,
-                "predictions": arguments.predictions,
-                "window": arguments.window,
-                "log": not arguments.no_log,
-                "shadow": arguments.shadow,
-                "canary": arguments.canary,
-                **{
-                    name: value
-                    for name in ("canary_share", "canary_key")
-                    if (value := getattr(arguments, name)) is not None
-                },
-                "spool": arguments.spool,
-            },
-            "The server",
-        )
-        serve(spec)
-    except MLOpsError as error:
-        print(f"ERROR {error}", file=sys.stderr)
-        return 1
-    return 0
+    arguments = parser.parse_args(words)
+    canary = {name: getattr(arguments, name) for name in ("canary_share", "canary_key")}
+    fields = {
+        "model": arguments.model,
+        "store": arguments.store,
+        "mlflow": {"conn_id": arguments.mlflow_conn_id},
+        "version": arguments.version,
+        "host": arguments.host,
+        "port": arguments.port,
+        "token": os.environ.get(TOKEN_VARIABLE) or None,
+        "predictions": arguments.predictions,
+        "window": arguments.window,
+        "log": not arguments.no_log,
+        "shadow": arguments.shadow,
+        "canary": arguments.canary,
+        **{name: value for name, value in canary.items() if value is not None},
+        "hash_columns": arguments.hash_column,
+        "drop_columns": arguments.drop_column,
+        "hash_conn_id": arguments.hash_conn_id,
+        "sample": arguments.sample,
+        "spool": arguments.spool,
+    }
+    spec: ServeSpec = parse(ServeSpec, fields, "The server")
+    return spec
 
 
 def serve(spec: ServeSpec) -> None:

@@ -239,7 +239,11 @@ class Endpoint:
 
 
 def create_app(spec: ServeSpec) -> FastAPI:
-    """Return the application, which loads the champion when it starts."""
+    """Return the application, which loads the champion when it starts.
+
+    :raises ConnectionNotFoundError: the connection with the key of the hashes does not exist
+    :raises SpecError: this connection has no password, or one that is too short
+    """
     store, versions, metrics = ArtifactStore(spec.store), Versions(), Metrics()
     spool = open_spool(spec, store, metrics) if spec.log else None
     following = Following(spec, store, versions)

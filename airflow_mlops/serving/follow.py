@@ -20,6 +20,7 @@ from typing import Any
 
 from airflow_mlops.core.connections import from_environment
 from airflow_mlops.core.errors import MLOpsError, ModelFormatError
+from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.secrets import MaskedStream
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.champion import download_champion
@@ -54,7 +55,7 @@ def main() -> None:
                 raise MLOpsError(f"Model {spec.model!r} has no {target} yet. {what}.")
             if ref.version != current:
                 _say(loading=ref.version)
-                folder = _checked(client, store, ref)
+                folder = _checked(client, store, ref, spec, other=len(sys.argv) > 1)
                 _say(version=ref.version, run_id=ref.run_id, folder=str(folder))
                 current, said = ref.version, ""
             if target.isdecimal():
@@ -70,14 +71,14 @@ def main() -> None:
         time.sleep(pause)
 
 
-def _checked(client: Any, store: ArtifactStore, ref: Any) -> Path:
+def _checked(client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, *, other: bool) -> Path:
     folder = download_champion(client, store, ref, lambda text: print(text, file=sys.stderr))
     if not has_contract(folder):
         raise ModelFormatError(
             f"{ref} cannot be served, because TrainOperator did not train it. Score it in batches with ScoreOperator, or train "
             "a version with TrainOperator."
         )
-    Served.load(ref, folder, store)
+    Served.load(ref, folder, store, spec, other=other)
     return folder
 
 

@@ -99,7 +99,8 @@ class Following:
         ref = ModelVersionRef(model=self._spec.model, version=facts["version"], run_id=facts["run_id"])
         found = self._versions.find(str(ref.version))
         try:
-            self._versions.promote(found or Served.load(ref, Path(facts["folder"]), self._store))
+            folder, other = Path(facts["folder"]), self._target is not None
+            self._versions.promote(found or Served.load(ref, folder, self._store, self._spec, other=other))
         except MLOpsError as error:
             self._say(f"{error} {self._kept()}")
             return None

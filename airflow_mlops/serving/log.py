@@ -31,12 +31,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from airflow_mlops.core.connections import from_environment
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import Apart, predictions_name
+from airflow_mlops.data.privacy import KEEP_ALL, Privacy
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.predicted import with_predictions
-from airflow_mlops.serving.layout import DETAILS, REQUEST_COLUMNS, online_folder, spool_folder, window_at
+from airflow_mlops.serving.layout import DETAILS, REQUEST_COLUMNS, SHARE, online_folder, spool_folder, window_at
+from airflow_mlops.serving.log_options import in_sample, with_privacy
 from airflow_mlops.serving.merge import merge
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.rows import Rows
@@ -89,6 +92,8 @@ class PredictionSpool:
     :param window: length of the time windows, ``hour`` or ``day``
     :param name: name of the datasets of predictions; ``MODEL_predictions`` by default
     :param apart: kind of the predictions, if they are kept apart from those of the champion
+    :param privacy: columns to hash or drop
+    :param sample: share of the requests that are logged, 0 to 1
     """
 
     def __init__(
@@ -101,8 +106,10 @@ class PredictionSpool:
         name: str | None = None,
         *,
         apart: Apart | None = None,
+        privacy: Privacy = KEEP_ALL,
+        sample: float = 1.0,
     ) -> None:
-        self._apart = apart
+        self._apart, self._privacy, self._sample = apart, privacy, sample
         self._name = name or f"{model}_predictions"
         self._store, self._model, self._folder, self._window, self._metrics = store, model, folder, window, metrics
         self._answers: list[Answer] = []
@@ -122,7 +129,9 @@ class PredictionSpool:
         self._thread.join()
 
     def add(self, answer: Answer) -> None:
-        """Log an answer. The call only puts it on a list."""
+        """Log an answer, if its request is in the sample. The call only puts it on a list."""
+        if not in_sample(answer.request_id, self._sample):
+            return
         with self._lock:
             self._answers.append(answer)
 
@@ -162,7 +171,7 @@ class PredictionSpool:
                 log.error("The spool %s is full. %d predictions were not logged.", self._folder, rows)
                 continue
             try:
-                self._append(key, _logged(group, apart=self._apart))
+                self._append(key, _logged(group, self._privacy, self._sample, self._apart))
             except OSError as error:
                 self._metrics.dropped.inc(rows)
                 log.error("%d predictions could not be written to the spool %s: %s", rows, self._folder, error)
@@ -229,10 +238,15 @@ def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: A
     """Return the log of the champion's predictions, or of those of another version.
 
     :param apart: kind of the other version; ``None`` for the champion
+    :raises ConnectionNotFoundError: the connection with the key of the hashes does not exist
+    :raises SpecError: this connection has no password, or one that is too short
     """
     folder = Path(spec.spool) / (apart or "") if spec.spool else spool_folder(spec.model, apart)
     name = predictions_name(spec.model, apart) if apart else spec.predictions
-    return PredictionSpool(store, spec.model, folder, spec.window, metrics, name, apart=apart)
+    privacy = Privacy.of(spec.hash_columns, spec.drop_columns, spec.hash_conn_id, from_environment)
+    return PredictionSpool(
+        store, spec.model, folder, spec.window, metrics, name, apart=apart, privacy=privacy, sample=spec.sample
+    )
 
 
 def _close(segment: _Segment) -> None:
@@ -240,8 +254,13 @@ def _close(segment: _Segment) -> None:
     segment.file.close()
 
 
-def _logged(answers: Sequence[Answer], *, apart: Apart | None = None) -> pa.RecordBatch:
-    """Return the rows of answers of one version, with the columns of predictions and of the request."""
+def _logged(answers: Sequence[Answer], privacy: Privacy, sample: float, apart: Apart | None = None) -> pa.RecordBatch:
+    """Return the rows of answers of one version, with the columns of predictions and of the request.
+
+    :param privacy: columns to hash or drop
+    :param sample: share of the requests that are logged
+    :param apart: kind of the predictions, if they are kept apart from those of the champion
+    """
     served = answers[0].served
     rows = [answer.rows.count for answer in answers]
     batch = served.columns.logged([answer.rows for answer in answers])
@@ -264,7 +283,8 @@ def _logged(answers: Sequence[Answer], *, apart: Apart | None = None) -> pa.Reco
     )
     numbers = pa.array(np.concatenate([np.arange(count) for count in rows]), pa.int64())
     added = pa.RecordBatch.from_arrays([*batch.columns, ids, numbers], names=[*batch.schema.names, *REQUEST_COLUMNS])
-    return added.replace_schema_metadata({DETAILS: json.dumps(served.details | ({apart: True} if apart else {}))})
+    details = served.details | {SHARE: sample} | ({apart: True} if apart else {})
+    return privacy.apply(added).replace_schema_metadata({DETAILS: json.dumps(with_privacy(details, privacy.details))})
 
 
 def _with_times(batch: pa.RecordBatch, name: str, micros: np.ndarray) -> pa.RecordBatch:

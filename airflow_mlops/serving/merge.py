@@ -3,6 +3,8 @@
 A dataset names the files from which it was made, and is replaced whenever there are others, by one with the rows of these files as well.
 Files are kept until long after the end of their window. So it does not matter which server merges them, or how many do at the
 same time: the dataset of a server that has missed a file is replaced by the next.
+
+If the servers of a window hashed or dropped different columns, the dataset does all of it (:func:`strictest`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,9 @@ import logging
 import re
 from collections import defaultdict
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_mlops.core.errors import SchemaError
@@ -26,7 +30,8 @@ from airflow_mlops.data.datasets.catalog import read_manifest
 from airflow_mlops.data.datasets.pointers import slot_id
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import index
-from airflow_mlops.serving.layout import DETAILS, online_folder
+from airflow_mlops.serving.layout import DETAILS, SHARE, online_folder
+from airflow_mlops.serving.log_options import conformed, strictest, with_privacy
 
 log = logging.getLogger(__name__)
 
@@ -99,14 +104,15 @@ def _write(
     :param merged: names of the files from which the current dataset was made, which may be deleted by now
     :param new: keys of the new files
     """
-    details: dict[str, object] = {}
+    facts = [_facts(store, key) for key in new]
+    parts = [*([(before.manifest.details, before.rows)] if before is not None else []), *facts]
+    options = strictest([details for details, _ in parts])
     with DatasetWriter(store, name, prediction_log.folder(window, version)) as writer:
         for batch in before.batches() if before is not None else ():
-            writer.write(batch.replace_schema_metadata(None))
-        for key in new:
+            writer.write(conformed(pa.Table.from_batches([batch]), parts[0][0], options).replace_schema_metadata(None))
+        for key, (details, _) in zip(new, facts, strict=True):
             table = pq.read_table(io.BytesIO(store.read_bytes(key)))
-            details = json.loads((table.schema.metadata or {}).get(DETAILS, b"{}"))
-            writer.write(table.replace_schema_metadata(None))
+            writer.write(conformed(table, details, options).replace_schema_metadata(None))
         return writer.commit(
             window=window,
             description=f"Online predictions of {model} v{version}",
@@ -115,6 +121,15 @@ def _write(
                 "model": model,
                 "model_version": version,
             },
-            details=details,
+            details=with_privacy(facts[-1][0], options) | prediction_log.sampled(parts),
             slots=[slot],
         )[0]
+
+
+def _facts(store: ArtifactStore, key: str) -> tuple[dict[str, Any], int]:
+    """Return the facts about the rows of a file, and their number."""
+    with store.open(key) as file, pq.ParquetFile(file) as parquet:
+        details = json.loads((parquet.schema_arrow.metadata or {}).get(DETAILS, b"{}"))
+        rows: int = parquet.metadata.num_rows
+    share = details.pop(SHARE, 1.0)
+    return details | ({"sample": {str(share): rows}} if share < 1 else {}), rows

@@ -12,6 +12,8 @@ import pyarrow as pa
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.moments import as_utc, is_time
+from airflow_mlops.data.privacy import Pseudonymizer, require_private
+from airflow_mlops.serving.layout import REQUEST_COLUMNS
 
 _NULL = type(None)
 _NUMBERS = {int, float, bool, _NULL}
@@ -37,7 +39,9 @@ class InputColumns:
         wanted = [*keys, *([contract.timestamp] if contract.timestamp else []), *contract.watched]
         self.carried: dict[str, pa.DataType] = {}
         for name in dict.fromkeys(wanted):
-            if training is not None and name in training.names and name not in known:
+            # The log has columns of its own for the request.
+            logged = name in known or name in REQUEST_COLUMNS
+            if training is not None and name in training.names and not logged:
                 kind = training.field(name).type
                 self.carried[name] = _UTC if is_time(kind) else kind
         self.keys = [name for name in keys if name in self.carried or name in known]
@@ -54,6 +58,18 @@ class InputColumns:
     def has(self, name: str) -> bool:
         """Return whether a row may have the field ``name``."""
         return name in self._known
+
+    def require_private(self, hashed: Sequence[str], dropped: Sequence[str], where: str | None) -> None:
+        """Check that columns can be hashed or dropped: logged columns, or a column of the request.
+
+        :param where: the start of the error message, such as ``The predictions have``; ``None`` if columns may be absent
+        :raises SchemaError: a column is absent, or has a type that cannot be hashed
+        """
+        if where is not None:
+            require_private(hashed, dropped, [*self.schema.names, *REQUEST_COLUMNS], where)
+        for name in hashed:
+            if name in self.schema.names:
+                Pseudonymizer(b"").hash_column(pa.array([], self.schema.field(name).type))
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
         """Check rows, which are JSON objects.

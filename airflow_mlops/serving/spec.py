@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.data.columns import check_private
 
 
 class ServeSpec(Model):
@@ -28,6 +29,12 @@ class ServeSpec(Model):
     :param canary: number or alias of a version that answers a share of the requests, see :mod:`airflow_mlops.serving.canary`
     :param canary_share: this share, 0 to 1
     :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the request
+    :param hash_columns: columns to log as keyed hashes (pseudonyms) instead of their values
+    :param drop_columns: columns that are not logged
+    :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
+        ``hash_columns``
+    :param sample: share of the requests that are logged, 0 to 1. The id of a request decides, so a repeated request is logged
+        again, or again not
     :param spool: folder for logged predictions until they are in the artifact store; by default a folder for each model in
         the folder for temporary files
     :param max_body: largest body of a request, in bytes
@@ -48,6 +55,10 @@ class ServeSpec(Model):
     canary: str | None = Field(default=None, min_length=1)
     canary_share: float = Field(default=0.1, ge=0, le=1)
     canary_key: str | None = Field(default=None, min_length=1)
+    hash_columns: list[str] = Field(default_factory=list)
+    drop_columns: list[str] = Field(default_factory=list)
+    hash_conn_id: str | None = None
+    sample: float = Field(default=1.0, ge=0, le=1)
     spool: str | None = None
     max_body: int = Field(default=16_000_000, ge=1)
     poll_seconds: float = Field(default=2.0, gt=0)
@@ -66,4 +77,9 @@ class ServeSpec(Model):
             raise ValueError(
                 "`canary_share` or `canary_key` is set without `canary`. Set `canary` to a version or an alias."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _private(self) -> ServeSpec:
+        check_private(self.hash_columns, self.drop_columns, self.hash_conn_id)
         return self

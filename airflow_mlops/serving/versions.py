@@ -15,6 +15,7 @@ from airflow_mlops.data.datasets.catalog import read_manifest
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.serving.rows import InputColumns, Rows
+from airflow_mlops.serving.spec import ServeSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,14 +37,21 @@ class Served:
     loaded: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     @classmethod
-    def load(cls, ref: ModelVersionRef, folder: Path, store: ArtifactStore) -> Served:
+    def load(
+        cls, ref: ModelVersionRef, folder: Path, store: ArtifactStore, spec: ServeSpec, *, other: bool = False
+    ) -> Served:
         """Load a version from its downloaded files, and predict one row, so that the first request is as fast as others.
 
+        :param other: whether it stands beside the champion, and so need not have all columns of the champion
         :raises ModelFormatError: the version has no ONNX model, or the model cannot be loaded
+        :raises SchemaError: predictions are logged, and a column to hash or drop is absent or cannot be hashed
         """
         model = OnnxModel.load(folder)
         contract = model.contract
         served = cls(ref, model, InputColumns(contract, *_training(store, contract)))
+        if spec.log:
+            where = None if other else f"The predictions of {ref} have"
+            served.columns.require_private(spec.hash_columns, spec.drop_columns, where)
         served.predict(served.columns.rows([example(contract)]))
         return served
 
@@ -53,7 +61,7 @@ class Served:
 
     @property
     def details(self) -> dict[str, Any]:
-        """Return the facts for the manifest of the predictions, as for scoring in batches."""
+        """Return the facts for the manifest of the predictions, as for scoring in batches without privacy options."""
         contract = self.model.contract
         return {
             "model": self.ref.model,

@@ -87,6 +87,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
                 "coverage": share,
                 **coverage(predictions),
                 **_versions(predictions),
+                **log.sampled((dataset.manifest.details, dataset.rows) for dataset in predictions),
                 **({"repeated": repeated} if repeated else {}),
             },
             provenance=context.provenance,

@@ -10,7 +10,7 @@ from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetLike, DatasetRef, MLflowTarget, ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.columns import PREDICTION_COLUMNS, predictions_name
+from airflow_mlops.data.columns import check_private, predictions_name
 
 
 class ScoreSpec(Spec):
@@ -75,20 +75,7 @@ class ScoreSpec(Spec):
 
     @model_validator(mode="after")
     def _private(self) -> ScoreSpec:
-        if self.hash_columns and not self.hash_conn_id:
-            raise ValueError(
-                "`hash_columns` needs a secret key. Set `hash_conn_id` to a connection whose password is this key."
-            )
-        if both := {*self.hash_columns} & {*self.drop_columns}:
-            raise ValueError(
-                f"{', '.join(map(repr, sorted(both)))} is in both `hash_columns` and `drop_columns`. Remove it from "
-                "one of them."
-            )
-        if own := [name for name in PREDICTION_COLUMNS if name in {*self.hash_columns, *self.drop_columns}]:
-            raise ValueError(
-                f"{', '.join(map(repr, own))} is added by scoring and cannot be hashed or dropped. Remove it from "
-                "`hash_columns` and `drop_columns`."
-            )
+        check_private(self.hash_columns, self.drop_columns, self.hash_conn_id)
         return self
 
 

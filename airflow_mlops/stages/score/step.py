@@ -19,7 +19,7 @@ from airflow_mlops.data import prediction_log as predictions
 from airflow_mlops.data.columns import PREDICTION_COLUMNS
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.moments import as_utc, is_text
-from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonymizer, hashed_or_dropped
+from airflow_mlops.data.privacy import KEEP_ALL, Privacy, hashed_or_dropped
 from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.models.champion import load_champion
 from airflow_mlops.models.predicted import with_predictions
@@ -69,7 +69,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         part=spec.part,
         window=spec.window or window_of(datasets),
         context=context,
-        privacy=_privacy(spec, context),
+        privacy=Privacy.of(spec.hash_columns, spec.drop_columns, spec.hash_conn_id, context.connection),
         shadow=spec.shadow,
     )
     seconds = time.perf_counter() - started
@@ -89,14 +89,6 @@ def _version(spec: ScoreSpec, client: MlflowClient) -> ModelVersionRef | None:
     if spec.version is not None:
         return models.version(client, spec.model, spec.version)
     return models.by_alias(client, spec.model, spec.alias or models.CHAMPION)
-
-
-def _privacy(spec: ScoreSpec, context: StepContext) -> Privacy:
-    pseudonymizer = None
-    if spec.hash_columns:
-        assert spec.hash_conn_id is not None  # validated by the spec
-        pseudonymizer = Pseudonymizer.from_connection(context.connection(spec.hash_conn_id))
-    return Privacy(spec.hash_columns, spec.drop_columns, pseudonymizer)
 
 
 def score(

@@ -364,3 +364,29 @@ def test_errors_are_printed_on_one_line(airflow, promoted, client, monkeypatch, 
             airflow(*words)
         assert problem in str(ended.value.code)
         assert "\n" not in str(ended.value.code)
+
+
+def test_serve_starts_the_server_with_the_same_settings_and_its_connections(airflow, store, monkeypatch):
+    from airflow_mlops.cli import commands
+    from airflow_mlops.core.connections import from_environment
+    from airflow_mlops.serving.__main__ import settings
+
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": "http://mlflow:5000"}))
+    monkeypatch.setenv("AIRFLOW_CONN_KEYS", json.dumps({"conn_type": "generic", "password": "0123456789abcdef"}))
+    started = []
+    monkeypatch.setattr(commands.os, "execve", lambda *call: started.append(call))
+    airflow(
+        "serve", "late", "--port", 8123, "--window", "hour", "--hash-column", "customer id", "--hash-column=-x",
+        "--drop-column", "city", "--hash-conn-id", "keys", "--sample", "0.25", "--spool", "/var/spool/late",
+    )  # fmt: skip
+    ((program, command, environment),) = started
+    assert command[:3] == [program, "-m", "airflow_mlops.serving"]
+    spec = settings(command[3:])
+    assert (spec.model, spec.store, spec.port, spec.window) == ("late", store.url, 8123, "hour")
+    assert (spec.hash_columns, spec.drop_columns, spec.hash_conn_id) == (["customer id", "-x"], ["city"], "keys")
+    assert (spec.sample, spec.spool, spec.log) == (0.25, "/var/spool/late", True)
+    for name in ("AIRFLOW_CONN_MLFLOW_DEFAULT", "AIRFLOW_CONN_KEYS"):
+        monkeypatch.setenv(name, environment[name])
+    assert from_environment("keys").secret == "0123456789abcdef"
+    airflow("serve", "late")
+    assert settings(started[1][1][3:]).sample == 1.0

@@ -26,12 +26,17 @@ from mlflow import MlflowClient
 from airflow_mlops import __version__
 from airflow_mlops.core.calls import StepCall
 from airflow_mlops.core.connections import ConnectionInfo
-from airflow_mlops.core.errors import DeploymentError
+from airflow_mlops.core.errors import DeploymentError, SchemaError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.datasets import Dataset, open_dataset
 from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry import versions as models
+from airflow_mlops.registry.versions import download
 from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.spec import ServeSpec
+from airflow_mlops.serving.versions import Served
 from airflow_mlops.stages.deploy.spec import Check
 from airflow_mlops.stages.runner import run_call
 from tests.integration.conftest import free_port
@@ -210,9 +215,11 @@ def test_a_token_is_demanded_of_requests_for_the_model(champion, tmp_path):
     assert not any("s3cret" in line for line in server.lines)
 
 
-def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path):
+def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path, monkeypatch):
     sent = [f"request-{number}" for number in range(40)]
-    with served(champion, tmp_path) as server:
+    monkeypatch.setenv("AIRFLOW_CONN_KEYS", json.dumps({"conn_type": "generic", "password": "0123456789abcdef"}))
+    hashed = ("--hash-column", "order", "--hash-conn-id", "keys")
+    with served(champion, tmp_path, *hashed) as server:
         for request_id in sent:
             requests.post(
                 server.predict, json={"id": request_id, "rows": [{**ROW, "order": "a-5"}, ROW]}
@@ -222,8 +229,10 @@ def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path):
         time.sleep(2.5)
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
-    assert list(tmp_path.glob("*.arrows"))
-    with served(champion, tmp_path) as server:
+    (left,) = tmp_path.glob("*.arrows")
+    assert b"request-7" in left.read_bytes()
+    assert b"a-5" not in left.read_bytes()
+    with served(champion, tmp_path, *hashed) as server:
         requests.post(server.predict, json={"id": "last", "rows": [ROW]}).raise_for_status()
     assert not list(tmp_path.iterdir())
     later = datetime.now(timezone.utc) + timedelta(days=1)
@@ -239,8 +248,24 @@ def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path):
     assert "unlogged" not in {request_id for request_id, _ in ids}
     assert len(ids) == len(set(ids))
     mine = [row for row in found if (row["request_id"], row["request_row"]) in expected]
-    assert {(row["order"], row["model_version"]) for row in mine} == {("a-5", 1), (None, 1)}
+    order = Pseudonymizer(b"0123456789abcdef").hash_column(pa.array(["a-5"])).to_pylist()[0]
+    assert {(row["order"], row["model_version"]) for row in mine} == {(order, 1), (None, 1)}
+    assert manifest.details["hashed"] == ["order"]
     assert manifest.details["task"] == "binary"
+
+
+def test_a_server_with_options_that_cannot_hold_does_not_answer(champion, tmp_path):
+    command = [sys.executable, "-m", "airflow_mlops.serving", champion.model, "--store", champion.url]
+    run = subprocess.run(
+        [*command, "--hash-column", "order", "--hash-conn-id", "nowhere"], capture_output=True, text=True, timeout=60
+    )
+    assert (run.returncode, "'nowhere'" in run.stderr) == (1, True)
+    spec = ServeSpec(model=champion.model, store=champion.url, drop_columns=["ordre"])
+    ref = models.champion(MlflowClient(champion.mlflow), champion.model)
+    folder = download(MlflowClient(champion.mlflow), ref)
+    with pytest.raises(SchemaError, match="'ordre'"):
+        Served.load(ref, folder, champion.store, spec)
+    Served.load(ref, folder, champion.store, spec.model_copy(update={"log": False}))
 
 
 def test_a_new_champion_takes_over_without_a_failed_request(champion, server, tmp_path):

@@ -339,3 +339,9 @@ def test_slot_and_window_agree_in_whatever_order_writers_write_them(tmp_path_fac
     (current,) = in_slots(store, "predictions").values()
     assert current.id in written
     assert [dataset.manifest.id for dataset in find_datasets(store, "predictions", window)] == [current.id]
+
+
+def test_shares_of_several_datasets_are_added_up():
+    assert prediction_log.sampled([({}, 5), ({}, 7)]) == {}
+    half, mixed = {"sample": {"0.5": 3}}, {"sample": {"0.5": 2, "1.0": 1}}
+    assert prediction_log.sampled([({}, 5), (half, 3), (mixed, 3)]) == {"sample": {"1.0": 6, "0.5": 5}}

@@ -1,0 +1,75 @@
+"""The options of the log: which requests are logged, and how rows that were logged with different options become one dataset."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from airflow_mlops.data.privacy import hashed_or_dropped
+
+
+def in_sample(request_id: str, share: float) -> bool:
+    """Return whether a request is logged. The answer depends on the arguments only.
+
+    The hash of the id is a number from 0 to 1, and the request is logged if it is less than ``share``. So a larger share logs
+    the requests of a smaller one as well.
+
+    :param share: share of the requests that are logged, 0 to 1
+    """
+    if share >= 1:
+        return True
+    digest = hashlib.blake2b(request_id.encode(), digest_size=8, person=b"mlops-log").digest()
+    return int.from_bytes(digest, "big") < share * 2**64
+
+
+def with_privacy(details: Mapping[str, Any], private: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts for the manifest of predictions with hashed and dropped columns, as for scoring in batches.
+
+    :param details: the facts without these columns
+    :param private: :attr:`Privacy.details`
+    """
+    fates = hashed_or_dropped(private)
+    timestamp = details.get("timestamp")
+    return {
+        **details,
+        "keys": [key for key in details.get("keys", ()) if fates.get(key) != "dropped"],
+        "timestamp": None if timestamp in fates else timestamp,
+        **private,
+    }
+
+
+def strictest(details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the privacy options of a dataset with rows that were logged with different ones.
+
+    A column is dropped if any of them drops it, and hashed if any of them hashes it. If the secret keys differ, the first one
+    counts.
+
+    :param details: facts about the rows
+    :return: the facts ``hashed``, ``dropped`` and ``hash_key_id`` of the dataset, without empty ones
+    """
+    dropped = sorted({name for item in details for name in item.get("dropped", ())})
+    hashed = sorted({name for item in details for name in item.get("hashed", ())} - {*dropped})
+    keys = [item["hash_key_id"] for item in details if "hash_key_id" in item] if hashed else []
+    return {
+        **({"hashed": hashed, "hash_key_id": keys[0]} if hashed else {}),
+        **({"dropped": dropped} if dropped else {}),
+    }
+
+
+def conformed(rows: pa.Table, details: Mapping[str, Any], wanted: Mapping[str, Any]) -> pa.Table:
+    """Return rows with the privacy options of their dataset.
+
+    The values of a hashed column are null if they were logged without a hash, or with the hash of another secret key.
+
+    :param details: facts about the rows
+    :param wanted: the options of the dataset, from :func:`strictest`
+    """
+    rows = rows.drop_columns([name for name in wanted.get("dropped", ()) if name in rows.column_names])
+    same_key = details.get("hash_key_id") == wanted.get("hash_key_id")
+    for name in wanted.get("hashed", ()):
+        if name in rows.column_names and not (same_key and name in details.get("hashed", ())):
+            rows = rows.set_column(rows.column_names.index(name), name, pa.nulls(rows.num_rows, pa.string()))
+    return rows

@@ -92,11 +92,15 @@ def serve(spec: ServeSpec) -> None:
     import uvicorn
 
     from airflow_mlops.serving.app import create_app
+    from airflow_mlops.serving.connections import TimedProtocol, allow_connections
 
+    allow_connections()
+    TimedProtocol.seconds = spec.request_seconds
     config = uvicorn.Config(
         create_app(spec),
         host=spec.host,
         port=spec.port,
+        http=TimedProtocol,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=30,

@@ -15,6 +15,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from pydantic_core import from_json, to_json
+from starlette.requests import ClientDisconnect
 
 from airflow_mlops import __version__
 from airflow_mlops.core.errors import MLOpsError, SchemaError
@@ -36,8 +37,6 @@ access = logging.getLogger("airflow_mlops.serving.access")
 
 # Requests with more rows are scored in a thread, so that other requests need not wait for them.
 _ROWS_HERE = 256
-# Seconds in which a client must have sent its request.
-_BODY_SECONDS = 30.0
 _JSON = "application/json"
 _BINARY_HEADER = "inference-header-content-length"
 
@@ -201,9 +200,12 @@ class Endpoint:
             return b"".join(parts)
 
         try:
-            return await asyncio.wait_for(read(), _BODY_SECONDS)
+            return await asyncio.wait_for(read(), self._spec.request_seconds)
         except asyncio.TimeoutError:
-            raise _RefusedError(408, f"The body did not arrive within {_BODY_SECONDS:g} s.") from None
+            raise _RefusedError(408, f"The body did not arrive within {self._spec.request_seconds:g} s.") from None
+        except ClientDisconnect:
+            # Nobody reads the answer; the status is that of nginx.
+            raise _RefusedError(499, "The client closed the connection before it had sent the body.") from None
 
     def _count(self, served: Served, seconds: float, *, failed: bool = False) -> None:
         version = str(served.ref.version)

@@ -4,7 +4,7 @@ With a number or alias as argument, the version with this number or alias is fol
 
 The process has MLflow's client, which the server need not import, and loads each new champion once before the server does.
 So a model that crashes the process that loads it does not end the server. It reads the settings as JSON from standard input,
-and writes one JSON object in a line for each new champion, or for a failure.
+and writes one JSON object in a line for each version that it is about to load, that can be served, or that failed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from airflow_mlops.core.connections import from_environment
-from airflow_mlops.core.errors import MLOpsError, ModelFormatError
+from airflow_mlops.core.errors import MLOpsError, ModelCorruptError, ModelFormatError, SchemaError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.secrets import MaskedStream
 from airflow_mlops.data.store import ArtifactStore
@@ -31,53 +31,95 @@ from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served
 
 _RETRY_SECONDS = 5.0
+# Pauses between tries to load a version that has failed. They double.
+_FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
+
+
+class Failures:
+    """The version that could not be loaded last, and when it is tried again. Other versions are tried at once.
+
+    :param version: number of the version; ``None`` if there was no failure
+    :param count: how often it has failed
+    """
+
+    def __init__(self, version: int | None = None, count: int = 0) -> None:
+        self.version, self.count = version, count
+        self._due = time.monotonic() + self._pause
+
+    @property
+    def _pause(self) -> float:
+        return min(_FIRST_PAUSE * 2.0 ** (self.count - 1), _LONGEST_PAUSE) if self.count else 0.0
+
+    def add(self, version: int) -> None:
+        """Note that a version failed now."""
+        self.count = self.count + 1 if version == self.version else 1
+        self.version, self._due = version, time.monotonic() + self._pause
+
+    def due(self, version: int) -> bool:
+        """Return whether a version is to be tried."""
+        return version != self.version or time.monotonic() >= self._due
 
 
 def main() -> None:
     """Report each new champion, or the version to serve, until standard input is closed, which is when the server ends."""
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.WARNING)
-    spec = ServeSpec.model_validate_json(sys.stdin.readline())
+    given = json.loads(sys.stdin.readline())
+    spec = ServeSpec.model_validate(given["spec"])
     threading.Thread(target=_end_with_server, daemon=True).start()
-    store = ArtifactStore(spec.store)
+    store, failures = ArtifactStore(spec.store), Failures(*given["failures"])
     target = sys.argv[1] if len(sys.argv) > 1 else str(spec.version or models.CHAMPION)
     client: Any = None
-    current: int | None = None
+    current: dict[str, Any] = {}
     said = ""
     while True:
+        pause, trying = spec.poll_seconds, None
         try:
             client = client or connect(spec.mlflow, from_environment)
             ref = models.find(client, spec.model, target)
             if ref is None:
-                if current is not None and target != models.CHAMPION:
-                    current = None
+                if target != models.CHAMPION and (current or not said):
+                    # The server may have the version from an earlier process, which has ended since.
+                    current = {}
                     _say(removed=True)
                 what = "Promote a version" if target == models.CHAMPION else "Set the alias in MLflow"
                 raise MLOpsError(f"Model {spec.model!r} has no {target} yet. {what}.")
-            if ref.version != current:
-                _say(loading=ref.version)
-                folder = _checked(client, store, ref, spec, other=len(sys.argv) > 1)
-                _say(version=ref.version, run_id=ref.run_id, folder=str(folder))
-                current, said = ref.version, ""
-            if target.isdecimal():
-                # A version never changes.
-                threading.Event().wait()
-            pause = spec.poll_seconds
+            if ref.version == current.get("version"):
+                if said:
+                    # The alias is again at the version that is loaded.
+                    said = ""
+                    _say(**current)
+            elif failures.due(ref.version):
+                trying = ref.version
+                folder = _load(client, store, ref, spec, other=len(sys.argv) > 1)
+                current, said = {"version": ref.version, "run_id": ref.run_id, "folder": str(folder)}, ""
+                _say(**current)
+                if target.isdecimal():
+                    # A version never changes.
+                    threading.Event().wait()
         except MLOpsError as error:
             if str(error) != said:
                 said = str(error)
                 _say(error=said)
-            client = client if isinstance(error, ModelFormatError) else None
-            pause = max(spec.poll_seconds, _RETRY_SECONDS)
+            if trying is not None and isinstance(error, (ModelCorruptError, ModelFormatError, SchemaError)):
+                failures.add(trying)
+            else:
+                client = None
+                pause = max(pause, _RETRY_SECONDS)
         time.sleep(pause)
 
 
-def _checked(client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, *, other: bool) -> Path:
+def _load(client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, *, other: bool) -> Path:
+    """Download, check and load a version. Return the folder with its files."""
     folder = download_champion(client, store, ref, lambda text: print(text, file=sys.stderr))
     if not has_contract(folder):
         raise ModelFormatError(
             f"{ref} cannot be served, because TrainOperator did not train it. Score it in batches with ScoreOperator, or train "
             "a version with TrainOperator."
         )
+    # Imported before the time of loading begins to count.
+    import onnxruntime  # noqa: F401
+
+    _say(loading=ref.version)
     Served.load(ref, folder, store, spec, other=other)
     return folder
 

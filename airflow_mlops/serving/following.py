@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.references import ModelVersionRef
@@ -43,6 +44,12 @@ class Following:
         self._spec, self._store, self._versions = spec, store, versions
         self._stopped = threading.Event()
         self._process: subprocess.Popen[str] | None = None
+        # The version that the process is loading, and what ends the process if that takes too long.
+        self._loading: int | None = None
+        self._deadline: threading.Timer | None = None
+        self._late = False
+        # The version that ended the process last, and how often.
+        self._failures: tuple[int | None, int] = (None, 0)
         self.problem = f"The {target or 'champion'} is being loaded."
         self._thread = threading.Thread(target=self._run, name="mlops-follow", daemon=True)
 
@@ -59,55 +66,103 @@ class Following:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            loading: int | None = None
-            self._process = subprocess.Popen(  # noqa: S603 - the arguments are a list
-                [sys.executable, "-m", "airflow_mlops.serving.follow", *([self._target] if self._target else [])],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            )  # fmt: skip
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(self._spec.model_copy(update={"token": None}).model_dump_json() + "\n")
-            self._process.stdin.flush()
-            for line in self._process.stdout:
-                loading = self._heard(line, loading)
-            code = self._process.wait()
-            if self._stopped.is_set():
-                return
-            what = (
-                f"v{loading} of {self._spec.model} crashed the process that loads it"
-                if loading
-                else "The follower ended"
-            )
-            self._say(f"{what} (exit status {code}). {self._kept()}")
+            try:
+                self._follow()
+            except Exception as error:
+                # The thread must not end: no later version would be served.
+                log.exception("The champion is not followed.")
+                self.problem = f"The process that follows the champion cannot be used: {error}"
             self._stopped.wait(_RESTART_SECONDS)
 
-    def _heard(self, line: str, loading: int | None) -> int | None:
-        """Act on a line of the process. Return the number of the version that it is loading."""
+    def _follow(self) -> None:
+        """Start the process, and act on its messages until it ends."""
+        process = self._process = subprocess.Popen(  # noqa: S603 - the arguments are a list
+            [sys.executable, "-m", "airflow_mlops.serving.follow", *([self._target] if self._target else [])],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            given = {"spec": self._spec.for_processes(), "failures": self._failures}
+            process.stdin.write(json.dumps(given) + "\n")
+            process.stdin.flush()
+            refused = False
+            try:
+                for line in process.stdout:
+                    refused = not self._heard(line)
+                    if refused:
+                        break
+            finally:
+                loading = self._set_loading(None)
+                process.kill()
+        if self._stopped.is_set() or refused:
+            return
+        if loading is None:
+            what = "The follower ended"
+        else:
+            self._failed(loading)
+            what = f"v{loading} of {self._spec.model} " + (
+                f"was not loaded within {self._spec.load_seconds:g} s"
+                if self._late
+                else "crashed the process that loads it"
+            )
+        self._say(f"{what} (exit status {process.returncode}). {self._kept()}")
+
+    def _heard(self, line: str) -> bool:
+        """Act on a line of the process. Return ``False`` if the version that it has loaded cannot be served."""
         try:
-            facts = json.loads(line)
+            facts: dict[str, Any] = json.loads(line)
         except ValueError:
-            return loading
+            return True
+        self._set_loading(facts.get("loading"))
         if "error" in facts:
             self._say(f"{facts['error']} {self._kept()}")
-            return None
-        if "removed" in facts:
+        elif "removed" in facts:
             self._versions.clear()
             self._changed()
-            return None
-        if "folder" not in facts:
-            return int(facts["loading"])
-        ref = ModelVersionRef(model=self._spec.model, version=facts["version"], run_id=facts["run_id"])
+        elif "folder" in facts:
+            ref = ModelVersionRef(model=self._spec.model, version=facts["version"], run_id=facts["run_id"])
+            return self._switch(ref, Path(facts["folder"]))
+        return True
+
+    def _switch(self, ref: ModelVersionRef, folder: Path) -> bool:
         found = self._versions.find(str(ref.version))
         try:
-            folder, other = Path(facts["folder"]), self._target is not None
+            other = self._target is not None
             self._versions.promote(found or Served.load(ref, folder, self._store, self._spec, other=other))
-        except MLOpsError as error:
+        except (MLOpsError, OSError) as error:
+            self._failed(ref.version)
             self._say(f"{error} {self._kept()}")
-            return None
-        self.problem = ""
+            return False
+        self.problem, self._failures = "", (None, 0)
         log.info("%s is %s.", ref, f"loaded as {self._target}" if self._target else "served")
         self._changed()
-        return None
+        return True
+
+    def _set_loading(self, version: int | None) -> int | None:
+        """Note the version that the process is loading, and end the process if that takes too long.
+
+        :return: the version that it was loading before
+        """
+        before, self._loading = self._loading, version
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        if version is not None:
+            self._late = False
+            self._deadline = threading.Timer(self._spec.load_seconds, self._end)
+            self._deadline.daemon = True
+            self._deadline.start()
+        return before
+
+    def _end(self) -> None:
+        self._late = True
+        if self._process is not None:
+            self._process.kill()
+
+    def _failed(self, version: int) -> None:
+        known, count = self._failures
+        self._failures = (version, count + 1 if version == known else 1)
 
     def _kept(self) -> str:
         champion = self._versions.champion

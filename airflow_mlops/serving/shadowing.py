@@ -116,7 +116,7 @@ class Shadowing:
             return answers
 
     def _run(self) -> None:
-        settings = self._spec.model_copy(update={"token": None}).model_dump_json().encode() + b"\n"
+        settings = json.dumps(self._spec.for_processes()).encode() + b"\n"
         while not self._stopped.is_set():
             process = subprocess.Popen(
                 [sys.executable, "-m", "airflow_mlops.serving.shadow"], stdin=subprocess.PIPE, stdout=subprocess.PIPE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -38,7 +38,9 @@ class ServeSpec(Model):
     :param spool: folder for logged predictions until they are in the artifact store; by default a folder for each model in
         the folder for temporary files
     :param max_body: largest body of a request, in bytes
+    :param request_seconds: seconds in which a client must have sent the head of a request, and then its body
     :param poll_seconds: seconds between two looks at the champion
+    :param load_seconds: seconds in which a version must be loaded and predict one row, after it was downloaded
     """
 
     model: Name
@@ -61,7 +63,13 @@ class ServeSpec(Model):
     sample: float = Field(default=1.0, ge=0, le=1)
     spool: str | None = None
     max_body: int = Field(default=16_000_000, ge=1)
+    request_seconds: float = Field(default=30.0, gt=0)
     poll_seconds: float = Field(default=2.0, gt=0)
+    load_seconds: float = Field(default=120.0, gt=0)
+
+    def for_processes(self) -> dict[str, Any]:
+        """Return the settings for the server's other processes as JSON values, without the token and without defaults."""
+        return self.model_dump(mode="json", exclude_unset=True, exclude={"token"})
 
     @model_validator(mode="after")
     def _shadow_is_logged(self) -> ServeSpec:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import struct
 import subprocess
@@ -40,6 +39,7 @@ from airflow_mlops.serving.versions import Served
 from airflow_mlops.stages.deploy.spec import Check
 from airflow_mlops.stages.runner import run_call
 from tests.integration.conftest import free_port
+from tests.support.endpoint import answering
 from tests.support.lifecycle import MODEL, Lifecycle
 
 ROW = {"amount": 12.5, "hour": 7}
@@ -76,34 +76,10 @@ def table(dataset: Dataset) -> pa.Table:
 def served(champion: SimpleNamespace, spool: Path, *options: str, token: str = "") -> Iterator[SimpleNamespace]:
     """A server that is ready."""
     port = free_port()
-    connection = json.dumps({"conn_type": "mlflow", "host": champion.mlflow})
-    server = subprocess.Popen(
-        [
-            sys.executable, "-m", "airflow_mlops.serving", champion.model, "--store", champion.url, "--port", str(port),
-            "--spool", str(spool), *options,
-        ],
-        env={**os.environ, "AIRFLOW_CONN_MLFLOW_DEFAULT": connection, "MLOPS_SERVE_TOKEN": token},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    lines: list[str] = []
-    threading.Thread(target=lambda: lines.extend(line.decode() for line in server.stdout), daemon=True).start()
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(400):
-            assert server.poll() is None, lines
-            with suppress(requests.ConnectionError):
-                if requests.get(f"{url}/v2/health/ready", timeout=5).status_code == 200:
-                    break
-            time.sleep(0.2)
-        else:
-            pytest.fail(f"The server was not ready: {lines}")
-        yield SimpleNamespace(
-            url=url, process=server, lines=lines, predict=f"{url}/v2/models/{champion.model}/predict",
-            infer=f"{url}/v2/models/{champion.model}/infer",
-        )  # fmt: skip
-    finally:
-        server.terminate()
-        server.wait(60)
+    command = ["-m", "airflow_mlops.serving", champion.model, "--store", champion.url, "--port", str(port)]
+    command += ["--spool", str(spool), *options]
+    with answering(command, port, champion.model, champion.mlflow, MLOPS_SERVE_TOKEN=token) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,77 @@
+"""Limits for clients that keep a connection without sending a request: uvicorn alone would wait for them forever."""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from contextlib import suppress
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+# Largest head of a request, in bytes.
+_HEAD_BYTES = 65_536
+_OPEN_FILES = 65_536
+
+
+class TimedProtocol(HttpToolsProtocol):
+    """Close a connection whose client does not send the head of its next request in time.
+
+    The time also ends a body that goes on after its answer. Once a request is being answered, the endpoint limits the time of
+    its body.
+    """
+
+    #: Seconds for the head of a request.
+    seconds = 30.0
+    _timer: asyncio.TimerHandle | None = None
+    _in_head = False
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for the first request."""
+        super().connection_made(transport)
+        self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        """Read a part of a request."""
+        super().data_received(data)
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > _HEAD_BYTES:
+                self.send_400_response(f"The head of the request is larger than {_HEAD_BYTES} bytes.")
+        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._wait()
+
+    def on_message_begin(self) -> None:
+        """Note that the head of a request begins."""
+        self._in_head, self._head_bytes = True, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Note that the head of a request is complete."""
+        self._in_head = False
+        self._stop()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self._timer = self.loop.call_later(self.seconds, self.timeout_keep_alive_handler)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def allow_connections() -> None:
+    """Raise the limit of open files of this process, because each connection is one. Its default is often 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,54 @@
+"""The server of the online endpoint as a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+
+import pytest
+import requests
+
+
+@contextmanager
+def answering(
+    command: Sequence[str], port: int, model: str, mlflow: str, **environment: str
+) -> Iterator[SimpleNamespace]:
+    """Start a server, and wait until it is ready.
+
+    :param command: arguments of Python
+    :param port: the port on which the server listens
+    :param model: name of the model
+    :param mlflow: URL of the MLflow server
+    """
+    connection = json.dumps({"conn_type": "mlflow", "host": mlflow})
+    server = subprocess.Popen(
+        [sys.executable, *command],
+        env={**os.environ, "AIRFLOW_CONN_MLFLOW_DEFAULT": connection, **environment},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    lines: list[str] = []
+    threading.Thread(target=lambda: lines.extend(line.decode() for line in server.stdout), daemon=True).start()
+    url = f"http://127.0.0.1:{port}"
+    try:
+        for _ in range(400):
+            assert server.poll() is None, lines
+            with suppress(requests.ConnectionError):
+                if requests.get(f"{url}/v2/health/ready", timeout=5).status_code == 200:
+                    break
+            time.sleep(0.2)
+        else:
+            pytest.fail(f"The server was not ready: {lines}")
+        path = f"{url}/v2/models/{model}"
+        yield SimpleNamespace(
+            url=url, port=port, process=server, lines=lines, predict=f"{path}/predict", infer=f"{path}/infer"
+        )
+    finally:
+        server.terminate()
+        server.wait(60)

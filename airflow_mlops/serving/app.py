@@ -38,6 +38,7 @@ access = logging.getLogger("airflow_mlops.serving.access")
 # Requests with more rows are scored in a thread, so that other requests need not wait for them.
 _ROWS_HERE = 256
 _JSON = "application/json"
+_ID_LENGTH = 200
 _BINARY_HEADER = "inference-header-content-length"
 
 
@@ -120,14 +121,20 @@ class Endpoint:
             )
         size = len(data) if header is None else int(header)
         body = _object(data[:size])
-        outputs = body.get("outputs")
-        if outputs is not None and not (isinstance(outputs, list) and all(isinstance(item, dict) for item in outputs)):
-            raise SchemaError("`outputs` is not a list of objects with the names of outputs.")
+        protocol.requested(body)  # refuses before the rows are scored
         rows = protocol.read(body, memoryview(data)[size:], served)
         request_id = _request_id(request, body)
         served, rows = self._routed(request, served, rows, request_id)
         found = await self._predict(served, rows, request_id)
-        return _json(protocol.answer(served, found, request_id, [str(item.get("name")) for item in outputs or ()]))
+        described, buffers = protocol.answer(served, found, request_id, body)
+        if not buffers:
+            return _json(described)
+        content = to_json(described)
+        return Response(
+            b"".join([content, *buffers]),
+            headers={_BINARY_HEADER: str(len(content))},
+            media_type="application/octet-stream",
+        )
 
     async def predict(self, request: Request) -> Response:
         """Answer ``POST /v2/models/M[/versions/V]/predict``, which takes rows as JSON objects."""
@@ -184,6 +191,8 @@ class Endpoint:
         return (served, rows) if chosen is served else (chosen, converted(rows, chosen.columns))
 
     async def _body(self, request: Request) -> bytes:
+        if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+            raise _RefusedError(415, f"The body has the Content-Encoding {encoding[:60]!r}. Send it uncompressed.")
         limit = self._spec.max_body
         too_large = _RefusedError(413, f"The body is larger than {limit:,} bytes. Send fewer rows in a request.")
         length = request.headers.get("content-length", "")
@@ -281,6 +290,9 @@ def create_app(spec: ServeSpec) -> FastAPI:
         ("/metrics", endpoint.metrics, "metrics"),
     ):
         app.add_route(path, _answered(call, name, metrics, None), methods=["GET"])
+    for status in (404, 405):
+        # Without it, the message would be in the field `detail`, where clients of the protocol do not look.
+        app.add_exception_handler(status, _unknown)
     app.state.versions, app.state.following = versions, following
     return app
 
@@ -334,6 +346,11 @@ class _Line:
         )
 
 
+async def _unknown(request: Request, error: Exception) -> Response:
+    status: int = getattr(error, "status_code", 404)
+    return _json({"error": f"This server has no {request.method} {request.url.path}."}, status)
+
+
 def _json(value: Any, status: int = 200) -> Response:
     return Response(to_json(value), status, media_type=_JSON)
 
@@ -349,5 +366,8 @@ def _object(data: bytes) -> dict[str, Any]:
 
 
 def _request_id(request: Request, body: dict[str, Any]) -> str:
-    given = body.get("id") or request.headers.get("x-request-id")
-    return given if isinstance(given, str) and len(given) <= 200 else uuid.uuid4().hex
+    """Return the id of a request: the field ``id``, the header ``X-Request-Id``, or a new one."""
+    given = body.get("id") or request.headers.get("x-request-id") or uuid.uuid4().hex
+    if not isinstance(given, str) or len(given) > _ID_LENGTH:
+        raise SchemaError(f"The id of the request is not a text of at most {_ID_LENGTH} characters.")
+    return given

@@ -92,7 +92,7 @@ def _values(item: Mapping[str, Any], name: str, binary: memoryview) -> tuple[lis
         raise SchemaError(
             f"The input {name!r} has the datatype {datatype!r}. Send one of {', '.join(_NUMPY)} or BYTES."
         )
-    size = (item.get("parameters") or {}).get("binary_data_size")
+    size = _parameters(item).get("binary_data_size")
     if size is None:
         values = item.get("data")
         if not isinstance(values, list):
@@ -128,10 +128,44 @@ def _decoded(data: bytes, datatype: str, name: str) -> list[Any]:
     return texts
 
 
-def answer(served: Served, found: Predictions, request_id: str, wanted: Sequence[str] | None) -> dict[str, Any]:
-    """Return the response with the predictions.
+def requested(body: Mapping[str, Any]) -> dict[str, bool]:
+    """Return the outputs that a request asks for.
 
-    :param wanted: names of the outputs; all by default
+    :return: for each output, whether its data is to be binary; empty if the request names no outputs
+    :raises SchemaError: ``outputs`` has another form, or asks for something that the server does not have
+    """
+    outputs = body.get("outputs")
+    if outputs is None:
+        return {}
+    if not isinstance(outputs, list) or not all(isinstance(item, dict) for item in outputs):
+        raise SchemaError("`outputs` is not a list of objects with the names of outputs.")
+    by_default = _parameters(body).get("binary_data_output") is True
+    found = {}
+    for item in outputs:
+        parameters = _parameters(item)
+        if unsupported := [name for name in ("classification", "shared_memory_region") if parameters.get(name)]:
+            raise SchemaError(
+                f"The output {item.get('name')!r} has the parameter {unsupported[0]!r}, which is not supported."
+            )
+        found[str(item.get("name"))] = parameters.get("binary_data", by_default) is True
+    return found
+
+
+def _parameters(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    parameters = item.get("parameters")
+    if parameters is None:
+        return {}
+    if not isinstance(parameters, dict):
+        raise SchemaError("`parameters` is not an object.")
+    return parameters
+
+
+def answer(
+    served: Served, found: Predictions, request_id: str, body: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[bytes]]:
+    """Return the response with the predictions: the JSON object, and the binary data of the outputs after it.
+
+    :param body: the JSON object of the request, which may name outputs, and say which of them are binary
     :raises SchemaError: there is no output of this name
     """
     contract, rows = served.model.contract, len(found.score)
@@ -143,18 +177,32 @@ def answer(served: Served, found: Predictions, request_id: str, wanted: Sequence
     }
     if found.probabilities is not None:
         outputs["probabilities"] = ("FP64", list(found.probabilities.shape), found.probabilities.ravel().tolist())
-    if unknown := [name for name in wanted or () if name not in outputs]:
+    wanted = requested(body) or dict.fromkeys(outputs, _parameters(body).get("binary_data_output") is True)
+    if unknown := [name for name in wanted if name not in outputs]:
         raise SchemaError(f"The model has no output {unknown[0]!r}. Its outputs are {', '.join(outputs)}.")
+    described, buffers = [], []
+    for name, binary in wanted.items():
+        datatype, shape, data = outputs[name]
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
+        if binary:
+            buffers.append(_encoded(data, datatype))
+            tensor["parameters"] = {"binary_data_size": len(buffers[-1])}
+        else:
+            tensor["data"] = data
+        described.append(tensor)
     return {
         "model_name": served.ref.model,
         "model_version": str(served.ref.version),
         "id": request_id,
-        "outputs": [
-            {"name": name, "datatype": datatype, "shape": shape, "data": data}
-            for name, (datatype, shape, data) in outputs.items()
-            if not wanted or name in wanted
-        ],
-    }
+        "outputs": described,
+    }, buffers
+
+
+def _encoded(data: Sequence[Any], datatype: str) -> bytes:
+    if datatype != "BYTES":
+        return np.asarray(data, _NUMPY[datatype]).tobytes()
+    texts = [text.encode() for text in data]
+    return b"".join(struct.pack("<I", len(text)) + text for text in texts)
 
 
 def _label_type(contract: ModelContract) -> str:

@@ -10,10 +10,17 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 import requests
+
+from airflow_mlops.core.contract import ModelContract
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @contextmanager
@@ -52,3 +59,16 @@ def answering(
     finally:
         server.terminate()
         server.wait(60)
+
+
+def register(client: MlflowClient, folder: Path, model: str, contract: ModelContract, exported: bytes) -> None:
+    """Make an ONNX model the champion of a new registered model, with the files that TrainOperator stores."""
+    (folder / "mlops").mkdir(parents=True)
+    (folder / "mlops" / "contract.json").write_text(contract.model_dump_json())
+    (folder / "model.onnx").write_bytes(exported)
+    (folder / "MLmodel").write_text(json.dumps({"flavors": {"onnx": {"data": "model.onnx"}}, "artifact_path": "model"}))
+    run = client.create_run("0")
+    client.log_artifacts(run.info.run_id, str(folder), "model")
+    client.create_registered_model(model)
+    made = client.create_model_version(model, f"{run.info.artifact_uri}/model", run.info.run_id)
+    client.set_registered_model_alias(model, "champion", made.version)

@@ -8,6 +8,7 @@ import sys
 import time
 from types import FrameType
 
+from demo import request
 from demo.api import AirflowApi
 from demo.replay import Log, Month, Replay, ReplayError, table
 from demo.services import Services
@@ -50,6 +51,8 @@ def _up(services: Services, *, detach: bool) -> None:
             f"\nAirflow  {settings.airflow_url}\nMLflow   {settings.mlflow_url}\nState    {settings.home}"
             f"\n\nOpen the model in Airflow: {settings.airflow_url}/plugin/mlops/flight_delays"
         )
+        if not failed:
+            _serve(services, log)
         keep = detach
         if detach:
             print("The services keep running. Stop them with `make stop`.")
@@ -83,6 +86,17 @@ def _replay(settings: Settings, log: Log) -> bool:
         if months:
             print(f"\n{table(months)}", flush=True)
     return True
+
+
+def _serve(services: Services, log: Log) -> None:
+    """Serve the champion, and print a command that asks it for a prediction."""
+    log("Starting the server of the champion ...")
+    url = services.serve(request.MODEL)
+    if url is None:
+        log(f"The server is not ready. See {services.settings.home}/logs/serving.log")
+        return
+    row = request.flight(services.settings, url)
+    print(f"\nAsk the champion about a flight:\n\n{request.curl(url, row)}\n\n{request.answer(url, row)}\n", flush=True)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

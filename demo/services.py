@@ -17,6 +17,8 @@ import psutil
 
 from demo.settings import Settings
 
+# The server of the champion listens here if the port is free, else on any other.
+SERVING_PORT = 8090
 COMPONENTS = ("scheduler", "api-server", "dag-processor", "triggerer")
 
 
@@ -42,22 +44,29 @@ class Services:
         self._logs.mkdir(parents=True, exist_ok=True)
         if len(missing) == len(commands):
             self._migrate()
-        environment = self.settings.environment()
         for name in missing:
-            with (self._logs / f"{name}.log").open("ab") as log:
-                child = subprocess.Popen(
-                    commands[name],
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    cwd=self.settings.home,
-                    start_new_session=True,
-                )
-            running[name] = psutil.Process(child.pid)
-            self._remember(running)
+            self._spawn(name, commands[name], running)
         self._wait_until_healthy(running)
         return True
+
+    def serve(self, model: str, timeout: float = 60) -> str | None:
+        """Start the server that answers requests with the champion, unless it is running, and wait until it is ready.
+
+        :return: URL of the server; ``None`` if it was not ready in time
+        """
+        running = self._running()
+        if "serving" not in running:
+            command = [sys.executable, "-m", "airflow_mlops.serving", model, "--store", self.settings.artifacts]
+            # The replayed months are of 2013, so the requests of today are not logged with them.
+            self._spawn("serving", [*command, "--no-log", "--port", str(_free_port(SERVING_PORT))], running)
+        process, deadline = running["serving"], time.monotonic() + timeout
+        with contextlib.suppress(psutil.NoSuchProcess):
+            url = f"http://127.0.0.1:{process.cmdline()[-1]}"
+            while time.monotonic() < deadline and process.status() != psutil.STATUS_ZOMBIE:
+                if _get(f"{url}/v2/health/ready") is not None:
+                    return url
+                time.sleep(0.2)
+        return None
 
     def stop(self) -> int:
         """Stop all processes of the demo.
@@ -89,6 +98,21 @@ class Services:
         ]
         airflow = {name: [sys.executable, "-m", "airflow", name] for name in COMPONENTS}
         return {"mlflow": mlflow, **airflow}
+
+    def _spawn(self, name: str, command: list[str], running: dict[str, psutil.Process]) -> None:
+        """Start a service, and add it to ``running`` and to the stored ids."""
+        with (self._logs / f"{name}.log").open("ab") as log:
+            child = subprocess.Popen(
+                command,
+                env=self.settings.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.settings.home,
+                start_new_session=True,
+            )
+        running[name] = psutil.Process(child.pid)
+        self._remember(running)
 
     def _running(self) -> dict[str, psutil.Process]:
         try:
@@ -171,6 +195,15 @@ def _get(url: str) -> bytes | None:
             return bytes(response.read())
     except OSError:
         return None
+
+
+def _free_port(preferred: int) -> int:
+    if not _listening(preferred):
+        return preferred
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _listening(port: int) -> bool:

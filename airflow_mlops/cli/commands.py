@@ -171,7 +171,7 @@ def serve(args: Namespace) -> None:
     connection = server.connection(args.mlflow_conn_id)
     options = [args.model, "--store", store_of(args).url, "--mlflow-conn-id", args.mlflow_conn_id, "--host", args.host]
     options += ["--port", str(args.port), "--window", args.window]
-    for name in ("predictions", "shadow", "canary", "canary_share", "canary_key", "spool", "version"):
+    for name in ("predictions", "shadow", "canary", "canary_share", "canary_key", "spool", "version", "feast_repo"):
         if (value := getattr(args, name)) is not None:
             options += [f"--{name.replace('_', '-')}", str(value)]
     environment = {**os.environ, environment_name(args.mlflow_conn_id): to_json(connection)}

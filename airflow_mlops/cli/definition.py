@@ -172,6 +172,7 @@ _COMMANDS = (
                 default=1.0,
                 help="Share of the requests that are logged, 0 to 1 (default: 1)",
             ),
+            Arg(("--feast-repo",), help="Feast repository in whose online store features are looked up"),
             Arg(
                 ("--spool",),
                 help="Folder for logged predictions that are not yet in the artifact store (default: in the folder for temporary files)",

@@ -18,7 +18,7 @@ from pydantic_core import from_json, to_json
 from starlette.requests import ClientDisconnect
 
 from airflow_mlops import __version__
-from airflow_mlops.core.errors import MLOpsError, SchemaError
+from airflow_mlops.core.errors import FeatureStoreError, MLOpsError, SchemaError
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving import protocol
@@ -26,6 +26,7 @@ from airflow_mlops.serving.canary import Canary
 from airflow_mlops.serving.following import Following
 from airflow_mlops.serving.log import Answer, PredictionSpool, open_spool
 from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.online_features import OnlineFeatures
 from airflow_mlops.serving.other_columns import converted
 from airflow_mlops.serving.rows import Rows
 from airflow_mlops.serving.shadowing import Shadowing
@@ -137,24 +138,46 @@ class Endpoint:
         )
 
     async def predict(self, request: Request) -> Response:
-        """Answer ``POST /v2/models/M[/versions/V]/predict``, which takes rows as JSON objects."""
+        """Answer ``POST /v2/models/M[/versions/V]/predict``, which takes rows, or entities whose features are looked up."""
         served = self._served(request)
         body = _object(await self._body(request))
-        if not isinstance(given := body.get("rows"), list):
-            raise SchemaError("The request has no list `rows`. Send the rows as objects with a field for each feature.")
         if type(logged := body.get("log", True)) is not bool:
             raise SchemaError("`log` is neither true nor false.")
-        rows = served.columns.rows(given)
         request_id = _request_id(request, body)
+        rows, missing = await self._rows(served, body)
         served, rows = self._routed(request, served, rows, request_id)
         found = await self._predict(served, rows, request_id, logged=logged)
         predictions = [
             {"prediction": prediction, "score": score}
             for prediction, score in zip(found.prediction.tolist(), found.score.tolist(), strict=True)
         ]
+        for prediction, names in zip(predictions, missing, strict=False):
+            prediction["missing"] = names
         return _json(
             {"id": request_id, "model": served.ref.model, "version": served.ref.version, "predictions": predictions}
         )
+
+    async def _rows(self, served: Served, body: dict[str, Any]) -> tuple[Rows, list[list[str]]]:
+        """Return the rows of a request, and for each entity its looked-up features that are null."""
+        given = {name: body[name] for name in ("rows", "entities") if name in body}
+        if len(given) != 1 or not isinstance(next(iter(given.values())), list):
+            raise SchemaError(
+                "The request has no list `rows`. Send the rows as objects with a field for each feature, or a list `entities` "
+                "of objects with the keys by which features are looked up."
+            )
+        if "rows" in given:
+            return served.columns.rows(given["rows"]), []
+        if served.lookup is None:
+            raise SchemaError(
+                f"No features are looked up for {served.ref}, because "
+                + ("none of them comes from Feast" if self._spec.feast_repo else "the server has no --feast-repo")
+                + ". Send `rows` with all features."
+            )
+        began = time.perf_counter()
+        lookup = served.lookup
+        found = await asyncio.get_running_loop().run_in_executor(lookup.thread, lookup.rows, given["entities"])
+        self._metrics.lookups.observe(time.perf_counter() - began)
+        return found
 
     def authorize(self, request: Request) -> None:
         """Refuse a request for a model that does not carry the token."""
@@ -257,12 +280,13 @@ def create_app(spec: ServeSpec) -> FastAPI:
     """
     store, versions, metrics = ArtifactStore(spec.store), Versions(), Metrics()
     spool = open_spool(spec, store, metrics) if spec.log else None
-    following = Following(spec, store, versions)
+    features = OnlineFeatures(spec.feast_repo) if spec.feast_repo else None
+    following = Following(spec, store, versions, features=features)
     shadowing = Shadowing(spec, metrics) if spec.shadow else None
     canary, canary_following, canary_spool = None, None, None
     if spec.canary is not None:
         canary = Canary(spec.model, Versions(), spec.canary_share, spec.canary_key)
-        canary_following = Following(spec, store, canary.versions, spec.canary)
+        canary_following = Following(spec, store, canary.versions, spec.canary, features=features)
         canary_spool = open_spool(spec, store, metrics, "canary") if spec.log else None
     endpoint = Endpoint(spec, versions, metrics, lambda: following.problem, spool, shadowing, canary, canary_spool)
     started = [item for item in (following, canary_following, spool, canary_spool, shadowing) if item is not None]
@@ -312,6 +336,8 @@ def _answered(
             response = _json({"error": str(error)}, error.status)
         except SchemaError as error:
             response = _json({"error": str(error)}, 422)
+        except FeatureStoreError as error:
+            response = _json({"error": str(error)}, 503)
         except MLOpsError as error:
             response = _json({"error": str(error)}, 500)
         seconds = time.perf_counter() - began

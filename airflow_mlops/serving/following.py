@@ -14,6 +14,7 @@ from typing import Any
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.serving.online_features import OnlineFeatures
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
 
@@ -30,6 +31,7 @@ class Following:
     :param target: number or alias of the version to follow; by default the champion. If the alias is removed, no version is
         left; a champion stays
     :param changed: function that is called after each change
+    :param features: the Feast repository in which features of requests are looked up
     """
 
     def __init__(
@@ -39,9 +41,11 @@ class Following:
         versions: Versions,
         target: str | None = None,
         changed: Callable[[], None] = lambda: None,
+        features: OnlineFeatures | None = None,
     ) -> None:
         self._target, self._changed = target, changed
         self._spec, self._store, self._versions = spec, store, versions
+        self._features = features
         self._stopped = threading.Event()
         self._process: subprocess.Popen[str] | None = None
         # The version that the process is loading, and what ends the process if that takes too long.
@@ -128,8 +132,10 @@ class Following:
     def _switch(self, ref: ModelVersionRef, folder: Path) -> bool:
         found = self._versions.find(str(ref.version))
         try:
-            other = self._target is not None
-            self._versions.promote(found or Served.load(ref, folder, self._store, self._spec, other=other))
+            self._versions.promote(
+                found
+                or Served.load(ref, folder, self._store, self._spec, self._features, other=self._target is not None)
+            )
         except (MLOpsError, OSError) as error:
             self._failed(ref.version)
             self._say(f"{error} {self._kept()}")

@@ -25,6 +25,12 @@ class Metrics:
         self.rows = Histogram(
             "mlops_serve_rows", "Rows of requests for predictions", buckets=_ROWS, registry=self.registry
         )
+        self.lookups = Histogram(
+            "mlops_serve_lookup_seconds",
+            "Time of the lookups of features in Feast's online store, with the wait for earlier ones",
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
         self.version = Gauge("mlops_serve_version", "Number of the champion that is served", registry=self.registry)
         self.spooled = Gauge(
             "mlops_serve_log_spooled_bytes",

@@ -110,7 +110,7 @@ class InputColumns:
         return Rows(
             count,
             {feature.name: _checked(features[feature.name], feature) for feature in self.features},
-            {name: _carried(carried[name], name, kind) for name, kind in self.carried.items() if name in carried},
+            {name: as_column(carried[name], name, kind) for name, kind in self.carried.items() if name in carried},
         )
 
     def logged(self, parts: Sequence[Rows]) -> pa.RecordBatch:
@@ -166,7 +166,11 @@ def _wrong(values: list[Any], feature: FeatureColumn, is_wrong: Any) -> SchemaEr
     )
 
 
-def _carried(values: list[Any], name: str, kind: pa.DataType) -> pa.Array:
+def as_column(values: list[Any], name: str, kind: pa.DataType) -> pa.Array:
+    """Return the values of a field with a type.
+
+    :raises SchemaError: a value has another type
+    """
     try:
         if kind == _UTC:
             texts = pa.array(values, pa.string())

@@ -35,6 +35,8 @@ class ServeSpec(Model):
         ``hash_columns``
     :param sample: share of the requests that are logged, 0 to 1. The id of a request decides, so a repeated request is logged
         again, or again not
+    :param feast_repo: folder of the Feast repository in whose online store features are looked up; by default, requests have all
+        features
     :param spool: folder for logged predictions until they are in the artifact store; by default a folder for each model in
         the folder for temporary files
     :param max_body: largest body of a request, in bytes
@@ -61,6 +63,7 @@ class ServeSpec(Model):
     drop_columns: list[str] = Field(default_factory=list)
     hash_conn_id: str | None = None
     sample: float = Field(default=1.0, ge=0, le=1)
+    feast_repo: str | None = None
     spool: str | None = None
     max_body: int = Field(default=16_000_000, ge=1)
     request_seconds: float = Field(default=30.0, gt=0)

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.errors import DatasetNotFoundError, MLOpsError
+from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.data.datasets.catalog import read_manifest
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.serving.online_features import Lookup, OnlineFeatures
 from airflow_mlops.serving.rows import InputColumns, Rows
 from airflow_mlops.serving.spec import ServeSpec
 
@@ -29,26 +31,39 @@ class Served:
     """A loaded model version.
 
     :param columns: the fields of a row of a request
+    :param lookup: looks up features in Feast's online store; ``None`` if the server does not, or no feature comes from Feast
     """
 
     ref: ModelVersionRef
     model: OnnxModel
     columns: InputColumns
+    lookup: Lookup | None = None
     loaded: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     @classmethod
     def load(
-        cls, ref: ModelVersionRef, folder: Path, store: ArtifactStore, spec: ServeSpec, *, other: bool = False
+        cls,
+        ref: ModelVersionRef,
+        folder: Path,
+        store: ArtifactStore,
+        spec: ServeSpec,
+        features: OnlineFeatures | None = None,
+        *,
+        other: bool = False,
     ) -> Served:
         """Load a version from its downloaded files, and predict one row, so that the first request is as fast as others.
 
+        :param features: the Feast repository in which features are looked up
         :param other: whether it stands beside the champion, and so need not have all columns of the champion
         :raises ModelFormatError: the version has no ONNX model, or the model cannot be loaded
         :raises SchemaError: predictions are logged, and a column to hash or drop is absent or cannot be hashed
+        :raises FeatureStoreError: the Feast repository does not have a feature of the version
         """
         model = OnnxModel.load(folder)
         contract = model.contract
-        served = cls(ref, model, InputColumns(contract, *_training(store, contract)))
+        training = _training(store, contract)
+        columns = InputColumns(contract, *_columns(store, training))
+        served = cls(ref, model, columns, features.lookup(contract, columns, training) if features else None)
         if spec.log:
             where = None if other else f"The predictions of {ref} have"
             served.columns.require_private(spec.hash_columns, spec.drop_columns, where)
@@ -83,15 +98,24 @@ def example(contract: ModelContract) -> dict[str, Any]:
     return {feature.name: values[feature.kind] for feature in contract.features}
 
 
-def _training(store: ArtifactStore, contract: ModelContract) -> tuple[pa.Schema | None, list[str]]:
-    """Return the columns and the keys of the training set; none if its manifest cannot be read."""
+def _training(store: ArtifactStore, contract: ModelContract) -> Manifest | None:
+    """Return the manifest of the training set; ``None`` if it cannot be read."""
+    try:
+        return read_manifest(store, contract.dataset_name, contract.dataset_id)
+    except MLOpsError:
+        return None
+
+
+def _columns(store: ArtifactStore, training: Manifest | None) -> tuple[pa.Schema | None, list[str]]:
+    """Return the columns and the keys of the training set; none if its files cannot be read."""
     from airflow_mlops.data.datasets import Dataset
 
     try:
-        dataset = Dataset(store, read_manifest(store, contract.dataset_name, contract.dataset_id))
-        return dataset.schema, list(dataset.manifest.details.get("keys", []))
-    except (DatasetNotFoundError, MLOpsError):
-        return None, []
+        if training is not None:
+            return Dataset(store, training).schema, list(training.details.get("keys", []))
+    except MLOpsError:
+        pass
+    return None, []
 
 
 class Versions:

@@ -46,9 +46,9 @@ def join(
     if sources:
         joined = point_in_time.join(sources, events, timestamp, memory_limit, BATCH_ROWS)
         batches = _with_columns(joined, pa.table(others)) if others else joined
-    batches = (_as_declared(batch, request.views) for batch in batches)
+    batches = (as_declared(batch, request.views) for batch in batches)
     if request.on_demand:
-        batches = iter([_with_on_demand(pa.concat_tables(batches), request.on_demand, events)])
+        batches = iter([with_on_demand(pa.concat_tables(batches), request.on_demand, events)])
     for batch in batches:
         yield batch.select(request.refs)
 
@@ -65,7 +65,7 @@ def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
     return dict(zip(table.column_names, table.columns, strict=True))
 
 
-def _as_declared(found: pa.Table, views: list[ViewRequest]) -> pa.Table:
+def as_declared(found: pa.Table, views: list[ViewRequest]) -> pa.Table:
     """Cast the features to the types that their views declare."""
     return pa.table(
         {
@@ -89,7 +89,7 @@ def _cast(column: pa.ChunkedArray, request: ViewRequest, name: str) -> pa.Chunke
         ) from None
 
 
-def _with_on_demand(found: pa.Table, items: list[OnDemandRequest], events: pa.Table) -> pa.Table:
+def with_on_demand(found: pa.Table, items: list[OnDemandRequest], events: pa.Table) -> pa.Table:
     """Add the features of on-demand feature views, which Feast computes from other features and the events."""
     columns = _columns(found)
     for item in items:

@@ -1,0 +1,178 @@
+"""Look up the features of requests in Feast's online store, for versions whose training set has features of Feast."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import FeatureStoreError, SchemaError
+from airflow_mlops.data.datasets import Manifest
+from airflow_mlops.serving.rows import InputColumns, Rows, as_column
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+    from airflow_mlops.data.feast.request import FeatureRequest
+
+
+class OnlineFeatures:
+    """A Feast repository, used by one thread: Feast redirects the output of the process while it works.
+
+    :param repo: folder of the repository
+    """
+
+    def __init__(self, repo: str) -> None:
+        self._repo = repo
+        self._store: FeatureStore | None = None
+        self._thread = ThreadPoolExecutor(1, "mlops-feast")
+
+    def lookup(self, contract: ModelContract, columns: InputColumns, training: Manifest | None) -> Lookup | None:
+        """Return the lookup for a version; ``None`` if no feature of the version comes from Feast.
+
+        :param columns: the fields of a row of a request
+        :param training: manifest of the training set; ``None`` if it does not exist any more
+        :raises FeatureStoreError: the repository cannot be used, or does not have a feature of the version any more
+        """
+        wanted = _wanted(contract, columns, training) if training is not None else {}
+        if training is None or not wanted:
+            return None
+        return self._thread.submit(self._plan, training, columns, wanted).result()
+
+    def _plan(self, training: Manifest, columns: InputColumns, wanted: dict[str, str]) -> Lookup:
+        from airflow_mlops.data.feast import repository, request
+
+        if self._store is None:
+            self._store = repository.open_store(self._repo)
+        store, service = self._store, training.details.get("feature_service")
+        refs = list(dict.fromkeys(wanted.values()))
+        if missing := repository.missing_features(store, service, refs):
+            raise FeatureStoreError(
+                f"The Feast repository {self._repo} does not have the feature {missing[0]!r} any more, with which the model "
+                "was trained. Add it again, or train the model without it."
+            )
+        with repository.locked(store, shared=True):
+            plan = request.resolve(store, service, None if service else refs)
+        # Later changes of the registry concern later versions. Besides, its file may be incomplete while it is written.
+        registry: Any = store.registry
+        with suppress(AttributeError):
+            registry.cached_registry_proto_ttl = timedelta(0)
+        return Lookup(store, plan, columns, wanted, self._thread)
+
+
+class Lookup:
+    """Looks up the features of one version.
+
+    :param store: Feast's repository
+    :param request: the features to look up
+    :param columns: the fields of a row of a request without lookup
+    :param wanted: Feast's reference of each column that is looked up
+    :param thread: the thread that must call :meth:`rows`
+    """
+
+    def __init__(
+        self,
+        store: FeatureStore,
+        request: FeatureRequest,
+        columns: InputColumns,
+        wanted: Mapping[str, str],
+        thread: Executor,
+    ) -> None:
+        self.thread = thread
+        self._store, self._request, self._columns, self._wanted = store, request, columns, wanted
+        self._entities = _entity_types(request)
+        self._given = [feature.name for feature in columns.features if feature.name not in wanted]
+        self._known = {*self._entities, *self._given, *(columns.carried.keys() - wanted.keys())}
+
+    @property
+    def fields(self) -> list[str]:
+        """Return the fields that each entity must have: join keys, and features that are known with the request."""
+        return list(dict.fromkeys([*self._entities, *self._given]))
+
+    def rows(self, entities: Sequence[Mapping[str, Any]]) -> tuple[Rows, list[list[str]]]:
+        """Look up the features of entities, which are JSON objects.
+
+        :return: the rows with all features, and the looked-up features of each row that are null
+        :raises SchemaError: a field is missing, unknown or of the wrong type, or a feature that the model needs is null. The
+            message names the row, from 1, and the field
+        :raises FeatureStoreError: the online store cannot be read
+        """
+        from airflow_mlops.data.feast.online import look_up
+
+        self._check(entities)
+        keys = {name: as_column([row[name] for row in entities], name, kind) for name, kind in self._entities.items()}
+        found = look_up(self._store, self._request, pa.table(keys), datetime.now(timezone.utc))
+        values: dict[str, list[Any]] = {name: _plain(found[ref]) for name, ref in self._wanted.items()}
+        missing = [
+            [name for name, column in values.items() if column[number] is None] for number in range(len(entities))
+        ]
+        features = values | {name: [row[name] for row in entities] for name in self._given}
+        carried = {name: values[name] for name in self._columns.carried if name in values}
+        for name in self._columns.carried.keys() - values.keys():
+            if any(name in row for row in entities):
+                carried[name] = [row.get(name) for row in entities]
+        return self._columns.checked(features, carried, len(entities)), missing
+
+    def _check(self, entities: Sequence[Mapping[str, Any]]) -> None:
+        for number, row in enumerate(entities, 1):
+            if not isinstance(row, dict):
+                raise SchemaError(f"Entity {number} is not a JSON object. Its fields are: {', '.join(self.fields)}.")
+            if looked_up := row.keys() & self._wanted.keys() - self._known:
+                raise SchemaError(
+                    f"Entity {number} has the field {min(looked_up)!r}, which is looked up. Send `rows` to set all features."
+                )
+            if unknown := row.keys() - self._known:
+                raise SchemaError(
+                    f"Entity {number} has the unknown field {min(unknown)!r}. The fields are: {', '.join(sorted(self._known))}."
+                )
+            if absent := [name for name in self.fields if name not in row]:
+                raise SchemaError(
+                    f"Entity {number} has no field {absent[0]!r}. Send null if its value is unknown. Each entity must have the "
+                    f"fields {', '.join(self.fields)}."
+                )
+
+
+def _wanted(contract: ModelContract, columns: InputColumns, training: Manifest) -> dict[str, str]:
+    """Return Feast's reference of each feature and watched column that comes from Feast, by name of the column."""
+    used = {*(feature.name for feature in contract.features), *columns.carried}
+    found = {}
+    for ref in training.details.get("feature_refs") or ():
+        # The training set has a feature under its own name, or with its view if the name would be ambiguous.
+        full = ref.replace(":", "__")
+        name = full if full in training.column_names else ref.partition(":")[2]
+        if name in used and name not in training.details.get("keys", ()):
+            found[name] = ref
+    return found
+
+
+def _entity_types(request: FeatureRequest) -> dict[str, pa.DataType]:
+    """Return the types of the join keys and of the inputs of on-demand feature views.
+
+    :raises FeatureStoreError: a type is not declared
+    """
+    from airflow_mlops.data.feast.request import arrow_type
+
+    types: dict[str, pa.DataType] = {}
+    for view in request.views:
+        declared = {field.name: field.dtype for field in view.view.entity_columns}
+        for key, column in view.join_keys.items():
+            if key not in declared:
+                raise FeatureStoreError(
+                    f"Feature view {view.view.name!r} does not declare the type of its join key {key!r}. Add the key to its schema."
+                )
+            types[column] = arrow_type(declared[key], key, view.view.name)
+    for item in request.on_demand:
+        for source in item.view.source_request_sources.values():
+            for field in source.schema:
+                types[field.name] = arrow_type(field.dtype, field.name, item.view.name)
+    return types
+
+
+def _plain(column: pa.ChunkedArray) -> list[Any]:
+    """Return the values as Python objects. NaN stands for a missing number, as in the point-in-time join."""
+    return [None if value != value else value for value in column.to_pylist()]

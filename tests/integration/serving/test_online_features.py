@@ -1,0 +1,258 @@
+"""Features of requests come from Feast's online store, and are those that the point-in-time join finds for the same moment."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.core.errors import FeatureStoreError
+from airflow_mlops.data.datasets import DatasetWriter, open_dataset
+from airflow_mlops.data.feast import join as feast_join
+from airflow_mlops.data.feast import online, request
+from airflow_mlops.data.feast import repository as feast_repo
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.serving.log import _parquet
+from airflow_mlops.serving.online_features import OnlineFeatures
+from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.training_set.spec import TrainingSetSpec
+from airflow_mlops.stages.training_set.step import run
+from tests.integration.conftest import free_port
+from tests.support.candidates import linear
+from tests.support.endpoint import answering, register
+from tests.support.feature_repo import FEATURE_STORE
+
+DEFINITIONS = """
+from datetime import timedelta
+import pandas as pd
+from feast import Entity, FeatureService, FeatureView, Field, FileSource, RequestSource, ValueType
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Bool, Float32, Float64, Int64, String
+
+place = Entity(name="place", join_keys=["place"], value_type=ValueType.STRING)
+pair = Entity(name="pair", join_keys=["number"], value_type=ValueType.INT64)
+rows = FileSource(name="rows", path="rows.parquet", timestamp_field="at")
+keys = [Field(name="place", dtype=String), Field(name="number", dtype=Int64)]
+fresh = FeatureView(name="fresh", entities=[place, pair], ttl=timedelta(minutes=90), source=rows,
+                    schema=[*keys, Field(name="count", dtype=Int64), Field(name="share", dtype=Float32)])
+lasting = FeatureView(name="lasting", entities=[place, pair], source=rows,
+                      schema=[*keys, Field(name="size", dtype=Float64), Field(name="open", dtype=Bool)])
+words = FeatureView(name="words", entities=[place], source=FileSource(name="w", path="words.parquet", timestamp_field="at"),
+                    schema=[keys[0], Field(name="word", dtype=String)])
+asked = RequestSource(name="asked", schema=[Field(name="factor", dtype=Int64)])
+
+@on_demand_feature_view(sources=[fresh, asked], schema=[Field(name="scaled", dtype=Float64)])
+def computed(inputs: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"scaled": inputs["count"] * inputs["factor"] * 1.5})
+
+everything = FeatureService(name="everything", features=[
+    fresh, lasting, computed,
+    words.with_name("origin").with_join_key_map({"place": "from"}), words.with_name("goal").with_join_key_map({"place": "to"}),
+])
+numbers = FeatureService(name="numbers", features=[fresh[["count"]], lasting, computed])
+"""
+NOW = datetime.now(timezone.utc).replace(microsecond=0)
+PLACES = ["EWR", "JFK", "LGA", "Zürich"]
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with rows of the last three hours, materialized."""
+    folder, random = tmp_path_factory.mktemp("online_features"), np.random.default_rng(0)
+    (folder / "feature_store.yaml").write_text(FEATURE_STORE)
+    (folder / "definitions.py").write_text(textwrap.dedent(DEFINITIONS))
+    many = 120
+    # The last rows are of the future, which neither join may see.
+    at = [NOW - timedelta(minutes=int(minutes)) for minutes in random.permutation(np.linspace(-20, 180, many))]
+    gaps = {name: random.random(many) < 0.2 for name in ("count", "share", "size", "open")}
+    values = {
+        "count": random.integers(-5, 5, many), "share": random.random(many).astype(np.float32),
+        "size": random.normal(size=many), "open": random.random(many) < 0.5,
+    }  # fmt: skip
+    table = {
+        "place": pa.array(random.choice(PLACES, many)), "number": pa.array(random.integers(0, 12, many)),
+        "at": pa.array(at, pa.timestamp("us", "UTC")),
+        **{name: pa.array(column, mask=gaps[name]) for name, column in values.items()},
+    }  # fmt: skip
+    pq.write_table(pa.table(table), folder / "rows.parquet")
+    words = {
+        "place": PLACES[:3],
+        "at": pa.array([NOW - timedelta(days=9)] * 3, pa.timestamp("us", "UTC")),
+        "word": ["", "b", "ü"],
+    }
+    pq.write_table(pa.table(words), folder / "words.parquet")
+    store = feast_repo.open_store(str(folder))
+    feast_repo.apply(store, feast_repo.parse_repo(store))
+    with feast_repo.quietly():
+        store.materialize(NOW - timedelta(days=30), NOW)
+    return folder
+
+
+def entities(rows: int = 300, seed: int = 1) -> pa.Table:
+    """Entities that exist, that do not, and that are null."""
+    random = np.random.default_rng(seed)
+    known = [*PLACES, "nowhere", None]
+    columns = {
+        name: pa.array([known[code] for code in random.integers(0, 6, rows)], pa.string())
+        for name in ("place", "from", "to")
+    }
+    number = pa.array(random.integers(0, 13, rows), mask=random.random(rows) < 0.1)
+    return pa.table({**columns, "number": number, "factor": random.integers(1, 4, rows)})
+
+
+def test_the_online_lookup_finds_what_the_point_in_time_join_finds(repo):
+    store, asked = feast_repo.open_store(str(repo)), entities()
+    wanted = request.resolve(store, "everything", None)
+    events = asked.append_column("time", pa.array([NOW] * asked.num_rows, pa.timestamp("us", "UTC")))
+    offline = pa.concat_tables(feast_join.join(store, wanted, events, "time")).combine_chunks()
+    found = online.look_up(store, wanted, asked, NOW).combine_chunks()
+    assert found.schema == offline.schema
+    for ref in wanted.refs:
+        assert found[ref].equals(offline[ref]), ref
+        # Neither is the comparison trivial.
+        assert 0 < found[ref].null_count < len(found[ref]), ref
+    # An hour later, more values are older than the time to live.
+    later = online.look_up(store, wanted, asked, NOW + timedelta(hours=1))
+    assert later["fresh:count"].null_count > found["fresh:count"].null_count
+    assert later["lasting:size"].equals(found["lasting:size"])
+
+
+def test_an_online_store_that_cannot_be_read_is_an_error_of_the_feature_store(repo, monkeypatch):
+    store = feast_repo.open_store(str(repo))
+
+    def away(**arguments: object) -> None:
+        raise ConnectionError("Connection refused.")
+
+    monkeypatch.setattr(store, "get_online_features", away)
+    with pytest.raises(FeatureStoreError, match="Connection refused"):
+        online.look_up(store, request.resolve(store, "numbers", None), entities(5), NOW)
+
+
+@pytest.fixture(scope="module")
+def served(repo: Path, mlflow_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """A server of a model whose training set was built with a feature service, and the rows that were joined."""
+    folder = tmp_path_factory.mktemp("served")
+    store = ArtifactStore((folder / "store").as_uri())
+    # Every number exists in one or two places.
+    asked = entities(200, seed=2).drop_columns(["from", "to"])
+    asked = asked.append_column("weight", pa.array(np.random.default_rng(0).normal(size=asked.num_rows)))
+    events = asked.append_column("time", pa.array([NOW] * asked.num_rows, pa.timestamp("us", "UTC")))
+    with DatasetWriter(store, "events") as writer:
+        writer.write(events)
+        writer.commit()
+    spec = TrainingSetSpec(
+        name="numbers", entities={"name": "events"}, timestamp="time", columns=["weight", "factor"], repo=str(repo),
+        feature_service="numbers", label=None, split=None,
+    )  # fmt: skip
+    dataset = open_dataset(store, run(spec, StepContext(store=store)).dataset)
+    features = dataset.manifest.details["features"]
+    assert set(features) == {"weight", "factor", "count", "size", "open", "scaled"}
+    contract = ModelContract(
+        task="binary", label="late", features=[FeatureColumn(name=name, kind="number") for name in features],
+        classes=[False, True], positive=True, dataset_name="numbers", dataset_id=dataset.manifest.id, timestamp="time",
+    )  # fmt: skip
+    model, port = f"online_{uuid.uuid4().hex[:8]}", free_port()
+    exported = linear("binary", features, np.linspace(0.1, 0.9, len(features)))
+    register(MlflowClient(mlflow_server), folder / "files", model, contract, exported)
+    command = [
+        "-m",
+        "airflow_mlops.serving",
+        model,
+        "--store",
+        store.url,
+        "--port",
+        str(port),
+        "--feast-repo",
+        str(repo),
+    ]
+    with answering([*command, "--spool", str(folder / "spool")], port, model, mlflow_server) as server:
+        server.joined, server.features, server.folder = dataset.table(), features, folder
+        server.contract, server.manifest = contract, dataset.manifest
+        yield server
+
+
+def ask(server: SimpleNamespace, **body: object) -> requests.Response:
+    return requests.post(server.predict, json=body, timeout=30)
+
+
+def logged(server: SimpleNamespace, request_id: str) -> list[dict[str, object]]:
+    """The logged rows of a request, from the spool or from the store."""
+    for _ in range(100):
+        files = [*(server.folder / "spool").glob("*.arrows"), *(server.folder / "store" / "online").rglob("*.parquet")]
+        for path in files:
+            with suppress(FileNotFoundError), path.open("rb") as file:
+                content = file.read() if path.suffix == ".parquet" else _parquet(file)
+                rows = pq.read_table(io.BytesIO(content)).to_pylist() if content else []
+                if found := [row for row in rows if row["request_id"] == request_id]:
+                    return found
+        time.sleep(0.1)
+    pytest.fail("The request was not logged.")
+
+
+def test_entities_are_scored_like_the_joined_rows_and_logged_with_their_features(served):
+    rows = served.joined.to_pylist()
+    given = ("place", "number", "factor", "weight")
+    answer = ask(served, id="looked-up", entities=[{name: row[name] for name in given} for row in rows])
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["predictions"]
+    by_rows = [{name: row[name] for name in served.features} for row in rows]
+    expected = ask(served, rows=by_rows).json()["predictions"]
+    nulls = [[name for name in ("count", "size", "open", "scaled") if row[name] is None] for row in rows]
+    assert {0, 4} < {len(names) for names in nulls}
+    # A value may have become too old since the rows were joined.
+    same = [number for number, names in enumerate(nulls) if found[number]["missing"] == names]
+    assert len(same) > 0.9 * len(rows)
+    assert [found[number]["score"] for number in same] == [expected[number]["score"] for number in same]
+    written = logged(served, "looked-up")
+    assert [(row["place"], row["number"]) for row in written] == [(row["place"], row["number"]) for row in rows]
+    for number in same:
+        assert {name: written[number][name] for name in served.features} == by_rows[number]
+
+
+@pytest.mark.parametrize(
+    ("entity", "named"),
+    [
+        ({"place": "EWR", "number": 1, "factor": 2}, "weight"),
+        ({"place": "EWR", "factor": 2, "weight": 1}, "number"),
+        ({"place": "EWR", "number": "1", "factor": 2, "weight": 1}, "number"),
+        ({"place": "EWR", "number": 1, "factor": 2, "weight": "1"}, "weight"),
+        ({"place": "EWR", "number": 1, "factor": 2, "weight": 1, "count": 5}, "count"),
+        ({"place": "EWR", "number": 1, "factor": 2, "weight": 1, "cuont": 5}, "cuont"),
+        (7, "Entity 1"),
+    ],
+)
+def test_a_wrong_entity_is_refused_by_name(served, entity, named):
+    answer = ask(served, entities=[entity])
+    assert (answer.status_code, named in answer.json()["error"]) == (422, True), answer.text
+
+
+def test_a_request_has_rows_or_entities(served):
+    assert ask(served, rows=[], entities=[]).status_code == 422
+    assert ask(served, entities={}).status_code == 422
+    assert ask(served, entities=[]).json()["predictions"] == []
+
+
+def test_a_feature_that_was_removed_from_feast_is_named(served, repo):
+    details = {**served.manifest.details, "feature_refs": ["fresh:count", "fresh:gone"]}
+    columns = [*served.manifest.columns, served.manifest.columns[0].model_copy(update={"name": "gone"})]
+    manifest = served.manifest.model_copy(update={"details": details, "columns": columns})
+    features = [*served.contract.features, FeatureColumn(name="gone", kind="number")]
+    contract = served.contract.model_copy(update={"features": features})
+    with pytest.raises(FeatureStoreError, match="'fresh:gone'"):
+        OnlineFeatures(str(repo)).lookup(contract, InputColumns(contract), manifest)
+    assert OnlineFeatures("/nowhere").lookup(contract, InputColumns(contract), None) is None

@@ -63,7 +63,6 @@ def settings(words: Sequence[str] | None = None) -> ServeSpec:
     parser.add_argument("--feast-repo", help="Feast repository in whose online store features are looked up")
     parser.add_argument("--spool", help="folder for predictions that are not yet in the artifact store")
     arguments = parser.parse_args(words)
-    canary = {name: getattr(arguments, name) for name in ("canary_share", "canary_key")}
     fields = {
         "model": arguments.model,
         "store": arguments.store,
@@ -77,7 +76,8 @@ def settings(words: Sequence[str] | None = None) -> ServeSpec:
         "log": not arguments.no_log,
         "shadow": arguments.shadow,
         "canary": arguments.canary,
-        **{name: value for name, value in canary.items() if value is not None},
+        "canary_share": arguments.canary_share,
+        "canary_key": arguments.canary_key,
         "hash_columns": arguments.hash_column,
         "drop_columns": arguments.drop_column,
         "hash_conn_id": arguments.hash_conn_id,

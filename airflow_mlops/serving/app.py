@@ -30,7 +30,7 @@ from airflow_mlops.serving.online_features import OnlineFeatures
 from airflow_mlops.serving.other_columns import converted
 from airflow_mlops.serving.rows import Rows
 from airflow_mlops.serving.shadowing import Shadowing
-from airflow_mlops.serving.spec import ServeSpec
+from airflow_mlops.serving.spec import CANARY_SHARE, ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
 
 log = logging.getLogger(__name__)
@@ -285,7 +285,8 @@ def create_app(spec: ServeSpec) -> FastAPI:
     shadowing = Shadowing(spec, metrics) if spec.shadow else None
     canary, canary_following, canary_spool = None, None, None
     if spec.canary is not None:
-        canary = Canary(spec.model, Versions(), spec.canary_share, spec.canary_key)
+        share = CANARY_SHARE if spec.canary_share is None else spec.canary_share
+        canary = Canary(spec.model, Versions(), share, spec.canary_key)
         canary_following = Following(spec, store, canary.versions, spec.canary, features=features)
         canary_spool = open_spool(spec, store, metrics, "canary") if spec.log else None
     endpoint = Endpoint(spec, versions, metrics, lambda: following.problem, spool, shadowing, canary, canary_spool)

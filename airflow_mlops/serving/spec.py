@@ -10,6 +10,8 @@ from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.references import MLflowTarget
 from airflow_mlops.data.columns import check_private
 
+CANARY_SHARE = 0.1
+
 
 class ServeSpec(Model):
     """The model that a server answers for, and where it listens and logs.
@@ -27,7 +29,7 @@ class ServeSpec(Model):
     :param shadow: number or alias of a version that scores the same rows in the shadow, see
         :mod:`airflow_mlops.serving.shadowing`
     :param canary: number or alias of a version that answers a share of the requests, see :mod:`airflow_mlops.serving.canary`
-    :param canary_share: this share, 0 to 1
+    :param canary_share: this share, 0 to 1; 0.1 by default
     :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the request
     :param hash_columns: columns to log as keyed hashes (pseudonyms) instead of their values
     :param drop_columns: columns that are not logged
@@ -57,7 +59,7 @@ class ServeSpec(Model):
     log: bool = True
     shadow: str | None = Field(default=None, min_length=1)
     canary: str | None = Field(default=None, min_length=1)
-    canary_share: float = Field(default=0.1, ge=0, le=1)
+    canary_share: float | None = Field(default=None, ge=0, le=1)
     canary_key: str | None = Field(default=None, min_length=1)
     hash_columns: list[str] = Field(default_factory=list)
     drop_columns: list[str] = Field(default_factory=list)
@@ -84,7 +86,7 @@ class ServeSpec(Model):
 
     @model_validator(mode="after")
     def _canary_is_set(self) -> ServeSpec:
-        if self.canary is None and {"canary_share", "canary_key"} & self.model_fields_set:
+        if self.canary is None and (self.canary_share is not None or self.canary_key is not None):
             raise ValueError(
                 "`canary_share` or `canary_key` is set without `canary`. Set `canary` to a version or an alias."
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -12,6 +14,7 @@ from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.serving.canary import Canary, place
 from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
 from airflow_mlops.serving.withdrawal import Record, worse
 
@@ -121,3 +124,14 @@ def test_a_record_counts_the_failures_of_its_last_answers(answers):
         record.add(1.0, failed=failed)
     assert record.failures == sum(answers[-20:])
     assert worse(Record(), Record()) is None
+
+
+def test_settings_of_a_canary_need_a_canary_and_survive_the_way_to_another_process():
+    plain = {"model": "m", "store": "file:///none"}
+    for fields in ({}, {"canary": "challenger"}, {"canary": "7", "canary_share": 0.0, "canary_key": "customer"}):
+        spec = ServeSpec(**plain, **fields)
+        for text in (spec.model_dump_json(), json.dumps(spec.for_processes())):
+            assert ServeSpec.model_validate_json(text) == spec
+    for fields in ({"canary_share": 0.1}, {"canary_key": "customer"}, {"canary": "7", "canary_share": 1.5}):
+        with pytest.raises(ValueError, match="canary"):
+            ServeSpec(**plain, **fields)

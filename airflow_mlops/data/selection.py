@@ -10,6 +10,7 @@ from airflow_mlops.core.errors import DatasetNotFoundError, IncompleteWindowErro
 from airflow_mlops.core.references import Chosen, DatasetRef, DatasetSelection
 from airflow_mlops.core.windows import Window, missing
 from airflow_mlops.data.datasets import Dataset, find_datasets, find_whole_datasets, open_dataset, snapshot
+from airflow_mlops.data.datasets.catalog import is_divided
 from airflow_mlops.data.datasets.pointers import snapshot_keys, window_keys
 from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.store import ArtifactStore
@@ -163,12 +164,21 @@ def _check_distinct(found: Sequence[Dataset]) -> None:
         seen.add((manifest.name, manifest.id))
     for name, items in windows.items():
         items.sort(key=lambda item: (item[0].start, item[0].end))
-        for (first, _), (second, _) in pairwise(items):
-            if first.overlaps(second):
+        for (first, one), (second, other) in pairwise(items):
+            if first.overlaps(second) and not _parts_of_one(one, other):
                 raise SpecError(
                     f"Dataset {name!r} is given with the overlapping windows {first.label} and {second.label}, so rows would "
                     "be read twice. Give windows that do not overlap."
                 )
+
+
+def _parts_of_one(one: Dataset, other: Dataset) -> bool:
+    """Return whether two datasets have different rows of the same window, as online predictions of two versions do."""
+    return (
+        one.window == other.window
+        and one.manifest.id != other.manifest.id
+        and all(is_divided(item.manifest) for item in (one, other))
+    )
 
 
 def window_of(datasets: Sequence[Dataset]) -> Window | None:

@@ -8,6 +8,8 @@ from datetime import datetime
 from itertools import pairwise
 from typing import NoReturn
 
+import pyarrow.compute as pc
+
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SchemaError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window, missing
@@ -50,7 +52,10 @@ def find_datasets(
     time_column: str | None = None,
     default_time_column: str | None = None,
 ) -> list[Dataset]:
-    """Open the current datasets named ``name``, ordered by time. No two of them cover the same time.
+    """Open the current datasets named ``name``, ordered by time. No two of them have the rows of the same time.
+
+    The rows of a window of online predictions are divided among datasets, one for each version that has answered. All of them
+    are returned, the version that answered last at the end.
 
     Where windows overlap, the dataset that was written last has precedence. For example, days that are written after
     their month replace these days of the month, and a month that is written after its days replaces the days. If a
@@ -65,7 +70,7 @@ def find_datasets(
     :raises DatasetNotFoundError: there is no such dataset
     :raises SchemaError: only a part of a dataset must be read, and its time column is not known
     """
-    found = _visible(store, name, within)
+    found = _with_parts(store, name, _visible(store, name, within))
     if within is None:
         found = [item for item in found if item[0].manifest.purged is None] or found
     if not found:
@@ -164,6 +169,42 @@ def _visible(store: ArtifactStore, name: str, within: Window | None) -> list[tup
 def _overlap(windows: list[Window]) -> bool:
     ordered = sorted(windows, key=lambda window: (window.start, window.end))
     return any(first.overlaps(second) for first, second in pairwise(ordered))
+
+
+def _with_parts(store: ArtifactStore, name: str, found: list[tuple[Dataset, Window]]) -> list[tuple[Dataset, Window]]:
+    """Return the found datasets and, for divided windows, the datasets of the other versions, which only slots point at."""
+    divided = [dataset.window for dataset, _ in found if is_divided(dataset.manifest) and dataset.window is not None]
+    if not divided:
+        return found
+    reach = Window(start=min(window.start for window in divided), end=max(window.end for window in divided))
+    parts: dict[Window, list[Dataset]] = {}
+    for manifest in in_slots(store, name, reach).values():
+        if is_divided(manifest) and manifest.window is not None:
+            parts.setdefault(manifest.window, []).append(Dataset(store, manifest))
+    complete = []
+    for dataset, window in found:
+        own = [dataset]
+        if is_divided(dataset.manifest) and dataset.window is not None:
+            own = parts.get(dataset.window, own)
+        complete += [(part, window) for part in (own if len(own) == 1 else sorted(own, key=_last_answer))]
+    return complete
+
+
+def is_divided(manifest: Manifest) -> bool:
+    """Return whether the rows of the window are divided among several datasets, each in a slot of its own.
+
+    Online predictions are, because each request is answered by one version. If versions score the rows of a window in batches,
+    each of them has all the rows.
+    """
+    return bool((manifest.source or {}).get("online"))
+
+
+def _last_answer(dataset: Dataset) -> tuple[float, str]:
+    if dataset.manifest.purged is not None:
+        return 0.0, dataset.manifest.id
+    times = dataset.table(columns=["scored_at"]).column("scored_at")
+    last = pc.max(times).as_py()
+    return (last.timestamp() if last is not None else 0.0), dataset.manifest.id
 
 
 def snapshot(store: ArtifactStore, name: str, at: datetime | None = None) -> Dataset | None:

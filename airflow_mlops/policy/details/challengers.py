@@ -39,10 +39,7 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
     for item in comparison.challengers:
         of_each[item.trainer].append(item)
     champion = f"{number(comparison.value)} by champion v{comparison.champion.version}"
-    values = [
-        f"{f'by challengers of {trainer.name}' if trainer else 'by challengers'} {_values(items)}"
-        for trainer, items in of_each.items()
-    ]
+    values = [f"by challengers{_named(trainer)} {_values(items)}" for trainer, items in of_each.items()]
     facts = [f"{capitalized(metric)} on {rows}: {'; '.join([f'{champion}, and {values[0]}', *values[1:]])}."]
     needed = f"{share(policy.min_gain, 0)} needed"
     if comparison.rests:
@@ -51,12 +48,16 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
         facts.append(f"No challenger reduces the mean loss significantly and by enough ({needed}).")
     else:
         over = f"mean of {best.windows} windows" if best.windows > 1 else "this window"
-        kind = f" of {best.trainer.name}" if best.trainer else ""
+        over += f", corrected for {len(of_each)} trainers" if len(of_each) > 1 else ""
         facts.append(
-            f"The challenger{kind} with {_past(best.past)} reduces the mean loss by {share(best.share)} ({over}; at least "
+            f"The challenger{_named(best.trainer)} with {_past(best.past)} reduces the mean loss by {share(best.share)} ({over}; at least "
             f"{share(best.low)} with {share(policy.confidence, 0)} confidence, {needed})."
         )
     return facts
+
+
+def _named(trainer: OtherTrainer | None) -> str:
+    return f" ({trainer.name})" if trainer is not None else ""
 
 
 def _values(challengers: Sequence[Challenger]) -> str:

@@ -10,6 +10,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.performance.challenger import Challenger, Comparison, OtherTrainer
 from airflow_mlops.performance.cross_fitting import Champion, cross_fit
 from airflow_mlops.performance.gains import best_gain, compare
+from airflow_mlops.policy.details.challengers import challengers_of
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.stages.backtest.replay import Replay
 from benchmarks.worlds import CHANGE, HISTORY, MONITORED, simulated
@@ -99,3 +100,13 @@ def test_reports_of_old_versions_have_challengers_of_the_champions_trainer():
     read = Comparison.model_validate(old)
     assert read.challengers[0].trainer is None
     assert best_gain(comparison(challenger(None, 0.05, 0.03)), [(1, read)], 0.95, 0.02) is None
+
+
+def test_the_details_name_the_other_trainers():
+    found = comparison(challenger(None, 0.0, 0.001), challenger(TREES, 0.1, 0.001))
+    best = best_gain(found, [], 0.95, 0.02)
+    values, reduction = challengers_of(found.model_copy(update={"best": best}), Policy())
+    assert "by challengers (trees)" in values
+    assert "(trees)" in reduction
+    alone = comparison(challenger(None, 0.1, 0.001))
+    assert "(" not in challengers_of(alone.model_copy(update={"best": None}), Policy())[0]

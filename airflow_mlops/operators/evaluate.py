@@ -106,7 +106,8 @@ class EvaluateOperator(StepOperator):
         fields = super().build_spec(context) | {"card": {**self._card_owner(), **(self.card or {})}}
         if isinstance(self.candidates, dict):
             fields["candidates"] = [self.candidates]
-        if self._live and not self.evidence:
+        given = self.evidence if isinstance(self.evidence, (list, tuple)) else [self.evidence]
+        if self._live and not any(given):
             raise SpecError(
                 f"Task {self.task_id!r} has evidence=, but no dataset is given, because every upstream task was skipped. Skip "
                 "this task too, for example with its trigger_rule."

@@ -378,7 +378,7 @@ def test_serve_starts_the_server_with_the_same_settings_and_its_connections(airf
     airflow(
         "serve", "late", "--port", 8123, "--window", "hour", "--hash-column", "customer id", "--hash-column=-x",
         "--drop-column", "city", "--hash-conn-id", "keys", "--sample", "0.25", "--spool", "/var/spool/late",
-        "--feast-repo", "/features",
+        "--feast-repo", "/features", "--shadow", "challenger", "--canary", "7", "--canary-share", "0.0", "--canary-key", "customer id",
     )  # fmt: skip
     ((program, command, environment),) = started
     assert command[:3] == [program, "-m", "airflow_mlops.serving"]
@@ -387,8 +387,10 @@ def test_serve_starts_the_server_with_the_same_settings_and_its_connections(airf
     assert (spec.hash_columns, spec.drop_columns, spec.hash_conn_id) == (["customer id", "-x"], ["city"], "keys")
     assert (spec.sample, spec.spool, spec.log) == (0.25, "/var/spool/late", True)
     assert spec.feast_repo == "/features"
+    assert (spec.shadow, spec.canary, spec.canary_share, spec.canary_key) == ("challenger", "7", 0.0, "customer id")
     for name in ("AIRFLOW_CONN_MLFLOW_DEFAULT", "AIRFLOW_CONN_KEYS"):
         monkeypatch.setenv(name, environment[name])
     assert from_environment("keys").secret == "0123456789abcdef"
     airflow("serve", "late")
-    assert settings(started[1][1][3:]).sample == 1.0
+    plain = settings(started[1][1][3:])
+    assert (plain.sample, plain.shadow, plain.canary) == (1.0, None, None)

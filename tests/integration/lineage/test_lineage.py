@@ -446,3 +446,40 @@ def test_a_rollback_emits_the_new_champion(monkeypatch, tmp_path):
     assert moved.facets["version"].datasetVersion == "1"
     assert found.run_facets["mlops_verdict"].verdict == "rolled_back"
     assert SECRET not in repr(found)
+
+
+def test_shadow_scoring_reads_its_version_and_an_evaluation_its_evidence(monkeypatch, tmp_path):
+    from airflow_mlops.data.store import ArtifactStore
+    from airflow_mlops.lineage import lineage_of
+    from tests.support.deployed import flights, write
+
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": "http://mlflow:5000"}))
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    _, shadow, acted_on = (write(store, name, flights(3)) for name in ("rows", "m_shadow_outcomes", "m_outcomes"))
+    version = {"model": "m", "version": 2, "run_id": "r2"}
+
+    def lineage(step, spec, result):
+        return lineage_of(StepCall(step=step, spec=spec, store=store.url, key="results/x.json", version="0"), result)
+
+    scored = {"dataset": shadow.model_dump(mode="json"), "scored_by": version, "summary": "Scored."}
+    for fields, alias in (
+        ({"alias": "challenger"}, {"models:/m@challenger"}),
+        ({"version": 2}, set()),
+        ({}, {"models:/m@champion"}),
+    ):
+        found = lineage("score", {"model": "m", "dataset": {"name": "rows"}, **fields}, scored)
+        models = {item.name for item in found.inputs if item.name.startswith("models:/")}
+        assert models == {"models:/m/2"} | alias
+        assert any(item.name.endswith("datasets/rows") for item in found.inputs)
+    evidence = write(store, "m_evidence", flights(3))
+    spec = {"candidates": [version], "evidence": [item.model_dump(mode="json") for item in (shadow, acted_on)]}
+    verdict = {
+        "model": "m", "dataset_name": "m_evidence", "dataset_id": evidence.id, "part": "data", "metric": "roc_auc", "winner": None,
+        "champion": None, "reason": "None passed.",
+        "candidates": [{"candidate": version, "metrics": {}, "gates": [], "passed": False}],
+    }  # fmt: skip
+    for result in (None, {"verdict": verdict, "run_id": "r2", "reports": [], "summary": "Evaluated."}):
+        found = lineage("evaluate", spec, result)
+        read = {item.name.rpartition("/")[2] for item in found.inputs if "/datasets/" in item.name}
+        assert read == {"m_shadow_outcomes", "m_outcomes"}
+        assert [item.name.rpartition("/")[2] for item in found.outputs] == (["m_evidence"] if result else [])

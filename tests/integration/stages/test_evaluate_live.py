@@ -232,3 +232,12 @@ def test_a_purge_deletes_the_evidence_with_the_predictions(world, store):
     assert done.outcomes == 2
     with pytest.raises(DatasetPurgedError):
         open_dataset(store, verdict_ref(verdict)).table()
+
+
+def test_evidence_of_skipped_tasks_does_not_become_an_evaluation_on_held_out_rows():
+    from airflow_mlops.operators import EvaluateOperator
+
+    for evidence in ([None, None], "", []):
+        task = EvaluateOperator(task_id="evaluate", candidates=[{"model": "m", "version": 1}], evidence=evidence)
+        with pytest.raises(SpecError, match="skipped"):
+            task.build_spec({})

@@ -22,7 +22,7 @@ import threading
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -49,6 +49,7 @@ from airflow_mlops.policy.spec import Policy
 from airflow_mlops.registry.ledger import Decision, Ledger
 from airflow_mlops.stages.monitor.report import history, publish
 from airflow_mlops.stages.runner import run_call
+from benchmarks import azurite
 from tests.support import object_stores
 from tests.support.lifecycle import MODEL, MONTHS, Lifecycle
 from tests.support.months import orders
@@ -134,8 +135,10 @@ def proxied(target: str, meter: Meter) -> Iterator[str]:
 
 
 @contextmanager
-def s3(meter: Meter) -> Iterator[str]:
+def s3(meter: Meter, source: Path | None) -> Iterator[str]:
     with object_stores.s3() as url:
+        if source is not None:
+            copied(source, source.rglob("*"), url)
         options = fsspec.config.conf["s3"]
         with proxied(options["client_kwargs"]["endpoint_url"], meter) as proxy:
             client = {**options["client_kwargs"], "endpoint_url": proxy}
@@ -144,8 +147,22 @@ def s3(meter: Meter) -> Iterator[str]:
 
 
 @contextmanager
-def azure(meter: Meter) -> Iterator[str]:
-    with object_stores.azure() as url:
+def azure(meter: Meter, source: Path | None) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="mlops-bench-") as folder, _azure(Path(folder), meter, source) as url:
+        yield url
+
+
+@contextmanager
+def _azure(location: Path, meter: Meter, source: Path | None) -> Iterator[str]:
+    if source is not None:
+        files = [path for path in source.rglob("*") if path.is_file()]
+        empty = [path for path in files if not path.stat().st_size]
+        with object_stores.azure(location) as url:
+            # One empty file is the model of the others.
+            copied(source, [*(path for path in files if path.stat().st_size), *empty[:1]], url)
+        if empty:
+            azurite.add_empty_files(location, [path.relative_to(source).as_posix() for path in empty])
+    with object_stores.azure(location) as url:
         string = fsspec.config.conf["abfs"]["connection_string"]
         _, _, server = string.partition("BlobEndpoint=")
         target = server.rpartition("/")[0]
@@ -157,7 +174,7 @@ def azure(meter: Meter) -> Iterator[str]:
 
 
 @contextmanager
-def folder(meter: Meter) -> Iterator[str]:
+def folder(meter: Meter, source: Path | None) -> Iterator[str]:
     names = {
         "open": "read or write",
         "os.listdir": "list",
@@ -167,6 +184,8 @@ def folder(meter: Meter) -> Iterator[str]:
         "os.remove": "delete",
     }
     with tempfile.TemporaryDirectory(prefix="mlops-bench-") as root:
+        if source is not None:
+            shutil.copytree(source, root, dirs_exist_ok=True)
 
         def count(event: str, arguments: tuple[Any, ...]) -> None:
             if event in names and str(arguments[0]).startswith(root):
@@ -178,7 +197,7 @@ def folder(meter: Meter) -> Iterator[str]:
         yield Path(root).as_uri()
 
 
-STORES: dict[str, Callable[[Meter], Any]] = {"file": folder, "s3": s3, "azure": azure}
+STORES: dict[str, Callable[[Meter, Path | None], Any]] = {"file": folder, "s3": s3, "azure": azure}
 
 
 def chain(url: str, meter: Meter, delay: float) -> dict[str, dict[str, Any]]:
@@ -286,11 +305,11 @@ def lookups(store: ArtifactStore, windows: list[Window], meter: Meter, delay: fl
     return found
 
 
-def copied(source: str, url: str) -> None:
-    """Copy a local store to another store, because writing it there takes hours."""
-    _, root = fsspec.core.url_to_fs(source)
+def copied(source: Path, paths: Iterable[Path], url: str) -> None:
+    """Copy files of a local store to another store, because writing it there takes hours."""
     remote, target = fsspec.core.url_to_fs(url)
-    remote.put(f"{root}/", f"{target}/", recursive=True)
+    files = [path for path in paths if path.is_file()]
+    remote.put([str(path) for path in files], [f"{target}/{path.relative_to(source).as_posix()}" for path in files])
 
 
 def printed(title: str, found: dict[float, dict[str, dict[str, Any]]]) -> dict[str, int]:
@@ -322,15 +341,14 @@ def main() -> None:
     for kind in arguments.stores:
         for count in arguments.windows:
             meter = Meter()
-            with STORES[kind](meter) as url:
-                store = ArtifactStore(f"{url}/{count}")
-                copied((work / str(count)).as_uri(), store.url)
+            with STORES[kind](meter, work / str(count)) as url:
+                store = ArtifactStore(url)
                 found = {delay: lookups(store, filled[count], meter, delay) for delay in (0.0, DELAY)}
             each = printed(f"{kind}, {count:,} windows", found)
             figures[f"requests_{count}_{kind}"] = sum(each.values())
         if not arguments.skip_chain:
             meter = Meter()
-            with STORES[kind](meter) as url:
+            with STORES[kind](meter, None) as url:
                 found = {delay: chain(f"{url}/{delay}", meter, delay) for delay in (0.0, DELAY)}
             each = printed(f"{kind}, one month", found)
             figures[f"chain_requests_{kind}"] = sum(each.values())

@@ -77,27 +77,31 @@ def s3(*, conditional: bool = True) -> Iterator[str]:
 
 
 @contextmanager
-def azure() -> Iterator[str]:
-    """Run azurite. Yield the URL of a container."""
+def azure(location: Path | None = None) -> Iterator[str]:
+    """Run azurite. Yield the URL of a container.
+
+    :param location: folder in which azurite keeps its files; by default it keeps them in memory
+    """
     pytest.importorskip("adlfs")
     if (azurite := shutil.which("azurite-blob")) is None:
         pytest.skip("azurite is not installed (npm install -g azurite)")
     port = free_port()
-    with tempfile.TemporaryDirectory() as folder:
-        command = [azurite, "--blobPort", str(port), "--location", folder, "--silent", "--skipApiVersionCheck"]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            _await_port(port)
-            string = (
-                f"DefaultEndpointsProtocol=http;AccountName={_AZURE_ACCOUNT};AccountKey={_AZURE_KEY};"
-                f"BlobEndpoint=http://127.0.0.1:{port}/{_AZURE_ACCOUNT};"
-            )
-            with configured("abfs", connection_string=string):
+    kept = ["--inMemoryPersistence"] if location is None else ["--location", str(location)]
+    command = [azurite, "--blobPort", str(port), *kept, "--disableTelemetry", "--silent", "--skipApiVersionCheck"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _await_port(port)
+        string = (
+            f"DefaultEndpointsProtocol=http;AccountName={_AZURE_ACCOUNT};AccountKey={_AZURE_KEY};"
+            f"BlobEndpoint=http://127.0.0.1:{port}/{_AZURE_ACCOUNT};"
+        )
+        with configured("abfs", connection_string=string):
+            with suppress(FileExistsError):
                 fsspec.filesystem("abfs").mkdir("container")
-                yield "abfs://container/mlops"
-        finally:
-            process.terminate()
-            process.wait()
+            yield "abfs://container/mlops"
+    finally:
+        process.terminate()
+        process.wait()
 
 
 @contextmanager

@@ -182,7 +182,7 @@ def test_rows_without_a_time_are_not_lost_silently(store):
     with DatasetWriter(store, "rows") as writer:
         writer.write(pa.table({"t": pa.array([None, window.start], pa.timestamp("us", "UTC"))}))
         writer.commit(window=window, time_column="t")
-    with pytest.raises(SchemaError, match="null in 1 rows"):
+    with pytest.raises(SchemaError, match="null in 1 row"):
         pick(store, window="2013-01-01")[0].table()
 
 

@@ -11,6 +11,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from copy import deepcopy
 from types import SimpleNamespace
 from typing import Any
@@ -317,6 +318,8 @@ class Controller:
                 self.carry_out(live, f"{self.name}-{seen:05d}")
 
     def carry_out(self, live: dict[str, Any], revision: str) -> None:
+        from kubernetes.client.exceptions import ApiException
+
         core, namespace = self.cluster.core, self.cluster.namespace
         fields = ("minReplicas", "maxReplicas", "canaryTrafficPercent")
         spec = {name: value for name, value in live["spec"]["predictor"].items() if name not in fields}
@@ -331,12 +334,15 @@ class Controller:
         status = {"observedGeneration": live["metadata"]["generation"], "url": f"http://{self.name}.example.org"}
         status["components"] = {"predictor": {"latestCreatedRevision": revision}}
         while not self.ended.wait(0.3):
-            conditions = core.read_namespaced_pod(revision, namespace).status.conditions or []
-            if any(item.type == "Ready" and item.status == "True" for item in conditions):
-                break
+            with suppress(ApiException):
+                conditions = core.read_namespaced_pod(revision, namespace).status.conditions or []
+                if any(item.type == "Ready" and item.status == "True" for item in conditions):
+                    break
         status["components"]["predictor"]["latestReadyRevision"] = revision
         status["conditions"] = [{"type": "Ready", "status": "True"}]
-        self.custom.patch_namespaced_custom_object_status(*self.place, {"status": status})
+        # It may have been deleted meanwhile.
+        with suppress(ApiException):
+            self.custom.patch_namespaced_custom_object_status(*self.place, {"status": status})
 
     def __enter__(self) -> Controller:
         self.thread.start()

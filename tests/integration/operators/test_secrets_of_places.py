@@ -19,7 +19,7 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.sdk.execution_time.context import ConnectionAccessor
 
 from airflow_mlops import operators
-from airflow_mlops.compute import Pod, Process, Worker
+from airflow_mlops.compute import Deployment, Pod, Process, Worker
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.secrets import url_credentials
 from airflow_mlops.data.store import ArtifactStore
@@ -59,6 +59,11 @@ TRAINER = SklearnTrainer("sklearn.linear_model.LogisticRegression", {})
 # The parameters of each operator, with every connection that the operator can name.
 PARAMETERS: dict[str, dict[str, Any]] = {
     "BuildTrainingSetOperator": {"name": "d", "entities": DATA, "timestamp": "t", "repo": "/repo", "features": ["v:x"]},
+    "DeployOperator": {
+        "model": "m",
+        "target": Deployment(pod=Pod(image="i", env={"SERVER": "{{ conn.planted.host }}"}, env_from=["connections"])),
+        "token_conn_id": "planted",
+    },
     "EvaluateOperator": {"candidates": [REF], "dataset": DATA, "gates": [{"metric": "roc_auc", "min": 0.5}]},
     "IngestOperator": {"name": "d", "conn_id": "planted", "sql": "SELECT '{{ conn.planted.host }}'"},
     "JoinLabelsOperator": {
@@ -84,11 +89,12 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "trainer": TorchTrainer(),
         "tags": {"a": "{{ conn.planted.host }}"},
     },
+    "UndeployOperator": {"model": "m", "name": "m-{{ conn.planted.conn_type }}"},
     "ValidateOperator": {"dataset": DATA, "suite": {"name": "s", "expectations": []}},
 }
 WITH_MLFLOW = {name for name in PARAMETERS if name not in {
     "BuildTrainingSetOperator", "IngestOperator", "JoinLabelsOperator", "MaterializeFeaturesOperator",
-    "PurgePredictionsOperator", "ValidateOperator",
+    "PurgePredictionsOperator", "UndeployOperator", "ValidateOperator",
 }}  # fmt: skip
 PLACES: dict[str, Any] = {
     "worker": lambda: Worker(),
@@ -162,6 +168,7 @@ def left(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "airflow_mlops.stages.runner.run_call", lambda call, connections: keep("call", call.model_dump_json())
     )
+    monkeypatch.setattr("airflow_mlops.compute.kubernetes.serving.removal.find", lambda *place: None)
     started = SimpleNamespace(**{**vars(subprocess), "Popen": lambda command, env, **kwargs: keep("process", command)})
     monkeypatch.setattr("airflow_mlops.compute.process.subprocess", started)
     return found

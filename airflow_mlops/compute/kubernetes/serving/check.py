@@ -34,10 +34,14 @@ def verify(pods: Sequence[Json], ref: ModelVersionRef, check: Check, token: str 
     :raises DeploymentError: a pod cannot be reached, or gives another answer
     """
     for pod in pods:
-        found = _predict(pod, ref, check, token)
-        if found.get("version") != ref.version:
+        # The version that answers requests that name none comes first. A canary may answer some of them.
+        versions = _ask(pod, ref, "", None, token).get("versions") or ["?"]
+        if versions[0] != str(ref.version):
             why = ", so the champion has changed meanwhile: clear the task" if follows else ""
-            raise _final(f"{_name(pod)} answers with v{found.get('version')} instead of v{ref.version}{why}.")
+            raise _final(f"{_name(pod)} answers with v{versions[0]} instead of v{ref.version}{why}.")
+        # What nobody asked must not be in the log that monitoring reads.
+        body = {"id": "airflow-mlops-check", "rows": check.rows, "log": False}
+        found = _ask(pod, ref, f"/versions/{ref.version}/predict", body, token)
         scores = [item.get("score") for item in found.get("predictions", [])]
         if len(scores) != len(check.scores) or not all(map(_equal, scores, check.scores)):
             raise _final(
@@ -59,10 +63,8 @@ def problem(pods: Sequence[Json]) -> str:
     return ""
 
 
-def _predict(pod: Json, ref: ModelVersionRef, check: Check, token: str | None) -> dict[str, Any]:
-    path = f"/v2/models/{quote(ref.model, safe='')}/predict"
-    # What nobody asked must not be in the log that monitoring reads.
-    body = {"id": "airflow-mlops-check", "rows": check.rows, "log": False}
+def _ask(pod: Json, ref: ModelVersionRef, path: str, body: Any, token: str | None) -> dict[str, Any]:
+    path = f"/v2/models/{quote(ref.model, safe='')}{path}"
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     for remaining in reversed(range(_ATTEMPTS)):
         try:
@@ -74,7 +76,7 @@ def _predict(pod: Json, ref: ModelVersionRef, check: Check, token: str | None) -
                 ) from None
             if error.code != 503 or not remaining:
                 raise _final(
-                    f"{_name(pod)} answers with HTTP status {error.code} ({_error(error)}) to a prediction of the input example."
+                    f"{_name(pod)} answers with HTTP status {error.code} ({_error(error)}) to a request for {ref}."
                 ) from None
         except (OSError, ValueError, KeyError) as error:
             if not remaining:

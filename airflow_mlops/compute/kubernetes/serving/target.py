@@ -12,6 +12,7 @@ from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.pod import Pod
 from airflow_mlops.compute.kubernetes.serving import kserve, manifests
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.secrets import url_credentials
 
 # Kubernetes allows 63 characters. Names of pods and of the record of the endpoint are longer.
 _LONGEST = 45
@@ -43,6 +44,10 @@ class Target(ABC):
         for name, unset in (("nodes", 1), ("grow_memory", 1), ("active_deadline", None)):
             if getattr(pod, name) != unset:
                 raise SpecError(f"{here}(pod=Pod({name}=...)) is invalid, because servers do not end: remove {name}=.")
+        if self.url and next(url_credentials(self.url), None) is not None:
+            raise SpecError(
+                f"{here}(url=...) contains credentials, which the ledger would store: remove them from url=."
+            )
         if self.name and "{" not in self.name and not (_NAME.fullmatch(self.name) and len(self.name) <= _LONGEST):
             raise SpecError(
                 f"{here}(name={self.name!r}) is invalid: write at most {_LONGEST} lower-case letters, digits and hyphens, "

@@ -20,26 +20,33 @@ REF = ModelVersionRef(model="late", version=3, run_id="r")
 CHECK = Check(rows=[{"a": 1.5}, {"a": None}], scores=[0.25, None])
 
 
-def answer(version: int = 3, scores: tuple[Any, ...] = (0.25, None)) -> dict[str, Any]:
-    return {"version": version, "predictions": [{"prediction": False, "score": score} for score in scores]}
+def answer(scores: tuple[Any, ...] = (0.25, None)) -> dict[str, Any]:
+    return {"version": 3, "predictions": [{"prediction": False, "score": score} for score in scores]}
 
 
 class Server:
     """Gives the same answer to every request, and keeps what it was asked."""
 
     def __init__(self) -> None:
-        self.status, self.body, self.asked = 200, b"", []
+        self.status, self.body, self.asked, self.version = 200, b"", [], 3
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 size = int(self.headers.get("Content-Length") or 0)
                 server.asked.append((self.path, dict(self.headers), self.rfile.read(size)))
+                self.answer(server.body)
+
+            def do_GET(self) -> None:
+                described = self.path == "/v2/models/late" and server.status == 200 and server.body[:1] == b"{"
+                self.answer(json.dumps({"versions": [str(server.version), "9"]}).encode() if described else server.body)
+                if not described:
+                    server.asked.append(self.path)
+
+            def answer(self, body: bytes) -> None:
                 self.send_response(server.status)
                 self.end_headers()
-                self.wfile.write(server.body)
-
-            do_GET = do_POST  # noqa: N815
+                self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -70,7 +77,7 @@ def test_the_right_version_with_the_right_scores_is_accepted(server, scores):
     server.says(answer(scores=scores))
     server.verify(token="open sesame")
     ((path, headers, body),) = server.asked
-    assert path == "/v2/models/late/predict"
+    assert path == "/v2/models/late/versions/3/predict"
     assert headers["Authorization"] == "Bearer open sesame"
     assert json.loads(body)["rows"] == CHECK.rows
     assert json.loads(body)["log"] is False
@@ -79,7 +86,6 @@ def test_the_right_version_with_the_right_scores_is_accepted(server, scores):
 @pytest.mark.parametrize(
     "found",
     [
-        answer(version=2),
         answer(scores=(0.251, None)),
         answer(scores=(0.25, 0.0)),
         answer(scores=(None, None)),
@@ -94,10 +100,14 @@ def test_another_answer_is_a_final_error(server, found):
     assert not caught.value.retryable
 
 
-def test_the_error_says_that_the_champion_may_have_changed(server):
-    server.says(answer(version=4))
-    with pytest.raises(DeploymentError, match="champion has changed"):
-        server.verify(follows=True)
+@pytest.mark.parametrize("follows", [False, True])
+def test_another_version_is_a_final_error(server, follows):
+    server.version = 4
+    server.says(answer())
+    with pytest.raises(DeploymentError, match="v4 instead of v3") as caught:
+        server.verify(follows=follows)
+    assert not caught.value.retryable
+    assert ("champion has changed" in str(caught.value)) is follows
 
 
 @pytest.mark.parametrize(("status", "retries"), [(401, 1), (422, 1), (500, 1), (503, 5)])

@@ -152,6 +152,7 @@ def test_a_deployment_keeps_the_number_of_pods_that_its_autoscaler_chose(live, e
         ({"replicas": 3, "max_replicas": 2}, "max_replicas"),
         ({"pod": Pod(image="i"), "max_replicas": 3}, "cpu"),
         ({"target_cpu": 0}, "target_cpu"),
+        ({"url": "https://user:word@late.example"}, "url"),
         ({"name": "Late_Model"}, "name"),
         ({"name": "a" * 46}, "name"),
         ({"pod": Pod(image="i", active_deadline=60)}, "active_deadline"),

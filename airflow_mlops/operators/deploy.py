@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, AssetAlias
@@ -32,6 +33,16 @@ class DeployOperator(StepOperator):
     :param predictions: name of the datasets of predictions; ``MODEL_predictions`` by default
     :param window: length of the time windows of the predictions: ``day`` or ``hour``
     :param log_predictions: whether the endpoint logs its predictions
+    :param hash_columns: columns to log as keyed hashes (pseudonyms) instead of their values
+    :param drop_columns: columns that are not logged
+    :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
+        ``hash_columns``
+    :param sample: share of the requests that are logged, 0 to 1; 1 by default
+    :param shadow: number or alias of a version that scores the same rows in the shadow
+    :param canary: number or alias of a version that answers a share of the requests
+    :param canary_share: this share, 0 to 1; 0.1 by default
+    :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the request
+    :param feast_repo: folder, in the pods, of the Feast repository in whose online store the servers look up features
     :param token_conn_id: id of the Airflow connection whose password is the token of the endpoint; needed if the servers have
         the environment variable ``MLOPS_SERVE_TOKEN``
     :param mlflow_conn_id: id of the Airflow connection to MLflow, also for the servers
@@ -56,6 +67,15 @@ class DeployOperator(StepOperator):
         predictions: str | None = None,
         window: str = "day",
         log_predictions: bool = True,
+        hash_columns: Sequence[str] = (),
+        drop_columns: Sequence[str] = (),
+        hash_conn_id: str | None = None,
+        sample: float | str | None = None,
+        shadow: str | None = None,
+        canary: str | None = None,
+        canary_share: float | str | None = None,
+        canary_key: str | None = None,
+        feast_repo: str | None = None,
         token_conn_id: str | None = None,
         mlflow_conn_id: str = "mlflow_default",
         **kwargs: Any,

@@ -19,6 +19,16 @@ class DeploySpec(Spec):
     :param predictions: name of the datasets of predictions; ``MODEL_predictions`` by default
     :param window: length of the time windows of the predictions
     :param log_predictions: whether the endpoint logs its predictions
+    :param hash_columns: columns to log as keyed hashes (pseudonyms) instead of their values
+    :param drop_columns: columns that are not logged
+    :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
+        ``hash_columns``
+    :param sample: share of the requests that are logged, 0 to 1; 1 by default
+    :param shadow: number or alias of a version that scores the same rows in the shadow
+    :param canary: number or alias of a version that answers a share of the requests
+    :param canary_share: this share, 0 to 1; 0.1 by default
+    :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the request
+    :param feast_repo: folder of the Feast repository in whose online store the servers look up features
     """
 
     model: Name
@@ -26,6 +36,15 @@ class DeploySpec(Spec):
     predictions: Name | None = None
     window: Literal["hour", "day"] = "day"
     log_predictions: bool = True
+    hash_columns: list[str] = Field(default_factory=list)
+    drop_columns: list[str] = Field(default_factory=list)
+    hash_conn_id: str | None = None
+    sample: float | None = Field(default=None, ge=0, le=1)
+    shadow: str | None = Field(default=None, min_length=1)
+    canary: str | None = Field(default=None, min_length=1)
+    canary_share: float | None = Field(default=None, ge=0, le=1)
+    canary_key: str | None = Field(default=None, min_length=1)
+    feast_repo: str | None = None
     mlflow: MLflowTarget = MLflowTarget()
 
 

@@ -21,6 +21,8 @@ INSTANCE, MANAGED_BY, MANAGER = "app.kubernetes.io/instance", "app.kubernetes.io
 # The pods that were made from one manifest have the same value of this label.
 TEMPLATE = "airflow-mlops/template"
 _SPOOL = "/var/spool/airflow-mlops"
+# Words of a command before the arguments: python -m airflow_mlops.serving.
+_INTERPRETER = 3
 # Seconds for which a pod answers after Kubernetes has decided to end it, because Services still send it requests; and the
 # seconds until it is killed, in which it answers what has come and uploads its spool.
 _DRAIN, _GRACE = 5, 60
@@ -30,14 +32,26 @@ def command(spec: DeploySpec, store: str) -> list[str]:
     """Return the command of a server.
 
     :param store: URL of the artifact store
+    :raises SpecError: the settings of the server contradict each other
     """
+    from airflow_mlops.serving.__main__ import settings
+
     words = ["python", "-m", "airflow_mlops.serving", spec.model, "--store", store, "--host", "0.0.0.0"]  # noqa: S104
     words += ["--port", str(PORT), "--mlflow-conn-id", spec.mlflow.conn_id, "--window", spec.window, "--spool", _SPOOL]
     if spec.version is not None:
         words += ["--version", str(spec.version)]
     if spec.predictions is not None:
         words += ["--predictions", spec.predictions]
-    return [literal(word) for word in (words if spec.log_predictions else [*words, "--no-log"])]
+    if not spec.log_predictions:
+        words.append("--no-log")
+    for option in ("hash_conn_id", "sample", "shadow", "canary", "canary_share", "canary_key", "feast_repo"):
+        if (value := getattr(spec, option)) is not None:
+            words.append(f"--{option.replace('_', '-')}={value}")
+    words += [f"--hash-column={name}" for name in spec.hash_columns]
+    words += [f"--drop-column={name}" for name in spec.drop_columns]
+    # What the server would refuse fails the task before anything is changed.
+    settings(words[_INTERPRETER:])
+    return [literal(word) for word in words]
 
 
 def server_pod(pod: Pod, template: Json, words: Sequence[str]) -> Json:

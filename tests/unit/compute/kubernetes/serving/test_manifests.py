@@ -11,6 +11,7 @@ from airflow_mlops.compute import Deployment, KServe, Pod
 from airflow_mlops.compute.kubernetes.serving import manifests
 from airflow_mlops.compute.kubernetes.serving.target import default_name
 from airflow_mlops.core.errors import ComputeError, SpecError
+from airflow_mlops.serving.__main__ import settings
 from airflow_mlops.stages.deploy.spec import DeploySpec
 
 NEW = {"autoscaling": ["v1", "v2"], "policy": ["v1"]}
@@ -47,6 +48,31 @@ def test_the_server_gets_the_parameters_of_the_deployment(spec, words):
         assert word in command
         if not word.startswith("--"):
             assert command[command.index(word) - 1] == asked[position - 1]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"version": 7, "predictions": "late_online", "window": "hour"},
+        {"hash_columns": ["--a b", "c"], "drop_columns": ["d"], "hash_conn_id": "key", "sample": 0.25},
+        {"shadow": "challenger", "canary": "9", "canary_share": 0.0, "canary_key": "--customer"},
+        {"feast_repo": "/dags/features"},
+    ],
+)
+def test_the_server_reads_from_its_command_what_the_task_was_given(given):
+    words = manifests.command(DeploySpec(model="late", **given), "s3://bucket/mlops")
+    found = settings(words[3:])
+    assert found.store == "s3://bucket/mlops"
+    assert {name: getattr(found, name) for name in given} == given
+
+
+@pytest.mark.parametrize(
+    "given", [{"canary_share": 0.5}, {"hash_columns": ["a"]}, {"shadow": "x", "log_predictions": False}]
+)
+def test_settings_that_contradict_each_other_are_refused(given):
+    with pytest.raises(SpecError):
+        manifests.command(DeploySpec(model="late", **given), "s3://bucket/mlops")
 
 
 def test_kubernetes_expands_nothing_in_the_command():

@@ -17,12 +17,14 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from airflow.sdk.execution_time.context import ConnectionAccessor
+from airflow.sdk.execution_time.task_runner import _serialize_rendered_fields
 
 from airflow_mlops import operators
-from airflow_mlops.compute import Deployment, Pod, Process, Worker
+from airflow_mlops.compute import Deployment, KServe, Pod, Process, Worker
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.secrets import url_credentials
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.deploy.spec import DeployResult
 from airflow_mlops.trainers import Float, Search, SklearnTrainer, TorchTrainer
 
 SECRETS = {
@@ -168,7 +170,8 @@ def left(monkeypatch, tmp_path):
     monkeypatch.setattr(
         "airflow_mlops.stages.runner.run_call", lambda call, connections: keep("call", call.model_dump_json())
     )
-    monkeypatch.setattr("airflow_mlops.compute.kubernetes.serving.removal.find", lambda *place: None)
+    # There is no cluster in which an endpoint could be looked for.
+    monkeypatch.setattr("airflow_mlops.compute.kubernetes.serving.removal.find", lambda *args: None)
     started = SimpleNamespace(**{**vars(subprocess), "Popen": lambda command, env, **kwargs: keep("process", command)})
     monkeypatch.setattr("airflow_mlops.compute.process.subprocess", started)
     return found
@@ -191,8 +194,6 @@ def context_of(task: Any) -> dict[str, Any]:
 
 def run(operator: str, place: Any, **further: Any) -> tuple[Any, Any]:
     """Render and run a task. Return its rendered fields as Airflow would store them, and the exception that ended it."""
-    from airflow.sdk.execution_time.task_runner import _serialize_rendered_fields
-
     parameters = {**PARAMETERS[operator], **further}
     with DAG("planted", schedule=None):
         task = getattr(operators, operator)(task_id="task", run_on=place, **parameters)
@@ -277,6 +278,31 @@ def test_a_url_with_credentials_in_a_pod_is_refused(left):
     assert "'spec.containers[0].env[3].value'" in str(ended)
     assert leaks(str(ended)) == []
     assert left == []
+
+
+@pytest.mark.parametrize("target", [Deployment, KServe])
+def test_the_objects_of_an_endpoint_have_no_secret(target, left, tmp_path):
+    from airflow_mlops.compute.kubernetes.serving.rollout import Rollout
+
+    def objects(**fields: Any) -> list[dict[str, Any]]:
+        servers = target(pod=pod(**fields), max_replicas=3)
+        with DAG("planted", schedule=None):
+            task = operators.DeployOperator(task_id="task", model="m", target=servers, token_conn_id="planted")
+        context = context_of(task)
+        task.render_template_fields(context, task.dag.get_template_env())
+        assert leaks(_serialize_rendered_fields(task)) == []
+        call = task.call(task.spec.model_validate(task.build_spec(context)), context)
+        chosen = DeployResult(model="m", version=REF, follows=True, check_key="k", summary="")
+        rollout = Rollout(task.target, call, chosen, context, logging.getLogger("test"))
+        served = {"autoscaling": ["v2"], "policy": ["v1"], "serving.kserve.io": ["v1beta1"]}
+        return task.target.manifests("m", "n", rollout._pod, served)
+
+    made = objects(cpu=1)
+    assert made[0]["kind"] == target.kind
+    assert leaks(made) == []
+    with pytest.raises(SpecError, match="secrets=") as refused:
+        objects(cpu=1, env={"PROXY": f"http://ada:{SECRETS['url']}@proxy:3128"})
+    assert leaks(str(refused.value)) == []
 
 
 @pytest.mark.parametrize("url", ["sftp://ada:{}@h/mlops", "s3://bucket/x?secret_access_key={}"])

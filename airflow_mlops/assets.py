@@ -18,6 +18,18 @@ def retrain_uri(model: str) -> str:
     return f"mlops://{model}/retrain"
 
 
+def champion_uri(model: str) -> str:
+    """Return the URI of the asset whose events say that the champion of ``model`` changed."""
+    return f"mlops://{model}/champion"
+
+
+def is_champion_uri(uri: str) -> bool:
+    """Return whether ``uri`` is :func:`champion_uri` of a model."""
+    scheme, _, rest = uri.partition("://")
+    model, _, name = rest.rpartition("/")
+    return scheme == "mlops" and bool(model) and name == "champion"
+
+
 @dataclass(frozen=True)
 class Consumer:
     """A DAG that is scheduled on an asset.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow.sdk import conf
 
-from airflow_mlops.assets import Consumer, consumers, retrain_uri
+from airflow_mlops.assets import Consumer, champion_uri, consumers, retrain_uri
 from airflow_mlops.compute.connections import look_up
 from airflow_mlops.core.errors import MLOpsError
 
@@ -121,7 +121,7 @@ def emit_champion(result: RollbackResult) -> None:
     from sqlalchemy import select
     from sqlalchemy.exc import SQLAlchemyError
 
-    uri = f"mlops://{result.model}/champion"
+    uri = champion_uri(result.model)
     extra = {
         "version": result.champion.version,
         "run_id": result.champion.run_id,

@@ -56,6 +56,7 @@ GATES = [
 flights_ready = Asset("mlops://flights/features")
 predictions_ready = Asset(f"mlops://{MODEL}/predictions")
 retrain_wanted = Asset(f"mlops://{MODEL}/retrain")
+champion_changed = Asset(f"mlops://{MODEL}/champion")
 
 default_args = {"owner": "flights-team", "model": MODEL, "retries": 2}
 TAGS = ["flights", "mlops"]

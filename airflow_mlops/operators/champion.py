@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import Asset, AssetAlias
 
+from airflow_mlops.assets import champion_uri
 from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.operators.base import StepOperator
 
@@ -75,4 +76,4 @@ class ChampionOperator(StepOperator):
 
 
 def _asset(result: dict[str, Any]) -> Asset:
-    return Asset(f"mlops://{result['model']}/champion")
+    return Asset(champion_uri(result["model"]))

@@ -1,6 +1,7 @@
 """The Airflow plugin, which adds pages to Airflow's UI, serves pages of the artifact store and registers listeners.
 
-The listeners import the modules of ``[mlops] preload``, and start DAGs without partitions on requests for retraining.
+The listeners import the modules of ``[mlops] preload``, and start DAGs without partitions on requests for
+retraining and on changes of the champion.
 
 Every task process imports this module, so it must import quickly.
 """
@@ -11,7 +12,7 @@ from typing import Any
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
-from airflow_mlops.plugin import preload, retraining
+from airflow_mlops.plugin import keyless_events, preload
 from airflow_mlops.plugin.bundle import react_apps
 
 
@@ -29,5 +30,5 @@ class MLOpsPlugin(AirflowPlugin):
 
     name = "mlops"
     fastapi_apps = [{"name": "mlops", "app": _Pages(), "url_prefix": "/mlops"}]  # noqa: RUF012 - as Airflow declares it
-    listeners = [preload, retraining]  # noqa: RUF012
+    listeners = [preload, keyless_events]  # noqa: RUF012
     react_apps = react_apps()

@@ -21,7 +21,7 @@ from tests.support.live import LiveAirflow
 pytestmark = pytest.mark.slow
 
 DAGS = """
-from airflow.sdk import DAG, Asset, PartitionedAssetTimetable, PartitionedAtRuntime
+from airflow.sdk import DAG, Asset, PartitionedAssetTimetable, PartitionedAtRuntime, task
 from airflow_mlops.operators import BuildTrainingSetOperator, MonitorOperator
 
 for name, schedule in (("monitor_keyed", PartitionedAtRuntime()), ("monitor_plain", None)):
@@ -40,6 +40,24 @@ for model in ("keyed_keyed", "keyed_plain", "plain_keyed", "plain_plain", "pause
             task_id="build", name=f"{model}_training", timestamp="at", columns=["x"], split=None,
             entities={"name": "months", "window": "2024-01..{{ mlops_request.window or partition_key or params.window }}"},
         )
+
+champion = Asset("mlops://promoted/champion")
+with DAG("promote_keyed", schedule=PartitionedAtRuntime(), catchup=False):
+
+    @task(outlets=[champion])
+    def promote(outlet_events):
+        outlet_events[champion].extra = {"version": 7, "replaced": None}
+
+    promote()
+# The template of dags/flights_deploy.py.
+CHAMPION = "{{ (triggering_asset_events.values() | list)[0][-1].extra.version if triggering_asset_events else params.version }}"
+with DAG("deploy_plain", schedule=[champion], catchup=False, params={"version": None}):
+
+    @task
+    def deploy(version, triggering_asset_events):
+        return [version, len(triggering_asset_events)]
+
+    deploy(CHAMPION)
 """
 MODELS = [f"{monitor}_{train}" for monitor, train in product(("keyed", "plain"), repeat=2)]
 
@@ -119,6 +137,20 @@ def test_a_request_starts_every_training_dag_with_its_window_whatever_the_schedu
     assert [len(airflow.runs(f"train_{model}")) for model in MODELS] == [1, 1, 1, 1]
     # The request was answered, so the cooldown of 60 days holds.
     assert check(airflow, "keyed_keyed", "2024-05")["decision"] == "watch"
+
+
+def test_a_new_champion_starts_a_dag_without_partitions(airflow):
+    airflow.parsed("deploy_plain")
+    run = airflow.trigger("promote_keyed", partition_key="2024-04")
+    assert airflow.wait("promote_keyed", run, 300) == "success"
+    deployed = airflow.until(lambda: airflow.runs("deploy_plain"), "deploy_plain starts", 300)
+    assert airflow.wait("deploy_plain", deployed[0]["dag_run_id"], 300) == "success"
+    assert airflow.xcom("deploy_plain", deployed[0]["dag_run_id"], "deploy") == ["7", 1]
+    assert len(airflow.runs("deploy_plain")) == 1
+    # DeployOperator takes the text as well.
+    by_hand = airflow.trigger("deploy_plain")
+    assert airflow.wait("deploy_plain", by_hand, 300) == "success"
+    assert airflow.xcom("deploy_plain", by_hand, "deploy") == ["None", 0]
 
 
 def test_a_person_starts_the_same_training_dags(airflow, store):

@@ -85,7 +85,7 @@ def test_the_file_in_the_plugins_folder_registers_a_package_that_is_not_installe
         # Plugins registered by entry points are loaded as well.
         assert "OpenLineageProviderPlugin" in plugins["plugins"]
     assert "/mlops" in found["pages"]
-    assert found["listeners"] == ["airflow_mlops.plugin.preload", "airflow_mlops.plugin.retraining"]
+    assert found["listeners"] == ["airflow_mlops.plugin.preload", "airflow_mlops.plugin.keyless_events"]
     assert {"pandas", "torch", "mlflow", "train", "base"}.isdisjoint(found["loaded"])
 
 

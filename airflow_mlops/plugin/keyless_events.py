@@ -1,8 +1,9 @@
-"""The listener that starts DAGs without partitions on requests for retraining.
+"""The listener that starts DAGs without partitions on requests for retraining and on changes of the champion.
 
-The event of a request has the monitored window as its partition key. Airflow 3.3 starts only DAGs with partitions on an
-event with a key. This listener therefore registers the event a second time, without a key, if a DAG without partitions is
-scheduled on the asset. Airflow calls the listener in the API server, after it has stored the event.
+The event of a request has the monitored window as its partition key, and the event of a new champion the key of the run that
+promoted it. Airflow 3.3 starts only DAGs with partitions on an event with a key. This listener therefore registers the event a
+second time, without a key, if a DAG without partitions is scheduled on the asset. Airflow calls the listener in the API
+server, after it has stored the event.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ log = logging.getLogger(__name__)
 
 @hookimpl
 def on_asset_event_emitted(asset_event: AssetEvent) -> None:
-    """Register a request for retraining without its partition key, if a DAG without partitions listens."""
-    if asset_event.partition_key is None or not _is_request(asset_event):
+    """Register a request or a change of the champion without its partition key, if a DAG without partitions listens."""
+    if asset_event.partition_key is None or not (_is_request(asset_event) or _is_new_champion(asset_event)):
         return
     from airflow.assets.manager import asset_manager
     from airflow.models.taskinstance import TaskInstance
@@ -51,3 +52,10 @@ def _is_request(event: AssetEvent) -> bool:
 
     request = event.extra.get("request") if event.extra else None
     return isinstance(request, dict) and event.asset.uri == retrain_uri(str(request.get("model", "")))
+
+
+def _is_new_champion(event: AssetEvent) -> bool:
+    from airflow_mlops.assets import is_champion_uri
+
+    # Events of other producers have no version of a model.
+    return is_champion_uri(event.asset.uri) and {"version", "replaced"} <= {*(event.extra or {})}

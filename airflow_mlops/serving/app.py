@@ -8,10 +8,10 @@ import logging
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request, Response
 from pydantic_core import from_json, to_json
@@ -34,10 +34,13 @@ from airflow_mlops.serving.spec import CANARY_SHARE, ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
+
 access = logging.getLogger("airflow_mlops.serving.access")
 
-# Requests with more rows are scored in a thread, so that other requests need not wait for them.
-_ROWS_HERE = 256
+# Requests with more rows are scored in a thread, and larger bodies are read in one, so that other requests need not wait for
+# them.
+_ROWS_HERE, _BYTES_HERE = 256, 65_536
 _JSON = "application/json"
 _ID_LENGTH = 200
 _BINARY_HEADER = "inference-header-content-length"
@@ -121,44 +124,34 @@ class Endpoint:
                 400, f"The header Inference-Header-Content-Length is {header!r}, but the body has {len(data)} bytes."
             )
         size = len(data) if header is None else int(header)
-        body = _object(data[:size])
+        large = len(data) > _BYTES_HERE
+        body = await _run(large, _object, data[:size])
         protocol.requested(body)  # refuses before the rows are scored
-        rows = protocol.read(body, memoryview(data)[size:], served)
+        rows = await _run(large, protocol.read, body, memoryview(data)[size:], served)
         request_id = _request_id(request, body)
         served, rows = self._routed(request, served, rows, request_id)
         found = await self._predict(served, rows, request_id)
-        described, buffers = protocol.answer(served, found, request_id, body)
-        if not buffers:
-            return _json(described)
-        content = to_json(described)
-        return Response(
-            b"".join([content, *buffers]),
-            headers={_BINARY_HEADER: str(len(content))},
-            media_type="application/octet-stream",
-        )
+        return await _run(large, _tensors, served, found, request_id, body)
 
     async def predict(self, request: Request) -> Response:
         """Answer ``POST /v2/models/M[/versions/V]/predict``, which takes rows, or entities whose features are looked up."""
         served = self._served(request)
-        body = _object(await self._body(request))
+        data = await self._body(request)
+        large = len(data) > _BYTES_HERE
+        body = await _run(large, _object, data)
         if type(logged := body.get("log", True)) is not bool:
             raise SchemaError("`log` is neither true nor false.")
         request_id = _request_id(request, body)
-        rows, missing = await self._rows(served, body)
+        rows, missing = await self._rows(served, body, large)
         served, rows = self._routed(request, served, rows, request_id)
         found = await self._predict(served, rows, request_id, logged=logged)
-        predictions = [
-            {"prediction": prediction, "score": score}
-            for prediction, score in zip(found.prediction.tolist(), found.score.tolist(), strict=True)
-        ]
-        for prediction, names in zip(predictions, missing, strict=False):
-            prediction["missing"] = names
-        return _json(
-            {"id": request_id, "model": served.ref.model, "version": served.ref.version, "predictions": predictions}
-        )
+        return await _run(large, _predictions, served, found, request_id, missing)
 
-    async def _rows(self, served: Served, body: dict[str, Any]) -> tuple[Rows, list[list[str]]]:
-        """Return the rows of a request, and for each entity its looked-up features that are null."""
+    async def _rows(self, served: Served, body: dict[str, Any], large: bool) -> tuple[Rows, list[list[str]]]:
+        """Return the rows of a request, and for each entity its looked-up features that are null.
+
+        :param large: whether the rows are read in a thread
+        """
         given = {name: body[name] for name in ("rows", "entities") if name in body}
         if len(given) != 1 or not isinstance(next(iter(given.values())), list):
             raise SchemaError(
@@ -166,7 +159,7 @@ class Endpoint:
                 "of objects with the keys by which features are looked up."
             )
         if "rows" in given:
-            return served.columns.rows(given["rows"]), []
+            return await _run(large, served.columns.rows, given["rows"]), []
         if served.lookup is None:
             raise SchemaError(
                 f"No features are looked up for {served.ref}, because "
@@ -371,6 +364,34 @@ class _Line:
                 "bytes": len(self._response.body),
             }
         )
+
+
+async def _run(large: bool, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function, in a thread if the request is large."""
+    if not large:
+        return function(*arguments)
+    return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+
+
+def _tensors(served: Served, found: Predictions, request_id: str, body: dict[str, Any]) -> Response:
+    described, buffers = protocol.answer(served, found, request_id, body)
+    if not buffers:
+        return _json(described)
+    content = to_json(described)
+    headers = {_BINARY_HEADER: str(len(content))}
+    return Response(b"".join([content, *buffers]), headers=headers, media_type="application/octet-stream")
+
+
+def _predictions(served: Served, found: Predictions, request_id: str, missing: Sequence[list[str]]) -> Response:
+    predictions = [
+        {"prediction": prediction, "score": score}
+        for prediction, score in zip(found.prediction.tolist(), found.score.tolist(), strict=True)
+    ]
+    for prediction, names in zip(predictions, missing, strict=False):
+        prediction["missing"] = names
+    return _json(
+        {"id": request_id, "model": served.ref.model, "version": served.ref.version, "predictions": predictions}
+    )
 
 
 async def _unknown(request: Request, error: Exception) -> Response:

@@ -88,9 +88,12 @@ def server(champion: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) 
         yield found
 
 
-def test_scores_equal_those_of_scoring_in_batches(champion, server):
+# A body of 6,000 rows is read in a thread.
+@pytest.mark.parametrize("count", [500, 6_000])
+def test_scores_equal_those_of_scoring_in_batches(champion, server, count):
     scored = table(open_dataset(champion.store, DatasetRef.model_validate(champion.results["score"]["dataset"])))
-    rows = scored.select([*COLUMNS, "score", "prediction"]).to_pylist()[:500]
+    rows = (scored.select([*COLUMNS, "score", "prediction"]).to_pylist() * 4)[:count]
+    assert len(rows) == count
     answer = requests.post(
         server.predict, json={"rows": [{name: row[name] for name in COLUMNS} for row in rows]}
     ).json()
@@ -100,11 +103,11 @@ def test_scores_equal_those_of_scoring_in_batches(champion, server):
         {"name": name, "shape": [len(rows), 1], "datatype": "FP64", "data": [row[name] for row in rows]}
         for name in COLUMNS
     ]
-    answer = requests.post(server.infer, json={"id": "seven", "inputs": inputs}).json()
+    answer = requests.post(server.infer, json={"id": f"seven-{count}", "inputs": inputs}).json()
     outputs = {item["name"]: item for item in answer["outputs"]}
     assert outputs["score"]["data"] == [row["score"] for row in rows]
     assert outputs["probabilities"]["shape"] == [len(rows), 2]
-    assert (answer["id"], answer["model_version"]) == ("seven", "1")
+    assert (answer["id"], answer["model_version"]) == (f"seven-{count}", "1")
 
 
 def test_binary_tensors_are_those_of_tritons_client(server):
@@ -203,11 +206,16 @@ def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path, monk
         requests.post(server.predict, json={"id": "unlogged", "rows": [ROW], "log": False}).raise_for_status()
         # A second later, the predictions are on the disk.
         time.sleep(2.5)
+        while not list(tmp_path.glob("*.arrows")):
+            # They have been uploaded just now, every ten seconds.
+            sent.append(f"request-{len(sent)}")
+            requests.post(server.predict, json={"id": sent[-1], "rows": [{**ROW, "order": "a-5"}, ROW]})
+            time.sleep(2.5)
         server.process.send_signal(signal.SIGKILL)
         server.process.wait()
-    (left,) = tmp_path.glob("*.arrows")
-    assert b"request-7" in left.read_bytes()
-    assert b"a-5" not in left.read_bytes()
+    left = b"".join(path.read_bytes() for path in tmp_path.glob("*.arrows"))
+    assert b"request-" in left
+    assert b"a-5" not in left
     with served(champion, tmp_path, *hashed) as server:
         requests.post(server.predict, json={"id": "last", "rows": [ROW]}).raise_for_status()
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,100 @@
+"""Read requests, and write answers."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fastapi import Request, Response
+from pydantic_core import from_json, to_json
+from starlette.requests import ClientDisconnect
+
+from airflow_mlops.core.errors import SchemaError
+
+T = TypeVar("T")
+
+_JSON = "application/json"
+_ID_LENGTH = 200
+
+
+class RefusedError(Exception):
+    """A request that is answered with an error.
+
+    :param status: status of the answer
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+async def read_body(request: Request, limit: int, seconds: float) -> bytes:
+    """Read the body of a request.
+
+    :param limit: largest size, in bytes
+    :param seconds: time within which the body must have arrived
+    :raises RefusedError: the body is compressed, too large or too slow, or the client closed the connection
+    """
+    if (encoding := request.headers.get("content-encoding", "identity")) != "identity":
+        raise RefusedError(415, f"The body has the Content-Encoding {encoding[:60]!r}. Send it uncompressed.")
+    too_large = RefusedError(413, f"The body is larger than {limit:,} bytes. Send fewer rows in a request.")
+    length = request.headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise too_large
+
+    async def read() -> bytes:
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > limit:
+                raise too_large
+            parts.append(part)
+        return b"".join(parts)
+
+    try:
+        return await asyncio.wait_for(read(), seconds)
+    except asyncio.TimeoutError:
+        raise RefusedError(408, f"The body did not arrive within {seconds:g} s.") from None
+    except ClientDisconnect:
+        # Nobody reads the answer; the status is that of nginx.
+        raise RefusedError(499, "The client closed the connection before it had sent the body.") from None
+
+
+async def in_thread_if(large: bool, function: Callable[..., T], *arguments: Any) -> T:
+    """Call a function, in a thread if the request is large."""
+    if not large:
+        return function(*arguments)
+    return await asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+
+
+def json_answer(value: Any, status: int = 200) -> Response:
+    """Return an answer whose body is ``value`` as JSON."""
+    return Response(to_json(value), status, media_type=_JSON)
+
+
+def json_object(data: bytes) -> dict[str, Any]:
+    """Return the JSON object that ``data`` contains.
+
+    :raises RefusedError: ``data`` is not JSON
+    :raises SchemaError: ``data`` is JSON, but no object
+    """
+    try:
+        body = from_json(data, allow_inf_nan=False)
+    except ValueError as error:
+        raise RefusedError(400, f"The body is not JSON: {error}.") from None
+    if not isinstance(body, dict):
+        raise SchemaError("The body is not a JSON object.")
+    return body
+
+
+def request_id_of(request: Request, body: dict[str, Any]) -> str:
+    """Return the id of a request: the field ``id``, the header ``X-Request-Id``, or a new one.
+
+    :raises SchemaError: the id is not a text, or is too long
+    """
+    given = body.get("id") or request.headers.get("x-request-id") or uuid.uuid4().hex
+    if not isinstance(given, str) or len(given) > _ID_LENGTH:
+        raise SchemaError(f"The id of the request is not a text of at most {_ID_LENGTH} characters.")
+    return given

@@ -9,7 +9,7 @@ The decisions are made by the code that MonitorOperator runs (:func:`airflow_mlo
 :mod:`airflow_mlops.stages.backtest.replay`. What is left out: artifact store, registry, gates, and the wait for the repair of
 broken inputs. Simulated worlds use linear models of a few matrix products, so that a replay takes about a second, and real
 series use trees. Labels that arrive later do not change the trainings of a window, so all delays share them. ``--quick``
-needs about 3 minutes of one core, and everything about 15.
+needs about 5 minutes of one core, and everything about half an hour.
 
 - ``none``: nothing changes
 - ``seasonal``: the inputs follow a season of 12 windows; the relation between inputs and label stays

@@ -367,7 +367,7 @@ def test_every_route_needs_a_login_and_does_not_tell_what_exists(app: Any, store
     bodies = {"retrain": {"reason": "Snow."}, "rollback": {"reason": "Snow."}, "acknowledge": {"window": window}}
     paths = client(app, "viewer").get("/mlops/api/openapi.json").json()["paths"]
     routes = [(method, path) for path, methods in paths.items() for method in methods]
-    assert len(routes) == 12
+    assert len(routes) == 14
 
     def status(user: TestClient, method: str, path: str, model: str) -> int:
         values = {

@@ -137,7 +137,7 @@ def test_without_a_model_all_supported_columns_are_profiled(memory):
     assert done.summary == "Profiled 50 rows and 3 columns of dataset 'rows'."
     done = step.run(ProfileSpec(dataset=data.ref, columns=["s"], shard=1, shards=2), context)
     assert set(shards.read(memory, done.profile).profile.columns) == {"s"}
-    assert done.summary == "Profiled 20 rows and 1 columns of shard 1 of 2 of dataset 'rows'."
+    assert done.summary == "Profiled 20 rows and 1 column of shard 1 of 2 of dataset 'rows'."
     with pytest.raises(SchemaError, match="rows.*'y'.*x, s, t"):
         step.run(ProfileSpec(dataset=data.ref, columns=["y"]), context)
 

@@ -83,9 +83,9 @@ def champion(cluster: Cluster, server: str) -> SimpleNamespace:
 def secret(cluster: Cluster, server: str) -> str:
     """A Secret with the connection to MLflow."""
     connection = json.dumps({"conn_type": "mlflow", "host": server, "password": "not-to-be-seen"})
-    body = {"metadata": {"name": "mlops-connections"}, "stringData": {"AIRFLOW_CONN_MLFLOW_DEFAULT": connection}}
+    body = {"metadata": {"name": "endpoint-connections"}, "stringData": {"AIRFLOW_CONN_MLFLOW_DEFAULT": connection}}
     cluster.core.create_namespaced_secret(cluster.namespace, body)
-    return "mlops-connections"
+    return "endpoint-connections"
 
 
 class Endpoints:

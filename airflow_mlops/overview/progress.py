@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _LOSSES = ("train_loss", "validation_loss")
-_PARENT = "mlflow.parentRunId"
+_PARENT, _TRIAL = "mlflow.parentRunId", "mlops.trial"
 # A search has a run for each trial. The newest ones are shown.
 _TRIALS = 200
 # Metrics of a trial that the search adds to the one it optimises.
@@ -77,9 +77,7 @@ def progress(client: MlflowClient, dag_id: str, run_id: str, task_id: str, map_i
             if run.data.tags.get("mlops.map_index", "") == (str(map_index) if map_index >= 0 else "")
         ]
         for run in own or runs:
-            trials = [
-                _trial(item) for item in _search(client, [run.info.experiment_id], {_PARENT: run.info.run_id}, _TRIALS)
-            ]
+            trials = _trials(client, run)
             if own or trials:
                 return Progress(
                     run_url=f"{ui}/#/runs/{quote(run.info.run_id)}" if ui else None,
@@ -107,10 +105,16 @@ def _curves(client: MlflowClient, run: Any) -> list[Curve]:
     ]
 
 
+def _trials(client: MlflowClient, run: Any) -> list[Trial]:
+    children = _search(client, [run.info.experiment_id], {_PARENT: run.info.run_id}, _TRIALS)
+    # A user's own code may log nested runs, which are no trials.
+    return [_trial(item) for item in children if item.data.tags.get(_TRIAL, "").isdecimal()]
+
+
 def _trial(run: Any) -> Trial:
     tags = run.data.tags
     return Trial(
-        number=int(tags.get("mlops.trial", 0)),
+        number=int(tags[_TRIAL]),
         state=tags.get("mlops.state", "running"),
         metrics={name: value for name, value in run.data.metrics.items() if name != _OTHER},
         params=dict(run.data.params),

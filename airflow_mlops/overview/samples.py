@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from airflow_mlops.core.base import Model
+from airflow_mlops.core.base import Model, parse
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.datasets.catalog import read_manifest
@@ -35,12 +35,13 @@ def quarantined(store: ArtifactStore, result: dict[str, Any]) -> Samples:
     """Return the first rows that a validation has quarantined.
 
     :param result: the stored result of the validation
+    :raises SpecError: the result was written by another release, and names no dataset
     :raises DatasetNotFoundError: the dataset was deleted
     :raises DatasetCorruptError: the dataset was changed
     """
     if not result.get("quarantined"):
         return Samples()
-    ref = DatasetRef.model_validate(result["quarantined"])
+    ref = parse(DatasetRef, result["quarantined"], "The result of the task")
     dataset = Dataset(store, read_manifest(store, ref.name, ref.id))
     batch = next((found for found in dataset.batches(batch_rows=ROWS) if found.num_rows), None)
     if batch is None:

@@ -212,7 +212,11 @@ def test_quarantined_rows_are_for_those_who_read_assets(
     result = {"summary": "Failed.", "success": False, "docs_url": "", "quarantined": ref}
     store.write_json("results/train/r/check/-1/a.json", result)
     store.write_json("results/train/r/all_valid/-1/a.json", {**result, "quarantined": None})
+    store.write_json("results/train/r/other_release/-1/a.json", {**result, "quarantined": {"rows": 3}})
     viewer = client(app, "viewer")
+    unreadable = viewer.get("/mlops/api/tasks/train/r/other_release/-1/samples")
+    assert unreadable.status_code >= 400
+    assert "detail" in unreadable.json()
     path = "/mlops/api/tasks/train/r/check/-1/samples"
     found = viewer.get(path).json()
     assert (found["dataset"]["rows"], found["columns"]) == (30, ["failed_expectations", "hour", "note"])
@@ -270,6 +274,10 @@ def test_the_progress_of_a_training_is_what_its_run_has_so_far(
         tags = {"mlflow.parentRunId": search, "mlops.trial": str(number)}
         trial = mlflow.create_run(experiment, tags={**tags, **({"mlops.state": state} if state != "running" else {})})
         mlflow.log_param(trial.info.run_id, "depth", number)
+    # A run that the user's own code has nested is no trial.
+    mlflow.create_run(experiment, tags={"mlflow.parentRunId": search})
+    mlflow.create_run(experiment, tags={"mlflow.parentRunId": other})
+    assert progress("network", 0).json()["trials"] == []
     trials = progress("search", 2).json()["trials"]
     assert {(trial["number"], trial["state"], trial["params"]["depth"]) for trial in trials} == {
         (0, "complete", "0"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from airflow_mlops.compute.kubernetes import failures
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.pod import main_container
+from airflow_mlops.compute.kubernetes.patience import Patience
 from airflow_mlops.compute.kubernetes.serving.kserve import KIND as KSERVE
 from airflow_mlops.compute.kubernetes.serving.manifests import TEMPLATE
 from airflow_mlops.core.errors import DeploymentError, MLOpsError
@@ -80,7 +81,10 @@ class Watch:
     since: float
     limit: float
     patience: float = failures.CONFIG_PATIENCE_SECONDS
-    _hopeless_since: float | None = field(default=None, init=False)
+    _patience: Patience = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._patience = Patience(self.patience)
 
     def error(self, pods: Sequence[Json], now: float) -> MLOpsError | None:
         """Return an error if the endpoint will not become ready, or ``None`` to continue waiting.
@@ -89,12 +93,8 @@ class Watch:
         :param now: the current time, in seconds since 1970
         """
         hopeless = next(filter(None, map(_never_ready, pods)), None)
-        if hopeless is None:
-            self._hopeless_since = None
-        else:
-            self._hopeless_since = now if self._hopeless_since is None else self._hopeless_since
-            if now - self._hopeless_since >= self.patience:
-                return hopeless
+        if error := self._patience.exhausted(hopeless, now):
+            return error
         return self._late(pods) if now - self.since > self.limit else None
 
     def _late(self, pods: Sequence[Json]) -> MLOpsError:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from airflow_mlops.compute.kubernetes import failures
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.train_job import NODE
+from airflow_mlops.compute.kubernetes.patience import Patience
 from airflow_mlops.core.errors import ComputeError, MemoryLimitError, MLOpsError, NoCapacityError, SpecError
 from airflow_mlops.core.moments import parse
 
@@ -95,7 +96,10 @@ class Watch:
     schedule_timeout: int
     startup_timeout: int
     patience: float = failures.CONFIG_PATIENCE_SECONDS
-    _hopeless_since: float | None = field(default=None, init=False)
+    _patience: Patience = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._patience = Patience(self.patience)
 
     def start_error(
         self, job: Json, pods: Sequence[Json], now: float, warnings: Sequence[str] = ()
@@ -108,12 +112,8 @@ class Watch:
         :param warnings: the warning events of the TrainJob, oldest first
         """
         hopeless = next(filter(None, map(failures.never_starts, pods)), None)
-        if hopeless is None:
-            self._hopeless_since = None
-        else:
-            self._hopeless_since = now if self._hopeless_since is None else self._hopeless_since
-            if now - self._hopeless_since >= self.patience:
-                return hopeless
+        if error := self._patience.exhausted(hopeless, now):
+            return error
         if not pods and not _begun(job) and now - self.since > self.schedule_timeout:
             return self._never_began(job, warnings)
         for pod in pods:

@@ -1,0 +1,28 @@
+"""Waits a while before a pod that cannot start is an error, because a missing Secret or image may still arrive."""
+
+from __future__ import annotations
+
+from airflow_mlops.core.errors import MLOpsError
+
+
+class Patience:
+    """Lets an error pass until there has been one for a while.
+
+    :param seconds: time for which there must have been an error
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._since: float | None = None
+
+    def exhausted(self, error: MLOpsError | None, now: float) -> MLOpsError | None:
+        """Return ``error`` if there has been an error at each call for the time of this object, otherwise ``None``.
+
+        :param error: the present error; ``None`` if there is none
+        :param now: the current time, in seconds since 1970
+        """
+        if error is None:
+            self._since = None
+            return None
+        self._since = now if self._since is None else self._since
+        return error if now - self._since >= self._seconds else None

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELEC
 # Blocks before the first row, and after some rows were read and written.
 AT_ONCE = "SELECT pg_sleep(600)::text AS s"
 LATER = "SELECT g, repeat('x', 100) AS s, CASE WHEN g = 200000 THEN pg_sleep(600)::text END AS z FROM generate_series(1, 300000) g"
-MARIADB_AT_ONCE = "SELECT SLEEP(600) AS s"
-MARIADB_LATER = "SELECT seq, REPEAT('x', 100) AS s, IF(seq = 200000, SLEEP(600), 0) AS z FROM seq_1_to_300000"
+# `%s` is a name, because other tests use the same server.
+MARIADB_AT_ONCE = "SELECT SLEEP(600) AS s, '%s' AS q"
+MARIADB_LATER = "SELECT seq, REPEAT('x', 100) AS s, '%s' AS q, IF(seq = 200000, SLEEP(600), 0) AS z FROM seq_1_to_300000"
 
 
 class Timeout(BaseException):
@@ -48,18 +50,32 @@ def timeout():
     signal.signal(signal.SIGALRM, before)
 
 
-def blocked(database: Postgres | MariaDB) -> int:
-    """The number of queries that sleep. Their text may be that of a cursor."""
+@pytest.fixture
+def name() -> str:
+    """A name that identifies the query of the test, because other tests use the same server."""
+    return f"q{uuid.uuid4().hex[:12]}"
+
+
+def blocked(database: Postgres | MariaDB, name: str) -> int:
+    """The number of queries with the name that sleep."""
     if isinstance(database, MariaDB):
-        return int(
-            database.execute("SELECT count(*) FROM information_schema.processlist WHERE state = 'User sleep'")[0][0]
-        )
-    return int(database.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")[0][0])
+        sql = "SELECT count(*) FROM information_schema.processlist WHERE state = 'User sleep' AND info LIKE '%%%s%%'"
+    else:
+        # The text of a query may be that of its cursor, so the session has the name.
+        sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND application_name = '%s'"
+    return int(database.execute(sql % name)[0][0])
 
 
-def wait_until_blocked(database: Postgres | MariaDB) -> None:
+def wait_until_blocked(database: Postgres | MariaDB, name: str) -> None:
     deadline = time.monotonic() + 120
-    while not blocked(database):
+    while not blocked(database, name):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def wait_until_ended(database: Postgres | MariaDB, name: str) -> None:
+    deadline = time.monotonic() + 15
+    while blocked(database, name):
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
@@ -83,9 +99,9 @@ def start_step(folder: Path, spec: dict[str, Any], before: str = "") -> subproce
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
 
 
-def ring_when_blocked(database: Postgres | MariaDB, rung: list[float]) -> None:
+def ring_when_blocked(database: Postgres | MariaDB, name: str, rung: list[float]) -> None:
     try:
-        wait_until_blocked(database)
+        wait_until_blocked(database, name)
     finally:
         rung.append(time.monotonic())
         os.kill(os.getpid(), signal.SIGALRM)
@@ -93,49 +109,51 @@ def ring_when_blocked(database: Postgres | MariaDB, rung: list[float]) -> None:
 
 @pytest.mark.parametrize("sql", [AT_ONCE, LATER], ids=["at once", "later"])
 @pytest.mark.parametrize("engine", ["ADBC", "SQLAlchemy"])
-def test_a_query_on_postgresql_is_cancelled(engine, sql, postgres, tmp_path, monkeypatch, timeout):  # noqa: F811
+def test_a_query_on_postgresql_is_cancelled(engine, sql, name, postgres, tmp_path, monkeypatch, timeout):  # noqa: F811
+    session = {"application_name": name}
     if engine == "SQLAlchemy":
         monkeypatch.setitem(sys.modules, "adbc_driver_postgresql", None)
-    monkeypatch.setenv("AIRFLOW_CONN_PG", json.dumps(postgres.connection()))
+        session = {"sqlalchemy_query": session}
+    monkeypatch.setenv("AIRFLOW_CONN_PG", json.dumps(postgres.connection(extra=session)))
     spec = parse(IngestSpec, {"name": "raw", "conn_id": "pg", "sql": sql}, "Step 'ingest'")
     store = ArtifactStore(f"file://{tmp_path}")
     rung: list[float] = []
-    threading.Thread(target=ring_when_blocked, args=(postgres, rung)).start()
+    threading.Thread(target=ring_when_blocked, args=(postgres, name, rung)).start()
     with pytest.raises(Timeout):
         run(spec, StepContext(store))
     assert time.monotonic() - rung[0] < 4
-    assert blocked(postgres) == 0
+    wait_until_ended(postgres, name)
     assert store.fs.find(store.root) == []
 
 
 @pytest.mark.parametrize("sql", [MARIADB_AT_ONCE, MARIADB_LATER], ids=["at once", "later"])
-def test_a_query_on_mariadb_is_cancelled(sql, mariadb, tmp_path, monkeypatch, timeout):  # noqa: F811
+def test_a_query_on_mariadb_is_cancelled(sql, name, mariadb, tmp_path, monkeypatch, timeout):  # noqa: F811
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(mariadb.connection()))
-    spec = parse(IngestSpec, {"name": "raw", "conn_id": "shop", "sql": sql}, "Step 'ingest'")
+    spec = parse(IngestSpec, {"name": "raw", "conn_id": "shop", "sql": sql % name}, "Step 'ingest'")
     store = ArtifactStore(f"file://{tmp_path}")
     rung: list[float] = []
-    threading.Thread(target=ring_when_blocked, args=(mariadb, rung)).start()
+    threading.Thread(target=ring_when_blocked, args=(mariadb, name, rung)).start()
     with pytest.raises(Timeout):
         run(spec, StepContext(store))
     assert time.monotonic() - rung[0] < 4
-    assert blocked(mariadb) == 0
+    wait_until_ended(mariadb, name)
     assert store.fs.find(store.root) == []
 
 
-def test_a_process_that_is_ended_cancels_its_query_on_mariadb(mariadb, tmp_path, monkeypatch):  # noqa: F811
+def test_a_process_that_is_ended_cancels_its_query_on_mariadb(name, mariadb, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(mariadb.connection()))
-    process = start_step(tmp_path, {"name": "raw", "conn_id": "shop", "sql": MARIADB_AT_ONCE})
-    wait_until_blocked(mariadb)
+    process = start_step(tmp_path, {"name": "raw", "conn_id": "shop", "sql": MARIADB_AT_ONCE % name})
+    wait_until_blocked(mariadb, name)
     started = time.monotonic()
     process.terminate()
     assert process.wait(timeout=30) == 143
     # Process sends SIGKILL after 3.5 s.
     assert time.monotonic() - started < 3.5
-    assert blocked(mariadb) == 0
+    wait_until_ended(mariadb, name)
 
 
-def test_the_query_of_a_process_that_is_killed_ends_too(postgres, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setenv("AIRFLOW_CONN_PG", json.dumps(postgres.connection()))
+def test_the_query_of_a_process_that_is_killed_ends_too(name, postgres, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("AIRFLOW_CONN_PG", json.dumps(postgres.connection(extra={"application_name": name})))
     code = (
         "from airflow_mlops.data.store import ArtifactStore\n"
         "from airflow_mlops.stages.context import StepContext\n"
@@ -144,16 +162,10 @@ def test_the_query_of_a_process_that_is_killed_ends_too(postgres, tmp_path, monk
         f"run(IngestSpec(name='raw', conn_id='pg', sql={AT_ONCE!r}), StepContext(ArtifactStore('file://{tmp_path}')))"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
-    deadline = time.monotonic() + 60
-    while not blocked(postgres):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until_blocked(postgres, name)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 15
-    while blocked(postgres):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    wait_until_ended(postgres, name)
 
 
 @pytest.mark.parametrize("engine", ["ADBC", "SQLAlchemy"])

@@ -28,6 +28,48 @@ _COMMON = (_STORE, _CONNECTION, ARG_VERBOSE)
 
 _COMMANDS = (
     ActionCommand(
+        name="init",
+        help="Propose the DAGs of a new model from files or a table",
+        description="Read files or a table, and write DAGs for ingestion, scoring, monitoring and training, a suite of Great "
+        "Expectations, a test and a README into a new folder. The command asks for what the data does not tell. If no person is at "
+        "the terminal, the arguments must say it.",
+        func=lazy_load_command("airflow_mlops.cli.init.init"),
+        args=(
+            Arg(("name",), help="Name of the model, and the beginning of the names of its DAGs, such as churn"),
+            Arg(
+                ("--files",),
+                nargs="+",
+                help="Files of rows: CSV, JSON lines or Parquet, as paths or URLs, also with patterns",
+            ),
+            Arg(("--conn-id",), help="Id of the Airflow connection to the database of --table"),
+            Arg(("--table",), help="Table or view, as TABLE or SCHEMA.TABLE"),
+            Arg(("--label",), help="Column that the model predicts"),
+            Arg(
+                ("--label-delay",),
+                help="Time after which the label of a row is known: 0 if it comes with the row, 12h, 30D",
+            ),
+            Arg(
+                ("--positive",),
+                help="Label of the positive class, for two classes of text (default: the last one in sorted order)",
+            ),
+            Arg(("--time",), help="Column with the time at which the features of a row were known"),
+            Arg(("--keys",), help="Columns that together identify a row, separated by commas"),
+            Arg(("--features",), help="Columns that are features, separated by commas (default: all that can be)"),
+            Arg(
+                ("--exclude",),
+                help="Columns that are not features, separated by commas, such as those known only later",
+            ),
+            Arg(
+                ("--every",),
+                choices=("day", "week", "month"),
+                help="Length of a window (default: by the time span and the rows)",
+            ),
+            Arg(("--folder",), help="Folder to write, which must be new or empty (default: NAME)"),
+            Arg(("--ci",), choices=("github", "gitlab"), help="Write a pipeline, too, that checks and tests the DAGs"),
+            ARG_VERBOSE,
+        ),
+    ),
+    ActionCommand(
         name="models",
         help="List all models with champion, last verdict, scoring and open requests",
         description="List all models in the artifact store: champion and since when, verdict on the last monitored window, last "
@@ -317,7 +359,7 @@ def get_cli_commands() -> list[GroupCommand]:
     return [
         GroupCommand(
             name="mlops",
-            help="Inspect and manage models and datasets (models, status, ledger, rollback, reproduction, predictions, datasets, purge, clean)",
+            help="Create, inspect and manage models and datasets (init, models, status, ledger, rollback, reproduction, predictions, datasets, purge, clean)",
             subcommands=_COMMANDS,
         )
     ]

@@ -12,7 +12,7 @@ from airflow_mlops.data.datasets import DatasetWriter, Manifest, neighbouring_ma
 from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.types import find_type, is_same_kind
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.ingest.sources import open_source
+from airflow_mlops.stages.ingest.sources import Source, open_source
 from airflow_mlops.stages.ingest.sources.streams import rechunk
 from airflow_mlops.stages.ingest.sources.types import ColumnTypes, declared_types
 from airflow_mlops.stages.ingest.spec import IngestResult, IngestSpec
@@ -34,6 +34,11 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
         the type of its column
     :raises SourceError: the source cannot be read
     """
+    return ingest(open_source(spec, context.connection), spec, context)
+
+
+def ingest(source: Source, spec: IngestSpec, context: StepContext) -> IngestResult:
+    """Write the rows of a source as a dataset; see :func:`run`."""
     started = time.monotonic()
     earlier = neighbouring_manifest(context.store, spec.name, spec.window) if spec.window else None
     types = ColumnTypes(
@@ -41,7 +46,6 @@ def run(spec: IngestSpec, context: StepContext) -> IngestResult:
         earlier=known_types((column.name, find_type(column.type)) for column in earlier.columns) if earlier else {},
         window=earlier.window.label if earlier and earlier.window else "",
     )
-    source = open_source(spec, context.connection)
     kept_as_text: list[str] = []
     with DatasetWriter(context.store, spec.name) as writer:
         with (

@@ -30,7 +30,9 @@ AT_ONCE = "SELECT pg_sleep(600)::text AS s"
 LATER = "SELECT g, repeat('x', 100) AS s, CASE WHEN g = 200000 THEN pg_sleep(600)::text END AS z FROM generate_series(1, 300000) g"
 # `%s` is a name, because other tests use the same server.
 MARIADB_AT_ONCE = "SELECT SLEEP(600) AS s, '%s' AS q"
-MARIADB_LATER = "SELECT seq, REPEAT('x', 100) AS s, '%s' AS q, IF(seq = 200000, SLEEP(600), 0) AS z FROM seq_1_to_300000"
+MARIADB_LATER = (
+    "SELECT seq, REPEAT('x', 100) AS s, '%s' AS q, IF(seq = 200000, SLEEP(600), 0) AS z FROM seq_1_to_300000"
+)
 
 
 class Timeout(BaseException):

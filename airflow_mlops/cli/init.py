@@ -1,0 +1,159 @@
+"""The command ``airflow mlops init``, which proposes the DAGs of a model from its data."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from airflow_mlops import server
+from airflow_mlops.cli.commands import command
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.durations import parse_duration
+from airflow_mlops.core.errors import EmptyWindowError, SpecError, listed
+from airflow_mlops.scaffold import files, sample, schedules
+from airflow_mlops.scaffold.proposal import Given, Proposal, propose
+from airflow_mlops.scaffold.query import of_table
+from airflow_mlops.stages.ingest.spec import IngestSpec
+
+T = TypeVar("T")
+_URL = re.compile(r"[a-z][a-z0-9+]*:")
+
+
+@command
+def init(args: Namespace) -> None:
+    """Run ``airflow mlops init NAME``, which writes DAGs, a suite and a test into a new folder."""
+    files.require_name(args.name)
+    folder = Path(args.folder or args.name)
+    files.require_new(folder)
+    if bool(args.files) == bool(args.table) or bool(args.conn_id) != bool(args.table):
+        raise SpecError("Name the data: either by --files, or by --conn-id and --table.")
+    if args.table:
+        info = server.connection(args.conn_id)
+        whole = of_table(args.table, info.conn_type)
+        spec = parse(IngestSpec, {"name": args.name, "conn_id": args.conn_id, "sql": whole.select}, "init")
+    else:
+        urls = [url if _URL.match(url) else os.path.abspath(os.path.expanduser(url)) for url in args.files]
+        spec = parse(IngestSpec, {"name": args.name, "files": urls}, "init")
+    found = sample.read(spec, server.connection)
+    given = Given(
+        label=args.label, time=args.time, keys=_names(args.keys), features=_names(args.features),
+        exclude=_names(args.exclude), label_delay=_delay(args.label_delay), every=args.every, positive=args.positive,
+    )  # fmt: skip
+    proposal = propose(found, given, Asked() if sys.stdin.isatty() else Absent())
+    if args.table:
+        place = files.Place([], args.conn_id, whole.of_window(proposal.time, proposal.keys))
+        _require_same_rows(args.conn_id, place, proposal, found)
+    else:
+        place = files.Place(spec.files)
+    written = files.write(folder, args.name, place, proposal, found.complete, args.ci)
+    _show(proposal, found, folder, written)
+
+
+class Asked:
+    """Asks the person at the terminal."""
+
+    def choose(self, flag: str, question: str, options: Sequence[str]) -> str:
+        (name,) = self._asked(question, options, lambda names: len(names) == 1)
+        return name
+
+    def choose_several(self, flag: str, question: str, options: Sequence[str]) -> list[str]:
+        return self._asked(f"{question} (several: separated by commas)", options, bool)
+
+    def duration(self, flag: str, question: str) -> timedelta:
+        return _until_valid(f"{question} (such as 0, 12h or 30D): ", _duration)
+
+    def _asked(self, question: str, options: Sequence[str], fits: Callable[[list[str]], bool]) -> list[str]:
+        def read(text: str) -> list[str]:
+            names = _names(text)
+            if not fits(names) or not set(names) <= set(options):
+                raise SpecError(f"Write a name from the list: {listed(options)}.")
+            return names
+
+        return _until_valid(f"{question}\n  {listed(options)}\n> ", read)
+
+
+class Absent:
+    """Nobody is at the terminal, so that the arguments must say everything."""
+
+    def choose(self, flag: str, question: str, options: Sequence[str]) -> str:
+        raise _unknown(flag, question, options)
+
+    def choose_several(self, flag: str, question: str, options: Sequence[str]) -> list[str]:
+        raise _unknown(flag, question, options)
+
+    def duration(self, flag: str, question: str) -> timedelta:
+        raise _unknown(flag, question, ("0", "12h", "30D"))
+
+
+def _unknown(flag: str, question: str, options: Sequence[str]) -> SpecError:
+    return SpecError(f"{question}? Say it by {flag}, for example one of: {listed(options)}.".replace("??", "?"))
+
+
+def _until_valid(question: str, read: Callable[[str], T]) -> T:
+    while True:
+        try:
+            return read(input(question))
+        except SpecError as error:
+            print(error)
+        except EOFError:
+            raise SpecError("The input has ended before all questions were answered.") from None
+
+
+def _names(text: str | None) -> list[str]:
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _delay(text: str | None) -> timedelta | None:
+    return None if text is None else _duration(text)
+
+
+def _duration(text: str) -> timedelta:
+    found = timedelta(0) if text.strip() == "0" else parse_duration(text)
+    if not isinstance(found, timedelta):
+        raise SpecError(f"{text!r} is not a duration. Write it as 0, 12h or 30D.")
+    return found
+
+
+def _require_same_rows(conn_id: str, place: files.Place, proposal: Proposal, found: sample.Sample) -> None:
+    """Check that the query of the windows finds all rows: text in a form of its own is not compared as a time.
+
+    :raises SpecError: the query finds another number of rows
+    """
+    if not found.complete:
+        return
+    first, end = schedules.bounds(proposal.every, proposal.first, proposal.last)
+    window = f"{first.isoformat()}/{end.isoformat()}"
+    spec = parse(
+        IngestSpec, {"name": "rows", "conn_id": conn_id, "sql": place.query, "window": window}, "init"
+    )  # fmt: skip
+    expected = len(found.table) - proposal.columns[proposal.time].nulls
+    try:
+        rows = len(sample.read(spec, server.connection).table)
+    except EmptyWindowError:
+        rows = 0
+    if rows != expected:
+        raise SpecError(
+            f"The database finds {rows:,} of {expected:,} rows when it compares column {proposal.time!r} with the bounds of a "
+            "window, because the column contains text. Create a view in which the column is a time, and name it by --table."
+        )
+
+
+def _show(proposal: Proposal, found: sample.Sample, folder: Path, written: list[Path]) -> None:
+    rows = f"{len(found.table):,} rows" if found.complete else f"the first {len(found.table):,} rows"
+    print(f"Read {rows} from {proposal.first:%Y-%m-%d} to {proposal.last:%Y-%m-%d}.")
+    for note in found.notes:
+        print(f"  {note}")
+    positive = f", positive class {proposal.positive}" if proposal.positive is not None else ""
+    print(f"Label: {proposal.label} ({proposal.task}{positive}). Time: {proposal.time}. Keys: {listed(proposal.keys)}.")
+    print(f"Features: {listed(proposal.features)}.")
+    for name, reason in proposal.excluded.items():
+        print(f"  Not a feature: {name} ({reason})")
+    print(f"Windows: one {proposal.every}, about {proposal.window_rows:,} rows each.")
+    print(f"Wrote {listed(str(folder / path) for path in written)}.")
+    print(f"Next: {folder / 'README.md'}")

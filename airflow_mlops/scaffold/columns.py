@@ -1,0 +1,121 @@
+"""Facts about the columns of a sample: which contain times, identify rows, or can be features."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.moments import parse_instant
+from airflow_mlops.data import moments
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_SHORTEST_DATE = len("2024-3-5")
+# Values of a text column that are read to find out whether the column contains times.
+_TEXTS = 1_000
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a sample.
+
+    :param values: the values in the order of the rows
+    """
+
+    name: str
+    values: pa.ChunkedArray
+
+    @property
+    def type(self) -> pa.DataType:
+        return self.values.type
+
+    @cached_property
+    def nulls(self) -> int:
+        return int(self.values.null_count)
+
+    @cached_property
+    def distinct(self) -> int:
+        """The number of distinct values, without null; 0 for lists and structs, which are not counted."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        return 0 if pa.types.is_nested(self.type) else int(pc.count_distinct(self.values, mode="only_valid").as_py())
+
+    @cached_property
+    def is_time(self) -> bool:
+        """Whether the values are points in time or dates: by their type, or as ISO 8601 text with at least a day."""
+        if moments.is_time(self.type):
+            return self.nulls < len(self.values)
+        if not moments.is_text(self.type):
+            return False
+        texts = self.values.drop_null()[:_TEXTS].to_pylist()
+        return bool(texts) and all(map(_is_moment, texts))
+
+    @property
+    def is_text(self) -> bool:
+        return moments.is_text(self.type)
+
+    @property
+    def is_number(self) -> bool:
+        import pyarrow as pa
+
+        return bool(pa.types.is_integer(self.type) or pa.types.is_floating(self.type) or pa.types.is_decimal(self.type))
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the values are whole numbers or text, so that they can identify a row."""
+        import pyarrow as pa
+
+        return bool(pa.types.is_integer(self.type)) or self.is_text
+
+    @property
+    def is_unique(self) -> bool:
+        """Whether each row has a value of its own."""
+        return not self.nulls and self.distinct == len(self.values)
+
+    def times(self) -> pa.Array:
+        """Return the values as UTC timestamps.
+
+        :raises MLOpsError: a value is not a point in time
+        """
+        return moments.as_utc(self.values, f"Column {self.name!r}")
+
+    def bounds(self) -> tuple[Any, Any]:
+        """Return the smallest and the largest value; ``(None, None)`` if all values are null."""
+        import pyarrow.compute as pc
+
+        found = pc.min_max(self.values).as_py()
+        return found["min"], found["max"]
+
+    def categories(self) -> list[str]:
+        """Return the distinct texts in sorted order."""
+        return sorted(self.values.drop_null().unique().to_pylist())
+
+
+def of(table: pa.Table) -> dict[str, Column]:
+    """Return the columns of a table by name, in their order."""
+    return {name: Column(name, table[name]) for name in table.column_names}
+
+
+def span(column: Column) -> tuple[datetime, datetime]:
+    """Return the first and the last point in time of a column of times.
+
+    :raises MLOpsError: a value is not a point in time
+    """
+    import pyarrow.compute as pc
+
+    found = pc.min_max(column.times()).as_py()
+    return found["min"], found["max"]
+
+
+def _is_moment(text: str) -> bool:
+    if len(text.strip()) < _SHORTEST_DATE or text.strip().isdigit():
+        return False
+    try:
+        parse_instant(text)
+    except ValueError:
+        return False
+    return True

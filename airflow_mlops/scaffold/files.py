@@ -1,0 +1,121 @@
+"""Writes the proposed files into a folder that does not exist yet."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from airflow_mlops import __version__
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.scaffold import schedules, suite
+from airflow_mlops.scaffold.proposal import Proposal, wait_days
+
+CI = Literal["github", "gitlab"]
+# A list that is longer is written with one text a line.
+_LINE = 100
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_PIPELINES: dict[CI, tuple[str, str]] = {
+    "github": (".github/workflows/dags.yml", "github.yml.jinja"),
+    "gitlab": (".gitlab-ci.yml", "gitlab.yml.jinja"),
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the rows come from.
+
+    :param files: URLs of files; empty for a table
+    :param conn_id: id of the Airflow connection to the database; ``None`` for files
+    :param query: query that selects the rows of a window; ``None`` for files
+    """
+
+    files: list[str]
+    conn_id: str | None = None
+    query: str | None = None
+
+
+def _literal(value: str | list[str]) -> str:
+    """Return text or a list of texts as Python code. JSON writes both in the same way."""
+    line = json.dumps(value, ensure_ascii=False)
+    return line if len(line) < _LINE or isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=4)
+
+
+def _plain(name: str) -> str:
+    """Return a column name for a comment or a page: quoted if it could end a line or a code span."""
+    return name if name.isprintable() and "`" not in name else repr(name).replace("`", "'")
+
+
+def require_name(name: str) -> None:
+    """Check that a name can be the name of a model, its DAGs and a Python module.
+
+    :raises SpecError: the name cannot be one
+    """
+    if not _NAME.fullmatch(name):
+        raise SpecError(
+            f"{name!r} cannot be the name of a model and its DAGs: use lower-case letters, digits and _, such as churn."
+        )
+
+
+def require_new(folder: Path) -> None:
+    """Check that a folder does not exist or is empty.
+
+    :raises SpecError: the folder contains files
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise SpecError(f"{folder} exists and is not empty. Choose another folder by --folder, or remove it.")
+
+
+def write(folder: Path, name: str, place: Place, proposal: Proposal, complete: bool, ci: CI | None) -> list[Path]:
+    """Write the files.
+
+    :param complete: whether the sample of the proposal has all rows
+    :return: paths of the files, relative to ``folder``
+    """
+    every = proposal.every
+    begin, end = schedules.bounds(every, proposal.first, proposal.last)
+    facts: dict[str, Any] = {
+        "name": name,
+        "place": place,
+        "proposal": proposal,
+        "delay": wait_days(proposal.delay),
+        "every": every,
+        "key_format": schedules.KEY_FORMATS[every],
+        "ingestion": schedules.ingestion(every),
+        "monitoring": schedules.monitoring(every, wait_days(proposal.delay)),
+        "first_key": schedules.key(every, proposal.first),
+        "last_key": schedules.last_complete(every, proposal.first, proposal.last),
+        "first_minute": f"{begin:%Y-%m-%dT%H:%M}",
+        "last_minute": f"{end - timedelta(minutes=1):%Y-%m-%dT%H:%M}",
+        "version": __version__,
+    }
+    environment = Environment(
+        loader=PackageLoader("airflow_mlops.scaffold"), undefined=StrictUndefined, keep_trailing_newline=True,
+        trim_blocks=True, lstrip_blocks=True, autoescape=False,  # noqa: S701 - Python, Markdown and YAML
+    )  # fmt: skip
+    environment.filters |= {"python": _literal, "plain": _plain}
+    rendered = {
+        f"{name}.py": "dags.py.jinja",
+        f"tests/test_{name}.py": "test_dags.py.jinja",
+        "README.md": "README.md.jinja",
+        "requirements.txt": "requirements.txt.jinja",
+    }
+    if ci:
+        path, template = _PIPELINES[ci]
+        rendered[path] = template
+    contents = {path: environment.get_template(template).render(facts) for path, template in rendered.items()}
+    # Airflow would read the tests as DAG files.
+    contents[".airflowignore"] = "tests/\n"
+    contents[f"suites/{name}.json"] = (
+        json.dumps(suite.propose(name, proposal, complete), indent=2, ensure_ascii=False) + "\n"
+    )
+    for path, text in contents.items():
+        file = folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    return sorted(map(Path, contents))

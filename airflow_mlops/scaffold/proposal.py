@@ -1,0 +1,271 @@
+"""Decides what the DAGs of a model look like, from a sample of the data and the answers of a person."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from airflow_mlops.core.counts import counted
+from airflow_mlops.core.errors import SpecError, listed
+from airflow_mlops.data.columns import is_reserved
+from airflow_mlops.scaffold.columns import Column, of, span
+from airflow_mlops.stages.training_set.events import infer_task
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from airflow_mlops.scaffold.sample import Sample
+
+Every = Literal["day", "week", "month"]
+# Names that people give to columns that identify a row.
+_ID = re.compile(r"(^|[^a-z])(id|key|uuid|number|nr|no)$|id$", re.IGNORECASE)
+# A text column with more categories than this, and with more than half of its values distinct, is an id or free text.
+_CATEGORIES = 1_000
+# Rows that a window should have, so that monitoring can tell a change from chance.
+_WINDOW_ROWS = 300
+_MONTHS_SPAN, _WEEKS_SPAN = timedelta(days=120), timedelta(days=42)
+
+
+class Person(Protocol):
+    """Answers what the data does not tell."""
+
+    def choose(self, flag: str, question: str, options: Sequence[str]) -> str:
+        """Return one of ``options``. ``flag`` is the argument of the command that gives the same answer."""
+
+    def choose_several(self, flag: str, question: str, options: Sequence[str]) -> list[str]:
+        """Return some of ``options``."""
+
+    def duration(self, flag: str, question: str) -> timedelta:
+        """Return a duration, which may be zero."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the arguments of the command say; ``None`` or empty where they say nothing."""
+
+    label: str | None = None
+    time: str | None = None
+    keys: list[str] = field(default_factory=list)
+    features: list[str] = field(default_factory=list)
+    exclude: list[str] = field(default_factory=list)
+    label_delay: timedelta | None = None
+    every: Every | None = None
+    positive: str | None = None
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """The columns and the schedule of the DAGs.
+
+    :param time: column with the time of each row
+    :param keys: columns that identify a row
+    :param excluded: columns that are not features, each with the reason
+    :param task: ML task
+    :param positive: label of the positive class, for text labels of a binary task; otherwise ``None``
+    :param delay: time after which the label of a row is known
+    :param every: length of a window
+    :param first: first time in the sample
+    :param last: last time in the sample
+    :param window_rows: median number of rows in the windows of the sample
+    """
+
+    columns: dict[str, Column]
+    time: str
+    keys: list[str]
+    label: str
+    features: list[str]
+    excluded: dict[str, str]
+    task: str
+    positive: str | None
+    delay: timedelta
+    every: Every
+    first: datetime
+    last: datetime
+    window_rows: int
+
+
+def propose(sample: Sample, given: Given, person: Person) -> Proposal:
+    """Return a proposal for the data.
+
+    :raises SpecError: the data or an answer does not fit, for example because no column contains times
+    """
+    columns = of(sample.table)
+    if not sample.table.num_rows:
+        raise SpecError("The data has no rows.")
+    for name in (given.label, given.time, *given.keys, *given.features, *given.exclude):
+        if name is not None and name not in columns:
+            raise SpecError(f"The data has no column {name!r}. The columns are: {listed(list(columns))}.")
+    time = given.time or _time(columns, person)
+    if not columns[time].is_time:
+        raise SpecError(
+            f"Column {time!r} has the type {columns[time].type}, and its values are not dates or points in time in ISO 8601, "
+            "such as 2024-03-05 or 2024-03-05T06:30:00Z. Convert them in the source."
+        )
+    if columns[time].nulls:
+        sample.notes.append(
+            f"{counted(columns[time].nulls, 'row')} without a time in column {time!r} will be left out."
+        )
+    label = given.label or _label(columns, time, person)
+    delay = given.label_delay
+    if delay is None:
+        delay = person.duration(
+            "--label-delay", f"How long after {time!r} is {label!r} known at the latest? 0 if it comes with the row"
+        )
+    keys = given.keys or _keys(columns, time, label, sample.complete, person)
+    _require_keys(columns, keys, label)
+    task, positive = _task(columns[label], given.positive)
+    excluded = dict.fromkeys(given.exclude, "excluded by you")
+    if given.features:
+        features = [name for name in given.features if name not in excluded]
+        excluded |= {name: "not chosen" for name in columns if name not in (*features, *keys, time, label, *excluded)}
+    else:
+        others = [column for column in columns.values() if column.name not in (time, label, *excluded)]
+        reasons = {column.name: _reason(column, columns[label], keys) for column in others}
+        excluded |= {name: reason for name, reason in reasons.items() if reason}
+        features = [name for name, reason in reasons.items() if not reason]
+    if not features:
+        raise SpecError(
+            "No column is left that could be a feature: "
+            + "; ".join(f"{name!r} is {reason}" for name, reason in excluded.items())
+            + ". Name the features by --features."
+        )
+    first, last = span(columns[time])
+    every = given.every or _every(last - first, len(sample.table))
+    windows = max(1, round((last - first) / _LENGTH[every]))
+    return Proposal(
+        columns=columns, time=time, keys=keys, label=label, features=features, excluded=excluded, task=task,
+        positive=positive, delay=delay, every=every, first=first, last=last,
+        window_rows=len(sample.table) // windows,
+    )  # fmt: skip
+
+
+_LENGTH = {"day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=30)}
+
+
+def _time(columns: dict[str, Column], person: Person) -> str:
+    found = [column.name for column in columns.values() if column.is_time]
+    if not found:
+        raise SpecError(
+            "No column contains dates or points in time in ISO 8601, such as 2024-03-05 or 2024-03-05T06:30:00Z, so the data "
+            "cannot be divided into windows. Add the time at which each row was created, or convert it in the source."
+        )
+    # The time of a row is always there, other times often come later.
+    without_nulls = [name for name in found if not columns[name].nulls]
+    if len(found) == 1 or len(without_nulls) == 1:
+        return (without_nulls or found)[0]
+    return person.choose("--time", "Which column is the time at which the features of a row were known?", found)
+
+
+def _label(columns: dict[str, Column], time: str, person: Person) -> str:
+    """Ask for the label. Columns with two values come first, because most labels have two."""
+    usable = [
+        column for column in columns.values() if column.name != time and column.distinct > 1 and not column.is_time
+    ]
+    usable.sort(key=lambda column: (column.distinct != 2, column.is_unique))
+    return person.choose(
+        "--label", "Which column is the label, which the model predicts?", [column.name for column in usable]
+    )
+
+
+def _keys(columns: dict[str, Column], time: str, label: str, complete: bool, person: Person) -> list[str]:
+    unique = [column.name for column in columns.values() if column.is_unique and column.is_whole and not column.is_time]
+    named = [name for name in unique if name != label and _ID.search(name)]
+    if len(named) == 1 and complete:
+        return named
+    others = [column.name for column in columns.values() if column.is_whole or column.is_time]
+    options = [*named, *(name for name in others if name not in (*named, label))]
+    return person.choose_several(
+        "--keys", "Which columns together identify a row, so that its label is found later?", options
+    )
+
+
+def _require_keys(columns: dict[str, Column], keys: list[str], label: str) -> None:
+    import pyarrow as pa
+
+    if not keys:
+        raise SpecError("At least one column must identify a row. Name it by --keys.")
+    if label in keys:
+        raise SpecError(f"The label {label!r} cannot identify a row. Choose other columns for --keys.")
+    table = pa.table({name: columns[name].values for name in keys})
+    groups = table.group_by(keys).aggregate([([], "count_all")])
+    repeated = table.num_rows - groups.num_rows
+    if repeated:
+        raise SpecError(
+            f"The columns {listed(keys)} do not identify a row: {counted(repeated, 'row')} with the values of another "
+            "row. Name more columns by --keys, or remove the repeated rows in the source."
+        )
+
+
+def _task(label: Column, positive: str | None) -> tuple[str, str | None]:
+    """Return the ML task and the positive class.
+
+    :raises SpecError: the label has fewer than two values, or a type that cannot be a label
+    """
+    if label.distinct < 2:
+        raise SpecError(
+            f"The label {label.name!r} has fewer than two different values, so there is nothing to predict."
+        )
+    if not (label.is_number or label.is_text or str(label.type) == "bool"):
+        raise SpecError(f"The label {label.name!r} has the type {label.type}. A label has numbers, booleans or text.")
+    task = infer_task(label.values.drop_null())
+    if task != "binary":
+        if positive is not None:
+            raise SpecError(
+                f"--positive is for two classes, but the label {label.name!r} has {label.distinct:,} values."
+            )
+        return task, None
+    if label.is_text:
+        found = label.categories()
+        if positive is not None and positive not in found:
+            raise SpecError(f"--positive is {positive!r}, but the values of {label.name!r} are {listed(found)}.")
+        return task, positive or found[-1]
+    return task, None
+
+
+def _reason(column: Column, label: Column, keys: list[str]) -> str:
+    """Return why a column is not a feature; empty if the column can be one."""
+    rows = len(column.values)
+    if column.name in keys:
+        return "a key"
+    if column.is_time:
+        return "a time"
+    if is_reserved(column.name):
+        return "named like a column of predictions"
+    if not (column.is_number or column.is_text or str(column.type) == "bool"):
+        return f"of the type {column.type}"
+    if column.nulls == rows:
+        return "empty"
+    if column.distinct == 1 and not column.nulls:
+        return "the same in all rows"
+    if label.nulls and column.nulls and _known_with(column, label):
+        return "known only when the label is known"
+    if column.is_text and column.distinct > max(_CATEGORIES, (rows - column.nulls) / 2):
+        return "different in most rows"
+    return ""
+
+
+def _known_with(column: Column, label: Column) -> bool:
+    """Return whether a column is null in all rows without a label, and in few others."""
+    import pyarrow.compute as pc
+
+    without = pc.is_null(label.values)
+    null = pc.is_null(column.values)
+    both = pc.sum(pc.and_(without, null)).as_py() or 0
+    return bool(both == label.nulls and column.nulls <= 1.1 * label.nulls)
+
+
+def _every(length: timedelta, rows: int) -> Every:
+    """Return the length of a window: a month for long histories, and longer windows for few rows."""
+    if length >= _MONTHS_SPAN or rows * _LENGTH["week"] < _WINDOW_ROWS * length:
+        return "month"
+    if length >= _WEEKS_SPAN or rows * _LENGTH["day"] < _WINDOW_ROWS * length:
+        return "week"
+    return "day"
+
+
+def wait_days(delay: timedelta) -> int:
+    """Return a label delay in whole days, rounded up."""
+    return math.ceil(delay / timedelta(days=1))

@@ -1,0 +1,79 @@
+"""Reads the first rows of the data with the code of IngestOperator, so that the columns have the types that ingestion gives them."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.connections import ConnectionResolver
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.ingest.sources import Source, open_source
+from airflow_mlops.stages.ingest.spec import IngestSpec
+from airflow_mlops.stages.ingest.step import ingest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
+
+MAX_ROWS = 500_000
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Rows of the data.
+
+    :param table: the rows
+    :param complete: whether these are all rows
+    :param notes: what ingestion says about the rows
+    """
+
+    table: pa.Table
+    complete: bool
+    notes: list[str]
+
+
+def read(spec: IngestSpec, connection: ConnectionResolver, max_rows: int = MAX_ROWS) -> Sample:
+    """Read at most ``max_rows`` rows.
+
+    :raises MLOpsError: the rows cannot be read, see :func:`airflow_mlops.stages.ingest.step.run`
+    """
+    source = _Limited(open_source(spec, connection), max_rows)
+    with tempfile.TemporaryDirectory(prefix="mlops-init-") as folder:
+        store = ArtifactStore(f"file://{folder}")
+        result = ingest(source, spec, StepContext(store, connection=connection))
+        table = open_dataset(store, result.dataset).table()
+    return Sample(table, not source.limited, result.notes)
+
+
+class _Limited:
+    """A source that ends after a number of rows."""
+
+    def __init__(self, source: Source, rows: int) -> None:
+        self._source = source
+        self._rows = rows
+        self.limited = False
+
+    def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
+        left = self._rows
+        batches = self._source.batches(types)
+        for batch in batches:
+            self.limited = batch.num_rows > left
+            yield batch[:left]
+            left -= min(left, batch.num_rows)
+            if self.limited:
+                break
+        batches.close()  # type: ignore[attr-defined] # a generator
+
+    def is_settled(self) -> bool:
+        return self._source.is_settled()
+
+    def cancel(self) -> bool:
+        return self._source.cancel()
+
+    def describe(self) -> dict[str, Any]:
+        return self._source.describe()

@@ -1,0 +1,65 @@
+"""Proposes a suite of Great Expectations from the profile of a sample."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_mlops.scaffold.columns import Column
+from airflow_mlops.scaffold.proposal import Proposal
+
+# Text columns with at most this many values get the list of their values.
+_CATEGORIES = 20
+# A window with fewer rows than this share of the usual number is incomplete.
+_FEWEST = 0.25
+
+
+def propose(name: str, proposal: Proposal, complete: bool) -> dict[str, Any]:
+    """Return a suite in the JSON format of Great Expectations.
+
+    Expectations about keys and times have no exceptions. Expectations about values accept 1% of other rows, and leave
+    room for values that the sample does not contain.
+
+    :param complete: whether the sample has all rows, so that the number of rows in a window is known
+    """
+    rules: list[dict[str, Any]] = []
+    if complete and (fewest := int(proposal.window_rows * _FEWEST)) > 1:
+        notes = "A window with fewer rows is an incomplete delivery."
+        rules.append(_rule("expect_table_row_count_to_be_between", notes, min_value=fewest))
+    required = (proposal.time, *proposal.keys)
+    rules.extend(_rule("expect_column_values_to_not_be_null", column=column) for column in required)
+    if len(proposal.keys) == 1:
+        rules.append(_rule("expect_column_values_to_be_unique", column=proposal.keys[0]))
+    else:
+        rules.append(_rule("expect_compound_columns_to_be_unique", column_list=proposal.keys))
+    for column in (proposal.columns[feature] for feature in proposal.features):
+        rules.extend(_values(column))
+    return {"name": name, "expectations": rules, "meta": {}, "notes": "Proposed by `airflow mlops init` from a sample."}
+
+
+def _values(column: Column) -> list[dict[str, Any]]:
+    found = []
+    if not column.nulls:
+        found.append(_rule("expect_column_values_to_not_be_null", column=column.name, mostly=0.99))
+    if column.is_text and column.distinct <= _CATEGORIES:
+        values = column.categories()
+        found.append(_rule("expect_column_values_to_be_in_set", column=column.name, value_set=values, mostly=0.99))
+    if column.is_number:
+        lowest, highest = (float(bound) for bound in column.bounds())
+        room = highest - lowest
+        low, high = (0.0 if lowest >= 0 else lowest - room), highest + room
+        notes = f"The sample has values from {lowest:.6g} to {highest:.6g}."
+        found.append(
+            _rule(
+                "expect_column_values_to_be_between",
+                notes,
+                column=column.name,
+                min_value=low,
+                max_value=high,
+                mostly=0.99,
+            )
+        )
+    return found
+
+
+def _rule(kind: str, notes: str = "", **kwargs: Any) -> dict[str, Any]:
+    return {"type": kind, "kwargs": kwargs, "meta": {"notes": notes} if notes else {}}

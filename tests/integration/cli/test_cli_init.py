@@ -1,0 +1,114 @@
+"""``airflow mlops init``: questions at a terminal, arguments in a script, and tables. A live Airflow runs its DAGs elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import sys
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+
+ROWS = [
+    (f"A{number}", f"2024-0{number % 6 + 1}-{number % 27 + 1:02d}", number % 9, number % 2) for number in range(400)
+]
+
+
+@pytest.fixture
+def init(airflow_db, tmp_path, monkeypatch):
+    """``init("orders", "--files", ...)`` runs the command in an empty folder."""
+    from airflow.cli.cli_parser import get_parser
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words):
+        args = get_parser().parse_args(["mlops", "init", *map(str, words)])
+        args.func(args)
+
+    return run
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "orders.csv"
+    path.write_text("order_id,at,items,late\n" + "\n".join(",".join(map(str, row)) for row in ROWS))
+    return path
+
+
+@pytest.fixture
+def shop(tmp_path, monkeypatch):
+    """A database with the rows in two tables, one of which has times in another form."""
+    with sqlite3.connect(tmp_path / "shop.db") as database:
+        database.execute("CREATE TABLE orders (order_id TEXT, at TEXT, items INT, late INT)")
+        database.executemany("INSERT INTO orders VALUES (?, ?, ?, ?)", ROWS)
+        database.execute(
+            "CREATE TABLE odd AS SELECT order_id, replace(at, '-', '') || 'T120000Z' AS at, items, late FROM orders"
+        )
+    connection = {"conn_type": "sqlite", "host": str(tmp_path / "shop.db")}
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(connection))
+
+
+def dags(folder):
+    bag = DagBag(folder, bundle_path=folder, bundle_name="init")
+    assert not bag.import_errors
+    return bag.dags
+
+
+def test_a_person_is_asked_until_the_answers_fit(init, file, tmp_path, monkeypatch, capsys):
+    answers = iter(["lateness", "late", "soon", "30D"])
+    questions = []
+
+    def answer(question):
+        questions.append(question)
+        return next(answers)
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", answer)
+    init("orders", "--files", file)
+    assert len(questions) == 4
+    assert next(answers, None) is None
+    # The label is known in the month after the next one.
+    timetable = dags(tmp_path / "orders")["orders_monitor"].timetable
+    assert (timetable._run_offset if hasattr(timetable, "_run_offset") else timetable.run_offset) == -2
+    assert "soon" in capsys.readouterr().out
+
+
+def test_a_script_must_say_what_the_data_does_not_tell_and_nothing_is_written(init, file, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    with pytest.raises(SystemExit, match="--label"):
+        init("orders", "--files", file)
+    assert not (tmp_path / "orders").exists()
+    init("orders", "--files", file, "--label", "late", "--label-delay", "0", "--ci", "gitlab")
+    assert set(dags(tmp_path / "orders")) == {"orders_ingest", "orders_score", "orders_monitor", "orders_train"}
+    assert (tmp_path / "orders" / ".gitlab-ci.yml").exists()
+    before = (tmp_path / "orders" / "orders.py").read_text()
+    with pytest.raises(SystemExit, match="--folder"):
+        init("orders", "--files", file, "--label", "items", "--label-delay", "0")
+    assert (tmp_path / "orders" / "orders.py").read_text() == before
+
+
+def test_a_table_is_read_by_window(init, shop, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    said = ["--label", "late", "--label-delay", "0", "--conn-id", "shop"]
+    init("orders", *said, "--table", "orders")
+    sql = "SELECT * FROM orders WHERE at >= :start AND at < :end ORDER BY order_id"
+    assert dags(tmp_path / "orders")["orders_ingest"].get_task("ingest").sql == sql
+    with pytest.raises(SystemExit, match="of 400 rows"):
+        init("odd", *said, "--table", "odd")
+    assert not (tmp_path / "odd").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["Orders", "--files", "x.csv"], "lower-case"),
+        (["orders"], "--files"),
+        (["orders", "--files", "x.csv", "--table", "t", "--conn-id", "shop"], "--files"),
+        (["orders", "--table", "t"], "--conn-id"),
+        (["orders", "--files", "absent.csv"], "absent.csv"),
+        (["orders", "--table", "a;b", "--conn-id", "shop"], "SCHEMA.TABLE"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(words, message, init, shop):
+    with pytest.raises(SystemExit, match=message):
+        init(*words)

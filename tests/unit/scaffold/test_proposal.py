@@ -1,0 +1,233 @@
+"""What is proposed for a table, what is asked, and what is refused."""
+
+from __future__ import annotations
+
+import ast
+from datetime import datetime, timedelta, timezone
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.scaffold import files, schedules, suite
+from airflow_mlops.scaffold.proposal import Given, propose
+from airflow_mlops.scaffold.query import of_table
+from airflow_mlops.scaffold.sample import Sample
+
+START = datetime(2024, 1, 1, tzinfo=timezone.utc)
+NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12)
+
+
+class Silent:
+    """Nobody answers; the flags that would have been asked for are kept."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def choose(self, flag, question, options):
+        self.asked.append(flag)
+        raise SpecError(flag)
+
+    choose_several = choose
+
+    def duration(self, flag, question):
+        self.asked.append(flag)
+        raise SpecError(flag)
+
+
+def table(rows: int = 600, **columns) -> pa.Table:
+    """Rows of 600 days: an id, a time, a number and a label that alternates, changed by ``columns``; ``None`` removes one."""
+    content = {
+        "order_id": pa.array(range(rows)),
+        "at": pa.array([START + timedelta(days=row * 600 / rows) for row in range(rows)], pa.timestamp("us", "UTC")),
+        "amount": pa.array([row % 7 * 1.5 for row in range(rows)]),
+        "late": pa.array([row % 2 for row in range(rows)]),
+        **columns,
+    }
+    return pa.table({name: values for name, values in content.items() if values is not None})
+
+
+def proposed(found: pa.Table, complete: bool = True, **given_):
+    answers = {"label": "late", "label_delay": timedelta(0), **given_}
+    return propose(Sample(found, complete, []), Given(**answers), Silent())
+
+
+def test_everything_but_the_label_and_its_delay_is_found():
+    person = Silent()
+    with pytest.raises(SpecError, match="--label$"):
+        propose(Sample(table(), True, []), Given(), person)
+    with pytest.raises(SpecError, match="--label-delay$"):
+        propose(Sample(table(), True, []), Given(label="late"), person)
+    found = proposed(table())
+    assert (found.time, found.keys, found.features) == ("at", ["order_id"], ["amount"])
+    assert (found.task, found.positive, found.every) == ("binary", None, "month")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        (pa.array([None] * 600, pa.float64()), "empty"),
+        (pa.array(["EU"] * 600), "the same in all rows"),
+        (pa.array([f"note {row}" for row in range(600)] * 3)[:600], None),
+        (pa.array([[1.0]] * 600), "of the type list"),
+        (pa.array([None] * 300 + [1.0] * 300), None),
+        (pa.array(["2024-03-05"] * 599 + ["2024-03-06"]), "a time"),
+    ],
+)
+def test_a_column_that_cannot_be_a_feature_is_excluded_with_the_reason(values, reason):
+    found = proposed(table(other=values), time="at")
+    if reason is None:
+        assert "other" in found.features
+    else:
+        assert found.excluded["other"].startswith(reason)
+
+
+def test_free_text_is_no_feature():
+    found = proposed(table(2_000, note=pa.array([f"note {row}" for row in range(2_000)])))
+    assert found.excluded["note"] == "different in most rows"
+
+
+def test_a_column_that_comes_with_the_label_is_no_feature():
+    late = pa.array([row % 2 if row < 500 else None for row in range(600)])
+    known_later = pa.array([row * 1.5 if row < 500 else None for row in range(600)])
+    sometimes_null = pa.array([row * 1.5 if row % 3 else None for row in range(600)])
+    found = proposed(table(late=late, refund=known_later, discount=sometimes_null))
+    assert found.excluded["refund"] == "known only when the label is known"
+    assert "discount" in found.features
+
+
+@pytest.mark.parametrize(
+    ("late", "task", "positive"),
+    [
+        (["no", "yes"] * 300, "binary", "yes"),
+        ([True, False] * 300, "binary", None),
+        (["a", "b", "c"] * 200, "multiclass", None),
+        ([row * 1.5 for row in range(600)], "regression", None),
+    ],
+)
+def test_the_task_is_that_of_the_training_set(late, task, positive):
+    found = proposed(table(late=pa.array(late)))
+    assert (found.task, found.positive) == (task, positive)
+
+
+@pytest.mark.parametrize(
+    ("columns", "given_", "message"),
+    [
+        ({"at": None}, {}, "ISO 8601"),
+        ({"at": pa.array(["3/5/2024"] * 600)}, {}, "ISO 8601"),
+        ({"at": pa.array(["2024"] * 600)}, {"time": "at"}, "ISO 8601"),
+        ({}, {"label": "nothing"}, "no column 'nothing'"),
+        ({}, {"keys": ["amount"]}, "do not identify a row"),
+        ({}, {"keys": ["late"]}, "cannot identify"),
+        ({"late": pa.array([1] * 600)}, {}, "fewer than two"),
+        ({"late": pa.array([[1]] * 600)}, {}, "fewer than two|has the type list"),
+        ({}, {"positive": "yes", "label": "amount"}, "two classes"),
+        ({"late": pa.array(["a", "b"] * 300)}, {"positive": "c"}, "a, b"),
+        ({"amount": None}, {}, "No column is left"),
+    ],
+)
+def test_data_that_does_not_fit_is_refused(columns, given_, message):
+    with pytest.raises(SpecError, match=message):
+        proposed(table(**columns), **given_)
+
+
+def test_keys_are_asked_for_if_no_column_is_named_like_an_id_or_rows_are_missing():
+    with pytest.raises(SpecError, match="--keys"):
+        proposed(table().rename_columns(["row", "at", "amount", "late"]))
+    with pytest.raises(SpecError, match="--keys"):
+        proposed(table(), complete=False)
+
+
+@pytest.mark.parametrize(("rows", "every"), [(600, "month"), (60_000, "month")])
+def test_windows_of_a_long_history_are_months(rows, every):
+    assert proposed(table(rows)).every == every
+
+
+def test_windows_are_shorter_for_a_short_history_with_many_rows():
+    at = pa.array([START + timedelta(minutes=20 * row) for row in range(2_000)], pa.timestamp("us", "UTC"))
+    assert proposed(table(2_000, at=at)).every == "week"
+    at = pa.array([START + timedelta(seconds=row) for row in range(5_000)], pa.timestamp("us", "UTC"))
+    assert proposed(table(5_000, at=at)).every == "day"
+
+
+@pytest.mark.parametrize(
+    ("every", "expected"),
+    [
+        ("day", ("2024-01-17", "2024-03-01")),
+        ("week", ("2024-01-15", "2024-03-04")),
+        ("month", ("2024-01-01", "2024-03-01")),
+    ],
+)
+def test_a_backfill_has_all_windows(every, expected):
+    first, last = datetime(2024, 1, 17, 15, tzinfo=timezone.utc), datetime(2024, 2, 29, 3, tzinfo=timezone.utc)
+    found = schedules.bounds(every, first, last)
+    assert tuple(f"{bound:%Y-%m-%d}" for bound in found) == expected
+    assert all((bound.hour, bound.minute) == (0, 0) for bound in found)
+
+
+@given(delay=st.integers(0, 400), day=st.dates(datetime(2020, 1, 1).date(), datetime(2030, 1, 1).date()))
+def test_monitoring_starts_when_the_labels_are_known_and_processes_the_right_window(delay, day):
+    from airflow.timetables.trigger import CronPartitionTimetable
+
+    for every, length in (("day", 1), ("week", 7), ("month", 31)):
+        schedule = schedules.monitoring(every, delay)
+        timetable = CronPartitionTimetable(
+            schedule.cron, timezone="UTC", run_offset=schedule.offset, key_format=schedules.KEY_FORMATS[every]
+        )
+        run = timetable._get_next(timetable._align_to_next(datetime(day.year, day.month, day.day, tzinfo=timezone.utc)))
+        partition = timetable._get_partition_date(run_date=run)
+        start = {
+            "day": partition,
+            "week": partition - timedelta(days=partition.weekday()),
+            "month": partition.replace(day=1),
+        }[every].replace(hour=0, minute=0)
+        end = start + timedelta(days=length) if every != "month" else (start + timedelta(days=31)).replace(day=1)
+        assert run - end >= timedelta(days=delay)
+        assert run - end <= timedelta(days=delay + 62)
+
+
+def test_a_suite_accepts_the_sample_and_refuses_what_is_missing():
+    rules = {rule["type"]: rule["kwargs"] for rule in suite.propose("orders", proposed(table()), True)["expectations"]}
+    assert rules["expect_table_row_count_to_be_between"]["min_value"] == 7
+    assert rules["expect_column_values_to_be_unique"] == {"column": "order_id"}
+    assert rules["expect_column_values_to_be_between"]["min_value"] == 0
+
+
+@given(name=NAMES, positive=NAMES)
+def test_names_of_any_kind_are_only_text_in_the_files(name, positive, tmp_path_factory):
+    labels = pa.array([positive, positive + "'"] * 300)
+    renamed = table(late=labels).rename_columns(["order_id", "at", f"x{name}", "late"])
+    found = proposed(renamed, exclude=[], positive=positive)
+    folder = tmp_path_factory.mktemp("scaffold")
+    files.write(folder, "orders", files.Place([f"/data/{name}.csv"]), found, True, None)
+    tree = ast.parse((folder / "orders.py").read_text(encoding="utf-8"))
+    values = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and node.targets[0].id in ("FEATURES", "SOURCE", "KEYS")
+    }
+    assert values == {
+        "KEYS": ["order_id"],
+        "FEATURES": [f"x{name}"],
+        "SOURCE": {"files": [f"/data/{name}.csv"], "time_column": "at"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("table_", "kind", "query"),
+    [
+        ("orders", "postgres", "SELECT * FROM orders WHERE at >= :start AND at < :end ORDER BY id"),
+        ("sales.Orders", "postgres", 'SELECT * FROM sales."Orders" WHERE at >= :start AND at < :end ORDER BY id'),
+        ("Orders", "mysql", "SELECT * FROM `Orders` WHERE at >= :start AND at < :end ORDER BY id"),
+    ],
+)
+def test_names_of_tables_are_quoted_where_a_database_would_change_them(table_, kind, query):
+    assert of_table(table_, kind).of_window("at", ["id"]) == query
+
+
+@pytest.mark.parametrize("table_", ["", "a b", "a;b", "orders; DROP TABLE x", "a.b.c.d"])
+def test_what_is_no_table_is_refused(table_):
+    with pytest.raises(SpecError, match="not the name of a table"):
+        of_table(table_, "postgres")

@@ -48,8 +48,8 @@ class Notify:
     :param registered: TrainOperator registered a model version
     :param evaluated: EvaluateOperator finished an evaluation
     :param approval: PromoteOperator waits for approval
-    :param promoted: PromoteOperator made a version the champion
-    :param refused: PromoteOperator did not promote; ``reason`` says why
+    :param promoted: PromoteOperator or CanaryOperator made a version the champion
+    :param refused: PromoteOperator did not promote, or CanaryOperator withdrew a canary; ``reason`` says why
     :param rolled_back: RollbackOperator made an earlier version the champion again
     :param drift: MonitorOperator decided ``watch`` or ``retrain``
     :raises SpecError: a value is not a notifier

@@ -20,6 +20,7 @@ _STAGES = (
     "rollback",
     "deploy",
     "undeploy",
+    "canary",
     "score",
     "join_labels",
     "profile",

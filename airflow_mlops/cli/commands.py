@@ -151,6 +151,8 @@ def _row(entry: Entry) -> dict[str, Any]:
     versions = [entry.champion] if entry.moves else [found.candidate for found in entry.candidates]
     if entry.endpoint is not None:
         versions = [entry.endpoint.version]
+    if entry.canary is not None:
+        versions = [entry.canary.version]
     provenance = entry.provenance
     return {
         "entry": entry.seq,

@@ -77,8 +77,9 @@ class MLOpsVerdictRunFacet(RunFacet):
 
     :param model: name of the registered model
     :param verdict: ``accepted`` or ``refused`` (evaluation), ``promoted`` or ``not_promoted`` (promotion),
-        ``rolled_back`` or ``unchanged`` (rollback), ``healthy``, ``watch`` or ``retrain`` (monitoring)
-    :param version: number of the version: the winning candidate after an evaluation, otherwise the champion
+        ``rolled_back`` or ``unchanged`` (rollback), ``healthy``, ``watch`` or ``retrain`` (monitoring), or the
+        state of a canary (:data:`~airflow_mlops.stages.canary.spec.State`)
+    :param version: number of the version: the winning candidate after an evaluation, the canary, otherwise the champion
     :param reason: the reason for the decision
     :param metrics: the values on which the decision is based, by metric name
     """

@@ -19,6 +19,7 @@ from airflow_mlops.lineage.facets import Facets, MLOpsMeasuredInputDatasetFacet,
 from airflow_mlops.lineage.models import Models
 from airflow_mlops.lineage.naming import bare
 from airflow_mlops.registry.versions import CHAMPION
+from airflow_mlops.stages.canary.spec import CanaryResult, CanarySpec
 from airflow_mlops.stages.deploy.spec import DeploySpec
 from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
 from airflow_mlops.stages.ingest.spec import IngestResult, IngestSpec
@@ -291,6 +292,30 @@ def _undeploy(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
     return OperatorLineage()
 
 
+def _canary(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Return the lineage of a step of a canary, which reads the labelled predictions of the canary and of the champion.
+
+    If the canary is promoted, the step writes the alias ``champion``.
+    """
+    spec = CanarySpec.model_validate(call.spec)
+    read = (spec.outcomes or f"{spec.model}_outcomes", spec.canary_outcomes or f"{spec.model}_canary_outcomes")
+    inputs = [InputDataset(*datasets.name(f"datasets/{name}")) for name in read]
+    done = CanaryResult.model_validate(result) if result else None
+    if done is None or done.version is None:
+        return OperatorLineage(inputs=inputs)
+    models = Models(spec.mlflow)
+    moved = done.champion if done.promoted else None
+    return OperatorLineage(
+        inputs=[*inputs, models.read(done.version)],
+        outputs=[models.written(moved, alias=CHAMPION)] if moved else [],
+        run_facets={
+            "mlops_verdict": MLOpsVerdictRunFacet(
+                model=done.model, verdict=done.state, version=done.version.version, reason=done.reason
+            )
+        },
+    )
+
+
 def _score(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a scoring, which reads rows and a version and writes predictions."""
     spec = ScoreSpec.model_validate(call.spec)
@@ -379,6 +404,7 @@ _STEPS: dict[str, Callable[[StepCall, ResultJson, Datasets], Lineage]] = {
     "rollback": _rollback,
     "deploy": _deploy,
     "undeploy": _undeploy,
+    "canary": _canary,
     "score": _score,
     "join_labels": _join_labels,
     "profile": _profile,

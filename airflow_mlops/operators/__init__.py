@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 _MODULES = {
     "Approval": "approval",
     "BuildTrainingSetOperator": "training_set",
+    "CanaryOperator": "canary",
     "Decay": "windows",
     "DeployOperator": "deploy",
     "EvaluateOperator": "evaluate",
@@ -35,6 +36,7 @@ __all__ = sorted(_MODULES)
 
 if TYPE_CHECKING:
     from airflow_mlops.operators.approval import Approval
+    from airflow_mlops.operators.canary import CanaryOperator
     from airflow_mlops.operators.deploy import DeployOperator
     from airflow_mlops.operators.evaluate import EvaluateOperator
     from airflow_mlops.operators.ingest import IngestOperator

@@ -40,7 +40,7 @@ class DeployOperator(StepOperator):
     :param sample: share of the requests that are logged, 0 to 1; 1 by default
     :param shadow: number or alias of a version that scores the same rows in the shadow
     :param canary: number or alias of a version that answers a share of the requests
-    :param canary_share: this share, 0 to 1; 0.1 by default
+    :param canary_share: this share, 0 to 1, until CanaryOperator sets one; 0.1 by default
     :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the request
     :param feast_repo: folder, in the pods, of the Feast repository in whose online store the servers look up features
     :param token_conn_id: id of the Airflow connection whose password is the token of the endpoint; needed if the servers have

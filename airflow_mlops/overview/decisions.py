@@ -164,6 +164,7 @@ def facts(entry: Entry) -> DecisionFacts:
         map_index=provenance.map_index,
         refit=entry.refit,
         endpoint=entry.endpoint,
+        canary=entry.canary,
     )
 
 

@@ -13,6 +13,7 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window
 from airflow_mlops.policy.findings import Decision as Verdict
 from airflow_mlops.registry.approval import ApprovalRecord
+from airflow_mlops.registry.canary_step import CanaryStep
 from airflow_mlops.registry.endpoint import Endpoint
 from airflow_mlops.registry.verdict import GateResult, Refit
 
@@ -270,6 +271,7 @@ class DecisionFacts(Model):
     :param window: window of a request for retraining or of an acknowledgement
     :param dag_id: DAG of the task that made the decision; empty without Airflow
     :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions
+    :param canary: the step of a canary; ``None`` for other decisions
     """
 
     seq: int
@@ -288,6 +290,7 @@ class DecisionFacts(Model):
     map_index: int = -1
     refit: Refit | None = None
     endpoint: Endpoint | None = None
+    canary: CanaryStep | None = None
 
 
 class Chain(Model):

@@ -40,12 +40,16 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.data.store import ATTEMPTS, ArtifactStore, pauses
 from airflow_mlops.registry.approval import ApprovalRecord
+from airflow_mlops.registry.canary_step import CanaryStep
 from airflow_mlops.registry.endpoint import Endpoint
 from airflow_mlops.registry.verdict import CandidateVerdict, Refit
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["promoted", "refused", "rolled_back", "requested", "acknowledged", "deployed", "undeployed"]
+Kind = Literal[
+    "promoted", "refused", "rolled_back", "requested", "acknowledged", "deployed", "undeployed",
+    "canary_started", "canary_widened", "canary_held", "canary_withdrawn",
+]  # fmt: skip
 
 # A pack is read, or written, if it saves more reads than this.
 _UNPACKED = 16
@@ -76,11 +80,12 @@ def folder_name(name: str) -> str:
 
 
 class Decision(Model):
-    """A decision about a model's champion or endpoints, with the facts that it is based on.
+    """A decision about a model's champion, canary or endpoints, with the facts that it is based on.
 
     :param decision: kind of decision. ``requested`` means that monitoring or a user requested retraining; ``provenance``
         contains the request. ``acknowledged`` means that a user has seen that a window is to be watched. ``deployed`` and
-        ``undeployed`` refer to ``endpoint``. A newer release may have written other kinds
+        ``undeployed`` refer to ``endpoint``, and those that begin with ``canary`` to ``canary``. A newer release may have
+        written other kinds
     :param replaced: the champion before the decision; ``None`` if the model had no champion
     :param champion: the champion after the decision; ``None`` if the model has no champion
     :param candidates: metrics and gate results of each candidate
@@ -95,6 +100,7 @@ class Decision(Model):
     :param card: after a promotion, SHA-256 of the new champion's model card and verdict, by name of the file
     :param window: the acknowledged window; ``None`` for other decisions
     :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions
+    :param canary: the step of a canary, also of one that is promoted; ``None`` for other decisions
     """
 
     decision: Kind | str
@@ -113,6 +119,7 @@ class Decision(Model):
     card: dict[str, str] = Field(default_factory=dict)
     window: Window | None = None
     endpoint: Endpoint | None = None
+    canary: CanaryStep | None = None
 
     @property
     def moves(self) -> bool:

@@ -31,11 +31,16 @@ def champion(client: MlflowClient, model: str) -> ModelVersionRef | None:
 
 def by_alias(client: MlflowClient, model: str, alias: str) -> ModelVersionRef | None:
     """Return the version of ``model`` with an alias, or ``None`` if there is no such version or model."""
+    found = _by_alias(client, model, alias)
+    return _ref(found) if found is not None else None
+
+
+def _by_alias(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
     from mlflow.exceptions import MlflowException
 
     with registry_errors(f"The {alias} of {model!r} cannot be looked up"):
         try:
-            return _ref(client.get_model_version_by_alias(model, alias))
+            return client.get_model_version_by_alias(model, alias)
         except MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST" or f"alias {alias} not found" in str(error):
                 return None
@@ -47,9 +52,26 @@ def find(client: MlflowClient, model: str, number_or_alias: str) -> ModelVersion
 
     :raises RegistryError: there is no version with the number
     """
-    if number_or_alias.isdecimal():
-        return version(client, model, int(number_or_alias))
-    return by_alias(client, model, number_or_alias)
+    found = _find(client, model, number_or_alias)
+    return _ref(found) if found is not None else None
+
+
+def find_tagged(
+    client: MlflowClient, model: str, number_or_alias: str
+) -> tuple[ModelVersionRef | None, dict[str, str]]:
+    """Return a version by its number or alias, and its tags. Without a version with the alias, there are no tags.
+
+    :raises RegistryError: there is no version with the number
+    """
+    found = _find(client, model, number_or_alias)
+    return (_ref(found), dict(found.tags)) if found is not None else (None, {})
+
+
+def _find(client: MlflowClient, model: str, number_or_alias: str) -> ModelVersion | None:
+    if not number_or_alias.isdecimal():
+        return _by_alias(client, model, number_or_alias)
+    with registry_errors(f"{model} v{number_or_alias} is not in the MLflow registry"):
+        return client.get_model_version(model, number_or_alias)
 
 
 def version(client: MlflowClient, model: str, version: int) -> ModelVersionRef:

@@ -36,8 +36,9 @@ def create_app(spec: ServeSpec) -> FastAPI:
     canary, canary_following, canary_spool = None, None, None
     if spec.canary is not None:
         share = CANARY_SHARE if spec.canary_share is None else spec.canary_share
-        canary = Canary(spec.model, Versions(), share, spec.canary_key)
-        canary_following = Following(spec, store, canary.versions, spec.canary, features=features)
+        others = Versions()
+        canary_following = Following(spec, store, others, spec.canary, features=features)
+        canary = Canary(spec.model, others, share, spec.canary_key, canary_following.withdraw)
         canary_spool = open_spool(spec, store, metrics, "canary") if spec.log else None
     endpoint = Endpoint(spec, versions, metrics, lambda: following.problem, spool, shadowing, canary, canary_spool)
     started = [item for item in (following, canary_following, spool, canary_spool, shadowing) if item is not None]

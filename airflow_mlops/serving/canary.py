@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 from airflow_mlops.serving.other_columns import difference
@@ -36,14 +37,23 @@ class Canary:
 
     :param model: name of the registered model
     :param versions: the loaded canary
-    :param share: share of the values, or of the requests, that the canary answers, 0 to 1
+    :param share: share of the values, or of the requests, that the canary answers, 0 to 1, unless CanaryOperator has set one
     :param key: field of the rows whose value decides; ``None`` for the id of the request
+    :param report: function that is called with the number of the version and the reason, a sentence, when it is withdrawn
 
     ``withdrawn`` is the number of the version that was withdrawn last, or ``None``.
     """
 
-    def __init__(self, model: str, versions: Versions, share: float, key: str | None) -> None:
+    def __init__(
+        self,
+        model: str,
+        versions: Versions,
+        share: float,
+        key: str | None,
+        report: Callable[[int, str], None] = lambda version, reason: None,
+    ) -> None:
         self.versions = versions
+        self._report = report
         self._model, self._share, self._key = model, share, key
         self._judged: tuple[Served, Served, bool] | None = None
         self._records: dict[int, Record] = defaultdict(Record)
@@ -61,7 +71,12 @@ class Canary:
         if not self._fits(champion, canary):
             return champion
         value = request_id if self._key is None else self._value(rows, self._key)
-        return canary if value is not None and place(self._model, value) < self._share else champion
+        return canary if value is not None and place(self._model, value) < self.share else champion
+
+    @property
+    def share(self) -> float:
+        """Return the share that the canary answers: that in MLflow, or else that of the settings."""
+        return self._share if self.versions.share is None else self.versions.share
 
     def answered(self, champion: Served | None, served: Served, milliseconds: float, *, failed: bool = False) -> None:
         """Record an answer, and withdraw the canary if it is worse than the champion.
@@ -87,6 +102,7 @@ class Canary:
         if reason := worse(self._records[canary.ref.version], self._records[champion.ref.version]):
             self.withdrawn = canary.ref.version
             log.error("The canary %s is withdrawn: %s. %s answers.", canary.ref, reason, champion.ref)
+            self._report(canary.ref.version, f"A server withdrew it, because {reason}.")
 
     def _value(self, rows: Rows, key: str) -> Any:
         values = rows.features.get(key)

@@ -89,9 +89,10 @@ class Endpoint:
         self._metrics.version.set(champion.ref.version if champion else 0)
         canary = self._canary.versions.champion if self._canary is not None else None
         withdrawn = self._canary.withdrawn if self._canary is not None else None
-        stays = canary is None or canary.ref.version != withdrawn
-        self._metrics.canary_version.set(canary.ref.version if canary and stays else 0)
-        self._metrics.canary_withdrawn.set(0 if stays else withdrawn or 0)
+        answers = canary is not None and canary.ref.version != withdrawn
+        self._metrics.canary_version.set(canary.ref.version if canary and answers else 0)
+        self._metrics.canary_share.set(self._canary.share if self._canary is not None and answers else 0)
+        self._metrics.canary_withdrawn.set(0 if answers else withdrawn or 0)
         return Response(self._metrics.text(), media_type="text/plain; version=0.0.4")
 
     async def model(self, request: Request) -> Response:

@@ -1,10 +1,12 @@
 """Follow the champion, or load one version, in a process of its own: ``python -m airflow_mlops.serving.follow``.
 
-With a number or alias as argument, the version with this number or alias is followed instead.
+With a number or alias as argument, the version with this number or alias is followed instead, and the share that it answers as a
+canary.
 
 The process has MLflow's client, which the server need not import, and loads each new champion once before the server does.
 So a model that crashes the process that loads it does not end the server. It reads the settings as JSON from standard input,
-and writes one JSON object in a line for each version that it is about to load, that can be served, or that failed.
+and writes one JSON object in a line for each version that it is about to load, that can be served, or that failed. Each further line
+that it reads is a canary that the server has withdrawn, which it withdraws from all servers.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import queue
 import sys
 import threading
 import time
@@ -25,8 +28,11 @@ from airflow_mlops.core.secrets import MaskedStream
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.champion import download_champion
 from airflow_mlops.models.onnx.scorer import has_contract
+from airflow_mlops.overview import index
+from airflow_mlops.registry import canary as canaries
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served
 
@@ -65,17 +71,25 @@ def main() -> None:
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.WARNING)
     given = json.loads(sys.stdin.readline())
     spec = ServeSpec.model_validate(given["spec"])
-    threading.Thread(target=_end_with_server, daemon=True).start()
+    withdrawn: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(withdrawn,), daemon=True).start()
     store, failures = ArtifactStore(spec.store), Failures(*given["failures"])
     target = sys.argv[1] if len(sys.argv) > 1 else str(spec.version or models.CHAMPION)
     client: Any = None
     current: dict[str, Any] = {}
     said = ""
+    report: dict[str, Any] | None = None
     while True:
         pause, trying = spec.poll_seconds, None
         try:
             client = client or connect(spec.mlflow, from_environment)
-            ref = models.find(client, spec.model, target)
+            if report is None and not withdrawn.empty():
+                report = withdrawn.get()
+            if report is not None:
+                _withdraw(client, store, spec.model, report)
+                report = None
+            ref, tags = models.find_tagged(client, spec.model, target)
+            share = tags.get(canaries.SHARE_TAG)
             if ref is None:
                 if target != models.CHAMPION and (current or not said):
                     # The server may have the version from an earlier process, which has ended since.
@@ -84,16 +98,19 @@ def main() -> None:
                 what = "Promote a version" if target == models.CHAMPION else "Set the alias in MLflow"
                 raise MLOpsError(f"Model {spec.model!r} has no {target} yet. {what}.")
             if ref.version == current.get("version"):
-                if said:
-                    # The alias is again at the version that is loaded.
-                    said = ""
+                if said or share != current.get("share"):
+                    # The alias is again at the version that is loaded, or the version answers another share.
+                    said, current["share"] = "", share
                     _say(**current)
             elif failures.due(ref.version):
                 trying = ref.version
                 folder = _load(client, store, ref, spec, other=len(sys.argv) > 1)
-                current, said = {"version": ref.version, "run_id": ref.run_id, "folder": str(folder)}, ""
+                current, said = (
+                    {"version": ref.version, "run_id": ref.run_id, "folder": str(folder), "share": share},
+                    "",
+                )
                 _say(**current)
-                if target.isdecimal():
+                if target.isdecimal() and len(sys.argv) == 1:
                     # A version never changes.
                     threading.Event().wait()
         except MLOpsError as error:
@@ -124,12 +141,20 @@ def _load(client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSp
     return folder
 
 
+def _withdraw(client: Any, store: ArtifactStore, model: str, report: dict[str, Any]) -> None:
+    """Withdraw a canary from all servers, if a task widens it. Others are withdrawn from one server only."""
+    if canaries.withdraw(client, Ledger(store, model), report["withdrawn"], report["reason"]):
+        index.update(store, model, "decisions")
+
+
 def _say(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def _end_with_server() -> None:
-    sys.stdin.read()
+def _listen(withdrawn: queue.SimpleQueue[dict[str, Any]]) -> None:
+    """Hear of withdrawn canaries, and end with the server."""
+    for line in sys.stdin:
+        withdrawn.put(json.loads(line))
     os._exit(0)
 
 

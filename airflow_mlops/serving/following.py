@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,9 @@ class Following:
         self._late = False
         # The version that ended the process last, and how often.
         self._failures: tuple[int | None, int] = (None, 0)
+        # The canary that this server has withdrawn, as the process is told.
+        self._withdrawn: str | None = None
+        self._telling = threading.Lock()
         self.problem = f"The {target or 'champion'} is being loaded."
         self._thread = threading.Thread(target=self._run, name="mlops-follow", daemon=True)
 
@@ -68,6 +72,23 @@ class Following:
             self._process.kill()
         self._thread.join(5)
 
+    def withdraw(self, version: int, reason: str) -> None:
+        """Withdraw a canary from all servers, if a task widens it. It is not chosen here any more in any case.
+
+        :param reason: why, as a sentence
+        """
+        self._withdrawn = json.dumps({"withdrawn": version, "reason": reason}) + "\n"
+        self._tell()
+
+    def _tell(self) -> None:
+        with self._telling:
+            process = self._process
+            if self._withdrawn is not None and process is not None and process.stdin is not None:
+                # The next process is told if this one has ended.
+                with suppress(OSError, ValueError):
+                    process.stdin.write(self._withdrawn)
+                    process.stdin.flush()
+
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
@@ -80,16 +101,19 @@ class Following:
 
     def _follow(self) -> None:
         """Start the process, and act on its messages until it ends."""
-        process = self._process = subprocess.Popen(  # noqa: S603 - the arguments are a list
-            [sys.executable, "-m", "airflow_mlops.serving.follow", *([self._target] if self._target else [])],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        with process:
+        given = {"spec": self._spec.for_processes(), "failures": self._failures}
+        with self._telling:
+            # The settings are the first line.
+            process = self._process = subprocess.Popen(  # noqa: S603 - the arguments are a list
+                [sys.executable, "-m", "airflow_mlops.serving.follow", *([self._target] if self._target else [])],
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            )  # fmt: skip
             assert process.stdin is not None
-            assert process.stdout is not None
-            given = {"spec": self._spec.for_processes(), "failures": self._failures}
             process.stdin.write(json.dumps(given) + "\n")
             process.stdin.flush()
+        with process:
+            assert process.stdout is not None
+            self._tell()
             refused = False
             try:
                 for line in process.stdout:
@@ -126,22 +150,25 @@ class Following:
             self._changed()
         elif "folder" in facts:
             ref = ModelVersionRef(model=self._spec.model, version=facts["version"], run_id=facts["run_id"])
-            return self._switch(ref, Path(facts["folder"]))
+            share = facts.get("share")
+            return self._switch(ref, Path(facts["folder"]), float(share) if share is not None else None)
         return True
 
-    def _switch(self, ref: ModelVersionRef, folder: Path) -> bool:
+    def _switch(self, ref: ModelVersionRef, folder: Path, share: float | None) -> bool:
         found = self._versions.find(str(ref.version))
         try:
-            self._versions.promote(
-                found
-                or Served.load(ref, folder, self._store, self._spec, self._features, other=self._target is not None)
+            served = found or Served.load(
+                ref, folder, self._store, self._spec, self._features, other=self._target is not None
             )
         except (MLOpsError, OSError) as error:
             self._failed(ref.version)
             self._say(f"{error} {self._kept()}")
             return False
         self.problem, self._failures = "", (None, 0)
-        log.info("%s is %s.", ref, f"loaded as {self._target}" if self._target else "served")
+        self._versions.share = share
+        self._versions.promote(served)
+        if found is None:
+            log.info("%s is %s.", ref, f"loaded as {self._target}" if self._target else "served")
         self._changed()
         return True
 

@@ -65,6 +65,9 @@ class Metrics:
             "Number of the version that answers a share of the requests; 0 if none is loaded",
             registry=self.registry,
         )
+        self.canary_share = Gauge(
+            "mlops_serve_canary_share", "Share of the requests that this version answers", registry=self.registry
+        )
         self.canary_withdrawn = Gauge(
             "mlops_serve_canary_withdrawn_version",
             "Number of the canary that the server withdrew, because it did worse than the champion; 0 if it is not withdrawn",

@@ -29,7 +29,7 @@ class ServeSpec(Model):
     :param shadow: number or alias of a version that scores the same rows in the shadow, see
         :mod:`airflow_mlops.serving.shadowing`
     :param canary: number or alias of a version that answers a share of the requests, see :mod:`airflow_mlops.serving.canary`
-    :param canary_share: this share, 0 to 1; 0.1 by default
+    :param canary_share: this share, 0 to 1, until CanaryOperator sets one; 0.1 by default
     :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the request
     :param hash_columns: columns to log as keyed hashes (pseudonyms) instead of their values
     :param drop_columns: columns that are not logged

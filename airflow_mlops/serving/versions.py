@@ -119,10 +119,14 @@ def _columns(store: ArtifactStore, training: Manifest | None) -> tuple[pa.Schema
 
 
 class Versions:
-    """The loaded versions. A new champion replaces the one before at once, between two requests."""
+    """The loaded versions. A new champion replaces the one before at once, between two requests.
+
+    ``share`` is the share of the requests that the version answers as a canary, according to MLflow; ``None`` if it has none there.
+    """
 
     def __init__(self) -> None:
         self._loaded: list[Served] = []
+        self.share: float | None = None
         self.changed = 0.0
 
     @property

@@ -7,6 +7,7 @@ from airflow.sdk import DAG, Asset, PartitionedAtRuntime
 from airflow_mlops.compute import Deployment, Pod, Process
 from airflow_mlops.operators import (
     BuildTrainingSetOperator,
+    CanaryOperator,
     DeployOperator,
     EvaluateOperator,
     IngestOperator,
@@ -73,9 +74,10 @@ with DAG(
     purge = PurgePredictionsOperator(task_id="purge", older_than="365D")
     rollback = RollbackOperator(task_id="rollback", reason="{{ params.reason }}", params={"reason": "manual"})
     deploy = DeployOperator(task_id="deploy", target=Deployment(pod=Pod(image="runner"), replicas=2))
+    canary = CanaryOperator(task_id="canary", version="challenger")
     undeploy = UndeployOperator(task_id="undeploy")
     [features, valid] >> data
     promote >> [score, deploy]
-    deploy >> undeploy
+    deploy >> canary >> undeploy
     monitor >> rollback
     monitor >> purge

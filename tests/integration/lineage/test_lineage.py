@@ -448,6 +448,23 @@ def test_a_rollback_emits_the_new_champion(monkeypatch, tmp_path):
     assert SECRET not in repr(found)
 
 
+def test_a_canary_reads_both_groups_and_moves_the_champion_only_at_the_end(monkeypatch, tmp_path):
+    from airflow_mlops.lineage import lineage_of
+
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": "http://mlflow:5000"}))
+    canary, champion = ({"model": "m", "version": number, "run_id": f"r{number}"} for number in (2, 1))
+    spec = {"model": "m", "version": "challenger"}
+    call = StepCall(step="canary", spec=spec, store=f"file://{tmp_path}", key="results/x.json", version="0")
+    for state, now in (("widened", champion), ("promoted", canary)):
+        result = {"model": "m", "state": state, "version": canary, "champion": now, "promoted": now is canary, "reason": "It is.",
+                  "summary": "Done."}  # fmt: skip
+        found = lineage_of(call, result)
+        names = [item.name.rpartition("/")[2] for item in found.inputs]
+        assert names == ["m_outcomes", "m_canary_outcomes", "2"]
+        assert [item.name for item in found.outputs] == (["models:/m@champion"] if now is canary else [])
+        assert found.run_facets["mlops_verdict"].verdict == state
+
+
 def test_shadow_scoring_reads_its_version_and_an_evaluation_its_evidence(monkeypatch, tmp_path):
     from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.lineage import lineage_of

@@ -45,6 +45,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
         "target": Deployment(pod=Pod(image="runner:{{ month }}", namespace="{{ month }}"), name="at-{{ month }}"),
     },
     "UndeployOperator": {"model": "delays_{{ month }}", "name": "at-{{ month }}"},
+    "CanaryOperator": {"model": "delays", "version": "{{ version }}", "outcomes": "rows_{{ month }}", "max_loss": 0.01},
     "ScoreOperator": {"model": "delays", "dataset": DATASET},
     "JoinLabelsOperator": {"predictions": DATASET, "labels": DATASET, "on": ("id",), "label": "late", "model": "delays"},
     "ProfileOperator": {"dataset": DATASET, "shard": "{{ version }}", "shards": 8},

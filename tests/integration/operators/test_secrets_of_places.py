@@ -77,6 +77,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "hash_conn_id": "planted",
     },
     "MaterializeFeaturesOperator": {"repo": "/repo", "window": "2024-01"},
+    "CanaryOperator": {"model": "m", "version": "challenger"},
     "MonitorOperator": {"model": "m", "dataset": DATA},
     "ProfileOperator": {"model": "m", "dataset": DATA},
     "PromoteOperator": {"verdict": VERDICT},

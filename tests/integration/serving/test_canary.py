@@ -1,4 +1,4 @@
-"""A canary answers a share of the requests of a real server, one version for each entity, until it fails too often."""
+"""A canary answers a share of the requests of a real server, one version for each entity, until it fails too often for all servers."""
 
 from __future__ import annotations
 
@@ -12,8 +12,13 @@ import pytest
 import requests
 
 from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.versions import by_alias
 from airflow_mlops.serving.canary import place
 from airflow_mlops.serving.merge import merge
+from airflow_mlops.stages.canary import step as canary_step
+from airflow_mlops.stages.canary.spec import CanarySpec
+from airflow_mlops.stages.context import StepContext
 from tests.integration.serving.test_server import served
 from tests.support import candidates
 from tests.support.candidates import register, training_set
@@ -52,7 +57,7 @@ def model(client, store, tmp_path, mlflow_server, monkeypatch):
     monkeypatch.setattr(candidates, "linear", fragile)
     canary = register(client, tmp_path / "v2", dataset, (2, 0), model=name)
     client.set_registered_model_alias(name, "champion", str(champion.version))
-    client.set_registered_model_alias(name, "canary", str(canary.version))
+    client.set_registered_model_alias(name, "challenger", str(canary.version))
     return SimpleNamespace(model=name, url=store.url, mlflow=mlflow_server)
 
 
@@ -61,13 +66,21 @@ def metrics(server) -> dict[str, float]:
     return {line.split()[0]: float(line.split()[1]) for line in lines if not line.startswith("#")}
 
 
-def test_entities_keep_their_version_and_failures_are_shown_counted_and_end_the_canary(store, model, tmp_path):
-    options = ("--canary", "canary", "--canary-share", "0.3", "--canary-key", "flight")
+def wait_for(condition) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def test_entities_keep_their_version_and_failures_are_shown_counted_and_end_the_canary(client, store, model, tmp_path):
+    # The share in MLflow counts, and not that of the option.
+    options = ("--canary", "canary", "--canary-share", "0.9", "--canary-key", "flight")
     with served(model, tmp_path / "spool", *options) as server:
-        until = time.monotonic() + 60
-        while metrics(server)["mlops_serve_canary_version"] != 2:
-            assert time.monotonic() < until
-            time.sleep(0.2)
+        spec = CanarySpec(model=model.model, version="challenger", shares=[0.3])
+        assert canary_step.run(spec, StepContext(store=store)).state == "started"
+        wait_for(lambda: metrics(server)["mlops_serve_canary_version"] == 2)
+        assert metrics(server)["mlops_serve_canary_share"] == 0.3
         with requests.Session() as session:
 
             def ask(flight: int, wind: float = 0.0, path: str = server.predict):
@@ -98,6 +111,12 @@ def test_entities_keep_their_version_and_failures_are_shown_counted_and_end_the_
             assert found['mlops_serve_version_requests_total{status="failed",version="2"}'] == 10
             assert found["mlops_serve_canary_withdrawn_version"] == 2
             assert ask(theirs[0], wind=7.0).json()["version"] == 1
+            # All other servers follow the alias.
+            wait_for(lambda: by_alias(client, model.model, "canary") is None)
+            assert metrics(server)["mlops_serve_canary_withdrawn_version"] == 2
+    *_, entry = Ledger(store, model.model).entries()
+    assert (entry.decision, entry.canary.version.version, entry.canary.share) == ("canary_withdrawn", 2, 0)
+    assert "failed 10 of its last" in entry.reason
     assert any("withdrawn" in line for line in server.lines)
     later = datetime.now(timezone.utc) + timedelta(days=1)
     for kind, version, rows in ((None, 1, 2 * (100 - len(theirs)) + 2), ("canary", 2, 2 * len(theirs) + 1)):

@@ -64,6 +64,15 @@ def test_the_share_of_the_entities_is_the_share():
         assert hits / 5_000 == pytest.approx(share, abs=4 * (share * (1 - share) / 5_000) ** 0.5)
 
 
+def test_the_share_in_mlflow_replaces_that_of_the_settings():
+    champion, new = served(1), served(2)
+    chosen = canary(new, 1.0)
+    chosen.versions.share = 0.0
+    assert chosen.choose(champion, rows(champion, 5), "id") is champion
+    chosen.versions.share = None
+    assert chosen.choose(champion, rows(champion, 5), "id") is new
+
+
 def test_the_champion_answers_whenever_one_model_cannot_be_chosen(caplog):
     champion, new = served(1), served(2)
     everyone = canary(new, 1.0)

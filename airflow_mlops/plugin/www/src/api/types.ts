@@ -73,7 +73,8 @@ export type Candidate = {
   gates: Gate[];
 };
 
-export type DecisionKind = "promoted" | "refused" | "rolled_back" | "requested" | "acknowledged" | "deployed" | "undeployed";
+export type DecisionKind = "promoted" | "refused" | "rolled_back" | "requested" | "acknowledged" | "deployed" | "undeployed"
+  | "canary_started" | "canary_widened" | "canary_held" | "canary_withdrawn";
 
 export type Endpoint = { version: { version: number }; follows: boolean; kind: string; namespace: string; name: string };
 
@@ -90,6 +91,8 @@ export type Decision = TaskKey & {
   candidates: Candidate[];
   window: Window | null;
   endpoint?: Endpoint | null;
+  /** `share` is 0 after the end. */
+  canary?: { version: { version: number }; share: number } | null;
 };
 
 export type ModelFacts = Overview & {

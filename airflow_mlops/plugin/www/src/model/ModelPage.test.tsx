@@ -25,6 +25,7 @@ const ANSWERS: Record<string, unknown> = {
         endpoint: { version: { version: 2 }, follows: true, kind: "Deployment", namespace: "serving", name: "m" },
       }),
       decision(3, "2013-02-03T00:00:00Z", { decision: "of_a_newer_release" }),
+      decision(4, "2013-02-04T00:00:00Z", { decision: "canary_widened", canary: { version: { version: 2 }, share: 0.055 } }),
     ],
     chain: { intact: false, problem: "Entry 1 was changed." },
   },
@@ -98,6 +99,7 @@ it("shows deployments, and kinds of entries that a newer release has written", a
   expect(await screen.findByText("Deployment")).toBeTruthy();
   expect(screen.getByText("version 2 (follows the champion), serving/m")).toBeTruthy();
   expect(screen.getByText("of a newer release")).toBeTruthy();
+  expect(screen.getByText(/version 2 answers 5.5% of the requests/)).toBeTruthy();
 });
 
 it("makes no link of an address that is a script", async () => {

@@ -11,6 +11,10 @@ const KINDS: Record<DecisionKind, Kind> = {
   acknowledged: { name: "Acknowledgement", path: "M-6 0L-2 5L6 -5", color: "var(--chakra-colors-blue-solid)", open: true },
   deployed: { name: "Deployment", path: "M-5 -5H5V5H-5Z", color: "var(--chakra-colors-teal-solid)" },
   undeployed: { name: "Removal of an endpoint", path: "M-5 -5H5V5H-5Z", color: "var(--chakra-colors-teal-solid)", open: true },
+  canary_started: { name: "Start of a canary", path: "M-6 5L0 -5L6 5", color: "var(--chakra-colors-cyan-solid)", open: true },
+  canary_widened: { name: "Larger share of a canary", path: "M-6 5L0 -5L6 5Z", color: "var(--chakra-colors-cyan-solid)" },
+  canary_held: { name: "Canary keeps its share", path: "M-6 -2H6M-6 2H6", color: "var(--chakra-colors-cyan-solid)", open: true },
+  canary_withdrawn: { name: "Withdrawal of a canary", path: "M-5 -5L5 5M5 -5L-5 5", color: "var(--chakra-colors-orange-solid)", open: true },
 };
 
 /** Name, shape and colour of a kind of decision, which may be one of a newer release. */
@@ -22,9 +26,11 @@ export const kindOf = (decision: string): Kind =>
   };
 
 /** What a decision changed, such as "version 3 replaced version 2". */
-export const change = ({ champion, decision, endpoint, replaced, window }: Decision): string => {
+export const change = ({ canary, champion, decision, endpoint, replaced, window }: Decision): string => {
   if (endpoint)
     return `version ${endpoint.version.version}${endpoint.follows ? " (follows the champion)" : ""}, ${endpoint.namespace}/${endpoint.name}`;
+  if (canary && decision !== "promoted")
+    return `version ${canary.version.version} answers ${canary.share ? `${Math.round(1000 * canary.share) / 10}%` : "none"} of the requests`;
   if (decision === "acknowledged" || decision === "requested") return window ? `window ${window.label}` : "";
   if (decision === "refused") return champion === null ? "no champion" : `version ${champion} stays champion`;
   if (decision !== "promoted" && decision !== "rolled_back") return "";

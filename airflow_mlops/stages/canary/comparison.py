@@ -1,0 +1,127 @@
+"""Compare a canary with the champion, again and again while it is widened.
+
+A canary that is no worse is withdrawn by any of the comparisons with a probability of at most ``1 - confidence``. So comparison number
+``k`` may err with the probability ``(1 - confidence) / (k * (k + 1))``, half of it for performance and half for latency: these
+probabilities add up to ``1 - confidence``, however many comparisons there are (Bonferroni's inequality).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics.two_groups import Difference, difference
+from airflow_mlops.policy.wording import metric_name, number
+from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.stages.canary.evidence import Answers
+
+# A canary is too slow if its time is more than twice that of the champion, and this many milliseconds longer.
+_TIMES_SLOWER, _SLOWER_MS = 2.0, 5.0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The result of one comparison.
+
+    :param gates: the numbers of each requirement
+    :param metrics: the metric of the canary, by name
+    :param champion_metrics: the metric of the champion, by name
+    :param worse: why the canary is withdrawn, as a sentence; empty if it is not
+    :param uncertain: why it is not widened although it is not withdrawn, as a sentence; empty if it may be widened
+    """
+
+    gates: list[GateResult]
+    metrics: dict[str, float]
+    champion_metrics: dict[str, float]
+    worse: str = ""
+    uncertain: str = ""
+
+
+def error_of_look(look: int, confidence: float) -> float:
+    """Return the probability with which one requirement of a comparison may withdraw a canary that is no worse.
+
+    :param look: number of the comparison, from 1
+    """
+    return (1 - confidence) / (look * (look + 1)) / 2
+
+
+def compare(
+    canary: Answers, champion: Answers, metric: str, look: int, confidence: float, max_loss: float | None
+) -> Comparison | None:
+    """Compare a canary with the champion.
+
+    :param metric: name of the metric of which ``losses`` are the losses
+    :param look: number of the comparison, from 1
+    :param confidence: probability with which a canary that is no worse is withdrawn by no comparison
+    :param max_loss: largest loss that is accepted; ``None`` to accept what is not significantly worse
+    :return: ``None`` if no stratum has labelled rows of both
+    """
+    error = error_of_look(look, confidence)
+    z = NormalDist().inv_cdf(1 - error)
+    measured = difference(canary.losses, champion.losses, z)
+    if measured is None:
+        return None
+    performance, value, before = _performance(metric, measured, error, max_loss)
+    gates, worse, uncertain = [performance], "", ""
+    if measured.interval.low > (max_loss or 0.0):
+        worse = performance.explanation
+    elif not performance.passed:
+        uncertain = performance.explanation
+    slower = difference(canary.latencies, champion.latencies, z)
+    if slower is not None:
+        latency = _latency(slower, error)
+        gates.append(latency)
+        worse = worse or ("" if latency.passed else latency.explanation)
+    name = "mse" if metric == "rmse" else metric
+    return Comparison(gates, {name: value}, {name: before}, worse, uncertain)
+
+
+def _performance(
+    metric: str, found: Difference, error: float, max_loss: float | None
+) -> tuple[GateResult, float, float]:
+    """Return the requirement on the metric, and the metric of the canary and of the champion."""
+    better = METRICS[metric].higher_is_better
+    value, before = ((1 - mean if better else mean) for mean in found.means)
+    name = "mean squared error" if metric == "rmse" else metric_name(metric)
+    interval, accepted = found.interval, max_loss or 0.0
+    text = (
+        f"{name} is {number(value)} on {found.rows[0]:,} rows of the canary and {number(before)} on {found.rows[1]:,} of the "
+        f"champion, a loss of {number(interval.value)} ({number(interval.low)} to {number(interval.high)})"
+    )
+    if interval.low > accepted:
+        passed, why = False, "which is significant" if not accepted else f"which is more than {number(accepted)}"
+    elif max_loss is not None and interval.high > accepted:
+        passed, why = False, f"so a loss of more than {number(accepted)} is not ruled out"
+    else:
+        passed, why = True, "which is not significant" if max_loss is None else f"at most {number(accepted)}"
+    gate = GateResult(
+        gate=f"{name} no worse than the champion" + (f" by more than {number(accepted)}" if accepted else ""),
+        measured=value,
+        asked=None,
+        passed=passed,
+        explanation=f"{text[0].upper()}{text[1:]}, {why}.",
+        improvement=-interval.value,
+        low=-interval.high,
+        high=-interval.low,
+        confidence=1 - error,
+        rows=found.rows[0],
+    )
+    return gate, value, before
+
+
+def _latency(found: Difference, error: float) -> GateResult:
+    """Return the requirement on the time of a request, by the geometric means of the two groups."""
+    own, other = (math.exp(mean) for mean in found.means)
+    slow = found.interval.low > math.log(_TIMES_SLOWER) and own > other + _SLOWER_MS
+    return GateResult(
+        gate=f"at most {_TIMES_SLOWER:g} times as slow as the champion",
+        measured=own / other,
+        asked=_TIMES_SLOWER,
+        passed=not slow,
+        explanation=f"A prediction takes {own:.3g} ms, and {other:.3g} ms by the champion, {own / other:.3g} times as long (at least "
+        f"{math.exp(found.interval.low):.3g} times).",
+        confidence=1 - error,
+        rows=found.rows[0],
+    )

@@ -1,0 +1,161 @@
+"""Read the labelled predictions of a canary and of the champion since the canary began.
+
+Each request has an answer of one version, so the two have no rows in common. Chance decides which version answers, with a probability
+that is constant while the share is. Rows are therefore compared within *strata*: the times with one share, and within them the windows
+of the datasets, because a canary may have been away in some windows. A metric that is not a mean over rows is compared within the times
+with one share only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import Dataset, find_whole_datasets
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.clusters import codes
+from airflow_mlops.metrics.realised import COLUMNS, UnmeasurableError, losses, measurable, outcomes
+from airflow_mlops.metrics.two_groups import Group
+
+#: Metrics of logged predictions by which a canary can be compared: means over rows, and the area under the ROC curve. Others, such as
+#: F1, are biased with few rows, and so differently for the small group and the large one.
+MEANS = ("accuracy", "log_loss", "brier", "rmse", "mae")
+METRICS = ("roc_auc", *MEANS)
+
+_REQUEST_ROW = "request_row"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The predictions of one version since the canary began.
+
+    :param losses: loss of each labelled row
+    :param latencies: logarithm of the time of each request, in milliseconds
+    :param labels: number of labelled rows in all
+    :param labels_now: number of labelled rows at the present share
+    """
+
+    losses: Group
+    latencies: Group
+    labels: int
+    labels_now: int
+
+
+def read(
+    store: ArtifactStore,
+    name: str,
+    ref: ModelVersionRef,
+    contract: ModelContract,
+    metric: str,
+    shares: Sequence[tuple[datetime, float]],
+    groups: str | None,
+    strata: dict[tuple[int, str], int],
+) -> Answers:
+    """Read the predictions of a version from datasets of labelled predictions.
+
+    :param name: name of the datasets
+    :param metric: one of :data:`METRICS`
+    :param shares: the shares of the canary, and the time from which each held
+    :param groups: column that names the cluster of each row; ``None`` for independent rows
+    :param strata: numbers of the strata, to which new ones are added
+    :raises SpecError: the datasets lack a column
+    :raises UnmeasurableError: the labels do not fit the model
+    """
+    parts: dict[tuple[int, str], list[pa.Table]] = {}
+    for dataset in _datasets(store, name, shares[0][0]):
+        window = str(dataset.window)
+        for step, rows in _by_share(_rows(dataset, ref, groups), shares).items():
+            parts.setdefault((step, window), []).append(rows)
+    tables = {key: pa.concat_tables(found, promote_options="permissive") for key, found in sorted(parts.items())}
+    found, labels_now = _losses(tables, contract, metric, groups, strata, len(shares) - 1)
+    return Answers(found, _latencies(tables, strata), len(found.values), labels_now)
+
+
+def _datasets(store: ArtifactStore, name: str, since: datetime) -> list[Dataset]:
+    window = Window(start=since, end=datetime.now(timezone.utc))
+    try:
+        return [dataset for dataset in find_whole_datasets(store, name, window) if dataset.manifest.purged is None]
+    except DatasetNotFoundError:
+        return []
+
+
+def _rows(dataset: Dataset, ref: ModelVersionRef, groups: str | None) -> pa.Table:
+    present = dataset.manifest.column_names
+    wanted = [*COLUMNS, "model_version", "scored_at", "latency_ms", *([groups] if groups else [])]
+    if absent := [column for column in wanted if column not in present]:
+        what = "Set `groups` to a column that is logged." if absent == [groups] else (
+            "Set `outcomes` and `canary_outcomes` to datasets that JoinLabelsOperator wrote for online predictions."
+        )  # fmt: skip
+        raise SpecError(f"Dataset {dataset.manifest.name!r} has no column {absent[0]!r}. {what}")
+    if dataset.manifest.details.get("model") != ref.model:
+        raise SpecError(
+            f"Dataset {dataset.manifest.name!r} has predictions of model {dataset.manifest.details.get('model')!r}, and the canary is "
+            f"a version of {ref.model!r}. Correct `outcomes` and `canary_outcomes`."
+        )
+    columns = list(dict.fromkeys([*wanted, *([_REQUEST_ROW] if _REQUEST_ROW in present else [])]))
+    table = dataset.table(columns=columns)
+    return table.filter(pc.equal(table["model_version"], ref.version))
+
+
+def _by_share(rows: pa.Table, shares: Sequence[tuple[datetime, float]]) -> dict[int, pa.Table]:
+    """Divide rows by the share that held when they were answered. Rows from before the canary are left out."""
+    times = pa.array([time for time, _ in shares], pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    answered = rows["scored_at"].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
+    steps = np.searchsorted(times, answered, side="right") - 1
+    return {int(step): rows.filter(pa.array(steps == step)) for step in np.unique(steps) if step >= 0}
+
+
+def _losses(
+    tables: Mapping[tuple[int, str], pa.Table],
+    contract: ModelContract,
+    metric: str,
+    groups: str | None,
+    strata: dict[tuple[int, str], int],
+    present: int,
+) -> tuple[Group, int]:
+    """Return the loss of each labelled row, and the number of labelled rows in the step ``present``."""
+    merged: dict[tuple[int, str], list[pa.RecordBatch]] = {}
+    for (step, window), table in tables.items():
+        merged.setdefault((step, window if metric in MEANS else ""), []).extend(table.to_batches())
+    values, numbers, named, labels_now = [], [], [], 0
+    for key, batches in merged.items():
+        found = outcomes(batches, contract)
+        if not found.rows:
+            continue
+        try:
+            values.append(losses(metric, found))
+        except UnmeasurableError:
+            # A class has no rows in this stratum.
+            continue
+        numbers.append(np.full(found.rows, strata.setdefault(key, len(strata))))
+        labels_now += found.rows if key[0] == present else 0
+        if groups is not None:
+            named += [batch.column(groups) for batch in measurable(batches, contract)]
+    clusters = codes(pa.chunked_array(named)) if named else None
+    return Group(_joined(values, np.float64), _joined(numbers, np.int64), clusters), labels_now
+
+
+def _latencies(tables: Mapping[tuple[int, str], pa.Table], strata: dict[tuple[int, str], int]) -> Group:
+    values, numbers = [], []
+    for key, table in tables.items():
+        if _REQUEST_ROW in table.column_names:
+            # The rows of a request have one time, divided by their number.
+            table = table.filter(pc.equal(table[_REQUEST_ROW], 0))
+        times = table["latency_ms"].to_numpy().astype(np.float64)
+        times = times[np.isfinite(times) & (times > 0)]
+        values.append(np.log(times))
+        numbers.append(np.full(len(times), strata.setdefault(key, len(strata))))
+    return Group(_joined(values, np.float64), _joined(numbers, np.int64))
+
+
+def _joined(parts: Sequence[np.ndarray], kind: type) -> np.ndarray:
+    return np.concatenate(parts).astype(kind) if parts else np.empty(0, kind)

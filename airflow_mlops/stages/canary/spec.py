@@ -1,0 +1,87 @@
+"""Spec and result of the stage ``canary``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from airflow_mlops.core.base import Name
+from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
+from airflow_mlops.registry.verdict import Verdict
+
+Share = Annotated[float, Field(gt=0, lt=1)]
+
+
+class CanarySpec(Spec):
+    """Parameters of a step of a canary.
+
+    :param model: name of the registered model
+    :param version: number or alias of the version to roll out
+    :param shares: shares of the requests that it answers one after the other, ascending, each greater than 0 and less than 1
+    :param promote: whether the version becomes champion after the last share. If not, it keeps this share, and the result has the
+        verdict for a PromoteOperator
+    :param outcomes: name of the champion's labelled predictions; ``MODEL_outcomes`` by default
+    :param canary_outcomes: name of the canary's labelled predictions; ``MODEL_canary_outcomes`` by default
+    :param metric: metric by which the two are compared: ``roc_auc``, ``accuracy``, ``log_loss``, ``brier``, ``rmse`` or ``mae``; by
+        default ``roc_auc`` (binary), ``accuracy`` (multiclass) or ``rmse`` (regression)
+    :param max_loss: largest loss of the metric that is accepted: a share is widened only when a greater loss is significantly ruled
+        out. For ``rmse``, it is a loss of the mean squared error. By default, a share is widened unless the canary is
+        significantly worse
+    :param min_labels: labelled predictions that the canary must have at a share, and since the last comparison, before it is compared
+    :param groups: column that names the cluster of each row, such as a customer; by default, rows are independent
+    :param confidence: probability with which a canary that is no worse than the champion is not withdrawn by any comparison
+    """
+
+    model: Name
+    version: int | str
+    shares: list[Share] = Field(default=[0.05, 0.2, 0.5], min_length=1)
+    promote: bool = True
+    outcomes: Name | None = None
+    canary_outcomes: Name | None = None
+    metric: str | None = None
+    max_loss: float | None = Field(default=None, ge=0)
+    min_labels: int = Field(default=500, ge=50)
+    groups: str | None = None
+    confidence: float = Field(default=0.95, ge=0.5, lt=1)
+    mlflow: MLflowTarget = MLflowTarget()
+
+    @model_validator(mode="after")
+    def _ascending(self) -> CanarySpec:
+        if sorted({*self.shares}) != self.shares:
+            raise ValueError(
+                f"`shares` {self.shares} is not ascending. A share that shrinks would give entities back to the champion."
+            )
+        return self
+
+
+State = Literal["idle", "started", "waiting", "widened", "held", "withdrawn", "passed", "promoted"]
+
+
+class CanaryResult(Result):
+    """The result of a step of a canary.
+
+    :param state: ``idle``: there is no version to roll out; ``started``; ``waiting``: too few labels for a comparison; ``widened``;
+        ``held``: a comparison neither withdraws nor widens it; ``withdrawn``; ``passed``: the last share has passed, and PromoteOperator may
+        promote it; ``promoted``
+    :param version: the canary; ``None`` if no version has the alias
+    :param share: the share that it answers now; 0 if it answers none
+    :param champion: the champion after the step; ``None`` if the model has no champion
+    :param replaced: the replaced champion; ``None`` if no champion was replaced
+    :param promoted: whether this step made the canary the champion
+    :param verdict: for ``passed`` and ``promoted``, the comparison with the champion, for a PromoteOperator
+    :param reason: the reason in one sentence
+    :param ledger_url: URL of the ledger entry; ``None`` if nothing was decided
+    """
+
+    state: State
+    model: str
+    version: ModelVersionRef | None
+    share: float = 0.0
+    champion: ModelVersionRef | None
+    replaced: ModelVersionRef | None = None
+    promoted: bool = False
+    verdict: Verdict | None = None
+    reason: str
+    ledger_url: str | None = None

@@ -1,0 +1,262 @@
+"""Compare the canary with the champion, and widen, hold, withdraw or promote it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops import __version__
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import RegistryError, SpecError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.metrics.catalog import MAIN_METRIC, REALISED
+from airflow_mlops.metrics.realised import UnmeasurableError
+from airflow_mlops.models import contracts
+from airflow_mlops.overview import index
+from airflow_mlops.registry import aliases, versions
+from airflow_mlops.registry import canary as canaries
+from airflow_mlops.registry.canary_step import CanaryStep
+from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.integrity import card_hashes, file_hashes
+from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.origins import origin
+from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
+from airflow_mlops.stages.canary import evidence
+from airflow_mlops.stages.canary.comparison import Comparison, compare
+from airflow_mlops.stages.canary.spec import CanaryResult, CanarySpec, State
+from airflow_mlops.stages.context import StepContext
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_STATES: dict[str, State] = {
+    canaries.STARTED: "started",
+    canaries.WIDENED: "widened",
+    canaries.HELD: "held",
+    canaries.WITHDRAWN: "withdrawn",
+    "promoted": "promoted",
+}
+
+
+def run(spec: CanarySpec, context: StepContext) -> CanaryResult:
+    """Start the canary, or compare it with the champion and decide about its share. The decision is recorded in the ledger.
+
+    Nothing is decided while there are too few labels, without a version to roll out, and after its canary has ended.
+
+    :raises RegistryError: the model has no champion, MLflow cannot be used, or the ledger was tampered with
+    :raises SpecError: the versions cannot be compared by the metric, or the labelled predictions lack a column
+    """
+    context = context.for_call()
+    client = connect(spec.mlflow, context.connection)
+    ledger = Ledger(context.store, spec.model)
+    # A crashed task may have left an entry that is not carried out.
+    canaries.carry_out(client, ledger)
+    ref = versions.find(client, spec.model, str(spec.version))
+    if ref is None:
+        now = versions.champion(client, spec.model)
+        reason = f"No version has the alias {spec.version!r}."
+        return CanaryResult(
+            state="idle", model=spec.model, version=None, champion=now, reason=reason, summary=f"No canary: {reason}"
+        )
+    task = _Task(spec, context, client, ledger, ref)
+    entry = ledger.record(context.key, task.decide)
+    if entry is None:
+        return task.result(task.state, task.reason, task.share, task.champion)
+    if entry.moves:
+        aliases.carry_out(client, ledger)
+    canaries.carry_out(client, ledger)
+    index.update(context.store, spec.model, "decisions")
+    return _recorded(task, entry, ledger.url(entry.seq))
+
+
+@dataclass
+class _Task:
+    """Decides about the canary, and notes why it decides nothing."""
+
+    spec: CanarySpec
+    context: StepContext
+    client: MlflowClient
+    ledger: Ledger
+    ref: ModelVersionRef
+    state: State = "idle"
+    reason: str = ""
+    share: float = 0.0
+    champion: ModelVersionRef | None = None
+
+    def decide(self, entries: list[Entry]) -> Decision | None:
+        """Return the decision; ``None`` if nothing is decided."""
+        now = self.champion = aliases.settled_champion(self.client, self.ledger, entries)
+        if now is None:
+            raise RegistryError(
+                f"The model {self.spec.model!r} has no champion with which a canary could be compared. Promote a version first."
+            )
+        self.state, self.share = "idle", 0.0
+        if now.version == self.ref.version:
+            self.reason = f"{self.ref} is the champion."
+            return None
+        if (end := canaries.ended(entries, self.ref)) is not None:
+            self.reason = f"The canary {self.ref} has ended with entry {end.seq} of the ledger: {end.reason}"
+            return None
+        rollout = canaries.last_rollout(entries)
+        if rollout is None or not rollout.under_way or rollout.version.version != self.ref.version:
+            return self._start(now, "")
+        if rollout.champion is None or rollout.champion.version != now.version:
+            return self._start(now, f" again, because the champion is another than {rollout.champion}")
+        return self._next(rollout, now)
+
+    def _start(self, now: ModelVersionRef, again: str) -> Decision:
+        share = self.spec.shares[0]
+        reason = f"{self.ref} begins{again} to answer {share:.0%} of the requests beside the champion {now}."
+        files = file_hashes(versions.download(self.client, self.ref))
+        mine = CandidateVerdict(candidate=self.ref, metrics={}, gates=[], passed=False, reason=reason, files=files)
+        return self._decision(canaries.STARTED, now, reason, CanaryStep(version=self.ref, share=share), mine)
+
+    def _next(self, rollout: canaries.Rollout, now: ModelVersionRef) -> Decision | None:
+        self.state, self.share = "waiting", rollout.step.share
+        spec, step = self.spec, rollout.step
+        contract = contracts.read(self.client, self.context.store, self.ref).contract
+        metric = _metric(spec, contract, contracts.read(self.client, self.context.store, now).contract)
+        strata: dict[tuple[int, str], int] = {}
+        names = (
+            spec.canary_outcomes or f"{spec.model}_canary_outcomes",
+            spec.outcomes or f"{spec.model}_outcomes",
+        )
+        try:
+            mine, theirs = (
+                evidence.read(
+                    self.context.store, name, ref, contract, metric, rollout.shares, spec.groups, strata
+                )
+                for name, ref in zip(names, (self.ref, now), strict=True)
+            )  # fmt: skip
+        except UnmeasurableError as error:
+            raise SpecError(f"{self.ref} cannot be compared with {now} by {metric}, because {error}.") from error
+        new = min(mine.labels_now, mine.labels - step.labels)
+        if min(new, theirs.labels) < spec.min_labels:
+            self.reason = (
+                f"{self.ref} answers {step.share:.0%} of the requests. It is compared with the champion when it has "
+                f"{spec.min_labels:,} new labelled predictions ({max(0, new):,} so far, and {theirs.labels:,} of the champion)."
+            )
+            return None
+        look = step.looks + 1
+        found = compare(mine, theirs, metric, look, spec.confidence, spec.max_loss)
+        if found is None:
+            self.reason = f"{self.ref} and {now} have labelled predictions in no common window."
+            return None
+        return self._judged(
+            rollout, now, found, CanaryStep(version=self.ref, share=step.share, looks=look, labels=mine.labels)
+        )
+
+    def _judged(self, rollout: canaries.Rollout, now: ModelVersionRef, found: Comparison, step: CanaryStep) -> Decision:
+        files = next((item.files for entry in rollout.entries for item in entry.candidates), {})
+        wider = next((share for share in self.spec.shares if share > step.share), None)
+        about = found.gates[0].explanation
+        kind, share, passed = canaries.HELD, step.share, not found.worse and not found.uncertain
+        if found.worse:
+            kind, share, reason = canaries.WITHDRAWN, 0.0, f"{self.ref} is withdrawn: {found.worse}"
+        elif found.uncertain:
+            reason = f"{self.ref} keeps {share:.0%} of the requests: {found.uncertain}"
+        elif wider is not None:
+            kind, share = canaries.WIDENED, wider
+            reason = f"{self.ref} answers {share:.0%} of the requests instead of {step.share:.0%}: {about}"
+        elif not self.spec.promote:
+            reason = f"{self.ref} has passed the last share, {share:.0%}, and can be promoted: {about}"
+        elif file_hashes(versions.download(self.client, self.ref)) != files:
+            kind, share, passed = canaries.WITHDRAWN, 0.0, False
+            reason = f"{self.ref} is withdrawn, because its files are not those with which the canary began."
+        else:
+            kind, share = "promoted", 0.0
+            reason = f"It was no worse than {now} at {step.share:.0%} of the requests: {about}"
+        mine = CandidateVerdict(
+            candidate=self.ref, metrics=found.metrics, gates=found.gates, passed=passed, reason=reason, files=files
+        )
+        return self._decision(kind, now, reason, step.model_copy(update={"share": share}), mine)
+
+    def _decision(
+        self, kind: str, now: ModelVersionRef, reason: str, step: CanaryStep, mine: CandidateVerdict
+    ) -> Decision:
+        more: dict[str, Any] = {}
+        if kind == "promoted":
+            more = {"files": mine.files, "card": card_hashes(self.client, self.ref)}
+        return Decision(
+            decision=kind,
+            replaced=now,
+            champion=self.ref if kind == "promoted" else now,
+            candidates=[mine],
+            code={"airflow_mlops": __version__},
+            origins=[origin(self.client, self.ref)],
+            provenance=self.context.provenance,
+            reason=reason,
+            canary=step,
+            **more,
+        )
+
+    def result(
+        self, state: State, reason: str, share: float, champion: ModelVersionRef | None, **more: Any
+    ) -> CanaryResult:
+        """Return the result of the step."""
+        return CanaryResult(
+            state=state,
+            model=self.spec.model,
+            version=self.ref,
+            share=share,
+            champion=champion,
+            reason=reason,
+            summary=f"Canary {self.ref}, {state}: {reason}",
+            **more,
+        )
+
+
+def _recorded(task: _Task, entry: Entry, url: str) -> CanaryResult:
+    step, mine = entry.canary, entry.candidates[0]
+    assert step is not None
+    state = _STATES[entry.decision]
+    if state == "held" and mine.passed:
+        state = "passed"
+    before = entry.replaced
+    verdict = None
+    if state in ("passed", "promoted"):
+        (metric,) = mine.metrics
+        verdict = Verdict(
+            model=entry.model,
+            dataset_name=task.spec.canary_outcomes or f"{entry.model}_canary_outcomes",
+            dataset_id="",
+            part="data",
+            metric=metric,
+            winner=task.ref,
+            champion=before,
+            candidates=[mine],
+            reason=mine.reason,
+            policy="The two versions answered different requests, by chance.",
+        )
+    return task.result(
+        state,
+        entry.reason,
+        step.share,
+        entry.champion,
+        replaced=before if entry.moves else None,
+        promoted=entry.moves,
+        verdict=verdict,
+        ledger_url=url,
+    )
+
+
+def _metric(spec: CanarySpec, contract: ModelContract, champion: ModelContract) -> str:
+    """Return the metric by which two versions are compared.
+
+    :raises SpecError: they have different tasks or classes, or the metric cannot be compared
+    """
+    if (contract.task, contract.label, {*contract.classes}, contract.positive) != (
+        champion.task, champion.label, {*champion.classes}, champion.positive,
+    ):  # fmt: skip
+        raise SpecError(
+            f"The canary of {spec.model!r} predicts another label, or other classes, than the champion, so the two cannot be compared. "
+            "Promote it with PromoteOperator."
+        )
+    known = [name for name in REALISED[contract.task] if name in evidence.METRICS]
+    main = MAIN_METRIC[contract.task]
+    metric = spec.metric or (main if main in known else known[0])
+    if metric not in known:
+        raise SpecError(
+            f"A canary of a {contract.task} model cannot be compared by {metric!r}. Set `metric` to one of {', '.join(known)}."
+        )
+    return metric

@@ -1,0 +1,152 @@
+"""A canary that is no worse than the champion is withdrawn with the stated probability, over all its comparisons."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import DatasetWriter
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.two_groups import Group
+from airflow_mlops.stages.canary import evidence
+from airflow_mlops.stages.canary.comparison import compare, error_of_look
+from airflow_mlops.stages.canary.evidence import Answers
+from airflow_mlops.stages.canary.spec import CanarySpec
+
+SHARES = (0.05, 0.2, 0.5)
+NOW = datetime.now(timezone.utc).replace(microsecond=0)
+REGRESSION = ModelContract(task="regression", label="y", features=[], classes=[], dataset_name="d", dataset_id="i")
+BINARY = REGRESSION.model_copy(update={"task": "binary", "classes": [False, True], "positive": True})
+
+
+def looks(seed: int, worse: float = 0.0, slower: float = 1.0, number: int = 8) -> int | None:
+    """The comparison that withdraws a canary, each after 100 further labels; ``None`` if none of eight does.
+
+    The rows of each comparison are more or less difficult than those before, and its share is larger.
+    """
+    random = np.random.default_rng(seed)
+    parts: list[list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = [[], []]
+    for look in range(1, number + 1):
+        share, difficult = SHARES[min(look - 1, 2)], random.uniform(0.05, 0.3)
+        for arm, rows in enumerate((100, min(800, int(100 * (1 - share) / share)))):
+            wrong = random.random(rows) < difficult + (worse if arm == 0 else 0)
+            # Slow periods hit both.
+            times = random.lognormal(2 + 3 * difficult, 0.5, rows) * (slower if arm == 0 else 1)
+            parts[arm].append((wrong.astype(float), np.log(times), np.full(rows, look - 1)))
+        mine, theirs = (
+            Answers(Group(losses, strata), Group(latencies, strata), len(losses), 100)
+            for losses, latencies, strata in (map(np.concatenate, zip(*arm, strict=True)) for arm in parts)
+        )
+        found = compare(mine, theirs, "accuracy", look, 0.9, None)
+        if found is not None and found.worse:
+            return look
+    return None
+
+
+def test_a_canary_that_is_no_worse_is_withdrawn_with_at_most_the_stated_probability():
+    """The stated probability is 10%, half of it for performance. Without the correction for eight comparisons, it is twice that."""
+    assert sum(2 * error_of_look(look, 0.9) for look in range(1, 10_000)) == pytest.approx(0.1, rel=1e-3)
+    assert sum(looks(seed) is not None for seed in range(120)) <= 6
+
+
+def test_a_canary_that_is_worse_or_slow_is_withdrawn():
+    assert all(looks(seed, worse=0.15) is not None for seed in range(15))
+    assert all(looks(seed, slower=3.0) == 1 for seed in range(5))
+
+
+def answers(*parts: np.ndarray) -> Answers:
+    values = np.concatenate(parts)
+    strata = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return Answers(Group(values, strata), Group(np.zeros(len(values)), strata), len(values), len(values))
+
+
+def test_a_greater_loss_than_accepted_must_be_ruled_out():
+    mine, theirs = answers(np.tile([0.0, 0, 0, 1], 100)), answers(np.tile([0.0, 0, 0, 1], 1_000))
+    plain = compare(mine, theirs, "accuracy", 1, 0.95, None)
+    assert (plain.worse, plain.uncertain) == ("", "")
+    assert plain.metrics == {"accuracy": 0.75}
+    strict, loose = (compare(mine, theirs, "accuracy", 1, 0.95, accepted) for accepted in (0.02, 0.2))
+    assert strict.worse == ""
+    assert "a loss of more than 0.020 is not ruled out" in strict.uncertain
+    assert (loose.worse, loose.uncertain) == ("", "")
+    bad = answers(np.tile([0.0, 1], 200))
+    assert "Accuracy is 0.500" in compare(bad, theirs, "accuracy", 1, 0.95, None).worse
+    assert compare(bad, theirs, "accuracy", 1, 0.95, 0.4).worse == ""
+
+
+def write(store, version: int, window: Window, rows: dict) -> None:
+    count = len(rows["scored_at"])
+    table = pa.table(
+        {
+            "prediction": [0.0] * count, "score": pa.array(rows["score"], pa.float64()), "model_name": ["m"] * count,
+            "model_version": [version] * count, "scored_at": pa.array(rows["scored_at"], pa.timestamp("us", "UTC")),
+            "latency_ms": [2.0] * count, "request_row": rows.get("request_row", [0] * count),
+            "label": pa.array(rows["label"], pa.float64()), "customer": rows.get("customer", [1] * count),
+        }
+    )  # fmt: skip
+    with DatasetWriter(store, f"m_{version}") as writer:
+        writer.write(table)
+        writer.commit(window=window, details={"model": "m"})
+
+
+def test_rows_belong_to_the_share_at_their_time_and_to_their_window(tmp_path):
+    store = ArtifactStore(f"file://{tmp_path}")
+    hours = [NOW - timedelta(hours=number) for number in (4, 3, 2, 1)]
+    windows = [Window(start=start, end=end) for start, end in zip(hours, hours[1:], strict=False)]
+    minute = timedelta(minutes=1)
+    shares = [(hours[0] + 30 * minute, 0.05), (hours[1] + 30 * minute, 0.2)]
+    # Before the canary; at the first share; and with a missing label and a second row of a request.
+    write(store, 2, windows[0], {
+        "scored_at": [hours[0] + minute, *[hours[0] + 40 * minute] * 3], "score": [9, 1, 2, 3], "label": [0, 1, 1, None],
+        "request_row": [0, 0, 1, 0],
+    })  # fmt: skip
+    write(store, 2, windows[1], {"scored_at": [hours[1] + 20 * minute, hours[1] + 50 * minute], "score": [0, 0], "label": [0, 2],
+                                 "customer": [1, 2]})  # fmt: skip
+    write(store, 2, windows[2], {"scored_at": [hours[2] + minute], "score": [0], "label": [3]})
+    ref, strata = ModelVersionRef(model="m", version=2, run_id=""), {}
+    found = evidence.read(store, "m_2", ref, REGRESSION, "mae", shares, "customer", strata)
+    assert found.losses.values.tolist() == [0, 1, 0, 2, 3]
+    first, second, third = (str(window) for window in windows)
+    names = {number: key for key, number in strata.items()}
+    assert [names[number] for number in found.losses.strata] == [
+        (0, first), (0, first), (0, second), (1, second), (1, third),
+    ]  # fmt: skip
+    assert found.losses.clusters[[0, 3]].tolist() == [found.losses.clusters[4], found.losses.clusters[0] + 1]
+    assert (found.labels, found.labels_now) == (5, 2)
+    # One time for each request, the unlabelled included.
+    assert found.latencies.values.tolist() == [np.log(2.0)] * 5
+    other = ModelVersionRef(model="m", version=3, run_id="")
+    assert evidence.read(store, "m_2", other, REGRESSION, "mae", shares, None, strata).labels == 0
+    assert evidence.read(store, "absent", ref, REGRESSION, "mae", shares, None, strata).labels == 0
+    with pytest.raises(SpecError, match="has no column 'shop'.*groups"):
+        evidence.read(store, "m_2", ref, REGRESSION, "mae", shares, "shop", strata)
+    with pytest.raises(SpecError, match="predictions of model 'm'.*'n'"):
+        evidence.read(store, "m_2", ref.model_copy(update={"model": "n"}), REGRESSION, "mae", shares, None, strata)
+
+
+def test_areas_are_compared_within_the_times_of_one_share(tmp_path):
+    store = ArtifactStore(f"file://{tmp_path}")
+    hours = [NOW - timedelta(hours=number) for number in (3, 2, 1)]
+    for start, end, labels in ((hours[0], hours[1], [1, 1]), (hours[1], hours[2], [0, 0])):
+        write(store, 2, Window(start=start, end=end), {
+            "scored_at": [start + timedelta(minutes=1)] * 2, "score": [0.2, 0.7] if labels[0] else [0.6, 0.1], "label": labels,
+        })  # fmt: skip
+    ref = ModelVersionRef(model="m", version=2, run_id="")
+    contract = BINARY.model_copy(update={"classes": [0.0, 1.0], "positive": 1.0})
+    found = evidence.read(store, "m_2", ref, contract, "roc_auc", [(hours[0], 0.1)], None, {})
+    assert (found.labels, set(found.losses.strata)) == (4, {0})
+    assert found.losses.values.mean() == pytest.approx(0.25)
+
+
+def test_shares_ascend_and_leave_rows_to_the_champion():
+    assert CanarySpec(model="m", version="challenger").shares == [0.05, 0.2, 0.5]
+    for shares in ([0.5, 0.2], [0.2, 0.2], [0.0], [1.0], []):
+        with pytest.raises(ValueError, match="shares"):
+            CanarySpec(model="m", version=2, shares=shares)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import uuid
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -17,6 +19,8 @@ T = TypeVar("T")
 
 _JSON = "application/json"
 _ID_LENGTH = 200
+# A field whose colon does not follow its quote at once, which no usual client sends.
+_SPACED = re.compile(rb'"[ \t\r\n]+:')
 
 
 class RefusedError(Exception):
@@ -78,7 +82,7 @@ def json_object(data: bytes) -> dict[str, Any]:
     """Return the JSON object that ``data`` contains.
 
     :raises RefusedError: ``data`` is not JSON
-    :raises SchemaError: ``data`` is JSON, but no object
+    :raises SchemaError: ``data`` is JSON, but no object, or one of its objects has a field twice
     """
     try:
         body = from_json(data, allow_inf_nan=False)
@@ -86,7 +90,42 @@ def json_object(data: bytes) -> dict[str, Any]:
         raise RefusedError(400, f"The body is not JSON: {error}.") from None
     if not isinstance(body, dict):
         raise SchemaError("The body is not a JSON object.")
+    _refuse_repeated(data, body)
     return body
+
+
+def _refuse_repeated(data: bytes, body: dict[str, Any]) -> None:
+    """Refuse an object with a field twice, of which the parser has kept the last.
+
+    Each field has a colon, after a quote. So if there are as many colons, or quotes with a colon, as fields, none is repeated. Only
+    otherwise, which is rare, the body is parsed by the slower parser that shows repeated fields.
+    """
+    fields = _fields(body)
+    if fields == data.count(b":") or (fields == data.count(b'":') and _SPACED.search(data) is None):
+        return
+    json.loads(data, object_pairs_hook=_once, parse_int=str, parse_float=str)
+
+
+def _fields(body: dict[str, Any]) -> int:
+    """Return the number of fields of the body and of the objects in it that requests usually have."""
+    count = len(body)
+    for name, value in body.items():
+        if type(value) is dict:
+            count += len(value)
+        elif type(value) is list:
+            count += sum([len(item) for item in value if type(item) is dict])
+            if name in ("inputs", "outputs"):
+                nested = [item.get("parameters") for item in value if type(item) is dict]
+                count += sum([len(item) for item in nested if type(item) is dict])
+    return count
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    names: set[str] = set()
+    for name, _ in pairs:
+        if name in names:
+            raise SchemaError(f"The request has the field {name[:60]!r} twice in one object. Send each field once.")
+        names.add(name)
 
 
 def request_id_of(request: Request, body: dict[str, Any]) -> str:

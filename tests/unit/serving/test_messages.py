@@ -1,0 +1,58 @@
+"""A field that a JSON object has twice is refused, however it is written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.serving import messages
+from airflow_mlops.serving.messages import json_object
+
+VALUES = st.recursive(
+    st.none()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers(-(2**60), 2**60)
+    | st.text('":\\a ', max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('":\\ab ', max_size=3), inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["rows", "inputs", "outputs", "parameters", "id"]), VALUES), st.booleans())
+def test_what_has_each_field_once_is_read_unchanged(body, spaced):
+    separators = (" , ", "\t :\n") if spaced else None
+    assert json_object(json.dumps(body, separators=separators).encode()) == body
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('{"rows": [{"a": 1, "b": 2, "a": 3}]}', "a"),
+        ('{"rows": [{"a" : 1, "a":3}]}', "a"),
+        ('{"rows": [], "rows": [{"a": 1}]}', "rows"),
+        # Written in two ways, nested, and with colons in texts.
+        ('{"rows": [{"a": 1, "\\u0061": 3}]}', "a"),
+        ('{"rows": [{"a": {"deep": 1, "deep": 2}}]}', "deep"),
+        ('{"rows": [{"at": "10:00:00", "a": "\\":", "at": "11:00"}]}', "at"),
+        (
+            '{"inputs": [{"name": "a", "parameters": {"binary_data_size": 3, "binary_data_size": 4}}]}',
+            "binary_data_size",
+        ),
+    ],
+)
+def test_a_repeated_field_is_refused_by_its_name(text, name):
+    with pytest.raises(SchemaError, match=f"the field '{name}' twice"):
+        json_object(text.encode())
+
+
+def test_usual_requests_are_parsed_once(monkeypatch):
+    monkeypatch.setattr(messages.json, "loads", lambda *_, **__: pytest.fail("It was parsed again."))
+    rows = [{"a": 1.5, "at": "2026-01-01T10:00:00", "b": "x"}] * 3
+    json_object(json.dumps({"id": "a:b", "rows": rows, "log": False}).encode())
+    inputs = [{"name": "a", "shape": [1], "datatype": "FP64", "parameters": {"binary_data_size": 8}}]
+    outputs = [{"name": "score", "parameters": {"binary_data": True}}]
+    json_object(json.dumps({"inputs": inputs, "outputs": outputs, "parameters": {"x": 1}}, indent=1).encode())

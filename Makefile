@@ -71,7 +71,7 @@ lock: ## Regenerate constraints.txt and docker/hashes.txt from pyproject.toml wi
 	build/lock/bin/python -m pip install --quiet --editable . --group dev --group sbom
 	{ echo "# Written by 'make lock' on Python 3.11; pip install -c constraints.txt holds every version."; \
 	  build/lock/bin/python -m pip freeze --all --exclude-editable \
-	  | grep -v -i -E '^(nvidia-|triton|cuda-)' | sed -E 's/\+cpu$$//'; } > constraints.txt
+	  | grep -v -i -E '^(nvidia-|triton==|cuda-)' | sed -E 's/\+cpu$$//'; } > constraints.txt
 	build/lock/bin/uv pip compile --quiet --universal --no-deps --python-version 3.11 --format pylock.toml \
 	  --output-file build/lock/pylock.toml constraints.txt
 	build/lock/bin/python docker/hashes.py write build/lock/pylock.toml > docker/hashes.txt

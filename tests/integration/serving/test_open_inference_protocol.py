@@ -1,7 +1,4 @@
-"""The Open Inference Protocol, with texts as inputs and outputs: raw requests, and Triton's own client where it is installed.
-
-Triton's client is not among the locked dependencies, because it needs an older greenlet than Airflow has.
-"""
+"""The Open Inference Protocol, with texts as inputs and outputs: raw requests, and Triton's own client."""
 
 from __future__ import annotations
 
@@ -143,7 +140,7 @@ def test_every_error_is_in_the_field_where_clients_look(server):
 
 
 def test_tritons_client(server, expected):
-    triton = pytest.importorskip("tritonclient.http", reason="tritonclient[http] is not installed")
+    import tritonclient.http as triton
     from tritonclient.utils import InferenceServerException
 
     with triton.InferenceServerClient(server.url.removeprefix("http://")) as client:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import textwrap
 import time
 import uuid
@@ -17,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import requests
+import yaml
 from mlflow import MlflowClient
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
@@ -33,6 +35,7 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
 from tests.integration.conftest import free_port
+from tests.support import redis
 from tests.support.candidates import linear
 from tests.support.endpoint import answering, register
 from tests.support.feature_repo import FEATURE_STORE
@@ -115,8 +118,27 @@ def entities(rows: int = 300, seed: int = 1) -> pa.Table:
     return pa.table({**columns, "number": number, "factor": random.integers(1, 4, rows)})
 
 
-def test_the_online_lookup_finds_what_the_point_in_time_join_finds(repo):
-    store, asked = feast_repo.open_store(str(repo)), entities()
+@pytest.fixture(params=["sqlite", "redis"])
+def online_repo(request: pytest.FixtureRequest, repo: Path, tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """The repository with its online store in SQLite, and in a real Redis."""
+    if request.param == "sqlite":
+        yield SimpleNamespace(folder=repo)
+        return
+    with redis.server() as server:
+        settings = yaml.safe_load((repo / "feature_store.yaml").read_text())
+        settings["online_store"] = {"type": "redis", "connection_string": server.address}
+        for name in ("definitions.py", "rows.parquet", "words.parquet"):
+            shutil.copy(repo / name, tmp_path)
+        (tmp_path / "feature_store.yaml").write_text(yaml.safe_dump(settings))
+        store = feast_repo.open_store(str(tmp_path))
+        feast_repo.apply(store, feast_repo.parse_repo(store))
+        with feast_repo.quietly():
+            store.materialize(NOW - timedelta(days=30), NOW)
+        yield SimpleNamespace(folder=tmp_path, server=server)
+
+
+def test_the_online_lookup_finds_what_the_point_in_time_join_finds(online_repo):
+    store, asked = feast_repo.open_store(str(online_repo.folder)), entities()
     wanted = request.resolve(store, "everything", None)
     events = asked.append_column("time", pa.array([NOW] * asked.num_rows, pa.timestamp("us", "UTC")))
     offline = pa.concat_tables(feast_join.join(store, wanted, events, "time")).combine_chunks()
@@ -130,6 +152,11 @@ def test_the_online_lookup_finds_what_the_point_in_time_join_finds(repo):
     later = online.look_up(store, wanted, asked, NOW + timedelta(hours=1))
     assert later["fresh:count"].null_count > found["fresh:count"].null_count
     assert later["lasting:size"].equals(found["lasting:size"])
+    if hasattr(online_repo, "server"):
+        online_repo.server.stop()
+        with pytest.raises(FeatureStoreError, match="(?i)connect") as refused:
+            online.look_up(store, wanted, asked, NOW)
+        assert "s3cret" not in str(refused.value)
 
 
 def test_an_online_store_that_cannot_be_read_is_an_error_of_the_feature_store(repo, monkeypatch):

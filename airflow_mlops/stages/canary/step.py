@@ -97,12 +97,15 @@ class _Task:
         if (end := canaries.ended(entries, self.ref)) is not None:
             self.reason = f"The canary {self.ref} has ended with entry {end.seq} of the ledger: {end.reason}"
             return None
+        contract, other = (contracts.read(self.client, self.context.store, item).contract for item in (self.ref, now))
+        # Versions that cannot be compared must not begin.
+        metric = _metric(self.spec, contract, other)
         rollout = canaries.last_rollout(entries)
         if rollout is None or not rollout.under_way or rollout.version.version != self.ref.version:
             return self._start(now, "")
         if rollout.champion is None or rollout.champion.version != now.version:
             return self._start(now, f" again, because the champion is another than {rollout.champion}")
-        return self._next(rollout, now)
+        return self._next(rollout, now, contract, metric)
 
     def _start(self, now: ModelVersionRef, again: str) -> Decision:
         share = self.spec.shares[0]
@@ -111,11 +114,11 @@ class _Task:
         mine = CandidateVerdict(candidate=self.ref, metrics={}, gates=[], passed=False, reason=reason, files=files)
         return self._decision(canaries.STARTED, now, reason, CanaryStep(version=self.ref, share=share), mine)
 
-    def _next(self, rollout: canaries.Rollout, now: ModelVersionRef) -> Decision | None:
+    def _next(
+        self, rollout: canaries.Rollout, now: ModelVersionRef, contract: ModelContract, metric: str
+    ) -> Decision | None:
         self.state, self.share = "waiting", rollout.step.share
         spec, step = self.spec, rollout.step
-        contract = contracts.read(self.client, self.context.store, self.ref).contract
-        metric = _metric(spec, contract, contracts.read(self.client, self.context.store, now).contract)
         strata: dict[tuple[int, str], int] = {}
         names = (
             spec.canary_outcomes or f"{spec.model}_canary_outcomes",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_mlops.operators import (
+    CanaryOperator,
     EvaluateOperator,
     MonitorOperator,
     PromoteOperator,
@@ -50,6 +51,8 @@ CHAMPION = {"model": "m", "version": 7, "run_id": "r"}
     [
         (MonitorOperator, {"decision": "watch", "headline": "rain drifted"}, "watch: rain drifted"),
         (MonitorOperator, {"decision": "healthy", "headline": ""}, "healthy"),
+        (CanaryOperator, {"state": "widened", "share": 0.2, "reason": "why"}, "widened 20%: why"),
+        (CanaryOperator, {"state": "withdrawn", "share": 0.0, "reason": "why"}, "withdrawn: why"),
         (EvaluateOperator, {"verdict": {"winner": CHAMPION, "reason": "why"}}, "v7 passed"),
         (EvaluateOperator, {"verdict": {"winner": None, "reason": "why"}}, "refused: why"),
         (PromoteOperator, {"promoted": True, "champion": CHAMPION, "ledger_url": "u", "reason": "why"}, "promoted v7"),

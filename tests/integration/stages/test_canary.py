@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.registry import canary as canaries
@@ -49,11 +50,11 @@ def do(store, model):
 def answer(store, model):
     """Labelled predictions of now, of the champion and of a canary with an error of its own."""
 
-    def write(error: float, version: int = 2) -> None:
+    def write(error: float, version: int = 2, champion: int = 1) -> None:
         now = datetime.now(timezone.utc)
         window = Window(start=model.until, end=now + timedelta(microseconds=1))
         model.until = window.end
-        for name, number, rows, wrong in (("", 1, 4 * LABELS, 0.3), ("_canary", version, LABELS, error)):
+        for name, number, rows, wrong in (("", champion, 4 * LABELS, 0.3), ("_canary", version, LABELS, error)):
             scores = np.clip(np.random.default_rng(7).normal(wrong, 0.05, rows), 0, 1)
             table = pa.table(
                 {
@@ -76,6 +77,8 @@ def share(client, model, version: int = 2) -> str | None:
 def test_a_canary_is_widened_and_promoted_with_each_step_in_the_ledger(client, store, model, do, answer):
     v1, v2, _ = model.versions
     assert do("before", version="nobody").state == "idle"
+    with pytest.raises(SpecError, match="cannot be compared by 'f1'"):
+        do("wrong", metric="f1")
     started = do("a")
     assert (started.state, started.version, started.share, started.champion) == ("started", v2, 0.1, v1)
     assert (share(client, model), by_alias(client, model.name, "canary")) == ("0.1", v2)
@@ -148,11 +151,12 @@ def test_what_a_crashed_task_left_is_completed_and_a_new_champion_begins_again(c
     assert again.state == "started"
     assert "the champion is another" in again.reason
     # Another task promotes it: then it is no canary any more, even after a rollback.
-    answer(0.3)
-    from tests.integration.stages.test_promote import verdict
-
-    won = PromoteSpec(verdict=verdict(model.versions[1], model.versions[2]))
-    assert promote.run(won, StepContext(store=store, key="promote")).promoted
+    answer(0.3, champion=3)
+    passed = do("passed", shares=[0.1], promote=False)
+    assert passed.state == "passed"
+    won = PromoteSpec(verdict=passed.model_dump(mode="json"))
+    promoted = promote.run(won, StepContext(store=store, key="promote"))
+    assert (promoted.promoted, promoted.champion, promoted.replaced) == (True, model.versions[1], model.versions[2])
     assert do("d").state == "idle"
     assert (share(client, model), by_alias(client, model.name, "canary")) == ("0", None)
     client.set_registered_model_alias(model.name, "champion", "3")

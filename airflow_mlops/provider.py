@@ -118,6 +118,15 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "50GB",
                         "default": "10GB",
                     },
+                    "memory": {
+                        "description": "Memory that the relational work of a step (DuckDB) may use, such as ``4GB``, "
+                        "before it continues in temporary files in TMPDIR. By default, half of the memory that the "
+                        "process may use: that of the machine, or the limit of its container.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "4GB",
+                        "default": "",
+                    },
                     "preload": {
                         "description": "Modules, separated by commas, that the scheduler imports before LocalExecutor "
                         "forks its workers, so that the tasks need not import them. The scheduler takes longer to start "

@@ -38,6 +38,14 @@ def cache_size() -> str:
     return conf.get("mlops", "cache_size", fallback="") or DEFAULT_SIZE
 
 
+def memory() -> str:
+    """Return the memory that a database of a step may use, such as ``4GB``: ``[mlops] memory``.
+
+    An empty string is returned if the setting is empty. Then it is half of the memory that the process may use.
+    """
+    return conf.get("mlops", "memory", fallback="") or ""
+
+
 def preload() -> list[str]:
     """Return the names of the modules that the scheduler imports before it starts its workers: ``[mlops] preload``."""
     names: str = conf.get("mlops", "preload", fallback="") or ""

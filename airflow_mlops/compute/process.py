@@ -20,6 +20,7 @@ from airflow_mlops.core import termination
 from airflow_mlops.core.connections import environment_name, to_json
 from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError
 from airflow_mlops.core.parent import MODULES_VARIABLE, PARENT_VARIABLE
+from airflow_mlops.core.sizes import MEMORY_VARIABLE
 from airflow_mlops.registry.cache import SIZE_VARIABLE
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class ProcessRunner(Runner[Process]):
         return result
 
     def _environment(self, conn_ids: set[str], context: Context) -> dict[str, str]:
-        from airflow_mlops.settings import cache_size
+        from airflow_mlops.settings import cache_size, memory
 
         inherited = {
             name: value
@@ -122,6 +123,7 @@ class ProcessRunner(Runner[Process]):
             MODULES_VARIABLE: os.pathsep.join(module_folders(context)),
             PARENT_VARIABLE: str(os.getpid()),
             SIZE_VARIABLE: cache_size(),
+            MEMORY_VARIABLE: memory(),
         }
         return {**inherited, **secrets, **own, **self.compute.env}
 

@@ -65,6 +65,17 @@ class UnsupportedDataError(MLOpsError):
     """
 
 
+class SpillError(MLOpsError):
+    """A query exceeds its memory limit, and its temporary files do not fit on the disk, or the limit is too small for it.
+
+    :param disk_full: whether the disk is full. Another try may find more space, so only then is the error retryable
+    """
+
+    def __init__(self, message: str, disk_full: bool = False) -> None:
+        super().__init__(message)
+        self.retryable = disk_full
+
+
 class StoreError(MLOpsError):
     """The artifact store cannot be read or written."""
 

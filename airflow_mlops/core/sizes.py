@@ -6,6 +6,9 @@ import re
 
 from airflow_mlops.core.errors import SpecError
 
+MEMORY_VARIABLE = "MLOPS_MEMORY"
+"""Environment variable with the setting ``[mlops] memory``, which Airflow passes to the process of a step."""
+
 SIZE = r"^[1-9]\d*(\.\d+)? ?[KMGT]i?B$"
 _UNITS = {"": 1_000, "i": 1_024}
 

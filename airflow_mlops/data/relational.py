@@ -4,31 +4,43 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from airflow_mlops.core.errors import SpillError, one_line
+from airflow_mlops.core.sizes import MEMORY_VARIABLE, parse_size
+from airflow_mlops.data.prefetch import prefetch
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
+
 # cgroup v2: the processor time that the container may use in a period, both in microseconds, or "max".
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_CGROUPS, _OWN_CGROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")
 
 
 @contextmanager
-def connect(memory_limit: str) -> Iterator[DuckDBPyConnection]:
+def connect(memory_limit: str | None = None) -> Iterator[DuckDBPyConnection]:
     """Open an empty in-memory database. The end of the block closes the database and deletes its temporary files.
 
-    Timestamps without a time zone are read as UTC.
+    Timestamps without a time zone are read as UTC. The temporary files are in ``TMPDIR``.
 
-    :param memory_limit: memory that DuckDB may use before it continues in temporary files, for example ``2GB``. Arrow
-        data that is registered in the database does not count towards the limit
+    :param memory_limit: memory that DuckDB may use before it continues in temporary files, for example ``2GB``; by
+        default :func:`default_memory`. Arrow data that is registered in the database does not count towards the limit
+    :raises SpillError: the disk is full, or the memory limit is too small for a query
     """
     import duckdb
 
-    with tempfile.TemporaryDirectory(prefix="mlops-duckdb-") as folder:
+    memory_limit = memory_limit or default_memory()
+    with tempfile.TemporaryDirectory(prefix="mlops-duckdb-") as folder, _spilling(memory_limit):
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": memory_limit,
             "temp_directory": folder,
@@ -43,6 +55,129 @@ def connect(memory_limit: str) -> Iterator[DuckDBPyConnection]:
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute("SET enable_progress_bar = false")
             yield connection
+
+
+@contextmanager
+def _spilling(memory_limit: str) -> Iterator[None]:
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        if is_disk_full(error):
+            raise SpillError(
+                f"The disk is full: a query continues in temporary files in {tempfile.gettempdir()} beyond {memory_limit} of "
+                "memory, and they need more space. Free space there, set TMPDIR to a larger disk, or raise the memory limit.",
+                disk_full=True,
+            ) from error
+        if isinstance(error, duckdb.OutOfMemoryException):
+            raise SpillError(
+                f"A query needs more memory than its limit of {memory_limit} ({one_line(error, 200)}). Raise the memory limit "
+                "([mlops] memory, or the parameter of the operator)."
+            ) from error
+        raise
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Return whether an error of DuckDB means that its temporary files need more space than the disk has."""
+    text = str(error)
+    return "max_temp_directory_size" in text or "No space left on device" in text
+
+
+def stream(
+    connection: DuckDBPyConnection,
+    sql: str,
+    tables: Mapping[str, tuple[pa.Schema, Iterable[pa.RecordBatch]]],
+    *,
+    parameters: Mapping[str, Any] | None = None,
+    rows: int = 65_536,
+) -> Iterator[pa.RecordBatch]:
+    """Run a query on streams of record batches, and stream the result.
+
+    An error that reading a table raises is raised unchanged.
+
+    :param sql: query that uses each table once
+    :param tables: the schema and the batches of each table, by name
+    :param rows: maximum number of rows in a batch of the result
+    """
+    import duckdb
+
+    failures: list[BaseException] = []
+
+    def read(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except BaseException as error:
+            failures.append(error)
+            raise
+
+    for name, (schema, batches) in tables.items():
+        connection.register(name, pa.RecordBatchReader.from_batches(schema, read(batches)))
+    try:
+        with prefetch(_batches(connection, sql, parameters, rows), connection.interrupt) as found:
+            yield from found
+    except (duckdb.Error, pa.ArrowException, OSError):
+        if failures:
+            raise failures[0] from None
+        raise
+    finally:
+        for name in tables:
+            connection.unregister(name)
+
+
+def _batches(
+    connection: DuckDBPyConnection, sql: str, parameters: Mapping[str, Any] | None, rows: int
+) -> Iterator[pa.RecordBatch]:
+    yield from connection.sql(sql, params=dict(parameters or {})).to_arrow_reader(rows)
+
+
+def default_memory() -> str:
+    """Return the memory that a database may use: ``[mlops] memory``, by default half of :func:`available_memory`.
+
+    :raises SpecError: the setting is not a size
+    """
+    if setting := os.environ.get(MEMORY_VARIABLE):
+        parse_size(setting, "The setting [mlops] memory")
+        return setting
+    return f"{max(available_memory() // 2 // 1_000_000, 100)}MB"
+
+
+def available_memory() -> int:
+    """Return the memory that this process may use, in bytes: that of the machine, or the limit of its container."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits += [
+        limit for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA) if (limit := resource.getrlimit(kind)[0]) > 0
+    ]
+    for file in _memory_files():
+        try:
+            text = file.read_text().strip()
+        except OSError:
+            continue
+        # A group without a limit has "max" in version 2, and a number greater than any memory in version 1.
+        if text.isdigit() and int(text):
+            limits.append(int(text))
+    return min(limits)
+
+
+def _memory_files() -> Iterator[Path]:
+    """Yield the files that may have a memory limit: those of the cgroups of this process, and of the cgroups around it."""
+    try:
+        lines = _OWN_CGROUP.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in ["0::/", *lines]:
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = _CGROUPS / "memory" if controllers else _CGROUPS
+        # A container sees its own cgroup at the root, also if the path is that of the host.
+        places = [root, *(root / part for part in _ancestors(path))]
+        yield from (place / name for place in places for name in _MEMORY_LIMITS)
+
+
+def _ancestors(path: str) -> Sequence[str]:
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    return ["/".join(parts[: end + 1]) for end in range(len(parts))]
 
 
 def quoted(name: str) -> str:

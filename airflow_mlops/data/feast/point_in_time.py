@@ -68,12 +68,14 @@ def join(
                         part.verify(found, times.slice(start, len(found)))
                     start += batch.num_rows
                     yield pa.table({ref: column for part in parts for ref, column in part.features(found)})
-        except duckdb.OutOfMemoryException as error:
-            raise FeatureStoreError(
-                f"The point-in-time join needs more memory than memory_limit={memory_limit!r} allows "
-                f"({one_line(error)}). Increase `memory_limit`."
-            ) from error
         except duckdb.Error as error:
+            if relational.is_disk_full(error):
+                raise
+            if isinstance(error, duckdb.OutOfMemoryException):
+                raise FeatureStoreError(
+                    f"The point-in-time join needs more memory than memory_limit={memory_limit!r} allows "
+                    f"({one_line(error)}). Increase `memory_limit`."
+                ) from error
             raise FeatureStoreError(
                 f"The point-in-time join failed in DuckDB: {one_line(error)}. Check the files of the feature views' "
                 "sources."

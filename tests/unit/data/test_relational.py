@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import tempfile
 from pathlib import Path
 
 import duckdb
 import pytest
 
+from airflow_mlops.core.errors import SpecError, SpillError
 from airflow_mlops.data import relational
 
 
@@ -58,3 +61,69 @@ def test_the_cpus_are_those_of_the_container(monkeypatch, tmp_path, quota, cpus)
     assert relational.available_cpus() == cpus
     with relational.connect("100MB") as connection:
         assert setting(connection, "threads") == cpus
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 20 MB, which only root can mount."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("Mounting a small file system needs root.")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_is_an_error_that_names_the_folder(small_disk, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    words = "CREATE TABLE words AS SELECT uuid()::VARCHAR AS word FROM range(3000000)"
+    message = f"The disk is full.*{small_disk}.*TMPDIR"
+    with pytest.raises(SpillError, match=message) as caught, relational.connect("60MB") as connection:
+        connection.execute(words)
+    assert caught.value.retryable
+    assert not list(small_disk.iterdir())
+
+
+def test_a_limit_that_is_too_small_is_another_error():
+    message = r"more memory than its limit of 1KB.*\[mlops\] memory"
+    words = "SELECT max(word) FROM (SELECT uuid()::VARCHAR AS word FROM range(100000)) GROUP BY word"
+    with pytest.raises(SpillError, match=message) as caught, relational.connect("1KB") as connection:
+        connection.execute(words)
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "files", "limit"),
+    [
+        ("0::/a/b", {"memory.max": "max", "a/memory.max": "2000000000", "a/b/memory.max": "max"}, 2_000_000_000),
+        ("0::/host/path", {"memory.max": "3000000000"}, 3_000_000_000),
+        (
+            "4:memory:/a",
+            {"memory/memory.limit_in_bytes": str(2**63 - 4096), "memory/a/memory.limit_in_bytes": "10"},
+            10,
+        ),
+        ("5:cpu:/a", {"memory.max": "max"}, None),
+        (None, {}, None),
+    ],
+)
+def test_the_memory_is_that_of_the_container(monkeypatch, tmp_path, cgroup, files, limit):
+    monkeypatch.delenv("MLOPS_MEMORY", raising=False)
+    monkeypatch.setattr(relational, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(relational, "_OWN_CGROUP", tmp_path / "cgroup")
+    if cgroup:
+        (tmp_path / "cgroup").write_text(f"7:devices:/\n{cgroup}\n")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert relational.available_memory() == (limit or machine)
+    assert relational.default_memory() == f"{max((limit or machine) // 2_000_000, 100)}MB"
+
+
+def test_the_setting_decides_the_memory(monkeypatch):
+    monkeypatch.setenv("MLOPS_MEMORY", "200MB")
+    with relational.connect() as connection:
+        assert setting(connection, "memory_limit") in ("190.7 MiB", "200.0 MB")
+    monkeypatch.setenv("MLOPS_MEMORY", "much")
+    with pytest.raises(SpecError, match=r"\[mlops\] memory is 'much'"):
+        relational.default_memory()

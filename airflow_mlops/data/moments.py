@@ -82,13 +82,33 @@ def ranks(values: Any, what: str) -> pa.Array:
     :raises SchemaError: a value is not a point in time in the years 1 to 9999
     """
     array = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
-    found = _read(array, what, 0)
-    places = pc.rank(found.micros, tiebreaker="dense").cast(pa.int64())
-    if found.nanos is not None:
-        places = pc.rank(pc.add(pc.multiply(places, 1000), pc.fill_null(found.nanos, 0)), tiebreaker="dense").cast(
-            pa.int64()
-        )
-    return pc.if_else(pc.is_valid(found.micros), places, 0)
+    return ranks_of(*instants(array, what))
+
+
+def instants(values: pa.Array, what: str, *, first_row: int = 0) -> tuple[pa.Array, pa.Array]:
+    """Return the values of a column exact to the nanosecond.
+
+    :param values: an Arrow array of timestamps, dates or ISO 8601 text
+    :param what: subject of error messages: the column and its origin
+    :param first_row: number of rows before ``values``, for the row numbers in error messages
+    :return: microseconds since 1970, and further nanoseconds (0 to 999); int64 arrays that are null for a null
+    :raises SchemaError: a value is not a point in time in the years 1 to 9999
+    """
+    found = _read(values, what, first_row)
+    nanos = pa.repeat(0, len(values)) if found.nanos is None else pc.fill_null(found.nanos, 0)
+    return found.micros, pc.if_else(pc.is_valid(found.micros), nanos, None)
+
+
+def ranks_of(micros: pa.Array, nanos: pa.Array) -> pa.Array:
+    """Rank moments as :func:`ranks` does.
+
+    :param micros: microseconds since 1970, from :func:`instants`
+    :param nanos: further nanoseconds
+    """
+    places = pc.rank(micros, tiebreaker="dense").cast(pa.int64())
+    if pc.any(pc.greater(nanos, 0)).as_py():
+        places = pc.rank(pc.add(pc.multiply(places, 1000), pc.fill_null(nanos, 0)), tiebreaker="dense").cast(pa.int64())
+    return pc.if_else(pc.is_valid(micros), places, 0)
 
 
 def as_type(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> Any:

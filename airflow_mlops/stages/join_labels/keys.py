@@ -2,62 +2,128 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.carried import carried_type
 from airflow_mlops.data.moments import is_text
 from airflow_mlops.data.types import as_doubles, common_type, decimal_text
 
 _NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 _BOOLEAN = r"^(true|false)$"
 
+_Convert = Callable[[Any], Any]
+
+
+class KeyColumn:
+    """A key column of predictions and labels, which converts the values of both to a common form.
+
+    Two keys are equal if their converted values are equal. Numbers are compared as numbers, and numbers and text as text.
+    A value that no value of the other type can equal, such as 2.5 beside integers, becomes null, because null keys match
+    no row. The columns may be converted in batches.
+
+    :param key: name of the column
+    :param predictions: type of the column in the predictions, a stored type
+    :param labels: type of the column in the dataset of labels
+    :param name: name of the dataset of labels, for error messages
+    :raises SchemaError: the types cannot be compared
+    """
+
+    def __init__(self, key: str, predictions: pa.DataType, labels: pa.DataType, name: str) -> None:
+        self.name = key
+        self._what = (key, predictions, labels, name)
+        found = _conversions(predictions, labels)
+        if found is None:
+            raise self._incomparable()
+        self._of_predictions, self._of_labels = found
+        # Text that must have this form to be equal to a value of the other type.
+        self._pattern = _form(predictions) if is_text(labels) else None
+        self._has_values = self._has_form = False
+
+    @property
+    def kind(self) -> pa.DataType:
+        """Return the type of the converted keys."""
+        return self._of_predictions(pa.array([], self._what[1])).type
+
+    @property
+    def carried(self) -> pa.DataType:
+        """Return the type in which DuckDB compares the converted keys."""
+        return carried_type(self.kind)
+
+    def of_predictions(self, column: Any) -> Any:
+        """Convert values of the predictions.
+
+        :raises SchemaError: the types cannot be compared
+        """
+        return self._converted(self._of_predictions, column)
+
+    def of_labels(self, column: Any) -> Any:
+        """Convert values of the labels.
+
+        :raises SchemaError: the types cannot be compared
+        """
+        if self._pattern is not None and not self._has_form:
+            self._has_values = self._has_values or column.null_count < len(column)
+            self._has_form = bool(pc.any(pc.match_substring_regex(column, self._pattern)).as_py())
+        return self._converted(self._of_labels, column)
+
+    def check(self) -> None:
+        """Check, after all labels were converted, that a text of the labels can equal a value of the predictions.
+
+        :raises SchemaError: the labels have texts, but none that a number or boolean of the predictions can equal
+        """
+        if self._has_values and not self._has_form:
+            raise self._incomparable()
+
+    def _converted(self, convert: _Convert, column: Any) -> Any:
+        try:
+            return convert(column)
+        except pa.ArrowException:
+            raise self._incomparable() from None
+
+    def _incomparable(self) -> SchemaError:
+        key, predictions, labels, name = self._what
+        return SchemaError(
+            f"The key column {key!r} is {predictions} in the predictions but {labels} in dataset {name!r}, and these "
+            "types cannot be compared. Ingest both with the same type."
+        )
+
 
 def comparable(predictions: pa.Table, labels: pa.Table, name: str) -> tuple[pa.Table, pa.Table]:
     """Convert the key columns of two tables, so that two keys are equal if their converted values are equal.
 
-    Numbers are compared as numbers, and numbers and text as text. A value that no value of the other type can equal,
-    such as 2.5 beside integers, becomes null, because null keys match no row.
-
     :param predictions: key columns of the predictions, in stored types
     :param labels: columns of the labels, with the same key columns
     :param name: name of the dataset of labels, for error messages
-    :return: the key columns of the predictions and of the labels
+    :return: the key columns of the predictions and of the labels, see :class:`KeyColumn`
     :raises SchemaError: the types of a key column cannot be compared
     """
-    converted = {}
+    left, right = {}, {}
     for key in predictions.column_names:
-        one, other = predictions[key], labels[key]
-        try:
-            pair = _pair(one, other)
-        except pa.ArrowException:
-            pair = None
-        if pair is None:
-            raise SchemaError(
-                f"The key column {key!r} is {one.type} in the predictions but {other.type} in dataset {name!r}, and these "
-                "types cannot be compared. Ingest both with the same type."
-            )
-        converted[key] = pair
-    left, right = zip(*converted.values(), strict=True)
-    return pa.table(list(left), names=list(converted)), pa.table(list(right), names=list(converted))
+        column = KeyColumn(key, predictions[key].type, labels[key].type, name)
+        left[key], right[key] = column.of_predictions(predictions[key]), column.of_labels(labels[key])
+        column.check()
+    return pa.table(left), pa.table(right)
 
 
-def _pair(one: Any, other: Any) -> tuple[Any, Any] | None:
-    """Return both columns in a common form, or ``None`` if their types cannot be compared."""
-    kinds = (one.type, other.type)
-    if is_text(one.type) or is_text(other.type):
-        if is_text(other.type) and _is_never(one.type, other):
-            return None
-        decimal = any(map(pa.types.is_decimal, kinds))
-        return _as_text(one, decimal), _as_text(other, decimal)
+def _conversions(one: pa.DataType, other: pa.DataType) -> tuple[_Convert, _Convert] | None:
+    """Return the conversions of both types to a common form, or ``None`` if the types cannot be compared."""
+    kinds = (one, other)
+    if is_text(one) or is_text(other):
+        as_text = partial(_as_text, decimal=any(map(pa.types.is_decimal, kinds)))
+        return as_text, as_text
     if any(map(pa.types.is_boolean, kinds)) and any(map(_is_number, kinds)):
-        one, other = (
-            pc.cast(column, pa.int64()) if pa.types.is_boolean(column.type) else column for column in (one, other)
-        )
-        return _pair(one, other)
-    kind = common_type(*kinds)
+        found = _conversions(*(pa.int64() if pa.types.is_boolean(kind) else kind for kind in kinds))
+        if found is None:
+            return None
+        left, right = found
+        return (_of_booleans(left), right) if pa.types.is_boolean(one) else (left, _of_booleans(right))
+    kind = common_type(one, other)
     if kind is None:
         return None
     if pa.types.is_null(kind):
@@ -65,25 +131,32 @@ def _pair(one: Any, other: Any) -> tuple[Any, Any] | None:
     if pa.types.is_floating(kind):
         whole = next((kind for kind in kinds if pa.types.is_integer(kind)), None)
         if whole is None:
-            return _as_doubles(one), _as_doubles(other)
+            return _as_doubles, _as_doubles
         # As doubles, integers beyond 2**53 would lose digits.
-        return _as_integers(one, whole), _as_integers(other, whole)
-    if any(map(pa.types.is_decimal, kinds)) and kinds[0] != kinds[1] and not any(map(pa.types.is_null, kinds)):
+        as_integers = partial(_as_integers, kind=whole)
+        return as_integers, as_integers
+    if any(map(pa.types.is_decimal, kinds)) and one != other and not any(map(pa.types.is_null, kinds)):
         # A decimal of 38 digits cannot represent all pairs of types.
-        return decimal_text(one), decimal_text(other)
-    return pc.cast(one, kind), pc.cast(other, kind)
+        return decimal_text, decimal_text
+    as_kind = partial(_cast, kind=kind)
+    return as_kind, as_kind
+
+
+def _of_booleans(convert: _Convert) -> _Convert:
+    return lambda column: convert(pc.cast(column, pa.int64()))
+
+
+def _cast(column: Any, kind: pa.DataType) -> Any:
+    return pc.cast(column, kind)
 
 
 def _is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
-def _is_never(kind: pa.DataType, text: Any) -> bool:
-    """Return whether a column of text contains values, but none that a value of the type ``kind`` can equal."""
-    pattern = _NUMBER if _is_number(kind) else _BOOLEAN if pa.types.is_boolean(kind) else None
-    if pattern is None or text.null_count == len(text):
-        return False
-    return not pc.any(pc.match_substring_regex(text, pattern)).as_py()
+def _form(kind: pa.DataType) -> str | None:
+    """Return the pattern of texts that a value of the type ``kind`` can equal; ``None`` if it can equal any text."""
+    return _NUMBER if _is_number(kind) else _BOOLEAN if pa.types.is_boolean(kind) else None
 
 
 def _as_text(column: Any, decimal: bool) -> Any:

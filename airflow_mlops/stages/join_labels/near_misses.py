@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.data import relational
+from airflow_mlops.data.carried import carried, carried_type
 from airflow_mlops.data.moments import is_text
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from duckdb import DuckDBPyConnection
 
 _TIME_OF_DAY = r"([T ,]+\d{1,2}:\d\d(:\d\d([.,]\d{1,9})?)?( ?[AaPp][Mm])?( ?(Z|UTC|GMT|[+-]\d\d(:?\d\d)?))?)?"  # 06:30:00.5 PM +0100
 _SEPARATED = (
@@ -31,7 +33,9 @@ _SHAPE = (
     (r"\d{4}", "Y"),
     (r"\d+", "d"),
 )
-_ROW, _OTHER_ROW = "__row__", "__other_row__"
+
+# Reads tables one after the other, each with the number of rows before it.
+Tables = Callable[[], Iterator[tuple[int, pa.Table]]]
 
 
 @dataclass(frozen=True)
@@ -79,52 +83,69 @@ class NearMisses:
 
 
 def find(
-    predictions: pa.Table, labels: pa.Table, matched: NDArray[np.bool_], hashed: Collection[str]
+    connection: DuckDBPyConnection, unmatched: Tables, labels: Tables, schema: pa.Schema, hashed: Collection[str]
 ) -> NearMisses | None:
     """Find predictions that match no label only because of the form of a key.
 
     Two keys differ only in their form if they are equal without spaces at the ends, repeated spaces, upper and lower
     case, leading zeros, a final ``.0`` and the form of Unicode. Times as text, such as ``2024-03-05`` and ``3/5/2024``,
-    differ in their form if no label has a time in the form of the prediction.
+    differ in their form if no label has a time in the form of the prediction. The rows are read in batches.
 
-    :param predictions: comparable key columns of the predictions (:func:`~.keys.comparable`)
-    :param labels: comparable key columns of the labels
-    :param matched: whether each prediction matches a label
+    :param connection: database that compares the keys
+    :param unmatched: reads the comparable key columns (:mod:`~.keys`) of the predictions that match no label, with the
+        number of rows before each table
+    :param labels: reads the comparable key columns of the labels
+    :param schema: names and types of the comparable key columns
     :param hashed: key columns with hashes, which have no forms
     :return: ``None`` if there are no such predictions. If there are several kinds, the most frequent kind is described
     """
-    texts = [name for name in predictions.column_names if is_text(predictions[name].type) and name not in hashed]
-    if matched.all() or not labels.num_rows or not texts:
+    texts = [field.name for field in schema if is_text(field.type) and field.name not in hashed]
+    if not texts:
         return None
-    left = predictions.filter(pa.array(~matched))
-    found = [_spelling(left, labels, texts), *(_times(left[name], labels[name], name) for name in texts)]
+    found = [_spelling(connection, unmatched, labels, schema, texts)]
+    found += [_times(_column(unmatched, name), _column(labels, name), name) for name in texts]
     return max((item for item in found if item is not None), key=lambda item: item.rows, default=None)
 
 
-def _spelling(left: pa.Table, right: pa.Table, texts: list[str]) -> NearMisses | None:
-    one, other = (_normalized(table, texts) for table in (left, right))
-    if one.equals(left) and other.equals(right):
+def _column(tables: Tables, name: str) -> Callable[[], Iterator[pa.ChunkedArray]]:
+    return lambda: (table[name] for _, table in tables() if table.num_rows)
+
+
+def _spelling(
+    connection: DuckDBPyConnection, unmatched: Tables, labels: Tables, schema: pa.Schema, texts: list[str]
+) -> NearMisses | None:
+    def normalized(tables: Tables) -> Iterator[pa.RecordBatch]:
+        row = 0
+        for _, table in tables():
+            keys = [
+                _for_distinct(table[name], _without_differences) if name in texts else table[name].combine_chunks()
+                for name in schema.names
+            ]
+            written = [table[name].combine_chunks() for name in texts]
+            arrays = [pa.array(np.arange(row, row + table.num_rows)), *map(carried, keys), *map(carried, written)]
+            yield pa.RecordBatch.from_arrays(arrays, schema=columns)
+            row += table.num_rows
+
+    columns = pa.schema([
+        ("row", pa.int64()),
+        *((f"k{n}", carried_type(field.type)) for n, field in enumerate(schema)),
+        *((f"t{n}", pa.string()) for n, _ in enumerate(texts)),
+    ])  # fmt: skip
+    same = " AND ".join(f"p.k{n} = l.k{n}" for n, _ in enumerate(schema))
+    mine, theirs = (", ".join(f"{side}.t{n}" for n, _ in enumerate(texts)) for side in "pl")
+    # One example for each prediction, and of these the first. The names are generated here.
+    pairs = (
+        f"SELECT p.row AS row, any_value(ROW({mine})) AS mine, arg_min(ROW({theirs}), l.row) AS theirs "  # noqa: S608
+        f"FROM unmatched p JOIN labels l ON {same} GROUP BY p.row"
+    )
+    sql = f"SELECT count(*) AS rows, arg_min(mine, row) AS mine, arg_min(theirs, row) AS theirs FROM ({pairs})"  # noqa: S608
+    tables = {"unmatched": (columns, normalized(unmatched)), "labels": (columns, normalized(labels))}
+    (found,) = pa.Table.from_batches(relational.stream(connection, sql, tables)).to_pylist()
+    if not found["rows"]:
         return None
-    places = [str(place) for place in range(left.num_columns)]
-    pairs = _numbered(one, places, _ROW).join(_numbered(other, places, _OTHER_ROW), keys=places, join_type="inner")
-    if not pairs.num_rows:
-        return None
-    row, other_row = pairs[_ROW][0].as_py(), pairs[_OTHER_ROW][0].as_py()
-    example = {name: (left[name][row].as_py(), right[name][other_row].as_py()) for name in texts}
-    column = next(name for name, (mine, theirs) in example.items() if mine != theirs)
-    return NearMisses(pc.count_distinct(pairs[_ROW]).as_py(), column, *example[column], are_times=False)
-
-
-def _numbered(table: pa.Table, places: list[str], name: str) -> pa.Table:
-    return table.rename_columns(places).append_column(name, pa.array(np.arange(table.num_rows)))
-
-
-def _normalized(table: pa.Table, texts: list[str]) -> pa.Table:
-    for name in texts:
-        table = table.set_column(
-            table.schema.get_field_index(name), name, _for_distinct(table[name], _without_differences)
-        )
-    return table
+    example = zip(texts, found["mine"].values(), found["theirs"].values(), strict=True)
+    column, prediction, label = next(item for item in example if item[1] != item[2])
+    return NearMisses(found["rows"], column, prediction, label, are_times=False)
 
 
 def _for_distinct(column: Any, convert: Callable[[pa.Array], pa.Array]) -> pa.Array:
@@ -143,21 +164,35 @@ def _without_differences(text: pa.Array) -> pa.Array:
     return pc.if_else(is_date, pc.replace_substring_regex(text, r"(^|[-/. ])0(\d)", r"\1\2"), text)
 
 
-def _times(left: Any, right: Any, column: str) -> NearMisses | None:
+def _times(
+    left: Callable[[], Iterator[pa.ChunkedArray]], right: Callable[[], Iterator[pa.ChunkedArray]], column: str
+) -> NearMisses | None:
     """Find the values of ``left`` that are times in a form in which ``right`` contains no value."""
-    there = pc.unique(right).drop_null()
-    there = there.filter(_is_time(there))
-    if not len(there):
+    shapes: set[str] = set()
+    example, separated = "", False
+    for values in right():
+        there = pc.unique(values).drop_null()
+        there = there.filter(_is_time(there))
+        if len(there):
+            example = example or there[0].as_py()
+            shapes.update(pc.unique(_shape(there)).to_pylist())
+            separated = separated or pc.any(_is_separated(there)).as_py()
+    if not shapes:
         return None
-    shapes = pc.unique(_shape(there))
     # Digits alone are times only beside text that certainly is a time.
-    is_time = _is_time if pc.any(_is_separated(there)).as_py() else _is_separated
+    is_time = _is_time if separated else _is_separated
+    known = pa.array(sorted(shapes), pa.string())
 
     def is_apart(text: pa.Array) -> pa.Array:
-        return pc.and_(is_time(text), pc.invert(pc.is_in(_shape(text), value_set=shapes)))
+        return pc.and_(is_time(text), pc.invert(pc.is_in(_shape(text), value_set=known)))
 
-    apart = left.filter(pc.fill_null(_for_distinct(left, is_apart), False))
-    return NearMisses(len(apart), column, apart[0].as_py(), there[0].as_py(), are_times=True) if len(apart) else None
+    rows, first = 0, ""
+    for values in left():
+        apart = values.filter(pc.fill_null(_for_distinct(values, is_apart), False))
+        if len(apart):
+            first = first or apart[0].as_py()
+            rows += len(apart)
+    return NearMisses(rows, column, first, example, are_times=True) if rows else None
 
 
 def _is_time(text: Any) -> Any:

@@ -4,44 +4,30 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import date
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecError
-from airflow_mlops.data import expressions
 from airflow_mlops.data import prediction_log as log
+from airflow_mlops.data import relational
 from airflow_mlops.data.columns import LABEL, LABEL_AT, kept_apart
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
-from airflow_mlops.data.moments import as_utc, is_text, is_time, ranks
+from airflow_mlops.data.moments import UTC
 from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.selection import coverage, select, window_of
-from airflow_mlops.data.types import as_numbers, as_stored, common_schema, concatenated, conformed
+from airflow_mlops.data.types import common_schema, conformed
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import near_misses
-from airflow_mlops.stages.join_labels.choice import Found
-from airflow_mlops.stages.join_labels.keys import comparable
+from airflow_mlops.stages.join_labels.lookup import Tally, look_up
+from airflow_mlops.stages.join_labels.sources import Labels, Predictions, sources
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 
-_LABEL_ROW, _PREDICTION_ROW = "__label_row__", "__prediction_row__"
-
-
-@dataclass(frozen=True)
-class _Joined:
-    """The labels of the predictions.
-
-    :param columns: the column ``label`` and, if ``labels_timestamp`` contains times, the column ``label_at``, by name.
-        They have one row per prediction, which is null for a prediction without a label
-    :param repeated: number of predictions that match several rows of the labels
-    :param note: sentence for the summary that says why predictions have no label; empty if nothing is known
-    """
-
-    columns: dict[str, pa.Array]
-    repeated: int
-    note: str
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+    from numpy.typing import NDArray
 
 
 def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
@@ -66,14 +52,20 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
             return JoinLabelsResult(dataset=None, summary=f"No labels were joined. {error}")
         raise
     _keep_apart(predictions, spec)
-    joined = _join(predictions, labels, spec, _pseudonymizers(predictions, spec, context))
-    label, repeated = joined.columns[LABEL], joined.repeated
-    rows, labelled = len(label), len(label) - label.null_count
-    share = labelled / rows if rows else None
-    window = window_of(predictions)
-    with DatasetWriter(context.store, spec.name, log.folder(window)) as writer:
-        for batch in _with_labels(predictions, joined.columns):
-            writer.write(batch)
+    hashed = _pseudonymizers(predictions, spec, context)
+    keys, rows_of_labels = sources(predictions, labels, spec, hashed)
+    tally, window = Tally(), window_of(predictions)
+    with (
+        relational.connect() as connection,
+        DatasetWriter(context.store, spec.name, log.folder(window)) as writer,
+    ):
+        found = look_up(connection, keys, rows_of_labels, tally)
+        for batch in _with_labels(predictions, found, _empty(rows_of_labels)):
+            if not tally.contradicted:
+                writer.write(batch)
+        note = _check(connection, keys, rows_of_labels, tally, spec, hashed)
+        rows, labelled, repeated = tally.rows, tally.labelled, tally.repeated
+        share = labelled / rows if rows else None
         manifest, _ = writer.commit(
             window=window,
             description=f"{predictions[0].manifest.name} with {spec.label.name} from {labels[0].manifest.name}",
@@ -103,7 +95,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         summary=f"{labelled:,} of {rows:,} predictions{f' of {window.label}' if window else ''} have a label"
         f"{f' ({share:.1%})' if share is not None else ''}."
         + (f" {repeated:,} predictions match several rows of {labels[0].manifest.name}." if repeated else "")
-        + (f" {joined.note}" if joined.note else ""),
+        + (f" {note}" if note else ""),
     )
 
 
@@ -130,18 +122,35 @@ def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
         )
 
 
-def _with_labels(predictions: Sequence[Dataset], added: dict[str, pa.Array]) -> Iterator[pa.RecordBatch]:
-    done = 0
+def _with_labels(
+    predictions: Sequence[Dataset], found: Iterator[pa.Table], empty: pa.Table
+) -> Iterator[pa.RecordBatch]:
+    """Append the labels to the predictions.
+
+    :param found: the columns of the labels, for consecutive predictions
+    :param empty: the same columns without rows
+    """
     name = predictions[0].manifest.name
     what = f"The windows of dataset {name!r}"
     schema = common_schema((dataset.schema for dataset in predictions), what, "Score the windows again.")
+    none = _append(pa.RecordBatch.from_pylist([], schema=schema), empty)
+    rest, rows = empty, 0
     for dataset in predictions:
         for batch in dataset.batches():
-            batch = conformed(batch, schema, what)
-            yield _append(batch, {name: values.slice(done, batch.num_rows) for name, values in added.items()})
-            done += batch.num_rows
-    if not done:
-        yield _append(pa.RecordBatch.from_pylist([], schema=schema), added)
+            while rest.num_rows < batch.num_rows:
+                rest = pa.concat_tables([rest, next(found)])
+            yield _append(conformed(batch, schema, what), rest.slice(0, batch.num_rows).combine_chunks())
+            rest = rest.slice(batch.num_rows)
+            rows += batch.num_rows
+    for _ in found:
+        raise AssertionError("The join of labels returned more rows than there are predictions.")
+    if not rows:
+        yield none
+
+
+def _empty(labels: Labels) -> pa.Table:
+    has_times = labels.by_time is not None and labels.by_time.is_time
+    return pa.schema([(LABEL, labels.kind), *([(LABEL_AT, UTC)] if has_times else [])]).empty_table()
 
 
 def _versions(predictions: Sequence[Dataset]) -> dict[str, dict[str, int]]:
@@ -153,15 +162,15 @@ def _versions(predictions: Sequence[Dataset]) -> dict[str, dict[str, int]]:
     return {"model_versions": dict(counts)} if "None" not in counts else {}
 
 
-def _append(batch: pa.RecordBatch, added: dict[str, pa.Array]) -> pa.RecordBatch:
-    for name in added:
+def _append(batch: pa.RecordBatch, added: pa.Table) -> pa.RecordBatch:
+    for name in added.column_names:
         if name in batch.schema.names:
             raise SchemaError(
                 f"The predictions already have a column {name!r}, but joining labels adds a column with this name. "
                 "Rename the column before scoring."
             )
-    fields = [*batch.schema, *(pa.field(name, values.type) for name, values in added.items())]
-    return pa.RecordBatch.from_arrays([*batch.columns, *added.values()], schema=pa.schema(fields))
+    arrays = [column.combine_chunks() for column in added.columns]
+    return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=pa.schema([*batch.schema, *added.schema]))
 
 
 def _pseudonymizers(
@@ -203,188 +212,69 @@ def _pseudonymizers(
     return dict.fromkeys(hashed, pseudonymizer)
 
 
-def _join(
-    predictions: Sequence[Dataset],
-    labels: Sequence[Dataset],
+def _check(
+    connection: DuckDBPyConnection,
+    predictions: Predictions,
+    labels: Labels,
+    tally: Tally,
     spec: JoinLabelsSpec,
-    pseudonymizers: dict[str, Pseudonymizer],
-) -> _Joined:
-    """Find the label of each prediction.
+    hashed: dict[str, Pseudonymizer],
+) -> str:
+    """Check the result of the join, and return why predictions have no label, as a sentence; empty if nothing is known.
 
-    :param pseudonymizers: pseudonymizer of each key column that scoring hashed, by name of the column
-    :raises SchemaError: a column is absent, key columns have incomparable types or are written in different forms, or a
-        prediction has several labels and no column says which label is valid
+    :raises SchemaError: key columns have incomparable types or are written in different forms, or a prediction has several
+        labels and no column says which label is valid
     """
-    name = labels[0].manifest.name
-    times_in_keys = [key for key in spec.on if key not in pseudonymizers and _holds_times(key, predictions, labels)]
-    keys = list(dict.fromkeys(spec.on))
-    left = _read(predictions, keys, keys, times_in_keys)
-    right, values, times, order = _label_table(labels, spec, pseudonymizers, times_in_keys)
-    left, right = comparable(left, right, name)
-    pairs = _numbered(left, _PREDICTION_ROW).join(
-        _numbered(right, _LABEL_ROW), keys=_places(left), join_type="left outer"
-    )
-    pairs = pairs.filter(pc.is_valid(pairs[_LABEL_ROW]))
-    found = Found(pairs[_PREDICTION_ROW].to_numpy(), pairs[_LABEL_ROW].to_numpy(), left.num_rows)
-    row, contradicted = found.choose(values, order)
-    if len(contradicted):
-        raise _ambiguous(left.take(pa.array(contradicted)), name, spec)
-    missed = near_misses.find(left, right, found.matched, pseudonymizers)
-    if missed is not None and missed.rows > found.matched.sum():
-        raise SchemaError(missed.explain(left.num_rows, name))
-    rows = pa.array(row, mask=row < 0)
-    label = values.take(rows)
-    note = missed.note(name) if missed is not None else _why_none(left, label, found, name)
-    if times is None:
-        return _Joined({LABEL: label}, found.repeated, note)
-    known_since = pc.if_else(pc.is_null(label, nan_is_null=True), None, times.take(rows))
-    return _Joined({LABEL: label, LABEL_AT: known_since}, found.repeated, note)
-
-
-def _why_none(keys: pa.Table, label: pa.Array, found: Found, name: str) -> str:
-    """Return why no prediction has a label, as a sentence; empty if a prediction has a label, or there are none.
-
-    :param keys: the key columns of the predictions
-    :param label: the label of each prediction
-    :param name: name of the dataset of labels
-    """
-    if not len(label) or label.null_count < len(label):
-        return ""
-    if matched := int(found.matched.sum()):
-        return f"{name} has rows for {matched:,} predictions, but their labels are null."
-    return f"{name} has no row for any of their keys, such as {_example(keys)}."
-
-
-def _places(table: pa.Table) -> list[str]:
-    # Arrow reads a name that starts with a dot or a bracket as a path, so keys are joined by their position.
-    return [str(place) for place in range(table.num_columns)]
-
-
-def _numbered(keys: pa.Table, name: str) -> pa.Table:
-    return keys.rename_columns(_places(keys)).append_column(name, pa.array(np.arange(keys.num_rows)))
-
-
-def _read(datasets: Sequence[Dataset], columns: Sequence[str], keys: Sequence[str], times: Sequence[str]) -> pa.Table:
-    """Read columns of several windows of a dataset as one table.
-
-    :param columns: names of the columns to read
-    :param keys: key columns, which are converted to the column types that a dataset can store
-    :param times: key columns that are converted to UTC timestamps
-    """
-    name = datasets[0].manifest.name
-    tables = [_with_times(dataset, dataset.table(columns=columns), times) for dataset in datasets]
-    table = concatenated(tables, f"The windows of dataset {name!r}", "Ingest the windows again with equal types.")
-    for column in keys:
-        stored = as_stored(table[column], f"Column {column!r} of dataset {name!r}")
-        if pa.types.is_nested(stored.type):
-            raise SchemaError(
-                f"The key column {column!r} of dataset {name!r} has the type {stored.type}, which cannot be a key. Set "
-                "`on` to columns of numbers, text, booleans or times."
-            )
-        table = table.set_column(table.schema.get_field_index(column), column, stored)
-    return table
-
-
-def _holds_times(key: str, predictions: Sequence[Dataset], labels: Sequence[Dataset]) -> bool:
-    """Return whether the key column ``key`` contains timestamps or dates in at least one dataset."""
-    schemas = (dataset.schema for dataset in (*predictions, *labels))
-    return any(is_time(schema.field(key).type) for schema in schemas if key in schema.names)
-
-
-def _with_times(dataset: Dataset, table: pa.Table, keys: Sequence[str]) -> pa.Table:
-    """Return ``table`` with the columns ``keys`` converted to UTC timestamps.
-
-    :param dataset: dataset of the rows, for error messages
-    """
-    for key in keys:
-        times = as_utc(table[key], f"The key column {key!r} of dataset {dataset.manifest.name!r}")
-        table = table.set_column(table.schema.get_field_index(key), key, times)
-    return table
-
-
-def _label_table(
-    labels: Sequence[Dataset],
-    spec: JoinLabelsSpec,
-    pseudonymizers: dict[str, Pseudonymizer],
-    times_in_keys: Sequence[str],
-) -> tuple[pa.Table, pa.Array, pa.Array | None, pa.Array | None]:
-    """Read the labels in descending order of ``labels_timestamp``, so the row with the earliest time is the last row.
-
-    :param labels: the windows of the dataset of labels
-    :param pseudonymizers: pseudonymizer of each key column that scoring hashed, by name of the column
-    :param times_in_keys: key columns that are compared as UTC timestamps
-    :return: the key columns; the labels; the times at which the labels became known, or ``None`` if
-        ``labels_timestamp`` is not set or does not contain times; and the rank of each row by ``labels_version`` or
-        ``labels_timestamp``, or ``None`` if neither parameter is set
-    :raises SchemaError: the type of a column cannot be a key or a label, or the values of a column have no order
-    """
-    times = None
-    expression = spec.label.expression or spec.label.name
-    wanted = {*spec.on, *(expressions.columns(expression) if spec.label.expression else [spec.label.name])}
-    wanted.update(name for name in (spec.labels_timestamp, spec.labels_version) if name)
-    table, name = _read(labels, sorted(wanted), spec.on, times_in_keys), labels[0].manifest.name
-    if spec.labels_timestamp:
-        what = f"The `labels_timestamp` {spec.labels_timestamp!r} of dataset {name!r}"
-        places = _ranks(table[spec.labels_timestamp], what)
-        known = pc.if_else(pc.equal(places, 0), None, places)
-        table = table.take(pc.array_sort_indices(known, order="descending", null_placement="at_start"))
-        column = table[spec.labels_timestamp]
-        if is_time(column.type) or is_text(column.type):
-            times = as_utc(column, what).combine_chunks()
-    order = None
-    if decisive := spec.labels_version or spec.labels_timestamp:
-        parameter = "labels_version" if spec.labels_version else "labels_timestamp"
-        order = _ranks(table[decisive], f"The `{parameter}` {decisive!r} of dataset {name!r}")
-    values = expressions.evaluate(expression, table) if spec.label.expression else table[spec.label.name]
-    if isinstance(values, pa.ChunkedArray):
-        values = values.combine_chunks()
-    if pa.types.is_nested(values.type):
-        raise SchemaError(
-            f"The label {expression!r} of dataset {name!r} has the type {values.type}, which cannot be a label. Set "
-            "`label` to a column of numbers, text or booleans, or to an expression."
+    name = labels.name
+    for key in labels.keys:
+        key.check()
+    if tally.contradicted:
+        raise _ambiguous(_distinct(predictions, np.concatenate(tally.contradicted)), name, spec)
+    missed = None
+    if tally.matched < tally.rows and labels.rows:
+        missed = near_misses.find(
+            connection, lambda: tally.unmatched(predictions.tables()), labels.tables, predictions.comparable, hashed
         )
-    keys = {
-        key: pseudonymizers[key].hash_column(table[key]) if key in pseudonymizers else table[key] for key in spec.on
-    }
-    return pa.table(keys), as_numbers(values), times, order
+    if missed is not None and missed.rows > tally.matched:
+        raise SchemaError(missed.explain(tally.rows, name))
+    if missed is not None:
+        return missed.note(name)
+    if not tally.rows or tally.labelled:
+        return ""
+    if tally.matched:
+        return f"{name} has rows for {tally.matched:,} predictions, but their labels are null."
+    return f"{name} has no row for any of their keys, such as {_example(predictions.first)}."
 
 
-def _ranks(column: pa.ChunkedArray, what: str) -> pa.Array:
-    """Return the rank of each value, from 1 for the least value. Equal values have the same rank; nulls have rank 0.
-
-    :param what: description of the column, as the start of the error message
-    :raises SchemaError: the values of the column have no order
-    """
-    if is_time(column.type) or is_text(column.type):
-        return ranks(column, what)
-    try:
-        places = pc.rank(column, tiebreaker="dense").cast(pa.int64())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError):
-        raise SchemaError(
-            f"{what} has the type {column.type}, which has no order. Use a column of times or numbers."
-        ) from None
-    return pc.if_else(pc.is_null(column.combine_chunks(), nan_is_null=True), 0, places)
+def _distinct(predictions: Predictions, rows: NDArray[np.int64]) -> pa.Table:
+    """Return the distinct keys of the predictions with the row numbers ``rows``, which ascend."""
+    found: list[pa.Table] = []
+    for first, table in predictions.tables():
+        here = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + table.num_rows)] - first
+        if not len(here):
+            continue
+        # Arrow reads a name that starts with a dot or a bracket as a path, so keys are grouped by their position.
+        places = [str(place) for place in range(table.num_columns)]
+        both = pa.concat_tables([*found, table.take(pa.array(here)).rename_columns(places)])
+        found = [both.group_by(places, use_threads=False).aggregate([])]
+    return found[0].rename_columns(predictions.comparable.names)
 
 
 def _ambiguous(keys: pa.Table, name: str, spec: JoinLabelsSpec) -> SchemaError:
     """Create the error for predictions that match several different labels.
 
-    :param keys: the key columns of these predictions
+    :param keys: the distinct keys of these predictions
     :param name: name of the dataset of labels
     """
-    distinct = (
-        keys.rename_columns(_places(keys)).group_by(_places(keys)).aggregate([]).rename_columns(keys.column_names)
-    )
     order = spec.labels_version or spec.labels_timestamp
     same = f" with the same {order!r}" if order else ""
     return SchemaError(
-        f"Dataset {name!r} has more than one label{same} for {distinct.num_rows:,} keys of the predictions, for example "
-        f"{_example(distinct)}. Set `labels_version` to a column that grows with each correction of a label, or add key columns to "
+        f"Dataset {name!r} has more than one label{same} for {keys.num_rows:,} keys of the predictions, for example "
+        f"{_example({key: keys[key][0].as_py() for key in keys.column_names})}. Set `labels_version` to a column that grows with each correction of a label, or add key columns to "
         "`on`."
     )
 
 
-def _example(keys: pa.Table) -> str:
-    """Return the values in the first row of key columns, such as ``carrier='UA', flight=1``."""
-    values = {key: keys[key][0].as_py() for key in keys.column_names}
+def _example(values: dict[str, Any]) -> str:
+    """Return the values of a key, such as ``carrier='UA', flight=1``."""
     return ", ".join(f"{key}={value if isinstance(value, date) else repr(value)}" for key, value in values.items())

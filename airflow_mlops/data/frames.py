@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,34 +18,64 @@ if TYPE_CHECKING:
 _LARGEST_EXACT = 2**53
 
 
-def as_frame(table: pa.Table) -> pd.DataFrame:
+@dataclass(frozen=True)
+class ColumnFacts:
+    """What decides the pandas type of a column.
+
+    :param has_nulls: whether a value is null
+    :param is_exact: whether doubles represent all values exactly, if they are whole numbers
+    """
+
+    has_nulls: bool = False
+    is_exact: bool = True
+
+    def with_values(self, values: Any) -> ColumnFacts:
+        """Return the facts about the values known so far and further values of an Arrow array or chunked array."""
+        kind = values.type
+        is_whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale <= 0)
+        return ColumnFacts(
+            self.has_nulls or values.null_count > 0, self.is_exact and (not is_whole or _is_exact(values))
+        )
+
+
+def as_frame(table: pa.Table, facts: Mapping[str, ColumnFacts] | None = None) -> pd.DataFrame:
     """Convert a table to a DataFrame without changing large integers.
 
     pandas converts integers with nulls to doubles by default, which changes ids beyond 2**53. Such columns become
     ``Int64`` or ``UInt64`` instead. Decimals become doubles, so that they can be compared with other numbers. Columns
     of whole decimals beyond 2**53 are usually ids, and become Python integers.
+
+    :param facts: facts about all rows of the columns, if the table has only some of the rows, so that its columns have the
+        same types as those of all rows; by default the facts about the table
     """
     import pandas as pd
 
-    columns = {name: _column(table[name]) for name in table.column_names}
+    columns = {
+        name: _column(table[name], facts[name] if facts is not None else ColumnFacts().with_values(table[name]))
+        for name in table.column_names
+    }
     return pd.DataFrame(columns, columns=table.column_names) if columns else table.to_pandas()
 
 
-def _column(values: pa.ChunkedArray) -> pd.Series:
+def _column(values: pa.ChunkedArray, facts: ColumnFacts) -> pd.Series:
     import pandas as pd
 
     kind = values.type
     if pa.types.is_decimal(kind):
-        if kind.scale > 0 or _is_exact(values):
+        if kind.scale > 0 or facts.is_exact:
             return as_doubles(values).to_pandas()
         integers = [None if value is None else int(value) for value in values.to_pylist()]
         return pd.Series(integers, dtype="object")
-    if pa.types.is_integer(kind) and values.null_count and not _is_exact(values):
+    if facts.has_nulls and pa.types.is_integer(kind):
+        if facts.is_exact:
+            return values.to_pandas().astype("float64")
         whole = pd.UInt64Dtype() if pa.types.is_unsigned_integer(kind) else pd.Int64Dtype()
         return values.to_pandas(types_mapper={kind: whole}.get)
+    if facts.has_nulls and pa.types.is_boolean(kind):
+        return values.to_pandas().astype(object)
     return values.to_pandas()
 
 
-def _is_exact(values: pa.ChunkedArray) -> bool:
+def _is_exact(values: Any) -> bool:
     bounds = pc.min_max(values).as_py()
     return bounds["min"] is None or (bounds["min"] >= -_LARGEST_EXACT and bounds["max"] <= _LARGEST_EXACT)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +21,11 @@ from airflow_mlops.stages.validate.spec import ExpectationOutcome
 from airflow_mlops.stages.validate.times import with_time_bounds, with_timestamps
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
     from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+    from great_expectations.expectations.expectation import Expectation
 
 _INDEX = "index.html"
 _VIEW = {"module_name": "airflow_mlops.stages.validate.escaped", "class_name": "EscapedPageView"}
@@ -36,6 +40,87 @@ def quiet_great_expectations() -> None:
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
 
+class Session:
+    """A suite in a project of Great Expectations that exists only in memory, with Data Docs in a folder.
+
+    :param name: name of the dataset
+    :param site: existing folder for the HTML pages of the Data Docs
+    """
+
+    def __init__(self, suite: ExpectationSuite, name: str, site: Path) -> None:
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
+
+        _make_quantiles_storable()
+        self._name, self._suite_name = name, suite.name
+        self._context = gx.get_context(mode="ephemeral")
+        self._context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
+        for default_site in list(self._context.get_site_names()):
+            self._context.delete_data_docs_site(default_site)
+        store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
+        index = {"class_name": "DefaultSiteIndexBuilder"}
+        config: Any = {
+            "class_name": "SiteBuilder",
+            "store_backend": store,
+            "site_index_builder": index,
+            "site_section_builders": {"expectations": {"view": _VIEW}, "validations": {"view": _VIEW}},
+        }
+        self._context.add_data_docs_site("docs", config)
+        asset = self._context.data_sources.add_pandas("datasets").add_dataframe_asset(name)
+        self._batch = asset.add_batch_definition_whole_dataframe("all")
+        self._suite = self._context.suites.add(suite)
+
+    def run(self, frame: pd.DataFrame) -> tuple[Any, ExpectationSuiteValidationResult]:
+        """Validate rows with the suite, and store the results under an identifier.
+
+        :return: the identifier and the results
+        :raises ValidationError: Great Expectations cannot run the suite
+        """
+        import great_expectations as gx
+
+        definition = gx.ValidationDefinition(name=self._name, data=self._batch, suite=self._suite)
+        self._context.validation_definitions.add(definition)
+        checkpoint = gx.Checkpoint(
+            name=self._name, validation_definitions=[definition], result_format={"result_format": "COMPLETE"}
+        )
+        with self._translated():
+            done = self._context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
+        return next(iter(done.run_results.items()))
+
+    def check(self, expectations: Sequence[Expectation], frame: pd.DataFrame) -> list[ExpectationValidationResult]:
+        """Validate rows with some expectations. The results are not stored.
+
+        :raises ValidationError: Great Expectations cannot run the expectations
+        """
+        import great_expectations as gx
+
+        suite = gx.ExpectationSuite(name=self._suite_name, expectations=[copy(one) for one in expectations])
+        with self._translated():
+            found = self._batch.get_batch({"dataframe": frame}).validate(
+                suite, result_format={"result_format": "COMPLETE"}
+            )
+        return list(found.results)
+
+    def write_data_docs(self, identifier: Any, results: ExpectationSuiteValidationResult | None = None) -> None:
+        """Write the Data Docs.
+
+        :param identifier: identifier from :meth:`run`
+        :param results: results that replace those that :meth:`run` has stored
+        """
+        if results is not None:
+            self._context.validation_results_store.set(identifier, results)
+        self._context.build_data_docs()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            raise ValidationError(
+                f"Suite {self._suite_name!r} could not be run on dataset {self._name!r}: {one_line(error)}. Correct the suite."
+            ) from error
+
+
 def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -> ExpectationSuiteValidationResult:
     """Validate ``table`` with ``suite``, write the Data Docs to the folder ``site``, and return the results.
 
@@ -45,43 +130,10 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     :raises ValidationError: Great Expectations cannot run the suite
     :raises SpecError: the bounds of an expectation do not fit a column of dates or times
     """
-    import great_expectations as gx
-    from great_expectations.checkpoint.actions import UpdateDataDocsAction
-    from great_expectations.data_context.types.base import ProgressBarsConfig
-
-    _make_quantiles_storable()
-    suite, frame = with_time_bounds(suite, table), as_frame(with_timestamps(table))
-    gx_context = gx.get_context(mode="ephemeral")
-    gx_context.variables.progress_bars = ProgressBarsConfig(globally=False, metric_calculations=False)
-    for default_site in list(gx_context.get_site_names()):
-        gx_context.delete_data_docs_site(default_site)
-    store = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(site)}
-    index = {"class_name": "DefaultSiteIndexBuilder"}
-    config: Any = {
-        "class_name": "SiteBuilder",
-        "store_backend": store,
-        "site_index_builder": index,
-        "site_section_builders": {"expectations": {"view": _VIEW}, "validations": {"view": _VIEW}},
-    }
-    gx_context.add_data_docs_site("docs", config)
-    asset = gx_context.data_sources.add_pandas("datasets").add_dataframe_asset(name)
-    definition = gx.ValidationDefinition(
-        name=name, data=asset.add_batch_definition_whole_dataframe("all"), suite=gx_context.suites.add(suite)
-    )
-    gx_context.validation_definitions.add(definition)
-    checkpoint = gx.Checkpoint(
-        name=name,
-        validation_definitions=[definition],
-        actions=[UpdateDataDocsAction(name="docs")],
-        result_format={"result_format": "COMPLETE"},
-    )
-    try:
-        done = gx_context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
-    except Exception as error:
-        raise ValidationError(
-            f"Suite {suite.name!r} could not be run on dataset {name!r}: {one_line(error)}. Correct the suite."
-        ) from error
-    return next(iter(done.run_results.values()))
+    session = Session(with_time_bounds(suite, table), name, site)
+    identifier, found = session.run(as_frame(with_timestamps(table)))
+    session.write_data_docs(identifier)
+    return found
 
 
 def _make_quantiles_storable() -> None:

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError, ValidationError
@@ -22,14 +22,16 @@ from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS, quarantine_name, valid_name
 from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.data.types import concatenated
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import checkpoint
+from airflow_mlops.stages.validate.batches import run_in_batches, unexpected_rows
+from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResult, ValidateSpec
 from airflow_mlops.stages.validate.suites import load_suite
 
 if TYPE_CHECKING:
     from great_expectations.core import ExpectationSuiteValidationResult
+    from numpy.typing import NDArray
 
 
 def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
@@ -47,18 +49,18 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     datasets = select(context.store, spec.dataset, kept=context.kept)
     _check(datasets, spec)
     suite, name = load_suite(spec.suite), datasets[0].manifest.name
-    table = concatenated(
-        [dataset.table() for dataset in datasets],
-        f"The windows of dataset {name!r}",
-        "Ingest the windows again with equal types.",
-    )
+    rows = Rows(datasets)
     with tempfile.TemporaryDirectory() as site:
-        found = checkpoint.run_suite(suite, table, name, Path(site))
+        if rows.fits:
+            found = checkpoint.run_suite(suite, rows.table(), name, Path(site))
+            failing = [unexpected_rows(result) for result in found.results]
+        else:
+            found, failing = run_in_batches(suite, rows, name, Path(site))
         docs_url = checkpoint.publish_data_docs(Path(site), context.store, datasets)
     checkpoint.require_computed(found, suite.name)
     outcomes = [checkpoint.outcome(result) for result in found.results]
     context.store.write_json(_outcomes_key(context.key), [outcome.model_dump() for outcome in outcomes])
-    validation = _Validation(spec, datasets, table, found, outcomes, docs_url)
+    validation = _Validation(spec, datasets, rows, found, failing, outcomes, docs_url)
     failed = validation.failed
     if failed and spec.on_failure == "fail":
         raise ValidationError(f"{validation.headline}. Failed: {_listed(failed)}. See the Data Docs at {docs_url}.")
@@ -71,7 +73,7 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
         success=not failed,
         outcomes=outcomes,
         docs_url=docs_url,
-        summary=f"Validated {counted(table.num_rows, 'row')}. {validation.headline}"
+        summary=f"Validated {counted(rows.count, 'row')}. {validation.headline}"
         f"{'; on_failure is warn, so the task continues' if failed else ''}.",
     )
 
@@ -115,12 +117,16 @@ def _outcomes_key(key: str) -> str:
 
 @dataclass(frozen=True)
 class _Validation:
-    """Validated datasets with one name, and the results of all expectations of the suite."""
+    """Validated datasets with one name, and the results of all expectations of the suite.
+
+    :param unexpected: for each result, the numbers of the rows that do not meet the expectation, in ascending order
+    """
 
     spec: ValidateSpec
     datasets: Sequence[Dataset]
-    table: pa.Table
+    rows: Rows
     found: ExpectationSuiteValidationResult
+    unexpected: list[NDArray[np.int64]]
     outcomes: list[ExpectationOutcome]
     docs_url: str
 
@@ -142,15 +148,28 @@ class _Validation:
         passed = f"{len(self.outcomes) - len(self.failed)} of {len(self.outcomes)}"
         return f"{name}: {passed} expectations of suite {self.found.suite_name!r} passed"
 
-    def reasons(self) -> dict[int, list[str]]:
-        """Return for each failing row, by its number from 0, the expectations that the row does not meet."""
-        reasons: dict[int, list[str]] = {}
-        for result in self.found.results:
-            # An expectation with `mostly` may pass although some rows do not meet it. Such rows are not quarantined.
-            if not result.success:
-                for row in result.result["unexpected_index_list"] or []:
-                    reasons.setdefault(int(row), []).append(checkpoint.title(result))
-        return reasons
+    @property
+    def reasons(self) -> list[tuple[str, NDArray[np.int64]]]:
+        """Return the failed expectations about rows, each with the numbers of the rows that do not meet it."""
+        # An expectation with `mostly` may pass although some rows do not meet it. Such rows are not quarantined.
+        both = zip(self.found.results, self.unexpected, strict=True)
+        return [(checkpoint.title(result), rows) for result, rows in both if not result.success]
+
+    def failing(self, first: int, count: int) -> tuple[NDArray[np.bool_], list[str]]:
+        """Return which rows fail, and the names of the expectations that each of these rows does not meet.
+
+        :param first: number of the first row
+        :param count: number of rows
+        """
+        reasons = self.reasons
+        fails = np.zeros((len(reasons), count), bool)
+        for failed, (_, rows) in zip(fails, reasons, strict=True):
+            failed[rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + count)] - first] = True
+        failing: NDArray[np.bool_] = np.logical_or.reduce(fails, axis=0)
+        kinds, kind = np.unique(fails[:, failing], axis=1, return_inverse=True)
+        titles = [title for title, _ in reasons]
+        texts = ["; ".join(title for title, failed in zip(titles, column, strict=True) if failed) for column in kinds.T]
+        return failing, [texts[number] for number in kind.ravel()]
 
 
 def _listed(failed: list[ExpectationOutcome]) -> str:
@@ -173,20 +192,30 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
             f"{validation.headline}. The failed expectation {_listed(about_table)} concerns the whole table, so there "
             f"are no failing rows to quarantine. See the Data Docs at {validation.docs_url}."
         )
-    table, reasons = validation.table, validation.reasons()
-    if len(reasons) == table.num_rows:
+    rows, reasons = validation.rows, validation.reasons
+    failed_rows = len(np.unique(np.concatenate([np.empty(0, np.int64), *(found for _, found in reasons)])))
+    if failed_rows == rows.count:
         raise ValidationError(
             f"{validation.headline}. Every row failed, so no valid rows are left. See the Data Docs at "
             f"{validation.docs_url}."
         )
-    failing = pa.array([row in reasons for row in range(table.num_rows)], pa.bool_())
-    texts = pa.array(["; ".join(reasons[row]) for row in sorted(reasons)], pa.string())
-    counts = Counter(title for titles in reasons.values() for title in titles)
+    counts: Counter[str] = Counter()
+    for title, found in reasons:
+        if len(found):
+            counts[title] += len(found)
     details = {"suite": validation.found.suite_name, "unexpected": dict(sorted(counts.items()))}
     name = validation.name
-    valid = _write(validation, context, valid_name(name), table.filter(pc.invert(failing)), details)
-    bad = table.filter(failing).append_column(FAILED_EXPECTATIONS, texts)
-    quarantined = _write(validation, context, quarantine_name(name), bad, details)
+    with (
+        DatasetWriter(context.store, valid_name(name)) as valid_writer,
+        DatasetWriter(context.store, quarantine_name(name)) as quarantine_writer,
+    ):
+        for first, table in rows.batches():
+            failing, texts = validation.failing(first, table.num_rows)
+            valid_writer.write(table.filter(pa.array(~failing)))
+            bad = table.filter(pa.array(failing))
+            quarantine_writer.write(bad.append_column(FAILED_EXPECTATIONS, pa.array(texts, pa.string())))
+        valid = _commit(validation, context, valid_writer, details)
+        quarantined = _commit(validation, context, quarantine_writer, details)
     return ValidateResult(
         dataset=valid,
         success=not validation.failed,
@@ -198,21 +227,19 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
     )
 
 
-def _write(
-    validation: _Validation, context: StepContext, name: str, table: pa.Table, details: dict[str, Any]
+def _commit(
+    validation: _Validation, context: StepContext, writer: DatasetWriter, details: dict[str, Any]
 ) -> DatasetRef:
     manifest = validation.datasets[-1].manifest
     columns = {dataset.time_column for dataset in validation.datasets}
-    with DatasetWriter(context.store, name) as writer:
-        writer.write(table)
-        written, _ = writer.commit(
-            window=window_of(validation.datasets),
-            owner=manifest.owner or validation.spec.owner,
-            description=manifest.description,
-            source={"kind": "validation", "dataset": manifest.name},
-            parents=[dataset.ref for dataset in validation.datasets],
-            details={**details, **coverage(validation.datasets)},
-            provenance=context.provenance,
-            time_column=columns.pop() if len(columns) == 1 else None,
-        )
+    written, _ = writer.commit(
+        window=window_of(validation.datasets),
+        owner=manifest.owner or validation.spec.owner,
+        description=manifest.description,
+        source={"kind": "validation", "dataset": manifest.name},
+        parents=[dataset.ref for dataset in validation.datasets],
+        details={**details, **coverage(validation.datasets)},
+        provenance=context.provenance,
+        time_column=columns.pop() if len(columns) == 1 else None,
+    )
     return written.ref

@@ -1,0 +1,108 @@
+"""Merges the results of one expectation about rows, computed batch by batch, into the result for all rows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from great_expectations.core import ExpectationValidationResult
+    from numpy.typing import NDArray
+
+# Great Expectations shows as many values in its pages.
+_SHOWN = 20
+_MOST_DISTINCT = 100_000
+
+
+class Merged:
+    """The result of one expectation for the batches so far.
+
+    Great Expectations keeps all unexpected values and their rows. Here the rows are numbers in an array, and of the values
+    only the first 20 and the frequencies are kept, which is all that the Data Docs show. If there are more than 100,000
+    distinct unexpected values, rare ones are forgotten, and the frequencies may be too low.
+    """
+
+    def __init__(self) -> None:
+        self.failure: ExpectationValidationResult | None = None
+        self._last: ExpectationValidationResult | None = None
+        self._rows: list[NDArray[np.int64]] = []
+        self._counts: Counter[str] = Counter()
+        self._values: list[Any] = []
+        self._frequencies: Counter[Any] | None = Counter()
+
+    def add(self, result: ExpectationValidationResult, first_row: int) -> None:
+        """Add the result for a batch.
+
+        :param first_row: number of rows in earlier batches
+        """
+        self._last = result
+        details = result.result
+        if "unexpected_index_list" not in details:
+            # Great Expectations could not compute the expectation.
+            self.failure = self.failure or result
+            return
+        rows = np.array(details["unexpected_index_list"] or [], np.int64)
+        self._rows.append(rows + first_row)
+        for name in ("element_count", "unexpected_count", "missing_count"):
+            if details.get(name) is not None:
+                self._counts[name] += int(details[name])
+        values = details.get("unexpected_list") or []
+        self._values += values[: _SHOWN - len(self._values)]
+        if self._frequencies is not None:
+            try:
+                self._frequencies.update(tuple(item.values()) if isinstance(item, dict) else item for item in values)
+                if len(self._frequencies) > _MOST_DISTINCT:
+                    self._frequencies = Counter(dict(self._frequencies.most_common(_MOST_DISTINCT // 2)))
+            except TypeError:
+                # The values are lists or structs, which cannot be counted.
+                self._frequencies = None
+
+    def add_expected(self, rows: int, missing: int) -> None:
+        """Add rows that meet the expectation, without their values.
+
+        :param rows: number of these rows
+        :param missing: number of missing values among them
+        """
+        self._counts["element_count"] += rows
+        self._counts["missing_count"] += missing
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Return the numbers of the rows that do not meet the expectation, in ascending order."""
+        return np.concatenate(self._rows) if self._rows else np.empty(0, np.int64)
+
+    def result(self) -> ExpectationValidationResult:
+        """Return the result for all rows, in the form that Great Expectations gives for one batch."""
+        if self.failure is not None:
+            return self.failure
+        assert self._last is not None
+        found, template = self._last, self._last.result
+        elements, unexpected = self._counts["element_count"], self._counts["unexpected_count"]
+        considered = elements - self._counts["missing_count"]
+        config = found.expectation_config
+        assert config is not None
+        mostly = config.kwargs.get("mostly", 1)
+        share = unexpected / elements * 100 if elements else None
+        of_considered = unexpected / considered * 100 if considered else None
+        found.success = not considered or (float(considered) - unexpected) / float(considered) >= mostly
+        merged: dict[str, Any] = {"element_count": elements, "unexpected_count": unexpected}
+        merged["unexpected_percent"] = of_considered
+        merged["partial_unexpected_list"] = self._values
+        if "missing_count" in template:
+            missing = self._counts["missing_count"]
+            merged |= {"missing_count": missing, "missing_percent": missing / elements * 100 if elements else None}
+            merged |= {"unexpected_percent_total": share, "unexpected_percent_nonmissing": of_considered}
+        first = self.rows[:_SHOWN].tolist()
+        try:
+            if self._frequencies is not None:
+                common = sorted(self._frequencies.most_common(_SHOWN), key=lambda item: (-item[1], item[0]))
+                merged["partial_unexpected_counts"] = [{"value": value, "count": count} for value, count in common]
+        except TypeError:
+            # The values have no order. Great Expectations leaves them out, too.
+            pass
+        # outcome() recognises an expectation about rows by this list.
+        merged |= {"partial_unexpected_index_list": first, "unexpected_index_list": first}
+        found.result = merged
+        return found

@@ -1,0 +1,89 @@
+"""The rows of a validation: read as one table, whatever the number of datasets, in batches of limited size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.frames import ColumnFacts
+from airflow_mlops.data.types import common_schema, conformed
+
+BATCH_ROWS = 262_144
+"""Number of rows that are validated at once. Windows of at most this size are validated as one pandas DataFrame."""
+
+
+class Rows:
+    """The rows of datasets with one name.
+
+    :param batch_rows: maximum number of rows of a batch
+    :raises SchemaError: the datasets have columns of different types
+    """
+
+    def __init__(self, datasets: Sequence[Dataset], batch_rows: int = BATCH_ROWS) -> None:
+        self._datasets, self._batch_rows = datasets, batch_rows
+        self._what = f"The windows of dataset {datasets[0].manifest.name!r}"
+        schemas = [dataset.schema.remove_metadata() for dataset in datasets]
+        self.schema = schemas[0]
+        if len(datasets) > 1:
+            self.schema = common_schema(schemas, self._what, "Ingest the windows again with equal types.")
+        self.count = sum(dataset.rows for dataset in datasets)
+
+    @property
+    def fits(self) -> bool:
+        """Return whether the rows are validated at once. Categories are, because each batch would have its own."""
+        return self.count <= self._batch_rows or any(map(_has_categories, self.schema.types))
+
+    def table(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """Read all rows, or some columns of them."""
+        schema = self._schema(columns)
+        return pa.Table.from_batches(self._read(columns, schema), schema)
+
+    def column(self, name: str) -> Iterator[tuple[int, pa.Array]]:
+        """Yield the values of a column in batches, each with the number of rows before it."""
+        first = 0
+        for batch in self._read([name], self._schema([name])):
+            yield first, batch.column(0)
+            first += batch.num_rows
+
+    def batches(self) -> Iterator[tuple[int, pa.Table]]:
+        """Yield tables of at most ``batch_rows`` rows, each with the number of rows before it."""
+        first, waiting, rows = 0, list[pa.RecordBatch](), 0
+        for batch in self._read(None, self.schema):
+            if waiting and rows + batch.num_rows > self._batch_rows:
+                yield first, pa.Table.from_batches(waiting, self.schema)
+                first, waiting, rows = first + rows, [], 0
+            waiting.append(batch)
+            rows += batch.num_rows
+        if waiting or not first:
+            yield first, pa.Table.from_batches(waiting, self.schema)
+
+    def facts(self) -> dict[str, ColumnFacts]:
+        """Read what decides the pandas types of the columns."""
+        names = [field.name for field in self.schema if _depends_on_values(field.type)]
+        found = dict.fromkeys(self.schema.names, ColumnFacts())
+        if names:
+            for batch in self._read(names, self._schema(names)):
+                for name in names:
+                    found[name] = found[name].with_values(batch[name])
+        return found
+
+    def _schema(self, columns: Sequence[str] | None) -> pa.Schema:
+        return self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
+
+    def _read(self, columns: Sequence[str] | None, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+        size = min(self._batch_rows, 65_536)
+        for dataset in self._datasets:
+            present = None if columns is None else [name for name in columns if name in dataset.manifest.column_names]
+            for batch in dataset.batches(columns=present, batch_rows=size):
+                yield conformed(batch.replace_schema_metadata(None), schema, self._what)
+
+
+def _depends_on_values(kind: Any) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_decimal(kind))
+
+
+def _has_categories(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_dictionary(kind))

@@ -1,0 +1,146 @@
+"""Validation in batches gives the results of validation at once: outcomes, failing rows, Data Docs and datasets."""
+
+from __future__ import annotations
+
+import random
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+
+import pyarrow as pa
+import pytest
+
+from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.data.datasets import DatasetWriter, open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.validate import step
+from airflow_mlops.stages.validate.batches import run_in_batches, unexpected_rows
+from airflow_mlops.stages.validate.checkpoint import quiet_great_expectations, run_suite
+from airflow_mlops.stages.validate.rows import Rows
+from airflow_mlops.stages.validate.spec import ValidateSpec
+from airflow_mlops.stages.validate.suites import load_suite
+
+T0 = datetime(2024, 3, 5, tzinfo=timezone.utc)
+VALUES = {
+    "whole": (pa.int64(), [0, 1, 2, 30]),
+    "gaps": (pa.int64(), [0, 1, None, 30]),
+    "ids": (pa.int64(), [2**53 + 1, 2**60, None]),
+    "unsigned": (pa.uint64(), [0, 2**64 - 1, None]),
+    "double": (pa.float64(), [0.0, -0.0, 1.5, float("nan"), None]),
+    "flag": (pa.bool_(), [True, False, None]),
+    "price": (pa.decimal128(10, 2), [Decimal("1.50"), Decimal("2.00"), None]),
+    "big": (pa.decimal128(30, 0), [Decimal(10) ** 20, Decimal(1), None]),
+    "text": (pa.string(), ["a", "A", "b1", "", None]),
+    "other": (pa.string(), ["a", "A", "b1"]),
+    "at": (pa.timestamp("us", "UTC"), [T0, T0 + timedelta(microseconds=1), T0 + timedelta(days=9), None]),
+    "day": (pa.date32(), [T0.date(), T0.date() + timedelta(days=9), None]),
+    "nothing": (pa.float64(), [None]),
+}
+
+
+def one(kind: str, **kwargs: object) -> dict[str, object]:
+    return {"type": f"expect_{kind}", "kwargs": kwargs}
+
+
+EXPECTATIONS = [
+    one("column_values_to_be_between", column="whole", max_value=2),
+    one("table_row_count_to_be_between", min_value=10, max_value=30),
+    one("column_values_to_be_between", column="gaps", min_value=1, mostly=0.5),
+    one("column_values_to_be_between", column="ids", max_value=2**53 + 1),
+    one("column_values_to_be_between", column="unsigned", min_value=1),
+    one("column_values_to_be_between", column="double", min_value=0.5),
+    one("column_values_to_be_between", column="price", max_value=1.75),
+    one("column_values_to_be_between", column="big", min_value=2),
+    one("column_values_to_be_between", column="at", max_value="2024-03-05"),
+    one("column_values_to_be_between", column="day", max_value="2024-03-06"),
+    one("column_values_to_be_between", column="nothing", max_value=1),
+    one("column_values_to_be_in_set", column="flag", value_set=[True]),
+    one("column_values_to_be_in_set", column="ids", value_set=[2**60]),
+    one("column_values_to_not_be_in_set", column="text", value_set=["A"]),
+    one("column_values_to_not_be_null", column="text", mostly=0.6),
+    one("column_values_to_be_null", column="nothing"),
+    one("column_values_to_be_null", column="double"),
+    one("column_value_lengths_to_be_between", column="text", min_value=1, max_value=1),
+    one("column_values_to_match_regex", column="text", regex="^[a-z]"),
+    one("column_values_to_not_match_regex_list", column="other", regex_list=["^A$", "1"]),
+    one("column_pair_values_to_be_equal", column_A="text", column_B="other"),
+    one("column_pair_values_a_to_be_greater_than_b", column_A="whole", column_B="gaps", or_equal=True),
+    one("multicolumn_sum_to_equal", column_list=["whole", "gaps"], sum_total=2),
+    one("select_column_values_to_be_unique_within_record", column_list=["text", "other"]),
+    *(one("column_values_to_be_unique", column=name) for name in ("ids", "double", "text", "at", "day", "price", "flag")),
+    one("column_values_to_be_unique", column="number"),
+    one("column_values_to_be_unique", column="nothing"),
+    one("compound_columns_to_be_unique", column_list=["whole", "text", "double"]),
+    one("column_mean_to_be_between", column="double", max_value=0.5),
+    one("column_max_to_be_between", column="at", max_value="2024-03-06"),
+    one("column_distinct_values_to_be_in_set", column="other", value_set=["a", "A", "b1"]),
+    one("column_values_to_be_between", column="whole", max_value=1, row_condition='gaps > 0', condition_parser="pandas"),
+    one("column_to_exist", column="price"),
+    one("table_columns_to_match_ordered_list", column_list=[*VALUES, "number"]),
+]  # fmt: skip
+
+
+def table(seed: int, rows: int) -> pa.Table:
+    draw = random.Random(seed)
+    columns = {
+        name: pa.array([draw.choice(values) for _ in range(rows)], kind) for name, (kind, values) in VALUES.items()
+    }
+    return pa.table(columns | {"number": range(rows)})
+
+
+@pytest.fixture
+def context(tmp_path) -> StepContext:
+    quiet_great_expectations()
+    return StepContext(store=ArtifactStore(f"file://{tmp_path}/store"))
+
+
+def write(context: StepContext, data: pa.Table) -> DatasetRef:
+    with DatasetWriter(context.store, "rows") as writer:
+        writer.write(data)
+        return writer.commit()[0].ref
+
+
+def test_batches_have_the_results_of_the_whole_table(context, tmp_path):
+    data = table(1, 23)
+    dataset = open_dataset(context.store, write(context, data))
+    sites = [tmp_path / name for name in ("whole", "batches")]
+    for site in sites:
+        site.mkdir()
+    whole = run_suite(load_suite({"name": "s", "expectations": EXPECTATIONS}), data, "rows", sites[0])
+    suite = load_suite({"name": "s", "expectations": EXPECTATIONS})
+    found, failing = run_in_batches(suite, Rows([dataset], batch_rows=12), "rows", sites[1])
+    assert found.success == whole.success
+    assert found.statistics == whole.statistics
+    assert len(found.results) == len(whole.results) == len(EXPECTATIONS)
+    for mine, theirs, rows in zip(found.results, whole.results, failing, strict=True):
+        config, other = (item.expectation_config.to_json_dict() for item in (mine, theirs))
+        assert {**config, "id": ""} == {**other, "id": ""}
+        assert mine.success == theirs.success, config
+        assert rows.tolist() == unexpected_rows(theirs).tolist(), config
+        lists = {"unexpected_list", "unexpected_index_list", "unexpected_index_query"}
+        results = ({key: value for key, value in item.result.items() if key not in lists} for item in (mine, theirs))
+        assert str(next(results)) == str(next(results)), config
+        assert ("unexpected_index_list" in mine.result) == ("unexpected_index_list" in theirs.result)
+    pages = [next(site.glob("validations/**/*.html")).read_text() for site in sites]
+    assert "expect" in pages[1] or "must" in pages[1]
+    assert pages[1].count("failed-icon") == pages[0].count("failed-icon")
+
+
+def test_the_written_datasets_are_the_same(context, monkeypatch):
+    data = table(2, 20)
+    reference = write(context, data)
+    expectations = [item for item in EXPECTATIONS if "column_values_to_be_between" in item["type"]][:4]
+    made = []
+    for size in (100, 6):
+        monkeypatch.setattr(step, "Rows", lambda datasets, size=size: Rows(datasets, batch_rows=size))
+        spec = ValidateSpec(
+            dataset=reference, suite={"name": "s", "expectations": expectations}, on_failure="quarantine"
+        )
+        made.append(step.run(spec, context))
+    whole, batches = made
+    assert whole.outcomes == batches.outcomes
+    assert (whole.dataset, whole.quarantined, whole.summary) == (batches.dataset, batches.quarantined, batches.summary)
+    assert 0 < whole.quarantined.rows < 20
+    assert whole.dataset.rows + whole.quarantined.rows == 20
+    counts = open_dataset(context.store, batches.quarantined).manifest.details["unexpected"]
+    assert sum(counts.values()) >= whole.quarantined.rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,10 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.data.moments import as_utc
-from airflow_mlops.data.types import decimal_text
+from airflow_mlops.data.types import decimal_text, is_binary
 
 if TYPE_CHECKING:
     from airflow_mlops.data.datasets import Dataset
+
+# The texts of so many rows are in memory at once.
+_SLICE_ROWS = 65_536
 
 Numbers = np.ndarray[Any, Any]
 
@@ -51,14 +54,46 @@ def row_ids(table: pa.Table, columns: Sequence[str]) -> Numbers:
 
     :return: an array of uint64 with one hash per row
     """
-    texts = [pc.binary_join_element_wise("=", _as_text(table[name]), "").fill_null("~") for name in columns]
-    joined = pc.binary_join_element_wise(*texts, "\x1f") if len(texts) > 1 else texts[0]
+    kept = [name for name in columns if _is_text(table[name])]
+    parts = [_ids(table.slice(start, _SLICE_ROWS), columns, kept) for start in range(0, table.num_rows, _SLICE_ROWS)]
+    return np.concatenate(parts) if parts else np.empty(0, np.uint64)
+
+
+def _ids(table: pa.Table, columns: Sequence[str], texts: Collection[str]) -> Numbers:
+    """Hash some rows.
+
+    :param texts: the columns that Arrow can convert to text
+    """
+    found = [
+        pc.binary_join_element_wise(
+            "=", _as_text(table[name]) if name in texts else _as_repr(table[name]), ""
+        ).fill_null("~")
+        for name in columns
+    ]
+    joined = pc.binary_join_element_wise(*found, "\x1f") if len(found) > 1 else found[0]
     distinct = (
         pc.dictionary_encode(joined).combine_chunks() if joined.num_chunks != 1 else joined.chunk(0).dictionary_encode()
     )
     names = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in distinct.dictionary.to_pylist())
     ids: Numbers = np.frombuffer(names, np.uint64)[distinct.indices.to_numpy()]
     return ids
+
+
+def _is_text(column: pa.ChunkedArray) -> bool:
+    """Return whether Arrow can convert all values of a column to text. It cannot convert lists, and bytes that are no text."""
+    slices = (column.slice(start, _SLICE_ROWS) for start in range(0, len(column), _SLICE_ROWS))
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    # Of other types, all values can be converted, or none.
+    try:
+        for part in slices if is_binary(kind) else [column.slice(0, 0)]:
+            _as_text(part)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
+        return False
+    return True
+
+
+def _as_repr(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array([None if v is None else repr(v) for v in column.to_pylist()], pa.string())])
 
 
 def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -69,7 +104,4 @@ def _as_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
         column = column.cast(kind.value_type)
     elif pa.types.is_decimal(kind):
         return decimal_text(column)
-    try:
-        return column.cast(pa.string())
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
-        return pa.chunked_array([pa.array([None if v is None else repr(v) for v in column.to_pylist()], pa.string())])
+    return column.cast(pa.string())

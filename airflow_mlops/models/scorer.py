@@ -35,14 +35,15 @@ class Scorer(Protocol):
         """
 
 
-def from_values(found: NDArray[np.float64], contract: ModelContract) -> Predictions:
+def from_values(found: NDArray[np.float64], contract: ModelContract, labels: NDArray[Any] | None = None) -> Predictions:
     """Convert a model's output to predictions, with the classes and the threshold of the contract.
 
     :param found: classification: probabilities, shape (n, k); regression: values, shape (n, 1)
+    :param labels: :func:`class_labels` of the contract, if the caller has them
     """
     if contract.task == "regression":
         return Predictions(found[:, 0], found[:, 0], None)
-    classes = class_labels(contract)
+    classes = class_labels(contract) if labels is None else labels
     if contract.task == "multiclass":
         return Predictions(classes[found.argmax(axis=1)], found.max(axis=1), found)
     positive = contract.classes.index(contract.positive)

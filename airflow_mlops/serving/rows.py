@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import pyarrow as pa
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.core.moments import parse_instant
 from airflow_mlops.data.moments import as_utc, is_time
 from airflow_mlops.data.privacy import Pseudonymizer, require_private
 from airflow_mlops.serving.layout import REQUEST_COLUMNS
 
 _NULL = type(None)
 _NUMBERS = {int, float, bool, _NULL}
+_DOUBLES = {float}
+# Up to so many times are read one by one, which takes less time than reading a column of them.
+_FEW = 20
 _INT64, _LARGEST = 2**63, sys.float_info.max
 _WHAT = {"number": "a number or null", "integer": "an integer", "string": "a text or null"}
 _LOGGED = {"number": pa.float64(), "integer": pa.int64(), "string": pa.string()}
@@ -81,7 +87,8 @@ class InputColumns:
                 raise SchemaError(
                     f"Row {number} is not a JSON object. Send each row as an object with a field for each feature."
                 )
-            if unknown := row.keys() - self._known:
+            if not row.keys() <= self._known:
+                unknown = row.keys() - self._known
                 raise SchemaError(
                     f"Row {number} has the field {min(unknown)!r}, which is neither a feature of the model nor a key or a "
                     f"watched column of its training set. The fields are: {', '.join(sorted(self._known))}."
@@ -143,6 +150,9 @@ class Rows:
 
 def _checked(values: list[Any], feature: FeatureColumn) -> list[Any]:
     kinds = set(map(type, values))
+    if kinds == _DOUBLES and feature.kind == "number" and isfinite(sum(values)):
+        # The usual case, decided in a fraction of the time: the sum of doubles is finite only if all of them are.
+        return values
     if feature.kind == "string":
         if not kinds <= {str, _NULL}:
             raise _wrong(values, feature, lambda value: not isinstance(value, (str, _NULL)))
@@ -173,6 +183,9 @@ def as_column(values: list[Any], name: str, kind: pa.DataType) -> pa.Array:
     """
     try:
         if kind == _UTC:
+            if len(values) <= _FEW:
+                with suppress(ValueError, TypeError, AttributeError):
+                    return pa.array([None if value is None else parse_instant(value).micros for value in values], _UTC)
             texts = pa.array(values, pa.string())
             return texts.cast(_UTC) if texts.null_count == len(texts) else as_utc(texts, f"The field {name!r}")
         return pa.array(values, kind)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -16,18 +16,27 @@ from airflow_mlops.core.errors import ModelFormatError, SchemaError
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models import inputs
 from airflow_mlops.models.onnx.embedded import require_embedded
-from airflow_mlops.models.scorer import from_values
+from airflow_mlops.models.scorer import class_labels, from_values
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
-    from onnxruntime import InferenceSession, NodeArg
+    from onnxruntime import InferenceSession
 
 MODEL_FILE, CONTRACT_FILE, PROFILE_FILE = "model.onnx", "mlops/contract.json", "mlops/profile.json"
 
 # Rows per call of ONNX Runtime, so that wide intermediate tensors (one-hot columns) fit into the processor's cache.
 _ROWS = 4096
 _NUMPY = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
+# Doubles hold integers up to this one exactly.
+_EXACT = 2.0**53
+
+
+class _Input(NamedTuple):
+    """An input of the model, and its type, such as ``tensor(float)``."""
+
+    name: str
+    type: str
 
 
 class OnnxModel:
@@ -59,7 +68,9 @@ class OnnxModel:
             ) from error
         self.contract = contract
         self.size_bytes = len(model)
-        self._inputs: list[NodeArg] = self._session.get_inputs()
+        self._labels = class_labels(contract)
+        self._inputs = [_Input(node.name, node.type) for node in self._session.get_inputs()]
+        self._numeric = [node for node in self._inputs if node.type != "tensor(string)"]
         known = {feature.name for feature in contract.features}
         if unknown := [node.name for node in self._inputs if node.name not in known]:
             raise ModelFormatError(
@@ -109,12 +120,16 @@ class OnnxModel:
         :param columns: values of each feature: int, float or ``None`` for numbers, int for integers, and str or ``None`` for texts
         :raises SchemaError: a feature is absent, or null although the model allows no nulls
         """
-        feeds = {}
         for node in self._inputs:
             if node.name not in columns:
                 raise SchemaError(f"The data has no column {node.name!r}, which is a feature of the model.")
-            feeds[node.name] = _feed_values(columns[node.name], node)
-        return self._run(rows, feeds)
+        feeds = _feeds_of_numbers(columns, self._numeric)
+        for node in self._inputs:
+            if node.type == "tensor(string)":
+                feeds[node.name] = _texts(columns[node.name])
+        if 0 < rows <= _ROWS:
+            return self._predictions(self._values(feeds, rows))
+        return self._run(rows, {name: _slices(array) for name, array in feeds.items()})
 
     def _run(self, rows: int, feeds: Mapping[str, Callable[[int, int], NDArray[Any]]]) -> Predictions:
         width = max(1, len(self.contract.classes))
@@ -122,13 +137,7 @@ class OnnxModel:
 
         def run(start: int) -> None:
             end = min(start + _ROWS, rows)
-            (output,) = self._session.run([self._output], {name: feed(start, end) for name, feed in feeds.items()})
-            if output.size != (end - start) * width:
-                raise ModelFormatError(
-                    f"The ONNX model returned an array of shape {output.shape}, but must return shape "
-                    f"({end - start}, {width}) for {end - start:,} rows. Train the model again."
-                )
-            found[start:end] = output.reshape(-1, width)
+            found[start:end] = self._values({name: feed(start, end) for name, feed in feeds.items()}, end - start)
 
         starts = range(0, rows, _ROWS)
         if len(starts) > 1 and _processors() > 1:
@@ -137,10 +146,25 @@ class OnnxModel:
         else:
             for start in starts:
                 run(start)
-        return from_values(found, self.contract)
+        return self._predictions(found)
+
+    def _values(self, feeds: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
+        """Return the output of the model for a few rows, shape (rows, classes or 1)."""
+        width = max(1, len(self.contract.classes))
+        (output,) = self._session.run([self._output], feeds)
+        if output.size != rows * width:
+            raise ModelFormatError(
+                f"The ONNX model returned an array of shape {output.shape}, but must return shape ({rows}, {width}) for "
+                f"{rows:,} rows. Train the model again."
+            )
+        values: NDArray[np.float64] = output.reshape(-1, width).astype(np.float64)
+        return values
+
+    def _predictions(self, found: NDArray[np.float64]) -> Predictions:
+        return from_values(found, self.contract, self._labels)
 
 
-def _feed(data: pa.RecordBatch | pa.Table, node: NodeArg) -> Callable[[int, int], NDArray[Any]]:
+def _feed(data: pa.RecordBatch | pa.Table, node: _Input) -> Callable[[int, int], NDArray[Any]]:
     """Return a function ``(start, end)`` that returns these rows of one input, shape (end - start, 1)."""
     values = inputs.column(data, node.name)
     if node.type == "tensor(string)":
@@ -152,32 +176,64 @@ def _feed(data: pa.RecordBatch | pa.Table, node: NodeArg) -> Callable[[int, int]
     return _feed_numbers(inputs.numbers(values, node.name), node)
 
 
-def _feed_values(values: Sequence[Any], node: NodeArg) -> Callable[[int, int], NDArray[Any]]:
-    """Return a function ``(start, end)`` that returns these rows of one input, shape (end - start, 1)."""
-    if node.type == "tensor(string)":
-        texts = np.array(["" if value is None else value for value in values], dtype=object)
-        return lambda start, end: texts[start:end].reshape(-1, 1)
+def _slices(array: NDArray[Any]) -> Callable[[int, int], NDArray[Any]]:
+    return lambda start, end: array[start:end]
+
+
+def _texts(values: Sequence[Any]) -> NDArray[Any]:
+    """Return the values of one input, shape (n, 1)."""
+    return np.array(["" if value is None else value for value in values], dtype=object).reshape(-1, 1)
+
+
+def _feeds_of_numbers(columns: Mapping[str, Sequence[Any]], nodes: Sequence[_Input]) -> dict[str, NDArray[Any]]:
+    """Return the values of each input, shape (n, 1)."""
+    if not nodes:
+        return {}
+    values = [columns[node.name] for node in nodes]
+    try:
+        # One array for all inputs, because the cost of a small array is that of making it. ``None`` becomes NaN.
+        numbers = np.array(values, np.float64)
+        exact = not (np.abs(numbers) > _EXACT).any()
+    except OverflowError:
+        exact = False
+    # A larger integer would be rounded twice.
+    singles = numbers.astype(np.float32) if exact else np.array([_singles(each) for each in values])
+    return {
+        node.name: each if node.type == "tensor(float)" else _as_input(each, node)
+        for each, node in zip(singles[:, :, None], nodes, strict=True)
+    }
+
+
+def _singles(values: Sequence[Any]) -> NDArray[np.float32]:
+    """Round numbers to single precision, from integers if all of them are integers, otherwise from doubles."""
     if float in set(map(type, values)):
-        numbers = np.array([np.nan if value is None else value for value in values], np.float64).astype(np.float32)
-    else:
-        try:
-            whole = np.array([0 if value is None else value for value in values], np.int64)
-        except OverflowError:
-            whole = np.array([0 if value is None else float(value) for value in values], np.float64)
-        numbers = whole.astype(np.float32)
-        if None in values:
-            numbers[[value is None for value in values]] = np.nan
-    return _feed_numbers(numbers, node)
+        return np.array([np.nan if value is None else value for value in values], np.float64).astype(np.float32)
+    try:
+        whole = np.array([0 if value is None else value for value in values], np.int64)
+    except OverflowError:
+        whole = np.array([0 if value is None else float(value) for value in values], np.float64)
+    numbers = whole.astype(np.float32)
+    if None in values:
+        numbers[[value is None for value in values]] = np.nan
+    return numbers
 
 
-def _feed_numbers(numbers: NDArray[np.float32], node: NodeArg) -> Callable[[int, int], NDArray[Any]]:
+def _feed_numbers(numbers: NDArray[np.float32], node: _Input) -> Callable[[int, int], NDArray[Any]]:
+    converted = _as_input(numbers, node)
+    return lambda start, end: converted[start:end].reshape(-1, 1)
+
+
+def _as_input(numbers: NDArray[np.float32], node: _Input) -> NDArray[Any]:
+    """Convert numbers to the type of an input.
+
+    :raises SchemaError: it is an integer input, and a number is missing
+    """
     if node.type == "tensor(int64)" and np.isnan(numbers).any():
         raise SchemaError(
             f"Feature {node.name!r} is an integer input of the model, which allows no nulls, but it is null in some rows. "
             "Fill the nulls."
         )
-    converted = numbers.astype(_NUMPY[node.type], copy=False)
-    return lambda start, end: converted[start:end].reshape(-1, 1)
+    return numbers.astype(_NUMPY[node.type], copy=False)
 
 
 def _processors() -> int:

@@ -8,8 +8,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.models.onnx.scorer import OnnxModel
-from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.models.onnx.scorer import OnnxModel, _feeds_of_numbers, _Input
+from airflow_mlops.serving.rows import InputColumns, as_column
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +93,47 @@ def test_logged_rows_have_the_types_of_the_training_set(model):
     assert logged.column("at").to_pylist()[0].isoformat() == "2013-04-01T00:00:00+00:00"
     with pytest.raises(SchemaError, match="'id'"):
         columns.rows([{"a": 1, "b": 1, "id": "seven"}])
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        [
+            "2013-04-01",
+            None,
+            "2013-04-01T06:30:00.123456789Z",
+            "20130401T0630+0530",
+            " 2013-04-01 24:00 ",
+            "2013-W10-2",
+        ],
+        ["2013-04-01", "1/4/2013"],
+        ["2013-02-30"],
+        ["0000-01-01"],
+        ["9999-12-31T23:59:59-01:00"],
+        [20130401],
+        [True],
+        [None, None],
+    ],
+)
+def test_a_few_times_are_read_by_the_rules_of_columns(texts):
+    def read(values):
+        try:
+            return as_column(values, "at", pa.timestamp("us", "UTC")).to_pylist()[: len(texts)]
+        except SchemaError as error:
+            return str(error)
+
+    assert read(texts) == read([*texts, *[None] * 20])
+
+
+def test_large_integers_are_rounded_once():
+    # Rounded to a double first, the number would be halfway between two of single precision, and be rounded down.
+    number = 2**60 + 2**36 + 1
+    nodes = [_Input("a", "tensor(float)"), _Input("b", "tensor(float)")]
+    found = _feeds_of_numbers({"a": [number, None], "b": [0.1, 7]}, nodes)
+    assert found["a"][0, 0] == np.int64(number).astype(np.float32) == 2.0**60 + 2.0**37
+    assert np.isnan(found["a"][1, 0])
+    assert found["b"].tolist() == [[np.float32(0.1)], [7]]
+
+
+def test_no_rows_have_no_predictions(model):
+    assert len(model.predict_values({"a": [], "b": []}, 0).score) == 0

@@ -1,15 +1,17 @@
 """Requests a second and latency of the online endpoint, beside MLflow's own server and a bare loop.
 
-``python -m benchmarks.serve [--seconds 4]``. One logistic regression and one boosted-trees model of scikit-learn are trained on
-generated rows, promoted, and served by three servers in turn, each in a process of its own:
+``python -m benchmarks.serve [--seconds 2] [--rounds 3]``. One logistic regression and one boosted-trees model of scikit-learn are trained on
+generated rows, promoted, and served by four servers at the same time:
 
-- ``airflow_mlops.serving``, which checks, logs and measures each request;
+- ``airflow_mlops.serving``, which checks, logs and measures each request, and the same with ``--no-log``;
 - ``mlflow models serve`` with the scikit-learn model;
 - ``bare``: FastAPI with ONNX Runtime, which neither checks nor logs.
 
-A client process keeps 1, 8 or 64 connections busy with requests of 1 or 100 rows. The last line is JSON: requests a second and
-the 99th percentile of the latency for the logistic regression, 8 connections and one row; the seconds until the server is ready and its
-memory.
+A client process keeps 1, 8 or 64 connections of one server busy with requests of 1 or 100 rows, then those of the next one, and so
+on for some rounds. A figure is the median of the rounds, so that other work on the machine slows all servers alike. The last line is
+JSON: requests a second and the 99th percentile of the latency for the logistic regression, 8 connections and one row; the seconds
+until the server is ready; and the memory of the server and of the process that writes its log, without the one that follows the
+champion. ``load_average`` is that of the machine before and after.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.runner import run_call
 
 FEATURES = 10
+SERVERS = ("ours", "ours without log", "bare", "mlflow")
 MODELS = {
     "logistic": ("sklearn.linear_model.LogisticRegression", {}),
     "trees": ("sklearn.ensemble.HistGradientBoostingClassifier", {"max_iter": 100}),
@@ -137,10 +140,12 @@ def running(command: list[str], ready: str, environment: dict[str, str]) -> Iter
         found["ready_seconds"] = round(time.perf_counter() - began, 2)
         yield found
         process = psutil.Process(server.pid)
-        found["server_mb"] = round(process.memory_info().rss / 1e6)
-        found["peak_mb"] = round(
-            sum(each.memory_info().rss for each in (process, *process.children(recursive=True))) / 1e6
-        )
+        others = process.children(recursive=True)
+        following = [each for each in others if "airflow_mlops.serving.follow" in each.cmdline()]
+        megabytes = {each.pid: each.memory_info().rss / 1e6 for each in (process, *others)}
+        found["process_mb"] = round(megabytes[process.pid])
+        found["server_mb"] = round(sum(megabytes.values()) - sum(megabytes[each.pid] for each in following))
+        found["all_mb"] = round(sum(megabytes.values()))
     finally:
         server.terminate()
         with suppress(subprocess.TimeoutExpired):
@@ -200,11 +205,13 @@ def _answer(connection: socket.socket) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each figure")
     arguments = parser.parse_args()
     from tests.integration.conftest import run_mlflow
 
     figures: dict[str, Any] = {}
+    before = os.getloadavg()[0]
     with (
         tempfile.TemporaryDirectory(prefix="mlops-bench-") as work,
         run_mlflow(Path(work) / "mlflow", "127.0.0.1") as mlflow,
@@ -217,65 +224,80 @@ def main() -> None:
 
         client.set_tracking_uri(mlflow)
         for kind, champion in champions.items():
-            files = Path(
-                client.artifacts.download_artifacts(f"models:/{kind}/{champion.version}", dst_path=str(folder / kind))
+            downloaded = client.artifacts.download_artifacts(
+                f"models:/{kind}/{champion.version}", dst_path=str(folder / kind)
             )
-            values = np.random.default_rng(1).normal(size=(100, FEATURES)).round(4).tolist()
-            names = [f"x{number}" for number in range(FEATURES)]
-            for server in ("ours", "ours without log", "bare", "mlflow"):
-                port = free_port()
-                environment = {"AIRFLOW_CONN_MLFLOW_DEFAULT": json.dumps({"conn_type": "mlflow", "host": mlflow})}
-                if server.startswith("ours"):
-                    command = [sys.executable, "-m", "airflow_mlops.serving", kind, "--store", url, "--port", str(port)]
-                    command += ["--spool", str(folder / "spool"), *(["--no-log"] if server != "ours" else [])]
-                    ready, path = "/v2/health/ready", f"/v2/models/{kind}/predict"
-                elif server == "bare":
-                    command = [sys.executable, "-c", BARE, str(files / "model.onnx"), str(port)]
-                    ready, path = "/ready", "/predict"
-                else:
-                    command = [
-                        sys.executable,
-                        "-m",
-                        "mlflow",
-                        "models",
-                        "serve",
-                        "-m",
-                        f"models:/{kind}/{champion.version}",
-                    ]
-                    command += ["--port", str(port), "--env-manager", "local"]
-                    bin_folder = Path(sys.executable).parent
-                    environment |= {"MLFLOW_TRACKING_URI": mlflow, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
-                    ready, path = "/ping", "/invocations"
-                with running(command, f"http://127.0.0.1:{port}{ready}", environment) as found:
-                    for rows in (1, 100):
-                        if server == "mlflow":
-                            body = {"dataframe_split": {"columns": names, "data": values[:rows]}}
-                        else:
-                            body = {"rows": [dict(zip(names, row, strict=True)) for row in values[:rows]]}
-                        for connections in (1, 8, 64):
-                            measured = load(port, path, json.dumps(body).encode(), connections, arguments.seconds)
-                            figures[f"{kind}, {server}, {connections} connections, {rows} rows"] = measured
-                            print(
-                                f"{kind:9} {server:17} {connections:3} connections {rows:4} rows  {measured}",
-                                flush=True,
-                            )
-                print(f"{kind:9} {server:17} {found}", flush=True)
-                figures[f"{kind}, {server}"] = found
-    ours, bare, theirs = (
-        figures[f"logistic, {server}, 8 connections, 1 rows"] for server in ("ours", "bare", "mlflow")
-    )
+            model = Path(downloaded) / "model.onnx"
+            with ExitStack() as stack:
+                servers = {}
+                for server in SERVERS:
+                    port = free_port()
+                    command, ready, environment = started(server, kind, champion, port, folder, mlflow, model)
+                    known = stack.enter_context(running(command, f"http://127.0.0.1:{port}{ready}", environment))
+                    servers[server], figures[f"{kind}, {server}"] = port, known
+                figures |= measured(kind, servers, arguments.seconds, arguments.rounds)
+            for server in SERVERS:
+                print(f"{kind:9} {server:17} {figures[f'{kind}, {server}']}", flush=True)
+    ours, unlogged, bare, theirs = (figures[f"logistic, {server}, 8 connections, 1 rows"] for server in SERVERS)
     print(
         json.dumps(
             {
                 "requests_per_second": ours["requests_per_second"],
                 "mlflow_requests_per_second": theirs["requests_per_second"],
+                "unlogged_requests_per_second": unlogged["requests_per_second"],
+                "bare_requests_per_second": bare["requests_per_second"],
                 "p99_ms": ours["p99_ms"],
+                "unlogged_p99_ms": unlogged["p99_ms"],
                 "bare_p99_ms": bare["p99_ms"],
                 "ready_seconds": figures["logistic, ours"]["ready_seconds"],
                 "peak_mb": figures["logistic, ours"]["server_mb"],
+                "load_average": [round(before, 1), round(os.getloadavg()[0], 1)],
             }
         )
     )
+
+
+def started(
+    server: str, kind: str, champion: ModelVersionRef, port: int, folder: Path, mlflow: str, model: Path
+) -> tuple[list[str], str, dict[str, str]]:
+    """Return the command of a server, the path that says that it is ready, and its environment."""
+    if server.startswith("ours"):
+        command = [sys.executable, "-m", "airflow_mlops.serving", kind, "--store", (folder / "store").as_uri()]
+        command += ["--port", str(port), "--spool", str(folder / "spool"), *([] if server == "ours" else ["--no-log"])]
+        connection = json.dumps({"conn_type": "mlflow", "host": mlflow})
+        return command, "/v2/health/ready", {"AIRFLOW_CONN_MLFLOW_DEFAULT": connection}
+    if server == "bare":
+        return [sys.executable, "-c", BARE, str(model), str(port)], "/ready", {}
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/{kind}/{champion.version}"]
+    command += ["--port", str(port), "--env-manager", "local"]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return command, "/ping", {"MLFLOW_TRACKING_URI": mlflow, "PATH": path}
+
+
+def measured(kind: str, servers: dict[str, int], seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+    """Return the figures of each server, number of connections and number of rows.
+
+    :param servers: ports of the servers
+    """
+    paths = {"bare": "/predict", "mlflow": "/invocations"}
+    names = [f"x{number}" for number in range(FEATURES)]
+    values = np.random.default_rng(1).normal(size=(100, FEATURES)).round(4).tolist()
+    figures = {}
+    for rows in (1, 100):
+        split = {"dataframe_split": {"columns": names, "data": values[:rows]}}
+        objects = {"rows": [dict(zip(names, row, strict=True)) for row in values[:rows]]}
+        for connections in (1, 8, 64):
+            found: dict[str, list[dict[str, float]]] = {server: [] for server in servers}
+            for _ in range(rounds):
+                for server, port in servers.items():
+                    body = json.dumps(split if server == "mlflow" else objects).encode()
+                    path = paths.get(server, f"/v2/models/{kind}/predict")
+                    found[server].append(load(port, path, body, connections, seconds))
+            for server, each in found.items():
+                middle = {name: round(float(np.median([one[name] for one in each])), 2) for name in each[0]}
+                figures[f"{kind}, {server}, {connections} connections, {rows} rows"] = middle
+                print(f"{kind:9} {server:17} {connections:3} connections {rows:4} rows  {middle}", flush=True)
+    return figures
 
 
 if __name__ == "__main__":

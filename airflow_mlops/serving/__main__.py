@@ -24,7 +24,6 @@ def main() -> int:
     """Serve until the process gets SIGTERM or SIGINT. Return the exit status."""
     sys.stderr = MaskedStream(sys.stderr)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(message)s")
-    _log_access()
     try:
         serve(settings())
     except MLOpsError as error:
@@ -95,11 +94,15 @@ def serve(spec: ServeSpec) -> None:
 
     from airflow_mlops.serving.app import create_app
     from airflow_mlops.serving.connections import TimedProtocol, allow_connections
+    from airflow_mlops.serving.light import without_pandas
 
+    if spec.feast_repo is None:
+        without_pandas()
     allow_connections()
     TimedProtocol.seconds = spec.request_seconds
     config = uvicorn.Config(
-        create_app(spec),
+        # The access log goes to standard output.
+        create_app(spec, sys.stdout.buffer),
         host=spec.host,
         port=spec.port,
         http=TimedProtocol,
@@ -108,15 +111,6 @@ def serve(spec: ServeSpec) -> None:
         timeout_graceful_shutdown=30,
     )
     uvicorn.Server(config).run()
-
-
-def _log_access() -> None:
-    """Write the access log, one JSON object in a line, to standard output. It contains no text of requests but their path."""
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    access = logging.getLogger("airflow_mlops.serving.access")
-    access.addHandler(handler)
-    access.propagate = False
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving import protocol
 from airflow_mlops.serving.canary import Canary
-from airflow_mlops.serving.log import Answer, PredictionSpool
+from airflow_mlops.serving.log import Answer
 from airflow_mlops.serving.messages import (
     RefusedError,
     in_thread_if,
@@ -32,6 +32,7 @@ from airflow_mlops.serving.rows import Rows
 from airflow_mlops.serving.shadowing import Shadowing
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
+from airflow_mlops.serving.writing import Writing
 
 log = logging.getLogger(__name__)
 
@@ -47,10 +48,9 @@ class Endpoint:
     :param spec: settings of the server
     :param versions: the loaded versions
     :param problem: function that returns why no version, or not the newest, is loaded
-    :param spool: log of the predictions; ``None`` if they are not logged
+    :param writing: log of the predictions; ``None`` if they are not logged
     :param shadowing: sends rows to a version in the shadow; ``None`` if there is none
     :param canary: chooses requests that another version answers; ``None`` if there is none
-    :param canary_spool: log of the predictions of this version
     """
 
     def __init__(
@@ -59,13 +59,12 @@ class Endpoint:
         versions: Versions,
         metrics: Metrics,
         problem: Callable[[], str],
-        spool: PredictionSpool | None,
+        writing: Writing | None,
         shadowing: Shadowing | None = None,
         canary: Canary | None = None,
-        canary_spool: PredictionSpool | None = None,
     ) -> None:
-        self._shadowing, self._canary, self._canary_spool = shadowing, canary, canary_spool
-        self._spec, self._versions, self._metrics, self._problem, self._spool = spec, versions, metrics, problem, spool
+        self._writing, self._shadowing, self._canary = writing, shadowing, canary
+        self._spec, self._versions, self._metrics, self._problem = spec, versions, metrics, problem
         self._token = spec.token.get_secret_value().encode() if spec.token else None
 
     async def server(self, request: Request) -> Response:
@@ -197,9 +196,7 @@ class Endpoint:
         return (served, rows) if chosen is served else (chosen, converted(rows, chosen.columns))
 
     def _count(self, served: Served, seconds: float, *, failed: bool = False) -> None:
-        version = str(served.ref.version)
-        self._metrics.version_requests.labels(version, "failed" if failed else "answered").inc()
-        self._metrics.version_seconds.labels(version).observe(seconds)
+        self._metrics.count_of_version(served.ref.version, seconds, failed=failed)
         if self._canary is not None:
             self._canary.answered(self._versions.champion, served, 1000 * seconds, failed=failed)
 
@@ -218,12 +215,10 @@ class Endpoint:
         seconds = time.perf_counter() - began
         self._count(served, seconds)
         self._metrics.rows.observe(rows.count)
-        spool = self._spool
-        if self._canary is not None and self._canary.versions.champion is served:
-            spool = self._canary_spool
-        if spool is not None and rows.count and logged:
+        if self._writing is not None and rows.count and logged:
             answer = Answer(served, rows, found, request_id, time.time(), 1000 * seconds)
-            spool.add(answer)
+            by_canary = self._canary is not None and self._canary.versions.champion is served
+            await self._writing.add(answer, "canary" if by_canary else None)
             if self._shadowing is not None and served is self._versions.champion:
                 self._shadowing.offer(answer)
         return found

@@ -1,11 +1,11 @@
 """Log predictions: in memory, then in the spool on the local disk, then in the artifact store.
 
-A thread writes the predictions of the last second to the spool and waits until they are on the disk. Every few seconds it
-uploads the files of the spool to the artifact store::
+A thread writes the predictions of the last second to the spool and waits until they are on the disk. Every few seconds another
+one uploads the files of the spool to the artifact store::
 
     online/MODEL/WINDOW/v3-UUID.parquet
 
-and deletes them from the spool. If the store cannot be reached, the spool grows, up to a limit. If the server is killed,
+and deletes them from the spool. If the store cannot be reached, the spool grows, up to a limit. If the process is killed,
 the next server uploads the files of the spool; the predictions of the last second are lost. An upload creates its file only if it
 does not exist, so no prediction is uploaded twice.
 """
@@ -51,7 +51,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_FLUSH_SECONDS, _UPLOAD_SECONDS, _MERGE_SECONDS = 1.0, 10.0, 60.0
+# With the tenth of a second that answers wait in the server, they are on the disk within a second.
+_FLUSH_SECONDS, _UPLOAD_SECONDS, _MERGE_SECONDS = 0.8, 10.0, 60.0
+# Rows that wait in memory to be written.
+_WAITING_ROWS = 20_000
 _SPOOL_BYTES = 1 << 30
 _SEGMENT_BYTES = 64 << 20
 
@@ -80,7 +83,12 @@ class _Segment:
     path: Path
     file: BinaryIO
     writer: pa.RecordBatchStreamWriter
-    began: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.monotonic)
+
+    def close(self) -> None:
+        """Complete the file, which ends its lock."""
+        self.writer.close()
+        self.file.close()
 
 
 class PredictionSpool:
@@ -113,53 +121,81 @@ class PredictionSpool:
         self._name = name or f"{model}_predictions"
         self._store, self._model, self._folder, self._window, self._metrics = store, model, folder, window, metrics
         self._answers: list[Answer] = []
-        self._lock = threading.Lock()
+        self._rows = 0
+        #: Rows that were written to the spool, or counted as not logged.
+        self.settled = 0
+        self._changed = threading.Condition()
         self._segments: dict[tuple[int, Window], _Segment] = {}
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="mlops-log", daemon=True)
+        self._stopped, self._written, self._closed = threading.Event(), threading.Event(), threading.Event()
+        self._threads = [
+            threading.Thread(target=target, name=f"mlops-log-{name}", daemon=True)
+            for name, target in (("write", self._write), ("upload", self._keep_uploading))
+        ]
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def start(self) -> None:
-        """Start the thread that writes and uploads."""
-        self._thread.start()
+        """Start the threads that write and upload."""
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """Write all answers to the spool, upload it, and end the thread."""
-        self._stopped.set()
-        self._thread.join()
+        """Write all answers to the spool, upload it, and end the threads."""
+        with self._changed:
+            self._stopped.set()
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
 
     def add(self, answer: Answer) -> None:
-        """Log an answer, if its request is in the sample. The call only puts it on a list."""
+        """Log an answer, if its request is in the sample. The call waits while too many rows are to be written."""
         if not in_sample(answer.request_id, self._sample):
             return
-        with self._lock:
+        with self._changed:
+            while self._rows and self._rows + answer.rows.count > _WAITING_ROWS:
+                self._changed.notify_all()
+                self._changed.wait()
             self._answers.append(answer)
+            self._rows += answer.rows.count
 
-    def _run(self) -> None:
-        uploaded, merged = time.monotonic(), -_MERGE_SECONDS
-        while True:
-            stopped = self._stopped.wait(_FLUSH_SECONDS)
+    def _write(self) -> None:
+        stopped = False
+        while not stopped:
+            with self._changed:
+                if not self._stopped.is_set():
+                    self._changed.wait(_FLUSH_SECONDS)
+                stopped = self._stopped.is_set()
             try:
                 self._flush()
-                if stopped or time.monotonic() - uploaded >= _UPLOAD_SECONDS:
-                    uploaded = time.monotonic()
-                    self._upload()
+                self._close(0 if stopped else _UPLOAD_SECONDS)
+                self._measure()
+            except Exception:
+                # The thread must not end: predictions that cannot be written are better than none at all.
+                log.exception("Predictions could not be logged.")
+        self._written.set()
+        self._closed.set()
+
+    def _keep_uploading(self) -> None:
+        merged = -_MERGE_SECONDS
+        stopped = False
+        while not stopped:
+            self._closed.wait(_UPLOAD_SECONDS)
+            self._closed.clear()
+            stopped = self._written.is_set()
+            try:
+                self._upload()
                 if stopped or time.monotonic() - merged >= _MERGE_SECONDS:
                     merged = time.monotonic()
                     merge(self._store, self._model, self._name, apart=self._apart)
             except (OSError, StoreError) as error:
                 log.warning("Predictions stay in the spool %s: %s", self._folder, error)
             except Exception:
-                # The thread must not end: predictions that cannot be written are better than none at all.
-                log.exception("Predictions could not be logged.")
-            self._measure()
-            if stopped:
-                return
+                log.exception("Predictions could not be uploaded.")
 
     def _flush(self) -> None:
         """Append the new answers to the segments of their version and window, and wait until they are on the disk."""
-        with self._lock:
-            answers, self._answers = self._answers, []
+        with self._changed:
+            answers, self._answers, self._rows = self._answers, [], 0
+            self._changed.notify_all()
         groups: dict[tuple[int, Window], list[Answer]] = defaultdict(list)
         for answer in answers:
             groups[answer.served.ref.version, window_at(answer.at, self._window)].append(answer)
@@ -172,12 +208,16 @@ class PredictionSpool:
                 continue
             try:
                 self._append(key, _logged(group, self._privacy, self._sample, self._apart))
-            except OSError as error:
+            except Exception as error:
                 self._metrics.dropped.inc(rows)
-                log.error("%d predictions could not be written to the spool %s: %s", rows, self._folder, error)
+                log.error(
+                    "%d predictions could not be written to the spool %s: %s",
+                    rows, self._folder, error, exc_info=not isinstance(error, OSError),
+                )  # fmt: skip
                 # Nothing may follow a batch that was not written completely.
                 if (torn := self._segments.pop(key, None)) is not None:
                     torn.file.close()
+        self.settled += sum(answer.rows.count for answer in answers)
 
     def _append(self, key: tuple[int, Window], batch: pa.RecordBatch) -> None:
         segment = self._segments.get(key)
@@ -187,7 +227,7 @@ class PredictionSpool:
         segment.file.flush()
         os.fsync(segment.file.fileno())
         if segment.file.tell() > _SEGMENT_BYTES:
-            _close(self._segments.pop(key))
+            self._segments.pop(key).close()
 
     def _open(self, key: tuple[int, Window], schema: pa.Schema) -> _Segment:
         version, window = key
@@ -198,11 +238,15 @@ class PredictionSpool:
         path.with_suffix(".new").rename(path)
         return _Segment(path, file, pa.ipc.new_stream(file, schema))
 
+    def _close(self, seconds: float) -> None:
+        """Close the segments that were begun so many seconds ago, so that they are uploaded."""
+        for key, segment in list(self._segments.items()):
+            if time.monotonic() - segment.began >= seconds:
+                self._segments.pop(key).close()
+                self._closed.set()
+
     def _upload(self) -> None:
         """Upload all files of the spool that no server is writing, those of killed servers included."""
-        for segment in self._segments.values():
-            _close(segment)
-        self._segments = {}
         for path in sorted(self._folder.glob("*.arrows")):
             with suppress(FileNotFoundError), path.open("rb") as file:
                 try:
@@ -241,17 +285,29 @@ def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: A
     :raises ConnectionNotFoundError: the connection with the key of the hashes does not exist
     :raises SpecError: this connection has no password, or one that is too short
     """
-    folder = Path(spec.spool) / (apart or "") if spec.spool else spool_folder(spec.model, apart)
     name = predictions_name(spec.model, apart) if apart else spec.predictions
-    privacy = Privacy.of(spec.hash_columns, spec.drop_columns, spec.hash_conn_id, from_environment)
     return PredictionSpool(
-        store, spec.model, folder, spec.window, metrics, name, apart=apart, privacy=privacy, sample=spec.sample
-    )
+        store, spec.model, _folder(spec, apart), spec.window, metrics, name,
+        apart=apart, privacy=_privacy(spec), sample=spec.sample,
+    )  # fmt: skip
 
 
-def _close(segment: _Segment) -> None:
-    segment.writer.close()
-    segment.file.close()
+def prepare(spec: ServeSpec) -> None:
+    """Check what the log needs, and make the folder of the spool.
+
+    :raises ConnectionNotFoundError: the connection with the key of the hashes does not exist
+    :raises SpecError: this connection has no password, or one that is too short
+    """
+    _privacy(spec)
+    _folder(spec).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def _privacy(spec: ServeSpec) -> Privacy:
+    return Privacy.of(spec.hash_columns, spec.drop_columns, spec.hash_conn_id, from_environment)
+
+
+def _folder(spec: ServeSpec, apart: Apart | None = None) -> Path:
+    return Path(spec.spool) / (apart or "") if spec.spool else spool_folder(spec.model, apart)
 
 
 def _logged(answers: Sequence[Answer], privacy: Privacy, sample: float, apart: Apart | None = None) -> pa.RecordBatch:

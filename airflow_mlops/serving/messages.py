@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import uuid
+import secrets
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from fastapi import Request, Response
 from pydantic_core import from_json, to_json
-from starlette.requests import ClientDisconnect
 
 from airflow_mlops.core.errors import SchemaError
 
@@ -50,20 +50,39 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
 
     async def read() -> bytes:
         parts, size = [], 0
-        async for part in request.stream():
+        while True:
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                # Nobody reads the answer; the status is that of nginx.
+                raise RefusedError(499, "The client closed the connection before it had sent the body.")
+            part = message.get("body", b"")
             size += len(part)
             if size > limit:
                 raise too_large
             parts.append(part)
-        return b"".join(parts)
+            if not message.get("more_body", False):
+                return b"".join(parts)
 
+    task, late = asyncio.current_task(), False
+    assert task is not None
+
+    def end() -> None:
+        nonlocal late
+        late = True
+        task.cancel()
+
+    # `asyncio.wait_for` makes a task, and `asyncio.timeout` is not in Python 3.10.
+    timer = asyncio.get_running_loop().call_later(seconds, end)
     try:
-        return await asyncio.wait_for(read(), seconds)
-    except asyncio.TimeoutError:
+        return await read()
+    except asyncio.CancelledError:
+        if not late:
+            raise
+        if sys.version_info >= (3, 11):
+            task.uncancel()
         raise RefusedError(408, f"The body did not arrive within {seconds:g} s.") from None
-    except ClientDisconnect:
-        # Nobody reads the answer; the status is that of nginx.
-        raise RefusedError(499, "The client closed the connection before it had sent the body.") from None
+    finally:
+        timer.cancel()
 
 
 async def in_thread_if(large: bool, function: Callable[..., T], *arguments: Any) -> T:
@@ -133,7 +152,7 @@ def request_id_of(request: Request, body: dict[str, Any]) -> str:
 
     :raises SchemaError: the id is not a text, or is too long
     """
-    given = body.get("id") or request.headers.get("x-request-id") or uuid.uuid4().hex
+    given = body.get("id") or request.headers.get("x-request-id") or secrets.token_hex(16)
     if not isinstance(given, str) or len(given) > _ID_LENGTH:
         raise SchemaError(f"The id of the request is not a text of at most {_ID_LENGTH} characters.")
     return given

@@ -44,7 +44,7 @@ class Metrics:
         )
         self.dropped = Counter(
             "mlops_serve_log_dropped_rows",
-            "Predictions that were not logged, because the spool is full",
+            "Predictions that were not logged, for example because the spool is full",
             registry=self.registry,
         )
         self.version_requests = Counter(
@@ -92,6 +92,30 @@ class Metrics:
             "Rows that the running shadow scored and could not log",
             registry=self.registry,
         )
+
+        # The calls of `labels`, which take time, have been made for these.
+        self._counters: dict[tuple[str, int], Counter] = {}
+        self._of_versions: dict[int, tuple[Counter, Counter, Histogram]] = {}
+
+    def count(self, call: str, status: int) -> None:
+        """Count a request."""
+        counter = self._counters.get((call, status))
+        if counter is None:
+            counter = self._counters[call, status] = self.requests.labels(call, status)
+        counter.inc()
+
+    def count_of_version(self, version: int, seconds: float, *, failed: bool) -> None:
+        """Count a request that a version has answered, or failed to answer, and the time that it took."""
+        found = self._of_versions.get(version)
+        if found is None:
+            found = self._of_versions[version] = (
+                self.version_requests.labels(version, "answered"),
+                self.version_requests.labels(version, "failed"),
+                self.version_seconds.labels(version),
+            )
+        answered, unanswered, times = found
+        (unanswered if failed else answered).inc()
+        times.observe(seconds)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format."""

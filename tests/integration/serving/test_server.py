@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pytest
 import requests
@@ -211,7 +212,9 @@ def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path, monk
             sent.append(f"request-{len(sent)}")
             requests.post(server.predict, json={"id": sent[-1], "rows": [{**ROW, "order": "a-5"}, ROW]})
             time.sleep(2.5)
-        server.process.send_signal(signal.SIGKILL)
+        # All processes at once, as if the machine had failed. If the server alone is killed, its log is still written.
+        for process in (*psutil.Process(server.process.pid).children(), server.process):
+            process.send_signal(signal.SIGKILL)
         server.process.wait()
     left = b"".join(path.read_bytes() for path in tmp_path.glob("*.arrows"))
     assert b"request-" in left

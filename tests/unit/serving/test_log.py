@@ -1,3 +1,4 @@
+import threading
 import time
 from datetime import timedelta
 
@@ -87,6 +88,33 @@ def test_a_store_that_is_away_loses_and_doubles_nothing(store, tmp_path):
     second.start()
     second.stop()
     assert logged(store) == [("id-1", 0), ("id-1", 1), ("id-2", 0), ("id-2", 1)]
+
+
+def test_a_slow_store_does_not_keep_predictions_in_memory(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "_UPLOAD_SECONDS", 0.0)
+    monkeypatch.setattr(log, "_FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(log, "_WAITING_ROWS", 2)
+    uploading, go_on = threading.Event(), threading.Event()
+    create = store.create_exclusive
+
+    def slow(key, content):
+        uploading.set()
+        assert go_on.wait(60)
+        return create(key, content)
+
+    monkeypatch.setattr(store, "create_exclusive", slow)
+    found = spool(store, tmp_path / "spool")
+    found.start()
+    found.add(answer(1))
+    assert uploading.wait(60)
+    # The call waits until the thread that writes has taken the rows before, which are two.
+    for number in (2, 3, 4):
+        found.add(answer(number))
+    assert found.settled >= 4
+    go_on.set()
+    found.stop()
+    assert found.settled == 8
+    assert len(logged(store)) == 8
 
 
 def test_files_that_come_later_replace_the_dataset(store, tmp_path):

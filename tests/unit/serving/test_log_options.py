@@ -66,6 +66,7 @@ def run(store, folder, ids, privacy=KEEP_ALL, sample=1.0) -> bytes:
         found.add(answer(request_id))
     found._flush()
     spooled = b"".join(file.read_bytes() for file in folder.iterdir())
+    found._close(0)
     found._upload()
     return spooled
 

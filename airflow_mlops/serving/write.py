@@ -1,0 +1,211 @@
+"""Write the log of predictions, in a process of its own: ``python -m airflow_mlops.serving.write``.
+
+In the process of the server, the work would delay answers. The process gets the settings as JSON in the first line of standard
+input, and then the answers (:mod:`airflow_mlops.serving.writing`). It reports the state of the log every second as JSON, one
+object in a line. It ends when standard input is closed, after it has written and uploaded what it got; a signal that ends the
+server does not end it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import signal
+import struct
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, BinaryIO, NamedTuple, cast
+
+import numpy as np
+import pyarrow as pa
+from pydantic_core import from_json, to_json
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.secrets import MaskedStream
+from airflow_mlops.data.columns import Apart
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.serving.light import without_pandas
+from airflow_mlops.serving.log import Answer, open_spool
+from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.rows import InputColumns, Rows
+from airflow_mlops.serving.spec import ServeSpec
+from airflow_mlops.serving.versions import Served
+
+log = logging.getLogger(__name__)
+
+# Sizes of the versions and of the answers.
+_MESSAGE = struct.Struct(">II")
+# Number of the version in the message, and sizes of the two parts.
+_ANSWER = struct.Struct(">III")
+_REPORT_SECONDS = 1.0
+
+
+class Packed(NamedTuple):
+    """An answer as bytes, without its version.
+
+    :param head: everything but columns of Arrow, as JSON
+    :param body: columns that are only logged, as a batch of Arrow; empty if the request has none
+    """
+
+    head: bytes
+    body: bytes
+
+    def numbered(self, version: int) -> bytes:
+        """Return the answer for a message.
+
+        :param version: place of its version among the versions of the message
+        """
+        return b"".join((_ANSWER.pack(version, len(self.head), len(self.body)), self.head, self.body))
+
+
+def packed(answer: Answer, apart: Apart | None) -> Packed:
+    """Return an answer as bytes.
+
+    :param apart: kind of the predictions, if they are kept apart from those of the champion
+    :raises ValueError: a text cannot be encoded
+    """
+    rows, found = answer.rows, answer.found
+    carried = rows.carried
+    # The predictions are sent as Python values, and not as Arrow data, because that takes a tenth of the time for a few rows.
+    head = to_json(
+        (
+            apart, answer.request_id, answer.at, answer.latency_ms, rows.count, rows.features, list(carried),
+            found.prediction.tolist(), found.score.tolist(),
+        ),
+        inf_nan_mode="constants",
+    )  # fmt: skip
+    body = b""
+    if carried:
+        body = pa.RecordBatch.from_arrays(list(carried.values()), names=list(carried)).serialize().to_pybytes()
+    return Packed(head, body)
+
+
+def message(versions: Sequence[Served], numbered: Sequence[bytes]) -> bytes:
+    """Return a message with answers, and the versions that gave them."""
+    head = json.dumps([_description(served) for served in versions]).encode()
+    return b"".join((_MESSAGE.pack(len(head), sum(map(len, numbered))), head, *numbered))
+
+
+def answers(source: BinaryIO) -> Iterator[tuple[Apart | None, Answer]]:
+    """Read the answers of messages until the end. Of the last message, answers that are not complete are left out."""
+    while len(sizes := source.read(_MESSAGE.size)) == _MESSAGE.size:
+        head_size, body_size = _MESSAGE.unpack(sizes)
+        head, body = source.read(head_size), source.read(body_size)
+        if len(head) < head_size:
+            return
+        versions = [_version(text) for text in json.loads(head)]
+        yield from _answers(body, versions)
+
+
+def _answers(body: bytes, versions: Sequence[Served]) -> Iterator[tuple[Apart | None, Answer]]:
+    start = 0
+    while start + _ANSWER.size <= len(body):
+        version, head_size, body_size = _ANSWER.unpack_from(body, start)
+        middle = start + _ANSWER.size + head_size
+        end = middle + body_size
+        if end > len(body):
+            return
+        apart, request_id, at, latency, count, features, names, prediction, score = from_json(
+            body[start + _ANSWER.size : middle]
+        )
+        served = versions[version]
+        carried: dict[str, Any] = {}
+        if names:
+            schema = pa.schema([(name, served.columns.carried[name]) for name in names])
+            carried = dict(zip(names, pa.ipc.read_record_batch(pa.py_buffer(body[middle:end]), schema), strict=True))
+        kind = object if prediction and isinstance(prediction[0], str) else None
+        found = Predictions(np.array(prediction, kind), np.array(score, np.float64), None)
+        yield apart, Answer(served, Rows(count, features, carried), found, request_id, at, latency)
+        start = end
+
+
+def _description(served: Served) -> str:
+    """Return as JSON what the log needs to know of a version."""
+    carried = pa.schema(list(served.columns.carried.items()))
+    return json.dumps(
+        {
+            "ref": served.ref.model_dump(mode="json"),
+            "contract": served.model.contract.model_dump_json(),
+            "engine": served.model.engine,
+            "carried": base64.b64encode(carried.serialize().to_pybytes()).decode(),
+            "keys": served.columns.keys,
+        }
+    )
+
+
+@dataclass(frozen=True)
+class _Model:
+    """Stands for the loaded model, which the log does not need."""
+
+    contract: ModelContract
+    engine: str
+
+
+@lru_cache(maxsize=16)
+def _version(description: str) -> Served:
+    facts = json.loads(description)
+    contract = ModelContract.model_validate_json(facts["contract"])
+    carried = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(facts["carried"])))
+    return Served(
+        ModelVersionRef.model_validate(facts["ref"]),
+        cast("Any", _Model(contract, facts["engine"])),
+        InputColumns(contract, carried, facts["keys"]),
+    )
+
+
+def main() -> None:
+    """Log answers until standard input is closed, which is when the server ends."""
+    without_pandas()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.INFO, format="%(levelname)s log: %(message)s")
+    source = sys.stdin.buffer
+    spec = ServeSpec.model_validate_json(source.readline())
+    store, metrics = ArtifactStore(spec.store), Metrics()
+    kinds: list[Apart | None] = [None, "canary"] if spec.canary is not None else [None]
+    spools = {apart: open_spool(spec, store, metrics, apart) for apart in kinds}
+    ended = threading.Event()
+
+    def report() -> None:
+        value = metrics.registry.get_sample_value
+        facts = {
+            "settled": sum(spool.settled for spool in spools.values()),
+            "dropped": value("mlops_serve_log_dropped_rows_total"),
+            "spooled": value("mlops_serve_log_spooled_bytes"),
+            "lag": value("mlops_serve_log_lag_seconds"),
+        }
+        print(json.dumps(facts), flush=True)
+
+    def reports() -> None:
+        # The server may have been killed. What it has sent is logged all the same.
+        try:
+            while not ended.wait(_REPORT_SECONDS):
+                report()
+            report()
+        except OSError:
+            sys.stdout = None
+
+    reporting = threading.Thread(target=reports, name="mlops-log-reports", daemon=True)
+    reporting.start()
+    for spool in spools.values():
+        spool.start()
+    for apart, answer in answers(source):
+        spools[apart].add(answer)
+    for spool in spools.values():
+        spool.stop()
+    ended.set()
+    reporting.join()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except MLOpsError as error:
+        sys.exit(f"ERROR {error}")

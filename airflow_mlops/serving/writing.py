@@ -1,0 +1,173 @@
+"""Send the answers to the process that writes the log of predictions.
+
+The process (:mod:`airflow_mlops.serving.write`) gets the answers of a tenth of a second at a time. Answers wait in a buffer of limited
+size until it takes them; those for which there is no room are counted as not logged.
+
+All of this happens in the event loop. A thread would delay answers, because it takes turns with them in Python.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from asyncio.subprocess import PIPE, Process
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_mlops.data.columns import Apart
+from airflow_mlops.serving.log import Answer, prepare
+from airflow_mlops.serving.log_options import in_sample
+from airflow_mlops.serving.messages import in_thread_if
+from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.spec import ServeSpec
+from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.write import message, packed
+
+log = logging.getLogger(__name__)
+
+_SEND_SECONDS = 0.1
+_BUFFER_BYTES = 32 << 20
+# Answers with more rows are packed in a thread.
+_ROWS_HERE = 256
+_RESTART_SECONDS, _STOP_SECONDS = 2.0, 20.0
+
+
+@dataclass
+class _Batch:
+    """Answers that wait, and the versions that gave them, each with its number among them, by ``id``."""
+
+    versions: dict[int, tuple[int, Served]] = field(default_factory=dict)
+    answers: list[bytes] = field(default_factory=list)
+    rows: int = 0
+    size: int = 0
+
+
+class Writing:
+    """Starts the process, and sends it answers until :meth:`stop`. All calls must come from the event loop.
+
+    :param spec: settings of the server
+    :raises ConnectionNotFoundError: the connection with the key of the hashes does not exist
+    :raises SpecError: this connection has no password, or one that is too short
+    """
+
+    def __init__(self, spec: ServeSpec, metrics: Metrics) -> None:
+        self._spec, self._metrics = spec, metrics
+        prepare(spec)
+        self._batch = _Batch()
+        self._process: Process | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopped = asyncio.Event()
+        # Rows that the running process was sent, that it has written or counted as not logged, and that it has counted as such.
+        self._sent, self._settled, self._dropped = 0, 0, 0.0
+
+    async def start(self) -> None:
+        """Start the process."""
+        self._process = await self._open()
+        self._task = asyncio.create_task(self._run(self._process))
+
+    async def stop(self) -> None:
+        """Send the answers that wait, and end the process after it has written and uploaded its log."""
+        self._stopped.set()
+        try:
+            await asyncio.wait_for(self._end(), _STOP_SECONDS)
+        except asyncio.TimeoutError:
+            # What is in the spool is uploaded by the next server.
+            if self._process is not None:
+                self._process.kill()
+        if self._task is not None:
+            await self._task
+        if self._batch.rows:
+            log.error(
+                "%d predictions were not logged, because the process that writes the log ended.", self._batch.rows
+            )
+
+    async def add(self, answer: Answer, apart: Apart | None = None) -> None:
+        """Log an answer, if its request is in the sample.
+
+        :param apart: kind of the predictions, if they are kept apart from those of the champion
+        """
+        if not in_sample(answer.request_id, self._spec.sample):
+            return
+        batch, served, rows = self._batch, answer.served, answer.rows.count
+        if batch.size > _BUFFER_BYTES:
+            self._metrics.dropped.inc(rows)
+            return
+        try:
+            found = await in_thread_if(rows > _ROWS_HERE, packed, answer, apart)
+        except ValueError as error:
+            self._metrics.dropped.inc(rows)
+            log.error("%d predictions of a request were not logged: %s", rows, error)
+            return
+        batch = self._batch
+        if not batch.answers:
+            asyncio.get_running_loop().call_later(_SEND_SECONDS, self._send)
+        number, _ = batch.versions.setdefault(id(served), (len(batch.versions), served))
+        batch.answers.append(found.numbered(number))
+        batch.size += len(batch.answers[-1])
+        batch.rows += rows
+
+    def _send(self) -> None:
+        batch, process = self._batch, self._process
+        if not batch.answers:
+            return
+        if process is None or process.stdin is None or process.stdin.transport.get_write_buffer_size():
+            if not self._stopped.is_set():
+                asyncio.get_running_loop().call_later(_SEND_SECONDS, self._send)
+            return
+        self._batch = _Batch()
+        self._sent += batch.rows
+        process.stdin.write(message([served for _, served in batch.versions.values()], batch.answers))
+
+    async def _end(self) -> None:
+        while self._batch.answers and self._process is not None:
+            self._send()
+            await asyncio.sleep(_SEND_SECONDS / 10)
+        if (process := self._process) is not None:
+            assert process.stdin is not None
+            process.stdin.close()
+            await process.wait()
+
+    async def _open(self) -> Process:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "airflow_mlops.serving.write", stdin=PIPE, stdout=PIPE
+        )
+        assert process.stdin is not None
+        process.stdin.write(json.dumps(self._spec.for_processes()).encode() + b"\n")
+        return process
+
+    async def _run(self, process: Process) -> None:
+        """Read the reports of the process, and start another when it ends."""
+        while True:
+            assert process.stdout is not None
+            async for line in process.stdout:
+                self._heard(line)
+            code = await process.wait()
+            self._process = None
+            lost = self._sent - self._settled
+            self._sent, self._settled, self._dropped = 0, 0, 0.0
+            if code or lost or not self._stopped.is_set():
+                self._metrics.dropped.inc(lost)
+                log.error(
+                    "The process that writes the log ended (exit status %d). At most %d predictions are lost.",
+                    code,
+                    lost,
+                )
+            if not self._stopped.is_set():
+                await asyncio.sleep(_RESTART_SECONDS)
+            if self._stopped.is_set():
+                return
+            process = self._process = await self._open()
+            if self._stopped.is_set() and process.stdin is not None:
+                process.stdin.close()
+
+    def _heard(self, line: bytes) -> None:
+        with suppress(ValueError):
+            facts: dict[str, Any] = json.loads(line)
+            self._settled = facts["settled"]
+            self._metrics.dropped.inc(facts["dropped"] - self._dropped)
+            self._dropped = facts["dropped"]
+            self._metrics.spooled.set(facts["spooled"])
+            self._metrics.lag.set(facts["lag"])

@@ -1,0 +1,214 @@
+"""What the server sends to the process that writes its log, and what arrives there."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import math
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from decimal import Decimal
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+from fastapi import Request, Response
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.privacy import KEEP_ALL
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.serving import writing as writing_module
+from airflow_mlops.serving.access import AccessLog
+from airflow_mlops.serving.layout import window_at
+from airflow_mlops.serving.log import Answer, _logged
+from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.serving.spec import ServeSpec
+from airflow_mlops.serving.versions import Served
+from airflow_mlops.serving.write import answers, message, packed
+from airflow_mlops.serving.writing import Writing
+
+NOW = 1_700_000_000.0
+CONTRACT = ModelContract(
+    task="multiclass",
+    label="y",
+    features=[FeatureColumn(name="a", kind="number"), FeatureColumn(name="city", kind="string")],
+    classes=["x", "y\0", "ä"],
+    timestamp="at",
+    watched=["price", "tags"],
+    dataset_name="d",
+    dataset_id="i",
+)
+TRAINING = pa.schema(
+    [("customer", pa.int64()), ("at", pa.timestamp("us", "UTC")), ("price", pa.decimal128(9, 2)), ("tags", pa.list_(pa.string()))]
+)  # fmt: skip
+COLUMNS = InputColumns(CONTRACT, TRAINING, ["customer"])
+
+
+def served(version: int = 1) -> Served:
+    model = SimpleNamespace(engine="none", contract=CONTRACT)
+    return Served(ModelVersionRef(model="m", version=version, run_id="r"), model, COLUMNS)
+
+
+def answer(by: Served, request_id: str = "one", rows=({"a": 1, "city": "UA"},), labels=None, scores=None) -> Answer:
+    labels = labels or ["x"] * len(rows)
+    found = Predictions(np.array(labels, object), np.array(scores or [0.25] * len(rows)), None)
+    return Answer(by, COLUMNS.rows(rows), found, request_id, NOW, 1.5)
+
+
+def sent(by: list[Served], *found: tuple[Answer, str | None]) -> bytes:
+    numbers = {id(each): number for number, each in enumerate(by)}
+    return message(by, [packed(item, apart).numbered(numbers[id(item.served)]) for item, apart in found])
+
+
+ROWS = [
+    {
+        "a": 0.1,
+        "city": 'ä"\n',
+        "customer": 5,
+        "at": "2013-04-01T00:00:00.000001Z",
+        "price": "1.25",
+        "tags": ["q", None],
+    },
+    {"a": None, "city": None, "customer": None},
+    {"a": -(10**300), "city": ""},
+]
+
+
+def test_what_arrives_is_logged_as_what_was_sent():
+    first, second = served(1), served(2)
+    rows = [{**row, **({"price": Decimal(row["price"])} if "price" in row else {})} for row in ROWS]
+    several = answer(first, "several", rows, ["y\0", "ä", "x"], [math.nan, 0.1 + 0.2, math.inf])
+    plain = answer(second)
+    arrived = list(answers(io.BytesIO(sent([first, second], (several, None), (plain, "canary")) * 2)))
+    assert [(apart, item.served.ref, item.request_id, item.at) for apart, item in arrived] == [
+        (None, first.ref, "several", NOW), ("canary", second.ref, "one", NOW),
+    ] * 2  # fmt: skip
+    for given_, (_, item) in zip((several, plain), arrived, strict=False):
+        expected, found = _logged([given_], KEEP_ALL, 1.0), _logged([item], KEEP_ALL, 1.0)
+        assert found.schema.equals(expected.schema, check_metadata=True)
+        assert repr(found.to_pylist()) == repr(expected.to_pylist())
+
+
+@given(st.floats() | st.integers(-(2**63), 2**63 - 1) | st.none(), st.text(), st.floats())
+def test_any_value_arrives_bit_for_bit(a, city, score):
+    if isinstance(a, float) and not math.isfinite(a):
+        a = None
+    given_ = answer(served(), "id", [{"a": a, "city": city}], scores=[score])
+    ((_, item),) = answers(io.BytesIO(sent([given_.served], (given_, None))))
+    assert repr(item.rows) == repr(given_.rows)
+    assert np.array_equal(item.found.score, given_.found.score, equal_nan=True)
+
+
+@given(st.data())
+def test_of_a_message_that_was_cut_off_only_complete_answers_arrive(data):
+    by = served()
+    several = [answer(by, f"id-{number}", ROWS[1:]) for number in range(4)]
+    whole = sent([by], *((item, None) for item in several))
+    ends = [len(sent([by], *((item, None) for item in several[:count]))) for count in range(5)]
+    cut = data.draw(st.integers(0, len(whole)))
+    arrived = [item.request_id for _, item in answers(io.BytesIO(whole[:cut]))]
+    assert arrived == [f"id-{number}" for number in range(4) if ends[number + 1] <= cut]
+
+
+def test_a_killed_process_is_started_again_and_its_losses_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing_module, "_RESTART_SECONDS", 0.05)
+    store = ArtifactStore((tmp_path / "store").as_uri())
+    spec = ServeSpec(model="m", store=store.url, spool=str(tmp_path / "spool"), window="hour", canary="challenger")
+    metrics = Metrics()
+
+    def dropped() -> float:
+        return metrics.registry.get_sample_value("mlops_serve_log_dropped_rows_total")
+
+    async def until(condition) -> None:
+        for _ in range(1200):
+            if condition():
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError("It has not come about.")
+
+    async def run() -> None:
+        by = served()
+        log = Writing(spec, metrics)
+        await log.start()
+        first = log._process
+        await log.add(answer(by, "kept"))
+        await until(lambda: log._settled == 1)
+        # It reads no more, so it cannot have written what it is sent now.
+        first.send_signal(signal.SIGSTOP)
+        await log.add(answer(by, "lost"))
+        await until(lambda: log._sent == 2)
+        first.kill()
+        await until(lambda: log._process is None)
+        assert dropped() == 1
+        await log.add(answer(by, "\ud800"))
+        assert dropped() == 2
+        await log.add(answer(by, "later"))
+        await log.add(answer(by, "by the canary"), "canary")
+        await until(lambda: log._settled == 2)
+        # Signals that end the server do not end it.
+        log._process.terminate()
+        await log.stop()
+
+    asyncio.run(run())
+    assert dropped() == 2
+    end = window_at(NOW, "hour").end + timedelta(hours=1)
+    for apart, name, expected in (
+        (None, "m_predictions", {"kept", "later"}), ("canary", "m_canary_predictions", {"by the canary"}),
+    ):  # fmt: skip
+        assert merge(store, "m", name, end, apart=apart) == []  # it has merged them
+        rows = [row for batch in PredictionLog(store, "m", name).batches() for row in batch.to_pylist()]
+        assert {row["request_id"] for row in rows} == expected
+        assert len(rows) == len(expected)
+
+
+def test_answers_for_which_there_is_no_room_are_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(writing_module, "_BUFFER_BYTES", 1000)
+    metrics = Metrics()
+    log = Writing(ServeSpec(model="m", store=tmp_path.as_uri(), spool=str(tmp_path / "spool")), metrics)
+
+    async def run() -> None:
+        for number in range(20):
+            await log.add(answer(served(), f"id-{number}"))
+
+    asyncio.run(run())
+    lost = metrics.registry.get_sample_value("mlops_serve_log_dropped_rows_total")
+    assert 0 < log._batch.rows == 20 - lost < 15
+
+
+def test_arrow_does_not_import_pandas():
+    code = (
+        "import sys; from airflow_mlops.serving.light import without_pandas; without_pandas(); import pyarrow as pa;"
+        "pa.array([1.5, None]); pa.array(['a']); assert 'pandas' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_access_log_has_a_line_of_json_for_each_request():
+    stream = io.BytesIO()
+    log = AccessLog(stream)
+
+    async def run() -> None:
+        scope = {"type": "http", "method": "POST", "path": '/v2/"ä\n', "client": ("10.0.0.1", 5), "headers": []}
+        log.add(Request(scope), Response(b"12345", 422), "predict", 0.0125)
+        log.add(Request({**scope, "client": None}), Response(), "infer", 0.0)
+        assert not stream.getvalue()
+        log.flush()
+
+    asyncio.run(run())
+    first, second = map(json.loads, stream.getvalue().splitlines())
+    assert first.pop("@timestamp") > "2020"
+    assert first == {
+        "@version": "1", "message": 'POST /v2/"ä\n 422', "call": "predict", "client": "10.0.0.1", "status": 422,
+        "milliseconds": 12.5, "bytes": 5,
+    }  # fmt: skip
+    assert (second["client"], second["call"]) == (None, "infer")

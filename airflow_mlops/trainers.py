@@ -7,7 +7,7 @@ fields.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 Serialization = Literal["skops", "cloudpickle"]
 
@@ -170,6 +170,110 @@ class TorchTrainer(dict[str, Any]):
         )
 
 
+class _BoostingTrainer(dict[str, Any]):
+    _kind: ClassVar[str]
+
+    def __init__(
+        self,
+        params: dict[str, Any] | None = None,
+        *,
+        rounds: int = 1000,
+        validation: float = 0.1,
+        patience: int | None = 50,
+        checkpoint_every: int = 100,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+        warm_start: Literal["champion"] | None = None,
+        name: str | None = None,
+    ) -> None:
+        super().__init__(
+            kind=self._kind,
+            params=params or {},
+            rounds=rounds,
+            validation=validation,
+            patience=patience,
+            checkpoint_every=checkpoint_every,
+            device=device,
+            warm_start=warm_start,
+            name=name,
+        )
+
+
+class XGBoostTrainer(_BoostingTrainer):
+    """A trainer that fits boosted trees with XGBoost to rows streamed from the training set.
+
+    Text features are categories, and nulls are missing values; neither needs preprocessing. A text that
+    does not occur in the training rows is a missing value.
+    A retry of the task continues from the last checkpoint.
+
+    :param params: parameters of ``xgboost.train``, such as ``max_depth`` and ``learning_rate``
+    :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
+    :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and less
+        than 1. The newest rows are held out if the training set has event times, whole groups after a split by group, and
+        otherwise random rows. The split part ``test`` is not used
+    :param patience: number of rounds without a lower validation loss after which training stops; the trees after the best
+        round are dropped. ``None`` disables the early end, but not the choice of the best round
+    :param checkpoint_every: number of rounds between two checkpoints
+    :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
+    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training starts
+        without trees if there is no champion, or if it has other features, other classes,
+        another objective or another library
+    :param name: name of the candidate in MLflow; by default the name of the library
+    """
+
+    _kind = "xgboost"
+
+
+class LightGBMTrainer(_BoostingTrainer):
+    """A trainer that fits boosted trees with LightGBM to rows streamed from the training set.
+
+    Text features are categories, and nulls are missing values; neither needs preprocessing. A text that
+    does not occur in the training rows is a missing value.
+    A retry of the task continues from the last checkpoint.
+
+    :param params: parameters of ``lightgbm.train``, such as ``num_leaves`` and ``learning_rate``
+    :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
+    :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and less
+        than 1. The newest rows are held out if the training set has event times, whole groups after a split by group, and
+        otherwise random rows. The split part ``test`` is not used
+    :param patience: number of rounds without a lower validation loss after which training stops; the trees after the best
+        round are dropped. ``None`` disables the early end, but not the choice of the best round
+    :param checkpoint_every: number of rounds between two checkpoints
+    :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
+    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training starts
+        without trees if there is no champion, or if it has other features, other classes,
+        another objective or another library
+    :param name: name of the candidate in MLflow; by default the name of the library
+    """
+
+    _kind = "lightgbm"
+
+
+class CatBoostTrainer(_BoostingTrainer):
+    """A trainer that fits boosted trees with CatBoost.
+
+    Text features are categories, and nulls are missing values; neither needs preprocessing. A null text
+    is a category, and a text that does not occur in the training rows is a category without statistics. CatBoost holds the
+    rows in memory.
+    A retry of the task continues from the last checkpoint.
+
+    :param params: parameters of ``catboost.CatBoost``, such as ``depth`` and ``learning_rate``
+    :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
+    :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and less
+        than 1. The newest rows are held out if the training set has event times, whole groups after a split by group, and
+        otherwise random rows. The split part ``test`` is not used
+    :param patience: number of rounds without a lower validation loss after which training stops; the trees after the best
+        round are dropped. ``None`` disables the early end, but not the choice of the best round
+    :param checkpoint_every: number of rounds between two checkpoints
+    :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
+    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training starts
+        without trees if there is no champion, or if it has other features, other classes,
+        another objective or another library
+    :param name: name of the candidate in MLflow; by default the name of the library
+    """
+
+    _kind = "catboost"
+
+
 class Float(dict[str, Any]):
     """The range of a floating-point parameter that a :class:`Search` chooses. ``low`` and ``high`` are included.
 
@@ -213,18 +317,20 @@ class Search(dict[str, Any]):
     ``TrainOperator(trainer=Search(...))`` searches and then trains in one task. With
     :class:`~airflow_mlops.operators.SearchOperator`, several tasks can share one search.
 
-    :param trainer: a :class:`SklearnTrainer`, a :class:`FunctionTrainer` or a :class:`TorchTrainer`
+    :param trainer: any other trainer of this module
     :param space: a :class:`Float`, :class:`Int` or :class:`Categorical` for each searched parameter, by name. A name is
         a key of the trainer's ``params``. For a TorchTrainer, a name can also be ``epochs``, ``batch_size``,
-        ``learning_rate``, ``weight_decay``, ``precision``, ``accumulate`` or ``patience``
+        ``learning_rate``, ``weight_decay``, ``precision``, ``accumulate`` or ``patience``, and for boosted trees ``rounds`` or
+        ``patience``
     :param trials: number of trials, summed over all workers
     :param metric: the metric to optimize; by default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
         (regression). A custom metric is given by its import path, ``package.module:function``
     :param greater_is_better: whether greater values of a custom metric are better; required for a custom metric
     :param folds: number of folds of the cross-validation. The folds are formed by the same method as the split parts of
-        the training set (by time, by group, or stratified). Networks of a TorchTrainer are measured on the validation
-        rows instead
-    :param pruner: ``median`` stops a trial that is worse than the median of the other trials at the same fold or epoch;
+        the training set (by time, by group, or stratified). Networks and boosted trees are measured on their
+        validation rows instead
+    :param pruner: ``median`` stops a trial that is worse than the median of the other trials at the same fold, epoch or
+        round;
         ``None`` stops no trial
     :param storage_conn_id: Airflow connection to the database that stores the Optuna study; required if the artifact store
         is not a file system
@@ -261,4 +367,15 @@ class Search(dict[str, Any]):
             check_trainer(self, "The search")
 
 
-__all__ = ["Categorical", "Float", "FunctionTrainer", "Int", "Search", "SklearnTrainer", "TorchTrainer"]
+__all__ = [
+    "CatBoostTrainer",
+    "Categorical",
+    "Float",
+    "FunctionTrainer",
+    "Int",
+    "LightGBMTrainer",
+    "Search",
+    "SklearnTrainer",
+    "TorchTrainer",
+    "XGBoostTrainer",
+]

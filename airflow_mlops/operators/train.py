@@ -21,8 +21,8 @@ class TrainOperator(StepOperator):
     :param dataset: the training set with the split parts `train` and `test`, which is the output of
         BuildTrainingSetOperator
     :param model: name of the registered model
-    :param trainer: a :class:`~airflow_mlops.trainers.SklearnTrainer`, a :class:`~airflow_mlops.trainers.TorchTrainer`,
-        a :class:`~airflow_mlops.trainers.FunctionTrainer`, a :class:`~airflow_mlops.trainers.Search` over one of them,
+    :param trainer: a trainer of :mod:`airflow_mlops.trainers`, such as :class:`~airflow_mlops.trainers.LightGBMTrainer`, a
+        :class:`~airflow_mlops.trainers.Search` over one of them,
         a dict with the same fields, or the output of a SearchOperator, which contains the best parameters
     :param metrics: import paths of custom metrics, ``package.module:function``. They are measured on the split part
         `test` and logged in addition to the built-in metrics

@@ -14,6 +14,7 @@ _MODULES = {
     "sklearn": "airflow_mlops.models.trainers.sklearn.trainer",
     "function": "airflow_mlops.models.trainers.function",
     "torch": "airflow_mlops.models.trainers.torch.trainer",
+    **dict.fromkeys(("xgboost", "lightgbm", "catboost"), "airflow_mlops.models.trainers.boosting.trainer"),
 }
 
 

@@ -54,6 +54,7 @@ class TrainingRun:
     :param log: function that writes the metrics of one epoch to the MLflow run. An exception in this function ends the
         training
     :param log_files: function that uploads the files of a folder to the MLflow run, under a given name
+    :param start: folder of the model version to start from (warm start); ``None`` without a warm start
     :param finished: function that returns whether another node has already stored the result of the step
     """
 
@@ -63,6 +64,7 @@ class TrainingRun:
     progress: Callable[[str], None]
     log: Callable[[int, dict[str, float]], None]
     log_files: Callable[[Path, str], None]
+    start: Path | None = None
     finished: Callable[[], bool] = lambda: False
 
 

@@ -11,7 +11,13 @@ import re
 from typing import Any
 
 from airflow_mlops.core import imports
-from airflow_mlops.models.trainers.spec import FunctionTrainerSpec, SklearnTrainerSpec, TorchTrainerSpec, TrainerSpec
+from airflow_mlops.models.trainers.spec import (
+    BoostingTrainerSpec,
+    FunctionTrainerSpec,
+    SklearnTrainerSpec,
+    TorchTrainerSpec,
+    TrainerSpec,
+)
 
 PACKAGES = ("sklearn", "xgboost", "lightgbm", "catboost", "interpret")
 # Modules with these names are not for users. Importing some of them runs more than definitions.
@@ -35,6 +41,8 @@ def own_code(trainer: TrainerSpec) -> list[str]:
         paths = [trainer.function]
     elif isinstance(trainer, TorchTrainerSpec):
         paths = [trainer.module, trainer.dataset]
+    elif isinstance(trainer, BoostingTrainerSpec):
+        paths = []
     else:
         raise TypeError(f"unknown kind of trainer: {type(trainer).__name__}")
     return [path for path in paths if path]

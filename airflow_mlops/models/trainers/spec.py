@@ -32,6 +32,8 @@ class TrainerSpec(Model):
 
     # Fields that a search may choose, in addition to params.
     searchable: ClassVar[frozenset[str]] = frozenset()
+    # Whether the trainer reads the rows itself, in parts, and holds out validation rows.
+    streams: ClassVar[bool] = False
 
     @property
     def label(self) -> str:
@@ -111,6 +113,7 @@ class TorchTrainerSpec(TrainerSpec):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     processes: int | None = Field(default=None, ge=1)
 
+    streams: ClassVar[bool] = True
     searchable: ClassVar[frozenset[str]] = frozenset(
         {"epochs", "batch_size", "learning_rate", "weight_decay", "precision", "accumulate", "patience"}
     )
@@ -127,6 +130,115 @@ class TorchTrainerSpec(TrainerSpec):
     def path(self) -> str:
         return self.module or "TabularNetwork"
 
+    @property
+    def steps(self) -> int:
+        return self.epochs
+
+
+class BoostingTrainerSpec(TrainerSpec):
+    """The fields of trainers of boosted trees. :class:`airflow_mlops.trainers.XGBoostTrainer` documents all fields.
+
+    :param warm_start: ``champion``, or the number of the version to start from. The training records the number
+    """
+
+    rounds: int = Field(default=1000, ge=1)
+    validation: float = Field(default=0.1, ge=0, lt=1)
+    patience: int | None = Field(default=50, ge=1)
+    checkpoint_every: int = Field(default=100, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    warm_start: Literal["champion"] | Annotated[int, Field(ge=1)] | None = None
+
+    streams: ClassVar[bool] = True
+    searchable: ClassVar[frozenset[str]] = frozenset({"rounds", "patience"})
+    # Name of the library's module, and the parameters that have fields of their own.
+    library: ClassVar[str]
+    reserved: ClassVar[dict[str, str]]
+
+    @model_validator(mode="after")
+    def _check_params(self) -> BoostingTrainerSpec:
+        for name, instead in self.reserved.items():
+            if name in self.params:
+                raise ValueError(f"params cannot contain {name!r}; {instead}")
+        return self
+
+    @property
+    def steps(self) -> int:
+        return self.rounds
+
+
+_ROUNDS, _SEED, _GPU = "set rounds=", "set seed= of the TrainOperator", "set device="
+_PATIENCE, _CLASSES = "set patience=", "the classes are those of the training set"
+_LOSS = "early stopping measures the loss of the objective"
+_CATEGORIES, _FILES = "the text features are the categories", "the trainer stores its files itself"
+
+
+class XGBoostTrainerSpec(BoostingTrainerSpec):
+    """A trainer of boosted trees with XGBoost. ``params`` are the parameters of ``xgboost.train``."""
+
+    kind: Literal["xgboost"] = "xgboost"
+    library: ClassVar[str] = "xgboost"
+    reserved: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("n_estimators", "num_boost_round"), _ROUNDS),
+        **dict.fromkeys(("seed", "random_state", "seed_per_iteration"), _SEED),
+        **dict.fromkeys(("device", "gpu_id"), _GPU),
+        "early_stopping_rounds": _PATIENCE,
+        "num_class": _CLASSES,
+        **dict.fromkeys(("eval_metric", "disable_default_eval_metric"), _LOSS),
+    }
+
+    @property
+    def path(self) -> str:
+        return "XGBoost"
+
+
+class LightGBMTrainerSpec(BoostingTrainerSpec):
+    """A trainer of boosted trees with LightGBM. ``params`` are the parameters of ``lightgbm.train``."""
+
+    kind: Literal["lightgbm"] = "lightgbm"
+    library: ClassVar[str] = "lightgbm"
+    reserved: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(
+            ("num_iterations", "n_estimators", "num_boost_round", "num_rounds", "num_trees", "n_iter", "max_iter"),
+            _ROUNDS,
+        ),
+        **dict.fromkeys(("seed", "random_seed", "random_state", "deterministic"), _SEED),
+        **dict.fromkeys(("device_type", "device"), _GPU),
+        **dict.fromkeys(("early_stopping_round", "early_stopping_rounds", "early_stopping"), _PATIENCE),
+        **dict.fromkeys(("num_class", "num_classes"), _CLASSES),
+        **dict.fromkeys(("metric", "metrics", "metric_types"), _LOSS),
+        **dict.fromkeys(("categorical_feature", "cat_feature", "categorical_column"), _CATEGORIES),
+        **dict.fromkeys(("application", "app", "loss", "objective_type"), "call it objective"),
+        **dict.fromkeys(("boosting_type", "boost"), "call it boosting"),
+    }
+
+    @property
+    def path(self) -> str:
+        return "LightGBM"
+
+
+class CatBoostTrainerSpec(BoostingTrainerSpec):
+    """A trainer of boosted trees with CatBoost. ``params`` are the parameters of ``catboost.CatBoost``."""
+
+    kind: Literal["catboost"] = "catboost"
+    library: ClassVar[str] = "catboost"
+    reserved: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(("iterations", "num_boost_round", "n_estimators", "num_trees"), _ROUNDS),
+        **dict.fromkeys(("random_seed", "random_state"), _SEED),
+        **dict.fromkeys(("task_type", "devices"), _GPU),
+        **dict.fromkeys(("early_stopping_rounds", "od_type", "od_wait", "od_pval", "use_best_model"), _PATIENCE),
+        **dict.fromkeys(("classes_count", "class_names"), _CLASSES),
+        **dict.fromkeys(("eval_metric", "custom_metric"), _LOSS),
+        "cat_features": _CATEGORIES,
+        **dict.fromkeys(
+            ("train_dir", "save_snapshot", "snapshot_file", "snapshot_interval", "allow_writing_files"), _FILES
+        ),
+        "objective": "call it loss_function",
+    }
+
+    @property
+    def path(self) -> str:
+        return "CatBoost"
+
 
 def _kind(value: Any) -> str:
     if isinstance(value, dict):
@@ -137,7 +249,10 @@ def _kind(value: Any) -> str:
 AnyTrainer = Annotated[
     Annotated[SklearnTrainerSpec, Tag("sklearn")]
     | Annotated[FunctionTrainerSpec, Tag("function")]
-    | Annotated[TorchTrainerSpec, Tag("torch")],
+    | Annotated[TorchTrainerSpec, Tag("torch")]
+    | Annotated[XGBoostTrainerSpec, Tag("xgboost")]
+    | Annotated[LightGBMTrainerSpec, Tag("lightgbm")]
+    | Annotated[CatBoostTrainerSpec, Tag("catboost")],
     Discriminator(_kind),
 ]
 
@@ -151,8 +266,10 @@ class SearchTrainerSpec(Model):
     :param metric: name of the metric to optimise; by default the main metric of the ML task. A custom metric is given by
         its import path
     :param greater_is_better: whether greater values of a custom metric are better
-    :param folds: number of folds of the cross-validation. A network is measured on the validation rows instead
-    :param pruner: ``median`` ends a trial that is worse than the median of the other trials at the same fold or epoch
+    :param folds: number of folds of the cross-validation. Networks and boosted trees are measured on their
+        validation rows instead
+    :param pruner: ``median`` ends a trial that is worse than the median of the other trials at the same fold, epoch or
+        round
     :param storage_conn_id: Airflow connection to the database that stores the study; required if the artifact store is
         not a file system
     """
@@ -174,11 +291,13 @@ class SearchTrainerSpec(Model):
             raise ValueError(
                 f"parameter {twice[0]!r} is in both space and the trainer's params; remove it from one of them"
             )
-        if isinstance(self.trainer, TorchTrainerSpec) and not self.trainer.validation:
+        if self.trainer.streams and not getattr(self.trainer, "validation"):  # noqa: B009
             raise ValueError(
-                "the TorchTrainer has validation=0, but a search compares networks on their validation rows; "
+                "the trainer has validation=0, but a search compares networks and boosted trees on their validation rows; "
                 "set for example validation=0.1"
             )
+        if getattr(self.trainer, "warm_start", None) is not None:
+            raise ValueError("a search cannot start from another model; remove warm_start from the trainer")
         for name, parameter in self.space.items():
             for value in parameter.ends:
                 self._try(name, value)
@@ -200,6 +319,9 @@ TrainerInput = Annotated[
     Annotated[SklearnTrainerSpec, Tag("sklearn")]
     | Annotated[FunctionTrainerSpec, Tag("function")]
     | Annotated[TorchTrainerSpec, Tag("torch")]
+    | Annotated[XGBoostTrainerSpec, Tag("xgboost")]
+    | Annotated[LightGBMTrainerSpec, Tag("lightgbm")]
+    | Annotated[CatBoostTrainerSpec, Tag("catboost")]
     | Annotated[SearchTrainerSpec, Tag("search")],
     Discriminator(_kind),
 ]
@@ -214,6 +336,9 @@ def check_trainer(trainer: Any, where: str) -> None:
     kinds: dict[str, type[Model]] = {
         "function": FunctionTrainerSpec,
         "torch": TorchTrainerSpec,
+        "xgboost": XGBoostTrainerSpec,
+        "lightgbm": LightGBMTrainerSpec,
+        "catboost": CatBoostTrainerSpec,
         "search": SearchTrainerSpec,
     }
     parse(kinds.get(_kind(trainer), SklearnTrainerSpec), trainer, where)

@@ -21,7 +21,7 @@ from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.trainers.known import own_code
-from airflow_mlops.models.trainers.spec import AnyTrainer, TorchTrainerSpec, TrainerSpec
+from airflow_mlops.models.trainers.spec import AnyTrainer, BoostingTrainerSpec, TorchTrainerSpec, TrainerSpec
 from airflow_mlops.performance.challenger import OtherTrainer
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.ledger import Entry
@@ -164,8 +164,8 @@ def _expected_seconds(candidate: ModelVersionRef, trainer: TrainerSpec, rows: in
     _check_installed(trainer)
     with registry_errors(f"The MLflow run of {candidate} cannot be read"):
         run = client.get_run(candidate.run_id).data
-    if isinstance(trainer, TorchTrainerSpec) and GPU_TAG in run.tags:
-        raise UnmeasurableError("its candidate is a network that was trained where a GPU was")
+    if isinstance(trainer, TorchTrainerSpec | BoostingTrainerSpec) and GPU_TAG in run.tags:
+        raise UnmeasurableError("its candidate was trained where a GPU was")
     seconds, trained = run.metrics.get("fit_seconds", math.nan), run.params.get("train_rows", "")
     if not (math.isfinite(seconds) and trained.isdecimal() and int(trained)):
         raise UnmeasurableError("its MLflow run does not say how long the training took")
@@ -176,6 +176,11 @@ def _check_installed(trainer: TrainerSpec) -> None:
     # Known estimators are imported by own_code().
     if isinstance(trainer, TorchTrainerSpec) and find_spec("torch") is None:
         raise UnmeasurableError("PyTorch is not installed where monitoring runs")
+    if isinstance(trainer, BoostingTrainerSpec):
+        if find_spec(trainer.library) is None:
+            raise UnmeasurableError(f"{trainer.library} is not installed where monitoring runs")
+        if trainer.warm_start is not None:
+            raise UnmeasurableError("its trainer starts from an earlier version, which has learned from other rows")
 
 
 def _recorded(ref: ModelVersionRef, client: MlflowClient) -> Training | None:

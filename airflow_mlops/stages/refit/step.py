@@ -36,7 +36,7 @@ from airflow_mlops.stages.evaluate import card
 from airflow_mlops.stages.evaluate.record import ARTIFACTS
 from airflow_mlops.stages.refit import checks
 from airflow_mlops.stages.refit.spec import RefitResult, RefitSpec
-from airflow_mlops.stages.train import record
+from airflow_mlops.stages.train import record, warm_start
 from airflow_mlops.stages.train.candidate import Fitted, Phase, fit_candidate, load_all
 from airflow_mlops.stages.train.package import write_package
 from airflow_mlops.stages.train.recorded import training_spec
@@ -149,6 +149,7 @@ def _fit(
 ) -> Refit:
     """Fit, check and register the new version. If an identical version exists, it is used instead of a new version."""
     training = replace(logged_run(context, dataset, client, run_id), part=None)
+    training = warm_start.started(training, judged.spec, client, context)
     fitted = fit_candidate(judged.spec, context, dataset, rows, test, training)
     before = judged.model.predict(test.table)
     found = _check(judged, fitted, before, dataset, test, metric)

@@ -10,14 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.models.trainers.spec import TorchTrainerSpec
+from airflow_mlops.models.trainers.spec import BoostingTrainerSpec, TorchTrainerSpec
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.machine_tags import machine_tags
 from airflow_mlops.registry.names import CODE_FILE, ENVIRONMENT_FILE, GPU_TAG, IN_SAMPLE, REFIT_OF_TAG
 from airflow_mlops.registry.versions import version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.reproduce.spec import Comparison, ReproduceResult, ReproduceSpec
-from airflow_mlops.stages.train import record
+from airflow_mlops.stages.train import record, warm_start
 from airflow_mlops.stages.train.candidate import fit_candidate, load_all, load_data
 from airflow_mlops.stages.train.recorded import run_file, training_spec
 from airflow_mlops.stages.train.runs import scratch_run
@@ -52,6 +52,7 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     context.progress(f"Training {ref} again on {dataset.manifest.name} ({dataset.manifest.id[:12]}).")
     with scratch_run(context, dataset) as scratch:
         scratch = replace(scratch, part=None) if refit else scratch
+        scratch = warm_start.started(scratch, recorded, client, context)
         fitted = fit_candidate(recorded, context, dataset, training, test, scratch)
     then, now = record.logged_metrics(client, ref.run_id, IN_SAMPLE if refit else ""), fitted.metrics
     if refit:
@@ -80,6 +81,8 @@ def _all(kind: str, then: Mapping[str, str], now: Mapping[str, str], otherwise: 
 
 def _tolerance(spec: TrainSpec, on_gpu: bool) -> float:
     trainer = spec.trainer
+    if isinstance(trainer, BoostingTrainerSpec) and on_gpu and trainer.device != "cpu":
+        return _LOOSE_TOLERANCE
     if not isinstance(trainer, TorchTrainerSpec):
         return 0.0
     exact = (trainer.processes or 1) == 1 and trainer.precision == "32" and not on_gpu

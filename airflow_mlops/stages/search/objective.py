@@ -24,7 +24,7 @@ from airflow_mlops.models.inputs import frame
 from airflow_mlops.models.scorer import from_values
 from airflow_mlops.models.trainers import trainer_module
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
-from airflow_mlops.models.trainers.spec import TorchTrainerSpec, TrainerSpec
+from airflow_mlops.models.trainers.spec import TrainerSpec
 from airflow_mlops.models.training_data import TRAIN, label_values, new_contract
 from airflow_mlops.stages.search.folds import make_folds
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Attempt:
     """The checkpoint and the report functions of a running trial.
 
-    A step of a trial is a fold of a cross-validation, or an epoch of a network.
+    A step of a trial is a fold of a cross-validation, or an epoch of a network or a round of boosted trees.
 
     :param checkpoint: key of the trial's checkpoint in the artifact store
     :param report: function to call after each step, with the number of the step from 0, the value that the pruner
@@ -93,9 +93,9 @@ class CrossValidation:
 
 
 class Validation:
-    """An objective function that trains a network, and returns the metric on the validation rows of the network.
+    """An objective function that trains a network or boosted trees, and returns the metric on their validation rows.
 
-    Each epoch is a step of the trial. The pruner compares the validation loss of the epochs.
+    Each epoch or each few rounds is a step of the trial. The pruner compares the validation loss of the steps.
 
     :param dataset: the training set
     :param data: a sample of the split part ``train``
@@ -107,14 +107,13 @@ class Validation:
         self._dataset, self._data, self._metric, self._seed = dataset, data, metric, seed
 
     def __call__(self, trainer: TrainerSpec, attempt: Attempt) -> float:
-        from airflow_mlops.models.trainers.torch import trainer as torch
-
-        assert isinstance(trainer, TorchTrainerSpec)
+        module: Any = trainer_module(getattr(trainer, "kind"))  # noqa: B009
+        steps: int = getattr(trainer, "steps")  # noqa: B009
         # An Optuna study has one direction, so the sign of the loss is reversed if the metric is maximised.
         sign = -self._metric.sign
 
         def log(epoch: int, metrics: dict[str, float]) -> None:
-            attempt.report(epoch, sign * metrics["validation_loss"], metrics, epoch == trainer.epochs - 1)
+            attempt.report(epoch, sign * metrics["validation_loss"], metrics, epoch == steps - 1)
 
         run = TrainingRun(
             dataset=self._dataset,
@@ -124,17 +123,17 @@ class Validation:
             log=log,
             log_files=lambda folder, name: None,
         )
-        model = torch.fit(trainer, self._data, self._seed, run)
-        labels, answers = self._held_out(model, trainer)
+        model = module.fit(trainer, self._data, self._seed, run)
+        labels, answers = self._held_out(module, model, trainer)
         return _measure(new_contract(self._dataset, self._data, model), self._metric.name, labels, answers)
 
-    def _held_out(self, model: FittedModel, trainer: TorchTrainerSpec) -> tuple[NDArray[Any], NDArray[np.float64]]:
-        from airflow_mlops.models.trainers.torch.batches import validation_rows
-
+    def _held_out(
+        self, module: Any, model: FittedModel, trainer: TrainerSpec
+    ) -> tuple[NDArray[Any], NDArray[np.float64]]:
         data = self._data
         columns = [*(feature.name for feature in data.features), data.label]
         labels, answers = [], []
-        for rows in validation_rows(self._dataset, TRAIN, columns, trainer.validation, self._seed):
+        for rows in module.validation_rows(trainer, self._dataset, data, TRAIN, columns, self._seed):
             if rows.num_rows:
                 column = pa.chunked_array([rows.column(data.label)])
                 labels.append(label_values(column, data.task, f"Label {data.label!r} in split part {TRAIN!r}"))

@@ -13,7 +13,6 @@ from airflow_mlops.data.results import earlier_results, task_folder
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_custom, metrics_for
-from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, check_parts, read_part
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.runs import run_url
@@ -77,7 +76,7 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
         ) from None
 
     search, dataset = spec.search, select_one(context.store, spec.dataset, context.kept)
-    streamed = isinstance(search.trainer, TorchTrainerSpec)
+    streamed = search.trainer.streams
     train = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None)
     check_parts(dataset, {TRAIN: train})
     metric = _metric(search.metric, search.greater_is_better, train.task)

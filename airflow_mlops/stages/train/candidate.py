@@ -17,7 +17,7 @@ from airflow_mlops.metrics.values import compute
 from airflow_mlops.models import parity
 from airflow_mlops.models.trainers import trainer_module
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
-from airflow_mlops.models.trainers.spec import TorchTrainerSpec
+from airflow_mlops.models.trainers.spec import TrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, check_parts, new_contract, read_part
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.train.spec import TrainSpec
@@ -29,13 +29,13 @@ _COMPARED = 2_000
 def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
     """Read a training set, and check that a model can be trained on its rows.
 
-    :return: the training set, the rows of the split part ``train`` and the rows of ``test``. For TorchTrainer, which
-        streams the rows itself, the rows of ``train`` are a sample
+    :return: the training set, the rows of the split part ``train`` and the rows of ``test``. If the
+        trainer streams the rows itself, the rows of ``train`` are a sample
     :raises TrainingError: no model can be trained on the data
     """
     dataset = select_one(store, spec.dataset)
-    # TorchTrainer streams the data itself, so a sample is enough for the checks.
-    streamed = isinstance(spec.trainer, TorchTrainerSpec)
+    # A sample is enough for the checks if the trainer streams the data itself.
+    streamed = _streams(spec)
     train, test = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
     check_parts(dataset, {TRAIN: train, TEST: test})
     return dataset, train, test
@@ -44,14 +44,18 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
 def load_all(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
     """Read all rows of a training set, and check that a model can be trained on them.
 
-    :return: the training set, all rows (for TorchTrainer, a sample) and the rows of the split part ``test``
+    :return: the training set, all rows (a sample, if the trainer streams the rows itself) and the rows of the split part ``test``
     :raises TrainingError: no model can be trained on the data
     """
     dataset = select_one(store, spec.dataset)
-    streamed = isinstance(spec.trainer, TorchTrainerSpec)
+    streamed = _streams(spec)
     rows, test = read_part(dataset, None, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
     check_parts(dataset, {TRAIN: rows, TEST: test})
     return dataset, rows, test
+
+
+def _streams(spec: TrainSpec) -> bool:
+    return isinstance(spec.trainer, TrainerSpec) and spec.trainer.streams
 
 
 @dataclass(frozen=True)

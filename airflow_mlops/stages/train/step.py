@@ -26,7 +26,7 @@ from airflow_mlops.registry.tags import run_tags
 from airflow_mlops.registry.versions import IDENTITY, download, identical, model_id_of, of_run, register
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.search.spec import SearchSpec
-from airflow_mlops.stages.train import record
+from airflow_mlops.stages.train import record, warm_start
 from airflow_mlops.stages.train.candidate import Phase, fit_candidate, load_data
 from airflow_mlops.stages.train.package import write_package
 from airflow_mlops.stages.train.runs import drop_checkpoint, logged_run, unlogged_run
@@ -56,6 +56,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     spec = _search_parameters(spec, context)
     dataset, train, test = load_data(spec, context.store)
     client = connect(spec.mlflow, context.connection)
+    spec = warm_start.resolved(spec, client, context)
     name = spec.trainer.label
     experiment = spec.mlflow.experiment or spec.model
     with run_for(
@@ -153,7 +154,8 @@ def _train_and_register(
 
     :return: the model version of the candidate, and the metrics on the split part ``test``
     """
-    fitted = fit_candidate(spec, context, dataset, train, test, logged_run(context, dataset, client, run_id))
+    training = warm_start.started(logged_run(context, dataset, client, run_id), spec, client, context)
+    fitted = fit_candidate(spec, context, dataset, train, test, training)
     name, identity = fitted.model.name, record.identity(spec, fitted)
     existing = identical(client, spec.model, identity)
     if existing is not None:

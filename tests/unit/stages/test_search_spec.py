@@ -59,7 +59,7 @@ def test_an_invalid_space_is_refused_in_one_sentence(space, message):
         (TREE, {"pruner": "hyperband"}, "pruner: Input should be 'median'"),
         ({**TREE, "params": {"a": 1}}, {}, "'a' is in both space and the trainer's params"),
         ({**TREE, "kind": "search"}, {}, "trainer: Input tag 'search' found using _kind() does not match"),
-        (TorchTrainer(validation=0), {}, "networks on their validation rows"),
+        (TorchTrainer(validation=0), {}, "networks and boosted trees on their validation rows"),
     ],
 )
 def test_an_invalid_search_is_refused(trainer, fields, message):

@@ -14,6 +14,7 @@ from airflow_mlops.core.contract import FeatureColumn, Task
 from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.models.inputs import column, numbers, texts
 from airflow_mlops.models.trainers.torch.reader import Batch, Share, class_indices
+from airflow_mlops.models.trainers.vocabulary import most_frequent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from airflow_mlops.data.datasets import Dataset
-
-MAX_TEXTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ class Encoding:
             classes=classes,
             means=means[:-1].astype(np.float32),
             scales=scales[:-1].astype(np.float32),
-            vocabularies=[_most_frequent(counter) for counter in counts],
+            vocabularies=[most_frequent(counter) for counter in counts],
             label=(float(means[-1]), float(scales[-1])) if task == "regression" else (0.0, 1.0),
             rows=rows,
         )
@@ -180,11 +179,6 @@ class _Moments:
         """Compute the standard deviation of each column; 1 for a column that is constant up to rounding."""
         deviations = np.sqrt(self._squares / np.maximum(self._count, 1))
         return np.where(deviations > 1e-12 * np.maximum(1, np.abs(self.means)), deviations, 1.0)
-
-
-def _most_frequent(counts: Counter[str]) -> list[str]:
-    """Return the :data:`MAX_TEXTS` most frequent texts, sorted. Ties in frequency are broken by alphabetical order."""
-    return sorted(sorted(counts, key=lambda text: (-counts[text], text))[:MAX_TEXTS])
 
 
 def _label_values(data: pa.RecordBatch, name: str) -> NDArray[np.float64]:

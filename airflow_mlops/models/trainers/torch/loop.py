@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import signal
-import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +15,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
 from airflow_mlops.core.errors import TrainingError
+from airflow_mlops.models.trainers.termination import SigtermHandler
 from airflow_mlops.models.trainers.torch.batches import Batches
 from airflow_mlops.models.trainers.torch.checkpoint import State, read_checkpoint, write_checkpoint
 from airflow_mlops.models.trainers.torch.reader import Batch, Share
@@ -141,7 +141,7 @@ class Loop:
         :raises TrainingError: the network cannot be trained, or its loss is infinite or NaN
         """
         state, spec = self.state, self.spec
-        with _SigtermHandler(self._terminate):
+        with SigtermHandler(self._terminate):
             while state.epoch < spec.epochs and not self._stops_early():
                 started, rows = time.monotonic(), state.epoch_rows
                 self._train_epoch()
@@ -268,27 +268,3 @@ class Loop:
         if loss < state.best_loss:
             state.best_loss, state.best_epoch = loss, state.epoch
             state.best = {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
-
-
-class _SigtermHandler:
-    """Calls ``notify`` on the first SIGTERM inside the block. The previous signal handler gets a second SIGTERM."""
-
-    def __init__(self, notify: Callable[[], None]) -> None:
-        self._notify = notify
-        self._before: Any = None
-
-    def __enter__(self) -> None:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._handle)
-
-    def _handle(self, *_: object) -> None:
-        self._restore()
-        self._notify()
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-            self._before = None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +13,10 @@ from airflow_mlops.core import imports
 from airflow_mlops.core.contract import THRESHOLD, Precision
 from airflow_mlops.core.errors import ModelFormatError, SpecError, one_line
 from airflow_mlops.data.row_weights import RowWeights
+from airflow_mlops.models.onnx import flavor
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
-from airflow_mlops.models.trainers.torch import processes
+from airflow_mlops.models.trainers.torch import batches, processes
 from airflow_mlops.models.trainers.torch.checkpoint import State
 from airflow_mlops.models.trainers.torch.encoding import Encoding
 from airflow_mlops.models.trainers.torch.loop import Loop
@@ -24,12 +24,14 @@ from airflow_mlops.models.trainers.torch.reader import Reader
 from airflow_mlops.models.trainers.torch.task import TrainingTask, find_device, gpu_memory, make_network
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import pandas as pd
+    import pyarrow as pa
     from mlflow.models import Model
     from numpy.typing import NDArray
 
-# Module name of the copy of pyfunc.py in a stored model.
-_LOADER = "airflow_mlops_network"
+    from airflow_mlops.data.datasets import Dataset
 
 
 def fit(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> TorchModel:
@@ -71,6 +73,16 @@ def assist(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingR
     :raises TrainingError: a process of this node failed
     """
     processes.run_workers(_task(spec, data, seed, run), run)
+
+
+def validation_rows(
+    spec: TorchTrainerSpec, dataset: Dataset, data: TrainingData, part: str | None, columns: Sequence[str], seed: int
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows that the training holds out for validation.
+
+    :param columns: names of the columns to read
+    """
+    return batches.validation_rows(dataset, part, columns, spec.validation, seed)
 
 
 def _task(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> TrainingTask:
@@ -170,24 +182,6 @@ class TorchModel:
         return self._exported
 
     def save(self, folder: Path, model: Model, requirements: list[str], example: pd.DataFrame) -> None:
-        import mlflow.onnx
-        import onnx
-        from mlflow import pyfunc
-
-        mlflow.onnx.save_model(
-            onnx.load_from_string(self._exported or b""),
-            str(folder),
-            mlflow_model=model,
-            signature=model.signature,
-            pip_requirements=requirements,
-            save_as_external_data=False,
-        )
-        # MLflow's own pyfunc of ONNX models passes columns of shape (n,) and returns flattened probabilities.
-        (folder / "code").mkdir()
-        shutil.copy(Path(__file__).with_name("pyfunc.py"), folder / "code" / f"{_LOADER}.py")
-        fields = model.flavors[pyfunc.FLAVOR_NAME]
-        model.add_flavor(
-            pyfunc.FLAVOR_NAME, **{**fields, pyfunc.MAIN: _LOADER, pyfunc.DATA: "model.onnx", "code": "code"}
-        )
+        flavor.save(folder, model, requirements, self._exported or b"")
         # Only the weights are stored, so torch.load(weights_only=True) can load them without running code.
         torch.save(self.network.state_dict(), folder / "weights.pt")

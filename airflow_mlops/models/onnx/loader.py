@@ -1,4 +1,4 @@
-"""MLflow's loader for stored networks.
+"""MLflow's loader for stored networks and boosted trees.
 
 Each stored model contains a copy of this file. The file therefore does not import this package.
 """

@@ -1,0 +1,143 @@
+"""The interface of a library of boosted trees."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import packages_distributions
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from airflow_mlops.core.contract import Task
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.data.relational import available_cpus
+from airflow_mlops.models.onnx.boosting import Ensemble
+from airflow_mlops.models.trainers.boosting.encoding import Encoding
+from airflow_mlops.models.trainers.boosting.progress import Progress
+from airflow_mlops.models.trainers.boosting.rows import Rows
+from airflow_mlops.models.trainers.spec import BoostingTrainerSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training.
+
+    :param rows: the training rows
+    :param held_out: the validation rows; ``None`` without early stopping
+    :param classes: number of classes; 0 for a regression
+    :param gpu: whether to train on a GPU
+    :param start: model of a warm start in the library's own format; ``None`` to start without trees
+    """
+
+    spec: BoostingTrainerSpec
+    task: Task
+    classes: int
+    rows: Rows
+    held_out: Rows | None
+    seed: int
+    gpu: bool
+    start: bytes | None
+    progress: Progress
+
+
+class Booster(Protocol):
+    """A trained model of a library.
+
+    :param rounds: number of rounds whose trees the model has
+    """
+
+    rounds: int
+
+    def predict(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Predict encoded rows: probabilities, shape (n, k), or values, shape (n, 1)."""
+
+    def ensemble(self, encoding: Encoding) -> Ensemble:
+        """Return the trees for the ONNX export."""
+
+    def to_bytes(self) -> bytes:
+        """Return the model in the library's own format."""
+
+
+class Library(Protocol):
+    """What a module of a library provides.
+
+    :param FILE: name of the model file in the library's own format
+    :param NULLS: whether nulls of a text feature are a category; otherwise they are missing values
+    """
+
+    FILE: str
+    NULLS: bool
+
+    def has_gpu(self) -> bool:
+        """Return whether the library is built for a GPU and finds one."""
+
+    def check(self, spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> None:
+        """Check the parameters.
+
+        :raises SpecError: the model could not be exported to ONNX
+        """
+
+    def train(self, job: Job) -> Booster:
+        """Train a model."""
+
+
+def load(name: str) -> ModuleType:
+    """Import a library, such as ``xgboost``.
+
+    :raises SpecError: the library is not installed
+    """
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise SpecError(
+            f"The trainer needs {name}, which is not installed where the step runs. Install airflow-mlops[{name}] there."
+        ) from None
+
+
+def distribution(name: str) -> str:
+    """Return the name of the installed package that contains the module ``name``: ``xgboost`` or ``xgboost-cpu``."""
+    return packages_distributions()[name][0]
+
+
+def threads(params: dict[str, Any], *names: str) -> dict[str, int]:
+    """Return the number of threads, unless ``params`` sets it: the CPUs that this process may use.
+
+    By default, LightGBM and CatBoost start a thread for each CPU of the machine, also in a container with fewer.
+
+    :param names: the parameter, followed by its other names
+    """
+    return {} if any(name in params for name in names) else {names[0]: available_cpus()}
+
+
+def gpus() -> int:
+    """Return the number of GPUs that the CUDA driver finds; 0 without a driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int()
+    return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def choose(objectives: dict[str, Any], params: dict[str, Any], name: str, default: str) -> tuple[str, Any]:
+    """Return the objective in ``params``, or ``default``, and its entry in ``objectives``.
+
+    :raises SpecError: the objective is not in ``objectives``
+    """
+    # CatBoost writes parameters of an objective after a colon.
+    chosen = str(params.get(name, default))
+    found = objectives.get(chosen, objectives.get(chosen.partition(":")[0] if name == "loss_function" else chosen))
+    if found is None:
+        raise SpecError(
+            f"params has {name}={chosen!r}, which cannot be exported to ONNX or does not suit the ML task. Use one of "
+            f"{', '.join(objectives)}."
+        )
+    return chosen, found

@@ -1,0 +1,115 @@
+"""Follow the rounds of a training: early stopping, reports, checkpoints and SIGTERM."""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from airflow_mlops.core.errors import TrainingError
+from airflow_mlops.models.trainers.base import TrainingRun
+from airflow_mlops.models.trainers.boosting import checkpoint
+from airflow_mlops.models.trainers.boosting.checkpoint import State
+from airflow_mlops.models.trainers.spec import BoostingTrainerSpec
+from airflow_mlops.models.trainers.termination import SigtermHandler
+
+# Rounds between two reports of the validation loss to MLflow and to a search.
+REPORT_EVERY = 25
+# Time between two progress messages, in seconds.
+_PROGRESS_SECONDS = 10.0
+
+
+class Progress:
+    """The progress of one training. A library calls :meth:`after` after each round.
+
+    :param start: model version of a warm start
+    """
+
+    def __init__(self, spec: BoostingTrainerSpec, run: TrainingRun | None, start: int | None) -> None:
+        self.spec, self.run = spec, run
+        self.state = State(start)
+        self._terminated = False
+        self._error: BaseException | None = None
+        self._last_message = time.monotonic()
+
+    def resume(self) -> bytes | None:
+        """Continue from the checkpoint, and return the library's file in it; ``None`` if no checkpoint exists."""
+        found = None
+        if self.run is not None:
+            found = checkpoint.read(self.run.dataset.store, self.run.checkpoint, self.state.start)
+        if found is None:
+            return None
+        self.state, content = found
+        self.message(f"Resuming from the checkpoint after round {self.state.round:,} of {self.spec.rounds:,}.")
+        return content
+
+    @property
+    def is_finished(self) -> bool:
+        """Return whether the training needs no further round."""
+        return self.state.round >= self.spec.rounds or self._stops_early()
+
+    def message(self, text: str) -> None:
+        if self.run is not None:
+            self.run.progress(text)
+
+    def after(self, loss: float | None, content: Callable[[], bytes | None]) -> bool:
+        """Note the end of a round, and return whether the training must stop.
+
+        An error is kept for :meth:`following`, because not every library passes on an exception of a callback.
+
+        :param loss: validation loss after the round; ``None`` without validation rows
+        :param content: function that returns the library's file for a checkpoint; ``None`` if there is none yet
+        """
+        try:
+            self._note(loss, content)
+        except BaseException as error:  # noqa: BLE001 - raised again by following()
+            self._error = error
+        return self._error is not None or self._terminated or self._stops_early()
+
+    def _note(self, loss: float | None, content: Callable[[], bytes | None]) -> None:
+        state = self.state
+        state.round += 1
+        if loss is not None:
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"The validation loss is {loss} after round {state.round:,}. Use a smaller learning rate, or check the "
+                    "labels."
+                )
+            state.losses.append(loss)
+        if self.run is None:
+            return
+        last = state.round == self.spec.rounds
+        if loss is not None and (state.round % REPORT_EVERY == 0 or last):
+            self.run.log(state.round - 1, {"validation_loss": loss})
+        if time.monotonic() - self._last_message > _PROGRESS_SECONDS:
+            self._last_message = time.monotonic()
+            self.message(
+                f"Round {state.round:,} of {self.spec.rounds:,}{'' if loss is None else f': validation loss {loss:.5f}'}."
+            )
+        if (self._terminated or state.round % self.spec.checkpoint_every == 0) and not last:
+            saved = content()
+            if saved is not None:
+                checkpoint.write(self.run.dataset.store, self.run.checkpoint, state, saved)
+
+    def _stops_early(self) -> bool:
+        patience, state = self.spec.patience, self.state
+        return patience is not None and bool(state.losses) and state.round - state.best_round >= max(1, patience)
+
+    @contextmanager
+    def following(self) -> Iterator[None]:
+        """Create a context manager for the rounds. It raises the error of a round, and ends the process after SIGTERM."""
+
+        def terminate() -> None:
+            self._terminated = True
+
+        with SigtermHandler(terminate):
+            yield
+        if self._error is not None:
+            raise self._error
+        if self._terminated and not self.is_finished:
+            self.message(
+                "The training received SIGTERM and ends. The next try of the task continues from the last checkpoint."
+            )
+            raise SystemExit(128 + signal.SIGTERM)

@@ -1,0 +1,140 @@
+"""The rows of a training, encoded and read in chunks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from airflow_mlops.core.errors import TrainingError
+from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
+from airflow_mlops.models.trainers.boosting.encoding import Encoding
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+# Encoded rows that are kept in memory, because the libraries read the rows several times.
+CACHE_BYTES = 512 * 1024**2
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """The unencoded rows of a training: the row groups of a training set, or one table.
+
+    :param count: number of chunks
+    :param read: function that reads some columns of a chunk
+    """
+
+    count: int
+    read: Callable[[int, Sequence[str]], pa.RecordBatch | pa.Table]
+
+    @classmethod
+    def of(cls, data: TrainingData, run: TrainingRun | None) -> Chunks:
+        if run is None:
+            return cls(1, lambda chunk, names: data.table.select(list(names)))
+        dataset, groups = run.dataset, run.dataset.row_groups(run.part)
+        return cls(len(groups), lambda chunk, names: dataset.read_row_group(groups[chunk], list(names)))
+
+    def each(self, names: Sequence[str]) -> Iterator[pa.RecordBatch | pa.Table]:
+        return (self.read(chunk, names) for chunk in range(self.count))
+
+
+class Rows:
+    """Encoded training rows or validation rows.
+
+    :param labels: class indices, or values for a regression, shape (n,)
+    :param weights: weight of each row, shape (n,); ``None`` if all rows have the same weight
+    """
+
+    def __init__(
+        self,
+        chunks: Chunks,
+        encoding: Encoding,
+        chosen: NDArray[np.bool_],
+        labels: NDArray[np.float64],
+        weights: NDArray[np.float64] | None,
+    ) -> None:
+        self.encoding = encoding
+        self.labels = labels[chosen]
+        self.weights = None if weights is None else weights[chosen]
+        self._chunks, self._chosen = chunks, chosen
+        self._names = [feature.name for feature in encoding.features]
+        self._cache: dict[int, NDArray[np.float32]] = {}
+        self._last: tuple[int, NDArray[np.float32]] | None = None
+        self._sizes: list[tuple[int, int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def fit_into_cache(self) -> bool:
+        """Return whether all encoded rows take at most :data:`CACHE_BYTES`."""
+        return 4 * len(self) * len(self._names) <= CACHE_BYTES
+
+    @property
+    def spans(self) -> list[tuple[int, int]]:
+        """Return the first row and the end of each chunk, counted over the chosen rows."""
+        if self._sizes is None:
+            first = self._names[:1]
+            ends = np.cumsum([0, *(part.num_rows for part in self._chunks.each(first))])
+            chosen = np.concatenate([[0], np.cumsum(self._chosen)])
+            self._starts = ends
+            self._sizes = [(int(chosen[a]), int(chosen[b])) for a, b in itertools.pairwise(ends)]
+        return self._sizes
+
+    @property
+    def chunks(self) -> list[int]:
+        """Return the numbers of the chunks that are not empty."""
+        return [chunk for chunk, (start, end) in enumerate(self.spans) if end > start]
+
+    def matrix(self, chunk: int) -> NDArray[np.float32]:
+        """Return the encoded rows of a chunk, shape (n, number of features)."""
+        if (cached := self._cache.get(chunk)) is not None:
+            return cached
+        if self._last is not None and self._last[0] == chunk:
+            return self._last[1]
+        _ = self.spans
+        found = self.encoding.matrix(self._chunks.read(chunk, self._names))
+        chosen = self._chosen[self._starts[chunk] : self._starts[chunk + 1]]
+        if not chosen.all():
+            found = found[chosen]
+        if found.nbytes + sum(item.nbytes for item in self._cache.values()) <= CACHE_BYTES:
+            self._cache[chunk] = found
+        else:
+            # LightGBM reads single rows.
+            self._last = chunk, found
+        return found
+
+    def all(self) -> NDArray[np.float32]:
+        """Return all encoded rows."""
+        found = np.empty((len(self), len(self._names)), dtype=np.float32)
+        for chunk in self.chunks:
+            start, end = self.spans[chunk]
+            found[start:end] = self.matrix(chunk)
+        return found
+
+    def drop_cache(self) -> None:
+        """Free the encoded rows, once a library has its own copy."""
+        self._cache.clear()
+        self._last = None
+
+
+def numbered(data: TrainingData) -> NDArray[np.float64]:
+    """Return the position of each label in the classes, or the values of a regression, shape (n,).
+
+    :raises TrainingError: a label is not one of the classes
+    """
+    if data.task == "regression":
+        return np.asarray(data.labels, np.float64)
+    codes: NDArray[Any] = np.asarray(pd.Categorical(data.labels, categories=data.classes).codes)
+    if (codes < 0).any():
+        raise TrainingError(
+            f"Label {data.label!r} has a value that is not one of the {len(data.classes)} classes of the training set. Remove "
+            "these rows from the training set."
+        )
+    return codes.astype(np.float64)

@@ -1,0 +1,69 @@
+"""Hold out validation rows of the split part ``train`` for early stopping. The split part ``test`` is not read.
+
+The newest rows are held out if the training set has event times, whole groups if it was split by a group, and otherwise
+random rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from airflow_mlops.core.errors import SchemaError, TrainingError
+from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.moments import as_utc
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def held_out(
+    dataset: Dataset | None, part: str | None, rows: int, validation: float, seed: int
+) -> tuple[NDArray[np.bool_], str]:
+    """Choose the validation rows.
+
+    :param dataset: the training set; ``None`` if only the rows themselves are known, without times and groups
+    :param part: name of the split part that the training reads; ``None`` for all rows
+    :param rows: number of rows of the split part
+    :param validation: fraction of the rows to hold out
+    :param seed: seed of the random choice
+    :return: whether each row is held out, shape (n,), and a description for the log
+    :raises TrainingError: no row is left for training or for validation
+    """
+    if not validation:
+        return np.zeros(rows, dtype=bool), "no rows"
+    details = dataset.manifest.details if dataset is not None else {}
+    split, random = details.get("split") or {}, np.random.default_rng((seed, 2**32))
+    if dataset is not None and split.get("method") == "group":
+        groups, _ = pd.factorize(_column(dataset, part, split["group"]).to_pandas(), use_na_sentinel=False)
+        shuffled = random.permutation(int(groups.max()) + 1)
+        sizes = np.bincount(groups)[shuffled].cumsum()
+        last = int(np.searchsorted(sizes, validation * rows)) + 1
+        chosen, how = np.isin(groups, shuffled[:last]), f"all rows of {last:,} values of {split['group']!r}"
+    elif dataset is not None and details.get("timestamp"):
+        name = str(details["timestamp"])
+        times = as_utc(_column(dataset, part, name), f"The event time {name!r}").cast(pa.int64()).to_numpy()
+        cut = np.sort(times)[min(rows - 1, rows - round(validation * rows))] if rows else 0
+        # Rows of one time are not divided.
+        chosen, how = times >= cut, "the newest rows"
+    else:
+        chosen, how = random.random(rows) < validation, "random rows"
+    if chosen.all() or not chosen.any():
+        raise TrainingError(
+            f"With validation={validation:g}, {'no row is left for training' if chosen.all() else 'no row is held out for validation'} "
+            f"out of {rows:,} rows ({how}). Use more rows, or set validation=0, which disables early stopping."
+        )
+    return chosen, how
+
+
+def _column(dataset: Dataset, part: str | None, name: str) -> Any:
+    try:
+        return dataset.table(part, [name]).column(name)
+    except SchemaError:
+        raise TrainingError(
+            f"Training set {dataset.manifest.name!r} lacks the column {name!r}, which the choice of the validation rows needs. "
+            "Build the training set again, or set validation=0."
+        ) from None

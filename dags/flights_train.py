@@ -12,7 +12,7 @@ from airflow_mlops.operators import (
     RefitOperator,
     TrainOperator,
 )
-from airflow_mlops.trainers import SklearnTrainer
+from airflow_mlops.trainers import LightGBMTrainer, SklearnTrainer
 
 with DAG(
     "flights_train",
@@ -60,6 +60,7 @@ promoted model has learned from these days, too.
                 params={"max_iter": 80, "learning_rate": 0.05, "max_leaf_nodes": 15},
             ),
             SklearnTrainer("sklearn.linear_model.LogisticRegression", params={"C": 0.1, "max_iter": 300}),
+            LightGBMTrainer({"learning_rate": 0.05, "num_leaves": 15, "num_threads": 1}, rounds=150, patience=20),
         ]
     )
     verdict = EvaluateOperator(task_id="evaluate", dataset=data.output, candidates=challengers.output, gates=GATES)

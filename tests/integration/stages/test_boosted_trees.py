@@ -95,15 +95,15 @@ def test_from_training_to_monitoring(kind, case, client, store, context, model):
     verdict = evaluate.run(spec, context()).verdict
     assert verdict.winner == made.candidate, verdict.reason
     promote.run(PromoteSpec(verdict=verdict), context())
-    rows = write(store, "to_score", new_rows.drop_columns(["late"]))
+    rows = write(store, "to_score", new_rows.drop_columns(["late"]), "2013-04")
     scored = score.run(ScoreSpec(model=model, dataset=rows), context())
     assert scored.engine.startswith("onnxruntime")
-    labels = write(store, "labels", new_rows.select(["flight", "late"]))
+    labels = write(store, "labels", new_rows.select(["flight", "late"]), "2013-04")
     labelled = join_labels.run(
         JoinLabelsSpec(predictions=scored.dataset, labels=labels, on=["flight"], label="late", name="outcomes"),
         context(),
     )
-    spec = MonitorSpec(model=model, dataset=labelled.dataset)
+    spec = MonitorSpec(model=model, dataset=labelled.dataset, window="2013-04")
     assert monitor.run(spec, context()).summary
 
 

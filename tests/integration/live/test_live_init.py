@@ -13,7 +13,7 @@ from tests.support.live import LiveAirflow
 
 pytestmark = pytest.mark.slow
 
-INIT = "returns", "--label", "returned", "--label-delay", "3D"
+INIT = "returns", "--label", "returned", "--label-delay", "3D", "--every", "month"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,8 +2,8 @@
 
 ``python -m benchmarks.ui_api [--models 500] [--windows 1000] [--stores file s3] [--skip-mlflow]``. The reports, ledgers and
 predictions of all models are written into the layout of the store. A process that has read nothing yet (*cold*), and one that
-has read the list before (*warm*), answer ``GET /mlops/api/models`` and ``GET /mlops/api/models/MODEL`` of Airflow's API server,
-as a user who may read all DAGs. On S3 (moto), a proxy counts the requests and delays each by 50 ms. MLflow's own list of as many
+has read the list before (*warm*), answer ``GET /mlops/api/models``, ``GET /mlops/api/models/MODEL`` and the drift of the model,
+from Airflow's API server, as a user who may read all DAGs. Each model has two DAGs. On S3 (moto), a proxy counts the requests and delays each by 50 ms. MLflow's own list of as many
 registered models, from its REST API, stands beside. The last line is JSON.
 """
 
@@ -28,6 +28,7 @@ from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.drift.findings import Drift
 from airflow_mlops.overview import index
 from airflow_mlops.overview import models as models_of
 from airflow_mlops.performance.findings import Performance
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 REPEATS = 5
 DECISIONS = 20
+FEATURES = 20
 _START = datetime(2013, 1, 1, tzinfo=timezone.utc)
 
 
@@ -80,6 +82,10 @@ def _report(model: str, span: Window, number: int) -> Report:
         labelled=900,
         coverage=0.9,
         performance=measured,
+        features=[
+            Drift(column=f"feature_{item}", kind="numeric", effect=0.01 * item, drifted=item > FEATURES // 2)
+            for item in range(FEATURES)
+        ],
         verdict=Verdict(decision="healthy", headline=headline, reason=headline),
         provenance=Provenance(dag_id=f"{model}_monitor", run_id=span.key, task_id="monitor"),
     )
@@ -98,8 +104,22 @@ def _decide(store: ArtifactStore, model: str) -> None:
         ledger.record(f"promotion-{number}", lambda _, decision=decision: decision)
 
 
+def _add_dags(names: list[str]) -> None:
+    """Add the DAGs that train and monitor the models to Airflow's database."""
+    from airflow.models.dag import DagModel
+    from airflow.models.dagbundle import DagBundleModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        session.add(DagBundleModel(name="bench"))
+        session.flush()
+        for dag_id in (f"{name}_{work}" for name in names for work in ("train", "monitor")):
+            facts = {"fileloc": "x.py", "owners": "team", "is_paused": False, "is_stale": False}
+            session.add(DagModel(dag_id=dag_id, bundle_name="bench", **facts))
+
+
 @contextmanager
-def api(home: Path) -> Iterator[Callable[[str], Any]]:
+def api(home: Path, names: list[str]) -> Iterator[Callable[[str], Any]]:
     """Start Airflow's API server in this process. Yield a function that gets a path and returns what the API answers."""
     os.environ.update(
         AIRFLOW_HOME=str(home),
@@ -112,6 +132,7 @@ def api(home: Path) -> Iterator[Callable[[str], Any]]:
     from fastapi.testclient import TestClient
 
     initdb()
+    _add_dags(names)
     client = TestClient(create_app(apps="core"), base_url="http://localhost")
     client.get("/mlops/api/openapi.json").raise_for_status()
 
@@ -150,6 +171,7 @@ def pages(
     assert [item["name"] for item in found] == names
     whole = get(f"models/{names[0]}")
     assert whole["problems"] == []
+    assert len(get(f"models/{names[0]}/drift")["features"]) == FEATURES
     print(
         f"  {len(found)} models; {len(whole['windows'])} windows and {len(whole['decisions'])} decisions of the first"
     )
@@ -158,6 +180,7 @@ def pages(
         "models, warm": measured(get, "models", meter, delay, cold=False),
         "a model, cold": measured(get, f"models/{names[0]}", meter, delay, cold=True),
         "a model, warm": measured(get, f"models/{names[0]}", meter, delay, cold=False),
+        "its drift": measured(get, f"models/{names[0]}/drift", meter, delay, cold=True),
     }
 
 
@@ -216,13 +239,14 @@ def main() -> None:
         began = time.perf_counter()
         assert index.rebuild(local) == names
         print(f"The index was built in {time.perf_counter() - began:.0f} s.", flush=True)
-        with api(work / "airflow") as get:
+        with api(work / "airflow", names) as get:
             if "file" in arguments.stores:
                 os.environ["AIRFLOW__MLOPS__ARTIFACTS"] = local.url
                 found = pages(get, names, None, 0.0)
                 printed("Local folder", found)
                 figures["models_cold_ms"] = found["models, cold"]["ms"]
                 figures["models_ms"] = found["models, warm"]["ms"]
+                figures["drift_ms"] = found["its drift"]["ms"]
                 figures["model_ms"] = max(found["a model, cold"]["ms"], found["a model, warm"]["ms"])
             if "s3" in arguments.stores:
                 figures |= _on_s3(get, local, names)
@@ -238,13 +262,14 @@ def _on_s3(get: Callable[[str], Any], local: ArtifactStore, names: list[str]) ->
     from benchmarks import store as stores
 
     meter = stores.Meter()
-    with stores.s3(meter) as url:
+    with stores.s3(meter, None) as url:
         remote = ArtifactStore(f"{url}/ui")
         # moto would take an hour for the reports of all models. The pages read those of one model only.
         first = names[0]
         for folder in (f"reports/{first}", f"ledger/{first}"):
             remote.fs.put(f"{local.path(folder)}/", f"{remote.path(folder)}/", recursive=True)
         remote.fs.put(f"{local.path('indexes/models')}/", f"{remote.path('indexes/models')}/", recursive=True)
+        index.update(remote, first, "monitoring")
         os.environ["AIRFLOW__MLOPS__ARTIFACTS"] = remote.url
         models_of.model(remote, first)
         index.read(remote)

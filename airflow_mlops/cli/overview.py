@@ -103,9 +103,11 @@ def _report(problems: Sequence[str]) -> None:
 
 
 def _row(item: Overview) -> dict[str, Any]:
+    from airflow_mlops.overview.facts import Trend
+
     last, scoring = item.monitoring, item.scoring
-    shown = last.trend[-1] if last is not None and last.trend else None
-    value = None if shown is None else shown.value if shown.value is not None else shown.estimated
+    shown = last.trend if last is not None else Trend()
+    value = next((found[-1] for found in (shown.values, shown.estimated) if found and found[-1] is not None), None)
     waiting = [
         "approval" if item.approval is not None else "",
         "retraining requested" if item.request is not None else "",
@@ -114,6 +116,7 @@ def _row(item: Overview) -> dict[str, Any]:
         "model": item.name,
         "champion": f"v{item.champion.version}" if item.champion is not None else "",
         "since (UTC)": f"{item.champion.since:%F %H:%M}" if item.champion is not None else "",
+        "candidate": f"v{item.candidate.version}" if item.candidate is not None else "",
         "window": last.window.label if last is not None else "",
         "verdict": (last.verdict + (" (acknowledged)" if last.acknowledged else "")) if last is not None else "",
         "headline": last.headline if last is not None else "",

@@ -1,20 +1,34 @@
-"""The drift of a model's features: which features drifted in which windows, and the distributions of one of them."""
+"""The drift of a model's features: which features drifted in which windows, and the distributions of one of them.
+
+A copy of what the map needs of the last reports is stored as ``indexes/drift/MODEL.json.gz``
+(:mod:`airflow_mlops.overview.copies`), so that the map takes few requests.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from typing import Any
 
 from pydantic import Field, ValidationError
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.drift.findings import Bin, Drift
-from airflow_mlops.overview import monitoring
-from airflow_mlops.overview.facts import WindowFacts
+from airflow_mlops.data.timeline import window_of
+from airflow_mlops.drift.findings import Bin
+from airflow_mlops.overview import copies
+from airflow_mlops.overview.copies import Copy
+from airflow_mlops.overview.facts import TREND, WindowFacts
 from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Report
+from airflow_mlops.registry.ledger import folder_name
+
+LONGEST = 200
+"""Largest number of windows in a map."""
+
+# Version of the stored copy, and the number of reports without a copy.
+_VERSION, _FEW = 1, 3
 
 
 class RankedFeature(Model):
@@ -76,26 +90,85 @@ class ColumnDrift(Model):
     note: str
 
 
+class _Feature(Model):
+    """The drift of a feature in one window, see :class:`airflow_mlops.drift.findings.Drift`."""
+
+    column: str
+    effect: float | None = None
+    drifted: bool = False
+    broken: bool = False
+    importance: float | None = None
+
+
+class _Windowed(Model):
+    """What the map needs of a report."""
+
+    window: WindowFacts
+    features: list[_Feature] = Field(default_factory=list)
+
+
 def drift_map(store: ArtifactStore, model: str, features: int, windows: int) -> DriftMap:
     """Return the drift of the features that matter most, in the last windows.
 
     :param features: largest number of features
-    :param windows: largest number of windows
+    :param windows: largest number of windows, at most ``LONGEST``
     :raises StoreError: the store cannot be read
     """
-    points, _ = monitoring.points(store, model)
-    found = store.read_many(monitoring.report_key(point) for point in points[-windows:])
-    reports = [report for content in found.values() if (report := _parsed(content)) is not None]
-    by_column: dict[str, dict[int, Drift]] = defaultdict(dict)
+    reports = _last(store, model, windows)
+    by_column: dict[str, dict[int, _Feature]] = defaultdict(dict)
     for number, report in enumerate(reports):
-        for drift in report.features:
-            by_column[drift.column][number] = drift
+        for feature in report.features:
+            by_column[feature.column][number] = feature
     ranked = sorted(by_column, key=lambda column: (-_weight(by_column[column].values()), column))[:features]
     return DriftMap(
         features=[RankedFeature(column=name, importance=_importance(by_column[name])) for name in ranked],
-        windows=[WindowFacts.of(report.window) for report in reports],
+        windows=[report.window for report in reports],
         cells=[[_cell(by_column[name].get(number)) for number in range(len(reports))] for name in ranked],
     )
+
+
+def refresh(store: ArtifactStore, model: str) -> None:
+    """Add the reports of the last windows to the stored copy.
+
+    :raises StoreError: the store cannot be read
+    """
+    _last(store, model, TREND)
+
+
+def _last(store: ArtifactStore, model: str, windows: int) -> list[_Windowed]:
+    """Return the drift in the last windows, ordered by time. Reports that cannot be read are left out."""
+    key = f"indexes/drift/{folder_name(model)}.json.gz"
+    info = archive.all_info(store, model)
+    dated = [(window, report) for report in info if (window := window_of(report)) is not None]
+    ordered = [report for window, report in sorted(dated, key=lambda item: (item[0].start, item[0].end))]
+    wanted = {report: info[report] for report in ordered[-windows:]}
+    known = copies.load(store, key, _VERSION) if len(wanted) > _FEW else {}
+    found = copies.read(store, wanted, _short, known)
+    try:
+        made = _windowed(found)
+    except ValidationError:
+        # Another version of this package wrote the copy.
+        known = {}
+        found = copies.read(store, wanted, _short, known)
+        made = _windowed(found)
+    if len(wanted) > _FEW and found.read:
+        kept = {report: known[report] for report in ordered[-LONGEST:] if report in known}
+        copies.save(store, key, _VERSION, {**kept, **found.values})
+    return made
+
+
+def _windowed(found: Copy) -> list[_Windowed]:
+    return [_Windowed.model_validate(value) for _, value in found.values.values() if value is not None]
+
+
+def _short(key: str, content: bytes) -> Any:
+    """Return what the map needs of a report; ``None`` if the report has an incompatible format."""
+    report = _parsed(content)
+    if report is None:
+        return None
+    features = [_Feature(**{name: getattr(drift, name) for name in _Feature.model_fields}) for drift in report.features]
+    short = _Windowed(window=WindowFacts.of(report.window), features=features)
+    return short.model_dump(mode="json", exclude_defaults=True)
 
 
 def _parsed(content: bytes) -> Report | None:
@@ -105,7 +178,7 @@ def _parsed(content: bytes) -> Report | None:
         return None
 
 
-def _weight(found: Iterable[Drift]) -> float:
+def _weight(found: Iterable[_Feature]) -> float:
     total = 0.0
     for drift in found:
         if drift.drifted or drift.broken:
@@ -114,11 +187,11 @@ def _weight(found: Iterable[Drift]) -> float:
     return total
 
 
-def _importance(found: dict[int, Drift]) -> float | None:
+def _importance(found: dict[int, _Feature]) -> float | None:
     return found[max(found)].importance
 
 
-def _cell(drift: Drift | None) -> Cell | None:
+def _cell(drift: _Feature | None) -> Cell | None:
     return Cell(effect=drift.effect, drifted=drift.drifted, broken=drift.broken) if drift is not None else None
 
 

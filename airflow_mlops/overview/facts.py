@@ -96,17 +96,21 @@ class Point(Model):
     task: TaskFacts | None = None
 
 
-class TrendPoint(Model):
-    """The metric and the verdict of one window of a trend.
+class Trend(Model):
+    """The metric and the verdict of the last windows. All lists have one item for each window, ordered by time.
 
-    :param value: realised performance; ``None`` if it was not measured
+    Lists are much faster to read than one object for each window.
+
+    :param windows: labels of the windows
+    :param values: realised performance; ``None`` if it was not measured
     :param estimated: estimated performance; ``None`` if it was not estimated
+    :param verdicts: decisions about the windows
     """
 
-    window: WindowFacts
-    value: float | None
-    estimated: float | None
-    verdict: Verdict
+    windows: list[str] = Field(default_factory=list)
+    values: list[float | None] = Field(default_factory=list)
+    estimated: list[float | None] = Field(default_factory=list)
+    verdicts: list[Verdict] = Field(default_factory=list)
 
 
 class Acknowledgement(Model):
@@ -136,6 +140,16 @@ class Champion(Model):
     reason: str = ""
 
 
+class Candidate(Model):
+    """The newest version that was trained.
+
+    :param trained: time at which its training had finished
+    """
+
+    version: int
+    trained: AwareDatetime
+
+
 class Monitoring(Model):
     """The last monitored window, and the windows before it.
 
@@ -144,7 +158,7 @@ class Monitoring(Model):
     :param metric: name of the metric of the trend; ``None`` if nothing was measured in the last windows
     :param greater_is_better: the direction of ``metric``
     :param coverage: share of the predictions that have a label; ``None`` without predictions
-    :param trend: the last windows, ordered by time. A value of another metric than ``metric`` is left out
+    :param trend: the last windows. A value of another metric than ``metric`` is left out
     :param acknowledged: the acknowledgement of the verdict ``watch``; ``None`` if there is none
     """
 
@@ -155,7 +169,7 @@ class Monitoring(Model):
     metric: str | None = None
     greater_is_better: bool | None = None
     coverage: float | None = None
-    trend: list[TrendPoint] = Field(default_factory=list)
+    trend: Trend = Trend()
     acknowledged: Acknowledgement | None = None
 
 
@@ -223,6 +237,7 @@ class Overview(Model):
     :param owner: owners of its DAGs, separated by commas; ``None`` if they are unknown
     :param tags: tags of its DAGs
     :param champion: the champion according to the ledger; ``None`` if the model has no champion
+    :param candidate: the newest trained version; ``None`` if it is unknown, as with versions that were registered elsewhere
     :param previous: the version that the champion replaced
     :param labels_until: end of the last monitored window in which predictions have labels
     :param request: the open request for retraining; ``None`` without one
@@ -236,6 +251,7 @@ class Overview(Model):
     tags: list[str] = Field(default_factory=list)
     dags: ModelDags = ModelDags()
     champion: Champion | None = None
+    candidate: Candidate | None = None
     previous: int | None = None
     monitoring: Monitoring | None = None
     scoring: Scoring | None = None

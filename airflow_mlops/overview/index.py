@@ -6,34 +6,42 @@ For a model called MODEL::
     indexes/models/MODEL/decisions.json      from the ledger
     indexes/models/MODEL/scoring.json        from the predictions MODEL_predictions
     indexes/models/MODEL/scoring-NAME.json   from the predictions NAME
+    indexes/models/MODEL/candidate-DAG-vVERSION.json   from the last training of a DAG; DAG is a hash of its id
     indexes/models.json.gz                   a copy of all of these, with which a page begins
 
 The step that changes a source computes the section of this source from the source, and writes it. The truth stays in the
-ledger, the reports and the predictions: ``airflow mlops index`` writes all sections again. A failing index never fails a
-step.
+ledger, the reports and the predictions: ``airflow mlops index`` writes their sections again. The versions of a model are in
+MLflow, so sections about trainings are kept as they are, and the next training of a DAG writes a new one. A failing index never
+fails a step.
 """
 
 from __future__ import annotations
 
 import logging
 import time
+from datetime import datetime, timezone
 from typing import Any
 
 from pydantic import ValidationError
 
 from airflow_mlops.core.errors import MLOpsError, StoreError
+from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore, pauses
 from airflow_mlops.overview import copies, sections, sources
-from airflow_mlops.overview.sections import FOLDER, Kind, Section
+from airflow_mlops.overview.facts import Candidate
+from airflow_mlops.overview.sections import FOLDER, Kind, Section, Trained
 
 log = logging.getLogger(__name__)
 
 SNAPSHOT = "indexes/models.json.gz"
-_VERSION = 1
+_VERSION = 2
 # Written after the sections of all models were written once. Stores of earlier releases do not have it.
 _COMPLETE = f"{FOLDER}/complete"
-# More changed sections than this make the next cold start slow.
-_CHANGED = 16
+# More changed sections than this are copied into the snapshot. A cold start reads each of the others with one request.
+_CHANGED = 4
+
+# The page of a model computes these from the ledger and the reports, which it shows.
+_WITH_HISTORY = (("decisions", None), ("monitoring", None))
 
 # The sections that this process has read, by URL of the store.
 _known: dict[str, dict[str, tuple[str, Any]]] = {}
@@ -60,6 +68,28 @@ def update(store: ArtifactStore, model: str, kind: Kind, predictions: str | None
         log.warning("The index of model %r was not updated, so pages may show older facts: %s", model, error)
 
 
+def trained(store: ArtifactStore, ref: ModelVersionRef, dag_id: str) -> None:
+    """Add a version that was trained to the index. An error is only logged.
+
+    Trainings that end at the same time write different objects. Each deletes those of its DAG that are not the newest, so the
+    newest one remains.
+
+    :param dag_id: DAG of the task that trained it; empty without Airflow
+    """
+    key = sections.candidate_key(ref, dag_id)
+    try:
+        if not store.exists(key):
+            found = Trained(newest=Candidate(version=ref.version, trained=datetime.now(timezone.utc)), dag_id=dag_id)
+            content = Section(model=ref.model, candidate=found).model_dump_json(exclude_defaults=True)
+            store.write_bytes(key, content.encode())
+        folder, _, name = key.rpartition("/")
+        start = f"{folder}/{name.rpartition('-v')[0]}-v"
+        for older in sorted(item for item in store.keys(folder) if item.startswith(start))[:-1]:
+            store.delete(older)
+    except Exception as error:  # noqa: BLE001 - the step has succeeded
+        log.warning("The index lacks %s, so pages may not show it: %s", ref, error)
+
+
 def _write(store: ArtifactStore, section: Section, kind: Kind, predictions: str | None) -> None:
     key = sections.key(section.model, kind, predictions)
     store.write_bytes(key, section.model_dump_json(exclude_defaults=True).encode())
@@ -77,7 +107,7 @@ def read(store: ArtifactStore) -> dict[str, list[Section]]:
     if _COMPLETE not in listed:
         rebuild(store)
         listed = store.find_info(FOLDER)
-    listed = {key: info for key, info in listed.items() if key.endswith(".json") and "/." not in key}
+    listed = {key: info for key, info in listed.items() if _is_section(key)}
     # A process that has just started knows nothing.
     known = _known.get(store.url) or copies.load(store, SNAPSHOT, _VERSION)
     found = copies.read(store, listed, lambda key, content: content.decode(errors="replace"), known)
@@ -89,9 +119,8 @@ def read(store: ArtifactStore) -> dict[str, list[Section]]:
     for key, (stamp, content) in found.values.items():
         same = earlier.get(key)
         section = same[1] if same is not None and same[0] == stamp else _parsed(store, key, content)
-        if section is not None:
-            parsed[key] = (stamp, section)
-            models.setdefault(section.model, []).append(section)
+        parsed[key] = (stamp, section)
+        models.setdefault(section.model, []).append(section)
     _parsed_sections[store.url] = parsed
     return models
 
@@ -102,18 +131,21 @@ def forget() -> None:
     _parsed_sections.clear()
 
 
-def _parsed(store: ArtifactStore, key: str, content: str) -> Section | None:
+def _parsed(store: ArtifactStore, key: str, content: str) -> Section:
     try:
         return Section.model_validate_json(content)
     except ValidationError:
         return _repaired(store, key)
 
 
-def _repaired(store: ArtifactStore, key: str) -> Section | None:
+def _repaired(store: ArtifactStore, key: str) -> Section:
     model = sections.model_of(key)
     found = sections.kind_of(key)
     if found is None:
-        return None
+        # Only a training knows what was in it.
+        return Section(
+            model=model, problem=f"The file {key} cannot be read. Delete the file; the next training writes a new one."
+        )
     log.warning("The section %s of the index cannot be read. It is computed again.", key)
     try:
         section = sections.compute(store, model, *found)
@@ -123,19 +155,18 @@ def _repaired(store: ArtifactStore, key: str) -> Section | None:
     return section
 
 
-def scorings(store: ArtifactStore, model: str) -> list[Section]:
-    """Return the sections of a model about its predictions.
+def without_history(store: ArtifactStore, model: str) -> list[Section]:
+    """Return the sections of a model about its predictions and its trainings.
 
     :raises StoreError: the store cannot be read
     """
     present = store.keys(sections.key(model, "scoring").rpartition("/")[0])
-    keys = [key for key in present if (found := sections.kind_of(key)) and found[0] == "scoring"]
+    keys = [key for key in present if _is_section(key) and sections.kind_of(key) not in _WITH_HISTORY]
     if not present:
         # A store without an index.
         section = sections.compute(store, model, "scoring")
         return [section] if section.scoring is not None else []
-    parsed = (_parsed(store, key, content.decode(errors="replace")) for key, content in store.read_many(keys).items())
-    return [section for section in parsed if section is not None]
+    return _read(store, keys)
 
 
 def of(store: ArtifactStore, model: str) -> list[Section]:
@@ -144,10 +175,16 @@ def of(store: ArtifactStore, model: str) -> list[Section]:
     :raises StoreError: the store cannot be read
     """
     folder = sections.key(model, "decisions").rpartition("/")[0]
-    keys = [key for key in store.keys(folder) if sections.kind_of(key)]
-    found = store.read_many(keys).items()
-    parsed = (_parsed(store, key, content.decode(errors="replace")) for key, content in found)
-    return [section for section in parsed if section is not None]
+    keys = [key for key in store.keys(folder) if _is_section(key)]
+    return _read(store, keys)
+
+
+def _read(store: ArtifactStore, keys: list[str]) -> list[Section]:
+    return [_parsed(store, key, content.decode(errors="replace")) for key, content in store.read_many(keys).items()]
+
+
+def _is_section(key: str) -> bool:
+    return sections.kind_of(key) is not None or sections.is_candidate(key)
 
 
 def rebuild(store: ArtifactStore) -> list[str]:

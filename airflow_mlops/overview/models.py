@@ -16,7 +16,7 @@ from airflow_mlops.overview.sections import Section
 from airflow_mlops.registry.ledger import Entry
 
 T = TypeVar("T")
-# Reports, ledger and predictions are read at the same time.
+# Reports, ledger and the index are read at the same time.
 _SOURCES = 3
 _FIRST = datetime.min.replace(tzinfo=timezone.utc)
 
@@ -44,10 +44,10 @@ def model(store: ArtifactStore, name: str) -> ModelFacts | None:
     with ThreadPoolExecutor(_SOURCES) as pool:
         monitored = pool.submit(_windows, store, name)
         decided = pool.submit(decisions.read, store, name)
-        scored = pool.submit(index.scorings, store, name)
+        others = pool.submit(index.without_history, store, name)
     windows, unreadable, details = _tried(monitored.result, unmonitored, problems)
     entries, chain = _tried(decided.result, nothing, problems)
-    sections: list[Section] = _tried(scored.result, [], problems)
+    sections: list[Section] = _tried(others.result, [], problems)
     if not (windows or unreadable or entries or sections or problems):
         return None
     stand = _tried(lambda: decisions.standing(store, name, entries), None, problems)
@@ -70,8 +70,8 @@ def _windows(store: ArtifactStore, name: str) -> tuple[list[Point], list[str], l
     return windows, unreadable, monitoring.details(store, windows)
 
 
-def dags(store: ArtifactStore, name: str) -> ModelDags:
-    """Return the DAGs of a model. A model of which nothing is known has none.
+def dags(store: ArtifactStore, name: str) -> ModelDags | None:
+    """Return the DAGs of a model, from its sections in the index; ``None`` if the store has nothing about the model.
 
     :raises StoreError: the store cannot be read
     """
@@ -79,7 +79,7 @@ def dags(store: ArtifactStore, name: str) -> ModelDags:
     if sections:
         return _overview(name, sections).dags
     found = model(store, name)
-    return found.dags if found is not None else ModelDags()
+    return found.dags if found is not None else None
 
 
 def _tried(read: Callable[[], T], otherwise: T, problems: list[str]) -> T:
@@ -97,6 +97,7 @@ def _overview(name: str, sections: Sequence[Section], problems: Sequence[str] = 
     monitored = next((item.monitoring for item in sections if item.monitoring is not None), Monitored())
     stand = next((item.decisions for item in sections if item.decisions is not None), decisions.Standing())
     scored = [item.scoring for item in sections if item.scoring is not None]
+    trained = [item.candidate for item in sections if item.candidate is not None]
     last = max(
         scored,
         key=lambda item: (_end(item.last.window), item.last.scored_at),
@@ -105,11 +106,12 @@ def _overview(name: str, sections: Sequence[Section], problems: Sequence[str] = 
     return Overview(
         name=name,
         dags=ModelDags(
-            train=stand.train,
+            train=sorted({*stand.train, *(item.dag_id for item in trained)} - {""}),
             score=sorted({item.dag_id for item in scored} - {""}),
             monitor=sorted({*stand.monitor, *monitored.dags}),
         ),
         champion=stand.champion,
+        candidate=max((item.newest for item in trained), key=lambda item: item.version, default=None),
         previous=stand.previous,
         monitoring=_acknowledged(monitored.last, stand),
         scoring=last.last if last is not None else None,

@@ -6,7 +6,7 @@ A copy of the few numbers of each report, so that a model with a long history is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import AwareDatetime, Field, ValidationError
@@ -16,7 +16,7 @@ from airflow_mlops.core.calls import Provenance
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import copies
 from airflow_mlops.overview.copies import Copy
-from airflow_mlops.overview.facts import TREND, Level, Monitoring, Point, TaskFacts, TrendPoint, WindowFacts
+from airflow_mlops.overview.facts import TREND, Level, Monitoring, Point, TaskFacts, Trend, WindowFacts
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Report
@@ -164,17 +164,20 @@ def _summary(windows: Sequence[Point]) -> Monitoring | None:
         metric=measured.metric,
         greater_is_better=measured.greater_is_better,
         coverage=last.coverage,
-        trend=[_trend(point, measured.metric) for point in shown],
+        trend=_trend(shown, measured.metric),
     )
 
 
-def _trend(point: Point, metric: str | None) -> TrendPoint:
-    same = point.metric == metric
-    return TrendPoint(
-        window=point.window,
-        value=point.realised.value if same and point.realised is not None else None,
-        estimated=point.estimated.value if same and point.estimated is not None else None,
-        verdict=point.verdict,
+def _trend(windows: Sequence[Point], metric: str | None) -> Trend:
+    def values(levels: Iterable[Level | None]) -> list[float | None]:
+        found = zip(windows, levels, strict=True)
+        return [level.value if level is not None and point.metric == metric else None for point, level in found]
+
+    return Trend(
+        windows=[point.window.label for point in windows],
+        values=values(point.realised for point in windows),
+        estimated=values(point.estimated for point in windows),
+        verdicts=[point.verdict for point in windows],
     )
 
 

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 from urllib.parse import unquote
 
 from airflow_mlops.core.base import Model
+from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets.pointers import slots_of
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.overview import decisions, monitoring, scoring
+from airflow_mlops.overview import decisions, drift, monitoring, scoring
 from airflow_mlops.overview.decisions import Standing
+from airflow_mlops.overview.facts import Candidate
 from airflow_mlops.overview.monitoring import Monitored
 from airflow_mlops.overview.scoring import LastScoring
 from airflow_mlops.policy import archive
 from airflow_mlops.registry.ledger import folder_name
 
 FOLDER = "indexes/models"
+_CANDIDATE = "candidate-"
 
 Kind = Literal["monitoring", "decisions", "scoring"]
+
+
+class Trained(Model):
+    """The newest version that a DAG has trained.
+
+    :param dag_id: id of the DAG; empty without Airflow
+    """
+
+    newest: Candidate
+    dag_id: str = ""
 
 
 class Section(Model):
@@ -31,6 +45,7 @@ class Section(Model):
     monitoring: Monitored | None = None
     decisions: Standing | None = None
     scoring: LastScoring | None = None
+    candidate: Trained | None = None
     problem: str | None = None
 
 
@@ -43,6 +58,19 @@ def key(model: str, kind: Kind, predictions: str | None = None) -> str:
     return f"{FOLDER}/{folder_name(model)}/{kind}{f'-{predictions}' if own else ''}.json"
 
 
+def candidate_key(ref: ModelVersionRef, dag_id: str) -> str:
+    """Return the store key of the section about a version that a DAG has trained. The keys of a DAG sort by version."""
+    # A DAG id may be as long as a file name.
+    dag = hashlib.sha256(dag_id.encode()).hexdigest()[:16]
+    return f"{FOLDER}/{folder_name(ref.model)}/{_CANDIDATE}{dag}-v{ref.version:08}.json"
+
+
+def is_candidate(key: str) -> bool:
+    """Return whether a key belongs to a section about a trained version."""
+    name = key.rpartition("/")[2]
+    return name.startswith(_CANDIDATE) and name.endswith(".json")
+
+
 def model_of(key: str) -> str:
     """Return the name of the model of a section."""
     return unquote(key.split("/")[2])
@@ -52,7 +80,7 @@ def kind_of(key: str) -> tuple[Kind, str | None] | None:
     """Return the kind of a section and, for ``scoring``, the name of the datasets of predictions.
 
     :param key: store key of the section
-    :return: ``None`` if the key does not belong to a section
+    :return: ``None`` if the key does not belong to a section that is computed from the store
     """
     stem = key.rpartition("/")[2].removesuffix(".json")
     for kind in ("monitoring", "decisions", "scoring"):
@@ -82,6 +110,7 @@ def compute(store: ArtifactStore, model: str, kind: Kind, predictions: str | Non
     """
     if kind == "monitoring":
         windows, unreadable = monitoring.points(store, model)
+        drift.refresh(store, model)
         problem = monitoring.problem(unreadable)
         return Section(model=model, monitoring=monitoring.monitored(windows), problem=problem)
     if kind == "scoring":

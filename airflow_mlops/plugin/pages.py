@@ -18,6 +18,7 @@ from fastapi.staticfiles import StaticFiles
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import models
+from airflow_mlops.overview.facts import ModelDags
 from airflow_mlops.plugin.api.access import AccessDep, require_assets
 from airflow_mlops.plugin.api.app import app as api
 from airflow_mlops.plugin.bundle import DIST
@@ -84,7 +85,8 @@ def may_read(key: Annotated[str, Path()], rights: AccessDep) -> None:
         require_assets(rights)
         return
     try:
-        dags = models.dags(ArtifactStore(default_store()), rest[0]) if rest else None
+        # A page of a model of which nothing else is known is for those who may read all DAGs.
+        dags = (models.dags(ArtifactStore(default_store()), rest[0]) or ModelDags()) if rest else None
     except StoreError as error:
         raise HTTPException(502, str(error)) from None
     if dags is None or not rights.sees(dags):

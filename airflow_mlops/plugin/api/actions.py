@@ -20,7 +20,7 @@ from airflow_mlops.overview import decisions, index, rollbacks
 from airflow_mlops.overview.facts import DecisionFacts, ModelFacts, WindowFacts
 from airflow_mlops.overview.rollbacks import RollbackPreview
 from airflow_mlops.plugin.api.access import Access, AccessDep, same_origin
-from airflow_mlops.plugin.api.common import ModelDep, ModelName, StoreDep
+from airflow_mlops.plugin.api.common import SEEN, ModelDep, ModelName, StoreDep
 from airflow_mlops.registry import requests
 from airflow_mlops.registry.aliases import last_move
 from airflow_mlops.registry.ledger import Decision, Entry, Ledger
@@ -120,8 +120,8 @@ def _teams(rights: Access) -> set[str]:
     return set(get_auth_manager().get_authorized_teams(user=rights.account))
 
 
-@router.get("/models/{name}/rollback")
-def preview_rollback(name: ModelName, facts: ModelDep, store: StoreDep, version: int | None = None) -> RollbackPreview:
+@router.get("/models/{name}/rollback", dependencies=SEEN)
+def preview_rollback(name: ModelName, store: StoreDep, version: int | None = None) -> RollbackPreview:
     """Return what a rollback would change. Nothing is changed."""
     return rollbacks.preview(name, Ledger(store, name).entries(), version)
 

@@ -34,6 +34,16 @@ def store() -> ArtifactStore:
 StoreDep = Annotated[ArtifactStore, Depends(store)]
 
 
+def readable(name: ModelName, rights: AccessDep, found: StoreDep) -> None:
+    """Answer 404 if the user may not see the model. Only the index of the model is read."""
+    dags = models.dags(found, name)
+    if dags is None or not rights.sees(dags):
+        raise unknown()
+
+
+SEEN = [Depends(readable)]
+
+
 def visible(name: ModelName, rights: AccessDep, found: StoreDep) -> ModelFacts:
     """Return all facts about a model that the user may see. Otherwise, the answer is 404."""
     facts = models.model(found, name)

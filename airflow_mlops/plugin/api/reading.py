@@ -20,7 +20,7 @@ from airflow_mlops.overview.samples import Samples
 from airflow_mlops.overview.tasks import TaskResult
 from airflow_mlops.overview.versions import Versions
 from airflow_mlops.plugin.api.access import Access, AccessDep, require_assets
-from airflow_mlops.plugin.api.common import ModelDep, ModelName, StoreDep, mlflow, unknown
+from airflow_mlops.plugin.api.common import SEEN, ModelDep, ModelName, StoreDep, mlflow, unknown
 
 router = APIRouter()
 
@@ -46,22 +46,19 @@ def get_model(facts: ModelDep, rights: AccessDep) -> ModelFacts:
     return facts.model_copy(update=dict(overview))
 
 
-@router.get("/models/{name}/drift")
+@router.get("/models/{name}/drift", dependencies=SEEN)
 def drift_map(
     name: ModelName,
-    facts: ModelDep,
     store: StoreDep,
     features: Annotated[int, Query(ge=1, le=500)] = 30,
-    windows: Annotated[int, Query(ge=1, le=200)] = 36,
+    windows: Annotated[int, Query(ge=1, le=drift.LONGEST)] = 36,
 ) -> DriftMap:
     """Return the drift of the features that matter most, in the last windows."""
     return drift.drift_map(store, name, features, windows)
 
 
-@router.get("/models/{name}/drift/{column:path}")
-def column_drift(
-    name: ModelName, column: str, facts: ModelDep, store: StoreDep, start: UtcDatetime, end: UtcDatetime
-) -> ColumnDrift:
+@router.get("/models/{name}/drift/{column:path}", dependencies=SEEN)
+def column_drift(name: ModelName, column: str, store: StoreDep, start: UtcDatetime, end: UtcDatetime) -> ColumnDrift:
     """Return the distributions of a column in the reference and in a window."""
     window = parse(Window, {"start": start, "end": end}, "The request")
     found = drift.column(store, name, column, window)
@@ -70,8 +67,8 @@ def column_drift(
     return found
 
 
-@router.get("/models/{name}/versions")
-def list_versions(name: ModelName, facts: ModelDep, store: StoreDep) -> Versions:
+@router.get("/models/{name}/versions", dependencies=SEEN)
+def list_versions(name: ModelName, store: StoreDep) -> Versions:
     """Return the versions of a model from the ledger and MLflow, newest first."""
     entries, _ = decisions.read(store, name)
     known = versions.from_ledger(entries)
@@ -81,11 +78,11 @@ def list_versions(name: ModelName, facts: ModelDep, store: StoreDep) -> Versions
         return Versions(versions=[known[number] for number in sorted(known, reverse=True)], problems=[str(error)])
 
 
-@router.get("/models/{name}/data")
-def model_data(name: ModelName, facts: ModelDep, store: StoreDep) -> ModelData:
+@router.get("/models/{name}/data", dependencies=SEEN)
+def model_data(name: ModelName, store: StoreDep) -> ModelData:
     """Return the windows of the datasets that a model reads, and the way from raw data to model and predictions."""
     entries, _ = decisions.read(store, name)
-    scored = [section.scoring for section in index.scorings(store, name) if section.scoring is not None]
+    scored = [section.scoring for section in index.without_history(store, name) if section.scoring is not None]
     return data.model_data(store, name, entries, scored)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.integration.plugin.conftest import client
 from tests.support import reports
-from tests.unit.overview.test_index import promote, score
+from tests.unit.overview.test_index import promote, score, version
 
 if TYPE_CHECKING:
     from fastapi.testclient import TestClient
@@ -75,6 +75,14 @@ def test_a_model_that_the_user_may_not_see_is_like_one_that_does_not_exist(
     index.update(store, "delays", "scoring")
     assert [item["name"] for item in user.get("/mlops/api/models").json()["models"]] == ["delays"]
     assert user.get("/mlops/api/models/delays").status_code == 200
+    for trained, dag_id in (("trained", "score"), ("trained_elsewhere", "train"), ("trained_by_hand", "")):
+        index.trained(store, version(1, trained), dag_id)
+    assert [item["name"] for item in user.get("/mlops/api/models").json()["models"]] == ["delays", "trained"]
+    for page in ("", "/drift", "/versions", "/data"):
+        assert user.get(f"/mlops/api/models/trained{page}").status_code == 200
+        assert user.get(f"/mlops/api/models/trained_elsewhere{page}").status_code == 404
+    listed = user.get("/mlops/api/dags/score").json()["models"]
+    assert [(item["name"], item["candidate"]["version"]) for item in listed if item["candidate"]] == [("trained", 1)]
 
 
 def test_a_store_that_cannot_be_read_is_a_problem(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,7 +135,6 @@ def test_drift_is_ranked_and_shows_the_distributions_of_a_cell(app: Any, store: 
 
 def test_versions_without_mlflow_are_those_of_the_ledger(app: Any, store: ArtifactStore) -> None:
     from airflow_mlops.registry.verdict import CandidateVerdict, GateResult
-    from tests.unit.overview.test_index import version
 
     gates = [
         GateResult(
@@ -294,7 +301,6 @@ def test_data_has_the_windows_and_the_way_to_the_predictions(app: Any, store: Ar
     from airflow_mlops.data.datasets import DatasetWriter
     from airflow_mlops.data.prediction_log import slot
     from airflow_mlops.registry.ledger import Origin
-    from tests.unit.overview.test_index import version
 
     def write(name: str, window: str | None, rows: int, **more: Any) -> Any:
         with DatasetWriter(store, name) as writer:

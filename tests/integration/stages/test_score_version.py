@@ -57,7 +57,7 @@ def test_another_version_scores_into_datasets_of_its_own(store, versions):
     assert current.id == by_number.dataset.id
     assert [section.model_dump() for section in index.of(store, model)] == standing
     index.rebuild(store)
-    found = [section.scoring for section in index.scorings(store, model) if section.scoring is not None]
+    found = [section.scoring for section in index.without_history(store, model) if section.scoring is not None]
     assert [(item.name, item.last.version) for item in found] == [(f"{model}_predictions", champion.version)]
 
 

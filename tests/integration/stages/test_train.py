@@ -18,6 +18,7 @@ from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.metrics.catalog import REALISED
 from airflow_mlops.models.inputs import feature_columns, frame
 from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.overview import models
 from airflow_mlops.profiles.profile import ModelProfile
 from airflow_mlops.registry.versions import download
 from airflow_mlops.stages.context import StepContext
@@ -273,10 +274,11 @@ def test_a_retry_after_a_failure_continues_in_the_same_run(module, point, client
     assert [item.status.value for item in logged] == ["READY"]
 
 
-def test_every_candidate_has_its_own_run_and_version(client, learn, model):
+def test_every_candidate_has_its_own_run_and_version(client, store, learn, model):
     results = [learn({"estimator": LOGISTIC, "params": {"C": c}}, key=f"results/{c}") for c in (0.1, 1.0)]
     assert [result.candidate.version for result in results] == [1, 2]
     assert len({result.run_id for result in results}) == len(runs(client, model)) == 2
+    assert models.model(store, model).candidate.version == 2
 
 
 # Errors

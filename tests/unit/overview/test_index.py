@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.prediction_log import slot
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.overview import copies, index, models, monitoring, sections
+from airflow_mlops.drift.findings import Drift
+from airflow_mlops.overview import copies, drift, index, models, monitoring, sections
 from airflow_mlops.registry.ledger import Decision, Ledger
 from tests.support import reports
 
@@ -83,7 +85,7 @@ def test_a_store_of_an_earlier_release_shows_its_models(store: ArtifactStore) ->
     assert set(found) == {"delays", "other", "third"}
     delays = found["delays"]
     assert (delays.champion.version, delays.champion.by, delays.previous) == (2, "ann", 1)
-    assert [point.window.label for point in delays.monitoring.trend] == MONTHS[:3]
+    assert delays.monitoring.trend.windows == MONTHS[:3]
     assert (delays.scoring.window.label, delays.scoring.version, delays.scoring.rows) == ("2013-03", 2, 2)
     assert (delays.dags.train, delays.dags.score) == (["train"], ["score"])
     assert found["other"].monitoring.verdict == "watch"
@@ -114,7 +116,7 @@ def test_all_sections_equal_the_truth_after_concurrent_writers(store: ArtifactSt
     for thread in threads:
         thread.join()
     trend = by_name(store)["delays"].monitoring.trend
-    assert [point.window.label for point in trend] == MONTHS
+    assert trend.windows == MONTHS
 
 
 def test_the_last_of_two_writers_repairs_the_section(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,3 +245,87 @@ def test_points_of_another_version_are_read_from_the_reports(store: ArtifactStor
     found = copies.load(store, key, 1)
     copies.save(store, key, 1, {name: (stamp, {"new": 1}) for name, (stamp, _) in found.items()})
     assert monitoring.points(store, "delays") == expected
+
+
+def test_a_model_that_was_only_trained_is_listed_with_the_dags_that_trained_it(store: ArtifactStore) -> None:
+    by_name(store)
+    index.trained(store, version(2), "train")
+    index.trained(store, version(1), "other_train")
+    found = by_name(store)["delays"]
+    assert (found.candidate.version, found.champion, found.dags.train) == (2, None, ["other_train", "train"])
+    whole = models.model(store, "delays")
+    assert (whole.candidate, whole.dags, whole.windows) == (found.candidate, found.dags, [])
+    assert models.dags(store, "delays") == found.dags
+    index.rebuild(store)
+    assert by_name(store)["delays"] == found
+
+
+def test_no_training_is_lost_if_several_end_at_the_same_time(store: ArtifactStore) -> None:
+    by_name(store)
+    numbers = range(1, 9)
+    threads = [
+        threading.Thread(target=index.trained, args=(store, version(number), f"train_{number % 2}"))
+        for number in numbers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = by_name(store)["delays"]
+    assert (found.candidate.version, found.dags.train) == (8, ["train_0", "train_1"])
+    kept = [key for key in store.keys("indexes/models/delays") if sections.is_candidate(key)]
+    assert sorted(key[-6:-5] for key in kept) == ["7", "8"]
+
+
+def test_a_damaged_section_about_trainings_is_a_problem_until_the_next_training(store: ArtifactStore) -> None:
+    promote(store, 1)
+    store.write_bytes(sections.candidate_key(version(1), "train"), b"{")
+    [found] = models.models(store).models
+    assert (found.champion.version, found.candidate) == (1, None)
+    assert "/candidate-" in found.problems[0]
+    index.trained(store, version(2), "train")
+    assert by_name(store)["delays"].candidate.version == 2
+
+
+def publish_drift(store: ArtifactStore, month: str, effect: float) -> str:
+    key = reports.publish(store, month)
+    feature = Drift(column="wind", kind="numeric", effect=effect, drifted=True, importance=0.5)
+    store.write_json(key, {**store.read_json(key), "features": [feature.model_dump(mode="json")]})
+    return key
+
+
+def test_the_map_of_drift_reads_no_report_that_the_monitoring_step_has_copied(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [publish_drift(store, month, number / 100) for number, month in enumerate(MONTHS)]
+    index.update(store, "delays", "monitoring")
+    read: list[str] = []
+    whole = store.read_many
+
+    def counted(wanted: Iterable[str]) -> dict[str, bytes]:
+        read.extend(wanted := list(wanted))
+        return whole(wanted)
+
+    monkeypatch.setattr(store, "read_many", counted)
+    found = drift.drift_map(store, "delays", 30, 5)
+    assert [window.label for window in found.windows] == MONTHS[-5:]
+    assert [[cell and cell.effect for cell in row] for row in found.cells] == [[0.07, 0.08, 0.09, 0.1, 0.11]]
+    assert [(item.column, item.importance) for item in found.features] == [("wind", 0.5)]
+    assert len(drift.drift_map(store, "delays", 30, 36).windows) == 12
+    assert read == []
+    publish_drift(store, MONTHS[4], 0.99)
+    store.delete(keys[0])
+    changed = drift.drift_map(store, "delays", 30, 36)
+    assert read == [keys[4]]
+    assert [cell and cell.effect for cell in changed.cells[0]][3] == 0.99
+
+
+def test_a_copy_of_drift_of_another_version_is_not_used(store: ArtifactStore) -> None:
+    for number, month in enumerate(MONTHS):
+        publish_drift(store, month, number / 100)
+    expected = drift.drift_map(store, "delays", 30, 36)
+    key = "indexes/drift/delays.json.gz"
+    found = copies.load(store, key, 1)
+    assert len(found) == 12
+    copies.save(store, key, 1, {name: (stamp, {"new": 1}) for name, (stamp, _) in found.items()})
+    assert drift.drift_map(store, "delays", 30, 36) == expected

@@ -1,4 +1,4 @@
-import type { Decision, Overview, Point, TrendPoint, Verdict, Window } from "./api/types";
+import type { Decision, Overview, Point, Trend, Verdict, Window } from "./api/types";
 
 /** Values for tests. */
 export const month = (number: number): Window => {
@@ -10,8 +10,12 @@ export const month = (number: number): Window => {
   };
 };
 
-export const trend = (values: (number | null)[], verdict: Verdict = "healthy"): TrendPoint[] =>
-  values.map((value, index) => ({ window: month(index + 1), value, estimated: 0.7, verdict }));
+export const trend = (values: (number | null)[], verdict: Verdict = "healthy"): Trend => ({
+  windows: values.map((_, index) => month(index + 1).label),
+  values,
+  estimated: values.map(() => 0.7),
+  verdicts: values.map(() => verdict),
+});
 
 export const overview = (name: string, verdict: Verdict | null = "healthy", fields: Partial<Overview> = {}): Overview => ({
   name,
@@ -19,6 +23,7 @@ export const overview = (name: string, verdict: Verdict | null = "healthy", fiel
   tags: ["prod"],
   dags: { train: ["train"], score: ["score"], monitor: ["monitor"] },
   champion: { version: 3, since: "2013-12-01T00:00:00Z", by: "admin", reason: "It passed every gate." },
+  candidate: { version: 4, trained: "2013-12-02T00:00:00Z" },
   previous: 2,
   monitoring: verdict && {
     window: month(3),

@@ -4,7 +4,8 @@ export type Verdict = "healthy" | "watch" | "retrain";
 
 export type Window = { start: string; end: string; label: string };
 
-export type TrendPoint = { window: Window; value: number | null; estimated: number | null; verdict: Verdict };
+/** The last windows, oldest first: each list has one item for each of them. */
+export type Trend = { windows: string[]; values: (number | null)[]; estimated: (number | null)[]; verdicts: Verdict[] };
 
 export type Monitoring = {
   window: Window;
@@ -14,7 +15,7 @@ export type Monitoring = {
   metric: string | null;
   greater_is_better: boolean | null;
   coverage: number | null;
-  trend: TrendPoint[];
+  trend: Trend;
   acknowledged: { by: string; at: string; note: string } | null;
 };
 
@@ -24,6 +25,8 @@ export type Overview = {
   tags: string[];
   dags: { train: string[]; score: string[]; monitor: string[] };
   champion: { version: number; since: string; by: string | null; reason: string } | null;
+  /** The newest trained version; null if it is unknown. */
+  candidate: { version: number; trained: string } | null;
   previous: number | null;
   monitoring: Monitoring | null;
   scoring: { window: Window | null; scored_at: string; version: number; rows: number } | null;

@@ -4,7 +4,7 @@ import { Link as RouterLink } from "react-router-dom";
 
 import type { Overview } from "../api/types";
 import { number, percent } from "../parts/format";
-import { Sparkline } from "../parts/Sparkline";
+import { newest, Sparkline } from "../parts/Sparkline";
 import { Ago } from "../parts/Time";
 import { VerdictMark } from "../parts/VerdictMark";
 import { modelPage, taskPage } from "../routes";
@@ -37,14 +37,14 @@ const State = ({ model }: { model: Overview }) => (
 );
 
 const Metric = ({ model: { monitoring } }: { model: Overview }) => {
-  const last = monitoring?.trend.at(-1);
-  if (!monitoring || !last) return <>–</>;
+  if (!monitoring || monitoring.trend.windows.length === 0) return <>–</>;
+  const last = newest(monitoring.trend);
   return (
     <Box>
       <Sparkline metric={monitoring.metric} trend={monitoring.trend} />
       <Muted>
-        {monitoring.metric} {number(last.value ?? last.estimated)}
-        {last.value === null && last.estimated !== null ? " (estimated)" : ""},{" "}
+        {monitoring.metric} {number(last.value)}
+        {last.value !== null && last.estimated ? " (estimated)" : ""},{" "}
         <Text as="span" whiteSpace="nowrap">
           {monitoring.window.label}
         </Text>
@@ -53,7 +53,7 @@ const Metric = ({ model: { monitoring } }: { model: Overview }) => {
   );
 };
 
-const Champion = ({ model: { champion } }: { model: Overview }) =>
+const Champion = ({ model: { champion, candidate } }: { model: Overview }) =>
   champion ? (
     <Box whiteSpace="nowrap">
       Version {champion.version}
@@ -62,7 +62,14 @@ const Champion = ({ model: { champion } }: { model: Overview }) =>
       </Muted>
     </Box>
   ) : (
-    <>none</>
+    <Box whiteSpace="nowrap">
+      none
+      {candidate ? (
+        <Muted>
+          version {candidate.version} trained <Ago time={candidate.trained} />
+        </Muted>
+      ) : null}
+    </Box>
   );
 
 const Fresh = ({ model }: { model: Overview }) => (

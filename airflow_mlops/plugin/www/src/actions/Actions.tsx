@@ -46,19 +46,21 @@ export const Actions = ({ model, onDone }: { model: ModelFacts; onDone: () => vo
               <Text>The ledger records that you have seen this: {monitoring.headline}</Text>
             </Action>
           ) : null}
-          <Action
-            act={(reason) => post("retrain", { reason })}
-            asks={{ label: "Reason, for the ledger", required: true }}
-            confirm="Request retraining"
-            name="Request retraining"
-            onDone={onDone}
-            title={`Request retraining of ${name}`}
-          >
-            <Text>
-              The request is recorded in the ledger and sent as the asset event that monitoring would send. It starts the DAGs
-              that are scheduled on it{model.dags.train.length ? `: ${model.dags.train.join(", ")}` : ""}.
-            </Text>
-          </Action>
+          {monitoring || model.scoring ? (
+            <Action
+              act={(reason) => post("retrain", { reason })}
+              asks={{ label: "Reason, for the ledger", required: true }}
+              confirm="Request retraining"
+              name="Request retraining"
+              onDone={onDone}
+              title={`Request retraining of ${name}`}
+            >
+              <Text>
+                The request is recorded in the ledger and sent as the asset event that monitoring would send. It starts the DAGs
+                that are scheduled on it{model.dags.train.length ? `: ${model.dags.train.join(", ")}` : ""}.
+              </Text>
+            </Action>
+          ) : null}
           <Rollback model={model} onDone={onDone} />
         </>
       ) : null}

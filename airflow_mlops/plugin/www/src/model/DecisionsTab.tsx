@@ -19,6 +19,11 @@ const Approval = ({ approval }: { approval: Record<string, unknown> }) => (
   </Text>
 );
 
+const failure = ({ gates }: Decision["candidates"][number]) => {
+  const failed = gates.filter(({ passed }) => !passed).length;
+  return failed ? `failed ${failed}` : "failed";
+};
+
 const Entry = ({ entry }: { entry: Decision }) => (
   <Card.Root as="li" data-decision={entry.decision} size="sm">
     <Card.Body gap={2}>
@@ -48,7 +53,7 @@ const Entry = ({ entry }: { entry: Decision }) => (
       {entry.candidates.map((candidate) => (
         <Box as="details" key={candidate.version}>
           <Box as="summary" cursor="pointer">
-            Version {candidate.version}: {candidate.passed ? "passed every gate" : "failed"} ({candidate.gates.length} gates)
+            Version {candidate.version}: {candidate.passed ? "passed every gate" : failure(candidate)} ({candidate.gates.length} {candidate.gates.length === 1 ? "gate" : "gates"})
           </Box>
           <Text color="fg.muted" my={1}>
             {candidate.reason}
@@ -68,7 +73,9 @@ export const DecisionsTab = ({ model }: { model: ModelFacts }) => {
     <>
       {chain.intact ? (
         <Text color="fg.muted" mb={3}>
-          {decisions.length} entries. The chain of hashes is intact.
+          {decisions.length === 0
+            ? "Nothing has been decided yet."
+            : `${decisions.length} ${decisions.length === 1 ? "entry" : "entries"}. The chain of hashes is intact.`}
         </Text>
       ) : (
         <Problems texts={[`The chain of hashes is broken. ${chain.problem ?? ""}`]} />

@@ -1,5 +1,5 @@
 import { Box, Table, Text } from "@chakra-ui/react";
-import { useRef, type KeyboardEvent } from "react";
+import { useEffect, useRef, type KeyboardEvent } from "react";
 
 import type { Drift, DriftCell } from "../api/types";
 import { number, percent } from "../parts/format";
@@ -20,10 +20,27 @@ const background = (cell: DriftCell): string => {
   return `color-mix(in srgb, var(--chakra-colors-orange-solid) ${Math.round(share * 80)}%, var(--chakra-colors-bg-muted))`;
 };
 
+/** The names stay where they are while the windows are scrolled, and leave room for windows on a narrow screen. */
+const NAME = {
+  background: "var(--chakra-colors-bg)",
+  left: 0,
+  minWidth: "min(260px, 36vw)",
+  overflowWrap: "anywhere",
+  paddingRight: 8,
+  position: "sticky",
+  textAlign: "left",
+  whiteSpace: "normal",
+} as const;
+
 /** Features by windows. One cell is in the tab order; the arrow keys move within the map. */
 export const Heatmap = ({ drift, onSelect, selected }: Props) => {
   const table = useRef<HTMLTableElement>(null);
+  const area = useRef<HTMLDivElement>(null);
   const { cells, features, windows } = drift;
+  // Where not all windows fit, the newest ones are shown first.
+  useEffect(() => {
+    if (area.current) area.current.scrollLeft = area.current.scrollWidth;
+  }, [windows.length]);
   const active = selected ?? { row: 0, column: windows.length - 1 };
   const move = (event: KeyboardEvent, place: Place) => {
     const steps: Record<string, [number, number]> = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };
@@ -39,11 +56,11 @@ export const Heatmap = ({ drift, onSelect, selected }: Props) => {
       <Text color="fg.muted" fontSize="xs" mb={2}>
         Features are ranked by drift times importance. ● drifted, ✕ broken. The stronger the colour, the larger the effect.
       </Text>
-      <Table.ScrollArea maxW="100%">
+      <Table.ScrollArea maxW="100%" ref={area}>
         <table aria-label="Drift of features by window" ref={table} style={{ borderSpacing: 2, borderCollapse: "separate" }}>
           <thead>
             <tr>
-              <th scope="col" style={{ textAlign: "left" }}>
+              <th scope="col" style={NAME}>
                 Feature
               </th>
               {windows.map(({ label, start }, column) => (
@@ -58,7 +75,7 @@ export const Heatmap = ({ drift, onSelect, selected }: Props) => {
           <tbody>
             {features.map(({ column: name, importance }, row) => (
               <tr key={name}>
-                <th scope="row" style={{ textAlign: "left", fontWeight: "normal", paddingRight: 8, whiteSpace: "nowrap" }}>
+                <th scope="row" style={{ ...NAME, fontWeight: "normal" }}>
                   {name}
                   {importance === null ? "" : ` (${percent(importance)})`}
                 </th>

@@ -76,6 +76,12 @@ const Facts = ({ model }: { model: ModelFacts }) => (
       ) : (
         "There is no champion."
       )}
+      {model.candidate && model.candidate.version !== model.champion?.version ? (
+        <>
+          {" "}
+          Version {model.candidate.version} was trained <Ago time={model.candidate.trained} />.
+        </>
+      ) : null}
     </Text>
     {model.scoring ? (
       <Text>
@@ -140,7 +146,7 @@ export const ModelPage = ({ name }: { name: string }) => {
           >
             <Tabs.List mb={2} overflowX="auto">
               {Object.entries(TABS).map(([key, title]) => (
-                <Tabs.Trigger key={key} value={key}>
+                <Tabs.Trigger flexShrink={0} key={key} value={key}>
                   {title}
                 </Tabs.Trigger>
               ))}

@@ -8,7 +8,7 @@ import { change, kindOf } from "../parts/decisions";
 import { moment, number } from "../parts/format";
 import { useWidth } from "../parts/useWidth";
 import { COLOR, shapePath } from "../parts/VerdictMark";
-import { place, runs } from "./events";
+import { place, runs, spread } from "./events";
 
 const HEIGHT = 320;
 const MARGIN = { top: 34, right: 16, bottom: 58, left: 48 };
@@ -157,10 +157,10 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
             <path d={path("realised", (found) => found.reference)} fill="none" stroke={MUTED} strokeDasharray="2 3" />
             <path d={path("estimated", (found) => found.value)} fill="none" stroke={ESTIMATED} strokeDasharray="5 3" strokeWidth="2" />
             <path d={path("realised", (found) => found.value)} fill="none" stroke={REALISED} strokeWidth="2" />
-            {events.map(({ at, decision, rank }) => (
-              <g key={decision.seq} transform={`translate(${x(at)} 20)`}>
-                {rank === 0 ? <path d={`M0 8V${bottom - 20}`} stroke={MUTED} strokeDasharray="1 3" /> : null}
-                <g transform={`translate(${rank * 15} 0)`}>
+            {spread(events, x, width - 8).map(({ decision, first, offset, x: left }) => (
+              <g key={decision.seq} transform={`translate(${left} 20)`}>
+                {first ? <path d={`M0 8V${bottom - 20}`} stroke={MUTED} strokeDasharray="1 3" /> : null}
+                <g transform={`translate(${offset} 0)`}>
                   <Mark kind={decision.decision} />
                 </g>
                 <title>{`${kindOf(decision.decision).name}, ${moment(decision.time)}: ${change(decision)}`}</title>

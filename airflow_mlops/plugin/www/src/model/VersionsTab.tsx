@@ -61,7 +61,7 @@ const rows = (versions: ModelVersion[]): { title: string; rows: Row[] }[] => [
       { name: "created", cell: ({ created }) => (created ? moment(created) : "–") },
       {
         name: "training data",
-        cell: ({ dataset }) => (dataset ? `${dataset.name} ${dataset.id.slice(0, 12)}, ${number(dataset.rows)} rows` : "–"),
+        cell: ({ dataset }) => (dataset ? `${dataset.name} ${dataset.id.slice(0, 12)}${dataset.rows === null ? "" : `, ${number(dataset.rows)} rows`}` : "–"),
       },
       { name: "MLflow run", cell: ({ mlflow_url, run_id }) => (run_id ? <Outside href={mlflow_url}>{run_id.slice(0, 12)}</Outside> : "–") },
       {
@@ -119,12 +119,12 @@ export const VersionsTab = ({ name }: { name: string }) => {
                   </Table.Row>
                   {group.rows.map((row) => (
                     <Table.Row key={row.name}>
-                      <Table.Cell bg="bg" left={0} minW="120px" position="sticky" zIndex={1}>
+                      <Table.Cell bg="bg" left={0} maxW="max(120px, 24vw)" minW="120px" overflowWrap="anywhere" position="sticky" whiteSpace="normal" zIndex={1}>
                         {row.name}
                       </Table.Cell>
                       {versions.map((version) => (
                         <Table.Cell key={version.version}>
-                          <Box maxW="260px" overflowWrap="anywhere">
+                          <Box maxW="260px" minW="150px" overflowWrap="anywhere" whiteSpace="normal">
                             {row.cell(version)}
                           </Box>
                         </Table.Cell>

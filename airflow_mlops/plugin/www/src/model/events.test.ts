@@ -1,7 +1,7 @@
 import { describe, expect, it } from "vitest";
 
 import { decision, month, point } from "../fixtures";
-import { place, runs } from "./events";
+import { place, runs, spread } from "./events";
 
 const at = (time: string) => Date.parse(time);
 
@@ -17,10 +17,22 @@ describe("decisions on the axis of the windows", () => {
     const placed = place(times.map((time, index) => decision(index, time)), windows);
     expect(placed.map((event) => event.at)).toEqual([month(1).start, month(1).end, month(3).end].map(at));
   });
+  it("stand at the right edge if they are much later than the last window", () => {
+    const windows = [1, 2, 3].map((number) => point(number));
+    const span = at(month(3).end) - at(month(1).start);
+    const [later] = place([decision(1, "2026-01-01T00:00:00Z")], windows);
+    expect(later?.at).toBe(at(month(3).end) + 0.15 * span);
+  });
   it("stand side by side at one place, the first one first", () => {
-    const windows = [point(1, { checked: "2026-01-01T00:00:00Z" })];
-    const placed = place([decision(2, "2026-01-03T00:00:00Z"), decision(1, "2026-01-02T00:00:00Z")], windows);
-    expect(placed.map((event) => [event.decision.seq, event.rank])).toEqual([[1, 0], [2, 1]]);
+    const events = [30, 10, 31, 95].map((at, seq) => ({ at, decision: decision(seq, "2026-01-03T00:00:00Z") }));
+    const placed = spread([...events, { at: 96, decision: decision(4, "2026-01-04T00:00:00Z") }], (at) => at, 100);
+    expect(placed.map(({ decision: { seq }, first, offset, x }) => [seq, x, offset, first])).toEqual([
+      [1, 10, 0, true],
+      [0, 30, 0, true],
+      [2, 30, 15, false],
+      [3, 95, -15, true],
+      [4, 95, 0, false],
+    ]);
   });
   it("are nowhere without a window", () => {
     expect(place([decision(1, "2013-01-01T00:00:00Z")], [])).toEqual([]);

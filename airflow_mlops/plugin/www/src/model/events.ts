@@ -1,15 +1,20 @@
 import type { Decision, Point } from "../api/types";
 
-/** `rank` counts the earlier decisions at the same place, so that their marks can stand side by side. */
-export type Event = { at: number; rank: number; decision: Decision };
+export type Event = { at: number; decision: Decision };
+/** A mark is drawn `offset` pixels beside its place `x`. Only the first of several marks at one place has a line below it. */
+export type Placed = { x: number; offset: number; first: boolean; decision: Decision };
 export type Run = { version: number; start: number; end: number };
 
 const ms = Date.parse;
+/** Later decisions stand this far behind the last window, as a share of the time of all windows. */
+const LATER = 0.15;
+const MARK = 15;
 
 /**
  * Where decisions stand on the axis of the windows. A decision stands at its own time. In a backfill, every window was
  * checked after the last one had ended, so the times of decisions say nothing about the data: there, a decision stands at
- * the end of the newest window that had been checked before it, or at the start of the first window.
+ * the end of the newest window that had been checked before it, or at the start of the first window. A decision long after
+ * the last window stands at the right edge: at its own time, it would leave no room for the windows.
  */
 export const place = (decisions: Decision[], windows: Point[]): Event[] => {
   const first = windows[0];
@@ -17,17 +22,36 @@ export const place = (decisions: Decision[], windows: Point[]): Event[] => {
   const lastEnd = Math.max(...windows.map(({ window }) => ms(window.end)));
   const backfill = windows.every(({ checked }) => ms(checked) >= lastEnd);
   const start = ms(first.window.start);
-  const ranks = new Map<number, number>();
+  const end = lastEnd + LATER * (lastEnd - start);
   return [...decisions]
     .sort((one, other) => one.seq - other.seq)
     .map((decision) => {
       const time = ms(decision.time);
       const before = windows.filter(({ checked }) => ms(checked) <= time);
       const at = Math.max(start, ...(backfill ? before.map(({ window }) => ms(window.end)) : [time]));
-      const rank = ranks.get(at) ?? 0;
-      ranks.set(at, rank + 1);
-      return { at, rank, decision };
+      return { at: Math.min(end, at), decision };
     });
+};
+
+/** Put marks that would cover each other side by side, to the left where there is no room to the right. */
+export const spread = (events: Event[], x: (at: number) => number, width: number): Placed[] => {
+  const groups: Event[][] = [];
+  for (const event of [...events].sort((one, other) => one.at - other.at)) {
+    const group = groups.at(-1);
+    const start = group?.[0];
+    if (group && start && x(event.at) < x(start.at) + group.length * MARK) group.push(event);
+    else groups.push([event]);
+  }
+  return groups.flatMap((group) => {
+    const place = x(group[0]?.at ?? 0);
+    const left = place + group.length * MARK > width;
+    return group.map(({ decision }, rank) => ({
+      x: place,
+      offset: (left ? rank - group.length + 1 : rank) * MARK,
+      first: rank === 0,
+      decision,
+    }));
+  });
 };
 
 /** Spans of consecutive windows whose predictions one version made. */

@@ -1,4 +1,4 @@
-import { Box, Card, Stack, Table } from "@chakra-ui/react";
+import { Box, Card, Stack, Table, Text } from "@chakra-ui/react";
 
 import type { Overview } from "../api/types";
 import { useWidth } from "../parts/useWidth";
@@ -18,7 +18,14 @@ export const ModelList = ({ models }: { models: Overview[] }) => {
               <Card.Body gap={2}>
                 <Name model={model} />
                 {COLUMNS.slice(0, 4).map(({ title, cell }) => (
-                  <Box key={title}>{cell(model)}</Box>
+                  <Box key={title}>
+                    {title === COLUMNS[0]?.title ? null : (
+                      <Text color="fg.muted" fontSize="xs">
+                        {title}
+                      </Text>
+                    )}
+                    {cell(model)}
+                  </Box>
                 ))}
                 <Waiting model={model} />
               </Card.Body>

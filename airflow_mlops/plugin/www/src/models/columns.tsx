@@ -37,7 +37,7 @@ const State = ({ model }: { model: Overview }) => (
 );
 
 const Metric = ({ model: { monitoring } }: { model: Overview }) => {
-  if (!monitoring || monitoring.trend.windows.length === 0) return <>–</>;
+  if (!monitoring || monitoring.metric === null) return <>–</>;
   const last = newest(monitoring.trend);
   return (
     <Box>
@@ -63,7 +63,7 @@ const Champion = ({ model: { champion, candidate } }: { model: Overview }) =>
     </Box>
   ) : (
     <Box whiteSpace="nowrap">
-      none
+      no champion
       {candidate ? (
         <Muted>
           version {candidate.version} trained <Ago time={candidate.trained} />
@@ -83,7 +83,7 @@ const Fresh = ({ model }: { model: Overview }) => (
     )}
     <Muted>
       {model.labels_until ? `labels until ${model.labels_until.slice(0, 10)}` : "no labels"}
-      {model.monitoring ? `, ${percent(model.monitoring.coverage)} in the last window` : ""}
+      {model.labels_until && model.monitoring ? `, for ${percent(model.monitoring.coverage)} of the last window` : ""}
     </Muted>
   </Box>
 );

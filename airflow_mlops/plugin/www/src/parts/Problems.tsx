@@ -8,7 +8,7 @@ export const Problems = ({ failure, onRetry, texts = [] }: { failure?: Failure |
     {failure ? (
       <Alert.Root mb={3} role="alert" status="error">
         <Alert.Indicator />
-        <Alert.Content>
+        <Alert.Content minW={0} overflowWrap="anywhere">
           <Alert.Description>{failure.message}</Alert.Description>
         </Alert.Content>
         {onRetry ? (
@@ -21,7 +21,7 @@ export const Problems = ({ failure, onRetry, texts = [] }: { failure?: Failure |
     {texts.map((text) => (
       <Alert.Root key={text} mb={3} status="warning">
         <Alert.Indicator />
-        <Alert.Content>
+        <Alert.Content minW={0} overflowWrap="anywhere">
           <Alert.Description>{text}</Alert.Description>
         </Alert.Content>
       </Alert.Root>

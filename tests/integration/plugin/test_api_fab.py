@@ -1,4 +1,4 @@
-"""The JSON API with the roles of the FAB auth manager, where its provider is installed."""
+"""Every route of the JSON API with the roles of the FAB auth manager."""
 
 from __future__ import annotations
 
@@ -23,14 +23,21 @@ _PROBE = """
     from airflow.utils.session import create_session
     from fastapi.testclient import TestClient
     from tests.support import reports
-    from tests.unit.overview.test_index import promote
+    from tests.unit.overview.test_index import promote, publish_drift, version
+    from airflow_mlops.overview import index
     from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.settings import default_store
+    from airflow_mlops.plugin.api.app import app as app_of_api
 
     store = ArtifactStore(default_store())
     promote(store, 1)
-    reports.publish(store, "2013-01", "watch")
+    promote(store, 2)
+    publish_drift(store, "2013-01", 0.3)
+    key = reports.publish(store, "2013-02", "watch")
     reports.publish(store, "2013-01", model="without_dag")
+    index.trained(store, version(1, "trained"), "train")
+    result = {"summary": "Valid.", "success": True, "docs_url": "", "quarantined": None}
+    store.write_json("results/train/r/check/-1/a.json", result)
     with create_session() as session:
         session.add(DagBundleModel(name="tests"))
         session.flush()
@@ -50,19 +57,32 @@ _PROBE = """
             made = security.add_user(role, role, role, f"{role}@example.com", security.find_role(role), password="secret")
             assert made, role
     found = {}
-    window = {"start": "2013-01-01T00:00:00Z", "end": "2013-02-01T00:00:00Z"}
+    january = {"start": "2013-01-01T00:00:00Z", "end": "2013-02-01T00:00:00Z"}
+    february = {"start": "2013-02-01T00:00:00Z", "end": "2013-03-01T00:00:00Z"}
+    values = {"name": "delays", "column": "wind", "dag_id": "train", "run_id": "r", "task_id": "check", "map_index": -1}
+    paths = app_of_api.openapi()["paths"]
+    # A rollback that worked would change what the other roles find.
+    bodies = {"retrain": {"reason": "Snow."}, "rollback": {"reason": "Snow.", "champion": 7}}
     for role in (None, *roles):
         client = TestClient(app, base_url="http://localhost")
         if role is not None:
             answer = client.post("/auth/token", json={"username": role, "password": "secret"})
             assert answer.status_code == 201, answer.text
             client.headers["Authorization"] = "Bearer " + answer.json()["access_token"]
+        status = {}
+        for path, methods in paths.items():
+            for method in methods:
+                action = path.rpartition("/")[2]
+                body = bodies.get(action, {"window": february, "note": str(role)}) if method == "post" else None
+                params = january if "column" in path else None
+                address = "/mlops/api" + path.format(**values)
+                answer = client.request(method, address, json=body, params=params)
+                status[f"{method} {path}"] = answer.status_code
         listed = client.get("/mlops/api/models")
-        names = [item["name"] for item in listed.json()["models"]] if listed.status_code == 200 else listed.status_code
-        one = client.get("/mlops/api/models/delays")
-        act = client.post("/mlops/api/models/delays/acknowledge", json={"window": window, "note": str(role)})
-        page = client.get("/mlops/artifacts/reports/delays/none.html")
-        found[str(role)] = [names, one.status_code, act.status_code, page.status_code]
+        names = [item["name"] for item in listed.json()["models"]] if listed.status_code == 200 else []
+        unknown = client.get("/mlops/api/models/no_such_model").status_code
+        page = client.get("/mlops/artifacts/" + key).status_code
+        found[str(role)] = [names, status, unknown, page]
     print("FOUND", json.dumps(found))
 """
 
@@ -86,14 +106,35 @@ def test_each_role_sees_and_does_what_it_may(tmp_path: Path) -> None:
     run("-m", "airflow", "db", "migrate")
     output = run("-c", textwrap.dedent(_PROBE))
     found = json.loads(next(line for line in output.splitlines() if line.startswith("FOUND")).removeprefix("FOUND "))
-    everything = ["delays", "without_dag"]
-    assert found == {
-        "None": [401, 401, 401, 401],
-        "Public": [[], 404, 404, 404],
-        "Viewer": [everything, 200, 403, 404],
-        "User": [everything, 200, 200, 404],
-        "Op": [everything, 200, 200, 404],
-        "Admin": [everything, 200, 200, 404],
-        "Reads train": [["delays"], 200, 403, 404],
-        "Reads other": [[], 404, 404, 404],
-    }
+    everything = ["delays", "trained", "without_dag"]
+    routes = found["None"][1]
+    assert len(routes) == 14
+    samples = "get /tasks/{dag_id}/{run_id}/{task_id}/{map_index}/samples"
+
+    def statuses(role: str) -> set[tuple[str, int]]:
+        return {(route.partition(" ")[0], code) for route, code in found[role][1].items() if route != samples}
+
+    assert {code for _, code in statuses("None")} == {401}
+    for role in ("Public", "Reads other"):
+        assert found[role][0] == []
+        assert found[role][1].pop("get /models") == 200
+        assert {code for _, code in statuses(role)} == {404}, (role, found[role])
+    assert found["Viewer"][0] == everything
+    assert found["Reads train"][0] == ["delays", "trained"]
+    for role in ("Viewer", "Reads train"):
+        assert statuses(role) == {("get", 200), ("post", 403)}, (role, found[role])
+    for role in ("User", "Op", "Admin"):
+        names, status, *_ = found[role]
+        assert names == everything
+        # Nothing listens to a request for retraining, and the rollback names another champion.
+        assert statuses(role) == {("get", 200), ("post", 200), ("post", 409)}, (role, found[role])
+        assert status["post /models/{name}/acknowledge"] == 200
+    # Rows are for those who may read assets.
+    rows = {role: status.get(samples) for role, (_, status, *_) in found.items()}
+    readers = dict.fromkeys(("Viewer", "User", "Op", "Admin"), 200)
+    assert rows == {"None": 401, "Public": 403, "Reads train": 403, "Reads other": 403, **readers}
+    assert {role: unknown for role, (*_, unknown, _) in found.items()} == {"None": 401} | dict.fromkeys(
+        ("Public", "Viewer", "User", "Op", "Admin", "Reads train", "Reads other"), 404
+    )
+    pages = {role: page for role, (*_, page) in found.items()}
+    assert pages == {"None": 401, "Public": 404, "Reads other": 404, "Reads train": 200, **readers}

@@ -55,25 +55,29 @@ const go = async (page, path, text) => {
   return shown(page, text);
 };
 
-/** Each page in both colour modes, wide and narrow: what axe finds, and what is wider than the screen. */
+/** Each page with its texts, in both colour modes, wide and narrow: what axe finds, and what is wider than the screen. */
 const pages = async (list) => {
   const page = await open();
   await visit(page, ...list[0]);
-  for (const [mode, width] of [["light", 1280], ["dark", 400]]) {
-    await page.emulateMedia({ colorScheme: mode });
-    await page.setViewportSize({ width, height: 900 });
-    for (const [path, text] of list) {
-      const root = await go(page, path, text);
+  await page.addScriptTag({ path: AXE });
+  for (const [path, ...texts] of list) {
+    const root = await go(page, path, texts[0]);
+    for (const [mode, width] of [["light", 1280], ["light", 400], ["dark", 400], ["dark", 1280]]) {
       const place = `${path} ${mode} ${width}`;
-      if (!(await page.evaluate((name) => document.documentElement.matches(`.${name}`), mode))) problems.push(`${place}: not ${mode}`);
+      await page.setViewportSize({ width, height: 900 });
+      await page.emulateMedia({ colorScheme: mode });
+      // The mode is a class of the page, which Airflow sets after the browser's preference has changed.
+      await page.locator(`html.${mode}`).waitFor();
+      for (const text of texts) await shown(page, text);
       const wide = await root.evaluate((element) => element.scrollWidth - element.clientWidth);
       if (wide > 1) problems.push(`${place}: ${wide} pixels wider than the screen`);
-      await page.addScriptTag({ path: AXE });
       const { violations } = await page.evaluate(() => globalThis.axe.run("[data-testid=mlops]", { resultTypes: ["violations"] }));
       for (const { id, impact, nodes } of violations) {
         if (["serious", "critical"].includes(impact)) problems.push(`${place}: ${id} at ${nodes[0].html.slice(0, 200)}`);
       }
     }
+    // The next page is waited for in the layout in which it is looked for.
+    await page.setViewportSize({ width: 1280, height: 900 });
   }
   return {};
 };
@@ -132,19 +136,8 @@ const act = async (name, list) => {
   return { said };
 };
 
-/** Wait until each page shows its texts. */
-const read = async (list) => {
-  const page = await open();
-  await visit(page, ...list[0]);
-  for (const [path, ...texts] of list) {
-    await go(page, path, texts[0]);
-    for (const text of texts.slice(1)) await shown(page, text);
-  }
-  return {};
-};
-
 try {
-  const found = await { pages, keyboard, act, read }[command](...args.map((argument) => JSON.parse(argument)));
+  const found = await { pages, keyboard, act }[command](...args.map((argument) => JSON.parse(argument)));
   console.log(JSON.stringify({ ...found, problems, hosts: [...hosts] }));
 } finally {
   await browser.close();

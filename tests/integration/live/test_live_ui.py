@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,11 +19,13 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.findings import Bin, Drift
+from airflow_mlops.overview import index
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Report, Verdict
 from airflow_mlops.policy.spec import Policy
 from tests.integration.live.test_live_approval import Model
+from tests.support import flights_year
 from tests.support.live import LiveAirflow
 
 ROOT = Path(__file__).parents[3]
@@ -104,6 +107,22 @@ def publish(store: ArtifactStore, version: ModelVersionRef, month: int) -> None:
     store.write_json(archive.key(store, version.model, report.window), report.model_dump(mode="json"))
 
 
+@pytest.fixture(scope="module")
+def year(airflow: LiveAirflow, mlflow_server: str) -> str:
+    """The name of a model with the history of the flights' year, and that of a model that was only trained: NAME_new."""
+    from mlflow import MlflowClient
+
+    client, name = MlflowClient(mlflow_server), f"flights_{uuid.uuid4().hex[:8]}"
+    client.create_registered_model(name)
+    run = client.create_run("0").info
+    for _ in range(flights_year.VERSIONS):
+        client.create_model_version(name, f"{run.artifact_uri}/model", run.run_id)
+    store = ArtifactStore(f"file://{airflow.home}/artifacts")
+    flights_year.write(store, name, run.run_id)
+    index.trained(store, ModelVersionRef(model=f"{name}_new", version=1, run_id=run.run_id), f"{name}_train")
+    return name
+
+
 def browse(airflow: LiveAirflow, command: str, *arguments: Any) -> dict[str, Any]:
     """Run one command of ``tests/browser/ui.mjs``; no script of the data may run, and no other host may be asked."""
     found = subprocess.run(
@@ -117,8 +136,8 @@ def browse(airflow: LiveAirflow, command: str, *arguments: Any) -> dict[str, Any
     return answer
 
 
-def page(model: Model, tab: str) -> str:
-    return f"/plugin/mlops/{quote(model.name)}?tab={tab}"
+def page(model: str, tab: str) -> str:
+    return f"/plugin/mlops/{quote(model)}?tab={tab}"
 
 
 def test_pages_can_be_used_with_the_keyboard_alone(airflow: LiveAirflow, model: Model) -> None:
@@ -153,19 +172,28 @@ def test_what_users_click_is_in_the_ledger(airflow: LiveAirflow, model: Model) -
     assert {entry.provenance.user for entry in found[1:4]} == {"admin"}
 
 
-def test_pages_are_readable_in_both_colour_modes_on_wide_and_narrow_screens(airflow: LiveAirflow, model: Model) -> None:
+def test_pages_are_readable_in_both_colour_modes_on_wide_and_narrow_screens(
+    airflow: LiveAirflow, model: Model, year: str
+) -> None:
     run_id = quote(airflow.runs("ui_promote")[0]["dag_run_id"])
+    task = f"/dags/ui_promote/runs/{run_id}/tasks"
     # Each page with the texts that it must show; what is planted is shown as it is.
     pages = [
         (f"/plugin/mlops?q={model.name}", model.name, PLANTED),
-        (page(model, "timeline"), "Report of 2013-12", model.name, PLANTED),
-        (page(model, "drift"), "drifted", model.name, PLANTED),
-        (page(model, "decisions"), "Rollback", model.name, PLANTED),
-        (page(model, "versions"), "passed", model.name),
-        (page(model, "data"), "2013-Q1: 2 rows", model.name, f"{model.name}_training"),
+        (page(model.name, "timeline"), "Report of 2013-12", PLANTED),
+        (page(model.name, "drift"), "drifted", PLANTED),
+        (page(model.name, "decisions"), "Rollback", PLANTED),
+        (page(model.name, "versions"), "passed", model.name),
+        (page(model.name, "data"), "2013-Q1: 2 rows", f"{model.name}_training"),
         ("/dags/ui_promote/plugin/mlops-models", "Trains", model.name),
-        (f"/dags/ui_promote/runs/{run_id}/tasks/promote/plugin/mlops-result", "Promoted", model.name, PLANTED),
-        (f"/dags/ui_promote/runs/{run_id}/tasks/evaluate/plugin/mlops-result", "no result"),
+        (f"{task}/promote/plugin/mlops-result", "Promoted", PLANTED),
+        (f"{task}/evaluate/plugin/mlops-result", "no result"),
+        (f"/plugin/mlops?q={year}", year, f"{year}_new", "fell significantly"),
+        (page(year, "timeline"), "Report of 2013-12", "Retraining was requested", "Version 5 was trained"),
+        (page(year, "drift"), "weather_hourly__wind_speed", "broken"),
+        (page(year, "decisions"), "Refusal", "The chain of hashes is intact", "failed 1"),
+        (page(year, "versions"), "champion", "max_single_feature_score", "failed"),
+        (page(year, "data"), f"{year}_flights", f"{year}_predictions", "From raw data to predictions"),
+        (page(f"{year}_new", "timeline"), "There is no champion", "Version 1 was trained"),
     ]
-    browse(airflow, "read", pages)
-    browse(airflow, "pages", [each[:2] for each in pages])
+    browse(airflow, "pages", pages)

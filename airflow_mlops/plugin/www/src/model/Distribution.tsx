@@ -33,7 +33,7 @@ export const Distribution = ({ column, model, window }: { column: string; model:
               .filter(Boolean)
               .join(", ")}
           </Text>
-          <Table.ScrollArea maxW="720px">
+          <Table.ScrollArea aria-label="Distribution, scrollable" maxW="720px" role="group" tabIndex={0}>
             <Table.Root aria-label={`Distribution of ${column}`} size="sm">
               <Table.Header>
                 <Table.Row>

@@ -72,7 +72,7 @@ export const TimelineTab = ({ model }: { model: ModelFacts }) => {
         ) : null}
       </Box>
       {windows.length === 0 ? null : (
-        <Table.ScrollArea>
+        <Table.ScrollArea aria-label="Monitored windows, scrollable" role="group" tabIndex={0}>
           <Table.Root aria-label="Monitored windows" size="sm">
             <Table.Header>
               <Table.Row>

@@ -27,7 +27,7 @@ const Gate = ({ name, version }: { name: string; version: ModelVersion }) => {
   const gate = version.gates.find((found) => found.gate === name);
   if (!gate) return <>–</>;
   return (
-    <Text color={gate.passed ? "fg.success" : "fg.error"} title={gate.explanation}>
+    <Text color={gate.passed ? "green.fg" : "red.fg"} title={gate.explanation}>
       {gate.passed ? "✓ passed" : "✕ failed"} ({number(gate.measured)})
     </Text>
   );
@@ -92,7 +92,7 @@ export const VersionsTab = ({ name }: { name: string }) => {
       {versions.length === 0 ? (
         <Text>No version is known.</Text>
       ) : (
-        <Table.ScrollArea>
+        <Table.ScrollArea aria-label="Versions, scrollable" role="group" tabIndex={0}>
           <Table.Root aria-label="Versions side by side" size="sm">
             <Table.Header>
               <Table.Row>

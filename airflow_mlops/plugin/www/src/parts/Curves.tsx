@@ -77,7 +77,7 @@ export const Curves = ({ curves }: { curves: Curve[] }) => {
         </svg>
       )}
       {curves.some((curve, index) => curve.points.length > (drawn[index]?.points.length ?? 0)) ? (
-        <Text color="fg.error">In some epochs the loss is infinite or not a number.</Text>
+        <Text color="red.fg">In some epochs the loss is infinite or not a number.</Text>
       ) : null}
     </Box>
   );

@@ -5,7 +5,7 @@ import { number } from "./format";
 
 /** What a candidate had to pass: each gate with the required and the measured value. */
 export const Gates = ({ gates }: { gates: Gate[] }) => (
-  <Table.ScrollArea>
+  <Table.ScrollArea aria-label="Gates, scrollable" role="group" tabIndex={0}>
     <Table.Root aria-label="Gates" size="sm">
       <Table.Header>
         <Table.Row>
@@ -17,7 +17,7 @@ export const Gates = ({ gates }: { gates: Gate[] }) => (
       <Table.Body>
         {gates.map((gate) => (
           <Table.Row key={gate.gate}>
-            <Table.Cell color={gate.passed ? "fg.success" : "fg.error"} fontWeight="bold" whiteSpace="nowrap">
+            <Table.Cell color={gate.passed ? "green.fg" : "red.fg"} fontWeight="bold" whiteSpace="nowrap">
               {gate.passed ? "✓ passed" : "✕ failed"}
             </Table.Cell>
             <Table.Cell minW="240px" whiteSpace="normal">

@@ -105,7 +105,7 @@ const Validation = ({ result }: { result: Fields }) => (
       <Table.Body>
         {(list(result.outcomes) as Outcome[]).map((outcome, index) => (
           <Table.Row key={index}>
-            <Table.Cell color={outcome.success ? "fg.success" : "fg.error"} whiteSpace="nowrap">
+            <Table.Cell color={outcome.success ? "green.fg" : "red.fg"} whiteSpace="nowrap">
               {outcome.success ? "✓ met" : "✕ not met"}
             </Table.Cell>
             <Table.Cell>{outcome.expectation}</Table.Cell>

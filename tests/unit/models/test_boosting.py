@@ -379,3 +379,14 @@ def test_a_search_measures_the_validation_rows_and_ends_bad_trials_early(kind, t
     chosen, _ = validation.held_out(dataset, "train", 600, 0.1, 0)
     model = fit(dataset, spec(kind, rounds=60, patience=None))
     assert value == pytest.approx(roc_auc_score(data.labels[chosen], model.predict(data.frame[chosen])[:, 1]))
+
+
+@pytest.mark.parametrize(
+    ("variable", "params", "expected"),
+    [("3", {}, {"nthread": 3}), ("3,1", {}, {"nthread": 3}), ("3", {"n_jobs": 2}, {})],
+)
+def test_the_number_of_threads_can_be_set_by_the_variable_of_openmp(variable, params, expected, monkeypatch):
+    from airflow_mlops.models.trainers.boosting.library import threads
+
+    monkeypatch.setenv("OMP_NUM_THREADS", variable)
+    assert threads(params, "nthread", "n_jobs") == expected

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import packages_distributions
@@ -108,13 +109,18 @@ def distribution(name: str) -> str:
 
 
 def threads(params: dict[str, Any], *names: str) -> dict[str, int]:
-    """Return the number of threads, unless ``params`` sets it: the CPUs that this process may use.
+    """Return the number of threads, unless ``params`` sets it: ``OMP_NUM_THREADS``, or the CPUs that this process may use.
 
-    By default, LightGBM and CatBoost start a thread for each CPU of the machine, also in a container with fewer.
+    By default, LightGBM and CatBoost start a thread for each CPU of the machine, also in a container with fewer. On CPUs
+    that other tasks use, threads that wait for each other make a training many times as long.
 
     :param names: the parameter, followed by its other names
     """
-    return {} if any(name in params for name in names) else {names[0]: available_cpus()}
+    if any(name in params for name in names):
+        return {}
+    # The variable may have a number for each level of nested parallelism.
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return {names[0]: int(asked) if asked.isdigit() and int(asked) else available_cpus()}
 
 
 def gpus() -> int:

@@ -216,7 +216,7 @@ def run_mlflow(folder: Path, host: str, *options: str) -> Iterator[str]:
             stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            for _ in range(240):
+            for _ in range(600):
                 if server.poll() is not None:
                     break
                 try:

@@ -67,7 +67,7 @@ def test_the_proposed_dags_train_score_and_monitor(airflow: LiveAirflow):
     scored = succeeded(airflow, "returns_score", "2024-02")
     assert airflow.xcom("returns_score", scored, "score")["dataset"]
     result = airflow.xcom("returns_monitor", run(airflow, "returns_monitor", "2024-02"), "monitor")
-    assert result["verdict"] == "healthy", result
+    assert result["decision"] == "healthy", result
 
 
 def test_the_proposed_test_passes(airflow: LiveAirflow):

@@ -96,7 +96,7 @@ def version(server: SimpleNamespace) -> int:
     return answer.json()["version"]
 
 
-def until(server: SimpleNamespace, wanted: int, seconds: float = 30) -> None:
+def until(server: SimpleNamespace, wanted: int, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while version(server) != wanted:
         assert time.monotonic() < deadline, server.lines[-5:]

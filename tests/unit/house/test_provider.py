@@ -44,6 +44,7 @@ def test_the_commands_in_the_metadata_exist():
     (group,) = import_string(path)()
     assert group.name == "mlops"
     assert [command.name for command in group.subcommands] == [
+        "init",
         "models",
         "status",
         "index",

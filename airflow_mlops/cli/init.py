@@ -114,7 +114,10 @@ def _delay(text: str | None) -> timedelta | None:
 
 
 def _duration(text: str) -> timedelta:
-    found = timedelta(0) if text.strip() == "0" else parse_duration(text)
+    try:
+        found = timedelta(0) if text.strip() == "0" else parse_duration(text)
+    except OverflowError:
+        found = None
     if not isinstance(found, timedelta):
         raise SpecError(f"{text!r} is not a duration. Write it as 0, 12h or 30D.")
     return found

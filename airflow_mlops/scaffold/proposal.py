@@ -109,6 +109,10 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
             f"{counted(columns[time].nulls, 'row')} without a time in column {time!r} will be left out."
         )
     label = given.label or _label(columns, time, person)
+    if label == time:
+        raise SpecError(f"Column {time!r} cannot be both the time and the label. Correct --time or --label.")
+    if taken := [name for name in given.features if name in (label, time)]:
+        raise SpecError(f"The label and the time cannot be features: remove {listed(taken)} from --features.")
     delay = given.label_delay
     if delay is None:
         delay = person.duration(

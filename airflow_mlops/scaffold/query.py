@@ -48,5 +48,7 @@ def of_table(table: str, conn_type: str) -> Queries:
 
 
 def _quoted(name: str, mark: str) -> str:
-    """Quote a name unless all databases read it as it is written."""
-    return name if _PLAIN.fullmatch(name) else mark + name.replace(mark, mark * 2) + mark
+    """Quote a name unless all databases read it as it is written. Words of SQL, such as ``order``, are quoted."""
+    from sqlalchemy.sql.compiler import RESERVED_WORDS
+
+    return name if _PLAIN.fullmatch(name) and name not in RESERVED_WORDS else mark + name.replace(mark, mark * 2) + mark

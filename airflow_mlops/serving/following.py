@@ -55,7 +55,7 @@ class Following:
         self._late = False
         # The version that ended the process last, and how often.
         self._failures: tuple[int | None, int] = (None, 0)
-        # The canary that this server has withdrawn, as the process is told.
+        # The line that tells the process which canary this server has withdrawn.
         self._withdrawn: str | None = None
         self._telling = threading.Lock()
         self.problem = f"The {target or 'champion'} is being loaded."
@@ -84,7 +84,7 @@ class Following:
         with self._telling:
             process = self._process
             if self._withdrawn is not None and process is not None and process.stdin is not None:
-                # The next process is told if this one has ended.
+                # If this process has ended, the next one gets the line.
                 with suppress(OSError, ValueError):
                     process.stdin.write(self._withdrawn)
                     process.stdin.flush()

@@ -107,6 +107,7 @@ def test_a_table_is_read_by_window(init, shop, tmp_path, monkeypatch):
         (["orders", "--table", "t"], "--conn-id"),
         (["orders", "--files", "absent.csv"], "absent.csv"),
         (["orders", "--table", "a;b", "--conn-id", "shop"], "SCHEMA.TABLE"),
+        (["orders", "--table", "orders", "--conn-id", "shop", "--label-delay", "99999999999D"], "not a duration"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(words, message, init, shop):

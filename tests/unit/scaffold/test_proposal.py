@@ -126,6 +126,8 @@ def test_the_task_is_that_of_the_training_set(late, task, positive):
         ({}, {"positive": "yes", "label": "amount"}, "two classes"),
         ({"late": pa.array(["a", "b"] * 300)}, {"positive": "c"}, "a, b"),
         ({"amount": None}, {}, "No column is left"),
+        ({}, {"features": ["amount", "late"]}, "remove late"),
+        ({}, {"label": "at", "time": "at"}, "both the time and the label"),
     ],
 )
 def test_data_that_does_not_fit_is_refused(columns, given_, message):
@@ -231,3 +233,8 @@ def test_names_of_tables_are_quoted_where_a_database_would_change_them(table_, k
 def test_what_is_no_table_is_refused(table_):
     with pytest.raises(SpecError, match="not the name of a table"):
         of_table(table_, "postgres")
+
+
+def test_names_that_are_words_of_sql_are_quoted():
+    assert of_table("user", "postgres").of_window("at", ["order"]).endswith('ORDER BY "order"')
+    assert of_table("user", "mysql").select == "SELECT * FROM `user`"

@@ -76,7 +76,7 @@ def test_files_that_no_manifest_lists_are_leftovers(store):
     assert {(item.kind, item.key, item.bytes) for item in leftovers.found} == {
         ("file of no dataset", key, 4) for key in orphans
     }
-    assert all(abs(item.written - NOW) < timedelta(hours=1) for item in leftovers.found)
+    assert all(abs(item.written - datetime.now(timezone.utc)) < timedelta(hours=1) for item in leftovers.found)
     remove_leftovers(store, leftovers.found)
     assert content(store) == whole
     assert open_dataset(store, kept).table().num_rows == 3

@@ -51,7 +51,7 @@ place = Entity(name="place", join_keys=["place"], value_type=ValueType.STRING)
 pair = Entity(name="pair", join_keys=["number"], value_type=ValueType.INT64)
 rows = FileSource(name="rows", path="rows.parquet", timestamp_field="at")
 keys = [Field(name="place", dtype=String), Field(name="number", dtype=Int64)]
-fresh = FeatureView(name="fresh", entities=[place, pair], ttl=timedelta(minutes=90), source=rows,
+fresh = FeatureView(name="fresh", entities=[place, pair], ttl=timedelta(days=90), source=rows,
                     schema=[*keys, Field(name="count", dtype=Int64), Field(name="share", dtype=Float32)])
 lasting = FeatureView(name="lasting", entities=[place, pair], source=rows,
                       schema=[*keys, Field(name="size", dtype=Float64), Field(name="open", dtype=Bool)])
@@ -75,13 +75,16 @@ PLACES = ["EWR", "JFK", "LGA", "Zürich"]
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with rows of the last three hours, materialized."""
+    """A repository with rows of the last 180 days, materialized.
+
+    Days, because the server looks up at its own time: minutes would become too old while the tests run.
+    """
     folder, random = tmp_path_factory.mktemp("online_features"), np.random.default_rng(0)
     (folder / "feature_store.yaml").write_text(FEATURE_STORE)
     (folder / "definitions.py").write_text(textwrap.dedent(DEFINITIONS))
     many = 120
     # The last rows are of the future, which neither join may see.
-    at = [NOW - timedelta(minutes=int(minutes)) for minutes in random.permutation(np.linspace(-20, 180, many))]
+    at = [NOW - timedelta(days=int(days)) for days in random.permutation(np.linspace(-20, 180, many))]
     gaps = {name: random.random(many) < 0.2 for name in ("count", "share", "size", "open")}
     values = {
         "count": random.integers(-5, 5, many), "share": random.random(many).astype(np.float32),
@@ -102,7 +105,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = feast_repo.open_store(str(folder))
     feast_repo.apply(store, feast_repo.parse_repo(store))
     with feast_repo.quietly():
-        store.materialize(NOW - timedelta(days=30), NOW)
+        store.materialize(NOW - timedelta(days=200), NOW)
     return folder
 
 
@@ -133,7 +136,7 @@ def online_repo(request: pytest.FixtureRequest, repo: Path, tmp_path: Path) -> I
         store = feast_repo.open_store(str(tmp_path))
         feast_repo.apply(store, feast_repo.parse_repo(store))
         with feast_repo.quietly():
-            store.materialize(NOW - timedelta(days=30), NOW)
+            store.materialize(NOW - timedelta(days=200), NOW)
         yield SimpleNamespace(folder=tmp_path, server=server)
 
 
@@ -148,8 +151,8 @@ def test_the_online_lookup_finds_what_the_point_in_time_join_finds(online_repo):
         assert found[ref].equals(offline[ref]), ref
         # Neither is the comparison trivial.
         assert 0 < found[ref].null_count < len(found[ref]), ref
-    # An hour later, more values are older than the time to live.
-    later = online.look_up(store, wanted, asked, NOW + timedelta(hours=1))
+    # A month later, more values are older than the time to live.
+    later = online.look_up(store, wanted, asked, NOW + timedelta(days=30))
     assert later["fresh:count"].null_count > found["fresh:count"].null_count
     assert later["lasting:size"].equals(found["lasting:size"])
     if hasattr(online_repo, "server"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 from airflow_mlops.compute.kubernetes import failures
 from airflow_mlops.compute.kubernetes.manifest import Json
@@ -80,11 +80,11 @@ class Watch:
 
     since: float
     limit: float
-    patience: float = failures.CONFIG_PATIENCE_SECONDS
+    patience: InitVar[float] = failures.CONFIG_PATIENCE_SECONDS
     _patience: Patience = field(init=False)
 
-    def __post_init__(self) -> None:
-        self._patience = Patience(self.patience)
+    def __post_init__(self, patience: float) -> None:
+        self._patience = Patience(patience)
 
     def error(self, pods: Sequence[Json], now: float) -> MLOpsError | None:
         """Return an error if the endpoint will not become ready, or ``None`` to continue waiting.

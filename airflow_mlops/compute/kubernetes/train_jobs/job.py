@@ -81,14 +81,14 @@ class StepTrainJob:
         :raises MLOpsError: the TrainJob failed, or will not start
         """
         since = time.time() if event is None else event["since"]
-        watch = state.Watch(since, self.pod.schedule_timeout, self.pod.startup_timeout)
+        # After an event, the Airflow trigger has waited already.
+        patience = {} if event is None else {"patience": 0.0}
+        watch = state.Watch(since, self.pod.schedule_timeout, self.pod.startup_timeout, **patience)
         found: Json | None
         if event is None:
             found = self._get_or_create()
         else:
             self._check_event(event)
-            # The Airflow trigger has waited already.
-            watch.patience = 0
             found = self.api.get()
         logged = ""
         while True:
@@ -201,7 +201,6 @@ class StepTrainJob:
         raise TaskDeferred(trigger=trigger, method_name="trigger_reentry", timeout=remaining)
 
     def _fail_start(self, watch: state.Watch, job: Json, pods: list[Json]) -> None:
-        watch.patience = 0
         error = watch.start_error(job, pods, time.time(), self._warnings())
         self._first_node = state.first_node(pods)
         self._finish(succeeded=False)

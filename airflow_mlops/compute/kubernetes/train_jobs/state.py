@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 from airflow_mlops.compute.kubernetes import failures
 from airflow_mlops.compute.kubernetes.manifest import Json
@@ -95,11 +95,11 @@ class Watch:
     since: float
     schedule_timeout: int
     startup_timeout: int
-    patience: float = failures.CONFIG_PATIENCE_SECONDS
+    patience: InitVar[float] = failures.CONFIG_PATIENCE_SECONDS
     _patience: Patience = field(init=False)
 
-    def __post_init__(self) -> None:
-        self._patience = Patience(self.patience)
+    def __post_init__(self, patience: float) -> None:
+        self._patience = Patience(patience)
 
     def start_error(
         self, job: Json, pods: Sequence[Json], now: float, warnings: Sequence[str] = ()

@@ -9,6 +9,8 @@ LOCK_TORCH ?= torch==2.13.0
 # lot. Each process starts services of its own.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 SBOM_PYTHON ?= $(BIN)/python
+# Images of containers often set it. Without bytecode, each process of the tests compiles the libraries that it imports.
+unexport PYTHONDONTWRITEBYTECODE
 export AIRFLOW_PORT MLFLOW_PORT MONTHS DEMO_HOME
 
 .PHONY: help demo stop install test pytest torture lint format docs bench images sbom schema ui lock clean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from pydantic import Field, ValidationError
@@ -84,7 +85,7 @@ def _contents(store: ArtifactStore, folder: str, model: str) -> dict[str, bytes]
 
 def _parse(content: bytes) -> Entry | None:
     try:
-        return Entry.model_validate_json(content)
+        return Entry.model_validate_json(content).model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
     except ValidationError:
         return None
 

@@ -10,7 +10,8 @@ from urllib.parse import quote
 from pydantic import AwareDatetime, Field
 
 from airflow_mlops.core.base import Model
-from airflow_mlops.registry.ledger import Entry
+from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.registry.ledger import Entry, Ledger
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult
 
 if TYPE_CHECKING:
@@ -62,9 +63,13 @@ class VersionFacts(Model):
 
 
 class Versions(Model):
-    """The versions of a model, newest first."""
+    """The versions of a model, newest first.
+
+    :param ledger: how the ledger differs from the hashes of its promotions and rollbacks in MLflow; ``None`` if it does not
+    """
 
     versions: list[VersionFacts] = Field(default_factory=list)
+    ledger: str | None = None
     problems: list[str] = Field(default_factory=list)
 
 
@@ -115,28 +120,36 @@ def _metric(name: str, value: float, gates: Sequence[GateResult]) -> MetricValue
     return MetricValue(value=value)
 
 
-def from_mlflow(client: MlflowClient, model: str, known: dict[int, VersionFacts], ui: str) -> Versions:
+def from_mlflow(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry], ui: str) -> Versions:
     """Return all versions in MLflow with what the ledger knows about them, newest first.
 
-    :param known: the versions that the ledger names
+    :param entries: entries of the ledger, oldest first
     :param ui: address of MLflow's pages; empty if it has none
     :raises RegistryError: MLflow cannot be read
     """
+    from airflow_mlops.registry.aliases import check_hashes
     from airflow_mlops.registry.client import registry_errors
 
-    problems = []
+    model, known = ledger.model, from_ledger(entries)
+    problems, tampered = [], None
     found: dict[int, VersionFacts] = {}
     with registry_errors(f"The versions of {model!r} cannot be read"):
         listed = sorted(client.search_model_versions(f"name = '{model}'"), key=lambda item: -int(item.version))
         for item in listed[:NEWEST]:
             found[int(item.version)] = _completed(client, item, known.get(int(item.version)), ui)
+    try:
+        check_hashes(ledger, entries, listed)
+    except RegistryError as error:
+        tampered = str(error)
     absent = sorted(set(known) - {int(item.version) for item in listed})
     if absent:
         named = ", ".join(f"v{number}" for number in absent)
         problems.append(f"MLflow no longer has {named} of {model!r}: what the ledger has is shown.")
     rest = {number: known[number] for number in absent}
     return Versions(
-        versions=[(found | rest)[number] for number in sorted(found | rest, reverse=True)], problems=problems
+        versions=[(found | rest)[number] for number in sorted(found | rest, reverse=True)],
+        ledger=tampered,
+        problems=problems,
     )
 
 

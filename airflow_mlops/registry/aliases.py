@@ -14,7 +14,7 @@ person. A rollback to the right version then repairs the alias.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError
@@ -25,6 +25,7 @@ from airflow_mlops.registry.versions import CHAMPION, champion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 PREVIOUS = "previous_champion"
 SINCE_TAG, REPLACED_TAG = "mlops.champion_since", "mlops.replaced"
@@ -160,17 +161,28 @@ def verify(client: MlflowClient, ledger: Ledger) -> list[Entry]:
     entries = ledger.entries(every_file=True)
     with registry_errors(f"The versions of {ledger.model!r} cannot be read"):
         versions = client.search_model_versions(f"name = '{ledger.model}'")
+    check_hashes(ledger, entries, versions)
+    return entries
+
+
+def check_hashes(ledger: Ledger, entries: Sequence[Entry], versions: Iterable[ModelVersion]) -> None:
+    """Check the ledger's entries against the hashes in MLflow.
+
+    :param entries: the entries of the ledger, with their hashes
+    :param versions: all versions of the model in MLflow
+    :raises RegistryError: an entry was changed or removed; the error names the entry and its file
+    """
+    hashes = {entry.seq: entry.sha256 for entry in entries}
     for version in versions:
         seq, known = version.tags.get(LEDGER_TAG), version.tags.get(HASH_TAG)
         if seq is None or known is None:
             continue
-        entry = entries[int(seq) - 1] if int(seq) <= len(entries) else None
-        if entry is None or entry.sha256 != known:
+        found = hashes.get(int(seq))
+        if found != known:
             raise ledger.tampered(
-                f"entry {seq}, {ledger.url(int(seq))}, {'is missing' if entry is None else 'was changed'}, "
+                f"entry {seq}, {ledger.url(int(seq))}, {'is missing' if found is None else 'was changed'}, "
                 f"according to the tags of v{version.version} in MLflow"
             )
-    return entries
 
 
 def former_champions(entries: Sequence[Entry]) -> list[int]:

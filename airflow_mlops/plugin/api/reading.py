@@ -21,6 +21,7 @@ from airflow_mlops.overview.tasks import TaskResult
 from airflow_mlops.overview.versions import Versions
 from airflow_mlops.plugin.api.access import Access, AccessDep, require_assets
 from airflow_mlops.plugin.api.common import SEEN, ModelDep, ModelName, StoreDep, mlflow, unknown
+from airflow_mlops.registry.ledger import Ledger
 
 router = APIRouter()
 
@@ -71,10 +72,11 @@ def column_drift(name: ModelName, column: str, store: StoreDep, start: UtcDateti
 def list_versions(name: ModelName, store: StoreDep) -> Versions:
     """Return the versions of a model from the ledger and MLflow, newest first."""
     entries, _ = decisions.read(store, name)
-    known = versions.from_ledger(entries)
     try:
-        return versions.from_mlflow(mlflow(), name, known, ui_address(server.connection("mlflow_default")))
+        ui = ui_address(server.connection("mlflow_default"))
+        return versions.from_mlflow(mlflow(), Ledger(store, name), entries, ui)
     except MLOpsError as error:
+        known = versions.from_ledger(entries)
         return Versions(versions=[known[number] for number in sorted(known, reverse=True)], problems=[str(error)])
 
 

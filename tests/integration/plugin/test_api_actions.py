@@ -216,6 +216,18 @@ def test_a_rollback_is_shown_first_and_then_done(
     assert never.status_code == 409
 
 
+def test_a_change_to_the_last_entry_is_found_by_its_hash_in_mlflow(
+    app: Any, store: ArtifactStore, versions: list[ModelVersionRef]
+) -> None:
+    name = versions[0].model
+    viewer = client(app, "viewer")
+    assert viewer.get(f"{API}/{name}/versions").json()["ledger"] is None
+    *_, last = sorted(store.find(f"ledger/{name}"))
+    store.write_json(last, {**store.read_json(last), "reason": "It is much better."})
+    assert viewer.get(f"{API}/{name}").json()["chain"]["intact"]
+    assert f"entry 2, {store.url_of(last)}, was changed" in viewer.get(f"{API}/{name}/versions").json()["ledger"]
+
+
 def test_without_mlflow_a_rollback_says_so_and_leaves_no_entry(app: Any, store: ArtifactStore, model: str) -> None:
     found = client(app, "user").post(f"{API}/{model}/rollback", json=bodies(model)["rollback"])
     assert found.status_code == 409

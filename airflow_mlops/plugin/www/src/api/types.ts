@@ -141,7 +141,7 @@ export type ModelVersion = {
   mlflow_url: string | null;
 };
 
-export type Versions = { versions: ModelVersion[]; problems: string[] };
+export type Versions = { versions: ModelVersion[]; ledger?: string | null; problems: string[] };
 
 /** What an action did, in one sentence. */
 export type ActionDone = { message: string; decision: Decision | null };

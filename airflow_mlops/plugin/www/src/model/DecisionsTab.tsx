@@ -2,7 +2,9 @@ import { Box, Button, Card, HStack, Link, Stack, Text } from "@chakra-ui/react";
 import { useState } from "react";
 import { Link as RouterLink } from "react-router-dom";
 
-import type { Decision, ModelFacts } from "../api/types";
+import { apiPath } from "../api/client";
+import type { Decision, ModelFacts, Versions } from "../api/types";
+import { useData } from "../api/useData";
 import { change, kindOf } from "../parts/decisions";
 import { moment } from "../parts/format";
 import { Gates } from "../parts/Gates";
@@ -65,10 +67,12 @@ const Entry = ({ entry }: { entry: Decision }) => (
   </Card.Root>
 );
 
-/** The ledger, newest entry first, and whether its chain of hashes is intact. */
+/** The ledger, newest entry first, and whether it agrees with its chain of hashes and with the hashes in MLflow. */
 export const DecisionsTab = ({ model }: { model: ModelFacts }) => {
   const [shown, setShown] = useState(20);
   const { chain, decisions } = model;
+  // The chain cannot show a change to the last entry. MLflow has the hashes of promotions and rollbacks.
+  const { data: versions } = useData<Versions>(apiPath("models", model.name, "versions"));
   return (
     <>
       {chain.intact ? (
@@ -80,6 +84,7 @@ export const DecisionsTab = ({ model }: { model: ModelFacts }) => {
       ) : (
         <Problems texts={[`The chain of hashes is broken. ${chain.problem ?? ""}`]} />
       )}
+      {chain.intact && versions?.ledger ? <Problems texts={[versions.ledger]} /> : null}
       <Stack as="ul" gap={3} listStyleType="none">
         {decisions.slice(0, shown).map((entry) => (
           <Entry entry={entry} key={entry.seq} />

@@ -61,15 +61,15 @@ const ANSWERS: Record<string, unknown> = {
   },
 };
 
-const show = (tab: string) => {
+const show = (tab: string, name = "m") => {
   vi.spyOn(HTMLElement.prototype, "clientWidth", "get").mockReturnValue(1000);
   vi.stubGlobal("fetch", (url: string) =>
     Promise.resolve(new Response(JSON.stringify(ANSWERS[new URL(url).pathname] ?? {}), { status: 200 })),
   );
   render(
     <ChakraProvider value={defaultSystem}>
-      <MemoryRouter initialEntries={[`/plugin/mlops/m?tab=${tab}`]}>
-        <ModelPage name="m" />
+      <MemoryRouter initialEntries={[`/plugin/mlops/${name}?tab=${tab}`]}>
+        <ModelPage name={name} />
       </MemoryRouter>
     </ChakraProvider>,
   );
@@ -92,6 +92,14 @@ it("says where the chain of the ledger is broken", async () => {
   show("decisions");
   expect(await screen.findByText(/Entry 1 was changed\./)).toBeTruthy();
   expect(document.querySelector("img")).toBeNull();
+});
+
+it("says where the ledger differs from the hashes in MLflow, which the chain cannot show", async () => {
+  const page = ANSWERS["/mlops/api/models/m"] as object;
+  ANSWERS["/mlops/api/models/n"] = { ...page, name: "n", chain: { intact: true, problem: null } };
+  ANSWERS["/mlops/api/models/n/versions"] = { versions: [], ledger: "Entry 4 was changed.", problems: [] };
+  show("decisions", "n");
+  expect(await screen.findByText("Entry 4 was changed.")).toBeTruthy();
 });
 
 it("shows deployments, and kinds of entries that a newer release has written", async () => {

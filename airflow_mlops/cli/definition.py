@@ -88,10 +88,11 @@ _COMMANDS = (
     ActionCommand(
         name="index",
         help="Write the index of models again",
-        description="Write the index of models again, from the ledgers, the monitoring reports and the predictions in the artifact store. "
+        description="Write the index of models again, from the ledgers, the monitoring reports and the predictions in the artifact store, "
+        "and, for models that were only trained, from MLflow. "
         "Steps keep the index up to date. This command is for an index whose update has failed.",
         func=lazy_load_command("airflow_mlops.cli.overview.index"),
-        args=(_STORE, ARG_VERBOSE),
+        args=_COMMON,
     ),
     ActionCommand(
         name="ledger",

@@ -10,8 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.cli.simple_table import AirflowConsole
 
+from airflow_mlops import server
 from airflow_mlops.cli.commands import command, store_of
-from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.core.errors import (
+    ConnectionNotFoundError,
+    ConnectionUnavailableError,
+    MLOpsError,
+    RegistryUnavailableError,
+)
+from airflow_mlops.core.references import MLflowTarget
 
 if TYPE_CHECKING:
     from airflow_mlops.overview.facts import DecisionFacts, Level, ModelFacts, Overview, Point
@@ -59,10 +66,19 @@ def status(args: Namespace) -> None:
 @command
 def index(args: Namespace) -> None:
     """Run ``airflow mlops index``, which writes the index of models again."""
-    from airflow_mlops.overview.index import rebuild
+    from airflow_mlops.overview.index import rebuild, trained
+    from airflow_mlops.overview.trainings import find
+    from airflow_mlops.registry.client import connect
 
-    names = rebuild(store_of(args))
-    print(f"The index has {len(names)} models{': ' if names else '.'}{', '.join(names)}")
+    store = store_of(args)
+    names, note = set(rebuild(store)), ""
+    try:
+        for training in find(connect(MLflowTarget(conn_id=args.mlflow_conn_id), server.connection), store):
+            trained(store, training.ref, training.dag_id, training.registered)
+            names.add(training.ref.model)
+    except (ConnectionNotFoundError, ConnectionUnavailableError, RegistryUnavailableError) as error:
+        note = f" Models that were only trained were not looked for. {error}"
+    print(f"The index has {len(names)} models{': ' if names else ''}{', '.join(sorted(names))}.{note}")
 
 
 def _print(value: Any, output: str) -> None:

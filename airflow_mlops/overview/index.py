@@ -68,18 +68,21 @@ def update(store: ArtifactStore, model: str, kind: Kind, predictions: str | None
         log.warning("The index of model %r was not updated, so pages may show older facts: %s", model, error)
 
 
-def trained(store: ArtifactStore, ref: ModelVersionRef, dag_id: str) -> None:
+def trained(store: ArtifactStore, ref: ModelVersionRef, dag_id: str, time: datetime | None = None) -> None:
     """Add a version that was trained to the index. An error is only logged.
 
     Trainings that end at the same time write different objects. Each deletes those of its DAG that are not the newest, so the
     newest one remains.
 
     :param dag_id: DAG of the task that trained it; empty without Airflow
+    :param time: time at which its training had finished; now by default
     """
     key = sections.candidate_key(ref, dag_id)
     try:
         if not store.exists(key):
-            found = Trained(newest=Candidate(version=ref.version, trained=datetime.now(timezone.utc)), dag_id=dag_id)
+            found = Trained(
+                newest=Candidate(version=ref.version, trained=time or datetime.now(timezone.utc)), dag_id=dag_id
+            )
             content = Section(model=ref.model, candidate=found).model_dump_json(exclude_defaults=True)
             store.write_bytes(key, content.encode())
         folder, _, name = key.rpartition("/")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import uuid
 
+import pyarrow as pa
 import pytest
 
+from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.overview import sections
 from tests.integration.cli.test_cli import airflow  # noqa: F401 - a fixture
 from tests.support import reports
@@ -71,3 +74,21 @@ def test_the_index_is_written_again(airflow, filled, capsys):  # noqa: F811
     airflow("index")
     airflow("models", "--output", "json")
     assert '"version": 2' in capsys.readouterr().out
+
+
+def test_the_index_finds_versions_that_were_only_trained(airflow, store, client, mlflow_connection, capsys):  # noqa: F811
+    with DatasetWriter(store, "rows") as writer:
+        writer.write(pa.table({"x": [1]}))
+        dataset = writer.commit()[0].ref.id
+    name = f"trained_{uuid.uuid4().hex[:8]}"
+    client.create_registered_model(name)
+    # Version 4 was trained on rows of another store.
+    for dag_id, trained_on in (("daily", dataset), ("weekly", dataset), ("daily", dataset), ("weekly", "0" * 64)):
+        tags = {"mlops.dag_id": dag_id, "mlops.dataset_name": "rows", "mlops.dataset": trained_on}
+        run = client.create_run("0", tags=tags).info
+        client.create_model_version(name, f"{run.artifact_uri}/model", run.run_id)
+    airflow("index")
+    assert name in capsys.readouterr().out
+    airflow("models", "--output", "json")
+    found = {item["name"]: item for item in json.loads(capsys.readouterr().out)}[name]
+    assert (found["candidate"]["version"], found["dags"]["train"]) == (3, ["daily", "weekly"])

@@ -163,6 +163,8 @@ def _version(description: str) -> Served:
 def main() -> None:
     """Log answers until standard input is closed, which is when the server ends."""
     without_pandas()
+    # Arrow's own allocator keeps the memory of written batches, about 20 MB.
+    pa.set_memory_pool(pa.system_memory_pool())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.INFO, format="%(levelname)s log: %(message)s")

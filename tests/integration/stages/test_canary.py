@@ -161,3 +161,38 @@ def test_what_a_crashed_task_left_is_completed_and_a_new_champion_begins_again(c
     assert (share(client, model), by_alias(client, model.name, "canary")) == ("0", None)
     client.set_registered_model_alias(model.name, "champion", "3")
     assert "has ended" in do("e").reason
+
+
+DAG = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import CanaryOperator
+
+with DAG({dag_id!r}, params={{"share": 0.5}}, default_args={{"store": {store!r}}}):
+    CanaryOperator(
+        task_id="canary", model={model!r}, version="challenger", shares=["{{{{ params.share }}}}"], metric="brier",
+        min_labels=50, confidence="{{{{ 0.95 }}}}",
+    )
+"""
+
+
+def test_each_run_of_the_task_makes_one_step_and_a_promotion_sends_the_champion_asset(
+    client, store, model, answer, run_dag, mlflow_connection
+):
+    source = DAG.format(dag_id=f"{model.name}_canary", store=store.url, model=model.name)
+
+    def step() -> tuple[str, list[int], str]:
+        run = run_dag(source)
+        assert run.state == "success"
+        events = run.asset_events()
+        assert {uri for uri, _ in events} <= {f"mlops://{model.name}/champion"}
+        return run.xcom("canary")["state"], [extra["version"] for _, extra in events], run.shown("canary").split(":")[0]
+
+    # The champion of the fixture was made without Airflow, so the first task sends its event.
+    assert step() == ("started", [1], "started 50%")
+    assert step() == ("waiting", [], "waiting 50%")
+    answer(0.3)
+    assert step() == ("promoted", [2], "promoted")
+    assert champion(client, model.name) == model.versions[1]
+    assert [(entry.decision, entry.provenance.task_id) for entry in Ledger(store, model.name).entries()] == [
+        ("canary_started", "canary"), ("promoted", "canary"),
+    ]  # fmt: skip

@@ -241,6 +241,23 @@ def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path, monk
     assert manifest.details["task"] == "binary"
 
 
+def test_the_log_is_uploaded_after_a_kill_of_the_server_alone(champion, tmp_path):
+    with served(champion, tmp_path) as server:
+        requests.post(server.predict, json={"id": "alone", "rows": [ROW]}).raise_for_status()
+        end = time.monotonic() + 60
+        while not any(b"alone" in path.read_bytes() for path in tmp_path.glob("*.arrows")):
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        children = psutil.Process(server.process.pid).children()
+        server.process.kill()
+        assert psutil.wait_procs(children, timeout=120)[1] == []
+    assert not list(tmp_path.iterdir())
+    name = f"{champion.model}_online"
+    merge(champion.store, champion.model, name, datetime.now(timezone.utc) + timedelta(days=1))
+    datasets = PredictionLog(champion.store, champion.model, name).present()
+    assert "alone" in {row["request_id"] for dataset in datasets for row in table(dataset).to_pylist()}
+
+
 def test_a_server_with_options_that_cannot_hold_does_not_answer(champion, tmp_path):
     command = [sys.executable, "-m", "airflow_mlops.serving", champion.model, "--store", champion.url]
     run = subprocess.run(

@@ -44,7 +44,8 @@ class BuildTrainingSetOperator(StepOperator):
         labels in sorted order
     :param split: split method ``random``, ``time``, ``group`` or ``hash``, or a dict with ``method``, ``test_size`` (a
         share such as 0.3, ``14D`` for the last 14 days, or with ``window`` the text ``window`` for the window of the run),
-        ``group`` (name of the group column) and ``seed``; ``None`` for the single split part `data`
+        ``group`` (name of the group column), ``gap`` (for ``time``, such as ``7D``: the time before the held-out rows whose rows
+        are left out), ``stratify`` (for ``random``) and ``seed``; ``None`` for the single split part `data`
     :param max_single_feature_score: largest score that one feature may reach as the only predictor of the label: AUC,
         or R² for a regression. A feature above this limit fails the task, because it probably leaks the label
     :param memory_limit: largest memory of the join, such as ``2GB``. If the join needs more, it continues on disk. The

@@ -39,6 +39,10 @@ def _as_test_size(value: Any) -> Any:
     return value
 
 
+def _as_gap(value: Any) -> Any:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
 class Split(Model):
     """The method by which rows are split into the split parts ``train`` and ``test``.
 
@@ -49,6 +53,11 @@ class Split(Model):
         for example ``14D`` for the last 14 days, or ``window`` for the window that the run processes, if the training
         set has a window rule
     :param group: name of the group column; required for the method ``group``
+    :param gap: for the method ``time``, time before the first row of ``test`` whose rows are in no split part. It should be
+        as long as the time after an event that decides its label, or the labels of the last rows of ``train`` depend on what
+        happens in ``test``. By default, no row is left out
+    :param stratify: for the method ``random``, whether both split parts have the same shares of the classes, as far as whole
+        rows allow
     :param seed: random seed of all methods except ``time``
     """
 
@@ -57,7 +66,26 @@ class Split(Model):
         Literal["window"] | float | timedelta, Field(union_mode="left_to_right"), BeforeValidator(_as_test_size)
     ] = 0.3
     group: str | None = None
+    gap: Annotated[timedelta | None, BeforeValidator(_as_gap)] = None
+    stratify: bool = False
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _options_of_the_method(self) -> Split:
+        if self.gap is not None:
+            if self.method != "time":
+                raise ValueError(
+                    f"`gap` is set, but the method is {self.method!r}. Remove `gap`, or set `method` to 'time'."
+                )
+            if self.gap <= timedelta(0):
+                raise ValueError(
+                    "`gap` is not longer than zero. Set it to a positive duration such as 7D, or remove it."
+                )
+        if self.stratify and self.method != "random":
+            raise ValueError(
+                f"`stratify` is true, but the method is {self.method!r}. Remove `stratify`, or set `method` to 'random'."
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Split:
@@ -155,6 +183,10 @@ class TrainingSetSpec(Spec):
         if self.label is None and self.task is not None:
             raise ValueError(
                 "`task` is the ML task of the label, but `label` is not set. Set `label`, or remove `task`."
+            )
+        if self.split is not None and self.split.stratify and (self.label is None or self.task == "regression"):
+            raise ValueError(
+                "`stratify` keeps the shares of the classes of a label, but the label has no classes. Remove `stratify`."
             )
         if self.positive is not None and (self.label is None or self.task not in (None, "binary")):
             raise ValueError(

@@ -20,9 +20,14 @@ Numbers = np.ndarray[Any, Any]
 
 
 def divide(
-    table: pa.Table, split: Split, timestamp: str, identity: Sequence[str], run_starts: datetime | None = None
-) -> tuple[Numbers, dict[str, Any]]:
-    """Assign each row to the split part ``train`` or ``test``.
+    table: pa.Table,
+    split: Split,
+    timestamp: str,
+    identity: Sequence[str],
+    run_starts: datetime | None = None,
+    label: str | None = None,
+) -> tuple[dict[str, Numbers], dict[str, Any]]:
+    """Assign each row to the split part ``train`` or ``test``, or to none if it is in the gap between them.
 
     Rows with equal values in the columns ``identity`` get the same split part.
 
@@ -31,8 +36,8 @@ def divide(
     :param timestamp: name of the event time column
     :param identity: names of the columns that identify a row
     :param run_starts: start of the window that the run processes, if ``split.test_size`` is ``window``
-    :return: a boolean mask of shape (n,), true for the rows of ``test``, and the description of the split for the
-        manifest
+    :param label: name of the label column with classes, if ``split.stratify`` is set
+    :return: for each split part a boolean mask of its rows, shape (n,), and the description of the split for the manifest
     :raises TrainingError: a split part would be empty
     :raises SchemaError: ``table`` has no column ``split.group``
     """
@@ -49,15 +54,38 @@ def divide(
         test = _by_time(times, split, run_starts)
     elif split.method == "group":
         test, facts = _by_group(table, split)
+    elif split.stratify and label is not None:
+        test = _by_class(ids, table[label], split)
     else:
         test = _by_row(ids, split)
-    if not test.any() or test.all():
-        empty = "test" if not test.any() else "train"
-        raise TrainingError(
-            f"The split by {split.method} with test_size={_text(split.test_size)} leaves the split part {empty!r} "
-            f"empty ({len(test):,} rows{_span(times)}). Change `test_size`, or build the training set from more rows."
-        )
-    return test, _proof(split, test, ids, times, facts)
+    train = ~test
+    if split.gap is not None and test.any():
+        train &= times < times[test].min() - split.gap // timedelta(microseconds=1)
+        facts["gap"] = {"duration": _text(split.gap), "rows": int((~test & ~train).sum())}
+    for part, mask in (("test", test), ("train", train)):
+        if not mask.any():
+            gap = f" and gap={_text(split.gap)}" if split.gap is not None else ""
+            raise TrainingError(
+                f"The split by {split.method} with test_size={_text(split.test_size)}{gap} leaves the split part {part!r} "
+                f"empty ({len(test):,} rows{_span(times)}). Change `test_size`, or build the training set from more rows."
+            )
+    parts = {"train": train, "test": test}
+    return parts, _proof(split, parts, ids, times, facts)
+
+
+def _by_class(ids: Numbers, label: pa.ChunkedArray, split: Split) -> Numbers:
+    """Hold out the same share of the rows of each class."""
+    distinct, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
+    codes = row_ids(pa.table({"label": label}), ["label"])
+    # Rows with equal ids may have different labels. The smallest code decides, which does not depend on the order of rows.
+    classes = codes[first]
+    np.minimum.at(classes, inverse, codes)
+    held_out = np.zeros(len(distinct), bool)
+    for each in np.unique(classes):
+        members = np.flatnonzero(classes == each)
+        order = members[np.argsort(_shuffle(distinct[members], split.seed), kind="stable")]
+        held_out[order[: round(_share(split) * len(members))]] = True
+    return held_out[inverse]
 
 
 def _by_row(ids: Numbers, split: Split) -> Numbers:
@@ -103,19 +131,20 @@ def _by_group(table: pa.Table, split: Split) -> tuple[Numbers, dict[str, Any]]:
     return test, facts
 
 
-def _proof(split: Split, test: Numbers, ids: Numbers, times: Numbers, facts: dict[str, Any]) -> dict[str, Any]:
+def _proof(
+    split: Split, parts: dict[str, Numbers], ids: Numbers, times: Numbers, facts: dict[str, Any]
+) -> dict[str, Any]:
     """Return the description of the split for the manifest.
 
     It contains the parameters and, for each split part, the number of rows, the time range and a hash of the row ids.
 
-    :param test: mask of the rows in ``test``, shape (n,)
+    :param parts: for each split part a mask of its rows, shape (n,)
     :param ids: id of each row, shape (n,)
     :param times: event time of each row in microseconds since 1970, shape (n,)
     :param facts: further entries for the description
     :raises TrainingError: a row or a group is in both split parts
     """
-    parts = {"train": ~test, "test": test}
-    overlap = len(np.intersect1d(ids[~test], ids[test]))
+    overlap = len(np.intersect1d(ids[parts["train"]], ids[parts["test"]]))
     if overlap or facts.get("group_overlap"):
         raise TrainingError(
             f"The split put {overlap:,} rows into both `train` and `test`. Report this defect of airflow-mlops."
@@ -125,6 +154,7 @@ def _proof(split: Split, test: Numbers, ids: Numbers, times: Numbers, facts: dic
         "test_size": _text(split.test_size),
         "group": split.group,
         "seed": split.seed,
+        **({"stratify": True} if split.stratify else {}),
         "rows": {part: int(mask.sum()) for part, mask in parts.items()},
         "time": {part: [_iso(times[mask].min()), _iso(times[mask].max())] for part, mask in parts.items()},
         "row_ids": {part: hashlib.sha256(np.sort(ids[mask]).tobytes()).hexdigest() for part, mask in parts.items()},

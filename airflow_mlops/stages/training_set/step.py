@@ -129,8 +129,12 @@ def _write(
     parts: dict[str, Mask] = {DATA: np.ones(table.num_rows, bool)}
     if spec.split is not None:
         run_starts = resolved.run.start if resolved else None
-        test, details["split"] = splits.divide(table, spec.split, spec.timestamp, identity, run_starts)
-        parts = {"train": ~test, "test": test}
+        if spec.split.stratify and task == "regression":
+            raise SpecError(
+                f"`stratify` keeps the shares of the classes of a label, but {label!r} is the label of a regression. Remove "
+                "`stratify`."
+            )
+        parts, details["split"] = splits.divide(table, spec.split, spec.timestamp, identity, run_starts, label)
         if label is not None and task is not None:
             for part, mask in parts.items():
                 require_classes(table[label].filter(pa.array(mask)), task, label, f"the split part {part!r}")

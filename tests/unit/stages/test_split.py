@@ -35,6 +35,10 @@ splits = st.one_of(
     st.builds(lambda size, seed: {"method": "group", "group": "plane", "test_size": size, "seed": seed},
               st.floats(0.05, 0.95), st.integers(0, 5)),
     st.builds(lambda hours: {"method": "time", "test_size": f"{hours}h"}, st.integers(1, 25)),
+    st.builds(lambda hours, gap: {"method": "time", "test_size": f"{hours}h", "gap": f"{gap}h"},
+              st.integers(1, 25), st.integers(1, 8)),
+    st.builds(lambda size, seed: {"stratify": True, "test_size": size, "seed": seed},
+              st.floats(0.05, 0.95), st.integers(0, 5)),
 )  # fmt: skip
 
 
@@ -46,62 +50,71 @@ def test_every_split_is_disjoint_complete_and_independent_of_order(data, options
     shuffled = list(range(len(data)))
     random.shuffle(shuffled)
     try:
-        test, facts = divide(original, split, "time", ["key", "time"])
+        parts, facts = divide(original, split, "time", ["key", "time"], label="plane")
     except TrainingError as error:
         # The part is empty in any order.
         with pytest.raises(TrainingError, match="leaves the split part"):
-            divide(original.take(shuffled), split, "time", ["key", "time"])
+            divide(original.take(shuffled), split, "time", ["key", "time"], label="plane")
         assert "leaves the split part" in str(error)  # noqa: PT017
         return
-    again, facts_again = divide(original.take(shuffled), split, "time", ["key", "time"])
-    assert np.array_equal(test[shuffled], again)
+    again, facts_again = divide(original.take(shuffled), split, "time", ["key", "time"], label="plane")
+    for part, mask in parts.items():
+        assert np.array_equal(mask[shuffled], again[part])
     assert facts == facts_again
+    train, test = parts["train"], parts["test"]
 
     named = ["key", "time", "plane"] if split.method == "group" else ["key", "time"]
     identity = [tuple(row.values()) for row in original.select(named).to_pylist()]
-    train_rows = {identity[i] for i in np.flatnonzero(~test)}
+    train_rows = {identity[i] for i in np.flatnonzero(train)}
     test_rows = {identity[i] for i in np.flatnonzero(test)}
     assert train_rows
     assert test_rows
     assert not train_rows & test_rows
     assert facts["overlap"] == 0
-    assert facts["rows"] == {"train": int((~test).sum()), "test": int(test.sum())}
+    assert facts["rows"] == {"train": int(train.sum()), "test": int(test.sum())}
     assert facts["row_ids"]["train"] != facts["row_ids"]["test"]
     times = np.array(original["time"].to_pylist())
     if split.method == "time":
-        assert times[~test].max() < times[test].min()
+        gap = split.gap or timedelta(0)
+        assert times[train].max() < times[test].min() - gap
+        # No other row is left out.
+        between = ~train & ~test
+        assert facts.get("gap", {"rows": 0})["rows"] == between.sum()
+        assert all(times[test].min() - gap <= time < times[test].min() for time in times[between])
+    else:
+        assert (train ^ test).all()
     if split.method == "group":
         planes = np.array(original["plane"].to_pylist(), object)
-        assert not set(planes[test]) & set(planes[~test])
-        assert facts["groups"] == {"train": len(set(planes[~test])), "test": len(set(planes[test]))}
+        assert not set(planes[test]) & set(planes[train])
+        assert facts["groups"] == {"train": len(set(planes[train])), "test": len(set(planes[test]))}
         assert facts["group_overlap"] == 0
 
 
 def test_the_default_holds_out_exactly_thirty_percent():
-    test, facts = divide(table(list(range(1000)), [0] * 1000), Split(), "time", ["key", "time"])
-    assert test.sum() == 300
+    parts, facts = divide(table(list(range(1000)), [0] * 1000), Split(), "time", ["key", "time"])
+    assert parts["test"].sum() == 300
     assert facts["method"] == "random"
 
 
 def test_another_seed_gives_another_split_and_the_same_seed_the_same():
     data = table(list(range(1000)), [0] * 1000)
-    one, again, other = (divide(data, Split(seed=seed), "time", ["key"])[0] for seed in (1, 1, 2))
+    one, again, other = (divide(data, Split(seed=seed), "time", ["key"])[0]["test"] for seed in (1, 1, 2))
     assert np.array_equal(one, again)
     # Two independent choices of 300 out of 1000 share about 90.
     assert 50 < (one & other).sum() < 130
 
 
 def test_by_hash_a_row_stays_in_its_part_when_rows_are_added():
-    few = divide(table(list(range(500)), [0] * 500), Split(method="hash"), "time", ["key"])[0]
-    many = divide(table(list(range(2000)), [0] * 2000), Split(method="hash"), "time", ["key"])[0]
+    few = divide(table(list(range(500)), [0] * 500), Split(method="hash"), "time", ["key"])[0]["test"]
+    many = divide(table(list(range(2000)), [0] * 2000), Split(method="hash"), "time", ["key"])[0]["test"]
     assert np.array_equal(few, many[:500])
     assert 0.26 < many.mean() < 0.34
 
 
 def test_a_duration_holds_out_the_last_days_before_the_last_event():
     hours = list(range(24 * 30))
-    test, facts = divide(table(hours, hours), Split(method="time", test_size="14D"), "time", ["key"])
-    assert test.sum() == 14 * 24
+    parts, facts = divide(table(hours, hours), Split(method="time", test_size="14D"), "time", ["key"])
+    assert parts["test"].sum() == 14 * 24
     assert facts["test_size"] == "14D"
     assert facts["time"] == {
         "train": ["1970-01-01T00:00:00Z", "1970-01-16T23:00:00Z"],
@@ -110,9 +123,38 @@ def test_a_duration_holds_out_the_last_days_before_the_last_event():
 
 
 def test_rows_of_one_identity_stay_in_one_part():
-    test, _ = divide(table([1, 2, 3, 4] * 50, [0] * 200), Split(test_size=0.5), "time", ["key"])
+    parts, _ = divide(table([1, 2, 3, 4] * 50, [0] * 200), Split(test_size=0.5), "time", ["key"])
+    test = parts["test"]
     keys = np.array([1, 2, 3, 4] * 50)
     assert not set(keys[test]) & set(keys[~test])
+
+
+def test_a_gap_leaves_out_the_rows_whose_labels_depend_on_the_held_out_time():
+    hours = list(range(24 * 30))
+    parts, facts = divide(table(hours, hours), Split(method="time", test_size="10D", gap="7D"), "time", ["key"])
+    assert facts["time"]["train"] == ["1970-01-01T00:00:00Z", "1970-01-13T23:00:00Z"]
+    assert facts["time"]["test"][0] == "1970-01-21T00:00:00Z"
+    assert facts["gap"] == {"duration": "7D", "rows": 7 * 24}
+    assert parts["train"].sum() + parts["test"].sum() == 24 * 23
+    with pytest.raises(TrainingError, match=r"test_size=10D and gap=20D leaves the split part 'train' empty"):
+        divide(table(hours, hours), Split(method="time", test_size="10D", gap="20D"), "time", ["key"])
+
+
+def test_stratified_parts_have_the_same_shares_of_the_classes():
+    labels = ["rare"] * 10 + ["common"] * 990
+    data = table(list(range(1000)), [0] * 1000, labels)
+    held_out = np.array(labels)[divide(data, Split(stratify=True), "time", ["key"], label="plane")[0]["test"]]
+    assert (held_out == "rare").sum() == 3
+    assert (held_out == "common").sum() == 297
+    # Without, the number of rare rows varies.
+    plain = [divide(data, Split(seed=seed), "time", ["key"])[0]["test"][:10].sum() for seed in range(8)]
+    assert len(set(plain)) > 1
+
+
+def test_equal_rows_with_different_labels_stay_in_one_part_of_a_stratified_split():
+    keys, labels = [number // 2 for number in range(200)], ["a", "b"] * 100
+    test = divide(table(keys, [0] * 200, labels), Split(stratify=True), "time", ["key"], label="plane")[0]["test"]
+    assert np.array_equal(test[::2], test[1::2])
 
 
 @pytest.mark.parametrize("split", [Split(method="time", test_size="300D"), Split(test_size=0.01)])
@@ -136,6 +178,9 @@ def test_a_group_that_is_not_a_column_is_named():
         ({"method": "group"}, "'group', but `group` is not set"),
         ({"method": "random", "group": "plane"}, "`group` is set, but the method 'random'"),
         ({"method": "time", "test_size": "soon"}, "test_size"),
+        ({"method": "hash", "gap": "7D"}, "`gap` is set, but the method is 'hash'"),
+        ({"method": "time", "gap": "0D"}, "`gap` is not longer than zero"),
+        ({"method": "time", "stratify": True}, "`stratify` is true, but the method is 'time'"),
     ],
 )
 def test_an_invalid_split_is_refused(options, message):

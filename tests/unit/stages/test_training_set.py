@@ -340,6 +340,21 @@ def test_a_contradictory_spec_is_refused(store, options, message):
         build(store, write(store, events()), **options)
 
 
+def test_rows_in_the_gap_of_a_split_are_in_no_part(store):
+    result = build(store, write(store, events()), split={"method": "time", "test_size": "12h", "gap": "6h"})
+    assert result.rows == {"train": 139, "test": 34}
+    assert details(store, result)["split"]["gap"] == {"duration": "0.25D", "rows": 17}
+
+
+def test_a_stratified_split_needs_classes(store):
+    entities = write(store, events())
+    built = build(store, entities, split={"stratify": True})
+    assert sum(built.rows.values()) == 190
+    for options in ({"label": "arr_delay"}, {"label": None}, {"label": "arr_delay", "task": "regression"}):
+        with pytest.raises(SpecError, match="`stratify` keeps the shares of the classes"):
+            build(store, entities, split={"stratify": True}, **options)
+
+
 def test_rows_with_equal_keys_and_times_are_reported(store):
     plain = build(store, write(store, events()))
     assert "repeated" not in details(store, plain)

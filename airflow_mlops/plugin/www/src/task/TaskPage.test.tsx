@@ -55,9 +55,10 @@ it("says so if a task has neither a result nor a run", async () => {
 });
 
 it("shows what proves a split", async () => {
-  const split = { method: "time", test_size: "P14D", time: { test: ["2013-03-18", "2013-03-31"] }, overlap: 0, row_ids: { test: "abc" } };
+  const split = { method: "time", test_size: "P14D", time: { test: ["2013-03-18", "2013-03-31"] }, overlap: 0, row_ids: { test: "abc" }, gap: { duration: "7D", rows: 168 } };
   show({ [TASK]: { kind: "training_set", model: null, summary: "Built.", result: { rows: { train: 5 } }, split } });
   expect(await screen.findByText("2013-03-18 to 2013-03-31")).toBeTruthy();
+  expect(screen.getByText("gap before test, duration").closest("tr")?.textContent).toContain("7D");
   expect(screen.getByText("rows in both parts").closest("tr")?.textContent).toContain("0");
 });
 

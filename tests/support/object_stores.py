@@ -53,6 +53,20 @@ class _Unconditional:
         return self._app(environ, start)
 
 
+class _Conditional:
+    """A WSGI application in which a conditional write is atomic, as in S3. moto looks for the key first, and writes it later."""
+
+    def __init__(self, app: Callable[..., Any]) -> None:
+        self._app = app
+        self._one_at_a_time = Lock()
+
+    def __call__(self, environ: dict[str, Any], start: Callable[..., Any]) -> Any:
+        if "HTTP_IF_NONE_MATCH" not in environ:
+            return self._app(environ, start)
+        with self._one_at_a_time:
+            return self._app(environ, start)
+
+
 @contextmanager
 def s3(*, conditional: bool = True) -> Iterator[str]:
     """Run moto's server. Yield the URL of a bucket.
@@ -64,7 +78,7 @@ def s3(*, conditional: bool = True) -> Iterator[str]:
     from werkzeug.serving import make_server
 
     app: Any = DomainDispatcherApplication(create_backend_app)
-    server = make_server("127.0.0.1", 0, app if conditional else _Unconditional(app), threaded=True)
+    server = make_server("127.0.0.1", 0, (_Conditional if conditional else _Unconditional)(app), threaded=True)
     thread = Thread(target=server.serve_forever, daemon=True)
     thread.start()
     endpoint = f"http://127.0.0.1:{server.server_port}"

@@ -205,13 +205,15 @@ def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path, monk
                 server.predict, json={"id": request_id, "rows": [{**ROW, "order": "a-5"}, ROW]}
             ).raise_for_status()
         requests.post(server.predict, json={"id": "unlogged", "rows": [ROW], "log": False}).raise_for_status()
-        # A second later, the predictions are on the disk.
-        time.sleep(2.5)
-        while not list(tmp_path.glob("*.arrows")):
-            # They have been uploaded just now, every ten seconds.
-            sent.append(f"request-{len(sent)}")
-            requests.post(server.predict, json={"id": sent[-1], "rows": [{**ROW, "order": "a-5"}, ROW]})
-            time.sleep(2.5)
+        # About a second later, the predictions are on the disk.
+        end = time.monotonic() + 60
+        while not any(sent[-1].encode() in path.read_bytes() for path in tmp_path.glob("*.arrows")):
+            assert time.monotonic() < end
+            if not list(tmp_path.glob("*.arrows")):
+                # They have been uploaded just now, every ten seconds.
+                sent.append(f"request-{len(sent)}")
+                requests.post(server.predict, json={"id": sent[-1], "rows": [{**ROW, "order": "a-5"}, ROW]})
+            time.sleep(0.2)
         # All processes at once, as if the machine had failed. If the server alone is killed, its log is still written.
         for process in (*psutil.Process(server.process.pid).children(), server.process):
             process.send_signal(signal.SIGKILL)

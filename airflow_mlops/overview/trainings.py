@@ -38,16 +38,30 @@ def find(client: MlflowClient, store: ArtifactStore) -> Iterator[Training]:
     with registry_errors("The registered models cannot be listed"):
         for model in _models(client):
             newest: dict[str, Training] = {}
+            # Any team may have named a model, also with an apostrophe.
+            quote = '"' if "'" in model else "'"
             for item in client.search_model_versions(
-                f"name = '{model}'", max_results=NEWEST, order_by=["version_number DESC"]
+                f"name = {quote}{model}{quote}", max_results=NEWEST, order_by=["version_number DESC"]
             ):
-                tags = client.get_run(item.run_id).data.tags if item.run_id else {}
+                tags = _tags(client, item.run_id)
                 dag_id, name, dataset = (tags.get(f"mlops.{tag}", "") for tag in ("dag_id", "dataset_name", "dataset"))
                 if dag_id not in newest and dataset and store.exists(manifest_key(name, dataset)):
                     ref = ModelVersionRef(model=model, version=int(item.version), run_id=item.run_id)
                     registered = datetime.fromtimestamp(item.creation_timestamp / 1000, timezone.utc)
                     newest[dag_id] = Training(ref, dag_id, registered)
             yield from newest.values()
+
+
+def _tags(client: MlflowClient, run_id: str | None) -> dict[str, str]:
+    """Return the tags of a run; empty if the version has no run, or the run was deleted for good."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return dict(client.get_run(run_id).data.tags) if run_id else {}
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return {}
+        raise
 
 
 def _models(client: MlflowClient) -> Iterator[str]:

@@ -40,6 +40,9 @@ def _as_test_size(value: Any) -> Any:
 
 
 def _as_gap(value: Any) -> Any:
+    if isinstance(value, int | float):
+        # A number would be read as seconds.
+        raise ValueError(f"{value!r} has no unit; use a duration such as 7D")
     return parse_duration(value) if isinstance(value, str) else value
 
 

@@ -253,7 +253,13 @@ class LiveAirflow:
 
         :raises RuntimeError: it answers with an error
         """
-        status, _, content = self.request(method, path, body, token=token)
+        for _ in range(5):
+            status, _, content = self.request(method, path, body, token=token)
+            # A transaction that began by reading gets no lock, and no time to wait, when another has written meanwhile:
+            # SQLite's rule, for which Airflow recommends a server. Nothing of the transaction has happened.
+            if status != 500 or b'"Database error"' not in content:
+                break
+            time.sleep(1)
         if status >= 400:
             raise RuntimeError(f"{method} {path}: {status} {content.decode(errors='replace')[:1000]}")
         return json.loads(content) if content else None

@@ -24,11 +24,12 @@ class Listing(Location):
         with self._guard("list", prefix):
             try:
                 paths = self.fs.ls(self.path(prefix), detail=False)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 paths = []
             if not paths:
                 self._require_bucket()
-        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths)
+        # The listing of a file is the file itself.
+        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in paths if not self._is(prefix, path))
         return sorted(f"{prefix}/{name}" for name in names if not name.startswith("."))
 
     def _require_bucket(self) -> None:
@@ -76,7 +77,13 @@ class Listing(Location):
                 found = {}
             if not found:
                 self._require_bucket()
-        return {str(path).removeprefix(self.path("")): info for path, info in found.items()}
+        return {
+            str(path).removeprefix(self.path("")): info for path, info in found.items() if not self._is(prefix, path)
+        }
+
+    def _is(self, key: str, path: str) -> bool:
+        """Return whether a path of the filesystem is that of ``key``."""
+        return str(path).strip("/") == self.path(key).strip("/")
 
 
 def _local(folder: str) -> dict[str, dict[str, Any]]:
@@ -88,7 +95,7 @@ def _local(folder: str) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     folders = [folder.rstrip("/")]
     while folders:
-        with suppress(FileNotFoundError), os.scandir(folders.pop()) as entries:
+        with suppress(FileNotFoundError, NotADirectoryError), os.scandir(folders.pop()) as entries:
             for entry in entries:
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(entry.path)

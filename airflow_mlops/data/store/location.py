@@ -62,12 +62,17 @@ class Location:
     def _guard(self, verb: str, key: str) -> Iterator[None]:
         """Convert the exceptions of the filesystem. A block may contain only calls of the filesystem.
 
-        ``FileNotFoundError`` remains, except for a file that is written.
+        ``FileNotFoundError`` remains, except for a file that is written. A key below a file does not exist, as in an object
+        store, which has no folders.
         """
         try:
             yield
         except StoreError:
             raise
+        except NotADirectoryError as error:
+            if verb == "write":
+                raise self._failed(verb, key, error) from error
+            raise FileNotFoundError(error.errno, error.strerror, error.filename) from error
         # The client libraries of object stores have their own exceptions: botocore, azure.core, gcsfs, aiohttp, ...
         except Exception as error:
             if isinstance(error, FileNotFoundError) and verb != "write":

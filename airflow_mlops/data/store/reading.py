@@ -90,7 +90,7 @@ class Reading(Location):
         with self._guard("read", key):
             try:
                 found: datetime = self.fs.modified(self.path(key))
-            except (FileNotFoundError, NotImplementedError):
+            except (FileNotFoundError, NotADirectoryError, NotImplementedError):
                 return None
         return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
@@ -104,7 +104,7 @@ class Reading(Location):
         with self._guard("read", key):
             try:
                 return dict(self.fs.info(self.path(key)))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 return None
 
     def open(self, key: str) -> ReadableFile:

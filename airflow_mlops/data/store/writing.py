@@ -91,7 +91,7 @@ class Writing(Location):
 
         :raises StoreError: the file cannot be deleted
         """
-        with self._guard("delete", key), suppress(FileNotFoundError):
+        with self._guard("delete", key), suppress(FileNotFoundError, NotADirectoryError):
             self.fs.rm_file(self.path(key))
 
 

@@ -52,6 +52,21 @@ def test_a_file_is_read_listed_and_deleted(store):
         store.read_bytes("a/b/one.txt")
 
 
+def test_nothing_is_below_a_file(store):
+    store.write_bytes("a/file", b"1")
+    assert store.keys("a/file") == store.find("a/file") == store.keys("a/file/b") == store.find("a/file/b") == []
+    assert not store.exists("a/file/b")
+    assert store.info("a/file/b") is None
+    assert store.modified("a/file/b") is None
+    assert store.read_many(["a/file/b"]) == {}
+    with pytest.raises(FileNotFoundError):
+        store.read_bytes("a/file/b")
+    with pytest.raises(FileNotFoundError):
+        store.open("a/file/b")
+    store.delete("a/file/b")
+    assert store.find("a") == ["a/file"]
+
+
 def test_files_of_other_processes_are_seen(store):
     other = ArtifactStore(store.url)
     # A filesystem of its own, as in another process.

@@ -15,6 +15,7 @@ from airflow_mlops.data.types import decimal_text, is_binary
 
 if TYPE_CHECKING:
     from airflow_mlops.data.datasets import Dataset
+    from airflow_mlops.data.spool import Rows
 
 # The texts of so many rows are in memory at once.
 _SLICE_ROWS = 65_536
@@ -46,7 +47,7 @@ def shared_rows(dataset: Dataset, part: str, other: Dataset, other_part: str | N
     return int(np.isin(here, there).sum())
 
 
-def row_ids(table: pa.Table, columns: Sequence[str]) -> Numbers:
+def row_ids(table: pa.Table | Rows, columns: Sequence[str]) -> Numbers:
     """Compute a 64-bit hash of each row's values in ``columns``.
 
     The hash of a row does not depend on other rows. Equal values of types with different widths (int32, int64) have the
@@ -54,7 +55,8 @@ def row_ids(table: pa.Table, columns: Sequence[str]) -> Numbers:
 
     :return: an array of uint64 with one hash per row
     """
-    kept = [name for name in columns if _is_text(table[name])]
+    table = table.select(columns)
+    kept = [name for name in columns if _is_text(table, name)]
     parts = [_ids(table.slice(start, _SLICE_ROWS), columns, kept) for start in range(0, table.num_rows, _SLICE_ROWS)]
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
@@ -79,14 +81,16 @@ def _ids(table: pa.Table, columns: Sequence[str], texts: Collection[str]) -> Num
     return ids
 
 
-def _is_text(column: pa.ChunkedArray) -> bool:
+def _is_text(table: pa.Table | Rows, name: str) -> bool:
     """Return whether Arrow can convert all values of a column to text. It cannot convert lists, and bytes that are no text."""
-    slices = (column.slice(start, _SLICE_ROWS) for start in range(0, len(column), _SLICE_ROWS))
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    # Of other types, all values can be converted, or none.
+    kind = table.schema.field(name).type
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    column = table.select([name])
+    # Of types other than bytes, all values can be converted, or none.
+    starts = range(0, table.num_rows, _SLICE_ROWS) if is_binary(kind) else [0]
     try:
-        for part in slices if is_binary(kind) else [column.slice(0, 0)]:
-            _as_text(part)
+        for start in starts:
+            _as_text(column.slice(start, _SLICE_ROWS if is_binary(kind) else 0)[name])
     except (pa.ArrowNotImplementedError, pa.ArrowInvalid):
         return False
     return True

@@ -1,30 +1,214 @@
-"""Storage of large Arrow tables in a temporary file instead of memory."""
+"""Rows in a temporary file, of which only a part is in memory at the same time."""
 
 from __future__ import annotations
 
+import errno
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
+from airflow_mlops.core.errors import SpillError
+
+BATCH_ROWS = 65_536
+
 
 @contextmanager
-def spooled(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-    """Write tables with equal schemas to a temporary file, and map the file into memory as one table.
+def spooled(rows: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema | None = None) -> Iterator[Rows]:
+    """Write rows to a temporary file in ``TMPDIR``. The file is deleted at the end of the block.
 
-    The operating system loads a page of the file when the page is used, and can release its memory afterwards. The
-    table is valid only inside the block.
+    Columns of dictionary type are stored as their values.
 
-    :param tables: at least one table
+    :param rows: at least one table or record batch, unless ``schema`` is set
+    :param schema: columns of the rows; by default those of the first table or record batch
+    :raises SpillError: the disk is full
     """
-    iterator = iter(tables)
-    first = next(iterator)
+    iterator = iter(rows)
+    if schema is None:
+        first = next(iterator)
+        schema, iterator = first.schema, chain([first], iterator)
+    schema = pa.schema([field.with_type(_decoded(field.type)) for field in schema])
     with tempfile.TemporaryDirectory(prefix="mlops-spool-") as folder:
-        path = f"{folder}/table.arrow"
-        with pa.ipc.new_file(path, first.schema) as writer:
-            writer.write_table(first)
-            for table in iterator:
-                writer.write_table(table)
-        with pa.memory_map(path) as mapped:
-            yield pa.ipc.open_file(mapped).read_all()
+        file = _File(Path(folder) / "rows.arrow", schema)
+        file.write(item.cast(schema) for item in iterator)
+        yield Rows({name: _Column(file, name, schema.field(name).type) for name in schema.names}, file.num_rows)
+
+
+def _decoded(kind: pa.DataType) -> pa.DataType:
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+class _File:
+    """An Arrow file with compressed batches of :data:`BATCH_ROWS` rows, except for the last batch."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._path = path
+        self._schema = schema
+        self.num_rows = 0
+
+    def write(self, rows: Iterable[pa.Table | pa.RecordBatch]) -> None:
+        options = pa.ipc.IpcWriteOptions(compression="lz4")
+        batches = _of_equal_size(self._schema, rows)
+        with (
+            _full_disk(),
+            pa.OSFile(str(self._path), "wb") as file,
+            pa.ipc.new_file(file, self._schema, options=options) as writer,
+        ):
+            for batch in batches:
+                writer.write_batch(batch)
+                self.num_rows += batch.num_rows
+
+    def batches(self, names: Sequence[str], first: int, end: int) -> Iterator[pa.RecordBatch]:
+        """Read columns of the batches from number ``first`` to before number ``end``."""
+        # Only the bytes of these columns are read.
+        options = pa.ipc.IpcReadOptions(included_fields=[self._schema.get_field_index(name) for name in names])
+        with pa.OSFile(str(self._path)) as file, pa.ipc.open_file(file, options=options) as reader:
+            for number in range(first, end):
+                yield reader.get_batch(number)
+
+
+@contextmanager
+def _full_disk() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SpillError(
+            f"The disk is full: rows that do not fit in memory are written to temporary files in {tempfile.gettempdir()}. "
+            "Free space there, or set TMPDIR to a larger disk.",
+            disk_full=True,
+        ) from error
+
+
+def _of_equal_size(schema: pa.Schema, rows: Iterable[pa.Table | pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    held: list[pa.RecordBatch] = []
+    count = 0
+    for item in rows:
+        for batch in item.to_batches() if isinstance(item, pa.Table) else [item]:
+            held.append(batch)
+            count += batch.num_rows
+            if count < BATCH_ROWS:
+                continue
+            table = pa.Table.from_batches(held, schema)
+            whole = count - count % BATCH_ROWS
+            for start in range(0, whole, BATCH_ROWS):
+                yield _one_batch(table.slice(start, BATCH_ROWS))
+            count -= whole
+            held = table.slice(whole).to_batches()
+    if count:
+        yield _one_batch(pa.Table.from_batches(held, schema))
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    return table.combine_chunks().to_batches()[0]
+
+
+Convert: TypeAlias = "Callable[[Any], Any]"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A column of a file.
+
+    :param kind: type of the values that are read
+    :param convert: function that converts the stored values of some rows to ``kind``
+    """
+
+    file: _File
+    name: str
+    kind: pa.DataType
+    convert: Convert | None = None
+
+
+class Rows:
+    """Columns of temporary files with equal numbers of rows. They are read like those of a :class:`pyarrow.Table`.
+
+    :param columns: the columns by name
+    """
+
+    def __init__(self, columns: Mapping[str, _Column], num_rows: int) -> None:
+        self._columns = dict(columns)
+        self.num_rows = num_rows
+
+    def __len__(self) -> int:
+        return self.num_rows
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        """Return names and types of the columns."""
+        return pa.schema([(name, column.kind) for name, column in self._columns.items()])
+
+    @property
+    def column_names(self) -> list[str]:
+        """Return the names of the columns."""
+        return list(self._columns)
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        """Read one column into memory."""
+        return self.select([name]).slice()[name]
+
+    def select(self, names: Iterable[str]) -> Rows:
+        """Return rows with some of the columns, in the order of ``names``."""
+        return Rows({name: self._columns[name] for name in names}, self.num_rows)
+
+    def rename_columns(self, names: Sequence[str]) -> Rows:
+        """Return rows with new names of all columns."""
+        return Rows(dict(zip(names, self._columns.values(), strict=True)), self.num_rows)
+
+    def beside(self, other: Rows) -> Rows:
+        """Return rows with the columns of these rows, and then those of ``other``."""
+        return Rows({**self._columns, **other._columns}, self.num_rows)
+
+    def converted(self, name: str, kind: pa.DataType, convert: Convert) -> Rows:
+        """Return rows in which the values of a column are converted when they are read.
+
+        :param kind: type of the converted values
+        :param convert: function that converts the values of some rows
+        """
+        return Rows({**self._columns, name: replace(self._columns[name], kind=kind, convert=convert)}, self.num_rows)
+
+    def slice(self, offset: int = 0, length: int | None = None) -> pa.Table:
+        """Read consecutive rows into memory."""
+        end = self.num_rows if length is None else min(offset + length, self.num_rows)
+        first, last = offset // BATCH_ROWS, -(-end // BATCH_ROWS)
+        table = pa.Table.from_batches(self._batches(first, last), self.schema)
+        return table.slice(offset - first * BATCH_ROWS, max(end - offset, 0))
+
+    def to_batches(self) -> Iterator[pa.RecordBatch]:
+        """Read all rows in batches of :data:`BATCH_ROWS` rows."""
+        return self._batches(0, -(-self.num_rows // BATCH_ROWS))
+
+    def take(self, indices: pa.Array) -> pa.Table:
+        """Read the rows with these numbers, in the order of ``indices``."""
+        import numpy as np
+
+        numbers = indices.to_numpy()
+        order = np.argsort(numbers, kind="stable")
+        bounds = np.searchsorted(numbers[order], np.arange(0, self.num_rows + BATCH_ROWS, BATCH_ROWS))
+        found = [self.schema.empty_table()]
+        for batch, (first, last) in enumerate(zip(bounds, bounds[1:], strict=False)):
+            if first < last:
+                table = pa.Table.from_batches(self._batches(batch, batch + 1), self.schema)
+                found.append(table.take(pa.array(numbers[order[first:last]] - batch * BATCH_ROWS)))
+        return pa.concat_tables(found).take(pa.array(np.argsort(order, kind="stable")))
+
+    def _batches(self, first: int, end: int) -> Iterator[pa.RecordBatch]:
+        """Read the batches from number ``first`` to before number ``end``."""
+        names: dict[_File, list[str]] = {}
+        for column in self._columns.values():
+            names.setdefault(column.file, []).append(column.name)
+        readers = {file: file.batches(list(dict.fromkeys(some)), first, end) for file, some in names.items()}
+        for _ in range(first, end):
+            parts = {file: next(batches) for file, batches in readers.items()}
+            arrays = []
+            for column in self._columns.values():
+                values = parts[column.file].column(column.name)
+                arrays.append(values if column.convert is None else column.convert(values))
+            yield pa.RecordBatch.from_arrays(arrays, schema=self.schema)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.data.moments import as_utc, is_time
+from airflow_mlops.data.spool import Rows
 from airflow_mlops.metrics.ranks import placements
 
 Numbers = np.ndarray[Any, Any]
@@ -47,7 +48,9 @@ class SingleFeatures:
         return [f"{name!r} ({self.measure} {self.scores[name]:.4f})" for name in names]
 
 
-def single_features(table: pa.Table, features: Sequence[str], label: str, task: Task, ids: Numbers) -> SingleFeatures:
+def single_features(
+    table: pa.Table | Rows, features: Sequence[str], label: str, task: Task, ids: Numbers
+) -> SingleFeatures:
     """Measure how well each feature alone predicts the label, on at most 50,000 rows.
 
     :param table: the rows, with the features and the label
@@ -63,7 +66,8 @@ def single_features(table: pa.Table, features: Sequence[str], label: str, task: 
     if len(rows) < _MIN_ROWS or (task != "regression" and np.sort(counts)[-2:].min() < _MIN_ROWS):
         return SingleFeatures(measure, 0, {})
     values = target.to_numpy(zero_copy_only=False)[rows].astype(float) if task == "regression" else codes[rows]
-    scores = {name: round(_score(table[name].take(pa.array(rows)), values, task), 4) for name in features}
+    sample = table.select(features).take(pa.array(rows))
+    scores = {name: round(_score(sample[name], values, task), 4) for name in features}
     return SingleFeatures(measure, len(rows), scores)
 
 

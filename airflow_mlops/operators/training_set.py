@@ -48,8 +48,8 @@ class BuildTrainingSetOperator(StepOperator):
         are left out), ``stratify`` (for ``random``) and ``seed``; ``None`` for the single split part `data`
     :param max_single_feature_score: largest score that one feature may reach as the only predictor of the label: AUC,
         or R² for a regression. A feature above this limit fails the task, because it probably leaks the label
-    :param memory_limit: largest memory of the join, such as ``2GB``. If the join needs more, it continues on disk. The
-        events and the Python process need additional memory
+    :param memory_limit: memory that sorting and joining may use before they continue on disk, such as ``2GB``; by default
+        ``[mlops] memory``. The Python process needs additional memory
     :param description: description of the dataset
     :raises SpecError: the split method is unknown, the window rule is invalid, or both ``feature_service`` and ``features`` are set
     """
@@ -79,7 +79,7 @@ class BuildTrainingSetOperator(StepOperator):
         positive: str | int | float | bool | None = None,
         split: str | dict[str, Any] | None = "random",
         max_single_feature_score: float = 0.99,
-        memory_limit: str = "2GB",
+        memory_limit: str | None = None,
         description: str = "",
         **kwargs: Any,
     ) -> None:

@@ -11,16 +11,19 @@ from airflow_mlops.core.errors import FeatureStoreError, one_line
 from airflow_mlops.data.feast import offline_store, parquet_source, point_in_time
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast.request import FeatureRequest, OnDemandRequest, ViewRequest
+from airflow_mlops.data.spool import BATCH_ROWS, Rows
 from airflow_mlops.data.types import cast
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
-BATCH_ROWS = 65_536
-
 
 def join(
-    store: FeatureStore, request: FeatureRequest, events: pa.Table, timestamp: str, memory_limit: str = "2GB"
+    store: FeatureStore,
+    request: FeatureRequest,
+    events: pa.Table | Rows,
+    timestamp: str,
+    memory_limit: str | None = None,
 ) -> Iterator[pa.Table]:
     """Join the requested features to the events, with the values that were known at the time of each event.
 
@@ -30,7 +33,7 @@ def join(
     :param request: the features to join
     :param events: table with the join keys, the event times and the inputs of on-demand feature views
     :param timestamp: name of the event time column
-    :param memory_limit: memory that DuckDB may use before it continues in temporary files
+    :param memory_limit: memory that DuckDB may use before it continues in temporary files; by default ``[mlops] memory``
     :return: tables with the columns ``request.refs``, for consecutive slices of the events
     :raises FeatureStoreError: Feast or DuckDB failed, a column is missing, or a join key has different types in the
         events and in the source
@@ -41,7 +44,8 @@ def join(
         if parquet_source.is_parquet(store, view):
             sources.append(parquet_source.open_source(store, view, events.schema))
         else:
-            others.update(offline_store.look_up(store, view, events, timestamp))
+            columns = list(dict.fromkeys([*view.join_keys.values(), timestamp]))
+            others.update(offline_store.look_up(store, view, events.select(columns).slice(0), timestamp))
     batches: Iterator[pa.Table] = iter([pa.table(others)])
     if sources:
         joined = point_in_time.join(sources, events, timestamp, memory_limit, BATCH_ROWS)
@@ -89,7 +93,7 @@ def _cast(column: pa.ChunkedArray, request: ViewRequest, name: str) -> pa.Chunke
         ) from None
 
 
-def with_on_demand(found: pa.Table, items: list[OnDemandRequest], events: pa.Table) -> pa.Table:
+def with_on_demand(found: pa.Table, items: list[OnDemandRequest], events: pa.Table | Rows) -> pa.Table:
     """Add the features of on-demand feature views, which Feast computes from other features and the events."""
     columns = _columns(found)
     for item in items:

@@ -20,7 +20,7 @@ from airflow_mlops.core.errors import FeatureStoreError, LeakageError, one_line
 from airflow_mlops.data import relational
 from airflow_mlops.data.feast.parquet_source import ParquetSource, Span, decoded
 from airflow_mlops.data.moments import as_utc
-from airflow_mlops.data.prefetch import prefetch
+from airflow_mlops.data.spool import Rows
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -32,7 +32,11 @@ _FIRST_TIME = -62_135_596_800_000_000
 
 
 def join(
-    sources: Sequence[ParquetSource], events: pa.Table, timestamp: str, memory_limit: str, batch_rows: int
+    sources: Sequence[ParquetSource],
+    events: pa.Table | Rows,
+    timestamp: str,
+    memory_limit: str | None,
+    batch_rows: int,
 ) -> Iterator[pa.Table]:
     """Look up the features of every source for every event.
 
@@ -50,42 +54,45 @@ def join(
     times = as_utc(events[timestamp], f"The event time {timestamp!r}").cast(pa.int64())
     columns = list(dict.fromkeys(column for source in sources for column in source.request.join_keys.values()))
     keys = {column: f"k{number}" for number, column in enumerate(columns)}
-    left = {"n": np.arange(events.num_rows), "t": times} | {keys[name]: decoded(events[name]) for name in keys}
-    for source in sources:
-        for key in source.times_in_keys:
-            column = source.request.join_keys[key]
-            left[keys[column]] = as_utc(events[column], f"Join key {column!r} of the events")
+    in_time = {source.request.join_keys[key] for source in sources for key in source.times_in_keys}
+    chosen = events.select(columns)
+
+    def left(start: int) -> pa.RecordBatch:
+        table = chosen.slice(start, batch_rows)
+        part = times.slice(start, batch_rows)
+        found = {"n": np.arange(start, start + len(part)), "t": part.combine_chunks()}
+        for name, key in keys.items():
+            values = (
+                as_utc(table[name], f"Join key {name!r} of the events") if name in in_time else decoded(table[name])
+            )
+            found[key] = values.combine_chunks()
+        return pa.record_batch(found)
+
+    streamed = (left(start) for start in range(0, events.num_rows, batch_rows))
     with relational.connect(memory_limit) as connection:
-        connection.register("events", pa.table(left))
         parts = [_Part(number, source) for number, source in enumerate(sources)]
         start = 0
         try:
             sql, parameters = _query(connection, parts, keys, times)
-            with prefetch(_batches(connection, sql, parameters, batch_rows), connection.interrupt) as batches:
-                for batch in batches:
-                    found = pa.Table.from_batches([batch])
-                    for part in parts:
-                        part.verify(found, times.slice(start, len(found)))
-                    start += batch.num_rows
-                    yield pa.table({ref: column for part in parts for ref, column in part.features(found)})
+            tables = {"events": (left(events.num_rows).schema, streamed)}
+            for batch in relational.stream(connection, sql, tables, parameters=parameters, rows=batch_rows):
+                found = pa.Table.from_batches([batch])
+                for part in parts:
+                    part.verify(found, times.slice(start, len(found)))
+                start += batch.num_rows
+                yield pa.table({ref: column for part in parts for ref, column in part.features(found)})
         except duckdb.Error as error:
             if relational.is_disk_full(error):
                 raise
             if isinstance(error, duckdb.OutOfMemoryException):
                 raise FeatureStoreError(
-                    f"The point-in-time join needs more memory than memory_limit={memory_limit!r} allows "
+                    f"The point-in-time join needs more memory than its limit of {memory_limit or relational.default_memory()} "
                     f"({one_line(error)}). Increase `memory_limit`."
                 ) from error
             raise FeatureStoreError(
                 f"The point-in-time join failed in DuckDB: {one_line(error)}. Check the files of the feature views' "
                 "sources."
             ) from error
-
-
-def _batches(
-    connection: DuckDBPyConnection, sql: str, parameters: dict[str, Any], rows: int
-) -> Iterator[pa.RecordBatch]:
-    yield from connection.sql(sql, params=parameters).to_arrow_reader(rows)
 
 
 class _Part:

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SpecError, TrainingError
-from airflow_mlops.data import expressions
+from airflow_mlops.data import expressions, relational
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.data.moments import as_utc
-from airflow_mlops.data.types import as_numbers, as_stored, concatenated
+from airflow_mlops.data.moments import as_utc, is_text
+from airflow_mlops.data.spool import Rows, spooled
+from airflow_mlops.data.types import as_doubles, as_numbers, as_stored, common_schema, conformed
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
 # An integer label with more distinct values than this is a quantity, so the ML task is regression.
 _MOST_CLASSES = 20
 
 
+@contextmanager
 def read_events(
     spec: TrainingSetSpec, datasets: Sequence[Dataset], join_columns: list[str], broken: Collection[str] = ()
-) -> tuple[pa.Table, dict[str, int]]:
+) -> Iterator[tuple[Rows, dict[str, int]]]:
     """Read the events that have a label, sorted by event time and then by the other columns.
+
+    The events are in a temporary file, which exists only inside the ``with`` block.
 
     :param datasets: the datasets that ``spec.entities`` selects
     :param join_columns: columns that the join of features needs in addition to the event time
@@ -33,39 +39,157 @@ def read_events(
     :return: the events, and the number of rows that were left out, by reason (``label_unknown``)
     :raises EmptyWindowError: the datasets have no rows
     :raises SchemaError: an event time is null, or a column has different types in different windows
-    :raises TrainingError: the label of every event is null
+    :raises TrainingError: the label of every event is null, or a label is infinite
     """
-    operands = sorted(spec.label_columns)
-    wanted = list(dict.fromkeys([*join_columns, *spec.keys, spec.timestamp, *spec.columns, *spec.watched]))
-    name = datasets[0].manifest.name
-    types = _first_types(datasets, {*broken} & {*spec.columns} - {*join_columns, *spec.keys, *operands, spec.timestamp})
-    columns = list(dict.fromkeys([*wanted, *operands]))
-    tables = [_with_nulls(dataset, columns, spec.timestamp, types) for dataset in datasets]
-    table = concatenated(tables, f"The windows of dataset {name!r}", "Ingest the windows again with equal types.")
-    if not table.num_rows:
-        raise EmptyWindowError(
-            f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to a window with rows."
-        )
-    if nulls := table[spec.timestamp].null_count:
-        raise SchemaError(
-            f"The event time {spec.timestamp!r} is null in {counted(nulls, 'row')} of dataset {name!r}, but a "
-            "point-in-time join needs the time of every event. Drop or correct these rows upstream."
-        )
-    dropped = {"label_unknown": 0}
-    if spec.label is not None:
-        label = _label(spec, table)
-        labelled = pc.is_valid(label)
-        dropped["label_unknown"] = table.num_rows - (pc.sum(labelled).as_py() or 0)
-        table = table.select(wanted).append_column(spec.label.name, label).filter(labelled)
-        if not table.num_rows:
+    source = _Source(spec, datasets, join_columns, broken)
+    with spooled(source.batches(), source.schema) as events:
+        name = datasets[0].manifest.name
+        if source.timeless:
+            raise SchemaError(
+                f"The event time {spec.timestamp!r} is null in {counted(source.timeless, 'row')} of dataset {name!r}, but a "
+                "point-in-time join needs the time of every event. Drop or correct these rows upstream."
+            )
+        if not source.rows:
+            raise EmptyWindowError(
+                f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to a window with rows."
+            )
+        if source.infinite:
             raise TrainingError(
-                f"The label {spec.label.name!r} of all {len(labelled):,} events is null, so it is not known yet. Build "
+                f"The label {_label_name(spec)!r} is infinite in {counted(source.infinite, 'row')}. "
+                "Correct the computation of the label, which may divide by zero."
+            )
+        if not events.num_rows:
+            raise TrainingError(
+                f"The label {_label_name(spec)!r} of all {source.rows:,} events is null, so it is not known yet. Build "
                 "the training set from an older window."
             )
-    others = [name for name in table.column_names if name != spec.timestamp and _is_sortable(table[name])]
-    return table.take(
-        pc.sort_indices(table, [(pc.field(name), "ascending") for name in (spec.timestamp, *others)])
-    ), dropped
+        dropped = {"label_unknown": source.rows - events.num_rows}
+        with spooled(_sorted(events, spec), events.schema) as ordered:
+            yield with_numbers(ordered, [_label_name(spec)]), dropped
+
+
+class _Source:
+    """The labelled events of some datasets.
+
+    :ivar schema: columns that the training set needs and, if there is one, the label
+    :ivar rows: number of events, with and without a label, when all batches have been read
+    :ivar timeless: number of events without a time, when all batches have been read
+    :ivar infinite: number of infinite labels, when all batches have been read
+    """
+
+    def __init__(
+        self, spec: TrainingSetSpec, datasets: Sequence[Dataset], join_columns: list[str], broken: Collection[str]
+    ) -> None:
+        self._spec = spec
+        self._datasets = datasets
+        self.rows = self.timeless = self.infinite = 0
+        operands = sorted(spec.label_columns)
+        self._wanted = list(dict.fromkeys([*join_columns, *spec.keys, spec.timestamp, *spec.columns, *spec.watched]))
+        needed = {*join_columns, *spec.keys, *operands, spec.timestamp}
+        self._types = _first_types(datasets, {*broken} & {*spec.columns} - needed)
+        self._columns = list(dict.fromkeys([*self._wanted, *operands]))
+        self._what = f"The windows of dataset {datasets[0].manifest.name!r}"
+        self._read_schema = common_schema(
+            (next(self._of(dataset, empty=True)).schema for dataset in datasets),
+            self._what,
+            "Ingest the windows again with equal types.",
+        )
+        self.schema = self._labelled(self._read_schema.empty_table()).schema
+
+    def batches(self) -> Iterator[pa.Table]:
+        for dataset in self._datasets:
+            for table in self._of(dataset):
+                table = conformed(table, self._read_schema, self._what)
+                self.rows += table.num_rows
+                self.timeless += table[self._spec.timestamp].null_count
+                yield self._labelled(table)
+
+    def _of(self, dataset: Dataset, *, empty: bool = False) -> Iterator[pa.Table]:
+        """Read the columns of a dataset. Columns that it lacks, or has in another type than the first one, are null.
+
+        :param empty: whether only one table without rows is read
+        """
+        schema = dataset.schema
+        lacking = {
+            name
+            for name, kind in self._types.items()
+            if name not in schema.names or not schema.field(name).type.equals(kind)
+        }
+        columns = [name for name in self._columns if name not in lacking]
+        dataset.require_columns(columns)
+        tables = (
+            [pa.schema([schema.field(name) for name in columns]).empty_table()]
+            if empty
+            else (pa.Table.from_batches([batch]) for batch in dataset.batches(columns=columns))
+        )
+        timestamp = self._spec.timestamp
+        for table in tables:
+            for name in lacking:
+                table = table.append_column(name, pa.nulls(table.num_rows, self._types[name]))
+            times = as_utc(table[timestamp], f"The event time {timestamp!r} of dataset {dataset.manifest.name!r}")
+            yield pa.table({name: times if name == timestamp else table[name] for name in self._columns})
+
+    def _labelled(self, table: pa.Table) -> pa.Table:
+        if self._spec.label is None:
+            return table.select(self._wanted)
+        label, infinite = _label(self._spec, table)
+        self.infinite += infinite
+        return table.select(self._wanted).append_column(self._spec.label.name, label).filter(pc.is_valid(label))
+
+
+def _sorted(events: Rows, spec: TrainingSetSpec) -> Iterator[pa.Table]:
+    """Sort events by time, and then by the other columns. Equal events keep their order."""
+    fields = {f"c{i}": field for i, field in enumerate(events.schema) if not pa.types.is_null(field.type)}
+    others = [name for name, field in fields.items() if not pa.types.is_nested(field.type)]
+    time = next(name for name in others if fields[name].name == spec.timestamp)
+    kinds = {name: _sortable(field.type) for name, field in fields.items()}
+
+    def numbered() -> Iterator[pa.RecordBatch]:
+        start = 0
+        for batch in events.to_batches():
+            columns = [batch.column(field.name).cast(kinds[name]) for name, field in fields.items()]
+            numbers = pa.array(np.arange(start, start + batch.num_rows))
+            yield pa.RecordBatch.from_arrays([*columns, numbers], [*fields, "n"])
+            start += batch.num_rows
+
+    schema = pa.schema([*kinds.items(), ("n", pa.int64())])
+    order = ", ".join(f"{name} NULLS LAST" for name in dict.fromkeys([time, *others, "n"]))
+    sql = f"SELECT {', '.join(fields)} FROM events ORDER BY {order}"  # noqa: S608 - the names are generated here
+    with relational.connect(spec.memory_limit) as connection:
+        for batch in relational.stream(connection, sql, {"events": (schema, numbered())}):
+            columns = {
+                field.name: batch.column(name).cast(kinds[name]).cast(field.type) for name, field in fields.items()
+            }
+            nulls = pa.nulls(batch.num_rows)
+            yield pa.table([columns.get(field.name, nulls) for field in events.schema], schema=events.schema)
+
+
+def _sortable(kind: pa.DataType) -> pa.DataType:
+    """Return the type in which DuckDB sorts values of the type ``kind``. It has no nanoseconds with a time zone."""
+    return pa.int64() if pa.types.is_timestamp(kind) and kind.unit == "ns" else kind
+
+
+def with_numbers(events: Rows, names: Collection[str]) -> Rows:
+    """Convert columns of decimals to ``int64`` if all values are whole and fit, otherwise to ``double``.
+
+    :param names: names of columns. Columns of other types stay as they are
+    """
+    for name in names:
+        if name in events.column_names and pa.types.is_decimal(events.schema.field(name).type):
+            kinds = {as_numbers(batch.column(0)).type for batch in events.select([name]).to_batches()}
+            whole = kinds == {pa.int64()}
+            events = events.converted(
+                name, pa.int64() if whole else pa.float64(), _to_integers if whole else as_doubles
+            )
+    return events
+
+
+def _to_integers(values: pa.Array) -> pa.Array:
+    return pc.cast(values, pa.int64())
+
+
+def _label_name(spec: TrainingSetSpec) -> str:
+    return spec.label.name if spec.label is not None else ""
 
 
 def _first_types(datasets: Sequence[Dataset], names: Collection[str]) -> dict[str, pa.DataType]:
@@ -76,37 +200,11 @@ def _first_types(datasets: Sequence[Dataset], names: Collection[str]) -> dict[st
     return found
 
 
-def _with_nulls(dataset: Dataset, columns: list[str], timestamp: str, types: Mapping[str, pa.DataType]) -> pa.Table:
-    """Read columns of a dataset of events. Columns of ``types`` that it lacks, or has in another type, are null."""
-    if not types:
-        return _read(dataset, columns, timestamp)
-    schema = dataset.schema
-    lacking = {
-        name for name, kind in types.items() if name not in schema.names or not schema.field(name).type.equals(kind)
-    }
-    table = _read(dataset, [name for name in columns if name not in lacking], timestamp)
-    for name in lacking:
-        table = table.append_column(name, pa.nulls(table.num_rows, types[name]))
-    return table.select(columns)
+def _label(spec: TrainingSetSpec, table: pa.Table) -> tuple[pa.ChunkedArray, int]:
+    """Return the label of each event, and the number of infinite labels.
 
+    A label is null if a column of the label's expression is null. Booleans become 1 and 0, as ONNX requires.
 
-def _read(dataset: Dataset, columns: list[str], timestamp: str) -> pa.Table:
-    """Read columns of a dataset of events, and convert the event times to UTC timestamps."""
-    table = dataset.table(columns=columns)
-    times = as_utc(table[timestamp], f"The event time {timestamp!r} of dataset {dataset.manifest.name!r}")
-    return table.set_column(table.schema.get_field_index(timestamp), timestamp, times)
-
-
-def _is_sortable(column: pa.ChunkedArray) -> bool:
-    return not (pa.types.is_nested(column.type) or pa.types.is_null(column.type))
-
-
-def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
-    """Return the label of each event. It is null if a column of the label's expression is null.
-
-    Booleans become 1 and 0, as ONNX requires.
-
-    :raises TrainingError: a label is infinite
     :raises SpecError: the labels are not numbers, booleans or text
     """
     assert spec.label is not None
@@ -116,22 +214,18 @@ def _label(spec: TrainingSetSpec, table: pa.Table) -> pa.ChunkedArray:
         label = expressions.evaluate(spec.label.expression, table)
         label = label if isinstance(label, pa.ChunkedArray) else pa.chunked_array([label])
     if pa.types.is_boolean(label.type):
-        return label.cast(pa.int64())
-    label = as_numbers(as_stored(label, f"The label {spec.label.name!r}"))
-    if pa.types.is_floating(label.type):
+        return label.cast(pa.int64()), 0
+    label = as_stored(label, f"The label {spec.label.name!r}")
+    kind = label.type
+    if pa.types.is_floating(kind):
         infinite = pc.sum(pc.is_inf(label)).as_py() or 0
-        if infinite:
-            raise TrainingError(
-                f"The label {spec.label.name!r} is infinite in {counted(infinite, 'row')}. "
-                "Correct the computation of the label, which may divide by zero."
-            )
-        return pc.if_else(pc.is_nan(label), pa.scalar(None, label.type), label)
-    if not (pa.types.is_integer(label.type) or pa.types.is_string(label.type) or pa.types.is_large_string(label.type)):
+        return pc.if_else(pc.is_nan(label), pa.scalar(None, kind), label), infinite
+    if not (pa.types.is_integer(kind) or pa.types.is_decimal(kind) or is_text(kind)):
         raise SpecError(
-            f"The label {spec.label.name!r} has the type {label.type}. Set `label` to a column or expression whose "
+            f"The label {spec.label.name!r} has the type {kind}. Set `label` to a column or expression whose "
             "values are numbers, booleans or text."
         )
-    return label
+    return label, 0
 
 
 def infer_task(label: pa.ChunkedArray) -> Task:

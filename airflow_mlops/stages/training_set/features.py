@@ -5,27 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.columns import event_column, is_reserved
-from airflow_mlops.data.spool import spooled
+from airflow_mlops.data.spool import Rows, spooled
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 
 @dataclass(frozen=True)
 class JoinedFeatures:
     """The joined features of all events.
 
-    :param columns: values of each feature, by name of the feature's column in the training set
-    :param refs: Feast reference ``view:feature`` of each column, in the order of ``columns``
+    :param features: values of the features, with the names of the columns of the training set
+    :param refs: Feast reference ``view:feature`` of each column of ``features``
     :param keys: columns of the events that are join keys of the feature views
     """
 
-    columns: dict[str, pa.ChunkedArray]
+    features: Rows
     refs: list[str]
     keys: list[str]
 
@@ -55,7 +52,7 @@ class FeatureSource:
         return [*self._request.join_keys, *self._request.event_columns] if self._request else []
 
     @contextmanager
-    def join(self, events: pa.Table) -> Iterator[JoinedFeatures]:
+    def join(self, events: Rows) -> Iterator[JoinedFeatures]:
         """Join the features to all events, as they were known at each event time.
 
         The joined features are in a temporary file, which exists only inside the ``with`` block.
@@ -64,7 +61,7 @@ class FeatureSource:
         :raises SchemaError: two columns of the training set would have the same name
         """
         if self._store is None or self._request is None:
-            yield JoinedFeatures({}, [], [])
+            yield JoinedFeatures(events.select([]), [], [])
             return
         from airflow_mlops.data.feast.join import join
 
@@ -76,9 +73,9 @@ class FeatureSource:
                 f"The training set would have several columns {twice[0]!r}. Rename the feature in Feast with `field_mapping`, or "
                 "the column where the data is ingested, in SQL with `AS`."
             )
-        with spooled(join(self._store, self._request, events, spec.timestamp, spec.memory_limit)) as table:
-            columns = {name: table[ref] for name, ref in zip(names, refs, strict=True)}
-            yield JoinedFeatures(columns, refs, self._request.join_keys)
+        tables = join(self._store, self._request, events, spec.timestamp, spec.memory_limit)
+        with spooled(tables) as features:
+            yield JoinedFeatures(features.select(refs).rename_columns(names), refs, self._request.join_keys)
 
     def describe(self) -> dict[str, Any]:
         """Return the name of the Feast project and the path of the repository, for the manifest of the training set.

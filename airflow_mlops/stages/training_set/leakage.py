@@ -12,12 +12,13 @@ import pyarrow.compute as pc
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import LeakageError
 from airflow_mlops.data.moments import as_utc, is_time
+from airflow_mlops.data.spool import Rows
 from airflow_mlops.gates.single_features import single_features
 
 Numbers = np.ndarray[Any, Any]
 
 
-def refuse_newer(table: pa.Table, features: Sequence[str], timestamp: str) -> None:
+def refuse_newer(table: pa.Table | Rows, features: Sequence[str], timestamp: str) -> None:
     """Check that no timestamp or date in a feature is later than the event time of its row.
 
     :param table: rows with the features and the event time
@@ -42,7 +43,7 @@ def refuse_newer(table: pa.Table, features: Sequence[str], timestamp: str) -> No
 
 
 def refuse_too_predictive(
-    table: pa.Table, features: Sequence[str], label: str, task: Task, ids: Numbers, limit: float
+    table: pa.Table | Rows, features: Sequence[str], label: str, task: Task, ids: Numbers, limit: float
 ) -> dict[str, Any]:
     """Check that no single feature predicts the label almost perfectly.
 

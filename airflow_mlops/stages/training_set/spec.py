@@ -147,8 +147,9 @@ class TrainingSetSpec(Spec):
         split
     :param max_single_feature_score: highest accepted score of a single feature (AUC or, for a regression, R²). A
         feature with a higher score is rejected as leakage
-    :param memory_limit: memory limit of the join of features, for example ``500MB`` or ``2GB``. Above this limit, the
-        join uses temporary files. The events, Python and its libraries need additional memory
+    :param memory_limit: memory that sorting the events and joining the features may use before they continue in temporary
+        files, for example ``500MB`` or ``2GB``; by default ``[mlops] memory``. Python and its libraries need additional
+        memory, and so do about 40 bytes for each event
     :param owner: owner of the dataset, recorded in its manifest
     :param description: description of the dataset, recorded in its manifest
     """
@@ -168,7 +169,7 @@ class TrainingSetSpec(Spec):
     positive: bool | int | float | str | None = None
     split: Annotated[Split | None, BeforeValidator(_as_split)] = Split()
     max_single_feature_score: float = Field(default=0.99, gt=0.5, le=1.0)
-    memory_limit: str = Field(default="2GB", pattern=SIZE)
+    memory_limit: str | None = Field(default=None, pattern=SIZE)
     owner: str = ""
     description: str = ""
 

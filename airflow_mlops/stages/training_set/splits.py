@@ -14,40 +14,50 @@ from airflow_mlops.core.errors import SchemaError, TrainingError
 from airflow_mlops.core.moments import EPOCH
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_identity import row_ids
+from airflow_mlops.data.spool import Rows
 from airflow_mlops.stages.training_set.spec import RUN_WINDOW, Split
 
 Numbers = np.ndarray[Any, Any]
 
 
+def row_columns(split: Split, identity: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """Return the names of the columns that identify a row for a split.
+
+    Rows of different groups are different rows, even if their keys are equal.
+
+    :param identity: names of the columns that identify a row of the training set
+    :param columns: names of all columns
+    :raises SchemaError: there is no column ``split.group``
+    """
+    if split.group is not None and split.group not in columns:
+        raise SchemaError(
+            f"The training set has no column {split.group!r}, which is the group column of the split. Set `group` to "
+            f"one of: {', '.join(columns)}."
+        )
+    return list(dict.fromkeys([*identity, *([split.group] if split.group else [])]))
+
+
 def divide(
-    table: pa.Table,
+    table: pa.Table | Rows,
     split: Split,
     timestamp: str,
-    identity: Sequence[str],
+    ids: Numbers,
     run_starts: datetime | None = None,
     label: str | None = None,
 ) -> tuple[dict[str, Numbers], dict[str, Any]]:
     """Assign each row to the split part ``train`` or ``test``, or to none if it is in the gap between them.
 
-    Rows with equal values in the columns ``identity`` get the same split part.
+    Rows with equal ids get the same split part.
 
     :param table: rows to split
     :param split: method and parameters of the split
     :param timestamp: name of the event time column
-    :param identity: names of the columns that identify a row
+    :param ids: id of each row, from :func:`airflow_mlops.data.row_identity.row_ids`, shape (n,)
     :param run_starts: start of the window that the run processes, if ``split.test_size`` is ``window``
     :param label: name of the label column with classes, if ``split.stratify`` is set
     :return: for each split part a boolean mask of its rows, shape (n,), and the description of the split for the manifest
     :raises TrainingError: a split part would be empty
-    :raises SchemaError: ``table`` has no column ``split.group``
     """
-    if split.group is not None and split.group not in table.column_names:
-        raise SchemaError(
-            f"The training set has no column {split.group!r}, which is the group column of the split. Set `group` to "
-            f"one of: {', '.join(table.column_names)}."
-        )
-    # Rows of different groups are different rows, even if their keys are equal.
-    ids = row_ids(table, list(dict.fromkeys([*identity, *([split.group] if split.group else [])])))
     times = as_utc(table[timestamp], f"The event time {timestamp!r}").cast(pa.int64()).to_numpy()
     facts: dict[str, Any] = {}
     if split.method == "time":
@@ -114,7 +124,7 @@ def _by_time(times: Numbers, split: Split, run_starts: datetime | None) -> Numbe
     return times >= cut
 
 
-def _by_group(table: pa.Table, split: Split) -> tuple[Numbers, dict[str, Any]]:
+def _by_group(table: pa.Table | Rows, split: Split) -> tuple[Numbers, dict[str, Any]]:
     assert split.group is not None
     groups, inverse, counts = np.unique(row_ids(table, [split.group]), return_inverse=True, return_counts=True)
     order = np.argsort(_shuffle(groups, split.seed), kind="stable")
@@ -144,7 +154,9 @@ def _proof(
     :param facts: further entries for the description
     :raises TrainingError: a row or a group is in both split parts
     """
-    overlap = len(np.intersect1d(ids[parts["train"]], ids[parts["test"]]))
+    order = np.argsort(ids, kind="stable")
+    ordered = ids[order]
+    overlap = _overlap(ordered, *(parts[part][order] for part in ("train", "test")))
     if overlap or facts.get("group_overlap"):
         raise TrainingError(
             f"The split put {overlap:,} rows into both `train` and `test`. Report this defect of airflow-mlops."
@@ -157,10 +169,21 @@ def _proof(
         **({"stratify": True} if split.stratify else {}),
         "rows": {part: int(mask.sum()) for part, mask in parts.items()},
         "time": {part: [_iso(times[mask].min()), _iso(times[mask].max())] for part, mask in parts.items()},
-        "row_ids": {part: hashlib.sha256(np.sort(ids[mask]).tobytes()).hexdigest() for part, mask in parts.items()},
+        "row_ids": {part: hashlib.sha256(ordered[mask[order]].tobytes()).hexdigest() for part, mask in parts.items()},
         "overlap": overlap,
         **facts,
     }
+
+
+def _overlap(ids: Numbers, train: Numbers, test: Numbers) -> int:
+    """Count the distinct ids of rows in both split parts.
+
+    :param ids: sorted ids, shape (n,)
+    :param train: whether each row is in ``train``, shape (n,)
+    :param test: whether each row is in ``test``, shape (n,)
+    """
+    first = np.flatnonzero(np.r_[True, ids[1:] != ids[:-1]])
+    return int((np.logical_or.reduceat(train, first) & np.logical_or.reduceat(test, first)).sum())
 
 
 def _share(split: Split) -> float:

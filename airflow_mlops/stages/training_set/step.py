@@ -20,7 +20,7 @@ from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_identity import row_ids
 from airflow_mlops.data.selection import coverage, select, window_of
-from airflow_mlops.data.types import as_numbers
+from airflow_mlops.data.spool import Rows
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set.events import (
     infer_task,
@@ -28,12 +28,14 @@ from airflow_mlops.stages.training_set.events import (
     positive_rate,
     read_events,
     require_classes,
+    with_numbers,
 )
 from airflow_mlops.stages.training_set.features import FeatureSource, JoinedFeatures
 from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
 from airflow_mlops.stages.training_set.windows import ResolvedWindow, resolve_window
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
+Numbers = np.ndarray[Any, Any]
 
 
 def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
@@ -54,10 +56,10 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     source = FeatureSource(spec)
     left_out = context.provenance.left_out() if spec.label else set()
     broken = {name for name in spec.columns if (event_column(name) if is_reserved(name) else name) in left_out}
-    events, dropped = read_events(spec, datasets, source.event_columns, broken)
-    context.progress(f"Joining features to {counted(events.num_rows, 'event')}.")
-    with source.join(events) as joined:
-        return _write(spec, context, datasets, source, events, joined, dropped, resolved)
+    with read_events(spec, datasets, source.event_columns, broken) as (events, dropped):
+        context.progress(f"Joining features to {counted(events.num_rows, 'event')}.")
+        with source.join(events) as joined:
+            return _write(spec, context, datasets, source, events, joined, dropped, resolved)
 
 
 def _write(
@@ -65,7 +67,7 @@ def _write(
     context: StepContext,
     datasets: list[Dataset],
     source: FeatureSource,
-    events: pa.Table,
+    events: Rows,
     joined: JoinedFeatures,
     dropped: dict[str, int],
     resolved: ResolvedWindow | None,
@@ -79,23 +81,23 @@ def _write(
     keys = list(dict.fromkeys([*joined.keys, *(name for name in spec.keys if name != spec.timestamp)]))
     # Left out of the features only: the champion, with which candidates are compared, may still need the columns.
     left_out = context.provenance.left_out() if label else set()
-    features = [name for name in [*spec.columns, *joined.columns] if name not in left_out]
+    joined_names = joined.features.column_names
+    features = [name for name in [*spec.columns, *joined_names] if name not in left_out]
     if not features:
         raise TrainingError(
             f"Training set {spec.name!r} has no feature left, because the retraining request leaves out all of them. Repair "
             "the features, or trigger the DAG yourself to train with them."
         )
     others = [*keys, spec.timestamp, *spec.columns, *spec.watched]
-    table = pa.table(
-        {name: as_numbers(events[name]) if name in spec.columns else events[name] for name in others}
-        | joined.columns
-        | ({label: events[label]} if label else {})
-    )
+    table = with_numbers(events.select(dict.fromkeys(others)), spec.columns).beside(joined.features)
+    if label:
+        table = table.beside(events.select([label]))
+    labels = table[label] if label else None
     not_identity = {label, *spec.watched}
     identity = [*keys, spec.timestamp] if keys else [name for name in table.column_names if name not in not_identity]
 
     leakage.refuse_newer(table, features, spec.timestamp)
-    task = (spec.task or infer_task(table[label])) if label else None
+    task = (spec.task or infer_task(labels)) if labels is not None else None
     details: dict[str, Any] = {
         "label": label,
         "task": task,
@@ -110,21 +112,22 @@ def _write(
         **coverage(datasets, resolved.window if resolved else None),
         **(resolved.describe() if resolved else {}),
     }
-    if gone := sorted(left_out & {*spec.columns, *joined.columns}):
+    if gone := sorted(left_out & {*spec.columns, *joined_names}):
         details["without"] = gone
         context.progress(f"The retraining request leaves out broken features: {', '.join(gone)}.")
-    repeated = _repeated(table, identity, label) if keys and label else None
+    ids = row_ids(table, identity)
+    repeated = _repeated(ids, labels) if keys and labels is not None else None
     if repeated:
         details["repeated"] = repeated
     positive: Any = None
-    if label is not None and task is not None:
-        require_classes(table[label], task, label, "the events")
+    if label is not None and labels is not None and task is not None:
+        require_classes(labels, task, label, "the events")
         if task == "binary":
-            positive = positive_class(table[label], spec.positive, label)
+            positive = positive_class(labels, spec.positive, label)
         if spec.positive is not None:
             details["positive"] = _declared(positive, spec, task)
         details["single_feature"] = leakage.refuse_too_predictive(
-            table, features, label, task, row_ids(table, identity), spec.max_single_feature_score
+            table, features, label, task, ids, spec.max_single_feature_score
         )
     parts: dict[str, Mask] = {DATA: np.ones(table.num_rows, bool)}
     if spec.split is not None:
@@ -134,10 +137,12 @@ def _write(
                 f"`stratify` keeps the shares of the classes of a label, but {label!r} is the label of a regression. Remove "
                 "`stratify`."
             )
-        parts, details["split"] = splits.divide(table, spec.split, spec.timestamp, identity, run_starts, label)
-        if label is not None and task is not None:
+        if (columns := splits.row_columns(spec.split, identity, table.column_names)) != identity:
+            ids = row_ids(table, columns)
+        parts, details["split"] = splits.divide(table, spec.split, spec.timestamp, ids, run_starts, label)
+        if label is not None and labels is not None and task is not None:
             for part, mask in parts.items():
-                require_classes(table[label].filter(pa.array(mask)), task, label, f"the split part {part!r}")
+                require_classes(labels.filter(pa.array(mask)), task, label, f"the split part {part!r}")
 
     if resolved is not None and resolved.half_life is not None:
         details[row_weights.DETAIL] = _weights(table, spec.timestamp, parts, resolved.half_life, resolved.run.end)
@@ -155,7 +160,7 @@ def _write(
             details=details,
             provenance=context.provenance,
         )
-    rate = positive_rate(table[label], positive) if label and task == "binary" else None
+    rate = positive_rate(labels, positive) if labels is not None and task == "binary" else None
     rows_by_part = {part: int(mask.sum()) for part, mask in parts.items()}
     return TrainingSetResult(
         dataset=manifest.ref,
@@ -174,7 +179,7 @@ def _write(
     )
 
 
-def _renamed(spec: TrainingSetSpec, events: pa.Table) -> tuple[TrainingSetSpec, pa.Table]:
+def _renamed(spec: TrainingSetSpec, events: Rows) -> tuple[TrainingSetSpec, Rows]:
     """Rename the features and watched columns of the events that have the names of columns of predictions.
 
     :raises SchemaError: a column with the new name exists already
@@ -201,7 +206,7 @@ def _renamed(spec: TrainingSetSpec, events: pa.Table) -> tuple[TrainingSetSpec, 
 
 
 def _weights(
-    table: pa.Table, timestamp: str, parts: dict[str, Mask], half_life: timedelta, until: datetime
+    table: Rows, timestamp: str, parts: dict[str, Mask], half_life: timedelta, until: datetime
 ) -> dict[str, Any]:
     """Describe the row weights for the manifest.
 
@@ -229,16 +234,24 @@ def _about_window(resolved: ResolvedWindow | None, details: dict[str, Any]) -> s
     return text + "."
 
 
-def _repeated(table: pa.Table, identity: Sequence[str], label: str) -> dict[str, int]:
+def _repeated(ids: Numbers, labels: pa.ChunkedArray) -> dict[str, int]:
     """Count the rows that repeat the keys and the event time of another row.
 
-    :param identity: the key columns and the event time column
+    :param ids: id of each row, from its keys and event time, shape (n,)
     :return: number of these rows (``rows``), and number of these rows with a different label (``labels``); empty if no
         row is repeated
     """
-    distinct = len(np.unique(row_ids(table, identity)))
-    labels = len(np.unique(row_ids(table, [*identity, label])))
-    return {"rows": table.num_rows - distinct, "labels": labels - distinct} if distinct < table.num_rows else {}
+    order = np.argsort(ids, kind="stable")
+    same = ids[order[1:]] == ids[order[:-1]]
+    if not same.any():
+        return {}
+    shared = np.zeros(len(ids), bool)
+    shared[1:] |= same
+    shared[:-1] |= same
+    rows = order[shared]
+    codes = row_ids(pa.table({"label": labels.take(pa.array(rows))}), ["label"])
+    pairs = np.unique(np.stack([ids[rows], codes]), axis=1)
+    return {"rows": int(same.sum()), "labels": pairs.shape[1] - len(np.unique(ids[rows]))}
 
 
 def _told(repeated: dict[str, int] | None) -> str:
@@ -257,7 +270,7 @@ def _declared(positive: Any, spec: TrainingSetSpec, task: Task) -> Any:
     return positive
 
 
-def _row_groups(table: pa.Table, mask: Mask) -> Iterator[pa.Table]:
+def _row_groups(table: Rows, mask: Mask) -> Iterator[pa.Table]:
     """Yield the rows for which ``mask`` is true, one row group at a time. Only one row group is copied at a time."""
     chosen = np.flatnonzero(mask)
     for start in range(0, len(chosen), ROW_GROUP_ROWS):
@@ -266,7 +279,7 @@ def _row_groups(table: pa.Table, mask: Mask) -> Iterator[pa.Table]:
         yield table.slice(first, end - first).filter(pa.array(mask[first:end])).combine_chunks()
 
 
-def _count_infinite(table: pa.Table, features: Sequence[str]) -> dict[str, int]:
+def _count_infinite(table: Rows, features: Sequence[str]) -> dict[str, int]:
     """Return the number of infinite values by name of the feature, for features with infinite values.
 
     Infinite values are written to the training set unchanged, because the trainers handle them.

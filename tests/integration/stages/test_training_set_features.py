@@ -352,7 +352,7 @@ def test_a_join_that_does_not_fit_into_memory_names_the_setting(repo, feast_stor
     write_hourly(repo, [("EWR", minute, 0, minute, "a") for minute in range(5_000)])
     events = pa.table({"place": ["EWR"] * 5_000, "time": minutes(range(5_000))})
     request = feast_request.resolve(feast_store, None, ["lasting:value"])
-    with pytest.raises(FeatureStoreError, match="more memory than memory_limit='1KB'.*Increase `memory_limit`"):
+    with pytest.raises(FeatureStoreError, match="more memory than its limit of 1KB .*Increase `memory_limit`"):
         list(feast_join.join(feast_store, request, events, "time", memory_limit="1KB"))
 
 

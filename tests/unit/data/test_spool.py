@@ -1,22 +1,90 @@
-"""Tables in a temporary file."""
+"""Rows in a temporary file."""
 
 from __future__ import annotations
 
+import errno
+import os
 import tempfile
-from pathlib import Path
+from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from airflow_mlops.core.errors import SpillError
+from airflow_mlops.data import spool
 from airflow_mlops.data.spool import spooled
 
 
-def test_tables_become_one_table_in_a_file_that_is_deleted_at_the_end(tmp_path, monkeypatch):
+def numbered(rows: int) -> pa.Table:
+    return pa.table(
+        {
+            "number": np.arange(rows),
+            "text": [None if n % 7 == 0 else f"é{n % 11}" for n in range(rows)],
+            "words": [["a"], None, []] * (rows // 3) + [["b"]] * (rows % 3),
+        }
+    )
+
+
+def test_rows_lie_in_a_file_that_is_deleted_at_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    tables = [pa.table({"number": range(start, start + 3), "words": [["a"], None, []]}) for start in (0, 3, 6)]
+    table = numbered(200_000)
+    pieces = [table.slice(start, 30_001) for start in range(0, 200_000, 30_001)]
     allocated = pa.total_allocated_bytes()
-    with spooled(iter(tables)) as table:
-        assert table == pa.concat_tables(tables)
-        assert [file.name for file in tmp_path.rglob("*.arrow")] == ["table.arrow"]
-        # The columns lie in the file, not in memory.
+    with spooled(pieces) as rows:
+        assert [file.name for file in tmp_path.rglob("*.arrow")] == ["rows.arrow"]
         assert pa.total_allocated_bytes() - allocated < 1_000
-    assert list(Path(tmp_path).iterdir()) == []
+        assert len(rows) == 200_000
+        assert rows.slice().equals(table)
+        assert rows["text"].equals(table["text"])
+        assert pa.Table.from_batches(rows.to_batches()).equals(table)
+    assert list(tmp_path.iterdir()) == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 25), st.lists(st.integers(0, 9), max_size=4), st.integers(0, 30), st.integers(0, 30), st.data())
+def test_rows_are_read_like_those_of_a_table(count, cuts, offset, length, data):
+    table = numbered(count)
+    indices = pa.array(data.draw(st.lists(st.integers(0, count - 1), max_size=9)) if count else [], pa.int64())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spool, "BATCH_ROWS", 4)
+        pieces = [table.slice(start, 3) for start in range(0, count, 3)]
+        pieces[1:1] = [table.slice(0, 0)] * len(cuts)
+        with spooled(pieces, table.schema) as rows:
+            chosen = rows.select(["words", "number"]).rename_columns(["w", "n"])
+            expected = table.select(["words", "number"]).rename_columns(["w", "n"])
+            assert chosen.slice(offset, length).equals(expected.slice(offset, length))
+            assert chosen.take(indices).equals(expected.take(indices))
+
+
+def test_columns_of_two_files_stand_beside_each_other():
+    one, other = pa.table({"a": range(9), "b": range(9, 18)}), pa.table({"c": list("abcdefghi")})
+    with spooled([one]) as left, spooled([other.slice(0, 5), other.slice(5)]) as right:
+        both = left.select(["b"]).beside(right).converted("b", pa.float64(), lambda values: pc.divide(values, 2.0))
+        assert both.schema == pa.schema([("b", pa.float64()), ("c", pa.string())])
+        assert both.slice(7).to_pydict() == {"b": [8.0, 8.5], "c": ["h", "i"]}
+
+
+def test_a_column_of_categories_is_stored_as_its_values():
+    pieces = [pa.table({"c": pa.array(words).dictionary_encode()}) for words in (["a", "b"], ["b", "c", None])]
+    with spooled(pieces) as rows:
+        assert rows["c"].to_pylist() == ["a", "b", "b", "c", None]
+        assert rows.schema.field("c").type == pa.string()
+
+
+def test_decimals_keep_their_digits():
+    values = [Decimal("12345678901234567890.12"), None]
+    with spooled([pa.table({"d": values})]) as rows:
+        assert rows["d"].to_pylist() == values
+
+
+def test_a_full_disk_is_one_clear_error():
+    def full():
+        yield pa.table({"a": [1]})
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(SpillError, match="disk is full"), spooled(full()):
+        pass

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import SchemaError, SpecError, TrainingError
 from airflow_mlops.data.row_identity import row_ids
+from airflow_mlops.stages.training_set import splits as parts_of
 from airflow_mlops.stages.training_set.spec import Split
-from airflow_mlops.stages.training_set.splits import divide
 
 HOUR = 3_600_000_000
 
@@ -22,6 +22,11 @@ HOUR = 3_600_000_000
 def table(keys: list[int], hours: list[int], planes: list[str | None] | None = None) -> pa.Table:
     times = pa.array([hour * HOUR for hour in hours], pa.int64()).cast(pa.timestamp("us", "UTC"))
     return pa.table({"key": keys, "time": times, "plane": pa.array(planes or ["x"] * len(keys), pa.string())})
+
+
+def divide(data, split, timestamp, identity, **options):
+    ids = row_ids(data, parts_of.row_columns(split, identity, data.column_names))
+    return parts_of.divide(data, split, timestamp, ids, **options)
 
 
 rows = st.lists(

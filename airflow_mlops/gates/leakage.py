@@ -48,8 +48,8 @@ class Leakage(Gate):
         model, data = self._model(evidence), self._data(evidence)
         features = [feature.name for feature in model.contract.features]
         keys = identity_columns(data.dataset)
-        table = data.dataset.table(data.part, list(dict.fromkeys([*features, *keys, data.label])))
-        found = single_features(table, features, data.label, data.task, row_ids(table, keys))
+        table = data.dataset.table(data.part, list(dict.fromkeys([*keys, data.label])))
+        found = single_features(table[data.label], features, data.task, row_ids(table, keys), data.take)
         best = max(found.scores, key=lambda name: found.scores[name], default=None)
         limit = self.max_single_feature_score
         problems = []

@@ -5,9 +5,9 @@ A feature that alone predicts the label almost perfectly is usually known only a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.data.moments import as_utc, is_time
-from airflow_mlops.data.spool import Rows
 from airflow_mlops.metrics.ranks import placements
 
 Numbers = np.ndarray[Any, Any]
+Take: TypeAlias = "Callable[[Sequence[str], Numbers], pa.Table]"
 
 SAMPLE_ROWS = 50_000
 # Minimum number of rows of each class, or of all rows for a regression. With fewer rows, a feature may predict the label
@@ -49,16 +49,15 @@ class SingleFeatures:
 
 
 def single_features(
-    table: pa.Table | Rows, features: Sequence[str], label: str, task: Task, ids: Numbers
+    target: pa.ChunkedArray, features: Sequence[str], task: Task, ids: Numbers, take: Take
 ) -> SingleFeatures:
     """Measure how well each feature alone predicts the label, on at most 50,000 rows.
 
-    :param table: the rows, with the features and the label
+    :param target: the label of each row, shape (n,)
     :param features: names of the features
-    :param label: name of the label column
     :param ids: a unique identifier of each row, shape (n,), which determines the sampled rows
+    :param take: function that reads columns of the rows at some positions, which are in ascending order
     """
-    target = table[label]
     codes = pc.rank(target, tiebreaker="dense").to_numpy().astype(np.int64) - 1
     rows = _sample(codes if task != "regression" else np.zeros(len(codes), np.int64), ids)
     counts = np.bincount(codes[rows])
@@ -66,7 +65,8 @@ def single_features(
     if len(rows) < _MIN_ROWS or (task != "regression" and np.sort(counts)[-2:].min() < _MIN_ROWS):
         return SingleFeatures(measure, 0, {})
     values = target.to_numpy(zero_copy_only=False)[rows].astype(float) if task == "regression" else codes[rows]
-    sample = table.select(features).take(pa.array(rows))
+    order = np.argsort(rows)
+    sample = take(features, rows[order]).take(pa.array(np.argsort(order)))
     scores = {name: round(_score(sample[name], values, task), 4) for name in features}
     return SingleFeatures(measure, len(rows), scores)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BINS, LEVELS, FEW = 4, 20, 12
 LEARN_ROWS, DEPTH, LISTED = 50_000, 2, 4
+_AT_ONCE = 65_536
 
 
 @dataclass(frozen=True)
@@ -40,32 +41,50 @@ def by_column(name: str, values: pa.Array) -> Iterator[Slice]:
     :param values: values of the column in all rows, shape (n,)
     """
     missing = np.asarray(pc.is_null(values, nan_is_null=True).to_numpy(zero_copy_only=False))
-    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
-    kind = encoded.type.value_type
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    kind = values.type
     ordered = any(is_kind(kind) for is_kind in (pa.types.is_integer, pa.types.is_floating, pa.types.is_decimal))
-    if (ordered or pa.types.is_temporal(kind)) and len(encoded.dictionary) > FEW:
-        yield from _bins(name, encoded, missing)
+    if (ordered or pa.types.is_temporal(kind)) and _has_many(values):
+        yield from _bins(name, values, missing)
     else:
-        yield from _levels(name, encoded, missing)
+        yield from _levels(name, values.dictionary_encode(), missing)
     if missing.any():
-        yield Slice(f"{name} missing", np.flatnonzero(missing))
+        yield Slice(f"{name} missing", _positions(missing))
 
 
-def _bins(name: str, encoded: pa.DictionaryArray, missing: NDArray[np.bool_]) -> Iterator[Slice]:
-    present = pc.drop_null(encoded.dictionary)
-    # Positions in the sorted values give quartiles for times as well as for numbers.
-    order = np.asarray(pc.sort_indices(present))
-    place = np.empty(len(encoded.dictionary), dtype=np.int64)
-    place[order] = np.arange(len(order))
-    codes = place[pc.fill_null(encoded.indices, 0).to_numpy(zero_copy_only=False)]
-    edges = np.unique(np.quantile(codes[~missing], np.arange(1, BINS) / BINS, method="higher"))
-    edges = edges[edges > codes[~missing].min()]
-    words = [_text(present[int(order[edge])]) for edge in edges]
-    number = np.searchsorted(edges, codes, side="right")
+def _positions(chosen: NDArray[np.bool_]) -> NDArray[np.integer[Any]]:
+    """Return the positions of the rows that are chosen. All slices of a gate are in memory together."""
+    found = np.flatnonzero(chosen)
+    return found.astype(np.int32) if len(chosen) < 2**31 else found
+
+
+def _has_many(values: pa.Array) -> bool:
+    """Return whether there are more than twelve distinct values besides null."""
+    found = values.slice(0, 0)
+    for start in range(0, len(values), _AT_ONCE):
+        found = pa.concat_arrays([found, values.slice(start, _AT_ONCE).drop_null()]).unique()
+        if len(found) > FEW:
+            return True
+    return False
+
+
+def _bins(name: str, values: pa.Array, missing: NDArray[np.bool_]) -> Iterator[Slice]:
+    kind = values.type
+    if pa.types.is_temporal(kind):
+        values = values.cast(pa.int32() if kind.bit_width == 32 else pa.int64())
+    present = values.filter(pa.array(~missing))
+    quartiles = pc.quantile(present, [part / BINS for part in range(1, BINS)], interpolation="higher").unique()
+    least = pc.min(present)
+    edges = [edge for edge in quartiles if pc.greater(edge, least).as_py()]
+    number = np.zeros(len(values), np.int8)
+    for edge in edges:
+        number += pc.greater_equal(values, edge).fill_null(False).to_numpy(zero_copy_only=False)
+    words = [_text(edge.cast(kind)) for edge in edges]
     for count in range(len(edges) + 1):
         low = f"{words[count - 1]} <= " if count else ""
         high = f" < {words[count]}" if count < len(edges) else ""
-        yield Slice(f"{low}{name}{high}", np.flatnonzero((number == count) & ~missing))
+        yield Slice(f"{low}{name}{high}", _positions((number == count) & ~missing))
 
 
 def _levels(name: str, encoded: pa.DictionaryArray, missing: NDArray[np.bool_]) -> Iterator[Slice]:
@@ -74,9 +93,9 @@ def _levels(name: str, encoded: pa.DictionaryArray, missing: NDArray[np.bool_]) 
     texts = [_text(value) for value in encoded.dictionary]
     order = sorted(np.flatnonzero(counts), key=lambda code: (-counts[code], texts[code]))
     for code in order[:LEVELS]:
-        yield Slice(f"{name} = {texts[code]}", np.flatnonzero(codes == code))
+        yield Slice(f"{name} = {texts[code]}", _positions(codes == code))
     if rest := order[LEVELS:]:
-        yield Slice(f"{name} = any of {len(rest):,} others", np.flatnonzero(np.isin(codes, rest)))
+        yield Slice(f"{name} = any of {len(rest):,} others", _positions(np.isin(codes, rest)))
 
 
 def _text(value: pa.Scalar) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
@@ -67,36 +68,41 @@ class NotWorseOnSlices(MetricGate):
         from airflow_mlops.metrics.comparison import compare
 
         (mine, resampling), (theirs, _) = evidence.rows(evidence.candidate), evidence.rows(evidence.champion)
-        slices = self._slices(evidence, evidence.champion)
-        large = [part for part in slices if len(part.index) >= MIN_ROWS]
-        compared = compare(self._metric, mine, theirs, resampling, [part.index for part in large]) if large else []
-        comparisons = dict(zip((part.name for part in large), compared, strict=True))
-        each = 1 - (1 - self.confidence) / max(1, len(comparisons))
-        results = [self._judge(part, comparisons.get(part.name), each) for part in slices]
+        compared: list[tuple[str, int, Comparison | None]] = []
+        # The positions of the rows of one column's slices are in memory at the same time.
+        for slices in self._slices(evidence, evidence.champion):
+            large = [part.index for part in slices if len(part.index) >= MIN_ROWS]
+            found = iter(compare(self._metric, mine, theirs, resampling, large) if large else [])
+            compared += [
+                (part.name, len(part.index), next(found) if len(part.index) >= MIN_ROWS else None) for part in slices
+            ]
+        each = 1 - (1 - self.confidence) / max(1, sum(comparison is not None for *_, comparison in compared))
+        results = [self._judge(name, rows, comparison, each) for name, rows, comparison in compared]
         return self._combine(results, evidence.champion, each)
 
-    def _slices(self, evidence: Evidence, champion: Measurement) -> list[Slice]:
+    def _slices(self, evidence: Evidence, champion: Measurement) -> Iterator[list[Slice]]:
+        """Yield the slices by each column, and then those that were discovered."""
         from airflow_mlops.gates.slice_search import Slice, by_column, discover
         from airflow_mlops.metrics.statistics import row_losses
 
         data = self._data(evidence)
-        slices = [part for column in self.slices for part in by_column(column, data.column(column))]
+        for column in self.slices:
+            yield list(by_column(column, data.column(column)))
         if self.discover:
             columns = list(
                 dict.fromkeys([*self.slices, *(item.name for item in self._model(evidence).contract.features)])
             )
             excess = row_losses(evidence.rows(evidence.candidate)[0]) - row_losses(evidence.rows(champion)[0])
             discovered = discover(excess, columns, data.batches)
-            slices += [Slice(f"{part.name} (discovered)", part.index) for part in discovered]
-        return slices
+            yield [Slice(f"{part.name} (discovered)", part.index) for part in discovered]
 
-    def _judge(self, part: Slice, comparison: Comparison | None, confidence: float) -> SliceResult:
+    def _judge(self, name: str, rows: int, comparison: Comparison | None, confidence: float) -> SliceResult:
         if comparison is None or not math.isfinite(comparison.improvement.standard_error):
-            return SliceResult(name=part.name, rows=len(part.index), state="uncertain")
+            return SliceResult(name=name, rows=rows, state="uncertain")
         low, high = comparison.improvement.lower(confidence), comparison.improvement.upper(confidence)
         least = -self.not_worse_than_champion_by.step(comparison.champion)
         return SliceResult(
-            name=part.name,
+            name=name,
             rows=comparison.rows,
             candidate=comparison.candidate,
             champion=comparison.champion,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ class Predictions:
     probabilities: NDArray[np.float64] | None
 
 
-def concatenate(parts: Sequence[Predictions], contract: ModelContract) -> Predictions:
+def concatenate(parts: Iterable[Predictions], contract: ModelContract) -> Predictions:
     """Concatenate the predictions of several batches of rows.
 
     A binary model may return the labels 0 and 1 for one batch and probabilities for another batch. The labels then
@@ -41,14 +41,22 @@ def concatenate(parts: Sequence[Predictions], contract: ModelContract) -> Predic
     :param parts: predictions of each batch, in order
     :param contract: contract of the model
     """
-    whole = Predictions(
-        np.concatenate([part.prediction for part in parts]), np.concatenate([part.score for part in parts]), None
-    )
-    if all(part.probabilities is None for part in parts):
-        return whole
-    if contract.task == "binary":
-        shares = np.column_stack([1 - whole.score, whole.score])
-        probabilities = shares if contract.classes[-1] == contract.positive else shares[:, ::-1]
-    else:
-        probabilities = np.concatenate([part.probabilities for part in parts if part.probabilities is not None])
-    return Predictions(whole.prediction, whole.score, probabilities)
+    labels, scores, shares = [], [], []
+    labels_only = True
+    for part in parts:
+        labels.append(part.prediction)
+        scores.append(part.score)
+        if part.probabilities is not None:
+            labels_only = False
+            if contract.task != "binary":
+                shares.append(part.probabilities)
+    prediction, score = np.concatenate(labels), np.concatenate(scores)
+    if labels_only:
+        return Predictions(prediction, score, None)
+    if contract.task != "binary":
+        return Predictions(prediction, score, np.concatenate(shares))
+    probabilities = np.empty((len(score), 2))
+    column = int(contract.classes[-1] == contract.positive)
+    probabilities[:, column] = score
+    np.subtract(1, score, out=probabilities[:, 1 - column])
+    return Predictions(prediction, score, probabilities)

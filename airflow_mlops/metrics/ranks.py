@@ -91,10 +91,11 @@ def placements(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArr
     :return: placements from 0 to 1, shape (n,); 0 if the other class has no rows
     """
     tied = _Ties(positive, score)
-    below = tied.negatives_before + tied.negatives_here / 2
     above = tied.positives - tied.positives_before - tied.positives_here / 2
-    placed = np.where(tied.sorted, below[tied.number], above[tied.number])
-    placed /= np.maximum(1, np.where(tied.sorted, tied.rows - tied.positives, tied.positives))
+    placed = above[tied.number] / max(1, tied.positives)
+    del above
+    below = tied.negatives_before + tied.negatives_here / 2
+    placed[tied.sorted] = below[tied.number[tied.sorted]] / max(1, tied.rows - tied.positives)
     return tied.unsorted(placed)
 
 
@@ -143,17 +144,25 @@ class _Ties:
 
     def __init__(self, positive: NDArray[np.bool_], score: NDArray[np.float64]) -> None:
         self.rows = len(score)
-        self._order = np.argsort(score)
-        ordered = score[self._order]
-        self.sorted: NDArray[np.bool_] = positive[self._order]
+        # Half of the memory of 64-bit integers, of which there are several for each row.
+        whole = np.int32 if self.rows < 2**31 else np.int64
+        order = np.argsort(score)
+        ordered = score[order]
         new = np.ones(self.rows, dtype=bool)
         np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
-        self.number: NDArray[np.intp] = np.cumsum(new) - 1
+        del ordered
+        self._order: NDArray[np.integer[Any]] = order.astype(whole)
+        del order
+        self.sorted: NDArray[np.bool_] = positive[self._order]
+        self.number: NDArray[np.integer[Any]] = np.cumsum(new, dtype=whole)
+        self.number -= 1
         self.first = np.flatnonzero(new)
         last = np.append(self.first[1:], self.rows)
-        positives = np.concatenate([[0], np.cumsum(self.sorted)])
+        positives = np.zeros(self.rows + 1, dtype=whole)
+        np.cumsum(self.sorted, out=positives[1:])
         self.positives = int(positives[-1])
-        self.positives_before, self.positives_here = positives[self.first], positives[last] - positives[self.first]
+        self.positives_before = positives[self.first].astype(np.int64)
+        self.positives_here = positives[last] - self.positives_before
         self.negatives_before = self.first - self.positives_before
         self.negatives_here = last - self.first - self.positives_here
 

@@ -207,7 +207,8 @@ def _probability(values: ArrayLike) -> NDArray[np.float64]:
             f"The scores range from {numbers.min():.4g} to {numbers.max():.4g}, but probabilities range from 0 to 1. "
             "Use a model that predicts probabilities."
         )
-    return np.clip(numbers, 0.0, 1.0)
+    inside = not numbers.size or (numbers.min() >= 0 and numbers.max() <= 1)
+    return numbers if inside else np.clip(numbers, 0.0, 1.0)
 
 
 def _one_class(truth: NDArray[Any]) -> str:

@@ -55,7 +55,11 @@ def refuse_too_predictive(
     :return: the score of each feature, the measure, the limit and the number of rows, for the manifest
     :raises LeakageError: the score of a feature is above ``limit``. The message names all such features
     """
-    found = single_features(table, features, label, task, ids)
+
+    def take(names: Sequence[str], index: Numbers) -> pa.Table:
+        return table.select(names).take(pa.array(index))
+
+    found = single_features(table[label], features, task, ids, take)
     if above := found.above(limit):
         raise LeakageError(
             f"{'This feature' if len(above) == 1 else 'Each of these features'} alone predicts {label!r} with a score "

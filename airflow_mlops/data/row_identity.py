@@ -55,7 +55,7 @@ def row_ids(table: pa.Table | Rows, columns: Sequence[str]) -> Numbers:
 
     :return: an array of uint64 with one hash per row
     """
-    table = table.select(columns)
+    table = table.select(list(dict.fromkeys(columns)))
     kept = [name for name in columns if _is_text(table, name)]
     parts = [_ids(table.slice(start, _SLICE_ROWS), columns, kept) for start in range(0, table.num_rows, _SLICE_ROWS)]
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)

@@ -97,6 +97,36 @@ class MLOpsVerdictRunFacet(RunFacet):
         return _schema_url("MLOpsVerdictRunFacet")
 
 
+@attr.define(kw_only=True)
+class MLOpsCostRunFacet(RunFacet):
+    """The run facet ``mlops_cost``, which holds what a task used, see :class:`~airflow_mlops.core.costs.Cost`.
+
+    :param seconds: elapsed time
+    :param cpuSeconds: CPU time
+    :param gpuSeconds: elapsed time multiplied by the number of GPUs that the process could use
+    :param peakMemoryMb: largest resident memory, in MB
+    :param readBytes: bytes read from the artifact store
+    :param writtenBytes: bytes written to the artifact store
+    :param rows: number of rows that the task processed
+    """
+
+    seconds: float
+    cpuSeconds: float  # noqa: N815
+    peakMemoryMb: float  # noqa: N815
+    gpuSeconds: float | None = None  # noqa: N815
+    readBytes: int = 0  # noqa: N815
+    writtenBytes: int = 0  # noqa: N815
+    rows: int | None = None
+
+    _additional_skip_redact: ClassVar[list[str]] = [
+        "seconds", "cpuSeconds", "gpuSeconds", "peakMemoryMb", "readBytes", "writtenBytes", "rows"
+    ]  # fmt: skip
+
+    @staticmethod
+    def _get_schema() -> str:
+        return _schema_url("MLOpsCostRunFacet")
+
+
 Facets = dict[str, Any]
 
 

@@ -11,6 +11,7 @@ from airflow_mlops.core.connections import ConnectionResolver, from_environment
 from airflow_mlops.core.secrets import mask
 from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.cost import Meter
 
 log = logging.getLogger("airflow_mlops.stages")
 
@@ -27,12 +28,14 @@ class StepContext:
         task
     :param connection: function that looks up an Airflow connection by its id
     :param provenance: Airflow task that started the step
+    :param meter: measures what the step uses; ``None`` if a script runs the step
     """
 
     store: ArtifactStore
     key: str = ""
     connection: ConnectionResolver = from_environment
     provenance: Provenance = field(default_factory=Provenance)
+    meter: Meter | None = None
 
     def for_call(self) -> StepContext:
         """Return the context with a key that is not empty.
@@ -51,6 +54,11 @@ class StepContext:
     def kept(self) -> KeptSelections | None:
         """Return the selections of datasets that all tries of the task share; ``None`` without an Airflow task."""
         return None if self.is_adhoc else KeptSelections(self.store, self.key)
+
+    def processed(self, rows: int) -> None:
+        """Record the number of rows that the step has processed, for its cost."""
+        if self.meter is not None:
+            self.meter.rows = rows
 
     def progress(self, message: str) -> None:
         """Write a message about progress to the task's log, without credentials."""

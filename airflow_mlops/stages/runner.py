@@ -15,6 +15,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages import library_errors
 from airflow_mlops.stages.calls import check_version
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.cost import Meter, record
 
 log = logging.getLogger("airflow_mlops.stages")
 # The steps with which a training begins.
@@ -64,7 +65,8 @@ def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -
     """Run the step. The result is empty on all nodes of a TrainJob but node 0."""
     module = importlib.import_module(f"airflow_mlops.stages.{call.step}.step")
     spec = parse(get_type_hints(module.run)["spec"], call.spec, f"Step {call.step!r}")
-    context = StepContext(store=store, key=call.key, connection=connection, provenance=call.provenance)
+    meter = Meter(store)
+    context = StepContext(store=store, key=call.key, connection=connection, provenance=call.provenance, meter=meter)
     # Kubeflow Trainer sets this variable for torchrun. All nodes receive the same call, and node 0 stores the result.
     if int(os.environ.get("PET_NODE_RANK") or 0):
         module.assist(spec, context)
@@ -77,4 +79,7 @@ def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -
         for model in sorted({request.model for request in call.provenance.requests}):
             index.update(store, model, "decisions")
     result: Result = module.run(spec, context)
-    return result.model_dump(mode="json")
+    cost = meter.cost()
+    log.info("%s", cost.sentence())
+    record(cost, call.step, result, spec, connection)
+    return result.model_copy(update={"cost": cost}).model_dump(mode="json")

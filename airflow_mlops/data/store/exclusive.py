@@ -50,6 +50,7 @@ class ExclusiveWriting(Reading, Writing):
                     if error.errno != errno.EBUSY:
                         raise
                 else:
+                    self.traffic.count(written=0 if self._local else len(data))
                     return True
             time.sleep(pause)
         raise self._failed("write", key, TimeoutError(f"{ATTEMPTS} attempts met other writers of this file"))

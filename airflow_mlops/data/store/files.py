@@ -8,14 +8,16 @@ from contextlib import AbstractContextManager
 from typing import Any, BinaryIO
 
 from airflow_mlops.core.errors import StoreError
+from airflow_mlops.data.store.traffic import Traffic
 
 
 class HashingFile:
     """A binary file opened for writing that computes the SHA-256 and the length in bytes of the written content."""
 
-    def __init__(self, file: BinaryIO, failed: Callable[[Exception], StoreError]) -> None:
+    def __init__(self, file: BinaryIO, failed: Callable[[Exception], StoreError], traffic: Traffic) -> None:
         self._file = file
         self._failed = failed
+        self._traffic = traffic
         self._hash = hashlib.sha256()
         self.bytes = 0
         self.closed = False
@@ -24,6 +26,7 @@ class HashingFile:
         view = memoryview(data).cast("B")
         self._hash.update(view)
         self.bytes += view.nbytes
+        self._traffic.count(written=view.nbytes)
         written = 0
         try:
             # A single write to an unbuffered file may be incomplete.
@@ -60,13 +63,16 @@ class HashingFile:
 class ReadableFile:
     """A binary file opened for reading. Exceptions of the filesystem become :class:`StoreError`."""
 
-    def __init__(self, file: BinaryIO, guard: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(self, file: BinaryIO, guard: Callable[[], AbstractContextManager[None]], traffic: Traffic) -> None:
         self._file = file
         self._guard = guard
+        self._traffic = traffic
 
     def read(self, size: int = -1) -> bytes:
         with self._guard():
-            return self._file.read(size)
+            content = self._file.read(size)
+        self._traffic.count(read=len(content))
+        return content
 
     def seek(self, offset: int, whence: int = 0) -> int:
         with self._guard():

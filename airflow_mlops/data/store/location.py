@@ -13,6 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from airflow_mlops.core.errors import SpecError, StoreError, one_line
 from airflow_mlops.core.secrets import url_credentials
+from airflow_mlops.data.store.traffic import Traffic
 
 # Filesystems of object stores. They keep listings in memory by default, so a process would not see the files of others.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
@@ -40,6 +41,7 @@ class Location:
                 f"The artifact store {self.url!r} cannot be opened: {one_line(error)}. Correct the setting [mlops] "
                 "artifacts, or install the fsspec package for this protocol where the step runs."
             ) from error
+        self.traffic = Traffic()
         self._local = isinstance(self.fs, LocalFileSystem)
         self._one_request = _ONE_REQUEST.get(protocol, {})
 

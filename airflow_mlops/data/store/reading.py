@@ -27,7 +27,9 @@ class Reading(Location):
         :raises StoreError: the store cannot be read
         """
         with self._guard("read", key):
-            return cast("bytes", self.fs.cat_file(self.path(key), **self._one_request))
+            content = cast("bytes", self.fs.cat_file(self.path(key), **self._one_request))
+        self.traffic.count(read=len(content))
+        return content
 
     def read_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Read the content of several keys at the same time. Keys that do not exist are left out.
@@ -114,7 +116,7 @@ class Reading(Location):
         :raises StoreError: the store cannot be read, also while the file is read
         """
         with self._guard("read", key):
-            return ReadableFile(self.fs.open(self.path(key), "rb"), lambda: self._guard("read", key))
+            return ReadableFile(self.fs.open(self.path(key), "rb"), lambda: self._guard("read", key), self.traffic)
 
     def sha256(self, key: str) -> str:
         """Compute the SHA-256 of the content of ``key``. The file is read in blocks of 1 MiB.

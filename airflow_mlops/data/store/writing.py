@@ -34,7 +34,7 @@ class Writing(Location):
         :raises StoreError: the store is full or cannot be written
         """
         with self._create_local(key) if self._local else self._create_remote(key) as file:
-            yield HashingFile(file, lambda error: self._failed("write", key, error))
+            yield HashingFile(file, lambda error: self._failed("write", key, error), self.traffic)
 
     @contextmanager
     def _create_local(self, key: str) -> Iterator[BinaryIO]:
@@ -81,6 +81,7 @@ class Writing(Location):
         else:
             with self._guard("write", key):
                 self.fs.pipe_file(self.path(key), data)
+            self.traffic.count(written=len(data))
 
     def write_json(self, key: str, value: Any) -> None:
         """Write ``value`` as JSON to ``key``, and replace an existing file."""

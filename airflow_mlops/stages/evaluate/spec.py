@@ -108,3 +108,6 @@ class EvaluateResult(Result):
     verdict: Verdict
     run_id: str
     reports: list[str]
+
+    def mlflow_runs(self) -> list[str]:
+        return [item.candidate.run_id for item in self.verdict.candidates]

@@ -135,6 +135,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
             )
     held = f"{data.truth.size:,} {'held-out' if live is None else 'live'} rows of {verdict.dataset_name}"
     models = f"{len(judged)} candidate{'s' if len(judged) > 1 else ''}"
+    context.processed(data.truth.size)
     return EvaluateResult(
         verdict=verdict,
         run_id=choice.best.candidate.run_id,

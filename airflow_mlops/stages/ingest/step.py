@@ -67,6 +67,7 @@ def ingest(source: Source, spec: IngestSpec, context: StepContext) -> IngestResu
         )
     for note in notes:
         context.progress(note)
+    context.processed(manifest.rows)
     return IngestResult(
         dataset=manifest.ref, unchanged=unchanged, notes=notes, summary=_summary(manifest, unchanged, started)
     )

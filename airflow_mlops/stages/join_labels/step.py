@@ -86,6 +86,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
             # For each dataset of predictions, its slot points at the current dataset with labels.
             slots=[dataset.manifest.id for dataset in predictions],
         )
+    context.processed(rows)
     return JoinLabelsResult(
         dataset=manifest.ref,
         rows=rows,

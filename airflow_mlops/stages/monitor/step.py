@@ -54,6 +54,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     """
     store = context.store
     check = _check(spec, context)
+    context.processed(check.rows)
     # Requests of checks that run at the same time count, see request_retraining().
     ledger = Ledger(store, spec.model)
     entries = ledger.entries()

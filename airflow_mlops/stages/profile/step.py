@@ -53,6 +53,7 @@ def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
     ids = [dataset.manifest.id for dataset in datasets]
     shard = shards.Shard(datasets=ids, shard=spec.shard, shards=spec.shards, profile=found)
     name = datasets[0].manifest.name
+    context.processed(found.rows)
     subject = f"shard {spec.shard} of {spec.shards} of dataset {name!r}" if spec.shards > 1 else f"dataset {name!r}"
     return ProfileResult(
         profile=shards.write(context.store, name, shard),

@@ -33,3 +33,6 @@ class RefitResult(Result):
     verdict: Verdict
     run_id: str = ""
     run_url: str | None = None
+
+    def mlflow_runs(self) -> list[str]:
+        return [self.run_id]

@@ -92,6 +92,7 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
         REFIT_OF_TAG: str(judged.ref.version),
         JUDGED_RUN_TAG: judged.ref.run_id,
     }
+    context.processed(len(rows.labels))
     context.progress(f"Fitting {judged.ref} again on all {len(rows.labels):,} rows of {dataset.manifest.name}.")
     name = f"{judged.spec.trainer.label} (refit)"
     with run_for(client, context.store, judged.experiment, context.key, name, tags) as run_id:

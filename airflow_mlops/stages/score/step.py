@@ -76,6 +76,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     if not spec.shadow:
         index.update(context.store, spec.model, "scoring", manifest.name)
     when = f" of {manifest.window.label}" if manifest.window else ""
+    context.processed(manifest.rows)
     return ScoreResult(
         dataset=manifest.ref,
         scored_by=version,

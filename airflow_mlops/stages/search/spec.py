@@ -61,3 +61,6 @@ class SearchResult(Result):
     trainer: dict[str, Any] | None
     trials: dict[str, int]
     dataset: DatasetRef
+
+    def mlflow_runs(self) -> list[str]:
+        return [self.run_id]

@@ -70,6 +70,9 @@ class TrainResult(Result):
     dataset: DatasetRef
     trainer: str
 
+    def mlflow_runs(self) -> list[str]:
+        return [self.run_id]
+
 
 def best_result(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Return the best result of several searches, or of several workers of one search.

@@ -85,6 +85,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
         else f". The model is identical to {candidate}, so no new version was registered"
     )
     numbers = ", ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:3])
+    context.processed(len(train.labels))
     return TrainResult(
         candidate=candidate,
         run_id=run_id,

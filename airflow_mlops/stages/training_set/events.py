@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -42,30 +42,31 @@ def read_events(
     :raises TrainingError: the label of every event is null, or a label is infinite
     """
     source = _Source(spec, datasets, join_columns, broken)
-    with spooled(source.batches(), source.schema) as events:
-        name = datasets[0].manifest.name
-        if source.timeless:
-            raise SchemaError(
-                f"The event time {spec.timestamp!r} is null in {counted(source.timeless, 'row')} of dataset {name!r}, but a "
-                "point-in-time join needs the time of every event. Drop or correct these rows upstream."
-            )
-        if not source.rows:
-            raise EmptyWindowError(
-                f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to a window with rows."
-            )
-        if source.infinite:
-            raise TrainingError(
-                f"The label {_label_name(spec)!r} is infinite in {counted(source.infinite, 'row')}. "
-                "Correct the computation of the label, which may divide by zero."
-            )
-        if not events.num_rows:
-            raise TrainingError(
-                f"The label {_label_name(spec)!r} of all {source.rows:,} events is null, so it is not known yet. Build "
-                "the training set from an older window."
-            )
-        dropped = {"label_unknown": source.rows - events.num_rows}
-        with spooled(_sorted(events, spec), events.schema) as ordered:
-            yield with_numbers(ordered, [_label_name(spec)]), dropped
+    with ExitStack() as stack:
+        with spooled(source.batches(), source.schema) as events:
+            name = datasets[0].manifest.name
+            if source.timeless:
+                raise SchemaError(
+                    f"The event time {spec.timestamp!r} is null in {counted(source.timeless, 'row')} of dataset {name!r}, but a "
+                    "point-in-time join needs the time of every event. Drop or correct these rows upstream."
+                )
+            if not source.rows:
+                raise EmptyWindowError(
+                    f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to a window with rows."
+                )
+            if source.infinite:
+                raise TrainingError(
+                    f"The label {_label_name(spec)!r} is infinite in {counted(source.infinite, 'row')}. "
+                    "Correct the computation of the label, which may divide by zero."
+                )
+            if not events.num_rows:
+                raise TrainingError(
+                    f"The label {_label_name(spec)!r} of all {source.rows:,} events is null, so it is not known yet. Build "
+                    "the training set from an older window."
+                )
+            dropped = {"label_unknown": source.rows - events.num_rows}
+            ordered = stack.enter_context(spooled(_sorted(events, spec), events.schema))
+        yield with_numbers(ordered, [_label_name(spec)]), dropped
 
 
 class _Source:
@@ -165,8 +166,12 @@ def _sorted(events: Rows, spec: TrainingSetSpec) -> Iterator[pa.Table]:
 
 
 def _sortable(kind: pa.DataType) -> pa.DataType:
-    """Return the type in which DuckDB sorts values of the type ``kind``. It has no nanoseconds with a time zone."""
-    return pa.int64() if pa.types.is_timestamp(kind) and kind.unit == "ns" else kind
+    """Return a type in which DuckDB returns values of the type ``kind`` unchanged, and sorts them alike."""
+    if pa.types.is_float16(kind):
+        return pa.float32()
+    if pa.types.is_duration(kind) or ((pa.types.is_timestamp(kind) or pa.types.is_time64(kind)) and kind.unit == "ns"):
+        return pa.int64()
+    return kind
 
 
 def with_numbers(events: Rows, names: Collection[str]) -> Rows:

@@ -162,6 +162,7 @@ def _write(
         )
     rate = positive_rate(labels, positive) if labels is not None and task == "binary" else None
     rows_by_part = {part: int(mask.sum()) for part, mask in parts.items()}
+    context.processed(table.num_rows)
     return TrainingSetResult(
         dataset=manifest.ref,
         label=label,

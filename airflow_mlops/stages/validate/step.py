@@ -50,6 +50,7 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     _check(datasets, spec)
     suite, name = load_suite(spec.suite), datasets[0].manifest.name
     rows = Rows(datasets)
+    context.processed(rows.count)
     with tempfile.TemporaryDirectory() as site:
         if rows.fits:
             found = checkpoint.run_suite(suite, rows.table(), name, Path(site))

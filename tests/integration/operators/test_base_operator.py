@@ -80,10 +80,13 @@ def test_result_is_returned_and_its_summary_logged(place, count_step, run_dag, t
     name = place.split("(")[0].lower()
     run = run_dag(DAG.format(name=name, arguments=f"run_on={place}"), conf={"file": str(tmp_path / "n")})
     assert run.states() == {"count": "success"}
-    assert run.xcom("count") == {"runs": 1, "summary": "Counted 1 run."}
+    result = run.xcom("count")
+    assert {name: result[name] for name in ("runs", "summary")} == {"runs": 1, "summary": "Counted 1 run."}
+    assert result["cost"]["seconds"] >= 0
     logged = capfd.readouterr().out + caplog.text
     assert "counting 1, cache 7GB" in logged
     assert "Counted 1 run." in logged
+    assert "The step took " in logged
 
 
 @pytest.mark.parametrize("place", ["Worker()", "Process(python=sys.executable)"])

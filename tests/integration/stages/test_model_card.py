@@ -89,6 +89,17 @@ def test_each_candidate_has_a_card_with_the_numbers_of_the_verdict(client, conte
     client.set_registered_model_alias(champion.model, "champion", str(champion.version))
     client.log_param(good.run_id, "max_depth", 7)
     client.set_tag(good.run_id, "mlops.dag_id", "flights_train")
+    used = {
+        "seconds": 12.5,
+        "cpu_seconds": 20,
+        "peak_memory_mb": 1234.5,
+        "rows": 600,
+        "read_bytes": 1,
+        "written_bytes": 2,
+    }
+    for name, value in used.items():
+        client.set_tag(good.run_id, f"mlops.cost.train.{name}", str(value))
+    client.set_tag(good.run_id, "mlops.cost.search.seconds", "a minute")
     client.log_dict(good.run_id, {}, "training.json")
     gates = [
         {"metric": "log_loss", "slices": ["wind"], "not_worse_than_champion_by": 0.05},
@@ -138,6 +149,9 @@ def test_each_candidate_has_a_card_with_the_numbers_of_the_verdict(client, conte
     markdown, _ = cards(client, good, tmp_path / "again")
     table = rows_of(markdown)
     assert (table["max_depth"], table["DAG"]) == (["7"], ["flights_train"])
+    # Time, CPU time, no GPU, memory, rows. What cannot be read is left out.
+    assert table["train"] == ["12.5", "20.0", "", "1,234", "600"]
+    assert "search" not in table
     assert f"    airflow mlops reproduce {good.model} {good.version}\n" in markdown
     assert float(table["distance"][-1]) > 0.2 > float(table["wind"][-1])
     assert "does not record how the version was trained" in cards(client, weak, tmp_path / "weak")[0]

@@ -62,6 +62,15 @@ it("shows what proves a split", async () => {
   expect(screen.getByText("rows in both parts").closest("tr")?.textContent).toContain("0");
 });
 
+it("shows what the task used", async () => {
+  const cost = { seconds: 2, cpu_seconds: 1.5, gpu_seconds: null, peak_memory_mb: 312, read_bytes: 1_500_000, written_bytes: 0, rows: 500 };
+  show({ [TASK]: { kind: "other", model: null, summary: "Ingested.", result: { cost } } });
+  expect((await screen.findByText("largest memory")).closest("tr")?.textContent).toContain("312 MB");
+  expect(screen.getByText("speed").closest("tr")?.textContent).toContain("250 rows/s");
+  expect(screen.getByText("read from the artifact store").closest("tr")?.textContent).toContain("1.500 MB");
+  expect(screen.queryByText("GPU time")).toBeNull();
+});
+
 const validated = {
   kind: "validate", model: null, summary: "1 of 2 failed.", result: { outcomes: [], docs_url: "", quarantined: { rows: 300 } },
 };

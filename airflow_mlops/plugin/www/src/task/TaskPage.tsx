@@ -163,6 +163,25 @@ const Training = ({ result }: { result: Fields }) => (
 const simple = (result: Fields): [string, unknown][] =>
   Object.entries(result).filter(([name, value]) => name !== "summary" && (typeof value !== "object" || value === null || Array.isArray(value)));
 
+/** What the task used, without what it did not use. */
+const cost = (used: Fields): [string, unknown][] => {
+  const amount = (name: string, unit: string, divisor = 1): string | null =>
+    typeof used[name] === "number" ? `${number(used[name] / divisor)} ${unit}` : null;
+  const { rows, seconds } = used;
+  const rate = typeof rows === "number" && typeof seconds === "number" && seconds > 0 ? `${number(Math.round(rows / seconds))} rows/s` : null;
+  return (
+    [
+      ["elapsed time", amount("seconds", "s")],
+      ["CPU time", amount("cpu_seconds", "s")],
+      ["GPU time", amount("gpu_seconds", "s")],
+      ["largest memory", amount("peak_memory_mb", "MB")],
+      ["read from the artifact store", amount("read_bytes", "MB", 1e6)],
+      ["written to the artifact store", amount("written_bytes", "MB", 1e6)],
+      ["speed", rate],
+    ] as [string, unknown][]
+  ).filter(([, value]) => value !== null);
+};
+
 const VIEWS: Record<string, (props: { result: Fields; split?: Fields | undefined }) => ReactNode> = {
   evaluate: Evaluation,
   monitor: Monitoring,
@@ -204,6 +223,14 @@ export const TaskPage = ({ dagId, mapIndex, runId, taskId }: { dagId: string; ru
             {data.summary}
           </Text>
           {View ? <View result={data.result} split={data.split} /> : <Facts facts={simple(data.result)} title="Result" />}
+          {data.result.cost ? (
+            <>
+              <Heading as="h3" mb={1} mt={4} size="sm">
+                Cost
+              </Heading>
+              <Facts facts={cost(fields(data.result.cost))} title="Cost" />
+            </>
+          ) : null}
           {progress ? <TrainingProgress progress={progress} /> : null}
           {quarantined ? <QuarantinedRows loaded={samples} /> : null}
         </>

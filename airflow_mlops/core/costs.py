@@ -1,0 +1,46 @@
+"""What a step used: time, memory, and bytes of the artifact store."""
+
+from __future__ import annotations
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.counts import counted
+
+
+class Cost(Model):
+    """What a step used. The time of a pod to start and of Python to import libraries is not included.
+
+    :param seconds: elapsed time
+    :param cpu_seconds: CPU time of the process and of the processes that it has started and that have ended
+    :param peak_memory_mb: largest resident memory of the process, with its libraries, or of the largest process that it
+        has started, in MB (1,000,000 bytes). Where the operating system does not measure it anew for each step, it is that
+        of the process since its start
+    :param gpu_seconds: elapsed time multiplied by the number of GPUs that the process could use, whether or not it did;
+        ``None`` without a GPU
+    :param read_bytes: bytes read from the artifact store
+    :param written_bytes: bytes written to the artifact store
+    :param rows: rows of data that the step processed; ``None`` if it processes none
+    """
+
+    seconds: float
+    cpu_seconds: float
+    peak_memory_mb: float
+    gpu_seconds: float | None = None
+    read_bytes: int = 0
+    written_bytes: int = 0
+    rows: int | None = None
+
+    @property
+    def rows_per_second(self) -> float | None:
+        """Return the number of processed rows per second of elapsed time."""
+        return self.rows / self.seconds if self.rows and self.seconds else None
+
+    def sentence(self) -> str:
+        """Return a sentence for the log of the task."""
+        gpu = "" if self.gpu_seconds is None else f", {self.gpu_seconds:,.1f} s of GPUs"
+        rate = self.rows_per_second
+        rows = f" for {counted(self.rows or 0, 'row')} ({rate:,.0f} per second)" if rate else ""
+        return (
+            f"The step took {self.seconds:,.1f} s{rows}, {self.cpu_seconds:,.1f} s of CPU time{gpu}, and at most "
+            f"{self.peak_memory_mb:,.0f} MB of memory. It read {self.read_bytes / 1e6:,.1f} MB from the artifact store and "
+            f"wrote {self.written_bytes / 1e6:,.1f} MB."
+        )

@@ -1,0 +1,104 @@
+"""Measures what a step uses, and records it with the MLflow runs of the versions on which the step worked."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.connections import ConnectionResolver
+from airflow_mlops.core.costs import Cost
+from airflow_mlops.core.termination import peak_memory
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.names import COST_TAG
+
+log = logging.getLogger("airflow_mlops.stages")
+
+_PROCESS, _DEVICES = Path("/proc/self"), Path("/dev")
+
+
+class Meter:
+    """Measures a step from the moment at which it is created.
+
+    :param store: the artifact store of the step
+    :ivar rows: number of rows that the step has processed; ``None`` if it processes none
+    """
+
+    def __init__(self, store: ArtifactStore) -> None:
+        self._store = store
+        self.rows: int | None = None
+        self._read, self._written = store.traffic.read, store.traffic.written
+        self._children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        # The kernel then measures the largest memory anew. Without this right, it is that of the whole process.
+        with suppress(OSError):
+            (_PROCESS / "clear_refs").write_text("5")
+        self._cpu = _cpu_seconds()
+        self._started = time.perf_counter()
+
+    def cost(self) -> Cost:
+        """Return what the step has used so far."""
+        seconds = time.perf_counter() - self._started
+        gpus = available_gpus()
+        return Cost(
+            seconds=round(seconds, 3),
+            cpu_seconds=round(_cpu_seconds() - self._cpu, 3),
+            gpu_seconds=round(seconds * gpus, 3) if gpus else None,
+            peak_memory_mb=self._peak_memory(),
+            read_bytes=self._store.traffic.read - self._read,
+            written_bytes=self._store.traffic.written - self._written,
+            rows=self.rows,
+        )
+
+    def _peak_memory(self) -> float:
+        try:
+            status = (_PROCESS / "status").read_text()
+            own = 1024 * int(status.partition("VmHWM:")[2].split()[0])
+        except (OSError, IndexError, ValueError):
+            return round(peak_memory() / 1e6, 1)
+        children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+        # The largest of all processes that have ended. Before the step it may have been larger.
+        return round(max(own, 1024 * children if children > self._children else 0) / 1e6, 1)
+
+
+def record(cost: Cost, step: str, result: Result, spec: Spec, connection: ConnectionResolver) -> None:
+    """Write the cost as tags ``mlops.cost.STEP.*`` to the MLflow runs of the versions on which the step worked.
+
+    A failure is logged as a warning, because the step has succeeded.
+    """
+    target = getattr(spec, "mlflow", None)
+    runs = [run for run in dict.fromkeys(result.mlflow_runs()) if run]
+    if target is None or not runs:
+        return
+    try:
+        from mlflow.entities import RunTag
+
+        from airflow_mlops.registry.client import connect
+
+        tags = [
+            RunTag(f"{COST_TAG}.{step}.{name}", str(value))
+            for name, value in cost.model_dump().items()
+            if value is not None
+        ]
+        client = connect(target, connection)
+        for run in runs:
+            client.log_batch(run, tags=tags)
+    except Exception as error:  # noqa: BLE001 - the step has succeeded
+        log.warning("The cost of the step was not written to MLflow: %s: %s", type(error).__name__, error)
+
+
+def _cpu_seconds() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+def available_gpus() -> int:
+    """Count the NVIDIA GPUs that the process can use. In a pod, these are the GPUs that the pod has asked for."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = sum(path.name.removeprefix("nvidia").isdigit() for path in _DEVICES.glob("nvidia*"))
+    if visible is None:
+        return found
+    return min(found, sum(part.strip() not in ("", "-1") for part in visible.split(",")))

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from airflow_mlops.core.base import Model, Name
-from airflow_mlops.core.costs import Cost
+from airflow_mlops.core.usage import Usage
 from airflow_mlops.core.windows import UtcDatetime, Window
 
 
@@ -99,12 +99,12 @@ class Result(Model):
     """The output of a step. It contains references and numbers, but no rows.
 
     :param summary: one sentence about what the step did. Operators write the sentence to the task's log
-    :param cost: time, memory and bytes that the step used; ``None`` if the step was not run by an operator, and in results
+    :param usage: time, memory and bytes that the step used; ``None`` if the step was not run by an operator, and in results
         of earlier releases
     """
 
     summary: str
-    cost: Cost | None = None
+    usage: Usage | None = None
 
     def mlflow_runs(self) -> list[str]:
         """Return the ids of the MLflow runs of the model versions on which the step worked."""

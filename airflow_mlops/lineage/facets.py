@@ -98,8 +98,8 @@ class MLOpsVerdictRunFacet(RunFacet):
 
 
 @attr.define(kw_only=True)
-class MLOpsCostRunFacet(RunFacet):
-    """The run facet ``mlops_cost``, which holds what a task used, see :class:`~airflow_mlops.core.costs.Cost`.
+class MLOpsUsageRunFacet(RunFacet):
+    """The run facet ``mlops_usage``, which holds what a task used, see :class:`~airflow_mlops.core.usage.Usage`.
 
     :param seconds: elapsed time
     :param cpuSeconds: CPU time
@@ -124,7 +124,7 @@ class MLOpsCostRunFacet(RunFacet):
 
     @staticmethod
     def _get_schema() -> str:
-        return _schema_url("MLOpsCostRunFacet")
+        return _schema_url("MLOpsUsageRunFacet")
 
 
 Facets = dict[str, Any]

@@ -11,15 +11,15 @@ from openlineage.client.event_v2 import InputDataset, OutputDataset
 from openlineage.client.facet_v2 import base_subset_dataset, data_quality_assertions_dataset
 
 from airflow_mlops.core.calls import StepCall
-from airflow_mlops.core.costs import Cost
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef, names
+from airflow_mlops.core.usage import Usage
 from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.lineage import facets, sources
 from airflow_mlops.lineage.datasets import Datasets, feature_view
 from airflow_mlops.lineage.facets import (
     Facets,
-    MLOpsCostRunFacet,
     MLOpsMeasuredInputDatasetFacet,
+    MLOpsUsageRunFacet,
     MLOpsVerdictRunFacet,
 )
 from airflow_mlops.lineage.models import Models
@@ -64,25 +64,25 @@ def lineage_of(call: StepCall | None, result: ResultJson) -> Lineage:
     return OperatorLineage(
         inputs=list(reversed(inputs.values())),
         outputs=found.outputs,
-        run_facets={**found.run_facets, **_cost(result)},
+        run_facets={**found.run_facets, **_usage(result)},
         job_facets=found.job_facets,
     )
 
 
-def _cost(result: ResultJson) -> dict[str, Any]:
+def _usage(result: ResultJson) -> dict[str, Any]:
     """Return the run facet about what the step used; empty for a step that failed and for results of earlier releases."""
-    if not result or not result.get("cost"):
+    if not result or not result.get("usage"):
         return {}
-    cost = Cost.model_validate(result["cost"])
+    usage = Usage.model_validate(result["usage"])
     return {
-        "mlops_cost": MLOpsCostRunFacet(
-            seconds=cost.seconds,
-            cpuSeconds=cost.cpu_seconds,
-            gpuSeconds=cost.gpu_seconds,
-            peakMemoryMb=cost.peak_memory_mb,
-            readBytes=cost.read_bytes,
-            writtenBytes=cost.written_bytes,
-            rows=cost.rows,
+        "mlops_usage": MLOpsUsageRunFacet(
+            seconds=usage.seconds,
+            cpuSeconds=usage.cpu_seconds,
+            gpuSeconds=usage.gpu_seconds,
+            peakMemoryMb=usage.peak_memory_mb,
+            readBytes=usage.read_bytes,
+            writtenBytes=usage.written_bytes,
+            rows=usage.rows,
         )
     }
 

@@ -10,8 +10,8 @@ REFIT_OF_TAG, JUDGED_RUN_TAG = "mlops.refit_of", "mlops.judged_run"
 REFIT_TAG = "mlops.refit"
 # Start of the names of metrics that were measured on rows to which the model was fitted.
 IN_SAMPLE = "in_sample_"
-# Start of the tags of a run with what each step used, see Cost.
-COST_TAG = "mlops.cost"
+# Start of the tags of a run with what each step used, see Usage.
+USAGE_TAG = "mlops.usage"
 # Tag of a run: number and names of the GPUs that the run used.
 GPU_TAG = "mlops.gpu"
 # Files of a training's MLflow run with the spec, the hashes of the code, and the versions of the packages.

@@ -11,7 +11,7 @@ from airflow_mlops.core.connections import ConnectionResolver, from_environment
 from airflow_mlops.core.secrets import mask
 from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.stages.cost import Meter
+from airflow_mlops.stages.usage import Meter
 
 log = logging.getLogger("airflow_mlops.stages")
 
@@ -56,7 +56,7 @@ class StepContext:
         return None if self.is_adhoc else KeptSelections(self.store, self.key)
 
     def processed(self, rows: int) -> None:
-        """Record the number of rows that the step has processed, for its cost."""
+        """Record the number of rows that the step has processed, for its usage."""
         if self.meter is not None:
             self.meter.rows = rows
 

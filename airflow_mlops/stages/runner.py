@@ -15,7 +15,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages import library_errors
 from airflow_mlops.stages.calls import check_version
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.cost import Meter, record
+from airflow_mlops.stages.usage import Meter, record
 
 log = logging.getLogger("airflow_mlops.stages")
 # The steps with which a training begins.
@@ -79,7 +79,7 @@ def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -
         for model in sorted({request.model for request in call.provenance.requests}):
             index.update(store, model, "decisions")
     result: Result = module.run(spec, context)
-    cost = meter.cost()
-    log.info("%s", cost.sentence())
-    record(cost, call.step, result, spec, connection)
-    return result.model_copy(update={"cost": cost}).model_dump(mode="json")
+    usage = meter.usage()
+    log.info("%s", usage.sentence())
+    record(usage, call.step, result, spec, connection)
+    return result.model_copy(update={"usage": usage}).model_dump(mode="json")

@@ -23,8 +23,8 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.costs import Cost
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.usage import Usage
 from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.gates.base import Gate, percent
 from airflow_mlops.gates.evidence import Measurement
@@ -33,7 +33,7 @@ from airflow_mlops.gates.slices import NotWorseOnSlices
 from airflow_mlops.metrics.comparison import estimate
 from airflow_mlops.metrics.resampling import ROUNDS, ROW_ROUNDS, Resampling
 from airflow_mlops.models.explanation import Explanation
-from airflow_mlops.registry.names import COST_TAG, SEARCH_TAG
+from airflow_mlops.registry.names import SEARCH_TAG, USAGE_TAG
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Refit, Verdict
 from airflow_mlops.stages.evaluate.card_spec import Card
 
@@ -148,19 +148,19 @@ class Facts:
         return {name: self.tags[tag] for tag, name in _LINEAGE.items() if self.tags.get(tag)}
 
     @property
-    def costs(self) -> dict[str, Cost]:
+    def used(self) -> dict[str, Usage]:
         """Return what the steps used that worked on the version before this evaluation, by name of the step."""
         found: dict[str, dict[str, str]] = {}
         for tag, value in sorted(self.tags.items()):
-            if tag.startswith(f"{COST_TAG}."):
-                step, _, name = tag.removeprefix(f"{COST_TAG}.").partition(".")
+            if tag.startswith(f"{USAGE_TAG}."):
+                step, _, name = tag.removeprefix(f"{USAGE_TAG}.").partition(".")
                 found.setdefault(step, {})[name] = value
-        costs = {}
+        used = {}
         for step, fields in found.items():
             # A person may have changed the tags.
             with suppress(ValidationError):
-                costs[step] = Cost.model_validate(fields)
-        return costs
+                used[step] = Usage.model_validate(fields)
+        return used
 
     def _results(self, kind: type[Gate]) -> list[GateResult]:
         named = {gate.name for gate in self.gates if isinstance(gate, kind)}

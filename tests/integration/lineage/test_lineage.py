@@ -322,20 +322,22 @@ def test_models_have_metrics_signature_and_the_id_of_their_training_set(lifecycl
 
 
 def test_what_each_task_used_is_in_its_event_and_with_the_version(lifecycle):
-    events, used = lifecycle
-    costs = {task: found for task, event in events.items() if (found := event["run"]["facets"].get("mlops_cost"))}
-    assert set(events) - set(costs) == {"lifecycle"}
-    assert costs["flights"]["rows"] == costs["valid"]["rows"] == 600
-    assert costs["flights"]["writtenBytes"] > 1000
-    assert costs["score"]["readBytes"] > 1000
-    assert all(cost["seconds"] > 0 and cost["cpuSeconds"] >= 0 and cost["peakMemoryMb"] > 50 for cost in costs.values())
+    events, context = lifecycle
+    used = {task: found for task, event in events.items() if (found := event["run"]["facets"].get("mlops_usage"))}
+    assert set(events) - set(used) == {"lifecycle"}
+    assert used["flights"]["rows"] == used["valid"]["rows"] == 600
+    assert used["flights"]["writtenBytes"] > 1000
+    assert used["score"]["readBytes"] > 1000
+    assert all(
+        usage["seconds"] > 0 and usage["cpuSeconds"] >= 0 and usage["peakMemoryMb"] > 50 for usage in used.values()
+    )
     run_id = events["train"]["outputs"][0]["facets"]["mlops_model"]["runId"]
-    tags = mlflow.MlflowClient(used["mlflow"]).get_run(run_id).data.tags
-    assert {int(tags[f"mlops.cost.{step}.rows"]) for step in ("train", "evaluate")} == {
-        costs["train"]["rows"],
-        costs["evaluate"]["rows"],
+    tags = mlflow.MlflowClient(context["mlflow"]).get_run(run_id).data.tags
+    assert {int(tags[f"mlops.usage.{step}.rows"]) for step in ("train", "evaluate")} == {
+        used["train"]["rows"],
+        used["evaluate"]["rows"],
     }
-    assert float(tags["mlops.cost.train.seconds"]) == costs["train"]["seconds"]
+    assert float(tags["mlops.usage.train.seconds"]) == used["train"]["seconds"]
 
 
 def test_custom_facets_are_valid_against_their_json_schemas(lifecycle):
@@ -350,7 +352,7 @@ def test_custom_facets_are_valid_against_their_json_schemas(lifecycle):
                     schema = json.loads((SCHEMAS / f"{facet['_schemaURL'].rpartition(':')[2]}.json").read_text())
                     assert schema["$id"] == facet["_schemaURL"]
                     jsonschema.validate(facet, schema)
-    assert seen == {"mlops_model", "mlops_measured", "mlops_verdict", "mlops_cost"}
+    assert seen == {"mlops_model", "mlops_measured", "mlops_verdict", "mlops_usage"}
 
 
 FAILING = """

@@ -82,7 +82,7 @@ def test_result_is_returned_and_its_summary_logged(place, count_step, run_dag, t
     assert run.states() == {"count": "success"}
     result = run.xcom("count")
     assert {name: result[name] for name in ("runs", "summary")} == {"runs": 1, "summary": "Counted 1 run."}
-    assert result["cost"]["seconds"] >= 0
+    assert result["usage"]["seconds"] >= 0
     logged = capfd.readouterr().out + caplog.text
     assert "counting 1, cache 7GB" in logged
     assert "Counted 1 run." in logged

@@ -98,8 +98,8 @@ def test_each_candidate_has_a_card_with_the_numbers_of_the_verdict(client, conte
         "written_bytes": 2,
     }
     for name, value in used.items():
-        client.set_tag(good.run_id, f"mlops.cost.train.{name}", str(value))
-    client.set_tag(good.run_id, "mlops.cost.search.seconds", "a minute")
+        client.set_tag(good.run_id, f"mlops.usage.train.{name}", str(value))
+    client.set_tag(good.run_id, "mlops.usage.search.seconds", "a minute")
     client.log_dict(good.run_id, {}, "training.json")
     gates = [
         {"metric": "log_loss", "slices": ["wind"], "not_worse_than_champion_by": 0.05},

@@ -63,8 +63,8 @@ it("shows what proves a split", async () => {
 });
 
 it("shows what the task used", async () => {
-  const cost = { seconds: 2, cpu_seconds: 1.5, gpu_seconds: null, peak_memory_mb: 312, read_bytes: 1_500_000, written_bytes: 0, rows: 500 };
-  show({ [TASK]: { kind: "other", model: null, summary: "Ingested.", result: { cost } } });
+  const usage = { seconds: 2, cpu_seconds: 1.5, gpu_seconds: null, peak_memory_mb: 312, read_bytes: 1_500_000, written_bytes: 0, rows: 500 };
+  show({ [TASK]: { kind: "other", model: null, summary: "Ingested.", result: { usage } } });
   expect((await screen.findByText("largest memory")).closest("tr")?.textContent).toContain("312 MB");
   expect(screen.getByText("speed").closest("tr")?.textContent).toContain("250 rows/s");
   expect(screen.getByText("read from the artifact store").closest("tr")?.textContent).toContain("1.500 MB");

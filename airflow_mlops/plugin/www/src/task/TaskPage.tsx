@@ -164,7 +164,7 @@ const simple = (result: Fields): [string, unknown][] =>
   Object.entries(result).filter(([name, value]) => name !== "summary" && (typeof value !== "object" || value === null || Array.isArray(value)));
 
 /** What the task used, without what it did not use. */
-const cost = (used: Fields): [string, unknown][] => {
+const usage = (used: Fields): [string, unknown][] => {
   const amount = (name: string, unit: string, divisor = 1): string | null =>
     typeof used[name] === "number" ? `${number(used[name] / divisor)} ${unit}` : null;
   const { rows, seconds } = used;
@@ -223,12 +223,12 @@ export const TaskPage = ({ dagId, mapIndex, runId, taskId }: { dagId: string; ru
             {data.summary}
           </Text>
           {View ? <View result={data.result} split={data.split} /> : <Facts facts={simple(data.result)} title="Result" />}
-          {data.result.cost ? (
+          {data.result.usage ? (
             <>
               <Heading as="h3" mb={1} mt={4} size="sm">
-                Cost
+                Resources used
               </Heading>
-              <Facts facts={cost(fields(data.result.cost))} title="Cost" />
+              <Facts facts={usage(fields(data.result.usage))} title="Resources used" />
             </>
           ) : null}
           {progress ? <TrainingProgress progress={progress} /> : null}

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.connections import ConnectionResolver
-from airflow_mlops.core.costs import Cost
 from airflow_mlops.core.termination import peak_memory
+from airflow_mlops.core.usage import Usage
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.registry.names import COST_TAG
+from airflow_mlops.registry.names import USAGE_TAG
 
 log = logging.getLogger("airflow_mlops.stages")
 
@@ -39,11 +39,11 @@ class Meter:
         self._cpu = _cpu_seconds()
         self._started = time.perf_counter()
 
-    def cost(self) -> Cost:
+    def usage(self) -> Usage:
         """Return what the step has used so far."""
         seconds = time.perf_counter() - self._started
         gpus = available_gpus()
-        return Cost(
+        return Usage(
             seconds=round(seconds, 3),
             cpu_seconds=round(_cpu_seconds() - self._cpu, 3),
             gpu_seconds=round(seconds * gpus, 3) if gpus else None,
@@ -64,8 +64,8 @@ class Meter:
         return round(max(own, 1024 * children if children > self._children else 0) / 1e6, 1)
 
 
-def record(cost: Cost, step: str, result: Result, spec: Spec, connection: ConnectionResolver) -> None:
-    """Write the cost as tags ``mlops.cost.STEP.*`` to the MLflow runs of the versions on which the step worked.
+def record(usage: Usage, step: str, result: Result, spec: Spec, connection: ConnectionResolver) -> None:
+    """Write the usage as tags ``mlops.usage.STEP.*`` to the MLflow runs of the versions on which the step worked.
 
     A failure is logged as a warning, because the step has succeeded.
     """
@@ -79,15 +79,15 @@ def record(cost: Cost, step: str, result: Result, spec: Spec, connection: Connec
         from airflow_mlops.registry.client import connect
 
         tags = [
-            RunTag(f"{COST_TAG}.{step}.{name}", str(value))
-            for name, value in cost.model_dump().items()
+            RunTag(f"{USAGE_TAG}.{step}.{name}", str(value))
+            for name, value in usage.model_dump().items()
             if value is not None
         ]
         client = connect(target, connection)
         for run in runs:
             client.log_batch(run, tags=tags)
     except Exception as error:  # noqa: BLE001 - the step has succeeded
-        log.warning("The cost of the step was not written to MLflow: %s: %s", type(error).__name__, error)
+        log.warning("The usage of the step was not written to MLflow: %s: %s", type(error).__name__, error)
 
 
 def _cpu_seconds() -> float:

@@ -6,7 +6,7 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.counts import counted
 
 
-class Cost(Model):
+class Usage(Model):
     """What a step used. The time of a pod to start and of Python to import libraries is not included.
 
     :param seconds: elapsed time

@@ -6,7 +6,7 @@ fields.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 Serialization = Literal["skops", "cloudpickle"]
@@ -324,7 +324,8 @@ class Search(dict[str, Any]):
         ``patience``
     :param trials: number of trials, summed over all workers
     :param metric: the metric to optimize; by default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
-        (regression). A custom metric is given by its import path, ``package.module:function``
+        (regression). A custom metric is given by its import path, ``package.module:function``, and an expected cost as
+        ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``
     :param greater_is_better: whether greater values of a custom metric are better; required for a custom metric
     :param folds: number of folds of the cross-validation. The folds are formed by the same method as the split parts of
         the training set (by time, by group, or stratified). Networks and boosted trees are measured on their
@@ -343,7 +344,7 @@ class Search(dict[str, Any]):
         space: dict[str, dict[str, Any]],
         *,
         trials: int,
-        metric: str | None = None,
+        metric: str | Mapping[str, Any] | None = None,
         greater_is_better: bool | None = None,
         folds: int = 5,
         pruner: Literal["median"] | None = "median",

@@ -117,7 +117,8 @@ class MetricGate(Gate):
     """A gate on one metric. A model without probabilities fails the gate if the metric needs probabilities.
 
     :cvar against_champion: whether the gate compares the candidate with the champion
-    :param metric: name of a built-in metric, or import path of a custom metric, see :mod:`airflow_mlops.metrics.custom`
+    :param metric: name of a built-in metric or of an expected cost, see :mod:`airflow_mlops.metrics.costs`, or import path of a
+        custom metric, see :mod:`airflow_mlops.metrics.custom`
     :param greater_is_better: whether greater values of a custom metric are better
     """
 

@@ -27,6 +27,7 @@ from airflow_mlops.gates.signature import Signature
 from airflow_mlops.gates.size import Size
 from airflow_mlops.gates.slices import NotWorseOnSlices
 from airflow_mlops.metrics.catalog import MAIN_METRIC
+from airflow_mlops.metrics.costs import name_costs
 
 GATES: dict[str, type[Gate] | dict[str, type[Gate]]] = {
     "min": Bound,
@@ -92,6 +93,11 @@ def with_champion(gates: Sequence[Gate], metric: str, greater_is_better: bool | 
 def _parse_gate(item: Any, where: str) -> Gate:
     if not isinstance(item, dict):
         raise SpecError(f'{where} is {item!r}, but must be a dict such as {{"metric": "roc_auc", "min": 0.6}}.')
+    declared = item
+    try:
+        item = name_costs(item)
+    except ValueError as error:
+        raise SpecError(f"{where} {declared!r} cannot be read: {error}.") from None
     kinds = {_kind(key, value, f"{where} {item!r}") for key, value in item.items() if key in GATES}
     valid = sorted({field for kind in kinds or _all() for field in kind.model_fields})
     if unknown := [key for key in item if key not in valid]:

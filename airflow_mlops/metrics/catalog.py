@@ -6,10 +6,14 @@ This module imports no heavy library, because DAG files import it while they are
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Iterable
+from typing import Annotated, NamedTuple
+
+from pydantic import BeforeValidator
 
 from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
+from airflow_mlops.metrics import costs
 
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -18,7 +22,8 @@ _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 class Metric(NamedTuple):
     """The name of a metric, the ML tasks that it applies to, and its direction.
 
-    :param name: a key of :data:`METRICS`, or the import path of a custom metric
+    :param name: a key of :data:`METRICS`, an expected cost (:mod:`airflow_mlops.metrics.costs`), or the import path of a custom
+        metric
     :param tasks: the ML tasks (binary, multiclass, regression) that the metric applies to
     :param higher_is_better: whether higher values are better
     :param of_labels: whether the metric is computed from predicted labels instead of probabilities or values
@@ -82,7 +87,32 @@ REALISED: dict[Task, tuple[str, ...]] = {
 """Built-in metrics that can be computed from logged predictions and labels, by ML task. The first is the default."""
 
 ESTIMATED = ("roc_auc", "accuracy", "log_loss", "brier", "rmse", "mae")
-"""Metrics of :data:`REALISED` that can be estimated from the scores without labels."""
+"""Metrics of :data:`REALISED` that can be estimated from the scores without labels. So can every expected cost."""
+
+MetricName = Annotated[str, BeforeValidator(costs.metric_name)]
+"""The name of a metric. It is also read from a mapping of ``expected_cost`` and its costs."""
+
+
+def is_expected_cost(name: str) -> bool:
+    """Return whether ``name`` is an expected cost with its costs, such as ``expected_cost_fp1_fn20``."""
+    return costs.costs_of(name) is not None
+
+
+def is_on_request(name: str) -> bool:
+    """Return whether the metric is computed only where it is named: a custom metric or an expected cost."""
+    return is_custom(name) or is_expected_cost(name)
+
+
+def realised(task: Task, names: Iterable[str]) -> list[str]:
+    """Return the metrics that can be computed from logged predictions and labels, except custom metrics.
+
+    :param task: the ML task (binary, multiclass, regression)
+    :param names: names of metrics
+    :return: those of :data:`REALISED`, in its order, followed by the expected costs
+    """
+    given = list(names)
+    expected = [name for name in given if task == "binary" and is_expected_cost(name)]
+    return [*(name for name in REALISED[task] if name in given), *expected]
 
 
 def is_custom(name: str) -> bool:
@@ -93,8 +123,8 @@ def is_custom(name: str) -> bool:
 def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
     """Look up a metric by name.
 
-    :param name: a key of :data:`METRICS`, or the import path ``package.module:function`` of a custom metric, see
-        :mod:`airflow_mlops.metrics.custom`
+    :param name: a key of :data:`METRICS`, an expected cost with its costs such as ``expected_cost_fp1_fn20``, or the import
+        path ``package.module:function`` of a custom metric, see :mod:`airflow_mlops.metrics.custom`
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
     :raises ValueError: the name is unknown, the import path is malformed, ``greater_is_better`` is not set for a custom
         metric, or it is set for a built-in metric
@@ -104,14 +134,19 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
         if greater_is_better is None:
             raise ValueError(f"custom metric {name!r} has no direction; set greater_is_better to true or false")
         return Metric(name, TASKS, greater_is_better)
-    if name not in METRICS:
+    if name == costs.NAME:
         raise ValueError(
-            f"{name!r} is not a metric: {choices(name, METRICS)}, or use the import path of a custom metric, "
+            f"{name!r} has no costs; write {{'metric': {name!r}, 'false_positive': 1, 'false_negative': 20}} with your costs"
+        )
+    expected = is_expected_cost(name)
+    if name not in METRICS and not expected:
+        raise ValueError(
+            f"{name!r} is not a metric: {choices(name, [*METRICS, costs.NAME])}, or use the import path of a custom metric, "
             "'package.module:function'"
         )
     if greater_is_better is not None:
         raise ValueError(f"greater_is_better is set for the built-in metric {name!r}; remove greater_is_better")
-    return METRICS[name]
+    return Metric(name, ("binary",), False, of_labels=True) if expected else METRICS[name]
 
 
 def check_metric(name: str | None, greater_is_better: bool | None) -> None:
@@ -137,6 +172,16 @@ def check_import_path(path: str) -> str:
             f"{path!r} is not the import path of a metric; it must have the form 'package.module:function'"
         )
     return path
+
+
+def check_on_request(name: str) -> str:
+    """Return ``name`` if it is an expected cost with its costs, or has the form of an import path.
+
+    :raises ValueError: ``name`` is neither
+    """
+    if name == costs.NAME:
+        find_metric(name)
+    return name if is_expected_cost(name) else check_import_path(name)
 
 
 def metrics_for(task: Task) -> list[str]:

@@ -39,6 +39,7 @@ import numpy as np
 
 from airflow_mlops.core import imports
 from airflow_mlops.core.errors import MetricError, SpecError, one_line
+from airflow_mlops.metrics.catalog import is_custom
 
 if TYPE_CHECKING:
     from airflow_mlops.metrics.rows import Rows
@@ -136,5 +137,8 @@ def load(path: str) -> CustomMetric:
 
 
 def source_hashes(paths: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 of the source file of each custom metric, by import path of the metric."""
-    return {path: imports.source_hash(load(path).function) for path in paths}
+    """Return the SHA-256 of the source file of each custom metric, by import path of the metric.
+
+    :param paths: names of metrics. Those that are not the import path of a custom metric are passed over
+    """
+    return {path: imports.source_hash(load(path).function) for path in filter(is_custom, paths)}

@@ -17,10 +17,11 @@ from airflow_mlops.core.contract import ModelContract, Task
 from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.metrics import custom, intervals
-from airflow_mlops.metrics.catalog import METRICS, is_custom
+from airflow_mlops.metrics.catalog import find_metric, is_custom
 from airflow_mlops.metrics.clusters import Design, design
 from airflow_mlops.metrics.clusters import codes as cluster_codes
 from airflow_mlops.metrics.comparison import Estimate
+from airflow_mlops.metrics.costs import Costs, costs_of
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, squared_errors
 from airflow_mlops.metrics.ranks import Area, area, precision_of_others
@@ -226,11 +227,12 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     rows' influence. For ``accuracy``, ``precision`` and ``recall``, it is Wilson's interval; for ``f1`` and
     ``balanced_accuracy``, it follows from Wilson's intervals. For ``log_loss``,
     ``brier`` and ``mae``, it is the interval of a mean, corrected for skewness, and for ``rmse`` that of the mean squared
-    error. For a custom metric, the interval comes from a bootstrap over rows.
+    error. For an expected cost, it follows from Wilson's intervals of the shares of both errors. For a custom metric, the interval
+    comes from a bootstrap over rows.
 
     For clustered rows (``outcomes.groups``), the interval is widened by :class:`airflow_mlops.metrics.clusters.Design`.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or the import path of a custom metric
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or the import path of a custom metric
     :param outcomes: the labelled predictions
     :param confidence: confidence of the interval, such as 0.95
     :param task: the ML task (binary, multiclass, regression), which custom metrics need
@@ -243,7 +245,8 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     if is_custom(metric):
         return _custom(metric, outcomes.prepared(task), confidence)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
-    found = _METRICS[metric](outcomes, z)
+    costs = costs_of(metric)
+    found = _METRICS[metric](outcomes, z) if costs is None else _expected_cost(costs, outcomes, z)
     if outcomes.groups is None:
         return found
     return widened(metric, found, design(losses(metric, outcomes), outcomes.groups), confidence)
@@ -252,7 +255,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
 def widened(metric: str, interval: Interval, clusters: Design, confidence: float) -> Interval:
     """Widen the interval of a metric for clustered rows.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
     :param interval: the interval for independent rows
     :param clusters: how much the clusters widen it
     :param confidence: confidence of the interval, such as 0.95
@@ -261,7 +264,9 @@ def widened(metric: str, interval: Interval, clusters: Design, confidence: float
     factor = clusters.factor(NormalDist().inv_cdf(0.5 + confidence / 2))
     if not math.isfinite(factor):
         raise UnmeasurableError("all rows are of one group")
-    most = 1.0 if METRICS[metric].higher_is_better or metric == "brier" else math.inf
+    most = 1.0 if find_metric(metric).higher_is_better or metric == "brier" else math.inf
+    if (costs := costs_of(metric)) is not None:
+        most = max(costs)
     value = interval.value
     low, high = value - factor * (value - interval.low), value + factor * (interval.high - value)
     return Interval(value, max(0.0, low), min(most, high))
@@ -363,6 +368,31 @@ def _f1_macro(outcomes: Outcomes, z: float) -> Interval:
     return intervals.bounded(value, float(np.square(by_row).sum()), effective, z)
 
 
+def _errors(outcomes: Outcomes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Return which rows are false positives, and which are false negatives."""
+    return ~outcomes.right & ~outcomes.truth, ~outcomes.right & outcomes.truth
+
+
+def _expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
+    """Measure the mean cost. The intervals of the shares of both errors are combined by MOVER, with their correlation.
+
+    The interval of a mean has no width without errors, and is too narrow with few expensive ones.
+
+    Source: as for balanced accuracy, G. Zou and A. Donner (2008).
+    """
+    shares = [intervals.proportion(float(error.mean()), outcomes.rows, z) for error in _errors(outcomes)]
+    first, second = (share.value for share in shares)
+    value = float(np.dot(costs, [int(error.sum()) for error in _errors(outcomes)])) / outcomes.rows
+    # A row has at most one of the two errors. Without a right prediction, the shares sum to 1.
+    odds = first * second / ((1 - first) * (1 - second)) if max(first, second) < 1 else 0.0
+    below, above = (
+        np.array([cost * width for cost, width in zip(costs, widths, strict=True)])
+        for widths in ([share.value - share.low for share in shares], [share.high - share.value for share in shares])
+    )
+    low, high = (math.sqrt(max(0.0, sides @ sides - 2 * math.sqrt(odds) * sides.prod())) for sides in (below, above))
+    return Interval(value, max(0.0, value - low), min(max(costs), value + high))
+
+
 def _two_classes(outcomes: Outcomes) -> int:
     """Return the number of positive labels.
 
@@ -388,7 +418,7 @@ def _mean(losses: Floats, z: float) -> Interval:
 def losses(metric: str, outcomes: Outcomes) -> Floats:
     """Compute the loss of each row. Higher losses are worse.
 
-    For ``log_loss``, ``brier`` and ``mae``, the mean loss is the metric. For ``accuracy`` and ``roc_auc``, the mean
+    For ``log_loss``, ``brier``, ``mae`` and expected costs, the mean loss is the metric. For ``accuracy`` and ``roc_auc``, the mean
     loss is 1 minus the metric. For ``rmse``, the mean loss is the mean squared error.
 
     The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore ``1 - area - n * influence``,
@@ -396,11 +426,14 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
     The variance of the mean of these losses is DeLong's variance of the area.
     The losses of average precision, precision, recall, F1 and balanced accuracy are defined in the same way.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
     :param outcomes: the labelled predictions
     :return: losses, shape (n,)
     :raises UnmeasurableError: the metric is ``roc_auc``, and a class has fewer than two rows
     """
+    if (costs := costs_of(metric)) is not None:
+        false_positive, false_negative = _errors(outcomes)
+        return costs.false_positive * false_positive + costs.false_negative * false_negative
     with np.errstate(over="ignore", invalid="ignore"):
         return _LOSSES[metric](outcomes)
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from airflow_mlops.metrics.costs import Costs, costs_of
 from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, log_losses, squared_errors
 from airflow_mlops.metrics.ranks import placements, precision_terms
 from airflow_mlops.metrics.rows import Rows
@@ -51,7 +52,7 @@ def influence(metric: str, rows: Rows) -> tuple[float, NDArray[np.float64]]:
     The sum of the squared derivatives is the variance of the metric (infinitesimal jackknife, B. Efron, "The Jackknife,
     the Bootstrap and Other Resampling Plans", 1982, chapter 6).
 
-    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`
+    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS` or an expected cost
     :param rows: labels and predictions of a model
     :return: the metric and the derivatives, shape (n,)
     """
@@ -79,9 +80,11 @@ def derivative(sums: Statistic, total: NDArray[np.float64], size: NDArray[np.flo
 def statistic(metric: str, rows: Rows) -> Statistic:
     """Return a built-in metric as a function of sums over the rows.
 
-    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`
+    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS` or an expected cost
     :param rows: any rows of the ML task for which the metric is computed
     """
+    if (costs := costs_of(metric)) is not None:
+        return _expected_cost(costs)
     return _MULTICLASS[metric] if rows.task == "multiclass" else _OTHERS[metric]
 
 
@@ -112,6 +115,16 @@ def _mean(loss: Callable[[Rows], NDArray[Any]]) -> Statistic:
         yield loss(rows)
 
     return Statistic(terms, lambda sums: _ratio(sums[..., 1], sums[..., 0]))
+
+
+def _expected_cost(costs: Costs) -> Statistic:
+    # Sums of errors are exact, and the sum of their costs is rounded once.
+    def terms(rows: Rows) -> Iterator[NDArray[Any]]:
+        yield np.ones(len(rows))
+        yield rows.predicted & ~rows.truth
+        yield rows.truth & ~rows.predicted
+
+    return Statistic(terms, lambda sums: _ratio(sums[..., 1:] @ np.array(costs), sums[..., 0]))
 
 
 def _ratio(above: NDArray[np.float64], below: NDArray[np.float64], otherwise: float = np.nan) -> NDArray[np.float64]:

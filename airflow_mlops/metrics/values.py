@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics import custom
-from airflow_mlops.metrics.catalog import METRICS, is_custom, metrics_for
+from airflow_mlops.metrics.catalog import METRICS, is_custom, is_expected_cost, metrics_for
 from airflow_mlops.metrics.rows import Rows, encode, prepare, unseen
 from airflow_mlops.metrics.statistics import CALIBRATION_BINS, calibration_bins, statistic
 
@@ -19,13 +20,12 @@ if TYPE_CHECKING:
 
 
 def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False) -> dict[str, float]:
-    """Compute all built-in metrics of the rows' ML task, and custom metrics.
+    """Compute all built-in metrics of the rows' ML task, and the metrics that are named.
 
     For a classifier without probabilities, only metrics of predicted labels are computed.
 
     :param rows: labels and predictions of a model
-
-    :param own: import paths of custom metrics
+    :param own: import paths of custom metrics, and expected costs
     :param skip_undefined: whether to leave out a custom metric that is undefined on these rows
     :return: the metrics by name
     :raises MetricError: a custom metric fails, or is undefined and ``skip_undefined`` is false
@@ -34,7 +34,11 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
     if rows.score is None:
         names = [name for name in names if METRICS[name].of_labels]
     values = {name: statistic(name, rows).measure(rows) for name in names}
-    for metric in map(custom.load, dict.fromkeys(own)):
+    for name in dict.fromkeys(own):
+        if is_expected_cost(name):
+            values[name] = statistic(name, rows).measure(rows)
+            continue
+        metric = custom.load(name)
         if not metric.applies_to(rows):
             continue
         value = metric.measure_or_nan(rows) if skip_undefined else metric.measure(rows)
@@ -46,7 +50,7 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
 def measure_one(metric: str, rows: Rows) -> float:
     """Compute a single metric.
 
-    :param metric: name of a built-in metric, or import path of a custom metric
+    :param metric: name of a built-in metric, expected cost, or import path of a custom metric
     :param rows: labels and predictions of a model
     """
     return custom.load(metric).measure(rows) if is_custom(metric) else statistic(metric, rows).measure(rows)
@@ -67,7 +71,7 @@ def compute(
 
     :func:`airflow_mlops.metrics.rows.prepare` describes the other parameters and the errors.
 
-    :param own: import paths of custom metrics
+    :param own: import paths of custom metrics, and expected costs
     :return: the metrics by name
     """
     return measure(prepare(task, y_true, prediction, score, probabilities, classes, positive=positive), own)
@@ -79,9 +83,9 @@ def baseline(
     """Compute the metrics of a baseline model that uses no features.
 
     For classification, the baseline predicts the most frequent class, with the class frequencies as probabilities. For
-    a regression, it predicts the mean value.
+    a regression, it predicts the mean value. For an expected cost, it predicts the class that costs less.
 
-    :param own: import paths of custom metrics. A metric that is undefined for the baseline is left out
+    :param own: import paths of custom metrics, and expected costs. A metric that is undefined for the baseline is left out
     :return: the metrics by name
     """
     truth = np.asarray(y_true)
@@ -96,7 +100,10 @@ def baseline(
     majority = np.asarray(labels, dtype=object)[np.full(truth.size, int(shares.argmax()))]
     score = probabilities[:, labels.index(classes[-1] if positive is None else positive)]
     rows = prepare(task, truth, majority, score, probabilities, labels, positive=positive)
-    return measure(rows, own, skip_undefined=True)
+    found = measure(rows, own, skip_undefined=True)
+    # Where one error is much more expensive, always predicting the rarer class is the better simple model.
+    other = replace(rows, predicted=~rows.predicted) if task == "binary" else rows
+    return found | {name: min(found[name], measure_one(name, other)) for name in found if is_expected_cost(name)}
 
 
 def reliability(

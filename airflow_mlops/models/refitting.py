@@ -83,7 +83,7 @@ def losses(
 ) -> NDArray[np.float64]:
     """Compute the loss of each row, shape (n,).
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
     :param contract: contract of the model that made the predictions
     :param label: the labels of n rows
     :param predictions: the predictions for these rows

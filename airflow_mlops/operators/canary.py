@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.notifications import Event
@@ -30,8 +31,9 @@ class CanaryOperator(ChampionOperator):
         verdict for a PromoteOperator
     :param outcomes: name of the champion's labelled predictions; ``MODEL_outcomes`` by default
     :param canary_outcomes: name of the canary's labelled predictions; ``MODEL_canary_outcomes`` by default
-    :param metric: metric by which the two are compared: ``roc_auc``, ``accuracy``, ``log_loss``, ``brier``, ``rmse`` or ``mae``; by
-        default ``roc_auc`` (binary), ``accuracy`` (multiclass) or ``rmse`` (regression)
+    :param metric: metric by which the two are compared: ``roc_auc``, ``accuracy``, ``log_loss``, ``brier``, ``rmse`` or ``mae``,
+        or an expected cost as ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``; by default ``roc_auc``
+        (binary), ``accuracy`` (multiclass) or ``rmse`` (regression)
     :param max_loss: largest loss of the metric that is accepted: a share is widened only when a greater loss is significantly ruled
         out. For ``rmse``, it is a loss of the mean squared error. By default, a share is widened unless the canary is
         significantly worse
@@ -54,7 +56,7 @@ class CanaryOperator(ChampionOperator):
         promote: bool = True,
         outcomes: str | None = None,
         canary_outcomes: str | None = None,
-        metric: str | None = None,
+        metric: str | Mapping[str, Any] | None = None,
         max_loss: float | None = None,
         min_labels: int = 500,
         groups: str | None = None,

@@ -36,7 +36,8 @@ class EvaluateOperator(StepOperator):
         worse than the champion. ``{"champion": "ignore"}`` in the list prevents the additional gate
     :param metric: name of the metric that decides which of the passing candidates wins: the first one that is at most one
         standard error worse than the best one. By default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
-        (regression). A custom metric is named by its import path, ``package.module:function``
+        (regression). A custom metric is named by its import path, ``package.module:function``, and an expected cost by
+        ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``
     :param greater_is_better: whether larger values of ``metric`` are better; required for a custom metric only
     :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are not
         independent, and the confidence bounds of gates and of the model card allow for it. By default, rows are independent
@@ -72,7 +73,7 @@ class EvaluateOperator(StepOperator):
         evidence: Any = None,
         part: str = "test",
         gates: list[dict[str, Any]] | str | None = None,
-        metric: str | None = None,
+        metric: str | Mapping[str, Any] | None = None,
         greater_is_better: bool | None = None,
         groups: str | None = None,
         allow_pyfunc: bool = False,
@@ -138,11 +139,12 @@ def _check_gates(gates: Any) -> None:
         parse_gates(gates)
 
 
-def _check_metric(metric: str | None, greater_is_better: bool | None) -> None:
+def _check_metric(metric: str | Mapping[str, Any] | None, greater_is_better: bool | None) -> None:
     from airflow_mlops.metrics.catalog import check_metric
+    from airflow_mlops.metrics.costs import metric_name
 
     try:
-        check_metric(metric, greater_is_better)
+        check_metric(metric_name(metric), greater_is_better)
     except ValueError as error:
         raise SpecError(f"{error}.") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.links import MLflowRunLink
@@ -24,8 +25,9 @@ class TrainOperator(StepOperator):
     :param trainer: a trainer of :mod:`airflow_mlops.trainers`, such as :class:`~airflow_mlops.trainers.LightGBMTrainer`, a
         :class:`~airflow_mlops.trainers.Search` over one of them,
         a dict with the same fields, or the output of a SearchOperator, which contains the best parameters
-    :param metrics: import paths of custom metrics, ``package.module:function``. They are measured on the split part
-        `test` and logged in addition to the built-in metrics
+    :param metrics: metrics that are measured on the split part `test` and logged in addition to the built-in metrics: import
+        paths of custom metrics, ``package.module:function``, and expected costs such as
+        ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``
     :param experiment: name of the MLflow experiment; by default ``model``
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     :param seed: random seed of the training, which is passed as ``random_state`` to estimators and as ``seed`` to
@@ -44,7 +46,7 @@ class TrainOperator(StepOperator):
         dataset: Any,
         model: str,
         trainer: Any,
-        metrics: list[str] | None = None,
+        metrics: Sequence[str | Mapping[str, Any]] | None = None,
         experiment: str | None = None,
         mlflow_conn_id: str = "mlflow_default",
         seed: int | str = 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from statistics import NormalDist
 
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.profiles.profile import ModelProfile
 from airflow_mlops.profiles.segments import SegmentLosses
@@ -48,7 +48,7 @@ def _from_losses(metric: str, known: SegmentLosses) -> Interval | None:
     low, high = max(0.0, mean - spread), mean + spread
     if metric == "rmse":
         return Interval(*map(math.sqrt, (mean, low, high)))
-    if METRICS[metric].higher_is_better:
+    if find_metric(metric).higher_is_better:
         return Interval(1 - mean, max(0.0, 1 - high), 1 - low)
     return Interval(mean, low, high)
 

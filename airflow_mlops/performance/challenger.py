@@ -65,7 +65,7 @@ class Comparison(Model):
     """The comparison of the champion with all challengers on one window.
 
     :param champion: the champion
-    :param metric: the metric, which defines the loss (see :data:`airflow_mlops.performance.findings.LOSSES`)
+    :param metric: the metric, which defines the loss (see :func:`airflow_mlops.performance.findings.loss_name`)
     :param rows: number of compared rows
     :param value: metric of the champion
     :param loss: mean loss of the champion

@@ -119,7 +119,7 @@ def train(
     :param fits: the trainers
     :param current: the labelled rows of the compared window in order of time: the features and the column ``label``
     :param older: the labelled rows before the compared window, by the number of windows that a challenger is trained on
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
     :param groups: the number of the cluster of each row of ``current``, shape (n,); ``None`` for independent rows
     :return: the losses, in the order of :func:`halves`
     :raises UnmeasurableError: no challenger can be trained, or all rows are of one cluster

@@ -33,6 +33,7 @@ from statistics import NormalDist
 
 import numpy as np
 
+from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.losses import log_losses, squared_errors
 from airflow_mlops.metrics.realised import UnmeasurableError
@@ -90,7 +91,7 @@ def estimate(
 ) -> Interval:
     """Estimate a metric and the confidence interval of the metric from grouped scores.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.ESTIMATED`
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.ESTIMATED`, or an expected cost
     :param confidence: confidence level of the interval, such as 0.95
     :param threshold: for binary models, the lowest score for which the positive class is predicted; ``None`` for
         multiclass models, where the score is the probability of the predicted class
@@ -108,7 +109,8 @@ def estimate(
     value, variance, slope = _area(scores, p) if metric == "roc_auc" else _mean_loss(metric, scores, p, threshold)
     gradient = (slope * p * (1 - p)) @ basis
     spread = z * math.sqrt(variance + gradient @ np.asarray(calibration.covariance) @ gradient)
-    most = math.inf if metric == "log_loss" else 1.0
+    costs = costs_of(metric)
+    most = math.inf if metric == "log_loss" else max(costs) if costs is not None else 1.0
     return Interval(value, max(0.0, value - spread), min(most, value + spread))
 
 
@@ -159,6 +161,8 @@ def _losses(metric: str, score: Floats, threshold: float | None) -> tuple[Floats
     if threshold is None:
         return np.ones(len(score)), np.zeros(len(score))
     positive = (score >= threshold).astype(float)
+    if (costs := costs_of(metric)) is not None:
+        return costs.false_negative * (1 - positive), costs.false_positive * positive
     return positive, 1 - positive
 
 

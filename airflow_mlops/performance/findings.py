@@ -26,7 +26,7 @@ METRIC_NAMES = {
 }
 """The usual names of metrics, for text."""
 
-LOSSES = {
+_LOSSES = {
     "roc_auc": "1 - ROC AUC",
     "brier": "Brier score",
     "log_loss": "log loss",
@@ -40,7 +40,14 @@ LOSSES = {
     "precision": "1 - precision",
     "recall": "1 - recall",
 }
-"""The name of the loss that is averaged over the rows of a segment, by metric."""
+
+
+def loss_name(metric: str) -> str:
+    """Return the name of the loss that is averaged over the rows of a segment.
+
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
+    """
+    return _LOSSES.get(metric, metric)
 
 
 class MeanLoss(Model):

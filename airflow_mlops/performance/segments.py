@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.performance.findings import LossChange, MeanLoss, Segment, Shift
 from airflow_mlops.performance.thresholds import PerformanceThresholds
 from airflow_mlops.profiles import significance
@@ -131,7 +131,7 @@ def _pairs(
 
 
 def _tolerated(old: _Sample, new: _Sample, metric: str, thresholds: PerformanceThresholds) -> bool:
-    return new.mean - old.mean <= thresholds.tolerance * (1 if METRICS[metric].higher_is_better else old.mean)
+    return new.mean - old.mean <= thresholds.tolerance * (1 if find_metric(metric).higher_is_better else old.mean)
 
 
 def _p_value(old: _Sample, new: _Sample) -> float:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field, FiniteFloat, model_validator
 
 from airflow_mlops.core.durations import Duration
 from airflow_mlops.drift.thresholds import DriftThresholds
 from airflow_mlops.metrics.catalog import check_metric, find_metric, is_custom
+from airflow_mlops.metrics.costs import name_costs
 
 
 class PerformanceThresholds(DriftThresholds):
@@ -14,7 +17,8 @@ class PerformanceThresholds(DriftThresholds):
 
     :param metric: the metric that measures performance; by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or
         ``rmse`` (regression). A custom metric is named by its import path and must have been measured at training, see
-        :mod:`airflow_mlops.metrics.custom`
+        :mod:`airflow_mlops.metrics.custom`. ``expected_cost`` needs the keys ``false_positive`` and ``false_negative`` beside
+        it, see :mod:`airflow_mlops.metrics.costs`
     :param greater_is_better: whether larger values of a custom metric are better; ``None`` for a built-in metric
     :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, the
         tolerance is an absolute difference. Otherwise (errors and losses), the tolerance is a share of the value at
@@ -45,6 +49,11 @@ class PerformanceThresholds(DriftThresholds):
     min_coverage: float = Field(default=0.5, ge=0, le=1)
     grace: Duration | None = None
     groups: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_costs(cls, fields: Any) -> Any:
+        return name_costs(fields)
 
     @model_validator(mode="after")
     def _known_metric(self) -> PerformanceThresholds:

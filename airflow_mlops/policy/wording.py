@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from airflow_mlops.core.counts import counted
+from airflow_mlops.metrics.catalog import is_expected_cost
 from airflow_mlops.performance.findings import METRIC_NAMES
 
 HEADLINE_LENGTH = 90
@@ -18,6 +19,9 @@ _UNITS = {"Y": "year", "M": "month", "W": "week", "D": "day", "TH": "hour", "TM"
 
 def metric_name(metric: str) -> str:
     """Return a metric's usual name, such as ``ROC AUC``, or the function name of a custom metric."""
+    if is_expected_cost(metric):
+        # The costs would not fit into a headline.
+        return "expected cost"
     return METRIC_NAMES.get(metric) or name(metric.rpartition(":")[2])
 
 

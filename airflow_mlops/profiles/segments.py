@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.metrics.catalog import REALISED
+from airflow_mlops.metrics.catalog import realised
 from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses
 from airflow_mlops.profiles.columns.base import decoded
@@ -103,8 +103,8 @@ class SegmentLosses(Model):
     """The losses in the held-out split part by segment.
 
     :param cuts: the segments of each feature, by feature name
-    :param losses: losses by metric and feature name. A metric is one of :data:`airflow_mlops.metrics.catalog.REALISED`,
-        and :func:`airflow_mlops.metrics.realised.losses` computes the loss of each row for this metric
+    :param losses: losses by metric and feature name. A metric is one of :data:`airflow_mlops.metrics.catalog.REALISED`
+        or an expected cost, and :func:`airflow_mlops.metrics.realised.losses` computes the loss of each row for this metric
     """
 
     cuts: dict[str, Cut]
@@ -149,9 +149,7 @@ def held_out(
     :param known: labelled predictions of these rows, in the same order
     """
     costs: dict[str, Floats] = {}
-    for metric in REALISED[contract.task]:
-        if metric not in contract.metrics:
-            continue
+    for metric in realised(contract.task, contract.metrics):
         try:
             costs[metric] = losses(metric, known)
         except UnmeasurableError as error:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from airflow_mlops.core.base import Model, Name, parse
-from airflow_mlops.metrics.catalog import check_metric
+from airflow_mlops.metrics.catalog import MetricName, check_metric
 from airflow_mlops.models.trainers.space import ParameterSpec
 
 # package.module.Class, or package.module:function
@@ -264,7 +264,7 @@ class SearchTrainerSpec(Model):
     :param space: the range or the choices of each searched parameter, by name
     :param trials: number of trials, over all workers
     :param metric: name of the metric to optimise; by default the main metric of the ML task. A custom metric is given by
-        its import path
+        its import path, and an expected cost as a mapping with its costs, see :mod:`airflow_mlops.metrics.costs`
     :param greater_is_better: whether greater values of a custom metric are better
     :param folds: number of folds of the cross-validation. Networks and boosted trees are measured on their
         validation rows instead
@@ -278,7 +278,7 @@ class SearchTrainerSpec(Model):
     trainer: AnyTrainer
     space: dict[str, ParameterSpec] = Field(min_length=1)
     trials: int = Field(ge=1)
-    metric: str | None = None
+    metric: MetricName | None = None
     greater_is_better: bool | None = None
     folds: int = Field(default=5, ge=2)
     pruner: Literal["median"] | None = "median"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.drift.reference import TRAINING
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import exceeds_limit, is_acceptable, judged_performance, missed_estimate
@@ -184,7 +184,7 @@ def _largest_segment(findings: Findings) -> list[str]:
     if not findings.segments or loss is None:
         return []
     worst, increase = findings.segments[0], loss.value - loss.reference
-    change = "drop" if METRICS[loss.metric].higher_is_better else "rise"
+    change = "drop" if find_metric(loss.metric).higher_is_better else "rise"
     part = ""
     if increase > 0:
         ratio = worst.contribution / increase

@@ -85,7 +85,7 @@ class Replay:
     :param periods: all windows, in order of time and without gaps
     :param first: number of windows on which the first champion is trained
     :param delay: number of windows until the labels of a window have arrived; 0 if they are known at its end
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
     """
 
     fits: Fits

@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from statistics import NormalDist
 
-from airflow_mlops.metrics.catalog import METRICS
+from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.two_groups import Difference, difference
 from airflow_mlops.policy.wording import metric_name, number
 from airflow_mlops.registry.verdict import GateResult
@@ -82,7 +82,7 @@ def _performance(
     metric: str, found: Difference, error: float, max_loss: float | None
 ) -> tuple[GateResult, float, float]:
     """Return the requirement on the metric, and the metric of the canary and of the champion."""
-    better = METRICS[metric].higher_is_better
+    better = find_metric(metric).higher_is_better
     value, before = ((1 - mean if better else mean) for mean in found.means)
     name = "mean squared error" if metric == "rmse" else metric_name(metric)
     interval, accepted = found.interval, max_loss or 0.0

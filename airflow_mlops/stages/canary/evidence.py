@@ -22,12 +22,14 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset, find_whole_datasets
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.catalog import is_expected_cost
 from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.realised import COLUMNS, UnmeasurableError, losses, measurable, outcomes
 from airflow_mlops.metrics.two_groups import Group
 
-#: Metrics of logged predictions by which a canary can be compared: means over rows, and the area under the ROC curve. Others, such as
-#: F1, are biased with few rows, and so differently for the small group and the large one.
+#: Metrics of logged predictions by which a canary can be compared: means over rows, and the area under the ROC curve. An expected
+#: cost is a mean over rows, too. Others, such as F1, are biased with few rows, and so differently for the small group and the large
+#: one.
 MEANS = ("accuracy", "log_loss", "brier", "rmse", "mae")
 METRICS = ("roc_auc", *MEANS)
 
@@ -63,7 +65,7 @@ def read(
     """Read the predictions of a version from datasets of labelled predictions.
 
     :param name: name of the datasets
-    :param metric: one of :data:`METRICS`
+    :param metric: one of :data:`METRICS`, or an expected cost
     :param shares: the shares of the canary, and the time from which each held
     :param groups: column that names the cluster of each row; ``None`` for independent rows
     :param strata: numbers of the strata, to which new ones are added
@@ -125,7 +127,9 @@ def _losses(
     """Return the loss of each labelled row, and the number of labelled rows in the step ``present``."""
     merged: dict[tuple[int, str], list[pa.RecordBatch]] = {}
     for (step, window), table in tables.items():
-        merged.setdefault((step, window if metric in MEANS else ""), []).extend(table.to_batches())
+        merged.setdefault((step, window if metric in MEANS or is_expected_cost(metric) else ""), []).extend(
+            table.to_batches()
+        )
     values, numbers, named, labels_now = [], [], [], 0
     for key, batches in merged.items():
         found = outcomes(batches, contract)

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
+from airflow_mlops.metrics.catalog import MetricName
 from airflow_mlops.registry.verdict import Verdict
 
 Share = Annotated[float, Field(gt=0, lt=1)]
@@ -24,8 +25,9 @@ class CanarySpec(Spec):
         verdict for a PromoteOperator
     :param outcomes: name of the champion's labelled predictions; ``MODEL_outcomes`` by default
     :param canary_outcomes: name of the canary's labelled predictions; ``MODEL_canary_outcomes`` by default
-    :param metric: metric by which the two are compared: ``roc_auc``, ``accuracy``, ``log_loss``, ``brier``, ``rmse`` or ``mae``; by
-        default ``roc_auc`` (binary), ``accuracy`` (multiclass) or ``rmse`` (regression)
+    :param metric: metric by which the two are compared: ``roc_auc``, ``accuracy``, ``log_loss``, ``brier``, ``rmse`` or ``mae``,
+        or an expected cost (:mod:`airflow_mlops.metrics.costs`); by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or
+        ``rmse`` (regression)
     :param max_loss: largest loss of the metric that is accepted: a share is widened only when a greater loss is significantly ruled
         out. For ``rmse``, it is a loss of the mean squared error. By default, a share is widened unless the canary is
         significantly worse
@@ -40,7 +42,7 @@ class CanarySpec(Spec):
     promote: bool = True
     outcomes: Name | None = None
     canary_outcomes: Name | None = None
-    metric: str | None = None
+    metric: MetricName | None = None
     max_loss: float | None = Field(default=None, ge=0)
     min_labels: int = Field(default=500, ge=50)
     groups: str | None = None

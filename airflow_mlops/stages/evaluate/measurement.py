@@ -94,7 +94,7 @@ def compare(
     """Measure the candidates, the baselines and the champion of ``model`` on the held-out rows.
 
     :param model: name of the registered model
-    :param own: import paths of custom metrics to compute in addition to the built-in metrics
+    :param own: custom metrics and expected costs to compute in addition to the built-in metrics
     :param allow_pyfunc: whether code that is stored with a model may run
     :param groups: the column that names the cluster of each row; by default, rows are independent
     :param live: the logged predictions to measure; by default, the models predict the rows

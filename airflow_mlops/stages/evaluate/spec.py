@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, StrictBool, ValidationInfo, field_v
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetLike, MLflowTarget, ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.metrics.catalog import check_metric
+from airflow_mlops.metrics.catalog import MetricName, check_metric
 from airflow_mlops.registry.verdict import Verdict
 from airflow_mlops.stages.evaluate.card_spec import Card
 
@@ -40,7 +40,8 @@ class EvaluateSpec(Spec):
         declared gate compares with the champion or ignores it, a gate is added, see
         :func:`airflow_mlops.gates.rules.with_champion`
     :param metric: name of the metric that ranks the candidates that pass every gate, see
-        :func:`airflow_mlops.stages.evaluate.verdict.choose`; by default the main metric of the ML task. A custom metric is given by its import path, see :mod:`airflow_mlops.metrics.custom`
+        :func:`airflow_mlops.stages.evaluate.verdict.choose`; by default the main metric of the ML task. A custom metric is given by its import path, see :mod:`airflow_mlops.metrics.custom`,
+        and an expected cost as a mapping with its costs, see :mod:`airflow_mlops.metrics.costs`
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
     :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are not
         independent, and the confidence bounds of gates and of the model card allow for it. By default, rows are independent
@@ -56,7 +57,7 @@ class EvaluateSpec(Spec):
     evidence: DatasetLike | None = None
     part: str = "test"
     gates: list[dict[str, Any]] | None = None
-    metric: str | None = None
+    metric: MetricName | None = None
     greater_is_better: bool | None = None
     groups: str | None = Field(default=None, min_length=1)
     allow_pyfunc: StrictBool = False

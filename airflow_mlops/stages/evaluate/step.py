@@ -16,7 +16,15 @@ from airflow_mlops.gates.baseline import BeatsABaseline
 from airflow_mlops.gates.evidence import Evidence, HeldOut
 from airflow_mlops.gates.rules import default_gates, ignores_champion, parse_gates, with_champion
 from airflow_mlops.metrics import custom
-from airflow_mlops.metrics.catalog import MAIN_METRIC, REALISED, Metric, find_metric, is_custom, metrics_for
+from airflow_mlops.metrics.catalog import (
+    MAIN_METRIC,
+    REALISED,
+    Metric,
+    find_metric,
+    is_custom,
+    is_on_request,
+    metrics_for,
+)
 from airflow_mlops.models import contracts as contracts_of_versions
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import file_hashes
@@ -158,12 +166,14 @@ def _live(
 
 
 def own_metrics(gates: Iterable[Gate]) -> list[str]:
-    """Return the import paths of the custom metrics that the gates use.
+    """Return the metrics of the gates that are not computed for every model: custom metrics and expected costs.
 
     :raises SpecError: a custom metric cannot be imported, or does not take two arrays
     """
-    names = (gate.metric for gate in gates if isinstance(gate, MetricGate))
-    return [custom.load(name).path for name in dict.fromkeys(names) if is_custom(name)]
+    names = dict.fromkeys(gate.metric for gate in gates if isinstance(gate, MetricGate))
+    for name in filter(is_custom, names):
+        custom.load(name)
+    return [*filter(is_on_request, names)]
 
 
 def _one_model(spec: EvaluateSpec) -> str:

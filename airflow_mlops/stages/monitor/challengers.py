@@ -33,7 +33,7 @@ from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.types import concatenated
-from airflow_mlops.metrics.catalog import REALISED
+from airflow_mlops.metrics.catalog import REALISED, realised
 from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.contracts import VersionContract
@@ -204,8 +204,8 @@ def _fit(training: Training, contract: ModelContract) -> Fit:
 
 def metric_of(policy: Policy, contract: ModelContract) -> str:
     """Return the metric by which challengers are compared: the policy's metric if it has a loss for each row."""
-    known = REALISED[contract.task]
-    return policy.metric if policy.metric in known else known[0]
+    metric = policy.metric
+    return metric if metric is not None and realised(contract.task, [metric]) else REALISED[contract.task][0]
 
 
 def _champion(

@@ -12,7 +12,8 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
-from airflow_mlops.metrics.catalog import ESTIMATED, REALISED, is_custom
+from airflow_mlops.metrics.catalog import ESTIMATED, REALISED, is_custom, is_expected_cost
+from airflow_mlops.metrics.catalog import realised as realised_metrics
 from airflow_mlops.metrics.clusters import Design, design
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.performance import at_training, estimation
@@ -168,7 +169,7 @@ def estimated(
     columns = ["score", LABEL] if labelled else ["score"]
     batches = check.batches(columns)
     try:
-        if metric not in ESTIMATED:
+        if metric not in ESTIMATED and not is_expected_cost(metric):
             raise metrics.UnmeasurableError(
                 f"{metric} needs labels; {', '.join(name for name in REALISED[contract.task] if name in ESTIMATED)} can be "
                 "estimated from the scores"
@@ -219,13 +220,13 @@ def _shift(check: Check, calibration: Calibration, labelled: bool) -> Floats | N
 
 def _metric(policy: Policy, contract: ModelContract) -> str:
     # A classifier that predicts labels only has no roc_auc at training, but an accuracy.
-    measured = [name for name in REALISED[contract.task] if name in contract.metrics]
+    measured = realised_metrics(contract.task, contract.metrics)
     metric = policy.metric or (measured or REALISED[contract.task])[0]
     if not is_custom(metric) and (wrong := policy.wrong_bound(metric)) is not None:
         raise SpecError(f"The policy does not fit the metric of this model: {wrong}.")
     if is_custom(metric):
         return metric
-    if metric not in REALISED[contract.task]:
+    if not realised_metrics(contract.task, [metric]):
         raise SpecError(
             f"policy.metric={metric!r} cannot be measured on predictions of a {contract.task} model. "
             f"Set it to one of {', '.join(REALISED[contract.task])}."

@@ -11,7 +11,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.metrics.catalog import METRICS, is_custom
+from airflow_mlops.metrics.catalog import METRICS, is_on_request
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.values import compute
 from airflow_mlops.models import parity
@@ -132,8 +132,8 @@ def _measure(
 
 
 def in_order(metrics: dict[str, float]) -> dict[str, float]:
-    """Return ``metrics`` in order: built-in metrics in the order of the catalog, followed by custom metrics."""
-    names = [*METRICS, *filter(is_custom, metrics)]
+    """Return ``metrics`` in order: built-in metrics in the order of the catalog, followed by the others."""
+    names = [*METRICS, *filter(is_on_request, metrics)]
     return {name: metrics[name] for name in names if name in metrics}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.metrics.catalog import is_custom
 from airflow_mlops.models.trainers.known import own_code
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec
 from airflow_mlops.registry.client import registry_errors
@@ -36,7 +37,7 @@ def training_spec(
     found: TrainSpec = parse(TrainSpec, run_file(client, ref, TRAINING_FILE, action), f"The training of {ref}")
     if isinstance(found.trainer, SearchTrainerSpec):
         raise RegistryError(f"{ref} cannot be {action}, because its MLflow run names a search instead of a trainer.")
-    if not allow_code and (own := [*own_code(found.trainer), *found.metrics]):
+    if not allow_code and (own := [*own_code(found.trainer), *filter(is_custom, found.metrics)]):
         raise SpecError(
             f"{ref} is not {action}, because its MLflow run names code outside scikit-learn, XGBoost, LightGBM, CatBoost and "
             f"InterpretML: {', '.join(own)}. Whoever may write the run chooses this code. Review it, and set `allow_code` to "

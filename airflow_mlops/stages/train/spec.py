@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
-from airflow_mlops.metrics.catalog import check_import_path, find_metric
+from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric
 from airflow_mlops.models.trainers.spec import TrainerInput
 from airflow_mlops.registry.names import SEARCH_TAG
 
@@ -21,8 +21,8 @@ class TrainSpec(Spec):
     :param dataset: a training set with the split parts ``train`` and ``test``
     :param model: name of the registered model to which the version is added
     :param trainer: the trainer, or the result of a search, which stands for the trainer with the best parameters
-    :param metrics: import paths of custom metrics, which are computed and logged in addition to the built-in metrics, see
-        :mod:`airflow_mlops.metrics.custom`
+    :param metrics: metrics that are computed and logged in addition to the built-in metrics: import paths of custom metrics,
+        see :mod:`airflow_mlops.metrics.custom`, and expected costs, see :mod:`airflow_mlops.metrics.costs`
     :param seed: random seed. The same data, code and seed give the same model
     :param mlflow: the connection to MLflow, and the name of the experiment; by default the name of the model
     :param tags: tags for the MLflow run of the training
@@ -31,7 +31,7 @@ class TrainSpec(Spec):
     dataset: DatasetInput
     model: Name
     trainer: TrainerInput
-    metrics: list[Annotated[str, AfterValidator(check_import_path)]] = Field(default_factory=list)
+    metrics: list[Annotated[MetricName, AfterValidator(check_on_request)]] = Field(default_factory=list)
     seed: int = Field(default=0, ge=0, lt=2**32)
     mlflow: MLflowTarget = MLflowTarget()
     tags: dict[str, str] = Field(default_factory=dict)

@@ -16,6 +16,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.metrics import custom
+from airflow_mlops.metrics.catalog import is_custom
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec
@@ -50,7 +51,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     """
     context = context.for_call()
     # Load custom metrics now, so that an invalid import path fails before the training.
-    for path in spec.metrics:
+    for path in filter(is_custom, spec.metrics):
         custom.load(path)
     # What is recorded names the dataset itself, because another one may have its name later.
     spec = spec.model_copy(update={"dataset": select_one(context.store, spec.dataset, context.kept).ref})

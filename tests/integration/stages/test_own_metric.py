@@ -1,4 +1,4 @@
-"""A custom metric by import path, through training, search, evaluation and monitoring."""
+"""A custom metric by import path, and an expected cost, through training, search, evaluation and monitoring."""
 
 from __future__ import annotations
 
@@ -37,6 +37,8 @@ from tests.support.training import flights, training_set
 
 OWN = "tests.support.own_metrics"
 COST, BRIER = f"{OWN}:cost", f"{OWN}:negative_brier"
+EXPECTED = {"metric": "expected_cost", "false_positive": 1, "false_negative": 5}
+EXPECTED_COST = "expected_cost_fp1_fn5"
 TREE = "sklearn.tree.DecisionTreeClassifier"
 
 
@@ -62,10 +64,12 @@ def tree(depth):
 
 
 def test_training_logs_the_metric_and_the_hash_of_its_source(client, store, learn, tmp_path):
-    made = learn(tree(3), metrics=[COST, BRIER])
+    made = learn(tree(3), metrics=[COST, BRIER, EXPECTED])
+    assert made.metrics[EXPECTED_COST] == pytest.approx(made.metrics[COST])
     assert made.metrics[BRIER] == pytest.approx(-made.metrics["brier"])
     run = client.get_run(made.run_id)
     assert run.data.metrics[COST] == made.metrics[COST] > 0
+    assert run.data.metrics[EXPECTED_COST] == made.metrics[EXPECTED_COST]
     code = json.loads(Path(client.download_artifacts(made.run_id, "code.json", str(tmp_path))).read_text())
     assert code[COST] == source_hash(own_metrics.cost)
     spec = ReproduceSpec(model=made.candidate.model, version=made.candidate.version)
@@ -73,7 +77,7 @@ def test_training_logs_the_metric_and_the_hash_of_its_source(client, store, lear
         reproduce.run(spec, StepContext(store, uuid.uuid4().hex))
     again = reproduce.run(spec.model_copy(update={"allow_code": True}), StepContext(store, uuid.uuid4().hex))
     assert again.reproduced, again.summary
-    assert f"metric {COST}" in {item.what for item in again.comparisons}
+    assert {f"metric {COST}", f"metric {EXPECTED_COST}"} <= {item.what for item in again.comparisons}
 
 
 def test_a_wrong_path_and_a_failing_metric_are_final_errors(learn):
@@ -88,8 +92,8 @@ def test_a_wrong_path_and_a_failing_metric_are_final_errors(learn):
 def test_a_search_minimizes_or_maximizes_the_metric(client, learn):
     space = {"max_depth": Int(1, 6)}
     trainer = SklearnTrainer(TREE, params={"min_samples_leaf": 20})
-    for metric, up in ((BRIER, True), (COST, False)):
-        made = learn(Search(trainer, space, trials=5, folds=3, metric=metric, greater_is_better=up, pruner=None))
+    for declared, metric, up in ((BRIER, BRIER, True), (COST, COST, False), (EXPECTED, EXPECTED_COST, None)):
+        made = learn(Search(trainer, space, trials=5, folds=3, metric=declared, greater_is_better=up, pruner=None))
         run = client.get_run(client.get_run(made.run_id).data.tags["mlops.search"])
         trials = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
         values = [trial.data.metrics[metric] for trial in trials]
@@ -109,12 +113,15 @@ def test_gates_and_the_choice_of_the_winner(client, store, learn, tmp_path):
         {**own, "better_than_baseline_by": 0.0},
         {**own, "better_than_champion_by": 0.0},
         {**own, "slices": ["carrier"], "not_worse_than_champion_by": 0.5},
+        {**EXPECTED, "max": 2.0, "confidence": 0.95},
+        {**EXPECTED, "better_than_champion_by": 0.0},
     ]
     verdict = evaluate.run(EvaluateSpec(candidates=[deep, stump], gates=gates, **own), context).verdict
     costs = {item.candidate: item.metrics[COST] for item in verdict.candidates}
     assert costs[deep] < costs[stump]
     assert (verdict.winner, verdict.metric) == (deep, COST)
     assert verdict.baseline_metrics[COST] > costs[deep]
+    assert all(item.metrics[EXPECTED_COST] == pytest.approx(item.metrics[COST]) for item in verdict.candidates)
     assert verdict.metric_code == {COST: source_hash(own_metrics.cost)}
     card = Path(client.download_artifacts(deep.run_id, "evaluation/model_card.md", str(tmp_path))).read_text()
     assert f"{costs[deep]:.4g}" in next(line for line in card.splitlines() if line.startswith("| tests.support.own"))
@@ -123,10 +130,12 @@ def test_gates_and_the_choice_of_the_winner(client, store, learn, tmp_path):
     verdict = evaluate.run(EvaluateSpec(candidates=[stump], gates=gates, **own), context).verdict
     assert verdict.winner is None
     results = {item.gate: item for item in verdict.candidates[0].gates}
-    paired = next(item for name, item in results.items() if "better than the champion" in name)
-    assert not paired.passed
-    assert paired.improvement == pytest.approx(costs[deep] - costs[stump])
-    assert paired.low < paired.improvement < paired.high
+    compared = [item for name, item in results.items() if "better than the champion" in name]
+    assert len(compared) == 2
+    for paired in compared:
+        assert not paired.passed
+        assert paired.improvement == pytest.approx(costs[deep] - costs[stump])
+        assert paired.low < paired.improvement < paired.high
     sliced = next(item for name, item in results.items() if "slices" in name)
     assert {item.name for item in sliced.slices} >= {"carrier = AA", "carrier missing"}
     assert all(item.candidate is not None for item in sliced.slices)
@@ -162,7 +171,7 @@ def test_a_failing_metric_ends_an_evaluation_before_anything_is_logged(client, s
 @pytest.fixture
 def labelled(client, store, learn, model):
     """``labelled(window, wrong)``: predictions of a champion with labels, a share ``wrong`` of which is flipped."""
-    champion = learn(tree(6), metrics=[COST]).candidate
+    champion = learn(tree(6), metrics=[COST, EXPECTED]).candidate
     client.set_registered_model_alias(model, "champion", str(champion.version))
     reference = client.get_run(champion.run_id).data.metrics[COST]
 
@@ -199,6 +208,16 @@ def test_monitoring_judges_by_the_metric(store, model, labelled):
     assert (report.performance.metric, report.performance.higher_is_better) == (COST, False)
     assert report.estimated is None
     assert any("needs labels" in note for note in report.notes)
+
+    expected = monitor.run(
+        MonitorSpec(model=model, dataset=dataset, policy={**EXPECTED, "tolerance": 0.3}), StepContext(store=store)
+    )
+    assert expected.metrics[EXPECTED_COST] == pytest.approx(healthy.metrics[COST])
+    assert expected.metrics[f"{EXPECTED_COST}_reference"] == pytest.approx(reference)
+    assert expected.metrics[f"estimated_{EXPECTED_COST}"] > 0
+    assert expected.decision != "retrain", expected.reason
+    report = Report.model_validate(store.read_json(f"reports/{model}/2013-04.json"))
+    assert (report.loss.metric, report.performance.higher_is_better) == (EXPECTED_COST, False)
 
     worse, _ = watch(outcomes("2013-05", 0.4))
     assert worse.metrics[f"{COST}_low"] > reference * 1.3

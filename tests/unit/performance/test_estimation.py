@@ -373,3 +373,18 @@ def test_a_loss_model_of_an_early_version_has_no_tails_and_gives_the_same_estima
     )
     # A single bin has no ends.
     assert calibrate("regression", regression(np.random.default_rng(2), 60, 0.0)).tails == []
+
+
+def test_an_expected_cost_is_estimated_as_the_shares_of_both_errors():
+    random = np.random.default_rng(0)
+    known, window = calibrate("binary", classified(random, 1_500)), classified(random, 2_000, shift=0.5)
+    scores = collect([window.score], known)
+    wrong, right = (estimate(metric, scores, known, 0.95, 0.5) for metric in ("expected_cost_fp1_fn1", "accuracy"))
+    assert (wrong.value, wrong.low, wrong.high) == pytest.approx((1 - right.value, 1 - right.high, 1 - right.low))
+    positive, negative, both = (
+        estimate(f"expected_cost_fp{fp}_fn{fn}", scores, known, 0.95, 0.5) for fp, fn in ((1, 0), (0, 1), (1, 20))
+    )
+    assert both.value == pytest.approx(positive.value + 20 * negative.value)
+    assert both.low <= measure("expected_cost_fp1_fn20", window, 0.95).value <= both.high
+    # Everything is predicted to be negative at a high threshold.
+    assert estimate("expected_cost_fp1_fn0", scores, known, 0.95, 2.0).value == 0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.performance.findings import LOSSES
+from airflow_mlops.performance.findings import loss_name
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import capitalized, metric_name, number, share
 from airflow_mlops.stages.backtest.page.chart import chart, legend, trained_mark
@@ -73,7 +73,7 @@ def render(result: BacktestResult) -> str:
         .render(
             title=f"{result.version.model} · backtest of {_span(by_name['policy'])}",
             metric=capitalized(metric),
-            loss=LOSSES[result.metric],
+            loss=loss_name(result.metric),
             version=str(result.version),
             windows=counted(len(by_name["policy"].steps), "window"),
             headline=_headline(by_name, metric),

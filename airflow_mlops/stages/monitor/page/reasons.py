@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from airflow_mlops.metrics.catalog import METRICS
-from airflow_mlops.performance.findings import LOSSES, LossChange, MeanLoss, Segment
+from airflow_mlops.metrics.catalog import find_metric
+from airflow_mlops.performance.findings import LossChange, MeanLoss, Segment, loss_name
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.wording import capitalized
 from airflow_mlops.stages.monitor.page.drawing import BLACK, BLUE, ORANGE, element, p_value, svg, with_note
@@ -76,10 +76,10 @@ def segment_section(report: Report) -> SegmentSection | None:
     if loss is None or not report.segments:
         return None
     largest = max(max(found.loss.high, found.reference.high) for found in report.segments)
-    higher_is_better = METRICS[loss.metric].higher_is_better
+    name = loss_name(loss.metric)
+    higher_is_better = find_metric(loss.metric).higher_is_better
     return SegmentSection(
-        loss=LOSSES[loss.metric]
-        + (" (each row counts by its influence)" if LOSSES[loss.metric].startswith("1 - ") else ""),
+        loss=name + (" (each row counts by its influence)" if name.startswith("1 - ") else ""),
         reference=f"{loss.reference:.4f}",
         value=f"{loss.value:.4f}",
         min_rise=f"{loss.min_rise:.3g}" if higher_is_better else f"{loss.min_rise:.1%} of its value at training",

@@ -1,0 +1,108 @@
+"""Costs of the two errors of a binary classifier, and the metric ``expected_cost``, the mean cost of a row.
+
+A declaration names the metric and its costs: ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``. From
+there on, one name stands for both, such as ``expected_cost_fp1_fn20``. Equal costs give equal names, and the name is valid in
+MLflow, so results of different costs never have the same name.
+
+This module imports no heavy library, because DAG files that declare gates import this module during parsing.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+NAME = "expected_cost"
+"""The metric in a declaration, beside its costs."""
+
+LARGEST = 1e100
+"""The largest cost. The sum of such costs over any number of rows is finite."""
+
+_FIELDS = ("false_positive", "false_negative")
+_NUMBER = r"\d[\d.]*(?:e-?\d+)?"
+_METRIC = re.compile(f"{NAME}_fp({_NUMBER})_fn({_NUMBER})")
+
+
+class Costs(NamedTuple):
+    """The costs of a false positive and of a false negative, in any one unit. A right prediction costs nothing."""
+
+    false_positive: float
+    false_negative: float
+
+    @property
+    def metric(self) -> str:
+        """Return the name of the metric with these costs, such as ``expected_cost_fp1_fn20``."""
+        return f"{NAME}_fp{_text(self.false_positive)}_fn{_text(self.false_negative)}"
+
+
+def parse_costs(declared: Any) -> Costs:
+    """Read the costs from a mapping with the keys ``false_positive`` and ``false_negative``.
+
+    :raises ValueError: a key is missing or unknown, a cost is not a number from 0 to :data:`LARGEST`, or both costs are 0
+    """
+    if not isinstance(declared, Mapping) or set(declared) != {*_FIELDS}:
+        raise ValueError(
+            f"costs are {declared!r}, but must name both errors, such as {{'false_positive': 1, 'false_negative': 20}}"
+        )
+    costs = Costs(*(_cost(name, declared[name]) for name in _FIELDS))
+    if not any(costs):
+        raise ValueError("false_positive and false_negative are both 0, so every model costs nothing; set one above 0")
+    return costs
+
+
+def costs_of(metric: str) -> Costs | None:
+    """Return the costs that the name of a metric contains; ``None`` for other metrics."""
+    found = _METRIC.fullmatch(metric)
+    try:
+        costs = parse_costs(dict(zip(_FIELDS, found.groups(), strict=True))) if found else None
+    except ValueError:
+        return None
+    # A second spelling, such as fp1.0, would be a second name for the same metric.
+    return costs if costs is not None and costs.metric == metric else None
+
+
+def name_costs(declared: Any) -> Any:
+    """Replace ``expected_cost`` and its costs in a declaration by the name of the metric. Others are returned unchanged.
+
+    :param declared: the fields of a declaration, among others ``metric``
+    :raises ValueError: the costs are missing or invalid, see :func:`parse_costs`
+    """
+    if not isinstance(declared, Mapping) or declared.get("metric") != NAME:
+        return declared
+    others = {key: value for key, value in declared.items() if key not in _FIELDS}
+    costs = parse_costs({key: declared[key] for key in _FIELDS if key in declared})
+    return {**others, "metric": costs.metric}
+
+
+def metric_name(declared: Any) -> Any:
+    """Return the name of a metric that is given by its name, or as a mapping of ``expected_cost`` and its costs.
+
+    :raises ValueError: the mapping names another metric, or the costs are missing or invalid
+    """
+    if not isinstance(declared, Mapping):
+        return declared
+    named = name_costs(declared)
+    if named is declared or len(named) > 1:
+        raise ValueError(
+            f"metric is {dict(declared)!r}, but must be a name, or {NAME!r} with its costs, such as "
+            f"{{'metric': {NAME!r}, 'false_positive': 1, 'false_negative': 20}}"
+        )
+    return named["metric"]
+
+
+def _cost(name: str, value: Any) -> float:
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not 0 <= number <= LARGEST:
+        raise ValueError(f"{name} is {value!r}, but a cost must be a number from 0 to {LARGEST:g}")
+    # Adding 0.0 turns -0.0 into 0.0.
+    return number + 0.0
+
+
+def _text(cost: float) -> str:
+    # MLflow allows no plus sign in a name.
+    return repr(cost).removesuffix(".0").replace("+", "")

@@ -71,6 +71,39 @@ class Parity(Model):
         )
 
 
+class ThresholdPoint(Model):
+    """What a binary model predicts at one decision threshold, on the rows on which the threshold was chosen.
+
+    :param threshold: the threshold
+    :param precision: share of positive rows among those that are predicted to be positive; ``None`` if there are none
+    :param recall: share of the positive rows that are predicted to be positive
+    :param positives: share of all rows that are predicted to be positive
+    """
+
+    threshold: float
+    precision: float | None
+    recall: float
+    positives: float
+
+
+class ThresholdChoice(Model):
+    """How the decision threshold of a model was set with ``threshold=``.
+
+    :param rule: the rule in words
+    :param rows: number of rows on which the threshold was chosen. They are part of the split part `train`, but the model was
+        not fitted to them. 0 for a threshold that was given as a number
+    :param source: the choice of these rows in words; empty without rows
+    :param point: what the model predicts at the threshold; ``None`` without rows
+    :param curve: other thresholds, in descending order; empty without rows
+    """
+
+    rule: str
+    rows: int = 0
+    source: str = ""
+    point: ThresholdPoint | None = None
+    curve: list[ThresholdPoint] = Field(default_factory=list)
+
+
 class ModelContract(Model):
     """The contract of a model: its features, label, ML task and training set.
 
@@ -85,6 +118,8 @@ class ModelContract(Model):
     :param positive: for a binary task, the positive class. The model's score is the probability of this class
     :param threshold: for a binary task, the decision threshold. The model predicts ``positive`` if the score is at
         least the threshold
+    :param threshold_choice: how the threshold was set with ``threshold=``; ``None`` if it is the threshold of the estimator, and in
+        contracts written before this field existed
     :param metrics: metrics on held-out rows, by name of the metric
     :param parity: difference between the model and its ONNX export; ``None`` in contracts written before this field
         existed
@@ -105,6 +140,7 @@ class ModelContract(Model):
     classes: list[Any] = Field(default_factory=list)
     positive: Any = None
     threshold: float = THRESHOLD
+    threshold_choice: ThresholdChoice | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     parity: Parity | None = None
     dataset_name: str
@@ -116,11 +152,18 @@ class ModelContract(Model):
     def with_positive(self, positive: Any) -> ModelContract:
         """Return the contract of the same binary model with ``positive`` as the positive class.
 
-        The decision threshold is converted, so the predicted labels stay the same.
+        The decision threshold is converted, so the predicted labels stay the same. How it was chosen for the other class is
+        left out.
         """
         if positive == self.positive:
             return self
-        return self.model_copy(update={"positive": positive, "threshold": opposite_threshold(self.threshold)})
+        return self.model_copy(
+            update={
+                "positive": positive,
+                "threshold": opposite_threshold(self.threshold),
+                "threshold_choice": None,
+            }
+        )
 
 
 def opposite_threshold(threshold: float) -> float:

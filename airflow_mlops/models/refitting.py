@@ -73,7 +73,9 @@ def refit(spec: TrainerSpec, seed: int, contract: ModelContract, rows: pa.Table)
     else:
         model = _fit(spec, seed, data, None)
     binary = contract.task == "binary"
-    threshold = model.threshold(contract.positive) if binary else THRESHOLD
+    # A threshold that was chosen for the champion is not chosen again, so that both are compared at one threshold.
+    own = model.threshold(contract.positive) if binary else THRESHOLD
+    threshold = own if contract.threshold_choice is None else contract.threshold
     fields = {"features": data.features, "classes": data.classes, "threshold": threshold}
     return Refitted(model, ModelContract(**{**dict(contract), **fields}))
 

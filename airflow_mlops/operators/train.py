@@ -28,6 +28,10 @@ class TrainOperator(StepOperator):
     :param metrics: metrics that are measured on the split part `test` and logged in addition to the built-in metrics: import
         paths of custom metrics, ``package.module:function``, and expected costs such as
         ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``
+    :param threshold: the decision threshold of a binary model: a number from 0 to 1, or a rule by which it is chosen on training rows
+        that the model is not fitted to: ``{"maximise": "f1"}`` (or ``accuracy``, ``balanced_accuracy``), ``{"precision": 0.9}``,
+        ``{"recall": 0.9}`` or ``{"cost": {"false_positive": 1, "false_negative": 20}}``. By default, the threshold of the
+        estimator, 0.5
     :param experiment: name of the MLflow experiment; by default ``model``
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     :param seed: random seed of the training, which is passed as ``random_state`` to estimators and as ``seed`` to
@@ -37,7 +41,7 @@ class TrainOperator(StepOperator):
     """
 
     step = "train"
-    structured = frozenset({"trainer"})
+    structured = frozenset({"trainer", "threshold"})
     operator_extra_links = (MLflowRunLink(),)
 
     def __init__(
@@ -47,6 +51,7 @@ class TrainOperator(StepOperator):
         model: str,
         trainer: Any,
         metrics: Sequence[str | Mapping[str, Any]] | None = None,
+        threshold: float | str | Mapping[str, Any] | None = None,
         experiment: str | None = None,
         mlflow_conn_id: str = "mlflow_default",
         seed: int | str = 0,
@@ -58,6 +63,10 @@ class TrainOperator(StepOperator):
             from airflow_mlops.models.trainers.spec import check_trainer
 
             check_trainer(trainer, f"The trainer of task {self.task_id!r}")
+        if threshold is not None and not is_template(threshold):
+            from airflow_mlops.models.threshold_rule import check_threshold
+
+            check_threshold(threshold, f"The threshold of task {self.task_id!r}")
         self.assign_parameters(locals())
 
     def finish(self, result: dict[str, Any], context: Context) -> None:

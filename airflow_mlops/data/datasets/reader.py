@@ -24,7 +24,9 @@ from airflow_mlops.data.store import SMALL_BYTES, ArtifactStore
 from airflow_mlops.data.window_rows import inside
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
 _Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 
@@ -94,6 +96,14 @@ class Dataset:
         :raises SchemaError: the dataset has no such column
         """
         return DatasetSlice(self.store, self.manifest, window, time_column)
+
+    def chosen(self, part: str | None, rows: NDArray[np.bool_]) -> Dataset:
+        """Return a dataset with only some rows of a split part of this dataset.
+
+        :param part: name of the split part; ``None`` for all rows
+        :param rows: whether each row of the split part is kept, shape (n,)
+        """
+        return DatasetRows(self.store, self.manifest, part, rows)
 
     @property
     def schema(self) -> pa.Schema:
@@ -364,3 +374,63 @@ class DatasetSlice(Dataset):
                 f"{self._window.label}. Choose a window that contains the whole dataset."
             )
         return inside(times, self._window, what)
+
+
+class DatasetRows(Dataset):
+    """Some rows of a split part of a dataset. The other split parts cannot be read.
+
+    :param part: name of the split part; ``None`` for all rows
+    :param rows: whether each row of the split part is kept, shape (n,)
+    """
+
+    def __init__(self, store: ArtifactStore, manifest: Manifest, part: str | None, rows: NDArray[np.bool_]) -> None:
+        super().__init__(store, manifest)
+        self._part = part
+        self._kept = rows
+        # Position of the first row of each row group, by file and number of the row group.
+        self._first: dict[tuple[str, int], int] = {}
+
+    @property
+    def rows(self) -> int:
+        return int(self._kept.sum())
+
+    def files(self, part: str | None = None) -> list[FileEntry]:
+        if part != self._part:
+            raise DatasetNotFoundError(
+                f"Only rows of split part {self._part!r} of dataset {self.manifest.name!r} are chosen. Read this split part."
+            )
+        return super().files(part)
+
+    def batches(
+        self, part: str | None = None, columns: Sequence[str] | None = None, batch_rows: int = 65_536
+    ) -> Iterator[pa.RecordBatch]:
+        first = 0
+        for batch in super().batches(part, columns, batch_rows):
+            yield batch.filter(self._mask(first, batch.num_rows))
+            first += batch.num_rows
+
+    def row_groups(self, part: str | None = None) -> list[tuple[FileEntry, int]]:
+        found, first = [], 0
+        for file in self.files(part):
+            with self._open(file) as handle:
+                metadata = pq.read_metadata(handle)
+            for number in range(metadata.num_row_groups):
+                rows = metadata.row_group(number).num_rows
+                self._first[file.path, number] = first
+                if self._kept[first : first + rows].any():
+                    found.append((file, number))
+                first += rows
+        return found
+
+    def read_row_group(self, place: tuple[FileEntry, int], columns: Sequence[str]) -> pa.RecordBatch:
+        file, number = place
+        rows = super().read_row_group(place, columns)
+        if not self._first:
+            self.row_groups(self._part)
+        return rows.filter(self._mask(self._first[file.path, number], rows.num_rows))
+
+    def table(self, part: str | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        return super().table(part, columns).filter(self._mask(0, len(self._kept)))
+
+    def _mask(self, first: int, rows: int) -> pa.BooleanArray:
+        return pa.array(self._kept[first : first + rows])

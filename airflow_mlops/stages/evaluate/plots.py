@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.contract import ModelContract, ThresholdChoice
 from airflow_mlops.gates.evidence import Measurement
 from airflow_mlops.metrics.rows import encode, is_positive
 from airflow_mlops.metrics.values import reliability
@@ -58,6 +58,8 @@ def draw(
         figures["roc"] = _roc(positive, models)
         figures["precision_recall"] = _precision_recall(positive, models)
         figures["calibration"] = _calibration(positive, models, contract.positive)
+    if contract.threshold_choice is not None and contract.threshold_choice.curve:
+        figures["threshold"] = _threshold(contract.threshold, contract.threshold_choice)
     if contract.task == "multiclass" and scored:
         figures["roc"] = _roc_by_class(truth, candidate, contract.classes)
     if contract.task == "regression":
@@ -143,6 +145,19 @@ def _precision_recall(positive: NDArray[np.bool_], models: list[Measurement]) ->
         axes.plot(*_thin(recall, precision), **look, label=label)
     _unit_square(axes, "recall", "precision")
     axes.legend(loc="upper right", frameon=False)
+    return figure
+
+
+def _threshold(threshold: float, choice: ThresholdChoice) -> Figure:
+    figure, axes = new_figure(f"Decision threshold: {choice.rule}")
+    values = [point.threshold for point in choice.curve]
+    axes.plot(values, [point.recall for point in choice.curve], color=BLUE, label="recall")
+    precision = [float("nan") if point.precision is None else point.precision for point in choice.curve]
+    axes.plot(values, precision, color=ORANGE, linestyle="--", label="precision")
+    axes.plot(values, [point.positives for point in choice.curve], color=GREY, label="rows predicted positive")
+    axes.axvline(threshold, color=GREY, linestyle=":", label=f"chosen: {threshold:.4g}")
+    _unit_square(axes, f"threshold ({choice.rows:,} training rows that were set aside)", "share")
+    axes.legend(loc="best", frameon=False)
     return figure
 
 

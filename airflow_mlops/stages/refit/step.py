@@ -7,7 +7,7 @@ import tempfile
 import textwrap
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.models.onnx.scorer import PROFILE_FILE, OnnxModel
 from airflow_mlops.models.parity import standard_deviation
+from airflow_mlops.models.threshold_rule import ThresholdRule
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, read_part
 from airflow_mlops.registry.client import connect, registry_errors
@@ -135,7 +136,11 @@ def _open(client: MlflowClient, ref: ModelVersionRef, *, allow_code: bool) -> _J
         importances = json.loads((folder / PROFILE_FILE).read_bytes()).get("importance") or {}
     except (OSError, ValueError) as error:
         raise ModelFormatError(f"The profile of {ref} cannot be read ({error}). Train the model again.") from None
-    return _Judged(ref, spec.model_copy(update={"tags": tags}), model, experiment, importances)
+    fields: dict[str, Any] = {"tags": tags}
+    if spec.threshold is not None:
+        # All rows are fitted, so there are none to choose a threshold on. The judged one is kept.
+        fields["threshold"] = ThresholdRule(value=model.contract.threshold)
+    return _Judged(ref, spec.model_copy(update=fields), model, experiment, importances)
 
 
 def _fit(
@@ -157,7 +162,11 @@ def _fit(
     # Metrics on rows to which the model was fitted say nothing about other rows, so they have names of their own. The
     # contract and the profile keep the metrics and scores of the judged version.
     contract = fitted.contract.model_copy(
-        update={"metrics": judged.model.contract.metrics, "refit_of": judged.ref.version}
+        update={
+            "metrics": judged.model.contract.metrics,
+            "refit_of": judged.ref.version,
+            "threshold_choice": judged.model.contract.threshold_choice,
+        }
     )
     stored = replace(
         fitted,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_mlops.core.contract import ModelContract
@@ -20,6 +20,7 @@ from airflow_mlops.models.trainers.base import FittedModel, TrainingData, Traini
 from airflow_mlops.models.trainers.spec import TrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, check_parts, new_contract, read_part
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.train import threshold
 from airflow_mlops.stages.train.spec import TrainSpec
 
 # Number of held-out rows in which the labels of a model's own predict() are compared with those of its contract.
@@ -68,6 +69,7 @@ class Fitted:
     :param predictions: predictions for the split part ``test``
     :param metrics: metrics on the split part ``test``, by name
     :param seconds: duration of the fit, in seconds
+    :param train: the rows that the model was fitted to
     """
 
     model: FittedModel
@@ -76,6 +78,7 @@ class Fitted:
     predictions: Predictions
     metrics: dict[str, float]
     seconds: float
+    train: TrainingData
 
 
 def fit_candidate(
@@ -84,22 +87,43 @@ def fit_candidate(
     """Fit one candidate, export the model to ONNX, and measure the model on the split part ``test``.
 
     :param dataset: the training set
-    :param train: the rows to fit the model to
+    :param train: the rows to fit the model to, and to choose the threshold on if the spec has a rule for it
     :param test: rows of the split part ``test``
     :param run: checkpoint and log functions of the training
     :raises TrainingError: the model cannot be fitted to the data
     :raises ModelFormatError: the model cannot be exported to ONNX
     """
     trainer: Any = trainer_module(spec.trainer.kind)
+    threshold.check_task(spec.threshold, train.task)
+    train, run, aside = _without_set_aside(spec, dataset, train, run)
     with Phase(context, "Fitted") as fitting:
         model: FittedModel = trainer.fit(spec.trainer, train, spec.seed, run)
     with Phase(context, "Exported to ONNX and measured"):
         contract = new_contract(dataset, train, model)
-        _report_other_labels(model, contract, test, context)
+        if spec.threshold is None:
+            _report_other_labels(model, contract, test, context)
+        else:
+            # A rule needs the scores of an export.
+            first = parity.export(model, contract, train, test, lambda message: None).content if aside else b""
+            contract = threshold.with_threshold(spec.threshold, contract, aside, run.part, first, context.progress)
         export = parity.export(model, contract, train, test, context.progress)
         metrics = _measure(contract, test, export.predictions, spec.metrics)
     contract = contract.model_copy(update={"metrics": metrics, "parity": export.parity})
-    return Fitted(model, export.content, contract, export.predictions, metrics, fitting.seconds)
+    return Fitted(model, export.content, contract, export.predictions, metrics, fitting.seconds, train)
+
+
+def _without_set_aside(
+    spec: TrainSpec, dataset: Dataset, train: TrainingData, run: TrainingRun
+) -> tuple[TrainingData, TrainingRun, threshold.SetAside | None]:
+    """Leave out the rows on which the threshold is chosen.
+
+    :return: the rows to fit the model to, the run that reads them, and the rows that are set aside
+    """
+    aside = threshold.set_aside(spec.threshold, dataset, run.part, train.labels, spec.seed)
+    if aside is None:
+        return train, run, None
+    rest = read_part(aside.fitted, run.part, SAMPLE_ROWS if _streams(spec) else None)
+    return rest, replace(run, dataset=aside.fitted), aside
 
 
 def _report_other_labels(model: FittedModel, contract: ModelContract, test: TrainingData, context: StepContext) -> None:
@@ -111,7 +135,7 @@ def _report_other_labels(model: FittedModel, contract: ModelContract, test: Trai
         context.progress(
             f"In {differing:,} of {len(frame):,} held-out rows, predict() of {model.name} returns a different label "
             f"than the class probabilities imply ({rule}). Metrics and scoring use the probabilities. To set a "
-            "threshold, wrap the estimator in sklearn.model_selection.FixedThresholdClassifier."
+            "threshold, set `threshold`, or wrap the estimator in sklearn.model_selection.FixedThresholdClassifier."
         )
 
 

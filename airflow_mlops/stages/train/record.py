@@ -116,6 +116,8 @@ def log_run(
         "train_rows": len(train.labels),
         "test_rows": len(test.labels) if test is not None else 0,
     }
+    if (choice := fitted.contract.threshold_choice) is not None:
+        params |= {"threshold": fitted.contract.threshold, "threshold_rule": choice.rule, "threshold_rows": choice.rows}
     if rule := manifest.details.get("window_rule"):
         params |= {"window_rule": rule["rule"], "window": Window.model_validate(rule["window"]).label}
     now = int(time.time() * 1000)

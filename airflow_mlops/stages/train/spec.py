@@ -11,6 +11,7 @@ from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
 from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric
+from airflow_mlops.models.threshold_rule import ThresholdInput
 from airflow_mlops.models.trainers.spec import TrainerInput
 from airflow_mlops.registry.names import SEARCH_TAG
 
@@ -23,6 +24,8 @@ class TrainSpec(Spec):
     :param trainer: the trainer, or the result of a search, which stands for the trainer with the best parameters
     :param metrics: metrics that are computed and logged in addition to the built-in metrics: import paths of custom metrics,
         see :mod:`airflow_mlops.metrics.custom`, and expected costs, see :mod:`airflow_mlops.metrics.costs`
+    :param threshold: rule for the decision threshold of a binary model, or the threshold as a number, see
+        :class:`airflow_mlops.models.threshold_rule.ThresholdRule`; by default the threshold of the estimator, 0.5
     :param seed: random seed. The same data, code and seed give the same model
     :param mlflow: the connection to MLflow, and the name of the experiment; by default the name of the model
     :param tags: tags for the MLflow run of the training
@@ -32,6 +35,7 @@ class TrainSpec(Spec):
     model: Name
     trainer: TrainerInput
     metrics: list[Annotated[MetricName, AfterValidator(check_on_request)]] = Field(default_factory=list)
+    threshold: ThresholdInput = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     mlflow: MLflowTarget = MLflowTarget()
     tags: dict[str, str] = Field(default_factory=dict)

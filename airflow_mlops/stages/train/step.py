@@ -28,7 +28,7 @@ from airflow_mlops.registry.tags import run_tags
 from airflow_mlops.registry.versions import IDENTITY, download, identical, model_id_of, of_run, register
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.search.spec import SearchSpec
-from airflow_mlops.stages.train import record, warm_start
+from airflow_mlops.stages.train import record, threshold, warm_start
 from airflow_mlops.stages.train.candidate import Phase, fit_candidate, load_data
 from airflow_mlops.stages.train.package import write_package
 from airflow_mlops.stages.train.runs import drop_checkpoint, logged_run, unlogged_run
@@ -94,7 +94,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
         metrics=metrics,
         dataset=dataset.ref,
         trainer=name,
-        summary=f"Trained {name} on {counted(len(train.labels), 'row')} of {dataset.manifest.name}{outcome}. "
+        summary=f"Trained {name} on {counted(len(train.labels), 'row')} of {dataset.manifest.name}{_set_aside(spec)}{outcome}. "
         f"Metrics on {counted(len(test.labels), 'held-out row')}: {numbers}.{only}",
     )
 
@@ -109,6 +109,11 @@ def _count(classes: Sequence[Any], test: TrainingData) -> str:
     return f"{rows:,} of these rows ({', '.join(map(repr, classes[:5]))}{', …' if len(classes) > 5 else ''})"
 
 
+def _set_aside(spec: TrainSpec) -> str:
+    rule = spec.threshold
+    return "" if rule is None or rule.value is not None else f" (about {threshold.SHARE:.0%} of them for the threshold)"
+
+
 def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
     """Run the search if the trainer is a search, and return the spec with the best parameters as trainer.
 
@@ -121,7 +126,7 @@ def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
 
     fields = {name: getattr(spec, name) for name in ("dataset", "model", "seed", "mlflow", "tags")}
     result = search.run_in_one_task(SearchSpec(search=spec.trainer, **fields), context)
-    return TrainSpec(trainer=result.model_dump(mode="json"), metrics=spec.metrics, **fields)
+    return TrainSpec(trainer=result.model_dump(mode="json"), metrics=spec.metrics, threshold=spec.threshold, **fields)
 
 
 def assist(spec: TrainSpec, context: StepContext) -> None:
@@ -139,6 +144,9 @@ def assist(spec: TrainSpec, context: StepContext) -> None:
         )
     dataset = select_one(context.store, spec.dataset, context.kept)
     train = read_part(dataset, TRAIN, SAMPLE_ROWS)
+    if (aside := threshold.set_aside(spec.threshold, dataset, TRAIN, train.labels, spec.seed)) is not None:
+        dataset = aside.fitted
+        train = read_part(dataset, TRAIN, SAMPLE_ROWS)
     run = replace(unlogged_run(context, dataset), finished=lambda: context.store.exists(context.key))
     torch.assist(spec.trainer, train, spec.seed, run)
 
@@ -160,6 +168,7 @@ def _train_and_register(
     """
     training = warm_start.started(logged_run(context, dataset, client, run_id), spec, client, context)
     fitted = fit_candidate(spec, context, dataset, train, test, training)
+    train = fitted.train
     name, identity = fitted.model.name, record.identity(spec, fitted)
     existing = identical(client, spec.model, identity)
     if existing is not None:

@@ -15,7 +15,7 @@ from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import MetricError, SpecError
 from airflow_mlops.core.imports import source_hash
 from airflow_mlops.data.datasets import open_dataset
-from airflow_mlops.operators import EvaluateOperator
+from airflow_mlops.operators import EvaluateOperator, TrainOperator
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import step as evaluate
@@ -153,9 +153,15 @@ def test_mistakes_are_found_when_the_dag_is_parsed():
         ({"metric": "accuracy", "greater_is_better": True}, "greater_is_better"),
         ({"metric": "a b:c", "greater_is_better": True}, "package.module:function"),
         ({"gates": [{"metric": COST, "min": 1}]}, "Gate 1 .*greater_is_better"),
+        ({"metric": {"metric": "expected_cost", "false_positive": 1}}, "must name both errors"),
+        ({"metric": "expected_cost"}, "has no costs"),
+        ({"gates": [{"metric": "expected_cost", "max": 1}]}, "Gate 1 .*must name both errors"),
     ):
         with pytest.raises(SpecError, match=fact):
             EvaluateOperator(task_id="evaluate", candidates=[], **arguments)
+    with pytest.raises(SpecError, match="threshold of task 'train' .*did you mean 'maximise'"):
+        TrainOperator(task_id="train", dataset={}, model="m", trainer=tree(2), threshold={"maximize": "f1"})
+    TrainOperator(task_id="train", dataset={}, model="m", trainer=tree(2), threshold="{{ params.threshold }}")
     with pytest.raises(SpecError, match="policy: .*greater_is_better"):
         parse(MonitorSpec, {"model": "m", "policy": {"metric": COST}}, "Task 'monitor'")
 

@@ -356,3 +356,31 @@ def test_a_verdict_and_an_entry_without_a_refit_are_still_read(chain):
     verdict = chain.judge(chain.train(chain.build(ROLLING)))
     content = json.loads(verdict.model_dump_json(exclude={"refit"}))
     assert PromoteSpec(verdict=content).verdict == verdict
+
+
+def test_the_threshold_that_was_chosen_is_shown_and_kept(client, chain):
+    cost = {"false_positive": 1, "false_negative": 3}
+    named = {"metric": "expected_cost", **cost}
+    judged = chain.train(chain.build(ROLLING), threshold={"cost": cost}, metrics=[named])
+    contract = OnnxModel.load(download(client, judged)).contract
+    choice = contract.threshold_choice
+    assert 0 < contract.threshold != 0.5
+    assert choice.rule == "least cost (false positive 1, false negative 3)"
+    run = client.get_run(judged.run_id).data
+    assert run.params["threshold"] == str(contract.threshold)
+    assert int(run.params["train_rows"]) == 4 * int(run.params["threshold_rows"]) == 4 * choice.rows
+    measured = run.metrics["expected_cost_fp1_fn3"]
+    verdict = chain.judge(judged, gates=[*GATES, {**named, "max": measured}], metric=named)
+    assert verdict.metric == "expected_cost_fp1_fn3"
+    card = artifact(client, judged, "evaluation/model_card.md")
+    assert f"chosen on {choice.rows:,} training rows to which the model was not fitted (the newest rows)" in card
+    assert f"| {contract.threshold:.4g} | {choice.point.precision:.4g} | {choice.point.recall:.4g} |" in card
+    assert "threshold.png" in card
+
+    new = chain.refit(verdict).verdict.winner
+    kept = OnnxModel.load(download(client, new)).contract
+    assert (kept.threshold, kept.threshold_choice) == (contract.threshold, choice)
+    assert kept.refit_of == judged.version
+    for version in (judged.version, new.version):
+        again = reproduce.run(ReproduceSpec(model=chain.model, version=version), chain.context)
+        assert again.reproduced, again.summary

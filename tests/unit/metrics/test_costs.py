@@ -26,6 +26,7 @@ from airflow_mlops.metrics.values import measure as measure_all
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.stages.canary.spec import CanarySpec
+from airflow_mlops.stages.canary.step import _metric as canary_metric
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec
 from airflow_mlops.stages.monitor.performance import _metric
 from airflow_mlops.stages.train.spec import TrainSpec
@@ -100,7 +101,11 @@ def test_the_metric_is_read_wherever_metrics_are_named():
     assert _metric(policy, BINARY) == NAME
     version = {"model": "m", "version": 1, "run_id": "r"}
     assert EvaluateSpec(candidates=[version], metric=DECLARED).metric == NAME
-    assert CanarySpec(model="m", version=1, metric=DECLARED).metric == NAME
+    canary = CanarySpec(model="m", version=1, metric=DECLARED)
+    assert canary_metric(canary, BINARY, BINARY) == canary.metric == NAME
+    regression = BINARY.model_copy(update={"task": "regression"})
+    with pytest.raises(SpecError, match="cannot be compared by"):
+        canary_metric(canary, regression, regression)
     trainer = {"kind": "sklearn", "estimator": "sklearn.linear_model:LogisticRegression"}
     space = {"C": {"kind": "float", "low": 0.1, "high": 1.0}}
     assert SearchTrainerSpec(trainer=trainer, space=space, trials=1, metric=DECLARED).metric == NAME

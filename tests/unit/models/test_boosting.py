@@ -19,8 +19,9 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.models.inputs import frame
 from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.models.trainers import validation
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
-from airflow_mlops.models.trainers.boosting import catboost, rows, trainer, validation
+from airflow_mlops.models.trainers.boosting import catboost, rows, trainer
 from airflow_mlops.models.trainers.boosting.model import BoostedModel, earlier
 from airflow_mlops.models.trainers.spec import (
     BoostingTrainerSpec,

@@ -18,8 +18,8 @@ from airflow_mlops.models.trainers.boosting.library import Job, Library
 from airflow_mlops.models.trainers.boosting.model import BoostedModel, earlier
 from airflow_mlops.models.trainers.boosting.progress import Progress
 from airflow_mlops.models.trainers.boosting.rows import Chunks, Rows, numbered
-from airflow_mlops.models.trainers.boosting.validation import held_out
 from airflow_mlops.models.trainers.spec import BoostingTrainerSpec
+from airflow_mlops.models.trainers.validation import held_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""Hold out validation rows of the split part ``train`` for early stopping. The split part ``test`` is not read.
+"""Hold out rows of the split part ``train``, for early stopping or a threshold. The split part ``test`` is not read.
 
 The newest rows are held out if the training set has event times, whole groups if it was split by a group, and otherwise
 random rows.
@@ -20,16 +20,28 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_OTHERWISE = "set validation=0, which disables early stopping"
+
+
 def held_out(
-    dataset: Dataset | None, part: str | None, rows: int, validation: float, seed: int
+    dataset: Dataset | None,
+    part: str | None,
+    rows: int,
+    validation: float,
+    seed: int,
+    *,
+    setting: str = "validation",
+    otherwise: str = _OTHERWISE,
 ) -> tuple[NDArray[np.bool_], str]:
-    """Choose the validation rows.
+    """Choose the rows to hold out.
 
     :param dataset: the training set; ``None`` if only the rows themselves are known, without times and groups
     :param part: name of the split part that the training reads; ``None`` for all rows
     :param rows: number of rows of the split part
     :param validation: fraction of the rows to hold out
     :param seed: seed of the random choice
+    :param setting: what the rows are held out for, in errors
+    :param otherwise: what to do instead of using more rows, in errors
     :return: whether each row is held out, shape (n,), and a description for the log
     :raises TrainingError: no row is left for training or for validation
     """
@@ -38,14 +50,14 @@ def held_out(
     details = dataset.manifest.details if dataset is not None else {}
     split, random = details.get("split") or {}, np.random.default_rng((seed, 2**32))
     if dataset is not None and split.get("method") == "group":
-        groups, _ = pd.factorize(_column(dataset, part, split["group"]).to_pandas(), use_na_sentinel=False)
+        groups, _ = pd.factorize(_column(dataset, part, split["group"], otherwise).to_pandas(), use_na_sentinel=False)
         shuffled = random.permutation(int(groups.max()) + 1)
         sizes = np.bincount(groups)[shuffled].cumsum()
         last = int(np.searchsorted(sizes, validation * rows)) + 1
         chosen, how = np.isin(groups, shuffled[:last]), f"all rows of {last:,} values of {split['group']!r}"
     elif dataset is not None and details.get("timestamp"):
         name = str(details["timestamp"])
-        times = as_utc(_column(dataset, part, name), f"The event time {name!r}").cast(pa.int64()).to_numpy()
+        times = as_utc(_column(dataset, part, name, otherwise), f"The event time {name!r}").cast(pa.int64()).to_numpy()
         cut = np.sort(times)[min(rows - 1, rows - round(validation * rows))] if rows else 0
         # Rows of one time are not divided.
         chosen, how = times >= cut, "the newest rows"
@@ -53,17 +65,17 @@ def held_out(
         chosen, how = random.random(rows) < validation, "random rows"
     if chosen.all() or not chosen.any():
         raise TrainingError(
-            f"With validation={validation:g}, {'no row is left for training' if chosen.all() else 'no row is held out for validation'} "
-            f"out of {rows:,} rows ({how}). Use more rows, or set validation=0, which disables early stopping."
+            f"With {setting}={validation:g}, {'no row is left for training' if chosen.all() else f'no row is held out for {setting}'} "
+            f"out of {rows:,} rows ({how}). Use more rows, or {otherwise}."
         )
     return chosen, how
 
 
-def _column(dataset: Dataset, part: str | None, name: str) -> Any:
+def _column(dataset: Dataset, part: str | None, name: str, otherwise: str) -> Any:
     try:
         return dataset.table(part, [name]).column(name)
     except SchemaError:
         raise TrainingError(
-            f"Training set {dataset.manifest.name!r} lacks the column {name!r}, which the choice of the validation rows needs. "
-            "Build the training set again, or set validation=0."
+            f"Training set {dataset.manifest.name!r} lacks the column {name!r}, which the choice of the held-out rows needs. "
+            f"Build the training set again, or {otherwise}."
         ) from None

@@ -18,6 +18,7 @@ _STAGES = (
     "refit",
     "promote",
     "rollback",
+    "transfer",
     "deploy",
     "undeploy",
     "canary",
@@ -77,6 +78,12 @@ def get_provider_info() -> dict[str, Any]:
                         "label": "Address of the MLflow pages",
                         "schema": {"type": ["string", "null"]},
                         "description": "The address of MLflow for browsers, if it differs from the tracking URI.",
+                    },
+                    "artifacts": {
+                        "label": "Artifact store",
+                        "schema": {"type": ["string", "null"]},
+                        "description": "URL of the artifact store with the ledgers of this registry, for TransferModelOperator, if "
+                        "it differs from [mlops] artifacts.",
                     },
                 },
             }

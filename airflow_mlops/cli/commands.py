@@ -153,6 +153,8 @@ def _row(entry: Entry) -> dict[str, Any]:
         versions = [entry.endpoint.version]
     if entry.canary is not None:
         versions = [entry.canary.version]
+    if entry.received is not None:
+        versions = [entry.received.version]
     provenance = entry.provenance
     return {
         "entry": entry.seq,

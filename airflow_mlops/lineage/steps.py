@@ -11,7 +11,7 @@ from openlineage.client.event_v2 import InputDataset, OutputDataset
 from openlineage.client.facet_v2 import base_subset_dataset, data_quality_assertions_dataset
 
 from airflow_mlops.core.calls import StepCall
-from airflow_mlops.core.references import DatasetRef, ModelVersionRef, names
+from airflow_mlops.core.references import DatasetRef, MLflowTarget, ModelVersionRef, names
 from airflow_mlops.core.usage import Usage
 from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.lineage import facets, sources
@@ -41,6 +41,7 @@ from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
 from airflow_mlops.stages.search.spec import SearchSpec
 from airflow_mlops.stages.train.spec import TrainResult, TrainSpec
 from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
+from airflow_mlops.stages.transfer.spec import TransferResult, TransferSpec
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResult, ValidateSpec
 from airflow_mlops.stages.validate.step import read_outcomes
 
@@ -303,6 +304,18 @@ def _rollback(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
     )
 
 
+def _transfer(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Return the lineage of a transfer, which reads a version of one registry and registers it in another."""
+    if not result:
+        return OperatorLineage()
+    spec, done = TransferSpec.model_validate(call.spec), TransferResult.model_validate(result)
+    target = Models(MLflowTarget(conn_id=spec.target_conn_id))
+    return OperatorLineage(
+        inputs=[Models(spec.mlflow).read(done.source)],
+        outputs=[target.written(done.candidate)] if done.transferred else [],
+    )
+
+
 def _deploy(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     """Return the lineage of a deployment, which reads the version that it deploys."""
     if not result:
@@ -426,6 +439,7 @@ _STEPS: dict[str, Callable[[StepCall, ResultJson, Datasets], Lineage]] = {
     "refit": _refit,
     "promote": _promote,
     "rollback": _rollback,
+    "transfer": _transfer,
     "deploy": _deploy,
     "undeploy": _undeploy,
     "canary": _canary,

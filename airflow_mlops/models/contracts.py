@@ -67,7 +67,17 @@ def write(
     found = VersionContract(contract=contract, profile=profile, elsewhere=True).model_dump(
         mode="json", exclude={"compared"}
     )
-    data = json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    return put(
+        client, store, ref, json.dumps(found, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False).encode()
+    )
+
+
+def put(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, data: bytes) -> str:
+    """Store the file with the contract and the profile of a foreign version, as :func:`write` does.
+
+    :param data: the content of the file
+    :return: the SHA-256 hash of the file, which is also the file's name
+    """
     digest = hashlib.sha256(data).hexdigest()
     store.write_bytes(_key(ref, digest), data)
     with registry_errors(f"{ref} cannot be tagged"):
@@ -117,7 +127,12 @@ def digest(client: MlflowClient, ref: ModelVersionRef) -> str | None:
     return found
 
 
-def _from_evaluation(store: ArtifactStore, ref: ModelVersionRef, digest: str) -> VersionContract | None:
+def content(store: ArtifactStore, ref: ModelVersionRef, digest: str) -> bytes | None:
+    """Return the file with the contract and the profile of a foreign version; ``None`` if the file does not exist.
+
+    :param digest: the SHA-256 hash of the file
+    :raises ModelFormatError: the file was changed
+    """
     key = _key(ref, digest)
     try:
         data = store.read_bytes(key)
@@ -127,7 +142,12 @@ def _from_evaluation(store: ArtifactStore, ref: ModelVersionRef, digest: str) ->
         raise ModelFormatError(
             f"The model contract of {ref} was changed after it was written. Restore {store.url_of(key)} from a backup."
         )
-    return VersionContract.model_validate_json(data)
+    return data
+
+
+def _from_evaluation(store: ArtifactStore, ref: ModelVersionRef, digest: str) -> VersionContract | None:
+    data = content(store, ref, digest)
+    return VersionContract.model_validate_json(data) if data is not None else None
 
 
 def _from_training(ref: ModelVersionRef, tracking_uri: str, promotion: Entry | None) -> VersionContract | None:

@@ -29,6 +29,7 @@ _MODULES = {
     "ScoreOperator": "score",
     "SearchOperator": "search",
     "TrainOperator": "train",
+    "TransferModelOperator": "transfer",
     "UndeployOperator": "undeploy",
     "ValidateOperator": "validate",
 }
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from airflow_mlops.operators.search import SearchOperator
     from airflow_mlops.operators.train import TrainOperator
     from airflow_mlops.operators.training_set import BuildTrainingSetOperator
+    from airflow_mlops.operators.transfer import TransferModelOperator
     from airflow_mlops.operators.undeploy import UndeployOperator
     from airflow_mlops.operators.validate import ValidateOperator
     from airflow_mlops.operators.windows import Decay, Expanding, Rolling

@@ -1,4 +1,5 @@
-"""The ledger, an append-only record of all decisions about a model: champions, requests, acknowledgements and deployments.
+"""The ledger, an append-only record of all decisions about a model: champions, requests, acknowledgements, deployments and
+received versions.
 
 Each entry is an immutable JSON file in the artifact store. For a model called MODEL::
 
@@ -42,13 +43,14 @@ from airflow_mlops.data.store import ATTEMPTS, ArtifactStore, pauses
 from airflow_mlops.registry.approval import ApprovalRecord
 from airflow_mlops.registry.canary_step import CanaryStep
 from airflow_mlops.registry.endpoint import Endpoint
+from airflow_mlops.registry.received import Received
 from airflow_mlops.registry.verdict import CandidateVerdict, Refit
 
 log = logging.getLogger(__name__)
 
 Kind = Literal[
     "promoted", "refused", "rolled_back", "requested", "acknowledged", "deployed", "undeployed",
-    "canary_started", "canary_widened", "canary_held", "canary_withdrawn",
+    "canary_started", "canary_widened", "canary_held", "canary_withdrawn", "received",
 ]  # fmt: skip
 
 # A pack is read, or written, if it saves more reads than this.
@@ -84,8 +86,8 @@ class Decision(Model):
 
     :param decision: kind of decision. ``requested`` means that monitoring or a user requested retraining; ``provenance``
         contains the request. ``acknowledged`` means that a user has seen that a window is to be watched. ``deployed`` and
-        ``undeployed`` refer to ``endpoint``, and those that begin with ``canary`` to ``canary``. A newer release may have
-        written other kinds
+        ``undeployed`` refer to ``endpoint``, those that begin with ``canary`` to ``canary``, and ``received`` to ``received``.
+        A newer release may have written other kinds
     :param replaced: the champion before the decision; ``None`` if the model had no champion
     :param champion: the champion after the decision; ``None`` if the model has no champion
     :param candidates: metrics and gate results of each candidate
@@ -101,6 +103,7 @@ class Decision(Model):
     :param window: the acknowledged window; ``None`` for other decisions
     :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions
     :param canary: the step of a canary, also of one that is promoted; ``None`` for other decisions
+    :param received: the version that was copied from another registered model; ``None`` for other decisions
     """
 
     decision: Kind | str
@@ -120,6 +123,7 @@ class Decision(Model):
     window: Window | None = None
     endpoint: Endpoint | None = None
     canary: CanaryStep | None = None
+    received: Received | None = None
 
     @property
     def moves(self) -> bool:

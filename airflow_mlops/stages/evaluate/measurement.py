@@ -30,7 +30,9 @@ from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.metrics.values import baseline, measure
 from airflow_mlops.models import importance as permutation
+from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import download_promoted
+from airflow_mlops.registry.received import VERSION_TAG
 from airflow_mlops.registry.versions import champion, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import live as logged
@@ -238,6 +240,14 @@ def _stand_in(client: MlflowClient, champion: Candidate, data: HeldOut, store: A
     # If rows are identified by other columns, it is not known whether the champion was fitted to them.
     if shared_rows(data.dataset, data.part, trained_on, None) == 0:
         return None
+    with registry_errors(f"{champion.ref} cannot be read"):
+        tags = client.get_model_version(champion.ref.model, str(champion.ref.version)).tags
+    if VERSION_TAG in tags:
+        # The contract is that of the source, so its version numbers are those of another registered model.
+        raise EvaluationError(
+            f"{champion.ref} was received from another registry, where it was fitted again on rows of the dataset "
+            f"{data.dataset.manifest.name!r}, so it cannot be measured on them."
+        )
     return version(client, champion.ref.model, contract.refit_of)
 
 

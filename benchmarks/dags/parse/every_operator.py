@@ -23,6 +23,7 @@ from airflow_mlops.operators import (
     ScoreOperator,
     SearchOperator,
     TrainOperator,
+    TransferModelOperator,
     UndeployOperator,
     ValidateOperator,
 )
@@ -73,11 +74,12 @@ with DAG(
     )
     purge = PurgePredictionsOperator(task_id="purge", older_than="365D")
     rollback = RollbackOperator(task_id="rollback", reason="{{ params.reason }}", params={"reason": "manual"})
+    transfer = TransferModelOperator(task_id="transfer", target_conn_id="mlflow_production")
     deploy = DeployOperator(task_id="deploy", target=Deployment(pod=Pod(image="runner"), replicas=2))
     canary = CanaryOperator(task_id="canary", version="challenger")
     undeploy = UndeployOperator(task_id="undeploy")
     [features, valid] >> data
-    promote >> [score, deploy]
+    promote >> [score, deploy, transfer]
     deploy >> canary >> undeploy
     monitor >> rollback
     monitor >> purge

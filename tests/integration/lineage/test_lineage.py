@@ -445,6 +445,27 @@ def test_tables_have_the_names_that_the_provider_of_the_database_gives_them(monk
     ]
 
 
+def test_a_transfer_reads_one_registry_and_writes_another(monkeypatch, tmp_path):
+    from airflow_mlops.lineage import lineage_of
+
+    for name in ("staging", "production"):
+        host = f"http://alice:{SECRET}@{name}:5000/"
+        monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps({"conn_type": "mlflow", "host": host}))
+    spec = {"model": "delays", "target_conn_id": "production", "mlflow": {"conn_id": "staging"}}
+    call = StepCall(step="transfer", spec=spec, store=f"file://{tmp_path}", key="results/x.json", version="0")
+    versions = [{"model": "delays", "version": number, "run_id": f"r{number}"} for number in (7, 1)]
+    result = {
+        "transferred": True, "model": "delays", "source": versions[0], "candidate": versions[1],
+        "registry": "http://production:5000", "ledger_url": "file:///1.json", "summary": "Copied.",
+    }  # fmt: skip
+    found = lineage_of(call, result)
+    (read,), (written,) = found.inputs, found.outputs
+    assert (read.namespace, read.name) == ("http://staging:5000", "models:/delays/7")
+    assert (written.namespace, written.name) == ("http://production:5000", "models:/delays/1")
+    assert not lineage_of(call, {**result, "transferred": False}).outputs
+    assert SECRET not in repr(found)
+
+
 def test_a_rollback_emits_the_new_champion(monkeypatch, tmp_path):
     from airflow_mlops.lineage import lineage_of
 

@@ -10,6 +10,7 @@ from airflow_mlops.operators import (
     MonitorOperator,
     PromoteOperator,
     RollbackOperator,
+    TransferModelOperator,
     ValidateOperator,
 )
 
@@ -68,6 +69,8 @@ CHAMPION = {"model": "m", "version": 7, "run_id": "r"}
         ),
         (RollbackOperator, {"rolled_back": True, "champion": CHAMPION}, "rolled back to v7"),
         (RollbackOperator, {"rolled_back": False, "champion": CHAMPION}, "unchanged: v7"),
+        (TransferModelOperator, {"transferred": True, "candidate": CHAMPION}, "copied as v7"),
+        (TransferModelOperator, {"transferred": False, "candidate": CHAMPION}, "unchanged: v7"),
         (ValidateOperator, {"success": True, "quarantined": {"rows": 0}}, None),
         (ValidateOperator, {"success": False, "quarantined": {"rows": 1200}}, "quarantined 1,200 rows"),
         (ValidateOperator, {"success": False, "quarantined": None}, "warning: expectations failed"),

@@ -40,6 +40,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "PromoteOperator": {"verdict": {**VERDICT, "reason": "{{ month }}"}},
     "RefitOperator": {"verdict": {**VERDICT, "reason": "{{ month }}"}},
     "RollbackOperator": {"model": "delays", "reason": "{{ month }}", "to_version": "{{ version }}"},
+    "TransferModelOperator": {"model": "delays", "target_conn_id": "mlflow_{{ month }}", "version": "{{ version }}"},
     "DeployOperator": {
         "model": "delays", "predictions": "rows_{{ month }}", "version": "{{ version }}",
         "target": Deployment(pod=Pod(image="runner:{{ month }}", namespace="{{ month }}"), name="at-{{ month }}"),

@@ -92,6 +92,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
         "trainer": TorchTrainer(),
         "tags": {"a": "{{ conn.planted.host }}"},
     },
+    "TransferModelOperator": {"model": "m", "target_conn_id": "planted"},
     "UndeployOperator": {"model": "m", "name": "m-{{ conn.planted.conn_type }}"},
     "ValidateOperator": {"dataset": DATA, "suite": {"name": "s", "expectations": []}},
 }

@@ -310,7 +310,7 @@ def test_a_refit_is_rolled_back_and_to(client, chain):
     assert rollback.run(again, chain.context).champion == second.verdict.winner
 
 
-def test_a_champion_that_knows_the_held_out_rows_is_represented_by_the_version_that_was_judged(chain):
+def test_a_champion_that_knows_the_held_out_rows_is_represented_by_the_version_that_was_judged(client, chain):
     judged, result = chain.chain()
     chain.promote(result.verdict)
     # The same month again: the champion was fitted to its held-out rows, but the judged version was not.
@@ -319,6 +319,11 @@ def test_a_champion_that_knows_the_held_out_rows_is_represented_by_the_version_t
     assert verdict.champion == result.verdict.winner
     assert verdict.champion_metrics == result.verdict.for_candidate(judged).metrics
     assert f"v{judged.version}" in verdict.policy
+    # In another registry, the number of the judged version would be that of any version.
+    client.set_model_version_tag(chain.model, str(result.verdict.winner.version), "mlops.source_version", "2")
+    received = chain.judge(challenger, gates=[{"metric": "roc_auc", "min": 0.0}])
+    assert (received.winner, received.champion_metrics) == (None, {})
+    client.delete_model_version_tag(chain.model, str(result.verdict.winner.version), "mlops.source_version")
     # A month later, the held-out rows are new to the champion.
     later = chain.judge(chain.train(chain.build(ROLLING, "2013-07")), gates=[{"metric": "roc_auc", "min": 0.0}])
     assert later.champion == result.verdict.winner

@@ -1,0 +1,1 @@
+"""The stage ``transfer``, which copies a model version with its evidence to another registered model."""

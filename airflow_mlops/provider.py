@@ -82,8 +82,8 @@ def get_provider_info() -> dict[str, Any]:
                     "artifacts": {
                         "label": "Artifact store",
                         "schema": {"type": ["string", "null"]},
-                        "description": "URL of the artifact store with the ledgers of this registry, for TransferModelOperator, if "
-                        "it differs from [mlops] artifacts.",
+                        "description": "URL of the artifact store with the ledgers of this registry, for TransferModelOperator "
+                        "and `airflow mlops promote`, if it differs from [mlops] artifacts.",
                     },
                 },
             }

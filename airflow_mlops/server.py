@@ -13,6 +13,7 @@ from airflow_mlops.core.errors import MLOpsError
 if TYPE_CHECKING:
     from airflow_mlops.core.calls import Request
     from airflow_mlops.core.connections import ConnectionInfo
+    from airflow_mlops.stages.promote.spec import PromoteResult
     from airflow_mlops.stages.rollback.spec import RollbackResult
 
 
@@ -109,10 +110,10 @@ def require_listeners(model: str) -> list[str]:
     return awake
 
 
-def emit_champion(result: RollbackResult) -> None:
+def emit_champion(result: RollbackResult | PromoteResult) -> None:
     """Create an event of the asset ``mlops://MODEL/champion``, if a DAG uses this asset.
 
-    :param result: the result of the rollback
+    :param result: the result of the rollback or of the promotion, which has changed the champion
     :raises MLOpsError: the event could not be written to the database
     """
     from airflow.assets.manager import asset_manager
@@ -122,6 +123,7 @@ def emit_champion(result: RollbackResult) -> None:
     from sqlalchemy.exc import SQLAlchemyError
 
     uri = champion_uri(result.model)
+    assert result.champion is not None
     extra = {
         "version": result.champion.version,
         "run_id": result.champion.run_id,
@@ -135,7 +137,7 @@ def emit_champion(result: RollbackResult) -> None:
                 asset_manager.register_asset_change(asset=asset, extra=extra, session=session, source_is_api=True)
     except SQLAlchemyError as error:
         raise MLOpsError(
-            f"The champion was rolled back, but the event of asset {uri} could not be written to Airflow's database "
+            f"The champion was changed, but the event of asset {uri} could not be written to Airflow's database "
             f"({type(error).__name__}). The next PromoteOperator or RollbackOperator that leaves "
             "the champion unchanged sends this event."
         ) from error

@@ -220,6 +220,35 @@ def rollback(args: Namespace) -> None:
 
 
 @command
+def promote(args: Namespace) -> None:
+    """Run ``airflow mlops promote MODEL VERSION --to CONN_ID``, which makes a received version the champion."""
+    from airflow_mlops.registry.stores import store_of as registry_store
+    from airflow_mlops.stages.context import StepContext
+    from airflow_mlops.stages.promote import received
+
+    fields = {
+        "model": args.model,
+        "version": args.version,
+        "replaces": None if args.replaces == "none" else args.replaces,
+        "reason": args.reason,
+        "mlflow": {"conn_id": args.to},
+    }
+    spec = parse(received.ReceivedSpec, fields, "The promotion")
+    store = store_of(args) if args.store else registry_store(server.connection(args.to), default_store())
+    context = StepContext(
+        store=store,
+        key=f"cli/{uuid.uuid4().hex}",
+        connection=server.connection,
+        provenance=Provenance(user=getuser()),
+    )
+    result = received.run(spec, context)
+    print(result.summary)
+    # The asset names no server, so an event about the champion of another registry would start the DAGs of this one.
+    if result.promoted and store.url == default_store().rstrip("/"):
+        server.emit_champion(result)
+
+
+@command
 def reproduce(args: Namespace) -> None:
     """Run ``airflow mlops reproduce MODEL VERSION``, which trains a version again and compares the results."""
     from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec

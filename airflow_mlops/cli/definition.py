@@ -134,6 +134,34 @@ _COMMANDS = (
         ),
     ),
     ActionCommand(
+        name="promote",
+        help="Make a version that was received from another registry the champion",
+        description="Make a version that TransferModelOperator has copied to a registry the champion there, with the evidence of its "
+        "source. The ledger of this registry records your user name and the reason. The command fails if the champion is not the one "
+        "that you expect to replace.",
+        func=lazy_load_command("airflow_mlops.cli.commands.promote"),
+        args=(
+            _MODEL,
+            Arg(("version",), type=positive_int(allow_zero=False), help="Number of the version in this registry"),
+            Arg(
+                ("--to",),
+                required=True,
+                help="Id of the Airflow connection to the MLflow registry that received the version",
+            ),
+            Arg(("--reason",), required=True, help="Reason for the promotion, recorded in the ledger"),
+            Arg(
+                ("--replaces",),
+                required=True,
+                help="Number of the champion that the version replaces, or none if the model has no champion",
+            ),
+            Arg(
+                ("--store",),
+                help="URL of the artifact store (default: extra artifacts of the connection, or [mlops] artifacts)",
+            ),
+            ARG_VERBOSE,
+        ),
+    ),
+    ActionCommand(
         name="reproduce",
         help="Train a version again and compare the result, without registering it",
         description="Train a version again in a separate process, with the data, trainer and seed that its MLflow run records, and "

@@ -103,7 +103,8 @@ class Decision(Model):
     :param window: the acknowledged window; ``None`` for other decisions
     :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions
     :param canary: the step of a canary, also of one that is promoted; ``None`` for other decisions
-    :param received: the version that was copied from another registered model; ``None`` for other decisions
+    :param received: the version that was copied from another registered model, also of a promotion by ``airflow mlops promote``;
+        ``None`` for other decisions
     """
 
     decision: Kind | str

@@ -7,16 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_mlops import __version__
-from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
-from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import index
 from airflow_mlops.registry.client import connect, registry_errors, without_credentials
 from airflow_mlops.registry.ledger import Decision, Entry, Ledger
 from airflow_mlops.registry.origins import origin
 from airflow_mlops.registry.received import MODEL_TAG, REGISTRY_TAG, RUN_TAG, VERSION_TAG, Received
+from airflow_mlops.registry.stores import store_of
 from airflow_mlops.registry.versions import champion, of_run
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.transfer.source import Evidence, Source, evidence_of, look_up, read
@@ -40,8 +39,8 @@ def run(spec: TransferSpec, context: StepContext) -> TransferResult:
     """
     context = context.for_call()
     model, target = spec.target_model or spec.model, MLflowTarget(conn_id=spec.target_conn_id)
-    store = _store(context.connection(spec.mlflow.conn_id), context.store)
-    target_store = _store(context.connection(target.conn_id), context.store)
+    store = store_of(context.connection(spec.mlflow.conn_id), context.store.url)
+    target_store = store_of(context.connection(target.conn_id), context.store.url)
     ledger, received_in = Ledger(store, spec.model), Ledger(target_store, model)
     _refuse_one_ledger(ledger, received_in)
 
@@ -83,18 +82,6 @@ def run(spec: TransferSpec, context: StepContext) -> TransferResult:
     assert entry is not None
     index.update(target_store, model, "decisions")
     return _result(entry, client, received_in, transferred=True)
-
-
-def _store(info: ConnectionInfo, default: ArtifactStore) -> ArtifactStore:
-    """Return the artifact store with the ledgers of a registry: the extra ``artifacts`` of its connection, or the store of the task."""
-    url = info.extra.get("artifacts")
-    if not url:
-        return default
-    if not isinstance(url, str):
-        raise SpecError(
-            f"The extra artifacts of connection {info.conn_id!r} is not text. Set it to the URL of an artifact store."
-        )
-    return ArtifactStore(url)
 
 
 def _location(ledger: Ledger) -> str:

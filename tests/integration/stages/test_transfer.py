@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import signal
@@ -23,7 +24,7 @@ from airflow_mlops.models import contracts
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.registry.aliases import verify
 from airflow_mlops.registry.client import connect
-from airflow_mlops.registry.integrity import file_hashes
+from airflow_mlops.registry.integrity import file_hashes, verify_champion
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.versions import champion, download, download_into
 from airflow_mlops.stages.context import StepContext
@@ -340,3 +341,52 @@ def test_the_target_evaluates_and_promotes_a_copy_with_its_own_checks(developmen
     assert (result.promoted, champion(production.client, model)) == (True, version)
     received, promoted = verify(production.client, Ledger(production.store, model))
     assert promoted.files == received.received.files
+
+
+@pytest.fixture
+def airflow(airflow_db, production):
+    """``airflow("promote", "delays", 1)`` runs ``airflow mlops promote delays 1 --to mlflow_production`` in this process."""
+    from airflow.cli.cli_parser import get_parser
+
+    def run(*words, to=PRODUCTION.conn_id):
+        args = get_parser().parse_args(["mlops", *map(str, words), "--to", to, "--reason", "The tariff starts."])
+        args.func(args)
+
+    return run
+
+
+def test_a_person_makes_a_copy_the_champion_that_they_expect_to_replace(
+    airflow, development, production, model, capsys
+):
+    version, client = copy(development, model).candidate, production.client
+    with pytest.raises(SystemExit, match="was to replace v7, but the model has no champion. .* set --replaces"):
+        airflow("promote", model, 1, "--replaces", 7)
+    assert len(Ledger(production.store, model).entries()) == 1
+    airflow("promote", model, 1, "--replaces", "none")
+    assert f"Promoted {version} as its first champion: The tariff starts." in capsys.readouterr().out
+    assert champion(client, model) == version
+    received, promoted = entries = verify(client, Ledger(production.store, model))
+    assert (promoted.decision, promoted.reason, promoted.replaced) == ("promoted", "The tariff starts.", None)
+    assert (promoted.provenance.user, promoted.files) == (getpass.getuser(), received.received.files)
+    assert promoted.candidates[0].metrics == received.received.evaluation.metrics
+    assert verify_champion(client, model, entries) == "The files of the champion v1 are those that were promoted."
+    # The command again changes nothing.
+    airflow("promote", model, 1, "--replaces", "none")
+    assert "is already the champion" in capsys.readouterr().out
+    assert len(Ledger(production.store, model).entries()) == 2
+    # The next environment takes this promotion as the evidence.
+    spec = TransferSpec(model=model, target_conn_id="mlflow_default", target_model=f"next_{model}", mlflow=PRODUCTION)
+    assert transfer.run(spec, context(development.store)).candidate.model == f"next_{model}"
+
+
+def test_only_a_received_and_unchanged_version_is_promoted_by_a_person(airflow, development, production, model):
+    ref = copy(development, model).candidate
+    with pytest.raises(SystemExit, match="v2 was not received from another registry"):
+        airflow("promote", model, 2, "--replaces", "none")
+    with pytest.raises(SystemExit, match="--replaces: "):
+        airflow("promote", model, 1, "--replaces", "the old one")
+    client = production.client
+    client.set_model_version_tag(model, "1", "mlops.contract", "0" * 64)
+    with pytest.raises(SystemExit, match="not those that were received: its contract was changed"):
+        airflow("promote", model, 1, "--replaces", "none")
+    assert champion(client, ref.model) is None

@@ -50,6 +50,7 @@ def test_the_commands_in_the_metadata_exist():
         "index",
         "ledger",
         "rollback",
+        "promote",
         "reproduce",
         "serve",
         "backtest",

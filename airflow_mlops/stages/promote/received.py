@@ -1,0 +1,134 @@
+"""Make a version that was received from another registry the champion, by the decision of a person."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from airflow_mlops import __version__
+from airflow_mlops.core.calls import Spec
+from airflow_mlops.core.errors import ModelCorruptError, RegistryError
+from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
+from airflow_mlops.models import contracts
+from airflow_mlops.overview import index
+from airflow_mlops.registry.aliases import carry_out, settled_champion
+from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.integrity import card_hashes, difference, file_hashes
+from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.origins import origin
+from airflow_mlops.registry.received import Received
+from airflow_mlops.registry.versions import download_into
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.promote.spec import PromoteResult
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+class ReceivedSpec(Spec):
+    """Parameters of the promotion of a received version.
+
+    :param version: number of the version in the registry that received it
+    :param replaces: number of the champion that the person expects to replace; ``None`` if the model has no champion
+    :param reason: the reason, which is recorded in the ledger
+    """
+
+    model: str
+    version: int = Field(ge=1)
+    replaces: int | None = Field(ge=1)
+    reason: str = Field(min_length=1)
+    mlflow: MLflowTarget
+
+
+def run(spec: ReceivedSpec, context: StepContext) -> PromoteResult:
+    """Make a received version the champion, and record who decided it and why in the ledger.
+
+    The evidence is that of the source, with its metrics and gates. Nothing is evaluated here.
+
+    :raises RegistryError: the version was not received, the champion is not the expected one, or MLflow cannot be used
+    :raises ModelCorruptError: a file of the version is not the one that was received
+    """
+    client = connect(spec.mlflow, context.connection)
+    ledger = Ledger(context.store, spec.model)
+    found, received = _received(spec, ledger.entries())
+    ref = received.version
+    _require_unchanged(client, received)
+    card = card_hashes(client, ref)
+
+    def decide(entries: list[Entry]) -> Decision | None:
+        now = settled_champion(client, ledger, entries)
+        if now is not None and now.version == ref.version:
+            return None
+        _require_champion(spec, now)
+        return Decision(
+            decision="promoted",
+            replaced=now,
+            champion=ref,
+            candidates=[received.evaluation.model_copy(update={"candidate": ref})],
+            dataset_name=found.dataset_name,
+            dataset_id=found.dataset_id,
+            code={"airflow_mlops": __version__},
+            origins=[origin(client, ref)],
+            provenance=context.provenance,
+            reason=spec.reason,
+            files=received.files,
+            card=card,
+            received=received,
+        )
+
+    entry = ledger.record(context.key, decide)
+    if entry is not None:
+        carry_out(client, ledger)
+        index.update(context.store, spec.model, "decisions")
+    instead = f"in place of v{entry.replaced.version}" if entry and entry.replaced else "as its first champion"
+    return PromoteResult(
+        promoted=entry is not None,
+        model=spec.model,
+        winner=ref,
+        champion=ref,
+        replaced=entry.replaced if entry else None,
+        reason=spec.reason,
+        ledger_url=ledger.url(entry.seq) if entry else None,
+        dataset_id=found.dataset_id or "",
+        metrics=received.evaluation.metrics if entry else {},
+        summary=f"Promoted {ref} {instead}: {spec.reason}" if entry else f"{ref} is already the champion.",
+    )
+
+
+def _received(spec: ReceivedSpec, entries: Sequence[Entry]) -> tuple[Entry, Received]:
+    for entry in reversed(entries):
+        if entry.decision == "received" and entry.received and entry.received.version.version == spec.version:
+            return entry, entry.received
+    raise RegistryError(
+        f"{spec.model} v{spec.version} was not received from another registry, so the ledger has no evidence for it. Evaluate the "
+        "version and promote it with PromoteOperator."
+    )
+
+
+def _require_champion(spec: ReceivedSpec, now: ModelVersionRef | None) -> None:
+    if (now and now.version) != spec.replaces:
+        expected = f"v{spec.replaces}" if spec.replaces is not None else "no version"
+        present = f"v{now.version} is the champion" if now else "the model has no champion"
+        raise RegistryError(
+            f"{spec.model} v{spec.version} was to replace {expected}, but {present}. Look at the ledger, and set `replaces` to the "
+            "present champion if the decision is still right."
+        )
+
+
+def _require_unchanged(client: MlflowClient, received: Received) -> None:
+    ref = received.version
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        download_into(client, ref, folder)
+        found = difference(received.files, file_hashes(folder))
+    if found is None and contracts.digest(client, ref) != received.contract_sha256:
+        found = "its contract was changed"
+    if found is not None:
+        raise ModelCorruptError(
+            f"The files of {ref} in MLflow are not those that were received: {found}. Restore the file, or delete the version and "
+            "transfer it again."
+        )

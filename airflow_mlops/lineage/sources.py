@@ -14,10 +14,10 @@ from openlineage.client.facet_v2 import input_statistics_input_dataset
 
 from airflow_mlops.compute.connections import airflow_connection
 from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.data.databases.connections import database_path
 from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.lineage import facets
 from airflow_mlops.lineage.naming import connection_namespace, place
-from airflow_mlops.stages.ingest.sources.sqlite import database_path
 from airflow_mlops.stages.ingest.spec import IngestSpec
 
 log = logging.getLogger(__name__)

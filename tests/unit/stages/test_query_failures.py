@@ -11,9 +11,9 @@ import pytest
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import SourceError, SpecError
+from airflow_mlops.data.databases.failures import is_final
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.ingest.sources.failures import is_final
 from airflow_mlops.stages.ingest.spec import IngestSpec
 from airflow_mlops.stages.ingest.step import run
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_mlops.core.connections import ConnectionInfo, ConnectionResolver
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.connections import ConnectionResolver
+from airflow_mlops.data.databases.connections import check_type
 from airflow_mlops.stages.ingest.spec import IngestSpec
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def _open_query(spec: IngestSpec, connection: ConnectionResolver) -> Source:
     """Create the source of a query, which uses an ADBC driver if the driver is installed, otherwise SQLAlchemy."""
     assert spec.conn_id is not None  # validated by the spec
     info = connection(spec.conn_id)
-    _check_type(info)
+    check_type(info)
     if info.conn_type == "sqlite" and find_spec("adbc_driver_sqlite"):
         from airflow_mlops.stages.ingest.sources.sqlite import SQLiteSource
 
@@ -73,19 +73,3 @@ def _open_query(spec: IngestSpec, connection: ConnectionResolver) -> Source:
     from airflow_mlops.stages.ingest.sources.alchemy import AlchemySource
 
     return AlchemySource(spec, info)
-
-
-def _check_type(info: ConnectionInfo) -> None:
-    """Check that the type of an Airflow connection names a database.
-
-    :raises SpecError: the type is ``generic`` or empty
-    """
-    if info.conn_type not in ("", "generic") or info.extra.get("sqlalchemy_scheme"):
-        return
-    type_ = f"has the type {info.conn_type!r}" if info.conn_type else "has no type"
-    example = f"""airflow connections add {info.conn_id} --conn-json '{{"conn_type": "sqlite", "host": "/path/to/file.db"}}'"""
-    raise SpecError(
-        f"Connection {info.conn_id!r} {type_}, which names no database. Airflow stores 'generic' if the provider of the "
-        "given type is not installed. Delete the connection, install the provider, for example "
-        f"apache-airflow-providers-sqlite, and add the connection again, or add it as JSON, which keeps its type: {example}."
-    )

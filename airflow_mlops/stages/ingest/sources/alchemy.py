@@ -12,11 +12,11 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from airflow_mlops.core.connections import sqlalchemy_url
-from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.databases.connections import create_engine
+from airflow_mlops.data.databases.failures import is_final
 from airflow_mlops.data.moments import is_text, is_time
 from airflow_mlops.data.types import DECIMAL_DIGITS
-from airflow_mlops.stages.ingest.sources.failures import is_final
 from airflow_mlops.stages.ingest.sources.postgres_types import (
     NOTICE_LOST_CLIENT,
     SESSION,
@@ -24,11 +24,11 @@ from airflow_mlops.stages.ingest.sources.postgres_types import (
     PostgresColumns,
 )
 from airflow_mlops.stages.ingest.sources.sql import QuerySource
-from airflow_mlops.stages.ingest.sources.sqlite import database_path, sqlite_text
+from airflow_mlops.stages.ingest.sources.sqlite import sqlite_text
 from airflow_mlops.stages.ingest.spec import bind_placeholders
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, Connection, TextClause
+    from sqlalchemy import Connection, TextClause
 
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 
@@ -58,23 +58,9 @@ class AlchemySource(QuerySource):
         return False
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
-        try:
-            from sqlalchemy import create_engine, exc, text
-        except ImportError:
-            raise SpecError(
-                f"Connection {self.info.conn_id!r} has the type {self.info.conn_type!r}, which needs SQLAlchemy. Where "
-                "the step runs, install SQLAlchemy and the database's dialect or, for SQLite and PostgreSQL, "
-                "airflow-mlops[adbc]."
-            ) from None
-        try:
-            engine = create_engine(self._url())
-        except (exc.ArgumentError, ImportError) as error:
-            raise SpecError(
-                f"The SQLAlchemy dialect or the driver for connection {self.info.conn_id!r} (type "
-                f"{self.info.conn_type!r}) is not installed where the step runs: {self.driver_message(error)}. Install "
-                "both, or choose an installed driver in the Extra field of the connection, for example "
-                '{"sqlalchemy_scheme": "mysql+pymysql"}.'
-            ) from None
+        engine = create_engine(self.info, read_only=True)
+        from sqlalchemy import exc, text
+
         dialect = engine.dialect.name
         parameters = self._parameters(dialect)
         try:
@@ -126,14 +112,6 @@ class AlchemySource(QuerySource):
             return False
         self._cancel()
         return True
-
-    def _url(self) -> URL:
-        from sqlalchemy import URL
-
-        info = self.info
-        if info.conn_type == "sqlite":
-            return URL.create("sqlite", database=f"file:{database_path(info)}", query={"mode": "ro", "uri": "true"})
-        return sqlalchemy_url(info)
 
     def _parameters(self, dialect: str) -> dict[str, Any]:
         if self.window is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, urlencode
 
 import pyarrow as pa
 
+from airflow_mlops.data.databases.connections import postgres_uri
 from airflow_mlops.stages.ingest.sources.postgres_types import (
     NOTICE_LOST_CLIENT,
     SESSION,
@@ -23,14 +23,6 @@ if TYPE_CHECKING:
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 
 BATCH_BYTES = 4 << 20
-# Extra fields of a connection that are libpq parameters. Other fields are options of Airflow's own hook.
-_LIBPQ = (
-    "application_name", "channel_binding", "connect_timeout", "gssencmode", "hostaddr", "keepalives",
-    "keepalives_count", "keepalives_idle", "keepalives_interval", "options", "sslcert", "sslcrl", "sslkey", "sslmode",
-    "sslpassword", "sslrootcert", "target_session_attrs", "tcp_user_timeout",
-)  # fmt: skip
-# Detect a lost server within two minutes; libpq's default takes two hours.
-_DEFAULTS = {"connect_timeout": 30, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 6}
 
 
 class PostgresSource(QuerySource):
@@ -49,7 +41,7 @@ class PostgresSource(QuerySource):
 
         with (
             self.adbc_errors(),
-            driver.connect(self._uri(), autocommit=True) as connection,
+            driver.connect(postgres_uri(self.info), autocommit=True) as connection,
             connection.cursor() as cursor,
         ):
             self._connection = connection
@@ -85,15 +77,6 @@ class PostgresSource(QuerySource):
             return False
         self._connection.adbc_cancel()
         return True
-
-    def _uri(self) -> str:
-        info = self.info
-        user = quote(info.login or "", safe="") + (f":{quote(info.secret, safe='')}" if info.secret else "")
-        # The host may be the folder of a Unix socket.
-        host = quote(info.host or "", safe=":[]") + (f":{info.port}" if info.port else "")
-        extra = {key: value for key, value in info.extra.items() if key in _LIBPQ}
-        options = urlencode({**_DEFAULTS, **extra}, quote_via=quote)
-        return f"postgresql://{user}@{host}/{quote(info.schema_ or '', safe='')}?{options}"
 
 
 def _column(field: pa.Field) -> PostgresColumn:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from airflow_mlops.core.connections import ConnectionInfo, redact
+from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SchemaError, SourceError, SpecError
-from airflow_mlops.stages.ingest.sources.failures import is_final
+from airflow_mlops.data.databases.connections import driver_message
+from airflow_mlops.data.databases.failures import is_final
 from airflow_mlops.stages.ingest.spec import IngestSpec
 
 if TYPE_CHECKING:
@@ -56,10 +57,7 @@ class QuerySource(ABC):
 
     def driver_message(self, error: BaseException) -> str:
         """Return the message of a driver's exception on one line, without the query and the password."""
-        text = str(error)
-        for echo in ("\nQuery was:", "\nquery:", "\n[SQL:", "\n(Background on"):
-            text = text.partition(echo)[0]
-        return redact(text, self.info)
+        return driver_message(error, self.info)
 
     def query_error(self, error: BaseException) -> SpecError:
         """Create the error for a query that fails because of its text or its data. The error is not retried."""

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pyarrow as pa
 
-from airflow_mlops.core.connections import ConnectionInfo
-from airflow_mlops.core.errors import SourceError
+from airflow_mlops.data.databases.connections import database_path
 from airflow_mlops.stages.ingest.sources.sql import QuerySource
 from airflow_mlops.stages.ingest.spec import bind_placeholders
 
@@ -29,23 +27,6 @@ if TYPE_CHECKING:
 BATCH_ROWS = 16_384
 _MISMATCH = re.compile(r"Type mismatch in column (\d+): expected (\w+) but got ([\w/]+)")
 _VALUES = {"int64": "0", "double": "0.5", "string": "''", "binary": "x''"}
-
-
-def database_path(info: ConnectionInfo) -> Path:
-    """Return the path of the SQLite database file of an Airflow connection.
-
-    As in Airflow's SqliteHook, the path is the host of the connection, or the path in the URI of the connection.
-
-    :raises SourceError: the file does not exist
-    """
-    parts = [part for part in (info.host, info.schema_) if part]
-    path = Path("/".join(parts) if info.host else "/" + "".join(parts).lstrip("/"))
-    if not path.is_file():
-        raise SourceError(
-            f"Connection {info.conn_id!r} refers to the SQLite file {path}, which does not exist where the step runs. "
-            "Correct the host of the connection, or create the file."
-        )
-    return path
 
 
 class SQLiteSource(QuerySource):

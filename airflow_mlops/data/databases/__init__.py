@@ -1,0 +1,1 @@
+"""Databases of Airflow connections: how they are reached and why they fail."""

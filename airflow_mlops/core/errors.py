@@ -50,6 +50,16 @@ class FilesNotReadyError(SourceError):
     """The files of the source do not exist yet, or a program is still writing them."""
 
 
+class TableError(MLOpsError):
+    """A table of a database cannot hold the predictions, or the database rejects them."""
+
+
+class TableUnavailableError(TableError):
+    """The database of a table cannot be reached, or failed for a reason that may pass, such as a lock."""
+
+    retryable = True
+
+
 class EmptyWindowError(MLOpsError):
     """The source has no rows in the requested window."""
 

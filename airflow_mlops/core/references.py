@@ -162,3 +162,23 @@ class MLflowTarget(Model):
 
     conn_id: str = "mlflow_default"
     experiment: str | None = None
+
+
+class TableTarget(Model):
+    """A table of a database, into which predictions are written.
+
+    :param conn_id: id of the Airflow connection of the database
+    :param table: name of the table, or ``SCHEMA.TABLE``
+    """
+
+    conn_id: str = Field(min_length=1)
+    table: str = Field(pattern=r"^[^.\x00]+(\.[^.\x00]+)?$")
+
+
+class WrittenTable(TableTarget):
+    """A table with the number of rows that were written to it.
+
+    :param rows: number of rows
+    """
+
+    rows: int

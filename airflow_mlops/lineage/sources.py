@@ -1,4 +1,4 @@
-"""The sources of ingested rows as OpenLineage datasets: tables and files outside the artifact store."""
+"""Tables and files outside the artifact store as OpenLineage datasets: sources of ingestion, and tables of predictions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow.providers.openlineage.extractors import OperatorLineage
 from airflow.providers.openlineage.sqlparser import DatabaseInfo, SQLParser
 from airflow.sdk import BaseHook
-from openlineage.client.event_v2 import InputDataset
+from openlineage.client.event_v2 import InputDataset, OutputDataset
 from openlineage.client.facet_v2 import input_statistics_input_dataset
 
 from airflow_mlops.compute.connections import airflow_connection
 from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.core.references import TableTarget
 from airflow_mlops.data.databases.connections import database_path
 from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.lineage import facets
@@ -68,6 +69,16 @@ def query(spec: IngestSpec) -> OperatorLineage[Any, Any]:
     for table in found.inputs:
         table.facets = {**(table.facets or {}), **facets.source(table.namespace)}
     return OperatorLineage(inputs=found.inputs, run_facets=found.run_facets, job_facets=found.job_facets)
+
+
+def table(target: TableTarget) -> list[OutputDataset]:
+    """Return the OpenLineage output for a table into which predictions are written."""
+    hook, info, dialect, schema = _database(target.conn_id)
+    name = ".".join('"' + part.replace('"', '""') + '"' for part in target.table.split("."))
+    parser = SQLParser(dialect=dialect, default_schema=schema)
+    statement = f"INSERT INTO {name} SELECT 1"
+    found = parser.generate_openlineage_metadata_from_sql(statement, hook, info, use_connection=False)
+    return [OutputDataset(made.namespace, made.name, facets=facets.source(made.namespace)) for made in found.outputs]
 
 
 def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:

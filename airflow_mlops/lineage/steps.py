@@ -354,7 +354,7 @@ def _canary(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 
 
 def _score(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Return the lineage of a scoring, which reads rows and a version and writes predictions."""
+    """Return the lineage of a scoring, which reads rows and a version and writes predictions as a dataset and into a table."""
     spec = ScoreSpec.model_validate(call.spec)
     done = ScoreResult.model_validate(result) if result else None
     if done is None or done.dataset is None or done.scored_by is None:
@@ -367,7 +367,7 @@ def _score(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
             models.read(done.scored_by),
             *([models.read(done.scored_by, alias=alias)] if alias else []),
         ],
-        outputs=[datasets.written(done.dataset)],
+        outputs=[datasets.written(done.dataset), *(sources.table(done.written_to) if done.written_to else [])],
     )
 
 

@@ -42,6 +42,9 @@ class ScoreOperator(StepOperator):
     :param drop_columns: names of the columns that are not stored in the predictions
     :param hash_conn_id: id of the Airflow connection with the secret key for hashing in the password field; required
         with ``hash_columns``
+    :param write_to: table of a database into which the predictions are written as well, as ``{"conn_id": ..., "table": ...}``;
+        ``table`` may be ``SCHEMA.TABLE``. The rows of the same window, model, version and dataset name are replaced in
+        one transaction
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     """
 
@@ -66,6 +69,7 @@ class ScoreOperator(StepOperator):
         hash_columns: Sequence[str] = (),
         drop_columns: Sequence[str] = (),
         hash_conn_id: str | None = None,
+        write_to: dict[str, str] | None = None,
         mlflow_conn_id: str = "mlflow_default",
         **kwargs: Any,
     ) -> None:

@@ -8,7 +8,14 @@ from pydantic import Field, model_validator
 
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
-from airflow_mlops.core.references import DatasetLike, DatasetRef, MLflowTarget, ModelVersionRef
+from airflow_mlops.core.references import (
+    DatasetLike,
+    DatasetRef,
+    MLflowTarget,
+    ModelVersionRef,
+    TableTarget,
+    WrittenTable,
+)
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import check_private, predictions_name
 
@@ -35,6 +42,7 @@ class ScoreSpec(Spec):
     :param drop_columns: columns of ``dataset`` that are not written to the predictions
     :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
         ``hash_columns``
+    :param write_to: table of a database into which the predictions are written as well; by default no table
     :param mlflow: MLflow server with the registered model
     """
 
@@ -50,6 +58,7 @@ class ScoreSpec(Spec):
     hash_columns: list[str] = Field(default_factory=list)
     drop_columns: list[str] = Field(default_factory=list)
     hash_conn_id: str | None = None
+    write_to: TableTarget | None = None
     mlflow: MLflowTarget = MLflowTarget()
 
     @property
@@ -87,9 +96,11 @@ class ScoreResult(Result):
     :param engine: library that ran the model, such as ``onnxruntime 1.31.1 (CPUExecutionProvider)`` or
         ``mlflow.xgboost (mlflow 3.17.2)``
     :param rows_per_second: number of rows divided by the time to read, score and write the rows, in seconds
+    :param written_to: table of ``write_to``, which contains the predictions; ``None`` without ``write_to``
     """
 
     dataset: DatasetRef | None
     scored_by: ModelVersionRef | None = None
     engine: str | None = None
     rows_per_second: float | None = None
+    written_to: WrittenTable | None = None

@@ -14,9 +14,10 @@ import pyarrow as pa
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import RegistryError, SchemaError
-from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.references import ModelVersionRef, WrittenTable
 from airflow_mlops.data import prediction_log as predictions
 from airflow_mlops.data.columns import PREDICTION_COLUMNS
+from airflow_mlops.data.databases.tables import open_table
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.moments import as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, hashed_or_dropped
@@ -28,6 +29,7 @@ from airflow_mlops.overview import index
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.client import connect
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.score import table as writing
 from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
 
 if TYPE_CHECKING:
@@ -43,14 +45,26 @@ T = TypeVar("T")
 def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     """Predict the rows of the dataset with the champion or the given version, and write the predictions as a dataset.
 
+    With ``write_to``, the predictions are read back from the committed dataset and written into the table. If the task
+    ends between the two commits, it has no result yet, so its retry scores again and completes the table.
+
     :raises RegistryError: the model has no champion or no version with the alias, and ``on_missing`` is ``fail``; or the
         version does not exist
     :raises ModelCorruptError: the files of the version are not those that were promoted
     :raises ModelFormatError: the version cannot be loaded; or loading runs code that is stored in the model version,
         and ``allow_pyfunc`` is not set
     :raises SchemaError: a feature is absent from the dataset, or a column has the name of a column that scoring adds
+    :raises TableError: the table of ``write_to`` cannot hold the predictions, or the database rejects them. The dataset of
+        predictions exists
     """
     datasets = select(context.store, spec.dataset, kept=context.kept)
+    window = spec.window or window_of(datasets)
+    table = None
+    if spec.write_to is not None:
+        details = datasets[0].manifest.details
+        kept = [key for key in details.get("keys") or [] if key not in spec.drop_columns]
+        writing.check_rows(window, kept, datasets[0].manifest.name)
+        table = open_table(context.connection(spec.write_to.conn_id), spec.write_to.table)
     client = connect(spec.mlflow, context.connection)
     version = _version(spec, client)
     if version is None:
@@ -67,7 +81,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         version,
         name=spec.predictions,
         part=spec.part,
-        window=spec.window or window_of(datasets),
+        window=window,
         context=context,
         privacy=Privacy.of(spec.hash_columns, spec.drop_columns, spec.hash_conn_id, context.connection),
         shadow=spec.shadow,
@@ -77,12 +91,18 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         index.update(context.store, spec.model, "scoring", manifest.name)
     when = f" of {manifest.window.label}" if manifest.window else ""
     context.processed(manifest.rows)
+    written, into = None, ""
+    if table is not None and spec.write_to is not None:
+        rows = writing.write(table, Dataset(context.store, manifest))
+        written = WrittenTable(**spec.write_to.model_dump(), rows=rows)
+        into = f" Wrote {counted(rows, 'row')} to table {written.table!r} of connection {written.conn_id!r}."
     return ScoreResult(
         dataset=manifest.ref,
         scored_by=version,
         engine=model.engine,
         rows_per_second=round(manifest.rows / seconds, 1),
-        summary=f"Scored {counted(manifest.rows, 'row')}{when} with {version} in {seconds:.1f} s on {model.engine}.",
+        summary=f"Scored {counted(manifest.rows, 'row')}{when} with {version} in {seconds:.1f} s on {model.engine}.{into}",
+        written_to=written,
     )
 
 
@@ -128,19 +148,19 @@ def score(
     details = _details(datasets[-1], model, version, carried, privacy) | ({"shadow": True} if shadow else {})
     rows = (batch for dataset in datasets for batch in dataset.batches(part, carried, BATCH_ROWS))
     with DatasetWriter(context.store, name, folder) as writer, ThreadPoolExecutor(2, "score") as threads:
-        writing: Future[None] | None = None
+        pending: Future[None] | None = None
         row = 0
         for batch in _read_ahead(rows, threads):
             scored = _with_event_time(_scored(batch.select(carried), model, version), details["timestamp"], row)
             row += batch.num_rows
-            if writing is not None:
-                writing.result()
-            writing = threads.submit(writer.write, privacy.apply(scored))
-        if writing is None:
+            if pending is not None:
+                pending.result()
+            pending = threads.submit(writer.write, privacy.apply(scored))
+        if pending is None:
             empty = _empty_batch(datasets[0], carried, model.contract, version)
             writer.write(privacy.apply(_with_event_time(empty, details["timestamp"], 0)))
         else:
-            writing.result()
+            pending.result()
         return writer.commit(
             window=window,
             description=f"Predictions of {version}",

@@ -466,6 +466,22 @@ def test_a_transfer_reads_one_registry_and_writes_another(monkeypatch, tmp_path)
     assert SECRET not in repr(found)
 
 
+def test_a_table_of_predictions_has_the_name_that_ingestion_gives_it(monkeypatch):
+    from airflow_mlops.core.references import TableTarget
+    from airflow_mlops.lineage.sources import table
+
+    def named(name):
+        (found,) = table(TableTarget(conn_id="lineage_bi", table=name))
+        assert SECRET not in repr(found)
+        return found.namespace, found.name
+
+    monkeypatch.setenv("AIRFLOW_CONN_LINEAGE_BI", f"postgres://alice:{SECRET}@127.0.0.1/shop")
+    assert named("predictions") == ("postgres://127.0.0.1:5432", "shop.public.predictions")
+    assert named("crm.my table") == ("postgres://127.0.0.1:5432", "shop.crm.my table")
+    monkeypatch.delenv("AIRFLOW_CONN_LINEAGE_BI")
+    assert named("crm.predictions") == ("airflow-connection://lineage_bi", "crm.predictions")
+
+
 def test_a_rollback_emits_the_new_champion(monkeypatch, tmp_path):
     from airflow_mlops.lineage import lineage_of
 

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 NAME = "expected_cost"
 """The metric in a declaration, beside its costs."""
 
-LARGEST = 1e100
-"""The largest cost. The sum of such costs over any number of rows is finite."""
+SMALLEST, LARGEST = 1e-100, 1e100
+"""The smallest cost above 0, and the largest one. Sums of their squares are neither 0 nor infinite."""
 
 _FIELDS = ("false_positive", "false_negative")
 _NUMBER = r"\d[\d.]*(?:e-?\d+)?"
@@ -40,7 +40,7 @@ class Costs(NamedTuple):
 def parse_costs(declared: Any) -> Costs:
     """Read the costs from a mapping with the keys ``false_positive`` and ``false_negative``.
 
-    :raises ValueError: a key is missing or unknown, a cost is not a number from 0 to :data:`LARGEST`, or both costs are 0
+    :raises ValueError: a key is missing or unknown, a cost is neither 0 nor a number from :data:`SMALLEST` to :data:`LARGEST`, or both costs are 0
     """
     if not isinstance(declared, Mapping) or set(declared) != {*_FIELDS}:
         raise ValueError(
@@ -97,8 +97,8 @@ def _cost(name: str, value: Any) -> float:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not 0 <= number <= LARGEST:
-        raise ValueError(f"{name} is {value!r}, but a cost must be a number from 0 to {LARGEST:g}")
+    if number != 0 and not SMALLEST <= number <= LARGEST:
+        raise ValueError(f"{name} is {value!r}, but a cost must be 0, or a number from {SMALLEST:g} to {LARGEST:g}")
     # Adding 0.0 turns -0.0 into 0.0.
     return number + 0.0
 

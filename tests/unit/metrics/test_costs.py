@@ -16,7 +16,7 @@ from airflow_mlops.gates.evidence import Evidence, Measurement
 from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.comparison import compare, estimate
-from airflow_mlops.metrics.costs import LARGEST, Costs, costs_of, metric_name, name_costs, parse_costs
+from airflow_mlops.metrics.costs import LARGEST, SMALLEST, Costs, costs_of, metric_name, name_costs, parse_costs
 from airflow_mlops.metrics.realised import Outcomes, losses, measure
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
@@ -49,7 +49,7 @@ def outcomes(truth: np.ndarray, predicted: np.ndarray) -> Outcomes:
     return Outcomes(truth, predicted.astype(float), truth == predicted, 0)
 
 
-cost = st.one_of(st.integers(0, 10**6).map(float), st.floats(0, LARGEST))
+cost = st.one_of(st.integers(0, 10**6).map(float), st.floats(SMALLEST, LARGEST))
 
 
 @given(st.lists(st.tuples(cost, cost).filter(any), min_size=2, max_size=2))
@@ -74,7 +74,8 @@ def test_names_of_usual_costs():
     ("declared", "message"),
     [
         ({"false_positive": 1}, "must name both errors"),
-        ({"false_positive": 1, "false_negative": -1}, "false_negative is -1, but a cost must be a number from 0"),
+        ({"false_positive": 1, "false_negative": -1}, "false_negative is -1, but a cost must be 0, or a number"),
+        ({"false_positive": 1e-200, "false_negative": 1}, "false_positive is 1e-200"),
         ({"false_positive": math.inf, "false_negative": 1}, "false_positive is inf"),
         ({"false_positive": math.nan, "false_negative": 1}, "false_positive is nan"),
         ({"false_positive": "a lot", "false_negative": 1}, "false_positive is 'a lot'"),
@@ -185,7 +186,13 @@ def test_a_champion_is_compared_on_the_same_rows():
 
 
 @settings(max_examples=50)
-@given(st.integers(1, 300), st.floats(0, 1), st.floats(0, 1), cost.filter(bool), st.integers(0, 100))
+@given(
+    st.integers(1, 300),
+    st.floats(0, 1),
+    st.floats(0, 1),
+    cost.filter(lambda each: each > 2 * SMALLEST),
+    st.integers(0, 100),
+)
 def test_the_interval_lies_within_the_possible_costs(size, first, second, high, seed):
     random = np.random.default_rng(seed)
     truth = random.random(size) < first

@@ -214,8 +214,8 @@ def _refuse_refits(candidates: Sequence[Candidate], data: HeldOut) -> None:
         if contract.refit_of is not None and contract.dataset_id == data.dataset.manifest.id:
             raise SpecError(
                 f"{candidate.ref} was fitted to all rows of dataset {data.dataset.manifest.name!r}, held-out rows included, so "
-                f"it cannot be evaluated on them. Evaluate v{contract.refit_of}, from which it was fitted again, or set "
-                "another `dataset`."
+                f"it cannot be evaluated on them. Evaluate the version from which it was fitted again (v{contract.refit_of} in the "
+                "registry in which it was trained), or set another `dataset`."
             )
 
 

@@ -77,7 +77,8 @@ export type Candidate = {
 };
 
 export type DecisionKind = "promoted" | "refused" | "rolled_back" | "requested" | "acknowledged" | "deployed" | "undeployed"
-  | "canary_started" | "canary_widened" | "canary_held" | "canary_withdrawn";
+  | "canary_started" | "canary_widened" | "canary_held" | "canary_withdrawn"
+  | "received";
 
 export type Endpoint = { version: { version: number }; follows: boolean; kind: string; namespace: string; name: string };
 

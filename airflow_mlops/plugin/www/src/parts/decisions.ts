@@ -9,6 +9,7 @@ const KINDS: Record<DecisionKind, Kind> = {
   refused: { name: "Refusal", path: "M-5 -5L5 5M5 -5L-5 5", color: "var(--chakra-colors-red-solid)", open: true },
   requested: { name: "Request for retraining", path: "M0 -6L6 0L0 6L-6 0Z", color: "var(--chakra-colors-orange-solid)" },
   acknowledged: { name: "Acknowledgement", path: "M-6 0L-2 5L6 -5", color: "var(--chakra-colors-blue-solid)", open: true },
+  received: { name: "Copy from another registry", path: "M0 6L6 -1H2V-6H-2V-1H-6Z", color: "var(--chakra-colors-blue-solid)" },
   deployed: { name: "Deployment", path: "M-5 -5H5V5H-5Z", color: "var(--chakra-colors-teal-solid)" },
   undeployed: { name: "Removal of an endpoint", path: "M-5 -5H5V5H-5Z", color: "var(--chakra-colors-teal-solid)", open: true },
   canary_started: { name: "Start of a canary", path: "M-6 5L0 -5L6 5", color: "var(--chakra-colors-cyan-solid)", open: true },

@@ -35,8 +35,9 @@ class Listing(Location):
     def _require_bucket(self) -> None:
         """Check that the bucket or container exists. In one that does not exist, every folder would be empty.
 
-        :raises StoreError: the bucket does not exist
+        :raises StoreError: the bucket does not exist, or a local store is a file
         """
+        self._require_folder("list", "")
         if self.url.partition("://")[0] not in OBJECT_STORES:
             return
         bucket = self.root.strip("/").partition("/")[0]

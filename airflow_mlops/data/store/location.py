@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
@@ -74,12 +75,26 @@ class Location:
         except NotADirectoryError as error:
             if verb == "write":
                 raise self._failed(verb, key, error) from error
+            self._require_folder(verb, key)
             raise FileNotFoundError(error.errno, error.strerror, error.filename) from error
         # The client libraries of object stores have their own exceptions: botocore, azure.core, gcsfs, aiohttp, ...
         except Exception as error:
             if isinstance(error, FileNotFoundError) and verb != "write":
                 raise
             raise self._failed(verb, key, error) from error
+
+    def _require_folder(self, verb: str, key: str) -> None:
+        """Check that a local store is no file, and not below one.
+
+        :raises StoreError: it is a file, or below one
+        """
+        with suppress(FileNotFoundError):
+            try:
+                if not self._local or Path(self.root).is_dir():
+                    return
+                os.stat(f"{self.root}/")
+            except NotADirectoryError as error:
+                raise self._failed(verb, key, error) from error
 
     def _failed(self, verb: str, key: str, error: Exception) -> StoreError:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

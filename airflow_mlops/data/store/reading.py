@@ -92,7 +92,10 @@ class Reading(Location):
         with self._guard("read", key):
             try:
                 found: datetime = self.fs.modified(self.path(key))
-            except (FileNotFoundError, NotADirectoryError, NotImplementedError):
+            except (FileNotFoundError, NotImplementedError):
+                return None
+            except NotADirectoryError:
+                self._require_folder("read", key)
                 return None
         return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
@@ -106,7 +109,10 @@ class Reading(Location):
         with self._guard("read", key):
             try:
                 return dict(self.fs.info(self.path(key)))
-            except (FileNotFoundError, NotADirectoryError):
+            except FileNotFoundError:
+                return None
+            except NotADirectoryError:
+                self._require_folder("read", key)
                 return None
 
     def open(self, key: str) -> ReadableFile:

@@ -16,6 +16,10 @@ class Traffic:
         self.read = self.written = 0
         self._lock = Lock()
 
+    def __reduce__(self) -> tuple[type[Traffic], tuple[()]]:
+        # Each process counts its own bytes.
+        return Traffic, ()
+
     def count(self, *, read: int = 0, written: int = 0) -> None:
         """Add numbers of bytes."""
         with self._lock:

@@ -92,7 +92,7 @@ class Writing(Location):
 
         :raises StoreError: the file cannot be deleted
         """
-        with self._guard("delete", key), suppress(FileNotFoundError, NotADirectoryError):
+        with suppress(FileNotFoundError), self._guard("delete", key):
             self.fs.rm_file(self.path(key))
 
 

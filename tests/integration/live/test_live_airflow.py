@@ -167,4 +167,4 @@ def test_airflow_shows_the_provider_the_plugin_and_the_connection_form(airflow: 
     forms = {form["connection_type"]: form for form in airflow.get("/ui/connections/hook_meta")}
     assert forms["mlflow"]["hook_name"] == "MLflow"
     assert forms["mlflow"]["standard_fields"]["host"]["title"] == "Tracking URI"
-    assert list(forms["mlflow"]["extra_fields"]) == ["ui_url"]
+    assert list(forms["mlflow"]["extra_fields"]) == ["ui_url", "artifacts"]

@@ -152,7 +152,8 @@ def tags_of(server: str, run_id: str) -> dict[str, str]:
 
 
 # The hashes of files differ, because MLmodel contains the id of the run.
-CHANGES = ("usage", 
+CHANGES = (
+    "usage",
     "run_id", "run_url", "seconds", "rows_per_second", "latency_ms", "ledger_entry", "newest_row_age_days", "files"
 )  # fmt: skip
 

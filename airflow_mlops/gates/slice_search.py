@@ -54,7 +54,7 @@ def by_column(name: str, values: pa.Array) -> Iterator[Slice]:
 
 
 def _positions(chosen: NDArray[np.bool_]) -> NDArray[np.integer[Any]]:
-    """Return the positions of the rows that are chosen. All slices of a gate are in memory together."""
+    """Return the positions of the chosen rows, in half of the memory if 32 bits suffice."""
     found = np.flatnonzero(chosen)
     return found.astype(np.int32) if len(chosen) < 2**31 else found
 

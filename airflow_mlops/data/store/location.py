@@ -84,9 +84,9 @@ class Location:
             raise self._failed(verb, key, error) from error
 
     def _require_folder(self, verb: str, key: str) -> None:
-        """Check that a local store is no file, and not below one.
+        """Check that the root of a local store is neither a file nor inside a file.
 
-        :raises StoreError: it is a file, or below one
+        :raises StoreError: the root is a file, or a part of its path is one
         """
         with suppress(FileNotFoundError):
             try:

@@ -76,7 +76,9 @@ class Listing(Location):
                 found = _local(self.path(prefix)) if self._local else self.fs.find(self.path(prefix), detail=True)
             except FileNotFoundError:
                 found = {}
-            if not found:
+            # adlfs lists a file by its path alone, whatever details were asked for.
+            if not found or isinstance(found, list):
+                found = {}
                 self._require_bucket()
         return {
             str(path).removeprefix(self.path("")): info for path, info in found.items() if not self._is(prefix, path)

@@ -102,7 +102,6 @@ class LiveAirflow:
             "AIRFLOW__API_AUTH__JWT_SECRET": secrets.token_hex(32),
             "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
-            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",
             # On a busy machine the API server answers late. Without an answer a task fails before it begins.
             "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
             "AIRFLOW__MLOPS__ARTIFACTS": f"file://{home}/artifacts",
@@ -322,6 +321,20 @@ class LiveAirflow:
     def fail(self, dag_id: str, run_id: str, task_id: str) -> None:
         """Mark a task failed, as a user does to end it."""
         self.call("PATCH", f"{self._run(dag_id, run_id)}/taskInstances/{task_id}", {"new_state": "failed"})
+
+    def asset_events(self, query: str) -> list[dict[str, Any]]:
+        """The asset events that a query finds.
+
+        While a run that an event has started is queued, Airflow 3.3 answers with status 500: the run has no start date yet,
+        and the model of the answer requires one.
+        """
+
+        def answer() -> Any:
+            status, _, content = self.request("GET", f"/api/v2/assets/events?{query}")
+            assert status in (200, 500), content
+            return json.loads(content) if status == 200 else None
+
+        return list(self.until(answer, "the asset events can be listed")["asset_events"])
 
     def until_deferred(self, dag_id: str, run_id: str, *task_ids: str, state: str = "deferred") -> None:
         """Wait until tasks that are not mapped are deferred, their processes have ended and their triggers run.

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import textwrap
 import uuid
-from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -95,6 +94,31 @@ with DAG("lifecycle", default_args=defaults):
     champion >> again >> rows
 """
 
+FAILING = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import IngestOperator, ValidateOperator
+with DAG("failing", default_args={{"store": {store!r}}}):
+    rows = IngestOperator(task_id="rows", name="rows", files={files!r})
+    ValidateOperator(task_id="valid", dataset=rows.output, suite={suite!r})
+"""
+
+FORGETFUL = """
+import shutil
+from airflow.sdk import DAG
+from airflow_mlops.operators import IngestOperator
+
+class ForgetfulOperator(IngestOperator):
+    def finish(self, result, context):
+        shutil.rmtree({folder!r} + "/forgetful/datasets")
+
+for name, files in (
+    ("forgetful", {folder!r} + "/complete.csv"),
+    ("remote", "https://alice:{secret}@127.0.0.1:1/rows.csv?signature={secret}"),
+):
+    with DAG(name):
+        ForgetfulOperator(task_id="rows", name="rows", files=files, format="csv", store="file://{folder}/forgetful")
+"""
+
 RUNNER = """
 import sys
 from airflow.dag_processing.dagbag import DagBag
@@ -107,38 +131,34 @@ for dag_id, dag in bag.dags.items():
 Event = dict[str, Any]
 
 
-@pytest.fixture(scope="module")
-def run_emitting(airflow_db, tmp_path_factory) -> Callable[..., tuple[dict[str, str], list[Event]]]:
+def run_emitting(source: str, log: Path, connections: dict[str, str]) -> tuple[dict[str, str], list[Event]]:
     """Run the DAGs of a file in a separate process with the file transport of the OpenLineage provider.
 
     Return the state of the run of each DAG and the emitted events.
+
+    :param log: file of the events
     """
     from tests.integration.conftest import BUNDLE
 
-    def run(source: str, connections: dict[str, str] | None = None) -> tuple[dict[str, str], list[Event]]:
-        log = tmp_path_factory.mktemp("lineage") / "events.json"
-        file = BUNDLE / f"lineage_{uuid.uuid4().hex}.py"
-        file.write_text(textwrap.dedent(source))
-        transport = {"type": "file", "log_file_path": str(log), "append": True}
-        env = {
-            **os.environ,
-            "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport),
-            "AIRFLOW__OPENLINEAGE__EXECUTION_TIMEOUT": "60",
-            **{f"AIRFLOW_CONN_{name.upper()}": value for name, value in (connections or {}).items()},
-        }
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", RUNNER, str(file), str(BUNDLE)],
-                env=env, capture_output=True, text=True, timeout=600,
-            )  # fmt: skip
-        finally:
-            file.unlink()
-        assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
-        assert SECRET not in log.read_text()
-        states = dict(re.findall(r"^ended: (\S+) (\S+)$", done.stdout, re.MULTILINE))
-        return states, [json.loads(line) for line in log.read_text().splitlines()]
-
-    return run
+    file = BUNDLE / f"lineage_{uuid.uuid4().hex}.py"
+    file.write_text(textwrap.dedent(source))
+    env = {
+        **os.environ,
+        "AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps({"type": "file", "log_file_path": str(log), "append": True}),
+        "AIRFLOW__OPENLINEAGE__EXECUTION_TIMEOUT": "60",
+        **{f"AIRFLOW_CONN_{name.upper()}": value for name, value in connections.items()},
+    }
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", RUNNER, str(file), str(BUNDLE)],
+            env=env, capture_output=True, text=True, timeout=600,
+        )  # fmt: skip
+    finally:
+        file.unlink()
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert SECRET not in log.read_text()
+    states = dict(re.findall(r"^ended: (\S+) (\S+)$", done.stdout, re.MULTILINE))
+    return states, [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def write_flights(database: Path, rows: int = 600) -> None:
@@ -161,8 +181,11 @@ def write_flights(database: Path, rows: int = 600) -> None:
 
 
 @pytest.fixture(scope="module")
-def lifecycle(run_emitting, mlflow_server, tmp_path_factory) -> tuple[dict[str, Event], dict[str, Any]]:
-    """Return the last event of each task of a DAG with every operator, and the configured names and paths."""
+def emitted(airflow_db, mlflow_server, tmp_path_factory) -> tuple[dict[str, str], list[Event], dict[str, Any]]:
+    """Run a DAG with every operator and three small DAGs in one process.
+
+    Return the state of each DAG's run, the emitted events, and the names and paths that the large DAG uses.
+    """
     folder = tmp_path_factory.mktemp("lifecycle")
     write_flights(folder / "flights.db")
     hours = [START + timedelta(hours=number) for number in range(600)]
@@ -185,10 +208,25 @@ def lifecycle(run_emitting, mlflow_server, tmp_path_factory) -> tuple[dict[str, 
             {"conn_type": "mlflow", "host": mlflow_server, "login": "alice", "password": SECRET}
         ),
     }
-    states, events = run_emitting(LIFECYCLE.format(**used), connections)
-    assert states == {"lifecycle": "success"}
-    last = {event["job"]["name"].rpartition(".")[2]: event for event in events if event["eventType"] != "START"}
-    return last, {**used, "folder": str(folder), "mlflow": mlflow_server}
+    small = tmp_path_factory.mktemp("small")
+    (small / "rows.csv").write_text("flight,distance\n1,\n2,5\n")
+    (small / "complete.csv").write_text("a\n1\n")
+    source = (
+        LIFECYCLE.format(**used)
+        + FAILING.format(store=f"file://{small}/store", files=f"{small}/rows.csv", suite=SUITE)
+        + FORGETFUL.format(folder=str(small), secret=SECRET)
+    )
+    states, events = run_emitting(source, folder / "events.json", connections)
+    return states, events, {**used, "folder": str(folder), "mlflow": mlflow_server}
+
+
+@pytest.fixture(scope="module")
+def lifecycle(emitted) -> tuple[dict[str, Event], dict[str, Any]]:
+    """Return the last event of each task of a DAG with every operator, and the configured names and paths."""
+    states, events, used = emitted
+    assert states["lifecycle"] == "success"
+    named = [(event["job"]["name"].split("."), event) for event in events if event["eventType"] != "START"]
+    return {name[-1]: event for name, event in named if name[0] == "lifecycle"}, used
 
 
 def names(datasets: list[Event]) -> set[tuple[str, str]]:
@@ -355,45 +393,8 @@ def test_custom_facets_are_valid_against_their_json_schemas(lifecycle):
     assert seen == {"mlops_model", "mlops_measured", "mlops_verdict", "mlops_usage"}
 
 
-FAILING = """
-from airflow.sdk import DAG
-from airflow_mlops.operators import IngestOperator, ValidateOperator
-with DAG("failing", default_args={{"store": {store!r}}}):
-    rows = IngestOperator(task_id="rows", name="rows", files={files!r})
-    ValidateOperator(task_id="valid", dataset=rows.output, suite={suite!r})
-"""
-
-
-FORGETFUL = """
-import shutil
-from airflow.sdk import DAG
-from airflow_mlops.operators import IngestOperator
-
-class ForgetfulOperator(IngestOperator):
-    def finish(self, result, context):
-        shutil.rmtree({folder!r} + "/forgetful/datasets")
-
-for name, files in (
-    ("forgetful", {folder!r} + "/complete.csv"),
-    ("remote", "https://alice:{secret}@127.0.0.1:1/rows.csv?signature={secret}"),
-):
-    with DAG(name):
-        ForgetfulOperator(task_id="rows", name="rows", files=files, format="csv", store="file://{folder}/forgetful")
-"""
-
-
-@pytest.fixture(scope="module")
-def small(run_emitting, tmp_path_factory) -> tuple[dict[str, str], list[Event]]:
-    """The states and events of three DAGs with one or two tasks, which one process runs."""
-    folder = tmp_path_factory.mktemp("small")
-    (folder / "rows.csv").write_text("flight,distance\n1,\n2,5\n")
-    (folder / "complete.csv").write_text("a\n1\n")
-    failing = FAILING.format(store=f"file://{folder}/store", files=f"{folder}/rows.csv", suite=SUITE)
-    return run_emitting(failing + FORGETFUL.format(folder=str(folder), secret=SECRET))
-
-
-def test_a_failed_validation_emits_its_expectations_as_assertions(small):
-    states, events = small
+def test_a_failed_validation_emits_its_expectations_as_assertions(emitted):
+    states, events, _ = emitted
     assert states["failing"] == "failed"
     (event,) = [event for event in events if event["eventType"] == "FAIL" and event["job"]["name"] == "failing.valid"]
     (read,) = event["inputs"]
@@ -403,17 +404,17 @@ def test_a_failed_validation_emits_its_expectations_as_assertions(small):
     assert event["outputs"] == []
 
 
-def test_a_task_succeeds_if_its_lineage_cannot_be_determined(small):
-    states, events = small
+def test_a_task_succeeds_if_its_lineage_cannot_be_determined(emitted):
+    states, events, _ = emitted
     assert states["forgetful"] == "success"
     (event,) = [event for event in events if event["job"]["name"] == "forgetful.rows" and event["eventType"] != "START"]
     assert event["eventType"] == "COMPLETE"
     assert not event["outputs"]
 
 
-def test_credentials_in_a_url_are_not_emitted(small):
+def test_credentials_in_a_url_are_not_emitted(emitted):
     # That no event contains the secret is asserted where the DAGs are run.
-    states, events = small
+    states, events, _ = emitted
     assert states["remote"] == "failed"
     (event,) = [event for event in events if event["eventType"] == "FAIL" and event["job"]["name"] == "remote.rows"]
     assert names(event["inputs"]) == {("https://127.0.0.1:1", "rows.csv")}

@@ -94,7 +94,7 @@ def test_a_task_leaves_its_result_its_dataset_and_its_asset_event(airflow: LiveA
     result = airflow.xcom("numbers", april, "ingest")
     assert result["dataset"]["rows"] == 2
     assert list((airflow.home / "artifacts").rglob(f"manifests/{result['dataset']['id']}.json"))
-    (event,) = airflow.get("/api/v2/assets/events?source_dag_id=numbers")["asset_events"]
+    (event,) = airflow.asset_events("source_dag_id=numbers")
     assert event["partition_key"] == "2013-04"
     assert event["extra"]["dataset"]["id"] == result["dataset"]["id"]
     assert result["summary"] in airflow.logs("numbers", april, "ingest", try_number=2)

@@ -104,7 +104,7 @@ def trained(airflow: LiveAirflow, model: str, number: int = 1) -> tuple[str, str
 
 
 def events(airflow: LiveAirflow, model: str) -> list[dict[str, Any]]:
-    found = airflow.get("/api/v2/assets/events?limit=100&order_by=-timestamp")["asset_events"]
+    found = airflow.asset_events("limit=100&order_by=-timestamp")
     return [event for event in found if event["uri"] == f"mlops://{model}/retrain"]
 
 

@@ -83,5 +83,5 @@ def test_who_asked_and_why_is_known_wherever_it_leads_and_nobody_asks_in_vain(ai
     _, earlier = check(airflow, "2013-03")
     assert (earlier["decision"], earlier["request"]) == ("watch", None)
     assert "the request of 2013-04 were refused" in earlier["reason"]
-    assert len(airflow.get("/api/v2/assets/events?source_dag_id=monitor")["asset_events"]) == 1
+    assert len(airflow.asset_events("source_dag_id=monitor")) == 1
     assert len(airflow.runs("train")) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -211,6 +211,27 @@ class Performance(Model):
     def higher_is_better(self) -> bool:
         """Return whether larger values of the metric are better."""
         return find_metric(self.metric, self.greater_is_better).higher_is_better
+
+
+class PositiveRate(Model):
+    """The rate of positives: the share of the predictions of a binary model that name the positive class.
+
+    :param low: lower end of the confidence interval
+    :param high: upper end of the confidence interval
+    :param reference: the same share on the held-out split part at training; ``None`` if the profile of the version does not
+        have it
+    :param rows: number of predictions with a score
+    :param threshold: decision threshold of the version
+    :param positive: the positive class
+    """
+
+    value: float
+    low: float
+    high: float
+    reference: float | None = None
+    rows: int
+    threshold: float
+    positive: Any = None
 
 
 class Bias(Model):

@@ -14,7 +14,7 @@ import pyarrow as pa
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.metrics.catalog import is_custom, realised
-from airflow_mlops.metrics.intervals import Interval, mean
+from airflow_mlops.metrics.intervals import Interval, mean, proportion
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, measure, outcomes
 from airflow_mlops.profiles import multivariate, segments
@@ -31,6 +31,9 @@ CONFIDENCE = 0.95
 
 BIAS = "bias"
 """Name of the mean error among the intervals of the profile."""
+
+POSITIVES = "positive_rate"
+"""Name of the share of positive predictions among the intervals of the profile."""
 
 Read = Callable[[], Iterable[pa.RecordBatch]]
 
@@ -91,4 +94,7 @@ def _intervals(contract: ModelContract, known: Outcomes) -> dict[str, Interval]:
     if contract.task != "multiclass" and known.rows:
         with np.errstate(over="ignore", invalid="ignore"):
             found[BIAS] = mean(known.score - known.truth, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2))
+    if contract.task == "binary" and known.rows:
+        share = float(np.mean(known.score >= contract.threshold))
+        found[POSITIVES] = proportion(share, known.rows, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2))
     return {metric: item for metric, item in found.items() if math.isfinite(item.low) and math.isfinite(item.high)}

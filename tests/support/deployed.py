@@ -16,11 +16,13 @@ from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.intervals import proportion
 from airflow_mlops.metrics.realised import Outcomes
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.profiles import segments
 from airflow_mlops.profiles.calibration import calibrate
 from airflow_mlops.profiles.profile import ModelProfile, profile
+from airflow_mlops.profiles.training import POSITIVES
 from tests.support.candidates import linear
 
 FEATURES = ("distance", "wind")
@@ -86,6 +88,7 @@ def promote(
         calibration=calibrate("binary", outcomes) if calibrated else None,
         segments=segments.held_out(cuts, contract, training.to_batches(), outcomes) if calibrated else None,
         importance={"distance": 1.0, "wind": 0.0} if calibrated else {},
+        intervals={POSITIVES: proportion(float((scores >= 0.5).mean()), len(scores), 1.96)} if calibrated else {},
     )
     folder = folder / uuid.uuid4().hex
     (folder / "mlops").mkdir(parents=True)

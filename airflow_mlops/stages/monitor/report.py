@@ -107,6 +107,13 @@ def metrics(findings: Findings) -> dict[str, float]:
             }
     if (bias := findings.bias) is not None:
         numbers |= {"bias": bias.value, "bias_low": bias.low, "bias_high": bias.high, "bias_reference": bias.reference}
+    if (rate := findings.positives) is not None:
+        numbers |= {
+            "positive_rate": rate.value,
+            "positive_rate_low": rate.low,
+            "positive_rate_high": rate.high,
+            "positive_rate_reference": rate.reference,
+        }
     if findings.label_delay is not None:
         numbers |= {f"label_delay_{name}": days for name, days in findings.label_delay}
     return {name: value for name, value in numbers.items() if value is not None}

@@ -16,6 +16,7 @@ import pytest
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import DatasetNotFoundError, ModelFormatError, SpecError
 from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.performance.difference import difference
 from airflow_mlops.policy.findings import Report
@@ -86,6 +87,23 @@ def test_a_window_like_training_is_healthy_and_has_a_report(store, champion):
     assert report.age_days == 30
     # XCom holds the numbers; the data of the plots stay in the store.
     assert len(result.model_dump_json()) < 2_000
+
+
+def test_the_rate_of_positives_is_that_of_the_predictions_and_is_compared_with_the_held_out_rows(store, champion):
+    dataset = outcomes(store, champion, "2013-04", flights(seed=2))
+    result = watch(store, champion, dataset)
+    made = pa.Table.from_batches(open_dataset(store, dataset).batches(columns=["prediction"]))["prediction"]
+    rate = stored(store, champion, "2013-04").positives
+    assert (rate.positive, rate.threshold, rate.rows) == (True, 0.5, 2_000)
+    assert result.metrics["positive_rate"] == rate.value == pc.mean(pc.equal(made, True)).as_py()
+    assert result.metrics["positive_rate_low"] == rate.low < rate.reference < rate.high
+    assert 0.03 < rate.high - rate.low < 0.06
+    page = store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
+    assert f"{100 * rate.value:.3g}%" in page
+    assert "True is predicted at a score of 0.5 or more" in page
+    later = watch(store, champion, outcomes(store, champion, "2013-05", flights(seed=3, shift=1.0)))
+    assert later.metrics["positive_rate_reference"] == rate.reference
+    assert later.metrics["positive_rate_low"] > rate.high
 
 
 def test_drift_without_worse_performance_is_healthy_and_told(store, champion):
@@ -193,7 +211,7 @@ def test_the_report_has_the_segment_and_the_change_point_of_worse_performance(st
     assert last.worst_segment in page
     # The model depends on the distance alone.
     assert {drift.column: drift.importance for drift in report.features} == {"distance": 1.0, "wind": 0.0}
-    assert len(last.model_dump_json()) < 4_000
+    assert len(last.model_dump_json()) < 5_000
 
 
 def test_segments_wait_for_labels_that_can_be_judged(store, champion):

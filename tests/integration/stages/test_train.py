@@ -20,6 +20,7 @@ from airflow_mlops.models.inputs import feature_columns, frame
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.overview import models
 from airflow_mlops.profiles.profile import ModelProfile
+from airflow_mlops.profiles.training import POSITIVES
 from airflow_mlops.registry.versions import download
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import step as evaluate
@@ -91,7 +92,7 @@ def test_a_stored_model_loads_as_scikit_learn_onnx_and_pyfunc(client, store, lea
     }  # fmt: skip
 
 
-def test_the_model_folder_contains_the_contract_and_the_profile(client, learn):
+def test_the_model_folder_contains_the_contract_and_the_profile(client, store, learn):
     result = learn({"estimator": HGB, "params": {"max_iter": 10}})
     folder = download(client, result.candidate)
     contract = OnnxModel.load(folder).contract
@@ -113,6 +114,8 @@ def test_the_model_folder_contains_the_contract_and_the_profile(client, learn):
             assert sum(found.rows) == 300
             assert np.average(found.mean, weights=found.rows) == pytest.approx(value)
     assert known.calibration.rows == 300
+    held_out = OnnxModel.load(folder).predict(open_dataset(store, result.dataset).table("test"))
+    assert known.intervals[POSITIVES].value == np.mean(held_out.prediction == 1)
 
 
 def test_the_run_contains_everything_about_the_training(client, learn):

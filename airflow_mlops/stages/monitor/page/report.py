@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.performance.difference import difference
-from airflow_mlops.performance.findings import Bias, Performance
+from airflow_mlops.performance.findings import Bias, Performance, PositiveRate
 from airflow_mlops.policy.checks import missed_estimate
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.standards import standards
@@ -85,6 +85,8 @@ def _figures(report: Report) -> list[Figure]:
         figures += _standards(found, report)
     if (bias := report.bias) is not None:
         figures.append(Figure("Bias", number(bias.value), _bias(bias, report)))
+    if (rate := report.positives) is not None:
+        figures.append(Figure("Rate of positives", _percent(rate.value), _positives(rate, report)))
     if (found := report.estimated) is not None:
         outside = missed_estimate(report)
         checked = (
@@ -120,6 +122,17 @@ def _bias(bias: Bias, report: Report) -> str:
     trained = f", {number(bias.reference)} at training" if bias.reference is not None else ""
     interval = f"{report.policy.confidence:.0%} interval {number(bias.low)} to {number(bias.high)}"
     return f"{what}; {interval}{trained}{'' if bias.significant else '; not significant'}"
+
+
+def _positives(rate: PositiveRate, report: Report) -> str:
+    trained = f", {_percent(rate.reference)} at training" if rate.reference is not None else ""
+    interval = f"{report.policy.confidence:.0%} interval {_percent(rate.low)} to {_percent(rate.high)}"
+    return f"{rate.positive!r} is predicted at a score of {rate.threshold:.4g} or more; {interval}{trained}"
+
+
+def _percent(rate: float) -> str:
+    # Three digits, because the positive class may be rare.
+    return f"{100 * rate:.3g}%"
 
 
 def _expected(found: Performance, reference: float, report: Report) -> str:

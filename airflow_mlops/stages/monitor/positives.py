@@ -1,0 +1,53 @@
+"""Measure the rate of positives: how often a binary model predicts its positive class."""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+
+from airflow_mlops.drift.training_reference import TrainingReference
+from airflow_mlops.metrics.intervals import proportion
+from airflow_mlops.metrics.realised import scores
+from airflow_mlops.performance.findings import PositiveRate
+from airflow_mlops.profiles.training import POSITIVES
+from airflow_mlops.stages.monitor import clusters
+from airflow_mlops.stages.monitor.check import Check
+
+
+def positive_rate(check: Check, reference: TrainingReference) -> PositiveRate | None:
+    """Measure the share of the predictions that name the positive class.
+
+    The share changes with the scores and with the decision threshold. It causes no alarm of its own: the drift test of
+    the scores has a stated rate of false alarms, and this share says what a drift of the scores means for decisions.
+
+    :param reference: the training reference of the version that made the predictions
+    :return: ``None`` if the model is not binary, or if no score is a finite number
+    :raises SpecError: the predictions do not have the column ``policy.groups``
+    """
+    contract = reference.contract
+    if contract.task != "binary":
+        return None
+    rows = positives = 0
+    for batch in scores(check.batches(["score"]), labelled=False):
+        finite = batch[np.isfinite(batch)]
+        rows += len(finite)
+        positives += int(np.count_nonzero(finite >= contract.threshold))
+    if not rows:
+        return None
+    z = NormalDist().inv_cdf(0.5 + check.policy.confidence / 2)
+    found, design = proportion(positives / rows, rows, z), clusters.of_scores(check)
+    factor = 1.0 if design is None else design.factor(z)
+    low, high = found.value - factor * (found.value - found.low), found.value + factor * (found.high - found.value)
+    trained = reference.profile.intervals.get(POSITIVES)
+    return PositiveRate(
+        value=found.value,
+        # One cluster says nothing about others.
+        low=max(0.0, low) if math.isfinite(factor) else 0.0,
+        high=min(1.0, high) if math.isfinite(factor) else 1.0,
+        reference=trained.value if trained is not None else None,
+        rows=rows,
+        threshold=contract.threshold,
+        positive=contract.positive,
+    )

@@ -11,6 +11,7 @@ from airflow_mlops.core.base import Model
 
 Task = Literal["binary", "multiclass", "regression"]
 Precision = Literal["float32", "float64"]
+CalibrationMethod = Literal["isotonic", "sigmoid", "temperature"]
 
 THRESHOLD = 0.5
 """The default decision threshold. A binary model predicts the positive class if the probability of that class is at
@@ -104,6 +105,58 @@ class ThresholdChoice(Model):
     curve: list[ThresholdPoint] = Field(default_factory=list)
 
 
+class CalibrationMap(Model):
+    """A function that calibrates the score of a class, see :mod:`airflow_mlops.models.calibration`.
+
+    :param slope: factor of the score; for ``temperature``, the inverse temperature. Not used by ``isotonic``
+    :param intercept: summand of the score; not used by ``isotonic``
+    :param scores: for ``isotonic``, the ends of the pieces of the piecewise-linear function, ascending, shape (m,)
+    :param probabilities: for ``isotonic``, the values at ``scores``, shape (m,)
+    """
+
+    slope: float = 0.0
+    intercept: float = 0.0
+    scores: list[float] = Field(default_factory=list)
+    probabilities: list[float] = Field(default_factory=list)
+
+
+class ReliabilityPoint(Model):
+    """A bin of a reliability diagram.
+
+    :param predicted: mean predicted probability of the positive class
+    :param observed: share of the positive class
+    :param rows: number of rows
+    """
+
+    predicted: float
+    observed: float
+    rows: int
+
+
+class Calibration(Model):
+    """How the probabilities of a classifier were calibrated with ``calibration=``.
+
+    :param method: the method
+    :param maps: the fitted functions: of the second class (binary), of each class (multiclass), or one of all classes
+        (``temperature``)
+    :param rows: number of rows to which the functions were fitted. They are part of the split part `train`, but the model was not
+        fitted to them. 0 if the functions of an earlier training were kept
+    :param source: the choice of these rows in words; empty without rows
+    :param before: log loss and, for a binary task, Brier score and expected calibration error on held-out rows without the
+        calibration, by name of the metric; empty without rows
+    :param after: the same with the calibration
+    :param curve_before: for a binary task, the reliability diagram of the held-out rows without the calibration
+    """
+
+    method: CalibrationMethod
+    maps: list[CalibrationMap]
+    rows: int = 0
+    source: str = ""
+    before: dict[str, float] = Field(default_factory=dict)
+    after: dict[str, float] = Field(default_factory=dict)
+    curve_before: list[ReliabilityPoint] = Field(default_factory=list)
+
+
 class ModelContract(Model):
     """The contract of a model: its features, label, ML task and training set.
 
@@ -120,6 +173,8 @@ class ModelContract(Model):
         least the threshold
     :param threshold_choice: how the threshold was set with ``threshold=``; ``None`` if it is the threshold of the estimator, and in
         contracts written before this field existed
+    :param calibration: how the probabilities were calibrated with ``calibration=``; ``None`` if they are those of the estimator, and
+        in contracts written before this field existed. The calibration is part of the ONNX export
     :param metrics: metrics on held-out rows, by name of the metric
     :param parity: difference between the model and its ONNX export; ``None`` in contracts written before this field
         existed
@@ -141,6 +196,7 @@ class ModelContract(Model):
     positive: Any = None
     threshold: float = THRESHOLD
     threshold_choice: ThresholdChoice | None = None
+    calibration: Calibration | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     parity: Parity | None = None
     dataset_name: str
@@ -152,16 +208,18 @@ class ModelContract(Model):
     def with_positive(self, positive: Any) -> ModelContract:
         """Return the contract of the same binary model with ``positive`` as the positive class.
 
-        The decision threshold is converted, so the predicted labels stay the same. How it was chosen for the other class is
-        left out.
+        The decision threshold is converted, so the predicted labels stay the same. How it was chosen for the other class, and
+        the reliability diagram of the other class, are left out.
         """
         if positive == self.positive:
             return self
+        calibration = self.calibration and self.calibration.model_copy(update={"curve_before": []})
         return self.model_copy(
             update={
                 "positive": positive,
                 "threshold": opposite_threshold(self.threshold),
                 "threshold_choice": None,
+                "calibration": calibration,
             }
         )
 

@@ -10,18 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from airflow_mlops.core.contract import THRESHOLD, ModelContract
+from airflow_mlops.core.contract import THRESHOLD, Calibration, ModelContract
 from airflow_mlops.core.errors import TrainingError, one_line
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.metrics.rows import encode
+from airflow_mlops.models.calibration import fit as fit_calibration
+from airflow_mlops.models.calibration import require_rows
 from airflow_mlops.models.inputs import feature_columns, frame
 from airflow_mlops.models.scorer import from_values
 from airflow_mlops.models.trainers import trainer_module
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
+from airflow_mlops.models.trainers.calibrated import CalibratedModel
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec, TrainerSpec
+from airflow_mlops.models.trainers.validation import SHARE
 from airflow_mlops.models.training_data import TRAIN, label_values
 
 if TYPE_CHECKING:
@@ -61,22 +66,33 @@ def refit(spec: TrainerSpec, seed: int, contract: ModelContract, rows: pa.Table)
 
     :param spec: the trainer
     :param seed: seed of the training
-    :param contract: names the ML task, the features and the positive class
+    :param contract: names the ML task, the features, the positive class and the calibration. A calibration is fitted anew, to random
+        rows to which the model is not fitted
     :param rows: the features, the label in the column ``label``, and the column :data:`AGE` if the rows have weights. The
         newest row has the weight 1. A network (TorchTrainer) is fitted without weights
-    :raises TrainingError: the model cannot be fitted to the rows
+    :raises TrainingError: the model cannot be fitted to the rows, or there are too few rows for the calibration
     """
+    calibration, aside = contract.calibration, None
+    if calibration is not None:
+        rows, aside = _set_aside(calibration, seed, contract, rows)
     data = _training_data(contract, rows)
     if isinstance(spec, TorchTrainerSpec):
         with tempfile.TemporaryDirectory() as folder:
             model = _fit(spec, seed, data, _streamed(Path(folder), contract, rows))
     else:
         model = _fit(spec, seed, data, None)
+    if calibration is not None and aside is not None:
+        model, calibration = _calibrated(calibration, model, data, contract, aside)
     binary = contract.task == "binary"
     # A threshold that was chosen for the champion is not chosen again, so that both are compared at one threshold.
     own = model.threshold(contract.positive) if binary else THRESHOLD
     threshold = own if contract.threshold_choice is None else contract.threshold
-    fields = {"features": data.features, "classes": data.classes, "threshold": threshold}
+    fields = {
+        "features": data.features,
+        "classes": data.classes,
+        "threshold": threshold,
+        "calibration": calibration,
+    }
     return Refitted(model, ModelContract(**{**dict(contract), **fields}))
 
 
@@ -96,6 +112,27 @@ def losses(
     if outcomes.rows != len(label):
         raise metrics.UnmeasurableError("a label or a score is not a finite number")
     return metrics.losses(metric, outcomes)
+
+
+def _set_aside(
+    calibration: Calibration, seed: int, contract: ModelContract, rows: pa.Table
+) -> tuple[pa.Table, pa.Table]:
+    """Divide rows at random into those to fit a model to and those to calibrate the model on."""
+    labels = label_values(rows.column(LABEL), contract.task, f"Label {contract.label!r}")
+    aside = np.random.default_rng((seed + 1, 2**32)).random(len(labels)) < SHARE
+    require_rows(calibration.method, labels[aside], np.unique(labels[~aside]).tolist(), "random rows")
+    return rows.filter(pa.array(~aside)), rows.filter(pa.array(aside))
+
+
+def _calibrated(
+    calibration: Calibration, model: FittedModel, data: TrainingData, contract: ModelContract, aside: pa.Table
+) -> tuple[FittedModel, Calibration]:
+    found = _training_data(contract, aside)
+    codes = encode(found.labels, data.classes)
+    known = codes >= 0
+    maps = fit_calibration(calibration.method, model.predict(found.frame)[known], codes[known])
+    calibrated = CalibratedModel(model, calibration.method, maps, len(data.classes))
+    return calibrated, Calibration(method=calibration.method, maps=maps, rows=int(known.sum()), source="random rows")
 
 
 def _training_data(contract: ModelContract, rows: pa.Table) -> TrainingData:

@@ -32,6 +32,8 @@ class TrainOperator(StepOperator):
         that the model is not fitted to: ``{"maximise": "f1"}`` (or ``accuracy``, ``balanced_accuracy``), ``{"precision": 0.9}``,
         ``{"recall": 0.9}`` or ``{"cost": {"false_positive": 1, "false_negative": 20}}``. By default, the threshold of the
         estimator, 0.5
+    :param calibration: method by which the probabilities of a classifier are calibrated, on training rows that the model is not
+        fitted to: ``"isotonic"``, ``"sigmoid"`` or ``"temperature"``. By default, they are those of the estimator
     :param experiment: name of the MLflow experiment; by default ``model``
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     :param seed: random seed of the training, which is passed as ``random_state`` to estimators and as ``seed`` to
@@ -52,6 +54,7 @@ class TrainOperator(StepOperator):
         trainer: Any,
         metrics: Sequence[str | Mapping[str, Any]] | None = None,
         threshold: float | str | Mapping[str, Any] | None = None,
+        calibration: str | None = None,
         experiment: str | None = None,
         mlflow_conn_id: str = "mlflow_default",
         seed: int | str = 0,
@@ -67,6 +70,10 @@ class TrainOperator(StepOperator):
             from airflow_mlops.models.threshold_rule import check_threshold
 
             check_threshold(threshold, f"The threshold of task {self.task_id!r}")
+        if calibration is not None and not is_template(calibration):
+            from airflow_mlops.models.calibration_rule import check_calibration
+
+            check_calibration(calibration, f"The calibration of task {self.task_id!r}")
         self.assign_parameters(locals())
 
     def finish(self, result: dict[str, Any], context: Context) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,14 @@ def flights(rows: int, task: str = "binary", seed: int = 0) -> pa.Table:
             "late": late,
         }
     )
+
+
+def timed(rows: int, seed: int, task: str = "binary") -> pa.Table:
+    """Flights with a time, in an order that is not that of the times."""
+    table = flights(rows, task, seed)
+    start = datetime(2024, 1, 1, tzinfo=timezone.utc)
+    hours = np.random.default_rng(seed).permutation(rows)
+    return table.append_column("at", pa.array([start + timedelta(hours=int(hour)) for hour in hours]))
 
 
 def stamped(rows: int, task: str = "binary", seed: int = 0) -> pa.Table:

@@ -22,7 +22,6 @@ def save(folder: Path, model: Model, requirements: list[str], exported: bytes) -
     """
     import mlflow.onnx
     import onnx
-    from mlflow import pyfunc
 
     mlflow.onnx.save_model(
         onnx.load_from_string(exported),
@@ -33,7 +32,20 @@ def save(folder: Path, model: Model, requirements: list[str], exported: bytes) -
         save_as_external_data=False,
     )
     # MLflow's own pyfunc of ONNX models passes columns of shape (n,) and returns flattened probabilities.
-    (folder / "code").mkdir()
+    predict_by_onnx(folder, model)
+
+
+def predict_by_onnx(folder: Path, model: Model) -> None:
+    """Let MLflow's ``python_function`` of a stored model predict by the ONNX export, as scoring does.
+
+    :param folder: folder of the stored model
+    :param model: MLflow's description of the model, which is changed
+    """
+    from mlflow import pyfunc
+
+    (folder / "code").mkdir(exist_ok=True)
     shutil.copy(Path(__file__).with_name("loader.py"), folder / "code" / f"{_LOADER}.py")
-    fields = model.flavors[pyfunc.FLAVOR_NAME]
+    # Of scikit-learn, the loader has other settings.
+    others = ("model_path", "predict_fn")
+    fields = {name: value for name, value in model.flavors[pyfunc.FLAVOR_NAME].items() if name not in others}
     model.add_flavor(pyfunc.FLAVOR_NAME, **{**fields, pyfunc.MAIN: _LOADER, pyfunc.DATA: "model.onnx", "code": "code"})

@@ -18,15 +18,16 @@ def name_inputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
 
     :param names: the new name of each input, in the order of the inputs
     """
-    values = set(_values(model.graph))
+    present = set(values(model.graph))
     renamed = {item.name: name for item, name in zip(model.graph.input, names, strict=True)}
-    taken = {*values, *names}
-    renamed |= {name: _unique(name, taken) for name in names if name in values and name not in renamed}
+    taken = {*present, *names}
+    renamed |= {name: unique(name, taken) for name in names if name in present and name not in renamed}
     _rename(model.graph, renamed)
     return model
 
 
-def _unique(name: str, taken: set[str]) -> str:
+def unique(name: str, taken: set[str]) -> str:
+    """Return ``name``, with underscores if it is taken, and add it to ``taken``."""
     while name in taken:
         name += "_"
     taken.add(name)
@@ -40,14 +41,14 @@ def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
         yield from attribute.graphs
 
 
-def _values(graph: GraphProto) -> Iterator[str]:
+def values(graph: GraphProto) -> Iterator[str]:
     """Yield the names of all values of a graph and of its subgraphs, which share one namespace."""
     for items in (graph.input, graph.output, graph.initializer):
         yield from (item.name for item in items)
     for node in graph.node:
         yield from (*node.input, *node.output)
         for subgraph in _subgraphs(node):
-            yield from _values(subgraph)
+            yield from values(subgraph)
 
 
 def _rename(graph: GraphProto, renamed: Mapping[str, str]) -> None:

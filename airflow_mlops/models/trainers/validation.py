@@ -1,4 +1,4 @@
-"""Hold out rows of the split part ``train``, for early stopping or a threshold. The split part ``test`` is not read.
+"""Hold out rows of the split part ``train``, for early stopping, a calibration or a threshold. The split part ``test`` is not read.
 
 The newest rows are held out if the training set has event times, whole groups if it was split by a group, and otherwise
 random rows.
@@ -19,6 +19,9 @@ from airflow_mlops.data.moments import as_utc
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+
+SHARE = 0.2
+"""Share of the training rows that are set aside for a calibration or a decision threshold."""
 
 _OTHERWISE = "set validation=0, which disables early stopping"
 

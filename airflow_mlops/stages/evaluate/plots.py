@@ -57,7 +57,7 @@ def draw(
         positive = is_positive(truth, contract.classes, contract.positive)
         figures["roc"] = _roc(positive, models)
         figures["precision_recall"] = _precision_recall(positive, models)
-        figures["calibration"] = _calibration(positive, models, contract.positive)
+        figures["calibration"] = _calibration(positive, models, contract)
     if contract.threshold_choice is not None and contract.threshold_choice.curve:
         figures["threshold"] = _threshold(contract.threshold, contract.threshold_choice)
     if contract.task == "multiclass" and scored:
@@ -161,7 +161,7 @@ def _threshold(threshold: float, choice: ThresholdChoice) -> Figure:
     return figure
 
 
-def _calibration(positive: NDArray[np.bool_], models: list[Measurement], label: Any) -> Figure:
+def _calibration(positive: NDArray[np.bool_], models: list[Measurement], contract: ModelContract) -> Figure:
     figure = Figure(figsize=(5.6, 5.4), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     style(axes)
@@ -175,7 +175,17 @@ def _calibration(positive: NDArray[np.bool_], models: list[Measurement], label: 
         below.hist(
             _score(model), bins=40, range=(0, 1), histtype="step", color=look["color"], linestyle=look["linestyle"]
         )
-    axes.set(ylim=(-0.01, 1.01), ylabel=f"observed share of {label!r}")
+    if contract.calibration is not None and (before := contract.calibration.curve_before):
+        name = f"{models[0].name} without {contract.calibration.method} (ECE {contract.calibration.before['ece']:.3f})"
+        axes.plot(
+            [point.predicted for point in before],
+            [point.observed for point in before],
+            marker="x",
+            markersize=4,
+            color=GREY,
+            label=name,
+        )
+    axes.set(ylim=(-0.01, 1.01), ylabel=f"observed share of {contract.positive!r}")
     below.set(xlim=(-0.01, 1.01), xlabel="predicted probability", ylabel="rows")
     below.yaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc="upper left", frameon=False)

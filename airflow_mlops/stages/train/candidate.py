@@ -20,7 +20,8 @@ from airflow_mlops.models.trainers.base import FittedModel, TrainingData, Traini
 from airflow_mlops.models.trainers.spec import TrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, check_parts, new_contract, read_part
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.train import threshold
+from airflow_mlops.stages.train import calibration, threshold
+from airflow_mlops.stages.train.aside import Divided, divided
 from airflow_mlops.stages.train.spec import TrainSpec
 
 # Number of held-out rows in which the labels of a model's own predict() are compared with those of its contract.
@@ -87,7 +88,7 @@ def fit_candidate(
     """Fit one candidate, export the model to ONNX, and measure the model on the split part ``test``.
 
     :param dataset: the training set
-    :param train: the rows to fit the model to, and to choose the threshold on if the spec has a rule for it
+    :param train: the rows to fit the model to, and to calibrate and to choose the threshold on if the spec asks for it
     :param test: rows of the split part ``test``
     :param run: checkpoint and log functions of the training
     :raises TrainingError: the model cannot be fitted to the data
@@ -95,35 +96,42 @@ def fit_candidate(
     """
     trainer: Any = trainer_module(spec.trainer.kind)
     threshold.check_task(spec.threshold, train.task)
-    train, run, aside = _without_set_aside(spec, dataset, train, run)
+    calibration.check_task(spec.calibration, train.task)
+    train, run, parts = _without_set_aside(spec, dataset, train, run)
     with Phase(context, "Fitted") as fitting:
         model: FittedModel = trainer.fit(spec.trainer, train, spec.seed, run)
     with Phase(context, "Exported to ONNX and measured"):
         contract = new_contract(dataset, train, model)
+        if spec.calibration is not None:
+            model, contract = calibration.calibrated(
+                spec.calibration, model, contract, parts.calibration, run.part, train, test
+            )
         if spec.threshold is None:
             _report_other_labels(model, contract, test, context)
         else:
             # A rule needs the scores of an export.
+            aside = parts.threshold
             first = parity.export(model, contract, train, test, lambda message: None).content if aside else b""
             contract = threshold.with_threshold(spec.threshold, contract, aside, run.part, first, context.progress)
         export = parity.export(model, contract, train, test, context.progress)
         metrics = _measure(contract, test, export.predictions, spec.metrics)
+        contract = calibration.with_metrics(contract, test, export.predictions, context.progress)
     contract = contract.model_copy(update={"metrics": metrics, "parity": export.parity})
     return Fitted(model, export.content, contract, export.predictions, metrics, fitting.seconds, train)
 
 
 def _without_set_aside(
     spec: TrainSpec, dataset: Dataset, train: TrainingData, run: TrainingRun
-) -> tuple[TrainingData, TrainingRun, threshold.SetAside | None]:
-    """Leave out the rows on which the threshold is chosen.
+) -> tuple[TrainingData, TrainingRun, Divided]:
+    """Leave out the rows that are set aside for a calibration or a threshold.
 
-    :return: the rows to fit the model to, the run that reads them, and the rows that are set aside
+    :return: the rows to fit the model to, the run that reads them, and all parts
     """
-    aside = threshold.set_aside(spec.threshold, dataset, run.part, train.labels, spec.seed)
-    if aside is None:
-        return train, run, None
-    rest = read_part(aside.fitted, run.part, SAMPLE_ROWS if _streams(spec) else None)
-    return rest, replace(run, dataset=aside.fitted), aside
+    parts = divided(spec, dataset, run.part, train.labels)
+    if parts.fitted is dataset:
+        return train, run, parts
+    rest = read_part(parts.fitted, run.part, SAMPLE_ROWS if _streams(spec) else None)
+    return rest, replace(run, dataset=parts.fitted), parts
 
 
 def _report_other_labels(model: FittedModel, contract: ModelContract, test: TrainingData, context: StepContext) -> None:

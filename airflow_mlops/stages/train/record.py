@@ -118,6 +118,10 @@ def log_run(
     }
     if (choice := fitted.contract.threshold_choice) is not None:
         params |= {"threshold": fitted.contract.threshold, "threshold_rule": choice.rule, "threshold_rows": choice.rows}
+    if (calibration := fitted.contract.calibration) is not None:
+        params |= {"calibration": calibration.method, "calibration_rows": calibration.rows}
+        if test is not None:
+            metrics |= {f"uncalibrated_{name}": value for name, value in calibration.before.items()}
     if rule := manifest.details.get("window_rule"):
         params |= {"window_rule": rule["rule"], "window": Window.model_validate(rule["window"]).label}
     now = int(time.time() * 1000)

@@ -11,6 +11,7 @@ from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
 from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric
+from airflow_mlops.models.calibration_rule import CalibrationInput
 from airflow_mlops.models.threshold_rule import ThresholdInput
 from airflow_mlops.models.trainers.spec import TrainerInput
 from airflow_mlops.registry.names import SEARCH_TAG
@@ -26,6 +27,8 @@ class TrainSpec(Spec):
         see :mod:`airflow_mlops.metrics.custom`, and expected costs, see :mod:`airflow_mlops.metrics.costs`
     :param threshold: rule for the decision threshold of a binary model, or the threshold as a number, see
         :class:`airflow_mlops.models.threshold_rule.ThresholdRule`; by default the threshold of the estimator, 0.5
+    :param calibration: method by which the probabilities of a classifier are calibrated, see
+        :mod:`airflow_mlops.models.calibration`; by default they are those of the estimator
     :param seed: random seed. The same data, code and seed give the same model
     :param mlflow: the connection to MLflow, and the name of the experiment; by default the name of the model
     :param tags: tags for the MLflow run of the training
@@ -36,6 +39,7 @@ class TrainSpec(Spec):
     trainer: TrainerInput
     metrics: list[Annotated[MetricName, AfterValidator(check_on_request)]] = Field(default_factory=list)
     threshold: ThresholdInput = None
+    calibration: CalibrationInput = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     mlflow: MLflowTarget = MLflowTarget()
     tags: dict[str, str] = Field(default_factory=dict)

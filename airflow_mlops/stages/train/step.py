@@ -20,6 +20,7 @@ from airflow_mlops.metrics.catalog import is_custom
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec
+from airflow_mlops.models.trainers.validation import SHARE
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, read_part, unseen_classes
 from airflow_mlops.overview import index
 from airflow_mlops.registry.client import connect, registry_errors
@@ -28,7 +29,8 @@ from airflow_mlops.registry.tags import run_tags
 from airflow_mlops.registry.versions import IDENTITY, download, identical, model_id_of, of_run, register
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.search.spec import SearchSpec
-from airflow_mlops.stages.train import record, threshold, warm_start
+from airflow_mlops.stages.train import record, warm_start
+from airflow_mlops.stages.train.aside import divided, uses
 from airflow_mlops.stages.train.candidate import Phase, fit_candidate, load_data
 from airflow_mlops.stages.train.package import write_package
 from airflow_mlops.stages.train.runs import drop_checkpoint, logged_run, unlogged_run
@@ -110,8 +112,8 @@ def _count(classes: Sequence[Any], test: TrainingData) -> str:
 
 
 def _set_aside(spec: TrainSpec) -> str:
-    rule = spec.threshold
-    return "" if rule is None or rule.value is not None else f" (about {threshold.SHARE:.0%} of them for the threshold)"
+    found = " and ".join(f"the {use}" for use in uses(spec))
+    return f" (about {SHARE:.0%} of them for {found})" if found else ""
 
 
 def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
@@ -126,7 +128,8 @@ def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
 
     fields = {name: getattr(spec, name) for name in ("dataset", "model", "seed", "mlflow", "tags")}
     result = search.run_in_one_task(SearchSpec(search=spec.trainer, **fields), context)
-    return TrainSpec(trainer=result.model_dump(mode="json"), metrics=spec.metrics, threshold=spec.threshold, **fields)
+    fields |= {name: getattr(spec, name) for name in ("metrics", "threshold", "calibration")}
+    return TrainSpec(trainer=result.model_dump(mode="json"), **fields)
 
 
 def assist(spec: TrainSpec, context: StepContext) -> None:
@@ -144,8 +147,8 @@ def assist(spec: TrainSpec, context: StepContext) -> None:
         )
     dataset = select_one(context.store, spec.dataset, context.kept)
     train = read_part(dataset, TRAIN, SAMPLE_ROWS)
-    if (aside := threshold.set_aside(spec.threshold, dataset, TRAIN, train.labels, spec.seed)) is not None:
-        dataset = aside.fitted
+    if uses(spec):
+        dataset = divided(spec, dataset, TRAIN, train.labels).fitted
         train = read_part(dataset, TRAIN, SAMPLE_ROWS)
     run = replace(unlogged_run(context, dataset), finished=lambda: context.store.exists(context.key))
     torch.assist(spec.trainer, train, spec.seed, run)

@@ -1,46 +1,23 @@
 """Sets the decision threshold of a candidate by the rule of the training (``threshold=``).
 
-A share of the split part ``train`` is set aside. The model is not fitted to these rows, and gates do not use them. The threshold is
-chosen by the scores of the ONNX export, which scoring compares with the threshold.
+The threshold is chosen on rows that :mod:`airflow_mlops.stages.train.aside` sets aside, by the scores of the ONNX export, which
+scoring compares with the threshold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from airflow_mlops.core.contract import THRESHOLD, ModelContract, Task, ThresholdChoice
-from airflow_mlops.core.errors import SpecError, TrainingError
-from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.metrics.rows import is_positive
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.threshold_choice import choose
 from airflow_mlops.models.threshold_rule import ThresholdRule
-from airflow_mlops.models.trainers.validation import held_out
 from airflow_mlops.models.training_data import label_values
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-SHARE = 0.2
-"""Share of the training rows on which a threshold is chosen."""
-
-
-@dataclass(frozen=True)
-class SetAside:
-    """Training rows that are set aside to choose the threshold on them, and the others.
-
-    :param fitted: the rows to fit the model to
-    :param chosen: the rows to choose the threshold on
-    :param source: the choice of these rows in words
-    """
-
-    fitted: Dataset
-    chosen: Dataset
-    source: str
+from airflow_mlops.stages.train.aside import SetAside
 
 
 def check_task(rule: ThresholdRule | None, task: Task) -> None:
@@ -50,36 +27,6 @@ def check_task(rule: ThresholdRule | None, task: Task) -> None:
     """
     if rule is not None and task != "binary":
         raise SpecError(f"`threshold` is set, but a {task} model has no decision threshold. Remove `threshold`.")
-
-
-def set_aside(
-    rule: ThresholdRule | None, dataset: Dataset, part: str | None, labels: NDArray[Any], seed: int
-) -> SetAside | None:
-    """Divide the training rows if the rule chooses a threshold.
-
-    The newest rows are set aside if the training set has event times, whole groups if it was split by a group, and otherwise
-    random rows.
-
-    :param part: name of the split part that the training reads; ``None`` for all rows
-    :param labels: labels of these rows, shape (n,)
-    :return: ``None`` if no threshold is chosen on rows
-    :raises TrainingError: one of the two has no rows, or only rows of one class
-    """
-    if rule is None or rule.value is not None:
-        return None
-    otherwise = "give `threshold` as a number"
-    # The trainer may draw validation rows with the same seed.
-    chosen, source = held_out(
-        dataset, part, len(labels), SHARE, seed + 1, setting="the choice of a threshold", otherwise=otherwise
-    )
-    for rows, use in ((chosen, "a threshold is chosen on"), (~chosen, "the model is fitted to")):
-        if len(found := np.unique(labels[rows])) < 2:
-            raise TrainingError(
-                f"All {int(rows.sum()):,} rows of training set {dataset.manifest.name!r} that {use} have the label "
-                f"{found.tolist()[0]!r}, but both classes are needed ({source} are set aside to choose a threshold). Use more rows, "
-                f"or {otherwise}."
-            )
-    return SetAside(dataset.chosen(part, ~chosen), dataset.chosen(part, chosen), source)
 
 
 def with_threshold(
@@ -93,7 +40,7 @@ def with_threshold(
     """Return the contract of a model with the threshold of the rule.
 
     :param contract: contract with the threshold of the estimator
-    :param aside: the rows that :func:`set_aside` returned
+    :param aside: the rows to choose the threshold on; ``None`` if the rule is a number
     :param part: name of the split part that the training reads; ``None`` for all rows
     :param exported: the ONNX export of the model
     :param progress: function that writes a message to the task's log

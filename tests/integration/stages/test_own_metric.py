@@ -93,7 +93,12 @@ def test_a_search_minimizes_or_maximizes_the_metric(client, learn):
     space = {"max_depth": Int(1, 6)}
     trainer = SklearnTrainer(TREE, params={"min_samples_leaf": 20})
     for declared, metric, up in ((BRIER, BRIER, True), (COST, COST, False), (EXPECTED, EXPECTED_COST, None)):
-        made = learn(Search(trainer, space, trials=5, folds=3, metric=declared, greater_is_better=up, pruner=None))
+        search = Search(trainer, space, trials=5, folds=3, metric=declared, greater_is_better=up, pruner=None)
+        made = learn(search, calibration="sigmoid")
+        # The trials are not calibrated, but the model that is trained with the best parameters is.
+        params = client.get_run(made.run_id).data.params
+        assert int(params["calibration_rows"]) + int(params["train_rows"]) == 2_000
+        assert "(about 20% of them for the calibration)" in made.summary
         run = client.get_run(client.get_run(made.run_id).data.tags["mlops.search"])
         trials = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
         values = [trial.data.metrics[metric] for trial in trials]
@@ -162,6 +167,12 @@ def test_mistakes_are_found_when_the_dag_is_parsed():
     with pytest.raises(SpecError, match="threshold of task 'train' .*did you mean 'maximise'"):
         TrainOperator(task_id="train", dataset={}, model="m", trainer=tree(2), threshold={"maximize": "f1"})
     TrainOperator(task_id="train", dataset={}, model="m", trainer=tree(2), threshold="{{ params.threshold }}")
+    with pytest.raises(SpecError, match="calibration of task 'train' .*did you mean 'isotonic'"):
+        TrainOperator(task_id="train", dataset={}, model="m", trainer=tree(2), calibration="isotonik")
+    made = TrainOperator(
+        task_id="train", dataset={}, model="m", trainer=tree(2), calibration="{{ params.calibration }}"
+    )
+    assert made.calibration == "{{ params.calibration }}"
     with pytest.raises(SpecError, match="policy: .*greater_is_better"):
         parse(MonitorSpec, {"model": "m", "policy": {"metric": COST}}, "Task 'monitor'")
 

@@ -7,6 +7,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.models import contracts
+from airflow_mlops.models.calibration import calibrate
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.registry.integrity import file_hashes
 from airflow_mlops.registry.ledger import Ledger
@@ -386,6 +388,38 @@ def test_the_threshold_that_was_chosen_is_shown_and_kept(client, chain):
     kept = OnnxModel.load(download(client, new)).contract
     assert (kept.threshold, kept.threshold_choice) == (contract.threshold, choice)
     assert kept.refit_of == judged.version
+    for version in (judged.version, new.version):
+        again = reproduce.run(ReproduceSpec(model=chain.model, version=version), chain.context)
+        assert again.reproduced, again.summary
+
+
+def test_a_calibrated_model_is_shown_scored_and_kept(client, chain):
+    dataset = chain.build(EXPANDING, month="2013-04")
+    judged = chain.train(dataset, calibration="sigmoid")
+    model = OnnxModel.load(download(client, judged))
+    calibration = model.contract.calibration
+    run = client.get_run(judged.run_id).data
+    assert (run.params["calibration"], int(run.params["calibration_rows"])) == ("sigmoid", calibration.rows)
+    assert int(run.params["train_rows"]) == pytest.approx(4 * calibration.rows, abs=4)
+    assert run.metrics["log_loss"] == calibration.after["log_loss"]
+    assert run.metrics["uncalibrated_log_loss"] == calibration.before["log_loss"]
+    verdict = chain.judge(judged)
+    card = artifact(client, judged, "evaluation/model_card.md")
+    assert f"by the method sigmoid, on {calibration.rows:,} training rows to which the model was not fitted" in card
+    assert f"| ece | {calibration.before['ece']:.4g} | {calibration.after['ece']:.4g} |" in card
+    # MLflow's own function predicts as scoring does. The estimator alone does not.
+    rows = open_dataset(chain.store, dataset).table("test")
+    features = rows.select([feature.name for feature in model.contract.features]).to_pandas().astype(float)
+    uri = f"models:/{judged.model}/{judged.version}"
+    found = model.predict(rows)
+    np.testing.assert_array_equal(mlflow.pyfunc.load_model(uri).predict(features), found.prediction)
+    own = mlflow.sklearn.load_model(uri).predict_proba(features)
+    np.testing.assert_allclose(calibrate("sigmoid", calibration.maps, own), found.probabilities, atol=1e-5)
+    assert ((own[:, 1] >= 0.5) != found.prediction).any()
+
+    new = chain.refit(verdict).verdict.winner
+    kept = OnnxModel.load(download(client, new)).contract
+    assert (kept.calibration, kept.refit_of) == (calibration, judged.version)
     for version in (judged.version, new.version):
         again = reproduce.run(ReproduceSpec(model=chain.model, version=version), chain.context)
         assert again.reproduced, again.summary

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -21,7 +19,7 @@ from airflow_mlops.stages.train.runs import unlogged_run
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.stages.train.threshold import with_threshold
 from airflow_mlops.trainers import LightGBMTrainer, SklearnTrainer, TorchTrainer
-from tests.support.training import flights, training_set
+from tests.support.training import flights, timed, training_set
 
 LOGISTIC = SklearnTrainer("sklearn.linear_model.LogisticRegression", {"max_iter": 1_000})
 TREES = LightGBMTrainer(params={"num_leaves": 7, "min_child_samples": 5, "num_threads": 1}, rounds=5, validation=0.1)
@@ -32,14 +30,6 @@ COST = {"cost": {"false_positive": 1, "false_negative": 4}}
 @pytest.fixture
 def store(tmp_path):
     return ArtifactStore(tmp_path.as_uri())
-
-
-def timed(rows: int, seed: int, task: str = "binary") -> pa.Table:
-    """Flights with a time, in an order that is not that of the times."""
-    table = flights(rows, task, seed)
-    start = datetime(2024, 1, 1, tzinfo=timezone.utc)
-    hours = np.random.default_rng(seed).permutation(rows)
-    return table.append_column("at", pa.array([start + timedelta(hours=int(hour)) for hour in hours]))
 
 
 def fit(store, trainer, rows=None, task="binary", **fields):

@@ -1,0 +1,163 @@
+"""Calibrate the probabilities of a classifier on rows to which the model was not fitted.
+
+The functions are fitted by scikit-learn's ``CalibratedClassifierCV`` to the probabilities of the model's ONNX export, so that they
+are the same for models of all libraries. The scores to which they are fitted depend on the method:
+
+- ``isotonic``: the probability of a class, rounded to a multiple of :data:`STEP`. The function is increasing and piecewise linear.
+- ``sigmoid``: the log-odds of a class. A function of the probability itself, which scikit-learn takes from estimators without
+  ``decision_function``, could not leave well calibrated probabilities unchanged (Kull, Silva Filho and Flach, Beta calibration,
+  2017).
+- ``temperature``: the log-odds (binary) or the logarithms of the probabilities (multiclass), which are divided by one temperature
+  (Guo, Pleiss, Sun and Weinberger, On calibration of modern neural networks, 2017).
+
+Of a multiclass model, ``isotonic`` and ``sigmoid`` calibrate each class against the rest and divide by the sum. Probabilities nearer
+to 0 or 1 than :data:`EDGE` count as :data:`EDGE` in log-odds and logarithms, because they are rounding errors in single precision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from airflow_mlops.core.contract import CalibrationMap, CalibrationMethod
+from airflow_mlops.core.errors import SpecError, TrainingError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+EDGE = 1e-6
+"""The smallest distance of a probability from 0 and 1 in log-odds and logarithms."""
+
+STEP = 1 / 1_024_000
+"""Isotonic functions are fitted to multiples of this score. In the ONNX export of a forest, equal shares of its trees differ by rounding
+in single precision, and a function that distinguished them would be steep. The shares of 100, 128, 500 or 1,024 trees are multiples."""
+
+ROWS: dict[CalibrationMethod, int] = {"isotonic": 1_000, "sigmoid": 100, "temperature": 100}
+"""The smallest number of rows to which each method is fitted. With fewer than about 1,000 rows, isotonic regression overfits
+(Niculescu-Mizil and Caruana, Predicting good probabilities with supervised learning, 2005)."""
+
+CLASS_ROWS = 10
+"""The smallest number of rows of each class."""
+
+
+def require_rows(method: CalibrationMethod, labels: NDArray[Any], classes: Sequence[Any], source: str) -> None:
+    """Check that the rows are enough to fit a calibration.
+
+    :param labels: labels of the rows, shape (n,)
+    :param classes: the classes of the model
+    :param source: the choice of the rows in words
+    :raises TrainingError: there are fewer rows than :data:`ROWS`, or fewer rows of a class than :data:`CLASS_ROWS`
+    """
+    counts = {label: int((labels == label).sum()) for label in classes}
+    rows, rarest = sum(counts.values()), min(counts, key=lambda label: counts[label])
+    if rows < ROWS[method]:
+        found = f"there are {rows:,} ({source})"
+    elif counts[rarest] < CLASS_ROWS:
+        found = f"class {rarest!r} has {counts[rarest]:,} ({source})"
+    else:
+        return
+    other = ", use 'sigmoid' or 'temperature'" if method == "isotonic" and rows >= ROWS["sigmoid"] else ""
+    raise TrainingError(
+        f"calibration={method!r} needs {ROWS[method]:,} training rows that are set aside, {CLASS_ROWS} of each class, but {found}. "
+        f"Use more rows{other}, or remove `calibration`."
+    )
+
+
+def fit(
+    method: CalibrationMethod, probabilities: NDArray[np.float64], codes: NDArray[np.int64]
+) -> list[CalibrationMap]:
+    """Fit the functions of a calibration.
+
+    :param probabilities: probabilities of the classes, shape (n, k)
+    :param codes: position of each row's class, shape (n,). Every class occurs
+    :raises SpecError: scikit-learn is too old for the method
+    """
+    import sklearn
+    from sklearn.calibration import CalibratedClassifierCV
+    from sklearn.frozen import FrozenEstimator
+
+    if method == "temperature" and tuple(map(int, sklearn.__version__.split(".")[:2])) < (1, 8):
+        raise SpecError(
+            f"calibration='temperature' needs scikit-learn 1.8 or newer, but {sklearn.__version__} is installed where the step runs. "
+            "Upgrade scikit-learn, or use 'sigmoid'."
+        )
+    scores = _scores(method, probabilities)
+    if method == "temperature" and scores.shape[1] == 1:
+        # scikit-learn takes the scores as (-x, x), whose difference should be the log-odds.
+        scores = scores / 2
+    if method == "isotonic":
+        scores = np.round(scores / STEP) * STEP
+    given = _given_scores(probabilities.shape[1])
+    # The scores do not depend on the other rows, so one fold is enough.
+    rows = np.arange(len(codes))
+    found = CalibratedClassifierCV(FrozenEstimator(given), method=method, cv=[(rows, rows)]).fit(scores, codes)
+    (calibrated,) = found.calibrated_classifiers_
+    if method == "isotonic":
+        return [
+            CalibrationMap(scores=each.X_thresholds_.tolist(), probabilities=each.y_thresholds_.tolist())
+            for each in calibrated.calibrators
+        ]
+    if method == "sigmoid":
+        return [CalibrationMap(slope=-float(each.a_), intercept=-float(each.b_)) for each in calibrated.calibrators]
+    return [CalibrationMap(slope=float(each.beta_)) for each in calibrated.calibrators]
+
+
+def calibrate(
+    method: CalibrationMethod, maps: Sequence[CalibrationMap], probabilities: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the calibrated probabilities, shape (n, k).
+
+    :param maps: what :func:`fit` returned
+    :param probabilities: probabilities of the classes, shape (n, k)
+    """
+    scores, classes = _scores(method, probabilities), probabilities.shape[1]
+    if method == "isotonic":
+        # np.interp is constant beyond the ends.
+        found = np.stack(
+            [np.interp(scores[:, place], each.scores, each.probabilities) for place, each in enumerate(maps)], axis=1
+        )
+    else:
+        scores = scores * np.array([each.slope for each in maps]) + np.array([each.intercept for each in maps])
+        if method == "temperature" and classes > 2:
+            raised = np.exp(scores - scores.max(axis=1, keepdims=True))
+            return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+        found = 1 / (1 + np.exp(-scores))
+    if classes == 2:
+        return np.concatenate([1 - found, found], axis=1)
+    total = found.sum(axis=1, keepdims=True)
+    # As scikit-learn does if no class has a probability above 0.
+    return np.where(total > 0, found / np.where(total > 0, total, 1), 1 / classes)
+
+
+def _scores(method: CalibrationMethod, probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the scores that are calibrated, shape (n, 1) for two classes, otherwise shape (n, k)."""
+    binary = probabilities.shape[1] == 2
+    given = probabilities[:, 1:] if binary else probabilities
+    if method == "isotonic":
+        return given
+    inner = np.clip(given, EDGE, 1 - EDGE)
+    if method == "temperature" and not binary:
+        return np.log(inner)
+    return np.asarray(np.log(inner) - np.log(1 - inner))
+
+
+def _given_scores(classes: int) -> Any:
+    """Return a classifier whose decision function is its input."""
+    from sklearn.base import BaseEstimator, ClassifierMixin
+
+    class GivenScores(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.classes_ = np.arange(classes)
+
+        def fit(self, X: Any, y: Any) -> Any:  # noqa: N803 - scikit-learn's name
+            return self
+
+        def predict(self, X: Any) -> Any:  # noqa: N803
+            raise NotImplementedError
+
+        def decision_function(self, X: Any) -> Any:  # noqa: N803
+            return X[:, 0] if classes == 2 else X
+
+    return GivenScores()

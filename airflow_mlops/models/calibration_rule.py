@@ -1,0 +1,51 @@
+"""The calibration of a classifier, as ``TrainOperator(calibration=...)`` declares it.
+
+This module imports no heavy library, because DAG files import it while they are parsed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, get_args
+
+from pydantic import BeforeValidator, Field
+
+from airflow_mlops.core.base import Model, choices, parse
+from airflow_mlops.core.contract import CalibrationMap, CalibrationMethod
+
+METHODS: tuple[str, ...] = get_args(CalibrationMethod)
+
+
+class CalibrationRule(Model):
+    """How the probabilities of a classifier are calibrated.
+
+    :param method: the method. In a declaration, it is a plain text
+    :param maps: functions that an earlier training has fitted, which a refit keeps; empty if they are to be fitted
+    """
+
+    method: CalibrationMethod
+    maps: list[CalibrationMap] = Field(default_factory=list)
+
+
+def _as_rule(declared: Any) -> Any:
+    if not isinstance(declared, str):
+        return declared
+    if declared not in METHODS:
+        raise ValueError(f"{declared!r} is not a calibration method: {choices(declared, METHODS)}")
+    return {"method": declared}
+
+
+CalibrationInput = Annotated[CalibrationRule | None, BeforeValidator(_as_rule)]
+"""The name of a method, a rule, or ``None``."""
+
+
+class _Declared(Model):
+    calibration: Annotated[CalibrationRule, BeforeValidator(_as_rule)]
+
+
+def check_calibration(declared: Any, where: str) -> None:
+    """Validate a calibration in a DAG file.
+
+    :param where: start of the error message, such as ``The calibration of task 'train'``
+    :raises SpecError: the calibration is not the name of a method
+    """
+    parse(_Declared, {"calibration": declared if isinstance(declared, str) else str(declared)}, where)

@@ -1,0 +1,110 @@
+"""Sets rows of the split part ``train`` aside, to fit a calibration to them or to choose a decision threshold on them.
+
+The model is not fitted to these rows, and gates do not use them. If both are asked for, each gets one half of the rows: a threshold
+that is chosen on the rows to which the calibration was fitted would follow the calibration's fit to these rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from airflow_mlops.core.errors import TrainingError
+from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.models.calibration import require_rows
+from airflow_mlops.models.trainers.validation import SHARE, held_out
+from airflow_mlops.stages.train.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class SetAside:
+    """Training rows that are set aside for one use.
+
+    :param chosen: these rows
+    :param source: the choice of these rows in words
+    """
+
+    chosen: Dataset
+    source: str
+
+
+@dataclass(frozen=True)
+class Divided:
+    """The training rows, divided by their use.
+
+    :param fitted: the rows to fit the model to
+    :param calibration: the rows to fit the calibration to; ``None`` without a calibration
+    :param threshold: the rows to choose the threshold on; ``None`` if no threshold is chosen
+    """
+
+    fitted: Dataset
+    calibration: SetAside | None = None
+    threshold: SetAside | None = None
+
+
+def uses(spec: TrainSpec) -> list[str]:
+    """Return what rows are set aside for, ``calibration`` or ``threshold`` or both."""
+    found = []
+    if spec.calibration is not None and not spec.calibration.maps:
+        found.append("calibration")
+    if spec.threshold is not None and spec.threshold.value is None:
+        found.append("threshold")
+    return found
+
+
+def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray[Any]) -> Divided:
+    """Divide the training rows if the spec has a calibration, or a rule that chooses the threshold.
+
+    The newest rows are set aside if the training set has event times, whole groups if it was split by a group, and otherwise
+    random rows. If both are asked for, the threshold is chosen on the newer half of the rows (of whole groups, or of random rows).
+
+    :param part: name of the split part that the training reads; ``None`` for all rows
+    :param labels: labels of these rows, shape (n,)
+    :raises TrainingError: one of the parts has no rows, only rows of one class, or too few rows for a calibration
+    """
+    wanted = uses(spec)
+    if not wanted:
+        return Divided(dataset)
+    instead = {"calibration": "remove `calibration`", "threshold": "give `threshold` as a number"}
+    otherwise = " and ".join(instead[use] for use in wanted)
+    purpose = {"calibration": "the calibration", "threshold": "the choice of a threshold"}
+    setting = " and ".join(purpose[use] for use in wanted)
+    # The trainer may draw validation rows with the same seed.
+    chosen, source = held_out(dataset, part, len(labels), SHARE, spec.seed + 1, setting=setting, otherwise=otherwise)
+    masks = {wanted[0]: chosen}
+    if len(wanted) > 1:
+        newer, _ = held_out(
+            dataset.chosen(part, chosen),
+            part,
+            int(chosen.sum()),
+            0.5,
+            spec.seed + 2,
+            setting=setting,
+            otherwise=otherwise,
+        )
+        first, second = np.zeros_like(chosen), np.zeros_like(chosen)
+        first[chosen], second[chosen] = ~newer, newer
+        masks = {"calibration": first, "threshold": second}
+    _require_classes(dataset, labels[~chosen], "the model is fitted to", source, otherwise)
+    if "threshold" in masks:
+        _require_classes(dataset, labels[masks["threshold"]], "a threshold is chosen on", source, otherwise)
+    if spec.calibration is not None and "calibration" in masks:
+        classes = np.unique(labels[~chosen]).tolist()
+        require_rows(spec.calibration.method, labels[masks["calibration"]], classes, source)
+    if len(wanted) > 1:
+        source = f"one half of {source}"
+    parts = {use: SetAside(dataset.chosen(part, rows), source) for use, rows in masks.items()}
+    return Divided(dataset.chosen(part, ~chosen), **parts)
+
+
+def _require_classes(dataset: Dataset, labels: NDArray[Any], use: str, source: str, otherwise: str) -> None:
+    if len(found := np.unique(labels)) < 2:
+        raise TrainingError(
+            f"All {len(labels):,} rows of training set {dataset.manifest.name!r} that {use} have the label {found.tolist()[0]!r}, "
+            f"but two classes are needed ({source} are set aside). Use more rows, or {otherwise}."
+        )

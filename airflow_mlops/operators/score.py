@@ -13,6 +13,7 @@ from airflow_mlops.operators.base import StepOperator
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from airflow_mlops.core.calls import Spec, StepCall
     from airflow_mlops.observability.samples import Sample
 
 
@@ -24,6 +25,15 @@ class ScoreOperator(StepOperator):
 
     With ``version`` or ``alias``, the task writes shadow predictions: those of a version that nobody acts on. They are
     kept apart from the predictions of the champion.
+
+    To score a large dataset in parallel, map the task over shards:
+    ``ScoreOperator.partial(..., shards=8).expand(shard=list(range(8)))``. The predictions are one dataset, which the shard
+    that finishes last writes. Its result has the reference, and it alone sends the events of the outlets, exports the
+    metrics and writes the table of ``write_to``. ``.output`` of the mapped task can be passed on like that of a single task.
+
+    All shards use the version that the first one finds, also if the champion changes meanwhile. A shard that is cleared
+    uses this version again if another shard has succeeded. The version is resolved anew in a new DAG run, and if no
+    other shard has succeeded, as when all of them are cleared.
 
     :param model: name of the registered model
     :param version: number of the version to score with; by default the champion
@@ -45,6 +55,8 @@ class ScoreOperator(StepOperator):
     :param write_to: table of a database into which the predictions are written as well, as ``{"conn_id": ..., "table": ...}``;
         ``table`` may be ``SCHEMA.TABLE``. The rows of the same window, model, version and dataset name are replaced in
         one transaction
+    :param shard: index of the shard to score, from 0; by default all rows are scored
+    :param shards: number of shards into which the rows are divided
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     """
 
@@ -53,6 +65,7 @@ class ScoreOperator(StepOperator):
 
     version: int | str | None
     alias: str | None
+    shards: int | str | None
 
     def __init__(
         self,
@@ -70,6 +83,8 @@ class ScoreOperator(StepOperator):
         drop_columns: Sequence[str] = (),
         hash_conn_id: str | None = None,
         write_to: dict[str, str] | None = None,
+        shard: int | str | None = None,
+        shards: int | str | None = None,
         mlflow_conn_id: str = "mlflow_default",
         **kwargs: Any,
     ) -> None:
@@ -78,6 +93,13 @@ class ScoreOperator(StepOperator):
             raise SpecError(f"Task {self.task_id!r} has both version= and alias=. Remove one of them.")
         self.assign_parameters(locals())
 
+    def call(self, spec: Spec, context: Context) -> StepCall:
+        call = super().call(spec, context)
+        if self.shards is None:
+            return call
+        # Retries have the same key, whatever the other shards have done since.
+        return call.model_copy(update={"spec": {**call.spec, "succeeded": _succeeded(context)}})
+
     def samples(self, result: dict[str, Any]) -> list[Sample]:
         from airflow_mlops.observability.samples import scored
 
@@ -85,6 +107,20 @@ class ScoreOperator(StepOperator):
         return scored(result) if self.version is None and self.alias is None else []
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
-        if result["dataset"] is None:
+        if result["dataset"] is None and result["scored_by"] is None:
             raise AirflowSkipException(result["summary"])
+        if result["dataset"] is None:
+            # Only the shard that writes the dataset sends events.
+            self.outlets = []
+            return
         self.describe_outlets(context, {"dataset": result["dataset"], "scored_by": result["scored_by"]})
+
+
+def _succeeded(context: Context) -> list[int]:
+    """Return the map indexes of the instances of a mapped task that have succeeded in the DAG run."""
+    ti = context["ti"]
+    states = ti.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id]).get(ti.run_id, {})
+    prefix = f"{ti.task_id}_"
+    return sorted(
+        int(name.removeprefix(prefix)) for name, state in states.items() if state == "success" and name != ti.task_id
+    )

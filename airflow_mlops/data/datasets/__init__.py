@@ -30,7 +30,7 @@ from airflow_mlops.data.datasets.catalog import (
 )
 from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest
 from airflow_mlops.data.datasets.reader import Dataset
-from airflow_mlops.data.datasets.writer import DATA, DatasetWriter, schema_difference
+from airflow_mlops.data.datasets.writer import DATA, DatasetWriter, WrittenFiles, schema_difference
 
 __all__ = [
     "DATA",
@@ -39,6 +39,7 @@ __all__ = [
     "DatasetWriter",
     "FileEntry",
     "Manifest",
+    "WrittenFiles",
     "datasets_inside",
     "find_datasets",
     "find_whole_datasets",

@@ -155,9 +155,12 @@ class Dataset:
         :raises DatasetCorruptError: a file does not exist or was changed
         """
         for file in self.files(part):
-            if file.path not in self._verified:
-                with self._required(file):
-                    self._check(file, self.store.sha256(file.path))
+            self._verify(file)
+
+    def _verify(self, file: FileEntry) -> None:
+        if file.path not in self._verified:
+            with self._required(file):
+                self._check(file, self.store.sha256(file.path))
 
     @contextmanager
     def _required(self, file: FileEntry) -> Iterator[None]:
@@ -197,7 +200,7 @@ class Dataset:
             if self.store.local_path(file.path) is None and file.bytes <= SMALL_BYTES:
                 yield BytesIO(self._small(file))
                 return
-            self.verify_bytes(file.part)
+            self._verify(file)
             with self.store.open(file.path) as opened:
                 yield opened
 
@@ -239,19 +242,34 @@ class Dataset:
         )
 
     def batches(
-        self, part: str | None = None, columns: Sequence[str] | None = None, batch_rows: int = 65_536
+        self,
+        part: str | None = None,
+        columns: Sequence[str] | None = None,
+        batch_rows: int = 65_536,
+        span: range | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """Stream the rows in batches. Memory use does not depend on the size of the dataset.
 
         :param part: name of a split part; by default all rows are read
         :param columns: columns to read; all by default
         :param batch_rows: maximum number of rows in a batch
+        :param span: positions of the rows to read, counted from 0 in the files of the split part; all by default. Only the
+            files and row groups with these rows are read
         :raises SchemaError: one of ``columns`` is absent
         """
         self.require_columns(columns or ())
+        names = list(columns) if columns is not None else None
+        first = 0
         for file in self.files(part):
+            wanted = None if span is None else range(max(0, span.start - first), min(file.rows, span.stop - first))
+            first += file.rows
+            if wanted is not None and not wanted:
+                continue
             with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
-                yield from parquet.iter_batches(batch_rows, columns=list(columns) if columns is not None else None)
+                if wanted is None:
+                    yield from parquet.iter_batches(batch_rows, columns=names)
+                else:
+                    yield from _batches_of(parquet, wanted, batch_rows, names)
 
     def row_groups(self, part: str | None = None) -> list[tuple[FileEntry, int]]:
         """List the row groups of the files, as pairs of a file and the number of the row group in this file.
@@ -312,6 +330,33 @@ class Dataset:
             )
 
 
+def _batches_of(
+    parquet: pq.ParquetFile, wanted: range, batch_rows: int, columns: list[str] | None
+) -> Iterator[pa.RecordBatch]:
+    """Stream the rows at some positions of a file in batches of ``batch_rows`` rows. The last batch may have fewer."""
+    groups, skipped, first = [], 0, 0
+    for number in range(parquet.num_row_groups):
+        end = first + parquet.metadata.row_group(number).num_rows
+        if end <= wanted.start:
+            skipped = end
+        elif first < wanted.stop:
+            groups.append(number)
+        first = end
+    skipped, left = wanted.start - skipped, len(wanted)
+    held: list[pa.RecordBatch] = []
+    for batch in parquet.iter_batches(batch_rows, row_groups=groups, columns=columns):
+        kept = batch.slice(min(skipped, batch.num_rows), left)
+        skipped, left = max(0, skipped - batch.num_rows), left - kept.num_rows
+        while kept.num_rows:
+            held.append(kept.slice(0, batch_rows - sum(item.num_rows for item in held)))
+            kept = kept.slice(held[-1].num_rows)
+            if left + kept.num_rows == 0 or sum(item.num_rows for item in held) == batch_rows:
+                yield held[0] if len(held) == 1 else pa.Table.from_batches(held).combine_chunks().to_batches()[0]
+                held = []
+        if not left:
+            return
+
+
 def _columns(schema: pa.Schema) -> list[tuple[str, str]]:
     return [(field.name, _type(str(field.type))) for field in schema]
 
@@ -348,9 +393,13 @@ class DatasetSlice(Dataset):
         return self._time_column
 
     def batches(
-        self, part: str | None = None, columns: Sequence[str] | None = None, batch_rows: int = 65_536
+        self,
+        part: str | None = None,
+        columns: Sequence[str] | None = None,
+        batch_rows: int = 65_536,
+        span: range | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        for batch in super().batches(part, self._read(columns), batch_rows):
+        for batch in super().batches(part, self._read(columns), batch_rows, span):
             yield self._chosen(batch, columns)
 
     def read_row_group(self, place: tuple[FileEntry, int], columns: Sequence[str]) -> pa.RecordBatch:
@@ -402,10 +451,14 @@ class DatasetRows(Dataset):
         return super().files(part)
 
     def batches(
-        self, part: str | None = None, columns: Sequence[str] | None = None, batch_rows: int = 65_536
+        self,
+        part: str | None = None,
+        columns: Sequence[str] | None = None,
+        batch_rows: int = 65_536,
+        span: range | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        first = 0
-        for batch in super().batches(part, columns, batch_rows):
+        first = span.start if span is not None else 0
+        for batch in super().batches(part, columns, batch_rows, span):
             yield batch.filter(self._mask(first, batch.num_rows))
             first += batch.num_rows
 

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError
 from airflow_mlops.core.references import DatasetRef
@@ -26,6 +27,16 @@ from airflow_mlops.data.store import ArtifactStore, HashingFile, pauses
 
 DATA = "data"
 ROW_GROUP_ROWS = 131_072
+
+
+class WrittenFiles(Model):
+    """Complete files of a dataset that has no manifest yet.
+
+    :param columns: the columns of all files; empty if there are no files
+    """
+
+    columns: list[ColumnEntry]
+    files: list[FileEntry]
 
 
 class DatasetWriter:
@@ -45,6 +56,8 @@ class DatasetWriter:
         self._rows: dict[str, int] = {}
         self._contents: dict[str, ContentHash] = {}
         self._schema: pa.Schema | None = None
+        self._columns: list[ColumnEntry] = []
+        self._included: list[FileEntry] = []
         self._written: list[str] = []
         self._committed = False
 
@@ -75,11 +88,9 @@ class DatasetWriter:
         """
         if self._schema is None:
             self._schema = data.schema.remove_metadata()
+            self._columns = [ColumnEntry(name=field.name, type=str(field.type)) for field in self._schema]
         elif not data.schema.equals(self._schema):
-            raise SchemaError(
-                f"The rows written to dataset {self.name!r} differ in their columns: "
-                f"{schema_difference(self._schema, data.schema)}. Write rows with the same columns and types only."
-            )
+            raise self._differ(schema_difference(self._schema, data.schema))
         if part not in self._open:
             self._start(part)
         writer = self._open[part][2]
@@ -102,6 +113,37 @@ class DatasetWriter:
         self._open[part] = (key, file, writer, files)
         self._rows[part] = 0
         self._contents[part] = ContentHash(self._schema)
+
+    def finish(self) -> WrittenFiles:
+        """Complete the files without a manifest. They remain when the block ends.
+
+        No reader of datasets sees the files until another writer commits them, see :meth:`include`. Files that no writer
+        commits are leftovers.
+        """
+        files = self._close_files()
+        self._committed = True
+        return WrittenFiles(columns=self._columns, files=files)
+
+    def include(self, written: WrittenFiles) -> None:
+        """Append files that other writers of this dataset have finished. The rows are neither read nor copied.
+
+        This writer must not write rows itself.
+
+        :raises SchemaError: columns or types differ from those of the files included before
+        """
+        if self._columns and self._columns != written.columns:
+            expected, found = (
+                {item.name: item.type for item in columns} for columns in (self._columns, written.columns)
+            )
+            raise self._differ(_difference(expected, found))
+        self._columns = written.columns
+        self._included += written.files
+
+    def _differ(self, difference: str) -> SchemaError:
+        return SchemaError(
+            f"The rows written to dataset {self.name!r} differ in their columns: {difference}. Write rows with the same "
+            "columns and types only."
+        )
 
     def commit(
         self,
@@ -134,12 +176,20 @@ class DatasetWriter:
         :return: the manifest, and whether an identical dataset already existed
         :raises SchemaError: nothing was written, not even a batch without rows
         """
-        if self._schema is None:
+        if not self._open and not self._included:
             raise SchemaError(
                 f"Dataset {self.name!r} has neither rows nor columns. Write at least one batch, which may have no rows."
             )
         manifest = self._manifest(
-            self._close_files(), window, owner, description, source, parents, details, provenance, time_column
+            [*self._included, *self._close_files()],
+            window,
+            owner,
+            description,
+            source,
+            parents,
+            details,
+            provenance,
+            time_column,
         )
         existing = _intact(self.store, manifest)
         if existing is not None:
@@ -206,7 +256,6 @@ class DatasetWriter:
         provenance: Provenance | None,
         time_column: str | None,
     ) -> Manifest:
-        assert self._schema is not None  # checked by commit()
         manifest = Manifest(
             id="",
             name=self.name,
@@ -214,8 +263,8 @@ class DatasetWriter:
             description=description,
             source=source or {},
             window=window,
-            columns=[ColumnEntry(name=field.name, type=str(field.type)) for field in self._schema],
-            rows=sum(self._rows.values()),
+            columns=self._columns,
+            rows=sum(file.rows for file in files),
             files=files,
             # A dataset of which two parts were read, before and after a newer one, is one parent.
             parents=list(dict.fromkeys(parent.id for parent in parents)),
@@ -230,8 +279,10 @@ class DatasetWriter:
 
 def schema_difference(expected: pa.Schema, found: pa.Schema) -> str:
     """Return a clause for an error message that describes how two schemas differ."""
-    expected_types = {field.name: str(field.type) for field in expected}
-    found_types = {field.name: str(field.type) for field in found}
+    return _difference(*({field.name: str(field.type) for field in schema} for schema in (expected, found)))
+
+
+def _difference(expected_types: dict[str, str], found_types: dict[str, str]) -> str:
     problems = [f"column {name!r} is absent" for name in expected_types if name not in found_types]
     problems += [f"column {name!r} is new" for name in found_types if name not in expected_types]
     problems += [

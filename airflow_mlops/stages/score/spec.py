@@ -43,6 +43,10 @@ class ScoreSpec(Spec):
     :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
         ``hash_columns``
     :param write_to: table of a database into which the predictions are written as well; by default no table
+    :param shard: index of the shard to score, from 0; by default all rows are scored
+    :param shards: number of shards into which the rows are divided
+    :param succeeded: map indexes of the instances of the mapped task that have succeeded, in ascending order. They do not
+        affect the key of the result
     :param mlflow: MLflow server with the registered model
     """
 
@@ -59,6 +63,9 @@ class ScoreSpec(Spec):
     drop_columns: list[str] = Field(default_factory=list)
     hash_conn_id: str | None = None
     write_to: TableTarget | None = None
+    shard: int | None = Field(default=None, ge=0)
+    shards: int | None = Field(default=None, ge=1)
+    succeeded: list[int] = Field(default_factory=list)
     mlflow: MLflowTarget = MLflowTarget()
 
     @property
@@ -83,6 +90,23 @@ class ScoreSpec(Spec):
         return self
 
     @model_validator(mode="after")
+    def _one_of_the_shards(self) -> ScoreSpec:
+        if self.shard is None and self.shards is None:
+            return self
+        if self.shards is None:
+            raise ValueError(f"shard={self.shard} is set, but `shards` is not. Set `shards` to the number of shards.")
+        if self.shard is None:
+            raise ValueError(
+                f"shards={self.shards} is set, but `shard` is not. Map the task with "
+                f".partial(..., shards={self.shards}).expand(shard=list(range({self.shards})))."
+            )
+        if self.shard >= self.shards:
+            raise ValueError(
+                f"shard={self.shard} is out of range: with shards={self.shards} it must be between 0 and {self.shards - 1}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _private(self) -> ScoreSpec:
         check_private(self.hash_columns, self.drop_columns, self.hash_conn_id)
         return self
@@ -91,11 +115,13 @@ class ScoreSpec(Spec):
 class ScoreResult(Result):
     """Result of scoring.
 
-    :param dataset: dataset of predictions; ``None`` if there is no version to score with and ``on_missing`` is ``skip``
-    :param scored_by: model version that computed the predictions; ``None`` if no dataset was written
+    :param dataset: dataset of predictions; ``None`` if another shard writes it, or if there is no version to score with and
+        ``on_missing`` is ``skip``
+    :param scored_by: model version that computed the predictions; ``None`` if nothing was scored
     :param engine: library that ran the model, such as ``onnxruntime 1.31.1 (CPUExecutionProvider)`` or
         ``mlflow.xgboost (mlflow 3.17.2)``
-    :param rows_per_second: number of rows divided by the time to read, score and write the rows, in seconds
+    :param rows_per_second: number of rows divided by the time to read, score and write the rows, in seconds; of a shard, its
+        own rows
     :param written_to: table of ``write_to``, which contains the predictions; ``None`` without ``write_to``
     """
 

@@ -47,7 +47,7 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     },
     "UndeployOperator": {"model": "delays_{{ month }}", "name": "at-{{ month }}"},
     "CanaryOperator": {"model": "delays", "version": "{{ version }}", "outcomes": "rows_{{ month }}", "max_loss": 0.01},
-    "ScoreOperator": {"model": "delays", "dataset": DATASET},
+    "ScoreOperator": {"model": "delays", "dataset": DATASET, "shard": "{{ version }}", "shards": 8},
     "JoinLabelsOperator": {"predictions": DATASET, "labels": DATASET, "on": ("id",), "label": "late", "model": "delays"},
     "ProfileOperator": {"dataset": DATASET, "shard": "{{ version }}", "shards": 8},
     "MonitorOperator": {"model": "delays", "dataset": DATASET, "window": "{{ month }}"},
@@ -142,7 +142,7 @@ def test_every_parameter_is_a_field_of_the_spec_and_every_field_a_parameter(name
     }
     others |= endpoint.get(name, set())
     # What operators have no parameter for.
-    computed = {"endpoint", "mlflow", "owner", "needs_approval", "dry_run", "approval"}
+    computed = {"endpoint", "mlflow", "owner", "needs_approval", "dry_run", "approval", "succeeded"}
     # It names the joined dataset.
     others |= {"model"} if name == "JoinLabelsOperator" else set()
     fields = set(kind.spec.model_fields)

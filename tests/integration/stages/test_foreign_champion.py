@@ -31,6 +31,7 @@ from airflow_mlops.stages.promote import step as promote
 from airflow_mlops.stages.promote.spec import PromoteSpec
 from airflow_mlops.stages.rollback import step as rollback
 from airflow_mlops.stages.rollback.spec import RollbackSpec
+from airflow_mlops.stages.score import scoring
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.support.candidates import FEATURES, from_elsewhere, held_out, training_rows, training_set
@@ -158,7 +159,7 @@ def test_two_foreign_champions_are_promoted_scored_monitored_and_rolled_back(sto
 
 
 def test_a_classifier_without_probabilities_is_monitored_by_accuracy(store, model, log, monkeypatch):
-    monkeypatch.setattr(score, "BATCH_ROWS", 700)
+    monkeypatch.setattr(scoring, "BATCH_ROWS", 700)
     dataset, data = training_set(store), held_out(rows=2_000, seed=7)
     rows, labels = training_rows()
     # The labels of the model are 0 and 1, those of the dataset False and True.

@@ -16,6 +16,7 @@ from airflow_mlops.core.errors import DatasetNotFoundError, RegistryError, Schem
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.score import scoring
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.support.deployed import FEATURES, flights, promote, scoring_set, write
@@ -61,7 +62,7 @@ def test_predictions_contain_keys_features_version_time_and_latency(store, champ
 
 
 def test_batches_keep_the_order_of_rows_and_missing_values_are_scored(store, champion, monkeypatch):
-    monkeypatch.setattr(score, "BATCH_ROWS", 97)
+    monkeypatch.setattr(scoring, "BATCH_ROWS", 97)
     data = flights()
     holes = pa.array([None if index % 3 else value for index, value in enumerate(data["wind"].to_pylist())])
     data = data.set_column(3, "wind", holes)
@@ -87,7 +88,7 @@ def test_a_part_and_several_windows_of_a_name_can_be_scored(store, champion):
 
 
 def test_an_event_time_that_is_text_becomes_a_time_and_other_text_is_named(store, champion, monkeypatch):
-    monkeypatch.setattr(score, "BATCH_ROWS", 97)
+    monkeypatch.setattr(scoring, "BATCH_ROWS", 97)
     data = flights()
     forms = ("2013-04-01 06:30:00+00", "2013-04-01T06:30", "2013-04-01T07:30+01:00", None)
     texts = pa.array([forms[row % 4] for row in range(data.num_rows)])

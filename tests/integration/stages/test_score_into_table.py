@@ -19,6 +19,7 @@ from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.runner import run_call
+from airflow_mlops.stages.score import scoring
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.support.deployed import flights, promote, scoring_set, write
@@ -56,7 +57,7 @@ def do(store, champion, dataset, **fields):
 def test_versions_stand_side_by_side_and_the_view_has_the_current_predictions(
     client, store, champion, bi, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(score, "BATCH_ROWS", 7)
+    monkeypatch.setattr(scoring, "BATCH_ROWS", 7)
     rows = scoring_set(store, flights(20), "2013-04")
     result = do(store, champion, rows)
     assert result.written_to.model_dump() == {**TARGET, "rows": 20}

@@ -1,0 +1,285 @@
+"""Predicts the rows of datasets with a model, batch by batch, in a single pass or one shard of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data import prediction_log as predictions
+from airflow_mlops.data.columns import PREDICTION_COLUMNS
+from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
+from airflow_mlops.data.moments import as_utc, is_text
+from airflow_mlops.data.privacy import KEEP_ALL, Privacy, hashed_or_dropped
+from airflow_mlops.data.selection import coverage
+from airflow_mlops.models.predicted import with_predictions
+from airflow_mlops.models.scorer import Scorer
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.score import shards
+from airflow_mlops.stages.score.shards import Piece, Round
+
+if TYPE_CHECKING:
+    from airflow_mlops.core.windows import Window
+
+BATCH_ROWS = 65_536
+_BATCHES, _FEWEST_ROWS = 16, 1_024
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """The rows to score, and the dataset of their predictions.
+
+    :param datasets: datasets to score
+    :param version: model version that scores
+    :param name: name of the dataset of predictions
+    :param part: split part of ``datasets`` to score; ``None`` for all rows
+    :param window: time window of the predictions; ``None`` if the datasets have no window
+    :param privacy: columns to hash or drop before the rows are written
+    :param shadow: whether the predictions are shadow predictions
+    """
+
+    datasets: Sequence[Dataset]
+    version: ModelVersionRef
+    name: str
+    part: str | None
+    window: Window | None
+    context: StepContext
+    privacy: Privacy = KEEP_ALL
+    shadow: bool = False
+
+    def all_rows(self, model: Scorer) -> Manifest:
+        """Predict all rows, and write the rows and predictions as a dataset.
+
+        Reading, scoring and writing run at the same time on different batches. Memory use does not depend on the number of
+        rows.
+
+        :return: manifest of the dataset of predictions
+        """
+        started = time.perf_counter()
+        with self._writer() as writer:
+            details = self._write(writer, model)
+            return self._commit(writer, details, time.perf_counter() - started)
+
+    def one_shard(self, shard: Round, load: Callable[[], Scorer]) -> Piece:
+        """Predict the rows of a shard, and write them where no reader of datasets sees them.
+
+        If an earlier try has scored the shard, its predictions are returned.
+
+        :param load: loads the model
+        """
+        if (found := shard.piece()) is not None:
+            return found
+        model = load()
+        started = time.perf_counter()
+        with self._writer() as writer:
+            details = self._write(writer, model, shard.shard, shard.shards)
+            written = writer.finish()
+        seconds = time.perf_counter() - started
+        return shard.add(Piece(written=written, details=details, engine=model.engine, seconds=seconds))
+
+    def dataset_of_shards(self, shard: Round) -> Manifest | None:
+        """Commit the dataset if all shards are scored. It refers to the files of the shards, so no rows are copied.
+
+        :return: manifest of the dataset of predictions; ``None`` if another shard commits it
+        """
+        pieces = shard.pieces()
+        if pieces is None or not shard.owns_dataset():
+            return None
+        with self._writer() as writer:
+            # As in a single pass, only a dataset without rows has a file without rows.
+            for piece in [piece for piece in pieces if piece.rows] or pieces[:1]:
+                writer.include(piece.written)
+            return self._commit(writer, pieces[0].details, sum(piece.seconds for piece in pieces))
+
+    @property
+    def _slot(self) -> str:
+        return predictions.slot(self.version, self.window, self.datasets, self.part)
+
+    def _writer(self) -> DatasetWriter:
+        return DatasetWriter(self.context.store, self.name, predictions.folder(self.window, self.version.version))
+
+    def _write(self, writer: DatasetWriter, model: Scorer, shard: int = 0, count: int = 1) -> dict[str, Any]:
+        """Predict the rows of a shard. Return the details for the manifest.
+
+        :param count: number of shards
+        """
+        carried = _carried_columns(self.datasets, model.contract, self.version)
+        self.privacy.require(carried, self.datasets[0].manifest.name)
+        predictions.claim(self.context.store, self.name, self._slot, self.datasets, self.part, self.context.provenance)
+        details = _details(self.datasets[-1], model, self.version, carried, self.privacy)
+        timestamp = details["timestamp"]
+        with ThreadPoolExecutor(2, "score") as threads:
+            pending: Future[None] | None = None
+            row = 0
+            for batch in _read_ahead(self._batches(carried, shard, count), threads):
+                scored = _scored(batch.select(carried), model, self.version)
+                try:
+                    scored = _with_event_time(scored, timestamp, row)
+                except SchemaError:
+                    # The message names the position among all rows, which only an error needs.
+                    _with_event_time(scored, timestamp, row + self._rows_before(timestamp, shard, count))
+                    raise
+                row += batch.num_rows
+                if pending is not None:
+                    pending.result()
+                pending = threads.submit(writer.write, self.privacy.apply(scored))
+            if pending is not None:
+                pending.result()
+            elif shard == 0:
+                empty = _empty_batch(self.datasets[0], carried, model.contract, self.version)
+                writer.write(self.privacy.apply(_with_event_time(empty, timestamp, 0)))
+        return details | ({"shadow": True} if self.shadow else {})
+
+    def _batches(self, columns: Sequence[str], shard: int, count: int) -> Iterator[pa.RecordBatch]:
+        size = _batch_rows(self.datasets, self.part)
+        for dataset, span in shards.spans(self.datasets, self.part, size, shard, count):
+            yield from dataset.batches(self.part, columns, size, span)
+
+    def _rows_before(self, column: str, shard: int, count: int) -> int:
+        return sum(rows.num_rows for number in range(shard) for rows in self._batches([column], number, count))
+
+    def _commit(self, writer: DatasetWriter, details: dict[str, Any], seconds: float) -> Manifest:
+        return writer.commit(
+            window=self.window,
+            description=f"Predictions of {self.version}",
+            source={
+                "dataset": self.datasets[0].manifest.name,
+                "part": self.part,
+                "model": self.version.model,
+                "model_version": self.version.version,
+                "seconds": round(seconds, 3),
+            },
+            parents=[dataset.ref for dataset in self.datasets],
+            details=details | coverage(self.datasets),
+            provenance=self.context.provenance,
+            slots=[self._slot],
+        )[0]
+
+
+def score(
+    datasets: Sequence[Dataset],
+    model: Scorer,
+    version: ModelVersionRef,
+    *,
+    name: str,
+    part: str | None,
+    window: Window | None,
+    context: StepContext,
+    privacy: Privacy = KEEP_ALL,
+    shadow: bool = False,
+) -> Manifest:
+    """Predict all rows of ``datasets``, and write the rows and predictions as the dataset ``name``, see :class:`Scoring`."""
+    return Scoring(datasets, version, name, part, window, context, privacy, shadow).all_rows(model)
+
+
+def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
+    """Return the names of the columns that are copied to the predictions.
+
+    These columns are the keys, the event time, the features, and the watched columns that exist in all datasets. If the
+    manifest of the dataset does not list keys, all columns are copied.
+
+    :raises SchemaError: a feature is absent, or a column has the name of a column that scoring adds
+    """
+    features = [feature.name for feature in contract.features]
+    details = datasets[0].manifest.details
+    present = datasets[0].manifest.column_names
+    carried = present
+    if "keys" in details:
+        everywhere = [set(dataset.manifest.column_names) for dataset in datasets]
+        watched = set(contract.watched).intersection(*everywhere)
+        wanted = {*details["keys"], details.get("timestamp"), *features, *watched}
+        carried = [name for name in present if name in wanted]
+    for dataset in datasets:
+        name, columns = dataset.manifest.name, dataset.manifest.column_names
+        if missing := [feature for feature in features if feature not in columns]:
+            raise SchemaError(
+                f"Dataset {name!r} has no column {', '.join(map(repr, missing))}, which is a feature of {version}. "
+                f"Score a dataset with all features. The columns of the dataset are: {', '.join(columns)}."
+            )
+    if taken := [name for name in carried if name in PREDICTION_COLUMNS]:
+        raise SchemaError(
+            f"Dataset {datasets[0].manifest.name!r} has a column {', '.join(map(repr, taken))}, but scoring adds a "
+            "column with this name. Rename the column in the dataset."
+        )
+    return carried
+
+
+def _scored(batch: pa.RecordBatch, model: Scorer, version: ModelVersionRef) -> pa.RecordBatch:
+    started = time.perf_counter()
+    found = model.predict(batch)
+    seconds = time.perf_counter() - started
+    rows = batch.num_rows
+    now = pa.scalar(datetime.now(timezone.utc), pa.timestamp("us", "UTC"))
+    latency = pa.scalar(1000 * seconds / max(1, rows))
+    return with_predictions(
+        batch, model.contract, version, found.prediction, found.score, pa.repeat(now, rows), pa.repeat(latency, rows)
+    )
+
+
+def _empty_batch(
+    dataset: Dataset, carried: Sequence[str], contract: ModelContract, version: ModelVersionRef
+) -> pa.RecordBatch:
+    """Return a batch of predictions without rows, which is written for a window without rows."""
+    schema = pa.schema([dataset.schema.field(name) for name in carried]).remove_metadata()
+    batch = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
+    times, latency = pa.array([], pa.timestamp("us", "UTC")), pa.array([], pa.float64())
+    return with_predictions(batch, contract, version, np.empty(0), np.empty(0), times, latency)
+
+
+def _with_event_time(batch: pa.RecordBatch, name: str | None, row: int) -> pa.RecordBatch:
+    """Convert the event time column from text to UTC timestamps, as in the training set. Other types are not changed.
+
+    :param name: name of the event time column; ``None`` if the column is absent, hashed or dropped
+    :param row: number of rows in earlier batches, for the row number in error messages
+    """
+    index = batch.schema.get_field_index(name) if name else -1
+    if index < 0 or not is_text(batch.schema.field(index).type):
+        return batch
+    times = as_utc(batch.column(index), f"The event time {name!r}", first_row=row)
+    return batch.set_column(index, name, times)
+
+
+def _details(
+    dataset: Dataset, model: Scorer, version: ModelVersionRef, carried: Sequence[str], privacy: Privacy
+) -> dict[str, Any]:
+    details = dataset.manifest.details
+    timestamp = details.get("timestamp") or (model.contract.timestamp if model.contract.timestamp in carried else None)
+    return {
+        "model": version.model,
+        "model_version": version.version,
+        "run_id": version.run_id,
+        "engine": model.engine,
+        "task": model.contract.task,
+        "classes": model.contract.classes,
+        "positive": model.contract.positive,
+        "features": [feature.name for feature in model.contract.features],
+        "keys": [key for key in details.get("keys", []) if key not in privacy.dropped],
+        "timestamp": None if timestamp in hashed_or_dropped(privacy.details) else timestamp,
+        **privacy.details,
+    }
+
+
+def _batch_rows(datasets: Sequence[Dataset], part: str | None) -> int:
+    """Return the number of rows in a batch. Small datasets have several batches, so that shards can divide them."""
+    rows = sum(file.rows for dataset in datasets for file in dataset.files(part))
+    return min(BATCH_ROWS, max(_FEWEST_ROWS, -(-rows // _BATCHES)))
+
+
+def _read_ahead(items: Iterable[T], threads: ThreadPoolExecutor) -> Iterator[T]:
+    """Yield ``items``. While the caller processes one item, a thread fetches the next item."""
+    iterator = iter(items)
+    upcoming = threads.submit(next, iterator, None)
+    while (item := upcoming.result()) is not None:
+        upcoming = threads.submit(next, iterator, None)
+        yield item

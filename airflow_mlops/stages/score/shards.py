@@ -1,0 +1,198 @@
+"""The shards of a scoring: mapped tasks that score the rows of the same datasets with the same model version.
+
+What the shards agree on is in the artifact store::
+
+    checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/members/SHARD.json   the task that takes part as this shard
+    checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/version.json         the claimed model version
+    checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/selections/          the selected datasets
+    checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/pieces/SHARD.json    the finished files of the shard
+    checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/owner.json           the shard that commits the dataset
+
+HASH is a hash of the spec without the shard. All these objects but the selections are created only if they are absent,
+so the first task decides, and retries read its decision.
+
+In a *round*, all shards use one model version. A retry belongs to the round of its first try. A cleared shard stays in
+the round if another shard of the round has succeeded, because it was not cleared, too. Otherwise, as when all shards
+were cleared, it begins a new round, which the other shards join. A shard that was running meanwhile scores again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.errors import DatasetCorruptError, SpecError
+from airflow_mlops.core.fingerprints import canonical_json, fingerprint
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.datasets import Dataset, WrittenFiles
+from airflow_mlops.data.kept_selections import KeptSelections
+from airflow_mlops.data.results import task_folder
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.score.spec import ScoreSpec
+
+
+class Piece(Model):
+    """The predictions of one shard.
+
+    :param written: files with the predictions, which no manifest lists; none if the shard has no rows
+    :param details: details for the manifest of the dataset
+    :param engine: library that ran the model
+    :param seconds: time to read, score and write the rows
+    """
+
+    written: WrittenFiles
+    details: dict[str, Any]
+    engine: str
+    seconds: float
+
+    @property
+    def rows(self) -> int:
+        """Return the number of rows."""
+        return sum(file.rows for file in self.written.files)
+
+
+@dataclass(frozen=True)
+class Round:
+    """One shard's view of the shards that use the same model version.
+
+    :param group: folder of the rounds of a mapped task
+    :param number: number of the round, from 0
+    :param shard: index of the shard, from 0
+    :param shards: number of shards
+    """
+
+    store: ArtifactStore
+    group: str
+    number: int
+    shard: int
+    shards: int
+
+    @property
+    def kept(self) -> KeptSelections:
+        """Return the selections of datasets that all shards share."""
+        return KeptSelections(self.store, f"{self.group}/{self.number}")
+
+    @property
+    def is_newest(self) -> bool:
+        """Return whether no task has begun a newer round."""
+        return _newest(self.store, self.group) == self.number
+
+    def version(self, resolve: Callable[[], ModelVersionRef | None]) -> ModelVersionRef | None:
+        """Return the model version that the first shard has claimed.
+
+        :param resolve: returns the version to claim, or ``None`` if there is none and all shards are to be skipped
+        """
+        key = self._key("version.json")
+        if not self.store.exists(key):
+            version = resolve()
+            self.store.create_exclusive(key, canonical_json(version.model_dump(mode="json") if version else None))
+        claimed = self.store.read_json(key)
+        return ModelVersionRef.model_validate(claimed) if claimed else None
+
+    def piece(self) -> Piece | None:
+        """Return the piece of this shard; ``None`` if the shard is not scored yet."""
+        try:
+            return Piece.model_validate(self.store.read_json(self._piece(self.shard)))
+        except FileNotFoundError:
+            return None
+
+    def add(self, piece: Piece) -> Piece:
+        """Store the piece of this shard. If another try was faster, delete the files of ``piece``, and return its piece."""
+        if self.store.create_exclusive(self._piece(self.shard), canonical_json(piece.model_dump(mode="json"))):
+            return piece
+        for file in piece.written.files:
+            self.store.delete(file.path)
+        return Piece.model_validate(self.store.read_json(self._piece(self.shard)))
+
+    def pieces(self) -> list[Piece] | None:
+        """Return the pieces of all shards, ordered by shard; ``None`` if a shard is not scored yet.
+
+        :raises DatasetCorruptError: the files of a piece were deleted or changed
+        """
+        found = self.store.read_many_json(map(self._piece, range(self.shards)))
+        if len(found) < self.shards:
+            return None
+        pieces = [Piece.model_validate(found[self._piece(number)]) for number in range(self.shards)]
+        for number, piece in enumerate(pieces):
+            for file in piece.written.files:
+                info = self.store.info(file.path)
+                if info is None or info["size"] != file.bytes:
+                    raise DatasetCorruptError(
+                        f"The predictions of shard {number} of {self.shards} were deleted or changed: "
+                        f"{self.store.url_of(file.path)}. Clear all shards of the task."
+                    )
+        return pieces
+
+    def owns_dataset(self) -> bool:
+        """Return whether this shard commits the dataset: the first one that asks, and each of its tries."""
+        key = self._key("owner.json")
+        own = {"shard": self.shard}
+        return self.store.create_exclusive(key, canonical_json(own)) or self.store.read_json(key) == own
+
+    def join(self, key: str, map_index: int, succeeded: Sequence[int]) -> bool:
+        """Take part in the round. Return whether this call may do so."""
+        own = f"{self._key('members')}/{self.shard}.json"
+        if self.store.create_exclusive(own, canonical_json({"key": key, "map_index": map_index})):
+            return True
+        if self.store.read_json(own)["key"] == key:
+            return True
+        members = self.store.read_many_json(self.store.keys(self._key("members")))
+        return any(member["map_index"] in succeeded for path, member in members.items() if path != own)
+
+    def _piece(self, shard: int) -> str:
+        return self._key(f"pieces/{shard}.json")
+
+    def _key(self, name: str) -> str:
+        return f"checkpoints/{self.group}/{self.number}/{name}"
+
+
+def join(spec: ScoreSpec, context: StepContext) -> Round:
+    """Return the round in which the task takes part as the shard ``spec.shard``.
+
+    :raises SpecError: the step runs outside of Airflow, where nothing tells which shards belong together
+    """
+    assert spec.shard is not None  # checked by the spec
+    assert spec.shards is not None
+    if not context.provenance.run_id:
+        raise SpecError(
+            "`shards` divides the rows among the mapped tasks of a DAG run. Without Airflow, remove `shards`."
+        )
+    shared = spec.model_dump(mode="json", exclude={"shard", "succeeded"})
+    group = f"scoring/{task_folder(context.provenance)}/{fingerprint(shared)[:16]}"
+    number = max(0, _newest(context.store, group))
+    while True:
+        found = Round(context.store, group, number, spec.shard, spec.shards)
+        if found.join(context.key, context.provenance.map_index, spec.succeeded):
+            return found
+        number += 1
+
+
+def spans(
+    datasets: Sequence[Dataset], part: str | None, batch_rows: int, shard: int, shards: int
+) -> list[tuple[Dataset, range]]:
+    """Return the rows of a shard, as positions in the split part of each dataset. Every row is in exactly one shard.
+
+    A shard has consecutive batches of the single pass. The model gets the same batches as in a single pass, so that it
+    computes the same values to the last bit.
+
+    :param batch_rows: number of rows in a batch. The last batch of each file may have fewer
+    """
+    batches = []
+    for number, dataset in enumerate(datasets):
+        first = 0
+        for file in dataset.files(part):
+            rows = range(first, first + file.rows)
+            batches += [(number, rows[start : start + batch_rows]) for start in range(0, file.rows, batch_rows)]
+            first = rows.stop
+    found: dict[int, range] = {}
+    for number, rows in batches[-(-len(batches) * shard // shards) : -(-len(batches) * (shard + 1) // shards)]:
+        found[number] = range(found.get(number, rows).start, rows.stop)
+    return [(datasets[number], rows) for number, rows in found.items()]
+
+
+def _newest(store: ArtifactStore, group: str) -> int:
+    """Return the number of the newest round; -1 if there is none."""
+    return max((int(key.rpartition("/")[2]) for key in store.keys(f"checkpoints/{group}")), default=-1)

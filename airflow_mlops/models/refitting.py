@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import encode
 from airflow_mlops.models.calibration import fit as fit_calibration
 from airflow_mlops.models.calibration import require_rows
+from airflow_mlops.models.class_weights import with_class_weight
 from airflow_mlops.models.inputs import feature_columns, frame
 from airflow_mlops.models.scorer import from_values
 from airflow_mlops.models.trainers import trainer_module
@@ -61,7 +62,13 @@ class Refitted:
         return from_values(found, self.contract)
 
 
-def refit(spec: TrainerSpec, seed: int, contract: ModelContract, rows: pa.Table) -> Refitted:
+def refit(
+    spec: TrainerSpec,
+    seed: int,
+    contract: ModelContract,
+    rows: pa.Table,
+    class_weight: Literal["balanced"] | dict[str, float] | None = None,
+) -> Refitted:
     """Fit a trainer to ``rows``.
 
     :param spec: the trainer
@@ -70,12 +77,18 @@ def refit(spec: TrainerSpec, seed: int, contract: ModelContract, rows: pa.Table)
         rows to which the model is not fitted
     :param rows: the features, the label in the column ``label``, and the column :data:`AGE` if the rows have weights. The
         newest row has the weight 1. A network (TorchTrainer) is fitted without weights
+    :param class_weight: weights of the classes; classes that the rows lack are left out
     :raises TrainingError: the model cannot be fitted to the rows, or there are too few rows for the calibration
     """
     calibration, aside = contract.calibration, None
     if calibration is not None:
         rows, aside = _set_aside(calibration, seed, contract, rows)
     data = _training_data(contract, rows)
+    if class_weight is not None:
+        if isinstance(class_weight, dict):
+            present = {str(item) for item in data.classes}
+            class_weight = {name: weight for name, weight in class_weight.items() if name in present}
+        data = replace(data, weights=with_class_weight(class_weight, data.labels, data.classes, data.weights))
     if isinstance(spec, TorchTrainerSpec):
         with tempfile.TemporaryDirectory() as folder:
             model = _fit(spec, seed, data, _streamed(Path(folder), contract, rows))

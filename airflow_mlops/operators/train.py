@@ -34,6 +34,9 @@ class TrainOperator(StepOperator):
         estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, on training rows that the model is not
         fitted to: ``"isotonic"``, ``"sigmoid"`` or ``"temperature"``. By default, they are those of the estimator
+    :param class_weight: ``"balanced"``, or a mapping from class to a weight greater than 0; a class that it does not name has the
+        weight 1. The weights are passed to the fit and to early stopping, multiplied by those of the rows
+        (:class:`~airflow_mlops.operators.Decay`). Metrics, gates and monitoring are not weighted
     :param experiment: name of the MLflow experiment; by default ``model``
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     :param seed: random seed of the training, which is passed as ``random_state`` to estimators and as ``seed`` to
@@ -43,7 +46,7 @@ class TrainOperator(StepOperator):
     """
 
     step = "train"
-    structured = frozenset({"trainer", "threshold"})
+    structured = frozenset({"trainer", "threshold", "class_weight"})
     operator_extra_links = (MLflowRunLink(),)
 
     def __init__(
@@ -55,6 +58,7 @@ class TrainOperator(StepOperator):
         metrics: Sequence[str | Mapping[str, Any]] | None = None,
         threshold: float | str | Mapping[str, Any] | None = None,
         calibration: str | None = None,
+        class_weight: str | Mapping[Any, float] | None = None,
         experiment: str | None = None,
         mlflow_conn_id: str = "mlflow_default",
         seed: int | str = 0,
@@ -74,6 +78,10 @@ class TrainOperator(StepOperator):
             from airflow_mlops.models.calibration_rule import check_calibration
 
             check_calibration(calibration, f"The calibration of task {self.task_id!r}")
+        if class_weight is not None and not is_template(class_weight):
+            from airflow_mlops.models.class_weight_rule import check_class_weight
+
+            check_class_weight(class_weight, f"The class weight of task {self.task_id!r}")
         self.assign_parameters(locals())
 
     def finish(self, result: dict[str, Any], context: Context) -> None:

@@ -108,7 +108,7 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
     def timed(training: Training) -> Fit:
         def fit(rows: pa.Table) -> Refitted:
             started = time.perf_counter()
-            fitted = refit(training.trainer, training.seed, contract, rows)
+            fitted = refit(training.trainer, training.seed, contract, rows, training.class_weight)
             seconds.append(time.perf_counter() - started)
             return fitted
 

@@ -199,7 +199,7 @@ def probe(
 
 
 def _fit(training: Training, contract: ModelContract) -> Fit:
-    return lambda table: refit(training.trainer, training.seed, contract, table)
+    return lambda table: refit(training.trainer, training.seed, contract, table, training.class_weight)
 
 
 def metric_of(policy: Policy, contract: ModelContract) -> str:

@@ -20,6 +20,7 @@ from airflow_mlops.core.errors import MLOpsError, RegistryError, RegistryUnavail
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.metrics.realised import UnmeasurableError
+from airflow_mlops.models.class_weight_rule import ClassWeight
 from airflow_mlops.models.trainers.known import own_code
 from airflow_mlops.models.trainers.spec import AnyTrainer, BoostingTrainerSpec, TorchTrainerSpec, TrainerSpec
 from airflow_mlops.performance.challenger import OtherTrainer
@@ -45,10 +46,12 @@ class Training(Model):
 
     :param trainer: the trainer
     :param seed: seed of the training
+    :param class_weight: weights of the classes in the training
     """
 
     trainer: AnyTrainer
     seed: int = 0
+    class_weight: ClassWeight = None
 
 
 @dataclass(frozen=True)
@@ -97,8 +100,8 @@ def other_trainers(
 ) -> Others:
     """Return the trainers of the candidates of the last decision, without the champion's, in the order of the candidates.
 
-    Trainers that differ only in their names, or in the format of the stored model, count once. A trainer is left out, and a
-    note says why, if
+    Trainers that differ only in their names, in the format of the stored model, or in their class weights, count once. A trainer
+    is left out, and a note says why, if
 
     - there are :data:`MAX_OTHERS` others before it;
     - its challengers, and those of the others before it, are expected to take more than :data:`MAX_SECONDS`, by the seconds
@@ -197,6 +200,6 @@ def _recorded(ref: ModelVersionRef, client: MlflowClient) -> Training | None:
         recorded: dict[str, Any] = mlflow.artifacts.load_dict(
             client.download_artifacts(ref.run_id, TRAINING_FILE, folder)
         )
-    known = {name: recorded[name] for name in ("trainer", "seed") if name in recorded}
+    known = {name: recorded[name] for name in ("trainer", "seed", "class_weight") if name in recorded}
     found: Training = parse(Training, known, f"The training of {ref}")
     return found

@@ -9,12 +9,14 @@ from typing import Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.catalog import METRICS, is_on_request
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.values import compute
 from airflow_mlops.models import parity
+from airflow_mlops.models.class_weights import with_class_weight
 from airflow_mlops.models.trainers import trainer_module
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
 from airflow_mlops.models.trainers.spec import TrainerSpec
@@ -98,6 +100,7 @@ def fit_candidate(
     threshold.check_task(spec.threshold, train.task)
     calibration.check_task(spec.calibration, train.task)
     train, run, parts = _without_set_aside(spec, dataset, train, run)
+    train = _with_class_weight(spec, train, run)
     with Phase(context, "Fitted") as fitting:
         model: FittedModel = trainer.fit(spec.trainer, train, spec.seed, run)
     with Phase(context, "Exported to ONNX and measured"):
@@ -132,6 +135,17 @@ def _without_set_aside(
         return train, run, parts
     rest = read_part(parts.fitted, run.part, SAMPLE_ROWS if _streams(spec) else None)
     return rest, replace(run, dataset=parts.fitted), parts
+
+
+def _with_class_weight(spec: TrainSpec, train: TrainingData, run: TrainingRun) -> TrainingData:
+    if spec.class_weight is None:
+        return train
+    weights = train.weights
+    if _streams(spec):
+        # The sample has no weights.
+        rule = RowWeights.of(run.dataset)
+        weights = None if rule is None else rule.weights(run.dataset.table(run.part, [rule.column]).column(0))
+    return replace(train, weights=with_class_weight(spec.class_weight, train.labels, train.classes, weights))
 
 
 def _report_other_labels(model: FittedModel, contract: ModelContract, test: TrainingData, context: StepContext) -> None:

@@ -71,6 +71,7 @@ def identity(spec: TrainSpec, fitted: Fitted) -> str:
             "code": code(fitted.model, spec.metrics),
             "code_version": spec.tags.get(CODE_VERSION),
             "environment": environment(fitted.model),
+            **({} if spec.class_weight is None else {"class_weight": spec.class_weight}),
         }
     )
 
@@ -122,6 +123,8 @@ def log_run(
         params |= {"calibration": calibration.method, "calibration_rows": calibration.rows}
         if test is not None:
             metrics |= {f"uncalibrated_{name}": value for name, value in calibration.before.items()}
+    if spec.class_weight is not None:
+        params |= {"class_weight": json.dumps(spec.class_weight)}
     if rule := manifest.details.get("window_rule"):
         params |= {"window_rule": rule["rule"], "window": Window.model_validate(rule["window"]).label}
     now = int(time.time() * 1000)

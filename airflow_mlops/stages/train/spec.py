@@ -12,8 +12,9 @@ from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
 from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric
 from airflow_mlops.models.calibration_rule import CalibrationInput
+from airflow_mlops.models.class_weight_rule import ClassWeight
 from airflow_mlops.models.threshold_rule import ThresholdInput
-from airflow_mlops.models.trainers.spec import TrainerInput
+from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec, TrainerInput
 from airflow_mlops.registry.names import SEARCH_TAG
 
 
@@ -29,6 +30,8 @@ class TrainSpec(Spec):
         :class:`airflow_mlops.models.threshold_rule.ThresholdRule`; by default the threshold of the estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, see
         :mod:`airflow_mlops.models.calibration`; by default they are those of the estimator
+    :param class_weight: ``balanced``, or the weight of each class by the class as text, see
+        :func:`airflow_mlops.models.class_weights.with_class_weight`. It multiplies the weights of the rows in the fit only
     :param seed: random seed. The same data, code and seed give the same model
     :param mlflow: the connection to MLflow, and the name of the experiment; by default the name of the model
     :param tags: tags for the MLflow run of the training
@@ -40,9 +43,22 @@ class TrainSpec(Spec):
     metrics: list[Annotated[MetricName, AfterValidator(check_on_request)]] = Field(default_factory=list)
     threshold: ThresholdInput = None
     calibration: CalibrationInput = None
+    class_weight: ClassWeight = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     mlflow: MLflowTarget = MLflowTarget()
     tags: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _weighs_classes(self) -> TrainSpec:
+        if self.class_weight is None:
+            return self
+        if isinstance(self.trainer, TorchTrainerSpec):
+            raise ValueError("TorchTrainer does not support class_weight; weigh the classes in the loss of your module")
+        if isinstance(self.trainer, SearchTrainerSpec):
+            raise ValueError(
+                "a Search does not support class_weight, because its trials would be fitted without it; remove class_weight"
+            )
+        return self
 
     @model_validator(mode="before")
     @classmethod

@@ -28,9 +28,9 @@ def trained(client):
     """Log a training to MLflow, and return its version."""
     experiment = client.create_experiment(uuid.uuid4().hex)
 
-    def trained(version: int, trainer, seconds: float | None = 1.0, gpu: str | None = None) -> ModelVersionRef:
+    def trained(version: int, trainer, seconds: float | None = 1.0, gpu: str | None = None, **more):
         run_id = client.create_run(experiment, tags={GPU_TAG: gpu} if gpu else {}).info.run_id
-        client.log_dict(run_id, {"trainer": dict(trainer), "seed": version}, "training.json")
+        client.log_dict(run_id, {"trainer": dict(trainer), "seed": version, **more}, "training.json")
         client.log_param(run_id, "train_rows", ROWS)
         if seconds is not None:
             client.log_metric(run_id, "fit_seconds", seconds)
@@ -53,7 +53,7 @@ def found(client, champion: ModelVersionRef, *entries: Entry, rows: int = ROWS):
 
 
 def test_the_last_decision_with_candidates_counts(client, trained):
-    champion, old, new = trained(1, LINEAR), trained(2, tree(2)), trained(3, tree(3))
+    champion, old, new = trained(1, LINEAR), trained(2, tree(2), class_weight={"1": 3}), trained(3, tree(3))
     again = trained(4, LINEAR)
     promoted, refused = entry(1, "promoted", champion, old), entry(2, "refused", again, new)
     later = [entry(3, "requested"), entry(4, "rolled_back")]
@@ -67,7 +67,7 @@ def test_the_last_decision_with_candidates_counts(client, trained):
     training = next(
         iter(other_trainers(champion, Training(trainer=LINEAR).trainer, [promoted], ROWS, client).trainings.values())
     )
-    assert training == Training(trainer=tree(2), seed=2)
+    assert training == Training(trainer=tree(2), seed=2, class_weight={"1": 3})
 
 
 def test_the_first_three_other_trainers_are_used(client, trained):

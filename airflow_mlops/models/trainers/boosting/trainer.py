@@ -110,7 +110,7 @@ def _held_out(
 
 
 def _weights(data: TrainingData, run: TrainingRun | None) -> NDArray[np.float64] | None:
-    if run is None:
+    if run is None or data.weights is not None:
         return data.weights
     weights = RowWeights.of(run.dataset)
     return None if weights is None else weights.weights(run.dataset.table(run.part, [weights.column]).column(0))

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from airflow_mlops.core.errors import SchemaError, TrainingError
@@ -53,6 +52,8 @@ def held_out(
     details = dataset.manifest.details if dataset is not None else {}
     split, random = details.get("split") or {}, np.random.default_rng((seed, 2**32))
     if dataset is not None and split.get("method") == "group":
+        import pandas as pd
+
         groups, _ = pd.factorize(_column(dataset, part, split["group"], otherwise).to_pandas(), use_na_sentinel=False)
         shuffled = random.permutation(int(groups.max()) + 1)
         sizes = np.bincount(groups)[shuffled].cumsum()

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ CHUNK, TRAINING_ROWS = 250_000, 20_000
 APRIL, MONTH_MICROS = 1_364_774_400_000_000, 30 * 86_400_000_000
 KEYS = 5_000
 MODEL = "scale"
+SHARDS, WORKERS = 4, 2
 
 
 def main() -> None:
@@ -49,11 +51,15 @@ def main() -> None:
     parser.add_argument("--keep", metavar="FOLDER", help="prepare the data here, and use it again if it exists")
     parser.add_argument("--prepare", metavar="FOLDER", help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=2, metavar=("WAY", "FOLDER"), help=argparse.SUPPRESS)
+    parser.add_argument("--shards", nargs="+", metavar=("FOLDER RUN", "SHARD"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.prepare:
         prepare(Path(arguments.prepare), arguments.rows, arguments.stages)
     elif arguments.measure:
         measure(arguments.measure[0], Path(arguments.measure[1]))
+    elif arguments.shards:
+        folder, run, *shards = arguments.shards
+        score_shards(Path(folder), run, [int(shard) for shard in shards])
     else:
         with tempfile.TemporaryDirectory(prefix="mlops-bench-") as folder:
             compare(Path(arguments.keep or folder), arguments)
@@ -83,6 +89,13 @@ def compare(folder: Path, arguments: argparse.Namespace) -> None:
             found["speed"] = round(peer["seconds"] / found["seconds"], 2)
             line += f"{peer['seconds']:9.2f}{peer['peak_mb']:9,}  {found['speed']:.2f}"
         print(line, flush=True)
+        if stage == "score":
+            found["shards_seconds"] = round(seconds_of_shards(folder), 3)
+            found["shards_speedup"] = round(found["seconds"] / found["shards_seconds"], 2)
+            print(
+                f"  {SHARDS} shards of score in {WORKERS} processes: {found['shards_seconds']:.2f} s, {found['shards_speedup']:.2f} "
+                "times the speed of one pass"
+            )
         figures[stage] = found
     print(json.dumps({"benchmark": "scale", "rows": rows, "stages": figures}))
 
@@ -493,6 +506,51 @@ def score(folder: Path) -> Callable[[], Any]:
 
     spec = ScoreSpec(model=MODEL, dataset=_reference(folder, "rows"), name="scale_predictions")
     return lambda: step.run(spec, _context(folder))
+
+
+def seconds_of_shards(folder: Path) -> float:
+    """Score in shards, divided among processes that have imported the libraries before the clock runs."""
+    run = uuid.uuid4().hex
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.scale", "--shards", str(folder), run, *map(str, range(first, SHARDS, WORKERS))],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for first in range(WORKERS)
+    ]  # fmt: skip
+    for worker in workers:
+        assert worker.stdout is not None
+        worker.stdout.readline()
+    started = time.perf_counter()
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.close()
+    failed = [worker.args for worker in workers if worker.wait()]
+    if failed:
+        sys.exit(f"A shard failed: {failed}")
+    return time.perf_counter() - started
+
+
+def score_shards(folder: Path, run: str, shards: list[int]) -> None:
+    """Score the shards of a DAG run one after the other, as soon as the standard input ends."""
+    logging.disable(logging.WARNING)
+    _use_mlflow(folder)
+    import mlflow  # noqa: F401 - loaded before the clock runs
+    import onnxruntime  # noqa: F401
+
+    from airflow_mlops.core.calls import Provenance
+    from airflow_mlops.data.store import ArtifactStore
+    from airflow_mlops.stages.context import StepContext
+    from airflow_mlops.stages.score import step
+    from airflow_mlops.stages.score.spec import ScoreSpec
+
+    print("ready", flush=True)
+    sys.stdin.read()
+    for shard in shards:
+        place = Provenance(dag_id="scale", run_id=run, task_id="score", map_index=shard)
+        context = StepContext(ArtifactStore(f"file://{folder}/store"), f"results/{run}/{shard}.json", provenance=place)
+        fields = {"model": MODEL, "dataset": _reference(folder, "rows"), "name": "scale_sharded"}
+        step.run(ScoreSpec(**fields, shard=shard, shards=SHARDS), context)
 
 
 def score_peer(folder: Path) -> Callable[[], Any]:

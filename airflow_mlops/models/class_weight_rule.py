@@ -23,7 +23,10 @@ def _as_declared(declared: Any) -> Any:
     if flags := [key for key, value in declared.items() if isinstance(value, bool)]:
         raise ValueError(f"the weight of the class {flags[0]!r} is a boolean; use a number")
     # JSON has only texts as keys.
-    return {str(key): value for key, value in declared.items()}
+    weights = {str(key): value for key, value in declared.items()}
+    if len(weights) < len(declared):
+        raise ValueError("it names a class twice, as a text and as another type; name each class once")
+    return weights
 
 
 ClassWeight = Annotated[Literal["balanced"] | dict[str, _Weight] | None, BeforeValidator(_as_declared)]

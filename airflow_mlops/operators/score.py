@@ -31,7 +31,7 @@ class ScoreOperator(StepOperator):
     that finishes last writes. Its result has the reference, and it alone sends the events of the outlets, exports the
     metrics and writes the table of ``write_to``. ``.output`` of the mapped task can be passed on like that of a single task.
 
-    All shards use the version that the first one finds, also if the champion changes meanwhile. A shard that is cleared
+    All shards use the version that the first one finds, even if the champion changes meanwhile. A shard that is cleared
     uses this version again if another shard has succeeded. The version is resolved anew in a new DAG run, and if no
     other shard has succeeded, as when all of them are cleared.
 
@@ -97,8 +97,15 @@ class ScoreOperator(StepOperator):
         call = super().call(spec, context)
         if self.shards is None:
             return call
+        instances = _instances(context)
+        if len(instances) < call.spec["shards"]:
+            raise SpecError(
+                f"Task {self.task_id!r} has {len(instances)} mapped instances, but shards={call.spec['shards']}, so some rows would "
+                f"not be scored. Map the task over all shards, with .expand(shard=list(range({call.spec['shards']})))."
+            )
         # Retries have the same key, whatever the other shards have done since.
-        return call.model_copy(update={"spec": {**call.spec, "succeeded": _succeeded(context)}})
+        succeeded = sorted(number for number, state in instances.items() if state == "success")
+        return call.model_copy(update={"spec": {**call.spec, "succeeded": succeeded}})
 
     def samples(self, result: dict[str, Any]) -> list[Sample]:
         from airflow_mlops.observability.samples import scored
@@ -116,11 +123,9 @@ class ScoreOperator(StepOperator):
         self.describe_outlets(context, {"dataset": result["dataset"], "scored_by": result["scored_by"]})
 
 
-def _succeeded(context: Context) -> list[int]:
-    """Return the map indexes of the instances of a mapped task that have succeeded in the DAG run."""
+def _instances(context: Context) -> dict[int, str | None]:
+    """Return the state of each instance of a mapped task in the DAG run, by map index; empty if the task is not mapped."""
     ti = context["ti"]
     states = ti.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id]).get(ti.run_id, {})
     prefix = f"{ti.task_id}_"
-    return sorted(
-        int(name.removeprefix(prefix)) for name, state in states.items() if state == "success" and name != ti.task_id
-    )
+    return {int(name.removeprefix(prefix)): state for name, state in states.items() if name != ti.task_id}

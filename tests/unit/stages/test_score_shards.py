@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.core.base import parse
-from airflow_mlops.core.calls import Provenance
+from airflow_mlops.core.calls import Provenance, StepCall
 from airflow_mlops.core.errors import DatasetCorruptError, SchemaError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
@@ -27,7 +27,8 @@ from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.operators.score import _succeeded
+from airflow_mlops.operators.base import StepOperator
+from airflow_mlops.operators.score import ScoreOperator, _instances
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score import scoring, shards
 from airflow_mlops.stages.score.scoring import Scoring
@@ -318,7 +319,23 @@ def test_shards_need_a_dag_run(store):
         shards.join(spec, StepContext(store))
 
 
-def test_the_succeeded_instances_are_those_of_the_own_task():
-    states = {"score_0": "success", "score_1": "running", "score_10": "success", "score_2": None}
+def context_of(states: dict[str, str | None]) -> dict[str, object]:
     ti = SimpleNamespace(dag_id="d", task_id="score", run_id="r", get_task_states=lambda **_: {"r": states})
-    assert _succeeded({"ti": ti}) == [0, 10]
+    return {"ti": ti}
+
+
+def test_the_instances_are_those_of_the_mapped_task():
+    states = {"score_0": "success", "score_1": "running", "score_10": "success", "score_2": None}
+    assert _instances(context_of(states)) == {0: "success", 1: "running", 10: "success", 2: None}
+    assert _instances(context_of({"score": "running"})) == {}
+
+
+@pytest.mark.parametrize("states", [{"score": "running"}, {"score_0": "success", "score_1": "running"}])
+def test_fewer_mapped_tasks_than_shards_are_refused(states, monkeypatch):
+    operator = ScoreOperator(task_id="score", model="delays", dataset={"name": "rows"}, shard=0, shards=3)
+    call = StepCall(step="score", spec={"shard": 0, "shards": 3}, store="memory://", key="results/x.json", version="0")
+    monkeypatch.setattr(StepOperator, "call", lambda *_: call)
+    with pytest.raises(SpecError, match=rf"has {len(states) - ('score' in states)} mapped instances, but shards=3"):
+        operator.call(ScoreSpec(model="delays", dataset={"name": "rows"}, shard=0, shards=3), context_of(states))
+    enough = context_of({"score_0": "success", "score_1": "running", "score_2": None})
+    assert operator.call(ScoreSpec(model="delays", dataset={"name": "rows"}), enough).spec["succeeded"] == [0]

@@ -155,7 +155,8 @@ def _given_scores(classes: int) -> Any:
             return self
 
         def predict(self, X: Any) -> Any:  # noqa: N803
-            raise NotImplementedError
+            scores = self.decision_function(X)
+            return (scores > 0).astype(int) if classes == 2 else scores.argmax(axis=1)
 
         def decision_function(self, X: Any) -> Any:  # noqa: N803
             return X[:, 0] if classes == 2 else X

@@ -15,8 +15,8 @@ import numpy as np
 from airflow_mlops.core.contract import THRESHOLD, Calibration, ModelContract, ReliabilityPoint, Task
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.metrics.rows import encode, is_positive
-from airflow_mlops.metrics.values import compute, reliability
+from airflow_mlops.metrics.rows import encode, is_positive, predicted
+from airflow_mlops.metrics.values import measure, reliability
 from airflow_mlops.models import calibration, parity
 from airflow_mlops.models.calibration_rule import CalibrationRule
 from airflow_mlops.models.onnx.scorer import OnnxModel
@@ -109,15 +109,7 @@ def with_metrics(
 
 def measured(contract: ModelContract, test: TrainingData, predictions: Predictions) -> dict[str, float]:
     """Return the metrics of probabilities, by name: log loss and, for a binary task, Brier score and calibration error."""
-    found = compute(
-        contract.task,
-        test.labels,
-        predictions.prediction,
-        predictions.score,
-        predictions.probabilities,
-        contract.classes,
-        positive=contract.positive,
-    )
+    found = measure(predicted(test.labels, predictions, contract))
     return {name: found[name] for name in _METRICS if name in found}
 
 

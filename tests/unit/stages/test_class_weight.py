@@ -105,7 +105,7 @@ def test_what_cannot_be_weighted_is_refused(tmp_path):
         parse(TrainSpec, fields, "Task 'train'")
 
 
-@pytest.mark.parametrize("declared", ["even", {}, {"a": 0}, {"a": float("nan")}, {"a": True}, 3])
+@pytest.mark.parametrize("declared", ["even", {}, {"a": 0}, {"a": float("nan")}, {"a": True}, {1: 2, "1": 3}, 3])
 def test_an_invalid_declaration_is_refused_in_the_dag_file(declared):
     with pytest.raises(SpecError, match="The class weight of task 'train'"):
         TrainOperator(task_id="train", dataset={}, model="late", trainer="{{ params.trainer }}", class_weight=declared)

@@ -64,7 +64,7 @@ def cached(name: str, fill: Callable[[Path], None]) -> Path:
             held = _hold(folder)
             os.close(lock)
         if held:
-            _make_room(root, limit)
+            _make_room(root, limit, _size(folder))
             return folder
     raise RegistryError(f"Other processes removed the folder {folder} again and again. Make [mlops] cache_size larger.")
 
@@ -126,21 +126,48 @@ def _is(folder: Path, opened: int) -> bool:
         return False
 
 
-def _make_room(root: Path, limit: int) -> None:
-    """Remove leftovers of killed downloads, and the least recently used folders until all others fit into ``limit``."""
+def _make_room(root: Path, limit: int, added: int) -> None:
+    """Remove leftovers of killed downloads, and the least recently used folders until all others fit into ``limit``.
+
+    Number and size of the folders are recorded. They are measured again only if they do not fit, or if their number is
+    not the recorded one: measuring thousands of folders at each download takes long.
+
+    :param added: size of the folder that is new, in bytes
+    """
+    record = root.with_name(f"{root.name}.size")
     with _one_process(root):
-        folders = []
-        for folder in root.iterdir():
-            if folder.name.startswith("."):
-                _remove(folder)
+        # Downloads that go on cannot be removed, and count.
+        folders = [folder for folder in root.iterdir() if not (folder.name.startswith(".") and _remove(folder))]
+        count, total = _read_record(record)
+        if count + 1 == len(folders) and total + added <= limit:
+            _write_record(record, len(folders), total + added)
+            return
+        used = []
+        for folder in folders:
             with suppress(FileNotFoundError):
-                folders.append((folder.stat().st_mtime_ns, folder, _size(folder)))
-        total = sum(size for _, _, size in folders)
-        for _, folder, size in sorted(folders):
+                used.append((folder.stat().st_mtime_ns, folder, _size(folder)))
+        count, total = len(used), sum(size for _, _, size in used)
+        for _, folder, size in sorted(used):
             if total <= limit:
-                return
+                break
             if _remove(folder):
-                total -= size
+                count, total = count - 1, total - size
+        _write_record(record, count, total)
+
+
+def _read_record(record: Path) -> tuple[int, int]:
+    """Return the recorded number of folders, and their size in bytes. Without a record, the number is -2."""
+    try:
+        count, size = record.read_text().split()
+        return int(count), int(size)
+    except (OSError, ValueError):
+        return -2, 0
+
+
+def _write_record(record: Path, count: int, size: int) -> None:
+    # Without a record, the next process measures the folders.
+    with suppress(OSError):
+        record.write_text(f"{count} {size}")
 
 
 @contextmanager

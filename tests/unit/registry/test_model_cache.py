@@ -172,6 +172,32 @@ def test_processes_at_once_always_find_whole_models_and_leave_a_small_cache(temp
     assert not [name for name in found if name.startswith(".")]
 
 
+def test_folders_are_measured_only_when_the_record_cannot_be_right(temporary, monkeypatch):
+    measured = []
+    size = cache._size
+    monkeypatch.setattr(cache, "_size", lambda folder: measured.append(folder.name) or size(folder))
+
+    def add(name):
+        measured.clear()
+        cache.cached(name, lambda folder: (folder / "a").write_bytes(b"x" * MODEL))
+        return sorted(set(measured))
+
+    assert add("a") == ["a"]
+    assert add("b") == ["b"]
+    (record,) = temporary.glob("*/models.size")
+    assert record.read_text() == f"2 {2 * MODEL}"
+    # A process was killed before it recorded its folder; somebody removed one; the record is damaged or gone.
+    shutil.copytree(next(temporary.glob("*/models/b")), next(temporary.glob("*/models")) / "unrecorded")
+    assert add("c") == ["a", "b", "c", "unrecorded"]
+    shutil.rmtree(next(temporary.glob("*/models/unrecorded")))
+    assert add("d") == ["a", "b", "c", "d"]
+    record.write_text("many")
+    assert add("e") == ["a", "b", "c", "d", "e"]
+    # The cache is too full, so that room would be made if this process did not use all of them.
+    assert add("f") == ["a", "b", "c", "d", "e", "f"]
+    assert record.read_text() == f"6 {6 * MODEL}"
+
+
 def test_a_model_larger_than_the_cache_can_be_used(temporary, monkeypatch):
     monkeypatch.setenv(cache.SIZE_VARIABLE, "1KB")
     use("a")

@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.airflow_db import create_database
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
@@ -58,8 +60,8 @@ def _remove_home() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def airflow_db() -> None:
-    """Airflow's metadata database, migrated once."""
-    subprocess.run([sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, timeout=300)
+    """Airflow's metadata database."""
+    create_database(HOME / "airflow.db")
     from airflow.models import import_all_models
     from sqlalchemy.orm import configure_mappers
 

@@ -20,6 +20,8 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import quote
 
+from tests.support.airflow_db import create_database
+
 COMPONENTS = {
     "api-server": ("api-server", "--workers", "1", "--host", "127.0.0.1"),
     "scheduler": ("scheduler", "--skip-serve-logs"),
@@ -114,10 +116,7 @@ class LiveAirflow:
 
     def __enter__(self) -> LiveAirflow:
         try:
-            subprocess.run(
-                [self.python, "-m", "airflow", "db", "migrate"],
-                env=self.env, check=True, capture_output=True, timeout=300,
-            )  # fmt: skip
+            self._create_database()
             for name in COMPONENTS:
                 self.start(name)
             self.until(self._healthy, "Airflow is healthy", timeout=180)
@@ -130,6 +129,14 @@ class LiveAirflow:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop()
+
+    def _create_database(self) -> None:
+        if self.python == sys.executable:
+            create_database(self.home / "airflow.db")
+            return
+        # Another environment may have another Airflow.
+        command = [self.python, "-m", "airflow", "db", "migrate"]
+        subprocess.run(command, env=self.env, check=True, capture_output=True, timeout=300)
 
     def start(self, component: str) -> None:
         """Start a component, or start it again."""

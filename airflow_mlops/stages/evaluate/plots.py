@@ -93,20 +93,26 @@ def _thin(*curve: NDArray[Any]) -> list[NDArray[Any]]:
     return [values[kept] for values in curve]
 
 
-def _unit_square(axes: Axes, x: str, y: str) -> None:
+def _unit_square(title: str, x: str, y: str) -> tuple[Figure, Axes]:
+    # The numbers at both axes are always equally wide, so the margins need not be computed, which takes a third of the time.
+    figure = Figure(figsize=(5.6, 4.8))
+    figure.subplots_adjust(left=0.11, right=0.975, bottom=0.115, top=0.93)
+    axes = figure.add_subplot()
+    style(axes)
+    axes.set_title(title, loc="left", fontsize=11)
     axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x, ylabel=y)
+    return figure, axes
 
 
 def _roc(positive: NDArray[np.bool_], models: list[Measurement]) -> Figure:
     from sklearn.metrics import roc_curve
 
-    figure, axes = new_figure("ROC curve")
+    figure, axes = _unit_square("ROC curve", "false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance (AUC 0.5)")
     for model, look in _styles(models):
         false_rate, true_rate, _ = roc_curve(positive, _score(model))
         label = f"{_name(model, models)} (AUC {model.metrics['roc_auc']:.3f})"
         axes.plot(*_thin(false_rate, true_rate), **look, label=label)
-    _unit_square(axes, "false positive rate", "true positive rate")
     axes.legend(loc="lower right", frameon=False)
     return figure
 
@@ -114,7 +120,8 @@ def _roc(positive: NDArray[np.bool_], models: list[Measurement]) -> Figure:
 def _roc_by_class(truth: NDArray[Any], model: Measurement, classes: list[Any]) -> Figure:
     from sklearn.metrics import roc_auc_score, roc_curve
 
-    figure, axes = new_figure("ROC curve of each class against the rest")
+    title = "ROC curve of each class against the rest"
+    figure, axes = _unit_square(title, "false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":")
     codes = encode(truth, classes)
     assert model.predictions is not None
@@ -128,7 +135,6 @@ def _roc_by_class(truth: NDArray[Any], model: Measurement, classes: list[Any]) -
         false_rate, true_rate, _ = roc_curve(mine, score)
         label = f"{classes[code]} (AUC {roc_auc_score(mine, score):.3f})"
         axes.plot(*_thin(false_rate, true_rate), color=colour, label=label)
-    _unit_square(axes, "false positive rate", "true positive rate")
     axes.legend(loc="lower right", frameon=False)
     return figure
 
@@ -136,27 +142,26 @@ def _roc_by_class(truth: NDArray[Any], model: Measurement, classes: list[Any]) -
 def _precision_recall(positive: NDArray[np.bool_], models: list[Measurement]) -> Figure:
     from sklearn.metrics import precision_recall_curve
 
-    figure, axes = new_figure("Precision and recall")
+    figure, axes = _unit_square("Precision and recall", "recall", "precision")
     share = positive.mean()
     axes.axhline(share, color=GREY, linestyle=":", label=f"chance (precision {share:.3f})")
     for model, look in _styles(models):
         precision, recall, _ = precision_recall_curve(positive, _score(model))
         label = f"{_name(model, models)} (AP {model.metrics['average_precision']:.3f})"
         axes.plot(*_thin(recall, precision), **look, label=label)
-    _unit_square(axes, "recall", "precision")
     axes.legend(loc="upper right", frameon=False)
     return figure
 
 
 def _threshold(threshold: float, choice: ThresholdChoice) -> Figure:
-    figure, axes = new_figure(f"Decision threshold: {choice.rule}")
+    below = f"threshold ({choice.rows:,} training rows that were set aside)"
+    figure, axes = _unit_square(f"Decision threshold: {choice.rule}", below, "share")
     values = [point.threshold for point in choice.curve]
     axes.plot(values, [point.recall for point in choice.curve], color=BLUE, label="recall")
     precision = [float("nan") if point.precision is None else point.precision for point in choice.curve]
     axes.plot(values, precision, color=ORANGE, linestyle="--", label="precision")
     axes.plot(values, [point.positives for point in choice.curve], color=GREY, label="rows predicted positive")
     axes.axvline(threshold, color=GREY, linestyle=":", label=f"chosen: {threshold:.4g}")
-    _unit_square(axes, f"threshold ({choice.rows:,} training rows that were set aside)", "share")
     axes.legend(loc="best", frameon=False)
     return figure
 

@@ -1,8 +1,8 @@
 """The error rates of the default improvement gate, and the cost of an evaluation on 1,000,000 rows.
 
 ``python -m benchmarks.gates [--repetitions N] [--rows N] [--memory GIB] [--cores N]``. The rates come
-from seeded simulations with new rows and two new models each: two equally good models (A/A), and a candidate that is
-better by the detectable improvement that the gate reports. The cost of a whole evaluation is measured in a separate
+from seeded simulations with new rows and two new models each: two equally good models (A/A), also on rows with log-normal weights
+(``sample_weight=``), and a candidate that is better by the detectable improvement that the gate reports. The cost of a whole evaluation is measured in a separate
 process with two cores and 2 GiB of memory. The last line is JSON.
 """
 
@@ -46,7 +46,16 @@ def compare(repetitions: int, rows: int, memory: float, cores: int) -> None:
         print(
             f"  {metric:10} promotes {false:6.1%} of equals, and {power:6.1%} of those better by {size:.3g}", flush=True
         )
-        figures[metric] = {"false_promotion_rate": false, "power": power, "improvement": size}
+        weighted = (
+            sum(judge(metric, 0.0, SIMULATED_ROWS, seed, True).passed for seed in range(repetitions)) / repetitions
+        )
+        print(f"  {metric:10} promotes {weighted:6.1%} of equals on rows with weights", flush=True)
+        figures[metric] = {
+            "false_promotion_rate": false,
+            "weighted_false_promotion_rate": weighted,
+            "power": power,
+            "improvement": size,
+        }
     taken = evaluate(rows, memory, cores)
     print(
         f"Judging {rows:,} rows with {taken['rounds']:,} bootstrap rounds and {taken['slices']} slices on {cores} cores "
@@ -58,6 +67,9 @@ def compare(repetitions: int, rows: int, memory: float, cores: int) -> None:
                 "benchmark": "gates",
                 "repetitions": repetitions,
                 "false_promotion_rate": max(item["false_promotion_rate"] for item in figures.values()),
+                "weighted_false_promotion_rate": max(
+                    item["weighted_false_promotion_rate"] for item in figures.values()
+                ),
                 "power": min(item["power"] for item in figures.values()),
                 "metrics": figures,
                 "rows": rows,
@@ -83,15 +95,18 @@ def rates(metric: str, repetitions: int, rows: int = SIMULATED_ROWS) -> tuple[fl
     )
 
 
-def judge(metric: str, quality: float, rows: int, seed: int) -> Any:
-    """The result of the default improvement gate for a candidate that sees the truth with ``quality`` less noise."""
+def judge(metric: str, quality: float, rows: int, seed: int, weighted: bool = False) -> Any:
+    """The result of the default improvement gate for a candidate that sees the truth with ``quality`` less noise.
+
+    ``weighted``: whether the rows have weights, which are related to the label and so to the errors of the models.
+    """
     from airflow_mlops.gates.rules import default_gates
 
     gate = default_gates("binary", metric)[1]
-    return gate.check(evidence(rows, quality, seed))
+    return gate.check(evidence(rows, quality, seed, weighted))
 
 
-def evidence(rows: int, quality: float, seed: int) -> Any:
+def evidence(rows: int, quality: float, seed: int, weighted: bool = False) -> Any:
     """Two models on the same rows. Both see the same signal with their own noise, the candidate ``quality`` less of it."""
     import numpy as np
 
@@ -99,7 +114,11 @@ def evidence(rows: int, quality: float, seed: int) -> Any:
     from airflow_mlops.metrics.resampling import Resampling
     from airflow_mlops.metrics.values import measure
 
-    pair = models(rows, quality, np.random.default_rng(seed))
+    random = np.random.default_rng(seed)
+    pair = models(rows, quality, random)
+    if weighted:
+        weight = np.exp(random.normal(size=rows) + 0.5 * pair[0].truth)
+        pair = [one.weighted(weight) for one in pair]
     candidate, champion = (
         Measurement(name, measure(one), None, one) for name, one in zip(("m v2", "m v1"), pair, strict=True)
     )

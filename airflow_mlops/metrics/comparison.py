@@ -183,7 +183,7 @@ def _areas(candidate: Rows, champion: Rows, clusters: NDArray[np.int64] | None) 
     """
     assert candidate.score is not None
     assert champion.score is not None
-    areas = delong(candidate.truth, candidate.score, champion.score)
+    areas = delong(candidate.truth, candidate.score, champion.score, candidate.weight)
     error = areas.standard_error if math.isfinite(areas.standard_error) else math.inf
     influence = areas.influence
     if clusters is not None:

@@ -21,8 +21,9 @@ parameter  binary                       multiclass                          regr
 ========== ============================ =================================== ===================
 
 Functions of ``sklearn.metrics`` that need no further argument can be used directly, such as
-``sklearn.metrics:balanced_accuracy_score``. Sample weights are not passed. The confidence interval of a custom metric comes
-from a bootstrap over rows, see :func:`airflow_mlops.metrics.resampling.resample_rows`.
+``sklearn.metrics:balanced_accuracy_score``. If the rows have weights (``sample_weight=`` of TrainOperator), the function is called with
+the argument ``sample_weight``, an array of n numbers; a function without this parameter is refused. The confidence interval of a custom
+metric comes from a bootstrap over rows, see :func:`airflow_mlops.metrics.resampling.resample_rows`.
 """
 
 from __future__ import annotations
@@ -54,11 +55,13 @@ class CustomMetric:
     :param path: import path of the function, ``package.module:function``
     :param function: the imported function
     :param takes_scores: whether the function is called with probabilities instead of predicted classes
+    :param takes_weights: whether the function has the parameter ``sample_weight``
     """
 
     path: str
     function: Callable[..., Any]
     takes_scores: bool
+    takes_weights: bool = False
 
     def applies_to(self, rows: Rows) -> bool:
         """Return whether the function can be called with the predictions in ``rows``.
@@ -85,10 +88,22 @@ class CustomMetric:
         :return: NaN if the sample has no rows or only one class, or if the function returns no finite number
         :raises MetricError: the function raises an exception, or does not return a number
         """
-        if not len(rows) or (rows.task != "regression" and (rows.truth == rows.truth[0]).all()):
+        counted = rows.truth if rows.weight is None else rows.truth[rows.weight > 0]
+        if not len(counted) or (rows.task != "regression" and (counted == counted[0]).all()):
             return math.nan
         value = self._call(rows)
         return value if math.isfinite(value) else math.nan
+
+    def require_weights(self) -> None:
+        """Check that the function can be called for rows with weights.
+
+        :raises SpecError: the function has no parameter ``sample_weight``
+        """
+        if not self.takes_weights:
+            raise SpecError(
+                f"Custom metric {self.path!r} has no parameter sample_weight, which it needs because the rows have weights "
+                "(`sample_weight` of TrainOperator). Add the parameter to the function, or train without `sample_weight`."
+            )
 
     def _call(self, rows: Rows) -> float:
         truth = rows.truth if rows.task == "regression" else rows.truth.astype(np.int64)
@@ -96,8 +111,12 @@ class CustomMetric:
             second = rows.score
         else:
             second = rows.predicted if rows.task == "regression" else rows.predicted.astype(np.int64)
+        weights = {}
+        if rows.weight is not None:
+            self.require_weights()
+            weights = {"sample_weight": rows.weight}
         try:
-            value = self.function(truth, second)
+            value = self.function(truth, second, **weights)
         except Exception as error:
             raise MetricError(
                 f"Custom metric {self.path!r} raised {one_line(error)}. Correct the function of this metric."
@@ -133,7 +152,9 @@ def load(path: str) -> CustomMetric:
         # Compiled functions may have no signature.
         return CustomMetric(path, function, takes_scores=False)
     second = list(signature.parameters)[1] if len(signature.parameters) > 1 else ""
-    return CustomMetric(path, function, takes_scores=second in _SCORES)
+    return CustomMetric(
+        path, function, takes_scores=second in _SCORES, takes_weights="sample_weight" in signature.parameters
+    )
 
 
 def source_hashes(paths: Iterable[str]) -> dict[str, str]:

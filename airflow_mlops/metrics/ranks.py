@@ -52,23 +52,53 @@ def area(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> Area:
     return Area(_mean(placed, positive), *_delong(positive, placed))
 
 
-def delong(positive: NDArray[np.bool_], first: NDArray[np.float64], second: NDArray[np.float64]) -> Areas:
+def delong(
+    positive: NDArray[np.bool_],
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    weight: NDArray[np.float64] | None = None,
+) -> Areas:
     """Compute the areas under the ROC curve of two models, and the standard error of their difference (DeLong's test).
 
     :param positive: whether each row belongs to the positive class, shape (n,)
     :param first: the first model's scores, shape (n,)
     :param second: the second model's scores, shape (n,)
+    :param weight: the weight of each row, shape (n,); ``None`` if all rows have the same weight
     """
-    one, two = placements(positive, first), placements(positive, second)
-    return Areas(_mean(one, positive), _mean(two, positive), *_delong(positive, one - two))
+    one, two = placements(positive, first, weight), placements(positive, second, weight)
+    return Areas(_mean(one, positive, weight), _mean(two, positive, weight), *_delong(positive, one - two, weight))
 
 
-def _mean(placed: NDArray[np.float64], positive: NDArray[np.bool_]) -> float:
-    return float(placed[positive].mean()) if positive.any() and not positive.all() else math.nan
+def _mean(placed: NDArray[np.float64], positive: NDArray[np.bool_], weight: NDArray[np.float64] | None = None) -> float:
+    counted = positive if weight is None else positive[weight > 0]
+    return mean_placement(placed, positive, weight) if counted.any() and not counted.all() else math.nan
 
 
-def _delong(positive: NDArray[np.bool_], placed: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-    """Return the standard error of the mean placement, and each row's influence on the mean placement."""
+def mean_placement(
+    placed: NDArray[np.float64], positive: NDArray[np.bool_], weight: NDArray[np.float64] | None = None
+) -> float:
+    """Return the mean placement of the positive rows, which is the area under the ROC curve; 0 without positive rows.
+
+    :param placed: the placements, shape (n,)
+    :param positive: whether each row belongs to the positive class, shape (n,)
+    :param weight: the weight of each row, shape (n,); ``None`` if all rows have the same weight
+    """
+    if weight is None:
+        return float(placed[positive].mean()) if positive.any() else 0.0
+    total = float(weight[positive].sum())
+    return float(weight[positive] @ placed[positive]) / total if total else 0.0
+
+
+def _delong(
+    positive: NDArray[np.bool_], placed: NDArray[np.float64], weight: NDArray[np.float64] | None = None
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the standard error of the mean placement, and each row's influence on the mean placement.
+
+    With weights, the variance is that of the jackknife over the rows: each row's influence is that of leaving it out. With equal
+    weights, this is DeLong's variance.
+    """
+    if weight is not None:
+        return _weighted_delong(positive, placed, weight)
     if not positive.any() or positive.all():
         return math.nan, placed
     variance, influence = 0.0, np.empty(len(placed))
@@ -79,7 +109,24 @@ def _delong(positive: NDArray[np.bool_], placed: NDArray[np.float64]) -> tuple[f
     return math.sqrt(variance), influence
 
 
-def placements(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.float64]:
+def _weighted_delong(
+    positive: NDArray[np.bool_], placed: NDArray[np.float64], weight: NDArray[np.float64]
+) -> tuple[float, NDArray[np.float64]]:
+    variance, influence = 0.0, np.zeros(len(placed))
+    for rows in (positive, ~positive):
+        total, size = float(weight[rows].sum()), int(np.count_nonzero(weight[rows]))
+        if size < 2:
+            return math.nan, influence
+        share = weight[rows] / total
+        influence[rows] = share * (placed[rows] - share @ placed[rows])
+        left_out = np.divide(influence[rows], 1 - share, out=np.full(len(share), math.inf), where=share < 1)
+        variance += float(np.square(left_out).sum()) * (size - 1) / size
+    return math.sqrt(variance), influence
+
+
+def placements(
+    positive: NDArray[np.bool_], score: NDArray[np.float64], weight: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Compute the placement of each row: the share of correctly ranked pairs of this row with rows of the other class.
 
     A tie counts as half a correctly ranked pair. The mean placement over the rows of either class is the area under the
@@ -88,18 +135,21 @@ def placements(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArr
 
     :param positive: whether each row belongs to the positive class, shape (n,)
     :param score: the model's score of each row, shape (n,)
+    :param weight: the weight of each row, by which pairs are counted, shape (n,); ``None`` if all rows have the same weight
     :return: placements from 0 to 1, shape (n,); 0 if the other class has no rows
     """
-    tied = _Ties(positive, score)
-    above = tied.positives - tied.positives_before - tied.positives_here / 2
-    placed = above[tied.number] / max(1, tied.positives)
+    tied = _Ties(positive, score, weight)
+    above = tied.positives_from - tied.positives_here / 2
+    placed = above[tied.number] / (tied.positives or 1)
     del above
     below = tied.negatives_before + tied.negatives_here / 2
-    placed[tied.sorted] = below[tied.number[tied.sorted]] / max(1, tied.rows - tied.positives)
+    placed[tied.sorted] = below[tied.number[tied.sorted]] / (tied.negatives or 1)
     return tied.unsorted(placed)
 
 
-def precision_terms(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> NDArray[np.float64]:
+def precision_terms(
+    positive: NDArray[np.bool_], score: NDArray[np.float64], weight: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
     """Compute the contribution of each row to average precision.
 
     Average precision is the sum of the contributions, divided by the number of positive rows. By definition, average
@@ -111,11 +161,14 @@ def precision_terms(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> 
 
     :param positive: whether each row belongs to the positive class, shape (n,)
     :param score: the model's score of each row, shape (n,)
+    :param weight: the weight of each row, by which rows are counted, shape (n,); ``None`` if all rows have the same weight. Average
+        precision is then the weighted sum of the contributions, divided by the weight of the positive rows
     :return: contributions, shape (n,)
     """
-    tied = _Ties(positive, score)
-    reached = tied.rows - tied.first
-    true = tied.positives - tied.positives_before
+    tied = _Ties(positive, score, weight)
+    # Rows without weight have no precision, and none counts.
+    reached = np.where(tied.reached > 0, tied.reached, 1)
+    true = tied.positives_from
     precision = true / reached
     gained = np.cumsum(tied.positives_here / reached)
     lost = np.cumsum(tied.positives_here * true / reached.astype(np.float64) ** 2)
@@ -140,9 +193,26 @@ def precision_of_others(positive: NDArray[np.bool_], score: NDArray[np.float64])
 
 
 class _Ties:
-    """Rows sorted by score, with the class counts of each distinct score."""
+    """Rows sorted by score, with the class counts, or the weights of the classes, of each distinct score.
 
-    def __init__(self, positive: NDArray[np.bool_], score: NDArray[np.float64]) -> None:
+    :ivar positives: number of positive rows, or their weight; so for ``negatives``
+    :ivar positives_here: the same of each distinct score, in ascending order; so for ``negatives_here``
+    :ivar positives_from: the same of all rows with at least this score
+    :ivar negatives_before: the same of the negative rows with a lower score
+    :ivar reached: number or weight of all rows with at least this score
+    """
+
+    positives: float
+    negatives: float
+    positives_here: NDArray[Any]
+    negatives_here: NDArray[Any]
+    positives_from: NDArray[Any]
+    negatives_before: NDArray[Any]
+    reached: NDArray[Any]
+
+    def __init__(
+        self, positive: NDArray[np.bool_], score: NDArray[np.float64], weight: NDArray[np.float64] | None = None
+    ) -> None:
         self.rows = len(score)
         # Half of the memory of 64-bit integers, of which there are several for each row.
         whole = np.int32 if self.rows < 2**31 else np.int64
@@ -156,15 +226,33 @@ class _Ties:
         self.sorted: NDArray[np.bool_] = positive[self._order]
         self.number: NDArray[np.integer[Any]] = np.cumsum(new, dtype=whole)
         self.number -= 1
-        self.first = np.flatnonzero(new)
-        last = np.append(self.first[1:], self.rows)
+        first = np.flatnonzero(new)
+        if weight is None:
+            self._count(first, whole)
+        else:
+            self._weigh(first, weight[self._order])
+
+    def _count(self, first: NDArray[np.int64], whole: type[np.integer[Any]]) -> None:
+        last = np.append(first[1:], self.rows)
         positives = np.zeros(self.rows + 1, dtype=whole)
         np.cumsum(self.sorted, out=positives[1:])
         self.positives = int(positives[-1])
-        self.positives_before = positives[self.first].astype(np.int64)
-        self.positives_here = positives[last] - self.positives_before
-        self.negatives_before = self.first - self.positives_before
-        self.negatives_here = last - self.first - self.positives_here
+        self.negatives = self.rows - self.positives
+        before = positives[first].astype(np.int64)
+        self.positives_here = positives[last] - before
+        self.positives_from = self.positives - before
+        self.negatives_before = first - before
+        self.negatives_here = last - first - self.positives_here
+        self.reached = self.rows - first
+
+    def _weigh(self, first: NDArray[np.int64], weight: NDArray[np.float64]) -> None:
+        # Sums of weights from the top and from the bottom: a difference of two sums would be inexact.
+        here = [np.add.reduceat(np.where(rows, weight, 0.0), first) for rows in (self.sorted, ~self.sorted)]
+        self.positives_here, self.negatives_here = here
+        self.positives_from, negatives_from = (np.cumsum(each[::-1])[::-1] for each in here)
+        self.positives, self.negatives = float(self.positives_from[0]), float(negatives_from[0])
+        self.negatives_before = np.concatenate([[0.0], np.cumsum(self.negatives_here)[:-1]])
+        self.reached = self.positives_from + negatives_from
 
     def unsorted(self, values: NDArray[Any]) -> NDArray[np.float64]:
         """Return ``values`` in the original order of the rows. ``values`` are in the order of the sorted rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,12 +28,14 @@ class Rows:
     :param predicted: the predicted labels or values in the same form as ``truth``
     :param score: binary: probability of the positive class, shape (n,); multiclass: probability of each class code, shape
         (n, k); regression: predicted value, shape (n,). ``None`` for a classifier without probabilities
+    :param weight: the weight of each row in metrics, at least 0, shape (n,); ``None`` if all rows have the same weight
     """
 
     task: Task
     truth: NDArray[Any] = field(repr=False)
     predicted: NDArray[Any] = field(repr=False)
     score: NDArray[np.float64] | None = field(repr=False)
+    weight: NDArray[np.float64] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -43,7 +45,26 @@ class Rows:
         if index is None:
             return self
         score = None if self.score is None else self.score[index]
-        return Rows(self.task, self.truth[index], self.predicted[index], score)
+        weight = None if self.weight is None else self.weight[index]
+        return Rows(self.task, self.truth[index], self.predicted[index], score, weight)
+
+    def weighted(self, weight: NDArray[np.float64] | None) -> Rows:
+        """Return the rows with weights. A row with the weight 0 is not measured.
+
+        :param weight: the weight of each row, finite and at least 0, shape (n,); ``None`` if all rows have the same weight
+        :raises EvaluationError: the rows with a weight above 0 have one class only or, for a regression, there are fewer than two
+        """
+        if weight is None:
+            return self
+        measured = self.truth[weight > 0]
+        few = len(measured) < 2 if self.task == "regression" else len(np.unique(measured)) < 2
+        if few:
+            raise EvaluationError(
+                f"Only {len(measured):,} of {len(self):,} rows have a weight above 0, and "
+                f"{'regression metrics need two' if self.task == 'regression' else 'these have fewer than two classes'}. Use a longer "
+                "window, another split or other weights."
+            )
+        return replace(self, weight=weight)
 
 
 def prepare(
@@ -84,16 +105,22 @@ def prepare(
     return _multiclass(truth, np.asarray(prediction), probabilities, classes)
 
 
-def predicted(truth: ArrayLike, predictions: Predictions, contract: ModelContract) -> Rows:
+def predicted(
+    truth: ArrayLike,
+    predictions: Predictions,
+    contract: ModelContract,
+    weight: NDArray[np.float64] | None = None,
+) -> Rows:
     """Check the labels and predictions of a model with a contract, and convert them like :func:`prepare`.
 
     :param truth: the true labels or values, shape (n,)
     :param predictions: the predictions for the same rows
     :param contract: the model contract, which contains the ML task and the classes
-    :raises EvaluationError: see :func:`prepare`
+    :param weight: the weight of each row, see :meth:`Rows.weighted`
+    :raises EvaluationError: see :func:`prepare` and :meth:`Rows.weighted`
     """
     labels_only = contract.task != "regression" and predictions.probabilities is None
-    return prepare(
+    rows = prepare(
         contract.task,
         truth,
         predictions.prediction,
@@ -102,6 +129,7 @@ def predicted(truth: ArrayLike, predictions: Predictions, contract: ModelContrac
         contract.classes,
         positive=contract.positive,
     )
+    return rows.weighted(weight)
 
 
 def _regression(truth: NDArray[np.float64], value: NDArray[np.float64]) -> Rows:

@@ -10,6 +10,9 @@ Most metrics are functions of sums by definition. Three metrics depend on the or
 - Average precision is also expanded to first order, see :func:`airflow_mlops.metrics.ranks.precision_terms`.
 - The expected calibration error (M. Naeini, G. Cooper and M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using
   Bayesian Binning", AAAI 2015) sums the gaps of ten bins of equal width. The bins are fixed, so the sums are exact.
+
+If rows have weights, each summand is multiplied by the weight of its row. Sampling draws a row together with its weight, so the
+sums of a bootstrap sample, and the influence of each row, are those of the weighted metric.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import numpy as np
 
 from airflow_mlops.metrics.costs import Costs, costs_of
 from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, log_losses, squared_errors
-from airflow_mlops.metrics.ranks import placements, precision_terms
+from airflow_mlops.metrics.ranks import mean_placement, placements, precision_terms
 from airflow_mlops.metrics.rows import Rows
 
 if TYPE_CHECKING:
@@ -84,8 +87,19 @@ def statistic(metric: str, rows: Rows) -> Statistic:
     :param rows: any rows of the ML task for which the metric is computed
     """
     if (costs := costs_of(metric)) is not None:
-        return _expected_cost(costs)
-    return _MULTICLASS[metric] if rows.task == "multiclass" else _OTHERS[metric]
+        return _weighted(_expected_cost(costs))
+    return _weighted(_MULTICLASS[metric] if rows.task == "multiclass" else _OTHERS[metric])
+
+
+def _weighted(sums: Statistic) -> Statistic:
+    def terms(rows: Rows) -> Iterator[NDArray[Any]]:
+        if rows.weight is None:
+            yield from sums.terms(rows)
+            return
+        for term in sums.terms(rows):
+            yield rows.weight * term
+
+    return Statistic(terms, sums.value)
 
 
 def calibration_bins(probability: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -176,36 +190,36 @@ def _gaps(rows: Rows) -> Iterator[NDArray[Any]]:
         yield np.where(bins == number, gap, 0.0)
 
 
-def _area_terms(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> Iterator[NDArray[Any]]:
+def _area_terms(rows: Rows, positive: NDArray[np.bool_], score: NDArray[np.float64]) -> Iterator[NDArray[Any]]:
     # The mean placement of each class equals the area. Half the area is subtracted from each mean, so that the two
     # differences add up to the area.
-    placed = placements(positive, score)
-    half = placed[positive].mean() / 2 if positive.any() else 0.0
+    placed = placements(positive, score, rows.weight)
+    half = mean_placement(placed, positive, rows.weight) / 2
     yield positive
+    # The difference of two sums of weights would be inexact.
+    yield ~positive
     yield np.where(positive, placed - half, 0.0)
     yield np.where(positive, 0.0, placed - half)
 
 
 def _areas(rows: Rows) -> Iterator[NDArray[Any]]:
-    yield np.ones(len(rows))
     if rows.task == "binary":
-        yield from _area_terms(rows.truth, _score(rows))
+        yield from _area_terms(rows, rows.truth, _score(rows))
         return
     # A class that does not occur in the labels has no ROC curve.
-    for code in np.unique(rows.truth):
-        yield from _area_terms(rows.truth == code, _score(rows)[:, code])
+    for code in np.unique(rows.truth if rows.weight is None else rows.truth[rows.weight > 0]):
+        yield from _area_terms(rows, rows.truth == code, _score(rows)[:, code])
 
 
 def _area(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    every = sums[..., 1:].reshape(*sums.shape[:-1], -1, 3)
-    positives = every[..., 0]
-    areas = _ratio(every[..., 1], positives) + _ratio(every[..., 2], sums[..., :1] - positives)
+    every = sums.reshape(*sums.shape[:-1], -1, 4)
+    areas = _ratio(every[..., 2], every[..., 0]) + _ratio(every[..., 3], every[..., 1])
     return np.asarray(areas.mean(axis=-1))
 
 
 def _precisions(rows: Rows) -> Iterator[NDArray[Any]]:
     yield rows.truth
-    yield precision_terms(rows.truth, _score(rows))
+    yield precision_terms(rows.truth, _score(rows), rows.weight)
 
 
 def _class_hits(rows: Rows) -> Iterator[NDArray[Any]]:
@@ -235,7 +249,8 @@ def _balanced(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 def _spread(rows: Rows) -> Iterator[NDArray[Any]]:
     # Sums of differences from a value near the mean lose the fewest digits. This value is one of the labels, so that equal
     # labels give exactly 0.
-    middle = rows.truth[np.argmin(np.abs(rows.truth - rows.truth.mean()))] if len(rows) else 0.0
+    counted = rows.truth if rows.weight is None else rows.truth[rows.weight > 0]
+    middle = counted[np.argmin(np.abs(counted - counted.mean()))] if len(counted) else 0.0
     yield np.ones(len(rows))
     yield _squared(rows)
     yield rows.truth - middle

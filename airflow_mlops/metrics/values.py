@@ -66,19 +66,28 @@ def compute(
     *,
     positive: Any = None,
     own: Iterable[str] = (),
+    weight: NDArray[np.float64] | None = None,
 ) -> dict[str, float]:
     """Check labels and predictions, and compute all metrics.
 
     :func:`airflow_mlops.metrics.rows.prepare` describes the other parameters and the errors.
 
     :param own: import paths of custom metrics, and expected costs
+    :param weight: the weight of each row, see :meth:`airflow_mlops.metrics.rows.Rows.weighted`
     :return: the metrics by name
     """
-    return measure(prepare(task, y_true, prediction, score, probabilities, classes, positive=positive), own)
+    rows = prepare(task, y_true, prediction, score, probabilities, classes, positive=positive)
+    return measure(rows.weighted(weight), own)
 
 
 def baseline(
-    task: Task, y_true: ArrayLike, classes: Sequence[Any], *, positive: Any = None, own: Iterable[str] = ()
+    task: Task,
+    y_true: ArrayLike,
+    classes: Sequence[Any],
+    *,
+    positive: Any = None,
+    own: Iterable[str] = (),
+    weight: NDArray[np.float64] | None = None,
 ) -> dict[str, float]:
     """Compute the metrics of a baseline model that uses no features.
 
@@ -86,20 +95,24 @@ def baseline(
     a regression, it predicts the mean value. For an expected cost, it predicts the class that costs less.
 
     :param own: import paths of custom metrics, and expected costs. A metric that is undefined for the baseline is left out
+    :param weight: the weight of each row, in the metrics and in the mean and the class frequencies
     :return: the metrics by name
     """
     truth = np.asarray(y_true)
     if task == "regression":
         values = truth.astype(np.float64)
-        mean = np.full(truth.size, values.mean() if truth.size else 0.0)
-        return measure(prepare(task, values, mean, mean, None, []), own, skip_undefined=True)
+        mean = np.full(truth.size, np.average(values, weights=weight) if truth.size else 0.0)
+        rows = prepare(task, values, mean, mean, None, []).weighted(weight)
+        return measure(rows, own, skip_undefined=True)
     labels = [*classes, *unseen(truth, classes)]
     codes = encode(truth, labels)
-    shares = np.bincount(codes, minlength=len(labels)) / max(1, truth.size)
+    shares = np.bincount(codes, weights=weight, minlength=len(labels)) / (
+        truth.size if weight is None else weight.sum() or 1
+    )
     probabilities = np.tile(shares, (truth.size, 1))
     majority = np.asarray(labels, dtype=object)[np.full(truth.size, int(shares.argmax()))]
     score = probabilities[:, labels.index(classes[-1] if positive is None else positive)]
-    rows = prepare(task, truth, majority, score, probabilities, labels, positive=positive)
+    rows = prepare(task, truth, majority, score, probabilities, labels, positive=positive).weighted(weight)
     found = measure(rows, own, skip_undefined=True)
     # Where one error is much more expensive, always predicting the rarer class is the better simple model.
     other = replace(rows, predicted=~rows.predicted) if task == "binary" else rows
@@ -107,18 +120,21 @@ def baseline(
 
 
 def reliability(
-    truth: NDArray[np.bool_], probability: NDArray[np.float64]
+    truth: NDArray[np.bool_], probability: NDArray[np.float64], weight: NDArray[np.float64] | None = None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """Compute a reliability diagram, which compares predicted probabilities with observed frequencies in bins.
 
     :param truth: whether each label is the positive class, shape (n,)
     :param probability: predicted probability of the positive class, shape (n,)
-    :return: three arrays with one element for each non-empty bin: the mean predicted probability, the observed share of
+    :param weight: the weight of each row in the means and shares, shape (n,); ``None`` if all rows have the same weight
+    :return: three arrays with one element for each bin with rows: the mean predicted probability, the observed share of
         the positive class, and the number of rows. The bins have equal width
     """
+    each = np.ones(len(truth)) if weight is None else weight
     bins = calibration_bins(probability)
     rows = np.bincount(bins, minlength=CALIBRATION_BINS)
-    filled = rows > 0
-    predicted = np.bincount(bins, weights=probability, minlength=CALIBRATION_BINS)[filled] / rows[filled]
-    observed = np.bincount(bins, weights=truth, minlength=CALIBRATION_BINS)[filled] / rows[filled]
+    mass = np.bincount(bins, weights=each, minlength=CALIBRATION_BINS)
+    filled = mass > 0
+    predicted = np.bincount(bins, weights=each * probability, minlength=CALIBRATION_BINS)[filled] / mass[filled]
+    observed = np.bincount(bins, weights=each * truth, minlength=CALIBRATION_BINS)[filled] / mass[filled]
     return predicted, observed, rows[filled]

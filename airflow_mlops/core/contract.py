@@ -187,6 +187,8 @@ class ModelContract(Model):
         fitted to the split part ``train`` only
     :param watched: columns of the training set that monitoring compares like features, although the model does not use
         them. Scoring copies a watched column to the predictions if the scored dataset has this column
+    :param sample_weight: column of the training set with the weights of the rows in training and in ``metrics``; ``None`` if all rows
+        have the same weight, and in contracts written before this field existed
     """
 
     task: Task
@@ -204,6 +206,7 @@ class ModelContract(Model):
     timestamp: str | None = None
     watched: list[str] = Field(default_factory=list)
     refit_of: int | None = None
+    sample_weight: str | None = None
 
     def with_positive(self, positive: Any) -> ModelContract:
         """Return the contract of the same binary model with ``positive`` as the positive class.

@@ -134,6 +134,10 @@ class TrainingError(MLOpsError):
     """A model cannot be fitted to the data."""
 
 
+class WeightError(MLOpsError):
+    """The column of row weights is absent, is used for something else, or has values that are not weights."""
+
+
 class EvaluationError(MLOpsError):
     """Predictions cannot be evaluated, for example because labels are null, have only one class, or scores are NaN."""
 

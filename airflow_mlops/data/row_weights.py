@@ -1,4 +1,8 @@
-"""Row weights that halve with the age of a row. They are computed from the event times of a training set."""
+"""The weights of the rows of a training set in a training: those that halve with the age of a row, those of a column, or both.
+
+Weights by age (``Decay``) belong to the training set, and are computed from its event times. The column (``sample_weight=``) is named by
+the training.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from airflow_mlops.core.errors import WeightError
 from airflow_mlops.core.moments import EPOCH
 from airflow_mlops.data.moments import as_utc
+from airflow_mlops.data.sample_weights import as_weights, numbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,6 +31,75 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class RowWeights:
+    """The weights of the rows of a training set, the product of those by age and those of a column.
+
+    :param decay: the weights by age; ``None`` if the training set has none
+    :param sample: name of the column of weights; ``None`` without one
+    """
+
+    decay: Decay | None = None
+    sample: str | None = None
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> RowWeights | None:
+        """Return the weights of a training set, or ``None`` if its rows have no weights."""
+        found = cls(Decay.of(dataset), dataset.sample_weight)
+        return found if found.columns else None
+
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of the columns from which the weights are computed."""
+        return [*([self.decay.column] if self.decay else []), *([self.sample] if self.sample else [])]
+
+    def mean(self, dataset: Dataset, part: str | None) -> float:
+        """Return the mean weight of the rows of a split part, or of all rows if ``part`` is ``None``."""
+        if self.sample is None and self.decay is not None:
+            return self.decay.mean(dataset, part)
+        return float(self.read(dataset, part).mean())
+
+    def read(self, dataset: Dataset, part: str | None) -> NDArray[np.float64]:
+        """Compute the weight of each row of a split part, or of all rows if ``part`` is ``None``, shape (n,).
+
+        :raises WeightError: the column cannot hold weights, or the weights of all rows are 0
+        """
+        return self.weights(dataset.table(part, self.columns), dataset, part)
+
+    def weights(self, rows: pa.Table, dataset: Dataset, part: str | None) -> NDArray[np.float64]:
+        """Compute the weight of each row, shape (n,).
+
+        :param rows: all rows of ``part``, with the columns :attr:`columns`
+        :param dataset: the training set, which errors name
+        :raises WeightError: the column cannot hold weights, or the weights of all rows are 0
+        """
+        if self.sample is None:
+            return self.some(rows)
+        where = f"{f'split part {part!r} of ' if part else ''}dataset {dataset.manifest.name!r}"
+        found = as_weights(rows.column(self.sample), self.sample, where)
+        if self.decay is None:
+            return found
+        found = found * self.decay.weights(rows.column(self.decay.column))
+        if len(found) and not found.any():
+            raise WeightError(
+                f"The products of the weights in column {self.sample!r} and by age (Decay) are 0 in all rows of {where}. Use a longer "
+                "half-life, or other weights."
+            )
+        return found
+
+    def some(self, rows: pa.Table | pa.RecordBatch) -> NDArray[np.float64]:
+        """Compute the weight of each row without a check, shape (n,).
+
+        :param rows: some rows of a training set whose weights were checked, with the columns :attr:`columns`
+        """
+        found = np.ones(rows.num_rows)
+        if self.decay is not None:
+            found = self.decay.weights(rows.column(self.decay.column))
+        if self.sample is not None:
+            found = found * numbers(rows.column(self.sample))
+        return found
+
+
+@dataclass(frozen=True)
+class Decay:
     """The weights ``0.5 ** (age / half_life)`` of the rows of a training set.
 
     The age of a row is the elapsed time from its event to ``until``. A row that is newer than ``until`` has the weight 1.
@@ -41,8 +116,8 @@ class RowWeights:
     means: Mapping[str, float]
 
     @classmethod
-    def of(cls, dataset: Dataset) -> RowWeights | None:
-        """Return the weights of a training set, or ``None`` if its rows have no weights."""
+    def of(cls, dataset: Dataset) -> Decay | None:
+        """Return the weights by age of a training set, or ``None`` if it has none."""
         details = dataset.manifest.details
         found = details.get(DETAIL)
         if not found:

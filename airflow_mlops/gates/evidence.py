@@ -67,6 +67,8 @@ class HeldOut:
     :param part: name of the split part, such as ``test``
     :param label: name of the label column
     :param truth: the true labels or values, shape (n,)
+    :param weight: the weight of each row in metrics, shape (n,); ``None`` if all rows have the same weight
+    :param weight_column: name of the column of the weights; ``None`` without one
     """
 
     dataset: Dataset
@@ -74,6 +76,8 @@ class HeldOut:
     label: str
     task: Task
     truth: NDArray[Any] = field(repr=False)
+    weight: NDArray[np.float64] | None = field(default=None, repr=False)
+    weight_column: str | None = None
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield ``columns`` of the held-out rows in batches, in the order of the dataset."""

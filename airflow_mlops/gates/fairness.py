@@ -60,8 +60,15 @@ class Fairness(Gate):
         for part in by_column(self.sensitive, data.column(self.sensitive)):
             groups[part.index] = part.name
         measure = getattr(metrics, f"{self.fairness}_difference")
-        measured = float(measure(rows.truth, rows.predicted, sensitive_features=groups))
-        shares = {name: float(rows.predicted[groups == name].mean()) for name in np.unique(groups)}
+        weight = np.ones(len(rows)) if rows.weight is None else rows.weight
+        # A group without weight has no rates.
+        kept = weight > 0
+        truth, predicted, groups, weight = rows.truth[kept], rows.predicted[kept], groups[kept], weight[kept]
+        measured = float(measure(truth, predicted, sensitive_features=groups, sample_weight=weight))
+        shares = {
+            name: float(np.average(predicted[groups == name], weights=weight[groups == name]))
+            for name in np.unique(groups)
+        }
         least, most = min(shares, key=shares.__getitem__), max(shares, key=shares.__getitem__)
         passed = measured <= self.max_difference
         return self._result(

@@ -107,6 +107,7 @@ def discover(
     excess: NDArray[np.float64],
     columns: Sequence[str],
     batches: Callable[[Sequence[str]], Iterable[pa.RecordBatch]],
+    weight: NDArray[np.float64] | None = None,
     seed: int = 0,
 ) -> list[Slice]:
     """Find the slices with the largest excess loss, and return the rows of each slice that were not used to find it.
@@ -119,6 +120,7 @@ def discover(
     :param excess: loss of the candidate minus loss of the champion for each row, shape (n,)
     :param columns: names of the columns to search
     :param batches: function that takes column names and yields these columns of all rows, in order
+    :param weight: the weight of each row in the mean excess loss, shape (n,); ``None`` if all rows have the same weight
     :return: the slices, with the worst slice first; empty if no slice has an excess loss
     """
     random = np.random.default_rng(seed)
@@ -129,11 +131,14 @@ def discover(
     read = list(_rows(columns, batches, learn))
     for name, encoder in encoders.items():
         encoder.fit(pa.chunked_array([_plain(batch.column(name)) for batch in read]).combine_chunks(), excess[learn])
+    if weight is not None and not weight[learn].any():
+        return []
     from sklearn.tree import DecisionTreeRegressor
 
     encoded = np.concatenate([_encode(encoders, batch) for batch in read])
     leaf = max(30, len(encoded) // 50)
-    tree = DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=leaf, random_state=0).fit(encoded, excess[learn])
+    tree = DecisionTreeRegressor(max_depth=DEPTH, min_samples_leaf=leaf, random_state=0)
+    tree.fit(encoded, excess[learn], sample_weight=None if weight is None else weight[learn])
     worst = [node for node in np.argsort(-tree.tree_.value[:, 0, 0]) if node and tree.tree_.value[node, 0, 0] > 0]
     if not worst:
         return []

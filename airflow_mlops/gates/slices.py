@@ -93,7 +93,7 @@ class NotWorseOnSlices(MetricGate):
                 dict.fromkeys([*self.slices, *(item.name for item in self._model(evidence).contract.features)])
             )
             excess = row_losses(evidence.rows(evidence.candidate)[0]) - row_losses(evidence.rows(champion)[0])
-            discovered = discover(excess, columns, data.batches)
+            discovered = discover(excess, columns, data.batches, evidence.rows(champion)[0].weight)
             yield [Slice(f"{part.name} (discovered)", part.index) for part in discovered]
 
     def _judge(self, name: str, rows: int, comparison: Comparison | None, confidence: float) -> SliceResult:

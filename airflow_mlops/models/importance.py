@@ -29,6 +29,7 @@ def measure(
     truth: NDArray[Any],
     take: Callable[[Sequence[str], NDArray[np.int64]], pa.Table],
     metric: Metric,
+    weight: NDArray[np.float64] | None = None,
 ) -> dict[str, float]:
     """Measure the permutation importance of each feature on a random sample of at most :data:`ROWS` rows.
 
@@ -36,19 +37,21 @@ def measure(
     :param truth: the labels, shape (n,)
     :param take: function that takes column names and ascending row positions and returns these columns of these rows
     :param metric: the metric whose degradation is measured
+    :param weight: the weight of each row in the metric, shape (n,); ``None`` if all rows have the same weight
     :return: by feature name, the degradation of the metric in the unit of the metric. The dict is empty if the metric
         cannot be measured on the sample
     """
     contract, random = model.contract, np.random.default_rng(SEED)
     rows = np.sort(random.permutation(len(truth))[:ROWS])
+    weight = None if weight is None else weight[rows]
     truth, sample = truth[rows], take([item.name for item in contract.features], rows)
     try:
-        unshuffled = measure_one(metric.name, predicted(truth, model.predict(sample), contract))
+        unshuffled = measure_one(metric.name, predicted(truth, model.predict(sample), contract, weight))
         importances = {}
         for position, feature in enumerate(contract.features):
             shuffled = sample.column(position).take(pa.array(random.permutation(len(rows))))
             predictions = model.predict(sample.set_column(position, feature.name, shuffled))
-            value = measure_one(metric.name, predicted(truth, predictions, contract))
+            value = measure_one(metric.name, predicted(truth, predictions, contract, weight))
             importances[feature.name] = metric.sign * (unshuffled - value)
     except (EvaluationError, MetricError):
         # A small sample may have one class only, or a custom metric may be undefined on it.

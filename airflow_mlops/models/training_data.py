@@ -14,6 +14,7 @@ from airflow_mlops.core.errors import DatasetNotFoundError, TrainingError
 from airflow_mlops.data.columns import reserved_message
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.row_weights import RowWeights
+from airflow_mlops.data.sample_weights import check_column, numbers
 from airflow_mlops.models.inputs import feature_columns, frame
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 
@@ -33,6 +34,7 @@ def read_part(dataset: Dataset, part: str | None, sample: int | None = None) -> 
     :param sample: approximate number of rows to read features from, spread over the split part; by default all rows.
         The labels are always read from all rows, and the weights are left out
     :raises TrainingError: the dataset is not a training set, the split part does not exist, or a label is invalid
+    :raises WeightError: the column of weights is absent, is used for something else, or has values that are not weights
     """
     details, name = dataset.manifest.details, dataset.manifest.name
     label, task, names = details.get("label"), details.get("task"), list(details.get("features") or ())
@@ -42,7 +44,9 @@ def read_part(dataset: Dataset, part: str | None, sample: int | None = None) -> 
             "Build it with BuildTrainingSetOperator and set `label`."
         )
     weights = RowWeights.of(dataset)
-    weighted = [weights.column] if weights and not sample else []
+    weighted = weights.columns if weights and not sample else []
+    if dataset.sample_weight is not None:
+        check_column(dataset, dataset.sample_weight)
     try:
         table = dataset.table(part, [label] if sample else list(dict.fromkeys([*names, label, *weighted])))
     except DatasetNotFoundError:
@@ -51,13 +55,23 @@ def read_part(dataset: Dataset, part: str | None, sample: int | None = None) -> 
         ) from None
     where = f"split part {part!r}" if part else "all split parts"
     labels = label_values(table.column(label), task, f"Label {label!r} in {where} of {name!r}")
-    row_weights = weights.weights(table.column(weights.column)) if weights and weighted else None
+    row_weights = weights.weights(table, dataset, part) if weights and weighted else None
+    sampled = numbers(table.column(weights.sample)) if weights and weights.sample and weighted else None
     classes = [] if task == "regression" else np.unique(labels).tolist()
-    table = _sample(dataset, part, names, sample) if sample else table.select(names).combine_chunks()
-    features = feature_columns(table.schema, names)
+    selected = _sample(dataset, part, names, sample) if sample else table.select(names).combine_chunks()
+    features = feature_columns(selected.schema, names)
     positive = details.get("positive", classes[-1] if classes else None) if task == "binary" else None
     return TrainingData(
-        task, label, features, table, frame(table, features), labels, classes, positive, weights=row_weights
+        task,
+        label,
+        features,
+        selected,
+        frame(selected, features),
+        labels,
+        classes,
+        positive,
+        weights=row_weights,
+        metric_weights=sampled,
     )
 
 
@@ -126,6 +140,7 @@ def new_contract(dataset: Dataset, data: TrainingData, model: FittedModel) -> Mo
         dataset_name=dataset.manifest.name,
         dataset_id=dataset.manifest.id,
         timestamp=dataset.manifest.details.get("timestamp"),
+        sample_weight=dataset.sample_weight,
     )
 
 
@@ -167,6 +182,11 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
         raise TrainingError(
             f"All {len(train.labels):,} rows of split part {TRAIN!r} of training set {name!r} have the label "
             f"{train.classes[0]!r}, but training needs two classes. Use a longer window."
+        )
+    if train.weights is not None and len(weighted := np.unique(train.labels[train.weights > 0]).tolist()) < 2:
+        raise TrainingError(
+            f"All rows of split part {TRAIN!r} of training set {name!r} with a weight above 0 have the label {weighted[0]!r}, but training "
+            "needs two classes. Use a longer window, or other weights."
         )
     if train.task == "binary" and len(train.classes) > 2:
         raise TrainingError(

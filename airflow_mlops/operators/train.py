@@ -36,13 +36,17 @@ class TrainOperator(StepOperator):
         fitted to: ``"isotonic"``, ``"sigmoid"`` or ``"temperature"``. By default, they are those of the estimator
     :param class_weight: ``"balanced"``, or a mapping from class to a weight greater than 0; a class that it does not name has the
         weight 1. The weights are passed to the fit and to early stopping, multiplied by those of the rows
-        (:class:`~airflow_mlops.operators.Decay`). Metrics, gates and monitoring are not weighted
+        (:class:`~airflow_mlops.operators.Decay`) and of ``sample_weight``. Class weights do not change metrics, gates and monitoring
+    :param sample_weight: column of the training set with the weight of each row, a finite number of at least 0. The weights are passed
+        to the fit and to early stopping, and metrics, gates and confidence bounds on the split part `test` are weighted by them. The
+        column is neither a feature nor label, key or event time: name it in ``watched`` of BuildTrainingSetOperator. By default, all
+        rows have the same weight
     :param experiment: name of the MLflow experiment; by default ``model``
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     :param seed: random seed of the training, which is passed as ``random_state`` to estimators and as ``seed`` to
         functions
     :param tags: additional tags of the MLflow run
-    :raises SpecError: the trainer is invalid
+    :raises SpecError: the trainer is invalid, or does not accept ``class_weight`` or ``sample_weight``
     """
 
     step = "train"
@@ -59,6 +63,7 @@ class TrainOperator(StepOperator):
         threshold: float | str | Mapping[str, Any] | None = None,
         calibration: str | None = None,
         class_weight: str | Mapping[Any, float] | None = None,
+        sample_weight: str | None = None,
         experiment: str | None = None,
         mlflow_conn_id: str = "mlflow_default",
         seed: int | str = 0,
@@ -82,6 +87,11 @@ class TrainOperator(StepOperator):
             from airflow_mlops.models.class_weight_rule import check_class_weight
 
             check_class_weight(class_weight, f"The class weight of task {self.task_id!r}")
+        if sample_weight is not None and not is_template(sample_weight):
+            from airflow_mlops.models.sample_weight_rule import check_sample_weight
+
+            declared = [None if is_template(item) else item for item in (trainer, threshold, calibration)]
+            check_sample_weight(f"The sample weight of task {self.task_id!r}", sample_weight, *declared)
         self.assign_parameters(locals())
 
     def finish(self, result: dict[str, Any], context: Context) -> None:

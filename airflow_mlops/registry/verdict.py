@@ -162,6 +162,8 @@ class Verdict(Model):
     :param reason: the reason why the winner won, or why no candidate won, in one sentence
     :param policy: how the champion was taken into account, in one sentence
     :param metric_code: SHA-256 of the source file of each custom metric, by import path
+    :param sample_weight: column of the held-out rows by which all metrics and gates are weighted; ``None`` if each row counts once, and
+        in verdicts of earlier releases
     :param live: numbers of rows if the models were compared by their predictions in production; ``None`` if they were
         compared on held-out rows, and in verdicts of earlier releases
     :param refit: how the winner was fitted again; ``None`` if it was not. If the refit passed its checks, ``winner`` is the
@@ -182,6 +184,7 @@ class Verdict(Model):
     reason: str
     policy: str = ""
     metric_code: dict[str, str] = Field(default_factory=dict)
+    sample_weight: str | None = None
     live: LiveRows | None = None
     refit: Refit | None = None
 

@@ -7,6 +7,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from io import BytesIO
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -62,12 +63,25 @@ _RECENT = _Recent(4 * SMALL_BYTES)
 
 
 class Dataset:
-    """A dataset opened for reading. The hash of each file is checked once, before the file is first read."""
+    """A dataset opened for reading. The hash of each file is checked once, before the file is first read.
+
+    :ivar sample_weight: name of the column with the weights of the rows, which a training names; ``None`` without one
+    """
 
     def __init__(self, store: ArtifactStore, manifest: Manifest) -> None:
         self.store = store
         self.manifest = manifest
+        self.sample_weight: str | None = None
         self._verified: set[str] = set()
+
+    def weighted(self, column: str | None) -> Dataset:
+        """Return this dataset as one whose rows have weights in a training, see :class:`airflow_mlops.data.row_weights.RowWeights`.
+
+        :param column: name of the column of weights; ``None`` without one
+        """
+        found = copy(self)
+        found.sample_weight = column
+        return found
 
     @property
     def ref(self) -> DatasetRef:
@@ -103,7 +117,7 @@ class Dataset:
         :param part: name of the split part; ``None`` for all rows
         :param rows: whether each row of the split part is kept, shape (n,)
         """
-        return DatasetRows(self.store, self.manifest, part, rows)
+        return DatasetRows(self.store, self.manifest, part, rows).weighted(self.sample_weight)
 
     @property
     def schema(self) -> pa.Schema:

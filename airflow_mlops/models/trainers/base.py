@@ -30,6 +30,7 @@ class TrainingData:
     :param classes: the distinct labels, sorted, as JSON values; empty for a regression
     :param positive: the positive class of a binary task; otherwise ``None``
     :param weights: the weight of each row in training, shape (n,); ``None`` if all rows have the same weight
+    :param metric_weights: the weight of each row in metrics, shape (n,); ``None`` if all rows have the same weight
     """
 
     task: Task
@@ -41,6 +42,7 @@ class TrainingData:
     classes: list[Any]
     positive: Any = None
     weights: NDArray[np.float64] | None = None
+    metric_weights: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True)

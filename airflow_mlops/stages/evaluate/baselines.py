@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.sample_weights import numbers
 from airflow_mlops.gates.evidence import HeldOut, take
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import encode
@@ -26,7 +27,8 @@ TRAIN, ROWS, DEPTH, SEED = "train", 100_000, 3, 0
 def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
     """Fit a decision tree of depth 3, and return the tree's predictions for the held-out rows.
 
-    The tree is fitted to a random sample of at most 100,000 rows of the split part ``train`` of the same dataset.
+    The tree is fitted to a random sample of at most 100,000 rows of the split part ``train`` of the same dataset, with the weights
+    of these rows if the held-out rows have weights.
 
     :param contract: a candidate's model contract, which names the features and the classes
     :return: the predictions. ``None`` if the dataset has no split part ``train``, if the held-out rows are the split
@@ -40,7 +42,8 @@ def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
     from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 
     names = [feature.name for feature in contract.features]
-    table = _sample(data.dataset, [*dict.fromkeys([*names, data.label])])
+    weighted = [data.weight_column] if data.weight_column else []
+    table = _sample(data.dataset, [*dict.fromkeys([*names, *weighted, data.label])])
     labels = table.column(data.label).combine_chunks()
     if pa.types.is_dictionary(labels.type):
         labels = labels.dictionary_decode()
@@ -49,11 +52,16 @@ def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
     target = target.astype(np.float64) if regression else encode(target, contract.classes)
     if not len(target) or np.ptp(target) == 0:
         return None
+    weight = None
+    if data.weight_column:
+        weight = numbers(table.column(data.weight_column))
+        if not weight.any():
+            return None
     tree = (DecisionTreeRegressor if regression else DecisionTreeClassifier)(max_depth=DEPTH, random_state=SEED)
     texts = [feature.name for feature in contract.features if feature.kind == "string"]
     codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
     fitted = make_pipeline(make_column_transformer((codes, texts), remainder="passthrough"), tree)
-    fitted.fit(_frame(table, contract), target)
+    fitted.fit(_frame(table, contract), target, **{f"{fitted.steps[-1][0]}__sample_weight": weight})
     outputs = [_predict(fitted, _frame(batch, contract), regression) for batch in data.batches(names)]
     return _predictions(np.concatenate(outputs), tree, contract)
 

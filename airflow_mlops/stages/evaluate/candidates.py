@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.columns import reserved_message
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.sample_weights import sample_weights
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import HeldOut
 from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract, read_contract
 from airflow_mlops.models.pyfunc import scorer as pyfunc_model
+from airflow_mlops.models.pyfunc.scorer import PyfuncModel
 from airflow_mlops.models.scorer import Scorer
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate.common_rows import common_training_set
@@ -74,7 +76,37 @@ def _trained_on(folders: Mapping[ModelVersionRef, Path], part: str, store: Artif
             f"TrainOperator did not train {foreign[0]}, so its training set is unknown. Set `dataset` to the dataset to "
             "evaluate it on."
         )
-    return common_training_set((read_contract(folder) for folder in folders.values()), part, store)
+    return common_training_set([read_contract(folder) for folder in folders.values()], part, store)
+
+
+def with_weights(data: HeldOut, candidates: Sequence[Candidate], *, live: bool) -> HeldOut:
+    """Return the held-out rows with the weights of the column with which the candidates were trained.
+
+    All models are measured with the same weights: the champion and models that TrainOperator did not train, too.
+
+    :param live: whether the rows are live evidence. Their metrics are not weighted if they lack the column
+    :raises SpecError: candidates were trained with different columns of weights, or with and without one
+    :raises WeightError: the dataset lacks the column, or its values are not weights
+    """
+    # A model from elsewhere has a column only if an earlier evaluation recorded that of the models beside it.
+    columns = {
+        item.ref: item.contract.sample_weight
+        for item in candidates
+        if item.contract.sample_weight or not isinstance(item.model, PyfuncModel)
+    }
+    column = next(iter(columns.values()), None)
+    if other := next((ref for ref, name in columns.items() if name != column), None):
+        listed = " and ".join(
+            f"{ref} {f'with the weights in column {columns[ref]!r}' if columns[ref] else 'without weights'}"
+            for ref in (next(iter(columns)), other)
+        )
+        raise SpecError(
+            f"All models of an evaluation are measured with the same weights, but there are {listed}. Set the same "
+            "`sample_weight` in all trainings, or evaluate these candidates in separate tasks."
+        )
+    if column is None or (live and column not in data.dataset.manifest.column_names):
+        return data
+    return replace(data, weight=sample_weights(data.dataset, data.part, column), weight_column=column)
 
 
 def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: bool) -> Candidate:

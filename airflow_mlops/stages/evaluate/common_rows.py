@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.training_data import TRAIN
 
 
-def common_training_set(contracts: Iterable[ModelContract], part: str, store: ArtifactStore) -> Dataset:
+def common_training_set(contracts: Sequence[ModelContract], part: str, store: ArtifactStore) -> Dataset:
     """Open the training set of the candidates. If they have several, the held-out rows of all must be the same.
 
     Of several training sets, the one with the most rows is opened. BuildTrainingSetOperator has verified for each that no
@@ -28,9 +28,10 @@ def common_training_set(contracts: Iterable[ModelContract], part: str, store: Ar
     """
     refs = {item.dataset_id: DatasetRef(name=item.dataset_name, id=item.dataset_id, rows=0) for item in contracts}
     datasets = [open_dataset(store, ref) for ref in refs.values()]
+    weights = sorted({item.sample_weight for item in contracts if item.sample_weight})
     largest = max(datasets, key=lambda dataset: (dataset.rows, dataset.manifest.id))
     for other in datasets:
-        if other is not largest and (problem := _difference(largest, other, part)):
+        if other is not largest and (problem := _difference(largest, other, part, weights)):
             raise SpecError(
                 f"The candidates were trained on different datasets, and {problem}, so their metrics cannot be compared. "
                 'Build all training sets with the same held-out rows, for example with split={"method": "time", '
@@ -71,8 +72,11 @@ def refuse_training_rows(
             )
 
 
-def _difference(first: Dataset, second: Dataset, part: str) -> str | None:
-    """Return a clause that says how the held-out rows of two training sets differ; ``None`` if they are the same."""
+def _difference(first: Dataset, second: Dataset, part: str, weights: Sequence[str]) -> str | None:
+    """Return a clause that says how the held-out rows of two training sets differ; ``None`` if they are the same.
+
+    :param weights: columns of the weights of rows
+    """
     details, others = first.manifest.details, second.manifest.details
     if (details.get("label"), details.get("task")) != (others.get("label"), others.get("task")):
         return "their labels or ML tasks differ"
@@ -84,7 +88,7 @@ def _difference(first: Dataset, second: Dataset, part: str) -> str | None:
         return f"the rows of their split parts {part!r} differ"
     if _contents(first, part) == _contents(second, part):
         return None
-    column = _different_column(first, second, part)
+    column = _different_column(first, second, part, weights)
     return f"the values of {column!r} in their split parts {part!r} differ" if column else None
 
 
@@ -92,11 +96,14 @@ def _contents(dataset: Dataset, part: str) -> list[tuple[int, str]]:
     return [(file.rows, file.values) for file in dataset.files(part)]
 
 
-def _different_column(first: Dataset, second: Dataset, part: str) -> str | None:
-    """Return the first label or feature with different values in the same rows, or ``None`` if there is no difference."""
+def _different_column(first: Dataset, second: Dataset, part: str, weights: Sequence[str]) -> str | None:
+    """Return the first label, feature or weight with different values in the same rows, or ``None`` if there is no difference."""
     keys = identity_columns(first)
     details = first.manifest.details
-    both = [name for name in (details["label"], *details["features"]) if name in second.manifest.column_names]
+    if lacking := [name for name in weights if name not in second.manifest.column_names]:
+        return lacking[0]
+    compared = [details["label"], *details["features"], *weights]
+    both = [name for name in compared if name in second.manifest.column_names]
     wanted = list(dict.fromkeys([*keys, *both]))
     here, there = first.table(part, wanted), second.table(part, wanted)
     for name in both:

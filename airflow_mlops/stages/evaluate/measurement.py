@@ -109,7 +109,7 @@ def compare(
     for candidate in candidates:
         measured.append(Measured(candidate, measurement := _measure(candidate, data, own, live)))
         context.progress(f"{measurement.name}: {_numbers(measurement.metrics)}")
-    dummy = Measurement("baseline", baseline(data.task, data.truth, first.classes, positive=first.positive, own=own))
+    dummy = Measurement("baseline", _baseline(data, first, own))
     tree = _measure_tree(data, first, own)
     context.progress(
         f"{tree.name.capitalize()}: {_numbers(tree.metrics)}"
@@ -150,6 +150,10 @@ def compare(
     return Compared(data, measured, dummy, tree, ref, measured_champion, problem, resampling, stand_in)
 
 
+def _baseline(data: HeldOut, contract: ModelContract, own: Sequence[str]) -> dict[str, float]:
+    return baseline(data.task, data.truth, contract.classes, positive=contract.positive, own=own, weight=data.weight)
+
+
 def _clusters(data: HeldOut, column: str | None) -> NDArray[np.int64] | None:
     if column is None:
         return None
@@ -169,7 +173,7 @@ def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str], live: Live
         batches = data.batches([item.name for item in contract.features])
         predictions = concatenate((candidate.model.predict(batch) for batch in batches), contract)
     try:
-        rows = predicted(data.truth, predictions, contract)
+        rows = predicted(data.truth, predictions, contract, data.weight)
         if contract.task == "binary":
             # The score says the same in a third of the memory.
             predictions = replace(predictions, probabilities=None)
@@ -184,7 +188,7 @@ def _measure_tree(data: HeldOut, contract: ModelContract, own: Sequence[str]) ->
     predictions = small_tree(data, contract)
     if predictions is None:
         return None
-    rows = predicted(data.truth, predictions, contract)
+    rows = predicted(data.truth, predictions, contract, data.weight)
     metrics = measure(rows, own, skip_undefined=True)
     return Measurement("a decision tree of depth 3", metrics, predictions, rows)
 
@@ -260,4 +264,4 @@ def importance(candidate: Candidate, data: HeldOut, metric: Metric) -> dict[str,
 
     :return: the importance by feature name; empty if the importance cannot be measured
     """
-    return permutation.measure(candidate.model, data.truth, data.take, metric)
+    return permutation.measure(candidate.model, data.truth, data.take, metric, data.weight)

@@ -85,6 +85,10 @@ def _score(model: Measurement) -> NDArray[np.float64]:
     return model.predictions.score
 
 
+def _weight(model: Measurement) -> NDArray[np.float64] | None:
+    return None if model.rows is None else model.rows.weight
+
+
 def _thin(*curve: NDArray[Any]) -> list[NDArray[Any]]:
     size = len(curve[0])
     if size <= CURVE_POINTS:
@@ -110,7 +114,7 @@ def _roc(positive: NDArray[np.bool_], models: list[Measurement]) -> Figure:
     figure, axes = _unit_square("ROC curve", "false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="chance (AUC 0.5)")
     for model, look in _styles(models):
-        false_rate, true_rate, _ = roc_curve(positive, _score(model))
+        false_rate, true_rate, _ = roc_curve(positive, _score(model), sample_weight=_weight(model))
         label = f"{_name(model, models)} (AUC {model.metrics['roc_auc']:.3f})"
         axes.plot(*_thin(false_rate, true_rate), **look, label=label)
     axes.legend(loc="lower right", frameon=False)
@@ -126,14 +130,17 @@ def _roc_by_class(truth: NDArray[Any], model: Measurement, classes: list[Any]) -
     codes = encode(truth, classes)
     assert model.predictions is not None
     probabilities = model.predictions.probabilities
+    weight = _weight(model)
     counts = np.bincount(codes[codes >= 0], minlength=len(classes))
+    each = np.ones(truth.size) if weight is None else weight
+    mass = np.bincount(codes[codes >= 0], weights=each[codes >= 0], minlength=len(classes))
     # Only the most frequent classes are drawn, one for each colour.
     for colour, code in zip(CLASS_COLOURS, np.argsort(-counts, kind="stable"), strict=False):
-        if probabilities is None or counts[code] in (0, truth.size):
+        if probabilities is None or not 0 < mass[code] < each.sum():
             continue
         mine, score = codes == code, probabilities[:, code]
-        false_rate, true_rate, _ = roc_curve(mine, score)
-        label = f"{classes[code]} (AUC {roc_auc_score(mine, score):.3f})"
+        false_rate, true_rate, _ = roc_curve(mine, score, sample_weight=weight)
+        label = f"{classes[code]} (AUC {roc_auc_score(mine, score, sample_weight=weight):.3f})"
         axes.plot(*_thin(false_rate, true_rate), color=colour, label=label)
     axes.legend(loc="lower right", frameon=False)
     return figure
@@ -143,10 +150,10 @@ def _precision_recall(positive: NDArray[np.bool_], models: list[Measurement]) ->
     from sklearn.metrics import precision_recall_curve
 
     figure, axes = _unit_square("Precision and recall", "recall", "precision")
-    share = positive.mean()
+    share = np.average(positive, weights=_weight(models[0]))
     axes.axhline(share, color=GREY, linestyle=":", label=f"chance (precision {share:.3f})")
     for model, look in _styles(models):
-        precision, recall, _ = precision_recall_curve(positive, _score(model))
+        precision, recall, _ = precision_recall_curve(positive, _score(model), sample_weight=_weight(model))
         label = f"{_name(model, models)} (AP {model.metrics['average_precision']:.3f})"
         axes.plot(*_thin(recall, precision), **look, label=label)
     axes.legend(loc="upper right", frameon=False)
@@ -174,7 +181,7 @@ def _calibration(positive: NDArray[np.bool_], models: list[Measurement], contrac
     axes.set_title("Calibration", loc="left", fontsize=11)
     axes.plot([0, 1], [0, 1], color=GREY, linestyle=":", label="perfect")
     for model, look in _styles(models):
-        predicted, observed, _ = reliability(positive, _score(model))
+        predicted, observed, _ = reliability(positive, _score(model), _weight(model))
         name = f"{_name(model, models)} (ECE {model.metrics['ece']:.3f})"
         axes.plot(predicted, observed, marker="o", markersize=4, **look, label=name)
         below.hist(
@@ -206,7 +213,9 @@ def _confusion(truth: NDArray[Any], model: Measurement, classes: list[Any]) -> F
         classes = [*classes, "other"]
     size = len(classes)
     counts = np.bincount(true * size + predicted, minlength=size * size).reshape(size, size)
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    mass = np.bincount(true * size + predicted, weights=_weight(model), minlength=size * size).reshape(size, size)
+    total = mass.sum(axis=1, keepdims=True)
+    shares = mass / np.where(total > 0, total, 1)
     side = max(4.6, min(12.0, 1.6 + 0.7 * size))
     figure, axes = new_figure(f"Confusion matrix of {model.name}", side + 0.8, side)
     axes.grid(visible=False)

@@ -61,6 +61,7 @@ def keep_contract(
             "dataset_name": dataset.manifest.name,
             "dataset_id": dataset.manifest.id,
             "timestamp": dataset.manifest.details.get("timestamp"),
+            "sample_weight": data.weight_column,
         }
     )
     assert measurement.predictions is not None

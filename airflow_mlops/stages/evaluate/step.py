@@ -32,7 +32,14 @@ from airflow_mlops.registry.versions import champion, download, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import live as logged
 from airflow_mlops.stages.evaluate import record as evaluate_record
-from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive, held_out, load
+from airflow_mlops.stages.evaluate.candidates import (
+    Candidate,
+    check_contract,
+    for_positive,
+    held_out,
+    load,
+    with_weights,
+)
 from airflow_mlops.stages.evaluate.common_rows import refuse_training_rows
 from airflow_mlops.stages.evaluate.live import Live
 from airflow_mlops.stages.evaluate.measurement import Compared, Measured, compare, importance
@@ -90,6 +97,10 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         for_positive(candidate, candidates[0].contract.positive if data.positive is None else data.positive)
         if spec.dataset is not None:
             _warn_of_other_dataset(candidate, data.dataset.manifest.id, context)
+    data = with_weights(data, candidates, live=live is not None)
+    if data.weight is not None:
+        for path in filter(is_custom, own):
+            custom.load(path).require_weights()
     _refuse_refits(candidates, data)
     if spec.dataset is not None:
         trained = {candidate.ref: candidate.contract for candidate in candidates}

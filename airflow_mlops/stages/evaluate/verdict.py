@@ -138,12 +138,27 @@ def decide(
         policy=" ".join(
             [
                 _policy(compared.champion, compared.problem, ignored, compared.stand_in),
+                *_weights(compared),
                 *([f"The versions were compared by their predictions in production. {live.sentence}"] if live else []),
             ]
         ),
         metric_code=dict(metric_code),
+        sample_weight=data.weight_column,
         live=live,
     )
+
+
+def _weights(compared: Compared) -> list[str]:
+    """Return a sentence about the weights of the rows; empty if no candidate was trained with weights."""
+    column = compared.data.weight_column
+    if column is not None:
+        return [f"All models were measured with the weights in column {column!r} of these rows."]
+    columns = (item.candidate.contract.sample_weight for item in compared.candidates)
+    if (column := next(filter(None, columns), None)) is None:
+        return []
+    return [
+        f"The rows lack the column {column!r}, with whose weights candidates were trained, so each row counted once."
+    ]
 
 
 def _policy(ref: ModelVersionRef | None, problem: str | None, ignored: bool, stand_in: ModelVersionRef | None) -> str:

@@ -30,7 +30,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset, datasets_inside, open_dataset
 from airflow_mlops.data.moments import as_utc
-from airflow_mlops.data.row_weights import RowWeights
+from airflow_mlops.data.row_weights import Decay
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.catalog import REALISED, realised
@@ -274,7 +274,7 @@ def half_life_of(trained: Dataset, contract: ModelContract) -> timedelta | None:
 
     :raises UnmeasurableError: a feature has the name of the column with the ages of the rows
     """
-    weights = RowWeights.of(trained)
+    weights = Decay.of(trained)
     if weights is not None and any(feature.name == AGE for feature in contract.features):
         raise UnmeasurableError(f"the feature {AGE!r} has the name of the column that holds the age of each row")
     return weights.half_life if weights is not None else None

@@ -100,6 +100,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         notes.append(
             f"Labels that are not a class of the model, such as {outcomes.example!r}, count as errors of the model ({rows})."
         )
+    notes += unweighted(contract)
     reason = young or _too_few(outcomes.rows, coverage, policy)
     performance, known, trained = None, None, reference.profile.intervals.get(BIAS)
     try:
@@ -190,7 +191,7 @@ def estimated(
         return Estimated(None, [f"Performance was not estimated from the scores, because {error}."])
     performance = _performance(policy, metric, estimate, reference, scores.total, known)
     if judged is None:
-        return Estimated(performance, [])
+        return Estimated(performance, [note for note in unweighted(contract) if note not in realised.notes])
     interval = f"{number(estimate.value)} ({number(estimate.low)} to {number(estimate.high)})"
     outside = outside_estimate(judged, performance)
     where = (
@@ -245,11 +246,31 @@ def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
     return None
 
 
+def unweighted(contract: ModelContract) -> list[str]:
+    """Return a sentence that says that weights of rows are not used; empty for a model without them."""
+    if contract.sample_weight is None:
+        return []
+    sentence = (
+        f"Performance counts each row once, in production and at training: the weights in column {contract.sample_weight!r} "
+        "(sample_weight), by which training and gates measured the version, are not used."
+    )
+    return [sentence]
+
+
+def _at_training(metric: str, reference: TrainingReference) -> float | None:
+    """Return the metric on the held-out rows at training, each of which counts once as in production."""
+    contract = reference.contract
+    if contract.sample_weight is None:
+        return contract.metrics.get(metric)
+    known = reference.profile.intervals.get(metric)
+    return known.value if known is not None else None
+
+
 def _performance(
     policy: Policy, metric: str, estimate: Interval, reference: TrainingReference, rows: int, known: Design | None
 ) -> Performance:
     wider = 1.0 if known is None else math.sqrt(known.effect)
-    value = reference.contract.metrics.get(metric)
+    value = _at_training(metric, reference)
     trained = at_training.interval(metric, value, reference.profile, policy.confidence) if value is not None else None
     return Performance(
         metric=metric,

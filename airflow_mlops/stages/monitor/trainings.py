@@ -47,11 +47,13 @@ class Training(Model):
     :param trainer: the trainer
     :param seed: seed of the training
     :param class_weight: weights of the classes in the training
+    :param sample_weight: column of the training set with the weights of the rows; ``None`` if all rows had the same weight
     """
 
     trainer: AnyTrainer
     seed: int = 0
     class_weight: ClassWeight = None
+    sample_weight: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
             f"the trainer of {present} runs code of a user ({', '.join(own)}), which monitoring runs only if the "
             "operator names it; set `trainer` to train challengers"
         )
+    _check_weights(found, f"{present} was trained")
     _check_installed(found.trainer)
     return found
 
@@ -107,6 +110,7 @@ def other_trainers(
     - its challengers, and those of the others before it, are expected to take more than :data:`MAX_SECONDS`, by the seconds
       that its candidate took on its number of rows;
     - its candidate is a network that was trained where a GPU was, because this says little about the time without one;
+    - it was trained with weights of rows (``sample_weight``), which challengers do not use;
     - it runs code of a user, or cannot be read.
 
     Candidates that TrainOperator did not train have no trainer. Of more than ten candidates, the first ten are read.
@@ -127,6 +131,7 @@ def other_trainers(
             if training is None or _id(training.trainer) in known:
                 continue
             known.add(_id(training.trainer))
+            _check_weights(training, "it was trained")
             if len(found) == MAX_OTHERS:
                 raise UnmeasurableError(f"at most {MAX_OTHERS} other trainers are used")
             took = _expected_seconds(candidate, training.trainer, rows, client)
@@ -175,6 +180,14 @@ def _expected_seconds(candidate: ModelVersionRef, trainer: TrainerSpec, rows: in
     return float(seconds) * rows / int(trained)
 
 
+def _check_weights(training: Training, trained: str) -> None:
+    if training.sample_weight is not None:
+        raise UnmeasurableError(
+            f"{trained} with the weights in column {training.sample_weight!r} (sample_weight), which models that are trained for a "
+            "comparison do not use; set `trainer` to train them without weights"
+        )
+
+
 def _check_installed(trainer: TrainerSpec) -> None:
     # Known estimators are imported by own_code().
     if isinstance(trainer, TorchTrainerSpec) and find_spec("torch") is None:
@@ -200,6 +213,6 @@ def _recorded(ref: ModelVersionRef, client: MlflowClient) -> Training | None:
         recorded: dict[str, Any] = mlflow.artifacts.load_dict(
             client.download_artifacts(ref.run_id, TRAINING_FILE, folder)
         )
-    known = {name: recorded[name] for name in ("trainer", "seed", "class_weight") if name in recorded}
+    known = {name: recorded[name] for name in ("trainer", "seed", "class_weight", "sample_weight") if name in recorded}
     found: Training = parse(Training, known, f"The training of {ref}")
     return found

@@ -263,8 +263,8 @@ def _check(
         checks.stable_predictions(judged.model.predict(sample), new.predict(sample), deviation),
         checks.not_worse(
             metric,
-            predicted(test.labels, before, contract),
-            predicted(test.labels, fitted.predictions, fitted.contract),
+            predicted(test.labels, before, contract, test.metric_weights),
+            predicted(test.labels, fitted.predictions, fitted.contract, test.metric_weights),
         ),
     ]
 

@@ -109,7 +109,7 @@ def with_metrics(
 
 def measured(contract: ModelContract, test: TrainingData, predictions: Predictions) -> dict[str, float]:
     """Return the metrics of probabilities, by name: log loss and, for a binary task, Brier score and calibration error."""
-    found = measure(predicted(test.labels, predictions, contract))
+    found = measure(predicted(test.labels, predictions, contract, test.metric_weights))
     return {name: found[name] for name in _METRICS if name in found}
 
 

@@ -37,7 +37,7 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
         trainer streams the rows itself, the rows of ``train`` are a sample
     :raises TrainingError: no model can be trained on the data
     """
-    dataset = select_one(store, spec.dataset)
+    dataset = select_one(store, spec.dataset).weighted(spec.sample_weight)
     # A sample is enough for the checks if the trainer streams the data itself.
     streamed = _streams(spec)
     train, test = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
@@ -51,7 +51,7 @@ def load_all(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingDa
     :return: the training set, all rows (a sample, if the trainer streams the rows itself) and the rows of the split part ``test``
     :raises TrainingError: no model can be trained on the data
     """
-    dataset = select_one(store, spec.dataset)
+    dataset = select_one(store, spec.dataset).weighted(spec.sample_weight)
     streamed = _streams(spec)
     rows, test = read_part(dataset, None, SAMPLE_ROWS if streamed else None), read_part(dataset, TEST)
     check_parts(dataset, {TRAIN: rows, TEST: test})
@@ -144,7 +144,7 @@ def _with_class_weight(spec: TrainSpec, train: TrainingData, run: TrainingRun) -
     if _streams(spec):
         # The sample has no weights.
         rule = RowWeights.of(run.dataset)
-        weights = None if rule is None else rule.weights(run.dataset.table(run.part, [rule.column]).column(0))
+        weights = None if rule is None else rule.read(run.dataset, run.part)
     return replace(train, weights=with_class_weight(spec.class_weight, train.labels, train.classes, weights))
 
 
@@ -173,6 +173,7 @@ def _measure(
         contract.classes,
         positive=contract.positive,
         own=own,
+        weight=test.metric_weights,
     )
     return in_order(found)
 

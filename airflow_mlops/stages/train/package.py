@@ -101,6 +101,7 @@ def _importance(fitted: Fitted, test: TrainingData) -> dict[str, float]:
         test.labels,
         lambda names, rows: test.table.select(names).take(rows),
         METRICS[MAIN_METRIC[fitted.contract.task]],
+        test.metric_weights,
     )
     return importance.shares(worse)
 

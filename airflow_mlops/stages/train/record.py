@@ -125,6 +125,8 @@ def log_run(
             metrics |= {f"uncalibrated_{name}": value for name, value in calibration.before.items()}
     if spec.class_weight is not None:
         params |= {"class_weight": json.dumps(spec.class_weight)}
+    if spec.sample_weight is not None:
+        params |= {"sample_weight": spec.sample_weight}
     if rule := manifest.details.get("window_rule"):
         params |= {"window_rule": rule["rule"], "window": Window.model_validate(rule["window"]).label}
     now = int(time.time() * 1000)

@@ -13,6 +13,7 @@ from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget
 from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric
 from airflow_mlops.models.calibration_rule import CalibrationInput
 from airflow_mlops.models.class_weight_rule import ClassWeight
+from airflow_mlops.models.sample_weight_rule import SampleWeight, refusal
 from airflow_mlops.models.threshold_rule import ThresholdInput
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec, TrainerInput
 from airflow_mlops.registry.names import SEARCH_TAG
@@ -32,6 +33,8 @@ class TrainSpec(Spec):
         :mod:`airflow_mlops.models.calibration`; by default they are those of the estimator
     :param class_weight: ``balanced``, or the weight of each class by the class as text, see
         :func:`airflow_mlops.models.class_weights.with_class_weight`. It multiplies the weights of the rows in the fit only
+    :param sample_weight: column of the training set with the weights of the rows in the fit and in all metrics; by default all rows
+        have the same weight
     :param seed: random seed. The same data, code and seed give the same model
     :param mlflow: the connection to MLflow, and the name of the experiment; by default the name of the model
     :param tags: tags for the MLflow run of the training
@@ -44,6 +47,7 @@ class TrainSpec(Spec):
     threshold: ThresholdInput = None
     calibration: CalibrationInput = None
     class_weight: ClassWeight = None
+    sample_weight: SampleWeight | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
     mlflow: MLflowTarget = MLflowTarget()
     tags: dict[str, str] = Field(default_factory=dict)
@@ -58,6 +62,18 @@ class TrainSpec(Spec):
             raise ValueError(
                 "a Search does not support class_weight, because its trials would be fitted without it; remove class_weight"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _weighs_rows(self) -> TrainSpec:
+        if self.sample_weight is not None:
+            problem = refusal(
+                self.trainer.model_dump(include={"kind", "dataset"}),
+                chooses_threshold=self.threshold is not None and self.threshold.value is None,
+                calibrates=self.calibration is not None,
+            )
+            if problem is not None:
+                raise ValueError(problem)
         return self
 
     @model_validator(mode="before")

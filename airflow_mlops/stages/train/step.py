@@ -24,6 +24,7 @@ from airflow_mlops.models.trainers.validation import SHARE
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, read_part, unseen_classes
 from airflow_mlops.overview import index
 from airflow_mlops.registry.client import connect, registry_errors
+from airflow_mlops.registry.names import SEARCH_TAG
 from airflow_mlops.registry.runs import run_for, run_url
 from airflow_mlops.registry.tags import run_tags
 from airflow_mlops.registry.versions import IDENTITY, download, identical, model_id_of, of_run, register
@@ -54,7 +55,14 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
     context = context.for_call()
     # Load custom metrics now, so that an invalid import path fails before the training.
     for path in filter(is_custom, spec.metrics):
-        custom.load(path)
+        metric = custom.load(path)
+        if spec.sample_weight is not None:
+            metric.require_weights()
+    if spec.sample_weight is not None and SEARCH_TAG in spec.tags:
+        context.progress(
+            f"The parameters were found by a search, whose trials were fitted and measured without the weights in column "
+            f"{spec.sample_weight!r}."
+        )
     # What is recorded names the dataset itself, because another one may have its name later.
     spec = spec.model_copy(update={"dataset": select_one(context.store, spec.dataset, context.kept).ref})
     spec = _search_parameters(spec, context)
@@ -145,7 +153,7 @@ def assist(spec: TrainSpec, context: StepContext) -> None:
             f"The trainer {spec.trainer.label!r} cannot train on several nodes, because only TorchTrainer supports them. Use "
             "one node."
         )
-    dataset = select_one(context.store, spec.dataset, context.kept)
+    dataset = select_one(context.store, spec.dataset, context.kept).weighted(spec.sample_weight)
     train = read_part(dataset, TRAIN, SAMPLE_ROWS)
     if uses(spec):
         dataset = divided(spec, dataset, TRAIN, train.labels).fitted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -95,6 +96,25 @@ def test_rows_without_a_finite_score_or_without_a_label_do_not_count(store):
     realised = performance.realised(both, reference())
     found = performance.estimated(both, reference(), realised).performance
     assert (found.value, found.high) == pytest.approx((alone.value, alone.high))
+
+
+def test_a_model_with_weights_of_rows_is_compared_with_its_performance_without_them(store):
+    known = reference()
+    # The metric in the contract is weighted.
+    contract = CONTRACT.model_copy(update={"sample_weight": "weight", "metrics": {"rmse": 0.5}})
+    weighted = replace(known, contract=contract)
+    window = rows(1)
+    realised = performance.realised(check(store, window), weighted)
+    assert realised.performance.value == pytest.approx(rmse(window))
+    assert realised.performance.reference == pytest.approx(rmse(rows(0)))
+    assert realised.performance.reference_low < rmse(rows(0)) < realised.performance.reference_high
+    (note,) = [note for note in realised.notes if "'weight'" in note]
+    assert note.startswith("Performance counts each row once, in production and at training")
+    estimated = performance.estimated(check(store, window.drop_columns("label")), weighted, Realised())
+    assert estimated.performance.reference == realised.performance.reference
+    assert estimated.notes == [note]
+    assert not any("weight" in note for note in performance.realised(check(store, window), known).notes)
+    assert performance.realised(check(store, window), known).performance.reference == 1.0
 
 
 def copies(table: pa.Table, times: int) -> pa.Table:

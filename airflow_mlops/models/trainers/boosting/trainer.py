@@ -42,6 +42,7 @@ def fit(spec: BoostingTrainerSpec, data: TrainingData, seed: int, run: TrainingR
     labels, weights = numbered(data), _weights(data, run)
     validation, how = _held_out(spec, data, seed, run)
     _check_classes(data, labels[~validation], spec.validation)
+    _check_weights(weights, validation, spec.validation)
     start = None
     if run is not None and run.start is not None:
         start = earlier(run.start, library.FILE, spec, data)
@@ -113,7 +114,7 @@ def _weights(data: TrainingData, run: TrainingRun | None) -> NDArray[np.float64]
     if run is None or data.weights is not None:
         return data.weights
     weights = RowWeights.of(run.dataset)
-    return None if weights is None else weights.weights(run.dataset.table(run.part, [weights.column]).column(0))
+    return None if weights is None else weights.read(run.dataset, run.part)
 
 
 def _check_classes(data: TrainingData, labels: NDArray[np.float64], validation: float) -> None:
@@ -122,6 +123,17 @@ def _check_classes(data: TrainingData, labels: NDArray[np.float64], validation: 
             f"With validation={validation:g}, all rows that are left for training have the label "
             f"{data.classes[int(found[0])]!r}. Use a longer window, or a smaller `validation`."
         )
+
+
+def _check_weights(weights: NDArray[np.float64] | None, validation: NDArray[np.bool_], share: float) -> None:
+    if weights is None:
+        return
+    for chosen, use in ((~validation, "left for training"), (validation, "held out for validation")):
+        if chosen.any() and not weights[chosen].any():
+            raise TrainingError(
+                f"With validation={share:g}, all {int(chosen.sum()):,} rows that are {use} have the weight 0. Use more rows, other "
+                "weights, or set validation=0, which disables early stopping."
+            )
 
 
 def _uses_gpu(spec: BoostingTrainerSpec, library: Library) -> bool:

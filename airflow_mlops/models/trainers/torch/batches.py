@@ -130,7 +130,7 @@ class Batches:
     def _read(self, group: int, *, validation: bool) -> Batch:
         if (cached := self._cache.get((group, validation))) is not None:
             return cached
-        columns = [*self._reader.columns, *([self._weights.column] if self._weights else [])]
+        columns = [*self._reader.columns, *(self._weights.columns if self._weights else [])]
         rows = self._dataset.read_row_group(self._groups[group], list(dict.fromkeys(columns)))
         held_out = _held_out(self._seed, group, len(rows), self._validation)
         rows = rows.filter(pa.array(held_out if validation else ~held_out))
@@ -145,7 +145,7 @@ class Batches:
         The mean of the weighted losses of a random batch is then an unbiased estimate of the weighted mean loss.
         """
         assert self._weights is not None
-        found = self._weights.weights(rows.column(self._weights.column)) / self._mean_weight
+        found = self._weights.some(rows) / self._mean_weight
         share = self._share.indices(rows.num_rows, even=even)
         return found[share.start : share.stop : share.step].astype(np.float32)
 

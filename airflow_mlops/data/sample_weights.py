@@ -1,0 +1,98 @@
+"""Reads the column of a training set that holds the weight of each row (``sample_weight=`` of TrainOperator)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.core.counts import counted
+from airflow_mlops.core.errors import WeightError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from airflow_mlops.data.datasets import Dataset
+
+_ROLES = {"features": "a feature", "label": "the label", "keys": "a key", "timestamp": "the event time"}
+
+
+def check_column(dataset: Dataset, column: str) -> None:
+    """Check that a column of a training set may hold the weights of its rows.
+
+    :raises WeightError: the dataset has no such column, or it is a feature, the label, a key or the event time
+    """
+    name, details = dataset.manifest.name, dataset.manifest.details
+    if column not in dataset.manifest.column_names:
+        raise WeightError(
+            f"Dataset {name!r} has no column {column!r}, which holds the weights of the rows (`sample_weight`). Name the column in "
+            "`watched` of BuildTrainingSetOperator, or correct `sample_weight`."
+        )
+    for key, role in _ROLES.items():
+        found = details.get(key) or []
+        if column in ([found] if isinstance(found, str) else found):
+            raise WeightError(
+                f"Column {column!r} of dataset {name!r} is {role}, so it cannot hold the weights of the rows (`sample_weight`). "
+                "Use another column, named in `watched` of BuildTrainingSetOperator."
+            )
+
+
+def sample_weights(dataset: Dataset, part: str | None, column: str) -> NDArray[np.float64]:
+    """Read the weight of each row, shape (n,).
+
+    :param part: name of the split part; ``None`` for all rows
+    :param column: name of the column
+    :raises WeightError: see :func:`check_column` and :func:`as_weights`
+    """
+    check_column(dataset, column)
+    where = f"split part {part!r} of dataset" if part else "dataset"
+    return as_weights(dataset.table(part, [column]).column(column), column, f"{where} {dataset.manifest.name!r}")
+
+
+def as_weights(values: pa.Array | pa.ChunkedArray, column: str, where: str) -> NDArray[np.float64]:
+    """Convert the values of a column to weights, shape (n,).
+
+    Weights are finite numbers of at least 0, and at least one is above 0. Libraries compute with weights in single precision, so
+    a weight that is infinite, or 0 instead of small, in single precision is refused as well.
+
+    :param column: name of the column, for errors
+    :param where: the rows in words, for errors
+    :raises WeightError: the values are not numbers, or some are not weights
+    """
+    kind = values.type
+    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        raise WeightError(
+            f"Column {column!r} of {where} has the type {kind}, but weights of rows (`sample_weight`) are numbers. Convert it where "
+            "the data is ingested, or use another column."
+        )
+    found = numbers(values)
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        single = found.astype(np.float32)
+    # Nulls are NaN here.
+    wrong = {
+        "null": values.null_count,
+        "negative": int((found < 0).sum()),
+        "NaN, infinite or beyond single precision (3.4e38)": int((~np.isfinite(single) & ~(found < 0)).sum())
+        - values.null_count,
+        "above 0 but 0 in single precision (below 1.4e-45)": int(((found > 0) & (single == 0)).sum()),
+    }
+    if problems := [f"{what} in {counted(rows, 'row')}" for what, rows in wrong.items() if rows]:
+        raise WeightError(
+            f"Column {column!r} of {where} cannot hold the weights of rows (`sample_weight`), because it is {' and '.join(problems)} "
+            f"(of {len(found):,}). Weights are finite numbers of at least 0: correct them where the data is ingested, or leave these "
+            "rows out of the training set."
+        )
+    if len(found) and not found.any():
+        raise WeightError(
+            f"Column {column!r} of {where} is 0 in all {counted(len(found), 'row')}, so no row has a weight (`sample_weight`). Correct "
+            "the weights where the data is ingested, or use another column."
+        )
+    return found
+
+
+def numbers(values: pa.Array | pa.ChunkedArray) -> NDArray[np.float64]:
+    """Convert numbers of any type to float64, and nulls to NaN, shape (n,)."""
+    found = pc.cast(values, pa.float64(), safe=False)
+    return np.asarray(found.to_numpy(zero_copy_only=False) if isinstance(found, pa.Array) else found.to_numpy())

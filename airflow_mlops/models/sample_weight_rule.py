@@ -1,0 +1,59 @@
+"""Which trainings accept the weights of rows (``TrainOperator(sample_weight=...)``).
+
+This module imports no heavy library, because DAG files import it while they are parsed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from airflow_mlops.core.base import Model, parse
+from airflow_mlops.core.errors import SpecError
+
+SampleWeight = Annotated[str, Field(min_length=1)]
+"""Name of the column of weights."""
+
+
+class _Declared(Model):
+    sample_weight: SampleWeight
+
+
+def refusal(trainer: Mapping[str, Any], *, chooses_threshold: bool, calibrates: bool) -> str | None:
+    """Return why a training does not accept weights of rows, and what to do; ``None`` if it does.
+
+    :param trainer: the fields of the trainer
+    :param chooses_threshold: whether a rule chooses the decision threshold
+    :param calibrates: whether the training fits a calibration
+    """
+    if trainer.get("kind") == "search":
+        return "a Search does not support sample_weight, because its trials would be fitted without it; remove sample_weight"
+    if trainer.get("kind") == "torch" and trainer.get("dataset"):
+        return (
+            "a TorchTrainer with dataset= does not support sample_weight, because a Dataset may change the number of rows; remove "
+            "dataset=, or weigh the rows in the loss of your module"
+        )
+    if chooses_threshold:
+        return "sample_weight is set, but a threshold is chosen on rows without weights; give threshold as a number"
+    if calibrates:
+        return "sample_weight is set, but a calibration is fitted to rows without weights; remove one of the two"
+    return None
+
+
+def check_sample_weight(where: str, declared: Any, trainer: Any, threshold: Any, calibration: Any) -> None:
+    """Validate the column of weights in a DAG file, together with valid values of the other parameters.
+
+    :param where: start of the error message, such as ``The sample weight of task 'train'``
+    :param declared: the declared column of weights
+    :param trainer: the declared trainer; a template is not checked
+    :param threshold: the declared threshold; a template is not checked
+    :param calibration: the declared calibration; a template is not checked
+    :raises SpecError: it is not a name, or the training does not accept weights
+    """
+    fields = trainer if isinstance(trainer, Mapping) else {}
+    problem = refusal(fields, chooses_threshold=isinstance(threshold, Mapping), calibrates=bool(calibration))
+    if problem is not None:
+        raise SpecError(f"{where} cannot be used: {problem}.")
+    parse(_Declared, {"sample_weight": declared}, where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -95,20 +95,45 @@ def _connection_ids(value: Any) -> Iterator[str]:
             yield from _connection_ids(item)
 
 
+class Origin(Model):
+    """The Airflow task that computed a result which a later task took from the cache.
+
+    :param map_index: index of a mapped task instance; -1 if the task is not mapped
+    :param key: key of the result in the artifact store
+    :param time: time at which the result was computed
+    """
+
+    dag_id: str
+    run_id: str
+    task_id: str
+    map_index: int = -1
+    key: str
+    time: UtcDatetime
+
+    def __str__(self) -> str:
+        index = f"[{self.map_index}]" if self.map_index >= 0 else ""
+        return f"task {self.dag_id}.{self.task_id}{index} in run {self.run_id}"
+
+
 class Result(Model):
     """The output of a step. It contains references and numbers, but no rows.
 
     :param summary: one sentence about what the step did. Operators write the sentence to the task's log
     :param usage: time, memory and bytes that the step used; ``None`` if the step was not run by an operator, and in results
         of earlier releases
+    :param cached: the task that computed this result, if it was taken from the cache; ``None`` if the step computed it
     """
 
     summary: str
     usage: Usage | None = None
+    cached: Origin | None = None
 
     def mlflow_runs(self) -> list[str]:
         """Return the ids of the MLflow runs of the model versions on which the step worked."""
         return []
+
+
+CacheUse = Literal["use", "renew"]
 
 
 class StepCall(Model):
@@ -120,6 +145,8 @@ class StepCall(Model):
     :param key: key of the result in the artifact store
     :param version: version of ``airflow_mlops`` that created the call
     :param provenance: Airflow task that created the call
+    :param cache: ``use`` returns the result of an earlier task if nothing has changed, ``renew`` computes the result and
+        caches it; ``None`` if the step has nothing to do with the cache
     """
 
     step: Name
@@ -128,3 +155,4 @@ class StepCall(Model):
     key: str
     version: str
     provenance: Provenance = Provenance()
+    cache: CacheUse | None = None

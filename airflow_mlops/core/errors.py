@@ -214,6 +214,13 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(name if name.isprintable() else repr(name) for name in names)
 
 
+class NotCacheableError(Exception):
+    """A step must be computed, because its cached result cannot be found or used.
+
+    This error is never raised out of a step. The message is a clause that says why, for the log.
+    """
+
+
 def one_line(error: BaseException, most: int | None = None) -> str:
     """Format an exception of another library on one line without a final full stop, for use inside another message.
 

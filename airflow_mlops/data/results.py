@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
-from airflow_mlops.core.calls import Provenance
+from pydantic import ValidationError
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.calls import Origin, Provenance, StepCall
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.data.store import ArtifactStore
 
@@ -53,3 +57,50 @@ def read_result(store: ArtifactStore, key: str) -> dict[str, Any] | None:
 def write_result(store: ArtifactStore, key: str, result: dict[str, Any]) -> None:
     """Store the result of a finished step under ``key``."""
     store.write_json(key, result)
+
+
+class CacheEntry(Model):
+    """An entry of the cache: which task has computed the result for some inputs.
+
+    :param origin: the task, and the key of its result
+    :param result: fingerprint of the result
+    :param artifacts: hashes of what the result refers to, by name
+    """
+
+    origin: Origin
+    result: str
+    artifacts: dict[str, str]
+
+
+def read_cached(store: ArtifactStore, step: str, inputs: str) -> tuple[CacheEntry, dict[str, Any]] | None:
+    """Return the entry of the cache for these inputs, and the result; ``None`` if they do not exist or were changed.
+
+    :param inputs: fingerprint of everything that determines the result
+    """
+    try:
+        entry = CacheEntry.model_validate(store.read_json(_cache_key(step, inputs)))
+    except (FileNotFoundError, ValidationError):
+        return None
+    result = read_result(store, entry.origin.key)
+    return (entry, result) if result is not None and fingerprint(result) == entry.result else None
+
+
+def write_cached(
+    store: ArtifactStore, call: StepCall, inputs: str, result: dict[str, Any], artifacts: dict[str, str]
+) -> None:
+    """Enter the stored result of a step into the cache. Of two tasks with the same inputs, the last one remains."""
+    task = call.provenance
+    origin = Origin(
+        dag_id=task.dag_id,
+        run_id=task.run_id,
+        task_id=task.task_id,
+        map_index=task.map_index,
+        key=call.key,
+        time=datetime.now(timezone.utc),
+    )
+    entry = CacheEntry(origin=origin, result=fingerprint(result), artifacts=artifacts)
+    store.write_json(_cache_key(call.step, inputs), entry.model_dump(mode="json"))
+
+
+def _cache_key(step: str, inputs: str) -> str:
+    return f"cache/{step}/{inputs}.json"

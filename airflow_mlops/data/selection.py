@@ -181,6 +181,18 @@ def _parts_of_one(one: Dataset, other: Dataset) -> bool:
     )
 
 
+def contents(datasets: Sequence[Dataset]) -> list[dict[str, str | None]]:
+    """Return what determines the rows of datasets: the id of each and, if only a part of it is read, this part."""
+    return [
+        {
+            "id": dataset.manifest.id,
+            "part": str(dataset.window) if dataset.window != dataset.manifest.window else None,
+            "time_column": dataset.time_column,
+        }
+        for dataset in datasets
+    ]
+
+
 def window_of(datasets: Sequence[Dataset]) -> Window | None:
     """Return the window from the earliest start to the latest end of all datasets.
 

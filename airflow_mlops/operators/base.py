@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from airflow.sdk import Asset, BaseOperator
 
@@ -45,12 +45,17 @@ class StepOperator(SpecParameters, BaseOperator):
     :param period: length of a window that is written as one date or time, such as ``2024-03-01T00:00:00``, as an ISO
         8601 duration (``P1D``). It is needed only if neither the form of the partition key nor the timetable of the DAG
         determines the length, or if they disagree
+    :param cache: whether the task returns the result of an earlier task if spec, datasets, code and packages are the same.
+        The result names the run that computed it. A task that a user clears computes its result anew. Operators that read
+        or change more than their inputs refuse ``True``, and ignore it in ``default_args``
+    :cvar cacheable: whether the operator supports ``cache``
     :cvar file_suffixes: file name suffixes by parameter name. If the value of one of these parameters ends in a suffix
         of the parameter, the value is the name of a file next to the DAG file. The content of the file replaces the
         name and is templated
     """
 
-    untemplated = frozenset({"notify"})
+    untemplated = frozenset({"notify", "cache"})
+    cacheable: ClassVar[bool] = False
     file_suffixes: ClassVar[Mapping[str, tuple[str, ...]]] = {}
     ui_color = "#e8f0fe"
 
@@ -68,13 +73,32 @@ class StepOperator(SpecParameters, BaseOperator):
         store: str | None = None,
         notify: Notify | None = None,
         period: str | None = None,
+        cache: bool = False,
         **kwargs: Any,
     ) -> None:
+        # Airflow passes the merged default_args of DAG, task group and task.
+        is_default = bool((kwargs.get("default_args") or {}).get("cache"))
         super().__init__(**kwargs)
+        self.cache = self._checked_cache(cache, is_default)
         self.run_on = run_on or default_place()
         self.store = store
         self.notify = notify
         self.period = period
+
+    def _checked_cache(self, cache: Any, is_default: bool) -> bool:
+        """Return whether the task uses the cache.
+
+        :param is_default: whether ``default_args`` set ``cache`` for all operators
+        :raises SpecError: the operator does not support the cache, or the value is not a boolean
+        """
+        if not isinstance(cache, bool):
+            raise SpecError(f"Task {self.task_id!r}: cache={cache!r} is neither True nor False: use one of them.")
+        if cache and not self.cacheable and not is_default:
+            raise SpecError(
+                f"Task {self.task_id!r}: {type(self).__name__} does not support cache=True, because more than its inputs "
+                "determines what it does: remove cache=True."
+            )
+        return cache and self.cacheable
 
     def build_spec(self, context: Context) -> dict[str, Any]:
         """Return the fields of the spec, taken from the rendered attributes of this operator."""
@@ -252,13 +276,15 @@ class StepOperator(SpecParameters, BaseOperator):
 
         content = spec.model_dump(mode="json")
         provenance = _provenance(context)
+        series = _series(context)
         return StepCall(
             step=self.step,
             spec=content,
             store=self._begun.store if self._begun is not None else self.store or default_store(),
-            key=result_key(self.step, content, provenance, _series(context)),
+            key=result_key(self.step, content, provenance, series.id),
             version=__version__,
             provenance=provenance,
+            cache=("renew" if series.is_cleared else "use") if self.cache else None,
         )
 
     def place(self) -> dict[str, str]:
@@ -364,8 +390,19 @@ def _provenance(context: Context) -> Provenance:
     )
 
 
-def _series(context: Context) -> str:
-    """Return the identifier of the current series of tries. The tries of a series share one result.
+class _Series(NamedTuple):
+    """The current series of tries of a task.
+
+    :param id: identifier of the series
+    :param is_cleared: whether the series began because a user cleared the task
+    """
+
+    id: str
+    is_cleared: bool
+
+
+def _series(context: Context) -> _Series:
+    """Return the current series of tries. The tries of a series share one result.
 
     A series begins with the first try of a task, and whenever a user clears the task. If a DAG run is deleted and
     created again under the same id, a new series begins, because Airflow deletes the task state together with the run.
@@ -374,9 +411,11 @@ def _series(context: Context) -> str:
     clears = context["dag_run"].clear_number or 0
     stored = states.get(_SERIES)
     if isinstance(stored, dict) and not _was_cleared(stored, clears, context):
-        return str(stored["id"])
-    states.set(_SERIES, {"id": ti.id.hex, "max_tries": int(ti.max_tries), "clears": clears})
-    return ti.id.hex
+        # Earlier releases did not store whether the task was cleared.
+        return _Series(str(stored["id"]), bool(stored.get("cleared")))
+    is_cleared = isinstance(stored, dict)
+    states.set(_SERIES, {"id": ti.id.hex, "max_tries": int(ti.max_tries), "clears": clears, "cleared": is_cleared})
+    return _Series(ti.id.hex, is_cleared)
 
 
 def _was_cleared(stored: dict[str, Any], clears: int, context: Context) -> bool:

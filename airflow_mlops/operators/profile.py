@@ -31,6 +31,7 @@ class ProfileOperator(StepOperator):
     """
 
     step = "profile"
+    cacheable = True
 
     def __init__(
         self,

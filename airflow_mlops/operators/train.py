@@ -50,6 +50,7 @@ class TrainOperator(StepOperator):
     """
 
     step = "train"
+    cacheable = True
     structured = frozenset({"trainer", "threshold", "class_weight"})
     operator_extra_links = (MLflowRunLink(),)
 
@@ -96,7 +97,8 @@ class TrainOperator(StepOperator):
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         place = self.place()
-        if digest := place.get("image_digest"):
+        # The run of a cached training belongs to the task that trained, perhaps with another image.
+        if result.get("cached") is None and (digest := place.get("image_digest")):
             from airflow_mlops.hooks.mlflow import MLflowHook
 
             # The step cannot set these tags, because a pod does not know the digest of its own image.
@@ -105,8 +107,8 @@ class TrainOperator(StepOperator):
 
     def event(self, result: dict[str, Any], context: Context) -> Event | None:
         candidate = result["candidate"]
-        # An earlier training registered the identical version.
-        if candidate["run_id"] != result["run_id"]:
+        # An earlier training registered the version, or an identical one.
+        if candidate["run_id"] != result["run_id"] or result.get("cached") is not None:
             return None
         urls = self.urls(context, result["run_id"])
         return Event("registered", candidate["model"], result["summary"], candidate["version"], urls=urls)

@@ -55,6 +55,7 @@ class BuildTrainingSetOperator(StepOperator):
     """
 
     step = "training_set"
+    cacheable = True
     structured = frozenset({"split"})
 
     entities: Any

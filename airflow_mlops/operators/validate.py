@@ -29,6 +29,7 @@ class ValidateOperator(StepOperator):
     """
 
     step = "validate"
+    cacheable = True
     operator_extra_links = (DataDocsLink(),)
     ui_color = "#fff3d6"
 

@@ -13,6 +13,7 @@ from airflow_mlops.core.connections import ConnectionResolver, from_environment
 from airflow_mlops.data.results import read_result, write_result
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages import library_errors
+from airflow_mlops.stages.cache import Cached
 from airflow_mlops.stages.calls import check_version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.usage import Meter, record
@@ -25,7 +26,8 @@ _TRAINING_STEPS = frozenset({"training_set", "search", "train"})
 def run_call(call: StepCall, connection: ConnectionResolver = from_environment) -> dict[str, Any]:
     """Run the step that ``call`` describes, and return the result of the step as a dict of JSON values.
 
-    If the artifact store already contains the result, the step does not run. In a TrainJob, only node 0 returns the
+    If the artifact store already contains the result, or ``call.cache`` is ``use`` and nothing has changed since another
+    task computed it, the step does not run. In a TrainJob, only node 0 returns the
     result; the other nodes return ``{}``.
 
     An error of a data library that another try cannot correct becomes one :class:`UnsupportedDataError`, and its
@@ -49,7 +51,7 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
     # slower. OpenMP reads this variable when its library is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        answer = _run(call, store, connection)
+        answer, cached = _run(call, store, connection)
     except Exception as error:
         explained = library_errors.explain(error, call.step)
         if explained is None:
@@ -58,11 +60,16 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
         raise explained from None
     if answer:
         write_result(store, call.key, answer)
+    if cached is not None:
+        cached.keep(answer)
     return answer
 
 
-def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -> dict[str, Any]:
-    """Run the step. The result is empty on all nodes of a TrainJob but node 0."""
+def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -> tuple[dict[str, Any], Cached | None]:
+    """Run the step, or take its result from the cache. The result is empty on all nodes of a TrainJob but node 0.
+
+    :return: the result, and the entry of the cache that it must be kept in
+    """
     module = importlib.import_module(f"airflow_mlops.stages.{call.step}.step")
     spec = parse(get_type_hints(module.run)["spec"], call.spec, f"Step {call.step!r}")
     meter = Meter(store)
@@ -70,7 +77,7 @@ def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -
     # Kubeflow Trainer sets this variable for torchrun. All nodes receive the same call, and node 0 stores the result.
     if int(os.environ.get("PET_NODE_RANK") or 0):
         module.assist(spec, context)
-        return {}
+        return {}, None
     if call.step in _TRAINING_STEPS and call.provenance.requests:
         from airflow_mlops.overview import index
         from airflow_mlops.registry import requests
@@ -78,8 +85,15 @@ def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -
         requests.answer(store, call.provenance)
         for model in sorted({request.model for request in call.provenance.requests}):
             index.update(store, model, "decisions")
-    result: Result = module.run(spec, context)
+    cached = Cached(call, spec, context) if call.cache is not None else None
+    result: Result | None = cached.find() if cached is not None else None
+    is_computed = result is None
+    if result is None:
+        result = module.run(spec, context)
     usage = meter.usage()
     log.info("%s", usage.sentence())
-    record(usage, call.step, result, spec, connection)
-    return result.model_copy(update={"usage": usage}).model_dump(mode="json")
+    # The usage of the cache is not that of the training.
+    if is_computed:
+        record(usage, call.step, result, spec, connection)
+    answer = result.model_copy(update={"usage": usage}).model_dump(mode="json")
+    return answer, cached if is_computed else None

@@ -30,7 +30,7 @@ from airflow_mlops.data.datasets.catalog import (
 )
 from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest
 from airflow_mlops.data.datasets.reader import Dataset
-from airflow_mlops.data.datasets.writer import DATA, DatasetWriter, WrittenFiles, schema_difference
+from airflow_mlops.data.datasets.writer import DATA, DatasetWriter, WrittenFiles, make_current, schema_difference
 
 __all__ = [
     "DATA",
@@ -45,6 +45,7 @@ __all__ = [
     "find_whole_datasets",
     "in_slot",
     "in_slots",
+    "make_current",
     "mark_purged",
     "neighbouring_manifest",
     "open_dataset",

@@ -200,12 +200,9 @@ class DatasetWriter:
         named = list(slots)
         for slot in named:
             point_slot(self.store, manifest, slot)
-        if window is None:
-            point_snapshot(self.store, manifest)
-        else:
-            point_window(self.store, manifest)
-            if named:
-                self._follow(named[0], manifest)
+        make_current(self.store, manifest)
+        if window is not None and named:
+            self._follow(named[0], manifest)
         return manifest, existing is not None
 
     def _follow(self, slot: str, pointed: Manifest) -> None:
@@ -275,6 +272,14 @@ class DatasetWriter:
             time_column=time_column,
         )
         return manifest.model_copy(update={"id": manifest.identity()})
+
+
+def make_current(store: ArtifactStore, manifest: Manifest) -> None:
+    """Make a dataset the current dataset of its window or, if it has no window, the newest snapshot."""
+    if manifest.window is None:
+        point_snapshot(store, manifest)
+    else:
+        point_window(store, manifest)
 
 
 def schema_difference(expected: pa.Schema, found: pa.Schema) -> str:

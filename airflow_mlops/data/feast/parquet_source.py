@@ -209,7 +209,7 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
     """
     source = request.view.batch_source
     columns = _columns(source)
-    dataset = _open(store, request)
+    dataset = open_files(store, request)
     created = source.created_timestamp_column
     found = ParquetSource(
         request,
@@ -249,7 +249,7 @@ def require_timestamps(store: FeatureStore, request: ViewRequest) -> None:
     source = request.view.batch_source
     name = _columns(source).get(source.timestamp_field, source.timestamp_field)
     try:
-        schema = _open(store, request).schema
+        schema = open_files(store, request).schema
     except FeatureStoreError:
         return
     if name in schema.names and not pa.types.is_timestamp(schema.field(name).type):
@@ -274,7 +274,7 @@ def require_nanoseconds(store: FeatureStore, request: ViewRequest) -> None:
     used = [*view.join_keys, *(field.name for field in view.features), source.timestamp_field]
     used += [source.created_timestamp_column] if source.created_timestamp_column else []
     try:
-        found = next(_overflows(_open(store, request), [columns.get(name, name) for name in used], "ns"), None)
+        found = next(_overflows(open_files(store, request), [columns.get(name, name) for name in used], "ns"), None)
     except (FeatureStoreError, OSError, pa.ArrowException):
         return
     if found is not None:
@@ -292,7 +292,11 @@ def _columns(source: Any) -> dict[str, str]:
     return {mapped: name for name, mapped in (source.field_mapping or {}).items()}
 
 
-def _open(store: FeatureStore, request: ViewRequest) -> ds.Dataset:
+def open_files(store: FeatureStore, request: ViewRequest) -> ds.Dataset:
+    """Open the Parquet files of a feature view.
+
+    :raises FeatureStoreError: the files cannot be read
+    """
     source = request.view.batch_source
     uri = type(source).get_uri_for_file_path(repo_path=store.repo_path, uri=source.path)
     try:

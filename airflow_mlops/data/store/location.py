@@ -61,6 +61,11 @@ class Location:
         """Return the full URL of ``key``, which other tools can open."""
         return cast("str", self.fs.unstrip_protocol(self.path(key)))
 
+    def key_of(self, url: str) -> str | None:
+        """Return the key of a file from its full URL, or ``None`` if the URL is not in this store."""
+        root = self.url_of("")
+        return url.removeprefix(root) if url.startswith(root) else None
+
     @contextmanager
     def _guard(self, verb: str, key: str) -> Iterator[None]:
         """Convert the exceptions of the filesystem. A block may contain only calls of the filesystem.

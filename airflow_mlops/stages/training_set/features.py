@@ -51,6 +51,17 @@ class FeatureSource:
         """Return the columns of the events that the join needs in addition to the event time."""
         return [*self._request.join_keys, *self._request.event_columns] if self._request else []
 
+    def content(self) -> dict[str, Any]:
+        """Return hashes of the definitions and of the files from which the features are joined; empty without Feast.
+
+        :raises NotCacheableError: a source is not made of local Parquet files
+        """
+        if self._store is None or self._request is None:
+            return {}
+        from airflow_mlops.data.feast.content import describe
+
+        return describe(self._store, self._request)
+
     @contextmanager
     def join(self, events: Rows) -> Iterator[JoinedFeatures]:
         """Join the features to all events, as they were known at each event time.

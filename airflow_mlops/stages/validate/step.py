@@ -60,7 +60,7 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
         docs_url = checkpoint.publish_data_docs(Path(site), context.store, datasets)
     checkpoint.require_computed(found, suite.name)
     outcomes = [checkpoint.outcome(result) for result in found.results]
-    context.store.write_json(_outcomes_key(context.key), [outcome.model_dump() for outcome in outcomes])
+    write_outcomes(context.store, context.key, outcomes)
     validation = _Validation(spec, datasets, rows, found, failing, outcomes, docs_url)
     failed = validation.failed
     if failed and spec.on_failure == "fail":
@@ -98,6 +98,14 @@ def _check(datasets: Sequence[Dataset], spec: ValidateSpec) -> None:
             f"tasks after this one would read the whole dataset. Select whole windows, or set on_failure='quarantine', "
             f"which writes the validated rows to {names[0]}_valid."
         )
+
+
+def write_outcomes(store: ArtifactStore, key: str, outcomes: Sequence[ExpectationOutcome]) -> None:
+    """Store the results of all expectations, for :func:`read_outcomes`.
+
+    :param key: key of the validation's result in the artifact store
+    """
+    store.write_json(_outcomes_key(key), [outcome.model_dump() for outcome in outcomes])
 
 
 def read_outcomes(store: ArtifactStore, key: str) -> list[ExpectationOutcome]:

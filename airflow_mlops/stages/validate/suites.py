@@ -26,7 +26,7 @@ def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
     if isinstance(given, dict):
         return _from_dict(given, "The suite")
     if given.endswith(".json"):
-        return _from_dict(_read_json(given), f"The suite {given}")
+        return _from_dict(read_json(given), f"The suite {given}")
     module, _, name = given.partition(":")
     if not name:
         raise SpecError(
@@ -46,7 +46,11 @@ def load_suite(given: str | dict[str, Any]) -> ExpectationSuite:
     return _copy(suite.name, suite.expectations, suite.meta, suite.notes)
 
 
-def _read_json(path: str) -> dict[str, Any]:
+def read_json(path: str) -> dict[str, Any]:
+    """Read the content of a suite in Great Expectations' format.
+
+    :raises SpecError: the file cannot be read, or is not a JSON object
+    """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

@@ -127,6 +127,7 @@ def test_every_parameter_is_a_field_of_the_spec_and_every_field_a_parameter(name
         "store",
         "notify",
         "period",
+        "cache",
         "deferrable",
         "mlflow_conn_id",
         "experiment",
@@ -148,7 +149,7 @@ def test_every_parameter_is_a_field_of_the_spec_and_every_field_a_parameter(name
     fields = set(kind.spec.model_fields)
     assert set(kind.parameters) - fields <= others
     assert fields - set(kind.parameters) <= computed
-    assert not {"notify", "approval", "allow_pyfunc", "allow_code", "deferrable"} & {*kind.template_fields}
+    assert not {"notify", "cache", "approval", "allow_pyfunc", "allow_code", "deferrable"} & {*kind.template_fields}
     assert {*kind.parameters} - {*kind.untemplated} == {
         "label" if field == "label_column" else field for field in kind.template_fields
     }

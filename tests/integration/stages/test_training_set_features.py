@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import textwrap
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -16,14 +17,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-from airflow_mlops.core.errors import FeatureStoreError, LeakageError
+from airflow_mlops.core.errors import FeatureStoreError, LeakageError, NotCacheableError
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
+from airflow_mlops.data.feast import content, offline_store, parquet_source, point_in_time
 from airflow_mlops.data.feast import join as feast_join
-from airflow_mlops.data.feast import offline_store, parquet_source, point_in_time
 from airflow_mlops.data.feast import repository as feast_repo
 from airflow_mlops.data.feast import request as feast_request
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.training_set.features import FeatureSource
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
 from tests.support.feature_repo import FEATURE_STORE
@@ -575,3 +577,41 @@ def test_feasts_offline_store_gets_exact_ids(kinds):
 def test_a_type_without_an_arrow_equivalent_is_named(kinds):
     with pytest.raises(FeatureStoreError, match="'bytes' of feature view 'opaque' has the type Bytes"):
         look_up(kinds, ["opaque:bytes"], pa.table({"place": ["EWR"], "time": minutes([10])}))
+
+
+def test_the_content_of_features_changes_with_definitions_and_files_only(tmp_path):
+    def described(**spec):
+        features = {"features": ["lasting:value", "computed:scaled"], **spec}
+        made = TrainingSetSpec(name="n", entities="e", timestamp="at", repo=str(tmp_path), **features)
+        return FeatureSource(made).content()
+
+    def applied(definitions):
+        (tmp_path / "definitions.py").write_text(textwrap.dedent(definitions))
+        store = feast_repo.open_store(str(tmp_path))
+        feast_repo.apply(store, feast_repo.parse_repo(store))
+
+    (tmp_path / "feature_store.yaml").write_text(FEATURE_STORE)
+    write_hourly(tmp_path, [("EWR", 0, 0, 1, "a")])
+    write_twofold(tmp_path, [("EWR", 1, 0, 1)])
+    applied(DEFINITIONS)
+    first = described()
+    # Applying again changes the registry. The other source belongs to no requested feature.
+    applied(DEFINITIONS)
+    write_twofold(tmp_path, [("EWR", 1, 0, 2)])
+    assert described() == first
+    assert described(features=["lasting:value"]) != first
+    write_hourly(tmp_path, [("EWR", 0, 0, 2, "a")])
+    second = described()
+    applied(
+        DEFINITIONS.replace('name="lasting", entities=[place],', 'name="lasting", entities=[place], ttl=timedelta(1),')
+    )
+    third = described()
+    applied(DEFINITIONS.replace("* 1.0", "* 2.0"))
+    assert len({json.dumps(item) for item in (first, second, third, described())}) == 4
+
+
+def test_sources_without_a_hash_are_not_cached(feast_store, monkeypatch):
+    request = feast_request.resolve(feast_store, None, ["lasting:value"])
+    monkeypatch.setattr(parquet_source, "is_parquet", lambda *_: False)
+    with pytest.raises(NotCacheableError, match="feature view 'lasting' is not Parquet files"):
+        content.describe(feast_store, request)

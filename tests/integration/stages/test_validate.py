@@ -12,12 +12,14 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.errors import IncompleteWindowError, SchemaError, SpecError, ValidationError
+from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_dataset
 from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.validate.cache import inputs
 from airflow_mlops.stages.validate.spec import ValidateSpec
 from airflow_mlops.stages.validate.step import run
 
@@ -497,3 +499,25 @@ def test_names_notes_and_values_are_escaped_in_data_docs(tmp_path):
             assert "&amp;lt;" not in page
             # The markup of Great Expectations stays.
             assert "<table" in page
+
+
+def test_the_cache_knows_a_suite_by_its_expectations_and_the_code_that_makes_them(
+    flights, context, tmp_path, monkeypatch
+):
+    code = """
+from great_expectations import ExpectationSuite
+from great_expectations.expectations import ExpectColumnValuesToNotBeNull
+
+class ExpectOwn(ExpectColumnValuesToNotBeNull):
+    pass
+
+def made():
+    return ExpectationSuite(name="s", expectations=[ExpectOwn(column="carrier")])
+"""
+    (tmp_path / "own_suite.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = ValidateSpec(dataset=flights, suite="own_suite:made")
+    first = fingerprint(inputs(spec, context))
+    assert fingerprint(inputs(spec, context)) == first
+    (tmp_path / "own_suite.py").write_text(code + "# changed\n")
+    assert fingerprint(inputs(spec, context)) != first

@@ -1,0 +1,198 @@
+"""Hashes of the user's own code: of the modules that an import path names, and of all modules that these import.
+
+The code is not run. The modules are found as Python's import system finds them, and their import statements are read from
+their source text. The standard library and installed packages are not followed, because their versions are known, see
+:func:`environment`.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import platform
+import sys
+from collections.abc import Iterable, Iterator
+from importlib import invalidate_caches
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from pathlib import Path
+from pkgutil import get_importer
+from sysconfig import get_path
+
+from airflow_mlops import __version__
+from airflow_mlops.core.errors import NotCacheableError
+from airflow_mlops.core.fingerprints import fingerprint
+
+_INSTALLED = ("site-packages", "dist-packages")
+_OWN = "airflow_mlops"
+_IMPORTERS = ("import_module", "__import__")
+
+
+def environment() -> str:
+    """Return a fingerprint of Python's version, the kind of machine, and the versions of all installed packages."""
+    # The names of these folders contain the versions. Reading the metadata of all packages takes a second.
+    packages = {
+        name
+        for folder in sys.path
+        if os.path.isdir(folder)
+        for name in os.listdir(folder)
+        if name.endswith((".dist-info", ".egg-info"))
+    }
+    return fingerprint([platform.python_version(), platform.machine(), __version__, sorted(packages)])
+
+
+def hashes(paths: Iterable[str]) -> dict[str, str]:
+    """Return the SHA-256 of each of the user's modules on which the objects with these import paths depend.
+
+    A package in ``site-packages`` that an import path names is one entry, with a hash of all of its Python files.
+
+    :param paths: import paths of objects, such as ``package.module:function`` or ``package.module.Class``, or of modules
+    :return: the SHA-256 by name of the module. Modules that do not exist are included, with an empty text
+    :raises NotCacheableError: a module is not Python source text, or imports modules whose names it computes
+    """
+    invalidate_caches()
+    found: dict[str, str] = {}
+    named = {module_of(path) for path in paths}
+    waiting = [(name, True) for name in sorted(named)]
+    while waiting:
+        name, is_module = waiting.pop()
+        for module in _with_parents(name):
+            if module in found and name not in named:
+                continue
+            spec = _find(module)
+            if spec is None:
+                # It may be written later. An attribute of a module is no module.
+                if module == name and is_module:
+                    found[module] = ""
+                continue
+            if _is_pinned(spec):
+                if name in named:
+                    found[module] = _hash_of_package(spec)
+                break
+            if module in found or (source := _source(spec)) is None:
+                continue
+            found[module] = hashlib.sha256(source).hexdigest()
+            waiting += _imports(source, spec)
+    return dict(sorted(found.items()))
+
+
+def module_of(path: str) -> str:
+    """Return the name of the module in an import path."""
+    return path.partition(":")[0] if ":" in path else path.rpartition(".")[0] or path
+
+
+def _with_parents(name: str) -> list[str]:
+    """Return a module's name after the names of the packages that contain it, which Python imports first."""
+    parts = name.split(".")
+    return [".".join(parts[: count + 1]) for count in range(len(parts))]
+
+
+def _find(name: str) -> ModuleSpec | None:
+    """Find a module without importing it, nor the packages that contain it."""
+    top, *rest = name.split(".")
+    try:
+        spec = find_spec(top)
+    except (ImportError, ValueError):
+        # Such as `__main__`, which has no spec.
+        return None
+    for part in rest:
+        if spec is None or spec.submodule_search_locations is None:
+            return None
+        spec = _find_in(list(spec.submodule_search_locations), f"{spec.name}.{part}")
+    return spec
+
+
+def _find_in(folders: list[str], name: str) -> ModuleSpec | None:
+    """Find a module of a package in the folders of the package."""
+    parts: list[str] = []
+    for folder in folders:
+        importer = get_importer(folder)
+        found = importer.find_spec(name) if importer is not None else None
+        if found is not None and found.loader is not None:
+            return found
+        # A package without `__init__.py` may consist of several folders.
+        parts += (found.submodule_search_locations or []) if found is not None else []
+    if not parts:
+        return None
+    spec = ModuleSpec(name, None, is_package=True)
+    spec.submodule_search_locations = parts
+    return spec
+
+
+def _is_pinned(spec: ModuleSpec) -> bool:
+    """Return whether the version of Python or of an installed package determines the module's code."""
+    if spec.origin in ("built-in", "frozen") or spec.name.partition(".")[0] == _OWN:
+        return True
+    return any(part in Path(place).parts for place in _places(spec) for part in _INSTALLED) or _is_standard(spec)
+
+
+def _is_standard(spec: ModuleSpec) -> bool:
+    # A file of the user's own may have the name of a module of the standard library.
+    folder = os.path.realpath(get_path("stdlib"))
+    return any(Path(os.path.realpath(place)).is_relative_to(folder) for place in _places(spec))
+
+
+def _places(spec: ModuleSpec) -> list[str]:
+    if spec.has_location and spec.origin:
+        return [spec.origin]
+    return list(spec.submodule_search_locations or ())
+
+
+def _hash_of_package(spec: ModuleSpec) -> str:
+    """Return a hash of the Python files of an installed package. Its version may stay the same when it is built again."""
+    installed = any(part in Path(place).parts for place in _places(spec) for part in _INSTALLED)
+    if spec.name.partition(".")[0] == _OWN or not installed:
+        return "pinned"
+    digest = hashlib.sha256()
+    folders = list(spec.submodule_search_locations or ())
+    files = [file for folder in folders for file in sorted(Path(folder).rglob("*.py"))]
+    for file in files or ([Path(spec.origin)] if spec.origin else []):
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _source(spec: ModuleSpec) -> bytes | None:
+    """Return the source text of a module; ``None`` for a package without ``__init__.py``, which has no code.
+
+    :raises NotCacheableError: the module is not Python source text
+    """
+    if spec.origin is None or not spec.has_location:
+        return None
+    if not spec.origin.endswith(".py") or not os.path.isfile(spec.origin):
+        raise NotCacheableError(f"the module {spec.name!r} ({spec.origin}) is not a file with Python source text")
+    return Path(spec.origin).read_bytes()
+
+
+def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
+    """Yield the names that a module imports anywhere in its code, and whether a name is surely that of a module.
+
+    :raises NotCacheableError: a name is computed, or the source text cannot be parsed
+    """
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError) as error:
+        raise NotCacheableError(f"the module {spec.name!r} cannot be parsed ({error})") from None
+    package = spec.name if spec.submodule_search_locations is not None else spec.name.rpartition(".")[0]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, True) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")
+                parents = parents[: len(parents) - node.level + 1]
+                base = ".".join(filter(None, [*parents, base]))
+            yield base, True
+            yield from ((f"{base}.{alias.name}", False) for alias in node.names if alias.name != "*")
+        elif isinstance(node, ast.Call) and _name(node.func) in _IMPORTERS:
+            first = node.args[0] if node.args else None
+            if not isinstance(first, ast.Constant) or not isinstance(first.value, str) or first.value.startswith("."):
+                raise NotCacheableError(f"the module {spec.name!r} imports a module whose name it computes")
+            yield first.value, True
+
+
+def _name(function: ast.expr) -> str:
+    if isinstance(function, ast.Name):
+        return function.id
+    return function.attr if isinstance(function, ast.Attribute) else ""

@@ -1,0 +1,97 @@
+"""What determines the features that a join returns: definitions, code of the repository, and the rows of the sources."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import json_format
+from pyarrow.fs import LocalFileSystem
+
+from airflow_mlops.core.errors import NotCacheableError
+from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.data.feast import parquet_source
+from airflow_mlops.data.feast.request import FeatureRequest
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+_BLOCK = 1 << 20
+
+
+def describe(store: FeatureStore, request: FeatureRequest) -> dict[str, Any]:
+    """Return hashes of everything that determines the features, as JSON.
+
+    The registry file itself is not hashed, because each materialization changes it.
+
+    :raises NotCacheableError: the source of a feature view is not made of local Parquet files
+    """
+    return {
+        "refs": request.refs,
+        "views": [
+            {
+                "alias": item.alias,
+                "join_keys": item.join_keys,
+                "features": {name: str(kind) for name, kind in item.features.items()},
+                "definition": _definition(item.view),
+                "files": _files(store, item),
+            }
+            for item in request.views
+        ],
+        "on_demand": [
+            {"alias": item.alias, "features": item.features, "definition": _definition(item.view)}
+            for item in request.on_demand
+        ],
+        "code": _code(store.repo_path) if request.on_demand else {},
+        "project": store.project,
+        "offline_store": str(store.config.offline_store.type),
+    }
+
+
+def _definition(view: Any) -> str:
+    """Return a hash of the definition of a view, without the times at which it was applied or materialized.
+
+    A pickled function has other bytes each time, so its source text counts.
+    """
+    content = json_format.MessageToDict(view.to_proto().spec, preserving_proto_field_name=True)
+    return fingerprint(_lasting(content))
+
+
+def _lasting(value: Any) -> Any:
+    if isinstance(value, dict):
+        # `field_mapping` may contain a column called "meta", whose value is a text.
+        times = {"meta"} if isinstance(value.get("meta"), dict) else set()
+        pickled = {"body"} if "body_text" in value else set()
+        return {name: _lasting(item) for name, item in value.items() if name not in times | pickled}
+    return [_lasting(item) for item in value] if isinstance(value, list) else value
+
+
+def _files(store: FeatureStore, item: Any) -> list[str]:
+    if not parquet_source.is_parquet(store, item):
+        raise NotCacheableError(
+            f"the source of feature view {item.view.name!r} is not Parquet files, so its rows have no hash"
+        )
+    dataset = parquet_source.open_files(store, item)
+    if not isinstance(dataset.filesystem, LocalFileSystem):
+        raise NotCacheableError(f"the source of feature view {item.view.name!r} is not on this machine")
+    return [_sha256(Path(file)) for file in dataset.files]
+
+
+def _code(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each Python file of the repository, which functions of on-demand feature views may use."""
+    return {file.relative_to(folder).as_posix(): _sha256(file) for file in sorted(folder.rglob("*.py"))}
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        for block in _blocks(content):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _blocks(content: Any) -> Iterator[bytes]:
+    while block := content.read(_BLOCK):
+        yield block

@@ -1,0 +1,124 @@
+"""The cache of results: a step with unchanged inputs, code and packages returns the result that an earlier task computed.
+
+A stage that supports the cache has a module ``cache`` with three functions::
+
+    def inputs(spec, context) -> dict       # what determines the result, as JSON; raises NotCacheableError
+    def artifacts(result, spec, context) -> dict[str, str]   # hashes of what the result refers to; raises if it is gone
+    def replay(result, spec, context) -> None                # what the step does besides its artifacts
+
+The fingerprint of the inputs is the key of an entry, which names the stored result of the task that computed it. A wrong
+hit is worse than none: whatever cannot be hashed or checked means that the step is computed, and the log says why.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import Any, get_type_hints
+
+from airflow_mlops.core import own_code
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.calls import Result, Spec, StepCall
+from airflow_mlops.core.errors import NotCacheableError, SpecError, one_line
+from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.core.secrets import mask
+from airflow_mlops.data.datasets import make_current, open_dataset
+from airflow_mlops.data.results import read_cached, write_cached
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+
+log = logging.getLogger("airflow_mlops.stages")
+
+
+class Cached:
+    """The entry of the cache for one step call.
+
+    :param call: the call, whose field ``cache`` is set
+    :param spec: the parsed spec of the step
+    :raises SpecError: the stage does not support the cache
+    """
+
+    def __init__(self, call: StepCall, spec: Spec, context: StepContext) -> None:
+        name = f"airflow_mlops.stages.{call.step}.cache"
+        try:
+            self._stage = importlib.import_module(name)
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                raise
+            raise SpecError(f"Step {call.step!r} does not support cache=True. Remove it.") from None
+        self._call, self._spec, self._context = call, spec, context
+        self._key = self._fingerprint()
+
+    def _fingerprint(self) -> str | None:
+        """Return the fingerprint of everything that determines the result; ``None`` if something has no hash."""
+        try:
+            inputs = self._stage.inputs(self._spec, self._context)
+            return fingerprint([self._call.step, own_code.environment(), inputs])
+        except NotCacheableError as error:
+            log.info("The step is computed and not cached, because %s.", error)
+        except Exception as error:  # noqa: BLE001 - the step itself fails if it cannot read its inputs either
+            log.info("The step is computed and not cached, because its inputs cannot be hashed: %s.", _reason(error))
+        return None
+
+    def find(self) -> Result | None:
+        """Return the cached result; ``None`` if the step must be computed."""
+        if self._key is None:
+            return None
+        if self._call.cache == "renew":
+            log.info("The task was cleared, so the step is computed and its cached result is not used.")
+            return None
+        try:
+            found = read_cached(self._context.store, self._call.step, self._key)
+            if found is None:
+                log.info("The cache has no result for these inputs, so the step is computed.")
+                return None
+            entry, stored = found
+            step = importlib.import_module(f"airflow_mlops.stages.{self._call.step}.step")
+            result: Result = parse(get_type_hints(step.run)["return"], stored, "The cached result")
+            if self._stage.artifacts(result, self._spec, self._context) != entry.artifacts:
+                raise NotCacheableError("what it refers to was changed")
+            self._stage.replay(result, self._spec, self._context)
+        except Exception as error:  # noqa: BLE001 - the cache must not fail a step that can be computed
+            log.info("The cached result cannot be used, so the step is computed: %s.", _reason(error))
+            return None
+        origin = entry.origin
+        log.info("Nothing has changed since %s, so its result is returned. The step does not run.", origin)
+        summary = f"{result.summary} Taken from the cache: {origin} computed it."
+        return result.model_copy(update={"cached": origin, "summary": summary, "usage": None})
+
+    def keep(self, result: dict[str, Any]) -> None:
+        """Enter the stored result of the step into the cache. An error is only logged, because the step has succeeded."""
+        if self._key is None:
+            return
+        try:
+            # A file that was changed while the step ran may have been read before or after.
+            if self._fingerprint() != self._key:
+                log.info("The result is not cached, because its inputs or code were changed while the step ran.")
+                return
+            step = importlib.import_module(f"airflow_mlops.stages.{self._call.step}.step")
+            parsed = parse(get_type_hints(step.run)["return"], result, "The result")
+            artifacts = self._stage.artifacts(parsed, self._spec, self._context)
+            write_cached(self._context.store, self._call, self._key, result, artifacts)
+        except Exception as error:  # noqa: BLE001 - the step has succeeded
+            log.warning("The result was not cached: %s.", _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    # Errors of other libraries may contain credentials.
+    return mask(str(error) if isinstance(error, NotCacheableError) else one_line(error))
+
+
+def verified(store: ArtifactStore, ref: DatasetRef) -> dict[str, str]:
+    """Check the files of a dataset against their hashes, and return an entry of a result's artifacts.
+
+    :raises MLOpsError: the dataset does not exist, was purged or was changed
+    """
+    dataset = open_dataset(store, ref)
+    dataset.verify_bytes()
+    return {f"dataset {ref.name}": ref.id}
+
+
+def point_to(store: ArtifactStore, ref: DatasetRef) -> None:
+    """Make a dataset the current one of its window, as the step does that writes it."""
+    make_current(store, open_dataset(store, ref).manifest)

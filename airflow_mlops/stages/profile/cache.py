@@ -1,0 +1,52 @@
+"""What determines a profile, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_mlops.core.errors import NotCacheableError
+from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.data.selection import contents, select
+from airflow_mlops.drift import training_reference
+from airflow_mlops.models import contracts
+from airflow_mlops.profiles import shards
+from airflow_mlops.registry import versions
+from airflow_mlops.registry.client import connect
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
+
+
+def inputs(spec: ProfileSpec, context: StepContext) -> dict[str, Any]:
+    """Return the rows and, for the columns of a model, the version that made the predictions its contract and its profile.
+
+    :raises NotCacheableError: the model has no champion
+    """
+    datasets = select(context.store, spec.dataset, kept=context.kept)
+    version = None
+    if spec.columns is None and spec.model is not None:
+        client = connect(spec.mlflow, context.connection)
+        champion = versions.champion(client, spec.model)
+        if champion is None:
+            raise NotCacheableError(f"the model {spec.model!r} has no champion")
+        ref = training_reference.version_of(datasets, champion, client)
+        contract = contracts.read(client, context.store, ref)
+        version = [ref.model_dump(), fingerprint(contract.model_dump(mode="json"))]
+    return {
+        "spec": spec.model_dump(mode="json", exclude={"dataset"}),
+        "datasets": contents(datasets),
+        # Shards are row groups, which a file with the same rows may divide differently.
+        "files": [[file.sha256 for file in dataset.manifest.files] for dataset in datasets],
+        "version": version,
+    }
+
+
+def artifacts(result: ProfileResult, spec: ProfileSpec, context: StepContext) -> dict[str, str]:
+    """Return the hash of the stored profile, which reading it checks."""
+    if result.profile is None:
+        raise NotCacheableError("nothing was profiled")
+    shards.read(context.store, result.profile)
+    return {"profile": result.profile.id}
+
+
+def replay(result: ProfileResult, spec: ProfileSpec, context: StepContext) -> None:
+    """Do nothing: a profile has no effect besides its file."""

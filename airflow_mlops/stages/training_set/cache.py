@@ -1,0 +1,39 @@
+"""What determines a training set, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_mlops.data.selection import contents, select
+from airflow_mlops.stages.cache import point_to, verified
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.training_set.features import FeatureSource
+from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
+from airflow_mlops.stages.training_set.windows import resolve_window
+
+
+def inputs(spec: TrainingSetSpec, context: StepContext) -> dict[str, Any]:
+    """Return the events, the window, the features and their sources, and the features that are left out.
+
+    :raises NotCacheableError: a source of features has no hash
+    """
+    resolved = resolve_window(spec, context.store)
+    entities = resolved.entities if resolved else spec.entities
+    datasets = select(context.store, entities, spec.timestamp, context.kept)
+    return {
+        "spec": spec.model_dump(mode="json", exclude={"entities"}),
+        "window": resolved.describe() if resolved else None,
+        "datasets": contents(datasets),
+        "features": FeatureSource(spec).content(),
+        "without": sorted(context.provenance.left_out()) if spec.label else [],
+    }
+
+
+def artifacts(result: TrainingSetResult, spec: TrainingSetSpec, context: StepContext) -> dict[str, str]:
+    """Return the training set, whose files are checked against their hashes."""
+    return verified(context.store, result.dataset)
+
+
+def replay(result: TrainingSetResult, spec: TrainingSetSpec, context: StepContext) -> None:
+    """Make the training set the current one of its window."""
+    point_to(context.store, result.dataset)

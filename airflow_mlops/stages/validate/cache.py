@@ -1,0 +1,101 @@
+"""What determines the result of a validation, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from airflow_mlops.core import own_code
+from airflow_mlops.core.errors import NotCacheableError
+from airflow_mlops.core.fingerprints import canonical_json
+from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.data.selection import contents, select
+from airflow_mlops.stages.cache import point_to, verified
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.validate import checkpoint, suites
+from airflow_mlops.stages.validate.spec import ValidateResult, ValidateSpec
+from airflow_mlops.stages.validate.step import write_outcomes
+
+_PARAMETER = "$PARAMETER"
+# Expectations about the results of queries, which read more than the validated rows.
+_QUERIES = frozenset(
+    {
+        "unexpected_rows_expectation",
+        "expect_query_results_to_match_comparison",
+        "expect_table_row_count_to_equal_other_table",
+    }
+)
+
+
+def inputs(spec: ValidateSpec, context: StepContext) -> dict[str, Any]:
+    """Return the rows, the content of the suite, and the code of a function that returns it.
+
+    :raises NotCacheableError: the suite has parameters, or expectations whose code is not known
+    """
+    datasets = select(context.store, spec.dataset, kept=context.kept)
+    return {
+        "spec": spec.model_dump(mode="json", exclude={"dataset", "suite"}),
+        "datasets": contents(datasets),
+        "suite": _suite(spec.suite),
+    }
+
+
+def _suite(given: str | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(given, str) and not given.endswith(".json"):
+        checkpoint.quiet_great_expectations()
+        suite = suites.load_suite(given)
+        # The expectations may be of classes of the user's own.
+        classes = (f"{type(item).__module__}:{type(item).__name__}" for item in suite.expectations)
+        code = own_code.hashes([given, *(path for path in classes if not path.startswith("great_expectations."))])
+        return {"content": _self_contained(suite.to_json_dict()), "code": code}
+    content = suites.read_json(given) if isinstance(given, str) else given
+    _require_known(item.get("type") for item in content.get("expectations") or ())
+    return {"content": _self_contained(content)}
+
+
+def _self_contained(content: dict[str, Any]) -> dict[str, Any]:
+    """Check that only the suite and the validated rows determine the outcomes.
+
+    :raises NotCacheableError: the suite has parameters or queries
+    """
+    if _PARAMETER.encode() in canonical_json(content):
+        raise NotCacheableError(f"the suite has parameters ({_PARAMETER}), whose values may depend on the time")
+    if found := sorted(_QUERIES.intersection(item.get("type") for item in content.get("expectations") or ())):
+        raise NotCacheableError(f"the expectation {found[0]!r} of the suite runs a query")
+    return content
+
+
+def _require_known(kinds: Iterable[Any]) -> None:
+    """Check that Great Expectations itself defines the expectations. It is not imported for this.
+
+    :raises NotCacheableError: another package or module defines an expectation, so its code is not known
+    """
+    package = find_spec("great_expectations")
+    folder = Path(package.origin).parent / "expectations" / "core" if package and package.origin else Path()
+    for kind in kinds:
+        if not (folder / f"{kind}.py").is_file():
+            raise NotCacheableError(f"the code of the expectation {kind!r} of the suite is not known")
+
+
+def artifacts(result: ValidateResult, spec: ValidateSpec, context: StepContext) -> dict[str, str]:
+    """Return the datasets of the result and the hash of the page of the Data Docs."""
+    key = context.store.key_of(result.docs_url)
+    if key is None:
+        raise NotCacheableError("its Data Docs are in another artifact store")
+    found = {"docs": hashlib.sha256(context.store.read_bytes(key)).hexdigest()}
+    datasets = result.dataset if isinstance(result.dataset, list) else [result.dataset]
+    for ref in [*datasets, *([result.quarantined] if result.quarantined else [])]:
+        found |= verified(context.store, ref)
+    return found
+
+
+def replay(result: ValidateResult, spec: ValidateSpec, context: StepContext) -> None:
+    """Make the written datasets the current ones, and store the outcomes, which lineage reads."""
+    if result.quarantined is not None and isinstance(result.dataset, DatasetRef):
+        # With on_failure="quarantine", the step writes both datasets. Otherwise it writes none.
+        point_to(context.store, result.dataset)
+        point_to(context.store, result.quarantined)
+    write_outcomes(context.store, context.key, result.outcomes)

@@ -1,0 +1,129 @@
+"""The hash of a user's code covers the modules that it imports, and nothing that its versions already determine."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from airflow_mlops.core import own_code
+from airflow_mlops.core.errors import NotCacheableError
+
+FILES = {
+    "own_shop/__init__.py": "from own_shop.names import NAME\n",
+    "own_shop/names.py": "NAME = 'shop'\n",
+    "own_shop/train.py": "import numpy as np\nfrom . import helpers\nfrom .deep.more import deeper\n\ndef fit(): ...\n",
+    "own_shop/helpers.py": "def late():\n    import own_late\n",
+    "own_shop/deep/more.py": "import importlib\n\ndeeper = importlib.import_module('own_named')\n",
+    "own_late.py": "X = 1\n",
+    "own_named.py": "try:\n    import own_optional\nexcept ImportError:\n    pass\n",
+}
+OTHERS = {"own_shop/unused.py": "raise RuntimeError\n", "own_other.py": "Y = 1\n"}
+
+
+def written(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("code")
+    sys.path.append(str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+def test_imports_are_followed_without_running_the_code(folder):
+    written(folder, FILES | OTHERS)
+    found = own_code.hashes(["own_shop.train:fit"])
+    modules = {"own_shop", "own_shop.deep.more", "own_shop.helpers", "own_shop.names", "own_shop.train"}
+    assert found.keys() == modules | {"own_late", "own_named", "own_optional"}
+    assert found["own_optional"] == ""
+    assert not found.keys() & sys.modules.keys()
+
+
+@pytest.mark.parametrize("changed", [*FILES, *OTHERS])
+def test_a_changed_file_counts_if_and_only_if_it_is_imported(folder, changed):
+    written(folder, FILES | OTHERS)
+    before = own_code.hashes(["own_shop.train.fit"])
+    written(folder, {changed: (FILES | OTHERS)[changed] + "# changed\n"})
+    assert (own_code.hashes(["own_shop.train.fit"]) != before) == (changed in FILES)
+
+
+def test_the_same_code_in_another_folder_has_the_same_hash(folder, tmp_path, monkeypatch):
+    written(folder, FILES)
+    before = own_code.hashes(["own_shop.train:fit"])
+    written(tmp_path, FILES)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *(item for item in sys.path if item != str(folder))])
+    assert own_code.hashes(["own_shop.train:fit"]) == before
+
+
+def test_a_module_that_appears_later_counts(folder):
+    written(folder, FILES)
+    before = own_code.hashes(["own_shop.train:fit"])
+    written(folder, {"own_optional.py": "Z = 1\n"})
+    try:
+        assert own_code.hashes(["own_shop.train:fit"]) != before
+    finally:
+        (folder / "own_optional.py").unlink()
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("import importlib\nname = 'x'\nimportlib.import_module(name)\n", "name it computes"),
+        ("def broken(:\n", "cannot be parsed"),
+    ],
+)
+def test_code_that_cannot_be_followed_is_not_hashed(folder, text, problem):
+    written(folder, {"own_odd.py": text})
+    with pytest.raises(NotCacheableError, match=problem):
+        own_code.hashes(["own_odd:f"])
+
+
+def test_a_compiled_module_is_not_hashed(folder):
+    (folder / "own_compiled.pyc").write_bytes(b"")
+    with pytest.raises(NotCacheableError, match="Python source text"):
+        own_code.hashes(["own_compiled:f"])
+
+
+def test_an_installed_package_counts_with_its_files_only_if_a_path_names_it(folder):
+    places = folder / "site-packages"
+    written(places, {"own_bought/__init__.py": "", "own_bought/more.py": "A = 1\n"})
+    written(folder, {"own_user.py": "import own_bought.more\n"})
+    sys.path.append(str(places))
+    try:
+        before = [own_code.hashes([path]) for path in ("own_bought.more:A", "own_user:f")]
+        written(places, {"own_bought/more.py": "A = 2\n"})
+        after = [own_code.hashes([path]) for path in ("own_bought.more:A", "own_user:f")]
+    finally:
+        sys.path.remove(str(places))
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True]
+    assert own_code.hashes(["json:dumps", "airflow_mlops.core.base:parse"]) == {
+        "airflow_mlops": "pinned",
+        "json": "pinned",
+    }
+
+
+def test_a_file_with_the_name_of_a_standard_module_counts(folder, monkeypatch):
+    written(folder / "first", {"colorsys.py": "A = 1\n"})
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    assert own_code.hashes(["colorsys:A"]) == {"colorsys": "pinned"}
+    monkeypatch.syspath_prepend(folder / "first")
+    assert own_code.hashes(["colorsys:A"])["colorsys"] not in ("", "pinned")
+
+
+def test_a_new_version_of_an_installed_package_changes_the_environment(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    before = own_code.environment()
+    (tmp_path / "unrelated").mkdir()
+    assert own_code.environment() == before
+    (tmp_path / "bought-1.0.dist-info").mkdir()
+    first = own_code.environment()
+    (tmp_path / "bought-1.0.dist-info").rename(tmp_path / "bought-1.1.dist-info")
+    assert len({before, first, own_code.environment()}) == 3
+    monkeypatch.setattr(own_code, "__version__", "0.0.1")
+    assert own_code.environment() != first

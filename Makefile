@@ -52,7 +52,7 @@ docs: $(VENV)/.dev-installed ## The documentation site in build/docs, with the A
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 bench: $(VENV)/.dev-installed ## Every benchmark; each ends in one line of JSON
-	@for name in parse step_overhead pod_overhead ingest point_in_time torch_training trainers gates score drift false_alarms estimation retraining store serve ui_api scale; do $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for name in parse step_overhead pod_overhead ingest point_in_time torch_training trainers gates score drift false_alarms estimation retraining store serve ui_api scale cache; do $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 sbom: ## Write build/airflow-mlops.cdx.json (CycloneDX): the packages installed for SBOM_PYTHON, by default those of .venv
 	$(PYTHON) -m venv --clear build/sbom

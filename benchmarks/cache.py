@@ -1,0 +1,134 @@
+"""The cost of an unchanged rerun of the flights' month with ``cache=True``, relative to the first run.
+
+``python -m benchmarks.cache [--fresh]``. The steps of the example run for January 2013: ingestion of flights, weather and planes,
+validation with quarantine, materialization of features, the training set with its point-in-time join, and a training. Then they
+run again in another DAG run. Ingestion and materialization are not cached, because they read and write outside the store.
+
+By default, all steps run in one process that has run February before, as tasks do whose worker has preloaded the modules
+(``[mlops] preload``). With ``--fresh``, each step starts its own Python, and its imports count. The figures are seconds and CPU
+seconds; the last line is JSON. The target of 10% is for the cached steps, in CPU seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from airflow_mlops import __version__
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.calls import Provenance, StepCall
+from airflow_mlops.data.results import read_result, result_key
+from airflow_mlops.data.store import ArtifactStore
+
+DAGS = Path(__file__).parents[1] / "dags"
+CACHED = ("validate", "training_set", "train")
+TARGET = 0.1
+Costs = dict[str, tuple[float, float]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--fresh", action="store_true", help="run each step in a Python of its own")
+    arguments = parser.parse_args()
+    print(__doc__)
+    with tempfile.TemporaryDirectory(prefix="mlops-bench-") as folder:
+        os.environ["AIRFLOW_CONN_MLFLOW_DEFAULT"] = json.dumps(
+            {"conn_type": "mlflow", "host": f"sqlite:///{folder}/mlflow.db"}
+        )
+        os.environ["FLIGHTS_FEATURES_HOME"] = f"{folder}/features"
+        os.chdir(folder)
+        sys.path.insert(0, str(DAGS))
+        url = f"file://{folder}/store"
+        if not arguments.fresh:
+            month(url, "2013-02", "warm-up", arguments.fresh)
+        first = month(url, "2013-01", "first", arguments.fresh)
+        again = month(url, "2013-01", "again", arguments.fresh)
+    print(f"\n{'seconds (CPU seconds)':24}{'first':>18}{'again':>18}")
+    for name, (seconds, cpu) in first.items():
+        print(f"  {name:22}{seconds:9.2f} ({cpu:6.2f}){again[name][0]:9.2f} ({again[name][1]:6.2f})")
+    cached, whole = (share(first, again, names) for names in (CACHED, tuple(first)))
+    print(f"\nThe rerun of the cached steps costs {cached:.1%} of the first run; of all steps, {whole:.1%}.")
+    figures = {name: {"first": first[name], "again": again[name]} for name in first}
+    print(json.dumps({"cached": round(cached, 4), "all": round(whole, 4), "met": cached <= TARGET, "steps": figures}))
+
+
+def share(first: Costs, again: Costs, names: tuple[str, ...]) -> float:
+    return sum(again[name][1] for name in names) / sum(first[name][1] for name in names)
+
+
+def month(url: str, window: str, run_id: str, fresh: bool) -> Costs:
+    """Run the steps of the example for one month, and return the seconds and CPU seconds of each."""
+    import flights  # type: ignore[import-not-found]
+
+    costs: Costs = {}
+
+    def step(name: str, spec: dict[str, Any], task_id: str = "") -> dict[str, Any]:
+        started, before = time.perf_counter(), cpu_seconds()
+        result = run(url, name, spec, run_id, task_id or name, fresh)
+        seconds, cpu = costs.get(name, (0.0, 0.0))
+        costs[name] = (seconds + time.perf_counter() - started, cpu + cpu_seconds() - before)
+        return result
+
+    data = {"null_values": ["NA"]}
+    timed = {"time_column": "time_hour", "window": window, **data}
+    raw = step("ingest", {"name": "flights", "files": [f"zip://flights.csv::{flights.DATA}/flights.csv.zip"], **timed})
+    weather = step("ingest", {"name": "weather", "files": [f"{flights.DATA}/weather.csv"], **timed}, "weather")
+    planes = step("ingest", {"name": "planes", "files": [f"{flights.DATA}/planes.csv"], **data}, "planes")
+    valid = step("validate", {"dataset": raw, "suite": flights.SUITE, "on_failure": "quarantine"})
+    sources = {"weather": weather, "planes": {"dataset": planes, "valid_from": "2013-01-01"}}
+    step("materialize_features", {"repo": flights.FEATURES, "window": window, "sources": sources})
+    rows = step(
+        "training_set", {"name": "rows", "entities": valid, "label": flights.LABEL, "split": "time", **flights.JOIN}
+    )
+    trainer = {
+        "kind": "sklearn",
+        "estimator": "sklearn.ensemble.HistGradientBoostingClassifier",
+        "params": {"max_iter": 80, "learning_rate": 0.05, "max_leaf_nodes": 15},
+    }
+    fitted = step("train", {"dataset": rows, "model": flights.MODEL, "trainer": trainer})
+    made_by = [(result["cached"] or {}).get("run_id") for result in (valid, rows, fitted)]
+    assert made_by == (["first"] * 3 if run_id == "again" else [None] * 3), made_by
+    return costs
+
+
+def run(url: str, step: str, spec: dict[str, Any], run_id: str, task_id: str, fresh: bool) -> dict[str, Any]:
+    from importlib import import_module
+
+    module = import_module(f"airflow_mlops.stages.{step}.spec")
+    kind = getattr(module, f"{step.title().replace('_', '')}Spec")
+    content = parse(kind, spec, step).model_dump(mode="json")
+    provenance = Provenance(dag_id="flights", run_id=run_id, task_id=task_id)
+    call = StepCall(
+        step=step,
+        spec=content,
+        store=url,
+        key=result_key(step, content, provenance),
+        version=__version__,
+        provenance=provenance,
+        cache="use" if step in CACHED else None,
+    )
+    if not fresh:
+        from airflow_mlops.stages.runner import run_call
+
+        return run_call(call)
+    subprocess.run([sys.executable, "-m", "airflow_mlops.stages"], input=call.model_dump_json(), text=True, check=True)
+    result = read_result(ArtifactStore(url), call.key)
+    assert result is not None
+    return result
+
+
+def cpu_seconds() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
+
+
+if __name__ == "__main__":
+    main()

@@ -7,7 +7,7 @@ processes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -28,6 +28,17 @@ def is_champion_uri(uri: str) -> bool:
     scheme, _, rest = uri.partition("://")
     model, _, name = rest.rpartition("/")
     return scheme == "mlops" and bool(model) and name == "champion"
+
+
+def version_of(extra: dict[str, Any] | None) -> int | None:
+    """Return the champion that an event of :func:`champion_uri` names; ``None`` if it names none.
+
+    :param extra: the extra of the event. If a watcher sent the event, the extra contains the payload of its Airflow trigger
+    """
+    found = extra or {}
+    payload = found.get("payload") if found.get("from_trigger") else None
+    version: int | None = (payload if isinstance(payload, dict) else found).get("version")
+    return version
 
 
 @dataclass(frozen=True)

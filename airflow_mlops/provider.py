@@ -52,6 +52,7 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": _NAME,
                 "python-modules": [
                     "airflow_mlops.compute.kubernetes.trigger",
+                    "airflow_mlops.triggers.registry",
                     "airflow_mlops.triggers.report",
                     "airflow_mlops.triggers.sensing",
                     "airflow_mlops.compute.kubernetes.serving.trigger",
@@ -141,6 +142,15 @@ def get_provider_info() -> dict[str, Any]:
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "airflow_mlops.operators.train,pyarrow.dataset,pandas,sklearn.ensemble,mlflow",
+                        "default": "",
+                    },
+                    "webhook_conn_id": {
+                        "description": "Id of an Airflow connection whose password is the secret of MLflow's webhook. Airflow's "
+                        "API server then accepts the webhook at ``/mlops/webhooks/mlflow``. The extra ``mlflow_conn_id`` is "
+                        "the connection to this MLflow, by default ``mlflow_default``. By default, no webhook is accepted.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "mlflow_webhook",
                         "default": "",
                     },
                     "prometheus_textfile": {

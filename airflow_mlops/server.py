@@ -13,6 +13,7 @@ from airflow_mlops.core.errors import MLOpsError
 if TYPE_CHECKING:
     from airflow_mlops.core.calls import Request
     from airflow_mlops.core.connections import ConnectionInfo
+    from airflow_mlops.stages.outside_moves.spec import OutsideMovesResult
     from airflow_mlops.stages.promote.spec import PromoteResult
     from airflow_mlops.stages.rollback.spec import RollbackResult
 
@@ -110,10 +111,11 @@ def require_listeners(model: str) -> list[str]:
     return awake
 
 
-def emit_champion(result: RollbackResult | PromoteResult) -> None:
+def emit_champion(result: RollbackResult | PromoteResult | OutsideMovesResult) -> None:
     """Create an event of the asset ``mlops://MODEL/champion``, if a DAG uses this asset.
 
-    :param result: the result of the rollback or of the promotion, which has changed the champion
+    :param result: the result of the rollback or of the promotion, which has changed the champion, or the change that was
+        noticed in MLflow
     :raises MLOpsError: the event could not be written to the database
     """
     from airflow.assets.manager import asset_manager
@@ -123,10 +125,9 @@ def emit_champion(result: RollbackResult | PromoteResult) -> None:
     from sqlalchemy.exc import SQLAlchemyError
 
     uri = champion_uri(result.model)
-    assert result.champion is not None
     extra = {
-        "version": result.champion.version,
-        "run_id": result.champion.run_id,
+        "version": result.champion.version if result.champion else None,
+        "run_id": result.champion.run_id if result.champion else None,
         "replaced": result.replaced.version if result.replaced else None,
         "reason": result.reason,
     }

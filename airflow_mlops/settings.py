@@ -33,6 +33,14 @@ def prometheus_pushgateway() -> str:
     return conf.get("mlops", "prometheus_pushgateway", fallback="") or ""
 
 
+def webhook_conn_id() -> str:
+    """Return the id of the connection with the secret of MLflow's webhook: ``[mlops] webhook_conn_id``.
+
+    An empty string is returned if the setting is empty. Then no webhook is accepted.
+    """
+    return conf.get("mlops", "webhook_conn_id", fallback="") or ""
+
+
 def cache_size() -> str:
     """Return the size of the cache of models on a worker, such as ``10GB``: ``[mlops] cache_size``."""
     return conf.get("mlops", "cache_size", fallback="") or DEFAULT_SIZE

@@ -10,8 +10,6 @@ from airflow.sdk import BaseHook
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-    from airflow_mlops.core.connections import ConnectionInfo
-
 
 class MLflowHook(BaseHook):
     """Connects to an MLflow tracking server and model registry.
@@ -53,27 +51,15 @@ class MLflowHook(BaseHook):
         :raises ConnectionNotFoundError: the connection is not defined in Airflow
         :raises requests.RequestException: the server does not answer or refuses the request
         """
-        import requests
-
         from airflow_mlops.compute.connections import airflow_connection
-        from airflow_mlops.registry.client import tracking_uri
-        from airflow_mlops.registry.versions import CHAMPION, champion
+        from airflow_mlops.registry.light import champion_version, server_address
+        from airflow_mlops.registry.versions import champion
 
         found = airflow_connection(self.mlflow_conn_id)
-        uri = tracking_uri(found).rstrip("/")
-        if not uri.startswith(("http://", "https://")):
-            ref = champion(self.get_conn(), model)
-            return ref.version if ref is not None else None
-        answer = requests.get(
-            f"{uri}/api/2.0/mlflow/registered-models/alias",
-            params={"name": model, "alias": CHAMPION},
-            auth=_credentials(found),
-            timeout=10,
-        )
-        if answer.status_code == 404 or (answer.status_code == 400 and "not found" in answer.text):
-            return None
-        answer.raise_for_status()
-        return int(answer.json()["model_version"]["version"])
+        if (address := server_address(found)) is not None:
+            return champion_version(address, found, model)
+        ref = champion(self.get_conn(), model)
+        return ref.version if ref is not None else None
 
     def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of an MLflow run. A failure is logged as a warning and raises no error.
@@ -86,17 +72,16 @@ class MLflowHook(BaseHook):
         import requests
 
         from airflow_mlops.compute.connections import airflow_connection
-        from airflow_mlops.registry.client import tracking_uri
+        from airflow_mlops.registry.light import credentials, server_address
 
         found = airflow_connection(self.mlflow_conn_id)
-        uri = tracking_uri(found).rstrip("/")
         try:
-            if uri.startswith(("http://", "https://")):
+            if (address := server_address(found)) is not None:
                 for name, value in tags.items():
                     requests.post(
-                        f"{uri}/api/2.0/mlflow/runs/set-tag",
+                        f"{address}/api/2.0/mlflow/runs/set-tag",
                         json={"run_id": run_id, "key": name, "value": value},
-                        auth=_credentials(found),
+                        auth=credentials(found),
                         timeout=10,
                     ).raise_for_status()
             else:
@@ -118,18 +103,6 @@ class MLflowHook(BaseHook):
         except Exception as error:  # noqa: BLE001 - the user sees the message
             return False, str(error)
         return True, f"MLflow{_server_version(uri)} answers at {without_credentials(uri)}."
-
-
-def _credentials(found: ConnectionInfo) -> Any:
-    """Return the value of the parameter ``auth`` of requests: login and password, or a bearer token."""
-    if found.login or not found.secret:
-        return (found.login, found.secret or "") if found.login else None
-
-    def bearer(request: Any) -> Any:
-        request.headers["Authorization"] = f"Bearer {found.secret}"
-        return request
-
-    return bearer
 
 
 def _server_version(uri: str) -> str:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import Asset, AssetAlias
 
-from airflow_mlops.assets import champion_uri
+from airflow_mlops.assets import champion_uri, version_of
 from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.operators.base import StepOperator
 
@@ -65,7 +65,7 @@ class ChampionOperator(StepOperator):
             return
         asset = _asset(result)
         events = InletEventsAccessor(asset_name=asset.name, asset_uri=asset.uri).ascending(False).limit(1)
-        last = (events[0].extra or {}).get("version") if len(events) else None
+        last = version_of(events[0].extra) if len(events) else None
         if last != champion["version"]:
             self._emit(result, context, last, "An earlier change of the champion emitted no event.")
 

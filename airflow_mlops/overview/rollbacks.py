@@ -33,13 +33,14 @@ def preview(model: str, entries: Sequence[Entry], version: int | None) -> Rollba
     """Return what a rollback to ``version`` would change.
 
     :param entries: entries of the ledger, oldest first
-    :param version: number of a former champion; by default the version that the champion replaced when it was promoted
+    :param version: number of a former champion; by default the version that the champion replaced when it became champion
     :raises RegistryError: the model has no champion, or the version was never champion or is champion now
     """
     move = last_move(entries)
     now = move.champion if move is not None else None
     if now is None:
-        raise RegistryError(f"Model {model!r} has no champion, so it cannot be rolled back.")
+        deleted = " A person deleted the alias: `airflow mlops rollback` restores the champion before." if move else ""
+        raise RegistryError(f"Model {model!r} has no champion, so it cannot be rolled back here.{deleted}")
     former = [number for number in former_champions(entries) if number != now.version]
     before = champion_before(entries, now) if version is None else None
     target = before.version if before is not None else version

@@ -22,6 +22,7 @@ from airflow_mlops.overview.facts import ModelDags
 from airflow_mlops.plugin.api.access import AccessDep, require_assets
 from airflow_mlops.plugin.api.app import app as api
 from airflow_mlops.plugin.bundle import DIST
+from airflow_mlops.plugin.webhooks import app as webhooks
 from airflow_mlops.settings import default_store
 
 _CDN = " ".join(
@@ -60,6 +61,8 @@ _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO,
 
 app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_url=None)
 app.mount("/api", api)
+# Without a login: MLflow signs what it sends.
+app.mount("/webhooks", webhooks)
 
 
 class _Bundle(StaticFiles):

@@ -9,6 +9,9 @@ the delayed task crashes before the repair, the next decision repairs the alias.
 by a tag of the registered model. A task sets this tag before it moves the aliases, and removes the tag afterwards. If
 another task removes the tag before the repair, the crash is not detected, and the alias seems to have been moved by a
 person. A rollback to the right version then repairs the alias.
+
+An entry may also record that a person moved the alias (:mod:`airflow_mlops.registry.outside_moves`). The alias already is
+where the person moved it, and stays wherever it is moved next. Only the tags of such an entry are set.
 """
 
 from __future__ import annotations
@@ -44,9 +47,9 @@ _DUPLICATE_ROW, _ATTEMPTS = ("IntegrityError", "UniqueViolation"), 5
 
 
 def carry_out(client: MlflowClient, ledger: Ledger) -> None:
-    """Move the alias ``champion`` to the champion of the last promotion or rollback in the ledger.
+    """Move the alias ``champion`` to the champion of the last change of the champion in the ledger.
 
-    Nothing is done if the alias was already moved for this entry. The new champion gets tags with the time, the
+    Nothing is done if the alias was already moved for this entry, or if a person moved it. The new champion gets tags with the time, the
     replaced version, and the number and SHA-256 of the entry. The alias ``previous_champion`` is set to the replaced
     version. Earlier moves are always complete, because every decision first carries out the previous decision.
 
@@ -64,13 +67,16 @@ def carry_out(client: MlflowClient, ledger: Ledger) -> None:
 
 
 def _carry_out(client: MlflowClient, ledger: Ledger) -> None:
-    # Re-read the ledger, because only the last promotion or rollback must be carried out.
+    # Re-read the ledger, because only the last change of the champion must be carried out.
     move = last_move(ledger.updated_entries())
-    if move is None or move.champion is None:
+    if move is None:
         return
-    with registry_errors(f"{move.champion} cannot be made champion"):
+    with registry_errors(f"The alias {CHAMPION!r} of {ledger.model!r} cannot be moved to {_named(move)}"):
         # If a person moved the alias after this move was complete, the alias stays where the person moved it.
         if not is_unfinished(client, move):
+            return
+        if move.outside is not None and not _is_moving(client, ledger.model):
+            _describe(client, ledger.model, move)
             return
         client.set_registered_model_tag(ledger.model, MOVING_TAG, str(move.seq))
         while True:
@@ -83,20 +89,38 @@ def _carry_out(client: MlflowClient, ledger: Ledger) -> None:
         client.delete_registered_model_tag(ledger.model, MOVING_TAG)
 
 
+def _named(move: Entry) -> str:
+    return f"v{move.champion.version}" if move.champion is not None else "no version"
+
+
+def _is_moving(client: MlflowClient, model: str) -> bool:
+    return MOVING_TAG in client.get_registered_model(model).tags
+
+
 def _move(client: MlflowClient, model: str, move: Entry) -> None:
-    assert move.champion is not None
+    if move.champion is not None:
+        client.set_registered_model_alias(model, CHAMPION, str(move.champion.version))
+    elif champion(client, model) is not None:
+        client.delete_registered_model_alias(model, CHAMPION)
+    _describe(client, model, move)
+
+
+def _describe(client: MlflowClient, model: str, move: Entry) -> None:
+    """Set the alias of the replaced version and the tags of the new champion."""
+    if move.champion is None:
+        return
     version = str(move.champion.version)
-    client.set_registered_model_alias(model, CHAMPION, version)
     if move.replaced is not None:
         client.set_registered_model_alias(model, PREVIOUS, str(move.replaced.version))
-    tags = {
-        LEDGER_TAG: str(move.seq),
-        HASH_TAG: move.sha256,
-        REPLACED_TAG: str(move.replaced.version) if move.replaced else "",
-        **_contract(move),
-        # This tag is set last. Without it, the move is incomplete.
-        SINCE_TAG: move.time.isoformat(),
-    }
+    tags = {LEDGER_TAG: str(move.seq), HASH_TAG: move.sha256}
+    if move.outside is None:
+        tags |= {
+            REPLACED_TAG: str(move.replaced.version) if move.replaced else "",
+            **_contract(move),
+            # This tag is set last. Without it, the move is incomplete. It also keeps evaluations from changing the contract,
+            # so a version that a person moved does not get it.
+            SINCE_TAG: move.time.isoformat(),
+        }
     for name, value in tags.items():
         client.set_model_version_tag(model, version, name, value)
 
@@ -107,7 +131,7 @@ def _contract(move: Entry) -> dict[str, str]:
 
 
 def last_move(entries: Sequence[Entry]) -> Entry | None:
-    """Return the entry of the last promotion or rollback; ``None`` if the ledger contains neither."""
+    """Return the entry of the last change of the champion; ``None`` if the ledger contains none."""
     return next((entry for entry in reversed(entries) if entry.moves), None)
 
 
@@ -116,31 +140,41 @@ def is_unfinished(client: MlflowClient, move: Entry) -> bool:
 
     In this case, the task that wrote the entry has crashed or is still running.
 
-    :param move: entry of the last promotion or rollback
+    :param move: entry of the last change of the champion
     """
-    assert move.champion is not None
-    model, version = move.champion.model, str(move.champion.version)
-    since = client.get_model_version(model, version).tags.get(SINCE_TAG)
-    return since != move.time.isoformat() or MOVING_TAG in client.get_registered_model(model).tags
+    if move.champion is not None:
+        tags = client.get_model_version(move.model, str(move.champion.version)).tags
+        done = (
+            tags.get(SINCE_TAG) == move.time.isoformat()
+            if move.outside is None
+            else (tags.get(LEDGER_TAG), tags.get(HASH_TAG)) == (str(move.seq), move.sha256)
+        )
+        if not done:
+            return True
+    return _is_moving(client, move.model)
 
 
 def settled_champion(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry]) -> ModelVersionRef | None:
-    """Return the champion, after completing the last promotion or rollback in the ledger.
+    """Return the champion, after completing the last change of the champion in the ledger.
 
     :return: ``None`` if the model has no champion
     """
-    _complete(client, ledger)
+    complete(client, ledger)
     now = champion(client, ledger.model)
     move = last_move(entries)
-    if move is None or move.champion is None or now == move.champion:
+    if move is None or now == move.champion:
         return now
     # Either a person moved the alias, or a delayed task has just overwritten it and will repair it.
     time.sleep(_REPAIR_SECONDS)
-    _complete(client, ledger)
+    complete(client, ledger)
     return champion(client, ledger.model)
 
 
-def _complete(client: MlflowClient, ledger: Ledger) -> None:
+def complete(client: MlflowClient, ledger: Ledger) -> None:
+    """Do :func:`carry_out`, except if the version was deleted after the decision.
+
+    :raises RegistryUnavailableError: MLflow does not respond
+    """
     try:
         carry_out(client, ledger)
     except RegistryUnavailableError:
@@ -154,7 +188,7 @@ def verify(client: MlflowClient, ledger: Ledger) -> list[Entry]:
     """Read the ledger's entries and check them against the hashes in MLflow.
 
     The hash chain within the ledger cannot show that its last entries were changed or removed. Therefore MLflow stores the
-    hash of each promotion and rollback as well.
+    hash of each change of the champion as well.
 
     :raises RegistryError: an entry was changed, removed or inserted; the error names the entry and its file
     """
@@ -195,7 +229,7 @@ def former_champions(entries: Sequence[Entry]) -> list[int]:
 
 
 def champion_before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVersionRef | None:
-    """Return the version that the current champion replaced when the current champion was last promoted.
+    """Return the version that the current champion replaced when it was last promoted, or moved by hand.
 
     Rollbacks do not count: after a rollback from v3 to v2, the champion before v2 is v1 and not v3.
 
@@ -203,6 +237,12 @@ def champion_before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVers
     :return: ``None`` if the ledger contains no such version
     """
     for entry in reversed(entries):
-        if entry.decision == "promoted" and entry.champion is not None and entry.champion.version == now.version:
+        if entry.decision != "rolled_back" and entry.moves and entry.champion and entry.champion.version == now.version:
             return entry.replaced
     return None
+
+
+def last_champion(entries: Sequence[Entry]) -> ModelVersionRef | None:
+    """Return the newest champion in the ledger, also if the model has no champion any more."""
+    move = last_move(entries)
+    return (move.champion or move.replaced) if move is not None else None

@@ -1,5 +1,5 @@
 """The ledger, an append-only record of all decisions about a model: champions, requests, acknowledgements, deployments and
-received versions.
+received versions. It also records changes of the champion that were made outside of this package.
 
 Each entry is an immutable JSON file in the artifact store. For a model called MODEL::
 
@@ -7,7 +7,7 @@ Each entry is an immutable JSON file in the artifact store. For a model called M
     ledger/MODEL/00000002.json
 
 Each entry contains the SHA-256 of the previous file, so a changed, removed or inserted entry is detected. MLflow stores the
-SHA-256 of each promotion and rollback as a tag of the new champion (:mod:`airflow_mlops.registry.aliases`), so the removal of
+SHA-256 of each change of the champion as a tag of the new champion (:mod:`airflow_mlops.registry.aliases`), so the removal of
 the last entries is detected as well. Each entry has its own file, because object stores cannot append to a file. The artifact
 store creates a file only if it does not exist, so two writers never use the same number.
 
@@ -43,6 +43,7 @@ from airflow_mlops.data.store import ATTEMPTS, ArtifactStore, pauses
 from airflow_mlops.registry.approval import ApprovalRecord
 from airflow_mlops.registry.canary_step import CanaryStep
 from airflow_mlops.registry.endpoint import Endpoint
+from airflow_mlops.registry.outside_move import MOVED_OUTSIDE, OutsideMove
 from airflow_mlops.registry.received import Received
 from airflow_mlops.registry.verdict import CandidateVerdict, Refit
 
@@ -51,6 +52,7 @@ log = logging.getLogger(__name__)
 Kind = Literal[
     "promoted", "refused", "rolled_back", "requested", "acknowledged", "deployed", "undeployed",
     "canary_started", "canary_widened", "canary_held", "canary_withdrawn", "received",
+    "moved_outside",
 ]  # fmt: skip
 
 # A pack is read, or written, if it saves more reads than this.
@@ -87,7 +89,8 @@ class Decision(Model):
     :param decision: kind of decision. ``requested`` means that monitoring or a user requested retraining; ``provenance``
         contains the request. ``acknowledged`` means that a user has seen that a window is to be watched. ``deployed`` and
         ``undeployed`` refer to ``endpoint``, those that begin with ``canary`` to ``canary``, and ``received`` to ``received``.
-        A newer release may have written other kinds
+        ``moved_outside`` means that the alias ``champion`` was moved or deleted in MLflow, and refers to ``outside``. A newer
+        release may have written other kinds
     :param replaced: the champion before the decision; ``None`` if the model had no champion
     :param champion: the champion after the decision; ``None`` if the model has no champion
     :param candidates: metrics and gate results of each candidate
@@ -98,13 +101,15 @@ class Decision(Model):
     :param reason: the reason in one sentence
     :param approval: a person's answer to the request for approval; ``None`` if no approval was needed
     :param refit: how the winner was fitted again on all rows, with the judged version; ``None`` if it was not
-    :param files: after a promotion, SHA-256 of each file of the new champion, by path; empty in entries of earlier releases
-    :param card: after a promotion, SHA-256 of the new champion's model card and verdict, by name of the file
+    :param files: after a promotion, SHA-256 of each file of the new champion, by path; empty in entries of earlier releases.
+        After a move outside, those of the last promotion of the new champion; empty if there was none
+    :param card: in the same entries, SHA-256 of the new champion's model card and verdict, by name of the file
     :param window: the acknowledged window; ``None`` for other decisions
     :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions
     :param canary: the step of a canary, also of one that is promoted; ``None`` for other decisions
     :param received: the version that was copied from another registered model, also of a promotion by ``airflow mlops promote``;
         ``None`` for other decisions
+    :param outside: how a move outside of this package was noticed; ``None`` for other decisions
     """
 
     decision: Kind | str
@@ -125,11 +130,12 @@ class Decision(Model):
     endpoint: Endpoint | None = None
     canary: CanaryStep | None = None
     received: Received | None = None
+    outside: OutsideMove | None = None
 
     @property
     def moves(self) -> bool:
-        """Return whether the decision changes the champion."""
-        return self.decision in ("promoted", "rolled_back")
+        """Return whether the decision changes the champion, or records that the champion was changed."""
+        return self.decision in ("promoted", "rolled_back", MOVED_OUTSIDE)
 
 
 class Entry(Decision):

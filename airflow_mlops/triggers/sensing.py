@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 from abc import abstractmethod
 from collections.abc import AsyncIterator
 from typing import Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_mlops.core.errors import ComputeError, MLOpsError, by_name
+from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.triggers.child import ask
 
 
 class SensingTrigger(BaseTrigger):
@@ -83,25 +82,8 @@ class FeatureFreshnessTrigger(SensingTrigger):
     """
 
     async def check(self) -> dict[str, Any] | None:
-        child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "airflow_mlops.stages.feature_freshness.step"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            out, err = await child.communicate(json.dumps(self.spec).encode())
-        finally:
-            # The task was killed, or the triggerer stops.
-            if child.returncode is None:
-                child.kill()
-        if child.returncode:
-            last = err.decode(errors="replace").strip().rpartition("\n")[2]
-            raise ComputeError(f"The Feast registry of the repository {self.spec['repo']!r} cannot be read: {last}")
-        answer = json.loads(out.strip().rpartition(b"\n")[2])
-        if "error" in answer:
-            raise by_name(answer["error"])(answer["message"])
-        if answer["result"] is None:
-            self.log.info("%s", err.decode(errors="replace").strip())
-        result: dict[str, Any] | None = answer["result"]
+        what = f"The Feast registry of the repository {self.spec['repo']!r} cannot be read"
+        result, printed = await ask("airflow_mlops.stages.feature_freshness.step", self.spec, what)
+        if result is None:
+            self.log.info("%s", printed)
         return result

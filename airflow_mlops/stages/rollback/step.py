@@ -19,6 +19,7 @@ from airflow_mlops.registry.aliases import (
     champion_before,
     former_champions,
     is_unfinished,
+    last_champion,
     last_move,
     settled_champion,
 )
@@ -39,7 +40,9 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
     A model version contains the model, its threshold, its features and its preprocessing, so a rollback changes all of
     them together. If the Feast repository can be read, the rollback first checks that the features still exist.
 
-    :raises RegistryError: the model has no champion or no earlier champion, the requested version was never champion,
+    If a person deleted the alias, the rollback restores the champion before.
+
+    :raises RegistryError: the model never had a champion, or has no earlier champion, the requested version was never champion,
         the version was deleted, or Feast no longer has a feature of the version
     """
     context = context.for_call()
@@ -49,12 +52,8 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
 
     def decide(entries: list[Entry]) -> Decision | None:
         now = settled_champion(client, ledger, entries)
-        if now is None:
-            raise RegistryError(
-                f"Model {spec.model!r} has no champion, so it cannot be rolled back. Promote a version instead."
-            )
         target = _target(spec, entries, now)
-        if target == now.version:
+        if now is not None and target == now.version:
             return None
         former = version(client, spec.model, target)
         if target not in unchecked:
@@ -83,8 +82,8 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
     carry_out(client, ledger)
     index.update(context.store, spec.model, "decisions")
     assert entry.champion is not None
-    assert entry.replaced is not None
-    summary = f"Rolled {spec.model} back from v{entry.replaced.version} to v{entry.champion.version}: {entry.reason}"
+    before = f"v{entry.replaced.version}" if entry.replaced is not None else "no champion"
+    summary = f"Rolled {spec.model} back from {before} to v{entry.champion.version}: {entry.reason}"
     if problem := unchecked.get(entry.champion.version):
         summary += f" The features in Feast were not checked, because {problem}"
     return RollbackResult(
@@ -98,8 +97,14 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
     )
 
 
-def _target(spec: RollbackSpec, entries: Sequence[Entry], now: ModelVersionRef) -> int:
+def _target(spec: RollbackSpec, entries: Sequence[Entry], now: ModelVersionRef | None) -> int:
     former = former_champions(entries)
+    # A person may have deleted the alias.
+    last = last_champion(entries) if now is None else None
+    if now is None and last is None:
+        raise RegistryError(
+            f"Model {spec.model!r} has no champion, so it cannot be rolled back. Promote a version instead."
+        )
     if spec.to_version is not None:
         if spec.to_version not in former:
             raise RegistryError(
@@ -107,15 +112,26 @@ def _target(spec: RollbackSpec, entries: Sequence[Entry], now: ModelVersionRef) 
                 f"({_listed(former)}). Evaluate and promote it instead."
             )
         return spec.to_version
-    before = champion_before(entries, now)
+    if now is None:
+        assert last is not None
+        return last.version
+    before = _before(entries, now)
     if before is None:
         others = [f"v{number}" for number in former if number != now.version]
         advice = f"Set `to_version` to a former champion ({', '.join(others)})" if others else "Promote another version"
         raise RegistryError(
-            f"According to the ledger, {now} replaced no version when it was promoted, so there is no default version to "
+            f"According to the ledger, {now} replaced no version when it became champion, so there is no default version to "
             f"roll back to. {advice}."
         )
     return before.version
+
+
+def _before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVersionRef | None:
+    """Return the version before the champion, also if a person moved the alias since the last entry."""
+    last = last_champion(entries)
+    if last is not None and last.version != now.version:
+        return last
+    return champion_before(entries, now)
 
 
 def interrupted(spec: RollbackSpec, store: ArtifactStore, connection: ConnectionResolver, user: str) -> str | None:

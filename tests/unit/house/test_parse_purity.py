@@ -70,7 +70,7 @@ def test_the_probe_finds_imported_modules(tmp_path):
 
 
 def test_importing_all_that_dag_files_import_loads_nothing_heavy(tmp_path):
-    others = ["compute", "links", "trainers", "triggers.report"]
+    others = ["compute", "links", "trainers", "triggers.registry", "triggers.report"]
     modules = [*OPERATORS, *SENSORS, *(f"airflow_mlops.{name}" for name in others)]
     _, new = probe("\n".join(f"import {module}" for module in modules), tmp_path)
     assert set(OPERATORS) <= new
@@ -94,10 +94,12 @@ def test_a_dag_of_all_operators_loads_nothing_heavy(tmp_path):
 SENSING = """
 from airflow.sdk import DAG, Asset, AssetWatcher
 from airflow_mlops.sensors import FeatureFreshnessSensor, ModelHealthSensor
+from airflow_mlops.triggers.registry import RegistryTrigger
 from airflow_mlops.triggers.report import MonitorReportTrigger
 
+champion = Asset("mlops://churn/champion", watchers=[AssetWatcher(name="registry", trigger=RegistryTrigger("churn"))])
 watched = Asset("reports", watchers=[AssetWatcher(name="reports", trigger=MonitorReportTrigger("churn"))])
-with DAG("sensing", schedule=[watched]):
+with DAG("sensing", schedule=[watched, champion]):
     ModelHealthSensor(task_id="health", model="churn", deferrable=True)
     FeatureFreshnessSensor(task_id="fresh", repo="features", max_age="1D", deferrable=True)
 """
@@ -106,7 +108,7 @@ with DAG("sensing", schedule=[watched]):
 def test_a_dag_of_sensors_and_a_watcher_loads_nothing_heavy(tmp_path):
     (tmp_path / "sensing.py").write_text(SENSING)
     _, new = probe(parse(tmp_path / "sensing.py"), tmp_path)
-    assert {*SENSORS, "airflow_mlops.triggers.report"} <= new
+    assert {*SENSORS, "airflow_mlops.triggers.registry", "airflow_mlops.triggers.report"} <= new
     assert new & HEAVY == set()
 
 

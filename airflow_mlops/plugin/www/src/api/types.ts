@@ -78,7 +78,7 @@ export type Candidate = {
 
 export type DecisionKind = "promoted" | "refused" | "rolled_back" | "requested" | "acknowledged" | "deployed" | "undeployed"
   | "canary_started" | "canary_widened" | "canary_held" | "canary_withdrawn"
-  | "received";
+  | "received" | "moved_outside";
 
 export type Endpoint = { version: { version: number }; follows: boolean; kind: string; namespace: string; name: string };
 

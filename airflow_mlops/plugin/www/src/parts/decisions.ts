@@ -6,6 +6,7 @@ type Kind = { name: string; path: string; color: string; open?: boolean };
 const KINDS: Record<DecisionKind, Kind> = {
   promoted: { name: "Promotion", path: "M0 -6L6 5H-6Z", color: "var(--chakra-colors-green-solid)" },
   rolled_back: { name: "Rollback", path: "M0 6L6 -5H-6Z", color: "var(--chakra-colors-purple-solid)" },
+  moved_outside: { name: "Change in MLflow", path: "M-6 0H5M1 -4L5 0L1 4", color: "var(--chakra-colors-yellow-solid)", open: true },
   refused: { name: "Refusal", path: "M-5 -5L5 5M5 -5L-5 5", color: "var(--chakra-colors-red-solid)", open: true },
   requested: { name: "Request for retraining", path: "M0 -6L6 0L0 6L-6 0Z", color: "var(--chakra-colors-orange-solid)" },
   acknowledged: { name: "Acknowledgement", path: "M-6 0L-2 5L6 -5", color: "var(--chakra-colors-blue-solid)", open: true },
@@ -34,7 +35,7 @@ export const change = ({ canary, champion, decision, endpoint, replaced, window 
     return `version ${canary.version.version} answers ${canary.share ? `${Math.round(1000 * canary.share) / 10}%` : "none"} of the requests`;
   if (decision === "acknowledged" || decision === "requested") return window ? `window ${window.label}` : "";
   if (decision === "refused") return champion === null ? "no champion" : `version ${champion} stays champion`;
-  if (decision !== "promoted" && decision !== "rolled_back") return "";
+  if (decision !== "promoted" && decision !== "rolled_back" && decision !== "moved_outside") return "";
   if (champion === null) return replaced === null ? "" : `version ${replaced} is no longer champion`;
   return replaced === null ? `version ${champion} became champion` : `version ${champion} replaced version ${replaced}`;
 };

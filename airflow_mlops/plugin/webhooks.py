@@ -1,0 +1,165 @@
+"""Receives the webhook of an MLflow model registry, and records aliases that were moved outside of this package.
+
+MLflow signs what it sends with a secret that only MLflow and Airflow know, so these requests need no login. A signed request
+only names the model to look at: the champion is read from MLflow. A request that is sent again therefore changes nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import logging
+import time
+from dataclasses import dataclass
+from typing import Annotated, Any
+from uuid import uuid4
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import ConfigDict, ValidationError
+
+from airflow_mlops import server
+from airflow_mlops.core.base import Model
+from airflow_mlops.core.errors import MLOpsError
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.versions import CHAMPION
+from airflow_mlops.settings import default_store, webhook_conn_id
+
+log = logging.getLogger(__name__)
+
+# Names of MLflow 3 (mlflow.webhooks).
+_ID, _TIME, _SIGNATURE = "X-MLflow-Delivery-Id", "X-MLflow-Timestamp", "X-MLflow-Signature"
+_ENTITY, _ACTIONS = "model_version_alias", ("created", "deleted")
+_SIGNATURE_VERSION = "v1,"
+# Events of aliases have some hundred bytes.
+_LARGEST = 64 * 1024
+# Age, or lead of MLflow's clock, in seconds. MLflow tries again for less than this time, with the same signature.
+_REPLAY_WINDOW = 300
+# MLflow sends a request again after this status.
+_TRY_AGAIN = 503
+
+app = FastAPI(title="MLOps webhooks", docs_url=None, redoc_url=None, openapi_url=None)
+
+
+class _Alias(Model):
+    name: str
+    alias: str
+
+
+class _Event(Model):
+    """What MLflow sends for an alias. Other fields are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    entity: str
+    action: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The MLflow that sends webhooks.
+
+    :param secret: the secret of the webhook
+    :param conn_id: id of the Airflow connection to MLflow
+    """
+
+    secret: str
+    conn_id: str
+
+
+def _source() -> _Source:
+    """Return the MLflow whose webhook is accepted. If none is, the answer is 404."""
+    if not (conn_id := webhook_conn_id()):
+        raise HTTPException(404, "No webhook is accepted: [mlops] webhook_conn_id is empty.")
+    try:
+        found = server.connection(conn_id)
+    except MLOpsError as error:
+        log.error("A webhook of MLflow was refused: %s", error)
+        raise HTTPException(_TRY_AGAIN, "The connection of [mlops] webhook_conn_id cannot be read.") from None
+    if not found.secret:
+        log.error("A webhook of MLflow was refused: connection %r has no password, which is its secret.", conn_id)
+        raise HTTPException(_TRY_AGAIN, "The connection of [mlops] webhook_conn_id has no password.")
+    return _Source(found.secret, str(found.extra.get("mlflow_conn_id") or "mlflow_default"))
+
+
+@app.post("/mlflow", status_code=204)
+async def mlflow(request: Request, source: Annotated[_Source, Depends(_source)]) -> Response:
+    """Receive an event of the registry. Events of other things than the alias ``champion`` are ignored.
+
+    The status is 401 if the signature is wrong or too old, 413 if the event is too large, 422 if it is no event, and 503 if
+    MLflow is to try again.
+    """
+    body = await _body(request)
+    _require_signature(request, source.secret, body)
+    try:
+        event = _Event.model_validate_json(body)
+        if event.entity != _ENTITY or event.action not in _ACTIONS:
+            return Response(status_code=204)
+        alias = _Alias.model_validate({name: event.data.get(name) for name in ("name", "alias")})
+    except ValidationError:
+        raise HTTPException(422, "The body is not an event of an MLflow registry.") from None
+    if alias.alias == CHAMPION:
+        await run_in_threadpool(_look, alias.name, source.conn_id)
+    return Response(status_code=204)
+
+
+async def _body(request: Request) -> bytes:
+    """Read the body. The answer to a large one is 413, before all of it is read."""
+    body = b""
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _LARGEST:
+            raise HTTPException(413, f"An event has at most {_LARGEST} bytes.")
+    return body
+
+
+def _require_signature(request: Request, secret: str, body: bytes) -> None:
+    """Refuse a request that MLflow has not signed, or not lately.
+
+    The signature is the HMAC-SHA256 of id, time and body, as ``mlflow.webhooks.delivery`` computes it.
+    """
+    delivery, sent, given = (request.headers.get(name, "") for name in (_ID, _TIME, _SIGNATURE))
+    signed = b".".join((delivery.encode(), sent.encode(), body))
+    wanted = hmac.new(secret.encode(), signed, hashlib.sha256).digest()
+    try:
+        found = base64.b64decode(given.removeprefix(_SIGNATURE_VERSION), validate=True)
+    except (binascii.Error, ValueError):
+        found = b""
+    if not given.startswith(_SIGNATURE_VERSION) or not hmac.compare_digest(wanted, found):
+        raise HTTPException(401, "The signature is wrong.")
+    # A signed time is a time that MLflow has written.
+    if not (sent.isascii() and sent.isdecimal()) or abs(time.time() - int(sent)) > _REPLAY_WINDOW:
+        raise HTTPException(401, f"The event is more than {_REPLAY_WINDOW} seconds old, or the clocks differ.")
+
+
+def _look(model: str, conn_id: str) -> None:
+    """Record a change of the champion, and create its event."""
+    from airflow_mlops.core.references import MLflowTarget
+    from airflow_mlops.stages.context import StepContext
+    from airflow_mlops.stages.outside_moves import step
+    from airflow_mlops.stages.outside_moves.spec import OutsideMovesSpec
+
+    try:
+        store = ArtifactStore(default_store())
+        if not Ledger(store, model).count():
+            # The registry may have models that this package does not know.
+            return
+        spec = OutsideMovesSpec(model=model, noticed_by="webhook", mlflow=MLflowTarget(conn_id=conn_id))
+        found = step.run(spec, StepContext(store, f"webhooks/{model}/{uuid4().hex}", server.connection))
+    except (MLOpsError, ImportError) as error:
+        log.error("The champion of %r was not looked up after an event of MLflow: %s", model, error)
+        raise HTTPException(
+            _TRY_AGAIN, "The champion was not looked up. The log of Airflow's API server says why."
+        ) from None
+    if found is None:
+        return
+    log.info("%s", found.summary)
+    try:
+        server.emit_champion(found)
+    except MLOpsError as error:
+        # The ledger has the change, so another try would find nothing to do.
+        log.error("%s", error)

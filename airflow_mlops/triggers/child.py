@@ -1,0 +1,50 @@
+"""Ask a question in a process of its own, so that the triggerer imports no heavy library."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_mlops.core.errors import ComputeError, by_name
+
+
+async def ask(
+    module: str, question: Any, what: str, environment: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any] | None, str]:
+    """Run ``python -m MODULE`` and return its answer, and what it has printed as errors.
+
+    The module reads the question as JSON from standard input. The last line of its output is a JSON object that contains
+    ``result``, or ``error``, the name of a class in :mod:`airflow_mlops.core.errors`, and ``message``. The process ends
+    with the calling coroutine.
+
+    :param question: the question, to be sent as JSON
+    :param what: the start of the error message if the process fails, such as ``The registry cannot be read``
+    :param environment: further environment variables. Other users can read a process's arguments, but not its environment
+    :raises ComputeError: the process failed
+    :raises MLOpsError: the error that the module names
+    """
+    child = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", module),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **(environment or {})},
+    )
+    try:
+        out, err = await child.communicate(json.dumps(question).encode())
+    finally:
+        # The task was killed, or the triggerer stops.
+        if child.returncode is None:
+            child.kill()
+    printed = err.decode(errors="replace").strip()
+    if child.returncode:
+        raise ComputeError(f"{what}: {printed.rpartition(chr(10))[2]}")
+    answer = json.loads(out.strip().rpartition(b"\n")[2])
+    if "error" in answer:
+        raise by_name(answer["error"])(answer["message"])
+    result: dict[str, Any] | None = answer["result"]
+    return result, printed

@@ -1,0 +1,197 @@
+"""``RegistryTrigger``, an Airflow trigger that fires when the champion was changed in MLflow."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from airflow.triggers.base import BaseEventTrigger, TriggerEvent
+
+from airflow_mlops.compute.connections import airflow_connection
+from airflow_mlops.core.connections import environment_name, to_json
+from airflow_mlops.core.errors import MLOpsError, RegistryUnavailableError, SpecError, one_line
+from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.core.secrets import mask_urls
+from airflow_mlops.settings import default_store
+from airflow_mlops.triggers.child import ask
+
+if TYPE_CHECKING:
+    from airflow_mlops.core.connections import ConnectionInfo
+    from airflow_mlops.registry.ledger import Entry, Ledger
+
+# Airflow fetches the events of an Airflow trigger about once a second. Events count as delivered after these seconds.
+_DELIVERY = 5.0
+# Maximum number of seconds between two looks while MLflow does not answer, unless ``poke_interval`` is longer.
+_LONGEST_PAUSE = 600.0
+_STEP = "airflow_mlops.stages.outside_moves.step"
+
+
+class RegistryTrigger(BaseEventTrigger):
+    """An Airflow trigger for an ``AssetWatcher`` that fires an event when the champion of a model was changed in MLflow.
+
+    If a person moves or deletes the alias ``champion`` in MLflow, the Airflow trigger writes an entry ``moved_outside`` to
+    the ledger, and fires one event. Promotions and rollbacks of this package are in the ledger already, and fire no event.
+    Changes that another watcher, or a webhook, has recorded fire no event here either. Of several changes between two
+    looks only the result is noticed, and nothing if the alias is back.
+
+    The entries with an event are recorded in the asset state store. A restarted triggerer fires no second event for an
+    entry. Only if the triggerer stops while an event is delivered, which takes a few seconds, the event is fired again.
+
+    The payload of the event has the fields ``model``, ``version``, ``run_id``, ``replaced``, ``reason`` and ``ledger_url``.
+    ``version`` is null if the alias was deleted.
+
+    :param model: name of the registered model
+    :param mlflow_conn_id: id of the Airflow connection to MLflow
+    :param store: URL of the artifact store with the ledger; by default ``[mlops] artifacts`` of the triggerer
+    :param poke_interval: seconds between two looks. While MLflow does not answer, the time doubles with each look, up to ten
+        minutes
+    :raises SpecError: ``model`` is empty, or ``poke_interval`` is not positive
+    """
+
+    def __init__(
+        self,
+        model: str,
+        mlflow_conn_id: str = "mlflow_default",
+        store: str | None = None,
+        poke_interval: float = 60,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        if not model or not poke_interval > 0:
+            raise SpecError(
+                f"RegistryTrigger(model={model!r}, poke_interval={poke_interval!r}) is invalid: set model= to the name of a "
+                "registered model, and poke_interval= to a number of seconds above 0."
+            )
+        self.model = model
+        self.mlflow_conn_id = mlflow_conn_id
+        self.store = store
+        self.poke_interval = poke_interval
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        arguments = ("model", "mlflow_conn_id", "store", "poke_interval")
+        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in arguments}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        fired: int | None = None
+        failures = 0
+        while True:
+            try:
+                if fired is None:
+                    fired = await self._first()
+                moves = [entry for entry in await self._look() if entry.seq > fired]
+            except Exception as error:  # noqa: BLE001 - an error would end the watching
+                failures += 1
+                if failures == 1:
+                    self.log.warning("The champion of model %r cannot be watched: %s", self.model, _message(error))
+            else:
+                if failures:
+                    self.log.info("The champion of model %r is watched again.", self.model)
+                failures = 0
+                for entry in moves:
+                    yield TriggerEvent(self._payload(entry))  # type: ignore[no-untyped-call]
+                if moves:
+                    await asyncio.sleep(_DELIVERY)
+                    fired = moves[-1].seq
+                    await self._save(fired)
+            # The exponent is bounded, because MLflow may be away for days.
+            pause = self.poke_interval * 2 ** min(failures, 20)
+            await asyncio.sleep(min(pause, max(self.poke_interval, _LONGEST_PAUSE)))
+
+    async def _look(self) -> list[Entry]:
+        """Look at the champion, record a change from outside, and return the changes that this trigger has recorded."""
+        from asgiref.sync import sync_to_async
+
+        found = await sync_to_async(airflow_connection)(self.mlflow_conn_id)
+        if await asyncio.to_thread(self._differs, found):
+            look = {
+                "spec": {"model": self.model, "noticed_by": "RegistryTrigger", "mlflow": {"conn_id": found.conn_id}},
+                "store": self._ledger.store.url,
+                "key": f"{self._prefix}{uuid4().hex}",
+            }
+            what = f"The change of the champion of {self.model!r} cannot be recorded"
+            await ask(_STEP, look, what, {environment_name(found.conn_id): to_json(found)})
+        return await asyncio.to_thread(self._recorded)
+
+    def _differs(self, found: ConnectionInfo) -> bool:
+        """Return whether the champion in MLflow may not be the one that the ledger names."""
+        import requests
+
+        from airflow_mlops.registry.light import champion_version, server_address
+        from airflow_mlops.registry.outside_moves import known
+
+        address = server_address(found)
+        if address is None:
+            # Only MLflow's client reads a registry without a server.
+            return True
+        try:
+            now = champion_version(address, found, self.model)
+        except requests.RequestException as error:
+            raise RegistryUnavailableError(
+                f"MLflow (connection {found.conn_id!r}) does not answer: {mask_urls(one_line(error))}"
+            ) from None
+        return now != known(self._ledger.updated_entries())
+
+    def _recorded(self) -> list[Entry]:
+        from airflow_mlops.registry.outside_moves import recorded_by
+
+        return recorded_by(self._ledger.updated_entries(), self._prefix)
+
+    @cached_property
+    def _ledger(self) -> Ledger:
+        from airflow_mlops.data.store import ArtifactStore
+        from airflow_mlops.registry.ledger import Ledger
+
+        return Ledger(ArtifactStore(self.store or default_store()), self.model)
+
+    @cached_property
+    def _identity(self) -> str:
+        # Airflow runs Airflow triggers with equal arguments only once, so no two watchers have the same identity.
+        return fingerprint(self.serialize()[1])[:16]
+
+    @property
+    def _prefix(self) -> str:
+        """The start of the ids of the entries of this trigger. Each observer fires the events of its own entries."""
+        return f"registry/{self.model}/{self._identity}/"
+
+    @property
+    def _state_key(self) -> str:
+        return f"mlops.registry.{self._identity}"
+
+    async def _first(self) -> int:
+        """Return the number of the last entry with an event."""
+        if self.asset_state_store is not None:
+            try:
+                found = await self.asset_state_store.aget(self._state_key)
+            except ValueError:
+                self.log.warning(
+                    "Several assets share this AssetWatcher. Therefore the event of a change can be lost if the triggerer "
+                    "stops. Use a separate RegistryTrigger for each asset, for example with a different poke_interval."
+                )
+                self.asset_state_store = None
+            else:
+                if found is not None:
+                    return int(found)  # type: ignore[arg-type]
+        recorded = await asyncio.to_thread(self._recorded)
+        last = recorded[-1].seq if recorded else 0
+        await self._save(last)
+        return last
+
+    async def _save(self, fired: int) -> None:
+        if self.asset_state_store is not None:
+            await self.asset_state_store.aset(self._state_key, fired)
+
+    def _payload(self, entry: Entry) -> dict[str, Any]:
+        return {
+            "model": self.model,
+            "version": entry.champion.version if entry.champion is not None else None,
+            "run_id": entry.champion.run_id if entry.champion is not None else None,
+            "replaced": entry.replaced.version if entry.replaced is not None else None,
+            "reason": entry.reason,
+            "ledger_url": self._ledger.url(entry.seq),
+        }
+
+
+def _message(error: Exception) -> str:
+    return str(error) if isinstance(error, MLOpsError) else f"{type(error).__name__}: {one_line(error)}"

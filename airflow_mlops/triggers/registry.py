@@ -40,6 +40,9 @@ class RegistryTrigger(BaseEventTrigger):
     The entries with an event are recorded in the asset state store. A restarted triggerer fires no second event for an
     entry. Only if the triggerer stops while an event is delivered, which takes a few seconds, the event is fired again.
 
+    Airflow 3.3 stops watching an asset when it parses a DAG file that defines the asset without its watcher. Other files
+    name the asset with ``Asset.ref``.
+
     The payload of the event has the fields ``model``, ``version``, ``run_id``, ``replaced``, ``reason`` and ``ledger_url``.
     ``version`` is null if the alias was deleted.
 

@@ -19,7 +19,13 @@ from demo.settings import Settings
 
 # The server of the champion listens here if the port is free, else on any other.
 SERVING_PORT = 8090
-COMPONENTS = ("scheduler", "api-server", "dag-processor", "triggerer")
+# The API server reads the logs from the folder. Airflow's log servers would listen on all addresses of the machine.
+COMPONENTS = {
+    "scheduler": ("scheduler", "--skip-serve-logs"),
+    "api-server": ("api-server",),
+    "dag-processor": ("dag-processor",),
+    "triggerer": ("triggerer", "--skip-serve-logs"),
+}
 
 
 class Services:
@@ -96,7 +102,7 @@ class Services:
                 str(store / "artifacts"),
             ),
         ]
-        airflow = {name: [sys.executable, "-m", "airflow", name] for name in COMPONENTS}
+        airflow = {name: [sys.executable, "-m", "airflow", *arguments] for name, arguments in COMPONENTS.items()}
         return {"mlflow": mlflow, **airflow}
 
     def _spawn(self, name: str, command: list[str], running: dict[str, psutil.Process]) -> None:

@@ -30,17 +30,22 @@ def gain_of(comparison: Comparison, gain: Gain) -> str:
 
 
 def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
-    """Return sentences with the values of the champion and of all challengers, and the largest significant gain."""
+    """Return sentences with the values of the champion and of all challengers, and the largest significant gain.
+
+    There is one sentence for each trainer, because the values of several trainers are too long for one detail.
+    """
     metric = metric_name(comparison.metric)
     rows = counted(comparison.rows, "labelled row")
+    # ROC AUC compares the rows of each half with each other, so it differs from that of the window.
+    measured = f"mean {metric} of the halves of {rows}" if comparison.metric == "roc_auc" else f"{metric} on {rows}"
     of_each: dict[OtherTrainer | None, list[Challenger]] = {
         trainer: [] for trainer in dict.fromkeys(item.trainer for item in comparison.challengers)
     }
     for item in comparison.challengers:
         of_each[item.trainer].append(item)
     champion = f"{number(comparison.value)} by champion v{comparison.champion.version}"
-    values = [f"by challengers{_named(trainer)} {_values(items)}" for trainer, items in of_each.items()]
-    facts = [f"{capitalized(metric)} on {rows}: {'; '.join([f'{champion}, and {values[0]}', *values[1:]])}."]
+    (first, *others) = [f"challengers{_named(trainer)} {_values(items)}" for trainer, items in of_each.items()]
+    facts = [f"{capitalized(measured)}: {champion}, and by {first}."]
     needed = f"{share(policy.min_gain, 0)} needed"
     if comparison.rests:
         facts.append("The first window after a retraining does not ask for another one.")
@@ -53,7 +58,7 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
             f"The challenger{_named(best.trainer)} with {_past(best.past)} reduces the mean loss by {share(best.share)} ({over}; at least "
             f"{share(best.low)} with {share(policy.confidence, 0)} confidence, {needed})."
         )
-    return facts
+    return [*facts, *(f"By {other}." for other in others)]
 
 
 def _named(trainer: OtherTrainer | None) -> str:

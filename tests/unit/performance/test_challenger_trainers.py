@@ -117,8 +117,9 @@ def test_reports_of_old_versions_have_challengers_of_the_champions_trainer():
 def test_the_details_name_the_other_trainers():
     found = comparison(challenger(None, 0.0, 0.001), challenger(TREES, 0.1, 0.001))
     best = best_gain(found, [], 0.95, 0.02)
-    values, reduction = challengers_of(found.model_copy(update={"best": best}), Policy())
-    assert "by challengers (trees)" in values
+    values, reduction, others = challengers_of(found.model_copy(update={"best": best}), Policy())
+    assert "(" not in values
     assert "(trees)" in reduction
+    assert others.startswith("By challengers (trees) ")
     alone = comparison(challenger(None, 0.1, 0.001))
     assert "(" not in challengers_of(alone.model_copy(update={"best": None}), Policy())[0]

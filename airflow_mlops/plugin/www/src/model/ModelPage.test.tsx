@@ -88,6 +88,13 @@ it("walks through the windows with the arrow keys", async () => {
   expect(document.querySelector("img")).toBeNull();
 });
 
+it("says which windows have no value of the metric", async () => {
+  show("timeline");
+  await screen.findByRole("slider");
+  const titles = [...document.querySelectorAll("[data-window] title")].map((title) => title.textContent);
+  expect(titles.map((title) => title?.includes("no value"))).toEqual([false, true, false]);
+});
+
 it("says where the chain of the ledger is broken", async () => {
   show("decisions");
   expect(await screen.findByText(/Entry 1 was changed\./)).toBeTruthy();

@@ -126,7 +126,7 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
           tabIndex={0}
         >
           <svg aria-hidden="true" height={HEIGHT} width={width}>
-            {y.ticks(5).map((tick) => (
+            {(bounds.length ? y.ticks(5) : []).map((tick) => (
               <g key={tick}>
                 <path d={`M${MARGIN.left} ${y(tick)}H${width - MARGIN.right}`} stroke={BORDER} />
                 <text dy="0.32em" fill={MUTED} fontSize="11" textAnchor="end" x={MARGIN.left - 6} y={y(tick)}>
@@ -174,10 +174,12 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
                   <rect fill="transparent" height={bottom - MARGIN.top} width={Math.max(2, x(Date.parse(point.window.end)) - left)} x={left} y={MARGIN.top} />
                   <path
                     d={shapePath(point.verdict, windows.length > 120 ? 5 : 9)}
-                    fill={COLOR[point.verdict]}
+                    fill={shown ? COLOR[point.verdict] : "var(--chakra-colors-bg)"}
+                    stroke={shown ? undefined : COLOR[point.verdict]}
+                    strokeWidth="2"
                     transform={`translate(${x(middle(point))} ${shown ? y(shown.value) : bottom})`}
                   />
-                  <title>{`${point.window.label}: ${point.verdict}, ${number(shown?.value)}`}</title>
+                  <title>{`${point.window.label}: ${point.verdict}, ${shown ? number(shown.value) : "no value"}`}</title>
                 </g>
               );
             })}

@@ -10,6 +10,7 @@ from airflow_mlops import dag_facts, server
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.windows import UtcDatetime, Window
+from airflow_mlops.links.artifacts import page_address
 from airflow_mlops.links.mlflow import ui_address
 from airflow_mlops.overview import data, decisions, drift, index, models, progress, samples, tasks, versions
 from airflow_mlops.overview.data import ModelData
@@ -108,12 +109,15 @@ def _task(dag_id: str, run_id: str, task_id: str, map_index: int, rights: Access
 
 TaskDep = Annotated[TaskResult, Depends(_task)]
 _TASK = "/tasks/{dag_id}/{run_id}/{task_id}/{map_index}"
+# Fields of results that hold the URL of a page in the artifact store.
+_PAGES = ("docs_url", "report_url")
 
 
 @router.get(_TASK)
 def task_result(found: TaskDep) -> TaskResult:
-    """Return what a task of this package found."""
-    return found
+    """Return what a task of this package found, with the addresses at which the plugin serves its pages."""
+    pages = {name: page_address(url) for name in _PAGES if isinstance(url := found.result.get(name), str)}
+    return found.model_copy(update={"result": {**found.result, **pages}})
 
 
 @router.get(f"{_TASK}/samples", dependencies=[Depends(require_assets)])

@@ -177,10 +177,11 @@ def test_a_model_that_was_deleted_in_mlflow_is_shown_from_the_ledger(
 
 
 def test_the_result_of_a_task_is_for_those_who_read_its_dag(app: Any, store: ArtifactStore) -> None:
+    page = store.url_of("reports/delays/2013-01.html")
     store.write_json("results/train/run%2E1/check/-1/a-1.json", {"summary": "Old.", "promoted": False, "winner": None})
     store.write_json(
         "results/train/run%2E1/check/-1/b-1.json",
-        {"summary": "Healthy.", "decision": "healthy", "report_url": "", "superseded": False, "model": "delays"},
+        {"summary": "Healthy.", "decision": "healthy", "report_url": page, "superseded": False, "model": "delays"},
     )
     import os
     from pathlib import Path
@@ -189,6 +190,7 @@ def test_the_result_of_a_task_is_for_those_who_read_its_dag(app: Any, store: Art
     viewer = client(app, "viewer")
     found = viewer.get("/mlops/api/tasks/train/run.1/check/-1").json()
     assert (found["kind"], found["model"], found["summary"]) == ("monitor", "delays", "Healthy.")
+    assert found["result"]["report_url"].endswith("/mlops/artifacts/reports/delays/2013-01.html")
     assert viewer.get("/mlops/api/tasks/train/run.1/other/-1").status_code == 404
     store.write_json("results/hidden/r/check/-1/a-1.json", {"summary": "Private."})
     assert viewer.get("/mlops/api/tasks/hidden/r/check/-1").status_code == 404

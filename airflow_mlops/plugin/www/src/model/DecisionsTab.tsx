@@ -26,6 +26,25 @@ const failure = ({ gates }: Decision["candidates"][number]) => {
   return failed ? `failed ${failed}` : "failed";
 };
 
+const LONG = 300;
+
+/** A reason; of a long one, such as all facts of a verdict, the first sentence, and the others on demand. */
+const Reason = ({ text }: { text: string }) => {
+  const end = text.length > LONG ? text.search(/\. [A-Z]/) + 1 : 0;
+  return end === 0 ? (
+    <Text whiteSpace="pre-wrap">{text}</Text>
+  ) : (
+    <details>
+      <Box as="summary" cursor="pointer">
+        {text.slice(0, end)}
+      </Box>
+      <Text mt={1} whiteSpace="pre-wrap">
+        {text.slice(end + 1)}
+      </Text>
+    </details>
+  );
+};
+
 const Entry = ({ entry }: { entry: Decision }) => (
   <Card.Root as="li" data-decision={entry.decision} size="sm">
     <Card.Body gap={2}>
@@ -50,7 +69,7 @@ const Entry = ({ entry }: { entry: Decision }) => (
           </Link>
         ) : null}
       </HStack>
-      <Text whiteSpace="pre-wrap">{entry.reason}</Text>
+      <Reason text={entry.reason} />
       {entry.approval ? <Approval approval={entry.approval} /> : null}
       {entry.candidates.map((candidate) => (
         <Box as="details" key={candidate.version}>

@@ -17,7 +17,7 @@ const ANSWERS: Record<string, unknown> = {
     windows: [point(1), point(2, { headline: planted, metric: "brier" }), point(3)],
     decisions: [
       decision(1, "2013-02-01T00:00:00Z", {
-        reason: planted,
+        reason: `${planted} was refused. ${"Why ".repeat(100)}`,
         candidates: [{ version: 2, passed: false, reason: planted, metrics: {}, gates: [gate] }],
       }),
       decision(2, "2013-02-02T00:00:00Z", {
@@ -53,7 +53,8 @@ const ANSWERS: Record<string, unknown> = {
   "/mlops/api/models/m/versions": {
     versions: [
       {
-        version: 1, run_id: "run", created: null, champion: true, challenger: false, metrics: {}, gates: [gate],
+        version: 1, run_id: "run", created: null, champion: true, challenger: false, gates: [gate],
+        metrics: { roc_auc: { value: 0.7, low: null, high: null }, fit_seconds: { value: 12, low: null, high: null } },
         params: { [planted]: { deep: 3 } }, dataset: null, card: null, mlflow_url: "javascript:alert(1)",
       },
     ],
@@ -109,12 +110,27 @@ it("says where the ledger differs from the hashes in MLflow, which the chain can
   expect(await screen.findByText("Entry 4 was changed.")).toBeTruthy();
 });
 
+it("shows the first sentence of a long reason", async () => {
+  show("decisions");
+  const first = await screen.findByText(`${planted} was refused.`);
+  expect(first.tagName).toBe("SUMMARY");
+  expect(first.parentElement?.textContent).toContain("Why Why");
+});
+
 it("shows deployments, and kinds of entries that a newer release has written", async () => {
   show("decisions");
   expect(await screen.findByText("Deployment")).toBeTruthy();
   expect(screen.getByText("version 2 (follows the champion), serving/m")).toBeTruthy();
   expect(screen.getByText("of a newer release")).toBeTruthy();
   expect(screen.getByText(/version 2 answers 5.5% of the requests/)).toBeTruthy();
+});
+
+it("keeps the metrics of the fit apart from those on held-out data", async () => {
+  show("versions");
+  await screen.findByText("fit_seconds");
+  const titles = [...document.querySelectorAll("tbody tr:first-child")].map((row) => [row.textContent, row.nextSibling?.textContent]);
+  expect(titles).toContainEqual(["Metrics on held-out data", "roc_auc0.700"]);
+  expect(titles).toContainEqual(["Fit and conversion to ONNX", "fit_seconds12"]);
 });
 
 it("makes no link of an address that is a script", async () => {

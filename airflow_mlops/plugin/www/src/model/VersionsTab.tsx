@@ -33,12 +33,13 @@ const Gate = ({ name, version }: { name: string; version: ModelVersion }) => {
   );
 };
 
-type Row = { name: string; cell: (version: ModelVersion) => ReactNode };
+/** Metrics of the MLflow run that are not measured on held-out data. */
+const OF_FIT = /^(onnx_|(train|validation)_loss$|fit_seconds$)/;
 
-const rows = (versions: ModelVersion[]): { title: string; rows: Row[] }[] => [
-  {
-    title: "Metrics on held-out data",
-    rows: names(versions, ({ metrics }) => Object.keys(metrics)).map((name) => ({
+const metricRows = (versions: ModelVersion[], ofFit: boolean): Row[] =>
+  names(versions, ({ metrics }) => Object.keys(metrics))
+    .filter((name) => OF_FIT.test(name) === ofFit)
+    .map((name) => ({
       name,
       cell: ({ metrics }) => {
         const found = metrics[name];
@@ -46,7 +47,14 @@ const rows = (versions: ModelVersion[]): { title: string; rows: Row[] }[] => [
         const { high, low, value } = found;
         return low === null || high === null ? number(value) : `${number(value)} (${number(low)} to ${number(high)})`;
       },
-    })),
+    }));
+
+type Row = { name: string; cell: (version: ModelVersion) => ReactNode };
+
+const rows = (versions: ModelVersion[]): { title: string; rows: Row[] }[] => [
+  {
+    title: "Metrics on held-out data",
+    rows: metricRows(versions, false),
   },
   {
     title: "Gates",
@@ -70,6 +78,7 @@ const rows = (versions: ModelVersion[]): { title: string; rows: Row[] }[] => [
       },
     ],
   },
+  { title: "Fit and conversion to ONNX", rows: metricRows(versions, true) },
   {
     title: "Parameters",
     rows: names(versions, ({ params }) => Object.keys(params)).map((name) => ({

@@ -17,7 +17,7 @@ const STYLES = [
 const style = (index: number) => STYLES[index % STYLES.length] ?? STYLES[0];
 const named = (metric: string) => metric.replaceAll("_", " ");
 
-/** Losses by epoch. Epochs are numbered from 1. */
+/** Losses by epoch, or of boosted trees by round. They are numbered from 1. */
 export const Curves = ({ curves }: { curves: Curve[] }) => {
   const [ref, width] = useWidth();
   // A training that diverges logs no number, which JSON has as null.
@@ -64,7 +64,7 @@ export const Curves = ({ curves }: { curves: Curve[] }) => {
               </text>
             ))}
           <text fill={MUTED} fontSize="11" textAnchor="end" x={right} y={HEIGHT - 4}>
-            epoch
+            epoch, or round of boosting
           </text>
           {drawn.map(({ metric, points: found }, index) => (
             <g key={metric}>

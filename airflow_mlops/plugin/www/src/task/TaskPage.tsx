@@ -1,4 +1,4 @@
-import { Box, Heading, Link, Table, Text } from "@chakra-ui/react";
+import { Box, Heading, Link, List, Table, Text } from "@chakra-ui/react";
 import type { ReactNode } from "react";
 import { Link as RouterLink } from "react-router-dom";
 
@@ -72,9 +72,11 @@ const Evaluation = ({ result }: { result: Fields }) => {
 const Monitoring = ({ result }: { result: Fields }) => (
   <>
     <VerdictMark verdict={["healthy", "watch", "retrain"].includes(String(result.decision)) ? (result.decision as "healthy") : null} />
-    {list(result.details).map((detail, index) => (
-      <Text key={index}>{text(detail)}</Text>
-    ))}
+    <List.Root my={1} pl={5}>
+      {list(result.details).map((detail, index) => (
+        <List.Item key={index}>{text(detail)}</List.Item>
+      ))}
+    </List.Root>
     <Page href={result.report_url}>Open the report</Page>
     <Facts
       facts={[

@@ -161,14 +161,17 @@ def _completed(client: MlflowClient, item: Any, known: VersionFacts | None, ui: 
         "challenger": "challenger" in (item.aliases or []),
     }
     if item.run_id:
-        run = client.get_run(item.run_id).data
-        update["params"] = dict(run.params)
+        run = client.get_run(item.run_id)
+        tags = run.data.tags
+        update["params"] = dict(run.data.params)
         if not facts.metrics:
-            update["metrics"] = {name: MetricValue(value=value) for name, value in run.metrics.items()}
-        if facts.dataset is None and run.tags.get("mlops.dataset"):
-            update["dataset"] = TrainingData(name=run.tags.get("mlops.dataset_name", ""), id=run.tags["mlops.dataset"])
+            update["metrics"] = {name: MetricValue(value=value) for name, value in run.data.metrics.items()}
+        if facts.dataset is None and tags.get("mlops.dataset"):
+            update["dataset"] = TrainingData(name=tags.get("mlops.dataset_name", ""), id=tags["mlops.dataset"])
         if ui:
             update["mlflow_url"] = f"{ui}/#/runs/{quote(item.run_id)}"
-            if "mlops.verdict" in run.tags:
-                update["card"] = f"{ui}/get-artifact?path={quote(_CARD, safe='')}&run_uuid={quote(item.run_id)}"
+            if "mlops.verdict" in tags:
+                # MLflow's page shows the card; its route get-artifact lets browsers download it.
+                page = f"{ui}/#/experiments/{quote(run.info.experiment_id)}/runs/{quote(item.run_id)}"
+                update["card"] = f"{page}/artifacts/{_CARD}"
     return facts.model_copy(update=update)

@@ -160,13 +160,14 @@ def test_a_model_that_was_deleted_in_mlflow_is_shown_from_the_ledger(
     mlflow = MlflowClient(mlflow_connection)
     name = f"deleted-{store.url.rpartition('/')[2]}"
     mlflow.create_registered_model(name)
-    run = mlflow.create_run("0").info.run_id
+    run = mlflow.create_run("0", tags={"mlops.verdict": "won"}).info.run_id
     mlflow.create_model_version(name, f"runs:/{run}/model", run)
     promote(store, 1, model=name)
     score(store, "2013-01", name=f"{name}_predictions", model=name)
     viewer = client(app, "viewer")
     before = viewer.get(f"/mlops/api/models/{name}/versions").json()
     assert ([one["version"] for one in before["versions"]], before["problems"]) == ([1], [])
+    assert before["versions"][0]["card"].endswith(f"/#/experiments/0/runs/{run}/artifacts/evaluation/model_card.html")
     mlflow.delete_registered_model(name)
     found = viewer.get(f"/mlops/api/models/{name}/versions").json()
     [one] = found["versions"]

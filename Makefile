@@ -13,7 +13,7 @@ SBOM_PYTHON ?= $(BIN)/python
 unexport PYTHONDONTWRITEBYTECODE
 export AIRFLOW_PORT MLFLOW_PORT MONTHS DEMO_HOME
 
-.PHONY: help demo stop install test pytest torture lint format docs bench images sbom schema ui lock clean
+.PHONY: help demo stop install test pytest torture lint format docs bench images sbom schema ui pictures lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
@@ -65,6 +65,11 @@ schema: $(VENV)/.dev-installed ## Write the JSON schema of monitoring's reports
 
 ui: ## Check, test and build the React pages of the plugin, with Node.js; the bundle is committed
 	cd airflow_mlops/plugin/www && npm ci --no-fund --no-audit --silent && npm run --silent lint && npm test --silent && npm run --silent build
+
+pictures: ## Take the pictures of the docs from a running demo (make demo DETACH=1), with Node.js and Chromium
+	cd airflow_mlops/plugin/www && npm ci --no-fund --no-audit --silent
+	CHROMIUM=$$(command -v chromium || command -v chromium-browser) \
+	  node demo/pictures.mjs http://127.0.0.1:$(or $(AIRFLOW_PORT),8080) docs/images
 
 lock: ## Regenerate constraints.txt and docker/hashes.txt from pyproject.toml with the newest releases that fit together
 	rm -rf build/lock && $(PYTHON) -m venv build/lock

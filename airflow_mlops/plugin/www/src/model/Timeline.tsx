@@ -98,6 +98,13 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
       .x((point) => x(middle(point)))
       .y((point) => y(value(level(point, of) as Level) ?? 0))(windows) ?? "";
 
+  // The label at the right edge ends there. One that would cover the label before it is left out.
+  const wide = (tick: Date) => 8 * x.tickFormat()(tick).length;
+  const ticks = x.ticks(Math.max(2, Math.floor(width / 110))).filter((tick, index, all) => {
+    const before = all[index - 1];
+    return x(tick) <= width - 40 || !before || Math.min(width, x(tick)) - wide(tick) > x(before) + wide(before) / 2;
+  });
+
   const step = (event: KeyboardEvent) => {
     const moves: Record<string, number> = { ArrowLeft: -1, ArrowRight: 1, Home: -windows.length, End: windows.length };
     const move = moves[event.key];
@@ -134,7 +141,7 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
                 </text>
               </g>
             ))}
-            {x.ticks(Math.max(2, Math.floor(width / 110))).map((tick) => (
+            {ticks.map((tick) => (
               <text fill={MUTED} fontSize="11" key={tick.getTime()} textAnchor={x(tick) > width - 40 ? "end" : "middle"} x={Math.min(width, x(tick))} y={HEIGHT - 6}>
                 {x.tickFormat()(tick)}
               </text>

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from itertools import groupby
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -44,14 +45,44 @@ def parse(model: type[Any], value: Any, where: str, **context: Any) -> Any:
         return model.model_validate(value, context=context)
     except ValidationError as error:
         problems = "; ".join(
-            ": ".join(
-                filter(
-                    None, [".".join(map(str, item["loc"])), _message(item).removeprefix("Value error, ").rstrip(".")]
-                )
-            )
-            for item in error.errors()
+            ": ".join(filter(None, [".".join(map(str, at)), message]))
+            for at, message in _problems(value, error.errors())
         )
         raise SpecError(f"{where} cannot run as it is configured: {problems}.") from None
+
+
+def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """Yield the location and the message of each problem. A value that may have one of several types is one problem.
+
+    :param value: what was validated
+    :param errors: pydantic's errors, in which the location of a value with several types ends in the type
+    """
+    for location, group in groupby(errors, key=lambda item: item["loc"][:-1]):
+        same = list(group)
+        kinds = [_kind(item["msg"]) for item in same]
+        found = _at(value, location)
+        if len(same) > 1 and all(kinds) and all(item["input"] is found for item in same):
+            yield location, f"{found!r} is none of: {', '.join(filter(None, kinds))}"
+        else:
+            yield from ((item["loc"], _message(item).removeprefix("Value error, ").rstrip(".")) for item in same)
+
+
+def _at(value: Any, location: Sequence[Any]) -> Any:
+    """Return the value at a location; ``None`` if there is none."""
+    for part in location:
+        try:
+            value = value[part]
+        except (TypeError, KeyError, IndexError):
+            return None
+    return value
+
+
+def _kind(message: str) -> str | None:
+    """Return what pydantic says that a value should be, such as ``a number``; ``None`` if it says something else."""
+    start = "Input should be "
+    if not message.startswith(start):
+        return None
+    return message.removeprefix(start).partition(", ")[0].replace("a valid ", "a ").replace("timedelta", "duration")
 
 
 def _message(error: Any) -> str:

@@ -79,4 +79,7 @@ def _between(counts: Floats, cuts: list[int]) -> Floats:
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if value == int(value) and abs(value) < 1e6 else f"{value:.4g}"
+    if value != int(value) or abs(value) >= 1e6:
+        return f"{value:.4g}"
+    # A comma in a year would be odd.
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.0f}"

@@ -252,7 +252,8 @@ def _markdown(value: Any) -> Any:
     if value is None:
         return ""
     if isinstance(value, float):
-        return f"{value:.4g}"
+        # Sums that cancel each other leave a remainder such as 5.7e-18.
+        return f"{value if abs(value) > 1e-12 else 0:.4g}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M} UTC"
     if isinstance(value, int) and not isinstance(value, bool):

@@ -379,3 +379,11 @@ def test_the_false_alarm_rate_holds_for_shapes_that_break_approximations():
         for rows, window in ((600, 60), (300, 900)) * 25
     ]
     assert sum(drift.p_value <= 0.05 for drift in found) <= 350 * 0.05 + 3 * math.sqrt(350 * 0.05 * 0.95)
+
+
+def test_years_have_no_comma_and_larger_whole_numbers_do():
+    years = of(x=list(range(1990, 2020)))
+    assert any(label.startswith("1990 to ") for label in shares(only(years, years)))
+    assert not any("," in label for label in shares(only(years, years)))
+    large = of(x=list(range(20_000, 20_030)))
+    assert any(label.startswith("20,000 to ") for label in shares(only(large, large)))

@@ -205,13 +205,13 @@ def _figure(drift: Drift, name: str, training: str) -> Figure:
     if not drift.bins:
         return Figure(name, note=drift.note or "not measured")
     reference = training if drift.reference == TRAINING else drift.reference
-    width, left, line = 340, 128, 24
+    width, left, line = 360, 148, 24
     largest = max(max(item.reference, item.current) for item in drift.bins) or 1.0
     scale = (width - left - 48) / largest
     parts = []
     for index, item in enumerate(drift.bins):
         y = index * line + 4
-        label = item.label if len(item.label) <= 20 else f"{item.label[:19]}…"
+        label = item.label if len(item.label) <= 18 else f"{item.label[:17]}…"
         end = left + max(item.reference, item.current) * scale + 5
         parts.append(
             element(

@@ -109,6 +109,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=order)
 
 
+def pytest_collection_finish() -> None:
+    """Leave what was imported for the collection out of the search for garbage: it stays until the process ends."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def no_remembered_secrets() -> Iterator[None]:
     """Forget the secrets of a test, because a process masks them in all messages: a password may be a word of another test."""

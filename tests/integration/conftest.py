@@ -61,7 +61,9 @@ def _remove_home() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def airflow_db() -> None:
     """Airflow's metadata database."""
-    create_database(HOME / "airflow.db")
+    # The tests of the cluster have this fixture, too, and a process may run both: a database in use must stay.
+    if not (file := HOME / "airflow.db").exists():
+        create_database(file)
     from airflow.models import import_all_models
     from sqlalchemy.orm import configure_mappers
 

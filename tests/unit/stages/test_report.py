@@ -165,6 +165,15 @@ def test_the_false_alarm_rate_the_tests_and_their_correction_are_stated():
     assert "p < 0.001" in words
 
 
+def test_the_deciding_tests_of_the_table_are_explained():
+    numeric = [
+        Drift(column=test, kind="numeric", effect=0.3, test=test) for test in ("cucconi", "projection 7", "newer")
+    ]
+    words = text_of(render(report(features=numeric)))
+    assert "counts: cucconi: Cucconi test for a change of the level or the spread; projection: Kolmogorov" in words
+    assert "along a random direction." in words
+
+
 def test_watched_columns_are_marked_as_no_features():
     bins = [Bin(label="Monday", reference=0.1, current=0.2)]
     watched = [

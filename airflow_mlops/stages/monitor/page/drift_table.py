@@ -18,6 +18,18 @@ _RECONSTRUCTION = (
     "components of the training data, in standard deviations. The error drifts if relations between features change, even "
     "if the distribution of each feature stays the same."
 )
+_TESTS = {
+    "chi_square": "chi-square test of the shares of the values",
+    "cucconi": "Cucconi test for a change of the level or the spread",
+    "hour": "chi-square test of the hours of the day",
+    "ks": "Kolmogorov-Smirnov test for any difference of the distributions",
+    "missing": "test of the share of rows without a usable value",
+    "norm": "Kolmogorov-Smirnov test of the lengths of the embeddings",
+    "projection": "Kolmogorov-Smirnov test of the embeddings along a random direction",
+    "unseen": "test of the share of rows with values that do not occur in the reference",
+    "weekday": "chi-square test of the weekdays",
+    "words": "test of the shares of rows with a word",
+}
 
 
 @dataclass(frozen=True)
@@ -72,12 +84,14 @@ class FeatureSection:
 
     :param tests: sentences about the number of tests and the thresholds of the tests
     :param order: the end of a sentence that explains the order of the rows
+    :param deciding: what each test does that decided about a row of the table
     :param when: the reference as the end of a phrase, such as ``at training``
     :param more: number of plots if only the first columns are plotted; ``None`` if all columns are plotted
     """
 
     tests: str
     order: str
+    deciding: list[str]
     when: str
     rows: list[Row]
     figures: list[Figure]
@@ -110,6 +124,7 @@ def feature_section(report: Report) -> FeatureSection | None:
     return FeatureSection(
         tests=_tests(report),
         order=_order(report),
+        deciding=_deciding(drifts),
         when=when,
         rows=[_row(drift, largest, report.policy.min_effect, when, watched=id(drift) in watched) for drift in drifts],
         figures=[_figure(drift, drift.column, TRAINING) for drift in plotted[:_MAX_PLOTS]],
@@ -138,6 +153,11 @@ def _order(report: Report) -> str:
         "by drift times importance. Importance is the loss of performance on held-out rows when the feature is "
         "shuffled, as a share of the sum over all features; correlated features share their importance."
     )
+
+
+def _deciding(drifts: Sequence[Drift]) -> list[str]:
+    kinds = {drift.test.partition(" ")[0] for drift in drifts if drift.test}
+    return [f"{kind.replace('_', ' ')}: {_TESTS[kind]}" for kind in sorted(kinds & _TESTS.keys())]
 
 
 def _tests(report: Report) -> str:

@@ -15,6 +15,6 @@ export const answer = async (task: TaskKey, option: "Approve" | "Reject", note: 
   ];
   await change("PATCH", parts.join("/"), { chosen_options: [option], params_input: { note } });
   return option === "Approve"
-    ? "The promotion is approved. The task goes on now, and records it in the ledger."
-    : "The promotion is rejected. The task goes on now, and records it in the ledger.";
+    ? "The promotion is approved. The task continues and records the answer in the ledger."
+    : "The promotion is rejected. The task continues and records the answer in the ledger.";
 };

@@ -6,6 +6,7 @@ import { useData } from "../api/useData";
 import { number, pValue, share } from "../parts/format";
 import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
+import { testMeaning } from "../parts/terms";
 
 const COLORS = { reference: "var(--chakra-colors-fg-muted)", current: "var(--chakra-colors-orange-solid)" };
 
@@ -26,13 +27,18 @@ export const Distribution = ({ column, model, window }: { column: string; model:
           <Text mb={2}>
             {[
               data.effect === null ? null : `Effect ${number(data.effect)}`,
-              data.test,
+              data.test === null ? null : `decided by ${data.test.replaceAll("_", " ")}`,
               data.adjusted_p_value === null ? null : `adjusted ${pValue(data.adjusted_p_value)}`,
               data.note,
             ]
               .filter(Boolean)
               .join(", ")}
           </Text>
+          {data.test !== null && testMeaning(data.test) ? (
+            <Text color="fg.muted" fontSize="xs" mb={2}>
+              {data.test.replaceAll("_", " ")}: {testMeaning(data.test)}
+            </Text>
+          ) : null}
           <Table.ScrollArea aria-label="Distribution, scrollable" maxW="720px" role="group" tabIndex={0}>
             <Table.Root aria-label={`Distribution of ${column}`} size="sm">
               <Table.Header>

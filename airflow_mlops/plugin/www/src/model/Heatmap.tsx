@@ -54,7 +54,8 @@ export const Heatmap = ({ drift, onSelect, selected }: Props) => {
   return (
     <Box>
       <Text color="fg.muted" fontSize="xs" mb={2}>
-        Features are ranked by drift times importance. ● drifted, ✕ broken. The stronger the colour, the larger the effect.
+        Features are ranked by drift times importance. ● drifted, ✕ broken. The stronger the colour, the larger the effect: at least this
+        share of rows would need a different value to match the reference.
       </Text>
       <Table.ScrollArea maxW="100%" ref={area}>
         <table aria-label="Drift of features by window" ref={table} style={{ borderSpacing: 2, borderCollapse: "separate" }}>

@@ -6,6 +6,7 @@ import { reportAddress } from "../api/client";
 import type { Level, ModelFacts, Point } from "../api/types";
 import { Choice } from "../parts/Choice";
 import { moment, number, percent } from "../parts/format";
+import { MetricName } from "../parts/MetricName";
 import { VerdictMark } from "../parts/VerdictMark";
 import { Timeline } from "./Timeline";
 
@@ -88,7 +89,7 @@ export const TimelineTab = ({ model }: { model: ModelFacts }) => {
                   <Table.Cell>
                     <VerdictMark verdict={point.verdict} />
                   </Table.Cell>
-                  <Table.Cell>{point.metric ?? "–"}</Table.Cell>
+                  <Table.Cell>{point.metric === null ? "–" : <MetricName name={point.metric} />}</Table.Cell>
                   <Table.Cell whiteSpace="nowrap">
                     <Interval level={point.realised} />
                   </Table.Cell>

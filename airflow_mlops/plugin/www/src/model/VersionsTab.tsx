@@ -6,6 +6,7 @@ import type { ModelVersion, Versions } from "../api/types";
 import { useData } from "../api/useData";
 import { moment, number } from "../parts/format";
 import { Loading } from "../parts/Loading";
+import { MetricName } from "../parts/MetricName";
 import { Problems } from "../parts/Problems";
 
 const text = (value: unknown): string => (typeof value === "string" ? value : (JSON.stringify(value) ?? "–"));
@@ -41,6 +42,7 @@ const metricRows = (versions: ModelVersion[], ofFit: boolean): Row[] =>
     .filter((name) => OF_FIT.test(name) === ofFit)
     .map((name) => ({
       name,
+      metric: true,
       cell: ({ metrics }) => {
         const found = metrics[name];
         if (!found) return "–";
@@ -49,7 +51,7 @@ const metricRows = (versions: ModelVersion[], ofFit: boolean): Row[] =>
       },
     }));
 
-type Row = { name: string; cell: (version: ModelVersion) => ReactNode };
+type Row = { name: string; metric?: boolean; cell: (version: ModelVersion) => ReactNode };
 
 const rows = (versions: ModelVersion[]): { title: string; rows: Row[] }[] => [
   {
@@ -129,7 +131,7 @@ export const VersionsTab = ({ name }: { name: string }) => {
                   {group.rows.map((row) => (
                     <Table.Row key={row.name}>
                       <Table.Cell bg="bg" left={0} maxW="max(120px, 24vw)" minW="120px" overflowWrap="anywhere" position="sticky" whiteSpace="normal" zIndex={1}>
-                        {row.name}
+                        {row.metric ? <MetricName name={row.name} /> : row.name}
                       </Table.Cell>
                       {versions.map((version) => (
                         <Table.Cell key={version.version}>

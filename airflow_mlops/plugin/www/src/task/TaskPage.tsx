@@ -8,6 +8,7 @@ import { useData } from "../api/useData";
 import { number, percent } from "../parts/format";
 import { Gates } from "../parts/Gates";
 import { Loading } from "../parts/Loading";
+import { MetricName } from "../parts/MetricName";
 import { Problems } from "../parts/Problems";
 import { VerdictMark } from "../parts/VerdictMark";
 import { modelPage } from "../routes";
@@ -37,20 +38,23 @@ const Page = ({ children, href }: { children: ReactNode; href: unknown }) => {
   ) : null;
 };
 
-const Facts = ({ facts, title }: { title: string; facts: [string, unknown][] }) => (
+const numbers = (value: unknown): [string, unknown][] => Object.entries(fields(value));
+
+/** A table of names and values; the metrics come last, because only their names have a known meaning. */
+const Facts = ({ facts, metrics, title }: { title: string; facts: [string, unknown][]; metrics?: unknown }) => (
   <Table.Root aria-label={title} maxW="720px" size="sm">
     <Table.Body>
-      {facts.map(([name, value]) => (
-        <Table.Row key={name}>
-          <Table.Cell fontWeight="medium">{name}</Table.Cell>
-          <Table.Cell overflowWrap="anywhere">{text(value)}</Table.Cell>
-        </Table.Row>
-      ))}
+      {[...facts.map((fact) => [...fact, false] as const), ...numbers(metrics).map((fact) => [...fact, true] as const)].map(
+        ([name, value, metric]) => (
+          <Table.Row key={name}>
+            <Table.Cell fontWeight="medium">{metric ? <MetricName name={name} /> : name}</Table.Cell>
+            <Table.Cell overflowWrap="anywhere">{text(value)}</Table.Cell>
+          </Table.Row>
+        ),
+      )}
     </Table.Body>
   </Table.Root>
 );
-
-const numbers = (value: unknown): [string, unknown][] => Object.entries(fields(value));
 
 const Evaluation = ({ result }: { result: Fields }) => {
   const candidates = list(fields(result.verdict).candidates) as Candidate[];
@@ -84,8 +88,8 @@ const Monitoring = ({ result }: { result: Fields }) => (
         ["most drifted", result.most_drifted],
         ["worst segment", result.worst_segment],
         ["changed since", result.changed_since],
-        ...numbers(result.metrics),
       ]}
+      metrics={result.metrics}
       title="Findings"
     />
   </>
@@ -155,8 +159,8 @@ const Training = ({ result }: { result: Fields }) => (
         ...(typeof result.metric === "string" ? ([[`best ${result.metric}`, result.value]] as [string, unknown][]) : []),
         ...numbers(result.trials).map(([state, count]): [string, unknown] => [`trials: ${state}`, count]),
         ...numbers(result.params),
-        ...numbers(result.metrics),
       ]}
+      metrics={result.metrics}
       title="Result"
     />
   </>

@@ -1,0 +1,52 @@
+/** What the recorded names of metrics and drift tests mean, in one clause each. */
+
+const METRICS: Record<string, string> = {
+  average_precision: "area under the precision-recall curve; 1 is perfect",
+  balanced_accuracy: "mean recall of the classes",
+  bias: "mean of prediction minus label",
+  brier: "Brier score: mean squared error of the probabilities; lower is better",
+  coverage: "share of the predictions that have a label",
+  ece: "expected calibration error: mean difference between predicted probability and share of positive rows, over ten bins; lower is better",
+  expected_cost: "mean cost of a row, with the costs of a false positive (fp) and a false negative (fn) in the name; lower is better",
+  f1: "harmonic mean of precision and recall",
+  f1_macro: "mean of the F1 scores of the classes",
+  feature_drift: "effect of the drift of the most drifted feature, as a share of rows",
+  label_drift: "effect of the drift of the labels, as a share of rows",
+  log_loss: "mean of -log(probability of the true class); lower is better",
+  mae: "mean absolute error; lower is better",
+  multivariate_drift: "effect of the drift of the joint distribution of the features (error of reconstructing them with PCA), as a share of rows",
+  prediction_drift: "effect of the drift of the scores, as a share of rows",
+  r2: "R²: share of the labels' variance that the model explains",
+  rmse: "root mean squared error; lower is better",
+  roc_auc: "area under the ROC curve: probability that a positive row has a higher score than a negative one; 0.5 is chance",
+  roc_auc_ovr: "mean area under the ROC curves of each class against the rest; 0.5 is chance",
+};
+
+/** Of names such as `estimated_roc_auc_low` and `expected_cost_fp1_fn20`, the part that names the metric. */
+const base = (name: string): string =>
+  name.replace(/^(estimated|uncalibrated|in_sample)_/, "").replace(/(_(low|high|reference)|(?<=^expected_cost)_fp.*)$/, "");
+
+/** The meaning of a metric's name; undefined if the name speaks for itself or is a user's own. */
+export const metricMeaning = (name: string): string | undefined => {
+  const found = base(name);
+  return Object.hasOwn(METRICS, found) ? METRICS[found] : undefined;
+};
+
+const TESTS: Record<string, string> = {
+  chi_square: "chi-square test: have the shares of the values changed?",
+  cucconi: "Cucconi test: has the level or the spread of the values changed?",
+  hour: "chi-square test: have the shares of the hours of the day changed?",
+  ks: "Kolmogorov-Smirnov test: do the two distributions differ anywhere?",
+  missing: "has the share of rows without a usable value changed?",
+  norm: "Kolmogorov-Smirnov test of the lengths of the embeddings",
+  projection: "Kolmogorov-Smirnov test of the embeddings along a random direction",
+  unseen: "has the share of rows with values that do not occur in the reference changed?",
+  weekday: "chi-square test: have the shares of the weekdays changed?",
+  words: "has the share of rows with some word changed?",
+};
+
+/** The meaning of the test that decides whether a column has drifted; undefined if the test is unknown. */
+export const testMeaning = (test: string): string | undefined => {
+  const [found = ""] = test.split(" ");
+  return Object.hasOwn(TESTS, found) ? TESTS[found] : undefined;
+};

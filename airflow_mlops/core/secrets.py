@@ -108,9 +108,9 @@ def credential_paths(value: Any, path: str = "") -> Iterator[str]:
 
 
 def has_secret_template(value: Any) -> bool:
-    """Return whether a value of JSON has a template of a connection's password or extra, or of a secret Variable.
+    """Return whether a JSON value contains a template of a connection's password or extra, or of a secret Variable.
 
-    A Variable is secret if its name says so, as in Airflow.
+    As in Airflow, a Variable is secret if its name contains a word such as ``password`` or ``token``.
     """
     if isinstance(value, str):
         return _SECRET_TEMPLATE.search(value) is not None

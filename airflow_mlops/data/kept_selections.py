@@ -18,7 +18,7 @@ from airflow_mlops.data.store import ArtifactStore
 
 
 class KeptSelections:
-    """The selections of one task, which are stored with its checkpoints.
+    """The dataset selections of one task: which datasets its first try found. They are stored with its checkpoints.
 
     :param store: artifact store
     :param key: key of the step's result, which all tries of a task share

@@ -61,14 +61,14 @@ _LEVELS = {
 
 
 class Timeline:
-    """The files in a folder that are named by windows.
+    """The files of a folder whose names begin with a window.
 
-    The name of a file is :attr:`~airflow_mlops.core.windows.Window.key` or
-    :attr:`~airflow_mlops.core.windows.Window.file_name` of its window, and may go on after a hyphen.
+    A file name begins with :attr:`~airflow_mlops.core.windows.Window.key` or
+    :attr:`~airflow_mlops.core.windows.Window.file_name` of the window. A hyphen and more text may follow.
 
     :param store: artifact store with the folder
     :param folder: key of the folder
-    :param suffix: end of the file names. Other files are left out
+    :param suffix: end of the file names. Other files are ignored
     """
 
     def __init__(self, store: ArtifactStore, folder: str, suffix: str = ".json") -> None:

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 class RefitOperator(StepOperator):
     """Fits the winner of an evaluation again on all rows of its training set, held-out rows included.
 
-    The new version is compared with the judged version: the signature must be the same, the predictions must be stable,
-    and the new version must not be worse on the held-out rows. If it passes, it is registered and is the winner of the
-    verdict that PromoteOperator receives. If not, the judged version stays the winner. Its metrics are those of the judged
-    version, because no rows are held out from it. Without a winner, nothing is fitted.
+    The new version is compared with the judged version, which is the version that won the evaluation: the signature must be
+    the same, the predictions must be stable, and the new version must not be worse on the held-out rows. If the new version
+    passes, it is registered and replaces the winner in the verdict that PromoteOperator receives. The verdict keeps the
+    metrics of the judged version, because no rows are held out from the new version. If the new version fails, the judged
+    version stays the winner. If the evaluation has no winner, nothing is fitted.
 
     :param verdict: the output of an EvaluateOperator
-    :param allow_code: whether code may run that the MLflow run of the winner names: functions, networks, datasets,
+    :param allow_code: whether user code that the winner's MLflow run names may run: functions, networks, datasets,
         preprocessing and custom metrics. By default, only estimators of well-known packages are fitted again. This
         parameter is not templated, so that only the author of the DAG can set it
     :param mlflow_conn_id: id of the Airflow connection to MLflow

@@ -89,7 +89,7 @@ def load(store: ArtifactStore, key: str, version: int) -> dict[str, tuple[str, A
     except FileNotFoundError:
         return {}
     except (OSError, EOFError, zlib.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        log.warning("The file %s cannot be used (%s). Each file is read.", key, error)
+        log.warning("The copy %s cannot be used (%s), so each original file is read.", key, error)
         return {}
 
 
@@ -99,4 +99,4 @@ def save(store: ArtifactStore, key: str, version: int, values: Mapping[str, tupl
     try:
         store.write_bytes(key, gzip.compress(content.encode(), compresslevel=5, mtime=0))
     except StoreError as error:
-        log.warning("The file %s was not written, so reading is slow: %s", key, error)
+        log.warning("The copy %s was not written, so the next page reads each original file: %s", key, error)

@@ -74,7 +74,7 @@ class Lineage(Model):
 
 
 class ModelData(Model):
-    """The data of a model."""
+    """The datasets of a model with their windows, and the lineage from raw data to the predictions."""
 
     datasets: list[DatasetWindows] = Field(default_factory=list)
     lineage: Lineage = Lineage()

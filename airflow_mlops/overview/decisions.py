@@ -91,7 +91,7 @@ def _parse(content: bytes) -> Entry | None:
 
 
 def standing(store: ArtifactStore, model: str, entries: Sequence[Entry]) -> Standing:
-    """Return the result of all decisions.
+    """Return what follows from all decisions: the champion, the open retraining request, and the acknowledged windows.
 
     :param entries: entries of the ledger, oldest first
     :raises StoreError: the store cannot be read

@@ -65,7 +65,7 @@ def update(store: ArtifactStore, model: str, kind: Kind, predictions: str | None
             time.sleep(pause)
         log.warning("The index of model %r may be out of date, because other tasks changed it meanwhile.", model)
     except Exception as error:  # noqa: BLE001 - the step has succeeded
-        log.warning("The index of model %r was not updated, so pages may show older facts: %s", model, error)
+        log.warning("The index of model %r was not updated, so pages in Airflow may show older facts: %s", model, error)
 
 
 def trained(store: ArtifactStore, ref: ModelVersionRef, dag_id: str, time: datetime | None = None) -> None:
@@ -203,5 +203,5 @@ def rebuild(store: ArtifactStore) -> list[str]:
     try:
         store.write_bytes(_COMPLETE, b"")
     except StoreError as error:
-        log.warning("The index was not completed, so the next reader builds it again: %s", error)
+        log.warning("The index of models was not marked as complete, so the next reader builds it again: %s", error)
     return sorted(models)

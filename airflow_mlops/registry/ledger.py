@@ -87,10 +87,10 @@ class Decision(Model):
     """A decision about a model's champion, canary or endpoints, with the facts that it is based on.
 
     :param decision: kind of decision. ``requested`` means that monitoring or a user requested retraining; ``provenance``
-        contains the request. ``acknowledged`` means that a user has seen that a window is to be watched. ``deployed`` and
-        ``undeployed`` refer to ``endpoint``, those that begin with ``canary`` to ``canary``, and ``received`` to ``received``.
-        ``moved_outside`` means that the alias ``champion`` was moved or deleted in MLflow, and refers to ``outside``. A newer
-        release may have written other kinds
+        contains the request. ``acknowledged`` means that a user acknowledged the verdict ``watch`` on ``window``.
+        ``moved_outside`` means that a person moved or deleted the alias ``champion`` in MLflow; ``outside`` has the details.
+        The field ``endpoint`` has the details of ``deployed`` and ``undeployed``, ``canary`` those of the kinds
+        ``canary_...``, and ``received`` those of ``received``. A newer release may have written other kinds
     :param replaced: the champion before the decision; ``None`` if the model had no champion
     :param champion: the champion after the decision; ``None`` if the model has no champion
     :param candidates: metrics and gate results of each candidate
@@ -100,16 +100,17 @@ class Decision(Model):
     :param origins: training set, code and environment of each candidate, or of the champion after a rollback
     :param reason: the reason in one sentence
     :param approval: a person's answer to the request for approval; ``None`` if no approval was needed
-    :param refit: how the winner was fitted again on all rows, with the judged version; ``None`` if it was not
-    :param files: after a promotion, SHA-256 of each file of the new champion, by path; empty in entries of earlier releases.
-        After a move outside, those of the last promotion of the new champion; empty if there was none
-    :param card: in the same entries, SHA-256 of the new champion's model card and verdict, by name of the file
+    :param refit: how the winner was fitted again on all rows; ``None`` if it was not fitted again
+    :param files: SHA-256 of each file of the new champion, by path, in ``promoted`` and ``moved_outside``. An entry
+        ``moved_outside`` repeats the hashes of the version's last promotion. Empty if the version was never promoted, and in
+        entries of earlier releases
+    :param card: SHA-256 of the new champion's model card and verdict, by file name, in the same entries as ``files``
     :param window: the acknowledged window; ``None`` for other decisions
     :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions
-    :param canary: the step of a canary, also of one that is promoted; ``None`` for other decisions
-    :param received: the version that was copied from another registered model, also of a promotion by ``airflow mlops promote``;
-        ``None`` for other decisions
-    :param outside: how a move outside of this package was noticed; ``None`` for other decisions
+    :param canary: the step of a canary, also if ``promoted`` ends the canary; ``None`` for other decisions
+    :param received: the version that was copied from another registry, also if ``airflow mlops promote`` promotes it; ``None``
+        for other decisions
+    :param outside: how the change of the alias in MLflow was noticed; ``None`` for other decisions
     """
 
     decision: Kind | str

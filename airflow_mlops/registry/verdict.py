@@ -136,7 +136,7 @@ class LiveRows(Model):
 
     @property
     def sentence(self) -> str:
-        """Return the numbers in one sentence."""
+        """Return a sentence with the number of compared rows and of those left out."""
         return (
             f"{self.rows:,} rows were predicted by all versions and have a label; left out were {self.unpaired:,} rows that "
             f"only some of the versions predicted, {self.repeated:,} that one of them predicted several times, and "

@@ -118,6 +118,8 @@ class Canary:
             if problem is None and self._key is not None and not champion.columns.has(self._key):
                 problem = f"requests do not have the field {self._key!r}, which decides between the two"
             if problem is not None:
-                log.warning("The canary %s answers no requests: %s.", canary.ref, problem)
+                log.warning(
+                    "The canary %s cannot answer requests for the champion, so it gets none: %s.", canary.ref, problem
+                )
             judged = self._judged = (champion, canary, problem is None)
         return judged[2]

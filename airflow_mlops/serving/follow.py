@@ -57,7 +57,7 @@ class Failures:
         return min(_FIRST_PAUSE * 2.0 ** (self.count - 1), _LONGEST_PAUSE) if self.count else 0.0
 
     def add(self, version: int) -> None:
-        """Note that a version failed now."""
+        """Record that a version has just failed to load."""
         self.count = self.count + 1 if version == self.version else 1
         self.version, self._due = version, time.monotonic() + self._pause
 

@@ -154,5 +154,5 @@ def request_id_of(request: Request, body: dict[str, Any]) -> str:
     """
     given = body.get("id") or request.headers.get("x-request-id") or secrets.token_hex(16)
     if not isinstance(given, str) or len(given) > _ID_LENGTH:
-        raise SchemaError(f"The id of the request is not a text of at most {_ID_LENGTH} characters.")
+        raise SchemaError(f"The id of the request must be text of at most {_ID_LENGTH} characters.")
     return given

@@ -88,7 +88,7 @@ class Cached:
         return result.model_copy(update={"cached": origin, "summary": summary, "usage": None})
 
     def keep(self, result: dict[str, Any]) -> None:
-        """Enter the stored result of the step into the cache. An error is only logged, because the step has succeeded."""
+        """Add the stored result of the step to the cache. An error is only logged, because the step has succeeded."""
         if self._key is None:
             return
         try:

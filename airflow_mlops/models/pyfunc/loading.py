@@ -66,8 +66,8 @@ def describe(folder: Path, name: str) -> Model:
     if pyfunc is None:
         flavours = ", ".join(description.flavors) or "none"
         raise ModelFormatError(
-            f"{name} was not trained by TrainOperator and has no flavour python_function (only {flavours}). Log it with "
-            "log_model of an MLflow flavour that MLflow can predict with, or train it with TrainOperator."
+            f"{name} was not trained by TrainOperator and has no flavour python_function (its flavours: {flavours}). Train "
+            "it with TrainOperator, or log it with an MLflow flavour that supports mlflow.pyfunc, such as mlflow.sklearn."
         )
     return description
 

@@ -53,7 +53,7 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
         facts.append(f"No challenger reduces the mean loss significantly and by enough ({needed}).")
     else:
         over = f"mean of {best.windows} windows" if best.windows > 1 else "this window"
-        over += f", corrected for {len(of_each)} trainers" if len(of_each) > 1 else ""
+        over += f", corrected for {len(of_each)} compared trainers" if len(of_each) > 1 else ""
         facts.append(
             f"The challenger{_named(best.trainer)} with {_past(best.past)} reduces the mean loss by {share(best.share)} ({over}; at least "
             f"{share(best.low)} with {share(policy.confidence, 0)} confidence, {needed})."

@@ -80,11 +80,12 @@ def _trained_on(folders: Mapping[ModelVersionRef, Path], part: str, store: Artif
 
 
 def with_weights(data: HeldOut, candidates: Sequence[Candidate], *, live: bool) -> HeldOut:
-    """Return the held-out rows with the weights of the column with which the candidates were trained.
+    """Return the held-out rows with the row weights that the candidates were trained with.
 
-    All models are measured with the same weights: the champion and models that TrainOperator did not train, too.
+    The champion and models that TrainOperator did not train are measured with the same weights.
 
-    :param live: whether the rows are live evidence. Their metrics are not weighted if they lack the column
+    :param live: whether the rows are predictions in production. Such rows are returned without weights if they lack the
+        column of weights; held-out rows must have it
     :raises SpecError: candidates were trained with different columns of weights, or with and without one
     :raises WeightError: the dataset lacks the column, or its values are not weights
     """

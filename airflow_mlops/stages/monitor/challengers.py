@@ -203,7 +203,10 @@ def _fit(training: Training, contract: ModelContract) -> Fit:
 
 
 def metric_of(policy: Policy, contract: ModelContract) -> str:
-    """Return the metric by which challengers are compared: the policy's metric if it has a loss for each row."""
+    """Return the metric by which challengers are compared.
+
+    This is the policy's metric, or the default metric of the ML task if the policy's metric has no loss for each row.
+    """
     metric = policy.metric
     return metric if metric is not None and realised(contract.task, [metric]) else REALISED[contract.task][0]
 

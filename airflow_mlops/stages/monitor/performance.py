@@ -94,7 +94,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     notes = []
     if outcomes.skipped:
         rows = counted(outcomes.skipped, "labelled row")
-        notes.append(f"Performance leaves out {rows} in which the label or the score is not a finite number.")
+        notes.append(f"Performance excludes {rows}, because the label or the score is not a finite number.")
     if outcomes.unknown:
         rows = counted(outcomes.unknown, "row")
         notes.append(

@@ -1,8 +1,8 @@
-"""The trainers of challengers: the champion's, and those of the other candidates of the last decision.
+"""The trainers of challengers: the champion's trainer, and the trainers of the other candidates of the last decision.
 
-A training that chooses among several candidates may find a better model with another trainer than the champion's. The
-ledger names the candidates of the last decision, and the MLflow run of each candidate names its trainer. Everybody who may
-write MLflow runs could name any class there, so a recorded trainer is used only if it runs no code of a user, see
+Retraining compares several candidates, so its winner may have another trainer than the champion. The ledger names the
+candidates of the last decision, and the MLflow run of each candidate names its trainer. Whoever can write MLflow runs
+could name any class there. A recorded trainer is therefore used only if it runs no user code, see
 :mod:`airflow_mlops.models.trainers.known`.
 """
 

@@ -1,6 +1,6 @@
-"""Look whether the champion was changed in MLflow, and record the change in the ledger.
+"""Check whether the champion was changed in MLflow without this package, and record the change in the ledger.
 
-``python -m airflow_mlops.stages.outside_moves.step`` looks once. The command reads a :class:`Look` as JSON from standard
+``python -m airflow_mlops.stages.outside_moves.step`` checks once. The command reads a :class:`Look` as JSON from standard
 input. The last line of output is a JSON object, which contains ``result`` (always null: the ledger has the result), or
 ``error`` and ``message`` after an error.
 """
@@ -25,7 +25,7 @@ from airflow_mlops.stages.outside_moves.spec import OutsideMovesResult, OutsideM
 
 
 class Look(Model):
-    """One look at the champion.
+    """One check of the champion.
 
     :param store: URL of the artifact store
     :param key: the ``id`` of a new entry
@@ -61,7 +61,7 @@ def run(spec: OutsideMovesSpec, context: StepContext) -> OutsideMovesResult | No
 
 
 def main() -> None:
-    """Look once, and print the error, if there is one, as JSON."""
+    """Run one check that standard input describes, and print the error, or null, as JSON."""
     # Libraries log and print URLs with credentials.
     sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s", force=True)

@@ -30,7 +30,7 @@ def inputs(spec: TrainingSetSpec, context: StepContext) -> dict[str, Any]:
 
 
 def artifacts(result: TrainingSetResult, spec: TrainingSetSpec, context: StepContext) -> dict[str, str]:
-    """Return the training set, whose files are checked against their hashes."""
+    """Check the files of the training set against their hashes, and return its artifacts."""
     return verified(context.store, result.dataset)
 
 

@@ -27,6 +27,9 @@ from airflow_mlops.core.fingerprints import fingerprint
 _INSTALLED = ("site-packages", "dist-packages")
 _OWN = "airflow_mlops"
 _IMPORTERS = ("import_module", "__import__")
+# Other ways to run code that no import statement names.
+_LOADERS = ("exec", "spec_from_file_location", "SourceFileLoader", "resolve_name", "import_string")
+_LOADING = ("pydoc", "runpy")
 
 
 def environment() -> str:
@@ -64,11 +67,13 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
             if spec is None:
                 # It may be written later. An attribute of a module is no module.
                 if module == name and is_module:
+                    if module in sys.modules:
+                        raise NotCacheableError(f"the module {module!r} is imported, but has no file that is known")
                     found[module] = ""
                 continue
             if _is_pinned(spec):
                 if name in named:
-                    found[module] = _hash_of_package(spec)
+                    found[module] = _hash_of_package(_find(module.partition(".")[0]) or spec)
                 break
             if module in found or (source := _source(spec)) is None:
                 continue
@@ -124,13 +129,18 @@ def _is_pinned(spec: ModuleSpec) -> bool:
     """Return whether the version of Python or of an installed package determines the module's code."""
     if spec.origin in ("built-in", "frozen") or spec.name.partition(".")[0] == _OWN:
         return True
-    return any(part in Path(place).parts for place in _places(spec) for part in _INSTALLED) or _is_standard(spec)
+    places = _places(spec)
+    # A package without `__init__.py` may have a folder of an installed package and one of the user's own.
+    return bool(places) and all(_is_installed(place) or _is_standard(place) for place in places)
 
 
-def _is_standard(spec: ModuleSpec) -> bool:
+def _is_installed(place: str) -> bool:
+    return any(part in Path(place).parts for part in _INSTALLED)
+
+
+def _is_standard(place: str) -> bool:
     # A file of the user's own may have the name of a module of the standard library.
-    folder = os.path.realpath(get_path("stdlib"))
-    return any(Path(os.path.realpath(place)).is_relative_to(folder) for place in _places(spec))
+    return Path(os.path.realpath(place)).is_relative_to(os.path.realpath(get_path("stdlib")))
 
 
 def _places(spec: ModuleSpec) -> list[str]:
@@ -141,8 +151,7 @@ def _places(spec: ModuleSpec) -> list[str]:
 
 def _hash_of_package(spec: ModuleSpec) -> str:
     """Return a hash of the Python files of an installed package. Its version may stay the same when it is built again."""
-    installed = any(part in Path(place).parts for place in _places(spec) for part in _INSTALLED)
-    if spec.name.partition(".")[0] == _OWN or not installed:
+    if spec.name.partition(".")[0] == _OWN or not any(map(_is_installed, _places(spec))):
         return "pinned"
     digest = hashlib.sha256()
     folders = list(spec.submodule_search_locations or ())
@@ -174,6 +183,8 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
     except (SyntaxError, ValueError) as error:
         raise NotCacheableError(f"the module {spec.name!r} cannot be parsed ({error})") from None
     package = spec.name if spec.submodule_search_locations is not None else spec.name.rpartition(".")[0]
+    known: set[int] = set()
+    # A call comes before the name of its function.
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, True) for alias in node.names)
@@ -187,9 +198,26 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
             yield from ((f"{base}.{alias.name}", False) for alias in node.names if alias.name != "*")
         elif isinstance(node, ast.Call) and _name(node.func) in _IMPORTERS:
             first = node.args[0] if node.args else None
-            if not isinstance(first, ast.Constant) or not isinstance(first.value, str) or first.value.startswith("."):
-                raise NotCacheableError(f"the module {spec.name!r} imports a module whose name it computes")
-            yield first.value, True
+            if isinstance(first, ast.Constant) and isinstance(first.value, str) and not first.value.startswith("."):
+                known.add(id(node.func))
+                yield first.value, True
+        if id(node) not in known and (way := _other_way(node)):
+            raise NotCacheableError(f"the module {spec.name!r} imports a module whose name it computes ({way})")
+
+
+def _other_way(node: ast.AST) -> str | None:
+    """Return what a node names that can run code which no import statement names; ``None`` for other nodes."""
+    if isinstance(node, ast.Import):
+        return next((alias.name for alias in node.names if alias.name in _LOADING), None)
+    if isinstance(node, ast.ImportFrom):
+        renamed = (
+            alias.name for alias in node.names if alias.asname is not None and alias.name in _IMPORTERS + _LOADERS
+        )
+        return node.module if node.module in _LOADING else next(renamed, None)
+    found = _name(node) if isinstance(node, ast.expr) else ""
+    # Such as the method `exec` of an object of the user's own.
+    is_method = found == "exec" and isinstance(node, ast.Attribute)
+    return found if found in _IMPORTERS + _LOADERS and not is_method else None
 
 
 def _name(function: ast.expr) -> str:

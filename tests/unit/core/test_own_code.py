@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -75,10 +76,16 @@ def test_a_module_that_appears_later_counts(folder):
     ("text", "problem"),
     [
         ("import importlib\nname = 'x'\nimportlib.import_module(name)\n", "name it computes"),
+        ("from importlib import import_module as load\nload('x' + 'y')\n", "name it computes"),
+        ("from importlib import import_module\nlist(map(import_module, ['x']))\n", "name it computes"),
+        ("import runpy\nrunpy.run_path('x.py')\n", "name it computes"),
+        ("exec(open('x.py').read())\n", "name it computes"),
+        ("import own_ghost\n", "no file that is known"),
         ("def broken(:\n", "cannot be parsed"),
     ],
 )
-def test_code_that_cannot_be_followed_is_not_hashed(folder, text, problem):
+def test_code_that_cannot_be_followed_is_not_hashed(folder, text, problem, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own_ghost", ModuleType("own_ghost"))
     written(folder, {"own_odd.py": text})
     with pytest.raises(NotCacheableError, match=problem):
         own_code.hashes(["own_odd:f"])
@@ -106,6 +113,18 @@ def test_an_installed_package_counts_with_its_files_only_if_a_path_names_it(fold
         "airflow_mlops": "pinned",
         "json": "pinned",
     }
+
+
+def test_a_package_may_have_an_installed_folder_and_one_of_the_users_own(folder, monkeypatch):
+    places = folder / "shared" / "site-packages"
+    written(places, {"own_shared/bought.py": "A = 1\n"})
+    written(folder, {"own_shared/own.py": "B = 1\n", "own_mixed.py": "import own_shared.bought, own_shared.own\n"})
+    monkeypatch.syspath_prepend(places)
+    before = [own_code.hashes([path]) for path in ("own_mixed:f", "own_shared.bought:A")]
+    written(folder, {"own_shared/own.py": "B = 2\n"})
+    assert own_code.hashes(["own_mixed:f"]) != before[0]
+    written(places, {"own_shared/bought.py": "A = 2\n"})
+    assert own_code.hashes(["own_shared.bought:A"]) != before[1]
 
 
 def test_a_file_with_the_name_of_a_standard_module_counts(folder, monkeypatch):

@@ -32,6 +32,10 @@ def choices(name: Any, known: Iterable[str]) -> str:
     return f"choose one of {', '.join(options)}{f' (did you mean {near[0]!r}?)' if near else ''}"
 
 
+# Unlike every value that can be validated, also None.
+_NOTHING = object()
+
+
 def parse(model: type[Any], value: Any, where: str, **context: Any) -> Any:
     """Validate ``value`` and return it as an instance of ``model``.
 
@@ -68,12 +72,12 @@ def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ..
 
 
 def _at(value: Any, location: Sequence[Any]) -> Any:
-    """Return the value at a location; ``None`` if there is none."""
+    """Return the value at a location; :data:`_NOTHING` if there is none, for example because the location names a type."""
     for part in location:
         try:
             value = value[part]
         except (TypeError, KeyError, IndexError):
-            return None
+            return _NOTHING
     return value
 
 

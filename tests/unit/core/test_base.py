@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
 
 from airflow_mlops.core.base import Model, parse
 from airflow_mlops.core.errors import SpecError
@@ -17,7 +18,18 @@ class Inner(Model):
     second: float = 0
 
 
+class Known(Model):
+    kind: Literal["known"] = "known"
+    first: str = ""
+    second: dict[str, int] = {}
+
+
+class Other(Model):
+    kind: Literal["other"] = "other"
+
+
 class Outer(Model):
+    tagged: Annotated[Known | Other, Field(discriminator="kind")] = Known()
     inner: Inner = Inner()
     numbers: list[float | bool] = []
     name: str | None = None
@@ -42,6 +54,12 @@ def test_different_fields_with_the_same_value_stay_different_problems():
     assert [problem.partition(": ")[0] for problem in found] == ["inner.first", "inner.second"]
     assert all("number" in problem or "integer" in problem for problem in found)
     assert len(problems(numbers=["x", "x"])) == 2
+
+
+def test_different_fields_that_are_null_stay_different_problems():
+    # The location contains the kind, which is no key of the value.
+    found = problems(tagged={"kind": "known", "first": None, "second": None})
+    assert [problem.partition(": ")[0] for problem in found] == ["tagged.known.first", "tagged.known.second"]
 
 
 def test_a_value_of_one_type_and_unknown_fields_are_named():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import json
 import os
 import platform
 import sys
@@ -23,6 +24,7 @@ from sysconfig import get_path
 from airflow_mlops import __version__
 from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.core.forks import may_differ
 
 _INSTALLED = ("site-packages", "dist-packages")
 _OWN = "airflow_mlops"
@@ -33,16 +35,39 @@ _LOADING = ("pydoc", "runpy")
 
 
 def environment() -> str:
-    """Return a fingerprint of Python's version, the kind of machine, and the versions of all installed packages."""
+    """Return a fingerprint of Python's version, the kind of machine, and the versions of all installed packages.
+
+    Packages that were installed from a repository, a folder or a file also count by their files, because such a package may
+    be built again with the same version.
+    """
     # The names of these folders contain the versions. Reading the metadata of all packages takes a second.
     packages = {
-        name
+        (name, _files_of(os.path.join(folder, name)))
         for folder in sys.path
         if os.path.isdir(folder)
         for name in os.listdir(folder)
         if name.endswith((".dist-info", ".egg-info"))
     }
     return fingerprint([platform.python_version(), platform.machine(), __version__, sorted(packages)])
+
+
+def _files_of(metadata: str) -> str:
+    """Return a hash of the files of a package without a release; empty for other packages, and if it is editable.
+
+    The code of an editable package is found outside of ``site-packages``, like that of other modules of the user's own.
+
+    :param metadata: the folder ``*.dist-info``
+    """
+    try:
+        origin = Path(metadata, "direct_url.json").read_text(encoding="utf-8")
+        if json.loads(origin).get("dir_info", {}).get("editable"):
+            return ""
+        record = Path(metadata, "RECORD").read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    # Scripts contain the path of Python, and the metadata the time or place of the build.
+    own = ("..", os.path.basename(metadata))
+    return fingerprint(sorted(line for line in record.splitlines() if not line.startswith(own)))
 
 
 def hashes(paths: Iterable[str]) -> dict[str, str]:
@@ -77,6 +102,11 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
                 break
             if module in found or (source := _source(spec)) is None:
                 continue
+            if may_differ(module, str(spec.origin)):
+                raise NotCacheableError(
+                    f"the file of the module {module!r} was changed, and the process of the task was forked from one that may "
+                    "have imported the old one; restart the scheduler or worker"
+                )
             found[module] = hashlib.sha256(source).hexdigest()
             waiting += _imports(source, spec)
     return dict(sorted(found.items()))

@@ -12,6 +12,7 @@ from typing import Any
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
+import airflow_mlops.core.forks  # noqa: F401 - before processes are forked
 from airflow_mlops.plugin import keyless_events, preload
 from airflow_mlops.plugin.bundle import react_apps
 

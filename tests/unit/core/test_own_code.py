@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -146,3 +147,63 @@ def test_a_new_version_of_an_installed_package_changes_the_environment(tmp_path,
     assert len({before, first, own_code.environment()}) == 3
     monkeypatch.setattr(own_code, "__version__", "0.0.1")
     assert own_code.environment() != first
+
+
+def test_a_package_without_a_release_counts_by_its_files(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    # Old tools wrote a file instead of a folder.
+    written(tmp_path, {"old-1.0.egg-info": "Name: old"})
+    line = (
+        "bought/a.py,sha256={},1\n../../../bin/bought,sha256={},1\nbought-1.0.dist-info/direct_url.json,sha256={},1\n"
+    )
+
+    def installed(origin, code, place):
+        written(
+            tmp_path / "bought-1.0.dist-info", {"direct_url.json": origin, "RECORD": line.format(code, place, place)}
+        )
+        return own_code.environment()
+
+    git, editable = '{"url": "u", "vcs_info": {"vcs": "git"}}', '{"url": "u", "dir_info": {"editable": true}}'
+    assert installed(git, "one", "here") == installed(git, "one", "there")
+    assert installed(git, "one", "here") != installed(git, "two", "here")
+    assert installed(editable, "one", "here") == installed(editable, "two", "here")
+
+
+FORKED = """
+import os, sys
+import airflow_mlops.core.forks
+from airflow_mlops.core import own_code
+from airflow_mlops.core.errors import NotCacheableError
+
+def hashed():
+    child = os.fork()
+    if child == 0:
+        try:
+            found = bool(own_code.hashes(["own_forked:f"])["own_forked"])
+        except NotCacheableError as error:
+            found = "own_forked" in str(error) and 2
+        os._exit(int(found))
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+def change():
+    with open(os.path.join(sys.argv[1], "own_forked.py"), "w") as file:
+        file.write("A = 2\\n")
+    # A copy may have an old time of modification.
+    os.utime(file.name, (0, 0))
+
+sys.path.append(sys.argv[1])
+import own_forked
+unchanged = hashed()
+change()
+imported = hashed()
+del sys.modules["own_forked"]
+print(unchanged, imported, hashed())
+"""
+
+
+def test_a_module_that_was_imported_before_the_fork_and_changed_is_not_hashed(tmp_path):
+    written(tmp_path, {"own_forked.py": "A = 1\n"})
+    found = subprocess.run(
+        [sys.executable, "-c", FORKED, str(tmp_path)], capture_output=True, text=True, check=True, timeout=300
+    )
+    assert found.stdout.split() == ["1", "2", "1"]

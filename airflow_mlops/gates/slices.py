@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow_mlops.metrics.comparison import Comparison
 
 MIN_ROWS = 30
-"""Minimum number of rows of a slice. The result of a smaller slice is ``uncertain``."""
+"""Minimum number of rows of a slice with a weight above 0. The result of a smaller slice is ``uncertain``."""
 
 
 def _not_negative(margin: Margin) -> Margin:
@@ -71,10 +71,15 @@ class NotWorseOnSlices(MetricGate):
         compared: list[tuple[str, int, Comparison | None]] = []
         # The positions of the rows of one column's slices are in memory at the same time.
         for slices in self._slices(evidence, evidence.champion):
-            large = [part.index for part in slices if len(part.index) >= MIN_ROWS]
+            # A row without weight is not measured.
+            measured = [
+                part.index if mine.weight is None else part.index[mine.weight[part.index] > 0] for part in slices
+            ]
+            large = [index for index in measured if len(index) >= MIN_ROWS]
             found = iter(compare(self._metric, mine, theirs, resampling, large) if large else [])
             compared += [
-                (part.name, len(part.index), next(found) if len(part.index) >= MIN_ROWS else None) for part in slices
+                (part.name, len(index), next(found) if len(index) >= MIN_ROWS else None)
+                for part, index in zip(slices, measured, strict=True)
             ]
         each = 1 - (1 - self.confidence) / max(1, sum(comparison is not None for *_, comparison in compared))
         results = [self._judge(name, rows, comparison, each) for name, rows, comparison in compared]

@@ -197,6 +197,20 @@ def test_one_worse_slice_fails_the_gate_and_a_small_slice_is_uncertain(tmp_path)
     assert check({**declared, "not_worse_than_champion_by": 0.5}, broken).passed
 
 
+@pytest.mark.parametrize(("task", "metric"), [("binary", "f1"), ("multiclass", "roc_auc_ovr")])
+def test_rows_without_weight_do_not_count_in_a_slice(tmp_path, task, metric):
+    rows = table(task)
+    data = stored(tmp_path, rows, task)
+    found = evidence(data, *{"binary": [(2, 0), (2, 0.2)], "multiclass": [(2, 0), (2, 0)]}[task])
+    weight = np.where(rows["carrier"].to_numpy() == "BB", 0.0, 2.0)
+    weighted = [replace(item, rows=item.rows.weighted(weight)) for item in (found.candidate, found.champion)]
+    found = replace(found, candidate=weighted[0], champion=weighted[1])
+    result = check({"metric": metric, "slices": ["carrier"], "not_worse_than_champion_by": 0.5}, found)
+    slices = {item.name: (item.rows, item.state) for item in result.slices}
+    assert slices["carrier = BB"] == (0, "uncertain")
+    assert slices["carrier = AA"][1] == "fine"
+
+
 def test_the_worst_slices_are_discovered(tmp_path):
     rows = table(rows=20_000)
     data = stored(tmp_path, rows)

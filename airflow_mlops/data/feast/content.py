@@ -53,7 +53,7 @@ def describe(store: FeatureStore, request: FeatureRequest) -> dict[str, Any]:
 def _definition(view: Any) -> str:
     """Return a hash of the definition of a view, without the times at which it was applied or materialized.
 
-    A pickled function has other bytes each time, so its source text counts.
+    A pickled function has other bytes each time, so its source text counts, if Feast runs this text.
     """
     content = json_format.MessageToDict(view.to_proto().spec, preserving_proto_field_name=True)
     return fingerprint(_lasting(content))
@@ -63,9 +63,21 @@ def _lasting(value: Any) -> Any:
     if isinstance(value, dict):
         # `field_mapping` may contain a column called "meta", whose value is a text.
         times = {"meta"} if isinstance(value.get("meta"), dict) else set()
-        pickled = {"body"} if "body_text" in value else set()
+        pickled = {"body"} if _is_run(value.get("body_text")) else set()
         return {name: _lasting(item) for name, item in value.items() if name not in times | pickled}
     return [_lasting(item) for item in value] if isinstance(value, list) else value
+
+
+def _is_run(text: Any) -> bool:
+    """Return whether Feast runs the source text of a function, and not the pickled function, which contains more."""
+    if not isinstance(text, str):
+        return False
+    try:
+        from feast.transformation.udf_rehydrate import rehydrate_udf_from_source
+    except ImportError:
+        # Earlier releases run the pickled function.
+        return False
+    return rehydrate_udf_from_source(text) is not None
 
 
 def _files(store: FeatureStore, item: Any) -> list[str]:

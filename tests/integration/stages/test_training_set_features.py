@@ -610,6 +610,26 @@ def test_the_content_of_features_changes_with_definitions_and_files_only(tmp_pat
     assert len({json.dumps(item) for item in (first, second, third, described())}) == 4
 
 
+def test_a_function_that_feast_runs_from_its_pickle_counts_with_the_pickle(tmp_path):
+    # The source text alone cannot be run, because the rate is outside of it.
+    changed = DEFINITIONS.replace("inputs: pd.DataFrame)", "inputs: pd.DataFrame, rate=RATE)")
+    found = []
+    for rate in (2.0, 3.0):
+        folder = tmp_path / str(rate)
+        folder.mkdir()
+        (folder / "feature_store.yaml").write_text(FEATURE_STORE)
+        write_hourly(folder, [("EWR", 0, 0, 1, "a")])
+        write_twofold(folder, [("EWR", 1, 0, 1)])
+        (folder / "definitions.py").write_text(changed.replace("asked = ", f"RATE = {rate}\nasked = "))
+        store = feast_repo.open_store(str(folder))
+        feast_repo.apply(store, feast_repo.parse_repo(store))
+        # A worker may have another copy of the repository, without the definitions.
+        (folder / "definitions.py").unlink()
+        view = feast_repo.open_store(str(folder)).get_on_demand_feature_view("computed")
+        found.append(content._definition(view))
+    assert found[0] != found[1]
+
+
 def test_sources_without_a_hash_are_not_cached(feast_store, monkeypatch):
     request = feast_request.resolve(feast_store, None, ["lasting:value"])
     monkeypatch.setattr(parquet_source, "is_parquet", lambda *_: False)

@@ -38,6 +38,8 @@ _SIGNATURE_VERSION = "v1,"
 _LARGEST = 64 * 1024
 # Age, or lead of MLflow's clock, in seconds. MLflow tries again for less than this time, with the same signature.
 _REPLAY_WINDOW = 300
+# Python converts no text of thousands of digits to an integer.
+_DIGITS = 20
 # MLflow sends a request again after this status.
 _TRY_AGAIN = 503
 
@@ -132,7 +134,10 @@ def _require_signature(request: Request, secret: str, body: bytes) -> None:
     if not given.startswith(_SIGNATURE_VERSION) or not hmac.compare_digest(wanted, found):
         raise HTTPException(401, "The signature is wrong.")
     # A signed time is a time that MLflow has written.
-    if not (sent.isascii() and sent.isdecimal()) or abs(time.time() - int(sent)) > _REPLAY_WINDOW:
+    if (
+        not (sent.isascii() and sent.isdecimal() and len(sent) <= _DIGITS)
+        or abs(time.time() - int(sent)) > _REPLAY_WINDOW
+    ):
         raise HTTPException(401, f"The event is more than {_REPLAY_WINDOW} seconds old, or the clocks differ.")
 
 

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.data.sample_weights import numbers
+from airflow_mlops.data.sample_weights import as_weights, numbers
 from airflow_mlops.gates.evidence import HeldOut, take
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import encode
@@ -54,9 +54,13 @@ def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
         return None
     weight = None
     if data.weight_column:
-        weight = numbers(table.column(data.weight_column))
-        if not weight.any():
+        column = table.column(data.weight_column)
+        # Nulls are NaN, and not all 0. The sampled rows may all have the weight 0.
+        if not numbers(column).any():
             return None
+        weight = as_weights(
+            column, data.weight_column, f"split part {TRAIN!r} of dataset {data.dataset.manifest.name!r}"
+        )
     tree = (DecisionTreeRegressor if regression else DecisionTreeClassifier)(max_depth=DEPTH, random_state=SEED)
     texts = [feature.name for feature in contract.features if feature.kind == "string"]
     codes = OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)

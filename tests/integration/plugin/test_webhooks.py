@@ -147,6 +147,13 @@ def test_an_event_is_accepted_for_five_minutes(
     assert send("delays").status_code == status
 
 
+def test_a_signed_time_that_is_no_time_is_refused(
+    send: Send, unseen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mlflow.webhooks.delivery.time", type("Clock", (), {"time": staticmethod(lambda: 10**400)}))
+    assert send("delays").status_code == 401
+
+
 def test_large_and_odd_bodies_are_refused(send: Send, unseen: list[str]) -> None:
     assert send("x" * 70_000).status_code == 413
     assert send(3).status_code == 422

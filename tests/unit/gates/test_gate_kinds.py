@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract, Parity
-from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.core.errors import SchemaError, SpecError, WeightError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
@@ -330,6 +331,22 @@ def test_without_a_training_part_there_is_no_tree(data, tmp_path):
     assert small_tree(data, contract()) is None
     one_class = table(seed=1).filter(pa.array(np.asarray(table(seed=1)["label"])))
     assert small_tree(stored(tmp_path / "one", table(), train=one_class), contract()) is None
+
+
+def test_the_tree_refuses_what_are_no_weights(tmp_path):
+    def weighted(rows, weights):
+        return rows.append_column("weight", pa.array(weights, pa.float64()))
+
+    def fitted(name, weights):
+        train = table("binary", 2_000, seed=1)
+        held = stored(tmp_path / name, weighted(table(), np.ones(ROWS)), train=weighted(train, weights))
+        return small_tree(replace(held, weight=np.ones(ROWS), weight_column="weight"), contract())
+
+    assert fitted("ones", [1.0] * 2_000) is not None
+    assert fitted("zeros", [0.0] * 2_000) is None
+    for name, weight in (("null", None), ("negative", -1.0), ("infinite", math.inf)):
+        with pytest.raises(WeightError, match="'weight' of split part 'train'"):
+            fitted(name, [*[1.0] * 1_999, weight])
 
 
 def test_the_score_must_change_in_the_declared_direction(data):

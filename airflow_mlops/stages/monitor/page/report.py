@@ -193,10 +193,10 @@ def _freshness(report: Report) -> list[tuple[str, str]]:
     fresh, facts = report.freshness, []
     if fresh is None:
         return []
-    age = fresh.age(report.created)
-    if fresh.newest_event is not None and age is not None:
+    age, behind_days = fresh.age(report.created), fresh.behind_days
+    if fresh.newest_event is not None and age is not None and behind_days is not None:
         days = f"{in_days(age / timedelta(days=1))} old when checked"
-        behind = f"{in_days(fresh.behind_days)} before the end of the window"
+        behind = f"{in_days(behind_days)} before the end of the window"
         facts.append(("Newest row", f"{fresh.newest_event:%Y-%m-%d %H:%M:%S} UTC, {days}, {behind}"))
     if fresh.newest_score is not None:
         facts.append(("Last scored", f"{fresh.newest_score:%Y-%m-%d %H:%M:%S} UTC"))

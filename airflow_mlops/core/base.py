@@ -32,8 +32,10 @@ def choices(name: Any, known: Iterable[str]) -> str:
     return f"choose one of {', '.join(options)}{f' (did you mean {near[0]!r}?)' if near else ''}"
 
 
-# Unlike every value that can be validated, also None.
+# Marks a location without a value, because None is a value.
 _NOTHING = object()
+# Characters of a wrong value in a message.
+_MOST_SHOWN = 80
 
 
 def parse(model: type[Any], value: Any, where: str, **context: Any) -> Any:
@@ -66,7 +68,7 @@ def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ..
         kinds = [_kind(item["msg"]) for item in same]
         found = _at(value, location)
         if len(same) > 1 and all(kinds) and all(item["input"] is found for item in same):
-            yield location, f"{found!r} is none of: {', '.join(filter(None, kinds))}"
+            yield location, f"{_shown(found)} is none of: {', '.join(filter(None, kinds))}"
         else:
             yield from ((item["loc"], _message(item).removeprefix("Value error, ").rstrip(".")) for item in same)
 
@@ -79,6 +81,11 @@ def _at(value: Any, location: Sequence[Any]) -> Any:
         except (TypeError, KeyError, IndexError):
             return _NOTHING
     return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}…"
 
 
 def _kind(message: str) -> str | None:

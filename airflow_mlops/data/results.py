@@ -88,7 +88,7 @@ def read_cached(store: ArtifactStore, step: str, inputs: str) -> tuple[CacheEntr
 def write_cached(
     store: ArtifactStore, call: StepCall, inputs: str, result: dict[str, Any], artifacts: dict[str, str]
 ) -> None:
-    """Enter the stored result of a step into the cache. Of two tasks with the same inputs, the last one remains."""
+    """Add the stored result of a step to the cache. Of two tasks with the same inputs, the cache keeps the later one."""
     task = call.provenance
     origin = Origin(
         dag_id=task.dag_id,

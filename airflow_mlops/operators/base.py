@@ -95,8 +95,8 @@ class StepOperator(SpecParameters, BaseOperator):
             raise SpecError(f"Task {self.task_id!r}: cache={cache!r} is neither True nor False: use one of them.")
         if cache and not self.cacheable and not is_default:
             raise SpecError(
-                f"Task {self.task_id!r}: {type(self).__name__} does not support cache=True, because more than its inputs "
-                "determines what it does: remove cache=True."
+                f"Task {self.task_id!r}: {type(self).__name__} does not support cache=True, because its result depends "
+                "on more than its inputs: remove cache=True."
             )
         return cache and self.cacheable
 

@@ -27,8 +27,7 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
     """Run the step that ``call`` describes, and return the result of the step as a dict of JSON values.
 
     If the artifact store already contains the result, or ``call.cache`` is ``use`` and nothing has changed since another
-    task computed it, the step does not run. In a TrainJob, only node 0 returns the
-    result; the other nodes return ``{}``.
+    task computed it, the step does not run. In a TrainJob, only node 0 returns the result; the other nodes return ``{}``.
 
     An error of a data library that another try cannot correct becomes one :class:`UnsupportedDataError`, and its
     traceback is logged. An exception of the user's own code is raised unchanged.

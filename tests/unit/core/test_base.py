@@ -49,6 +49,12 @@ def test_a_value_with_several_types_is_one_problem():
     assert problems(numbers=[1, "x"]) == ["numbers.1: 'x' is none of: a number, a boolean"]
 
 
+def test_a_long_value_is_cut():
+    (problem,) = problems(inner={"size": ["abc"] * 1_000})
+    assert problem.startswith("inner.size: ['abc', 'abc'")
+    assert len(problem) < 200
+
+
 def test_different_fields_with_the_same_value_stay_different_problems():
     found = problems(inner={"first": "abc", "second": "abc"})
     assert [problem.partition(": ")[0] for problem in found] == ["inner.first", "inner.second"]

@@ -27,7 +27,7 @@ def test_step_runs_in_a_pod_and_its_log_is_in_the_log_of_the_task(cluster, run_p
     assert run.states() == {"probe": "success"}
     result = run.xcom("probe")
     assert result.pop("usage")["seconds"] >= 0
-    assert result == {"runs": 1, "text": "hello", "summary": "Probed 1 times."}
+    assert result == {"runs": 1, "text": "hello", "summary": "Probed 1 times.", "cached": None}
     assert "probing, run 1" in logged
     assert "second 2" in logged
     assert "rror" not in logged, logged

@@ -31,7 +31,8 @@ def is_champion_uri(uri: str) -> bool:
 
 
 def version_of(extra: dict[str, Any] | None) -> int | None:
-    """Return the champion that an event of :func:`champion_uri` names; ``None`` if it names none.
+    """Return the version number of the champion that an event of the asset :func:`champion_uri` names; ``None`` without
+    one.
 
     :param extra: the extra of the event. If a watcher sent the event, the extra contains the payload of its Airflow trigger
     """
@@ -45,7 +46,7 @@ def version_of(extra: dict[str, Any] | None) -> int | None:
 class Consumer:
     """A DAG that is scheduled on an asset.
 
-    :param paused: whether the DAG is paused. A paused DAG misses the events of this time
+    :param paused: whether the DAG is paused. A paused DAG misses the events that arrive while it is paused
     :param partitioned: whether the DAG has a ``PartitionedAssetTimetable``. Airflow starts such a DAG only on events with
         a partition key, and any other DAG only on events without one
     """

@@ -21,8 +21,9 @@ class DagFacts:
 
 
 def complete(found: Sequence[Overview], readable: Collection[str] | None = None) -> list[Overview]:
-    """Add to each model the owner and the tags of its DAGs, and the request for approval.
+    """Return the overviews, each with the owners and tags of the model's DAGs and its open request for approval.
 
+    :param found: overviews of models
     :param readable: ids of the DAGs that the user may read; ``None`` for all. Nothing is added from other DAGs
     """
     ids = {dag_id for item in found for dag_id in item.dags.ids() if readable is None or dag_id in readable}

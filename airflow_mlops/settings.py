@@ -47,9 +47,10 @@ def cache_size() -> str:
 
 
 def memory() -> str:
-    """Return the memory that a database of a step may use, such as ``4GB``: ``[mlops] memory``.
+    """Return the memory that DuckDB may use in a step, such as ``4GB``: ``[mlops] memory``.
 
-    An empty string is returned if the setting is empty. Then it is half of the memory that the process may use.
+    If the setting is empty, an empty string is returned, and DuckDB may use half of the memory that the process may
+    use.
     """
     return conf.get("mlops", "memory", fallback="") or ""
 

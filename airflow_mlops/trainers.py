@@ -207,11 +207,12 @@ class XGBoostTrainer(_BoostingTrainer):
 
     :param params: parameters of ``xgboost.train``, such as ``max_depth`` and ``learning_rate``
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
-    :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and less
-        than 1. The newest rows are held out if the training set has event times, whole groups after a split by group, and
-        otherwise random rows. The split part ``test`` is not used
-    :param patience: number of rounds without a lower validation loss after which training stops; the trees after the best
-        round are dropped. ``None`` disables the early end, but not the choice of the best round
+    :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and
+        less than 1. Whole groups are held out if the training set was split by group, the newest rows if it has event
+        times, and otherwise random rows. The split part ``test`` is not used
+    :param patience: number of rounds without a lower validation loss after which training stops; the trees after the
+        best round are dropped. ``None`` always trains ``rounds`` rounds, and still keeps only the trees up to the best
+        round
     :param checkpoint_every: number of rounds between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
     :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training starts
@@ -232,11 +233,12 @@ class LightGBMTrainer(_BoostingTrainer):
 
     :param params: parameters of ``lightgbm.train``, such as ``num_leaves`` and ``learning_rate``
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
-    :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and less
-        than 1. The newest rows are held out if the training set has event times, whole groups after a split by group, and
-        otherwise random rows. The split part ``test`` is not used
-    :param patience: number of rounds without a lower validation loss after which training stops; the trees after the best
-        round are dropped. ``None`` disables the early end, but not the choice of the best round
+    :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and
+        less than 1. Whole groups are held out if the training set was split by group, the newest rows if it has event
+        times, and otherwise random rows. The split part ``test`` is not used
+    :param patience: number of rounds without a lower validation loss after which training stops; the trees after the
+        best round are dropped. ``None`` always trains ``rounds`` rounds, and still keeps only the trees up to the best
+        round
     :param checkpoint_every: number of rounds between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
     :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training starts
@@ -258,11 +260,12 @@ class CatBoostTrainer(_BoostingTrainer):
 
     :param params: parameters of ``catboost.CatBoost``, such as ``depth`` and ``learning_rate``
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
-    :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and less
-        than 1. The newest rows are held out if the training set has event times, whole groups after a split by group, and
-        otherwise random rows. The split part ``test`` is not used
-    :param patience: number of rounds without a lower validation loss after which training stops; the trees after the best
-        round are dropped. ``None`` disables the early end, but not the choice of the best round
+    :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and
+        less than 1. Whole groups are held out if the training set was split by group, the newest rows if it has event
+        times, and otherwise random rows. The split part ``test`` is not used
+    :param patience: number of rounds without a lower validation loss after which training stops; the trees after the
+        best round are dropped. ``None`` always trains ``rounds`` rounds, and still keeps only the trees up to the best
+        round
     :param checkpoint_every: number of rounds between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
     :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training starts

@@ -52,7 +52,11 @@ _FIRST, _LAST = datetime(1, 1, 1, tzinfo=timezone.utc), datetime(9999, 12, 31, t
 
 
 def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
-    """Make a command of a function: errors become messages, and Airflow's audit log records the command."""
+    """Turn a function into a command: an error of this package is printed without a traceback, and the exit status is
+    1.
+
+    Airflow's audit log records the command.
+    """
 
     @functools.wraps(function)
     def run(args: Namespace) -> None:

@@ -56,7 +56,7 @@ def init(args: Namespace) -> None:
 
 
 class Asked:
-    """Asks the person at the terminal."""
+    """Answers the questions of :func:`propose` by asking the person at the terminal."""
 
     def choose(self, flag: str, question: str, options: Sequence[str]) -> str:
         (name,) = self._asked(question, options, lambda names: len(names) == 1)
@@ -79,7 +79,7 @@ class Asked:
 
 
 class Absent:
-    """Nobody is at the terminal, so that the arguments must say everything."""
+    """Used if no person is at the terminal: each question raises an error that names the missing argument."""
 
     def choose(self, flag: str, question: str, options: Sequence[str]) -> str:
         raise _unknown(flag, question, options)
@@ -124,7 +124,9 @@ def _duration(text: str) -> timedelta:
 
 
 def _require_same_rows(conn_id: str, place: files.Place, proposal: Proposal, found: sample.Sample) -> None:
-    """Check that the query of the windows finds all rows: text in a form of its own is not compared as a time.
+    """Check that the query with the bounds of the windows finds all rows of the sample.
+
+    If the time column contains text, a database compares the bounds as text and not as times, and can miss rows.
 
     :raises SpecError: the query finds another number of rows
     """

@@ -97,7 +97,10 @@ def _overview(facts: ModelFacts) -> Overview:
 
 
 def _completed(found: Sequence[Overview]) -> list[Overview]:
-    """Add what Airflow's database has. If it cannot be read, a note is printed to standard error."""
+    """Add owners, tags and requests for approval from Airflow's database.
+
+    If the database cannot be read, a note is printed to standard error.
+    """
     from sqlalchemy.exc import SQLAlchemyError
 
     from airflow_mlops import dag_facts

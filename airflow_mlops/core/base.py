@@ -34,7 +34,7 @@ def choices(name: Any, known: Iterable[str]) -> str:
 
 # Marks a location without a value, because None is a value.
 _NOTHING = object()
-# Characters of a wrong value in a message.
+# Maximum number of characters of a wrong value that a message shows.
 _MOST_SHOWN = 80
 
 
@@ -58,10 +58,12 @@ def parse(model: type[Any], value: Any, where: str, **context: Any) -> Any:
 
 
 def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Yield the location and the message of each problem. A value that may have one of several types is one problem.
+    """Yield the location and the message of each problem. If a value has none of several allowed types, pydantic
+    reports one error for each type. They are yielded as one problem.
 
     :param value: what was validated
-    :param errors: pydantic's errors, in which the location of a value with several types ends in the type
+    :param errors: pydantic's errors. If several types are allowed for a value, the last item of an error's location is
+        the type
     """
     for location, group in groupby(errors, key=lambda item: item["loc"][:-1]):
         same = list(group)

@@ -1,4 +1,4 @@
-"""The models that are sent to the process or pod of a step, and back: specs, step calls and results."""
+"""The pydantic models that Airflow and the process or pod of a step exchange: specs, step calls and results."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ _JSON_FIELDS = {"conn_id", "conn_type", "description", "host", "login", "passwor
 class ConnectionInfo(BaseModel):
     """An Airflow connection. Its ``repr`` contains neither the password nor the extras.
 
-    The password and the secret extras are masked in all errors and log messages from now on.
+    Creating an instance masks the password and the secret extras in all later errors and log messages of this process.
     """
 
     conn_id: str
@@ -175,7 +175,7 @@ def _host(parts: SplitResult) -> str:
     host = unquote(parts.hostname or "")
     if "/" not in host:
         return host
-    # A quoted path, whose letters must keep their case.
+    # The host is a quoted path. SplitResult.hostname is in lower case, and a path must keep its case.
     return unquote(parts.netloc.rpartition("@")[2].partition(":")[0])
 
 

@@ -76,7 +76,8 @@ class ThresholdPoint(Model):
     """What a binary model predicts at one decision threshold, on the rows on which the threshold was chosen.
 
     :param threshold: the threshold
-    :param precision: share of positive rows among those that are predicted to be positive; ``None`` if there are none
+    :param precision: share of positive rows among those that are predicted to be positive; ``None`` if no row is
+        predicted to be positive
     :param recall: share of the positive rows that are predicted to be positive
     :param positives: share of all rows that are predicted to be positive
     """
@@ -93,9 +94,10 @@ class ThresholdChoice(Model):
     :param rule: the rule in words
     :param rows: number of rows on which the threshold was chosen. They are part of the split part `train`, but the model was
         not fitted to them. 0 for a threshold that was given as a number
-    :param source: the choice of these rows in words; empty without rows
-    :param point: what the model predicts at the threshold; ``None`` without rows
-    :param curve: other thresholds, in descending order; empty without rows
+    :param source: how these rows were chosen, in words; empty if ``rows`` is 0
+    :param point: what the model predicts at the threshold; ``None`` if ``rows`` is 0
+    :param curve: what the model predicts at other thresholds, in descending order of the threshold; empty if ``rows``
+        is 0
     """
 
     rule: str
@@ -110,7 +112,8 @@ class CalibrationMap(Model):
 
     :param slope: factor of the score; for ``temperature``, the inverse temperature. Not used by ``isotonic``
     :param intercept: summand of the score; not used by ``isotonic``
-    :param scores: for ``isotonic``, the ends of the pieces of the piecewise-linear function, ascending, shape (m,)
+    :param scores: for ``isotonic``, the scores at which the pieces of the piecewise-linear function begin or end,
+        ascending, shape (m,)
     :param probabilities: for ``isotonic``, the values at ``scores``, shape (m,)
     """
 
@@ -137,14 +140,14 @@ class Calibration(Model):
     """How the probabilities of a classifier were calibrated with ``calibration=``.
 
     :param method: the method
-    :param maps: the fitted functions: of the second class (binary), of each class (multiclass), or one of all classes
-        (``temperature``)
+    :param maps: the fitted functions: one for the second class (binary), one for each class (multiclass), or one for
+        all classes (``temperature``)
     :param rows: number of rows to which the functions were fitted. They are part of the split part `train`, but the model was not
         fitted to them. 0 if the functions of an earlier training were kept
-    :param source: the choice of these rows in words; empty without rows
-    :param before: log loss and, for a binary task, Brier score and expected calibration error on held-out rows without the
-        calibration, by name of the metric; empty without rows
-    :param after: the same with the calibration
+    :param source: how these rows were chosen, in words; empty if ``rows`` is 0
+    :param before: log loss and, for a binary task, Brier score and expected calibration error on held-out rows without
+        the calibration, by name of the metric; empty if ``rows`` is 0
+    :param after: the same metrics with the calibration
     :param curve_before: for a binary task, the reliability diagram of the held-out rows without the calibration
     """
 
@@ -211,8 +214,8 @@ class ModelContract(Model):
     def with_positive(self, positive: Any) -> ModelContract:
         """Return the contract of the same binary model with ``positive`` as the positive class.
 
-        The decision threshold is converted, so the predicted labels stay the same. How it was chosen for the other class, and
-        the reliability diagram of the other class, are left out.
+        The decision threshold is converted, so the predicted labels stay the same. ``threshold_choice`` and the
+        reliability diagram are removed, because they describe the other class.
         """
         if positive == self.positive:
             return self

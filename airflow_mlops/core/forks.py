@@ -1,7 +1,7 @@
 """Which modules a process has inherited from the process that it was forked from.
 
-Airflow forks the process of a task from a worker or from the scheduler, so a module may be imported already, from a file that
-was changed since. The plugin imports this module, so that it is there before the fork.
+Airflow forks the process of a task from a worker or from the scheduler, so a module may be imported already, from a
+file that was changed since. The plugin imports this module, so the parent process has imported it before the fork.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 import time
 
-# The parent may have imported a module at any time since then.
+# Start of the parent process, which may have imported a module at any time since then.
 _start = time.time()
 _inherited: frozenset[str] = frozenset()
 
@@ -24,9 +24,9 @@ os.register_at_fork(after_in_child=_note)
 
 
 def may_differ(module: str, file: str) -> bool:
-    """Return whether this process may have inherited a module that was imported from another content of its file.
+    """Return whether this process may have inherited a module whose source file has changed since it was imported.
 
-    The time of the change of the inode counts, because tools that copy files can set the time of the modification.
+    The inode's change time (ctime) is compared, because tools that copy files can set the modification time.
 
     :param module: name of the module
     :param file: path of its source text

@@ -37,8 +37,8 @@ _LOADING = ("pydoc", "runpy")
 def environment() -> str:
     """Return a fingerprint of Python's version, the kind of machine, and the versions of all installed packages.
 
-    Packages that were installed from a repository, a folder or a file also count by their files, because such a package may
-    be built again with the same version.
+    For packages that were installed from a repository, a folder or a file, the hashes of their files count as well,
+    because such a package can be built again with the same version.
     """
     # The names of these folders contain the versions. Reading the metadata of all packages takes a second.
     packages = {
@@ -52,7 +52,9 @@ def environment() -> str:
 
 
 def _files_of(metadata: str) -> str:
-    """Return a hash of the files of a package without a release; empty for other packages, and if it is editable.
+    """Return a hash of the files of a package that was installed from a repository, a folder or a file.
+
+    The hash is empty for a package from a package index and for an editable package.
 
     The code of an editable package is found outside of ``site-packages``, like that of other modules of the user's own.
 
@@ -65,7 +67,8 @@ def _files_of(metadata: str) -> str:
         record = Path(metadata, "RECORD").read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return ""
-    # Scripts contain the path of Python, and the metadata the time or place of the build.
+    # These files are left out: scripts (in `..`) contain the path of Python, and metadata the time or place of the
+    # build.
     own = ("..", os.path.basename(metadata))
     return fingerprint(sorted(line for line in record.splitlines() if not line.startswith(own)))
 
@@ -77,7 +80,8 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
 
     :param paths: import paths of objects, such as ``package.module:function`` or ``package.module.Class``, or of modules
     :return: the SHA-256 by name of the module. Modules that do not exist are included, with an empty text
-    :raises NotCacheableError: a module is not Python source text, or imports modules whose names it computes
+    :raises NotCacheableError: a module is not Python source text, imports modules whose names it computes, or may have
+        changed since this process imported it
     """
     invalidate_caches()
     found: dict[str, str] = {}
@@ -90,7 +94,7 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
                 continue
             spec = _find(module)
             if spec is None:
-                # It may be written later. An attribute of a module is no module.
+                # The missing module may be written later, so it is recorded. An attribute of a module is not a module.
                 if module == name and is_module:
                     if module in sys.modules:
                         raise NotCacheableError(f"the module {module!r} is imported, but has no file that is known")
@@ -180,7 +184,11 @@ def _places(spec: ModuleSpec) -> list[str]:
 
 
 def _hash_of_package(spec: ModuleSpec) -> str:
-    """Return a hash of the Python files of an installed package. Its version may stay the same when it is built again."""
+    """Return a hash of the Python files of an installed package, whose version may stay the same when it is built
+    again.
+
+    For the standard library and for this package, return ``pinned``.
+    """
     if spec.name.partition(".")[0] == _OWN or not any(map(_is_installed, _places(spec))):
         return "pinned"
     digest = hashlib.sha256()
@@ -204,7 +212,9 @@ def _source(spec: ModuleSpec) -> bytes | None:
 
 
 def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
-    """Yield the names that a module imports anywhere in its code, and whether a name is surely that of a module.
+    """Yield each name that a module imports anywhere in its code, and whether the name is certainly that of a module.
+
+    The name ``b`` in ``from a import b`` is that of a module or of an attribute.
 
     :raises NotCacheableError: a name is computed, or the source text cannot be parsed
     """
@@ -214,7 +224,7 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
         raise NotCacheableError(f"the module {spec.name!r} cannot be parsed ({error})") from None
     package = spec.name if spec.submodule_search_locations is not None else spec.name.rpartition(".")[0]
     known: set[int] = set()
-    # A call comes before the name of its function.
+    # ast.walk visits a call before the name of its function, so `known` contains the name when it is visited.
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, True) for alias in node.names)
@@ -236,7 +246,9 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
 
 
 def _other_way(node: ast.AST) -> str | None:
-    """Return what a node names that can run code which no import statement names; ``None`` for other nodes."""
+    """Return the name in a node that can run code which no import statement names, such as ``exec``; otherwise
+    ``None``.
+    """
     if isinstance(node, ast.Import):
         return next((alias.name for alias in node.names if alias.name in _LOADING), None)
     if isinstance(node, ast.ImportFrom):
@@ -245,7 +257,7 @@ def _other_way(node: ast.AST) -> str | None:
         )
         return node.module if node.module in _LOADING else next(renamed, None)
     found = _name(node) if isinstance(node, ast.expr) else ""
-    # Such as the method `exec` of an object of the user's own.
+    # A method `exec`, such as that of a user's own object, is not Python's function.
     is_method = found == "exec" and isinstance(node, ast.Attribute)
     return found if found in _IMPORTERS + _LOADERS and not is_method else None
 

@@ -17,7 +17,7 @@ MODULES_VARIABLE = "MLOPS_MODULES"
 PARENT_VARIABLE = "MLOPS_PARENT"
 
 _INTERVAL_SECONDS = 1.0
-# Seconds between the end of the parent and the end of this process, in which a step can write a checkpoint.
+# Seconds between SIGTERM and the forced end of this process, in which a step can write a checkpoint.
 _GRACE_SECONDS = 30.0
 
 
@@ -50,7 +50,8 @@ def _follow(parent: int) -> None:
 
 
 def _exists(process: int) -> bool:
-    # The parent of this process may be a script that started Python, so os.getppid() does not tell.
+    # The parent of this process may be a script that started Python, so os.getppid() may name the script instead of the
+    # Airflow task.
     try:
         os.kill(process, 0)
     except ProcessLookupError:

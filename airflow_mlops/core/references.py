@@ -44,7 +44,7 @@ class DatasetSelection(Model):
     :param name: name of the datasets
     :param window: time window of the rows. If only a part of a dataset's window lies in ``window``, the rows are
         selected by their time. By default all windows or, if no dataset with this name has a window, the newest snapshot
-    :param at: time for which the snapshot is read: the last snapshot written before this time
+    :param at: time for which the snapshot is read: the last snapshot written at or before this time
     :param gaps: what happens if a part of ``window`` is not covered by any dataset. ``fail`` (default) raises an error
         that names the missing part. ``allow`` reads the existing datasets and records the missing part
     :param time_column: column with the time of each row, used if only a part of a dataset's window lies in ``window``.
@@ -76,7 +76,11 @@ _ALWAYS = ("name", "window")
 
 
 def _as_dataset(value: Any) -> Any:
-    """Convert a name, the result of an upstream step (``dataset=ingest.output``), or the results of a mapped step."""
+    """Convert the value of a dataset parameter to a reference or a selection, or to a list of them.
+
+    The value can be a name, the result of an upstream step (``dataset=ingest.output``), or the results of a mapped
+    step.
+    """
     if isinstance(value, str):
         return {"name": value}
     if isinstance(value, dict) and "dataset" in value:

@@ -25,7 +25,7 @@ _WITH_CONTAINERS = ("abfs:", "abfss:", "wasb:", "wasbs:")
 # The query of a signed URL contains its signature.
 _HTTP_QUERY = re.compile(r"(https?://[^\s?#'\"<>]*)[?#][^\s'\"<>)]*", re.IGNORECASE)
 _WORDS = "pass(?:word|wd|phrase)|pwd|secret|token|api[-_]?key|access[-_]?key|account[-_]?key|private[-_]?key"
-# In the query of another URL, and in the text of a connection such as `host=db password=...`. Not "design" or "assigned".
+# `sig` and `signature` are secret in the query of any URL, but not inside words such as "design" or "assigned".
 _SIGNATURE = "(?<![a-z])sig(?:nature)?(?![a-z])"
 _IN_QUERY = re.compile(
     rf"(?P<name>[?&][\w.%-]*(?:{_WORDS}|{_SIGNATURE}|credential)[\w.%-]*=)[^\s&'\">)]+", re.IGNORECASE
@@ -47,13 +47,16 @@ _known: set[str] = set()
 
 
 def remember(value: str | None) -> None:
-    """Mask a secret from now on, also in the forms that it has in URLs. Values of fewer than 5 characters are ignored."""
+    """Mask a secret in all later text, also in its URL-encoded forms. Values of fewer than 5 characters are ignored."""
     if value and len(value) >= _SHORTEST:
         _known.update({value, quote(value, safe=""), quote(value), quote_plus(value)})
 
 
 def remember_fields(fields: Mapping[str, Any]) -> None:
-    """Mask the texts whose name says that they are secret, such as ``client_secret``, at any depth."""
+    """Mask, in all later text, the values of fields whose names show that they are secret, such as ``client_secret``.
+
+    Nested mappings are searched as well.
+    """
     for name, value in fields.items():
         if isinstance(value, Mapping):
             remember_fields(value)
@@ -80,7 +83,8 @@ def mask_urls(text: str) -> str:
 
 
 def url_credentials(text: str) -> Iterator[str]:
-    """Yield the credentials in the URLs of a text: passwords, tokens in place of a user, and what is secret in queries."""
+    """Yield the credentials in the URLs of a text: passwords, tokens in place of a user, and secret values in queries.
+    """
     for found in _USER_INFO.finditer(text) if "@" in text else ():
         user, _, password = found["user"][:-1].partition(":")
         if password:
@@ -92,7 +96,8 @@ def url_credentials(text: str) -> Iterator[str]:
 
 
 def credential_paths(value: Any, path: str = "") -> Iterator[str]:
-    """Yield where a value of JSON has URLs with credentials, as paths such as ``files[0]``. The credentials are not shown.
+    """Yield the paths, such as ``files[0]``, at which a JSON value has URLs with credentials. The credentials are not
+    shown.
 
     :param path: path of ``value`` itself
     """
@@ -157,7 +162,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 class MaskedStream:
-    """A text stream that masks what is written to it. Other operations are those of the stream."""
+    """A text stream that masks what is written to it. All other attributes are those of the wrapped stream."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

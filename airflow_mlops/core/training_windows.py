@@ -26,7 +26,7 @@ def _fixed_length(value: Any) -> Any:
 
 
 class RollingSpec(Model):
-    """The time of a fixed length that ends with the window of the run.
+    """A window of a fixed length that ends with the window that the DAG run processes.
 
     :param length: ISO 8601 period. Years, months, weeks and days are counted in the time zone of the run's window, and
         hours and minutes as elapsed time

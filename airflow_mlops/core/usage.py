@@ -12,8 +12,8 @@ class Usage(Model):
     :param seconds: elapsed time
     :param cpu_seconds: CPU time of the process and of the processes that it has started and that have ended
     :param peak_memory_mb: largest resident memory of the process, with its libraries, or of the largest process that it
-        has started, in MB (1,000,000 bytes). Where the operating system does not measure it anew for each step, it is that
-        of the process since its start
+        has started, in MB (1,000,000 bytes). If the operating system cannot restart the measurement for each step, the
+        value covers the process since its start
     :param gpu_seconds: elapsed time multiplied by the number of GPUs that the process could use, whether or not it did;
         ``None`` without a GPU
     :param read_bytes: bytes read from the artifact store

@@ -112,11 +112,11 @@ class StepOperator(SpecParameters, BaseOperator):
     def before_step(self, spec: Any, context: Context, *, resumed: bool) -> Any:
         """Return the spec with which the step runs; by default ``spec``.
 
-        This method may defer the task. The method that resumes the task receives the argument ``begun`` and passes it
-        to :meth:`trigger_reentry`.
+        This method may defer the task. The method that resumes the task receives the argument ``begun``, the location
+        of the stored step call, and passes it to ``_run``.
 
         :param spec: the parsed spec of the step
-        :param resumed: whether the task started the step, was deferred, and now continues
+        :param resumed: whether ``run_on`` deferred the task after the step was started, and the task now continues
         """
         return spec
 
@@ -424,5 +424,6 @@ def _was_cleared(stored: dict[str, Any], clears: int, context: Context) -> bool:
     # change it.
     if ti.max_tries != stored["max_tries"]:
         return True
-    # If the retries of the DAG have changed, max_tries can be the old number. A run counts the clears of all its tasks.
+    # If the DAG's retries have changed, max_tries can equal the stored number by chance. The number of clears of the
+    # run does not suffice, because it counts the clears of all tasks.
     return clears != stored["clears"] and ti.max_tries == ti.try_number - 1 + int(context["task"].retries or 0)

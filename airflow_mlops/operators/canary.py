@@ -1,4 +1,4 @@
-"""``CanaryOperator``, which widens the share of a canary step by step."""
+"""``CanaryOperator``, which increases the share of requests that a canary answers step by step."""
 
 from __future__ import annotations
 
@@ -15,31 +15,34 @@ if TYPE_CHECKING:
 
 
 class CanaryOperator(ChampionOperator):
-    """Widens the share of the requests that a new version answers, withdraws it if it does worse than the champion, and promotes it at
-    the end.
+    """Increases the share of requests that a new version, the canary, answers step by step.
 
-    Each run of the task makes one step: it starts the canary, or compares its labelled predictions with those of the champion and decides.
-    Each decision is recorded in the ledger. The tag of the version in MLflow has the share, which servers with ``--canary``
-    follow within seconds. Nothing is decided, and the task succeeds, while there are too few labels, while no version has the alias,
-    and after the canary of the version has ended.
+    The canary is withdrawn if it is worse than the champion, and promoted after the last share.
+
+    Each run of the task makes one decision: it starts the canary, or it compares the labelled predictions of the canary
+    with those of the champion, and widens the share, keeps it, withdraws the canary or promotes it. Each decision is
+    recorded in the ledger. A tag of the version in MLflow contains the share. Servers with ``--canary`` apply a new
+    share within seconds. The task succeeds without a decision while there are too few labels, while no version has the
+    alias ``version``, and after the canary of the version has ended.
 
     :param model: name of the registered model
     :param version: number or alias of the version to roll out
-    :param shares: shares of the requests that it answers one after the other, ascending, each greater than 0 and less than 1; by
-        default 0.05, 0.2 and 0.5
-    :param promote: whether the version becomes champion after the last share. If not, it keeps this share, and the result has the
-        verdict for a PromoteOperator
+    :param shares: shares of the requests that the version answers, one after the other, ascending, each greater than 0
+        and less than 1; by default 0.05, 0.2 and 0.5
+    :param promote: whether the version becomes champion after the last share. If not, the version keeps the last share,
+        and the result has the verdict for a PromoteOperator
     :param outcomes: name of the champion's labelled predictions; ``MODEL_outcomes`` by default
     :param canary_outcomes: name of the canary's labelled predictions; ``MODEL_canary_outcomes`` by default
-    :param metric: metric by which the two are compared: ``roc_auc``, ``accuracy``, ``log_loss``, ``brier``, ``rmse`` or ``mae``,
-        or an expected cost as ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``; by default ``roc_auc``
-        (binary), ``accuracy`` (multiclass) or ``rmse`` (regression)
-    :param max_loss: largest loss of the metric that is accepted: a share is widened only when a greater loss is significantly ruled
-        out. For ``rmse``, it is a loss of the mean squared error. By default, a share is widened unless the canary is
-        significantly worse
-    :param min_labels: labelled predictions that the canary must have at a share, and since the last comparison, before it is compared
+    :param metric: metric by which the canary and the champion are compared: ``roc_auc``, ``accuracy``, ``log_loss``,
+        ``brier``, ``rmse`` or ``mae``, or an expected cost as ``{"metric": "expected_cost", "false_positive": 1,
+        "false_negative": 20}``; by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or ``rmse`` (regression)
+    :param max_loss: largest accepted loss of the metric compared with the champion: a share is widened only when a
+        greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
+        By default, a share is widened unless the canary is significantly worse
+    :param min_labels: number of labelled predictions that the canary must have at the present share, and since the last
+        comparison, before the next comparison. The champion needs as many in all
     :param groups: column that names the cluster of each row, such as a customer; by default, rows are independent
-    :param confidence: probability with which a canary that is no worse than the champion is not withdrawn by any comparison
+    :param confidence: probability that none of the comparisons withdraws a canary that is no worse than the champion
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     """
 

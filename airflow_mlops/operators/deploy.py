@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 class DeployOperator(StepOperator):
     """Puts a version of a model on Kubernetes as an online endpoint.
 
-    The operator applies the objects, waits until they are ready, and asks each server for the predictions of the version's
-    input example. If a server does not become ready, or answers with another version or other scores, the operator puts back
-    what was there before, and fails. Otherwise it writes an entry to the ledger and emits an event of the asset
-    ``mlops://MODEL/deployed``.
+    The operator applies the objects, waits until they are ready, and asks each server for the predictions of the
+    version's input example. If a server does not become ready, or answers with another version or other scores, the
+    operator restores the previous objects, and the task fails. Otherwise it writes an entry to the ledger and emits an
+    event of the asset ``mlops://MODEL/deployed``.
 
     :param model: name of the registered model
     :param target: the objects: ``Deployment(pod=Pod(...))`` or ``KServe(pod=Pod(...))``
@@ -38,11 +38,13 @@ class DeployOperator(StepOperator):
     :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
         ``hash_columns``
     :param sample: share of the requests that are logged, 0 to 1; 1 by default
-    :param shadow: number or alias of a version that scores the same rows in the shadow
+    :param shadow: number or alias of a version that scores the same rows in the shadow: its predictions are only logged
     :param canary: number or alias of a version that answers a share of the requests
-    :param canary_share: this share, 0 to 1, until CanaryOperator sets one; 0.1 by default
+    :param canary_share: share of the requests that the canary answers, 0 to 1, until CanaryOperator sets one; 0.1 by
+        default
     :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the request
-    :param feast_repo: folder, in the pods, of the Feast repository in whose online store the servers look up features
+    :param feast_repo: path, in the pods, of the folder of a Feast repository. The servers look up features in its
+        online store
     :param token_conn_id: id of the Airflow connection whose password is the token of the endpoint; needed if the servers have
         the environment variable ``MLOPS_SERVE_TOKEN``
     :param mlflow_conn_id: id of the Airflow connection to MLflow, also for the servers

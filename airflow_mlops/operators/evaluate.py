@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class EvaluateOperator(StepOperator):
     """Measures candidates and the champion on the same held-out data, and decides by gates which candidates pass.
 
-    With ``evidence``, they are measured by the predictions that they made in production, on the rows that all of them
-    predicted.
+    With ``evidence``, the candidates and the champion are measured by the predictions that they made in production, on
+    the rows that all of them predicted.
 
     :param candidates: the output of a TrainOperator, which may be mapped, or a list of model versions such as
         ``[{"model": "delays", "version": 7}]``. The preferred candidate is the first one

@@ -151,7 +151,8 @@ class MissingRequest(Missing):
 
 
 def with_missing(context: Context, environment: jinja2.Environment) -> Context:
-    """Return the context for rendering: a partition key, date or request that the run does not have is missing.
+    """Return the context for rendering, with a :class:`Missing` for each partition key, date or request that the run
+    lacks.
 
     :param context: the context, with the request for retraining, or ``None``, under the name :data:`REQUEST`
     """

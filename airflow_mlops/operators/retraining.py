@@ -30,7 +30,7 @@ _SCHEDULING = timedelta(minutes=2)
 
 @dataclass(frozen=True)
 class Delivery:
-    """What became of a request: whether and where it was sent.
+    """Whether and where a request for retraining was sent.
 
     :param sent: whether this task sends the request as an asset event
     :param asset: URI of the asset
@@ -44,7 +44,7 @@ class Delivery:
     note: str | None = None
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of the result of the check."""
+        """Return the delivery as fields of the result of MonitorOperator."""
         asset = self.asset if self.sent else None
         return {
             "request_sent": self.sent,
@@ -69,7 +69,7 @@ def send_request(
 
     :param task: the running task. Its outlets contain ``alias``; the asset is added to them if that is needed
     :param alias: asset alias in the outlets of the task
-    :param result: the result of the check, with ``model``, ``window`` and ``request``
+    :param result: the result of the monitoring step, with ``model``, ``window`` and ``request``
     :param extra: additional fields of the event
     :param calendar: calendar of the DAG run
     """
@@ -106,11 +106,11 @@ def send_request(
 
 
 def _doubt(uri: str, earlier: Sequence[AssetEventResult], *, is_active: bool) -> str | None:
-    """Return why a request may start no training; ``None`` if nothing speaks against it.
+    """Return why a request may start no training; ``None`` if there is no sign of that.
 
     Airflow does not tell a task which DAGs are scheduled on an asset, or whether they are paused. It tells whether the
-    asset is active and which DAG runs earlier events have started. An asset is active if a DAG uses it, and once an alias
-    has led to it.
+    asset is active and which DAG runs earlier events have started. An asset is active if a DAG uses it, or if an asset
+    alias has created an event of it.
     """
     if not is_active:
         return f"nothing listens to {uri}: no DAG is scheduled on this asset"
@@ -173,8 +173,8 @@ def _sent_by_another_task(earlier: Sequence[AssetEventResult], request: dict[str
 def _last_without_run(earlier: Sequence[AssetEventResult]) -> str | None:
     """Return the window of the last request if no DAG run was created for it; otherwise ``None``.
 
-    The last request may be the one that is sent again, because a user cleared the task. A retry has not sent it yet, because
-    Airflow stores the events of a task when the task succeeds.
+    If a user has cleared the task, the last request can be the same request, sent before the task was cleared. In a
+    retry it cannot, because Airflow stores the events of a task only when the task succeeds.
 
     :param earlier: asset events, newest first
     """

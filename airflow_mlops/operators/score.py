@@ -23,13 +23,13 @@ class ScoreOperator(StepOperator):
     If TrainOperator registered the version, the ONNX model of this version is used for scoring, otherwise the MLflow
     flavour of the version.
 
-    With ``version`` or ``alias``, the task writes shadow predictions: those of a version that nobody acts on. They are
-    kept apart from the predictions of the champion.
+    With ``version`` or ``alias``, the task writes shadow predictions, on which nobody acts. They are kept apart from
+    the predictions of the champion.
 
-    To score a large dataset in parallel, map the task over shards:
-    ``ScoreOperator.partial(..., shards=8).expand(shard=list(range(8)))``. The predictions are one dataset, which the shard
-    that finishes last writes. Its result has the reference, and it alone sends the events of the outlets, exports the
-    metrics and writes the table of ``write_to``. ``.output`` of the mapped task can be passed on like that of a single task.
+    To score a large dataset in parallel, map the task over shards: ``ScoreOperator.partial(...,
+    shards=8).expand(shard=list(range(8)))``. The predictions are one dataset, which the shard that finishes last
+    writes. Only this shard returns the reference to the dataset, sends the events of the outlets, exports the metrics
+    and writes the table of ``write_to``. ``.output`` of the mapped task can be passed on like that of a single task.
 
     All shards use the version that the first one finds, even if the champion changes meanwhile. A shard that is cleared
     uses this version again if another shard has succeeded. The version is resolved anew in a new DAG run, and if no

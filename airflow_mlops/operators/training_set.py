@@ -43,9 +43,10 @@ class BuildTrainingSetOperator(StepOperator):
     :param positive: for a binary task, the label of the positive class, such as ``bad``; by default the last of the two
         labels in sorted order
     :param split: split method ``random``, ``time``, ``group`` or ``hash``, or a dict with ``method``, ``test_size`` (a
-        share such as 0.3, ``14D`` for the last 14 days, or with ``window`` the text ``window`` for the window of the run),
-        ``group`` (name of the group column), ``gap`` (for ``time``, such as ``7D``: the time before the held-out rows whose rows
-        are left out), ``stratify`` (for ``random``) and ``seed``; ``None`` for the single split part `data`
+        share such as 0.3, ``14D`` for the last 14 days, or with ``window`` the text ``window`` for the window of the
+        run), ``group`` (name of the group column), ``gap`` (for ``time``, such as ``7D``: length of the time before the
+        held-out rows; rows in this time are left out), ``stratify`` (for ``random``) and ``seed``; ``None`` for the
+        single split part `data`
     :param max_single_feature_score: largest score that one feature may reach as the only predictor of the label: AUC,
         or R² for a regression. A feature above this limit fails the task, because it probably leaks the label
     :param memory_limit: memory that sorting and joining may use before they continue on disk, such as ``2GB``; by default

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 class UndeployOperator(StepOperator):
-    """Removes an endpoint that DeployOperator has created, with an entry in the ledger.
+    """Removes an endpoint that DeployOperator has created, and writes an entry to the ledger.
 
-    The servers answer the requests that have come, and upload their predictions. If there is no endpoint, nothing is done.
+    Before the servers end, they answer the requests that they have received, and upload their predictions. If there is
+    no endpoint, nothing is done.
 
     :param model: name of the registered model
     :param name: name of the endpoint's objects; by default derived from the name of the model

@@ -61,7 +61,7 @@ _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO,
 
 app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_url=None)
 app.mount("/api", api)
-# Without a login: MLflow signs what it sends.
+# Webhooks need no login, because MLflow signs what it sends.
 app.mount("/webhooks", webhooks)
 
 

@@ -36,7 +36,8 @@ _ENTITY, _ACTIONS = "model_version_alias", ("created", "deleted")
 _SIGNATURE_VERSION = "v1,"
 # Events of aliases have some hundred bytes.
 _LARGEST = 64 * 1024
-# Age, or lead of MLflow's clock, in seconds. MLflow tries again for less than this time, with the same signature.
+# Largest accepted difference, in seconds, between the signed time and this server's clock. MLflow's retries keep the
+# first signature, and end earlier.
 _REPLAY_WINDOW = 300
 # Python converts no text of thousands of digits to an integer.
 _DIGITS = 20
@@ -74,7 +75,9 @@ class _Source:
 
 
 def _source() -> _Source:
-    """Return the MLflow whose webhook is accepted. If none is, the answer is 404."""
+    """Return secret and connection of the MLflow whose webhook is accepted. If no webhook is accepted, the answer is
+    404.
+    """
     if not (conn_id := webhook_conn_id()):
         raise HTTPException(404, "No webhook is accepted: [mlops] webhook_conn_id is empty.")
     try:
@@ -120,7 +123,7 @@ async def _body(request: Request) -> bytes:
 
 
 def _require_signature(request: Request, secret: str, body: bytes) -> None:
-    """Refuse a request that MLflow has not signed, or not lately.
+    """Refuse a request without a valid signature of MLflow, or with one that is more than 300 seconds old.
 
     The signature is the HMAC-SHA256 of id, time and body, as ``mlflow.webhooks.delivery`` computes it.
     """
@@ -133,7 +136,7 @@ def _require_signature(request: Request, secret: str, body: bytes) -> None:
         found = b""
     if not given.startswith(_SIGNATURE_VERSION) or not hmac.compare_digest(wanted, found):
         raise HTTPException(401, "The signature is wrong.")
-    # A signed time is a time that MLflow has written.
+    # The time is part of the signed text, so MLflow has written it.
     if (
         not (sent.isascii() and sent.isdecimal() and len(sent) <= _DIGITS)
         or abs(time.time() - int(sent)) > _REPLAY_WINDOW

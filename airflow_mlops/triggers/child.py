@@ -15,11 +15,11 @@ from airflow_mlops.core.errors import ComputeError, by_name
 async def ask(
     module: str, question: Any, what: str, environment: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any] | None, str]:
-    """Run ``python -m MODULE`` and return its answer, and what it has printed as errors.
+    """Run ``python -m MODULE`` and return its answer, and the text that it has written to standard error.
 
-    The module reads the question as JSON from standard input. The last line of its output is a JSON object that contains
-    ``result``, or ``error``, the name of a class in :mod:`airflow_mlops.core.errors`, and ``message``. The process ends
-    with the calling coroutine.
+    The module reads the question as JSON from standard input. The last line of its output is a JSON object that
+    contains ``result``, or ``error``, the name of a class in :mod:`airflow_mlops.core.errors`, and ``message``. The
+    process is killed if the calling coroutine is cancelled.
 
     :param question: the question, to be sent as JSON
     :param what: the start of the error message if the process fails, such as ``The registry cannot be read``

@@ -32,13 +32,14 @@ _STEP = "airflow_mlops.stages.outside_moves.step"
 class RegistryTrigger(BaseEventTrigger):
     """An Airflow trigger for an ``AssetWatcher`` that fires an event when the champion of a model was changed in MLflow.
 
-    If a person moves or deletes the alias ``champion`` in MLflow, the Airflow trigger writes an entry ``moved_outside`` to
-    the ledger, and fires one event. Promotions and rollbacks of this package are in the ledger already, and fire no event.
-    Changes that another watcher, or a webhook, has recorded fire no event here either. Of several changes between two
-    looks only the result is noticed, and nothing if the alias is back.
+    If a person moves or deletes the alias ``champion`` in MLflow, the Airflow trigger writes an entry ``moved_outside``
+    to the ledger, and fires one event. Promotions and rollbacks of this package are in the ledger already, and fire no
+    event. Changes that another watcher, or a webhook, has recorded fire no event here either. If the alias changes
+    several times between two checks, only the last change is noticed, and none if the alias is back at the version
+    where it was.
 
     The entries with an event are recorded in the asset state store. A restarted triggerer fires no second event for an
-    entry. Only if the triggerer stops while an event is delivered, which takes a few seconds, the event is fired again.
+    entry. An event is fired again only if the triggerer stops while the event is delivered, which takes a few seconds.
 
     Airflow 3.3 stops watching an asset when it parses a DAG file that defines the asset without its watcher. Other files
     name the asset with ``Asset.ref``.
@@ -49,8 +50,8 @@ class RegistryTrigger(BaseEventTrigger):
     :param model: name of the registered model
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     :param store: URL of the artifact store with the ledger; by default ``[mlops] artifacts`` of the triggerer
-    :param poke_interval: seconds between two looks. While MLflow does not answer, the time doubles with each look, up to ten
-        minutes
+    :param poke_interval: seconds between two checks. While MLflow does not answer, the time doubles with each check, up
+        to ten minutes
     :raises SpecError: ``model`` is empty, or ``poke_interval`` is not positive
     """
 
@@ -118,7 +119,7 @@ class RegistryTrigger(BaseEventTrigger):
         return await asyncio.to_thread(self._recorded)
 
     def _differs(self, found: ConnectionInfo) -> bool:
-        """Return whether the champion in MLflow may not be the one that the ledger names."""
+        """Return whether the champion in MLflow may differ from the champion in the ledger."""
         import requests
 
         from airflow_mlops.registry.light import champion_version, server_address
@@ -163,7 +164,10 @@ class RegistryTrigger(BaseEventTrigger):
         return f"mlops.registry.{self._identity}"
 
     async def _first(self) -> int:
-        """Return the number of the last entry with an event."""
+        """Return the number of the last ledger entry for which an event was fired.
+
+        When the trigger starts for the first time, this is the last entry that it has recorded, or 0.
+        """
         if self.asset_state_store is not None:
             try:
                 found = await self.asset_state_store.aget(self._state_key)

@@ -33,10 +33,10 @@ class MonitorReportTrigger(BaseEventTrigger):
     """An Airflow trigger for an ``AssetWatcher`` that fires an event for each new monitoring report on a model.
 
     A report is new if its window had no report before, or if the window was checked again. Reports that exist when the
-    Airflow trigger starts for the first time are not new. Reports with an event are recorded in the asset state store.
-    A restarted triggerer therefore fires events for the reports that were written while it was stopped, and no second
-    event for a report. Only if the triggerer stops while an event is delivered, which takes a few seconds, the event is
-    fired again.
+    Airflow trigger starts for the first time are not new. The reports for which an event was fired are recorded in the
+    asset state store. A restarted triggerer therefore fires events for the reports that were written while it was
+    stopped, and no second event for a report. An event is fired again only if the triggerer stops while the event is
+    delivered, which takes a few seconds.
 
     The payload of the event has the fields ``model``, ``window``, ``decision``, ``headline``, ``reason``, ``created``
     and ``report_url``.
@@ -100,7 +100,9 @@ class MonitorReportTrigger(BaseEventTrigger):
         return f"mlops.reports.{fingerprint([self.model, self.decisions, self.store])[:16]}"
 
     async def _load_fired(self) -> dict[str, str] | None:
-        """Return the creation times of the reports with an event, by report key; ``None`` at the first start."""
+        """Return the creation times of the reports for which an event was fired, by report key; ``None`` at the first
+        start.
+        """
         if self.asset_state_store is not None:
             try:
                 return await self.asset_state_store.aget(self._state_key)  # type: ignore[return-value]

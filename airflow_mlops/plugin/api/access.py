@@ -1,7 +1,8 @@
 """Who may see a model, and who may act on it.
 
-A user sees a model if the user may read one of the DAGs that train, score or monitor it, and acts on the model if the user may
-edit one of them. A model without such a DAG is for those who may read, or edit, all DAGs.
+A user may see a model if the user may read one of the DAGs that train, score or monitor it. A user who may see a model
+may act on it if the user may also edit one of these DAGs. If a model has no such DAG, only users who may read all DAGs
+can see it, and only users who may edit all DAGs can act on it.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ def access(account: Annotated[Any, Depends(get_user)]) -> Access:
     known = _all_dags()
 
     def everywhere(method: Any, found: frozenset[str]) -> bool:
-        # Without a DAG, an auth manager may answer for the DAGs of the user's teams only.
+        # If a request names no DAG, an auth manager may answer for the DAGs of the user's teams only, so the ids are
+        # compared too.
         return found >= known and manager.is_authorized_dag(method=method, user=account)
 
     return Access(
@@ -96,7 +98,7 @@ def same_origin(request: Request) -> None:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
         raise HTTPException(415, f"The body of the request must be JSON (Content-Type: {_JSON}).")
     bearer = request.headers.get("authorization", "").lower().startswith("bearer ")
-    # In this mode Airflow adds a token to all requests.
+    # In this mode Airflow adds a token to all requests, so a token does not show where a request comes from.
     added = conf.getboolean("core", "simple_auth_manager_all_admins", fallback=False)
     if bearer and not added:
         return

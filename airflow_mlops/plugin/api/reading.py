@@ -1,4 +1,4 @@
-"""The routes that read."""
+"""The routes that read: models, drift, versions, data, DAGs and tasks. None of them changes anything."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ router = APIRouter()
 
 
 def _completed(found: list[Overview], rights: Access) -> list[Overview]:
-    """Add what Airflow's database has about the models, and whether the user may act on them."""
+    """Add owners, tags and requests for approval from Airflow's database, and whether the user may act on each model.
+    """
     completed = dag_facts.complete(found, rights.readable)
     return [item.model_copy(update={"can_act": rights.acts(item.dags)}) for item in completed]
 
@@ -83,7 +84,9 @@ def list_versions(name: ModelName, store: StoreDep) -> Versions:
 
 @router.get("/models/{name}/data", dependencies=SEEN)
 def model_data(name: ModelName, store: StoreDep) -> ModelData:
-    """Return the windows of the datasets that a model reads, and the way from raw data to model and predictions."""
+    """Return the windows of the datasets that a model reads, and the lineage from raw data to the model and its
+    predictions.
+    """
     entries, _ = decisions.read(store, name)
     scored = [section.scoring for section in index.without_history(store, name) if section.scoring is not None]
     return data.model_data(store, name, entries, scored)
@@ -100,7 +103,9 @@ def models_of_dag(dag_id: str, rights: AccessDep, store: StoreDep) -> Models:
 
 
 def _task(dag_id: str, run_id: str, task_id: str, map_index: int, rights: AccessDep, store: StoreDep) -> TaskResult:
-    """Return what a task of this package found. Otherwise, the answer is 404."""
+    """Return the result of a task of this package. If there is none, or the user may not read the DAG, the answer is
+    404.
+    """
     found = tasks.result(store, dag_id, run_id, task_id, map_index) if dag_id in rights.readable else None
     if found is None:
         raise unknown("task")
@@ -115,7 +120,9 @@ _PAGES = ("docs_url", "report_url")
 
 @router.get(_TASK)
 def task_result(found: TaskDep) -> TaskResult:
-    """Return what a task of this package found, with the addresses at which the plugin serves its pages."""
+    """Return the result of a task of this package, with the addresses at which the plugin serves the pages of the
+    result.
+    """
     pages = {name: page_address(url) for name in _PAGES if isinstance(url := found.result.get(name), str)}
     return found.model_copy(update={"result": {**found.result, **pages}})
 

@@ -16,11 +16,11 @@ _FLUSH_SECONDS = 0.5
 
 
 class AccessLog:
-    """Writes the lines of half a second at a time, which costs a request less than a line of its own.
+    """Collects lines and writes them every half second, which costs less than one write for each request.
 
-    A line contains no text of the request but its path.
+    Of the text of a request, a line contains only the path.
 
-    :param stream: gets the lines; ``None`` if they are not written
+    :param stream: stream to which the lines are written; ``None`` to write none
     """
 
     def __init__(self, stream: BinaryIO | None) -> None:
@@ -51,10 +51,10 @@ class AccessLog:
         self._lines.append(to_json(line))
 
     def flush(self) -> None:
-        """Write the lines."""
+        """Write the collected lines. Errors of the stream are ignored."""
         lines, self._lines = self._lines, []
         if self._stream is not None and lines:
-            # Requests are answered when nobody reads the log any more.
+            # Requests must be answered even if nobody reads the log any more.
             with suppress(OSError, ValueError):
                 self._stream.write(b"\n".join(lines) + b"\n")
                 self._stream.flush()

@@ -28,7 +28,7 @@ from airflow_mlops.serving.writing import Writing
 def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> FastAPI:
     """Return the application, which loads the champion when it starts.
 
-    :param access_log: gets the access log; by default, there is none
+    :param access_log: stream to which the access log is written; by default, none is written
     :raises ConnectionNotFoundError: the connection with the key of the hashes does not exist
     :raises SpecError: this connection has no password, or one that is too short
     """
@@ -81,7 +81,7 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> FastAPI:
     ):
         app.add_route(path, answered(call, name, metrics, access, None), methods=["GET"])
     for status in (404, 405):
-        # Without it, the message would be in the field `detail`, where clients of the protocol do not look.
+        # Without this handler, the message would be in the field `detail`, where clients of the protocol do not look.
         app.add_exception_handler(status, unknown)
     app.state.versions, app.state.following = versions, following
     return app

@@ -21,9 +21,9 @@ log = logging.getLogger(__name__)
 
 
 def place(model: str, value: Any) -> float:
-    """Return the place of a value among all values, at least 0 and less than 1. It is the same in all servers.
+    """Return a number, at least 0 and less than 1, that a hash derives from a value. It is the same in all servers.
 
-    Equal numbers have the same place whatever their type.
+    The numbers of many values are spread evenly. An integer and an equal float have the same number.
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -39,7 +39,8 @@ class Canary:
     :param versions: the loaded canary
     :param share: share of the values, or of the requests, that the canary answers, 0 to 1, unless CanaryOperator has set one
     :param key: field of the rows whose value decides; ``None`` for the id of the request
-    :param report: function that is called with the number of the version and the reason, a sentence, when it is withdrawn
+    :param report: function that is called when the canary is withdrawn, with the number of its version and the reason,
+        a sentence
 
     ``withdrawn`` is the number of the version that was withdrawn last, or ``None``.
     """
@@ -84,8 +85,8 @@ class Canary:
         The canary is then not chosen any more, until another version takes its place or the server is started again.
 
         :param served: the version that has answered
-        :param milliseconds: time that it took to predict the rows
-        :param failed: whether it failed to predict them
+        :param milliseconds: time that the version took to predict the rows
+        :param failed: whether the version failed to predict the rows
         """
         canary = self.versions.champion
         if champion is None or canary is None or champion.ref.version == canary.ref.version:
@@ -111,7 +112,9 @@ class Canary:
         return values[0] if values and all(value == values[0] for value in values) else None
 
     def _fits(self, champion: Served, canary: Served) -> bool:
-        """Return whether the canary can answer requests for the champion. Says once if it cannot."""
+        """Return whether the canary can answer requests for the champion. If it cannot, the reason is logged once for
+        each pair of versions.
+        """
         judged = self._judged
         if judged is None or judged[0] is not champion or judged[1] is not canary:
             problem = difference(champion.columns, canary.columns)

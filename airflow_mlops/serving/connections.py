@@ -16,8 +16,8 @@ _OPEN_FILES = 65_536
 class TimedProtocol(HttpToolsProtocol):
     """Close a connection whose client does not send the head of its next request in time.
 
-    The time also ends a body that goes on after its answer. Once a request is being answered, the endpoint limits the time of
-    its body.
+    The limit also applies to a body that continues after its request was answered. While a request is being answered,
+    the endpoint limits the time of its body.
     """
 
     #: Seconds for the head of a request.

@@ -162,7 +162,9 @@ class Endpoint:
         return found
 
     def authorize(self, request: Request) -> None:
-        """Refuse a request for a model that does not carry the token."""
+        """Refuse a request for a model if it does not carry the token of the server. Without a token, nothing is
+        refused.
+        """
         if self._token is None:
             return
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
@@ -209,7 +211,7 @@ class Endpoint:
                 found = served.predict(rows)
         except Exception:
             self._count(served, time.perf_counter() - began, failed=True)
-            # The text of a library is for the log only.
+            # The error message of a library is logged, but not sent to the client.
             log.exception("%s could not predict the rows of a request.", served.ref)
             raise RefusedError(500, f"{served.ref} could not predict these rows.") from None
         seconds = time.perf_counter() - began

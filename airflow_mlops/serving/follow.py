@@ -1,12 +1,13 @@
 """Follow the champion, or load one version, in a process of its own: ``python -m airflow_mlops.serving.follow``.
 
-With a number or alias as argument, the version with this number or alias is followed instead, and the share that it answers as a
-canary.
+With a number or alias as argument, the process follows the version with this number or alias instead, and the share of
+the requests that this version answers as a canary.
 
-The process has MLflow's client, which the server need not import, and loads each new champion once before the server does.
-So a model that crashes the process that loads it does not end the server. It reads the settings as JSON from standard input,
-and writes one JSON object in a line for each version that it is about to load, that can be served, or that failed. Each further line
-that it reads is a canary that the server has withdrawn, which it withdraws from all servers.
+The process has MLflow's client, which the server need not import, and loads each new champion once before the server
+does. So a model that crashes the process that loads it does not end the server. The process writes a line with a JSON
+object for each version that it is about to load, that can be served, or that failed. The first line that it reads from
+standard input has the settings as JSON. Each further line names a canary that the server has withdrawn; the process
+then withdraws the canary from all servers.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
 
 
 class Failures:
-    """The version that could not be loaded last, and when it is tried again. Other versions are tried at once.
+    """The version whose loading failed last, and the time of its next try. Other versions are tried at once.
 
     :param version: number of the version; ``None`` if there was no failure
     :param count: how often it has failed
@@ -142,7 +143,9 @@ def _load(client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSp
 
 
 def _withdraw(client: Any, store: ArtifactStore, model: str, report: dict[str, Any]) -> None:
-    """Withdraw a canary from all servers, if a task widens it. Others are withdrawn from one server only."""
+    """Withdraw a canary from all servers, if a CanaryOperator rolls it out. Any other canary is withdrawn only from the
+    server that reported it.
+    """
     if canaries.withdraw(client, Ledger(store, model), report["withdrawn"], report["reason"]):
         index.update(store, model, "decisions")
 
@@ -152,7 +155,7 @@ def _say(**facts: Any) -> None:
 
 
 def _listen(withdrawn: queue.SimpleQueue[dict[str, Any]]) -> None:
-    """Hear of withdrawn canaries, and end with the server."""
+    """Read the reports of withdrawn canaries from standard input, and end this process when the server closes it."""
     for line in sys.stdin:
         withdrawn.put(json.loads(line))
     os._exit(0)

@@ -53,7 +53,7 @@ class Following:
         self._loading: int | None = None
         self._deadline: threading.Timer | None = None
         self._late = False
-        # The version that ended the process last, and how often.
+        # The version whose loading failed last, and how many times in a row.
         self._failures: tuple[int | None, int] = (None, 0)
         # The line that tells the process which canary this server has withdrawn.
         self._withdrawn: str | None = None
@@ -73,7 +73,8 @@ class Following:
         self._thread.join(5)
 
     def withdraw(self, version: int, reason: str) -> None:
-        """Withdraw a canary from all servers, if a task widens it. It is not chosen here any more in any case.
+        """Withdraw a canary from all servers, if a CanaryOperator rolls it out. This server has stopped choosing it
+        already.
 
         :param reason: why, as a sentence
         """

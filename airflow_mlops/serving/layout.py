@@ -15,7 +15,7 @@ from airflow_mlops.registry.ledger import folder_name
 REQUEST_COLUMNS = ("request_id", "request_row")
 #: Key of the manifest's facts in the metadata of the files.
 DETAILS = b"mlops"
-#: In these facts, the share of the requests that the server logged.
+#: Key, in these facts, of the share of the requests that the server logged.
 SHARE = "share"
 _SECONDS = {"hour": 3600, "day": 86400}
 

@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 
 # With the tenth of a second that answers wait in the server, they are on the disk within a second.
 _FLUSH_SECONDS, _UPLOAD_SECONDS, _MERGE_SECONDS = 0.8, 10.0, 60.0
-# Rows that wait in memory to be written.
+# Largest number of rows that wait in memory to be written to the spool.
 _WAITING_ROWS = 20_000
 _SPOOL_BYTES = 1 << 30
 _SEGMENT_BYTES = 64 << 20
@@ -239,7 +239,7 @@ class PredictionSpool:
         return _Segment(path, file, pa.ipc.new_stream(file, schema))
 
     def _close(self, seconds: float) -> None:
-        """Close the segments that were begun so many seconds ago, so that they are uploaded."""
+        """Close the segments that were begun at least ``seconds`` ago, so that they are uploaded."""
         for key, segment in list(self._segments.items()):
             if time.monotonic() - segment.began >= seconds:
                 self._segments.pop(key).close()
@@ -293,7 +293,7 @@ def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: A
 
 
 def prepare(spec: ServeSpec) -> None:
-    """Check what the log needs, and make the folder of the spool.
+    """Check the connection with the key of the hashes, and create the folder of the spool.
 
     :raises ConnectionNotFoundError: the connection with the key of the hashes does not exist
     :raises SpecError: this connection has no password, or one that is too short
@@ -344,7 +344,7 @@ def _logged(answers: Sequence[Answer], privacy: Privacy, sample: float, apart: A
 
 
 def _with_times(batch: pa.RecordBatch, name: str, micros: np.ndarray) -> pa.RecordBatch:
-    """Replace event times that were not sent by the time of the answer."""
+    """Replace null event times, which the client did not send, with the time of the answer."""
     index = batch.schema.get_field_index(name)
     times = batch.column(index)
     answered = pa.array(micros, pa.timestamp("us", "UTC"))

@@ -1,10 +1,12 @@
 """Merge the logged predictions of a window and version into one dataset, which labels are joined to.
 
-A dataset names the files from which it was made, and is replaced whenever there are others, by one with the rows of these files as well.
-Files are kept until long after the end of their window. So it does not matter which server merges them, or how many do at the
-same time: the dataset of a server that has missed a file is replaced by the next.
+A dataset records the files from which it was made. Whenever there are further files, it is replaced by a dataset that
+also has the rows of these files. Files are kept until long after the end of their window. So it does not matter which
+server merges them, or how many do at the same time: the dataset of a server that has missed a file is replaced by the
+next.
 
-If the servers of a window hashed or dropped different columns, the dataset does all of it (:func:`strictest`).
+If the servers of a window hashed or dropped different columns, the dataset hashes or drops all of these columns
+(:func:`strictest`).
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ log = logging.getLogger(__name__)
 _FILE = re.compile(r"^v(?P<version>\d+)-[0-9a-f]{32}\.parquet$")
 # Time after the end of a window in which servers upload their last predictions of it.
 _MARGIN = timedelta(minutes=1)
-# Time after which the files of a merged window are deleted.
+# Time from the end of a merged window to the deletion of its files.
 _KEPT = timedelta(days=2)
 
 

@@ -114,10 +114,11 @@ def json_object(data: bytes) -> dict[str, Any]:
 
 
 def _refuse_repeated(data: bytes, body: dict[str, Any]) -> None:
-    """Refuse an object with a field twice, of which the parser has kept the last.
+    """Refuse a body in which an object has a field twice. The parser has kept only the last of the two.
 
-    Each field has a colon, after a quote. So if there are as many colons, or quotes with a colon, as fields, none is repeated. Only
-    otherwise, which is rare, the body is parsed by the slower parser that shows repeated fields.
+    In JSON, a quote and a colon follow the name of each field. If the text has as many of them as the parsed body has
+    fields, no field is repeated. Only otherwise, which is rare, a slower parser reads the text again and finds repeated
+    fields.
     """
     fields = _fields(body)
     if fields == data.count(b":") or (fields == data.count(b'":') and _SPACED.search(data) is None):

@@ -93,7 +93,7 @@ class Metrics:
             registry=self.registry,
         )
 
-        # The calls of `labels`, which take time, have been made for these.
+        # Metrics with their labels, which are kept because each call of `labels` takes time.
         self._counters: dict[tuple[str, int], Counter] = {}
         self._of_versions: dict[int, tuple[Counter, Counter, Histogram]] = {}
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 class OnlineFeatures:
-    """A Feast repository, used by one thread: Feast redirects the output of the process while it works.
+    """A Feast repository. One thread makes all calls of Feast, because Feast redirects the output of the process
+    meanwhile.
 
     :param repo: folder of the repository
     """
@@ -58,7 +59,8 @@ class OnlineFeatures:
             )
         with repository.locked(store, shared=True):
             plan = request.resolve(store, service, None if service else refs)
-        # Later changes of the registry concern later versions. Besides, its file may be incomplete while it is written.
+        # The registry is not read again: its later changes concern later versions, and its file may be incomplete while
+        # it is written.
         registry: Any = store.registry
         with suppress(AttributeError):
             registry.cached_registry_proto_ttl = timedelta(0)

@@ -1,4 +1,4 @@
-"""Give the checked rows of a request to another version than the one for which they were checked."""
+"""Convert rows that were checked for the champion to the fields of another version, such as a canary."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from airflow_mlops.serving.layout import REQUEST_COLUMNS
 _NULL = type(None)
 _NUMBERS = {int, float, bool, _NULL}
 _DOUBLES = {float}
-# Up to so many times are read one by one, which takes less time than reading a column of them.
+# If a column has at most this many times, they are read one by one, which then takes less time than reading the column.
 _FEW = 20
 _INT64, _LARGEST = 2**63, sys.float_info.max
 _WHAT = {"number": "a number or null", "integer": "an integer", "string": "a text or null"}
@@ -32,7 +32,8 @@ _UTC = pa.timestamp("us", "UTC")
 class InputColumns:
     """The fields that a row of a request has: all features, and optionally the columns that are only logged.
 
-    Logged are the keys, the event time and the watched columns of the training set, with the types that they have there.
+    The columns that are only logged are the keys, the event time and the watched columns of the training set. They have
+    the types that they have there.
 
     :param contract: contract of the model
     :param training: columns of the training set; ``None`` if its manifest does not exist any more
@@ -177,7 +178,7 @@ def _wrong(values: list[Any], feature: FeatureColumn, is_wrong: Any) -> SchemaEr
 
 
 def as_column(values: list[Any], name: str, kind: pa.DataType) -> pa.Array:
-    """Return the values of a field with a type.
+    """Convert the values of a field to an array of the type ``kind``.
 
     :raises SchemaError: a value has another type
     """

@@ -1,4 +1,5 @@
-"""Score in the shadow, in a process of its own: ``python -m airflow_mlops.serving.shadow``.
+"""Score rows in the shadow, that is, only for the log, in a process of its own: ``python -m
+airflow_mlops.serving.shadow``.
 
 The process gets the settings as JSON in the first line of standard input, and then the rows that the champion has answered
 (:mod:`airflow_mlops.serving.shadowing`). It scores them with another version and logs the predictions. It reports what it does as
@@ -51,7 +52,7 @@ def packed(answers: Sequence[Answer]) -> bytes:
 
 
 def unpacked(source: BinaryIO) -> tuple[list[tuple[str, float, int]], Rows] | None:
-    """Read a message of :func:`packed`; ``None`` at the end, also in the middle of a message."""
+    """Read a message of :func:`packed`; ``None`` at the end of the input, even if the last message is incomplete."""
     sizes = source.read(_HEAD.size)
     if len(sizes) < _HEAD.size:
         return None
@@ -70,9 +71,8 @@ def _is_feature(kind: pa.DataType) -> bool:
 
 
 class Shadow:
-    """Scores and logs rows with the newest version that is to be shadowed.
+    """Scores rows with the loaded shadow version, and logs the predictions.
 
-    :param spec: settings of the server
     :param versions: the loaded versions
     :param spool: log of the predictions
     """

@@ -59,7 +59,7 @@ class Shadowing:
         process = self._process
         if process is not None and process.stdin is not None:
             if self._threads[1].is_alive():
-                # It waits for a process that reads no more.
+                # The thread waits for a process that does not read any more.
                 process.kill()
             with suppress(OSError):
                 process.stdin.close()
@@ -102,7 +102,7 @@ class Shadowing:
                 log.exception("%d rows could not be given to the shadow.", count)
 
     def _next(self) -> list[Answer] | None:
-        """Wait for queued answers, and return some that the same version has made; ``None`` at the end."""
+        """Wait for queued answers, and return a few consecutive ones of one version; ``None`` after :meth:`stop`."""
         with self._changed:
             while not self._queue:
                 if self._stopped.is_set():

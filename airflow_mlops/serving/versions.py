@@ -54,7 +54,8 @@ class Served:
         """Load a version from its downloaded files, and predict one row, so that the first request is as fast as others.
 
         :param features: the Feast repository in which features are looked up
-        :param other: whether it stands beside the champion, and so need not have all columns of the champion
+        :param other: whether the version is loaded beside the champion, as a canary or shadow. Columns to hash or drop
+            may then be absent
         :raises ModelFormatError: the version has no ONNX model, or the model cannot be loaded
         :raises SchemaError: predictions are logged, and a column to hash or drop is absent or cannot be hashed
         :raises FeatureStoreError: the Feast repository does not have a feature of the version

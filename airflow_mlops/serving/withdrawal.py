@@ -11,16 +11,18 @@ from statistics import median
 
 # Number of the last answers of a version that count.
 _KEPT = 1_000
-# Errors: fewest failures of the canary, and the share of failures beyond which it is worse.
+# Failures: smallest number of failures of the canary; summand and factor of the limit for its share of failures, see
+# `worse`.
 _FAILURES, _FAILED, _TIMES_FAILED = 10, 0.01, 3.0
-# Latency: fewest answers of each version, how many times and how many milliseconds slower is worse, answers between two looks.
+# Latency: smallest number of answers of each version; by what factor and by how many milliseconds the canary must be
+# slower; number of answers of the canary between two comparisons.
 _ANSWERS, _TIMES_SLOWER, _SLOWER_MS, _EVERY = 200, 2.0, 5.0, 50
 
 
 class Record:
     """The last answers of a version.
 
-    :param kept: number of answers
+    :param kept: largest number of answers that are kept
     """
 
     def __init__(self, kept: int = _KEPT) -> None:
@@ -32,7 +34,7 @@ class Record:
         """Add the answer to a request.
 
         :param milliseconds: time that the version took to predict the rows
-        :param failed: whether it failed to predict them
+        :param failed: whether the version failed to predict them
         """
         if len(self._answers) == self._answers.maxlen:
             self.failures -= self._answers[0][0]

@@ -40,9 +40,9 @@ from airflow_mlops.serving.versions import Served
 
 log = logging.getLogger(__name__)
 
-# Sizes of the versions and of the answers.
+# Head of a message: sizes, in bytes, of the versions and of the answers.
 _MESSAGE = struct.Struct(">II")
-# Number of the version in the message, and sizes of the two parts.
+# Head of an answer: index of its version in the message, and sizes, in bytes, of its two parts.
 _ANSWER = struct.Struct(">III")
 _REPORT_SECONDS = 1.0
 
@@ -58,9 +58,9 @@ class Packed(NamedTuple):
     body: bytes
 
     def numbered(self, version: int) -> bytes:
-        """Return the answer for a message.
+        """Return the bytes of the answer in a message.
 
-        :param version: place of its version among the versions of the message
+        :param version: index of the answer's version among the versions of the message
         """
         return b"".join((_ANSWER.pack(version, len(self.head), len(self.body)), self.head, self.body))
 

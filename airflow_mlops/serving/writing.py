@@ -37,7 +37,11 @@ _RESTART_SECONDS, _STOP_SECONDS = 2.0, 20.0
 
 @dataclass
 class _Batch:
-    """Answers that wait, and the versions that gave them, each with its number among them, by ``id``."""
+    """Answers that wait to be sent in one message.
+
+    The keys of ``versions`` are the ``id()`` of each version that gave an answer. The values are its index in the
+    message, and the version.
+    """
 
     versions: dict[int, tuple[int, Served]] = field(default_factory=dict)
     answers: list[bytes] = field(default_factory=list)
@@ -60,7 +64,8 @@ class Writing:
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
-        # Rows that the running process was sent, that it has written or counted as not logged, and that it has counted as such.
+        # Numbers of rows that were sent to the running process, that it has written or counted as not logged, and that
+        # it has counted as not logged.
         self._sent, self._settled, self._dropped = 0, 0, 0.0
 
     async def start(self) -> None:

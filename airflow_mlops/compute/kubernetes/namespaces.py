@@ -1,4 +1,4 @@
-"""The namespace of objects that no parameter places."""
+"""The namespace of Kubernetes objects for which the user names none."""
 
 from __future__ import annotations
 

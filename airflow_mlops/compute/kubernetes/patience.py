@@ -6,9 +6,9 @@ from airflow_mlops.core.errors import MLOpsError
 
 
 class Patience:
-    """Lets an error pass until there has been one for a while.
+    """Reports an error only after it has lasted for a given time.
 
-    :param seconds: time for which there must have been an error
+    :param seconds: time for which an error must last before it is reported
     """
 
     def __init__(self, seconds: float) -> None:
@@ -16,7 +16,8 @@ class Patience:
         self._since: float | None = None
 
     def exhausted(self, error: MLOpsError | None, now: float) -> MLOpsError | None:
-        """Return ``error`` if there has been an error at each call for the time of this object, otherwise ``None``.
+        """Return ``error`` if each call during the last ``seconds`` (a parameter of the class) had an error, otherwise
+        ``None``.
 
         :param error: the present error; ``None`` if there is none
         :param now: the current time, in seconds since 1970

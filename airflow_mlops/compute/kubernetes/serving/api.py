@@ -59,7 +59,9 @@ class EndpointApi:
         return self._unless_absent("GET", _path(manifest))
 
     def apply(self, manifest: Json) -> Json:
-        """Create or change an object by server-side apply. Fields that this package sets are taken from others."""
+        """Create or change an object by server-side apply. If another manager owns a field that this package sets, this
+        package takes the field over.
+        """
         query = [("fieldManager", MANAGER), ("force", "true")]
         headers = {"Content-Type": "application/apply-patch+yaml"}
         return self._request("PATCH", _path(manifest), query, headers, manifest)
@@ -79,14 +81,14 @@ class EndpointApi:
         return [pod for pod in items if not pod["metadata"].get("deletionTimestamp")]
 
     def record(self) -> Record:
-        """Read what is deployed.
+        """Read the record of the releases of this endpoint; an empty record if there is none.
 
         :raises SpecError: the ConfigMap with the record was changed
         """
         return from_config_map(self.get(to_config_map(Record(), self.name, self.namespace)))
 
     def write_record(self, record: Record | None) -> None:
-        """Write what is deployed; ``None`` deletes the record."""
+        """Write the record of the releases of this endpoint; ``None`` deletes the record."""
         manifest = to_config_map(record or Record(), self.name, self.namespace)
         if record is None:
             self.delete(manifest)

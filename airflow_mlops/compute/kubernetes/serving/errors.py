@@ -10,7 +10,7 @@ from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError, one_l
 
 
 def explained(error: BaseException, api: EndpointApi) -> MLOpsError:
-    """Return the error with which the task fails."""
+    """Convert an exception of a request about an endpoint to the error with which the task fails."""
     if isinstance(error, MLOpsError):
         return error
     if isinstance(error, ApiException):

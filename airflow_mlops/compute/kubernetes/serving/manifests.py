@@ -23,8 +23,8 @@ TEMPLATE = "airflow-mlops/template"
 _SPOOL = "/var/spool/airflow-mlops"
 # Words of a command before the arguments: python -m airflow_mlops.serving.
 _INTERPRETER = 3
-# Seconds for which a pod answers after Kubernetes has decided to end it, because Services still send it requests; and the
-# seconds until it is killed, in which it answers what has come and uploads its spool.
+# _DRAIN: seconds for which a pod still answers after Kubernetes has decided to end it, because Services still send it
+# requests. _GRACE: seconds until the pod is killed, in which it answers these requests and uploads its spool.
 _DRAIN, _GRACE = 5, 60
 
 
@@ -49,7 +49,7 @@ def command(spec: DeploySpec, store: str) -> list[str]:
             words.append(f"--{option.replace('_', '-')}={value}")
     words += [f"--hash-column={name}" for name in spec.hash_columns]
     words += [f"--drop-column={name}" for name in spec.drop_columns]
-    # What the server would refuse fails the task before anything is changed.
+    # Settings that the server would refuse fail the task here, before anything is changed in the cluster.
     settings(words[_INTERPRETER:])
     return [literal(word) for word in words]
 

@@ -1,4 +1,5 @@
-"""What is deployed under a name: the last verified release, and the one that is being rolled out.
+"""The record of what is deployed under the name of an endpoint: the last verified release, and the one being rolled
+out.
 
 A ConfigMap holds both, and is written before any other object is changed. So the verified release can be put back even if
 the task, its worker or Airflow is lost, and a retry does not take the unverified release for what was there before.
@@ -19,7 +20,7 @@ _KEY = "record"
 
 
 class Release(BaseModel):
-    """Applied objects.
+    """The Kubernetes objects that one deployment has applied.
 
     :param endpoint: the endpoint that the objects make
     :param manifests: the objects, the one that runs the servers first
@@ -34,7 +35,7 @@ class Release(BaseModel):
 
 
 class Record(BaseModel):
-    """What is deployed under a name.
+    """The releases of one endpoint.
 
     :param good: the last verified release; ``None`` if none was ever verified
     :param trying: the release that is being rolled out; ``None`` if there is none

@@ -34,7 +34,9 @@ def put_back(api: EndpointApi, call: str) -> str:
 
 
 def remove(api: EndpointApi, record: Record) -> None:
-    """Delete all objects of an endpoint. The object with the servers is the last but one, and the record the last."""
+    """Delete all objects of an endpoint. The object that runs the servers is deleted last of all, followed only by the
+    record.
+    """
     found = {_identity(item): item for part in (record.good, record.trying) if part for item in part.manifests}
     for manifest in reversed(found.values()):
         api.delete(manifest)

@@ -138,7 +138,8 @@ class Rollout:
     def _present(self) -> Release:
         """Return the release that is being rolled out.
 
-        :raises DeploymentError: it is not that of this task
+        :raises DeploymentError: it is not the release of this task, because another task has deployed to the endpoint
+            or removed it
         """
         trying = self._api.record().trying
         if trying is None or trying.call != self._id:
@@ -193,7 +194,9 @@ class Rollout:
             time.sleep(_POLL_SECONDS)
 
     def _conclude(self, release: Release) -> Release:
-        """Record that the release is verified, and delete the objects of the one before that it does not have."""
+        """Record that the release is verified. Delete the objects of the previous release that the new one does not
+        contain.
+        """
         self._present()
         live = self._api.get(release.manifests[0])
         if (url := state.address(live or {})) and not self._target.url:

@@ -21,11 +21,11 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 @dataclass(kw_only=True)
 class Target(ABC):
-    """The base class of the objects that serve a model.
+    """The base class of the descriptions of the Kubernetes objects that serve a model.
 
-    :param pod: the pods of the servers: image, resources, environment, placement. Their namespace and Airflow's connection to
-        the cluster are those of the pod, and ``deferrable`` says whether the task waits in the triggerer. The endpoint must be
-        ready within ``schedule_timeout`` plus ``startup_timeout``
+    :param pod: the pods of the servers: image, resources, environment, placement. All objects use the ``namespace`` and
+        ``kubernetes_conn_id`` of the pod. Its ``deferrable`` says whether the task waits in the triggerer. The endpoint
+        must be ready within ``schedule_timeout`` plus ``startup_timeout``
     :param name: name of the objects; by default derived from the name of the model
     :param url: address of the endpoint for clients, for the result and the link; by default the address in the cluster
     :raises SpecError: a field is invalid, or the pod has a field that a server cannot have
@@ -69,7 +69,9 @@ class Target(ABC):
 
     @property
     def needs_version(self) -> str | None:
-        """Return the name of a field that cannot be used with servers that follow the champion; ``None`` without one."""
+        """Return the name of a set field that cannot be used with servers that follow the champion; ``None`` if none is
+        set.
+        """
         return None
 
     @abstractmethod
@@ -131,8 +133,8 @@ class KServe(Target):
 
     :param replicas: smallest number of pods
     :param max_replicas: largest number of pods; by default ``replicas``
-    :param canary_percent: share of the requests that the new version gets, in percent, while the version before gets the
-        others. KServe supports it in its serverless mode only. By default, the new version gets all requests
+    :param canary_percent: share of the requests that the new version gets, in percent, while the previous version gets
+        the others. KServe supports it in its serverless mode only. By default, the new version gets all requests
     :raises SpecError: a field is invalid, or the pod has a field that a server cannot have
     """
 

@@ -45,8 +45,8 @@ def as_frame(table: pa.Table, facts: Mapping[str, ColumnFacts] | None = None) ->
     ``Int64`` or ``UInt64`` instead. Decimals become doubles, so that they can be compared with other numbers. Columns
     of whole decimals beyond 2**53 are usually ids, and become Python integers.
 
-    :param facts: facts about all rows of the columns, if the table has only some of the rows, so that its columns have the
-        same types as those of all rows; by default the facts about the table
+    :param facts: facts about each column over all rows, by name. If the table has only some of the rows, they give it
+        the same pandas types as the other tables; by default, they are derived from the table
     """
     import pandas as pd
 

@@ -57,7 +57,8 @@ def find_leftovers(store: ArtifactStore, before: datetime) -> Leftovers:
     :param before: a time with a time zone. It must be so long ago that no running task began to write before
     :raises StoreError: the store cannot be read
     """
-    # Writers of local files have temporary files anywhere. For object stores, only the check of conditional writes has some.
+    # In a local store, any folder can have temporary files. In an object store, only the check of conditional writes
+    # has some.
     folder = "" if store.local_path("") else ".mlops"
     found = _files(store, "temporary file", filter(_is_temporary, store.find(folder)), before)
     skipped: dict[str, str] = {}

@@ -151,11 +151,11 @@ class PredictionLog:
 
 
 def sampled(parts: Iterable[tuple[Mapping[str, Any], int]]) -> dict[str, dict[str, int]]:
-    """Describe which share of the requests predictions are, for the manifest of a dataset that has all of them.
+    """Describe, for the manifest of a dataset of predictions, which shares of the requests were logged.
 
     A row with the share ``s`` stands for ``1 / s`` rows.
 
-    :param parts: details of the manifest of some predictions, and their number of rows
+    :param parts: pairs of the manifest details of some of the predictions, and the number of these predictions
     :return: empty if all requests were logged. Otherwise ``sample`` with the number of rows by the share
     """
     rows: Counter[str] = Counter()

@@ -110,7 +110,7 @@ class Privacy:
     def of(
         cls, hashed: Sequence[str], dropped: Sequence[str], conn_id: str | None, connection: ConnectionResolver
     ) -> Privacy:
-        """Create it from the parameters of a step.
+        """Create the privacy options from the parameters of a step.
 
         :param conn_id: id of the connection with the secret key; required if ``hashed`` is not empty
         :raises ConnectionNotFoundError: there is no such connection

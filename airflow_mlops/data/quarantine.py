@@ -19,5 +19,8 @@ def quarantine_name(name: str) -> str:
 
 
 def quarantines_of(name: str) -> set[str]:
-    """Return the names under which failing rows can be: of the datasets ``name``, or of those whose valid rows these are."""
+    """Return the names of the datasets that can have the quarantined rows of ``name``.
+
+    If ``name`` is the name of the valid rows of other datasets, the quarantine of these datasets counts as well.
+    """
     return {quarantine_name(name), quarantine_name(name.removesuffix(_VALID))}

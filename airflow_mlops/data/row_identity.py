@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from airflow_mlops.data.datasets import Dataset
     from airflow_mlops.data.spool import Rows
 
-# The texts of so many rows are in memory at once.
+# Number of rows whose texts are in memory at once.
 _SLICE_ROWS = 65_536
 
 Numbers = np.ndarray[Any, Any]
@@ -82,7 +82,9 @@ def _ids(table: pa.Table, columns: Sequence[str], texts: Collection[str]) -> Num
 
 
 def _is_text(table: pa.Table | Rows, name: str) -> bool:
-    """Return whether Arrow can convert all values of a column to text. It cannot convert lists, and bytes that are no text."""
+    """Return whether Arrow can convert all values of a column to text. It cannot convert lists, and bytes that are not
+    UTF-8.
+    """
     kind = table.schema.field(name).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     column = table.select([name])

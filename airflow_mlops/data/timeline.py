@@ -1,4 +1,4 @@
-"""Small files that are named by time windows, in folders in which the files of a time are found with few requests.
+"""Small files that are named by time windows, stored so that few requests find the files of a given time.
 
 Listing a folder of an object store takes one request for each 1,000 files. Therefore the files of short windows are in
 subfolders, each of which has the files of one period::
@@ -167,9 +167,9 @@ class Timeline:
     def recent(self, count: int, before: Window) -> tuple[dict[Window, str], datetime | None]:
         """Find the last windows of each length that start before a window.
 
-        :param count: smallest number of files of each level of length, if there are so many
-        :return: keys by window, and a time after which none of the other windows ends; ``None`` if there are certainly no
-            others
+        :param count: number of files to find at least of each level of length, if there are as many
+        :return: the keys of the found files by window, and a time after which no other window ends; this time is
+            ``None`` if there are no other windows
         :raises StoreError: the store cannot be read
         """
         top = self.store.keys(self.folder)

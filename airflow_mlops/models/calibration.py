@@ -47,7 +47,7 @@ def require_rows(method: CalibrationMethod, labels: NDArray[Any], classes: Seque
 
     :param labels: labels of the rows, shape (n,)
     :param classes: the classes of the model
-    :param source: the choice of the rows in words
+    :param source: how the rows were chosen, in words, for the error message
     :raises TrainingError: there are fewer rows than :data:`ROWS`, or fewer rows of a class than :data:`CLASS_ROWS`
     """
     counts = {label: int((labels == label).sum()) for label in classes}

@@ -118,7 +118,8 @@ def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> Ve
 
 
 def digest(client: MlflowClient, ref: ModelVersionRef) -> str | None:
-    """Return the SHA-256 of the contract of a foreign version that is valid now; ``None`` for other versions.
+    """Return the SHA-256 of the valid contract of a foreign version, from its tag in MLflow; ``None`` for other
+    versions.
 
     :raises RegistryError: MLflow cannot be used
     """

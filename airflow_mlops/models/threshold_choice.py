@@ -1,8 +1,9 @@
 """Choose the decision threshold of a binary model on rows to which the model was not fitted.
 
-Rows with equal scores get equal labels, so only as many thresholds differ as there are different scores, and one more: no row is
-positive. A threshold lies in the middle between the lowest score that is positive and the next one, so that rounding in another
-library or batch size does not change labels. Of equally good thresholds, the smallest is chosen.
+Rows with equal scores get equal labels. So with m different scores, only m + 1 thresholds give different labels; with
+the largest of them, no row is positive. A threshold lies in the middle between the lowest score that is positive and
+the next one, so that rounding in another library or batch size does not change labels. Of equally good thresholds, the
+smallest is chosen.
 """
 
 from __future__ import annotations
@@ -47,11 +48,11 @@ class Thresholds:
         :param truth: whether each row is positive, shape (n,) with n > 0
         :param score: probability of the positive class, shape (n,)
         """
-        # A float32 would have another place in the middle.
+        # In float32, the middle between two scores would be rounded differently.
         lows, group = np.unique(-np.asarray(score, dtype=np.float64), return_inverse=True)
         lows = -lows
         middle = (lows[:-1] + lows[1:]) / 2
-        # There is no number between two neighbours.
+        # No number lies between two neighbouring doubles. The higher one is then the threshold.
         middle = np.where(middle > lows[1:], middle, lows[:-1])
         size = len(lows)
         return cls(
@@ -109,7 +110,7 @@ def choose(
     :param rule: a rule, not a number
     :param truth: whether each row is positive, shape (n,), with rows of both classes
     :param score: probability of the positive class, shape (n,)
-    :param source: the choice of the rows in words
+    :param source: how the rows were chosen, in words
     :raises TrainingError: no threshold has the precision that the rule asks for
     """
     found = Thresholds.of(truth, score)

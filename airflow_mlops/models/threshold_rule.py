@@ -19,13 +19,15 @@ NEVER = math.nextafter(1, math.inf)
 
 
 class ThresholdRule(Model):
-    """A rule with exactly one of its fields.
+    """A rule for the decision threshold. Exactly one of its fields is set.
 
-    :param maximise: the metric whose value is greatest
-    :param precision: the smallest precision. Of the thresholds that reach it, the smallest is chosen, which has the greatest
-        recall
-    :param recall: the smallest recall. Of the thresholds that reach it, the one with the greatest precision is chosen
-    :param cost: costs of a ``false_positive`` and of a ``false_negative``, whose mean over the rows is least
+    :param maximise: the metric that the threshold maximises
+    :param precision: the smallest accepted precision. Of the thresholds that reach it, the smallest is chosen, which
+        has the greatest recall
+    :param recall: the smallest accepted recall. Of the thresholds that reach it, the one with the greatest precision is
+        chosen
+    :param cost: costs of a ``false_positive`` and of a ``false_negative``. The threshold minimises the mean cost of a
+        row
     :param value: the threshold itself. In a declaration, it is a plain number
     """
 
@@ -41,7 +43,7 @@ class ThresholdRule(Model):
         if isinstance(declared, Mapping):
             if unknown := [key for key in declared if key not in cls.model_fields]:
                 raise ValueError(f"unknown key {unknown[0]!r}: {choices(unknown[0], cls.model_fields)}")
-            # What is stored has all fields.
+            # A stored rule has all fields, of which all but one are null.
             return {key: value for key, value in declared.items() if value is not None}
         return declared
 

@@ -1,4 +1,6 @@
-"""The data of a model: the windows of the datasets that it reads, and the way from raw data to the model and predictions."""
+"""The data of a model: the windows of the datasets that it reads, and the lineage from raw data to the model and its
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from airflow_mlops.registry.ledger import Entry
 _VERSION = 1
 # Largest number of datasets in the graph.
 _NODES = 200
-# A parent is looked for under at most so many names.
+# Largest number of names under which a parent is looked for.
 _NAMES = 64
 
 
@@ -221,7 +223,9 @@ def _contents(store: ArtifactStore, name: str) -> tuple[dict[Window, str], dict[
 
 
 def _short(key: str, content: bytes) -> Any:
-    """Return what a calendar needs of a pointer or a manifest; ``None`` if it is damaged."""
+    """Return the fields of a pointer or manifest from which the facts about windows are made; ``None`` if it is
+    damaged.
+    """
     try:
         found = json.loads(content)
         return {"id": str(found["id"]), "rows": int(found.get("rows", 0)), "window": found.get("window")}

@@ -55,8 +55,8 @@ class Cell(Model):
 class DriftMap(Model):
     """The drift of features by windows.
 
-    :param features: the features, ordered by the sum of effect times importance over the windows in which they drifted or
-        were broken. A feature of unknown importance counts with its effect
+    :param features: the features, ordered by the sum of effect times importance over the windows in which they drifted
+        or were broken. A broken feature has the effect 1, and a feature of unknown importance the importance 1
     :param windows: the windows, ordered by time
     :param cells: for each feature, its drift in each window; ``None`` if the window did not measure the feature
     """

@@ -37,7 +37,8 @@ SNAPSHOT = "indexes/models.json.gz"
 _VERSION = 2
 # Written after the sections of all models were written once. Stores of earlier releases do not have it.
 _COMPLETE = f"{FOLDER}/complete"
-# More changed sections than this are copied into the snapshot. A cold start reads each of the others with one request.
+# If more sections than this have changed, the snapshot is written again. Until then, a process that starts reads each
+# changed section with one request.
 _CHANGED = 4
 
 # The page of a model computes these from the ledger and the reports, which it shows.

@@ -14,7 +14,8 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.timeline import window_of
 from airflow_mlops.overview.facts import Scoring, WindowFacts
 
-# A window (start and end without hyphens) or the fingerprint of the scored rows, the model, and its version.
+# Name of a slot: a window (start and end without hyphens) or the fingerprint of the scored rows, the model, its
+# version.
 _SLOT = re.compile(r"(?:[\dT_]+Z-[\dT_]+Z|rows-[0-9a-f]+)-(.+)-v\d+\.json")
 _FIRST = datetime.min.replace(tzinfo=timezone.utc)
 
@@ -33,7 +34,8 @@ class LastScoring(Model):
 
 
 def last_scoring(store: ArtifactStore, model: str, name: str) -> LastScoring | None:
-    """Return the scoring of the window that ends last; ``None`` without predictions. Predictions that are kept apart do not count.
+    """Return the scoring of the window that ends last; ``None`` without predictions. Predictions of a shadow or a
+    canary do not count.
 
     Of several versions in the same window, the one with the most recent predictions counts.
 

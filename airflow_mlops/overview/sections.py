@@ -1,4 +1,4 @@
-"""The sections of the index: what each of them has about a model, and how it is made from the truth."""
+"""The sections of the index: what each of them has about a model, and how it is computed from its source."""
 
 from __future__ import annotations
 

@@ -10,8 +10,9 @@ by a tag of the registered model. A task sets this tag before it moves the alias
 another task removes the tag before the repair, the crash is not detected, and the alias seems to have been moved by a
 person. A rollback to the right version then repairs the alias.
 
-An entry may also record that a person moved the alias (:mod:`airflow_mlops.registry.outside_moves`). The alias already is
-where the person moved it, and stays wherever it is moved next. Only the tags of such an entry are set.
+An entry may also record that a person moved the alias (:mod:`airflow_mlops.registry.outside_moves`). The alias is not
+moved for such an entry, because it is already where the person moved it, or where it was moved since. Only the tags are
+set.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ _DUPLICATE_ROW, _ATTEMPTS = ("IntegrityError", "UniqueViolation"), 5
 
 
 def carry_out(client: MlflowClient, ledger: Ledger) -> None:
-    """Move the alias ``champion`` to the champion of the last change of the champion in the ledger.
+    """Move the alias ``champion`` to the version that the last change of the champion in the ledger made champion.
 
     Nothing is done if the alias was already moved for this entry, or if a person moved it. The new champion gets tags with the time, the
     replaced version, and the number and SHA-256 of the entry. The alias ``previous_champion`` is set to the replaced
@@ -171,7 +172,8 @@ def settled_champion(client: MlflowClient, ledger: Ledger, entries: Sequence[Ent
 
 
 def complete(client: MlflowClient, ledger: Ledger) -> None:
-    """Do :func:`carry_out`, except if the version was deleted after the decision.
+    """Do :func:`carry_out`, and ignore its errors if MLflow responds: usually, the version was deleted after the
+    decision.
 
     :raises RegistryUnavailableError: MLflow does not respond
     """
@@ -243,6 +245,6 @@ def champion_before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVers
 
 
 def last_champion(entries: Sequence[Entry]) -> ModelVersionRef | None:
-    """Return the newest champion in the ledger, also if the model has no champion any more."""
+    """Return the champion according to the ledger; the last one if the model has no champion any more."""
     move = last_move(entries)
     return (move.champion or move.replaced) if move is not None else None

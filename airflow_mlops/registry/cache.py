@@ -31,8 +31,9 @@ _held: dict[Path, int] = {}
 def cached(name: str, fill: Callable[[Path], None]) -> Path:
     """Return the folder ``name`` of the cache. The folder is not removed while this process runs.
 
-    If the folder does not exist, it is filled, and then other folders are removed until the cache is not larger than the
-    environment variable ``MLOPS_CACHE_SIZE``. Folders that are in use remain, even if the cache is too large then.
+    If the folder does not exist, it is filled, and then other folders are removed until the cache is not larger than
+    the size in the environment variable ``MLOPS_CACHE_SIZE``. Folders that are in use remain, even if the cache is too
+    large then.
 
     :param fill: function that writes the files into an empty folder
     :raises RegistryError: the cache belongs to another user
@@ -136,7 +137,7 @@ def _make_room(root: Path, limit: int, added: int) -> None:
     """
     record = root.with_name(f"{root.name}.size")
     with _one_process(root):
-        # Downloads that go on cannot be removed, and count.
+        # Downloads in progress cannot be removed, and count as folders.
         folders = [folder for folder in root.iterdir() if not (folder.name.startswith(".") and _remove(folder))]
         count, total = _read_record(record)
         if count + 1 == len(folders) and total + added <= limit:

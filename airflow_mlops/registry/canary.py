@@ -54,7 +54,7 @@ class Rollout:
 
     @property
     def champion(self) -> ModelVersionRef | None:
-        """Return the champion with which the canary is compared: that at the start."""
+        """Return the champion with which the canary is compared: the champion at the time when the canary started."""
         return self.entries[0].champion
 
     @property
@@ -64,7 +64,9 @@ class Rollout:
 
     @property
     def shares(self) -> list[tuple[datetime, float]]:
-        """Return the shares of the canary, and the time from which each held."""
+        """Return the successive shares of the canary, oldest first, each as a pair: the time from which it applied, and
+        the share.
+        """
         found: list[tuple[datetime, float]] = []
         for entry in self.entries:
             if entry.canary is not None and (not found or entry.canary.share != found[-1][1]):

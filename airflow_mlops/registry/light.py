@@ -10,7 +10,7 @@ from airflow_mlops.registry.versions import CHAMPION
 
 
 def server_address(found: ConnectionInfo) -> str | None:
-    """Return the address of the MLflow server of a connection; ``None`` if the connection is to no server.
+    """Return the address of the MLflow server of a connection; ``None`` if the tracking URI is not an HTTP address.
 
     :raises SpecError: the connection has no host
     """

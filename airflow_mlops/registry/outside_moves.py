@@ -1,11 +1,11 @@
 """Notice that the champion was changed outside of this package, and record the change in the ledger.
 
-Whoever may write to MLflow can move or delete the alias ``champion``, as a person does on MLflow's pages. The ledger names
-the champion of the last change that it knows, so any other champion is a change from outside. Of several changes between two
-looks, only the result can be seen, and nothing if the alias is back.
+Whoever may write to MLflow can move or delete the alias ``champion``, as a person does on MLflow's pages. The ledger
+names the champion of the last change that it knows, so any other champion is a change from outside. If the alias
+changes several times between two checks, only the last change is noticed, and none if the alias is back.
 
-The entry vouches for nothing: the files of a version are those that the ledger has promoted, or they are not checked
-(:mod:`airflow_mlops.registry.integrity`).
+The entry does not approve the files of the new champion. They are checked against the hashes of the version's last
+promotion in the ledger, or not at all if there was none (:mod:`airflow_mlops.registry.integrity`).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def record(client: MlflowClient, ledger: Ledger, entry_id: str, noticed_by: Obse
     """
 
     def decide(entries: Sequence[Entry]) -> Decision | None:
-        # A promotion in progress needs no help while the alias is right.
+        # If the alias is right, nothing is to be completed, even while a promotion is in progress.
         if number(champion(client, ledger.model)) == known(entries):
             return None
         now = settled_champion(client, ledger, entries)

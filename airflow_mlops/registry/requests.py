@@ -54,7 +54,7 @@ class Answer(Model):
 
 @dataclass(frozen=True)
 class RecordedRequest:
-    """A request in the ledger, and what became of it.
+    """A request in the ledger, and its state.
 
     :param seq: number of the entry in the ledger
     :param replaced: whether the champion has changed since the request, other than to a candidate of this request

@@ -65,7 +65,7 @@ def run_for(
         if status == "FINISHED":
             with registry_errors(f"MLflow run {name!r} cannot be ended"):
                 client.set_terminated(run_id, status)
-                # MLflow may have carried out a request late, after its answer was given up.
+                # MLflow may have created another run late, after the client had given up waiting for the answer.
                 _delete_unclaimed(client, store, folder, experiment_id, key, run_id)
         else:
             # An error here must not hide the original one.

@@ -200,7 +200,9 @@ def of_run(client: MlflowClient, model: str, run_id: str) -> ModelVersionRef | N
 
 
 def model_id_of(client: MlflowClient, ref: ModelVersionRef) -> str | None:
-    """Return the id of the logged model from which :func:`register` has registered a version, if it did."""
+    """Return the id of the logged model from which a version was registered; ``None`` if it was registered from other
+    files.
+    """
     with registry_errors(f"{ref} is not in the MLflow registry"):
         return _model_id(client.get_model_version(ref.model, str(ref.version)))
 

@@ -30,7 +30,7 @@ _MONTHS_SPAN, _WEEKS_SPAN = timedelta(days=120), timedelta(days=42)
 
 
 class Person(Protocol):
-    """Answers what the data does not tell."""
+    """Answers the questions that the data leaves open, such as which column is the label."""
 
     def choose(self, flag: str, question: str, options: Sequence[str]) -> str:
         """Return one of ``options``. ``flag`` is the argument of the command that gives the same answer."""
@@ -44,7 +44,7 @@ class Person(Protocol):
 
 @dataclass(frozen=True)
 class Given:
-    """What the arguments of the command say; ``None`` or empty where they say nothing."""
+    """The arguments of ``airflow mlops init``; ``None`` or empty if an argument was not given."""
 
     label: str | None = None
     time: str | None = None
@@ -69,7 +69,7 @@ class Proposal:
     :param every: length of a window
     :param first: first time in the sample
     :param last: last time in the sample
-    :param window_rows: median number of rows in the windows of the sample
+    :param window_rows: mean number of rows of a window of the sample, rounded down
     """
 
     columns: dict[str, Column]

@@ -16,8 +16,8 @@ _FEWEST = 0.25
 def propose(name: str, proposal: Proposal, complete: bool) -> dict[str, Any]:
     """Return a suite in the JSON format of Great Expectations.
 
-    Expectations about keys and times have no exceptions. Expectations about values accept 1% of other rows, and leave
-    room for values that the sample does not contain.
+    Expectations about keys and times have no exceptions. Expectations about values accept that 1% of the rows do not
+    meet them, and leave room for values that the sample does not contain.
 
     :param complete: whether the sample has all rows, so that the number of rows in a window is known
     """

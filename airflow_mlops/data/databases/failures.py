@@ -11,7 +11,8 @@ _FINAL_STATES = frozenset({"0A", "20", "21", "22", "23", "2F", "38", "39", "3F",
 _READ_ONLY_STATE = "25006"
 # The exceptions of PEP 249 that stand for errors in the query or the data.
 _FINAL_KINDS = frozenset({"DataError", "IntegrityError", "NotSupportedError", "ProgrammingError"})
-# Errors of MySQL and MariaDB servers that pass: connections, memory and disks, shutdowns, locks, cancellations, passwords.
+# Temporary errors of MySQL and MariaDB servers: connections, memory and disks, shutdowns, locks, cancellations,
+# passwords.
 _PASSING_MYSQL = frozenset({
     1021, 1030, 1037, 1038, 1040, 1041, 1042, 1043, 1045, 1053, 1077, 1078, 1079, 1080, 1105, 1129, 1130, 1135, 1152, 1154,
     1155, 1156, 1157, 1158, 1159, 1160, 1161, 1184, 1203, 1205, 1206, 1213, 1226, 1317, 1614, 1637, 1698, 1836, 1927, 1969,
@@ -19,8 +20,8 @@ _PASSING_MYSQL = frozenset({
 })  # fmt: skip
 # Errors of the client library, such as a lost connection.
 _MYSQL_CLIENT = range(2000, 3000)
-# The texts of SQLite's result codes BUSY, LOCKED, IOERR, CANTOPEN, NOMEM, FULL, INTERRUPT, PROTOCOL and SCHEMA, and of CORRUPT
-# and NOTADB, which a file has while it is copied.
+# The texts of SQLite's result codes BUSY, LOCKED, IOERR, CANTOPEN, NOMEM, FULL, INTERRUPT, PROTOCOL and SCHEMA, and of
+# CORRUPT and NOTADB, which SQLite reports while the file is being copied.
 _PASSING_SQLITE = (
     "database is locked", "table is locked", "disk I/O error", "unable to open database file", "out of memory",
     "database or disk is full", "interrupted", "locking protocol", "schema has changed", "disk image is malformed",

@@ -24,7 +24,8 @@ Part = Mapping[str, Any]
 _BATCH_ROWS = 5_000
 _SECONDS = 3_600
 # PostgreSQL locks a part of a table until the transaction ends, so that other parts can be written at the same time. In
-# MySQL, deleting without an index locks rows of other parts, and two tasks would end each other; it locks the table.
+# MySQL, deleting without an index locks rows of other parts, and two tasks would deadlock, so there the whole table is
+# locked.
 _POSTGRES_LOCK = """
     SELECT pg_advisory_xact_lock(
         hashtextextended(concat(CAST(to_regclass(CAST(:name AS text)) AS oid), ' ', CAST(:part AS text)), 0)

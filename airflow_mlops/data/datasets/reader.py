@@ -75,7 +75,9 @@ class Dataset:
         self._verified: set[str] = set()
 
     def weighted(self, column: str | None) -> Dataset:
-        """Return this dataset as one whose rows have weights in a training, see :class:`airflow_mlops.data.row_weights.RowWeights`.
+        """Return a copy of this dataset that names the column with the weights of its rows in a training.
+
+        :class:`airflow_mlops.data.row_weights.RowWeights` reads these weights.
 
         :param column: name of the column of weights; ``None`` without one
         """

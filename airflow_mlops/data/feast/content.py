@@ -53,7 +53,8 @@ def describe(store: FeatureStore, request: FeatureRequest) -> dict[str, Any]:
 def _definition(view: Any) -> str:
     """Return a hash of the definition of a view, without the times at which it was applied or materialized.
 
-    A pickled function has other bytes each time, so its source text counts, if Feast runs this text.
+    The bytes of a pickled function differ at each pickling, so the source text of the function is hashed instead, if
+    Feast runs this text.
     """
     content = json_format.MessageToDict(view.to_proto().spec, preserving_proto_field_name=True)
     return fingerprint(_lasting(content))
@@ -69,7 +70,9 @@ def _lasting(value: Any) -> Any:
 
 
 def _is_run(text: Any) -> bool:
-    """Return whether Feast runs the source text of a function, and not the pickled function, which contains more."""
+    """Return whether Feast runs the source text of a function, and not the pickled function, which contains more than
+    the text.
+    """
     if not isinstance(text, str):
         return False
     try:

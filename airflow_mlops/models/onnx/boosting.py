@@ -27,7 +27,7 @@ OPSET = 18
 _ML = "ai.onnx.ml"
 
 Link = Literal["identity", "log", "logit", "softmax"]
-# Splits by more categories compare a column of a table.
+# Largest number of categories in a split that becomes a chain. Splits by more categories compare a column of a table.
 _CHAIN = 3
 # How the comparison of a split is written in ONNX.
 BELOW, AT_MOST, ABOVE, IN = "BRANCH_LT", "BRANCH_LEQ", "BRANCH_GT", "BRANCH_EQ"
@@ -263,8 +263,8 @@ def _with_sets(
 
     :param sizes: number of categories of each text feature
     :param first: number of columns so far
-    :return: the trees; and for each feature with such splits its position, and the columns' values for each category and,
-        in the last row, for other texts
+    :return: the trees; and for each text feature with such splits, its position and the values of its new columns,
+        shape (categories + 1, columns). The last row has the values for other texts
     """
     found: dict[int, dict[bytes, int]] = {}
     rows: dict[int, list[NDArray[np.uint8]]] = {}
@@ -275,7 +275,7 @@ def _with_sets(
                 continue
             feature = int(tree.feature[node])
             values = np.zeros(sizes[feature] + 1, np.uint8)
-            # LightGBM and XGBoost know no codes beyond the vocabulary.
+            # A code beyond the vocabulary belongs to no text.
             values[codes[codes < sizes[feature]]] = 1
             values[-1] = tree.missing_true[node]
             place = found.setdefault(feature, {}).setdefault(values.tobytes(), len(found[feature]))
@@ -310,7 +310,7 @@ def _with_chains(tree: Tree) -> Tree:
         name: getattr(tree, name).tolist() for name in ("feature", "mode", "threshold", "true", "false", "missing_true")
     }
     for node, given in tree.members.items():
-        # No code is negative.
+        # No category has the code -1, so the comparison is never true.
         codes = given if len(given) else np.array([-1])
         last = fields["false"][node]
         place = node

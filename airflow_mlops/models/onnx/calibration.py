@@ -84,7 +84,8 @@ def _calibrated(
 def _logistic(graph: _Graph, maps: Sequence[CalibrationMap], inner: str) -> str:
     """Add a logistic function of the log-odds x, ``1 / (1 + exp(-intercept) * exp(x) ** -slope)``."""
     slopes, intercepts = (np.array([[getattr(each, name) for each in maps]]) for name in ("slope", "intercept"))
-    # A factor beyond the range of doubles has a slope to match, and moves into the power.
+    # If exp(-intercept) would be beyond the range of doubles, the slope is large as well, and the factor moves into the
+    # power.
     large = np.abs(intercepts) > _LARGE
     within = np.exp(np.divide(intercepts, slopes, out=np.zeros_like(slopes), where=large))
     odds = graph.add("Div", inner, graph.add("Sub", graph.constant(1), inner))
@@ -94,7 +95,10 @@ def _logistic(graph: _Graph, maps: Sequence[CalibrationMap], inner: str) -> str:
 
 
 def _sharpened(graph: _Graph, slope: float, inner: str) -> str:
-    """Add the powers of the probabilities of all classes. The largest one is 1, so that the others may become 0."""
+    """Add nodes that divide the probabilities of all classes by the largest one, and raise them to the power ``slope``.
+
+    The largest result is 1, so only small results can underflow to 0.
+    """
     largest = graph.add("GatherElements", inner, graph.add("ArgMax", inner, axis=1, keepdims=1), axis=1)
     return graph.add("Pow", graph.add("Div", inner, largest), graph.constant(slope))
 
@@ -122,7 +126,7 @@ def _interpolated(graph: _Graph, maps: Sequence[CalibrationMap], given: str) -> 
     along = graph.add("Sub", score, graph.add("Gather", table, piece))
     rise = graph.add("Mul", graph.add("Gather", graph.constant(slopes.ravel()), piece), along)
     found = graph.add("Add", graph.add("Gather", graph.constant(heights.ravel()), piece), rise)
-    # Rounding can go beyond the ends.
+    # Rounding can lead to values slightly below 0 or above 1.
     return graph.add("Min", graph.add("Max", found, graph.constant(0)), graph.constant(1))
 
 

@@ -45,7 +45,7 @@ def predict_by_onnx(folder: Path, model: Model) -> None:
 
     (folder / "code").mkdir(exist_ok=True)
     shutil.copy(Path(__file__).with_name("loader.py"), folder / "code" / f"{_LOADER}.py")
-    # Of scikit-learn, the loader has other settings.
+    # These settings belong to MLflow's own loader for scikit-learn.
     others = ("model_path", "predict_fn")
     fields = {name: value for name, value in model.flavors[pyfunc.FLAVOR_NAME].items() if name not in others}
     model.add_flavor(pyfunc.FLAVOR_NAME, **{**fields, pyfunc.MAIN: _LOADER, pyfunc.DATA: "model.onnx", "code": "code"})

@@ -196,7 +196,7 @@ def _feeds_of_numbers(columns: Mapping[str, Sequence[Any]], nodes: Sequence[_Inp
         exact = not (np.abs(numbers) > _EXACT).any()
     except OverflowError:
         exact = False
-    # A larger integer would be rounded twice.
+    # A larger integer would be rounded twice, to a double and then to a single.
     singles = numbers.astype(np.float32) if exact else np.array([_singles(each) for each in values])
     return {
         node.name: each if node.type == "tensor(float)" else _as_input(each, node)

@@ -1,6 +1,6 @@
 """Hold out rows of the split part ``train``, for early stopping, a calibration or a threshold. The split part ``test`` is not read.
 
-The newest rows are held out if the training set has event times, whole groups if it was split by a group, and otherwise
+Whole groups are held out if the training set was split by group, the newest rows if it has event times, and otherwise
 random rows.
 """
 

@@ -22,7 +22,7 @@ from airflow_mlops.models.trainers.spec import BoostingTrainerSpec
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# CatBoost has no missing categories.
+# A null of a text feature is a category, because CatBoost has no missing categories.
 FILE, NULLS = "booster.cbm", True
 _OBJECTIVES: dict[Task, dict[str, Any]] = {
     "binary": {"Logloss": "logit", "CrossEntropy": "logit"},
@@ -122,7 +122,7 @@ def train(job: Job) -> CatBoostModel:
 
 
 class _Follower:
-    """Passes the rounds on to ``progress``."""
+    """CatBoost's callback, which reports each round to ``progress``."""
 
     def __init__(self, progress: Progress, snapshot: Path, measured: bool) -> None:
         self._progress, self._snapshot, self._measured = progress, snapshot, measured
@@ -208,7 +208,7 @@ class _Export:
         info = content["features_info"]
         self._texts = encoding.categorical
         self._numeric = [place for place in range(len(encoding.features)) if place not in self._texts]
-        # CatBoost counts the splits: by numbers, by one category, and by the statistics of a category.
+        # CatBoost numbers the splits in this order: by numbers, by one category, by the statistics of a category.
         floats = info.get("float_features") or []
         before = sum(len(item.get("borders") or ()) for item in floats)
         before += sum(len(item.get("values") or ()) for item in info.get("categorical_features") or [])

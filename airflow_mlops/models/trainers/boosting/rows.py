@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-# Encoded rows that are kept in memory, because the libraries read the rows several times.
+# Size, in bytes, of the encoded rows that are kept in memory, because the libraries read the rows several times.
 CACHE_BYTES = 512 * 1024**2
 
 
@@ -78,7 +78,9 @@ class Rows:
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """Return the first row and the end of each chunk, counted over the chosen rows."""
+        """Return, for each chunk, the positions of its first row and of the row after its last, counted over the chosen
+        rows.
+        """
         if self._sizes is None:
             first = self._names[:1]
             ends = np.cumsum([0, *(part.num_rows for part in self._chunks.each(first))])
@@ -106,7 +108,7 @@ class Rows:
         if found.nbytes + sum(item.nbytes for item in self._cache.values()) <= CACHE_BYTES:
             self._cache[chunk] = found
         else:
-            # LightGBM reads single rows.
+            # LightGBM reads a chunk row by row, so the last chunk is kept even if the cache is full.
             self._last = chunk, found
         return found
 

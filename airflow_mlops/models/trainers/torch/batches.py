@@ -105,7 +105,8 @@ class Batches:
     def _read_groups(self, groups: Iterable[int], *, validation: bool) -> Iterator[Batch]:
         """Yield the encoded rows of each row group. Threads read the next row groups ahead."""
         if not self._reader.repeatable:
-            # The random numbers that a Dataset draws need an order.
+            # Row groups are read in order, so that a Dataset draws its random numbers in the same order in each
+            # training.
             yield from (self._read(int(group), validation=validation) for group in groups)
             return
         ahead: deque[tuple[int, Future[Batch]]] = deque()

@@ -58,7 +58,7 @@ def read_checkpoint(store: ArtifactStore, key: str) -> dict[str, Any] | None:
         content = store.read_bytes(key)
     except FileNotFoundError:
         return None
-    # With weights_only, loading a checkpoint cannot run code. AdamW counts steps on the CPU: on the GPU, the CPU would
-    # wait for each count.
+    # With weights_only, loading a checkpoint cannot run code. The checkpoint is loaded into main memory, because AdamW
+    # counts its steps there: if the counts were on the GPU, the CPU would wait for the GPU at each step.
     saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return saved

@@ -157,7 +157,8 @@ class Encoding:
 class _Moments:
     """Mean and standard deviation of several columns, updated batch by batch.
 
-    Source: T. Chan, G. Golub, R. LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances".
+    Source: T. Chan, G. Golub, R. LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
+    1979.
     """
 
     def __init__(self, columns: int) -> None:

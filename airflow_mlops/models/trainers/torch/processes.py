@@ -30,7 +30,8 @@ from airflow_mlops.models.trainers.torch.task import TrainingTask
 if TYPE_CHECKING:
     from airflow_mlops.models.trainers.base import TrainingRun
 
-# Time in seconds that the training processes have for writing a checkpoint. Kubernetes kills a pod 30 s after SIGTERM.
+# Time in seconds that the training processes have for writing a checkpoint. By default, Kubernetes kills a pod 30 s
+# after SIGTERM, and one of Pod(...) after its termination_grace, 20 s.
 _GRACE_SECONDS = 25.0
 _POLL_SECONDS = 0.2
 

@@ -292,7 +292,7 @@ def backtest(args: Namespace) -> None:
 
 
 def _between(first: str | None, last: str | None) -> Window | None:
-    """Return the window from the beginning of ``first`` to the end of ``last``; ``None`` without both.
+    """Return the window from the beginning of ``first`` to the end of ``last``; ``None`` if both are ``None``.
 
     :raises SpecError: a text is not a window, or ``last`` ends before ``first`` begins
     """
@@ -306,7 +306,7 @@ def _between(first: str | None, last: str | None) -> Window | None:
 
 
 def _yaml(path: str | None, what: str) -> Any:
-    """Read a YAML file; return ``None`` without a path.
+    """Read a YAML file; return ``None`` if ``path`` is ``None``.
 
     :param what: what the file holds, for the error message
     :raises SpecError: the file cannot be read

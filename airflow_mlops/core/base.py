@@ -91,7 +91,9 @@ def _shown(value: Any) -> str:
 
 
 def _kind(message: str) -> str | None:
-    """Return what pydantic says that a value should be, such as ``a number``; ``None`` if it says something else."""
+    """Return what a value should be according to pydantic's message, such as ``a number``; ``None`` if the message does
+    not say it.
+    """
     start = "Input should be "
     if not message.startswith(start):
         return None

@@ -1,4 +1,4 @@
-"""Counts in messages."""
+"""Text such as ``1 row`` or ``1,200 rows``, for messages."""
 
 from __future__ import annotations
 

@@ -83,8 +83,7 @@ def mask_urls(text: str) -> str:
 
 
 def url_credentials(text: str) -> Iterator[str]:
-    """Yield the credentials in the URLs of a text: passwords, tokens in place of a user, and secret values in queries.
-    """
+    """Yield the credentials in the URLs of a text: passwords, tokens in place of a user, secret values in queries."""
     for found in _USER_INFO.finditer(text) if "@" in text else ():
         user, _, password = found["user"][:-1].partition(":")
         if password:

@@ -143,7 +143,7 @@ class Window(Model):
     def from_file_name(cls, name: str) -> Window | None:
         """Return the window with a given :attr:`file_name`, or ``None`` for any other ``name``.
 
-        Earlier versions of this package wrote names to the second only.
+        Earlier versions of this package wrote whole seconds in names. Such names are read as well.
         """
         try:
             if name.endswith("Z"):

@@ -30,7 +30,8 @@ def predictions_name(model: str, apart: Apart | None = None) -> str:
 
 
 def kept_apart(details: Mapping[str, Any]) -> Apart | None:
-    """Return the kind of predictions that are kept apart from those of the champion; ``None`` for those of the champion.
+    """Return the kind of predictions, such as ``shadow``, that are not mixed with those of the champion; ``None`` for
+    the champion's own predictions.
 
     :param details: details of the manifest of predictions or of labelled predictions
     """

@@ -20,7 +20,7 @@ _LARGEST_EXACT = 2**53
 
 @dataclass(frozen=True)
 class ColumnFacts:
-    """What decides the pandas type of a column.
+    """The facts about a column's values that decide its pandas type.
 
     :param has_nulls: whether a value is null
     :param is_exact: whether doubles represent all values exactly, if they are whole numbers
@@ -30,7 +30,9 @@ class ColumnFacts:
     is_exact: bool = True
 
     def with_values(self, values: Any) -> ColumnFacts:
-        """Return the facts about the values known so far and further values of an Arrow array or chunked array."""
+        """Return the facts about the values known so far together with those of ``values``, an Arrow array or chunked
+        array.
+        """
         kind = values.type
         is_whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale <= 0)
         return ColumnFacts(

@@ -81,7 +81,7 @@ def _first_misfit(array: pa.Array, limit: int) -> tuple[int, int]:
 
 
 def _misfit(array: pa.Array, limit: int) -> int | None:
-    """Return a number of seconds in an array that is greater than ``limit`` or less than its negative."""
+    """Return a time in an array, in seconds, whose absolute value exceeds ``limit``; ``None`` if there is none."""
     for seconds in _seconds(array):
         bounds = pc.min_max(seconds).as_py()
         for value in (bounds["min"], bounds["max"]):

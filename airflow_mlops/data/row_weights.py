@@ -86,7 +86,7 @@ class RowWeights:
         return found
 
     def some(self, rows: pa.Table | pa.RecordBatch) -> NDArray[np.float64]:
-        """Compute the weight of each row without a check, shape (n,).
+        """Compute the weight of each row, shape (n,), without checking the values.
 
         :param rows: some rows of a training set whose weights were checked, with the columns :attr:`columns`
         """

@@ -92,7 +92,9 @@ class Thresholds:
         return np.asarray((self.hits * negatives + rejected * self.positives) / (2 * self.positives * negatives))
 
     def point(self, index: int) -> ThresholdPoint:
-        """Describe one threshold."""
+        """Return a threshold with its precision, its recall, and the fraction of rows that are predicted to be
+        positive.
+        """
         precision = float(self.precision[index])
         return ThresholdPoint(
             threshold=float(self.value[index]),

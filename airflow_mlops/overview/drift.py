@@ -101,7 +101,7 @@ class _Feature(Model):
 
 
 class _Windowed(Model):
-    """What the map needs of a report."""
+    """The fields of a monitoring report that the drift map shows."""
 
     window: WindowFacts
     features: list[_Feature] = Field(default_factory=list)
@@ -162,7 +162,7 @@ def _windowed(found: Copy) -> list[_Windowed]:
 
 
 def _short(key: str, content: bytes) -> Any:
-    """Return what the map needs of a report; ``None`` if the report has an incompatible format."""
+    """Return the fields of a report that the drift map shows; ``None`` if the report has an incompatible format."""
     report = _parsed(content)
     if report is None:
         return None

@@ -114,7 +114,7 @@ class Trend(Model):
 
 
 class Acknowledgement(Model):
-    """A user has seen that a window is to be watched.
+    """The acknowledgement of the verdict ``watch`` on a window by a user.
 
     :param by: name of the user
     :param at: time of the acknowledgement
@@ -141,7 +141,7 @@ class Champion(Model):
 
 
 class Candidate(Model):
-    """The newest version that was trained.
+    """The version that was trained last.
 
     :param trained: time at which its training had finished
     """

@@ -9,10 +9,10 @@ For a model called MODEL::
     indexes/models/MODEL/candidate-DAG-vVERSION.json   from the last training of a DAG; DAG is a hash of its id
     indexes/models.json.gz                   a copy of all of these, with which a page begins
 
-The step that changes a source computes the section of this source from the source, and writes it. The truth stays in the
-ledger, the reports and the predictions: ``airflow mlops index`` writes their sections again. The versions of a model are in
-MLflow, so sections about trainings are kept as they are, and the next training of a DAG writes a new one. A failing index never
-fails a step.
+The step that changes a source computes the section of this source from the source, and writes it in the index.
+``airflow mlops index`` computes the sections again from the ledger, the reports and the predictions. It leaves the
+sections about trainings as they are, because their source is MLflow; the next training of a DAG writes a new one. A
+failing index never fails a step.
 """
 
 from __future__ import annotations
@@ -52,8 +52,9 @@ _parsed_sections: dict[str, dict[str, tuple[str, Section]]] = {}
 def update(store: ArtifactStore, model: str, kind: Kind, predictions: str | None = None) -> None:
     """Compute a section of the index, and write it. An error is only logged.
 
-    Two steps may write the same section at the same time. Each of them looks at the source again after it has written, so the
-    last one to write finds what the other has added.
+    Two steps may write the same section at the same time. Each of them compares the source with its earlier state after
+    it has written, and computes the section again if the source has changed. So the last step to write includes what
+    the other step has added.
 
     :param predictions: name of the datasets of predictions, for ``scoring``; ``MODEL_predictions`` by default
     """

@@ -31,7 +31,7 @@ _FIELDS: dict[Kind, frozenset[str]] = {
 
 
 class TaskResult(Model):
-    """What a task found.
+    """The result of a task, with a summary.
 
     :param model: name of the registered model; ``None`` if the result names none
     :param result: the stored result of the step

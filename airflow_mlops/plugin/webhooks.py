@@ -64,9 +64,9 @@ class _Event(Model):
 
 @dataclass(frozen=True)
 class _Source:
-    """The MLflow that sends webhooks.
+    """The MLflow server whose webhooks are accepted.
 
-    :param secret: the secret of the webhook
+    :param secret: the secret with which the server signs webhooks
     :param conn_id: id of the Airflow connection to MLflow
     """
 
@@ -93,7 +93,7 @@ def _source() -> _Source:
 
 @app.post("/mlflow", status_code=204)
 async def mlflow(request: Request, source: Annotated[_Source, Depends(_source)]) -> Response:
-    """Receive an event of the registry. Events of other things than the alias ``champion`` are ignored.
+    """Receive an event of the registry. Only events about the alias ``champion`` have an effect.
 
     The status is 401 if the signature is wrong or too old, 413 if the event is too large, 422 if it is no event, and 503 if
     MLflow is to try again.

@@ -173,7 +173,7 @@ def _write_record(record: Path, count: int, size: int) -> None:
 
 @contextmanager
 def _one_process(root: Path) -> Iterator[None]:
-    """Let one process at a time make room, so that two processes do not remove more than is necessary."""
+    """Let one process at a time delete models from the cache, so that two processes do not delete more than necessary."""
     lock = _lock(root, fcntl.LOCK_EX)
     try:
         yield

@@ -134,7 +134,8 @@ def _set_share(client: MlflowClient, version: ModelVersionRef, share: float) -> 
 
 
 def withdraw(client: MlflowClient, ledger: Ledger, version: int, reason: str) -> bool:
-    """Withdraw a canary that does worse than the champion, for all servers. Return whether it was under way.
+    """Record that a canary, which does worse than the champion, is withdrawn from all servers. Return whether its
+    rollout was under way; otherwise nothing is recorded.
 
     :param version: number of the version
     :param reason: why, as a sentence

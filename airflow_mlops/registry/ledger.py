@@ -257,7 +257,8 @@ class Ledger:
         return False
 
     def _contents(self, keys: Sequence[str], start: int = 0, *, packed: bool = True) -> dict[str, bytes]:
-        """Read the files ``keys[start:]``, from the pack as far as it has them. Files that are gone are left out.
+        """Read the files ``keys[start:]``, from the pack as far as it contains them. Files that do not exist any more
+        are left out.
 
         :param keys: keys of all entries, in order
         :param packed: whether to use the pack

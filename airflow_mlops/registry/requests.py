@@ -70,7 +70,7 @@ class RecordedRequest:
 class Counted:
     """The requests that count when a window is about to request retraining.
 
-    :param requests: the window's own earlier request, and the requests that limit the window
+    :param requests: the window's own earlier request, and those that may prevent a new one (see :func:`counted`)
     :param refused: the requests whose candidates were refused since the champion last changed, newest first
     :param replaced: ids of the requests after which the champion changed for another reason
     """

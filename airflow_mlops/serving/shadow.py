@@ -1,5 +1,4 @@
-"""Score rows in the shadow, that is, only for the log, in a process of its own: ``python -m
-airflow_mlops.serving.shadow``.
+"""Score rows in the shadow, only for the log, in a separate process: ``python -m airflow_mlops.serving.shadow``.
 
 The process gets the settings as JSON in the first line of standard input, and then the rows that the champion has answered
 (:mod:`airflow_mlops.serving.shadowing`). It scores them with another version and logs the predictions. It reports what it does as

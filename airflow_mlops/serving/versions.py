@@ -120,9 +120,10 @@ def _columns(store: ArtifactStore, training: Manifest | None) -> tuple[pa.Schema
 
 
 class Versions:
-    """The loaded versions. A new champion replaces the one before at once, between two requests.
+    """The loaded versions. A new champion replaces the previous one in one step, between two requests.
 
-    ``share`` is the share of the requests that the version answers as a canary, according to MLflow; ``None`` if it has none there.
+    ``share`` is the share of the requests that the version answers as a canary, according to MLflow; ``None`` if MLflow
+    records no share.
     """
 
     def __init__(self) -> None:

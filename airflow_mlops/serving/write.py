@@ -1,9 +1,9 @@
 """Write the log of predictions, in a process of its own: ``python -m airflow_mlops.serving.write``.
 
-In the process of the server, the work would delay answers. The process gets the settings as JSON in the first line of standard
-input, and then the answers (:mod:`airflow_mlops.serving.writing`). It reports the state of the log every second as JSON, one
-object in a line. It ends when standard input is closed, after it has written and uploaded what it got; a signal that ends the
-server does not end it.
+In the process of the server, the work would delay answers. The process gets the settings as JSON in the first line of
+standard input, and then the answers (:mod:`airflow_mlops.serving.writing`). It reports the state of the log every
+second as JSON, one object in a line. It ends when standard input is closed, after it has written and uploaded the
+answers that it has received; a signal that ends the server does not end it.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _description(served: Served) -> str:
 
 @dataclass(frozen=True)
 class _Model:
-    """Stands for the loaded model, which the log does not need."""
+    """The contract and the engine of a version, in place of the loaded model, which this process does not need."""
 
     contract: ModelContract
     engine: str

@@ -1,9 +1,9 @@
 """Send the answers to the process that writes the log of predictions.
 
-The process (:mod:`airflow_mlops.serving.write`) gets the answers of a tenth of a second at a time. Answers wait in a buffer of limited
-size until it takes them; those for which there is no room are counted as not logged.
+The process (:mod:`airflow_mlops.serving.write`) gets the collected answers every 0.1 seconds. Answers wait in a buffer
+of limited size until it takes them; those for which there is no room are counted as not logged.
 
-All of this happens in the event loop. A thread would delay answers, because it takes turns with them in Python.
+All of this happens in the event loop. A thread would delay answers, because only one thread at a time runs Python code.
 """
 
 from __future__ import annotations

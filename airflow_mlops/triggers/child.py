@@ -1,4 +1,4 @@
-"""Ask a question in a process of its own, so that the triggerer imports no heavy library."""
+"""Run a module in a separate process and return its answer, so that the triggerer imports no heavy library."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 # Airflow fetches the events of an Airflow trigger about once a second. Events count as delivered after these seconds.
 _DELIVERY = 5.0
-# Maximum number of seconds between two looks while MLflow does not answer, unless ``poke_interval`` is longer.
+# Maximum number of seconds between two checks while MLflow does not answer, unless ``poke_interval`` is longer.
 _LONGEST_PAUSE = 600.0
 _STEP = "airflow_mlops.stages.outside_moves.step"
 

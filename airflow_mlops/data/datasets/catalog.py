@@ -52,10 +52,11 @@ def find_datasets(
     time_column: str | None = None,
     default_time_column: str | None = None,
 ) -> list[Dataset]:
-    """Open the current datasets named ``name``, ordered by time. No two of them have the rows of the same time.
+    """Open the current datasets named ``name``, ordered by time. Each time belongs to one dataset only, except in
+    windows of online predictions.
 
-    The rows of a window of online predictions are divided among datasets, one for each version that has answered. All of them
-    are returned, the version that answered last at the end.
+    A window of online predictions has one dataset for each version that has answered requests. All of them are
+    returned; the dataset of the version that answered last is at the end.
 
     Where windows overlap, the dataset that was written last has precedence. For example, days that are written after
     their month replace these days of the month, and a month that is written after its days replaces the days. If a

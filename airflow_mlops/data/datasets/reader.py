@@ -33,9 +33,10 @@ _Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 
 
 class _Recent:
-    """The content of the small files that were read last, by URL and hash. Files never change, and steps read a file several times.
+    """A cache of the small files that were read last, by URL and hash. Steps read the same file several times, and
+    files never change.
 
-    :param limit: size of all files together, in bytes
+    :param limit: maximum size of all files together, in bytes
     """
 
     def __init__(self, limit: int) -> None:

@@ -6,7 +6,7 @@ from threading import Lock
 
 
 class Traffic:
-    """Numbers of bytes. Several threads may count at the same time.
+    """The numbers of bytes read from and written to a store. Several threads may count at the same time.
 
     :ivar read: bytes read from the store
     :ivar written: bytes written to the store

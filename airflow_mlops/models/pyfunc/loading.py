@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Answer(NamedTuple):
-    """A loaded model.
+    """A loaded model as a function, with its classes.
 
     :param ask: function that calls the model
     :param classes: the classes, in the order of the probabilities that ``ask`` returns; ``None`` if the classes are

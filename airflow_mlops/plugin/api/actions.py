@@ -65,7 +65,7 @@ class AcknowledgeBody(Model):
 
 
 class Done(Model):
-    """What an action did.
+    """The effect of an action.
 
     :param decision: the entry of the ledger; ``None`` if nothing changed
     """

@@ -28,8 +28,7 @@ router = APIRouter()
 
 
 def _completed(found: list[Overview], rights: Access) -> list[Overview]:
-    """Add owners, tags and requests for approval from Airflow's database, and whether the user may act on each model.
-    """
+    """Add owners, tags and requests for approval from Airflow's database, and whether the user may act on a model."""
     completed = dag_facts.complete(found, rights.readable)
     return [item.model_copy(update={"can_act": rights.acts(item.dags)}) for item in completed]
 

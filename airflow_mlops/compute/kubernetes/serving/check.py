@@ -1,4 +1,4 @@
-"""Ask the servers of an endpoint, and compare their answers with what they must answer."""
+"""Send requests to the servers of an endpoint, and compare their versions and scores with the expected ones."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def verify(pods: Sequence[Json], ref: ModelVersionRef, check: Check, token: str 
 
 
 def problem(pods: Sequence[Json]) -> str:
-    """Return why a running pod is not ready, according to its server; empty if none says so."""
+    """Return why a running pod is not ready, according to the server in it; empty if no server gives a reason."""
     for pod in pods:
         try:
             _call(pod, "/v2/health/ready", None, {})

@@ -29,7 +29,7 @@ _DRAIN, _GRACE = 5, 60
 
 
 def command(spec: DeploySpec, store: str) -> list[str]:
-    """Return the command of a server.
+    """Return the command that starts the server in a container.
 
     :param store: URL of the artifact store
     :raises SpecError: the settings of the server contradict each other

@@ -1,8 +1,8 @@
 """The record of what is deployed under the name of an endpoint: the last verified release, and the one being rolled
 out.
 
-A ConfigMap holds both, and is written before any other object is changed. So the verified release can be put back even if
-the task, its worker or Airflow is lost, and a retry does not take the unverified release for what was there before.
+A ConfigMap holds both, and is written before any other object is changed. So the verified release can be put back even
+if the task, its worker or Airflow is lost, and a retry does not take the unverified release for the verified one.
 """
 
 from __future__ import annotations

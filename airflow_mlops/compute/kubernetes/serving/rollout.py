@@ -1,4 +1,6 @@
-"""Roll out an endpoint, verify it, and put back what was there if it fails. Importing this module imports the Kubernetes client."""
+"""Roll out a release of an endpoint, verify it, and restore the previous release on failure. Importing this module
+imports the Kubernetes client.
+"""
 
 from __future__ import annotations
 
@@ -85,12 +87,12 @@ class Rollout:
         return release.endpoint
 
     def put_back(self) -> None:
-        """Put back what was there before, because a user ended the task."""
+        """Restore the previous release, or remove the endpoint if there was none, because a user ended the task."""
         if self._begun:
             self._log.info("%s", put_back(self._api, self._id))
 
     def _apply(self) -> tuple[Release, float]:
-        """Apply the objects of the new release. The record of what was there is written first."""
+        """Write the record of the previous release and of the new one, and then apply the objects of the new release."""
         api, name, namespace = self._api, self._api.name, self._api.namespace
         made = self._target.manifests(name, namespace, self._pod, api.served())
         record = api.record()
@@ -208,7 +210,9 @@ class Rollout:
         return release
 
     def _failed(self, error: MLOpsError) -> MLOpsError:
-        """Put back what was there before. Return the error with which the task fails."""
+        """Restore the previous release, or remove the endpoint if there was none. Return the error with which the task
+        fails.
+        """
         try:
             said = put_back(self._api, self._id)
         except Exception as second:  # noqa: BLE001 - the first error matters more
@@ -230,7 +234,8 @@ class Rollout:
             limit=self._target.limit,
             deadline=deadline,
         )
-        # The event of the Airflow trigger comes before Airflow's own timeout, so that the task can put back what was there.
+        # The event of the Airflow trigger comes before Airflow's own timeout, so that the task can restore the previous
+        # release.
         remaining = None if deadline is None else timedelta(seconds=max(0.0, deadline - time.time()) + 60)
         raise TaskDeferred(trigger=trigger, method_name="rollout_ended", timeout=remaining)
 

@@ -13,7 +13,7 @@ from airflow_mlops.compute.kubernetes.serving.kserve import KIND as KSERVE
 from airflow_mlops.compute.kubernetes.serving.manifests import TEMPLATE
 from airflow_mlops.core.errors import DeploymentError, MLOpsError
 
-# After so many restarts, a container is not expected to run.
+# Number of restarts after which a container is not expected to run.
 _RESTARTS = 3
 
 
@@ -33,7 +33,7 @@ def is_ready(live: Json) -> bool:
 
 
 def ignored(live: Json) -> str | None:
-    """Return why the cluster does not do what the manifest of a ready object says; ``None`` if it does."""
+    """Return which setting in the manifest of a ready object the cluster ignores, and why; ``None`` if it ignores none."""
     if live.get("kind") != KSERVE or live["spec"]["predictor"].get("canaryTrafficPercent") is None:
         return None
     if (live["status"].get("components") or {}).get("predictor", {}).get("latestReadyRevision"):

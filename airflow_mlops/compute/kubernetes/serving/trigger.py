@@ -115,7 +115,7 @@ class RolloutTrigger(BaseTrigger):
         return live
 
     async def on_kill(self) -> None:
-        """Put back what was there before, because a user ended the task."""
+        """Restore the previous release, or remove the endpoint if there was none, because a user ended the task."""
         if self._fired:
             return
         try:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """One training.
+    """The arguments of one training, in the form that all libraries share.
 
     :param rows: the training rows
     :param held_out: the validation rows; ``None`` without early stopping
@@ -66,7 +66,7 @@ class Booster(Protocol):
 
 
 class Library(Protocol):
-    """What a module of a library provides.
+    """The functions and constants that each module of this folder for a library (XGBoost, LightGBM, CatBoost) has.
 
     :param FILE: name of the model file in the library's own format
     :param NULLS: whether nulls of a text feature are a category; otherwise they are missing values
@@ -79,9 +79,10 @@ class Library(Protocol):
         """Return whether the library is built for a GPU and finds one."""
 
     def check(self, spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> None:
-        """Check the parameters.
+        """Check that a model with these parameters can be trained on streamed rows, continued if the spec says so, and
+        exported to ONNX.
 
-        :raises SpecError: the model could not be exported to ONNX
+        :raises SpecError: a parameter does not allow this
         """
 
     def train(self, job: Job) -> Booster:

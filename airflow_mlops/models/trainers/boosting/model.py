@@ -30,7 +30,7 @@ class BoostedModel:
 
     :param file: name of the file with the booster in the library's own format
     :param nulls: whether nulls of a text feature are a category
-    :param facts: what the training found out, for MLflow: the device, the number of rounds, and so on
+    :param facts: results of the training for MLflow, such as the device and the number of rounds
     """
 
     def __init__(

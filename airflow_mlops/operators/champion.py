@@ -30,7 +30,8 @@ class ChampionOperator(StepOperator):
     def add_champion_outlet(self, model: str | None) -> None:
         """Add an asset alias for the asset ``mlops://MODEL/champion`` to the outlets of the task.
 
-        An alias is used, because not every run emits an event.
+        Airflow emits an event of a plain asset after every successful task, but of an asset alias only if the task asks
+        for it.
 
         :param model: name of the registered model; ``None`` or a template if it is known only when the task runs
         """

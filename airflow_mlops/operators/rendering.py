@@ -183,7 +183,9 @@ def defined(value: Any) -> Any:
 
 
 def mask_credentials(value: Any) -> None:
-    """Let Airflow mask the credentials in the URLs of a rendered field, in logs and where it shows the field."""
+    """Register the credentials in the URLs of a rendered field with Airflow, which then masks them in logs and on its
+    pages.
+    """
     if isinstance(value, str):
         if "://" in value:
             from airflow.sdk.log import mask_secret

@@ -28,7 +28,7 @@ class Rolling(dict[str, Any]):
 
 
 class Expanding(dict[str, Any]):
-    """Everything from ``since`` to the end of the window of the run.
+    """A window from a fixed instant to the end of the window of the run.
 
     :param since: first instant, such as ``2013-01-01`` or ``2013-01``. A value without a time zone is local time in the
         time zone of the DAG. The field is templated
@@ -41,7 +41,7 @@ class Expanding(dict[str, Any]):
 
 
 class Decay(dict[str, Any]):
-    """Everything to the end of the window of the run, with row weights that halve with age.
+    """A window from the oldest data to the end of the window of the run, with row weights that halve with age.
 
     The weight of a row is ``0.5 ** (age / half_life)``, where the age is the elapsed time from the event to the end of
     the run's window. Trainers pass the weights to the estimator as ``sample_weight``.

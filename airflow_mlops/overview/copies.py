@@ -1,7 +1,7 @@
 """Copies of many small files of the artifact store in one object, so that reading all of them takes few requests.
 
-A copy has, for each file, what a reader needs of it and a stamp of the filesystem's metadata. A file whose stamp in a listing
-differs is read again, so a copy is never trusted where it does not agree with the files.
+A copy contains for each file the values that a reader needs and a stamp, which is a text made from the filesystem's
+metadata of the file. If the stamp of a file in a listing differs from that in the copy, the file itself is read.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def stamp(info: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Copy:
-    """What is known of each file: by key, the stamp of the file and the value made from its content.
+    """The stamp of each file and the value made from its content, by key of the file.
 
     :param read: number of files that were read because the stored copy did not have them
     """

@@ -73,7 +73,9 @@ def read(store: ArtifactStore, model: str) -> tuple[list[Entry], Chain]:
 
 
 def _contents(store: ArtifactStore, folder: str, model: str) -> dict[str, bytes]:
-    """Return the content of the file of each entry. A file that has changed since it was copied is read."""
+    """Return the content of the file of each entry: from the copy, or from the file itself if it has changed since it
+    was copied.
+    """
     key = f"indexes/decisions/{folder_name(model)}.json.gz"
     listed = {key: info for key, info in store.find_info(folder).items() if not key.rpartition("/")[2].startswith(".")}
     known = copies.load(store, key, _VERSION) if len(listed) > _FEW else {}

@@ -1,6 +1,7 @@
 """Models of the facts about a model, as the JSON API returns them and the index stores them.
 
-Only this package writes them, so times are read by pydantic, which is much faster than reading any form of a time.
+Only this package writes these facts, so their times have one format, which pydantic parses much faster than this
+package's own parser of many formats does.
 """
 
 from __future__ import annotations

@@ -113,7 +113,7 @@ async def mlflow(request: Request, source: Annotated[_Source, Depends(_source)])
 
 
 async def _body(request: Request) -> bytes:
-    """Read the body. The answer to a large one is 413, before all of it is read."""
+    """Read the body of a request. A body that is too large is answered with status 413 before it is read completely."""
     body = b""
     async for chunk in request.stream():
         body += chunk

@@ -73,7 +73,7 @@ class Column:
 
     @property
     def is_unique(self) -> bool:
-        """Whether each row has a value of its own."""
+        """Whether no value is null and no two rows have the same value."""
         return not self.nulls and self.distinct == len(self.values)
 
     def times(self) -> pa.Array:

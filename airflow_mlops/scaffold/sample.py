@@ -25,11 +25,11 @@ MAX_ROWS = 500_000
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows of the data.
+    """The first rows of the data, as ingestion would store them.
 
     :param table: the rows
-    :param complete: whether these are all rows
-    :param notes: what ingestion says about the rows
+    :param complete: whether the data has no further rows
+    :param notes: messages of ingestion about the rows
     """
 
     table: pa.Table
@@ -51,7 +51,7 @@ def read(spec: IngestSpec, connection: ConnectionResolver, max_rows: int = MAX_R
 
 
 class _Limited:
-    """A source that ends after a number of rows."""
+    """A source that yields at most a given number of rows of another source."""
 
     def __init__(self, source: Source, rows: int) -> None:
         self._source = source

@@ -1,4 +1,6 @@
-"""The application: the endpoint, and what runs beside it."""
+"""The FastAPI application: the routes of the endpoint, and the processes that run beside it (following the champion,
+the log, the shadow).
+"""
 
 from __future__ import annotations
 

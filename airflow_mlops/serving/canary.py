@@ -1,7 +1,8 @@
 """Answer a share of the requests with another version than the champion: the canary.
 
-The value of a column, such as a customer, decides which version answers, so all requests about one customer get the answers of
-one model. Its hash is compared with the share. A larger share therefore keeps the customers of a smaller one.
+The value of a column, such as a customer, decides which version answers, or the id of the request if no column is set.
+All requests about one customer thus get the answers of one model. The canary answers if the hash of the value, a number
+from 0 to 1, is less than the share. If the share grows, the canary therefore keeps its customers and gets further ones.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ class Canary:
     def choose(self, champion: Served, rows: Rows, request_id: str) -> Served:
         """Return the version that answers a request for the champion.
 
-        The champion answers if the rows have no value of the key or several, or if the canary cannot take the fields of the
-        champion.
+        The champion answers if the rows have no value in the key column, or different ones, or if the canary cannot
+        take the fields of the champion.
         """
         canary = self.versions.champion
         if canary is None or canary.ref.version in (champion.ref.version, self.withdrawn):
@@ -76,7 +77,9 @@ class Canary:
 
     @property
     def share(self) -> float:
-        """Return the share that the canary answers: that in MLflow, or else that of the settings."""
+        """Return the share that the canary answers: the share in MLflow or, if there is none, the share in the
+        settings.
+        """
         return self._share if self.versions.share is None else self.versions.share
 
     def answered(self, champion: Served | None, served: Served, milliseconds: float, *, failed: bool = False) -> None:

@@ -138,7 +138,9 @@ class Following:
         self._say(f"{what} (exit status {process.returncode}). {self._kept()}")
 
     def _heard(self, line: str) -> bool:
-        """Act on a line of the process. Return ``False`` if the version that it has loaded cannot be served."""
+        """Act on a line that the process has written. Return ``False`` if the version that it has loaded cannot be
+        served.
+        """
         try:
             facts: dict[str, Any] = json.loads(line)
         except ValueError:

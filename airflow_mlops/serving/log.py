@@ -1,7 +1,7 @@
 """Log predictions: in memory, then in the spool on the local disk, then in the artifact store.
 
-A thread writes the predictions of the last second to the spool and waits until they are on the disk. Every few seconds another
-one uploads the files of the spool to the artifact store::
+A thread writes the predictions of the last second to the spool and waits until they are on the disk. Every few seconds,
+a second thread uploads the files of the spool to the artifact store::
 
     online/MODEL/WINDOW/v3-UUID.parquet
 

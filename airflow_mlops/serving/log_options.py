@@ -14,8 +14,8 @@ from airflow_mlops.data.privacy import hashed_or_dropped
 def in_sample(request_id: str, share: float) -> bool:
     """Return whether a request is logged. The answer depends on the arguments only.
 
-    The hash of the id is a number from 0 to 1, and the request is logged if it is less than ``share``. So a larger share logs
-    the requests of a smaller one as well.
+    The id is hashed to a number from 0 to 1, and the request is logged if this number is less than ``share``. So a
+    larger share also logs all requests that a smaller share logs.
 
     :param share: share of the requests that are logged, 0 to 1
     """

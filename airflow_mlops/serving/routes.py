@@ -1,4 +1,4 @@
-"""Turn the calls of the API into routes: errors become answers, and each request is counted and logged."""
+"""Turn functions that compute an answer into routes: errors become answers, and each request is counted and logged."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def answered(
 ) -> Callable[[Request], Any]:
     """Return a route that turns errors into answers, and counts and logs the request.
 
-    :param call: the call of the API
-    :param name: name of the call, for the metrics and the access log
-    :param authorize: function that refuses requests without a token; ``None`` if the call needs none
+    :param call: function that computes the answer to a request
+    :param name: name of the function, for the metrics and the access log
+    :param authorize: function that refuses requests without a token; ``None`` if no token is needed
     """
 
     async def route(request: Request) -> Response:

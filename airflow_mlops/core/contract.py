@@ -73,7 +73,8 @@ class Parity(Model):
 
 
 class ThresholdPoint(Model):
-    """What a binary model predicts at one decision threshold, on the rows on which the threshold was chosen.
+    """Precision, recall and share of positive predictions of a binary model at one decision threshold, on the rows on
+    which the threshold was chosen.
 
     :param threshold: the threshold
     :param precision: share of positive rows among those that are predicted to be positive; ``None`` if no row is

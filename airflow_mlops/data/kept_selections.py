@@ -35,7 +35,7 @@ class KeptSelections:
 
         If nothing is found, the error is not stored, so a retry searches again.
 
-        :param chosen: the selection
+        :param chosen: names the datasets and their windows
         :param how: what else determines the result of ``find``, as JSON values
         :param find: function that finds the datasets
         :raises DatasetNotFoundError: there is no such dataset, or a dataset that the first try found no longer exists

@@ -34,7 +34,7 @@ class RowWeights:
     """The weights of the rows of a training set, the product of those by age and those of a column.
 
     :param decay: the weights by age; ``None`` if the training set has none
-    :param sample: name of the column of weights; ``None`` without one
+    :param sample: name of the column of weights; ``None`` if the training names no column
     """
 
     decay: Decay | None = None

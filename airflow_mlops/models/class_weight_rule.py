@@ -41,6 +41,6 @@ def check_class_weight(declared: Any, where: str) -> None:
     """Validate class weights in a DAG file.
 
     :param where: start of the error message, such as ``The class weight of task 'train'``
-    :raises SpecError: it is neither ``balanced`` nor a mapping from class to a number greater than 0
+    :raises SpecError: ``declared`` is neither ``balanced`` nor a mapping from class to a number greater than 0
     """
     parse(_Declared, {"class_weight": declared}, where)

@@ -50,7 +50,7 @@ def check_sample_weight(where: str, declared: Any, trainer: Any, threshold: Any,
     :param trainer: the declared trainer; a template is not checked
     :param threshold: the declared threshold; a template is not checked
     :param calibration: the declared calibration; a template is not checked
-    :raises SpecError: it is not a name, or the training does not accept weights
+    :raises SpecError: ``declared`` is not a column name, or the training does not accept weights
     """
     fields = trainer if isinstance(trainer, Mapping) else {}
     problem = refusal(fields, chooses_threshold=isinstance(threshold, Mapping), calibrates=bool(calibration))

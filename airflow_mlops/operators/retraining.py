@@ -227,7 +227,8 @@ def _last_of_each(requests: Sequence[Request]) -> list[Request]:
 
 
 def newest_request(requests: Iterable[Request], model: str | None) -> Request | None:
-    """Return the newest request for ``model``, or the newest request if ``model`` is ``None``; ``None`` without one.
+    """Return the newest request for ``model``, or the newest request if ``model`` is ``None``; ``None`` if there is no
+    such request.
 
     :param requests: requests, oldest first
     """

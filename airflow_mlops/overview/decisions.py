@@ -42,7 +42,7 @@ class Standing(Model):
 
     :param champion: the champion; ``None`` if the model has no champion
     :param previous: the version that the champion replaced
-    :param request: the open request for retraining; ``None`` without one
+    :param request: the open request for retraining; ``None`` if no request is open
     :param acknowledged: the last acknowledgement of each of the last acknowledged windows
     :param train: DAGs that promoted, refused or rolled back a version
     :param monitor: DAGs that requested retraining

@@ -241,8 +241,8 @@ class Overview(Model):
     :param candidate: the newest trained version; ``None`` if it is unknown, as with versions that were registered elsewhere
     :param previous: the version that the champion replaced
     :param labels_until: end of the last monitored window in which predictions have labels
-    :param request: the open request for retraining; ``None`` without one
-    :param approval: the request for approval that waits for an answer; ``None`` without one
+    :param request: the open request for retraining; ``None`` if no request is open
+    :param approval: the request for approval that waits for an answer; ``None`` if there is none
     :param can_act: whether the user may roll back, request retraining and acknowledge
     :param problems: what could not be read, one sentence each
     """

@@ -245,7 +245,7 @@ class Ledger:
     def _lacks_files(self, keys: Sequence[str]) -> bool:
         """Return whether a listing lacks a file that exists.
 
-        :raises RegistryError: the file of an entry does not exist, or a file is in the place of an entry
+        :raises RegistryError: the file of an entry does not exist, or the listing has a file that is no entry
         """
         for seq, key in enumerate(keys, start=1):
             if key > self._key(seq):

@@ -108,7 +108,8 @@ class Refit(Model):
     :param checks: the comparisons with the judged version
     :param passed: whether all checks were passed
     :param reason: the result in one sentence
-    :param files: SHA-256 of each file of the new version, by path; empty without one, and in verdicts of earlier releases
+    :param files: SHA-256 of each file of the new version, by path; empty if no version was registered, and in verdicts
+        of earlier releases
     """
 
     judged: ModelVersionRef

@@ -192,10 +192,10 @@ def _with_parts(store: ArtifactStore, name: str, found: list[tuple[Dataset, Wind
 
 
 def is_divided(manifest: Manifest) -> bool:
-    """Return whether the rows of the window are divided among several datasets, each in a slot of its own.
+    """Return whether the rows of the window are divided among several datasets, each in a separate slot.
 
-    Online predictions are, because each request is answered by one version. If versions score the rows of a window in batches,
-    each of them has all the rows.
+    This is so for online predictions, because each request is answered by one version. In scoring by batches, each
+    version scores all rows of the window.
     """
     return bool((manifest.source or {}).get("online"))
 
@@ -224,7 +224,8 @@ def snapshot(store: ArtifactStore, name: str, at: datetime | None = None) -> Dat
 
 
 def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Manifest | None:
-    """Read the manifest of the last dataset before ``window`` or, without one, of the first dataset after ``window``.
+    """Read the manifest of the last dataset before ``window`` or, if there is no such dataset, of the first dataset
+    after ``window``.
 
     Datasets whose manifest is damaged are skipped.
 

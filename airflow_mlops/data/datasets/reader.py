@@ -66,7 +66,8 @@ _RECENT = _Recent(4 * SMALL_BYTES)
 class Dataset:
     """A dataset opened for reading. The hash of each file is checked once, before the file is first read.
 
-    :ivar sample_weight: name of the column with the weights of the rows, which a training names; ``None`` without one
+    :ivar sample_weight: name of the column with the weights of the rows, which a training names; ``None`` if it names
+        no column
     """
 
     def __init__(self, store: ArtifactStore, manifest: Manifest) -> None:
@@ -80,7 +81,7 @@ class Dataset:
 
         :class:`airflow_mlops.data.row_weights.RowWeights` reads these weights.
 
-        :param column: name of the column of weights; ``None`` without one
+        :param column: name of the column of weights; ``None`` if the training names no column
         """
         found = copy(self)
         found.sample_weight = column

@@ -226,7 +226,7 @@ def _feed_numbers(numbers: NDArray[np.float32], node: _Input) -> Callable[[int, 
 def _as_input(numbers: NDArray[np.float32], node: _Input) -> NDArray[Any]:
     """Convert numbers to the type of an input.
 
-    :raises SchemaError: it is an integer input, and a number is missing
+    :raises SchemaError: the input takes integers, and a number is NaN, that is, null in the data
     """
     if node.type == "tensor(int64)" and np.isnan(numbers).any():
         raise SchemaError(

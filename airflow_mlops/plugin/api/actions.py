@@ -1,4 +1,4 @@
-"""The routes that act: retraining, rollback, acknowledgement. Each leaves a ledger entry with the name of the user."""
+"""The routes that act: retraining, rollback, acknowledgement. Each writes a ledger entry with the name of the user."""
 
 from __future__ import annotations
 

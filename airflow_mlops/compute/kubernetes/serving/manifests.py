@@ -168,7 +168,7 @@ def with_replicas(manifest: Json, live: Json | None, scaled: Json | None) -> Jso
     """Return the Deployment to apply. With an autoscaler, the present number of pods is kept, within its limits.
 
     :param live: the Deployment in the cluster; ``None`` if it does not exist
-    :param scaled: manifest of the autoscaler; ``None`` without one
+    :param scaled: manifest of the autoscaler; ``None`` if the number of pods is fixed
     """
     if live is None or scaled is None:
         return manifest

@@ -42,8 +42,8 @@ class Batches:
     :param batch_size: rows per batch, summed over all processes
     :param validation: fraction of the rows to hold out, between 0 and 1
     :param share: the rows that this process reads
-    :param pinned: whether to put the training batches into pinned memory, from which they are copied to a GPU while the CPU
-        goes on
+    :param pinned: whether to put the training batches into pinned memory, from which they are copied to a GPU while the
+        CPU continues with other work
     """
 
     def __init__(

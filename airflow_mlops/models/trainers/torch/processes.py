@@ -131,8 +131,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 class _Messages:
     """Receives the messages of the training processes in threads.
 
-    :param error: the error of a training process; ``None`` if no process failed
-    :param run_error: the exception that a log function of ``run`` raised; ``None`` if none was raised
+    :ivar error: the error of a training process; ``None`` if no process failed
+    :ivar run_error: the exception that a log function of ``run`` raised; ``None`` if none was raised
     """
 
     def __init__(self, address: str, run: TrainingRun) -> None:

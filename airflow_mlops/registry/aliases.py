@@ -182,7 +182,7 @@ def complete(client: MlflowClient, ledger: Ledger) -> None:
     except RegistryUnavailableError:
         raise
     except RegistryError:
-        # The version was deleted after the decision. The caller looks up the current champion.
+        # Usually, the version was deleted after the decision. The caller looks up the current champion.
         return
 
 

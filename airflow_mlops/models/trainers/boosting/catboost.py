@@ -131,7 +131,8 @@ class _Follower:
         state, losses = self._progress.state, []
         if self._measured:
             (losses,) = (list(values) for values in info.metrics["validation"].values())
-        # A snapshot can be older than the checkpoint that contains it.
+        # A resumed training continues at the round of CatBoost's snapshot, which can be earlier than that of the
+        # checkpoint. ``after`` adds 1 to the round.
         state.round = info.iteration - 1
         state.losses = losses[: state.round]
         loss = losses[state.round] if losses else None

@@ -21,8 +21,8 @@ def machine_tags() -> dict[str, str]:
 
 
 def usage_tags() -> dict[str, str]:
-    """Return MLflow tags with the resources that the step has used so far. The only tag is the peak memory in MiB."""
-    return {"mlops.peak_memory_mb": f"{peak_memory() / 2**20:.0f}"}
+    """Return MLflow tags with the resources that the step has used so far. The only tag is the peak memory in MB."""
+    return {"mlops.peak_memory_mb": f"{peak_memory() / 1e6:.0f}"}
 
 
 def _gpus() -> str | None:

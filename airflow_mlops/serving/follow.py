@@ -34,6 +34,7 @@ from airflow_mlops.registry import canary as canaries
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.serving.light import without_pandas
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served
 
@@ -72,6 +73,9 @@ def main() -> None:
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.WARNING)
     given = json.loads(sys.stdin.readline())
     spec = ServeSpec.model_validate(given["spec"])
+    if spec.feast_repo is None:
+        # MLflow's client imports pandas if it can, which takes 40 MB.
+        without_pandas()
     withdrawn: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(withdrawn,), daemon=True).start()
     store, failures = ArtifactStore(spec.store), Failures(*given["failures"])

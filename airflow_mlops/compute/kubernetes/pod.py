@@ -179,6 +179,9 @@ class Pod(Compute):
         name = main_container(template)
         pod = merge(merge(self._defaults(name), template), self._overrides(name))
         pod["spec"]["containers"].sort(key=lambda container: container["name"] != name)
+        # A training that is terminated needs to know how much time is left for a checkpoint.
+        grace = str(pod["spec"]["terminationGracePeriodSeconds"])
+        pod["spec"]["containers"][0]["env"].append({"name": "MLOPS_TERMINATION_GRACE", "value": grace})
         return pod
 
     def train_job(self, manifest: Json, template: Json) -> Json:

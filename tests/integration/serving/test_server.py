@@ -308,6 +308,13 @@ def test_a_new_champion_takes_over_without_a_failed_request(champion, server, tm
     assert found["versions"] == ["1"]
 
 
+def test_no_process_of_the_server_imports_pandas(server):
+    """pandas would take 40 to 60 MB in each of the three processes."""
+    processes = [server.process.pid, *(child.pid for child in psutil.Process(server.process.pid).children())]
+    assert len(processes) == 3
+    assert not any("/pandas/" in mapped.path for pid in processes for mapped in psutil.Process(pid).memory_maps())
+
+
 def test_a_deployment_is_verified_by_version_and_scores(champion, tmp_path, monkeypatch):
     from airflow_mlops.compute.kubernetes.serving import check
 

@@ -30,9 +30,11 @@ from airflow_mlops.models.trainers.torch.task import TrainingTask
 if TYPE_CHECKING:
     from airflow_mlops.models.trainers.base import TrainingRun
 
-# Time in seconds that the training processes have for writing a checkpoint. By default, Kubernetes kills a pod 30 s
-# after SIGTERM, and one of Pod(...) after its termination_grace, 20 s.
-_GRACE_SECONDS = 25.0
+# Time in seconds that the training processes have for writing a checkpoint, unless the pod states its own. Kubernetes kills a
+# pod 30 s after SIGTERM by default.
+_GRACE_SECONDS = 30.0
+# What is left of this time for ending the processes that do not end by themselves.
+_KILL_SECONDS = 3.0
 _POLL_SECONDS = 0.2
 
 
@@ -122,7 +124,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         # torchrun forwards SIGTERM to the training processes, which write a checkpoint.
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
-            process.wait(_GRACE_SECONDS)
+            grace = float(os.environ.get("MLOPS_TERMINATION_GRACE", _GRACE_SECONDS))
+            process.wait(max(grace - _KILL_SECONDS, 1.0))
     if process.poll() is None:
         process.kill()
         process.wait()

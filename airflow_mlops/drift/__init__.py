@@ -1,3 +1,1 @@
-"""Statistical tests of whether a window of data has drifted from a reference, with effect sizes and corrections for
-multiple tests.
-"""
+"""Drift tests of a window against a reference, with effect sizes and corrections for multiple tests."""

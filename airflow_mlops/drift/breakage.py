@@ -1,18 +1,19 @@
 """Decide whether a column is broken in a window: it went missing, froze at an unlikely value, or changed its unit.
 
-A broken column carries no information, or wrong information, so no model can learn from the window. A column that merely
-moved is not broken.
+A broken column carries no information, or wrong information, so no model can learn from the window. A column that
+merely drifted is not broken.
 
-- **Missing**: at least nine in ten of the rows that should have a value, by the share at training, have none.
-- **Frozen**: all rows have one number, and training makes this very unlikely. It is not unlikely if at least 5% of
-  training's calendar spans of the window's length had a single value too (the month, a holiday flag), or if at least 1% of
-  training's rows had this value. If the spans are unknown, a column is also not frozen if its training data have at most 100
-  values, counted by the reciprocal of the probability that two rows have the same value (Simpson's index; M. O. Hill,
-  "Diversity and Evenness", Ecology 54, 1973): hours, days, weeks, months.
-- **Unit**: at least half of the rows would need a different value to match the reference, and after a conversion (a factor of
-  10, 60, 100, 1,000, 3,600, 1e6 or 1e9, or between Celsius, Fahrenheit and Kelvin) at most a fifth. A temperature lies between
-  -100 and 100 degrees Celsius before and after the conversion. Smaller factors, such as miles and kilometres, are not told from
-  a level that moved.
+- **Missing**: the share of rows with a value is at most a tenth of this share in the reference.
+- **Frozen**: all values of a numeric column are the same number, although the reference makes this very unlikely. A
+  column is not frozen if at least 5% of the training data's calendar spans of the window's length had a single value
+  too (the month, a holiday flag), or if at least 1% of the reference's rows had this value. If the calendar spans are
+  unknown, a column is also not frozen if the reference has at most 100 distinct values. They are counted by the
+  reciprocal of the probability that two rows have the same value (Simpson's index; M. O. Hill, "Diversity and
+  Evenness", Ecology 54, 1973): hours, days, weeks, months.
+- **Unit**: at least half of the rows would need a different value to match the reference, and after a conversion (a
+  factor of 10, 60, 100, 1,000, 3,600, 1e6 or 1e9, or between Celsius, Fahrenheit and Kelvin) at most a fifth. A
+  temperature lies between -100 and 100 degrees Celsius before and after the conversion. Smaller factors, such as from
+  miles to kilometres, cannot be distinguished from drift.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from airflow_mlops.profiles.columns.histogram import Histogram
 from airflow_mlops.profiles.columns.numeric import NumericColumn
 from airflow_mlops.profiles.profile import ColumnProfile
 
-# The largest share of the expected values with which a column counts as missing.
+# A column counts as missing if its share of rows with a value is at most this multiple of the share in the reference.
 _LEFT = 0.1
-# The smallest share of constant spans at training, and the smallest share of rows with the value at training, for which a
-# constant column is not frozen.
+# A constant column is not frozen if at least _SPANS of the calendar spans at training were constant, too, or if at
+# least _KNOWN of the reference's rows have its value.
 _SPANS, _KNOWN = 0.05, 0.01
-# The largest number of values of a calendar feature.
+# The largest number of distinct values of a calendar feature, such as the day of the month.
 _VALUES = 100
 # The smallest Kolmogorov-Smirnov distance of a changed unit, and the largest one after the conversion.
 _APART, _ALIKE = 0.5, 0.2
@@ -124,7 +125,7 @@ def _is_frozen(reference: NumericColumn, current: NumericColumn, constant: float
     assert current.min is not None
     if _share(known, current.min) >= _KNOWN:
         return False
-    # One value in a bin, or several: the bins bound the number of values from below.
+    # A bin holds one value or several, so the number of values that follows from the bins is a lower bound.
     shares = known.counts / known.counts.sum()
     return constant is not None or 1 / float(np.square(shares).sum()) > _VALUES
 

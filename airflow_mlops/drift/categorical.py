@@ -32,8 +32,8 @@ from airflow_mlops.profiles.significance import Pair
 _DRAWN, _LISTED = 12, 5
 # A value counts as disappeared if the probability that the window lacks it by chance is below this limit.
 _CHANCE = 0.001
-# A change of a value counts, whatever its effect, from this odds ratio on, if the value has this share of the rows in one
-# of the samples, and at this significance level.
+# A change of a value counts, whatever its effect, if the odds ratio is at least _ODDS_RATIO, the value and the other
+# values each have at least _LEAST_SHARE of the rows in one of the samples, and the change is significant at _LEVEL.
 _ODDS_RATIO, _LEAST_SHARE, _LEVEL = 1.5, 0.01, 0.05
 
 
@@ -95,7 +95,7 @@ def _changed(values: list[str], pair: Pair, design: float) -> ChangedShare | Non
     """
     n, m = pair.before.sum(), pair.now.sum()
     shares = [(float(old / n), float(new / m)) for old, new in zip(*pair, strict=True)]
-    # A value of nearly all rows changes as little as the others together, whose odds ratio it has.
+    # A value with nearly all rows has the odds ratio of all other values together, so these need the least share, too.
     eligible = [
         index for index in range(len(values)) if max(min(share, 1 - share) for share in shares[index]) >= _LEAST_SHARE
     ]

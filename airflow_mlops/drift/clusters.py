@@ -6,10 +6,10 @@ design effect of the column (L. Kish, "Survey Sampling", 1965). For chi-square t
 J. Rao and A. Scott, "The Analysis of Categorical Data from Complex Sample Surveys", Journal of the American Statistical
 Association 76 (1981).
 
-A test compares many properties of a distribution, and each property has a design effect of its own: the share of each value,
-or the level, the spread and the quantiles of numbers. The largest of them counts, so the tests are conservative. Columns
-of other kinds (free text, timestamps, embeddings) have the design effect of rows that are equal within each cluster, which
-is the largest possible one.
+A test compares many properties of a distribution: the share of each value, or the level, the spread and the quantiles
+of numbers. Each property has its own design effect, and the largest one is used, so the tests are conservative. Columns
+of other kinds (free text, timestamps, embeddings) have the design effect of rows that are equal within each cluster,
+which is the largest possible one.
 
 The reference is assumed to have the same design effect. If the clusters of window and reference are the same, the
 difference between both varies less than assumed, and the tests are conservative again.

@@ -81,5 +81,5 @@ def _between(counts: Floats, cuts: list[int]) -> Floats:
 def _short(value: float) -> str:
     if value != int(value) or abs(value) >= 1e6:
         return f"{value:.4g}"
-    # A comma in a year would be odd.
+    # Numbers with four digits have no comma, because they may be years.
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.0f}"

@@ -1,10 +1,11 @@
 """Summer time: events that follow local time occur one hour earlier in UTC during summer time.
 
 Profiles count rows by hour in UTC and do not know the time zone of the events. If the monitored window states a time
-zone, the rule of this time zone applies. Otherwise the rules of four regions are tried. For each rule, the share ``s`` of summer time in the time span of a sample is known. The counts of this sample are a mixture:
-a share ``1 - s`` of the rows lies in the usual hours, and a share ``s`` lies one hour earlier. Before a comparison, the
-counts of each sample are mixed once more with the share of the other sample. Then both samples contain the same
-mixture, and any remaining difference is drift.
+zone, the rule of this time zone applies. Otherwise the rules of four regions are tried. A rule gives the share ``s`` of
+summer time in the time span of a sample. The counts of this sample by hour are a mixture: a share ``1 - s`` of the rows
+lies in the usual hours, and a share ``s`` lies one hour earlier. Before a comparison, the counts of each sample are
+mixed once more with the share of the other sample. Then both samples contain the same mixture, and any remaining
+difference is drift.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from airflow_mlops.core import zones
 from airflow_mlops.profiles.columns.base import Floats
 from airflow_mlops.profiles.columns.timestamps import TimestampColumn
 
-# One time zone for each rule that many people live by.
+# One time zone for each of the most common rules of summer time.
 _RULES = ("America/New_York", "Europe/Berlin", "Australia/Sydney", "America/Santiago")
-# Hours of spans are counted from this Monday.
+# The time span of a column (TimestampColumn.span) counts hours from this Monday.
 _MONDAY = datetime(1969, 12, 29, tzinfo=timezone.utc)
 _SAMPLES = 1_000
 # Time zones cannot be applied to the first and the last day that datetime supports.

@@ -61,7 +61,7 @@ class Fairness(Gate):
             groups[part.index] = part.name
         measure = getattr(metrics, f"{self.fairness}_difference")
         weight = np.ones(len(rows)) if rows.weight is None else rows.weight
-        # A group without weight has no rates.
+        # The rates of a group are undefined if all its rows have a weight of 0.
         kept = weight > 0
         truth, predicted, groups, weight = rows.truth[kept], rows.predicted[kept], groups[kept], weight[kept]
         measured = float(measure(truth, predicted, sensitive_features=groups, sample_weight=weight))

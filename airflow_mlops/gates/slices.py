@@ -69,9 +69,9 @@ class NotWorseOnSlices(MetricGate):
 
         (mine, resampling), (theirs, _) = evidence.rows(evidence.candidate), evidence.rows(evidence.champion)
         compared: list[tuple[str, int, Comparison | None]] = []
-        # The positions of the rows of one column's slices are in memory at the same time.
+        # Slices are compared column by column, so that only the row positions of one column's slices are in memory.
         for slices in self._slices(evidence, evidence.champion):
-            # A row without weight is not measured.
+            # Rows with a weight of 0 do not count.
             measured = [
                 part.index if mine.weight is None else part.index[mine.weight[part.index] > 0] for part in slices
             ]

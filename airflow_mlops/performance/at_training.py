@@ -15,8 +15,8 @@ from airflow_mlops.profiles.training import CONFIDENCE
 def interval(metric: str, value: float, known: ModelProfile, confidence: float) -> Interval | None:
     """Return the interval of a metric on the held-out split part at training.
 
-    Profiles of early versions have no intervals. For these profiles, the interval is computed from the number, the mean
-    and the variance of the held-out losses, which are stored by segment.
+    Profiles that early versions of this package stored have no intervals. For these profiles, the interval is computed
+    from the number, the mean and the variance of the held-out losses, which are stored by segment.
 
     :param metric: a metric of the model
     :param value: the value of the metric in the model contract

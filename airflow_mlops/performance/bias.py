@@ -23,14 +23,15 @@ def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, refe
     """Measure the mean error of the predictions, prediction minus label, with its confidence interval.
 
     A bias is significant if its interval excludes 0 and it is large enough to matter. A bias of a regression matters if
-    the RMSE without the bias, which is the standard deviation of the errors, is lower by more than ``tolerance``. A bias
-    of probabilities matters if it exceeds ``tolerance``, or if the odds of the mean score and of the share of positive
-    labels differ by a factor of at least 1.5. The second rule counts for rare classes.
+    the RMSE without the bias, which is the standard deviation of the errors, is lower by more than ``tolerance``. A
+    bias of probabilities matters if it exceeds ``tolerance``, or if the odds of the mean score and of the share of
+    positive labels differ by a factor of at least 1.5. The second rule finds the bias of a rare class, whose mean score
+    is itself smaller than the tolerance. For clustered rows, the interval is widened by the design effect.
 
     :param outcomes: the labelled predictions
     :param thresholds: ``confidence`` and ``tolerance`` are used here
     :param reference: mean error on the held-out split part at training; ``None`` if unknown
-    :return: ``None`` for multiclass models, with fewer than two labels, or if the errors are too large
+    :return: ``None`` for multiclass models, with fewer than two labels, or if the interval is too large for a float
     """
     if task == "multiclass" or outcomes.rows < 2:
         return None

@@ -25,7 +25,7 @@ class Challenger(Model):
     :param trainer: the trainer that fitted the challenger; ``None`` for the champion's
     :param past: number of windows that the challenger was trained on; ``None`` for all windows. The compared window
         counts, because the challenger is fitted to the other half of its rows
-    :param trained_rows: number of rows that the challenger was trained on
+    :param trained_rows: number of rows that the challenger was trained on; the larger number of its two trainings
     :param value: metric of the challenger
     :param gain: mean loss of the champion minus mean loss of the challenger; positive if the challenger is better
     :param standard_error: standard error of ``gain``
@@ -73,7 +73,7 @@ class Comparison(Model):
     :param correlations: the correlation of the gains of each two challengers, in their order; ``None`` in reports of old versions
     :param since_training: number of windows since the end of the champion's training data, the compared window included,
         so that 1 is the first window; ``None`` in reports of old versions
-    :param rests: whether the window asks for nothing, because it is the first one after a retraining
+    :param rests: whether gains in this window are ignored, because it is the first window after a retraining
     :param best: the largest gain that is significant and at least ``min_gain`` of the policy; ``None`` if there is none, and
         if ``rests`` is true
     """

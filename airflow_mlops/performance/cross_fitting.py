@@ -210,7 +210,9 @@ def cross_fit(
 
 
 def halves(current: pa.Table, groups: NDArray[np.int64] | None = None) -> tuple[pa.Table, pa.Table]:
-    """Split rows into an earlier and a later half. Clusters are not split; they count from their first row.
+    """Split rows, which are ordered by time, into an earlier and a later half.
+
+    No cluster is split: clusters are ordered by their first row, and the cut lies between two of them.
 
     :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
     :raises UnmeasurableError: all rows are of one cluster
@@ -239,7 +241,7 @@ def _by_cluster(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
 def _losses(
     fit: Fit, parts: tuple[pa.Table, pa.Table], older: pa.Table, metric: str
 ) -> tuple[NDArray[np.float64], int]:
-    """Return the losses of a challenger, and the number of rows that it was trained on."""
+    """Return the losses of a challenger, and the larger number of rows of its two trainings."""
     found = []
     trained = 0
     for own, other in ((parts[1], parts[0]), (parts[0], parts[1])):

@@ -2,9 +2,9 @@
 
 Classification uses confidence-based performance estimation (CBPE), as published by NannyML, "Estimation of Performance
 of the Monitored Model". A row with the calibrated probability p counts as positive with weight p and as negative with
-weight 1 - p. Regression uses direct loss estimation (DLE) from the same source, with a loss model of the prediction. In the
-outermost bins of the predictions, the loss follows a straight line, because the predictions of a window that moved lie
-at the outer end of these bins. If the inputs moved, the loss also changes as
+weight 1 - p. Regression uses direct loss estimation (DLE) from the same source: a loss model gives the expected loss of
+a row by the bin of its prediction. In the first and the last bin, the expected loss follows a straight line, because
+predictions that drifted lie at the outer end of these bins. If the inputs drifted, the loss also changes as
 :class:`airflow_mlops.profiles.input_errors.InputErrors` expects for rows with the same prediction.
 
 The confidence interval is for the value that the metric would have with labels. The variance of the estimate has two
@@ -15,9 +15,10 @@ parts:
 - uncertainty of the calibration: the covariance of the calibration's coefficients, propagated to the metric by the
   delta method; for regressions, the variances of the means, slopes and coefficients of the loss model.
 
-For regressions, a third part allows for the error of extrapolation: 1.5 times the change of the mean loss by the lines and
-by the inputs. The factor was chosen in simulations (``benchmarks.estimation``). The part is 0 for a window with the inputs
-and predictions of the held-out rows. The interval is symmetric in the logarithm of the mean loss.
+For regressions, the half-width of the interval also allows for the error of extrapolation. This part is 1.5 times the
+change of the mean loss that the lines and the drift of the inputs cause, and is added as the root of the sum of
+squares. The factor was chosen in simulations (``benchmarks.estimation``). The part is 0 if inputs and predictions are
+distributed as in the held-out rows. The interval is symmetric in the logarithm of the mean loss.
 
 The estimate assumes that the relation between scores and labels is the same as on the held-out split part. Under
 covariate shift, the assumption holds if the calibrated probabilities are right for the new inputs. Under concept drift,
@@ -39,9 +40,9 @@ from airflow_mlops.metrics.losses import log_losses, squared_errors
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.profiles.calibration import Floats, LossModel, ProbabilityCalibration
 
-# Error of the corrections for predictions and inputs that moved, as a share of these corrections (regressions).
+# Error of the corrections for drifted predictions and inputs, as a multiple of these corrections (regressions).
 _DOUBT = 1.5
-# Largest half of an interval of the logarithm of a mean error, so that the ends are finite numbers.
+# Largest half-width of an interval of the logarithm of a mean error, so that the ends are finite numbers.
 _WIDEST = 20.0
 
 

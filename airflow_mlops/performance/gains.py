@@ -3,10 +3,10 @@
 A challenger answers the question whether retraining would help now. All models predict the same labelled rows, so the
 comparison is paired: differences between windows, such as noisier labels, affect all models alike and cancel out.
 
-The first window after a retraining asks for nothing (:func:`rests`). A challenger knows half of the compared window, and
-the newest possible champion knows nothing of it. In a series that moves all the time, such as the weather, this difference
-alone is a gain in every window, and another training would not remove it. A gain in a later window shows that the champion
-ages.
+Gains in the first window after a retraining are ignored (:func:`rests`). A challenger is trained on half of the
+compared window, and even the newest possible champion on nothing of it. In a series that changes all the time, such as
+the weather, this difference alone gives a gain in every window, and another training would not remove it. A gain in a
+later window shows that the champion ages.
 """
 
 from __future__ import annotations
@@ -79,18 +79,19 @@ def best_gain(
 ) -> Gain | None:
     """Return the gain of the best challenger that is significant and large enough; ``None`` without such a challenger.
 
-    A window that :func:`rests` has no such challenger.
+    In the first window after a retraining, the result is ``None`` (:func:`rests`).
 
     A gain is significant if its lower confidence bound is above zero, and large enough if it is at least ``min_gain``.
     The gain of the current window alone is considered, and the mean over all windows since the champion's promotion, in
     which later windows weigh more (exponentially weighted moving average). The mean finds a small gain that lasts, and
-    the current window alone finds a sudden one. The lower bounds of all challengers hold together with
-    half of the error probability, see :mod:`airflow_mlops.performance.joint`.
+    the current window alone finds a sudden one. The lower bounds of all challengers hold together with an error
+    probability of ``(1 - confidence) / 2``, see :mod:`airflow_mlops.performance.joint`.
 
-    The largest of several estimates is too large on average. With challengers of k trainers, each gain is therefore reduced
-    by the quantile 1 - 1/(2k) of its error before it is compared with ``min_gain``. The largest reduced gain of one past is
-    then above the largest true gain with a probability of at most one half (V. Chernozhukov, S. Lee and A. Rosen,
-    "Intersection Bounds: Estimation and Inference", Econometrica 81, 2013). With one trainer, nothing is subtracted.
+    The largest of several estimates is too large on average. With challengers of k trainers, each gain is therefore
+    reduced by the quantile 1 - 1/(2k) of its error before it is compared with ``min_gain``. Among challengers with the
+    same ``past``, the largest reduced gain is then above the largest true gain with a probability of at most one half
+    (V. Chernozhukov, S. Lee and A. Rosen, "Intersection Bounds: Estimation and Inference", Econometrica 81, 2013). With
+    one trainer, nothing is subtracted.
 
     For clustered rows, the quantile is that of Student's t with the smallest number of clusters of a window, and the
     errors of windows add up as if they were perfectly correlated, because the same clusters may occur in all windows.
@@ -115,7 +116,7 @@ def best_gain(
 
 
 def rests(current: Comparison, earlier: Sequence[tuple[int, Comparison]]) -> bool:
-    """Return whether the window asks for nothing, because it is the first one after a retraining.
+    """Return whether gains in the current window are ignored, because it is the first window after a retraining.
 
     :param current: the comparison on the current window
     :param earlier: comparisons on earlier windows. One with another champion shows that the champion was retrained

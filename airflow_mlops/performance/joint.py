@@ -31,8 +31,8 @@ def joint_quantile(level: float, count: int, correlations: Sequence[Sequence[flo
 
     :param level: the probability
     :param count: number of variables
-    :param correlations: the correlation of each two variables, shape (count, count); ``None`` if they are unknown, and
-        ``level`` is divided by ``count``
+    :param correlations: the correlation of each two variables, shape (count, count); ``None`` if unknown, so that
+        ``level`` is divided by ``count`` (Bonferroni)
     """
     divided = NormalDist().inv_cdf(1 - level / count)
     if correlations is None or count == 1:
@@ -46,7 +46,7 @@ def joint_quantile(level: float, count: int, correlations: Sequence[Sequence[flo
 def correlations_of(gains: Sequence[NDArray[np.float64]], groups: NDArray[np.int64] | None = None) -> list[list[float]]:
     """Return the correlation of each two of k means, shape (k, k).
 
-    A mean of values that are all the same is correlated with no other.
+    The mean of a constant array has a correlation of 0 with the other means.
 
     :param gains: the values whose means are correlated, k arrays of shape (n,)
     :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows. Of clustered rows, the

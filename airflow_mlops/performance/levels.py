@@ -1,11 +1,12 @@
 """The level that recent champions reached: a standard that does not slip when a version is promoted in a bad time.
 
-The level of a version is the mean of the metric over the windows in which the version made the predictions. Windows differ
-by more than the sampling of their rows, so the level is not compared as a number: its windows are a sample, and the current
-window is one more draw under the hypothesis that nothing has changed. The interval of the difference is a prediction
-interval for a new window (J. Higgins, S. Thompson and D. Spiegelhalter, "A Re-evaluation of Random-effects Meta-analysis",
-Journal of the Royal Statistical Society A 172, 2009). Its variance is that of the window's own value, of the mean, and
-of the variation between windows. The quantile is Student's with one degree of freedom less than there are windows.
+The level of a version is the mean of the metric over the windows in which the version made the predictions. Windows
+differ by more than the sampling of their rows, so the level is not treated as exact. Its windows are a sample, and
+under the hypothesis that nothing has changed, the current window is one more draw from the same distribution. The
+interval of the difference is a prediction interval for a new window (J. Higgins, S. Thompson and D. Spiegelhalter, "A
+Re-evaluation of Random-effects Meta-analysis", Journal of the Royal Statistical Society A 172, 2009). Its variance is
+that of the window's own value, of the mean, and of the variation between windows. The quantile is Student's with one
+degree of freedom less than there are windows.
 
 The best of several versions is partly the luckiest one. With k versions, the interval has the confidence
 ``1 - (1 - confidence) / k`` (Bonferroni).

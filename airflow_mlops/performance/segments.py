@@ -55,8 +55,8 @@ def compare(
     :param reference: losses of each segment of the held-out split part at training
     :param current: losses of the same segments in the window, by feature
     :param metric: name of the metric that determines the loss
-    :param designs: the design effect of each segment of the window, by feature, if rows are clustered. Training is assumed
-        to have the same
+    :param designs: the design effect of each segment of the window, by feature, if rows are clustered. The segments at
+        training are assumed to have the same design effects
     :return: the change of the mean loss of all rows, and at most :data:`MAX_SEGMENTS` segments with worse performance;
         ``None`` if there is nothing to compare. The first segment is the one that contributes most beyond its share of
         the rows

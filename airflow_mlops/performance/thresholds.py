@@ -23,11 +23,12 @@ class PerformanceThresholds(DriftThresholds):
     :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, the
         tolerance is an absolute difference. Otherwise (errors and losses), the tolerance is a share of the value at
         training
-    :param min: the smallest acceptable value of the metric, for a metric of which larger values are better. Performance is
-        worse if the whole confidence interval lies below it, whatever the value at training is
+    :param min: the smallest acceptable value of the metric, for a metric of which larger values are better. Performance
+        counts as worse if the whole confidence interval lies below ``min``, whatever the value at training is
     :param max: the largest acceptable value of the metric, for errors and losses, in the unit of the metric
-    :param best_recent: the time before the window from which the best level of a champion of this model is a standard,
-        too (:mod:`airflow_mlops.performance.levels`). By default, performance is not compared with earlier champions
+    :param best_recent: length of the time before the window. The best level that a champion of this model reached in
+        this time is another standard for performance (:mod:`airflow_mlops.performance.levels`). By default, performance
+        is not compared with earlier champions
     :param confidence: confidence level of the interval of the metric, from 0.5 to below 1
     :param min_labels: the smallest number of labels for which performance is judged
     :param min_coverage: the smallest share of predictions with a label for which performance is judged, from 0 to 1

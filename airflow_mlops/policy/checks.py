@@ -62,10 +62,11 @@ def important_drift(findings: Findings) -> list[Drift]:
 
 
 def impact(findings: Findings) -> float:
-    """Return the effects of the drifted features, weighted with their importance: a share of rows from 0 to 1.
+    """Return the impact of input drift: the sum of the drifted features' effects, weighted with their importance.
 
-    If the importances are unknown, the impact is the largest effect. Drift of the joint distribution alone, without drift
-    of a single feature, counts with its effect. Broken features are left out.
+    The impact is a share of rows from 0 to 1. If the importance of any of these features is unknown, the impact is the
+    largest effect. If only the joint distribution drifted and no single feature, the impact is the effect of that
+    drift. Broken features are left out.
     """
     drifted = [drift for drift in findings.features if drift.drifted and not drift.broken]
     together = findings.multivariate
@@ -99,7 +100,12 @@ def why_drift_matters(findings: Findings, earlier: Sequence[Findings] = ()) -> s
 
 
 def _grows(history: Sequence[Findings]) -> bool:
-    """Return whether impact grew and performance fell in each of the last windows, by half of the tolerance in the end."""
+    """Return whether impact grew and performance fell over the last :data:`GROWING_WINDOWS` windows.
+
+    Both must change in this direction from each window to the next. The impact must be at least :data:`IMPACT` in the
+    first of them. In the last one, performance must be worse than half of the tolerance allows. Only windows with
+    predictions of the same version count.
+    """
     last = history[-1]
     same = [item for item in history if item.scored_by is not None and item.scored_by == last.scored_by]
     recent = same[-GROWING_WINDOWS:]
@@ -133,8 +139,9 @@ def scores_do_not_follow(findings: Findings) -> bool:
 def accepted_estimate(findings: Findings) -> Performance | None:
     """Return estimated performance if it is acceptable and enough to call the window healthy; otherwise ``None``.
 
-    An estimate is enough if labels are absent or too few, and either the policy names the estimate and no trigger that needs
-    labels, or more labels may still arrive within the grace period.
+    Realised performance must not be judged. The estimate is then enough in two cases. Either more labels may still
+    arrive within the grace period, or there are fewer labels than ``min_labels`` and ``min_coverage`` require and
+    ``retrain_on`` contains ``estimated_performance`` and no trigger that needs labels.
     """
     policy, estimated = findings.policy, findings.estimated
     if findings.unmeasured is None or estimated is None or not is_acceptable(estimated, policy):

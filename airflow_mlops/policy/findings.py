@@ -68,7 +68,7 @@ class Limit(Model):
     """A limit on requests for retraining, and whether the limit is reached.
 
     :param name: ``cooldown``, ``budget``, ``refusals`` (refused candidates) or ``inputs`` (broken features)
-    :param says: one clause that explains whether the limit is reached
+    :param says: one clause that explains why the limit is reached or not reached
     :param reached: whether the limit postpones a request
     """
 

@@ -4,10 +4,10 @@ A retraining trigger is a condition that may request retraining. :func:`triggers
 is met in a window. :func:`plan` decides whether these triggers lead to a request, and
 :mod:`airflow_mlops.registry.requests` records the request.
 
-All limits depend on windows and not on the clock. All limits also count requests by later windows, because windows may
-be checked late and in any order. Cooldown and budget count only the requests that are passed to :func:`plan`:
-:func:`airflow_mlops.registry.requests.counted` leaves out requests that nothing answered. The cooldown ignores requests
-after which the champion changed for another reason.
+All limits are measured between the times of windows and do not depend on when a window is checked. Requests by later
+windows count as well, because windows may be checked late and in any order. Cooldown and budget count only the requests
+that are passed to :func:`plan`: :func:`airflow_mlops.registry.requests.counted` leaves out requests that nothing
+answered. The cooldown ignores requests after which the champion changed for another reason.
 
 A candidate that is trained on the same data and code would be refused again. After ``r`` refused requests, the next
 request is possible ``2 ** (r - 1)`` windows after the last refused request. The wait doubles with each refusal, so each
@@ -60,8 +60,8 @@ def plan(
 ) -> RetrainingPlan:
     """Decide whether the window requests retraining.
 
-    Broken features postpone a request, because a new model cannot learn from them, until :func:`waits_for_repair` finds
-    that retraining without them is better than to wait.
+    A new model cannot learn from broken features. They postpone a request as long as :func:`waits_for_repair` gives a
+    reason to wait, and are left out of the training afterwards.
 
     :param earlier: findings of earlier windows, ordered by time. The current policy is applied to the earlier findings.
         Only windows with predictions of the same version count
@@ -98,10 +98,11 @@ def plan(
 
 
 def waits_for_repair(findings: Findings, earlier: Sequence[Findings]) -> str | None:
-    """Return a clause that explains why a request waits until broken features are repaired; ``None`` if it need not.
+    """Return a clause that explains why a request waits for the repair of broken features; ``None`` if it does not.
 
-    A request leaves broken features out if the model hardly uses them, or if they are broken in this window and in the
-    windows before it.
+    A request does not wait for features that are broken in :data:`BROKEN_WINDOWS` windows in a row, this one included.
+    For the other broken features, it does not wait if the sum of their importances is at most :data:`UNIMPORTANT`. It
+    always waits if the policy says so, or if all features are broken.
 
     :param earlier: findings of earlier windows, ordered by time
     """

@@ -78,10 +78,11 @@ class Policy(PerformanceThresholds):
     """The retraining policy, which decides whether a window is ``healthy``, ``watch`` or ``retrain``.
 
     :param max_staleness: the longest time between the newest row of a window and the end of the window
-    :param retrain_on: the measured triggers that may request retraining. ``challenger``: a model that the champion's
-        trainer, or that of another candidate, fits to the newest rows is significantly better than the champion. ``performance``: realised performance
-        is significantly worse than at training, and no challenger was compared. ``estimated_performance``: estimated performance is significantly worse,
-        and realised performance cannot be judged yet. ``drift``: the drifted features have at least ``min_importance``
+    :param retrain_on: the measured triggers that may request retraining. ``challenger``: a challenger, which the
+        trainer of the champion or of another candidate fits to the newest rows, is significantly better than the
+        champion. ``performance``: realised performance is significantly worse than at training, and no challenger was
+        compared. ``estimated_performance``: estimated performance is significantly worse, and realised performance
+        cannot be judged yet. ``drift``: the drifted features have at least ``min_importance``
     :param probe: the shortest time between two windows for which challengers are trained. By default, challengers are
         trained for every window with enough labels; ``None`` trains none. A window in which realised performance is
         significantly worse than at training is probed regardless of ``probe``
@@ -97,9 +98,9 @@ class Policy(PerformanceThresholds):
         current window is enough
     :param cooldown: the shortest time between the ends of two windows that request retraining
     :param budget: the largest number of requests in a period; a request counts at the end of the window that makes it
-    :param on_broken: what a due request does about broken features. ``drop`` requests retraining without them as soon as
-        the model hardly uses them, or they are broken in three windows in a row, and waits until then. ``wait`` waits
-        until they are repaired
+    :param on_broken: what a request does about broken features. ``drop`` leaves them out of the training if the model
+        hardly uses them, or once they are broken in three windows in a row; until then, the request waits. ``wait``
+        always waits until they are repaired
     """
 
     max_staleness: Duration | None = None

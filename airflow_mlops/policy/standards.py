@@ -1,8 +1,8 @@
 """The standards that performance is compared with: training, an absolute bound, and the best level of recent champions.
 
-The value at training is the standard of a single version. A version that is promoted in a bad time takes this time as its
-standard, and later windows keep to it at an error that another training might halve. The other two standards do not
-slip: the bound is a number of the policy, and the best recent level is that of any version.
+The value at training is the standard of a single version. A version that is promoted while all models perform badly has
+a low standard for all its later windows. The other two standards do not depend on the version: the bound is a number of
+the policy, and the best recent level is the best of all recent versions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Standard(NamedTuple):
 
 
 def standards(performance: Performance, policy: Policy) -> list[Standard]:
-    """Return the known standards: the bound first, then training, then the best recent level."""
+    """Return the standards whose level is known: the bound first, then training, then the best recent level."""
     found = (_bound(performance, policy), _training(performance, policy), _recent(performance, policy))
     return [standard for standard in found if standard is not None]
 
@@ -66,7 +66,7 @@ def _recent(performance: Performance, policy: Policy) -> Standard | None:
 def _relative(
     kind: Literal["training", "recent"], performance: Performance, level: float, low: float, high: float, policy: Policy
 ) -> Standard:
-    """Compare with a level. The whole interval of the difference must be beyond the tolerance."""
+    """Compare with a level. The standard is broken if the whole interval of the difference is beyond the tolerance."""
     allowed = tolerance(performance, level, policy)
     if performance.higher_is_better:
         limit = level - allowed

@@ -3,10 +3,10 @@
 Retraining needs a retraining trigger: a condition that the policy enables and that retraining can remedy, such as a
 missing champion, realised performance that is significantly worse than at training, or old training data.
 
-``watch`` is for what a person should look at: a postponed request, broken inputs, labels that stay away, a worse estimate, and
-drift that matters. Features drift with every season and often without harm. Drift that merely moves the inputs while
-performance holds is ``healthy``, and the details list it. Estimated performance depends on the inputs alone. If realised
-performance drops and estimated performance does not, concept drift is likely.
+``watch`` is for what a person should look at: a postponed request, broken inputs, missing or too few labels, a worse
+estimate, and drift that matters. Features drift with every season, often without harm. A window whose inputs drifted
+while performance is acceptable is ``healthy``, and the details list the drift. Estimated performance depends on the
+inputs alone. If realised performance drops and estimated performance does not, concept drift is likely.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _by_estimate(estimated: Performance, findings: Findings) -> str:
 def _with_level(
     found: Sequence[Observation], moved: Sequence[Observation], planned: RetrainingPlan, findings: Findings
 ) -> list[Observation]:
-    """Add to the facts that a person should look at what has moved, and acceptable performance."""
+    """Return the facts about a ``watch`` window: ``found``, drift (``moved``), and performance if it is acceptable."""
     judged, policy = judged_performance(findings), findings.policy
     if judged is None or is_worse(judged, policy):
         return [*found, *moved]
@@ -229,7 +229,8 @@ def _without_limit(reason: str) -> str:
 def _without_trigger(judged: Performance, findings: Findings) -> Observation:
     """Return an observation about worse performance that does not trigger retraining.
 
-    Either a version that has been replaced made the predictions, or the policy does not retrain on performance.
+    There are three cases: a version that has been replaced made the predictions, no challenger is better than the
+    champion, or the policy does not retrain on performance.
     """
     if (replaced := replaced_version(findings)) is not None:
         return replaced
@@ -294,7 +295,7 @@ def _trigger_details(trigger: Trigger, findings: Findings) -> list[str]:
 
 
 def _worse_too(findings: Findings) -> list[str]:
-    """Return the facts about worse performance, which a better challenger often goes together with."""
+    """Return the facts about worse performance; empty if performance is not judged or not worse."""
     judged, policy = judged_performance(findings), findings.policy
     if judged is None or not is_worse(judged, policy):
         return []

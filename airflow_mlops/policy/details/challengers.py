@@ -14,7 +14,7 @@ from airflow_mlops.policy.wording import capitalized, listed, metric_name, numbe
 
 
 def deciding_comparison(findings: Findings) -> Comparison | None:
-    """Return the comparison with challengers if it decides about retraining instead of worse performance.
+    """Return the comparison with challengers if it, and not the drop of performance, decides about retraining.
 
     With broken inputs, a challenger cannot show whether a model that is trained on repaired inputs would be better.
     """
@@ -36,7 +36,8 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
     """
     metric = metric_name(comparison.metric)
     rows = counted(comparison.rows, "labelled row")
-    # ROC AUC compares the rows of each half with each other, so it differs from that of the window.
+    # Two trainings of a challenger predict one half each, so ROC AUC is computed in each half. The mean differs from
+    # the ROC AUC of the window.
     measured = f"mean {metric} of the halves of {rows}" if comparison.metric == "roc_auc" else f"{metric} on {rows}"
     of_each: dict[OtherTrainer | None, list[Challenger]] = {
         trainer: [] for trainer in dict.fromkeys(item.trainer for item in comparison.challengers)

@@ -110,7 +110,7 @@ def unjudged_performance(findings: Findings) -> list[Observation]:
 def fell(performance: Performance, policy: Policy) -> str:
     """Return a clause without a subject about a worse value, such as ``fell to 0.598``.
 
-    A value that is beyond the bound may be as it was at training.
+    A value that breaks the bound need not have changed since training, so the clause is then ``is 0.598``.
     """
     broken = _broken(performance, policy)
     if broken is not None and broken.kind == "bound":

@@ -1,13 +1,13 @@
 """Confidence intervals for clustered rows, such as the thousand orders of one customer, which are not independent.
 
-The variance of a mean is computed from the sums of the rows' influence in each cluster, each as if the cluster had been
-left out (the jackknife over clusters, CR3: R. Bell and D. McCaffrey, "Bias Reduction in Standard Errors for Linear
-Regression with Multi-Stage Samples", Survey Methodology 28, 2002; J. MacKinnon, M. Nielsen and M. Webb, "Cluster-Robust
-Inference: A Guide to Empirical Practice", Journal of Econometrics 232, 2023). Its ratio to the variance with independent
-rows is the design effect (L. Kish, "Survey Sampling", 1965). The quantile is that of Student's t, with the degrees of
-freedom of the effective number of clusters, which is small if a few clusters have most of the rows (A. Carter, K.
-Schnepel and D. Steigerwald, "Asymptotic Behavior of a t-Test Robust to Cluster Heterogeneity", Review of Economics and
-Statistics 99, 2017).
+The variance of a mean is computed by the jackknife over clusters: from the change of the mean if one cluster is left
+out, which is the sum of the influence of its rows, scaled up for its share of the rows (CR3: R. Bell and D. McCaffrey,
+"Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples", Survey Methodology 28, 2002; J.
+MacKinnon, M. Nielsen and M. Webb, "Cluster-Robust Inference: A Guide to Empirical Practice", Journal of Econometrics
+232, 2023). Its ratio to the variance with independent rows is the design effect (L. Kish, "Survey Sampling", 1965). The
+quantile is that of Student's t, with the degrees of freedom of the effective number of clusters, which is small if a
+few clusters have most of the rows (A. Carter, K. Schnepel and D. Steigerwald, "Asymptotic Behavior of a t-Test Robust
+to Cluster Heterogeneity", Review of Economics and Statistics 99, 2017).
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def design(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Design:
     sums = np.bincount(numbers, weights=influence)
     by_cluster = float(np.square(sums / (1 - shares)).sum()) * (len(sizes) - 1) / len(sizes)
     effect = max(1.0, by_cluster / by_row) if by_row > 0 else 1.0
-    # Rows of one cluster count as one observation as far as they are alike.
+    # ``alike`` is the correlation of rows within a cluster that explains the design effect. At 0, each row counts as
+    # one observation, and at 1 each cluster.
     alike = min(1.0, max(0.0, (effect - 1) / max(1e-12, len(values) * float(np.square(shares).sum()) - 1)))
     weights = alike * sizes**2 + (1 - alike) * sizes
     return Design(effect, float(weights.sum() ** 2 / np.square(weights).sum()))

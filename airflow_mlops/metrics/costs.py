@@ -1,8 +1,9 @@
 """Costs of the two errors of a binary classifier, and the metric ``expected_cost``, the mean cost of a row.
 
-A declaration names the metric and its costs: ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``. From
-there on, one name stands for both, such as ``expected_cost_fp1_fn20``. Equal costs give equal names, and the name is valid in
-MLflow, so results of different costs never have the same name.
+A declaration names the metric and its costs:
+``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``. Everywhere else, one name contains both,
+such as ``expected_cost_fp1_fn20``. Equal costs give equal names, and the name is valid in MLflow, so results of
+different costs never have the same name.
 
 This module imports no heavy library, because DAG files that declare gates import this module during parsing.
 """
@@ -40,7 +41,8 @@ class Costs(NamedTuple):
 def parse_costs(declared: Any) -> Costs:
     """Read the costs from a mapping with the keys ``false_positive`` and ``false_negative``.
 
-    :raises ValueError: a key is missing or unknown, a cost is neither 0 nor a number from :data:`SMALLEST` to :data:`LARGEST`, or both costs are 0
+    :raises ValueError: a key is missing or unknown, a cost is neither 0 nor a number from :data:`SMALLEST` to
+        :data:`LARGEST`, or both costs are 0
     """
     if not isinstance(declared, Mapping) or set(declared) != {*_FIELDS}:
         raise ValueError(
@@ -64,7 +66,9 @@ def costs_of(metric: str) -> Costs | None:
 
 
 def name_costs(declared: Any) -> Any:
-    """Replace ``expected_cost`` and its costs in a declaration by the name of the metric. Others are returned unchanged.
+    """Replace ``expected_cost`` and its costs in a declaration by the name of the metric.
+
+    A declaration of another metric is returned unchanged.
 
     :param declared: the fields of a declaration, among others ``metric``
     :raises ValueError: the costs are missing or invalid, see :func:`parse_costs`

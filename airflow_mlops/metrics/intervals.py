@@ -1,4 +1,4 @@
-"""Confidence intervals that cover with few rows, few errors, few rows of a class, and skewed losses."""
+"""Confidence intervals that keep their confidence with few rows, few errors, few rows of a class, or skewed losses."""
 
 from __future__ import annotations
 
@@ -41,9 +41,10 @@ def bounded(value: float, variance: float, rows: float, z: float) -> Interval:
 
     The interval is Wilson's interval with an effective number of rows. That is the number of rows of a proportion with
     the same variance (E. Korn and B. Graubard, "Confidence Intervals for Proportions With Small Expected Number of
-    Positive Counts Estimated From Survey Data", Survey Methodology 24, 1998). The variance is itself estimated, and with
-    few rows it is often far too small, or 0. The ratio of the variance to the variance of a proportion, which is the
-    largest possible one, is therefore shrunk to 1 with the weight of z**2 rows, the weight of Wilson's own correction.
+    Positive Counts Estimated From Survey Data", Survey Methodology 24, 1998). The variance is itself estimated, and
+    with few rows it is often far too small, or 0. The estimated variance is therefore compared with the variance of a
+    proportion, which is the largest possible one: the ratio of both is shrunk towards 1, which has the weight of z**2
+    rows, as in Wilson's own correction.
 
     :param value: the estimate
     :param variance: estimated variance of the estimate; infinite or NaN if it is unknown
@@ -51,7 +52,7 @@ def bounded(value: float, variance: float, rows: float, z: float) -> Interval:
     :param z: quantile of the normal distribution, such as 1.96
     """
     most = value * (1 - value) / rows
-    # Without errors, the estimated variance is 0 and says nothing.
+    # If all predictions are right or all are wrong, the estimated variance is 0 and carries no information.
     ratio = variance / most if most > 0 and math.isfinite(variance) else 1.0
     ratio = (rows * ratio + z * z) / (rows + z * z)
     return proportion(value, rows / ratio, z)

@@ -94,8 +94,8 @@ def _delong(
 ) -> tuple[float, NDArray[np.float64]]:
     """Return the standard error of the mean placement, and each row's influence on the mean placement.
 
-    With weights, the variance is that of the jackknife over the rows: each row's influence is that of leaving it out. With equal
-    weights, this is DeLong's variance.
+    With weights, the variance is computed by the jackknife, from the change of the mean placement if one row is left
+    out. With equal weights, this is DeLong's variance.
     """
     if weight is not None:
         return _weighted_delong(positive, placed, weight)
@@ -166,7 +166,7 @@ def precision_terms(
     :return: contributions, shape (n,)
     """
     tied = _Ties(positive, score, weight)
-    # Rows without weight have no precision, and none counts.
+    # If all rows from a score upwards have a weight of 0, their precision would be 0/0. It does not count.
     reached = np.where(tied.reached > 0, tied.reached, 1)
     true = tied.positives_from
     precision = true / reached
@@ -193,13 +193,16 @@ def precision_of_others(positive: NDArray[np.bool_], score: NDArray[np.float64])
 
 
 class _Ties:
-    """Rows sorted by score, with the class counts, or the weights of the classes, of each distinct score.
+    """Rows sorted by score, and the number of rows of each class by distinct score.
 
-    :ivar positives: number of positive rows, or their weight; so for ``negatives``
-    :ivar positives_here: the same of each distinct score, in ascending order; so for ``negatives_here``
-    :ivar positives_from: the same of all rows with at least this score
-    :ivar negatives_before: the same of the negative rows with a lower score
-    :ivar reached: number or weight of all rows with at least this score
+    With weights, each number of rows is the sum of their weights. Arrays have one element for each distinct score, in
+    ascending order, shape (d,).
+
+    :ivar positives: number of all positive rows; ``negatives`` is that of all negative rows
+    :ivar positives_here: number of positive rows with exactly this score; ``negatives_here`` is that of negative rows
+    :ivar positives_from: number of positive rows with at least this score
+    :ivar negatives_before: number of negative rows with a lower score
+    :ivar reached: number of rows of both classes with at least this score
     """
 
     positives: float
@@ -214,7 +217,7 @@ class _Ties:
         self, positive: NDArray[np.bool_], score: NDArray[np.float64], weight: NDArray[np.float64] | None = None
     ) -> None:
         self.rows = len(score)
-        # Half of the memory of 64-bit integers, of which there are several for each row.
+        # 32-bit integers halve the memory of the arrays that have an element for each row.
         whole = np.int32 if self.rows < 2**31 else np.int64
         order = np.argsort(score)
         ordered = score[order]

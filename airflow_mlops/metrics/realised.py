@@ -186,7 +186,7 @@ def _classes(batch: pa.RecordBatch, contract: ModelContract) -> Outcomes:
     truth, predicted = _codes(label, contract.classes), _codes(batch.column("prediction"), contract.classes)
     unknown = truth < 0
     example = label[int(np.argmin(truth))].as_py() if unknown.any() else None
-    # Of several classes, one may be newer than the model. Its rows are errors of the model.
+    # A label may be of a class that is newer than a multiclass model. Such rows count as wrong predictions.
     if unknown.any() and contract.task == "binary":
         raise _unknown_label(example, contract)
     right, skipped = (truth == predicted) & ~unknown, int((~usable).sum())
@@ -230,14 +230,16 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     error. For an expected cost, it follows from Wilson's intervals of the shares of both errors. For a custom metric, the interval
     comes from a bootstrap over rows.
 
-    For clustered rows (``outcomes.groups``), the interval is widened by :class:`airflow_mlops.metrics.clusters.Design`.
+    For clustered rows (``outcomes.groups``), the interval of a built-in metric is widened by
+    :class:`airflow_mlops.metrics.clusters.Design`.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or the import path of a custom metric
     :param outcomes: the labelled predictions
     :param confidence: confidence of the interval, such as 0.95
     :param task: the ML task (binary, multiclass, regression), which custom metrics need
-    :raises UnmeasurableError: there are no labels, only one class occurs, or a custom metric needs probabilities that are
-        not logged
+    :raises UnmeasurableError: there are no labels; too few rows of a class have a label or a prediction, for metrics
+        that need both classes; the errors have no finite mean; all rows are of one cluster; or a custom metric needs
+        probabilities that are not logged, or is undefined on too many bootstrap samples
     :raises MetricError: the custom metric fails
     """
     if not outcomes.rows:
@@ -363,7 +365,7 @@ def _f1_macro(outcomes: Outcomes, z: float) -> Interval:
     rows = outcomes.prepared("multiclass")
     value, by_row = influence("f1_macro", rows)
     classes, counts = np.unique(rows.truth, return_counts=True)
-    # Number of rows of a proportion with the variance that a mean over the classes has at most.
+    # A proportion of this many rows has the variance of a mean of proportions, one of the rows of each class.
     effective = len(classes) ** 2 / float((1 / counts).sum())
     return intervals.bounded(value, float(np.square(by_row).sum()), effective, z)
 
@@ -383,7 +385,8 @@ def _expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
     shares = [intervals.proportion(float(error.mean()), outcomes.rows, z) for error in _errors(outcomes)]
     first, second = (share.value for share in shares)
     value = float(np.dot(costs, [int(error.sum()) for error in _errors(outcomes)])) / outcomes.rows
-    # A row has at most one of the two errors. Without a right prediction, the shares sum to 1.
+    # The two errors exclude each other, so their shares have the correlation -sqrt(odds). If all rows have the same
+    # error, it is undefined and counts as 0.
     odds = first * second / ((1 - first) * (1 - second)) if max(first, second) < 1 else 0.0
     below, above = (
         np.array([cost * width for cost, width in zip(costs, widths, strict=True)])

@@ -168,7 +168,7 @@ def _multiclass(
 ) -> Rows:
     # A class that did not occur in training has probability 0, so its rows count as errors.
     unknown = unseen(truth, classes)
-    # A foreign model may predict a class that the data lacks, and so be wrong.
+    # A model that this package did not train may predict a class that neither its contract nor the labels contain.
     unknown += unseen(prediction, [*classes, *unknown])
     labels = [*classes, *unknown]
     codes, predicted = encode(truth, labels), encode(prediction, labels)

@@ -132,7 +132,7 @@ def _mean(loss: Callable[[Rows], NDArray[Any]]) -> Statistic:
 
 
 def _expected_cost(costs: Costs) -> Statistic:
-    # Sums of errors are exact, and the sum of their costs is rounded once.
+    # Errors are summed before they are multiplied with their costs: counts are exact, so only the last step is rounded.
     def terms(rows: Rows) -> Iterator[NDArray[Any]]:
         yield np.ones(len(rows))
         yield rows.predicted & ~rows.truth
@@ -196,7 +196,7 @@ def _area_terms(rows: Rows, positive: NDArray[np.bool_], score: NDArray[np.float
     placed = placements(positive, score, rows.weight)
     half = mean_placement(placed, positive, rows.weight) / 2
     yield positive
-    # The difference of two sums of weights would be inexact.
+    # A sum of its own, because the weight of all rows minus that of the positive rows would be inexact.
     yield ~positive
     yield np.where(positive, placed - half, 0.0)
     yield np.where(positive, 0.0, placed - half)

@@ -1,8 +1,10 @@
-"""Compare the means of two groups of rows, each of which has only one of two models' predictions, over several strata.
+"""Compare the mean losses of two models that predicted different rows, within strata of rows.
 
-In a stratum, such as a time with one share of the canary, chance alone decides to which group a row belongs. Differences are therefore
-taken within strata, and averaged with the weights of Mantel and Haenszel (``n1 * n2 / (n1 + n2)``), which are best for strata of
-equal variance. The mean over all rows would compare the easy rows of one stratum with the difficult rows of another.
+The rows that one model predicted are a group, such as the requests that a canary answered. Within a stratum, such as a
+time in which the canary's share of the requests was constant, chance alone decides to which group a row belongs.
+Differences are therefore taken within strata. They are averaged with the weights of Mantel and Haenszel
+(``n1 * n2 / (n1 + n2)`` for groups of n1 and n2 rows), which are best for strata of equal variance. The mean over all
+rows would compare the easy rows of one stratum with the difficult rows of another.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def _interval(group: Group, weights: NDArray[np.float64], z: float) -> tuple[flo
     values, strata = group.values[inside], group.strata[inside]
     counts = np.bincount(strata, minlength=len(weights))
     means = np.bincount(strata, weights=values, minlength=len(weights)) / np.maximum(1, counts)
-    # The mean of these is the error of the weighted mean, each stratum with its own degrees of freedom.
+    # Scaled so that the standard error of their mean is that of the weighted mean. The root turns the variance of each
+    # stratum into its sample variance (n - 1).
     scale = weights / np.maximum(1, counts) * np.sqrt(counts / np.maximum(1, counts - 1))
     errors = len(values) * scale[strata] * (values - means[strata])
     found = intervals.mean(errors, z)

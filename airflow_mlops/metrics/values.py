@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False) -> dict[str, float]:
-    """Compute all built-in metrics of the rows' ML task, and the metrics that are named.
+    """Compute all built-in metrics of the rows' ML task, and the metrics named in ``own``.
 
     For a classifier without probabilities, only metrics of predicted labels are computed.
 

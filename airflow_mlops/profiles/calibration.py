@@ -100,10 +100,10 @@ class ProbabilityCalibration(Model):
 class Tail(Model):
     """How the errors change with the prediction at one end of the predictions.
 
-    The outermost bins are wide, and predictions of a window that moved lie at their outer ends, where errors are often
-    larger. The slopes are those of straight lines through the errors of the outermost bins (least squares), and their
-    variances allow for unequal variances of the errors (H. White, "A Heteroskedasticity-Consistent Covariance Matrix
-    Estimator and a Direct Test for Heteroskedasticity", Econometrica 48, 1980).
+    The outermost bins are wide, and predictions that drifted lie at their outer ends, where errors are often larger.
+    The slopes are those of straight lines through the errors of the outermost bins (least squares), and their variances
+    allow for unequal variances of the errors (H. White, "A Heteroskedasticity-Consistent Covariance Matrix Estimator
+    and a Direct Test for Heteroskedasticity", Econometrica 48, 1980).
 
     :param center: mean prediction of the held-out rows in the outermost bin
     :param absolute: change of the absolute error when the prediction grows by 1

@@ -1,13 +1,13 @@
 """How the errors of a regression depend on its features, beyond what the prediction explains.
 
-The loss model of :mod:`airflow_mlops.profiles.calibration` knows the prediction only. If the inputs move, rows with the
-same prediction have other inputs, and often other errors: the model extrapolates, or the noise depends on a feature. A
-least-squares regression of the held-out losses, minus the means of the loss model, on each numeric feature and its square
-measures this. The mean of these terms in a window gives the change of the mean loss (regression estimator: W. Cochran,
-"Sampling Techniques", 3rd edition, 1977, chapter 7), and the covariance of the coefficients the error of this change,
-which grows with the distance of the window from the held-out rows. The covariance allows for unequal variances and for
-the leverage of rows (HC3: J. MacKinnon and H. White, "Some Heteroskedasticity-Consistent Covariance Matrix Estimators
-with Improved Finite Sample Properties", Journal of Econometrics 29, 1985).
+The loss model of :mod:`airflow_mlops.profiles.calibration` depends on the prediction only. If the inputs drift, rows
+with the same prediction have other inputs, and often other errors: the model extrapolates, or the noise depends on a
+feature. A least-squares regression of the held-out losses, minus the means of the loss model, on each numeric feature
+and its square measures this. The mean of these terms in a window gives the change of the mean loss (regression
+estimator: W. Cochran, "Sampling Techniques", 3rd edition, 1977, chapter 7), and the covariance of the coefficients the
+error of this change, which grows with the distance of the window from the held-out rows. The covariance allows for
+unequal variances and for the leverage of rows (HC3: J. MacKinnon and H. White, "Some Heteroskedasticity-Consistent
+Covariance Matrix Estimators with Improved Finite Sample Properties", Journal of Econometrics 29, 1985).
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def learn(batches: Iterable[pa.RecordBatch], rests: Floats) -> InputErrors | Non
 
 
 def _strongest(values: Floats, centers: Floats, scales: Floats, rests: Floats, most: int) -> list[int]:
-    """Return the features whose terms explain the largest shares of the variance of the losses, in their order."""
+    """Return the features whose terms explain most of the variance of the losses, as ascending column indices."""
     spread = np.square(rests - rests.mean(axis=0)).sum(axis=0)
     explained = []
     for place in range(values.shape[1]):
@@ -147,7 +147,7 @@ def _fit(terms: Floats, rest: Floats) -> tuple[Floats, Floats]:
 
 
 def _inverse(moments: Floats) -> Floats:
-    # The square of a feature with two values says no more than the feature.
+    # A pseudo-inverse, because the square of a feature with only two values is a linear function of the feature.
     return np.asarray(np.linalg.pinv(moments, rcond=_SINGULAR, hermitian=True))
 
 

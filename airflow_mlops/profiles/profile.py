@@ -63,8 +63,9 @@ class ModelProfile(Model):
     :param segments: losses of the held-out rows by segment
     :param importance: each feature's share of the total permutation importance on the held-out rows, from 0 to 1; empty
         if unknown
-    :param intervals: 95% confidence intervals of the metrics on the held-out rows, by metric. Monitoring compares a window
-        with them. A metric that cannot be measured on logged predictions has no interval
+    :param intervals: 95% confidence intervals of the metrics on the held-out rows, by metric, and those of the mean
+        error (``bias``) and of the share of positive predictions (``positive_rate``). Monitoring compares a window with
+        them. A metric that cannot be measured on logged predictions has no interval
     :param constant: for each numeric feature, the share of the calendar spans of the split part `train` (``hour``,
         ``day``, ``week``, ``month``, ``year``) in which the feature has a single value; empty if unknown
     """

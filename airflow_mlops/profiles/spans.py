@@ -1,7 +1,8 @@
 """Find out which numeric features stay constant for whole hours, days, weeks, months or years of the training data.
 
-The month is constant in every month, and a holiday flag is 0 in many months. A sensor is not. Monitoring needs this fact to
-tell a calendar feature, which is constant in a window, from a sensor that is stuck.
+A feature such as the month is constant in every month, and a holiday flag in many months, but a sensor in none. With
+these shares, monitoring distinguishes a calendar feature, which may be constant in a window, from a sensor that is
+stuck.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ def with_constant_spans(
 def constant_shares(batches: Iterable[pa.RecordBatch], time: str, zone: str = UTC) -> dict[str, dict[Span, float]]:
     """Return the share of calendar spans in which each numeric column has a single value.
 
-    Only spans with at least two finite values of the column count, and with at least a tenth of the mean number, because a
-    part of a span at the beginning or the end of the data may be short enough for a single value of any column. Memory grows with the number
-    of spans and not with the number of rows.
+    A span counts only if the column has at least two finite values in it, and at least a tenth of the mean number per
+    span. At the beginning and the end of the data, only a short part of a span may have rows, in which any column has a
+    single value. Memory grows with the number of spans and not with the number of rows.
 
     :param batches: rows with the column ``time`` and numeric columns
     :param time: name of the column with the event time

@@ -50,7 +50,7 @@ def model_profile(
 
     Memory for the features does not grow with the number of rows.
 
-    :param training: function that streams the features of the split part `train`; called twice
+    :param training: function that streams the features of the split part `train`; called two or three times
     :param held_out: function that streams the features of the held-out rows. ``None`` if no rows are held out; the rows
         of ``training`` are then used instead
     :param contract: model contract (features, label, ML task)

@@ -58,8 +58,9 @@ class Moments:
 
     @property
     def std(self) -> float | None:
-        """Return the sample standard deviation (n - 1); ``None`` with fewer than two rows, or if it exceeds the range
-        of doubles.
+        """Return the sample standard deviation (n - 1).
+
+        It is ``None`` with fewer than two rows, or if it exceeds the range of doubles.
         """
         if self.rows < 2:
             return None

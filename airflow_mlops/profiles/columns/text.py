@@ -70,9 +70,7 @@ class TextColumn(CategoricalColumn):
 
     @property
     def free(self) -> bool:
-        """Return whether the column is free text: the number of distinct values is more than half the number of
-        non-null rows.
-        """
+        """Return whether the column is free text: it has more than half as many distinct values as non-null rows."""
         return 2 * self.distinct > self.valid
 
 

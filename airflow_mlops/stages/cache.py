@@ -92,7 +92,7 @@ class Cached:
         if self._key is None:
             return
         try:
-            # A file that was changed while the step ran may have been read before or after.
+            # A file that was changed while the step ran may have been read before or after the change.
             if self._fingerprint() != self._key:
                 log.info("The result is not cached, because its inputs or code were changed while the step ran.")
                 return

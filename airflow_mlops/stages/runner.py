@@ -91,7 +91,7 @@ def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -
         result = module.run(spec, context)
     usage = meter.usage()
     log.info("%s", usage.sentence())
-    # The usage of the cache is not that of the training.
+    # What reading the cache used must not be recorded as the usage of the training.
     if is_computed:
         record(usage, call.step, result, spec, connection)
     answer = result.model_copy(update={"usage": usage}).model_dump(mode="json")

@@ -33,7 +33,8 @@ class Meter:
         self.rows: int | None = None
         self._read, self._written = store.traffic.read, store.traffic.written
         self._children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        # The kernel then measures the largest memory anew. Without this right, it is that of the whole process.
+        # Resets the kernel's record of the peak memory (VmHWM). Without permission to do so, it covers the whole life
+        # of the process.
         with suppress(OSError):
             (_PROCESS / "clear_refs").write_text("5")
         self._cpu = _cpu_seconds()
@@ -60,7 +61,8 @@ class Meter:
         except (OSError, IndexError, ValueError):
             return round(peak_memory() / 1e6, 1)
         children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        # The largest of all processes that have ended. Before the step it may have been larger.
+        # The peak of the largest child process that has ended. It belongs to the step only if it has grown since the
+        # step began.
         return round(max(own, 1024 * children if children > self._children else 0) / 1e6, 1)
 
 

@@ -3,13 +3,15 @@
 The replay runs no Airflow tasks. It trains the models of all strategies on the same windows:
 
 - Before the first monitored window, one model is trained on all windows so far. It is the first champion of every strategy.
-- After each window, the newest window whose labels have arrived is known. A training fits one candidate for each trainer and each past
-  of :data:`~airflow_mlops.performance.cross_fitting.PASTS`, chooses one (:class:`~airflow_mlops.performance.cross_fitting.Recipe`),
-  and fits the candidate again on all its rows. The new model predicts from the next window on.
-- The chosen candidate has the smallest loss that is expected in the next window: the cross-fitted loss in the known
-  window, plus the mean, over all earlier windows, of what a model with this trainer and past lost until the next window. The
-  first follows a change at once, but alone it prefers short pasts too much, because a model that knows half of a window
-  profits from what only this window has. The second finds the pasts whose models last.
+- After each window, a strategy may train a model with the labels that have arrived. The training fits one candidate for
+  each trainer and each number of windows in :data:`~airflow_mlops.performance.cross_fitting.PASTS` (a
+  :class:`~airflow_mlops.performance.cross_fitting.Recipe`), chooses one, and fits it again on all rows of its windows.
+  The new model predicts from the next window on.
+- The chosen candidate has the smallest loss that is expected in the next window, which is a sum of two terms. The first
+  is the cross-fitted loss in the newest labelled window. It follows a change at once, but alone it favours candidates
+  of few windows, because a model that was trained on half of a window profits from what only this window has. The
+  second is the mean, over all earlier windows, of the loss of a model that such a training before the window would have
+  given, minus the cross-fitted loss in the window. It finds the candidates whose models stay good.
 - Of several trainers, the first is chosen whose best candidate is at most one standard error worse than the best of all, as
   EvaluateOperator chooses.
 - ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy asks for
@@ -124,7 +126,7 @@ class Replay:
         return Replayed(strategy="oracle", steps=steps)
 
     def policy(self, policy: Policy) -> Replayed:
-        """Replay a retraining policy, with the triggers ``challenger`` and ``age`` and all limits."""
+        """Replay a retraining policy: the triggers ``challenger`` and ``age``, persistence, cooldown and budget."""
         steps: list[Step] = []
         champion, version, served = self._start, 1, []
         compared: list[tuple[int, Comparison]] = []
@@ -165,7 +167,7 @@ class Replay:
         return Replayed(strategy="policy", steps=self._judged(steps, served))
 
     def _judged(self, steps: Sequence[Step], served: Sequence[_Model]) -> list[Step]:
-        """Say for each training whether it helped: whether the replaced model would have had a larger loss afterwards.
+        """Set ``helped`` of each training: whether the replaced model would have lost more until the next training.
 
         :param served: the model that predicted each window
         """
@@ -218,7 +220,7 @@ class Replay:
         return self._trained[number]
 
     def winner(self, number: int) -> Recipe:
-        """Return the best candidate after window ``number``; the first trainer with all windows without challengers."""
+        """Return the best candidate after window ``number``; without any, the first trainer with all windows."""
         trained = self._challengers(number)
         if trained is None:
             return Recipe(None, None)
@@ -232,19 +234,19 @@ class Replay:
         return best
 
     def _ageing(self, number: int, recipe: Recipe) -> float:
-        """Return the mean over the windows before ``number`` of what a model loses until the next window; 0 without them."""
+        """Return the mean of :meth:`_aged` over the windows before ``number``; 0 if it is unknown for all of them."""
         known = [self._aged(earlier, recipe) for earlier in range(1, number)]
         found = [loss for loss in known if loss is not None]
         return fmean(found) if found else 0.0
 
     def _aged(self, number: int, recipe: Recipe) -> float | None:
-        """Return the loss in window ``number`` of the model that was trained before it, minus the cross-fitted loss.
+        """Return the loss in window ``number`` of the model trained before it, minus the cross-fitted loss there.
 
         :return: ``None`` if a loss is not defined, such as in a window of one class
         """
         if (number, recipe) not in self._ages:
             trained = self._challengers(number)
-            # A past that is as long as the history is the whole history.
+            # With no more windows than ``past``, the candidate of all windows is the same, and only it was trained.
             whole = recipe._replace(past=None)
             crossed = None if trained is None else trained.losses.get(recipe, trained.losses.get(whole))
             try:
@@ -257,7 +259,7 @@ class Replay:
 
     def _model(self, model: _Model) -> Fitted:
         number, (trainer, past) = model
-        # A past that is as long as the history is the whole history.
+        # With no more windows than ``past``, the model of all windows is the same.
         past = None if past is None or past > number else past
         key = number, Recipe(trainer, past)
         if key not in self._models:

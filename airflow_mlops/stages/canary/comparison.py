@@ -1,8 +1,9 @@
 """Compare a canary with the champion, again and again while it is widened.
 
-A canary that is no worse is withdrawn by any of the comparisons with a probability of at most ``1 - confidence``. So comparison number
-``k`` may err with the probability ``(1 - confidence) / (k * (k + 1))``, half of it for performance and half for latency: these
-probabilities add up to ``1 - confidence``, however many comparisons there are (Bonferroni's inequality).
+A canary that is no worse than the champion must be withdrawn with a probability of at most ``1 - confidence``, over all
+comparisons together. Comparison number ``k`` therefore errs with a probability of at most
+``(1 - confidence) / (k * (k + 1))``, half of it for performance and half for latency: these probabilities add up to
+``1 - confidence``, however many comparisons there are (Bonferroni's inequality).
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ _TIMES_SLOWER, _SLOWER_MS = 2.0, 5.0
 class Comparison:
     """The result of one comparison.
 
-    :param gates: the numbers of each requirement
+    :param gates: the result of each requirement: performance, and latency if it is known
     :param metrics: the metric of the canary, by name
     :param champion_metrics: the metric of the champion, by name
     :param worse: why the canary is withdrawn, as a sentence; empty if it is not
-    :param uncertain: why it is not widened although it is not withdrawn, as a sentence; empty if it may be widened
+    :param uncertain: why the canary keeps its share, neither withdrawn nor widened, as a sentence; empty if it may be
+        widened
     """
 
     gates: list[GateResult]

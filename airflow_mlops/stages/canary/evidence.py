@@ -1,9 +1,9 @@
 """Read the labelled predictions of a canary and of the champion since the canary began.
 
-Each request has an answer of one version, so the two have no rows in common. Chance decides which version answers, with a probability
-that is constant while the share is. Rows are therefore compared within *strata*: the times with one share, and within them the windows
-of the datasets, because a canary may have been away in some windows. A metric that is not a mean over rows is compared within the times
-with one share only.
+Each request is answered by one of the two versions, so they have no rows in common. Chance decides which version
+answers, with a probability that is the canary's share at that time. Rows are therefore compared within *strata*: the
+periods in which the share was constant, divided by the windows of the datasets, because the canary may have answered
+nothing in some windows. A metric that is not a mean over rows is compared within the periods, which are not divided.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Answers:
     :param losses: loss of each labelled row
     :param latencies: logarithm of the time of each request, in milliseconds
     :param labels: number of labelled rows in all
-    :param labels_now: number of labelled rows at the present share
+    :param labels_now: number of labelled rows since the present share began
     """
 
     losses: Group
@@ -68,7 +68,8 @@ def read(
     :param metric: one of :data:`METRICS`, or an expected cost
     :param shares: the shares of the canary, and the time from which each held
     :param groups: column that names the cluster of each row; ``None`` for independent rows
-    :param strata: numbers of the strata, to which new ones are added
+    :param strata: number of each stratum, by the position of its share in ``shares`` and its window; new strata are
+        added
     :raises SpecError: the datasets lack a column
     :raises UnmeasurableError: the labels do not fit the model
     """

@@ -26,7 +26,8 @@ class DeploySpec(Spec):
     :param sample: share of the requests that are logged, 0 to 1; 1 by default
     :param shadow: number or alias of a version that scores the same rows in the shadow
     :param canary: number or alias of a version that answers a share of the requests
-    :param canary_share: this share, 0 to 1, until CanaryOperator sets one; 0.1 by default
+    :param canary_share: share of the requests that the canary answers, 0 to 1, until CanaryOperator sets one; 0.1 by
+        default
     :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the request
     :param feast_repo: folder of the Feast repository in whose online store the servers look up features
     """

@@ -55,7 +55,7 @@ def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
     weight = None
     if data.weight_column:
         column = table.column(data.weight_column)
-        # Nulls are NaN, and not all 0. The sampled rows may all have the weight 0.
+        # All sampled rows may have a weight of 0. Nulls are NaN here, which is not 0, so as_weights refuses them.
         if not numbers(column).any():
             return None
         weight = as_weights(

@@ -89,7 +89,8 @@ def with_weights(data: HeldOut, candidates: Sequence[Candidate], *, live: bool) 
     :raises SpecError: candidates were trained with different columns of weights, or with and without one
     :raises WeightError: the dataset lacks the column, or its values are not weights
     """
-    # A model from elsewhere has a column only if an earlier evaluation recorded that of the models beside it.
+    # The contract of a model that TrainOperator did not train names a column only if an earlier evaluation recorded it,
+    # from the other candidates. Without a name, such a model takes part in any evaluation.
     columns = {
         item.ref: item.contract.sample_weight
         for item in candidates

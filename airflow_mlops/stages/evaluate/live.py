@@ -363,7 +363,7 @@ def _added(others: Sequence[_Scored], places: Sequence[NDArray[np.int64]], prese
         parts = []
         for dataset in item.datasets:
             own = [name for name in wanted if name in dataset.schema.names]
-            # Without a column, the rows of a table would not be counted.
+            # The label is read as well, because a table without columns has no number of rows.
             parts.append(pa.Table.from_batches(_of_version(dataset, item.ref.version, [*own, LABEL])))
         table = _together(parts, item.ref)
         added |= {name: table[name].take(pa.array(index)).combine_chunks() for name in wanted}

@@ -175,7 +175,7 @@ def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str], live: Live
     try:
         rows = predicted(data.truth, predictions, contract, data.weight)
         if contract.task == "binary":
-            # The score says the same in a third of the memory.
+            # The score has the same information. Without the columns of probabilities, memory falls to a third.
             predictions = replace(predictions, probabilities=None)
         return Measurement(str(candidate.ref), measure(rows, own), predictions, rows)
     except EvaluationError as error:

@@ -98,7 +98,7 @@ def _thin(*curve: NDArray[Any]) -> list[NDArray[Any]]:
 
 
 def _unit_square(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    # The numbers at both axes are always equally wide, so the margins need not be computed, which takes a third of the time.
+    # The tick labels always have the same width, so fixed margins fit. To compute them would take a third of the time.
     figure = Figure(figsize=(5.6, 4.8))
     figure.subplots_adjust(left=0.11, right=0.975, bottom=0.115, top=0.93)
     axes = figure.add_subplot()
@@ -208,7 +208,8 @@ def _confusion(truth: NDArray[Any], model: Measurement, classes: list[Any]) -> F
     assert model.predictions is not None
     true, predicted = encode(truth, classes), encode(model.predictions.prediction, classes)
     if (true < 0).any() or (predicted < 0).any():
-        # A class that the model does not know, or one that a foreign model predicts and the data lacks.
+        # The label may be a class that the model does not know. A model that TrainOperator did not train may predict a
+        # class that is not in its contract.
         true, predicted = (np.where(codes < 0, len(classes), codes) for codes in (true, predicted))
         classes = [*classes, "other"]
     size = len(classes)

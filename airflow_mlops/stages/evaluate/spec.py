@@ -40,8 +40,9 @@ class EvaluateSpec(Spec):
         declared gate compares with the champion or ignores it, a gate is added, see
         :func:`airflow_mlops.gates.rules.with_champion`
     :param metric: name of the metric that ranks the candidates that pass every gate, see
-        :func:`airflow_mlops.stages.evaluate.verdict.choose`; by default the main metric of the ML task. A custom metric is given by its import path, see :mod:`airflow_mlops.metrics.custom`,
-        and an expected cost as a mapping with its costs, see :mod:`airflow_mlops.metrics.costs`
+        :func:`airflow_mlops.stages.evaluate.verdict.choose`; by default the main metric of the ML task. A custom metric
+        is given by its import path, see :mod:`airflow_mlops.metrics.custom`, and an expected cost as a mapping with its
+        costs, see :mod:`airflow_mlops.metrics.costs`
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
     :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are not
         independent, and the confidence bounds of gates and of the model card allow for it. By default, rows are independent
@@ -70,7 +71,7 @@ class EvaluateSpec(Spec):
     def _windows_of_the_run(
         cls, gates: list[dict[str, Any]] | None, info: ValidationInfo
     ) -> list[dict[str, Any]] | None:
-        # Gates are parsed where they are checked, which does not know the time zone of the DAG.
+        # The time zone of the DAG, in which a window is read, is unknown where gates are parsed and checked.
         return gates and [
             {
                 **gate,

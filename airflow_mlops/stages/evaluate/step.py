@@ -145,7 +145,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         live=live.rows if live is not None else None,
     )
     for item in compared.candidates:
-        # What is stored with the champion says why it was promoted.
+        # Tags and files of the champion say why it was promoted, so a later evaluation does not overwrite them.
         if item.candidate.ref != compared.champion:
             if live is None:
                 evaluate_record.tag_compared(client, item, compared)

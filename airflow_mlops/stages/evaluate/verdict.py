@@ -73,7 +73,7 @@ def choose(
     best = max(passed or judged, key=lambda item: (name in item.metrics, sign * item.metrics.get(name, 0)))
     if not passed or name not in best.metrics:
         return Choice(best)
-    # The candidates before the best one.
+    # Only candidates that the user prefers to the best one, because they are listed before it.
     for item in passed[: passed.index(best)]:
         one, other = rows[best.candidate], rows[item.candidate]
         if name not in item.metrics or one is None or other is None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("airflow_mlops.stages")
 
 Interval = tuple[datetime, datetime]
-# Feast's intervals include their end.
+# Feast's intervals include their end, so the interval after a gapless one starts this much later.
 _TICK = timedelta(microseconds=1)
 
 

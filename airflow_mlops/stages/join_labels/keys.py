@@ -163,7 +163,7 @@ def _as_text(column: Any, decimal: bool) -> Any:
     """Convert a column to text, without -0 and, if ``decimal``, without trailing zeros behind the decimal point."""
     if pa.types.is_floating(column.type):
         column = _as_doubles(column)
-    # As integers, 7 and 007 would be the same key.
+    # Numbers become text, instead of text numbers, because 7 and 007 would then be the same key.
     return decimal_text(column) if decimal else pc.cast(column, pa.string())
 
 

@@ -45,7 +45,7 @@ class Tally:
 
         :param first_row: row number of the first of them
         :param label: their labels
-        :param contradicted: their numbers, from 0, of those with several different labels
+        :param contradicted: positions, from 0, of those of them that have several different labels
         """
         matched = found.matched
         self.rows += found.predictions

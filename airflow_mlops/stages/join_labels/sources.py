@@ -161,7 +161,7 @@ class Order:
         return [pa.int64(), pa.int64()] if self.is_time else [carried_type(self.kind)]
 
     def columns(self, batch: pa.RecordBatch, first_row: int) -> list[pa.Array]:
-        """Return the columns that DuckDB carries: microseconds and nanoseconds, or the values."""
+        """Return the columns that the join returns for :meth:`ranks`: microseconds and nanoseconds, or values."""
         values = batch[self.column]
         return list(instants(values, self.what, first_row=first_row)) if self.is_time else [carried(values)]
 

@@ -42,7 +42,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         column says which label is valid, or more predictions miss a label because of the form of their keys than match
         one (:mod:`~airflow_mlops.stages.join_labels.near_misses`)
     :raises SpecError: scoring hashed a key column, and ``hash_conn_id`` is not set or has a different secret key; or
-        shadow predictions would get among those of the champion
+        predictions of a shadow or a canary would be mixed with those of the champion
     """
     try:
         predictions = select(context.store, spec.predictions, kept=context.kept)
@@ -101,7 +101,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
 
 
 def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
-    """Check that labelled predictions of the shadow or the canary do not get among those of the champion.
+    """Check that labelled predictions of a shadow or a canary are not mixed with those of the champion.
 
     :raises SpecError: the name is that of the champion's labelled predictions, or the predictions are of both kinds
     """

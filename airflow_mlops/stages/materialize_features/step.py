@@ -167,7 +167,7 @@ class _Online:
         self._reached: dict[str, datetime] = {}
 
     def require_nanoseconds(self) -> None:
-        """Check that Feast reads the INT96 timestamps of Parquet sources as the times that they are.
+        """Check that Feast does not change the INT96 timestamps of Parquet sources when it reads them as nanoseconds.
 
         :raises FeatureStoreError: a timestamp does not fit into 64-bit nanoseconds
         """

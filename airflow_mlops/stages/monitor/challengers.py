@@ -330,7 +330,7 @@ def trained_rows(trained: Dataset, contract: ModelContract) -> LabelledRows:
 
 
 def _pasts(older: Sequence[LabelledRows], window: Window) -> dict[int | None, pa.Table]:
-    """Return the older rows of each challenger. Challengers with the same rows are trained once."""
+    """Return the older rows of each challenger, by number of windows. Equal challengers are trained once."""
     length = window.end - window.start
     found: dict[int | None, pa.Table] = {}
     for past in PASTS:

@@ -89,7 +89,8 @@ def rows_by_version(dataset: Dataset) -> Counter[int]:
     if _VERSION not in manifest.column_names or not (versions or "labelled" in manifest.details):
         known = manifest.details.get(_VERSION)
         return Counter() if known is None else Counter({int(known): dataset.rows})
-    # A part of a dataset is counted, and so are labelled predictions that predate `model_versions`.
+    # The rows are counted if only a part of a dataset is checked, or if the manifest of labelled predictions was
+    # written before manifests had `model_versions`.
     counts: Counter[int] = Counter()
     for batch in dataset.batches(columns=[_VERSION]):
         for item in pc.value_counts(batch.column(_VERSION)).to_pylist():

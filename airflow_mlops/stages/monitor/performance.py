@@ -108,7 +108,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     except metrics.UnmeasurableError as error:
         reason = reason or str(error)
     else:
-        # The held-out rows come from the same clusters, so their interval is too narrow by as much.
+        # Held-out rows are assumed to be clustered alike, so their interval is too narrow by the same factor.
         if outcomes.groups is not None:
             known = design(metrics.losses(metric, outcomes), outcomes.groups)
         performance = _performance(policy, metric, estimate, reference, outcomes.rows, known)
@@ -206,7 +206,7 @@ def estimated(
 
 
 def _shift(check: Check, calibration: Calibration, labelled: bool) -> Floats | None:
-    """Return how far the inputs of a regression have moved; ``None`` if unknown.
+    """Return how far the inputs of a regression have drifted from the held-out rows; ``None`` if unknown.
 
     :param labelled: whether to leave out rows without a label
     """

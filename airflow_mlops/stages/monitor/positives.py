@@ -19,8 +19,9 @@ from airflow_mlops.stages.monitor.check import Check
 def positive_rate(check: Check, reference: TrainingReference) -> PositiveRate | None:
     """Measure the share of the predictions that name the positive class.
 
-    The share changes with the scores and with the decision threshold. It causes no alarm of its own: the drift test of
-    the scores has a stated rate of false alarms, and this share says what a drift of the scores means for decisions.
+    The share changes with the scores and with the decision threshold. It causes no alarm of its own, because the drift
+    test of the scores already raises one, with a stated false-alarm rate. The share shows what a drift of the scores
+    means for decisions.
 
     :param reference: the training reference of the version that made the predictions
     :return: ``None`` if the model is not binary, or if no score is a finite number
@@ -43,7 +44,7 @@ def positive_rate(check: Check, reference: TrainingReference) -> PositiveRate | 
     trained = reference.profile.intervals.get(POSITIVES)
     return PositiveRate(
         value=found.value,
-        # One cluster says nothing about others.
+        # With a single cluster, the share in other clusters is unknown.
         low=max(0.0, low) if math.isfinite(factor) else 0.0,
         high=min(1.0, high) if math.isfinite(factor) else 1.0,
         reference=trained.value if trained is not None else None,

@@ -51,7 +51,8 @@ log = logging.getLogger(__name__)
 def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     """Measure drift and performance of a window, decide about retraining, and write the report.
 
-    :raises SpecError: the window is unknown, or a parameter does not fit the predictions, or they are shadow predictions
+    :raises SpecError: the window is unknown, a parameter does not fit the predictions, or the predictions are those of
+        a shadow or a canary
     """
     store = context.store
     check = _check(spec, context)

@@ -37,7 +37,7 @@ MAX_SECONDS = 600.0
 """The longest time, in seconds, that the challengers of all other trainers together may be expected to take."""
 _MAX_CANDIDATES = 10
 _EVALUATED = ("promoted", "refused")
-# What does not change the fitted model.
+# Fields of a trainer that do not change the fitted model.
 _IRRELEVANT = {"name", "serialization", "trusted_types"}
 
 
@@ -72,7 +72,8 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
     """Return the trainer of the operator, or the trainer and seed in the champion's MLflow run.
 
     :return: ``None`` if TrainOperator did not train the champion
-    :raises UnmeasurableError: the champion's run cannot be read, or the recorded trainer runs code of a user
+    :raises UnmeasurableError: the champion's run cannot be read; or the recorded trainer runs code of a user, needs a
+        library that is not installed, starts from an earlier version, or was trained with weights of rows
     :raises RegistryUnavailableError: MLflow did not answer
     """
     if trainer is not None:
@@ -109,16 +110,17 @@ def other_trainers(
     - there are :data:`MAX_OTHERS` others before it;
     - its challengers, and those of the others before it, are expected to take more than :data:`MAX_SECONDS`, by the seconds
       that its candidate took on its number of rows;
-    - its candidate is a network that was trained where a GPU was, because this says little about the time without one;
+    - its candidate is a network or boosted trees and was trained on a machine with a GPU, so the time without one is
+      unknown;
     - it was trained with weights of rows (``sample_weight``), which challengers do not use;
-    - it runs code of a user, or cannot be read.
+    - it runs code of a user, needs a library that is not installed, starts from an earlier version, or cannot be read.
 
     Candidates that TrainOperator did not train have no trainer. Of more than ten candidates, the first ten are read.
 
     :param present: the champion
     :param own: the champion's trainer
     :param entries: the ledger of the model, oldest first
-    :param rows: number of rows of all trainings together that the challengers of one trainer need
+    :param rows: number of rows to which the challengers of one trainer are fitted, summed over all their trainings
     :raises RegistryUnavailableError: MLflow did not answer
     """
     found: dict[OtherTrainer, Training] = {}
@@ -189,7 +191,7 @@ def _check_weights(training: Training, trained: str) -> None:
 
 
 def _check_installed(trainer: TrainerSpec) -> None:
-    # Known estimators are imported by own_code().
+    # The libraries of estimators need no check, because own_code() has imported the class of the estimator.
     if isinstance(trainer, TorchTrainerSpec) and find_spec("torch") is None:
         raise UnmeasurableError("PyTorch is not installed where monitoring runs")
     if isinstance(trainer, BoostingTrainerSpec):

@@ -1,4 +1,4 @@
-"""Spec and result of a look at the champion in MLflow."""
+"""Spec and result of a check whether the champion was changed in MLflow."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
 
 
 class OutsideMovesSpec(Spec):
-    """Parameters of a look at the champion in MLflow.
+    """Parameters of a check whether the champion was changed in MLflow without this package.
 
     :param model: name of the registered model
-    :param noticed_by: what looks
+    :param noticed_by: what started the check, which the ledger records
     """
 
     model: str = Field(min_length=1)

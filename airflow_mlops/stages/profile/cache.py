@@ -17,7 +17,7 @@ from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
 
 
 def inputs(spec: ProfileSpec, context: StepContext) -> dict[str, Any]:
-    """Return the rows and, for the columns of a model, the version that made the predictions its contract and its profile.
+    """Return the rows and, if the columns are those of a model, the version with its contract and profile.
 
     :raises NotCacheableError: the model has no champion
     """

@@ -47,7 +47,8 @@ class ReceivedSpec(Spec):
 def run(spec: ReceivedSpec, context: StepContext) -> PromoteResult:
     """Make a received version the champion, and record who decided it and why in the ledger.
 
-    The evidence is that of the source, with its metrics and gates. Nothing is evaluated here.
+    The entry in the ledger repeats the metrics and gates of the source registry's evaluation. Nothing is evaluated
+    here.
 
     :raises RegistryError: the version was not received, the champion is not the expected one, or MLflow cannot be used
     :raises ModelCorruptError: a file of the version is not the one that was received

@@ -75,8 +75,8 @@ def _differences(judged: Predictions, refitted: Predictions, deviation: float | 
 def not_worse(metric: Metric, judged: Rows, refitted: Rows) -> GateResult:
     """Check that the refitted version is not certainly worse than the judged version on the held-out rows.
 
-    The refitted version has seen these rows, so it should be better. The check fails if the 95% confidence interval of the
-    change lies below 0.
+    The refitted version has seen these rows, so it should be better. The check fails if the one-sided upper 95%
+    confidence bound of the improvement is below 0.
     """
     (found,) = compare(metric, refitted, judged, Resampling(len(judged)))
     high = found.improvement.upper(CONFIDENCE)

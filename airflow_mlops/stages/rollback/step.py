@@ -40,7 +40,7 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
     A model version contains the model, its threshold, its features and its preprocessing, so a rollback changes all of
     them together. If the Feast repository can be read, the rollback first checks that the features still exist.
 
-    If a person deleted the alias, the rollback restores the champion before.
+    If a person deleted the alias in MLflow, the rollback by default restores the champion that the ledger names last.
 
     :raises RegistryError: the model never had a champion, or has no earlier champion, the requested version was never champion,
         the version was deleted, or Feast no longer has a feature of the version

@@ -100,7 +100,10 @@ class Round:
             return None
 
     def add(self, piece: Piece) -> Piece:
-        """Store the piece of this shard. If another try was faster, delete the files of ``piece``, and return its piece."""
+        """Store and return the piece of this shard.
+
+        If another try was faster, its piece is returned, and the files of ``piece`` are deleted.
+        """
         if self.store.create_exclusive(self._piece(self.shard), canonical_json(piece.model_dump(mode="json"))):
             return piece
         for file in piece.written.files:
@@ -133,7 +136,12 @@ class Round:
         return self.store.create_exclusive(key, canonical_json(own)) or self.store.read_json(key) == own
 
     def join(self, key: str, map_index: int, succeeded: Sequence[int]) -> bool:
-        """Take part in the round. Return whether this call may do so."""
+        """Record that the task takes part in the round as this shard. Return whether it may take part.
+
+        :param key: key of the task's result
+        :param map_index: map index of the task
+        :param succeeded: map indexes of the shards that have succeeded
+        """
         own = f"{self._key('members')}/{self.shard}.json"
         if self.store.create_exclusive(own, canonical_json({"key": key, "map_index": map_index})):
             return True

@@ -133,8 +133,8 @@ class Record:
     ) -> None:
         """End the parent run of a completed search. Runs that belong to no trial are deleted.
 
-        A worker that dies between the creation of a run and its trial leaves such a run, and so does an answer of MLflow
-        that is lost.
+        Such a run is left if a worker dies after it created the run and before it recorded the trial, or if MLflow's
+        answer to the creation of the run is lost.
 
         :param value: metric of the best trial
         :param params: parameters of the best trial

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 class SetAside:
     """Training rows that are set aside for one use.
 
-    :param chosen: these rows
-    :param source: the choice of these rows in words
+    :param chosen: the rows that are set aside
+    :param source: how the rows were chosen, in words
     """
 
     chosen: Dataset

@@ -83,6 +83,8 @@ def artifacts(result: TrainResult, spec: TrainSpec, context: StepContext) -> dic
     """Return the training set, and the hashes of the files of the version, which are downloaded for this.
 
     :raises RegistryError: the version, its files or its run do not exist any more
+    :raises NotCacheableError: the run was deleted, or the number now belongs to another version
+    :raises MLOpsError: the training set was purged or changed
     """
     checked = verified(context.store, result.dataset)
     client = connect(spec.mlflow, context.connection)

@@ -1,8 +1,8 @@
 """Calibrates the probabilities of a candidate by the method of the training (``calibration=``).
 
-The functions are fitted to rows that :mod:`airflow_mlops.stages.train.aside` sets aside, and become a part of the model: of its
-predictions in Python, which the ONNX export is compared with, and of the ONNX export. Scoring, serving, gates and monitoring use the
-export, so all of them use calibrated probabilities.
+The calibration functions are fitted to rows that :mod:`airflow_mlops.stages.train.aside` sets aside, and become a part
+of the model. Both its predictions in Python and its ONNX export are calibrated. Scoring, serving, gates and monitoring
+use the export, so all of them use calibrated probabilities.
 """
 
 from __future__ import annotations
@@ -122,7 +122,10 @@ def _curve(contract: ModelContract, test: TrainingData, predictions: Predictions
 
 
 def _rows(model: OnnxModel, aside: SetAside, part: str | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the probabilities and the codes of the classes. Rows of a class that the model does not know are left out."""
+    """Return the probabilities of the rows set aside, shape (n, k), and the position of each row's class, shape (n,).
+
+    Rows of a class that the model does not know are left out.
+    """
     contract = model.contract
     names = [feature.name for feature in contract.features]
     batches = [model.predict(batch).probabilities for batch in aside.chosen.batches(part, names) if batch.num_rows]

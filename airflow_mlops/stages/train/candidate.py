@@ -112,7 +112,7 @@ def fit_candidate(
         if spec.threshold is None:
             _report_other_labels(model, contract, test, context)
         else:
-            # A rule needs the scores of an export.
+            # A rule chooses the threshold by the scores of the ONNX export, so the model is exported once before.
             aside = parts.threshold
             first = parity.export(model, contract, train, test, lambda message: None).content if aside else b""
             contract = threshold.with_threshold(spec.threshold, contract, aside, run.part, first, context.progress)
@@ -142,7 +142,7 @@ def _with_class_weight(spec: TrainSpec, train: TrainingData, run: TrainingRun) -
         return train
     weights = train.weights
     if _streams(spec):
-        # The sample has no weights.
+        # The trainer streams the rows itself, and the sample of them in ``train`` has no weights.
         rule = RowWeights.of(run.dataset)
         weights = None if rule is None else rule.read(run.dataset, run.part)
     return replace(train, weights=with_class_weight(spec.class_weight, train.labels, train.classes, weights))

@@ -219,7 +219,7 @@ def log_model(
     try:
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     except MlflowException:
-        # MLflow refuses to repeat this request. It is repeated if its answer was lost.
+        # If MLflow's answer was lost, its client repeats the request, and MLflow refuses the repetition.
         outputs = client.get_run(run_id).outputs
         if outputs is None or all(output.model_id != logged.model_id for output in outputs.model_outputs):
             raise

@@ -63,7 +63,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
             f"The parameters were found by a search, whose trials were fitted and measured without the weights in column "
             f"{spec.sample_weight!r}."
         )
-    # What is recorded names the dataset itself, because another one may have its name later.
+    # The recorded spec refers to the dataset by its id, because a later dataset may have the same name.
     spec = spec.model_copy(update={"dataset": select_one(context.store, spec.dataset, context.kept).ref})
     spec = _search_parameters(spec, context)
     dataset, train, test = load_data(spec, context.store)
@@ -208,7 +208,7 @@ def _train_and_register(
                 model_id = record.log_model(client, run_id, spec, description, folder, fitted.metrics)
             candidate = register(client, spec.model, run_id, model_id, tags)
         except RegistryError:
-            # Another try of this task may have registered its model meanwhile. It then has deleted this one.
+            # Another try of this task may have registered its model meanwhile, and deleted the model of this try.
             other = of_run(client, spec.model, run_id)
             if other is None:
                 raise

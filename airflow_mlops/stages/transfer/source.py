@@ -76,11 +76,12 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Package:
-    """What is copied from the source.
+    """The parts of a version and of its MLflow run that are copied.
 
     :param model: folder with the files of the version
     :param evidence_files: folder with the files of the MLflow run
-    :param contract: the file with the contract of a foreign version; ``None`` for other versions
+    :param contract: content of the contract of a version that TrainOperator did not train; ``None`` for other versions,
+        whose contract is in ``model``
     """
 
     model: Path
@@ -167,7 +168,7 @@ def _evaluated(client: MlflowClient, ref: ModelVersionRef, card: dict[str, str])
 
 
 def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, evidence: Evidence, folder: Path) -> Package:
-    """Download the files of a version, and read what its MLflow run records. Nothing that is known to be secret is read.
+    """Download the files of a version, and read what its MLflow run records. Known secrets are masked.
 
     :param store: artifact store of the source
     :param folder: empty folder for the files

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 def run(spec: TransferSpec, context: StepContext) -> TransferResult:
     """Copy a version with its evidence to the target registry, and write the entry ``received`` to the target's ledger.
 
-    The alias ``champion`` of the target does not move. A version is transferred once: a retry, and every later transfer of the
-    same version to the same registered model, returns the first copy, unless that was deleted.
+    The alias ``champion`` of the target does not move. A version is transferred once: a retry, and every later transfer
+    of the same version to the same registered model, returns the first copy, unless this copy was deleted.
 
     :raises SpecError: source and target are the same registered model, or would share one ledger
     :raises RegistryError: MLflow cannot be used, the version was not evaluated, or it did not pass

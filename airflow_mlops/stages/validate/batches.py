@@ -158,7 +158,7 @@ def _frame(table: pa.Table, facts: dict[str, ColumnFacts]) -> pd.DataFrame:
 
 
 def _frame_of(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd.DataFrame:
-    """Return all rows, as far as an expectation needs them."""
+    """Return what an expectation needs: all rows of the columns that it names, the row count, or the column names."""
     import pandas as pd
 
     if expectation.expectation_type in _COUNT_ROWS:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
     from numpy.typing import NDArray
 
-# Great Expectations shows as many values in its pages.
+# Number of unexpected values that Great Expectations shows in its pages.
 _SHOWN = 20
 _MOST_DISTINCT = 100_000
 

@@ -33,7 +33,10 @@ class Rows:
 
     @property
     def fits(self) -> bool:
-        """Return whether the rows are validated at once. Categories are, because each batch would have its own."""
+        """Return whether all rows are validated at once: if they are few, or if a column has categories.
+
+        The batches of a column with categories would have different categories.
+        """
         return self.count <= self._batch_rows or any(map(_has_categories, self.schema.types))
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
@@ -61,7 +64,7 @@ class Rows:
             yield first, pa.Table.from_batches(waiting, self.schema)
 
     def facts(self) -> dict[str, ColumnFacts]:
-        """Read what decides the pandas types of the columns."""
+        """Return, by column, the facts about its values that decide its type in pandas."""
         names = [field.name for field in self.schema if _depends_on_values(field.type)]
         found = dict.fromkeys(self.schema.names, ColumnFacts())
         if names:

@@ -77,5 +77,5 @@ def _time(value: Any, what: str) -> Any:
         value = datetime(value.year, value.month, value.day)
     if isinstance(value, datetime):
         return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
-    # Nothing, or a parameter of the suite.
+    # None, or a parameter of the suite, which Great Expectations replaces when the suite runs.
     return value

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 
 BATCH_ROWS = 16_384
-# A query only reads: a function that writes is refused by the database. Otherwise columns of MySQL's type TIMESTAMP are
-# returned in the time zone of the server.
+# The transaction is read-only, so that the database refuses a query that writes. Without a time zone of the session,
+# MySQL returns columns of the type TIMESTAMP in the time zone of the server.
 _MYSQL_SESSION = ("SET time_zone = '+00:00'", "START TRANSACTION READ ONLY")
 _SESSION = {
     "postgresql": (*SESSION, "SET TRANSACTION READ ONLY"),
@@ -202,7 +202,7 @@ def _array(name: str, values: list[Any], types: ColumnTypes, earlier: pa.DataTyp
             raise _several_types(name, values) from None
         found = pa.array([None if value is None else str(value) for value in values])
     if pa.types.is_decimal(found.type):
-        # Otherwise the precision would depend on the values.
+        # The largest precision, because the precision that Arrow infers depends on the values of the batch.
         try:
             return found.cast(pa.decimal128(DECIMAL_DIGITS, found.type.scale))
         except pa.ArrowInvalid:

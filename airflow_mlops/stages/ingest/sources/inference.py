@@ -204,7 +204,7 @@ class TextColumn:
 
     @property
     def lost(self) -> str | None:
-        """Return the first number that would change if it was read as a number.
+        """Return the first value that looks like a number, but would change if it was read and written as one.
 
         The value is ``None`` if the column contains other text, or if its type is not text.
         """

@@ -10,8 +10,8 @@ import pyarrow as pa
 def rechunk(batches: Iterable[pa.RecordBatch], rows: int, max_bytes: int = 128 << 20) -> Iterator[pa.RecordBatch]:
     """Regroup a stream of batches into batches of ``rows`` rows.
 
-    The files of a dataset therefore do not depend on the batch size of the source. The last batch can be shorter. A
-    batch of ``max_bytes`` bytes is also shorter, to limit memory use.
+    The files of a dataset therefore do not depend on the batch size of the source. The last batch can be shorter. To
+    limit memory use, a batch also ends as soon as it has ``max_bytes`` bytes.
     """
     waiting: list[pa.RecordBatch] = []
     count = size = 0

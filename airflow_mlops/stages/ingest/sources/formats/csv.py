@@ -199,7 +199,7 @@ class _Reader:
                 f"text, number, bool, date or timestamp, for example with types={{{names[0]!r}: 'string'}}."
             ) from None
         except pa.ArrowInvalid as error:
-            # Arrow cannot pass a row to Python that is not UTF-8.
+            # Arrow cannot pass a row that is not UTF-8 to a handler, so it has none and fails at the first bad row.
             if found := _ROW.search(str(error)):
                 line = self._line_of(block, int(found[1]))
                 raise self._file.malformed(
@@ -262,7 +262,7 @@ class _Reader:
         options = self._options
         text = self._escapes.decoded(self._rows.without_null_escapes(block.text), block.line)
         if text.startswith(codecs.BOM_UTF8):
-            # Arrow would remove it. Arrow skips blank lines.
+            # Arrow would remove a byte order mark, which is part of the first value here. It skips blank lines.
             text = b"\n" + text
         booleans = {"true_values": options.true_values, "false_values": options.false_values}
 

@@ -10,7 +10,7 @@ from airflow_mlops.stages.ingest.csv_options import CsvOptions
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
 from airflow_mlops.stages.ingest.sources.formats.text import require_size
 
-# A text is split at no more quotes, because each part takes 40 bytes of memory.
+# A text with more quotes is not split at its quotes, because each part takes 40 bytes of memory.
 _MOST_PARTS = 2_000_000
 
 
@@ -178,7 +178,7 @@ class Rows:
         """
         quote, ends = re.escape(self.quote()), b"".join(map(re.escape, self._ends))
         opening = re.compile(b"(?<![^" + ends + b"])" + quote)
-        # Up to 500 quoted values without quotes and line breaks inside. Another quoted value follows.
+        # Matches up to 500 quoted values without quotes and line breaks inside, each followed by another quoted value.
         closed = quote + b"[^\n" + quote + b"]*" + quote
         simple = re.compile(b"(?:%b[%b](?:[^%b]*[%b])?(?=%b)){1,500}" % (closed, ends, quote, ends, quote))
         end = at = counted = 0

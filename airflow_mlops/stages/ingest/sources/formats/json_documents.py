@@ -16,7 +16,7 @@ from airflow_mlops.stages.ingest.sources.formats import source_file
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
 from airflow_mlops.stages.ingest.sources.formats.text import Block
 
-# Numbers are not needed, and Python refuses those with thousands of digits.
+# Numbers stay text: their values are not needed, and Python refuses to convert those with thousands of digits.
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
 _SPACE = re.compile("[ \\t\\n\\r]*")
 
@@ -178,7 +178,7 @@ class _Document:
         self._text, self._at = waiting, 0
         if len(waiting) > source_file.MAX_RECORD_BYTES:
             raise self._malformed(f"contains a value of more than {source_file.MAX_RECORD_BYTES >> 20} MB")
-        # Twice as much each time, since a long value is decoded again from its beginning.
+        # The text is at least doubled each time, because a long value is decoded again from its beginning.
         size, parts = 0, []
         while not self._ended and size <= len(waiting):
             chunk = next(self._chunks, b"")

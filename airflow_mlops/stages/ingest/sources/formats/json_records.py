@@ -24,7 +24,7 @@ from airflow_mlops.stages.ingest.sources.formats.json_text import DECODER, kind_
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
 from airflow_mlops.stages.ingest.sources.formats.text import Block, check_utf8, native
 
-# Arrow's parser crashes when values are nested by the ten thousand.
+# Arrow's parser crashes when values are nested tens of thousands of levels deep.
 _MOST_LEVELS = 100
 _KIND_CHANGED = re.compile(r"Column\(/([^/)]+)([^)]*)\) changed from (\w+) to (\w+)")
 _VALUE_REFUSED = re.compile(r"Failed to convert JSON to (.+), couldn't parse:\s*(.*)", re.DOTALL)
@@ -195,7 +195,7 @@ class Records:
             hint = f", for example types={{{name!r}: 'string'}} for the JSON text of each value"
             return self._mismatch(name, kinds.get(name, _a(before)), _a(after), number, hint)
         if not inner and is_list(declared) and after == "array":
-            # The first value has the declared type, if the second does not.
+            # The later value, an array, has the declared type. The error is about the first value of the other kind.
             first = (number for number, record in self._values() if kind_of(record.get(name)) == before)
             return self._mismatch(name, declared, _a(before), next(first, self._block.line))
         return self._mismatch(name, declared, f"{_a(after)}{f' at {name}{inner}' if inner else ''}", number)

@@ -28,7 +28,7 @@ _MAGIC = (b"PAR1", b"PARE")
 def read(file: SourceFile) -> Iterator[pa.RecordBatch]:
     """Stream the rows of a Parquet file in batches.
 
-    :raises MalformedFileError: the rows are larger than the limit of 64 MB
+    :raises MalformedFileError: the file is not a Parquet file, or its rows are larger than the limit of 64 MB
     :raises SchemaError: an INT96 timestamp is too far from 1970 for 64-bit microseconds
     """
     import pyarrow.parquet as pq

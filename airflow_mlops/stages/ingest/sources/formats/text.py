@@ -19,7 +19,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-# Files whose names often say something else.
+# The first bytes of other formats, whose files often have the suffix of a text format.
 _SIGNATURES = {
     b"\x1f\x8b": "gzip file",
     b"PK\x03\x04": "zip archive or Excel workbook",
@@ -73,7 +73,7 @@ def decode(file: SourceFile, raw: HashingReader, encoding: str | None = None) ->
             encoding, start = found, start[len(mark) :]
             break
     if codecs.lookup(encoding or "utf-8").name == "utf-8":
-        # UTF-16 text and binary files contain many.
+        # UTF-16 text and binary files contain many NUL bytes, and UTF-8 text does not.
         if start[:4096].count(b"\0") > len(start[:4096]) // 20:
             raise file.malformed(
                 "contains NUL bytes, so it is not UTF-8 text",

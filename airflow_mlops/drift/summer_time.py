@@ -56,9 +56,9 @@ def differing(reference: TimestampColumn, current: TimestampColumn, zone: str | 
 
 
 def mixed(counts: Floats, share: float) -> Floats:
-    """Move a share of the counts by hour of the week to the hour before.
+    """Move a share of the counts of each hour of the week to the hour before.
 
-    :param counts: shape (7, 24)
+    :param counts: number of rows by weekday and hour, shape (7, 24)
     :param share: share of the counts that are moved, from 0 to 1
     """
     return (1 - share) * counts + share * np.roll(counts.ravel(), -1).reshape(counts.shape)

@@ -54,8 +54,8 @@ class Scores:
 
     :param rows: number of rows in each group, shape (k,)
     :param score: mean score of each group, in ascending order, shape (k,); NaN for a group without rows
-    :param shift: how far the inputs have moved (:meth:`airflow_mlops.profiles.input_errors.InputErrors.shift`); ``None``
-        if unknown
+    :param shift: how far the inputs have drifted from the held-out rows
+        (:meth:`airflow_mlops.profiles.input_errors.InputErrors.shift`); ``None`` if unknown
     """
 
     rows: Floats

@@ -245,7 +245,7 @@ class Bias(Model):
     :param high: upper end of the confidence interval
     :param reference: mean error on the held-out split part at training; ``None`` if unknown
     :param labels: number of labels
-    :param of_probabilities: whether the errors are those of probabilities
+    :param of_probabilities: whether the predictions are probabilities, as those of a binary model are
     :param significant: whether the interval excludes 0, and the bias is large enough to matter
         (:func:`airflow_mlops.performance.bias.bias`)
     """

@@ -1,7 +1,7 @@
 """Bounds that hold for several correlated estimates together.
 
-Challengers are alike, so their gains are correlated. Dividing the error probability among them (Bonferroni) is then stricter
-than stated. The quantile of the joint normal distribution keeps the stated probability.
+Challengers make similar predictions, so their gains are correlated. Dividing the error probability among them
+(Bonferroni) is then stricter than stated. The quantile of the joint normal distribution keeps the stated probability.
 
 Source: T. Hothorn, F. Bretz and P. Westfall, "Simultaneous Inference in General Parametric Models", Biometrical Journal 50
 (2008).

@@ -78,7 +78,7 @@ def impact(findings: Findings) -> float:
 
 
 def why_drift_matters(findings: Findings, earlier: Sequence[Findings] = ()) -> str | None:
-    """Return a clause that says why a person should look at the drift of the inputs; ``None`` if they merely move.
+    """Return a clause that says why a person should look at the drift of the inputs; ``None`` if it does not matter.
 
     Drift matters if its :func:`impact` is large enough and one of these conditions holds: performance is worse than the
     limit, significantly or not (realised performance, or the estimate if labels cannot judge); performance cannot be

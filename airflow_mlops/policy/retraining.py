@@ -65,7 +65,8 @@ def plan(
 
     :param earlier: findings of earlier windows, ordered by time. The current policy is applied to the earlier findings.
         Only windows with predictions of the same version count
-    :param requests: the requests that count, in any order: the window's own, and those that limit the window
+    :param requests: the request of this window, if it made one, and those of other windows that count for cooldown and
+        budget, in any order
     :param refused: the requests whose candidates were refused since the champion last changed
     :param replaced: ids of the requests after which the champion changed for another reason
     """
@@ -148,7 +149,8 @@ def limited(
 
     :param active: the triggers whose condition is met in the window, each with its reason
     :param earlier: the triggers whose condition was met in each earlier window, ordered by time
-    :param requests: the requests that count, in any order: the window's own, and those that limit the window
+    :param requests: the request of this window, if it made one, and those of other windows that count for cooldown and
+        budget, in any order
     :param refused: the requests whose candidates were refused since the champion last changed
     :param replaced: ids of the requests after which the champion changed for another reason
     """

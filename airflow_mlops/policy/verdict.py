@@ -106,7 +106,7 @@ def _decide(
 def _healthy(
     measured: Performance, moved: Sequence[Observation], planned: RetrainingPlan, findings: Findings
 ) -> list[Observation]:
-    """Return the facts about a healthy window: performance first, then what has moved."""
+    """Return the facts about a healthy window: performance first, then drift."""
     policy, estimated = findings.policy, judged_performance(findings) is None
     levels = levels_of(measured, policy, "Estimated" if estimated else "Realised")
     if estimated:

@@ -1,4 +1,4 @@
-"""Facts about drift: what has moved, against which reference, and by how much."""
+"""Facts about drift: which columns drifted, against which reference, and by how much."""
 
 from __future__ import annotations
 

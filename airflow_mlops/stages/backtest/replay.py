@@ -14,8 +14,9 @@ The replay runs no Airflow tasks. It trains the models of all strategies on the 
   given, minus the cross-fitted loss in the window. It finds the candidates whose models stay good.
 - Of several trainers, the first is chosen whose best candidate is at most one standard error worse than the best of all, as
   EvaluateOperator chooses.
-- ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy asks for
-  it. The ``oracle`` predicts each window with the best of all models trained before it, chosen with the window's labels.
+- ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy
+  requests it. The ``oracle`` predicts each window with the best of all models trained before it, chosen with the
+  window's labels.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Replay:
     """Replays strategies over labelled windows. Trainings that several strategies need are done once.
 
     :param fits: the trainers. The key of the first champion's trainer is ``None``
-    :param contract: names the ML task and the features
+    :param contract: model contract with the ML task and the features
     :param periods: all windows, in order of time and without gaps
     :param first: number of windows on which the first champion is trained
     :param delay: number of windows until the labels of a window have arrived; 0 if they are known at its end

@@ -20,7 +20,8 @@ class CanarySpec(Spec):
 
     :param model: name of the registered model
     :param version: number or alias of the version to roll out
-    :param shares: shares of the requests that it answers one after the other, ascending, each greater than 0 and less than 1
+    :param shares: shares of the requests that the version answers, step by step, ascending, each greater than 0 and
+        less than 1
     :param promote: whether the version becomes champion after the last share. If not, it keeps this share, and the result has the
         verdict for a PromoteOperator
     :param outcomes: name of the champion's labelled predictions; ``MODEL_outcomes`` by default

@@ -71,7 +71,7 @@ def run(spec: CanarySpec, context: StepContext) -> CanaryResult:
 
 @dataclass
 class _Task:
-    """Decides about the canary, and notes why it decides nothing."""
+    """Decides about the canary, or records why nothing is decided."""
 
     spec: CanarySpec
     context: StepContext

@@ -24,7 +24,8 @@ class DeploySpec(Spec):
     :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
         ``hash_columns``
     :param sample: share of the requests that are logged, 0 to 1; 1 by default
-    :param shadow: number or alias of a version that scores the same rows in the shadow
+    :param shadow: number or alias of a version that scores the same rows, but whose scores are only logged, not
+        returned (shadow)
     :param canary: number or alias of a version that answers a share of the requests
     :param canary_share: share of the requests that the canary answers, 0 to 1, until CanaryOperator sets one; 0.1 by
         default
@@ -64,7 +65,7 @@ class DeployResult(Result):
 
 
 class Check(Model):
-    """Rows, and the scores that a version gives them.
+    """Rows and the scores that a version predicts for them, with which an endpoint is verified.
 
     :param rows: the input example that is stored with the version, as JSON objects
     :param scores: score of each row; ``None`` for NaN

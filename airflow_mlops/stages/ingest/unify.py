@@ -76,7 +76,7 @@ class _Columns:
         self._text: dict[str, TextColumn] = {}
 
     def widen(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """Widen the column types to include the types of a batch, and return the batch in the types so far.
+        """Widen the column types to include the types of a batch, and return the batch converted to them.
 
         Text columns whose types are inferred stay text.
 

@@ -43,9 +43,9 @@ class Tally:
     def add(self, found: Found, first_row: int, label: pa.Array, contradicted: NDArray[np.int64]) -> None:
         """Add consecutive predictions.
 
-        :param first_row: row number of the first of them
+        :param first_row: row number of the first added prediction
         :param label: their labels
-        :param contradicted: positions, from 0, of those of them that have several different labels
+        :param contradicted: positions among the added predictions, from 0, of those with several different labels
         """
         matched = found.matched
         self.rows += found.predictions

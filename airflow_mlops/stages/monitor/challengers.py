@@ -99,7 +99,8 @@ class LabelledRows:
     def aged(self, half_life: timedelta | None, until: datetime) -> LabelledRows:
         """Return the rows with the column :data:`~airflow_mlops.models.refitting.AGE`; without it if they have no weights.
 
-        The age of a row counts from its time to ``until``. Without times of the rows, the middle of the window counts.
+        The age of a row is the time from its event to ``until``, in half-lives. Without event times, every row has the
+        age of the middle of its window.
         """
         if half_life is None:
             return self
@@ -140,8 +141,8 @@ def probe(
 ) -> Probe:
     """Train challengers, and compare them with the champion on the labelled rows of the window.
 
-    Nothing is trained if the policy does not ask for challengers, if too few labels have arrived, or if challengers were
-    trained for a window less than ``policy.probe`` ago and performance is not significantly worse.
+    Nothing is trained if the policy does not use the trigger ``challenger``, if too few labels have arrived, or if
+    challengers were trained for a window less than ``policy.probe`` ago and performance is not significantly worse.
 
     :param check: the check of the predictions of all versions
     :param present: the champion

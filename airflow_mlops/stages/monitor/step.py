@@ -57,7 +57,8 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     store = context.store
     check = _check(spec, context)
     context.processed(check.rows)
-    # Requests of checks that run at the same time count, see request_retraining().
+    # The number of entries before the measuring tells request_retraining() which requests other checks recorded
+    # meanwhile.
     ledger = Ledger(store, spec.model)
     entries = ledger.entries()
     client = connect(spec.mlflow, context.connection)

@@ -46,7 +46,7 @@ def stable_predictions(judged: Predictions, refitted: Predictions, deviation: fl
     most :data:`LIMIT`.
 
     :param judged: predictions of the version that passed the gates
-    :param refitted: predictions of the other version for the same rows
+    :param refitted: predictions of the refitted version for the same rows
     :param deviation: for a regression, the standard deviation of the training labels; otherwise ``None``
     """
     found = float(_differences(judged, refitted, deviation).mean())

@@ -160,7 +160,7 @@ class Round:
 def join(spec: ScoreSpec, context: StepContext) -> Round:
     """Return the round in which the task takes part as the shard ``spec.shard``.
 
-    :raises SpecError: the step runs outside of Airflow, where nothing tells which shards belong together
+    :raises SpecError: the step runs outside of Airflow, where it is unknown which tasks are shards of one scoring
     """
     assert spec.shard is not None  # checked by the spec
     assert spec.shards is not None

@@ -40,7 +40,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
 
     :raises RegistryError: the model has no champion or no version with the alias, and ``on_missing`` is ``fail``; or the
         version does not exist
-    :raises ModelCorruptError: the files of the version are not those that were promoted
+    :raises ModelCorruptError: a file of the version was added, removed or changed after its promotion
     :raises ModelFormatError: the version cannot be loaded; or loading runs code that is stored in the model version,
         and ``allow_pyfunc`` is not set
     :raises SchemaError: a feature is absent from the dataset, or a column has the name of a column that scoring adds

@@ -90,7 +90,7 @@ def calibrated(
 def with_metrics(
     contract: ModelContract, test: TrainingData, predictions: Predictions, progress: Callable[[str], None]
 ) -> ModelContract:
-    """Return the contract with the metrics of the calibrated probabilities, and log them.
+    """Return the contract with the metrics of the calibrated probabilities, and write them to the task's log.
 
     :param predictions: predictions of the calibrated model for ``test``
     :param progress: function that writes a message to the task's log

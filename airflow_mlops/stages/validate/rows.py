@@ -40,7 +40,7 @@ class Rows:
         return self.count <= self._batch_rows or any(map(_has_categories, self.schema.types))
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read all rows, or some columns of them."""
+        """Read all rows, with all columns or only ``columns``."""
         schema = self._schema(columns)
         return pa.Table.from_batches(self._read(columns, schema), schema)
 

@@ -42,7 +42,7 @@ _VALUES, _LEAST_SHARE = 20, 0.01
 
 
 def design_effect(values: pa.ChunkedArray, clusters: NDArray[np.int64], reference: ColumnProfile) -> float:
-    """Return the design effect of a column: how many rows count as one.
+    """Return the design effect of a column: how many of its rows carry as much information as one independent row.
 
     :param values: the column in the window, shape (n,)
     :param clusters: the number of the cluster of each row, shape (n,)

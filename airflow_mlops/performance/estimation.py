@@ -137,10 +137,9 @@ def _area(scores: Scores, p: Floats) -> tuple[float, float, Floats]:
 
 
 def _mean_loss(metric: str, scores: Scores, p: Floats, threshold: float | None) -> tuple[float, float, Floats]:
-    """Return the expected mean loss, the variance of the mean loss, and the gradient of the mean loss.
+    """Return the expected mean loss, its variance, and its gradient (for accuracy: of the share of right predictions).
 
-    For accuracy, the share of right predictions takes the place of the mean loss. The gradient is with respect to the
-    probability of each group, shape (k,).
+    The gradient is with respect to the probability of each group, shape (k,).
     """
     share = scores.rows / scores.total
     if_positive, if_negative = _losses(metric, scores.score, threshold)

@@ -4,7 +4,7 @@ A challenger answers the question whether retraining would help now. All models 
 comparison is paired: differences between windows, such as noisier labels, affect all models alike and cancel out.
 
 Gains in the first window after a retraining are ignored (:func:`rests`). A challenger is trained on half of the
-compared window, and even the newest possible champion on nothing of it. In a series that changes all the time, such as
+compared window, and even the newest possible champion on no row of it. In a series that changes all the time, such as
 the weather, this difference alone gives a gain in every window, and another training would not remove it. A gain in a
 later window shows that the champion ages.
 """

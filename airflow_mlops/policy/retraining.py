@@ -6,8 +6,9 @@ is met in a window. :func:`plan` decides whether these triggers lead to a reques
 
 All limits are measured between the times of windows and do not depend on when a window is checked. Requests by later
 windows count as well, because windows may be checked late and in any order. Cooldown and budget count only the requests
-that are passed to :func:`plan`: :func:`airflow_mlops.registry.requests.counted` leaves out requests that nothing
-answered. The cooldown ignores requests after which the champion changed for another reason.
+that are passed to :func:`plan`. :func:`airflow_mlops.registry.requests.counted` selects them, and leaves out requests
+of earlier windows that no training answered. The cooldown ignores requests after which the champion changed for another
+reason.
 
 A candidate that is trained on the same data and code would be refused again. After ``r`` refused requests, the next
 request is possible ``2 ** (r - 1)`` windows after the last refused request. The wait doubles with each refusal, so each
@@ -101,9 +102,9 @@ def plan(
 def waits_for_repair(findings: Findings, earlier: Sequence[Findings]) -> str | None:
     """Return a clause that explains why a request waits for the repair of broken features; ``None`` if it does not.
 
-    A request does not wait for features that are broken in :data:`BROKEN_WINDOWS` windows in a row, this one included.
-    For the other broken features, it does not wait if the sum of their importances is at most :data:`UNIMPORTANT`. It
-    always waits if the policy says so, or if all features are broken.
+    A request always waits if the policy says so, or if all features are broken. Otherwise it does not wait for features
+    that are broken in each of the last :data:`BROKEN_WINDOWS` windows with rows, this one included. It waits for the
+    other broken features unless their importances are known and add up to at most :data:`UNIMPORTANT`.
 
     :param earlier: findings of earlier windows, ordered by time
     """

@@ -41,7 +41,8 @@ _STATES: dict[str, State] = {
 def run(spec: CanarySpec, context: StepContext) -> CanaryResult:
     """Start the canary, or compare it with the champion and decide about its share. The decision is recorded in the ledger.
 
-    Nothing is decided while there are too few labels, without a version to roll out, and after its canary has ended.
+    Nothing is decided if no version has the alias, while there are too few labels, and after the canary of the version
+    has ended.
 
     :raises RegistryError: the model has no champion, MLflow cannot be used, or the ledger was tampered with
     :raises SpecError: the versions cannot be compared by the metric, or the labelled predictions lack a column

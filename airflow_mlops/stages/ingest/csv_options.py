@@ -43,9 +43,9 @@ class CsvOptions(Model):
     :param escapechar: escape character, such as a backslash. The character after it is read literally. By default there
         is no escape character
     :param escape_sequences: meaning of a backslash before a letter or a digit, if ``escapechar`` is a backslash.
-        ``True``: ``\\b``, ``\\f``, ``\\n``, ``\\r``, ``\\t``, ``\\v`` and ``\\0`` are control characters, as PostgreSQL and
-        MySQL write them, and other letters and digits are an error. ``False``: the letter is read literally, as in pandas.
-        By default such a backslash is an error. A cell ``\\N`` is null in all cases
+        ``True``: ``\\b``, ``\\f``, ``\\n``, ``\\r``, ``\\t``, ``\\v`` and ``\\0`` are control characters, as PostgreSQL
+        and MySQL write them, and other letters and digits are an error. ``False``: the letter is read literally, as in
+        pandas. By default, a backslash before a letter or a digit is an error. A cell ``\\N`` is null in all cases
     :param comment: first character of comment lines, which are skipped; by default there are no comment lines
     :param skipinitialspace: whether spaces after a separator are removed, also before a quote
     :param skiprows: number of lines to skip at the start of each file

@@ -1,4 +1,4 @@
-"""Predicts the rows of datasets with a model, batch by batch, in a single pass or one shard of them."""
+"""Predicts the rows of datasets with a model, batch by batch: all rows in a single pass, or one shard of the rows."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class TrainSpec(Spec):
     :param threshold: rule for the decision threshold of a binary model, or the threshold as a number, see
         :class:`airflow_mlops.models.threshold_rule.ThresholdRule`; by default the threshold of the estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, see
-        :mod:`airflow_mlops.models.calibration`; by default they are those of the estimator
+        :mod:`airflow_mlops.models.calibration`; by default they are not calibrated
     :param class_weight: ``balanced``, or the weight of each class by the class as text, see
         :func:`airflow_mlops.models.class_weights.with_class_weight`. It multiplies the weights of the rows in the fit only
     :param sample_weight: column of the training set with the weights of the rows in the fit and in all metrics; by default all rows

@@ -1,8 +1,8 @@
 """Dates and times in expectations.
 
-Great Expectations compares Python objects: a date with a date, a time with a time zone only with another such time. Here
-every column of dates or times is a column of UTC timestamps, in which a date is its midnight, and so are the bounds of
-the expectations for such a column.
+Great Expectations compares Python objects: a date with a date, a time with a time zone only with another such time.
+Therefore all columns of dates or times, and the bounds of the expectations for them, are converted to UTC timestamps. A
+date becomes its midnight.
 """
 
 from __future__ import annotations

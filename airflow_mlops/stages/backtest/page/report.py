@@ -27,7 +27,7 @@ class Row(NamedTuple):
     :param loss: mean loss, with the difference from that of the oracle
     :param trainings: number of trainings
     :param comparisons: number of windows in which challengers were trained and compared
-    :param false_asks: number of trainings that did not help, of those that later windows judge
+    :param false_asks: number of trainings that did not help, of the trainings that were judged by later windows
     """
 
     name: str

@@ -230,7 +230,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     error. For an expected cost, it follows from Wilson's intervals of the shares of both errors. For a custom metric, the interval
     comes from a bootstrap over rows.
 
-    For clustered rows (``outcomes.groups``), the interval of a built-in metric is widened by
+    For clustered rows (``outcomes.groups``), the interval is widened, except that of a custom metric, by
     :class:`airflow_mlops.metrics.clusters.Design`.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or the import path of a custom metric

@@ -16,8 +16,8 @@ from airflow_mlops.profiles.columns.numeric import is_numeric
 def labels(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Iterator[pa.RecordBatch]:
     """Yield the column :data:`~airflow_mlops.data.columns.LABEL` of the rows that have a label.
 
-    Labels of a regression become float64. Class labels become text, because the same class may be ``true`` in one
-    dataset and 1 in another dataset.
+    Numeric labels of a regression become float64. Class labels become text, because the same class may be ``true`` in
+    one dataset and 1 in another dataset.
 
     :param batches: rows with the label column
     :param contract: model contract with the ML task and the classes

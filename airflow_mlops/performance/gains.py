@@ -44,7 +44,7 @@ def compare(
     :param champion: losses of the champion, shape (n,)
     :param challenger: losses of the challenger for the same rows, shape (n,)
     :param past: number of windows that the challenger was trained on; ``None`` for all windows
-    :param trained_rows: number of rows that the challenger was trained on
+    :param trained_rows: number of rows that the challenger was trained on; the larger number of its two trainings
     :param value: metric of the challenger
     :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
     :param trainer: the trainer of the challenger; ``None`` for the champion's

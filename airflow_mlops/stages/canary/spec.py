@@ -20,21 +20,22 @@ class CanarySpec(Spec):
 
     :param model: name of the registered model
     :param version: number or alias of the version to roll out
-    :param shares: shares of the requests that the version answers, step by step, ascending, each greater than 0 and
-        less than 1
-    :param promote: whether the version becomes champion after the last share. If not, it keeps this share, and the result has the
-        verdict for a PromoteOperator
+    :param shares: shares of the requests that the version answers, one after the other, ascending, each greater than 0
+        and less than 1
+    :param promote: whether the version becomes champion after the last share. If not, the version keeps the last share,
+        and the result has the verdict for a PromoteOperator
     :param outcomes: name of the champion's labelled predictions; ``MODEL_outcomes`` by default
     :param canary_outcomes: name of the canary's labelled predictions; ``MODEL_canary_outcomes`` by default
-    :param metric: metric by which the two are compared: ``roc_auc``, ``accuracy``, ``log_loss``, ``brier``, ``rmse`` or ``mae``,
-        or an expected cost (:mod:`airflow_mlops.metrics.costs`); by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or
-        ``rmse`` (regression)
-    :param max_loss: largest loss of the metric that is accepted: a share is widened only when a greater loss is significantly ruled
-        out. For ``rmse``, it is a loss of the mean squared error. By default, a share is widened unless the canary is
-        significantly worse
-    :param min_labels: labelled predictions that the canary must have at a share, and since the last comparison, before it is compared
+    :param metric: metric by which the canary and the champion are compared: ``roc_auc``, ``accuracy``, ``log_loss``,
+        ``brier``, ``rmse`` or ``mae``, or an expected cost (:mod:`airflow_mlops.metrics.costs`); by default ``roc_auc``
+        (binary), ``accuracy`` (multiclass) or ``rmse`` (regression)
+    :param max_loss: largest accepted loss of the metric compared with the champion: a share is widened only when a
+        greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
+        By default, a share is widened unless the canary is significantly worse
+    :param min_labels: number of labelled predictions that the canary must have at the present share, and since the last
+        comparison, before the next comparison. The champion needs as many in all
     :param groups: column that names the cluster of each row, such as a customer; by default, rows are independent
-    :param confidence: probability with which a canary that is no worse than the champion is not withdrawn by any comparison
+    :param confidence: probability that none of the comparisons withdraws a canary that is no worse than the champion
     """
 
     model: Name

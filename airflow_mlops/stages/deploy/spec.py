@@ -24,8 +24,7 @@ class DeploySpec(Spec):
     :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
         ``hash_columns``
     :param sample: share of the requests that are logged, 0 to 1; 1 by default
-    :param shadow: number or alias of a version that scores the same rows, but whose scores are only logged, not
-        returned (shadow)
+    :param shadow: number or alias of a version that scores the same rows in the shadow: its predictions are only logged
     :param canary: number or alias of a version that answers a share of the requests
     :param canary_share: share of the requests that the canary answers, 0 to 1, until CanaryOperator sets one; 0.1 by
         default

@@ -108,7 +108,9 @@ def fault(
     if not isinstance(reference, NumericColumn) or not isinstance(current, NumericColumn):
         return None
     if is_constant(reference, current):
-        return "has one value in all rows" if _is_frozen(reference, current, constant) else None
+        if not _is_frozen(reference, current, constant):
+            return None
+        return "has one value in all rows" if not missing else "has one value in all rows with a value"
     return _unit(reference, current) if ks is not None and ks >= _APART else None
 
 

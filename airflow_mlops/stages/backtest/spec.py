@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.calls import Result, Spec
@@ -20,7 +20,8 @@ class BacktestSpec(Spec):
     :param outcomes: name of the datasets of labelled predictions; ``MODEL_outcomes`` by default
     :param window: only windows inside this window are replayed; by default all windows after the training set
     :param delay: number of windows until the labels of a window have arrived; 0 if they are known at its end
-    :param policy: the retraining policy
+    :param policy: the retraining policy. Only the triggers ``challenger`` and ``age`` are replayed, so the policy must have one of
+        them
     :param trainer: the trainer; by default the trainer of the version, unless it runs code of a user, and those of the other
         candidates of the last decision
     """
@@ -33,6 +34,16 @@ class BacktestSpec(Spec):
     policy: Policy = Policy()
     trainer: AnyTrainer | None = None
     mlflow: MLflowTarget = MLflowTarget()
+
+    @model_validator(mode="after")
+    def _has_replayed_trigger(self) -> BacktestSpec:
+        has_challengers = "challenger" in self.policy.retrain_on and self.policy.probe is not None
+        if not has_challengers and self.policy.max_age is None:
+            raise ValueError(
+                "the policy has neither challengers (retrain_on with challenger, and probe) nor max_age, and a backtest cannot "
+                "replay other triggers"
+            )
+        return self
 
 
 class Step(Model):

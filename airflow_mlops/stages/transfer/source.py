@@ -195,7 +195,7 @@ def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, evide
         version_tags = _chosen(version.tags, _VERSION_TAGS)
         if not ref.run_id:
             return Package(
-                model, evidence_files, contract, version.description or "", str(ref), version_tags=version_tags
+                model, evidence_files, contract, mask(version.description or ""), str(ref), version_tags=version_tags
             )
         run = client.get_run(ref.run_id)
         stored = {item.path for item in client.list_artifacts(ref.run_id)}

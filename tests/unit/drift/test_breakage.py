@@ -77,6 +77,11 @@ def test_a_sensor_that_is_stuck_is_broken(trained, value, length):
     assert (found.broken, found.fault) == (True, "has one value in all rows")
 
 
+def test_rows_without_a_value_do_not_count_as_rows_with_the_stuck_value(trained):
+    found = measured(trained, "sensor", np.where(np.arange(1_000) < 900, 17.3, np.nan), MONTH)
+    assert found.fault == "has one value in all rows with a value"
+
+
 def test_a_value_that_training_knew_well_is_not_broken():
     random = np.random.default_rng(0)
     rain = np.where(random.random(ROWS) < 0.9, 0.0, random.exponential(size=ROWS))

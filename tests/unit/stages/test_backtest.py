@@ -14,6 +14,7 @@ from airflow_mlops.models.refitting import Refitted, refit
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.stages.backtest.replay import Period, Replay
+from airflow_mlops.stages.backtest.spec import BacktestSpec
 
 START, MONTH = datetime(2020, 1, 1, tzinfo=timezone.utc), timedelta(days=30)
 CONTRACT = ModelContract(
@@ -111,6 +112,13 @@ def test_age_asks_without_challengers():
     steps = replay([1.0] * 9).policy(policy).steps
     assert [step.trained for step in steps] == [False, False, True, False, False, True]
     assert steps[2].triggers == ["age"]
+
+
+@pytest.mark.parametrize("policy", [{"probe": None}, {"retrain_on": ["performance", "drift"]}])
+def test_a_policy_without_a_trigger_that_a_backtest_can_replay_is_refused(policy):
+    with pytest.raises(ValueError, match="max_age"):
+        BacktestSpec(model="delays", policy=policy)
+    BacktestSpec(model="delays", policy={**policy, "max_age": timedelta(days=60)})
 
 
 def test_a_series_that_moves_in_every_window_trains_in_at_most_every_second_window():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_mlops.stages.backtest.spec import Replayed, Step
 from airflow_mlops.stages.monitor.page.axes import HEIGHT, WIDTH, Axes, grid, window_labels
-from airflow_mlops.stages.monitor.page.drawing import BLACK, BLUE, GREY, RED, element, inline, svg
+from airflow_mlops.stages.monitor.page.drawing import BLUE, GREY, RED, TEXT, element, inline, svg
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -37,7 +37,7 @@ class LegendItem(NamedTuple):
 STYLES = {
     "never": Style(GREY, "2 3", "1.6"),
     "every window": Style(BLUE, "7 4", "1.6"),
-    "oracle": Style(BLACK, "10 3 2 3", "1.2"),
+    "oracle": Style(TEXT, "10 3 2 3", "1.2"),
     "policy": Style(RED, "", "2.4"),
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from airflow_mlops.core.windows import Window
-from airflow_mlops.stages.monitor.page.drawing import element
+from airflow_mlops.stages.monitor.page.drawing import LINE, element
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -53,7 +53,7 @@ def grid(axes: Axes) -> list[Markup]:
         part
         for tick in _ticks(axes.low, axes.high)
         for part in (
-            element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=axes.y(tick), y2=axes.y(tick), stroke="#e6e9ed"),
+            element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=axes.y(tick), y2=axes.y(tick), stroke=LINE),
             element("text", f"{tick:.4g}", x=LEFT - 6, y=axes.y(tick) + 4, text_anchor="end"),
         )
     ]

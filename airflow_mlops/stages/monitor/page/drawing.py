@@ -10,7 +10,9 @@ from markupsafe import Markup
 from airflow_mlops.policy.findings import Decision
 
 # People with any kind of colour blindness can distinguish Okabe and Ito's colours. Shapes and words show the same information.
-BLUE, ORANGE, RED, GREY, BLACK, SLATE = "#0072B2", "#E69F00", "#D55E00", "#6b7280", "#1c1c1c", "#3c4450"
+BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#6b7280"
+# These colours are light on a dark page: style.css sets them.
+TEXT, SLATE, LINE, PAGE = "var(--text)", "var(--slate)", "var(--line)", "var(--page)"
 
 
 class Badge(NamedTuple):
@@ -28,7 +30,7 @@ class Badge(NamedTuple):
 
 BADGES: dict[Decision, Badge] = {
     "healthy": Badge("✓", BLUE, "#fff"),
-    "watch": Badge("!", ORANGE, BLACK),
+    "watch": Badge("!", ORANGE, "#1c1c1c"),
     "retrain": Badge("↻", RED, "#fff"),
 }
 
@@ -79,7 +81,7 @@ def mark(decision: Decision, x: float, y: float) -> Markup:
 
 def estimate_mark(x: float, y: float) -> Markup:
     """Draw the mark of an estimate, centred at ``x`` and ``y``."""
-    return element("path", d=f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5-5z", fill="#fff", stroke=SLATE, stroke_width="1.4")
+    return element("path", d=f"M{x:.1f} {y - 5:.1f}l5 5l-5 5l-5-5z", fill=PAGE, stroke=SLATE, stroke_width="1.4")
 
 
 def p_value(value: float | None) -> str:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.policy.findings import Report
-from airflow_mlops.stages.monitor.page.drawing import BLACK, BLUE, ORANGE, RED, element, number, p_value, svg, with_note
+from airflow_mlops.stages.monitor.page.drawing import BLUE, ORANGE, RED, TEXT, element, number, p_value, svg, with_note
 
 _MAX_PLOTS = 24
 _RECONSTRUCTION = (
@@ -206,7 +206,7 @@ def _bar(drift: Drift, largest: float, min_effect: float) -> Markup:
         return Markup("")
     limit = 78.0 * min(min_effect / largest, 1)
     bar = element("rect", x=0, y=2, width=78 * drift.effect / largest, height=8, fill=RED if drift.drifted else BLUE)
-    line = element("line", x1=limit, x2=limit, y1=0, y2=12, stroke=BLACK, stroke_dasharray="2 2")
+    line = element("line", x1=limit, x2=limit, y1=0, y2=12, stroke=TEXT, stroke_dasharray="2 2")
     return svg(80, 12, f"effect {drift.effect:.3f}; effects from {min_effect:g} on count", [bar, line])
 
 

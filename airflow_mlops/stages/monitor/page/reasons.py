@@ -9,7 +9,7 @@ from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.performance.findings import LossChange, MeanLoss, Segment, loss_name
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.wording import capitalized
-from airflow_mlops.stages.monitor.page.drawing import BLACK, BLUE, ORANGE, element, p_value, svg, with_note
+from airflow_mlops.stages.monitor.page.drawing import BLUE, ORANGE, TEXT, element, p_value, svg, with_note
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -129,6 +129,6 @@ def _bars(found: Segment, largest: float) -> Markup:
         middle = y + 3.5
         parts += [
             element("rect", x=0, y=y, width=max(0.0, loss.value * scale), height=7, fill=colour),
-            element("line", x1=max(0.0, loss.low * scale), x2=loss.high * scale, y1=middle, y2=middle, stroke=BLACK),
+            element("line", x1=max(0.0, loss.low * scale), x2=loss.high * scale, y1=middle, y2=middle, stroke=TEXT),
         ]
     return svg(116, 25, f"{found.reference.value:.3f} at training, {found.loss.value:.3f} now", parts)

@@ -24,10 +24,10 @@ from airflow_mlops.stages.monitor.page.axes import (
 )
 from airflow_mlops.stages.monitor.page.drawing import (
     BADGES,
-    BLACK,
     GREY,
     RED,
     SLATE,
+    TEXT,
     element,
     estimate_mark,
     inline,
@@ -160,7 +160,7 @@ def _change_lines(windows: Sequence[_Window], changes: Sequence[Change], axes: A
         element(
             "g",
             element("title", str(change)),
-            element("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, stroke=BLACK, stroke_width=2),
+            element("line", x1=x, x2=x, y1=TOP, y2=HEIGHT - BOTTOM, stroke=TEXT, stroke_width=2),
             element("text", "change", x=x + 5, y=TOP + 10),
         )
         for change, number in shown

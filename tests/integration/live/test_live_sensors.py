@@ -1,4 +1,4 @@
-"""A real triggerer waits for reports and features, and starts DAGs for reports, across its own death."""
+"""A real triggerer waits for reports and features, and starts DAGs for reports and for moves of a champion, across its own death."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from urllib.parse import quote
 import pytest
 
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.ledger import Ledger
+from tests.integration.registry.test_outside_moves import promote
 from tests.integration.stages.test_feature_freshness import april, materialize, write_places
+from tests.integration.stages.test_promote import versions  # noqa: F401 - a fixture
 from tests.support.live import LiveAirflow
 from tests.support.reports import publish
 
@@ -38,6 +41,18 @@ with DAG("watching", schedule=[asset], catchup=False):
     @task
     def told(triggering_asset_events=None):
         return [event.extra["payload"]["window"] for event in triggering_asset_events[asset]]
+    told()
+"""
+
+MOVED = """
+from airflow.sdk import DAG, Asset, AssetWatcher, task
+from airflow_mlops.triggers.registry import RegistryTrigger
+
+asset = Asset("moved", watchers=[AssetWatcher(name="registry", trigger=RegistryTrigger({model!r}, poke_interval=1))])
+with DAG("moved", schedule=[asset], catchup=False):
+    @task
+    def told(triggering_asset_events=None):
+        return [event.extra["payload"]["version"] for event in triggering_asset_events[asset]]
     told()
 """
 
@@ -83,30 +98,49 @@ def test_deferred_sensors_end_when_what_they_wait_for_is_there(airflow: LiveAirf
     assert "patients in 2013-05 is retrain" in log
 
 
-def remembered(airflow: LiveAirflow) -> str:
+def remembered(airflow: LiveAirflow, key: str = "") -> str:
+    """What Airflow remembers for the watchers, by the start of its key."""
     with sqlite3.connect(airflow.home / "airflow.db") as database:
-        return str(database.execute("SELECT value FROM asset_state_store").fetchall())
+        return str(database.execute("SELECT value FROM asset_state_store WHERE key LIKE ?", [f"{key}%"]).fetchall())
 
 
-def told(airflow: LiveAirflow) -> list[str]:
-    """The windows that the DAG was started for, once its runs have ended."""
-    runs = [run["dag_run_id"] for run in airflow.runs("watching")]
-    assert all(airflow.wait("watching", run_id) == "success" for run_id in runs)
-    return [window for run_id in runs for window in airflow.xcom("watching", run_id, "told")]
+def told(airflow: LiveAirflow, dag_id: str) -> list[str]:
+    """The windows or versions that the DAG was started for, once its runs have ended."""
+    runs = [run["dag_run_id"] for run in airflow.runs(dag_id)]
+    assert all(airflow.wait(dag_id, run_id) == "success" for run_id in runs)
+    return [event for run_id in runs for event in airflow.xcom(dag_id, run_id, "told")]
 
 
-def test_a_watcher_starts_a_dag_once_for_each_report_also_when_the_triggerer_dies(
-    airflow: LiveAirflow, store: ArtifactStore
+def test_watchers_start_dags_once_for_each_event_also_when_the_triggerer_dies(
+    airflow: LiveAirflow,
+    store: ArtifactStore,
+    client,
+    versions,  # noqa: F811
 ):
+    ledger = Ledger(store, versions[0].model)
+    promote(client, ledger, *versions[:2])
+    (airflow.dags / "moved.py").write_text(MOVED.format(model=ledger.model))
     airflow.parsed("watching")
     airflow.until(lambda: "2013-01" in remembered(airflow), "the watching begins")
     publish(store, "2013-03", "healthy")
     publish(store, "2013-04", "retrain")
+    airflow.parsed("moved")
+    client.set_registered_model_alias(ledger.model, "champion", "1")
     airflow.until(lambda: airflow.runs("watching"), "the report starts the DAG")
     airflow.until(lambda: "2013-04" in remembered(airflow), "the trigger knows that it has fired")
+    airflow.until(lambda: airflow.runs("moved"), "the move starts the DAG")
+    airflow.until(lambda: "3" in remembered(airflow, "mlops.registry."), "the trigger knows that entry 3 is delivered")
     airflow.kill("triggerer")
     publish(store, "2013-05", "retrain")
+    client.set_registered_model_alias(ledger.model, "champion", "3")
     airflow.start("triggerer")
     airflow.until(lambda: "2013-05" in remembered(airflow), "what came meanwhile is fired", timeout=600)
     airflow.until(lambda: len(airflow.runs("watching")) > 1, "it starts the DAG")
-    assert told(airflow) == ["2013-04", "2013-05"]
+    airflow.until(lambda: len(airflow.runs("moved")) > 1, "the move starts the DAG", timeout=600)
+    # Without its watcher, the asset is watched no more: a look takes CPU time of MLflow's server.
+    (airflow.dags / "moved.py").write_text(
+        'from airflow.sdk import DAG, Asset\nDAG("moved", schedule=[Asset("moved")])\n'
+    )
+    assert told(airflow, "watching") == ["2013-04", "2013-05"]
+    assert told(airflow, "moved") == [1, 3]
+    assert [entry.decision for entry in ledger.entries()] == ["promoted", "promoted", "moved_outside", "moved_outside"]

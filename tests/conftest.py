@@ -44,14 +44,13 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 def group(path: str) -> str:
     """The group of a test file. One xdist worker runs the tests of a group, one after the other.
 
-    Most files share no fixtures, so each is a group. The files in a folder ``live`` share an Airflow, and those on the
-    cluster an MLflow server.
+    Most files share no fixtures, so each is a group. The files on the cluster share a namespace and an MLflow server, and those
+    in a folder ``live`` an Airflow.
 
     :param path: relative to the root of the repository
     """
     parts = path.split("/")
-    shared = [part for part in ("kubernetes", "live") if part in parts]
-    return "/".join(shared) or path
+    return next((part for part in ("kubernetes", "live") if part in parts), path)
 
 
 class Groups(LoadScopeScheduling):

@@ -21,7 +21,7 @@ from statistics import NormalDist, fmean, variance
 from airflow_mlops.performance.findings import Performance, RecentLevel
 
 MIN_WINDOWS = 3
-"""The smallest number of windows from which a level is known."""
+"""The smallest number of windows of a version from which its level is computed."""
 
 
 def best_recent(

@@ -17,9 +17,9 @@ from airflow_mlops.policy.wording import in_days
 IMPACT = 0.05
 """The smallest impact of drift, see :func:`impact`, that can matter."""
 MOVED = 0.1
-"""The smallest effect of score drift that can matter while performance is not judged."""
+"""The smallest effect of score drift (a share of rows) that can matter while performance cannot be judged."""
 NOT_FOLLOWED = 0.2
-"""How much larger the effect of label drift must be than the effect of score drift, for the scores not to follow."""
+"""The scores do not follow the labels if the effect of label drift minus that of score drift is at least this large."""
 GROWING_WINDOWS = 3
 """Number of windows in a row in which drift grows and performance falls, for the drift to count as growing."""
 

@@ -39,7 +39,10 @@ MEASURED = get_args(Measured)
 BROKEN_WINDOWS = 3
 """Number of windows in a row in which a feature must be broken before a request leaves an important feature out."""
 UNIMPORTANT = 0.05
-"""The largest permutation importance of broken features together that a request leaves out at once."""
+"""The largest sum of the permutation importances (a share) of broken features that a request leaves out at once.
+
+Above it, the features must have been broken in :data:`BROKEN_WINDOWS` windows in a row.
+"""
 
 
 def request_id(model: str, window: Window) -> str:

@@ -49,7 +49,9 @@ def settings(words: Sequence[str] | None = None) -> ServeSpec:
         "--window", choices=("hour", "day"), default="day", help="length of the windows of the predictions"
     )
     parser.add_argument("--no-log", action="store_true", help="do not log predictions")
-    parser.add_argument("--shadow", help="number or alias of a version that scores the same rows in the shadow")
+    parser.add_argument(
+        "--shadow", help="number or alias of a version that scores the same rows; its predictions are only logged"
+    )
     parser.add_argument("--canary", help="number or alias of a version that answers a share of the requests")
     parser.add_argument("--canary-share", type=float, help="this share, 0 to 1 (default: 0.1)")
     parser.add_argument(

@@ -84,15 +84,17 @@ def alike(groups: NDArray[np.int64]) -> Design:
     return Design(squares / len(groups), len(groups) ** 2 / squares)
 
 
-def design(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Design:
+def design(values: NDArray[np.float64], groups: NDArray[np.int64], weight: NDArray[np.float64] | None = None) -> Design:
     """Measure how much clusters widen the interval of the mean of ``values``.
 
-    :param values: the values, such as losses, shape (n,)
+    :param values: the values, such as losses, shape (n,); for rows with weights, their contributions
+        (:func:`airflow_mlops.metrics.weighted.contributions`)
     :param groups: the number of the cluster of each row, shape (n,)
+    :param weight: the weight of each row, with the mean 1, shape (n,); ``None`` if each row counts once
     :return: the design effect and the effective number of clusters. With a single cluster, the effect is infinite
     """
     numbers = dense(groups)
-    sizes = np.bincount(numbers)
+    sizes = np.bincount(numbers, weights=weight)
     shares = sizes / len(values)
     if len(sizes) < 2:
         return Design(math.inf, 1.0)
@@ -103,6 +105,7 @@ def design(values: NDArray[np.float64], groups: NDArray[np.int64]) -> Design:
     effect = max(1.0, by_cluster / by_row) if by_row > 0 else 1.0
     # ``alike`` is the correlation of rows within a cluster that explains the design effect. At 0, each row counts as
     # one observation, and at 1 each cluster.
-    alike = min(1.0, max(0.0, (effect - 1) / max(1e-12, len(values) * float(np.square(shares).sum()) - 1)))
+    rows = len(values) if weight is None else float(weight.sum() ** 2 / np.square(weight).sum())
+    alike = min(1.0, max(0.0, (effect - 1) / max(1e-12, rows * float(np.square(shares).sum()) - 1)))
     weights = alike * sizes**2 + (1 - alike) * sizes
     return Design(effect, float(weights.sum() ** 2 / np.square(weights).sum()))

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 POWER = 0.8
 # Minimum number of bootstrap rounds beyond a percentile, and maximum fraction of rounds in which the metric is undefined.
 _TAIL, _UNDEFINED = 10, 0.05
-# Normal quantile for the largest credible standard error, which is the one-sided 95% upper bound of the standard error.
-_CREDIBLE = NormalDist().inv_cdf(0.95)
+CREDIBLE = NormalDist().inv_cdf(0.95)
+"""Normal quantile for the largest credible standard error, which is the one-sided 95% upper bound of the standard error."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Estimate:
 
     @property
     def _credible(self) -> float:
-        return self.standard_error * (1 + _CREDIBLE * self.doubt)
+        return self.standard_error * (1 + CREDIBLE * self.doubt)
 
     def _level(self, confidence: float) -> float | None:
         """Return the level of the bootstrap percentile, or ``None`` if there are too few rounds for a percentile."""
@@ -188,7 +188,7 @@ def _areas(candidate: Rows, champion: Rows, clusters: NDArray[np.int64] | None) 
     influence = areas.influence
     if clusters is not None:
         widened = design(influence, clusters)
-        error *= widened.factor(_CREDIBLE) if error > 0 else 1.0
+        error *= widened.factor(CREDIBLE) if error > 0 else 1.0
         influence = np.asarray(np.bincount(clusters, weights=influence), dtype=float)
     improvement = Estimate(areas.first - areas.second, error, relative_error(influence))
     return Comparison("roc_auc", len(candidate), areas.first, areas.second, improvement)

@@ -58,7 +58,7 @@ def bounded(value: float, variance: float, rows: float, z: float) -> Interval:
     return proportion(value, rows / ratio, z)
 
 
-def mean(values: NDArray[np.float64], z: float) -> Interval:
+def mean(values: NDArray[np.float64], z: float, independent: float | None = None) -> Interval:
     """Compute the interval of a mean of skewed values, such as losses.
 
     The interval of Student's t is corrected for the skewness of the mean (P. Hall, "On the Removal of Skewness by
@@ -67,6 +67,7 @@ def mean(values: NDArray[np.float64], z: float) -> Interval:
 
     :param values: shape (n,)
     :param z: quantile of the normal distribution, such as 1.96
+    :param independent: effective number of rows, from which the degrees of freedom of Student's t follow; n by default
     :return: the interval; infinite with fewer than two values
     """
     rows, value = len(values), float(values.mean())
@@ -75,7 +76,7 @@ def mean(values: NDArray[np.float64], z: float) -> Interval:
     spread = float(values.std(ddof=1))
     if not spread > 0:
         return Interval(value, value, value) if spread == 0 else Interval(value, -math.inf, math.inf)
-    t = z + (z**3 + z) / (4 * (rows - 1))
+    t = z + (z**3 + z) / (4 * max(1.0, (independent or rows) - 1))
     skewness = float(np.mean(((values - value) / spread) ** 3))
     ends = (_unskewed(quantile / math.sqrt(rows), skewness, rows) * spread for quantile in (t, -t))
     low, high = (value - end for end in ends)

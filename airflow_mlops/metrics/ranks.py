@@ -39,7 +39,7 @@ class Areas(NamedTuple):
     influence: NDArray[np.float64]
 
 
-def area(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> Area:
+def area(positive: NDArray[np.bool_], score: NDArray[np.float64], weight: NDArray[np.float64] | None = None) -> Area:
     """Compute the area under the ROC curve with DeLong's standard error, from :func:`placements`.
 
     Source: E. DeLong, D. DeLong and D. Clarke-Pearson, "Comparing the Areas under Two or More Correlated Receiver
@@ -47,9 +47,10 @@ def area(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> Area:
 
     :param positive: whether each row belongs to the positive class, shape (n,)
     :param score: the model's score of each row, shape (n,)
+    :param weight: the weight of each row, shape (n,); ``None`` if all rows have the same weight
     """
-    placed = placements(positive, score)
-    return Area(_mean(placed, positive), *_delong(positive, placed))
+    placed = placements(positive, score, weight)
+    return Area(_mean(placed, positive, weight), *_delong(positive, placed, weight))
 
 
 def delong(
@@ -175,7 +176,9 @@ def precision_terms(
     return tied.unsorted(tied.sorted * (precision + gained)[tied.number] - lost[tied.number])
 
 
-def precision_of_others(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> float:
+def precision_of_others(
+    positive: NDArray[np.bool_], score: NDArray[np.float64], weight: NDArray[np.float64] | None = None
+) -> float:
     """Estimate average precision without the bias that each positive row adds to its own precision.
 
     The precision of a positive row is computed from the other rows, in which each of the other n - 1 positive rows has
@@ -183,13 +186,31 @@ def precision_of_others(positive: NDArray[np.bool_], score: NDArray[np.float64])
 
     :param positive: whether each row belongs to the positive class, with at least two positive rows, shape (n,)
     :param score: the model's score of each row, shape (n,)
+    :param weight: the weight of each row, above 0, shape (n,); ``None`` if all rows have the same weight
     """
+    if weight is not None:
+        return _weighted_precision_of_others(positive, score, weight)
     above, below = np.sort(score[positive]), np.sort(score[~positive])
     size = len(above)
     true = (size - np.searchsorted(above, above) - 1) * size / (size - 1)
     false = len(below) - np.searchsorted(below, above)
     reached = true + false
     return float(np.where(reached > 0, true / np.where(reached > 0, reached, 1), 1.0).mean())
+
+
+def _weighted_precision_of_others(
+    positive: NDArray[np.bool_], score: NDArray[np.float64], weight: NDArray[np.float64]
+) -> float:
+    tied = _Ties(positive, score, weight)
+    from_here = tied.unsorted(tied.positives_from[tied.number])[positive]
+    all_from_here = tied.unsorted(tied.reached[tied.number])[positive]
+    own, total = weight[positive], float(weight[positive].sum())
+    others = np.maximum(total - own, np.finfo(float).tiny)
+    true = np.maximum(0.0, from_here - own) * total / others
+    reached = true + np.maximum(0.0, all_from_here - from_here)
+    # What is left of a sum of weights after rounding is not a row.
+    some = reached > 1e-12 * total
+    return float(own @ np.where(some, true / np.where(some, reached, 1), 1.0)) / total
 
 
 class _Ties:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from airflow_mlops.core.contract import ModelContract, Task
 from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.data.columns import LABEL
-from airflow_mlops.metrics import custom, intervals
+from airflow_mlops.metrics import custom, intervals, weighted
 from airflow_mlops.metrics.catalog import find_metric, is_custom
 from airflow_mlops.metrics.clusters import Design, design
 from airflow_mlops.metrics.clusters import codes as cluster_codes
@@ -54,6 +54,7 @@ class Outcomes:
         these rows count as wrong
     :param example: a label that is not one of the model's classes; ``None`` if there is no such label
     :param groups: number of the cluster of each row, shape (n,), for intervals by cluster; ``None`` for independent rows
+    :param weight: the weight of each row, above 0 and with the mean 1, shape (n,); ``None`` if each row counts once
     """
 
     truth: npt.NDArray[Any]
@@ -64,19 +65,36 @@ class Outcomes:
     unknown: int = 0
     example: Any = None
     groups: npt.NDArray[np.int64] | None = None
+    weight: Floats | None = None
 
     @property
     def rows(self) -> int:
         return len(self.truth)
 
+    def weighted(self, weight: Floats) -> Outcomes:
+        """Return the rows with weights, without those whose weight is 0, which are not measured.
+
+        :param weight: the weight of each row, finite and at least 0, at least one above 0, shape (n,)
+        """
+        kept = weight > 0
+        return replace(
+            self,
+            truth=self.truth[kept],
+            score=self.score[kept],
+            right=self.right[kept],
+            codes=None if self.codes is None else self.codes[:, kept],
+            groups=None if self.groups is None else self.groups[kept],
+            weight=weighted.scaled(weight[kept]),
+        )
+
     def prepared(self, task: Task) -> Rows:
         """Convert the labelled predictions to the form from which custom metrics are computed."""
         if task == "regression":
-            return Rows(task, self.truth, self.score, self.score)
+            return Rows(task, self.truth, self.score, self.score, self.weight)
         if task == "binary":
-            return Rows(task, self.truth, self.truth == self.right, self.score)
+            return Rows(task, self.truth, self.truth == self.right, self.score, self.weight)
         assert self.codes is not None
-        return Rows(task, self.codes[0], self.codes[1], None)
+        return Rows(task, self.codes[0], self.codes[1], None, self.weight)
 
 
 def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outcomes:
@@ -233,6 +251,10 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     For clustered rows (``outcomes.groups``), the interval is widened, except that of a custom metric, by
     :class:`airflow_mlops.metrics.clusters.Design`.
 
+    For rows with weights (``outcomes.weight``), the values are those of :mod:`airflow_mlops.metrics.statistics`, as in the gates.
+    The intervals are the same with weighted shares and effective numbers of rows (:mod:`airflow_mlops.metrics.weighted`), so few rows
+    with large weights give wide intervals.
+
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or the import path of a custom metric
     :param outcomes: the labelled predictions
     :param confidence: confidence of the interval, such as 0.95
@@ -249,9 +271,19 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     costs = costs_of(metric)
     found = _METRICS[metric](outcomes, z) if costs is None else _expected_cost(costs, outcomes, z)
+    known = clustered(metric, outcomes)
+    return found if known is None else widened(metric, found, known, confidence)
+
+
+def clustered(metric: str, outcomes: Outcomes) -> Design | None:
+    """Return how much the clusters of the rows widen the interval of a metric; ``None`` for independent rows.
+
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
+    """
     if outcomes.groups is None:
-        return found
-    return widened(metric, found, design(losses(metric, outcomes), outcomes.groups), confidence)
+        return None
+    values = weighted.contributions(losses(metric, outcomes), outcomes.weight)
+    return design(values, outcomes.groups, outcomes.weight)
 
 
 def widened(metric: str, interval: Interval, clusters: Design, confidence: float) -> Interval:
@@ -293,7 +325,7 @@ def _custom(path: str, rows: Rows, confidence: float) -> Interval:
 
 def _roc_auc(outcomes: Outcomes, z: float) -> Interval:
     found = _area(outcomes)
-    rarer = min(int(outcomes.truth.sum()), int((~outcomes.truth).sum()))
+    rarer = min(weighted.effective(outcomes.weight, rows) for rows in (outcomes.truth, ~outcomes.truth))
     return intervals.bounded(found.value, found.standard_error**2, rarer, z)
 
 
@@ -302,11 +334,11 @@ def _area(outcomes: Outcomes) -> Area:
     negatives = outcomes.rows - positives
     if min(positives, negatives) < 2:
         raise UnmeasurableError(f"only one label is of the {'positive' if positives < 2 else 'negative'} class")
-    return area(outcomes.truth, outcomes.score)
+    return area(outcomes.truth, outcomes.score, outcomes.weight)
 
 
 def _accuracy(outcomes: Outcomes, z: float) -> Interval:
-    return intervals.proportion(float(outcomes.right.mean()), outcomes.rows, z)
+    return weighted.share(outcomes.right, outcomes.weight, z)
 
 
 def _average_precision(outcomes: Outcomes, z: float) -> Interval:
@@ -317,30 +349,35 @@ def _average_precision(outcomes: Outcomes, z: float) -> Interval:
     """
     positives = _two_classes(outcomes)
     value, by_row = influence("average_precision", outcomes.prepared("binary"))
-    others = max(1, positives - 1)
-    quantile = z + (z**3 + z) / (4 * others)
-    middle = precision_of_others(outcomes.truth, outcomes.score) if positives > 1 else value
-    found = intervals.bounded(middle, float(np.square(by_row).sum()), positives, quantile)
+    independent = weighted.effective(outcomes.weight, outcomes.truth)
+    quantile = z + (z**3 + z) / (4 * max(1, independent - 1))
+    middle = precision_of_others(outcomes.truth, outcomes.score, outcomes.weight) if positives > 1 else value
+    found = intervals.bounded(middle, float(np.square(by_row).sum()), independent, quantile)
     return Interval(value, min(value, found.low), max(value, found.high))
 
 
 def _recall(outcomes: Outcomes, z: float) -> Interval:
-    positives = _two_classes(outcomes)
-    return intervals.proportion(float(outcomes.right[outcomes.truth].sum()) / positives, positives, z)
+    _two_classes(outcomes)
+    return _share(outcomes, outcomes.right, outcomes.truth, z)
 
 
 def _precision(outcomes: Outcomes, z: float) -> Interval:
     predicted = outcomes.truth == outcomes.right
     if not predicted.any():
         raise UnmeasurableError("no row is predicted to be of the positive class")
-    return intervals.proportion(float(outcomes.truth[predicted].mean()), int(predicted.sum()), z)
+    return _share(outcomes, outcomes.truth, predicted, z)
+
+
+def _share(outcomes: Outcomes, hits: npt.NDArray[Any], among: Bools, z: float) -> Interval:
+    """Return the share of the rows ``among`` for which ``hits`` is true, with its interval."""
+    return weighted.share(hits[among], None if outcomes.weight is None else outcomes.weight[among], z)
 
 
 def _f1(outcomes: Outcomes, z: float) -> Interval:
     """Measure F1 from Jaccard's index j, which is a proportion of the rows that are or seem positive: F1 = 2 j / (1 + j)."""
     _two_classes(outcomes)
     either = outcomes.truth | ~outcomes.right
-    index = intervals.proportion(float(outcomes.right[either].mean()), int(either.sum()), z)
+    index = _share(outcomes, outcomes.right, either, z)
     return Interval(*(2 * end / (1 + end) for end in (index.value, index.low, index.high)))
 
 
@@ -353,8 +390,7 @@ def _balanced_accuracy(outcomes: Outcomes, z: float) -> Interval:
     if outcomes.codes is None:
         _two_classes(outcomes)
     truth = outcomes.truth if outcomes.codes is None else outcomes.codes[0]
-    parts = [outcomes.right[truth == code] for code in np.unique(truth)]
-    found = [intervals.proportion(float(part.mean()), len(part), z) for part in parts]
+    found = [_share(outcomes, outcomes.right, truth == code, z) for code in np.unique(truth)]
     value = sum(one.value for one in found) / len(found)
     below = math.hypot(*(one.value - one.low for one in found)) / len(found)
     above = math.hypot(*(one.high - one.value for one in found)) / len(found)
@@ -364,10 +400,10 @@ def _balanced_accuracy(outcomes: Outcomes, z: float) -> Interval:
 def _f1_macro(outcomes: Outcomes, z: float) -> Interval:
     rows = outcomes.prepared("multiclass")
     value, by_row = influence("f1_macro", rows)
-    classes, counts = np.unique(rows.truth, return_counts=True)
+    counts = np.array([weighted.effective(outcomes.weight, rows.truth == code) for code in np.unique(rows.truth)])
     # A proportion of this many rows has the variance of a mean of proportions, one of the rows of each class.
-    effective = len(classes) ** 2 / float((1 / counts).sum())
-    return intervals.bounded(value, float(np.square(by_row).sum()), effective, z)
+    independent = len(counts) ** 2 / float((1 / counts).sum())
+    return intervals.bounded(value, float(np.square(by_row).sum()), independent, z)
 
 
 def _errors(outcomes: Outcomes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -382,9 +418,13 @@ def _expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
 
     Source: as for balanced accuracy, G. Zou and A. Donner (2008).
     """
-    shares = [intervals.proportion(float(error.mean()), outcomes.rows, z) for error in _errors(outcomes)]
+    shares = [weighted.share(error, outcomes.weight, z) for error in _errors(outcomes)]
     first, second = (share.value for share in shares)
-    value = float(np.dot(costs, [int(error.sum()) for error in _errors(outcomes)])) / outcomes.rows
+    if outcomes.weight is None:
+        # Sums of errors are exact, and the sum of their costs is rounded once.
+        value = float(np.dot(costs, [int(error.sum()) for error in _errors(outcomes)])) / outcomes.rows
+    else:
+        value = float(np.dot(costs, (first, second)))
     # The two errors exclude each other, so their shares have the correlation -sqrt(odds). If all rows have the same
     # error, it is undefined and counts as 0.
     odds = first * second / ((1 - first) * (1 - second)) if max(first, second) < 1 else 0.0
@@ -409,8 +449,8 @@ def _two_classes(outcomes: Outcomes) -> int:
     return positives
 
 
-def _mean(losses: Floats, z: float) -> Interval:
-    found = intervals.mean(losses, z)
+def _mean(losses: Floats, weight: Floats | None, z: float) -> Interval:
+    found = weighted.interval(losses, weight, z)
     if not math.isfinite(found.value + found.high - found.low):
         raise UnmeasurableError(
             "the errors have no finite mean and standard error, because they are too large or too few"
@@ -429,6 +469,9 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
     The variance of the mean of these losses is DeLong's variance of the area.
     The losses of average precision, precision, recall, F1 and balanced accuracy are defined in the same way.
 
+    For rows with weights, the weighted mean of the losses is what the mean is without weights, and the influence of a row is divided
+    by its weight.
+
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
     :param outcomes: the labelled predictions
     :return: losses, shape (n,)
@@ -444,7 +487,7 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
 def _mean_loss(metric: str) -> Callable[[Outcomes, float], Interval]:
     def measured(outcomes: Outcomes, z: float) -> Interval:
         with np.errstate(over="ignore", invalid="ignore"):
-            return _mean(losses(metric, outcomes), z)
+            return _mean(losses(metric, outcomes), outcomes.weight, z)
 
     return measured
 
@@ -456,7 +499,13 @@ def _rmse(outcomes: Outcomes, z: float) -> Interval:
 
 def _area_losses(outcomes: Outcomes) -> Floats:
     found = _area(outcomes)
-    return (1 - found.value) - found.influence * outcomes.rows
+    return (1 - found.value) - _by_weight(found.influence, outcomes)
+
+
+def _by_weight(influence: Floats, outcomes: Outcomes) -> Floats:
+    """Return the influence of each row, per unit of its weight, times the number of rows. The mean weight is 1."""
+    found = influence * outcomes.rows
+    return found if outcomes.weight is None else np.asarray(found / outcomes.weight)
 
 
 def _squared_errors(outcomes: Outcomes) -> Floats:
@@ -467,7 +516,7 @@ def _influence_losses(metric: str) -> Callable[[Outcomes], Floats]:
     def found(outcomes: Outcomes) -> Floats:
         rows = outcomes.prepared("binary" if outcomes.codes is None else "multiclass")
         value, by_row = influence(metric, rows)
-        return np.asarray((1 - value) - by_row * outcomes.rows)
+        return np.asarray((1 - value) - _by_weight(by_row, outcomes))
 
     return found
 

@@ -8,7 +8,7 @@ from statistics import NormalDist
 import numpy as np
 
 from airflow_mlops.core.contract import Task
-from airflow_mlops.metrics import intervals
+from airflow_mlops.metrics import intervals, weighted
 from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.realised import Outcomes
 from airflow_mlops.performance.findings import Bias
@@ -20,7 +20,7 @@ LARGE_ODDS_RATIO = 1.5
 
 
 def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, reference: float | None) -> Bias | None:
-    """Measure the mean error of the predictions, prediction minus label, with its confidence interval.
+    """Measure the mean error of the predictions, prediction minus label, with its confidence interval. Rows may have weights.
 
     A bias is significant if its interval excludes 0 and it is large enough to matter. A bias of a regression matters if
     the RMSE without the bias, which is the standard deviation of the errors, is lower by more than ``tolerance``. A
@@ -35,11 +35,12 @@ def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, refe
     """
     if task == "multiclass" or outcomes.rows < 2:
         return None
-    errors = outcomes.score - outcomes.truth
+    errors, weight = outcomes.score - outcomes.truth, outcomes.weight
+    z = NormalDist().inv_cdf(0.5 + thresholds.confidence / 2)
     with np.errstate(over="ignore", invalid="ignore"):
-        found = intervals.mean(errors, NormalDist().inv_cdf(0.5 + thresholds.confidence / 2))
+        found = weighted.interval(errors, weight, z)
         if outcomes.groups is not None:
-            factor = design(errors, outcomes.groups).factor(NormalDist().inv_cdf(0.5 + thresholds.confidence / 2))
+            factor = design(weighted.contributions(errors, weight), outcomes.groups, weight).factor(z)
             value = found.value
             found = intervals.Interval(
                 value, value - factor * (value - found.low), value + factor * (found.high - value)
@@ -48,10 +49,11 @@ def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, refe
         return None
     tolerance = thresholds.tolerance
     if task == "binary":
-        scores, labels = float(outcomes.score.mean()), float(outcomes.truth.mean())
+        scores, labels = weighted.mean(outcomes.score, weight), weighted.mean(outcomes.truth, weight)
         large = abs(found.value) > tolerance or odds_ratio(scores, labels) >= LARGE_ODDS_RATIO
     else:
-        large = math.hypot(found.value, float(errors.std())) > (1 + tolerance) * float(errors.std())
+        spread = math.sqrt(weighted.mean(np.square(errors - found.value), weight))
+        large = math.hypot(found.value, spread) > (1 + tolerance) * spread
     return Bias(
         value=found.value,
         low=found.low,

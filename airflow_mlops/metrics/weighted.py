@@ -1,0 +1,94 @@
+"""Means and shares of rows with weights, and how many rows with equal weights would be as precise.
+
+A weighted mean is the mean of *contributions*: ``mean + weight * (value - mean) / mean weight`` for each row. To first order,
+the error of the weighted mean is the error of the mean of the contributions (the linearised ratio estimator: C. Särndal, B.
+Swensson and J. Wretman, "Model Assisted Survey Sampling", 1992, section 5.6). Intervals and tests of means therefore hold for
+weighted means if the contributions are their values. With equal weights, the contributions are the values.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from airflow_mlops.metrics import intervals
+from airflow_mlops.metrics.comparison import CREDIBLE, relative_error
+from airflow_mlops.metrics.intervals import Interval
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def scaled(weight: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide weights by their mean, shape (n,).
+
+    :param weight: weights, finite and at least 0, at least one above 0, shape (n,)
+    """
+    found = weight / weight.max()
+    return np.asarray(found / found.mean())
+
+
+def effective(weight: NDArray[np.float64] | None, rows: NDArray[np.bool_] | None = None, *, count: int = 0) -> float:
+    """Return Kish's effective number of rows, ``sum(w)**2 / sum(w**2)``; the number of rows without weights.
+
+    :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
+    :param rows: mask of the rows, shape (n,); all rows by default
+    :param count: number of all rows, which is used without ``weight`` and ``rows``
+    """
+    if weight is None:
+        return float(count if rows is None else np.count_nonzero(rows))
+    chosen = weight if rows is None else weight[rows]
+    return float(chosen.sum() ** 2 / np.square(chosen).sum()) if len(chosen) else 0.0
+
+
+def mean(values: NDArray[Any], weight: NDArray[np.float64] | None) -> float:
+    """Return the mean of values, shape (n,), with the weights of the rows, if there are any."""
+    return float(values.mean() if weight is None else weight @ values / weight.sum())
+
+
+def contributions(values: NDArray[np.float64], weight: NDArray[np.float64] | None) -> NDArray[np.float64]:
+    """Return the contributions of the rows to the weighted mean of ``values``, shape (n,); ``values`` without weights."""
+    if weight is None:
+        return values
+    middle = mean(values, weight)
+    return np.asarray(middle + weight / weight.mean() * (values - middle))
+
+
+def interval(values: NDArray[np.float64], weight: NDArray[np.float64] | None, z: float) -> Interval:
+    """Return the weighted mean of skewed values, such as losses, with its interval (:func:`airflow_mlops.metrics.intervals.mean`).
+
+    With weights, few rows decide the spread of the mean, which is itself uncertain. The interval is therefore widened to the
+    largest credible standard error, as in :class:`airflow_mlops.metrics.comparison.Estimate`, by as much as the weights add to the
+    doubt about it. With equal weights, this is the interval without weights.
+
+    :param values: shape (n,)
+    :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
+    :param z: quantile of the normal distribution, such as 1.96
+    """
+    if weight is None:
+        return intervals.mean(values, z)
+    each = contributions(values, weight)
+    found = intervals.mean(each, z, effective(weight))
+    doubt = relative_error(each - found.value) - relative_error(values - values.mean())
+    wider = 1 + CREDIBLE * max(0.0, doubt)
+    return Interval(
+        found.value, found.value - wider * (found.value - found.low), found.value + wider * (found.high - found.value)
+    )
+
+
+def share(hits: NDArray[np.bool_], weight: NDArray[np.float64] | None, z: float) -> Interval:
+    """Return the share of the rows for which ``hits`` is true, with its interval.
+
+    Without weights, this is Wilson's interval. With weights, it is Wilson's interval with the number of rows that gives the
+    variance of the weighted share (:func:`airflow_mlops.metrics.intervals.bounded`); with equal weights, both are the same.
+
+    :param hits: shape (n,), at least one row
+    :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
+    :param z: quantile of the normal distribution, such as 1.96
+    """
+    value = mean(hits, weight)
+    if weight is None:
+        return intervals.proportion(value, len(hits), z)
+    variance = float(np.square(weight * (hits - value)).sum() / weight.sum() ** 2)
+    return intervals.bounded(value, variance, effective(weight), z)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -128,6 +129,19 @@ class Facts:
             return [("Trained and measured on", self.measured_on)]
         trained = [("Trained on", self.trained_on)] if self.trained_on else []
         return [*trained, ("Measured on", self.measured_on)]
+
+    @property
+    def class_weight(self) -> str:
+        """Return the weights of the classes in the fit (``class_weight`` of TrainOperator); empty if all classes weigh the same."""
+        # A person may have logged a parameter with this name.
+        with suppress(ValueError):
+            found = json.loads(self.params.get("class_weight", '""'))
+            return (
+                ", ".join(f"{name}: {weight}" for name, weight in found.items())
+                if isinstance(found, dict)
+                else str(found)
+            )
+        return self.params["class_weight"]
 
     @property
     def slices(self) -> list[GateResult]:

@@ -13,6 +13,7 @@ from airflow_mlops.models.class_weights import with_class_weight
 from airflow_mlops.models.refitting import refit
 from airflow_mlops.operators import TrainOperator
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate.card import Facts
 from airflow_mlops.stages.train.candidate import fit_candidate, load_data
 from airflow_mlops.stages.train.record import identity
 from airflow_mlops.stages.train.runs import unlogged_run
@@ -109,3 +110,14 @@ def test_what_cannot_be_weighted_is_refused(tmp_path):
 def test_an_invalid_declaration_is_refused_in_the_dag_file(declared):
     with pytest.raises(SpecError, match="The class weight of task 'train'"):
         TrainOperator(task_id="train", dataset={}, model="late", trainer="{{ params.trainer }}", class_weight=declared)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [({"class_weight": '"balanced"'}, "balanced"), ({"class_weight": '{"on time": 1, "late": 2.5}'}, "on time: 1, late: 2.5"),
+     ({"class_weight": "by hand"}, "by hand"), ({}, "")],
+)  # fmt: skip
+def test_the_model_card_has_the_weights_of_the_classes(params, said):
+    facts = Facts.__new__(Facts)
+    object.__setattr__(facts, "params", params)
+    assert facts.class_weight == said

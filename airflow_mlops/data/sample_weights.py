@@ -62,25 +62,15 @@ def as_weights(values: pa.Array | pa.ChunkedArray, column: str, where: str) -> N
     :raises WeightError: the values are not numbers, or some are not weights
     """
     kind = values.type
-    if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+    if not is_number(kind):
         raise WeightError(
             f"Column {column!r} of {where} has the type {kind}, but weights of rows (`sample_weight`) are numbers. Convert it where "
             "the data is ingested, or use another column."
         )
     found = numbers(values)
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        single = found.astype(np.float32)
-    # Nulls are NaN here.
-    wrong = {
-        "null": values.null_count,
-        "negative": int((found < 0).sum()),
-        "NaN, infinite or beyond single precision (3.4e38)": int((~np.isfinite(single) & ~(found < 0)).sum())
-        - values.null_count,
-        "above 0 but 0 in single precision (below 1.4e-45)": int(((found > 0) & (single == 0)).sum()),
-    }
-    if problems := [f"{what} in {counted(rows, 'row')}" for what, rows in wrong.items() if rows]:
+    if problems := _problems(found, values.null_count):
         raise WeightError(
-            f"Column {column!r} of {where} cannot hold the weights of rows (`sample_weight`), because it is {' and '.join(problems)} "
+            f"Column {column!r} of {where} cannot hold the weights of rows (`sample_weight`), because it is {problems} "
             f"(of {len(found):,}). Weights are finite numbers of at least 0: correct them where the data is ingested, or leave these "
             "rows out of the training set."
         )
@@ -90,6 +80,41 @@ def as_weights(values: pa.Array | pa.ChunkedArray, column: str, where: str) -> N
             "the weights where the data is ingested, or use another column."
         )
     return found
+
+
+def why_no_weights(values: pa.Array | pa.ChunkedArray) -> str | None:
+    """Return what values are that cannot be weights, as in :func:`as_weights`, such as ``null in 3 rows (of 10)``.
+
+    :return: ``None`` if they can be weights, or if there are none
+    """
+    if not is_number(values.type):
+        return f"of the type {values.type}"
+    found = numbers(values)
+    if problems := _problems(found, values.null_count):
+        return f"{problems} (of {len(found):,})"
+    return f"0 in all {counted(len(found), 'row')}" if len(found) and not found.any() else None
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Return whether values of a type can be weights: integers, floating-point numbers and decimals."""
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
+
+
+def _problems(found: NDArray[np.float64], nulls: int) -> str:
+    """Return which values are not weights, such as ``null in 3 rows``; empty if all are.
+
+    :param found: the values, in which nulls are NaN
+    :param nulls: number of nulls
+    """
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        single = found.astype(np.float32)
+    wrong = {
+        "null": nulls,
+        "negative": int((found < 0).sum()),
+        "NaN, infinite or beyond single precision (3.4e38)": int((~np.isfinite(single) & ~(found < 0)).sum()) - nulls,
+        "above 0 but 0 in single precision (below 1.4e-45)": int(((found > 0) & (single == 0)).sum()),
+    }
+    return " and ".join(f"{what} in {counted(rows, 'row')}" for what, rows in wrong.items() if rows)
 
 
 def numbers(values: pa.Array | pa.ChunkedArray) -> NDArray[np.float64]:

@@ -140,7 +140,7 @@ class Lookup:
 
 
 def _wanted(contract: ModelContract, columns: InputColumns, training: Manifest) -> dict[str, str]:
-    """Return Feast's reference of each feature and watched column that comes from Feast, by name of the column."""
+    """Return Feast's reference of each feature and logged column that comes from Feast, by name of the column."""
     used = {*(feature.name for feature in contract.features), *columns.carried}
     found = {}
     for ref in training.details.get("feature_refs") or ():

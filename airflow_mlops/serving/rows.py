@@ -32,8 +32,8 @@ _UTC = pa.timestamp("us", "UTC")
 class InputColumns:
     """The fields that a row of a request has: all features, and optionally the columns that are only logged.
 
-    The columns that are only logged are the keys, the event time and the watched columns of the training set. They have
-    the types that they have there.
+    The columns that are only logged are the keys, the event time and the watched columns of the training set, which have
+    the types that they have there, and the weight of the row, which is a floating-point number.
 
     :param contract: contract of the model
     :param training: columns of the training set; ``None`` if its manifest does not exist any more
@@ -43,13 +43,15 @@ class InputColumns:
     def __init__(self, contract: ModelContract, training: pa.Schema | None = None, keys: Sequence[str] = ()) -> None:
         self.features = contract.features
         known = {feature.name for feature in self.features}
-        wanted = [*keys, *([contract.timestamp] if contract.timestamp else []), *contract.watched]
+        others = [name for name in (contract.timestamp, contract.sample_weight) if name]
+        wanted = [*keys, *others, *contract.watched]
         self.carried: dict[str, pa.DataType] = {}
         for name in dict.fromkeys(wanted):
             # The log has columns of its own for the request.
             logged = name in known or name in REQUEST_COLUMNS
             if training is not None and name in training.names and not logged:
-                kind = training.field(name).type
+                # A weight may have a fraction, although all weights in the training set are whole.
+                kind = pa.float64() if name == contract.sample_weight else training.field(name).type
                 self.carried[name] = _UTC if is_time(kind) else kind
         self.keys = [name for name in keys if name in self.carried or name in known]
         self.timestamp = contract.timestamp if contract.timestamp in self.carried else None
@@ -91,8 +93,8 @@ class InputColumns:
             if not row.keys() <= self._known:
                 unknown = row.keys() - self._known
                 raise SchemaError(
-                    f"Row {number} has the field {min(unknown)!r}, which is neither a feature of the model nor a key or a "
-                    f"watched column of its training set. The fields are: {', '.join(sorted(self._known))}."
+                    f"Row {number} has the field {min(unknown)!r}, which is neither a feature of the model nor a key, a "
+                    f"watched column or the weight of the rows of its training set. The fields are: {', '.join(sorted(self._known))}."
                 )
         features = {}
         for feature in self.features:

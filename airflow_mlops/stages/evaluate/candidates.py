@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError
@@ -85,7 +86,7 @@ def with_weights(data: HeldOut, candidates: Sequence[Candidate], *, live: bool) 
     The champion and models that TrainOperator did not train are measured with the same weights.
 
     :param live: whether the rows are predictions in production. Such rows are returned without weights if they lack the
-        column of weights; held-out rows must have it
+        column of weights, if scoring hashed it, or if all its values are null; held-out rows must have it
     :raises SpecError: candidates were trained with different columns of weights, or with and without one
     :raises WeightError: the dataset lacks the column, or its values are not weights
     """
@@ -106,9 +107,18 @@ def with_weights(data: HeldOut, candidates: Sequence[Candidate], *, live: bool) 
             f"All models of an evaluation are measured with the same weights, but there are {listed}. Set the same "
             "`sample_weight` in all trainings, or evaluate these candidates in separate tasks."
         )
-    if column is None or (live and column not in data.dataset.manifest.column_names):
+    if column is None or (live and not _has_weights(data, column)):
         return data
     return replace(data, weight=sample_weights(data.dataset, data.part, column), weight_column=column)
+
+
+def _has_weights(data: HeldOut, column: str) -> bool:
+    """Return whether a column of predictions exists, is not hashed, and has values."""
+    manifest = data.dataset.manifest
+    if column not in manifest.column_names or column in manifest.details.get("hashed", ()):
+        return False
+    values = data.dataset.table(data.part, [column]).column(column)
+    return not pc.all(pc.is_null(values, nan_is_null=True)).as_py()
 
 
 def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: bool) -> Candidate:

@@ -36,7 +36,9 @@ class Found:
         """Return the number of predictions that match several rows of the dataset of labels."""
         return int((np.bincount(self.prediction, minlength=self.predictions) > 1).sum())
 
-    def choose(self, values: pa.Array, order: pa.Array | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def choose(
+        self, values: pa.Array, order: pa.Array | None, weight: pa.Array | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Choose one label for each prediction.
 
         With ``order``, only the labels with the greatest ``order`` of a prediction are considered. Without ``order``, a
@@ -45,8 +47,9 @@ class Found:
 
         :param values: the labels, one per row of the dataset of labels
         :param order: a number for each label, which is greater for a later correction; ``None`` if the order is unknown
+        :param weight: the weight in the row of each label; ``None`` if the rows have no weights
         :return: for each prediction, the row number of the chosen label, or -1 if the prediction has no label; and the
-            row numbers of the predictions for which different labels are left
+            row numbers of the predictions for which different labels or different weights are left
         """
         kept = self
         if order is not None:
@@ -54,12 +57,21 @@ class Found:
         codes = _codes(values)
         if order is None:
             kept = kept._with_the_greatest((codes[kept.label] >= 0).astype(np.int64))
-        row, greatest = (np.full(self.predictions, -1) for _ in range(2))
-        least = np.full(self.predictions, np.iinfo(np.int64).max)
+        row = np.full(self.predictions, -1)
         np.maximum.at(row, kept.prediction, kept.label)
-        np.maximum.at(greatest, kept.prediction, codes[kept.label])
-        np.minimum.at(least, kept.prediction, codes[kept.label])
-        return row, np.flatnonzero((row >= 0) & (least != greatest))
+        different = kept._different(codes)
+        if weight is not None and len(codes):
+            # The weight of a row without a label does not matter.
+            different |= kept._different(_codes(weight)) & (codes[row] >= 0)
+        return row, np.flatnonzero((row >= 0) & different)
+
+    def _different(self, codes: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return whether the pairs of each prediction have different codes, shape (predictions,)."""
+        greatest = np.full(self.predictions, -1)
+        least = np.full(self.predictions, np.iinfo(np.int64).max)
+        np.maximum.at(greatest, self.prediction, codes[self.label])
+        np.minimum.at(least, self.prediction, codes[self.label])
+        return least != greatest
 
     def _with_the_greatest(self, rank: NDArray[np.int64]) -> Found:
         """Return the pairs with the greatest ``rank`` among all pairs of the same prediction."""

@@ -15,7 +15,7 @@ from airflow_mlops.data.carried import restored
 from airflow_mlops.data.columns import LABEL, LABEL_AT
 from airflow_mlops.data.moments import UTC
 from airflow_mlops.stages.join_labels.choice import Found
-from airflow_mlops.stages.join_labels.sources import LABEL_ROW, ROW, VALUE, Labels, Predictions
+from airflow_mlops.stages.join_labels.sources import LABEL_ROW, ROW, VALUE, WEIGHT, Labels, Predictions
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -131,10 +131,15 @@ def _choose(pairs: pa.Table, labels: Labels, tally: Tally) -> pa.Table:
         order = labels.by_version or labels.by_time
         prefix = "version" if labels.by_version else "time"
         ranks = order.ranks([_array(pairs, f"{prefix}{n}") for n in range(len(order.types))]) if order else None
-        chosen, contradicted = found.choose(values, ranks)
+        weight = restored(_array(pairs, WEIGHT), labels.weight[1]) if labels.weight else None
+        chosen, contradicted = found.choose(values, ranks, weight)
         place = pa.array(chosen, mask=chosen < 0)
     label = values if place is None else values.take(place)
     columns = {LABEL: label}
+    if labels.weight is not None:
+        name, kind = labels.weight
+        weights = restored(_array(pairs, WEIGHT), kind)
+        columns[name] = weights if place is None else weights.take(place)
     if labels.by_time is not None and labels.by_time.is_time:
         times = _array(pairs, "time0").cast(pa.timestamp("us")).cast(UTC)
         times = times if place is None else times.take(place)

@@ -16,11 +16,12 @@ from airflow_mlops.data.carried import carried, carried_type, restored
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.moments import UTC, as_utc, instants, is_text, is_time, ranks_of
 from airflow_mlops.data.privacy import Pseudonymizer
+from airflow_mlops.data.sample_weights import is_number
 from airflow_mlops.data.types import as_doubles, as_stored, common_schema, conformed
 from airflow_mlops.stages.join_labels.keys import KeyColumn
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 
-ROW, LABEL_ROW, VALUE = "prediction_row", "label_row", "label_value"
+ROW, LABEL_ROW, VALUE, WEIGHT = "prediction_row", "label_row", "label_value", "label_weight"
 
 
 class Windows:
@@ -181,6 +182,7 @@ class Labels:
     :param kind: type of the label
     :param by_time: order by ``labels_timestamp``; ``None`` if it is not set
     :param by_version: order by ``labels_version``; ``None`` if it is not set
+    :param weight: name and type of the column ``sample_weight``; ``None`` if it is not set
     :param rows: number of rows that were read last
     :raises SchemaError: the type of a column cannot be a key or a label, or the values of a column have no order
     """
@@ -197,18 +199,30 @@ class Labels:
             *spec.on,
             *(expressions.columns(spec.label.expression) if spec.label.expression else [spec.label.name]),
         }
-        wanted.update(name for name in (spec.labels_timestamp, spec.labels_version) if name)
+        wanted.update(name for name in (spec.labels_timestamp, spec.labels_version, spec.sample_weight) if name)
         self.windows = Windows(datasets, sorted(wanted), spec.on, times)
         self.name, self.rows = self.windows.name, 0
         self.by_time = self._order("labels_timestamp", spec.labels_timestamp)
         self.by_version = self._order("labels_version", spec.labels_version)
         self.kind = self._kind()
+        self.weight = self._weight(spec.sample_weight)
         self.keys: list[KeyColumn] = []
 
     def _order(self, parameter: str, column: str | None) -> Order | None:
         if column is None:
             return None
         return Order(column, self.windows.kinds[column], f"The `{parameter}` {column!r} of dataset {self.name!r}")
+
+    def _weight(self, column: str | None) -> tuple[str, pa.DataType] | None:
+        if column is None:
+            return None
+        kind = self.windows.kinds[column]
+        if not is_number(kind):
+            raise SchemaError(
+                f"The `sample_weight` {column!r} of dataset {self.name!r} has the type {kind}, but weights of rows are numbers. "
+                "Convert it where the labels are ingested, or use another column."
+            )
+        return column, kind
 
     def key_kind(self, key: str) -> pa.DataType:
         """Return the type of a key column. A hashed key is text."""
@@ -249,7 +263,8 @@ class Labels:
     def carried_columns(self) -> dict[str, pa.DataType]:
         """Return the columns that the join returns, beside the row number."""
         orders = {f"{name}{n}": kind for name, order in self.orders for n, kind in enumerate(order.types)}
-        return {VALUE: carried_type(self.kind), **orders}
+        weight = {WEIGHT: carried_type(self.weight[1])} if self.weight else {}
+        return {VALUE: carried_type(self.kind), **weight, **orders}
 
     @property
     def schema(self) -> pa.Schema:
@@ -276,7 +291,8 @@ class Labels:
             orders = [column for _, order in self.orders for column in order.columns(batch, row)]
             numbers = pa.array(np.arange(row, row + batch.num_rows))
             value = carried(self._numbers(self._values(batch)))
-            yield _batch(self.schema, [numbers, *self._key_columns(batch).values(), value, *orders])
+            weight = [carried(batch[self.weight[0]])] if self.weight else []
+            yield _batch(self.schema, [numbers, *self._key_columns(batch).values(), value, *weight, *orders])
             self.rows += batch.num_rows
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetLike, DatasetRef
-from airflow_mlops.data.columns import LabelColumn
+from airflow_mlops.data.columns import LabelColumn, is_reserved
 
 
 def _as_label(value: Any) -> Any:
@@ -30,6 +30,8 @@ class JoinLabelsSpec(Spec):
     :param labels_version: name of a column of ``labels`` with numbers, timestamps, dates or ISO 8601 text, which grows with
         each correction of a label. If a prediction has several labels, the label with the greatest value in this column
         is joined
+    :param sample_weight: name of a column of ``labels`` with the weight of each row, which is copied to the predictions under this
+        name, in place of a column of theirs; by default no column. It is the weight in the row of the label that is joined
     :param name: name of the joined dataset
     :param hash_conn_id: id of the Airflow connection with the secret key for hashes as password; required if scoring
         hashed a column of ``on``
@@ -43,9 +45,18 @@ class JoinLabelsSpec(Spec):
     label: Annotated[LabelColumn, BeforeValidator(_as_label)]
     labels_timestamp: str | None = None
     labels_version: str | None = None
+    sample_weight: str | None = Field(default=None, min_length=1)
     name: Name
     hash_conn_id: str | None = None
     on_missing: Literal["fail", "skip"] = "fail"
+
+    @model_validator(mode="after")
+    def _own_column(self) -> JoinLabelsSpec:
+        name = self.sample_weight
+        if name is not None and (is_reserved(name) or name in self.on):
+            what = "is in `on`" if name in self.on else "is the name of another column of predictions"
+            raise ValueError(f"`sample_weight` {name!r} {what}. Rename the column where the labels are ingested")
+        return self
 
 
 class JoinLabelsResult(Result):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -60,7 +60,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         DatasetWriter(context.store, spec.name, log.folder(window)) as writer,
     ):
         found = look_up(connection, keys, rows_of_labels, tally)
-        for batch in _with_labels(predictions, found, _empty(rows_of_labels)):
+        for batch in _with_labels(predictions, found, _empty(rows_of_labels), spec.sample_weight):
             if not tally.contradicted:
                 writer.write(batch)
         note = _check(connection, keys, rows_of_labels, tally, spec, hashed)
@@ -72,7 +72,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
             source={"predictions": predictions[0].manifest.name, "labels": labels[0].manifest.name},
             parents=[dataset.ref for dataset in (*predictions, *labels)],
             details={
-                **predictions[-1].manifest.details,
+                **_without(predictions[-1].manifest.details, spec.sample_weight),
                 "label": spec.label.name,
                 "label_expression": spec.label.expression,
                 "labelled": labelled,
@@ -123,21 +123,29 @@ def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
         )
 
 
+def _without(details: Mapping[str, Any], replaced: str | None) -> dict[str, Any]:
+    """Return the details of the predictions, as if scoring had neither hashed nor dropped a column that the labels replace."""
+    kept = {key: [name for name in details[key] if name != replaced] for key in ("hashed", "dropped") if key in details}
+    return {**details, **kept}
+
+
 def _with_labels(
-    predictions: Sequence[Dataset], found: Iterator[pa.Table], empty: pa.Table
+    predictions: Sequence[Dataset], found: Iterator[pa.Table], empty: pa.Table, replaced: str | None
 ) -> Iterator[pa.RecordBatch]:
     """Append the labels to the predictions.
 
     :param found: the columns of the labels, for consecutive predictions
     :param empty: the same columns without rows
+    :param replaced: column of the predictions that the labels replace; ``None`` if they replace none
     """
     name = predictions[0].manifest.name
     what = f"The windows of dataset {name!r}"
-    schema = common_schema((dataset.schema for dataset in predictions), what, "Score the windows again.")
+    fields = ([field for field in dataset.schema if field.name != replaced] for dataset in predictions)
+    schema = common_schema(map(pa.schema, fields), what, "Score the windows again.")
     none = _append(pa.RecordBatch.from_pylist([], schema=schema), empty)
     rest, rows = empty, 0
     for dataset in predictions:
-        for batch in dataset.batches():
+        for batch in dataset.batches(columns=[name for name in dataset.schema.names if name != replaced]):
             while rest.num_rows < batch.num_rows:
                 rest = pa.concat_tables([rest, next(found)])
             yield _append(conformed(batch, schema, what), rest.slice(0, batch.num_rows).combine_chunks())
@@ -151,7 +159,8 @@ def _with_labels(
 
 def _empty(labels: Labels) -> pa.Table:
     has_times = labels.by_time is not None and labels.by_time.is_time
-    return pa.schema([(LABEL, labels.kind), *([(LABEL_AT, UTC)] if has_times else [])]).empty_table()
+    weight = [labels.weight] if labels.weight else []
+    return pa.schema([(LABEL, labels.kind), *weight, *([(LABEL_AT, UTC)] if has_times else [])]).empty_table()
 
 
 def _versions(predictions: Sequence[Dataset]) -> dict[str, dict[str, int]]:
@@ -224,7 +233,7 @@ def _check(
     """Check the result of the join, and return why predictions have no label, as a sentence; empty if nothing is known.
 
     :raises SchemaError: key columns have incomparable types or are written in different forms, or a prediction has several
-        labels and no column says which label is valid
+        labels or weights and no column says which of them is valid
     """
     name = labels.name
     for key in labels.keys:
@@ -262,7 +271,7 @@ def _distinct(predictions: Predictions, rows: NDArray[np.int64]) -> pa.Table:
 
 
 def _ambiguous(keys: pa.Table, name: str, spec: JoinLabelsSpec) -> SchemaError:
-    """Create the error for predictions that match several different labels.
+    """Create the error for predictions that match several different labels or weights.
 
     :param keys: the distinct keys of these predictions
     :param name: name of the dataset of labels
@@ -270,7 +279,7 @@ def _ambiguous(keys: pa.Table, name: str, spec: JoinLabelsSpec) -> SchemaError:
     order = spec.labels_version or spec.labels_timestamp
     same = f" with the same {order!r}" if order else ""
     return SchemaError(
-        f"Dataset {name!r} has more than one label{same} for {keys.num_rows:,} keys of the predictions, for example "
+        f"Dataset {name!r} has more than one label{' or weight' if spec.sample_weight else ''}{same} for {keys.num_rows:,} keys of the predictions, for example "
         f"{_example({key: keys[key][0].as_py() for key in keys.column_names})}. Set `labels_version` to a column that grows with each correction of a label, or add key columns to "
         "`on`."
     )

@@ -186,8 +186,8 @@ def score(
 def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
     """Return the names of the columns that are copied to the predictions.
 
-    These columns are the keys, the event time, the features, and the watched columns that exist in all datasets. If the
-    manifest of the dataset does not list keys, all columns are copied.
+    These columns are the keys, the event time, the features, and the watched columns and the column with the weights of the rows
+    that exist in all datasets. If the manifest of the dataset does not list keys, all columns are copied.
 
     :raises SchemaError: a feature is absent, or a column has the name of a column that scoring adds
     """
@@ -197,8 +197,8 @@ def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, versi
     carried = present
     if "keys" in details:
         everywhere = [set(dataset.manifest.column_names) for dataset in datasets]
-        watched = set(contract.watched).intersection(*everywhere)
-        wanted = {*details["keys"], details.get("timestamp"), *features, *watched}
+        others = {*contract.watched, contract.sample_weight}.intersection(*everywhere)
+        wanted = {*details["keys"], details.get("timestamp"), *features, *others}
         carried = [name for name in present if name in wanted]
     for dataset in datasets:
         name, columns = dataset.manifest.name, dataset.manifest.column_names

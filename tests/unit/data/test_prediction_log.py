@@ -25,12 +25,13 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data import prediction_log
 from airflow_mlops.data.datasets import DatasetWriter, find_datasets, in_slots, open_dataset
 from airflow_mlops.data.prediction_log import PredictionLog
-from airflow_mlops.data.privacy import Privacy, Pseudonymizer
+from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonymizer
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score import step as score
-from tests.support.deployed import flights, scoring_set
+from tests.support.candidates import linear
+from tests.support.deployed import FEATURES, WEIGHTS, flights, scoring_set
 from tests.support.predictions import DyingStore, Killed, model_in_memory, rows, score_rows
 
 MONTHS = ("2013-04", "2013-05", "2013-06")
@@ -124,6 +125,32 @@ def test_windows_with_different_columns_are_combined_unless_types_differ(store, 
     april(3, Privacy(["wind"], [], Pseudonymizer(b"0123456789abcdef")))
     with pytest.raises(SchemaError, match="delays_predictions' .*wind"):
         PredictionLog(store, "delays").arrow()
+
+
+def test_the_weights_of_the_rows_are_in_the_log_if_the_scored_rows_have_them(store):
+    plain = model_in_memory()
+    contract = plain.contract.model_copy(update={"sample_weight": "weight"})
+    weighted = type(plain)(linear("binary", FEATURES, WEIGHTS), contract)
+    data = rows(1, 2).append_column("weight", pa.array([2.0, 0.5])).append_column("other", pa.array([1, 2]))
+
+    def scored(number: int, found, data: pa.Table, privacy: Privacy = KEEP_ALL) -> pa.Table:
+        dataset = open_dataset(store, scoring_set(store, data, "2013-04", f"weighted_{number}"))
+        manifest = score.score(
+            [dataset], found, ModelVersionRef(model="delays", version=number, run_id="r"), name="delays_predictions",
+            part=None, window=dataset.manifest.window, context=StepContext(store), privacy=privacy,
+        )  # fmt: skip
+        return open_dataset(store, manifest.ref).table()
+
+    with_weights = scored(1, weighted, data)
+    assert with_weights["weight"].to_pylist() == [2.0, 0.5]
+    assert "other" not in with_weights.column_names
+    # Rows without the column, models without weights, and privacy options.
+    assert "weight" not in scored(2, weighted, data.drop_columns("weight")).column_names
+    assert "weight" not in scored(3, plain, data).column_names
+    assert "weight" not in scored(4, weighted, data, Privacy([], ["weight"])).column_names
+    # Windows with and without weights are one log, in which they are null.
+    log = PredictionLog(store, "delays").arrow().to_table(columns=["version", "weight"]).to_pylist()
+    assert {(row["version"], row["weight"]) for row in log} == {(1, 2.0), (1, 0.5), (2, None), (3, None), (4, None)}
 
 
 def test_windows_with_different_types_of_one_kind_are_one_table(store):

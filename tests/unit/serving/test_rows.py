@@ -95,6 +95,21 @@ def test_logged_rows_have_the_types_of_the_training_set(model):
         columns.rows([{"a": 1, "b": 1, "id": "seven"}])
 
 
+def test_the_weight_of_a_row_is_logged_if_the_request_has_it(model):
+    contract = model.contract.model_copy(update={"sample_weight": "weight"})
+    training = pa.schema([("weight", pa.int64()), ("a", pa.float64())])
+    columns = InputColumns(contract, training)
+    rows = [{"a": 1, "b": 2.5, "weight": 2}, {"a": 1, "b": 2.5, "weight": 0.5}, {"a": 1, "b": 1}]
+    logged = columns.logged([columns.rows(rows[:2]), columns.rows(rows[2:])])
+    # A weight is a number, although all weights of the training set were whole.
+    assert logged.column("weight") == pa.array([2.0, 0.5, None])
+    assert columns.has("weight")
+    with pytest.raises(SchemaError, match="'weight'"):
+        columns.rows([{"a": 1, "b": 1, "weight": "much"}])
+    with pytest.raises(SchemaError, match="field 'weight', which is neither a feature"):
+        InputColumns(model.contract, training).rows(rows)
+
+
 @pytest.mark.parametrize(
     "texts",
     [

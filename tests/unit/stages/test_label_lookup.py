@@ -16,6 +16,8 @@ from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data import relational
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.lookup import Tally, _complete, look_up
 from airflow_mlops.stages.join_labels.sources import sources
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
@@ -191,3 +193,65 @@ def test_an_error_of_a_table_is_raised_unchanged():
 
     with relational.connect("100MB") as connection, pytest.raises(SchemaError, match="Column 'n' contains 'x'"):
         list(relational.stream(connection, "SELECT sum(n) FROM t", {"t": (pa.schema([("n", pa.int64())]), rows())}))
+
+
+def weights(store: ArtifactStore, right: pa.Table, **orders) -> list[object]:
+    """Join labels with the weights in their rows, and return the label and the weight of each prediction."""
+    predictions = _written(store, "weighted_p", pa.table({"k": [1, 2, 3]}))
+    labels = _written(store, "weighted_l", right)
+    spec = JoinLabelsSpec(
+        predictions=predictions.ref, labels=labels.ref, on=["k"], label="y", name="o", sample_weight="w", **orders
+    )
+    keys, known = sources([predictions], [labels], spec, {})
+    tally = Tally()
+    with relational.connect("100MB") as connection:
+        found = pa.concat_tables(look_up(connection, keys, known, tally))
+    if any(len(rows) for rows in tally.contradicted):
+        return ["several"]
+    return [tuple(row.values()) for row in found.select(["label", "w"]).to_pylist()]
+
+
+@pytest.mark.parametrize("kind", [pa.float64(), pa.int64(), pa.decimal128(10, 2)])
+def test_the_weight_in_the_row_of_the_label_is_joined(tmp_path, kind):
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    once = pa.table({"k": [1, 2], "y": [True, None], "w": pa.array([4, 7], kind)})
+    assert weights(store, once) == [(True, 4), (None, 7), (None, None)]
+    # A correction has its own weight.
+    twice = pa.table({"k": [1, 2, 1], "y": [True, False, True], "w": pa.array([4, 7, 6], kind), "v": [2, 1, 1]})
+    assert weights(store, twice, labels_version="v") == [(True, 4), (False, 7), (None, None)]
+    # Without an order, nobody knows which weight is valid. That of a row without a label does not matter.
+    assert weights(store, twice.drop_columns("v")) == ["several"]
+    equal = pa.table({"k": [1, 2, 1], "y": [True, False, True], "w": pa.array([4, 7, 4], kind)})
+    assert weights(store, equal) == [(True, 4), (False, 7), (None, None)]
+    unlabelled = pa.table({"k": [1, 1, 2], "y": [None, None, True], "w": pa.array([4, 6, 7], kind)})
+    assert [row[0] for row in weights(store, unlabelled)] == [None, True, None]
+
+
+def test_weights_of_labels_are_numbers_under_a_name_of_their_own(tmp_path):
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    with pytest.raises(SchemaError, match="`sample_weight` 'w' of dataset 'weighted_l' has the type string"):
+        weights(store, pa.table({"k": [1], "y": [True], "w": ["4"]}))
+    for column, said in (("score", "'score' is the name of another column of predictions"), ("k", "'k' is in `on`")):
+        with pytest.raises(ValueError, match=said):
+            JoinLabelsSpec(
+                predictions={"name": "p"}, labels={"name": "l"}, on=["k"], label="y", name="o", sample_weight=column
+            )
+
+
+def test_the_weights_of_the_labels_replace_those_in_the_predictions(tmp_path):
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    details = {"model": "late", "model_version": 1, "hashed": ["w", "k2"], "dropped": ["z"], "hash_key_id": "0"}
+    for kind in (pa.nulls(2, pa.float64()), pa.array(["f0", "f1"])):
+        with DatasetWriter(store, "late_predictions") as writer:
+            writer.write(pa.table({"k": [1, 2], "w": kind, "k2": ["a", "b"]}))
+            predictions = writer.commit(details=details)[0].ref
+        labels = _written(store, "late_labels", pa.table({"k": [2], "y": [True], "w": [4.5]}))
+        spec = JoinLabelsSpec(
+            predictions=predictions, labels=labels.ref, on=["k"], label="y", name="o", sample_weight="w"
+        )
+        joined = open_dataset(store, join_labels.run(spec, StepContext(store)).dataset)
+        assert joined.table().to_pylist() == [
+            {"k": 1, "k2": "a", "label": None, "w": None}, {"k": 2, "k2": "b", "label": True, "w": 4.5},
+        ]  # fmt: skip
+        # Monitoring would take a hashed column for one without values.
+        assert (joined.manifest.details["hashed"], joined.manifest.details["dropped"]) == (["k2"], ["z"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +41,7 @@ from airflow_mlops.trainers import (
     TorchTrainer,
     XGBoostTrainer,
 )
+from tests.support.deployed import write
 from tests.support.training import FEATURES, flights, timed, training_set
 
 LOGISTIC = SklearnTrainer("sklearn.linear_model.LogisticRegression", {"max_iter": 1_000})
@@ -280,6 +282,22 @@ def test_all_models_of_an_evaluation_have_the_same_weights(tmp_path):
     assert with_weights(data, [foreign], live=False) is data
     # Rows of production may lack the column, and then none is weighted.
     assert with_weights(data, [candidate(1, contract, "absent")], live=True).weight is None
+    assert with_weights(data, two, live=True).weight_column == "weight"
+    # The online server logs the column also if no request has it, and scoring may hash it.
+    rows = dataset.table("test")
+    place = rows.schema.get_field_index("weight")
+    for values, details in (
+        (pa.nulls(rows.num_rows, pa.float64()), {}),
+        (["f0"] * rows.num_rows, {"hashed": ["weight"]}),
+    ):
+        written = write(store, "live", rows.set_column(place, "weight", pa.array(values)), details=details)
+        assert (
+            with_weights(replace(data, dataset=open_dataset(store, written), part=None), two, live=True).weight is None
+        )
+    some = rows.set_column(place, "weight", pa.array([None, *rows["weight"].to_pylist()[1:]]))
+    lacking = replace(data, dataset=open_dataset(store, write(store, "live", some)), part=None)
+    with pytest.raises(WeightError, match="null in 1 row"):
+        with_weights(lacking, two, live=True)
 
 
 def test_training_sets_with_other_weights_of_the_same_rows_are_not_compared(tmp_path):

@@ -192,7 +192,8 @@ class ModelContract(Model):
     :param watched: columns of the training set that monitoring compares like features, although the model does not use
         them. Scoring copies a watched column to the predictions if the scored dataset has this column
     :param sample_weight: column of the training set with the weights of the rows in training and in ``metrics``; ``None`` if all rows
-        have the same weight, and in contracts written before this field existed
+        have the same weight, and in contracts written before this field existed. Scoring copies the column to the predictions if the
+        scored dataset has it
     """
 
     task: Task

@@ -165,7 +165,16 @@ def _without_lost_columns(known: ModelProfile, datasets: Sequence[Dataset]) -> t
     if segments is not None:
         cuts = {name: cut for name, cut in segments.cuts.items() if name not in lost}
         segments = type(segments)(**{**dict(segments), "cuts": cuts})
-    parts = {"features": _without(lost, known.features), "watched": _without(lost, known.watched), "segments": segments}
+    weighted = known.weighted
+    if weighted is not None and segments is not None:
+        own = weighted.segments.model_copy(update={"cuts": segments.cuts})
+        weighted = weighted.model_copy(update={"segments": own})
+    parts = {
+        "features": _without(lost, known.features),
+        "watched": _without(lost, known.watched),
+        "segments": segments,
+        "weighted": weighted,
+    }
     listed = ", ".join(f"{name} ({fate})" for name, fate in lost.items())
     note = f"Columns that are not compared with training because the predictions do not keep their values: {listed}."
     return ModelProfile(**{**dict(known), **parts}), [note]

@@ -38,8 +38,8 @@ class TrainOperator(StepOperator):
         weight 1. The weights are passed to the fit and to early stopping, multiplied by those of the rows
         (:class:`~airflow_mlops.operators.Decay`) and of ``sample_weight``. Class weights do not change metrics, gates and monitoring
     :param sample_weight: column of the training set with the weight of each row, a finite number of at least 0. The weights are passed
-        to the fit and to early stopping, and metrics, gates and confidence bounds on the split part `test` are weighted by them. The
-        column is neither a feature nor label, key or event time: name it in ``watched`` of BuildTrainingSetOperator. By default, all
+        to the fit and to early stopping, and metrics, gates and confidence bounds on the split part `test` are weighted by them, as is
+        realised performance in monitoring if the predictions or the labels have the column. The column is neither a feature nor label, key or event time: name it in ``watched`` of BuildTrainingSetOperator. By default, all
         rows have the same weight
     :param experiment: name of the MLflow experiment; by default ``model``
     :param mlflow_conn_id: id of the Airflow connection to MLflow

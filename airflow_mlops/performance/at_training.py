@@ -7,12 +7,14 @@ from statistics import NormalDist
 
 from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.intervals import Interval
-from airflow_mlops.profiles.profile import ModelProfile
+from airflow_mlops.profiles.profile import ModelProfile, WeightedPerformance
 from airflow_mlops.profiles.segments import SegmentLosses
 from airflow_mlops.profiles.training import CONFIDENCE
 
 
-def interval(metric: str, value: float, known: ModelProfile, confidence: float) -> Interval | None:
+def interval(
+    metric: str, value: float, known: ModelProfile | WeightedPerformance, confidence: float
+) -> Interval | None:
     """Return the interval of a metric on the held-out split part at training.
 
     Profiles that early versions of this package stored have no intervals. For these profiles, the interval is computed
@@ -20,12 +22,12 @@ def interval(metric: str, value: float, known: ModelProfile, confidence: float) 
 
     :param metric: a metric of the model
     :param value: the value of the metric in the model contract
-    :param known: profile of the model
+    :param known: profile of the model, or the performance with weights in it
     :param confidence: confidence of the interval, such as 0.95
     :return: ``None`` if the profile has neither the interval nor the losses
     """
     found = known.intervals.get(metric)
-    if found is None and known.segments is not None:
+    if found is None and isinstance(known, ModelProfile) and known.segments is not None:
         found = _from_losses(metric, known.segments)
     if found is None:
         return None

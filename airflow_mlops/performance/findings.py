@@ -64,8 +64,9 @@ class Segment(Model):
     :param name: condition that defines the rows of the segment, as in ``carrier = EV``
     :param feature: the feature in this condition
     :param rows: number of labelled rows of the segment in the window
-    :param share: ``rows`` as a share of all labelled rows in the window
-    :param share_reference: share of the held-out rows at training that are in the segment
+    :param share: ``rows`` as a share of all labelled rows in the window. If performance is weighted, the share of the weight of
+        the rows
+    :param share_reference: the same share of the held-out rows at training
     :param loss: mean loss of the segment in the window
     :param reference: mean loss of the segment on the held-out split part at training
     :param contribution: ``share`` times the rise of the segment's mean loss. This is the amount that the segment adds
@@ -191,8 +192,9 @@ class Performance(Model):
         champion if it was measured. The interval of the difference from ``reference`` is corrected for this number
     :param recent: the best level of recent champions; ``None`` unless the policy has ``best_recent`` and there are enough
         windows
-    :param labels: number of labels; for an estimate, number of scores
+    :param labels: number of labels; for an estimate, number of scores. Rows with the weight 0 do not count
     :param greater_is_better: the direction of a custom metric; ``None`` for a built-in metric
+    :param weight: column with the weights of the rows, in the window and at training; ``None`` if each row counts once
     """
 
     metric: str
@@ -206,6 +208,7 @@ class Performance(Model):
     recent: RecentLevel | None = None
     labels: int
     greater_is_better: bool | None = None
+    weight: str | None = None
 
     @property
     def higher_is_better(self) -> bool:

@@ -30,14 +30,16 @@ def best_recent(
     """Compare performance in a window with the best level of the versions that made predictions in earlier windows.
 
     :param current: performance in the current window
-    :param windows: performance in the earlier windows of each version. Values of another metric are left out
+    :param windows: performance in the earlier windows of each version. Values of another metric, or with other weights of rows,
+        are left out
     :param confidence: confidence of all intervals, such as 0.95
     :return: ``None`` if no version has :data:`MIN_WINDOWS` windows
     """
     known = {
         version: same
         for version, found in windows.items()
-        if len(same := [item for item in found if item.metric == current.metric]) >= MIN_WINDOWS
+        if len(same := [item for item in found if (item.metric, item.weight) == (current.metric, current.weight)])
+        >= MIN_WINDOWS
     }
     if not known:
         return None

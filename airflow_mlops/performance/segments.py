@@ -2,7 +2,8 @@
 
 The test is a one-sided Welch test with two precautions for small samples. First, the test uses the larger of Welch's
 and Student's standard errors, because a sample of equal losses has no variance. Second, the test uses the degrees of
-freedom of the smaller sample. The p-values of all segments are adjusted together (Benjamini-Hochberg).
+freedom of the smaller sample. The p-values of all segments are adjusted together (Benjamini-Hochberg). If rows have
+weights, the mean losses and the shares are weighted, and the test counts effective rows (Kish).
 """
 
 from __future__ import annotations
@@ -23,17 +24,22 @@ MAX_SEGMENTS = 10
 
 
 class _Sample(NamedTuple):
-    """The losses of the rows of a segment. ``design`` is the design effect of clustered rows."""
+    """The losses of the rows of a segment.
+
+    ``independent`` is the effective number of rows with weights (Kish), and ``design`` the design effect of clustered rows.
+    """
 
     rows: int
     mean: float
     variance: float
+    independent: float
+    mass: float
     design: float = 1.0
 
     @property
     def effective(self) -> float:
-        """Return the number of independent rows with the same variance of the mean."""
-        return self.rows / self.design
+        """Return the number of independent rows of equal weight with the same variance of the mean."""
+        return self.independent / self.design
 
     @property
     def error(self) -> float:
@@ -83,14 +89,14 @@ def compare(
     for (name, rows, old, new), p_value in zip(tested, significance.adjusted(p_values), strict=True):
         if p_value > thresholds.false_alarm_rate:
             continue
-        share = new.rows / sum(current[name].rows)
+        share = new.mass / sum(current[name].mass)
         fallen.append(
             Segment(
                 name=f"{name} {rows}",
                 feature=name,
                 rows=new.rows,
                 share=share,
-                share_reference=old.rows / sum(then[name].rows),
+                share_reference=old.mass / sum(then[name].mass),
                 loss=new.interval(z),
                 reference=old.interval(z),
                 contribution=share * (new.mean - old.mean),
@@ -123,11 +129,22 @@ def _pairs(
     totals = sum(then.rows), sum(now.rows)
     for index, rows in enumerate(cut.names):
         design = 1.0 if designs is None else designs[index]
-        old, new = (_Sample(part.rows[index], part.mean[index], part.variance[index], design) for part in (then, now))
+        old, new = (_sample(part, index, design) for part in (then, now))
         if min(old.effective, new.effective) < 2:
             continue
         if min(old.rows, new.rows) >= max(2, min_rows) and (old.rows, new.rows) != totals:
             yield rows, old, new
+
+
+def _sample(losses: Losses, index: int, design: float) -> _Sample:
+    return _Sample(
+        losses.rows[index],
+        losses.mean[index],
+        losses.variance[index],
+        losses.independent[index],
+        losses.mass[index],
+        design,
+    )
 
 
 def _tolerated(old: _Sample, new: _Sample, metric: str, thresholds: PerformanceThresholds) -> bool:
@@ -150,10 +167,10 @@ def _shift(name: str, then: Losses, now: Losses) -> Shift:
 
     The method is that of E. Kitagawa, "Components of a Difference Between Two Rates", 1955.
     """
-    now_rows, then_rows, before = sum(now.rows), sum(then.rows), _mean(then)
+    now_mass, then_mass, before = sum(now.mass), sum(then.mass), _mean(then)
     mix = rate = 0.0
     for index in range(len(now.rows)):
-        share, share_then = now.rows[index] / now_rows, then.rows[index] / then_rows
+        share, share_then = now.mass[index] / now_mass, then.mass[index] / then_mass
         # For a segment without rows at training, the mean loss of all rows is used.
         mean_then = then.mean[index] if then.rows[index] else before
         mix += (share - share_then) * mean_then
@@ -162,4 +179,4 @@ def _shift(name: str, then: Losses, now: Losses) -> Shift:
 
 
 def _mean(losses: Losses) -> float:
-    return sum(rows * mean for rows, mean in zip(losses.rows, losses.mean, strict=True)) / sum(losses.rows)
+    return sum(mass * mean for mass, mean in zip(losses.mass, losses.mean, strict=True)) / sum(losses.mass)

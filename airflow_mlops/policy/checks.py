@@ -114,7 +114,7 @@ def _grows(history: Sequence[Findings]) -> bool:
     judged = [judged_performance(item) for item in recent]
     values = judged if all(item is not None for item in judged) else [item.estimated for item in recent]
     measured = [item for item in values if item is not None]
-    if len(measured) < len(recent) or len({item.metric for item in measured}) > 1:
+    if len(measured) < len(recent) or len({(item.metric, item.weight) for item in measured}) > 1:
         return False
     impacts = [impact(item) for item in recent]
     sign = 1 if measured[-1].higher_is_better else -1

@@ -44,6 +44,17 @@ class Profile(Model):
     columns: dict[str, ColumnProfile]
 
 
+class WeightedPerformance(Model):
+    """The performance of a model on the held-out rows, with their weights.
+
+    :param segments: losses of the rows by segment
+    :param intervals: 95% confidence intervals of the metrics, by metric
+    """
+
+    segments: SegmentLosses
+    intervals: dict[str, Interval]
+
+
 class ModelProfile(Model):
     """The profile of a model, with which monitoring compares windows.
 
@@ -68,6 +79,8 @@ class ModelProfile(Model):
         them. A metric that cannot be measured on logged predictions has no interval
     :param constant: for each numeric feature, the share of the calendar spans of the split part `train` (``hour``,
         ``day``, ``week``, ``month``, ``year``) in which the feature has a single value; empty if unknown
+    :param weighted: ``segments`` and ``intervals`` with the weights of the held-out rows (``sample_weight``), with which windows
+        are compared whose rows have weights; ``None`` if the rows have none
     """
 
     features: Profile
@@ -80,6 +93,7 @@ class ModelProfile(Model):
     importance: dict[str, float] = Field(default_factory=dict)
     intervals: dict[str, Interval] = Field(default_factory=dict)
     constant: dict[str, dict[str, float]] = Field(default_factory=dict)
+    weighted: WeightedPerformance | None = None
 
 
 def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = None) -> Profile:

@@ -9,7 +9,7 @@ segments, one batch at a time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
 
@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.metrics import weighted
 from airflow_mlops.metrics.catalog import realised
 from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses
@@ -91,12 +93,27 @@ class Losses(Model):
 
     :param rows: number of rows, shape (k,)
     :param mean: mean loss, shape (k,); 0 without rows
-    :param variance: sample variance of the loss, shape (k,); 0 with fewer than two rows
+    :param variance: sample variance of the loss, shape (k,); 0 with fewer than two rows. With weights of rows, the variance of
+        which the mean has the share ``1 / effective``
+    :param weight: sum of the weights of the rows, shape (k,); empty if each row counts once
+    :param effective: effective number of rows (Kish), shape (k,); empty if each row counts once
     """
 
     rows: list[int]
     mean: list[float]
     variance: list[float]
+    weight: list[float] = Field(default_factory=list)
+    effective: list[float] = Field(default_factory=list)
+
+    @property
+    def mass(self) -> list[float]:
+        """Return the number of rows, or the sum of their weights, shape (k,)."""
+        return self.weight or [float(rows) for rows in self.rows]
+
+    @property
+    def independent(self) -> list[float]:
+        """Return the number of rows with equal weights that are as precise, shape (k,)."""
+        return self.effective or [float(rows) for rows in self.rows]
 
 
 class SegmentLosses(Model):
@@ -146,7 +163,7 @@ def held_out(
     :param cuts: the segments by feature name
     :param contract: model contract with the ML task and the metrics
     :param features: features of the held-out rows
-    :param known: labelled predictions of these rows, in the same order
+    :param known: labelled predictions of these rows, in the same order. If they have weights, the losses are weighted
     """
     costs: dict[str, Floats] = {}
     for metric in realised(contract.task, contract.metrics):
@@ -158,11 +175,14 @@ def held_out(
                 "label %r, %s. Monitoring will not compare segments by this metric. Hold out more rows to have them.",
                 metric, f"{known.rows:,}", contract.dataset_name, contract.label, error,
             )  # fmt: skip
-    return SegmentLosses(cuts=dict(cuts), losses=tally(cuts, features, costs))
+    return SegmentLosses(cuts=dict(cuts), losses=tally(cuts, features, costs, known.weight))
 
 
 def tally(
-    cuts: Mapping[str, Cut], batches: Iterable[pa.RecordBatch], costs: Mapping[str, Floats]
+    cuts: Mapping[str, Cut],
+    batches: Iterable[pa.RecordBatch],
+    costs: Mapping[str, Floats],
+    weight: Floats | None = None,
 ) -> dict[str, dict[str, Losses]]:
     """Average losses by metric, feature and segment. Memory does not grow with the number of rows.
 
@@ -171,6 +191,7 @@ def tally(
         differs from the kind at training
     :param costs: losses of these rows by metric, each of shape (n,). A metric is left out for a feature if the mean or
         the variance of a segment is not finite
+    :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
     """
     counters = {metric: {name: _Counter(len(item.names)) for name, item in cuts.items()} for metric in costs}
     unusable: set[str] = set()
@@ -185,15 +206,27 @@ def tally(
                 unusable.add(name)
                 continue
             for metric, cost in costs.items():
-                counters[metric][name].add(codes, cost[rows])
+                counters[metric][name].add(codes, cost[rows], None if weight is None else weight[rows])
     return {
         metric: {name: counter.result() for name, counter in named.items() if name not in unusable and counter.finite}
         for metric, named in counters.items()
     }
 
 
+def measured(batches: Iterable[pa.RecordBatch], mask: npt.NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
+    """Yield the rows for which ``mask`` is true, shape (n,); all rows if it is ``None``."""
+    start = 0
+    for batch in batches:
+        yield batch if mask is None else batch.filter(pa.array(mask[start : start + batch.num_rows]))
+        start += batch.num_rows
+
+
 def design_effects(
-    cuts: Mapping[str, Cut], batches: Iterable[pa.RecordBatch], cost: Floats, clusters: Integers
+    cuts: Mapping[str, Cut],
+    batches: Iterable[pa.RecordBatch],
+    cost: Floats,
+    clusters: Integers,
+    weight: Floats | None = None,
 ) -> dict[str, list[float]]:
     """Measure how much clustered rows increase the variance of the mean loss of each segment.
 
@@ -201,6 +234,7 @@ def design_effects(
     :param batches: features of n rows
     :param cost: losses of these rows, shape (n,)
     :param clusters: the number of the cluster of each row, shape (n,)
+    :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
     :return: the design effect of each segment (:func:`airflow_mlops.metrics.clusters.design`), by feature; infinite if all
         its rows are one cluster. A feature whose kind differs from training is left out
     """
@@ -217,40 +251,77 @@ def design_effects(
     for name, parts in found.items():
         codes = np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
         segments = (np.flatnonzero(codes == number) for number in range(len(cuts[name].names)))
-        designs[name] = [design(cost[rows], clusters[rows]).effect if len(rows) else 1.0 for rows in segments]
+        designs[name] = [_effect(cost, clusters, weight, rows) if len(rows) else 1.0 for rows in segments]
     return designs
 
 
-class _Counter:
-    """Computes the count, the mean and the sum of squared deviations of losses in k segments, batch by batch.
+def _effect(cost: Floats, clusters: Integers, weight: Floats | None, rows: Integers) -> float:
+    own = None if weight is None else weighted.scaled(weight[rows])
+    return design(weighted.contributions(cost[rows], own), clusters[rows], own).effect
+
+
+class _Moments:
+    """Computes the mass, the mean and the sum of squared deviations of losses in k segments, batch by batch.
 
     After T. Chan, G. Golub and R. LeVeque, "Algorithms for Computing the Sample Variance", The American Statistician 37
     (1983).
     """
 
     def __init__(self, segments: int) -> None:
-        self.rows = np.zeros(segments)
+        self.mass = np.zeros(segments)
         self.mean, self.squares = np.zeros(segments), np.zeros(segments)
 
-    def add(self, codes: Integers, cost: Floats) -> None:
-        segments = len(self.rows)
-        rows = np.bincount(codes, minlength=segments).astype(float)
-        total = np.maximum(self.rows + rows, 1)
+    def add(self, codes: Integers, cost: Floats, weight: Floats | None) -> None:
+        segments = len(self.mass)
+        mass = np.bincount(codes, weight, segments).astype(float)
+        each, total = _above_0(mass), _above_0(self.mass + mass)
         with np.errstate(over="ignore", invalid="ignore"):
-            mean = np.bincount(codes, cost, segments) / np.maximum(rows, 1)
-            squares = np.bincount(codes, np.square(cost - mean[codes]), segments)
+            mean = np.bincount(codes, cost if weight is None else weight * cost, segments) / each
+            squares = np.square(cost - mean[codes])
             apart = mean - self.mean
-            self.squares += squares + np.square(apart) * self.rows * rows / total
-            self.mean += apart * rows / total
-        self.rows += rows
+            self.squares += np.bincount(codes, squares if weight is None else weight * squares, segments)
+            self.squares += np.square(apart) * self.mass * mass / total
+            self.mean += apart * mass / total
+        self.mass += mass
+
+
+def _above_0(values: Floats) -> Floats:
+    """Replace 0, by which nothing is to be divided, by 1."""
+    return np.where(values > 0, values, 1.0)
+
+
+class _Counter:
+    """Computes the losses of k segments, batch by batch."""
+
+    def __init__(self, segments: int) -> None:
+        self._rows = np.zeros(segments)
+        # The variance of a weighted mean is a mean with the squares of the weights.
+        self._plain, self._squared = _Moments(segments), _Moments(segments)
+        self._weighted = False
+
+    def add(self, codes: Integers, cost: Floats, weight: Floats | None = None) -> None:
+        self._rows += np.bincount(codes, minlength=len(self._rows))
+        self._plain.add(codes, cost, weight)
+        if weight is not None:
+            self._weighted = True
+            self._squared.add(codes, cost, np.square(weight))
 
     @property
     def finite(self) -> bool:
-        return bool(np.isfinite(self.mean).all() and np.isfinite(self.squares).all())
+        moments = (self._plain, self._squared)
+        return all(bool(np.isfinite(item.mean).all() and np.isfinite(item.squares).all()) for item in moments)
 
     def result(self) -> Losses:
+        rows, plain, squared = self._rows, self._plain, self._squared
+        counts, mean = rows.astype(int).tolist(), plain.mean.tolist()
+        if not self._weighted:
+            return Losses(rows=counts, mean=mean, variance=(plain.squares / np.maximum(rows - 1, 1)).tolist())
+        around = squared.squares + squared.mass * np.square(squared.mean - plain.mean)
+        variance = around / _above_0(squared.mass) * rows / np.maximum(rows - 1, 1)
         return Losses(
-            rows=self.rows.astype(int).tolist(),
-            mean=self.mean.tolist(),
-            variance=(self.squares / np.maximum(self.rows - 1, 1)).tolist(),
+            rows=counts,
+            mean=mean,
+            variance=np.where(rows > 1, variance, 0.0).tolist(),
+            weight=plain.mass.tolist(),
+            effective=(np.square(plain.mass) / _above_0(squared.mass)).tolist(),
         )

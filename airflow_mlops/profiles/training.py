@@ -13,14 +13,15 @@ import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.columns import LABEL
+from airflow_mlops.metrics import weighted
 from airflow_mlops.metrics.catalog import is_custom, realised
-from airflow_mlops.metrics.intervals import Interval, mean, proportion
+from airflow_mlops.metrics.intervals import Interval, proportion
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, measure, outcomes
 from airflow_mlops.profiles import multivariate, segments
 from airflow_mlops.profiles.calibration import calibrate
 from airflow_mlops.profiles.labels import labels
-from airflow_mlops.profiles.profile import ModelProfile, profile
+from airflow_mlops.profiles.profile import ModelProfile, WeightedPerformance, profile
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -45,6 +46,7 @@ def model_profile(
     truth: npt.NDArray[Any],
     predictions: Predictions,
     importance: Mapping[str, float],
+    weight: npt.NDArray[np.float64] | None = None,
 ) -> ModelProfile:
     """Profile the features of the split part `train`, and the predictions and losses of the held-out split part `test`.
 
@@ -57,6 +59,8 @@ def model_profile(
     :param truth: labels of the held-out rows, shape (n,)
     :param predictions: predictions for the same rows
     :param importance: each feature's share of the total permutation importance, from 0 to 1; empty if unknown
+    :param weight: the weights of the held-out rows in metrics, shape (n,); ``None`` if each row counts once. The profile has the
+        performance of both, because the rows of a window may have no weights
     """
     scores = pa.RecordBatch.from_pydict({"score": pa.array(predictions.score)})
     labelled = pa.RecordBatch.from_pydict(
@@ -64,16 +68,36 @@ def model_profile(
     )
     features = profile(training(), [feature.name for feature in contract.features])
     known = outcomes([labelled], contract)
+    cuts = segments.cut(features.columns)
     return ModelProfile(
         features=features,
         scores=profile([scores]),
         calibration=calibrate(contract.task, known, _features(contract, (held_out or training)())),
         labels=profile(labels([labelled], contract), [LABEL]),
         multivariate=multivariate.learn(training(), features.columns, held_out()) if held_out is not None else None,
-        segments=segments.held_out(segments.cut(features.columns), contract, (held_out or training)(), known),
+        segments=segments.held_out(cuts, contract, (held_out or training)(), known),
         importance=dict(importance),
         intervals=_intervals(contract, known),
+        weighted=None if weight is None else _weighted(contract, cuts, (held_out or training)(), known, weight),
     )
+
+
+def _weighted(
+    contract: ModelContract,
+    cuts: Mapping[str, segments.Cut],
+    batches: Iterable[pa.RecordBatch],
+    known: Outcomes,
+    weight: npt.NDArray[np.float64],
+) -> WeightedPerformance:
+    """Measure performance on the held-out rows with their weights.
+
+    :param batches: features of the held-out rows
+    :param known: labelled predictions of these rows
+    :param weight: weights of these rows, shape (n,)
+    """
+    own = known.weighted(weight)
+    found = segments.held_out(cuts, contract, segments.measured(batches, weight > 0), own)
+    return WeightedPerformance(segments=found, intervals=_intervals(contract, own))
 
 
 def _features(contract: ModelContract, batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
@@ -93,8 +117,10 @@ def _intervals(contract: ModelContract, known: Outcomes) -> dict[str, Interval]:
                 found[metric] = measure(metric, known, CONFIDENCE, contract.task)
     if contract.task != "multiclass" and known.rows:
         with np.errstate(over="ignore", invalid="ignore"):
-            found[BIAS] = mean(known.score - known.truth, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2))
-    if contract.task == "binary" and known.rows:
+            z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
+            found[BIAS] = weighted.interval(known.score - known.truth, known.weight, z)
+    # In production, the rate of positives counts each prediction once.
+    if contract.task == "binary" and known.rows and known.weight is None:
         share = float(np.mean(known.score >= contract.threshold))
         found[POSITIVES] = proportion(share, known.rows, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2))
     return {metric: item for metric, item in found.items() if math.isfinite(item.low) and math.isfinite(item.high)}

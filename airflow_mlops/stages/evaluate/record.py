@@ -75,6 +75,7 @@ def keep_contract(
         data.truth,
         measurement.predictions,
         importance.shares(importances),
+        data.weight,
     )
     profile, contract = with_watched_columns(profile, contract, dataset, part)
     profile = with_constant_spans(profile, contract, dataset, part)

@@ -14,7 +14,7 @@ from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.metrics.catalog import ESTIMATED, REALISED, is_custom, is_expected_cost
 from airflow_mlops.metrics.catalog import realised as realised_metrics
-from airflow_mlops.metrics.clusters import Design, design
+from airflow_mlops.metrics.clusters import Design
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.performance import at_training, estimation
 from airflow_mlops.performance.bias import bias
@@ -25,9 +25,12 @@ from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import metric_name, number, only
 from airflow_mlops.profiles.calibration import Calibration, Floats, LossModel
+from airflow_mlops.profiles.profile import ModelProfile, WeightedPerformance
 from airflow_mlops.profiles.training import BIAS
 from airflow_mlops.stages.monitor import clusters
+from airflow_mlops.stages.monitor import weights as row_weights
 from airflow_mlops.stages.monitor.check import Check
+from airflow_mlops.stages.monitor.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Realised:
         are complete
     :param notes: further remarks, one sentence each
     :param design: how much clusters widen the interval of the metric; ``None`` for independent rows
+    :param weights: the weights of the measured rows
     """
 
     labelled: int = 0
@@ -53,6 +57,7 @@ class Realised:
     immature: str | None = None
     notes: list[str] = field(default_factory=list)
     design: Design | None = None
+    weights: Weights = field(default_factory=Weights)
 
     @property
     def judged(self) -> Performance | None:
@@ -100,18 +105,23 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         notes.append(
             f"Labels that are not a class of the model, such as {outcomes.example!r}, count as errors of the model ({rows})."
         )
-    notes += unweighted(contract)
+    weights = row_weights.read(check, reference)
+    notes += weights.notes
+    if weights.refused is not None:
+        immature = young or _too_few(labelled, coverage, policy)
+        return Realised(labelled, coverage, unmeasured=weights.refused, immature=immature, notes=notes, weights=weights)
+    if weights.values is not None:
+        outcomes = outcomes.weighted(weights.values)
     reason = young or _too_few(outcomes.rows, coverage, policy)
-    performance, known, trained = None, None, reference.profile.intervals.get(BIAS)
+    performance, known, trained = None, None, _at_training(reference, weights.column).intervals.get(BIAS)
     try:
         estimate = metrics.measure(metric, outcomes, policy.confidence, contract.task)
     except metrics.UnmeasurableError as error:
         reason = reason or str(error)
     else:
         # Held-out rows are assumed to be clustered alike, so their interval is too narrow by the same factor.
-        if outcomes.groups is not None:
-            known = design(metrics.losses(metric, outcomes), outcomes.groups)
-        performance = _performance(policy, metric, estimate, reference, outcomes.rows, known)
+        known = None if is_custom(metric) else metrics.clustered(metric, outcomes)
+        performance = _performance(policy, metric, estimate, reference, outcomes.rows, known, weights.column)
         bounded = policy.min is not None or policy.max is not None
         if performance.reference is None and not bounded:
             reason = reason or f"{metric} was not measured at training"
@@ -129,6 +139,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         immature=young or _too_few(labelled, coverage, policy),
         notes=notes,
         design=known,
+        weights=weights,
     )
 
 
@@ -167,6 +178,9 @@ def estimated(
     contract, calibration = reference.contract, reference.profile.calibration
     policy, metric = check.policy, _metric(check.policy, contract)
     labelled = judged is not None
+    if judged is not None and judged.weight is not None:
+        why = f"realised performance is weighted by column {judged.weight!r}, and an estimate counts each row once"
+        return Estimated(None, [f"Performance was not estimated from the scores, because {why}."])
     columns = ["score", LABEL] if labelled else ["score"]
     batches = check.batches(columns)
     try:
@@ -191,7 +205,7 @@ def estimated(
         return Estimated(None, [f"Performance was not estimated from the scores, because {error}."])
     performance = _performance(policy, metric, estimate, reference, scores.total, known)
     if judged is None:
-        return Estimated(performance, [note for note in unweighted(contract) if note not in realised.notes])
+        return Estimated(performance, _estimated_unweighted(contract))
     interval = f"{number(estimate.value)} ({number(estimate.low)} to {number(estimate.high)})"
     outside = outside_estimate(judged, performance)
     where = (
@@ -246,32 +260,47 @@ def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
     return None
 
 
-def unweighted(contract: ModelContract) -> list[str]:
-    """Return a sentence that says that weights of rows are not used; empty for a model without them."""
+def _estimated_unweighted(contract: ModelContract) -> list[str]:
+    """Return a sentence that says that an estimate does not use weights of rows; empty for a model without them."""
     if contract.sample_weight is None:
         return []
     sentence = (
-        f"Performance counts each row once, in production and at training: the weights in column {contract.sample_weight!r} "
-        "(sample_weight), by which training and gates measured the version, are not used."
+        "Estimated performance counts each row once, in production and at training, without the weights in column "
+        f"{contract.sample_weight!r} (sample_weight)."
     )
     return [sentence]
 
 
-def _at_training(metric: str, reference: TrainingReference) -> float | None:
-    """Return the metric on the held-out rows at training, each of which counts once as in production."""
+def _at_training(reference: TrainingReference, weight: str | None) -> ModelProfile | WeightedPerformance:
+    """Return the performance on the held-out rows at training, with the weights of the rows or without them.
+
+    :param weight: column with the weights; ``None`` if each row counts once
+    """
+    known = reference.profile
+    return known if weight is None or known.weighted is None else known.weighted
+
+
+def _value_at_training(metric: str, reference: TrainingReference, weight: str | None) -> float | None:
     contract = reference.contract
-    if contract.sample_weight is None:
+    if contract.sample_weight == weight:
         return contract.metrics.get(metric)
+    # The contract has the weighted metrics.
     known = reference.profile.intervals.get(metric)
     return known.value if known is not None else None
 
 
 def _performance(
-    policy: Policy, metric: str, estimate: Interval, reference: TrainingReference, rows: int, known: Design | None
+    policy: Policy,
+    metric: str,
+    estimate: Interval,
+    reference: TrainingReference,
+    rows: int,
+    known: Design | None,
+    weight: str | None = None,
 ) -> Performance:
     wider = 1.0 if known is None else math.sqrt(known.effect)
-    value = _at_training(metric, reference)
-    trained = at_training.interval(metric, value, reference.profile, policy.confidence) if value is not None else None
+    value, then = _value_at_training(metric, reference, weight), _at_training(reference, weight)
+    trained = at_training.interval(metric, value, then, policy.confidence) if value is not None else None
     return Performance(
         metric=metric,
         value=estimate.value,
@@ -283,4 +312,5 @@ def _performance(
         compared=reference.compared,
         labels=rows,
         greater_is_better=policy.greater_is_better,
+        weight=weight,
     )

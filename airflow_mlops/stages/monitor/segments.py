@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.performance import segments as comparison
-from airflow_mlops.performance.findings import LossChange, Performance, Segment
+from airflow_mlops.performance.findings import LossChange, Segment
 from airflow_mlops.profiles import segments
 from airflow_mlops.stages.monitor import clusters
 from airflow_mlops.stages.monitor.check import Check
+from airflow_mlops.stages.monitor.performance import Realised
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -25,25 +31,33 @@ class SegmentFindings:
     segments: list[Segment] = field(default_factory=list)
 
 
-def compare(check: Check, reference: TrainingReference, judged: Performance | None) -> SegmentFindings:
+def compare(check: Check, reference: TrainingReference, realised: Realised) -> SegmentFindings:
     """Compare the segments of the window with the same segments at training.
 
-    :param judged: realised performance; ``None`` if performance cannot be judged. Without realised performance, nothing
-        is compared
+    :param realised: realised performance. If it cannot be judged, nothing is compared. If its rows have weights, so have those of
+        the segments, in the window and at training
     """
-    known = reference.profile.segments
+    judged, values = realised.judged, realised.weights.values
+    profile = reference.profile
+    known = profile.segments if values is None or profile.weighted is None else profile.weighted.segments
     if known is None or judged is None or judged.metric not in known.losses:
         return SegmentFindings()
     present = {column.name for dataset in check.datasets for column in dataset.manifest.columns}
     cuts = {name: cut for name, cut in known.cuts.items() if name in present}
     contract, metric = reference.contract, judged.metric
-    losses = metrics.losses(metric, metrics.outcomes(check.batches(metrics.COLUMNS), contract))
-    rows = metrics.measurable(check.batches(list({*cuts, LABEL, "score"})), contract)
-    current = segments.tally(cuts, rows, {metric: losses})[metric]
-    groups = clusters.measured(check, contract)
+    mask = None if values is None else values > 0
+
+    def rows() -> Iterator[pa.RecordBatch]:
+        found = metrics.measurable(check.batches(list({*cuts, LABEL, "score"})), contract)
+        return segments.measured(found, mask)
+
+    outcomes = metrics.outcomes(check.batches(metrics.COLUMNS), contract)
+    outcomes = replace(outcomes, groups=clusters.measured(check, contract))
+    outcomes = outcomes if values is None else outcomes.weighted(values)
+    losses = metrics.losses(metric, outcomes)
+    current = segments.tally(cuts, rows(), {metric: losses}, outcomes.weight)[metric]
     designs = None
-    if groups is not None:
-        rows = metrics.measurable(check.batches(list({*cuts, LABEL, "score"})), contract)
-        designs = segments.design_effects(cuts, rows, losses, groups)
+    if outcomes.groups is not None:
+        designs = segments.design_effects(cuts, rows(), losses, outcomes.groups, outcomes.weight)
     compared = comparison.compare(known, current, metric, check.policy, designs)
     return SegmentFindings() if compared is None else SegmentFindings(*compared)

@@ -164,6 +164,6 @@ def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingR
         positives=positives.positive_rate(check, reference),
         drift=drift,
         reference=baselines.used,
-        segments=segments.compare(check, reference, realised.judged),
+        segments=segments.compare(check, reference, realised),
         notes=[*reference.notes, *realised.notes, *baselines.notes, *estimated.notes],
     )

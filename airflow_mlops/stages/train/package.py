@@ -79,6 +79,7 @@ def write_package(
         test.labels,
         fitted.predictions,
         _importance(fitted, test) if importances is None else importances,
+        test.metric_weights,
     )
     profile, contract = with_watched_columns(profile, contract, dataset, part)
     profile = with_constant_spans(profile, contract, dataset, part)

@@ -1,0 +1,95 @@
+"""The weights of the rows of a window (``sample_weight=`` of TrainOperator), by which realised performance is measured.
+
+The column of weights comes with the scored rows, or with the labels. A window without it is compared without weights, with
+performance at training without weights. A window in which only some rows have valid weights is not measured: a number that
+leaves rows out, or counts them once, would not be the one that its name says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from airflow_mlops.data.columns import LABEL
+from airflow_mlops.data.privacy import hashed_or_dropped
+from airflow_mlops.data.sample_weights import numbers, why_no_weights
+from airflow_mlops.drift.training_reference import TrainingReference
+from airflow_mlops.metrics import realised as metrics
+from airflow_mlops.stages.monitor.check import Check
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Whether and how the rows of a window are weighted.
+
+    :param column: column with the weights; ``None`` if each row counts once
+    :param values: the weight of each row whose performance is measured, shape (n,); ``None`` if each row counts once
+    :param refused: why the weights cannot be used, as a clause; ``None`` if they can, or if there are none
+    :param notes: what the report says about weights, one sentence each
+    """
+
+    column: str | None = None
+    values: NDArray[np.float64] | None = None
+    refused: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def read(check: Check, reference: TrainingReference) -> Weights:
+    """Read the weights of the rows whose performance is measured.
+
+    :param check: a check of predictions with the column ``label``
+    :param reference: the training reference of the version that made the predictions, whose contract names the column
+    """
+    column = reference.contract.sample_weight
+    if column is None:
+        return Weights()
+    if (why := _absent(check, reference, column)) is not None:
+        return Weights(notes=[unweighted(column, why)])
+    wanted = list(dict.fromkeys([LABEL, "score", column]))
+    parts = [batch.column(column) for batch in metrics.measurable(check.batches(wanted), reference.contract)]
+    values = pa.chunked_array(parts) if parts else pa.chunked_array([], pa.float64())
+    if not len(values):
+        return Weights()
+    if pc.all(pc.is_null(values, nan_is_null=True)).as_py():
+        return Weights(notes=[unweighted(column, "the labelled predictions have no values in this column")])
+    if (wrong := why_no_weights(values)) is not None:
+        fix = (
+            f"The weights in column {column!r} (sample_weight) are finite numbers of at least 0. Score the window again with "
+            "valid weights, or without the column (drop_columns) to count each row once."
+        )
+        return Weights(refused=f"the weights in column {column!r} are {wrong}", notes=[fix])
+    said = (
+        f"Realised performance is weighted by column {column!r} (sample_weight), in the window and at training. Drift and the "
+        "rate of positives count each row once."
+    )
+    return Weights(column, numbers(values), notes=[said])
+
+
+def _absent(check: Check, reference: TrainingReference, column: str) -> str | None:
+    """Return why a window has no weights, as a clause; ``None`` if it has."""
+    fates = {hashed_or_dropped(item.manifest.details).get(column) for item in check.datasets} - {None}
+    if fates:
+        return f"scoring {' or '.join(sorted(map(str, fates)))} this column"
+    if not check.has_columns(column):
+        return "the predictions do not have this column"
+    if reference.profile.weighted is None:
+        return "performance at training with weights is not stored with the version"
+    return None
+
+
+def unweighted(column: str, why: str) -> str:
+    """Return a sentence that says that weights of rows are not used.
+
+    :param why: the reason, as a clause
+    """
+    return (
+        f"Performance counts each row once, in production and at training: the weights in column {column!r} (sample_weight), "
+        f"by which training and gates measured the version, are not used, because {why}."
+    )

@@ -328,8 +328,9 @@ class Search(dict[str, Any]):
         ``patience``
     :param trials: number of trials, summed over all workers
     :param metric: the metric to optimize; by default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
-        (regression). A custom metric is given by its import path, ``package.module:function``, and an expected cost as
-        ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``
+        (regression). A custom metric is given by its import path, ``package.module:function``, an expected cost as
+        ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``, and a Tweedie deviance as
+        ``{"metric": "tweedie_deviance", "power": 1.5}``
     :param greater_is_better: whether greater values of a custom metric are better; required for a custom metric
     :param folds: number of folds of the cross-validation. The folds are formed by the same method as the split parts of
         the training set (by time, by group, or stratified). Networks and boosted trees are measured on their

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 from airflow_mlops.core.base import Model, choices
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.metrics.catalog import Metric, find_metric, is_custom, metrics_for
+from airflow_mlops.metrics.catalog import Metric, find_metric, is_on_request, metrics_for
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
@@ -116,9 +116,11 @@ class Gate(Model):
 class MetricGate(Gate):
     """A gate on one metric. A model without probabilities fails the gate if the metric needs probabilities.
 
+    A regression fails the gate if the metric is a deviance that is undefined for one of its predictions.
+
     :cvar against_champion: whether the gate compares the candidate with the champion
-    :param metric: name of a built-in metric or of an expected cost, see :mod:`airflow_mlops.metrics.costs`, or import path of a
-        custom metric, see :mod:`airflow_mlops.metrics.custom`
+    :param metric: name of a built-in metric or of an expected cost, see :mod:`airflow_mlops.metrics.costs`, of a deviance, see
+        :mod:`airflow_mlops.metrics.deviances`, or import path of a custom metric, see :mod:`airflow_mlops.metrics.custom`
     :param greater_is_better: whether greater values of a custom metric are better
     """
 
@@ -145,23 +147,33 @@ class MetricGate(Gate):
     def check(self, evidence: Evidence) -> GateResult:
         compared = [evidence.candidate, *([evidence.champion] if self.against_champion else [])]
         for model in compared:
-            if model is not None and self.metric not in model.metrics and model.gives_labels_only:
-                return self._result(
-                    evidence.candidate.metrics.get(self.metric),
-                    None,
-                    False,
-                    f"{self.metric} cannot be computed, because {model.name} predicts labels without probabilities. "
-                    f"Available metrics: {', '.join(model.metrics)}.",
-                )
+            if model is None or self.metric in model.metrics or (reason := self._undefined(model)) is None:
+                continue
+            return self._result(
+                evidence.candidate.metrics.get(self.metric),
+                None,
+                False,
+                f"{self.metric} cannot be computed, because {reason}. Available metrics: {', '.join(model.metrics)}.",
+            )
         return self._check(evidence)
+
+    def _undefined(self, model: Measurement) -> str | None:
+        """Return a clause that explains why a model has no value of the metric; ``None`` if it is not known."""
+        if model.gives_labels_only:
+            return f"{model.name} predicts labels without probabilities"
+        if model.rows is None:
+            return None
+        from airflow_mlops.metrics.values import undefined
+
+        return undefined(self.metric, model.rows, model.name)
 
     @abstractmethod
     def _check(self, evidence: Evidence) -> GateResult:
-        """Return the result. The caller has excluded models without the probabilities that the metric needs."""
+        """Return the result. The caller has excluded models for which the metric is undefined."""
 
     def _measured(self, model: Measurement) -> float:
         if self.metric not in model.metrics:
-            reason = " is undefined" if is_custom(self.metric) else " was not computed"
+            reason = " is undefined" if is_on_request(self.metric) else " was not computed"
             raise SpecError(
                 f"Gate {self.name!r} needs the metric {self.metric!r}, which{reason} for {model.name}. "
                 f"Available metrics: {', '.join(model.metrics)}."

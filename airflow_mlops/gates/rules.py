@@ -27,7 +27,7 @@ from airflow_mlops.gates.signature import Signature
 from airflow_mlops.gates.size import Size
 from airflow_mlops.gates.slices import NotWorseOnSlices
 from airflow_mlops.metrics.catalog import MAIN_METRIC
-from airflow_mlops.metrics.costs import name_costs
+from airflow_mlops.metrics.declarations import name_metric
 
 GATES: dict[str, type[Gate] | dict[str, type[Gate]]] = {
     "min": Bound,
@@ -95,7 +95,7 @@ def _parse_gate(item: Any, where: str) -> Gate:
         raise SpecError(f'{where} is {item!r}, but must be a dict such as {{"metric": "roc_auc", "min": 0.6}}.')
     declared = item
     try:
-        item = name_costs(item)
+        item = name_metric(item)
     except ValueError as error:
         raise SpecError(f"{where} {declared!r} cannot be read: {error}.") from None
     kinds = {_kind(key, value, f"{where} {item!r}") for key, value in item.items() if key in GATES}

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 
 from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
-from airflow_mlops.metrics import costs
+from airflow_mlops.metrics import costs, declarations, deviances
 
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -22,8 +22,8 @@ _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 class Metric(NamedTuple):
     """The name of a metric, the ML tasks that it applies to, and its direction.
 
-    :param name: a key of :data:`METRICS`, an expected cost (:mod:`airflow_mlops.metrics.costs`), or the import path of a custom
-        metric
+    :param name: a key of :data:`METRICS`, an expected cost (:mod:`airflow_mlops.metrics.costs`), a deviance
+        (:mod:`airflow_mlops.metrics.deviances`), or the import path of a custom metric
     :param tasks: the ML tasks (binary, multiclass, regression) that the metric applies to
     :param higher_is_better: whether higher values are better
     :param of_labels: whether the metric is computed from predicted labels instead of probabilities or values
@@ -89,8 +89,8 @@ REALISED: dict[Task, tuple[str, ...]] = {
 ESTIMATED = ("roc_auc", "accuracy", "log_loss", "brier", "rmse", "mae")
 """Metrics of :data:`REALISED` that can be estimated from the scores without labels. So can every expected cost."""
 
-MetricName = Annotated[str, BeforeValidator(costs.metric_name)]
-"""The name of a metric. It is also read from a mapping of ``expected_cost`` and its costs."""
+MetricName = Annotated[str, BeforeValidator(declarations.metric_name)]
+"""The name of a metric. It is also read from a mapping of a metric and its parameters."""
 
 
 def is_expected_cost(name: str) -> bool:
@@ -98,9 +98,14 @@ def is_expected_cost(name: str) -> bool:
     return costs.costs_of(name) is not None
 
 
+def is_deviance(name: str) -> bool:
+    """Return whether ``name`` is a deviance, such as ``poisson_deviance`` or ``tweedie_deviance_p1.5``."""
+    return deviances.power_of(name) is not None
+
+
 def is_on_request(name: str) -> bool:
-    """Return whether the metric is computed only where it is named: a custom metric or an expected cost."""
-    return is_custom(name) or is_expected_cost(name)
+    """Return whether the metric is computed only where it is named: a custom metric, an expected cost or a deviance."""
+    return is_custom(name) or is_expected_cost(name) or is_deviance(name)
 
 
 def realised(task: Task, names: Iterable[str]) -> list[str]:
@@ -108,11 +113,15 @@ def realised(task: Task, names: Iterable[str]) -> list[str]:
 
     :param task: the ML task (binary, multiclass, regression)
     :param names: names of metrics
-    :return: those of :data:`REALISED`, in its order, followed by the expected costs
+    :return: those of :data:`REALISED`, in its order, followed by the expected costs and the deviances
     """
     given = list(names)
-    expected = [name for name in given if task == "binary" and is_expected_cost(name)]
-    return [*(name for name in REALISED[task] if name in given), *expected]
+    own = [
+        name
+        for name in given
+        if (task == "binary" and is_expected_cost(name)) or (task == "regression" and is_deviance(name))
+    ]
+    return [*(name for name in REALISED[task] if name in given), *own]
 
 
 def is_custom(name: str) -> bool:
@@ -123,8 +132,9 @@ def is_custom(name: str) -> bool:
 def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
     """Look up a metric by name.
 
-    :param name: a key of :data:`METRICS`, an expected cost with its costs such as ``expected_cost_fp1_fn20``, or the import
-        path ``package.module:function`` of a custom metric, see :mod:`airflow_mlops.metrics.custom`
+    :param name: a key of :data:`METRICS`, an expected cost with its costs such as ``expected_cost_fp1_fn20``, a deviance such
+        as ``tweedie_deviance_p1.5``, or the import path ``package.module:function`` of a custom metric, see
+        :mod:`airflow_mlops.metrics.custom`
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
     :raises ValueError: the name is unknown, the import path is malformed, ``greater_is_better`` is not set for a custom
         metric, or it is set for a built-in metric
@@ -138,15 +148,20 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
         raise ValueError(
             f"{name!r} has no costs; write {{'metric': {name!r}, 'false_positive': 1, 'false_negative': 20}} with your costs"
         )
-    expected = is_expected_cost(name)
-    if name not in METRICS and not expected:
+    if name == deviances.TWEEDIE:
+        raise ValueError(f"{name!r} has no power; write {{'metric': {name!r}, 'power': 1.5}} with your power")
+    on_request = is_on_request(name)
+    if name not in METRICS and not on_request:
+        known = [*METRICS, costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE]
         raise ValueError(
-            f"{name!r} is not a metric: {choices(name, [*METRICS, costs.NAME])}, or use the import path of a custom metric, "
+            f"{name!r} is not a metric: {choices(name, known)}, or use the import path of a custom metric, "
             "'package.module:function'"
         )
     if greater_is_better is not None:
         raise ValueError(f"greater_is_better is set for the built-in metric {name!r}; remove greater_is_better")
-    return Metric(name, ("binary",), False, of_labels=True) if expected else METRICS[name]
+    if is_deviance(name):
+        return Metric(name, ("regression",), False)
+    return Metric(name, ("binary",), False, of_labels=True) if on_request else METRICS[name]
 
 
 def check_metric(name: str | None, greater_is_better: bool | None) -> None:
@@ -175,13 +190,13 @@ def check_import_path(path: str) -> str:
 
 
 def check_on_request(name: str) -> str:
-    """Return ``name`` if it is an expected cost with its costs, or has the form of an import path.
+    """Return ``name`` if it is an expected cost, a deviance, or has the form of an import path.
 
-    :raises ValueError: ``name`` is neither
+    :raises ValueError: ``name`` is none of these
     """
-    if name == costs.NAME:
+    if name in (costs.NAME, deviances.TWEEDIE):
         find_metric(name)
-    return name if is_expected_cost(name) else check_import_path(name)
+    return name if is_on_request(name) else check_import_path(name)
 
 
 def metrics_for(task: Task) -> list[str]:

@@ -156,7 +156,7 @@ def compare(
 def estimate(metric: str, rows: Rows, resampling: Resampling) -> Estimate:
     """Estimate a metric of one model with its bootstrap standard error.
 
-    :param metric: name of a built-in metric, an expected cost, or the import path of a custom metric
+    :param metric: name of a built-in metric, an expected cost, a deviance, or the import path of a custom metric
     :param resampling: the bootstrap weights of the rows
     """
     if is_custom(metric):

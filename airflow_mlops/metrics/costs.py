@@ -80,22 +80,6 @@ def name_costs(declared: Any) -> Any:
     return {**others, "metric": costs.metric}
 
 
-def metric_name(declared: Any) -> Any:
-    """Return the name of a metric that is given by its name, or as a mapping of ``expected_cost`` and its costs.
-
-    :raises ValueError: the mapping names another metric, or the costs are missing or invalid
-    """
-    if not isinstance(declared, Mapping):
-        return declared
-    named = name_costs(declared)
-    if named is declared or len(named) > 1:
-        raise ValueError(
-            f"metric is {dict(declared)!r}, but must be a name, or {NAME!r} with its costs, such as "
-            f"{{'metric': {NAME!r}, 'false_positive': 1, 'false_negative': 20}}"
-        )
-    return named["metric"]
-
-
 def _cost(name: str, value: Any) -> float:
     try:
         number = math.nan if isinstance(value, bool) else float(value)

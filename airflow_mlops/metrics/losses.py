@@ -47,6 +47,24 @@ def squared_errors(truth: NDArray[Any] | float, value: NDArray[np.float64]) -> N
     return found
 
 
+def deviances(power: float, truth: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the deviance of each row, see :mod:`airflow_mlops.metrics.deviances`.
+
+    :param power: the power of the deviance, from 1 (Poisson) to 2 (gamma)
+    :param truth: true values, at least 0, and above 0 for the power 2, shape (n,)
+    :param value: predicted values, above 0, shape (n,)
+    :return: losses, shape (n,)
+    """
+    if power == 1:
+        # As in the limit, a label of 0 adds nothing to the first term.
+        entropy = truth * np.log(np.where(truth > 0, truth, value) / value)
+        return np.asarray(2 * (entropy - truth + value))
+    if power == 2:
+        return np.asarray(2 * (np.log(value / truth) + truth / value - 1))
+    constant = truth ** (2 - power) / ((1 - power) * (2 - power))
+    return np.asarray(2 * (constant - truth * value ** (1 - power) / (1 - power) + value ** (2 - power) / (2 - power)))
+
+
 def absolute_errors(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the absolute error of each row.
 

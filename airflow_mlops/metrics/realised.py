@@ -22,8 +22,10 @@ from airflow_mlops.metrics.clusters import Design, design
 from airflow_mlops.metrics.clusters import codes as cluster_codes
 from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.costs import Costs, costs_of
+from airflow_mlops.metrics.deviances import power_of
+from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.intervals import Interval
-from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, squared_errors
+from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, deviances, squared_errors
 from airflow_mlops.metrics.ranks import Area, area, precision_of_others
 from airflow_mlops.metrics.resampling import resample_rows
 from airflow_mlops.metrics.rows import Rows
@@ -244,7 +246,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     (:func:`airflow_mlops.metrics.intervals.bounded`), and for ``average_precision`` and ``f1_macro`` the variance of the
     rows' influence. For ``accuracy``, ``precision`` and ``recall``, it is Wilson's interval; for ``f1`` and
     ``balanced_accuracy``, it follows from Wilson's intervals. For ``log_loss``,
-    ``brier`` and ``mae``, it is the interval of a mean, corrected for skewness, and for ``rmse`` that of the mean squared
+    ``brier``, ``mae`` and deviances, it is the interval of a mean, corrected for skewness, and for ``rmse`` that of the mean squared
     error. For an expected cost, it follows from Wilson's intervals of the shares of both errors. For a custom metric, the interval
     comes from a bootstrap over rows.
 
@@ -255,13 +257,14 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     The intervals are the same with weighted shares and effective numbers of rows (:mod:`airflow_mlops.metrics.weighted`), so few rows
     with large weights give wide intervals.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or the import path of a custom metric
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, or the import path of a custom
+        metric
     :param outcomes: the labelled predictions
     :param confidence: confidence of the interval, such as 0.95
     :param task: the ML task (binary, multiclass, regression), which custom metrics need
     :raises UnmeasurableError: there are no labels; too few rows of a class have a label or a prediction, for metrics
-        that need both classes; the errors have no finite mean; all rows are of one cluster; or a custom metric needs
-        probabilities that are not logged, or is undefined on too many bootstrap samples
+        that need both classes; a deviance is undefined for a label or a prediction; the errors have no finite mean; all
+        rows are of one cluster; or a custom metric needs probabilities that are not logged, or is undefined on too many bootstrap samples
     :raises MetricError: the custom metric fails
     """
     if not outcomes.rows:
@@ -270,7 +273,11 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
         return _custom(metric, outcomes.prepared(task), confidence)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     costs = costs_of(metric)
-    found = _METRICS[metric](outcomes, z) if costs is None else _expected_cost(costs, outcomes, z)
+    if costs is not None:
+        found = _expected_cost(costs, outcomes, z)
+    else:
+        measured = _mean_loss(metric) if power_of(metric) is not None else _METRICS[metric]
+        found = measured(outcomes, z)
     known = clustered(metric, outcomes)
     return found if known is None else widened(metric, found, known, confidence)
 
@@ -278,7 +285,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
 def clustered(metric: str, outcomes: Outcomes) -> Design | None:
     """Return how much the clusters of the rows widen the interval of a metric; ``None`` for independent rows.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or a deviance
     """
     if outcomes.groups is None:
         return None
@@ -289,7 +296,7 @@ def clustered(metric: str, outcomes: Outcomes) -> Design | None:
 def widened(metric: str, interval: Interval, clusters: Design, confidence: float) -> Interval:
     """Widen the interval of a metric for clustered rows.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or a deviance
     :param interval: the interval for independent rows
     :param clusters: how much the clusters widen it
     :param confidence: confidence of the interval, such as 0.95
@@ -461,7 +468,7 @@ def _mean(losses: Floats, weight: Floats | None, z: float) -> Interval:
 def losses(metric: str, outcomes: Outcomes) -> Floats:
     """Compute the loss of each row. Higher losses are worse.
 
-    For ``log_loss``, ``brier``, ``mae`` and expected costs, the mean loss is the metric. For ``accuracy`` and ``roc_auc``, the mean
+    For ``log_loss``, ``brier``, ``mae``, deviances and expected costs, the mean loss is the metric. For ``accuracy`` and ``roc_auc``, the mean
     loss is 1 minus the metric. For ``rmse``, the mean loss is the mean squared error.
 
     The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore ``1 - area - n * influence``,
@@ -472,14 +479,17 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
     For rows with weights, the weighted mean of the losses is what the mean is without weights, and the influence of a row is divided
     by its weight.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or a deviance
     :param outcomes: the labelled predictions
     :return: losses, shape (n,)
-    :raises UnmeasurableError: the metric is ``roc_auc``, and a class has fewer than two rows
+    :raises UnmeasurableError: the metric is ``roc_auc``, and a class has fewer than two rows, or a deviance is undefined for a label
+        or a prediction
     """
     if (costs := costs_of(metric)) is not None:
         false_positive, false_negative = _errors(outcomes)
         return costs.false_positive * false_positive + costs.false_negative * false_negative
+    if (power := power_of(metric)) is not None:
+        return _deviances(power, outcomes)
     with np.errstate(over="ignore", invalid="ignore"):
         return _LOSSES[metric](outcomes)
 
@@ -510,6 +520,12 @@ def _by_weight(influence: Floats, outcomes: Outcomes) -> Floats:
 
 def _squared_errors(outcomes: Outcomes) -> Floats:
     return squared_errors(outcomes.truth, outcomes.score)
+
+
+def _deviances(power: float, outcomes: Outcomes) -> Floats:
+    if (wrong := wrong_labels(power, outcomes.truth) or wrong_predictions(outcomes.score)) is not None:
+        raise UnmeasurableError(wrong)
+    return deviances(power, outcomes.truth, outcomes.score)
 
 
 def _influence_losses(metric: str) -> Callable[[Outcomes], Floats]:

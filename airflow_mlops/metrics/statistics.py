@@ -18,11 +18,16 @@ sums of a bootstrap sample, and the influence of each row, are those of the weig
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from airflow_mlops.core.errors import EvaluationError
+from airflow_mlops.metrics import losses
 from airflow_mlops.metrics.costs import Costs, costs_of
+from airflow_mlops.metrics.deviances import power_of
+from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, log_losses, squared_errors
 from airflow_mlops.metrics.ranks import mean_placement, placements, precision_terms
 from airflow_mlops.metrics.rows import Rows
@@ -55,7 +60,7 @@ def influence(metric: str, rows: Rows) -> tuple[float, NDArray[np.float64]]:
     The sum of the squared derivatives is the variance of the metric (infinitesimal jackknife, B. Efron, "The Jackknife,
     the Bootstrap and Other Resampling Plans", 1982, chapter 6).
 
-    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS` or an expected cost
+    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`, an expected cost or a deviance
     :param rows: labels and predictions of a model
     :return: the metric and the derivatives, shape (n,)
     """
@@ -83,11 +88,13 @@ def derivative(sums: Statistic, total: NDArray[np.float64], size: NDArray[np.flo
 def statistic(metric: str, rows: Rows) -> Statistic:
     """Return a built-in metric as a function of sums over the rows.
 
-    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS` or an expected cost
+    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`, an expected cost or a deviance
     :param rows: any rows of the ML task for which the metric is computed
     """
     if (costs := costs_of(metric)) is not None:
         return _weighted(_expected_cost(costs))
+    if (power := power_of(metric)) is not None:
+        return _weighted(_mean(partial(_deviances, metric, power)))
     return _weighted(_MULTICLASS[metric] if rows.task == "multiclass" else _OTHERS[metric])
 
 
@@ -139,6 +146,18 @@ def _expected_cost(costs: Costs) -> Statistic:
         yield rows.truth & ~rows.predicted
 
     return Statistic(terms, lambda sums: _ratio(sums[..., 1:] @ np.array(costs), sums[..., 0]))
+
+
+def _deviances(metric: str, power: float, rows: Rows) -> NDArray[np.float64]:
+    if (
+        wrong := wrong_labels(power, rows.truth, rows.weight) or wrong_predictions(_score(rows), rows.weight)
+    ) is not None:
+        raise EvaluationError(f"{metric} is undefined, because {wrong}. Use another metric, or correct these rows.")
+    truth, value = rows.truth, _score(rows)
+    if rows.weight is not None:
+        # A row that is not measured may have any label and prediction.
+        truth, value = (np.where(rows.weight > 0, each, 1.0) for each in (truth, value))
+    return losses.deviances(power, truth, value)
 
 
 def _ratio(above: NDArray[np.float64], below: NDArray[np.float64], otherwise: float = np.nan) -> NDArray[np.float64]:

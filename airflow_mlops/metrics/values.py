@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from airflow_mlops.core.contract import Task
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.metrics import custom
-from airflow_mlops.metrics.catalog import METRICS, is_custom, is_expected_cost, metrics_for
+from airflow_mlops.metrics.catalog import METRICS, find_metric, is_custom, is_expected_cost, metrics_for
+from airflow_mlops.metrics.deviances import power_of
+from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.rows import Rows, encode, prepare, unseen
 from airflow_mlops.metrics.statistics import CALIBRATION_BINS, calibration_bins, statistic
 
@@ -22,12 +25,14 @@ if TYPE_CHECKING:
 def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False) -> dict[str, float]:
     """Compute all built-in metrics of the rows' ML task, and the metrics named in ``own``.
 
-    For a classifier without probabilities, only metrics of predicted labels are computed.
+    For a classifier without probabilities, only metrics of predicted labels are computed. A deviance is left out if it is
+    undefined for a prediction (:func:`undefined` says why).
 
     :param rows: labels and predictions of a model
-    :param own: import paths of custom metrics, and expected costs
+    :param own: import paths of custom metrics, expected costs and deviances
     :param skip_undefined: whether to leave out a custom metric that is undefined on these rows
     :return: the metrics by name
+    :raises EvaluationError: a deviance is undefined for a label
     :raises MetricError: a custom metric fails, or is undefined and ``skip_undefined`` is false
     """
     names = metrics_for(rows.task)
@@ -38,6 +43,10 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
         if is_expected_cost(name):
             values[name] = statistic(name, rows).measure(rows)
             continue
+        if power_of(name) is not None:
+            if undefined(name, rows) is None:
+                values[name] = statistic(name, rows).measure(rows)
+            continue
         metric = custom.load(name)
         if not metric.applies_to(rows):
             continue
@@ -47,11 +56,37 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
     return values
 
 
+def check_task(names: Iterable[str], task: Task) -> None:
+    """Check that metrics apply to an ML task, except custom metrics.
+
+    :raises SpecError: a metric does not apply to ``task``
+    """
+    for name in names:
+        if not is_custom(name) and task not in find_metric(name).tasks:
+            raise SpecError(f"{name!r} is not a metric for {task} tasks. Remove it from `metrics`.")
+
+
+def undefined(metric: str, rows: Rows, model: str | None = None) -> str | None:
+    """Return a clause that says for which predictions a deviance is undefined; ``None`` if it is defined, and for other metrics.
+
+    A label outside the range of the deviance is no property of the model, so :func:`measure` refuses the rows.
+
+    :param rows: labels and predictions of a model
+    :param model: name of the model, for the clause
+    """
+    power = power_of(metric)
+    if power is None or rows.score is None or wrong_labels(power, rows.truth, rows.weight) is not None:
+        return None
+    return wrong_predictions(rows.score, rows.weight, model)
+
+
 def measure_one(metric: str, rows: Rows) -> float:
     """Compute a single metric.
 
-    :param metric: name of a built-in metric, expected cost, or import path of a custom metric
+    :param metric: name of a built-in metric, expected cost or deviance, or import path of a custom metric
     :param rows: labels and predictions of a model
+    :raises EvaluationError: a deviance is undefined for a label or a prediction
+    :raises MetricError: a custom metric fails
     """
     return custom.load(metric).measure(rows) if is_custom(metric) else statistic(metric, rows).measure(rows)
 
@@ -72,7 +107,7 @@ def compute(
 
     :func:`airflow_mlops.metrics.rows.prepare` describes the other parameters and the errors.
 
-    :param own: import paths of custom metrics, and expected costs
+    :param own: import paths of custom metrics, expected costs and deviances
     :param weight: the weight of each row, see :meth:`airflow_mlops.metrics.rows.Rows.weighted`
     :return: the metrics by name
     """
@@ -94,7 +129,7 @@ def baseline(
     For classification, the baseline predicts the most frequent class, with the class frequencies as probabilities. For
     a regression, it predicts the mean value. For an expected cost, it predicts the class that costs less.
 
-    :param own: import paths of custom metrics, and expected costs. A metric that is undefined for the baseline is left out
+    :param own: import paths of custom metrics, expected costs and deviances. A metric that is undefined for the baseline is left out
     :param weight: the weight of each row, in the metrics and in the mean and the class frequencies
     :return: the metrics by name
     """

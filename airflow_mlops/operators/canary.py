@@ -35,7 +35,7 @@ class CanaryOperator(ChampionOperator):
     :param canary_outcomes: name of the canary's labelled predictions; ``MODEL_canary_outcomes`` by default
     :param metric: metric by which the canary and the champion are compared: ``roc_auc``, ``accuracy``, ``log_loss``,
         ``brier``, ``rmse`` or ``mae``, or an expected cost as ``{"metric": "expected_cost", "false_positive": 1,
-        "false_negative": 20}``; by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or ``rmse`` (regression)
+        "false_negative": 20}``, or a deviance such as ``poisson_deviance``; by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or ``rmse`` (regression)
     :param max_loss: largest accepted loss of the metric compared with the champion: a share is widened only when a
         greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
         By default, a share is widened unless the canary is significantly worse

@@ -36,8 +36,9 @@ class EvaluateOperator(StepOperator):
         worse than the champion. ``{"champion": "ignore"}`` in the list prevents the additional gate
     :param metric: name of the metric that decides which of the passing candidates wins: the first one that is at most one
         standard error worse than the best one. By default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
-        (regression). A custom metric is named by its import path, ``package.module:function``, and an expected cost by
-        ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``
+        (regression). A custom metric is named by its import path, ``package.module:function``, an expected cost by
+        ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``, and a Tweedie deviance by
+        ``{"metric": "tweedie_deviance", "power": 1.5}``
     :param greater_is_better: whether larger values of ``metric`` are better; required for a custom metric only
     :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are not
         independent, and the confidence bounds of gates and of the model card allow for it. By default, rows are independent
@@ -141,7 +142,7 @@ def _check_gates(gates: Any) -> None:
 
 def _check_metric(metric: str | Mapping[str, Any] | None, greater_is_better: bool | None) -> None:
     from airflow_mlops.metrics.catalog import check_metric
-    from airflow_mlops.metrics.costs import metric_name
+    from airflow_mlops.metrics.declarations import metric_name
 
     try:
         check_metric(metric_name(metric), greater_is_better)

@@ -26,8 +26,9 @@ class TrainOperator(StepOperator):
         :class:`~airflow_mlops.trainers.Search` over one of them,
         a dict with the same fields, or the output of a SearchOperator, which contains the best parameters
     :param metrics: metrics that are measured on the split part `test` and logged in addition to the built-in metrics: import
-        paths of custom metrics, ``package.module:function``, and expected costs such as
-        ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``
+        paths of custom metrics, ``package.module:function``, expected costs such as
+        ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``, and deviances such as ``poisson_deviance`` or
+        ``{"metric": "tweedie_deviance", "power": 1.5}``
     :param threshold: the decision threshold of a binary model: a number from 0 to 1, or a rule by which it is chosen on training rows
         that the model is not fitted to: ``{"maximise": "f1"}`` (or ``accuracy``, ``balanced_accuracy``), ``{"precision": 0.9}``,
         ``{"recall": 0.9}`` or ``{"cost": {"false_positive": 1, "false_negative": 20}}``. By default, the threshold of the

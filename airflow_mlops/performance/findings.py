@@ -17,6 +17,8 @@ METRIC_NAMES = {
     "brier": "Brier score",
     "rmse": "RMSE",
     "mae": "MAE",
+    "poisson_deviance": "Poisson deviance",
+    "gamma_deviance": "gamma deviance",
     "average_precision": "average precision",
     "balanced_accuracy": "balanced accuracy",
     "f1": "F1",
@@ -33,6 +35,8 @@ _LOSSES = {
     "accuracy": "share of wrong predictions",
     "rmse": "squared error",
     "mae": "absolute error",
+    "poisson_deviance": "Poisson deviance",
+    "gamma_deviance": "gamma deviance",
     "average_precision": "1 - average precision",
     "balanced_accuracy": "1 - balanced accuracy",
     "f1": "1 - F1",
@@ -45,7 +49,7 @@ _LOSSES = {
 def loss_name(metric: str) -> str:
     """Return the name of the loss that is averaged over the rows of a segment.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, or an expected cost
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost or a deviance
     """
     return _LOSSES.get(metric, metric)
 

@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat, model_validator
 from airflow_mlops.core.durations import Duration
 from airflow_mlops.drift.thresholds import DriftThresholds
 from airflow_mlops.metrics.catalog import check_metric, find_metric, is_custom
-from airflow_mlops.metrics.costs import name_costs
+from airflow_mlops.metrics.declarations import name_metric
 
 
 class PerformanceThresholds(DriftThresholds):
@@ -18,7 +18,8 @@ class PerformanceThresholds(DriftThresholds):
     :param metric: the metric that measures performance; by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or
         ``rmse`` (regression). A custom metric is named by its import path and must have been measured at training, see
         :mod:`airflow_mlops.metrics.custom`. ``expected_cost`` needs the keys ``false_positive`` and ``false_negative`` beside
-        it, see :mod:`airflow_mlops.metrics.costs`
+        it, see :mod:`airflow_mlops.metrics.costs`, and ``tweedie_deviance`` the key ``power``, see
+        :mod:`airflow_mlops.metrics.deviances`
     :param greater_is_better: whether larger values of a custom metric are better; ``None`` for a built-in metric
     :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, the
         tolerance is an absolute difference. Otherwise (errors and losses), the tolerance is a share of the value at
@@ -53,8 +54,8 @@ class PerformanceThresholds(DriftThresholds):
 
     @model_validator(mode="before")
     @classmethod
-    def _with_costs(cls, fields: Any) -> Any:
-        return name_costs(fields)
+    def _with_parameters(cls, fields: Any) -> Any:
+        return name_metric(fields)
 
     @model_validator(mode="after")
     def _known_metric(self) -> PerformanceThresholds:

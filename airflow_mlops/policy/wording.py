@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.metrics.catalog import is_expected_cost
+from airflow_mlops.metrics.deviances import TWEEDIE
 from airflow_mlops.performance.findings import METRIC_NAMES
 
 HEADLINE_LENGTH = 90
@@ -22,6 +23,8 @@ def metric_name(metric: str) -> str:
     if is_expected_cost(metric):
         # The costs would not fit into a headline.
         return "expected cost"
+    if metric.startswith(TWEEDIE):
+        return "Tweedie deviance"
     return METRIC_NAMES.get(metric) or name(metric.rpartition(":")[2])
 
 

@@ -17,18 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
+from airflow_mlops.core.errors import DatasetNotFoundError, EvaluationError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset, find_whole_datasets
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.metrics.catalog import is_expected_cost
+from airflow_mlops.metrics.catalog import is_deviance, is_expected_cost
 from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.realised import COLUMNS, UnmeasurableError, losses, measurable, outcomes
 from airflow_mlops.metrics.two_groups import Group
 
 #: Metrics of logged predictions by which a canary can be compared: means over rows, and the area under the ROC curve. An expected
-#: cost is a mean over rows, too. Others, such as F1, are biased with few rows, and so differently for the small group and the large
+#: cost and a deviance are means over rows, too. Others, such as F1, are biased with few rows, and so differently for the small group and the large
 #: one.
 MEANS = ("accuracy", "log_loss", "brier", "rmse", "mae")
 METRICS = ("roc_auc", *MEANS)
@@ -128,9 +128,8 @@ def _losses(
     """Return the loss of each labelled row, and the number of labelled rows in the step ``present``."""
     merged: dict[tuple[int, str], list[pa.RecordBatch]] = {}
     for (step, window), table in tables.items():
-        merged.setdefault((step, window if metric in MEANS or is_expected_cost(metric) else ""), []).extend(
-            table.to_batches()
-        )
+        mean = metric in MEANS or is_expected_cost(metric) or is_deviance(metric)
+        merged.setdefault((step, window if mean else ""), []).extend(table.to_batches())
     values, numbers, named, labels_now = [], [], [], 0
     for key, batches in merged.items():
         found = outcomes(batches, contract)
@@ -138,7 +137,12 @@ def _losses(
             continue
         try:
             values.append(losses(metric, found))
-        except UnmeasurableError:
+        except UnmeasurableError as error:
+            if is_deviance(metric):
+                # Without these rows, a version with wrong predictions would seem better than it is.
+                raise EvaluationError(
+                    f"The canary cannot be compared by {metric}, because {error}. Set `metric` to rmse or mae, or correct the model."
+                ) from None
             # A class has no rows in this stratum.
             continue
         numbers.append(np.full(found.rows, strata.setdefault(key, len(strata))))

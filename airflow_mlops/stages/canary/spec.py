@@ -27,7 +27,8 @@ class CanarySpec(Spec):
     :param outcomes: name of the champion's labelled predictions; ``MODEL_outcomes`` by default
     :param canary_outcomes: name of the canary's labelled predictions; ``MODEL_canary_outcomes`` by default
     :param metric: metric by which the canary and the champion are compared: ``roc_auc``, ``accuracy``, ``log_loss``,
-        ``brier``, ``rmse`` or ``mae``, or an expected cost (:mod:`airflow_mlops.metrics.costs`); by default ``roc_auc``
+        ``brier``, ``rmse`` or ``mae``, an expected cost (:mod:`airflow_mlops.metrics.costs`) or a deviance
+        (:mod:`airflow_mlops.metrics.deviances`); by default ``roc_auc``
         (binary), ``accuracy`` (multiclass) or ``rmse`` (regression)
     :param max_loss: largest accepted loss of the metric compared with the champion: a share is widened only when a
         greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.

@@ -9,7 +9,7 @@ from airflow_mlops import __version__
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.metrics.catalog import MAIN_METRIC, REALISED, is_expected_cost
+from airflow_mlops.metrics.catalog import MAIN_METRIC, REALISED, is_on_request, realised
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models import contracts
 from airflow_mlops.overview import index
@@ -259,7 +259,7 @@ def _metric(spec: CanarySpec, contract: ModelContract, champion: ModelContract) 
     known = [name for name in REALISED[contract.task] if name in evidence.METRICS]
     main = MAIN_METRIC[contract.task]
     metric = spec.metric or (main if main in known else known[0])
-    if metric not in known and not (contract.task == "binary" and is_expected_cost(metric)):
+    if metric not in known and not (is_on_request(metric) and realised(contract.task, [metric])):
         raise SpecError(
             f"A canary of a {contract.task} model cannot be compared by {metric!r}. Set `metric` to one of {', '.join(known)}."
         )

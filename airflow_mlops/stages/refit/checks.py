@@ -12,6 +12,7 @@ from airflow_mlops.metrics.comparison import compare
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
+from airflow_mlops.metrics.values import undefined
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
@@ -76,14 +77,18 @@ def not_worse(metric: Metric, judged: Rows, refitted: Rows) -> GateResult:
     """Check that the refitted version is not certainly worse than the judged version on the held-out rows.
 
     The refitted version has seen these rows, so it should be better. The check fails if the one-sided upper 95%
-    confidence bound of the improvement is below 0.
+    confidence bound of the improvement is below 0, or the metric is a deviance that is undefined for a prediction.
     """
+    name = f"{metric.name} not worse on the held-out rows"
+    if (wrong := undefined(metric.name, refitted)) is not None:
+        explanation = f"{metric.name} cannot be computed, because {wrong}."
+        return GateResult(gate=name, measured=None, asked=None, passed=False, explanation=explanation)
     (found,) = compare(metric, refitted, judged, Resampling(len(judged)))
     high = found.improvement.upper(CONFIDENCE)
     # A metric that is undefined on these rows has no interval.
     passed = not high < 0
     return GateResult(
-        gate=f"{metric.name} not worse on the held-out rows",
+        gate=name,
         measured=found.candidate,
         asked=found.champion,
         passed=passed,

@@ -12,9 +12,10 @@ from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.metrics.catalog import METRICS, is_on_request
+from airflow_mlops.metrics.catalog import METRICS, is_deviance, is_on_request
+from airflow_mlops.metrics.domain import wrong_predictions
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.metrics.values import compute
+from airflow_mlops.metrics.values import check_task, compute
 from airflow_mlops.models import parity
 from airflow_mlops.models.class_weights import with_class_weight
 from airflow_mlops.models.trainers import trainer_module
@@ -97,6 +98,7 @@ def fit_candidate(
     :raises ModelFormatError: the model cannot be exported to ONNX
     """
     trainer: Any = trainer_module(spec.trainer.kind)
+    check_task(spec.metrics, train.task)
     threshold.check_task(spec.threshold, train.task)
     calibration.check_task(spec.calibration, train.task)
     train, run, parts = _without_set_aside(spec, dataset, train, run)
@@ -118,6 +120,7 @@ def fit_candidate(
             contract = threshold.with_threshold(spec.threshold, contract, aside, run.part, first, context.progress)
         export = parity.export(model, contract, train, test, context.progress)
         metrics = _measure(contract, test, export.predictions, spec.metrics)
+        _report_undefined(model, test, export.predictions, [*{*spec.metrics} - {*metrics}], context)
         contract = calibration.with_metrics(contract, test, export.predictions, context.progress)
     contract = contract.model_copy(update={"metrics": metrics, "parity": export.parity})
     return Fitted(model, export.content, contract, export.predictions, metrics, fitting.seconds, train)
@@ -158,6 +161,16 @@ def _report_other_labels(model: FittedModel, contract: ModelContract, test: Trai
             f"In {differing:,} of {len(frame):,} held-out rows, predict() of {model.name} returns a different label "
             f"than the class probabilities imply ({rule}). Metrics and scoring use the probabilities. To set a "
             "threshold, set `threshold`, or wrap the estimator in sklearn.model_selection.FixedThresholdClassifier."
+        )
+
+
+def _report_undefined(
+    model: FittedModel, test: TrainingData, predictions: Predictions, absent: Sequence[str], context: StepContext
+) -> None:
+    for metric in sorted(filter(is_deviance, absent)):
+        context.progress(
+            f"{metric} was not measured, because {wrong_predictions(predictions.score, test.metric_weights, model.name)}. "
+            "Train with an objective whose predictions are above 0, such as Poisson."
         )
 
 

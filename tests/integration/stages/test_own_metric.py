@@ -12,7 +12,7 @@ import pytest
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Provenance
-from airflow_mlops.core.errors import MetricError, SpecError
+from airflow_mlops.core.errors import MetricError, SpecError, TrainingError
 from airflow_mlops.core.imports import source_hash
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.operators import EvaluateOperator, TrainOperator
@@ -250,3 +250,38 @@ def test_a_metric_that_was_not_measured_at_training_is_not_judged(store, model, 
     monitor.run(spec, StepContext(store=store))
     report = Report.model_validate(store.read_json(f"reports/{model}/2013-04.json"))
     assert f"{BRIER} was not measured at training" in report.unmeasured
+
+
+def test_a_linear_model_of_counts_is_measured_by_no_deviance_and_does_not_win(client, store, model, caplog):
+    def counted(seed):
+        table = flights(500, "regression", seed=seed)
+        return table.set_column(6, "late", pa.array(np.round(np.exp(table["late"].to_numpy() / 2))))
+
+    dataset, deviance = training_set(store, counted(1), counted(2), task="regression"), "poisson_deviance"
+    tweedie = {"metric": "tweedie_deviance", "power": 1.5}
+
+    def learn(estimator, **fields):
+        trainer = fields.pop("trainer", None) or SklearnTrainer(f"sklearn.{estimator}")
+        spec = TrainSpec(dataset=dataset, model=model, trainer=trainer, metrics=[deviance, tweedie], **fields)
+        return train.run(spec, StepContext(store, uuid.uuid4().hex, provenance=Provenance(dag_id="d", task_id="t")))
+
+    with caplog.at_level("INFO"):
+        linear = learn("linear_model.LinearRegression")
+    assert {*linear.metrics} == {"rmse", "mae", "r2"}
+    assert "poisson_deviance was not measured, because" in caplog.text
+    assert "predictions of LinearRegression are not above 0 (" in caplog.text
+    poisson = learn("linear_model.PoissonRegressor")
+    assert client.get_run(poisson.run_id).data.metrics["tweedie_deviance_p1.5"] > 0
+    gates = [{"metric": deviance, "better_than_baseline_by": 0.0}, {**tweedie, "max": 9, "confidence": 0.95}]
+    spec = EvaluateSpec(candidates=[linear.candidate, poisson.candidate], gates=gates, metric=deviance)
+    verdict = evaluate.run(spec, StepContext(store, uuid.uuid4().hex)).verdict
+    assert (verdict.winner, verdict.metric) == (poisson.candidate, deviance)
+    unmeasured, winner = verdict.candidates
+    assert winner.metrics[deviance] == pytest.approx(poisson.metrics[deviance], rel=1e-12)
+    assert not any(gate.passed for gate in unmeasured.gates if "deviance" in gate.gate)
+    # A trial without a value fails, so a search cannot choose it.
+    search = Search(
+        SklearnTrainer("sklearn.linear_model.Ridge"), {"alpha": Int(1, 2)}, trials=1, folds=2, metric=deviance
+    )
+    with pytest.raises(TrainingError, match="poisson_deviance is undefined, because .* predictions are not above 0"):
+        learn("", trainer=search)

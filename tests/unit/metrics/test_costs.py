@@ -16,7 +16,8 @@ from airflow_mlops.gates.evidence import Evidence, Measurement
 from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.comparison import compare, estimate
-from airflow_mlops.metrics.costs import LARGEST, SMALLEST, Costs, costs_of, metric_name, name_costs, parse_costs
+from airflow_mlops.metrics.costs import LARGEST, SMALLEST, Costs, costs_of, name_costs, parse_costs
+from airflow_mlops.metrics.declarations import metric_name
 from airflow_mlops.metrics.realised import Outcomes, losses, measure
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows

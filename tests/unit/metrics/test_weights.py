@@ -19,7 +19,11 @@ from airflow_mlops.metrics.statistics import influence, statistic
 from airflow_mlops.metrics.values import baseline, measure, reliability
 
 COST = "expected_cost_fp1_fn20"
-CASES = [(task, metric.name) for metric in METRICS.values() for task in metric.tasks] + [("binary", COST)]
+CASES = [(task, metric.name) for metric in METRICS.values() for task in metric.tasks] + [
+    ("binary", COST),
+    ("regression", "poisson_deviance"),
+    ("regression", "tweedie_deviance_p1.5"),
+]
 
 
 def rows(task: str, size: int, seed: int) -> Rows:
@@ -57,6 +61,8 @@ def by_scikit_learn(metric: str, found: Rows) -> float:
         "rmse": lambda: metrics.root_mean_squared_error(truth, score, **options),
         "mae": lambda: metrics.mean_absolute_error(truth, score, **options),
         "r2": lambda: metrics.r2_score(truth, score, **options),
+        "poisson_deviance": lambda: metrics.mean_poisson_deviance(truth, score, **options),
+        "tweedie_deviance_p1.5": lambda: metrics.mean_tweedie_deviance(truth, score, power=1.5, **options),
     }
     return functions[metric]()
 

@@ -88,6 +88,14 @@ def test_a_check_exports_its_findings():
     assert {labels["version"] for *_, labels in monitored(monitor_result())} == {"3"}
 
 
+def test_metrics_with_parameters_are_exported_by_their_name():
+    measured = {"tweedie_deviance_p1.5": 2.0, "tweedie_deviance_p1.5_low": 1.5, "poisson_deviance": 1.0}
+    found = values(monitored({**monitor_result(), "metrics": measured}))
+    assert found["mlops.monitor.performance", "tweedie_deviance_p1.5", "realised"] == 2
+    assert found["mlops.monitor.performance_low", "tweedie_deviance_p1.5", "realised"] == 1.5
+    assert found["mlops.monitor.performance", "poisson_deviance", "realised"] == 1
+
+
 def test_what_was_not_measured_is_not_exported():
     empty = {**monitor_result("retrain"), "metrics": {"rows": 0}, "champion": None, "scored_by": None}
     assert {name for name, *_ in values(monitored(empty))} == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.errors import EvaluationError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
@@ -150,3 +151,17 @@ def test_shares_ascend_and_leave_rows_to_the_champion():
     for shares in ([0.5, 0.2], [0.2, 0.2], [0.0], [1.0], []):
         with pytest.raises(ValueError, match="shares"):
             CanarySpec(model="m", version=2, shares=shares)
+
+
+def test_a_canary_with_negative_predictions_is_not_compared_by_a_deviance():
+    def losses(score):
+        table = pa.table({"label": [1.0, 2.0], "prediction": score, "score": score})
+        tables = {(0, "2013-04"): table, (0, "2013-05"): table.slice(1)}
+        return evidence._losses(tables, REGRESSION, "poisson_deviance", None, {}, 0)
+
+    group, labels = losses([1.0, 1.0])
+    assert (labels, group.values.tolist()) == (3, pytest.approx([0.0, 4 * math.log(2) - 2, 4 * math.log(2) - 2]))
+    with pytest.raises(
+        EvaluationError, match=r"compared by poisson_deviance, because 1 of 2 predictions are not above 0"
+    ):
+        losses([-1.0, 1.0])

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.metrics import mean_poisson_deviance
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.references import ModelVersionRef
@@ -18,7 +19,7 @@ from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.training import model_profile
-from airflow_mlops.stages.monitor import performance
+from airflow_mlops.stages.monitor import performance, segments
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.performance import Realised
 from tests.support.deployed import write
@@ -118,6 +119,47 @@ def test_a_model_with_weights_of_rows_is_compared_with_its_performance_without_t
     assert "'weight'" in note
     assert not any("weight" in note for note in performance.realised(check(store, window), known).notes)
     assert performance.realised(check(store, window), known).performance.reference == 1.0
+
+
+def counts(seed: int, rate: float = 1.0) -> pa.Table:
+    random = np.random.default_rng(seed)
+    a, b = random.normal(size=3_000), random.normal(size=3_000)
+    value = np.exp(a / 2 + 1)
+    return pa.table({"a": a, "b": b, "score": value, "prediction": value, "label": random.poisson(rate * value)})
+
+
+def test_a_deviance_is_measured_with_labels_and_not_estimated(store):
+    held_out, metric = counts(0), "poisson_deviance"
+
+    def deviance(table: pa.Table) -> float:
+        return mean_poisson_deviance(table["label"].to_numpy(), table["score"].to_numpy())
+
+    contract = CONTRACT.model_copy(update={"metrics": {"rmse": 1.0, metric: deviance(held_out)}})
+    score = held_out["score"].to_numpy()
+    predictions = Predictions(score, score, None)
+    profile = model_profile(
+        held_out.to_batches, held_out.to_batches, contract, held_out["label"].to_numpy(), predictions, {}
+    )
+    known = replace(reference(), contract=contract, profile=profile)
+    window = check(store, more := counts(1, rate=2.0), metric=metric)
+    found = performance.realised(window, known)
+    assert found.performance.value == pytest.approx(deviance(more), rel=1e-12)
+    assert found.performance.low < deviance(more) < found.performance.high
+    assert found.performance.reference_low < found.performance.reference == deviance(held_out)
+    assert found.performance.reference_high < found.performance.low
+    # The losses at training are stored, and those of the window are compared with them by segment.
+    assert segments.compare(window, known, found).loss.metric == metric
+    assert {"rmse", metric} <= known.profile.segments.losses.keys()
+    estimated = performance.estimated(window, known, found)
+    assert estimated.performance is None
+    assert estimated.notes == [
+        f"Performance was not estimated from the scores, because {metric} needs labels; rmse, mae can be estimated from the scores."
+    ]
+    # A model whose predictions are not above 0 has no performance.
+    wrong = more.set_column(2, "score", pa.array(np.where(np.arange(3_000) < 2, -0.5, score)))
+    found = performance.realised(check(store, wrong, metric=metric), known)
+    assert found.judged is None
+    assert found.unmeasured == "2 of 3,000 predictions are not above 0 (-0.5 in row 1, -0.5 in row 2)"
 
 
 def copies(table: pa.Table, times: int) -> pa.Table:

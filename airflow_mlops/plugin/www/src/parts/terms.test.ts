@@ -7,6 +7,8 @@ it("knows metrics with the prefixes and suffixes of intervals and estimates", ()
   expect(metricMeaning("uncalibrated_ece")).toBe(metricMeaning("ece"));
   expect(metricMeaning("estimated_roc_auc_low")).toBe(metricMeaning("roc_auc"));
   expect(metricMeaning("expected_cost_fp1_fn20_reference")).toMatch(/^mean cost/);
+  expect(metricMeaning("tweedie_deviance_p1.5_low")).toMatch(/^mean Tweedie deviance/);
+  expect(metricMeaning("poisson_deviance_high")).toMatch(/^mean Poisson deviance/);
 });
 
 it("explains neither a user's own metric nor a name of JavaScript", () => {

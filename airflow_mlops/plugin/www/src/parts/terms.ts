@@ -11,20 +11,23 @@ const METRICS: Record<string, string> = {
   f1: "harmonic mean of precision and recall",
   f1_macro: "mean of the F1 scores of the classes",
   feature_drift: "effect of the drift of the most drifted feature, as a share of rows",
+  gamma_deviance: "mean gamma deviance, the error of positive amounts in proportion to their size; lower is better",
   label_drift: "effect of the drift of the labels, as a share of rows",
   log_loss: "mean of -log(probability of the true class); lower is better",
   mae: "mean absolute error; lower is better",
   multivariate_drift: "effect of the drift of the joint distribution of the features (error of reconstructing them with PCA), as a share of rows",
+  poisson_deviance: "mean Poisson deviance, the error of counts in proportion to their size; lower is better",
   prediction_drift: "effect of the drift of the scores, as a share of rows",
   r2: "R²: share of the labels' variance that the model explains",
   rmse: "root mean squared error; lower is better",
   roc_auc: "area under the ROC curve: probability that a positive row has a higher score than a negative one; 0.5 is chance",
   roc_auc_ovr: "mean area under the ROC curves of each class against the rest; 0.5 is chance",
+  tweedie_deviance: "mean Tweedie deviance, the error of amounts of which many are 0, with its power (p) in the name; lower is better",
 };
 
-/** Of names such as `estimated_roc_auc_low` and `expected_cost_fp1_fn20`, the part that names the metric. */
+/** Of names such as `estimated_roc_auc_low`, `expected_cost_fp1_fn20` and `tweedie_deviance_p1.5`, the part that names the metric. */
 const base = (name: string): string =>
-  name.replace(/^(estimated|uncalibrated|in_sample)_/, "").replace(/(_(low|high|reference)|(?<=^expected_cost)_fp.*)$/, "");
+  name.replace(/^(estimated|uncalibrated|in_sample)_/, "").replace(/(_(low|high|reference)|(?<=^expected_cost)_fp.*|(?<=^tweedie_deviance)_p.*)$/, "");
 
 /** The meaning of a metric's name; undefined if the name speaks for itself or is a user's own. */
 export const metricMeaning = (name: string): string | undefined => {

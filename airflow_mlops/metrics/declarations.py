@@ -1,0 +1,40 @@
+"""Read the metrics that a declaration names beside their parameters: an expected cost and a Tweedie deviance.
+
+This module imports no heavy library, because DAG files that declare gates import this module during parsing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_mlops.metrics import costs, deviances
+
+
+def name_metric(declared: Any) -> Any:
+    """Replace a metric and its parameters in a declaration by the name that contains both.
+
+    A declaration of another metric is returned unchanged.
+
+    :param declared: the fields of a declaration, among others ``metric``
+    :raises ValueError: the costs of ``expected_cost`` (:func:`airflow_mlops.metrics.costs.name_costs`) or the power of
+        ``tweedie_deviance`` (:func:`airflow_mlops.metrics.deviances.name_power`) are missing or invalid
+    """
+    return deviances.name_power(costs.name_costs(declared))
+
+
+def metric_name(declared: Any) -> Any:
+    """Return the name of a metric that is given by its name, or as a mapping of the metric and its parameters.
+
+    :raises ValueError: the mapping names another metric, or a parameter is missing or invalid, see :func:`name_metric`
+    """
+    if not isinstance(declared, Mapping):
+        return declared
+    named = name_metric(declared)
+    if named is declared or len(named) > 1:
+        raise ValueError(
+            f"metric is {dict(declared)!r}, but must be a name, or a metric with its parameters, such as "
+            f"{{'metric': {costs.NAME!r}, 'false_positive': 1, 'false_negative': 20}} or "
+            f"{{'metric': {deviances.TWEEDIE!r}, 'power': 1.5}}"
+        )
+    return named["metric"]

@@ -1,0 +1,56 @@
+"""The labels and predictions for which a deviance (:mod:`airflow_mlops.metrics.deviances`) is undefined. Nothing is clipped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+LEAST = 1e-100
+"""A smaller number counts as 0. The quotient of a label and a prediction is then never infinite."""
+
+_GAMMA, _SHOWN = 2.0, 3
+
+
+def wrong_labels(power: float, truth: NDArray[np.float64], weight: NDArray[np.float64] | None = None) -> str | None:
+    """Return a clause that says for which labels a deviance is undefined; ``None`` if it is defined for all of them.
+
+    :param power: the power of the deviance
+    :param truth: the labels, shape (n,)
+    :param weight: the weight of each row, shape (n,). A row with the weight 0 is not measured
+    """
+    positive = power >= _GAMMA
+    wrong = truth < LEAST if positive else truth < 0
+    return _clause(wrong, truth, weight, "labels", "not above 0" if positive else "below 0")
+
+
+def wrong_predictions(
+    value: NDArray[np.float64], weight: NDArray[np.float64] | None = None, model: str | None = None
+) -> str | None:
+    """Return a clause that says for which predictions deviances are undefined; ``None`` if they are defined for all of them.
+
+    :param value: the predicted values, shape (n,)
+    :param weight: the weight of each row, shape (n,). A row with the weight 0 is not measured
+    :param model: name of the model, for the clause
+    """
+    what = "predictions" if model is None else f"predictions of {model}"
+    return _clause(value < LEAST, value, weight, what, "not above 0")
+
+
+def _clause(
+    wrong: NDArray[np.bool_],
+    values: NDArray[np.float64],
+    weight: NDArray[np.float64] | None,
+    what: str,
+    condition: str,
+) -> str | None:
+    if weight is not None:
+        wrong = wrong & (weight > 0)
+    rows = wrong.nonzero()[0]
+    if not len(rows):
+        return None
+    listed = [f"{values[row]:.4g} in row {row + 1:,}" for row in rows[:_SHOWN].tolist()]
+    more = ", ..." if len(rows) > _SHOWN else ""
+    return f"{len(rows):,} of {len(values):,} {what} are {condition} ({', '.join(listed)}{more})"

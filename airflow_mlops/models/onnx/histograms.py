@@ -1,5 +1,8 @@
 """Convert histogram-based gradient boosting to ONNX without moving rows to the other side of a threshold.
 
+skl2onnx (1.20) also leaves out the link function of the losses ``poisson`` and ``gamma``, so its export predicts the logarithm.
+This module adds the exponential.
+
 A threshold of scikit-learn is a double between two values of a feature. skl2onnx rounds the threshold to the nearest
 float32 number. If this number is the larger of the two values, the rows with this value change sides. This module
 rounds the threshold down instead, so that no float32 value changes sides.
@@ -13,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+# Losses whose models add up the logarithm of the prediction.
+_LOGARITHMIC = ("poisson", "gamma")
+
 
 def conversions() -> dict[str, Any]:
     """Return arguments of ``convert_sklearn`` that round the thresholds of histogram-based gradient boosting down."""
@@ -25,7 +31,7 @@ def conversions() -> dict[str, Any]:
 
     convert = {
         HistGradientBoostingClassifier: _rounding(convert_sklearn_random_forest_classifier),
-        HistGradientBoostingRegressor: _rounding(convert_sklearn_random_forest_regressor_converter),
+        HistGradientBoostingRegressor: _linked(_rounding(convert_sklearn_random_forest_regressor_converter)),
     }
     return {
         "custom_conversion_functions": convert,
@@ -39,6 +45,29 @@ def _rounding(convert: Any) -> Any:
             convert(scope, operator, container)
 
     return rounded
+
+
+def _linked(convert: Any) -> Any:
+    def linked(scope: Any, operator: Any, container: Any) -> None:
+        if operator.raw_operator.loss not in _LOGARITHMIC:
+            convert(scope, operator, container)
+            return
+        (output,) = operator.outputs
+        logarithm = scope.declare_local_variable("logarithm", output.type)
+        convert(scope, _WithOutput(operator, logarithm), container)
+        container.add_node("Exp", [logarithm.full_name], [output.full_name], op_version=13)
+
+    return linked
+
+
+class _WithOutput:
+    """An operator of skl2onnx with another output variable."""
+
+    def __init__(self, operator: Any, output: Any) -> None:
+        self._operator, self.outputs = operator, [output]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._operator, name)
 
 
 @contextmanager

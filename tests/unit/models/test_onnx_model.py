@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -51,9 +52,10 @@ def data(task: str, names: Sequence[str] = FEATURES) -> TrainingData:
 
 
 def trained(
-    estimator: str, params: dict, task: str, names: Sequence[str] = FEATURES
+    estimator: str, params: dict, task: str, names: Sequence[str] = FEATURES, labels: np.ndarray | None = None
 ) -> tuple[sklearn.SklearnModel, OnnxModel]:
     learned = data(task, names)
+    learned = learned if labels is None else replace(learned, labels=labels)
     model = sklearn.fit(SklearnTrainerSpec(estimator=estimator, params=params), learned, 0)
     contract = ModelContract(
         task=task, label="late", features=learned.features, classes=learned.classes,
@@ -107,6 +109,28 @@ def test_the_export_of_a_regressor_gives_the_same_values(estimator):
     np.testing.assert_allclose(found.score, expected, atol=1e-4)
     assert found.probabilities is None
     np.testing.assert_array_equal(found.prediction, found.score)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "params"),
+    [
+        ("sklearn.ensemble.HistGradientBoostingRegressor", {"loss": "poisson", "max_iter": 10}),
+        ("sklearn.ensemble.HistGradientBoostingRegressor", {"loss": "gamma", "max_iter": 10}),
+        ("sklearn.linear_model.PoissonRegressor", {}),
+        ("sklearn.linear_model.GammaRegressor", {}),
+        ("sklearn.linear_model.TweedieRegressor", {"power": 1.5}),
+        ("sklearn.linear_model.TweedieRegressor", {"power": 1.5, "link": "log"}),
+        ("sklearn.ensemble.RandomForestRegressor", {"criterion": "poisson", "n_estimators": 5}),
+    ],
+)
+def test_the_export_of_a_regressor_of_counts_has_its_link(estimator, params):
+    counts = np.round(np.exp(data("regression").labels / 2 + 1)) + 1
+    model, exported = trained(estimator, params, "regression", labels=counts)
+    table = flights(300, "regression", seed=9)
+    found = exported.predict(table).score
+    np.testing.assert_allclose(found, model.predict(frame(table, exported.contract.features)).ravel(), rtol=1e-5)
+    assert found.min() > 0
+    assert found.mean() == pytest.approx(counts.mean(), rel=0.2)
 
 
 @pytest.fixture(scope="module")

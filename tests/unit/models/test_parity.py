@@ -13,7 +13,7 @@ from airflow_mlops.core.contract import ModelContract, Parity
 from airflow_mlops.core.errors import ModelFormatError
 from airflow_mlops.models import parity
 from airflow_mlops.models.inputs import feature_columns, frame
-from airflow_mlops.models.onnx import double
+from airflow_mlops.models.onnx import double, histograms
 from airflow_mlops.models.onnx.histograms import round_down
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.parity import compare
@@ -323,3 +323,18 @@ def test_an_export_that_fails_in_both_precisions_is_refused_with_both_reasons(mo
     monkeypatch.setattr(double, "conversions", lambda: nothing)
     with pytest.raises(ModelFormatError, match=r"in float32; .*; it cannot be exported in float64 \(.*Imputer"):
         exported(model, train, test)
+
+
+def test_an_export_without_the_link_of_its_loss_is_refused(monkeypatch):
+    table = flights(300, "regression", seed=1)
+    features = feature_columns(table.schema, FEATURES)
+    counts = np.round(np.exp(table["late"].to_numpy() / 2 + 1)) + 1
+    data = TrainingData("regression", "late", features, table, frame(table, features), counts, [])
+    params = {"loss": "poisson", "max_iter": 5}
+    estimator = "sklearn.ensemble.HistGradientBoostingRegressor"
+    model = sklearn.fit(SklearnTrainerSpec(estimator=estimator, params=params), data, 0)
+    exported = parity.export(model, contract("regression", features), data, data, print)
+    assert exported.parity.max_difference < 1e-4
+    monkeypatch.setattr(histograms, "_LOGARITHMIC", ())
+    with pytest.raises(ModelFormatError, match="The difference is too large for a rounding error"):
+        parity.export(model, contract("regression", features), data, data, print)

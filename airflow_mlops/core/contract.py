@@ -161,6 +161,25 @@ class Calibration(Model):
     curve_before: list[ReliabilityPoint] = Field(default_factory=list)
 
 
+class PredictionInterval(Model):
+    """How wide the prediction intervals of a regression are, as set with ``interval=``.
+
+    The interval of a row reaches from its prediction minus ``margin`` to its prediction plus ``margin``, both ends included.
+    :mod:`airflow_mlops.models.conformal` describes the method.
+
+    :param coverage: share of the rows whose label is to lie in the interval, between 0 and 1
+    :param margin: half the width of an interval, in the unit of the label, at least 0
+    :param rows: number of rows whose residuals determine the margin. They are part of the split part `train`, but the model was
+        not fitted to them. 0 if the margin of an earlier training was kept
+    :param source: the choice of these rows in words; empty without rows
+    """
+
+    coverage: float
+    margin: float
+    rows: int = 0
+    source: str = ""
+
+
 class ModelContract(Model):
     """The contract of a model: its features, label, ML task and training set.
 
@@ -179,6 +198,8 @@ class ModelContract(Model):
         contracts written before this field existed
     :param calibration: how the probabilities were calibrated with ``calibration=``; ``None`` if they are those of the estimator, and
         in contracts written before this field existed. The calibration is part of the ONNX export
+    :param interval: the prediction intervals that were set with ``interval=``; ``None`` without them, and in contracts written
+        before this field existed
     :param metrics: metrics on held-out rows, by name of the metric
     :param parity: difference between the model and its ONNX export; ``None`` in contracts written before this field
         existed
@@ -204,6 +225,7 @@ class ModelContract(Model):
     threshold: float = THRESHOLD
     threshold_choice: ThresholdChoice | None = None
     calibration: Calibration | None = None
+    interval: PredictionInterval | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
     parity: Parity | None = None
     dataset_name: str

@@ -10,6 +10,9 @@ from airflow_mlops.core.base import Model
 PREDICTION_COLUMNS = ("prediction", "score", "model_name", "model_version", "scored_at", "latency_ms")
 """The columns that scoring adds to each row."""
 
+INTERVAL_COLUMNS = ("prediction_lower", "prediction_upper")
+"""The columns that scoring adds after ``score`` for a model with prediction intervals: the ends of the interval of each row."""
+
 Apart = Literal["shadow", "canary"]
 """The kinds of predictions that are kept apart from those of the champion: of a version that nobody acted on, and of a version
 that answered a share of the requests. The kind is a key in the details of their manifests."""
@@ -18,7 +21,7 @@ LABEL, LABEL_AT = "label", "label_at"
 """The columns that JoinLabelsOperator adds to predictions: the label, and the time at which it became known."""
 
 
-_RESERVED = frozenset({*PREDICTION_COLUMNS, LABEL, LABEL_AT})
+_RESERVED = frozenset({*PREDICTION_COLUMNS, *INTERVAL_COLUMNS, LABEL, LABEL_AT})
 
 
 def predictions_name(model: str, apart: Apart | None = None) -> str:
@@ -83,7 +86,7 @@ def check_private(hashed: Collection[str], dropped: Collection[str], conn_id: st
             f"{', '.join(map(repr, sorted(both)))} is in both `hash_columns` and `drop_columns`. Remove it from one of "
             "them."
         )
-    if own := [name for name in PREDICTION_COLUMNS if name in {*hashed, *dropped}]:
+    if own := [name for name in (*PREDICTION_COLUMNS, *INTERVAL_COLUMNS) if name in {*hashed, *dropped}]:
         raise ValueError(
             f"{', '.join(map(repr, own))} is added by scoring and cannot be hashed or dropped. Remove it from "
             "`hash_columns` and `drop_columns`."

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 from airflow_mlops.core.base import Model, choices
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.metrics.catalog import Metric, find_metric, is_on_request, metrics_for
+from airflow_mlops.metrics.catalog import INTERVAL_METRICS, Metric, find_metric, is_on_request, metrics_for
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Gate(Model):
 
 
 class MetricGate(Gate):
-    """A gate on one metric. A model without probabilities fails the gate if the metric needs probabilities.
+    """A gate on one metric. A model without the probabilities or prediction intervals that the metric needs fails the gate.
 
     A regression fails the gate if the metric is a deviance that is undefined for one of its predictions.
 
@@ -159,6 +159,8 @@ class MetricGate(Gate):
 
     def _undefined(self, model: Measurement) -> str | None:
         """Return a clause that explains why a model has no value of the metric; ``None`` if it is not known."""
+        if self.metric in INTERVAL_METRICS:
+            return f"{model.name} has no prediction intervals (interval of TrainOperator)"
         if model.gives_labels_only:
             return f"{model.name} predicts labels without probabilities"
         if model.rows is None:

@@ -66,6 +66,15 @@ METRICS: dict[str, Metric] = {
 }
 """The built-in metrics."""
 
+COVERAGE, WIDTH = "interval_coverage", "interval_width"
+
+INTERVAL_METRICS: dict[str, Metric] = {
+    COVERAGE: Metric(COVERAGE, ("regression",), True),
+    WIDTH: Metric(WIDTH, ("regression",), False),
+}
+"""The built-in metrics of models with prediction intervals: the share of the labels in the intervals, and their mean width.
+``coverage`` alone is the share of the predictions that have a label."""
+
 MAIN_METRIC: dict[Task, str] = {"binary": "roc_auc", "multiclass": "roc_auc_ovr", "regression": "rmse"}
 """The default metric of each ML task."""
 
@@ -151,8 +160,9 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
     if name == deviances.TWEEDIE:
         raise ValueError(f"{name!r} has no power; write {{'metric': {name!r}, 'power': 1.5}} with your power")
     on_request = is_on_request(name)
-    if name not in METRICS and not on_request:
-        known = [*METRICS, costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE]
+    built_in = METRICS | INTERVAL_METRICS
+    if name not in built_in and not on_request:
+        known = [*built_in, costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE]
         raise ValueError(
             f"{name!r} is not a metric: {choices(name, known)}, or use the import path of a custom metric, "
             "'package.module:function'"
@@ -161,7 +171,7 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
         raise ValueError(f"greater_is_better is set for the built-in metric {name!r}; remove greater_is_better")
     if is_deviance(name):
         return Metric(name, ("regression",), False)
-    return Metric(name, ("binary",), False, of_labels=True) if on_request else METRICS[name]
+    return Metric(name, ("binary",), False, of_labels=True) if on_request else built_in[name]
 
 
 def check_metric(name: str | None, greater_is_better: bool | None) -> None:
@@ -199,6 +209,19 @@ def check_on_request(name: str) -> str:
     return name if is_on_request(name) else check_import_path(name)
 
 
+def check_chooses(name: str | None) -> None:
+    """Check that the best of several models can be chosen by a metric.
+
+    :param name: name of the metric; ``None`` for the default
+    :raises ValueError: it is a metric of prediction intervals
+    """
+    if name in INTERVAL_METRICS:
+        raise ValueError(
+            f"{name!r} does not say which model is best, because wide intervals cover more; use another metric here, and a gate "
+            f"for {name!r}"
+        )
+
+
 def metrics_for(task: Task) -> list[str]:
-    """Return the names of the built-in metrics for an ML task."""
+    """Return the names of the built-in metrics for an ML task, without those of prediction intervals."""
     return [metric.name for metric in METRICS.values() if task in metric.tasks]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airflow_mlops.core.contract import Task
+from airflow_mlops.core.contract import PredictionInterval, Task
 from airflow_mlops.core.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Rows:
     :param score: binary: probability of the positive class, shape (n,); multiclass: probability of each class code, shape
         (n, k); regression: predicted value, shape (n,). ``None`` for a classifier without probabilities
     :param weight: the weight of each row in metrics, at least 0, shape (n,); ``None`` if all rows have the same weight
+    :param interval: the prediction intervals of the model; ``None`` for a model without them
     """
 
     task: Task
@@ -36,6 +37,7 @@ class Rows:
     predicted: NDArray[Any] = field(repr=False)
     score: NDArray[np.float64] | None = field(repr=False)
     weight: NDArray[np.float64] | None = field(default=None, repr=False)
+    interval: PredictionInterval | None = None
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -46,7 +48,7 @@ class Rows:
             return self
         score = None if self.score is None else self.score[index]
         weight = None if self.weight is None else self.weight[index]
-        return Rows(self.task, self.truth[index], self.predicted[index], score, weight)
+        return Rows(self.task, self.truth[index], self.predicted[index], score, weight, self.interval)
 
     def weighted(self, weight: NDArray[np.float64] | None) -> Rows:
         """Return the rows with weights. A row with the weight 0 is not measured.
@@ -115,7 +117,7 @@ def predicted(
 
     :param truth: the true labels or values, shape (n,)
     :param predictions: the predictions for the same rows
-    :param contract: the model contract, which contains the ML task and the classes
+    :param contract: the model contract, which contains the ML task, the classes and the prediction intervals
     :param weight: the weight of each row, see :meth:`Rows.weighted`
     :raises EvaluationError: see :func:`prepare` and :meth:`Rows.weighted`
     """
@@ -129,7 +131,7 @@ def predicted(
         contract.classes,
         positive=contract.positive,
     )
-    return rows.weighted(weight)
+    return replace(rows.weighted(weight), interval=contract.interval)
 
 
 def _regression(truth: NDArray[np.float64], value: NDArray[np.float64]) -> Rows:

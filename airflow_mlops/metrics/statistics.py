@@ -25,9 +25,11 @@ import numpy as np
 
 from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.metrics import losses
+from airflow_mlops.metrics.catalog import COVERAGE, WIDTH
 from airflow_mlops.metrics.costs import Costs, costs_of
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
+from airflow_mlops.metrics.interval_ends import covers
 from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, log_losses, squared_errors
 from airflow_mlops.metrics.ranks import mean_placement, placements, precision_terms
 from airflow_mlops.metrics.rows import Rows
@@ -88,7 +90,8 @@ def derivative(sums: Statistic, total: NDArray[np.float64], size: NDArray[np.flo
 def statistic(metric: str, rows: Rows) -> Statistic:
     """Return a built-in metric as a function of sums over the rows.
 
-    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`, an expected cost or a deviance
+    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`, an expected cost or a deviance, or for
+        rows with prediction intervals a key of :data:`airflow_mlops.metrics.catalog.INTERVAL_METRICS`
     :param rows: any rows of the ML task for which the metric is computed
     """
     if (costs := costs_of(metric)) is not None:
@@ -180,6 +183,16 @@ def _squared(rows: Rows) -> NDArray[np.float64]:
 
 def _absolute(rows: Rows) -> NDArray[np.float64]:
     return absolute_errors(rows.truth, _score(rows))
+
+
+def _covered(rows: Rows) -> NDArray[np.bool_]:
+    assert rows.interval is not None
+    return covers(rows.interval, rows.truth, _score(rows))
+
+
+def _width(rows: Rows) -> NDArray[np.float64]:
+    assert rows.interval is not None
+    return np.full(len(rows), 2 * rows.interval.margin)
 
 
 def _binary_log_losses(rows: Rows) -> NDArray[np.float64]:
@@ -300,6 +313,8 @@ _OTHERS: dict[str, Statistic] = {
     "rmse": Statistic(_MEAN_SQUARED.terms, lambda sums: np.sqrt(_MEAN_SQUARED.value(sums))),
     "mae": _mean(_absolute),
     "r2": Statistic(_spread, _r2),
+    COVERAGE: _mean(_covered),
+    WIDTH: _mean(_width),
 }
 _MULTICLASS: dict[str, Statistic] = {
     "accuracy": _ACCURACY,

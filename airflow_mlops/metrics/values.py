@@ -12,7 +12,14 @@ import numpy as np
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.metrics import custom
-from airflow_mlops.metrics.catalog import METRICS, find_metric, is_custom, is_expected_cost, metrics_for
+from airflow_mlops.metrics.catalog import (
+    INTERVAL_METRICS,
+    METRICS,
+    find_metric,
+    is_custom,
+    is_expected_cost,
+    metrics_for,
+)
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.rows import Rows, encode, prepare, unseen
@@ -25,8 +32,8 @@ if TYPE_CHECKING:
 def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False) -> dict[str, float]:
     """Compute all built-in metrics of the rows' ML task, and the metrics named in ``own``.
 
-    For a classifier without probabilities, only metrics of predicted labels are computed. A deviance is left out if it is
-    undefined for a prediction (:func:`undefined` says why).
+    For a classifier without probabilities, only metrics of predicted labels are computed. The metrics of prediction intervals are
+    computed for a model with them. A deviance is left out if it is undefined for a prediction (:func:`undefined` says why).
 
     :param rows: labels and predictions of a model
     :param own: import paths of custom metrics, expected costs and deviances
@@ -38,6 +45,8 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
     names = metrics_for(rows.task)
     if rows.score is None:
         names = [name for name in names if METRICS[name].of_labels]
+    if rows.interval is not None:
+        names += INTERVAL_METRICS
     values = {name: statistic(name, rows).measure(rows) for name in names}
     for name in dict.fromkeys(own):
         if is_expected_cost(name):

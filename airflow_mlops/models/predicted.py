@@ -9,7 +9,8 @@ import pyarrow as pa
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.columns import PREDICTION_COLUMNS
+from airflow_mlops.data.columns import INTERVAL_COLUMNS, PREDICTION_COLUMNS
+from airflow_mlops.metrics.interval_ends import ends
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,8 @@ def with_predictions(
     latency_ms: pa.Array,
 ) -> pa.RecordBatch:
     """Return the rows with the columns of predictions (:data:`~airflow_mlops.data.columns.PREDICTION_COLUMNS`).
+
+    For a model with prediction intervals, :data:`~airflow_mlops.data.columns.INTERVAL_COLUMNS` follow the score.
 
     :param batch: the scored rows
     :param prediction: predicted labels or values, shape (n,)
@@ -42,19 +45,19 @@ def with_predictions(
             f"{version} predicted a label that is not one of its classes {contract.classes}: {error}. Evaluate and "
             "promote a version that predicts only these classes."
         ) from error
-    added = [
-        predicted,
-        pa.array(score, pa.float64()),
+    prediction_name, score_name, *names = PREDICTION_COLUMNS
+    added = {prediction_name: predicted, score_name: pa.array(score, pa.float64())}
+    if contract.interval is not None:
+        added |= zip(INTERVAL_COLUMNS, map(pa.array, ends(contract.interval, score)), strict=True)
+    others = (
         pa.repeat(pa.scalar(version.model), rows),
         pa.repeat(pa.scalar(version.version, pa.int64()), rows),
         scored_at,
         latency_ms,
-    ]
-    fields = [
-        *batch.schema,
-        *(pa.field(name, array.type) for name, array in zip(PREDICTION_COLUMNS, added, strict=True)),
-    ]
-    return pa.RecordBatch.from_arrays([*batch.columns, *added], schema=pa.schema(fields))
+    )
+    added |= zip(names, others, strict=True)
+    fields = [*batch.schema, *(pa.field(name, array.type) for name, array in added.items())]
+    return pa.RecordBatch.from_arrays([*batch.columns, *added.values()], schema=pa.schema(fields))
 
 
 def _prediction_type(contract: ModelContract) -> pa.DataType:

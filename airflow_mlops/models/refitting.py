@@ -105,6 +105,8 @@ def refit(
         "classes": data.classes,
         "threshold": threshold,
         "calibration": calibration,
+        # The margin is that of the other model's residuals.
+        "interval": None,
     }
     return Refitted(model, ModelContract(**{**dict(contract), **fields}))
 

@@ -21,12 +21,15 @@ class _Declared(Model):
     sample_weight: SampleWeight
 
 
-def refusal(trainer: Mapping[str, Any], *, chooses_threshold: bool, calibrates: bool) -> str | None:
+def refusal(
+    trainer: Mapping[str, Any], *, chooses_threshold: bool, calibrates: bool, finds_interval: bool
+) -> str | None:
     """Return why a training does not accept weights of rows, and what to do; ``None`` if it does.
 
     :param trainer: the fields of the trainer
     :param chooses_threshold: whether a rule chooses the decision threshold
     :param calibrates: whether the training fits a calibration
+    :param finds_interval: whether the training finds prediction intervals
     """
     if trainer.get("kind") == "search":
         return "a Search does not support sample_weight, because its trials would be fitted without it; remove sample_weight"
@@ -39,10 +42,14 @@ def refusal(trainer: Mapping[str, Any], *, chooses_threshold: bool, calibrates: 
         return "sample_weight is set, but a threshold is chosen on rows without weights; give threshold as a number"
     if calibrates:
         return "sample_weight is set, but a calibration is fitted to rows without weights; remove one of the two"
+    if finds_interval:
+        return "sample_weight is set, but the margin of prediction intervals is found on rows without weights; remove one of the two"
     return None
 
 
-def check_sample_weight(where: str, declared: Any, trainer: Any, threshold: Any, calibration: Any) -> None:
+def check_sample_weight(
+    where: str, declared: Any, trainer: Any, threshold: Any, calibration: Any, interval: Any
+) -> None:
     """Validate the column of weights in a DAG file, together with valid values of the other parameters.
 
     :param where: start of the error message, such as ``The sample weight of task 'train'``
@@ -50,10 +57,16 @@ def check_sample_weight(where: str, declared: Any, trainer: Any, threshold: Any,
     :param trainer: the declared trainer; a template is not checked
     :param threshold: the declared threshold; a template is not checked
     :param calibration: the declared calibration; a template is not checked
+    :param interval: the declared prediction intervals; a template is not checked
     :raises SpecError: ``declared`` is not a column name, or the training does not accept weights
     """
     fields = trainer if isinstance(trainer, Mapping) else {}
-    problem = refusal(fields, chooses_threshold=isinstance(threshold, Mapping), calibrates=bool(calibration))
+    problem = refusal(
+        fields,
+        chooses_threshold=isinstance(threshold, Mapping),
+        calibrates=bool(calibration),
+        finds_interval=interval is not None,
+    )
     if problem is not None:
         raise SpecError(f"{where} cannot be used: {problem}.")
     parse(_Declared, {"sample_weight": declared}, where)

@@ -141,11 +141,12 @@ def _check_gates(gates: Any) -> None:
 
 
 def _check_metric(metric: str | Mapping[str, Any] | None, greater_is_better: bool | None) -> None:
-    from airflow_mlops.metrics.catalog import check_metric
+    from airflow_mlops.metrics.catalog import check_chooses, check_metric
     from airflow_mlops.metrics.declarations import metric_name
 
     try:
         check_metric(metric_name(metric), greater_is_better)
+        check_chooses(metric_name(metric))
     except ValueError as error:
         raise SpecError(f"{error}.") from None
 

@@ -35,6 +35,9 @@ class TrainOperator(StepOperator):
         estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, on training rows that the model is not
         fitted to: ``"isotonic"``, ``"sigmoid"`` or ``"temperature"``. By default, they are those of the estimator
+    :param interval: the coverage of the prediction intervals of a regression, such as ``0.9`` or ``{"coverage": 0.9}``: the share of the
+        rows whose label is to lie in its interval. The width is found on training rows that the model is not fitted to. By default, a
+        model has no intervals
     :param class_weight: ``"balanced"``, or a mapping from class to a weight greater than 0; a class that it does not name has the
         weight 1. The weights are passed to the fit and to early stopping, multiplied by those of the rows
         (:class:`~airflow_mlops.operators.Decay`) and of ``sample_weight``. Class weights do not change metrics, gates and monitoring
@@ -47,12 +50,13 @@ class TrainOperator(StepOperator):
     :param seed: random seed of the training, which is passed as ``random_state`` to estimators and as ``seed`` to
         functions
     :param tags: additional tags of the MLflow run
-    :raises SpecError: the trainer is invalid, or does not accept ``class_weight`` or ``sample_weight``
+    :raises SpecError: the trainer is invalid, or does not accept ``class_weight`` or ``sample_weight``, or ``interval`` is not a
+        coverage or excludes another parameter
     """
 
     step = "train"
     cacheable = True
-    structured = frozenset({"trainer", "threshold", "class_weight"})
+    structured = frozenset({"trainer", "threshold", "interval", "class_weight"})
     operator_extra_links = (MLflowRunLink(),)
 
     def __init__(
@@ -64,6 +68,7 @@ class TrainOperator(StepOperator):
         metrics: Sequence[str | Mapping[str, Any]] | None = None,
         threshold: float | str | Mapping[str, Any] | None = None,
         calibration: str | None = None,
+        interval: float | str | Mapping[str, Any] | None = None,
         class_weight: str | Mapping[Any, float] | None = None,
         sample_weight: str | None = None,
         experiment: str | None = None,
@@ -85,6 +90,12 @@ class TrainOperator(StepOperator):
             from airflow_mlops.models.calibration_rule import check_calibration
 
             check_calibration(calibration, f"The calibration of task {self.task_id!r}")
+        if interval is not None and not is_template(interval):
+            from airflow_mlops.models.interval_rule import check_interval
+
+            others = {"threshold": threshold, "calibration": calibration, "class_weight": class_weight}
+            excluded = {name: None if is_template(value) else value for name, value in others.items()}
+            check_interval(interval, f"The interval of task {self.task_id!r}", **excluded)
         if class_weight is not None and not is_template(class_weight):
             from airflow_mlops.models.class_weight_rule import check_class_weight
 
@@ -92,7 +103,7 @@ class TrainOperator(StepOperator):
         if sample_weight is not None and not is_template(sample_weight):
             from airflow_mlops.models.sample_weight_rule import check_sample_weight
 
-            declared = [None if is_template(item) else item for item in (trainer, threshold, calibration)]
+            declared = [None if is_template(item) else item for item in (trainer, threshold, calibration, interval)]
             check_sample_weight(f"The sample weight of task {self.task_id!r}", sample_weight, *declared)
         self.assign_parameters(locals())
 

@@ -14,6 +14,8 @@ from pydantic_core import to_json
 
 from airflow_mlops import __version__
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.columns import INTERVAL_COLUMNS
+from airflow_mlops.metrics.interval_ends import ends
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving import protocol
 from airflow_mlops.serving.canary import Canary
@@ -240,6 +242,10 @@ def _predictions(served: Served, found: Predictions, request_id: str, missing: S
         {"prediction": prediction, "score": score}
         for prediction, score in zip(found.prediction.tolist(), found.score.tolist(), strict=True)
     ]
+    if (interval := served.model.contract.interval) is not None:
+        for name, end in zip(INTERVAL_COLUMNS, ends(interval, found.score), strict=True):
+            for prediction, value in zip(predictions, end.tolist(), strict=True):
+                prediction[name] = value
     for prediction, names in zip(predictions, missing, strict=False):
         prediction["missing"] = names
     return json_answer(

@@ -13,6 +13,8 @@ import numpy as np
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.columns import INTERVAL_COLUMNS
+from airflow_mlops.metrics.interval_ends import ends
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving.versions import Served
 
@@ -29,6 +31,8 @@ def metadata(served: Served, versions: Sequence[str]) -> dict[str, Any]:
     """Return the metadata of a model: its inputs, one for each feature, and its outputs."""
     contract = served.model.contract
     outputs = [("prediction", _label_type(contract)), ("score", "FP64")]
+    if contract.interval is not None:
+        outputs += [(name, "FP64") for name in INTERVAL_COLUMNS]
     return {
         "name": served.ref.model,
         "versions": list(versions),
@@ -175,6 +179,9 @@ def answer(
         "prediction": (label, [rows, 1], [str(value) for value in values] if label == "BYTES" else values),
         "score": ("FP64", [rows, 1], found.score.tolist()),
     }
+    if contract.interval is not None:
+        named = zip(INTERVAL_COLUMNS, ends(contract.interval, found.score), strict=True)
+        outputs |= {name: ("FP64", [rows, 1], end.tolist()) for name, end in named}
     if found.probabilities is not None:
         outputs["probabilities"] = ("FP64", list(found.probabilities.shape), found.probabilities.ravel().tolist())
     wanted = requested(body) or dict.fromkeys(outputs, _parameters(body).get("binary_data_output") is True)

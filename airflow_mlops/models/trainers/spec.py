@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from airflow_mlops.core.base import Model, Name, parse
-from airflow_mlops.metrics.catalog import MetricName, check_metric
+from airflow_mlops.metrics.catalog import MetricName, check_chooses, check_metric
 from airflow_mlops.models.trainers.space import ParameterSpec
 
 # package.module.Class, or package.module:function
@@ -288,6 +288,7 @@ class SearchTrainerSpec(Model):
     @model_validator(mode="after")
     def _check(self) -> SearchTrainerSpec:
         check_metric(self.metric, self.greater_is_better)
+        check_chooses(self.metric)
         if twice := sorted(set(self.space) & set(self.trainer.params)):
             raise ValueError(
                 f"parameter {twice[0]!r} is in both space and the trainer's params; remove it from one of them"

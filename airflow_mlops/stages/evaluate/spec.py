@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, StrictBool, ValidationInfo, field_v
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetLike, MLflowTarget, ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.metrics.catalog import MetricName, check_metric
+from airflow_mlops.metrics.catalog import MetricName, check_chooses, check_metric
 from airflow_mlops.registry.verdict import Verdict
 from airflow_mlops.stages.evaluate.card_spec import Card
 
@@ -94,6 +94,7 @@ class EvaluateSpec(Spec):
     @model_validator(mode="after")
     def _known_metric(self) -> EvaluateSpec:
         check_metric(self.metric, self.greater_is_better)
+        check_chooses(self.metric)
         return self
 
 

@@ -20,6 +20,7 @@ from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_c
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.models.calibration_rule import CalibrationRule
+from airflow_mlops.models.interval_rule import IntervalRule
 from airflow_mlops.models.onnx.scorer import PROFILE_FILE, OnnxModel
 from airflow_mlops.models.parity import standard_deviation
 from airflow_mlops.models.threshold_rule import ThresholdRule
@@ -139,10 +140,12 @@ def _open(client: MlflowClient, ref: ModelVersionRef, *, allow_code: bool) -> _J
         raise ModelFormatError(f"The profile of {ref} cannot be read ({error}). Train the model again.") from None
     fields: dict[str, Any] = {"tags": tags}
     if spec.threshold is not None:
-        # All rows are fitted, so there are none to choose a threshold or fit a calibration on. The judged ones are kept.
+        # All rows are fitted, so none is left for a threshold, a calibration or the margin of intervals. The judged ones are kept.
         fields["threshold"] = ThresholdRule(value=model.contract.threshold)
     if (calibration := model.contract.calibration) is not None:
         fields["calibration"] = CalibrationRule(method=calibration.method, maps=calibration.maps)
+    if (interval := model.contract.interval) is not None:
+        fields["interval"] = IntervalRule(coverage=interval.coverage, margin=interval.margin)
     return _Judged(ref, spec.model_copy(update=fields), model, experiment, importances)
 
 
@@ -170,6 +173,7 @@ def _fit(
             "refit_of": judged.ref.version,
             "threshold_choice": judged.model.contract.threshold_choice,
             "calibration": judged.model.contract.calibration,
+            "interval": judged.model.contract.interval,
         }
     )
     stored = replace(

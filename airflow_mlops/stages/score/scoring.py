@@ -16,7 +16,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data import prediction_log as predictions
-from airflow_mlops.data.columns import PREDICTION_COLUMNS
+from airflow_mlops.data.columns import INTERVAL_COLUMNS, PREDICTION_COLUMNS
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.moments import as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, hashed_or_dropped
@@ -207,7 +207,7 @@ def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, versi
                 f"Dataset {name!r} has no column {', '.join(map(repr, missing))}, which is a feature of {version}. "
                 f"Score a dataset with all features. The columns of the dataset are: {', '.join(columns)}."
             )
-    if taken := [name for name in carried if name in PREDICTION_COLUMNS]:
+    if taken := [name for name in carried if name in (*PREDICTION_COLUMNS, *INTERVAL_COLUMNS)]:
         raise SchemaError(
             f"Dataset {datasets[0].manifest.name!r} has a column {', '.join(map(repr, taken))}, but scoring adds a "
             "column with this name. Rename the column in the dataset."

@@ -1,6 +1,7 @@
 """Writes a dataset of predictions into a table of a database.
 
-The table has the keys and the event time of each row, the prediction and the score, and the columns of :data:`ORIGIN`.
+The table has the keys and the event time of each row, the prediction and the score, the ends of the prediction interval for a model
+with intervals, and the columns of :data:`ORIGIN`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.windows import Window
+from airflow_mlops.data.columns import INTERVAL_COLUMNS
 from airflow_mlops.data.databases.tables import Table
 from airflow_mlops.data.datasets import Dataset
 
@@ -69,7 +71,7 @@ def write(table: Table, predictions: Dataset) -> int:
         "dataset_id": manifest.id,
         "dataset_created": manifest.created,
     }
-    wanted = [*details["keys"], details["timestamp"], "prediction", "score"]
+    wanted = [*details["keys"], details["timestamp"], "prediction", "score", *INTERVAL_COLUMNS]
     columns = [name for name in dict.fromkeys(wanted) if name in predictions.schema.names]
     schema = pa.schema([predictions.schema.field(name).remove_metadata() for name in columns] + list(ORIGIN))
 

@@ -1,6 +1,7 @@
-"""Sets rows of the split part ``train`` aside, to fit a calibration to them or to choose a decision threshold on them.
+"""Sets rows of the split part ``train`` aside: for a calibration, for the choice of a decision threshold, or for the margin of
+prediction intervals.
 
-The model is not fitted to these rows, and gates do not use them. If both are asked for, each gets one half of the rows: a threshold
+The model is not fitted to these rows, and gates do not use them. If both a calibration and a threshold are asked for, each gets one half of the rows: a threshold
 that is chosen on the rows to which the calibration was fitted would follow the calibration's fit to these rows.
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.models.calibration import require_rows
+from airflow_mlops.models.interval_rule import fewest_rows
 from airflow_mlops.models.trainers.validation import SHARE, held_out
 from airflow_mlops.stages.train.spec import TrainSpec
 
@@ -40,39 +42,48 @@ class Divided:
     :param fitted: the rows to fit the model to
     :param calibration: the rows to fit the calibration to; ``None`` without a calibration
     :param threshold: the rows to choose the threshold on; ``None`` if no threshold is chosen
+    :param interval: the rows to find the margin of prediction intervals on; ``None`` if no margin is found
     """
 
     fitted: Dataset
     calibration: SetAside | None = None
     threshold: SetAside | None = None
+    interval: SetAside | None = None
 
 
 def uses(spec: TrainSpec) -> list[str]:
-    """Return what rows are set aside for, ``calibration`` or ``threshold`` or both."""
+    """Return what rows are set aside for: ``calibration`` or ``threshold`` or both, or ``interval``."""
     found = []
     if spec.calibration is not None and not spec.calibration.maps:
         found.append("calibration")
     if spec.threshold is not None and spec.threshold.value is None:
         found.append("threshold")
+    if spec.interval is not None and spec.interval.margin is None:
+        found.append("interval")
     return found
 
 
 def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray[Any]) -> Divided:
-    """Divide the training rows if the spec has a calibration, or a rule that chooses the threshold.
+    """Divide the training rows if the spec has a calibration, a rule that chooses the threshold, or prediction intervals.
 
     The newest rows are set aside if the training set has event times, whole groups if it was split by a group, and otherwise
-    random rows. If both are asked for, the threshold is chosen on the newer half of the rows (of whole groups, or of random rows).
+    random rows. If both a calibration and a threshold are asked for, the threshold is chosen on the newer half of the rows (of whole groups, or of random rows).
 
     :param part: name of the split part that the training reads; ``None`` for all rows
     :param labels: labels of these rows, shape (n,)
-    :raises TrainingError: one of the parts has no rows, only rows of one class, or too few rows for a calibration
+    :raises TrainingError: one of the parts has no rows, only rows of one class, or too few rows for a calibration or for prediction
+        intervals
     """
     wanted = uses(spec)
     if not wanted:
         return Divided(dataset)
-    instead = {"calibration": "remove `calibration`", "threshold": "give `threshold` as a number"}
+    instead = {
+        "calibration": "remove `calibration`",
+        "threshold": "give `threshold` as a number",
+        "interval": "remove `interval`",
+    }
     otherwise = " and ".join(instead[use] for use in wanted)
-    purpose = {"calibration": "the calibration", "threshold": "the choice of a threshold"}
+    purpose = {"calibration": "the calibration", "threshold": "the choice of a threshold", "interval": "the interval"}
     setting = " and ".join(purpose[use] for use in wanted)
     # The trainer may draw validation rows with the same seed.
     chosen, source = held_out(dataset, part, len(labels), SHARE, spec.seed + 1, setting=setting, otherwise=otherwise)
@@ -90,7 +101,10 @@ def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray
         first, second = np.zeros_like(chosen), np.zeros_like(chosen)
         first[chosen], second[chosen] = ~newer, newer
         masks = {"calibration": first, "threshold": second}
-    _require_classes(dataset, labels[~chosen], "the model is fitted to", source, otherwise)
+    if spec.interval is not None:
+        _require_rows(spec.interval.coverage, int(chosen.sum()), source)
+    else:
+        _require_classes(dataset, labels[~chosen], "the model is fitted to", source, otherwise)
     if "threshold" in masks:
         _require_classes(dataset, labels[masks["threshold"]], "a threshold is chosen on", source, otherwise)
     if spec.calibration is not None and "calibration" in masks:
@@ -107,4 +121,12 @@ def _require_classes(dataset: Dataset, labels: NDArray[Any], use: str, source: s
         raise TrainingError(
             f"All {len(labels):,} rows of training set {dataset.manifest.name!r} that {use} have the label {found.tolist()[0]!r}, "
             f"but two classes are needed ({source} are set aside). Use more rows, or {otherwise}."
+        )
+
+
+def _require_rows(coverage: float, rows: int, source: str) -> None:
+    if rows < (needed := fewest_rows(coverage)):
+        raise TrainingError(
+            f"interval={coverage:g} needs the residuals of {needed:,} training rows that the model is not fitted to, but only "
+            f"{rows:,} are set aside ({source}). Use more rows or a smaller coverage, or remove `interval`."
         )

@@ -12,10 +12,11 @@ from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.metrics.catalog import METRICS, is_deviance, is_on_request
+from airflow_mlops.metrics.catalog import INTERVAL_METRICS, METRICS, is_deviance, is_on_request
 from airflow_mlops.metrics.domain import wrong_predictions
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.metrics.values import check_task, compute
+from airflow_mlops.metrics.rows import predicted
+from airflow_mlops.metrics.values import check_task, measure
 from airflow_mlops.models import parity
 from airflow_mlops.models.class_weights import with_class_weight
 from airflow_mlops.models.trainers import trainer_module
@@ -23,7 +24,7 @@ from airflow_mlops.models.trainers.base import FittedModel, TrainingData, Traini
 from airflow_mlops.models.trainers.spec import TrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, check_parts, new_contract, read_part
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.train import calibration, threshold
+from airflow_mlops.stages.train import calibration, interval, threshold
 from airflow_mlops.stages.train.aside import Divided, divided
 from airflow_mlops.stages.train.spec import TrainSpec
 
@@ -91,7 +92,8 @@ def fit_candidate(
     """Fit one candidate, export the model to ONNX, and measure the model on the split part ``test``.
 
     :param dataset: the training set
-    :param train: the rows to fit the model to, and to calibrate and to choose the threshold on if the spec asks for it
+    :param train: the rows to fit the model to, and to calibrate, to choose the threshold and to find prediction intervals on if the spec
+        asks for it
     :param test: rows of the split part ``test``
     :param run: checkpoint and log functions of the training
     :raises TrainingError: the model cannot be fitted to the data
@@ -101,6 +103,7 @@ def fit_candidate(
     check_task(spec.metrics, train.task)
     threshold.check_task(spec.threshold, train.task)
     calibration.check_task(spec.calibration, train.task)
+    interval.check_task(spec.interval, train.task)
     train, run, parts = _without_set_aside(spec, dataset, train, run)
     train = _with_class_weight(spec, train, run)
     with Phase(context, "Fitted") as fitting:
@@ -119,6 +122,10 @@ def fit_candidate(
             first = parity.export(model, contract, train, test, lambda message: None).content if aside else b""
             contract = threshold.with_threshold(spec.threshold, contract, aside, run.part, first, context.progress)
         export = parity.export(model, contract, train, test, context.progress)
+        if spec.interval is not None:
+            contract = interval.with_interval(
+                spec.interval, contract, parts.interval, run.part, export.content, context.progress
+            )
         metrics = _measure(contract, test, export.predictions, spec.metrics)
         _report_undefined(model, test, export.predictions, [*{*spec.metrics} - {*metrics}], context)
         contract = calibration.with_metrics(contract, test, export.predictions, context.progress)
@@ -129,7 +136,7 @@ def fit_candidate(
 def _without_set_aside(
     spec: TrainSpec, dataset: Dataset, train: TrainingData, run: TrainingRun
 ) -> tuple[TrainingData, TrainingRun, Divided]:
-    """Leave out the rows that are set aside for a calibration or a threshold.
+    """Leave out the rows that are set aside for a calibration, a threshold or prediction intervals.
 
     :return: the rows to fit the model to, the run that reads them, and all parts
     """
@@ -177,23 +184,13 @@ def _report_undefined(
 def _measure(
     contract: ModelContract, test: TrainingData, predictions: Predictions, own: Sequence[str]
 ) -> dict[str, float]:
-    found = compute(
-        contract.task,
-        test.labels,
-        predictions.prediction,
-        predictions.score,
-        predictions.probabilities,
-        contract.classes,
-        positive=contract.positive,
-        own=own,
-        weight=test.metric_weights,
-    )
+    found = measure(predicted(test.labels, predictions, contract, test.metric_weights), own)
     return in_order(found)
 
 
 def in_order(metrics: dict[str, float]) -> dict[str, float]:
     """Return ``metrics`` in order: built-in metrics in the order of the catalog, followed by the others."""
-    names = [*METRICS, *filter(is_on_request, metrics)]
+    names = [*METRICS, *INTERVAL_METRICS, *filter(is_on_request, metrics)]
     return {name: metrics[name] for name in names if name in metrics}
 
 

@@ -123,6 +123,12 @@ def log_run(
         params |= {"calibration": calibration.method, "calibration_rows": calibration.rows}
         if test is not None:
             metrics |= {f"uncalibrated_{name}": value for name, value in calibration.before.items()}
+    if (interval := fitted.contract.interval) is not None:
+        params |= {
+            "interval": interval.coverage,
+            "interval_margin": interval.margin,
+            "interval_rows": interval.rows,
+        }
     if spec.class_weight is not None:
         params |= {"class_weight": json.dumps(spec.class_weight)}
     if spec.sample_weight is not None:

@@ -13,6 +13,8 @@ from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget
 from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric
 from airflow_mlops.models.calibration_rule import CalibrationInput
 from airflow_mlops.models.class_weight_rule import ClassWeight
+from airflow_mlops.models.interval_rule import IntervalInput
+from airflow_mlops.models.interval_rule import refusal as interval_refusal
 from airflow_mlops.models.sample_weight_rule import SampleWeight, refusal
 from airflow_mlops.models.threshold_rule import ThresholdInput
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec, TrainerInput
@@ -32,6 +34,8 @@ class TrainSpec(Spec):
         :class:`airflow_mlops.models.threshold_rule.ThresholdRule`; by default the threshold of the estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, see
         :mod:`airflow_mlops.models.calibration`; by default they are not calibrated
+    :param interval: coverage of the prediction intervals of a regression, see :mod:`airflow_mlops.models.conformal`; by default it has
+        none
     :param class_weight: ``balanced``, or the weight of each class by the class as text, see
         :func:`airflow_mlops.models.class_weights.with_class_weight`. It multiplies the weights of the rows in the fit only
     :param sample_weight: column of the training set with the weights of the rows in the fit and in all metrics; by default all rows
@@ -47,6 +51,7 @@ class TrainSpec(Spec):
     metrics: list[Annotated[MetricName, AfterValidator(check_on_request)]] = Field(default_factory=list)
     threshold: ThresholdInput = None
     calibration: CalibrationInput = None
+    interval: IntervalInput = None
     class_weight: ClassWeight = None
     sample_weight: SampleWeight | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -72,7 +77,17 @@ class TrainSpec(Spec):
                 self.trainer.model_dump(include={"kind", "dataset"}),
                 chooses_threshold=self.threshold is not None and self.threshold.value is None,
                 calibrates=self.calibration is not None,
+                finds_interval=self.interval is not None,
             )
+            if problem is not None:
+                raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _predicts_numbers(self) -> TrainSpec:
+        if self.interval is not None:
+            excluded = ("threshold", "calibration", "class_weight")
+            problem = interval_refusal(**{name: getattr(self, name) is not None for name in excluded})
             if problem is not None:
                 raise ValueError(problem)
         return self

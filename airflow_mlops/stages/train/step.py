@@ -136,7 +136,7 @@ def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
 
     fields = {name: getattr(spec, name) for name in ("dataset", "model", "seed", "mlflow", "tags")}
     result = search.run_in_one_task(SearchSpec(search=spec.trainer, **fields), context)
-    fields |= {name: getattr(spec, name) for name in ("metrics", "threshold", "calibration")}
+    fields |= {name: getattr(spec, name) for name in ("metrics", "threshold", "calibration", "interval")}
     return TrainSpec(trainer=result.model_dump(mode="json"), **fields)
 
 

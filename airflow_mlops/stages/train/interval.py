@@ -1,0 +1,71 @@
+"""Sets the prediction intervals of a candidate by the rule of the training (``interval=``).
+
+The margin is found on rows that :mod:`airflow_mlops.stages.train.aside` sets aside, from the predictions of the ONNX export, to which
+scoring adds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from airflow_mlops.core.contract import ModelContract, PredictionInterval, Task
+from airflow_mlops.core.errors import SpecError, TrainingError
+from airflow_mlops.models import conformal
+from airflow_mlops.models.interval_rule import IntervalRule
+from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.models.training_data import label_values
+from airflow_mlops.stages.train.aside import SetAside
+
+
+def check_task(rule: IntervalRule | None, task: Task) -> None:
+    """Check that a model of the ML task predicts numbers.
+
+    :raises SpecError: prediction intervals are asked for, and the ML task is a classification
+    """
+    if rule is not None and task != "regression":
+        raise SpecError(
+            f"`interval` is set, but a {task} model predicts classes, which have no prediction interval. Remove `interval`."
+        )
+
+
+def with_interval(
+    rule: IntervalRule,
+    contract: ModelContract,
+    aside: SetAside | None,
+    part: str | None,
+    exported: bytes,
+    progress: Callable[[str], None],
+) -> ModelContract:
+    """Return the contract of a regression with prediction intervals.
+
+    :param aside: the rows whose residuals determine the margin; ``None`` if the rule has the margin of an earlier training
+    :param part: name of the split part that the training reads; ``None`` for all rows
+    :param exported: the ONNX export of the model
+    :param progress: function that writes a message to the task's log
+    :raises TrainingError: a prediction or the margin is not a finite number
+    """
+    if aside is None:
+        assert rule.margin is not None
+        return contract.model_copy(update={"interval": PredictionInterval(coverage=rule.coverage, margin=rule.margin)})
+    model = OnnxModel(exported, contract)
+    names = [feature.name for feature in contract.features]
+    value = np.concatenate(
+        [model.predict(batch).score for batch in aside.chosen.batches(part, names) if batch.num_rows]
+    )
+    column = aside.chosen.table(part, [contract.label]).column(contract.label)
+    truth = label_values(column, contract.task, f"Label {contract.label!r}")
+    with np.errstate(over="ignore", invalid="ignore"):
+        margin = conformal.margin(truth, value, rule.coverage)
+    if not np.isfinite(value).all() or not np.isfinite(margin):
+        raise TrainingError(
+            f"The prediction intervals have no finite width on the {len(truth):,} rows on which it is found ({aside.source}). Check "
+            "the labels and the features of these rows, or remove `interval`."
+        )
+    found = PredictionInterval(coverage=rule.coverage, margin=margin, rows=len(truth), source=aside.source)
+    progress(
+        f"The prediction intervals with a coverage of {found.coverage:g} are the prediction plus and minus {margin:.6g}, by the "
+        f"residuals of {found.rows:,} training rows that the model was not fitted to ({aside.source})."
+    )
+    return contract.model_copy(update={"interval": found})

@@ -13,17 +13,18 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from airflow_mlops.core.contract import ModelContract, Task
+from airflow_mlops.core.contract import ModelContract, PredictionInterval, Task
 from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.metrics import custom, intervals, weighted
-from airflow_mlops.metrics.catalog import find_metric, is_custom
+from airflow_mlops.metrics.catalog import COVERAGE, find_metric, is_custom
 from airflow_mlops.metrics.clusters import Design, design
 from airflow_mlops.metrics.clusters import codes as cluster_codes
 from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.costs import Costs, costs_of
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
+from airflow_mlops.metrics.interval_ends import covers
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, deviances, squared_errors
 from airflow_mlops.metrics.ranks import Area, area, precision_of_others
@@ -57,6 +58,7 @@ class Outcomes:
     :param example: a label that is not one of the model's classes; ``None`` if there is no such label
     :param groups: number of the cluster of each row, shape (n,), for intervals by cluster; ``None`` for independent rows
     :param weight: the weight of each row, above 0 and with the mean 1, shape (n,); ``None`` if each row counts once
+    :param interval: the prediction intervals of the model; ``None`` for a model without them
     """
 
     truth: npt.NDArray[Any]
@@ -68,6 +70,7 @@ class Outcomes:
     example: Any = None
     groups: npt.NDArray[np.int64] | None = None
     weight: Floats | None = None
+    interval: PredictionInterval | None = None
 
     @property
     def rows(self) -> int:
@@ -127,6 +130,7 @@ def outcomes(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Outc
         np.concatenate(codes, axis=1) if codes else None,
         unknown,
         example,
+        interval=contract.interval,
     )
 
 
@@ -244,7 +248,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
 
     For ``roc_auc``, the interval uses DeLong's variance with an effective number of rows
     (:func:`airflow_mlops.metrics.intervals.bounded`), and for ``average_precision`` and ``f1_macro`` the variance of the
-    rows' influence. For ``accuracy``, ``precision`` and ``recall``, it is Wilson's interval; for ``f1`` and
+    rows' influence. For ``accuracy``, ``precision``, ``recall`` and ``interval_coverage``, it is Wilson's interval; for ``f1`` and
     ``balanced_accuracy``, it follows from Wilson's intervals. For ``log_loss``,
     ``brier``, ``mae`` and deviances, it is the interval of a mean, corrected for skewness, and for ``rmse`` that of the mean squared
     error. For an expected cost, it follows from Wilson's intervals of the shares of both errors. For a custom metric, the interval
@@ -257,8 +261,8 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     The intervals are the same with weighted shares and effective numbers of rows (:mod:`airflow_mlops.metrics.weighted`), so few rows
     with large weights give wide intervals.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, or the import path of a custom
-        metric
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, the import path of a custom
+        metric, or ``interval_coverage`` for a model with prediction intervals
     :param outcomes: the labelled predictions
     :param confidence: confidence of the interval, such as 0.95
     :param task: the ML task (binary, multiclass, regression), which custom metrics need
@@ -346,6 +350,16 @@ def _area(outcomes: Outcomes) -> Area:
 
 def _accuracy(outcomes: Outcomes, z: float) -> Interval:
     return weighted.share(outcomes.right, outcomes.weight, z)
+
+
+def _missed(outcomes: Outcomes) -> Bools:
+    """Return which labels do not lie in their prediction interval."""
+    assert outcomes.interval is not None
+    return ~covers(outcomes.interval, outcomes.truth, outcomes.score)
+
+
+def _interval_coverage(outcomes: Outcomes, z: float) -> Interval:
+    return weighted.share(~_missed(outcomes), outcomes.weight, z)
 
 
 def _average_precision(outcomes: Outcomes, z: float) -> Interval:
@@ -546,6 +560,7 @@ _LOSSES: dict[str, Callable[[Outcomes], Floats]] = {
     "rmse": _squared_errors,
     "mae": lambda outcomes: absolute_errors(outcomes.truth, outcomes.score),
     **{metric: _influence_losses(metric) for metric in _BY_INFLUENCE},
+    COVERAGE: lambda outcomes: _missed(outcomes).astype(float),
 }
 _METRICS: dict[str, Callable[[Outcomes, float], Interval]] = {
     "roc_auc": _roc_auc,
@@ -560,4 +575,5 @@ _METRICS: dict[str, Callable[[Outcomes, float], Interval]] = {
     "f1_macro": _f1_macro,
     "precision": _precision,
     "recall": _recall,
+    COVERAGE: _interval_coverage,
 }

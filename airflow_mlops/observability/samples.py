@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
 from airflow_mlops.core.windows import Window
-from airflow_mlops.metrics.catalog import REALISED, is_deviance, is_expected_cost
+from airflow_mlops.metrics.catalog import COVERAGE, REALISED, is_deviance, is_expected_cost
 from airflow_mlops.policy.findings import Decision
 
 _DAY = 86_400
@@ -177,7 +177,7 @@ def decided(result: dict[str, Any], outcome: str) -> list[Sample]:
 def _performance(measured: dict[str, float], about: dict[str, str]) -> Iterator[Sample]:
     found = {key.removeprefix("estimated_") for key in measured}
     on_request = {name for name in found if is_expected_cost(name) or is_deviance(name)}
-    names = sorted({name for names in REALISED.values() for name in names} | on_request)
+    names = sorted({name for names in REALISED.values() for name in names} | {COVERAGE} | on_request)
     for source, prefix in (("realised", ""), ("estimated", "estimated_")):
         for name in names:
             ends = ("", "_low", "_high", "_reference")

@@ -25,6 +25,7 @@ METRIC_NAMES = {
     "f1_macro": "macro F1",
     "precision": "precision",
     "recall": "recall",
+    "interval_coverage": "interval coverage",
 }
 """The usual names of metrics, for text."""
 
@@ -218,6 +219,15 @@ class Performance(Model):
     def higher_is_better(self) -> bool:
         """Return whether larger values of the metric are better."""
         return find_metric(self.metric, self.greater_is_better).higher_is_better
+
+
+class IntervalCoverage(Performance):
+    """The realised coverage: the share of the labels that lie in their prediction interval.
+
+    :param nominal: the share that was asked for at training (``interval=``)
+    """
+
+    nominal: float
 
 
 class PositiveRate(Model):

@@ -8,7 +8,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from airflow_mlops.core.durations import Duration
 from airflow_mlops.drift.thresholds import DriftThresholds
-from airflow_mlops.metrics.catalog import check_metric, find_metric, is_custom
+from airflow_mlops.metrics.catalog import INTERVAL_METRICS, check_metric, find_metric, is_custom
 from airflow_mlops.metrics.declarations import name_metric
 
 
@@ -23,7 +23,7 @@ class PerformanceThresholds(DriftThresholds):
     :param greater_is_better: whether larger values of a custom metric are better; ``None`` for a built-in metric
     :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, the
         tolerance is an absolute difference. Otherwise (errors and losses), the tolerance is a share of the value at
-        training
+        training. It also is the absolute difference by which the coverage of prediction intervals may be lower
     :param min: the smallest acceptable value of the metric, for a metric of which larger values are better. Performance
         counts as worse if the whole confidence interval lies below ``min``, whatever the value at training is
     :param max: the largest acceptable value of the metric, for errors and losses, in the unit of the metric
@@ -60,6 +60,11 @@ class PerformanceThresholds(DriftThresholds):
     @model_validator(mode="after")
     def _known_metric(self) -> PerformanceThresholds:
         check_metric(self.metric, self.greater_is_better)
+        if self.metric in INTERVAL_METRICS:
+            raise ValueError(
+                f"metric is {self.metric!r}, but the coverage of prediction intervals is judged beside the metric, for every model "
+                "that has intervals; set metric to rmse or mae"
+            )
         if self.groups is not None and self.metric is not None and is_custom(self.metric):
             raise ValueError("groups needs a built-in metric; remove groups or set another metric")
         if self.min is not None and self.max is not None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.drift.findings import Drift
-from airflow_mlops.performance.findings import Performance
+from airflow_mlops.performance.findings import IntervalCoverage, Performance
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.standards import standards
@@ -42,6 +42,12 @@ def is_acceptable(performance: Performance, policy: Policy) -> bool:
 def judged_performance(findings: Findings) -> Performance | None:
     """Return realised performance; ``None`` if performance cannot be judged (see :attr:`Findings.unmeasured`)."""
     return findings.performance if findings.unmeasured is None else None
+
+
+def lost_coverage(findings: Findings) -> IntervalCoverage | None:
+    """Return the coverage of the prediction intervals if it is significantly lower than at training; otherwise ``None``."""
+    found = findings.interval if findings.unmeasured is None else None
+    return found if found is not None and is_worse(found, findings.policy) else None
 
 
 def is_too_old(findings: Findings) -> bool:

@@ -13,7 +13,15 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.drift.findings import Drift, DriftTests, Freshness, SchemaChange
 from airflow_mlops.drift.reference import DriftReference
 from airflow_mlops.performance.challenger import Comparison
-from airflow_mlops.performance.findings import Bias, Change, LossChange, Performance, PositiveRate, Segment
+from airflow_mlops.performance.findings import (
+    Bias,
+    Change,
+    IntervalCoverage,
+    LossChange,
+    Performance,
+    PositiveRate,
+    Segment,
+)
 from airflow_mlops.policy.spec import Policy, Trigger
 from airflow_mlops.policy.wording import HEADLINE_LENGTH
 from airflow_mlops.profiles.spec import LabelDelay
@@ -141,6 +149,7 @@ class Findings(Model):
     :param performance: realised performance, measured by comparing predictions with labels
     :param unmeasured: why realised performance was not measured or cannot be judged; one clause
     :param bias: mean error of the predictions; ``None`` for multiclass models, or without labels
+    :param interval: coverage of the prediction intervals; ``None`` for a model without intervals, or without labels
     :param positives: how often the model predicted its positive class; ``None`` unless the model is binary
     :param estimated: performance estimated from the scores without labels. If realised performance is judged, the
         estimate covers only the labelled rows, so that both values are comparable. Otherwise, the estimate covers all
@@ -184,6 +193,7 @@ class Findings(Model):
     performance: Performance | None = None
     unmeasured: str | None = None
     bias: Bias | None = None
+    interval: IntervalCoverage | None = None
     positives: PositiveRate | None = None
     estimated: Performance | None = None
     challenger: Comparison | None = None

@@ -27,7 +27,15 @@ from airflow_mlops.core.calls import Request
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.windows import Window
 from airflow_mlops.core.zones import instant, local
-from airflow_mlops.policy.checks import days, important_drift, is_replaced, is_too_old, is_worse, judged_performance
+from airflow_mlops.policy.checks import (
+    days,
+    important_drift,
+    is_replaced,
+    is_too_old,
+    is_worse,
+    judged_performance,
+    lost_coverage,
+)
 from airflow_mlops.policy.details.challengers import deciding_comparison, gain_of
 from airflow_mlops.policy.details.inputs import broken_inputs
 from airflow_mlops.policy.details.performance import change_of
@@ -194,13 +202,12 @@ def _triggers(findings: Findings) -> Iterator[tuple[Trigger, str]]:
 
 def _measured(findings: Findings) -> Iterator[tuple[Trigger, str]]:
     policy, judged = findings.policy, judged_performance(findings)
-    if (
-        "performance" in policy.retrain_on
-        and deciding_comparison(findings) is None
-        and judged is not None
-        and is_worse(judged, policy)
-    ):
-        yield "performance", change_of(judged, policy)
+    if "performance" in policy.retrain_on:
+        if deciding_comparison(findings) is None and judged is not None and is_worse(judged, policy):
+            yield "performance", change_of(judged, policy)
+        # A challenger says nothing about intervals, and any retraining finds them anew.
+        elif (lost := lost_coverage(findings)) is not None:
+            yield "performance", change_of(lost, policy)
     estimated = findings.estimated if findings.unmeasured is not None else None
     if "estimated_performance" in policy.retrain_on and estimated is not None and is_worse(estimated, policy):
         yield "estimated_performance", change_of(estimated, policy, estimated=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from airflow_mlops.metrics.catalog import COVERAGE
 from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.spec import Policy
@@ -41,6 +42,9 @@ def tolerance(performance: Performance, level: float, policy: Policy) -> float:
 
 
 def _bound(performance: Performance, policy: Policy) -> Standard | None:
+    if performance.metric == COVERAGE:
+        # The bounds are those of the metric of the policy.
+        return None
     if policy.min is not None:
         return Standard("bound", policy.min, performance.value < policy.min, performance.high < policy.min)
     if policy.max is not None:

@@ -34,6 +34,7 @@ from airflow_mlops.policy.details.performance import (
     change_of,
     levels_of,
     reasons_for_worse_performance,
+    worse_performance,
 )
 from airflow_mlops.policy.details.versions import model_version, replaced_in_window, replaced_version
 from airflow_mlops.policy.findings import ActiveTrigger, Decision, Findings, RetrainingPlan, Verdict
@@ -273,7 +274,7 @@ def _trigger_details(trigger: Trigger, findings: Findings) -> list[str]:
     if trigger == "challenger" and findings.challenger is not None:
         return [*challengers_of(findings.challenger, policy), *_worse_too(findings)]
     if trigger == "performance" and findings.performance is not None:
-        return [*levels_of(findings.performance, policy), *reasons_for_worse_performance(findings)]
+        return worse_performance(findings)
     if trigger == "estimated_performance" and findings.estimated is not None:
         return levels_of(findings.estimated, policy, "Estimated")
     if trigger == "drift":

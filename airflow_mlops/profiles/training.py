@@ -14,7 +14,7 @@ import pyarrow as pa
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.metrics import weighted
-from airflow_mlops.metrics.catalog import is_custom, realised
+from airflow_mlops.metrics.catalog import COVERAGE, is_custom, realised
 from airflow_mlops.metrics.intervals import Interval, proportion
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, measure, outcomes
@@ -112,7 +112,7 @@ def _intervals(contract: ModelContract, known: Outcomes) -> dict[str, Interval]:
     """
     found = {}
     for metric in contract.metrics:
-        if is_custom(metric) or realised(contract.task, [metric]):
+        if is_custom(metric) or metric == COVERAGE or realised(contract.task, [metric]):
             with suppress(UnmeasurableError):
                 found[metric] = measure(metric, known, CONFIDENCE, contract.task)
     if contract.task != "multiclass" and known.rows:

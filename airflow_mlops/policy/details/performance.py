@@ -7,7 +7,15 @@ from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Performance
-from airflow_mlops.policy.checks import exceeds_limit, is_acceptable, judged_performance, missed_estimate
+from airflow_mlops.policy.checks import (
+    exceeds_limit,
+    is_acceptable,
+    is_replaced,
+    is_worse,
+    judged_performance,
+    lost_coverage,
+    missed_estimate,
+)
 from airflow_mlops.policy.details.drift import against
 from airflow_mlops.policy.details.observation import Observation
 from airflow_mlops.policy.findings import Findings
@@ -88,6 +96,33 @@ def bias_of(findings: Findings) -> list[str]:
     interval = f"{share(findings.policy.confidence, 0)} interval {number(bias.low)} to {number(bias.high)}"
     what = "Predicted probabilities" if bias.of_probabilities else "Predictions"
     return [f"{what} are too {side} on average: mean error {number(bias.value)} ({interval}{trained})."]
+
+
+def coverage_of(findings: Findings) -> list[str]:
+    """Return a sentence about the coverage of the prediction intervals if it is significantly lower; otherwise none."""
+    lost = lost_coverage(findings)
+    if lost is None:
+        return []
+    level = level_of(lost, findings.policy).removesuffix(".")
+    return [f"{level}; {share(lost.nominal, 4 if lost.nominal > 0.9999 else 2)} was asked for at training."]
+
+
+def narrow_intervals(findings: Findings) -> list[Observation]:
+    """Return an observation if the coverage of the champion's prediction intervals is significantly lower."""
+    lost = lost_coverage(findings)
+    if lost is None or is_replaced(findings):
+        return []
+    return [Observation(change_of(lost, findings.policy), coverage_of(findings))]
+
+
+def worse_performance(findings: Findings) -> list[str]:
+    """Return the facts behind the trigger ``performance``: levels of the metric and of the coverage, and reasons."""
+    measured, policy = findings.performance, findings.policy
+    if measured is None:
+        return []
+    if is_worse(measured, policy):
+        return [*levels_of(measured, policy), *reasons_for_worse_performance(findings), *coverage_of(findings)]
+    return [*coverage_of(findings), *levels_of(measured, policy)]
 
 
 def reasons_for_worse_performance(findings: Findings) -> list[str]:

@@ -65,6 +65,7 @@ def compose(check: Check, champion: ChampionFacts, measured: Measurements, chang
         performance=realised.performance,
         unmeasured=realised.unmeasured,
         bias=realised.bias,
+        interval=realised.interval,
         positives=measured.positives,
         estimated=measured.estimated.performance,
         challenger=measured.challenger,

@@ -12,13 +12,13 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
-from airflow_mlops.metrics.catalog import ESTIMATED, REALISED, is_custom, is_expected_cost
+from airflow_mlops.metrics.catalog import COVERAGE, ESTIMATED, REALISED, is_custom, is_expected_cost
 from airflow_mlops.metrics.catalog import realised as realised_metrics
 from airflow_mlops.metrics.clusters import Design
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.performance import at_training, estimation
 from airflow_mlops.performance.bias import bias
-from airflow_mlops.performance.findings import Bias, Performance
+from airflow_mlops.performance.findings import Bias, IntervalCoverage, Performance
 from airflow_mlops.performance.levels import best_recent
 from airflow_mlops.policy.checks import immature_labels, judged_performance, outside_estimate
 from airflow_mlops.policy.findings import Findings
@@ -42,6 +42,7 @@ class Realised:
     :param performance: the metric with a confidence interval; ``None`` if the metric was not measured
     :param unmeasured: why performance was not measured or cannot be judged; ``None`` if performance can be judged
     :param bias: mean error of the predictions; ``None`` if it was not measured
+    :param interval: coverage of the prediction intervals; ``None`` if it was not measured
     :param immature: why the labels are incomplete (too few so far, or more may still arrive); ``None`` if the labels
         are complete
     :param notes: further remarks, one sentence each
@@ -54,6 +55,7 @@ class Realised:
     performance: Performance | None = None
     unmeasured: str | None = None
     bias: Bias | None = None
+    interval: IntervalCoverage | None = None
     immature: str | None = None
     notes: list[str] = field(default_factory=list)
     design: Design | None = None
@@ -136,11 +138,32 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         performance=performance,
         unmeasured=reason,
         bias=bias(outcomes, contract.task, policy, trained.value if trained is not None else None),
+        interval=_interval(outcomes, reference, policy),
         immature=young or _too_few(labelled, coverage, policy),
         notes=notes,
         design=known,
         weights=weights,
     )
+
+
+def _interval(outcomes: metrics.Outcomes, reference: TrainingReference, policy: Policy) -> IntervalCoverage | None:
+    """Measure the share of the labels that lie in their prediction interval, beside the same share at training."""
+    rule = reference.contract.interval
+    if rule is None:
+        return None
+    try:
+        estimate = metrics.measure(COVERAGE, outcomes, policy.confidence, reference.contract.task)
+    except metrics.UnmeasurableError:
+        return None
+    # A model with intervals was trained without weights of rows, so its windows have none.
+    known = metrics.clustered(COVERAGE, outcomes)
+    found = dict(_performance(policy, COVERAGE, estimate, reference, outcomes.rows, known))
+    # The direction is that of the policy's own metric. Without a value at training, the nominal one is the standard.
+    found |= {
+        "greater_is_better": None,
+        "reference": rule.coverage if found["reference"] is None else found["reference"],
+    }
+    return IntervalCoverage(**found, nominal=rule.coverage)
 
 
 def with_recent(realised: Realised, check: Check, earlier: Sequence[Findings]) -> Realised:

@@ -107,6 +107,13 @@ def metrics(findings: Findings) -> dict[str, float]:
             }
     if (bias := findings.bias) is not None:
         numbers |= {"bias": bias.value, "bias_low": bias.low, "bias_high": bias.high, "bias_reference": bias.reference}
+    if (covered := findings.interval) is not None:
+        numbers |= {
+            covered.metric: covered.value,
+            f"{covered.metric}_low": covered.low,
+            f"{covered.metric}_high": covered.high,
+            f"{covered.metric}_reference": covered.reference,
+        }
     if (rate := findings.positives) is not None:
         numbers |= {
             "positive_rate": rate.value,

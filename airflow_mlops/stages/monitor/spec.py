@@ -51,8 +51,9 @@ class MonitorResult(Result):
         ``prediction_drift`` (the same for the scores), ``label_drift``, ``multivariate_drift``, ``newest_row_age_days``
         (at the time of the check), ``newest_row_behind_days`` (at the end of the window), realised performance under
         the name of the metric, with ``_low``, ``_high`` and ``_reference``, estimated performance under the same names
-        with the prefix ``estimated_``, ``bias`` (mean of prediction minus label) and ``positive_rate``
-        (share of positive predictions of a binary model) with the same suffixes, and ``label_delay_median``, ``_p90``
+        with the prefix ``estimated_``, ``bias`` (mean of prediction minus label), ``interval_coverage`` (share of
+        the labels in their prediction interval) and ``positive_rate`` (share of positive predictions of a binary model) with the
+        same suffixes, and ``label_delay_median``, ``_p90``
         and ``_p99`` in days
     :param metric: name of the metric of realised performance; ``None`` if realised performance was not measured
     :param most_drifted: the drifted feature with the largest effect; if no feature drifted, the measured feature with

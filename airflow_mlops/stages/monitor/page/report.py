@@ -15,8 +15,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.performance.difference import difference
-from airflow_mlops.performance.findings import Bias, Performance, PositiveRate
-from airflow_mlops.policy.checks import missed_estimate
+from airflow_mlops.performance.findings import Bias, IntervalCoverage, Performance, PositiveRate
+from airflow_mlops.policy.checks import is_worse, missed_estimate
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.standards import standards
 from airflow_mlops.policy.wording import capitalized, in_days, metric_name, number
@@ -85,6 +85,8 @@ def _figures(report: Report) -> list[Figure]:
         figures += _standards(found, report)
     if (bias := report.bias) is not None:
         figures.append(Figure("Bias", number(bias.value), _bias(bias, report)))
+    if (covered := report.interval) is not None:
+        figures.append(Figure("Interval coverage", _percent(covered.value), _covered(covered, report)))
     if (rate := report.positives) is not None:
         figures.append(Figure("Rate of positives", _percent(rate.value), _positives(rate, report)))
     if (found := report.estimated) is not None:
@@ -122,6 +124,14 @@ def _bias(bias: Bias, report: Report) -> str:
     trained = f", {number(bias.reference)} at training" if bias.reference is not None else ""
     interval = f"{report.policy.confidence:.0%} interval {number(bias.low)} to {number(bias.high)}"
     return f"{what}; {interval}{trained}{'' if bias.significant else '; not significant'}"
+
+
+def _covered(found: IntervalCoverage, report: Report) -> str:
+    interval = f"{report.policy.confidence:.0%} interval {_percent(found.low)} to {_percent(found.high)}"
+    trained = f", {_percent(found.reference)} at training" if found.reference is not None else ""
+    state = "; significantly lower than at training" if is_worse(found, report.policy) else ""
+    asked = f"labels in their prediction interval, {100 * found.nominal:.6g}% asked for"
+    return f"{asked}; {interval}{trained}{state}"
 
 
 def _positives(rate: PositiveRate, report: Report) -> str:

@@ -31,12 +31,16 @@ from airflow_mlops.stages.reproduce import step as reproduce
 from airflow_mlops.stages.reproduce.spec import ReproduceSpec
 from airflow_mlops.stages.rollback import step as rollback
 from airflow_mlops.stages.rollback.spec import RollbackSpec
+from airflow_mlops.stages.score import step as score
+from airflow_mlops.stages.score.spec import ScoreSpec
 from airflow_mlops.stages.train import step as train
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.stages.training_set import step as training_set
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.trainers import SklearnTrainer
+from tests.support import training as support
 from tests.support.months import write_months
+from tests.support.training import timed
 
 MONTHS = [f"2013-{number:02}" for number in range(1, 8)]
 # The relation between amount and label turns round in May.
@@ -423,3 +427,36 @@ def test_a_calibrated_model_is_shown_scored_and_kept(client, chain):
     for version in (judged.version, new.version):
         again = reproduce.run(ReproduceSpec(model=chain.model, version=version), chain.context)
         assert again.reproduced, again.summary
+
+
+def test_prediction_intervals_are_shown_scored_and_kept(client, chain):
+    data = timed(260, 2, "regression")
+    dataset = support.training_set(chain.store, timed(400, 1, "regression"), data, task="regression", timestamp="at")
+    judged = chain.train(dataset, SklearnTrainer("sklearn.linear_model.Ridge"), interval=0.9)
+    contract = OnnxModel.load(download(client, judged)).contract
+    interval, run = contract.interval, client.get_run(judged.run_id).data
+    assert (run.params["interval"], run.params["interval_rows"], run.params["train_rows"]) == ("0.9", "80", "320")
+    assert run.params["interval_margin"] == str(interval.margin)
+    covered = run.metrics["interval_coverage"]
+    assert covered == contract.metrics["interval_coverage"] == pytest.approx(0.9, abs=0.08)
+    known = json.loads((download(client, judged) / "mlops/profile.json").read_text())["intervals"]["interval_coverage"]
+    assert known["low"] < known["value"] == covered < known["high"]
+
+    gates = [{"metric": "interval_coverage", "min": 0.8}, {"metric": "interval_width", "max": 3 * interval.margin}]
+    verdict = chain.judge(judged, gates=gates)
+    card = artifact(client, judged, "evaluation/model_card.md")
+    assert f"An interval is the prediction plus and minus {interval.margin:.4g}." in card
+    assert "It is to contain 90% of the labels. The width was found from the residuals of 80 training rows" in card
+    assert f"| interval_coverage | {covered:.4g} |" in card
+
+    new = chain.refit(verdict).verdict.winner
+    kept = OnnxModel.load(download(client, new)).contract
+    assert (kept.interval, kept.refit_of, kept.metrics) == (interval, judged.version, contract.metrics)
+    assert client.get_run(new.run_id).data.metrics["in_sample_interval_coverage"] > 0.8
+    again = reproduce.run(ReproduceSpec(model=chain.model, version=new.version), chain.context)
+    assert again.reproduced, again.summary
+
+    spec = ScoreSpec(model=chain.model, dataset=dataset, part="test", version=new.version)
+    scored = open_dataset(chain.store, score.run(spec, chain.context).dataset).table(None)
+    np.testing.assert_array_equal(scored["prediction_lower"], scored["score"].to_numpy() - interval.margin)
+    np.testing.assert_array_equal(scored["prediction_upper"], scored["score"].to_numpy() + interval.margin)

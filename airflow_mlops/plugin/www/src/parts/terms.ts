@@ -12,6 +12,8 @@ const METRICS: Record<string, string> = {
   f1_macro: "mean of the F1 scores of the classes",
   feature_drift: "effect of the drift of the most drifted feature, as a share of rows",
   gamma_deviance: "mean gamma deviance, the error of positive amounts in proportion to their size; lower is better",
+  interval_coverage: "share of the labels that lie in their prediction interval",
+  interval_width: "mean width of the prediction intervals, in the unit of the label; lower is better",
   label_drift: "effect of the drift of the labels, as a share of rows",
   log_loss: "mean of -log(probability of the true class); lower is better",
   mae: "mean absolute error; lower is better",

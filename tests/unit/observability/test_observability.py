@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from airflow_mlops.metrics.catalog import REALISED
+from airflow_mlops.metrics.catalog import COVERAGE, REALISED
 from airflow_mlops.observability.export import export
 from airflow_mlops.observability.samples import METRICS, Sample, decided, monitored, scored
 from airflow_mlops.operators import MonitorOperator, PromoteOperator, RollbackOperator, ScoreOperator
@@ -201,9 +201,8 @@ EXPRESSIONS = [
 def exported() -> dict[str, dict[str, set[str]]]:
     """The values of every label of every metric."""
     known: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    every = {
-        name: number for names in REALISED.values() for m in names for name, number in performance(metric=m).items()
-    }
+    metrics = [metric for names in REALISED.values() for metric in names] + [COVERAGE]
+    every = {name: number for metric in metrics for name, number in performance(metric=metric).items()}
     for samples in (*groups().values(), monitored({**monitor_result(), "metrics": every})):
         for metric, _, labels in samples:
             for name, text in labels.items():

@@ -1,6 +1,6 @@
 """Deviances, the metrics of regressions whose labels are counts or positive amounts.
 
-They are members of one family (B. Jørgensen, "The Theory of Dispersion Models", 1997), which a power tells apart:
+They are members of one family (B. Jørgensen, "The Theory of Dispersion Models", 1997), and differ in their power:
 
 - ``poisson_deviance``, power 1, for counts;
 - ``tweedie_deviance``, a power between 1 and 2, for amounts of which many are 0, such as claims;

@@ -7,8 +7,8 @@ exchangeable, the label of the new row lies in its interval with a probability o
 
 Source: J. Lei, M. G'Sell, A. Rinaldo, R. Tibshirani and L. Wasserman, "Distribution-Free Predictive Inference for Regression",
 Journal of the American Statistical Association 113 (2018), algorithm 2 and theorem 2. MAPIE's ``SplitConformalRegressor`` finds the
-same number, but it needs a scikit-learn estimator around the ONNX model, also to predict, for what is one partial sort here. All
-residuals have one sign only after ``abs``, so the margin is never negative and an interval always contains its prediction.
+same number with a scikit-learn estimator around the ONNX model, which scoring would need as well. The residuals are absolute, so the
+margin is never negative, and an interval always contains its prediction.
 """
 
 from __future__ import annotations
@@ -35,13 +35,13 @@ def margin(truth: NDArray[np.float64], value: NDArray[np.float64], coverage: flo
 
 
 def residuals(truth: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the absolute residual of each row, shape (n,), so large that the interval of the row reaches its label.
+    """Return the absolute residual of each row, rounded up until the interval with this margin contains the label, shape (n,).
 
-    Integer labels make many residuals equal. The end of an interval is rounded, and an end that is rounded to the other side of the
-    label would leave all of these rows out.
+    An end of an interval is a rounded sum, so it may miss the label by the last digit. If labels are integers, many rows have the
+    same residual, and all of them would be missed.
     """
     found: NDArray[np.float64] = np.abs(truth - value)
     missed = (value - found > truth) | (value + found < truth)
-    # Twice the distance of the doubles there is at least one such distance at the residual, which is at most twice as large.
+    # A residual is at most twice as large as the larger of the two numbers, so this adds at least its last digit.
     found[missed] += 2 * np.spacing(np.maximum(np.abs(truth), np.abs(value)))[missed]
     return found

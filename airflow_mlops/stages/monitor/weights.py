@@ -1,8 +1,8 @@
 """The weights of the rows of a window (``sample_weight=`` of TrainOperator), by which realised performance is measured.
 
 The column of weights comes with the scored rows, or with the labels. A window without it is compared without weights, with
-performance at training without weights. A window in which only some rows have valid weights is not measured: a number that
-leaves rows out, or counts them once, would not be the one that its name says.
+performance at training without weights. A window in which only some rows have valid weights is not measured, because leaving the
+other rows out, or counting them once, would give another metric under the same name.
 """
 
 from __future__ import annotations

@@ -67,12 +67,13 @@ def test_pod_is_deleted_when_the_task_is_marked_failed(airflow, cluster, start, 
 
 
 def test_cleared_task_gets_a_new_pod(airflow, cluster, start, counter):
-    dag_id, run_id = start(cluster.pod(deferrable=True), {"counter": str(counter), "seconds": 20})
+    dag_id, run_id = start(cluster.pod(deferrable=True), {"counter": str(counter), "first_seconds": 600})
     airflow.until(counter.exists, "the step runs")
     first = cluster.wait_for_pod().metadata.name
     airflow.until_deferred(dag_id, run_id, "probe")
     airflow.clear(dag_id, run_id, "probe")
-    airflow.until(lambda: first not in [pod.metadata.name for pod in cluster.pods()], "the first pod is gone", 30)
+    # The first step itself would run for ten minutes.
+    airflow.until(lambda: first not in [pod.metadata.name for pod in cluster.pods()], "the first pod is gone")
     assert airflow.wait(dag_id, run_id) == "success"
     names = counter.read_text().splitlines()
     assert len(names) == 2

@@ -11,10 +11,14 @@ from airflow_mlops.core.errors import SourceError
 
 
 class ProbeSpec(Spec):
-    """:param counter: file to which each run adds a line"""
+    """:param counter: file to which each run adds a line
+    :param seconds: how long a run takes
+    :param first_seconds: how long the first run takes, if longer
+    """
 
     counter: str
     seconds: float = 0
+    first_seconds: float = 0
     memory_mb: int = 0
     fail: str = ""
     exit: int = 0
@@ -36,7 +40,7 @@ def run(spec: ProbeSpec, context) -> ProbeResult:
     for _ in range(spec.memory_mb // 10):
         held.append(bytearray(os.urandom(1) * 10 * 2**20))
         time.sleep(0.05)
-    for second in range(int(spec.seconds)):
+    for second in range(int(max(spec.seconds, spec.first_seconds if runs == 1 else 0))):
         time.sleep(1)
         context.progress(f"second {second + 1}")
     if spec.fail:

@@ -17,19 +17,22 @@ set.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.client import is_missing, registry_errors
 from airflow_mlops.registry.ledger import Entry, Ledger
 from airflow_mlops.registry.versions import CHAMPION, champion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+
+log = logging.getLogger(__name__)
 
 PREVIOUS = "previous_champion"
 SINCE_TAG, REPLACED_TAG = "mlops.champion_since", "mlops.replaced"
@@ -158,32 +161,42 @@ def is_unfinished(client: MlflowClient, move: Entry) -> bool:
 def settled_champion(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry]) -> ModelVersionRef | None:
     """Return the champion, after completing the last change of the champion in the ledger.
 
+    If MLflow refuses to complete it, such as for credentials that may only read, the alias may still name the replaced
+    version. In this case, the champion is the one in the ledger.
+
     :return: ``None`` if the model has no champion
+    :raises RegistryUnavailableError: MLflow does not respond
     """
-    complete(client, ledger)
-    now = champion(client, ledger.model)
     move = last_move(entries)
+    if not complete(client, ledger) and move is not None:
+        return move.champion
+    now = champion(client, ledger.model)
     if move is None or now == move.champion:
         return now
     # Either a person moved the alias, or a delayed task has just overwritten it and will repair it.
     time.sleep(_REPAIR_SECONDS)
-    complete(client, ledger)
-    return champion(client, ledger.model)
+    return champion(client, ledger.model) if complete(client, ledger) else move.champion
 
 
-def complete(client: MlflowClient, ledger: Ledger) -> None:
-    """Do :func:`carry_out`, and ignore its errors if MLflow responds: usually, the version was deleted after the
-    decision.
+def complete(client: MlflowClient, ledger: Ledger) -> bool:
+    """Do :func:`carry_out`, unless the version was deleted after the decision, or MLflow refuses the change.
 
+    A refusal is logged as a warning.
+
+    :return: whether MLflow did not refuse the change
     :raises RegistryUnavailableError: MLflow does not respond
     """
     try:
         carry_out(client, ledger)
     except RegistryUnavailableError:
         raise
-    except RegistryError:
-        # Usually, the version was deleted after the decision. The caller looks up the current champion.
-        return
+    except RegistryError as error:
+        # The caller looks up the current champion.
+        if is_missing(error):
+            return True
+        log.warning("%s Until this succeeds, the champion in the ledger counts.", error)
+        return False
+    return True
 
 
 def verify(client: MlflowClient, ledger: Ledger) -> list[Entry]:

@@ -186,3 +186,8 @@ def registry_errors(what: str) -> Iterator[None]:
         raise kind(f"{what}: {message.rstrip('.')}.") from error
     except RequestException as error:
         raise RegistryUnavailableError(f"{what}: {_cause(error)}.") from error
+
+
+def is_missing(error: RegistryError) -> bool:
+    """Return whether MLflow's reason for an error of :func:`registry_errors` is that something does not exist."""
+    return getattr(error.__cause__, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"

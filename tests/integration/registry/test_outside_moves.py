@@ -10,6 +10,8 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.models.champion import download_champion
@@ -296,6 +298,42 @@ def test_a_crashed_promotion_is_completed_and_no_move_from_outside(client, store
     assert watch(watcher(store, v1.model), None, None) == []
     assert champion(client, v1.model) == v3
     assert len(verify(client, ledger)) == 3
+
+
+def unfinished(store, before, ref):
+    """Record a promotion that is not carried out."""
+    ledger = Ledger(store, ref.model)
+    ledger.record("c", lambda _: Decision(decision="promoted", replaced=before, champion=ref, reason="It is better."))
+    return ledger
+
+
+def test_an_unfinished_promotion_that_mlflow_refuses_counts(client, store, promoted, monkeypatch, caplog):
+    """The credentials of the observer may only read, so the alias stays at the replaced version."""
+    _, v2, v3 = promoted
+    ledger = unfinished(store, v2, v3)
+
+    def refuse(*_):
+        raise MlflowException("Permission denied", error_code=PERMISSION_DENIED)
+
+    for name in ("set_registered_model_tag", "set_registered_model_alias", "set_model_version_tag"):
+        monkeypatch.setattr(type(client), name, refuse)
+    assert outside_moves.record(client, ledger, "d", "webhook") is None
+    (warning,) = caplog.records
+    assert "cannot be moved to v3" in warning.message
+    assert "refuses the credentials" in warning.message
+    assert champion(client, v3.model) == v2
+    # A decision about the replaced version is refused.
+    assert "now the champion is v3" in do(store, verdict(v2, v2), "e").reason
+    assert ledger.entries()[-1].champion == v3
+
+
+def test_an_unfinished_promotion_of_a_deleted_version_does_not_count(client, store, promoted, caplog):
+    _, v2, v3 = promoted
+    ledger = unfinished(store, v2, v3)
+    client.delete_model_version(v3.model, str(v3.version))
+    entry = outside_moves.record(client, ledger, "d", "webhook")
+    assert (entry.replaced, entry.champion) == (v3, v2)
+    assert not caplog.records
 
 
 def test_a_second_move_after_the_entry_stays(client, store, promoted):

@@ -236,12 +236,43 @@ def test_the_tolerance_of_a_regression_is_relative_to_the_spread_of_its_labels(s
     spread = train.labels.std()
     # One hundredth of the labels' spread is no rounding error, however small it is.
     with pytest.raises(ModelFormatError, match="too large for a rounding error"):
-        exported(Shifted(model, 0.01 * spread), train, test)
-    assert exported(Shifted(model, 0.001 * spread), train, test)[0].is_faithful
+        exported(Shifted(model, lambda _: 0.01 * spread), train, test)
+    assert exported(Shifted(model, lambda _: 0.0001 * spread), train, test)[0].is_faithful
+
+
+def amounts(rows, task, seed):
+    """Positive labels of which a few are much larger than all others."""
+    table = flights(rows, task, seed)
+    return table.set_column(
+        table.schema.get_field_index("late"), "late", pa.array(np.exp(2 * table["late"].to_numpy()))
+    )
+
+
+@pytest.mark.parametrize(
+    ("estimator", "params"),
+    [
+        ("sklearn.linear_model.GammaRegressor", {}),
+        ("sklearn.ensemble.HistGradientBoostingRegressor", {"loss": "poisson", "max_iter": 10}),
+    ],
+)
+def test_small_predictions_of_skewed_amounts_differ_less_than_large_ones(estimator, params):
+    model, train, test = trained(estimator, "regression", make=amounts, rows=300, **params)
+    spread, expected = train.labels.std(), model.predict(test.frame)
+    assert np.median(expected) < 0.1 * spread
+    found, lines = exported(model, train, test)
+    assert (found.beyond, found.parity.precision, lines) == (0, "float32", [])
+    with pytest.raises(ModelFormatError, match="too large for a rounding error"):
+        exported(Shifted(model, lambda _: 0.001 * spread), train, test)
+    # A share of each prediction, which is more than that for the large ones.
+    shift = lambda found: np.minimum(0.0009 * found, 0.003 * spread)  # noqa: E731
+    assert exported(Shifted(model, shift), train, test)[0].is_faithful
 
 
 class Shifted:
-    """A model that answers otherwise than its export by a constant."""
+    """A model that answers otherwise than its export.
+
+    :param shift: function that computes the differences from the answers
+    """
 
     def __init__(self, model, shift):
         self._model, self._shift = model, shift
@@ -250,7 +281,8 @@ class Shifted:
         return getattr(self._model, name)
 
     def predict(self, frame):
-        return self._model.predict(frame) + self._shift
+        found = self._model.predict(frame)
+        return found + self._shift(found)
 
 
 def test_labels_of_any_size_have_a_standard_deviation():

@@ -1,0 +1,31 @@
+"""Realised performance: a metric of logged predictions and their labels, with a confidence interval."""
+
+from __future__ import annotations
+
+from airflow_mlops.metrics.realised.labelled import (
+    COLUMNS,
+    Outcomes,
+    UnmeasurableError,
+    clusters,
+    measurable,
+    outcomes,
+    scored,
+    scores,
+)
+from airflow_mlops.metrics.realised.measurement import clustered, measure, widened
+from airflow_mlops.metrics.realised.row_losses import losses
+
+__all__ = [
+    "COLUMNS",
+    "Outcomes",
+    "UnmeasurableError",
+    "clustered",
+    "clusters",
+    "losses",
+    "measurable",
+    "measure",
+    "outcomes",
+    "scored",
+    "scores",
+    "widened",
+]

@@ -1,0 +1,153 @@
+"""A metric of labelled predictions, with a confidence interval."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from statistics import NormalDist
+
+import numpy as np
+
+from airflow_mlops.core.contract import Task
+from airflow_mlops.metrics import custom, weighted
+from airflow_mlops.metrics.catalog import COVERAGE, find_metric, is_custom
+from airflow_mlops.metrics.clusters import Design, design
+from airflow_mlops.metrics.comparison import Estimate
+from airflow_mlops.metrics.costs import costs_of
+from airflow_mlops.metrics.deviances import power_of
+from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.realised import ranking, shares
+from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
+from airflow_mlops.metrics.realised.row_losses import losses
+from airflow_mlops.metrics.resampling import resample_rows
+from airflow_mlops.metrics.rows import Rows
+
+
+def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "binary") -> Interval:
+    """Measure ``metric`` with its two-sided confidence interval.
+
+    For ``roc_auc``, the interval uses DeLong's variance with an effective number of rows
+    (:func:`airflow_mlops.metrics.intervals.bounded`), and for ``average_precision`` and ``f1_macro`` the variance of the
+    rows' influence. For ``accuracy``, ``precision``, ``recall`` and ``interval_coverage``, it is Wilson's interval; for ``f1`` and
+    ``balanced_accuracy``, it follows from Wilson's intervals. For ``log_loss``,
+    ``brier``, ``mae`` and deviances, it is the interval of a mean, corrected for skewness, and for ``rmse`` that of the mean squared
+    error. For an expected cost, it follows from Wilson's intervals of the shares of both errors. For a custom metric, the interval
+    comes from a bootstrap over rows.
+
+    For clustered rows (``outcomes.groups``), the interval is widened, except that of a custom metric, by
+    :class:`airflow_mlops.metrics.clusters.Design`.
+
+    For rows with weights (``outcomes.weight``), the values are those of :mod:`airflow_mlops.metrics.statistics`, as in the gates.
+    The intervals are the same with weighted shares and effective numbers of rows (:mod:`airflow_mlops.metrics.weighted`), so few rows
+    with large weights give wide intervals.
+
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, the import path of a custom
+        metric, or ``interval_coverage`` for a model with prediction intervals
+    :param outcomes: the labelled predictions
+    :param confidence: confidence of the interval, such as 0.95
+    :param task: the ML task (binary, multiclass, regression), which custom metrics need
+    :raises UnmeasurableError: there are no labels; too few rows of a class have a label or a prediction, for metrics
+        that need both classes; a deviance is undefined for a label or a prediction; the errors have no finite mean; all
+        rows are of one cluster; or a custom metric needs probabilities that are not logged, or is undefined on too many bootstrap samples
+    :raises MetricError: the custom metric fails
+    """
+    if not outcomes.rows:
+        raise UnmeasurableError("there are no labels")
+    if is_custom(metric):
+        return _custom(metric, outcomes.prepared(task), confidence)
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    costs = costs_of(metric)
+    if costs is not None:
+        found = shares.expected_cost(costs, outcomes, z)
+    else:
+        measured = _mean_loss(metric) if power_of(metric) is not None else _METRICS[metric]
+        found = measured(outcomes, z)
+    known = clustered(metric, outcomes)
+    return found if known is None else widened(metric, found, known, confidence)
+
+
+def clustered(metric: str, outcomes: Outcomes) -> Design | None:
+    """Return how much the clusters of the rows widen the interval of a metric; ``None`` for independent rows.
+
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or a deviance
+    """
+    if outcomes.groups is None:
+        return None
+    values = weighted.contributions(losses(metric, outcomes), outcomes.weight)
+    return design(values, outcomes.groups, outcomes.weight)
+
+
+def widened(metric: str, interval: Interval, clusters: Design, confidence: float) -> Interval:
+    """Widen the interval of a metric for clustered rows.
+
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or a deviance
+    :param interval: the interval for independent rows
+    :param clusters: how much the clusters widen it
+    :param confidence: confidence of the interval, such as 0.95
+    :raises UnmeasurableError: all rows are of one cluster
+    """
+    factor = clusters.factor(NormalDist().inv_cdf(0.5 + confidence / 2))
+    if not math.isfinite(factor):
+        raise UnmeasurableError("all rows are of one group")
+    most = 1.0 if find_metric(metric).higher_is_better or metric == "brier" else math.inf
+    if (costs := costs_of(metric)) is not None:
+        most = max(costs)
+    value = interval.value
+    low, high = value - factor * (value - interval.low), value + factor * (interval.high - value)
+    return Interval(value, max(0.0, low), min(most, high))
+
+
+def _custom(path: str, rows: Rows, confidence: float) -> Interval:
+    metric = custom.load(path)
+    if not metric.applies_to(rows):
+        raise UnmeasurableError(
+            f"the custom metric {path!r} needs a probability for each class, but only the largest probability is logged"
+        )
+    value = metric.measure(rows)
+    _, draws, influence = resample_rows(metric.measure_or_nan, [rows])
+    estimate = Estimate.from_draws(value, draws[:, 0], influence[:, 0])
+    if not math.isfinite(estimate.standard_error):
+        raise UnmeasurableError(
+            f"the custom metric {path!r} is undefined on too many bootstrap samples of the {len(rows):,} labelled rows"
+        )
+    one_sided = (1 + confidence) / 2
+    return Interval(value, estimate.lower(one_sided), estimate.upper(one_sided))
+
+
+def _mean_loss(metric: str) -> Callable[[Outcomes, float], Interval]:
+    def measured(outcomes: Outcomes, z: float) -> Interval:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return _mean(losses(metric, outcomes), outcomes.weight, z)
+
+    return measured
+
+
+def _rmse(outcomes: Outcomes, z: float) -> Interval:
+    squared = _mean_loss("rmse")(outcomes, z)
+    return Interval(math.sqrt(squared.value), math.sqrt(squared.low), math.sqrt(squared.high))
+
+
+def _mean(losses: Floats, weight: Floats | None, z: float) -> Interval:
+    found = weighted.interval(losses, weight, z)
+    if not math.isfinite(found.value + found.high - found.low):
+        raise UnmeasurableError(
+            "the errors have no finite mean and standard error, because they are too large or too few"
+        )
+    return Interval(found.value, max(0.0, found.low), found.high)
+
+
+_METRICS: dict[str, Callable[[Outcomes, float], Interval]] = {
+    "roc_auc": ranking.roc_auc,
+    "accuracy": shares.accuracy,
+    "log_loss": _mean_loss("log_loss"),
+    "brier": _mean_loss("brier"),
+    "rmse": _rmse,
+    "mae": _mean_loss("mae"),
+    "average_precision": ranking.average_precision,
+    "balanced_accuracy": shares.balanced_accuracy,
+    "f1": shares.f1,
+    "f1_macro": shares.f1_macro,
+    "precision": shares.precision,
+    "recall": shares.recall,
+    COVERAGE: shares.interval_coverage,
+}

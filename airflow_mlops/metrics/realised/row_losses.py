@@ -1,0 +1,89 @@
+"""The loss of each row. Its mean is the metric, or the metric is computed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from airflow_mlops.metrics.catalog import COVERAGE
+from airflow_mlops.metrics.costs import costs_of
+from airflow_mlops.metrics.deviances import power_of
+from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
+from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, deviances, squared_errors
+from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
+from airflow_mlops.metrics.realised.ranking import area_of
+from airflow_mlops.metrics.realised.shares import errors, missed
+from airflow_mlops.metrics.statistics import influence
+
+
+def losses(metric: str, outcomes: Outcomes) -> Floats:
+    """Compute the loss of each row. Higher losses are worse.
+
+    For ``log_loss``, ``brier``, ``mae``, deviances and expected costs, the mean loss is the metric. For ``accuracy`` and ``roc_auc``, the mean
+    loss is 1 minus the metric. For ``rmse``, the mean loss is the mean squared error.
+
+    The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore ``1 - area - n * influence``,
+    where n is the number of rows, and the influence of the row on the area is computed by the infinitesimal jackknife.
+    The variance of the mean of these losses is DeLong's variance of the area.
+    The losses of average precision, precision, recall, F1 and balanced accuracy are defined in the same way.
+
+    For rows with weights, the weighted mean of the losses is what the mean is without weights, and the influence of a row is divided
+    by its weight.
+
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or a deviance
+    :param outcomes: the labelled predictions
+    :return: losses, shape (n,)
+    :raises UnmeasurableError: the metric is ``roc_auc``, and a class has fewer than two rows, or a deviance is undefined for a label
+        or a prediction
+    """
+    if (costs := costs_of(metric)) is not None:
+        false_positive, false_negative = errors(outcomes)
+        return costs.false_positive * false_positive + costs.false_negative * false_negative
+    if (power := power_of(metric)) is not None:
+        return _deviances(power, outcomes)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _LOSSES[metric](outcomes)
+
+
+def _area_losses(outcomes: Outcomes) -> Floats:
+    found = area_of(outcomes)
+    return (1 - found.value) - _by_weight(found.influence, outcomes)
+
+
+def _influence_losses(metric: str) -> Callable[[Outcomes], Floats]:
+    def found(outcomes: Outcomes) -> Floats:
+        rows = outcomes.prepared("binary" if outcomes.codes is None else "multiclass")
+        value, by_row = influence(metric, rows)
+        return np.asarray((1 - value) - _by_weight(by_row, outcomes))
+
+    return found
+
+
+def _by_weight(influence: Floats, outcomes: Outcomes) -> Floats:
+    """Return the influence of each row, per unit of its weight, times the number of rows. The mean weight is 1."""
+    found = influence * outcomes.rows
+    return found if outcomes.weight is None else np.asarray(found / outcomes.weight)
+
+
+def _squared_errors(outcomes: Outcomes) -> Floats:
+    return squared_errors(outcomes.truth, outcomes.score)
+
+
+def _deviances(power: float, outcomes: Outcomes) -> Floats:
+    if (wrong := wrong_labels(power, outcomes.truth) or wrong_predictions(outcomes.score)) is not None:
+        raise UnmeasurableError(wrong)
+    return deviances(power, outcomes.truth, outcomes.score)
+
+
+_BY_INFLUENCE = ("average_precision", "balanced_accuracy", "f1", "f1_macro", "precision", "recall")
+_LOSSES: dict[str, Callable[[Outcomes], Floats]] = {
+    "roc_auc": _area_losses,
+    "accuracy": lambda outcomes: (~outcomes.right).astype(float),
+    "log_loss": lambda outcomes: binary_log_losses(outcomes.truth, outcomes.score),
+    "brier": _squared_errors,
+    "rmse": _squared_errors,
+    "mae": lambda outcomes: absolute_errors(outcomes.truth, outcomes.score),
+    **{metric: _influence_losses(metric) for metric in _BY_INFLUENCE},
+    COVERAGE: lambda outcomes: missed(outcomes).astype(float),
+}

@@ -101,14 +101,18 @@ class Session:
             )
         return list(found.results)
 
-    def write_data_docs(self, identifier: Any, results: ExpectationSuiteValidationResult | None = None) -> None:
+    def write_data_docs(self, identifier: Any, results: ExpectationSuiteValidationResult) -> None:
         """Write the Data Docs.
 
         :param identifier: identifier from :meth:`run`
-        :param results: results that replace those that :meth:`run` has stored
+        :param results: results for the pages
         """
-        if results is not None:
-            self._context.validation_results_store.set(identifier, results)
+        from great_expectations.core.id_dict import BatchSpec
+
+        # Great Expectations shows the name of an asset from here, but does not write it for an asset of DataFrames.
+        batch_spec = results.meta.get("batch_spec") or {}
+        results.meta["batch_spec"] = BatchSpec({**batch_spec, "data_asset_name": self._name})
+        self._context.validation_results_store.set(identifier, results)
         self._context.build_data_docs()
 
     @contextmanager
@@ -132,7 +136,7 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
     """
     session = Session(with_time_bounds(suite, table), name, site)
     identifier, found = session.run(as_frame(with_timestamps(table)))
-    session.write_data_docs(identifier)
+    session.write_data_docs(identifier, found)
     return found
 
 

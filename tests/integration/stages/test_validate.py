@@ -66,6 +66,7 @@ def test_a_valid_dataset_is_passed_on_and_data_docs_are_published(context, fligh
     assert result.dataset == flights
     page = Path(result.docs_url.removeprefix("file://")).read_text()
     assert "expect_column_to_exist" in page or "required" in page
+    assert "Data asset: flights<" in page
     assert "1 of 1 expectations of suite 'flights'" in result.summary
     folder = Path(result.docs_url.removeprefix("file://")).parents[4]
     pages = sorted(folder.rglob("*.html"))
@@ -486,11 +487,11 @@ def test_names_notes_and_values_are_escaped_in_data_docs(tmp_path):
             expect.ExpectColumnValuesToMatchRegex(column="x", regex=hostile("regex")),
         ],
     )
-    assert not run_suite(suite, table, "d", tmp_path).success
+    assert not run_suite(suite, table, "d<a id=asset>", tmp_path).success
     pages = {path.relative_to(tmp_path).parts[0]: path.read_text() for path in tmp_path.rglob("*.html")}
     shown = {
         "expectations": ("column", "suite", "wanted", "note", "regex"),
-        "validations": ("column", "suite", "value"),
+        "validations": ("column", "suite", "value", "asset"),
     }
     for section, marks in shown.items():
         for page in (pages[section], self_contained(pages[section])):

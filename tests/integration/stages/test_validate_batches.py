@@ -124,6 +124,7 @@ def test_batches_have_the_results_of_the_whole_table(context, tmp_path):
     pages = [next(site.glob("validations/**/*.html")).read_text() for site in sites]
     assert "expect" in pages[1] or "must" in pages[1]
     assert pages[1].count("failed-icon") == pages[0].count("failed-icon")
+    assert all("Data asset: rows<" in page for page in pages)
 
 
 def test_the_written_datasets_are_the_same(context, monkeypatch):

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window, missing
-from airflow_mlops.data.datasets.manifest import manifest_key, manifests_folder
+from airflow_mlops.data.datasets.by_id import Finder, hints_of
+from airflow_mlops.data.datasets.manifest import manifests_folder
 from airflow_mlops.data.datasets.pointers import windows_of
 from airflow_mlops.data.quarantine import quarantines_of
 from airflow_mlops.data.store import ArtifactStore
@@ -25,8 +26,6 @@ from airflow_mlops.registry.ledger import Entry
 _VERSION = 1
 # Largest number of datasets in the graph.
 _NODES = 200
-# Largest number of names under which a parent is looked for.
-_NAMES = 64
 
 
 class DataWindow(Model):
@@ -124,7 +123,7 @@ class _Graph:
         self.store = store
         self.nodes: dict[str, Node] = {}
         self.edges: list[tuple[str, str]] = []
-        self._names: list[str] | None = None
+        self._finder = Finder(store)
 
     def add(self, node: Node) -> None:
         self.nodes.setdefault(node.id, node)
@@ -134,41 +133,20 @@ class _Graph:
 
         :param hints: names under which the dataset is looked for first
         """
-        waiting = [(dataset_id, child, [hint for hint in hints if hint])]
+        waiting = [(dataset_id, child, [*hints])]
         while waiting:
             wanted, made, names = waiting.pop()
             self.edges.append((wanted, made))
             if wanted in self.nodes or len(self.nodes) >= _NODES:
                 continue
-            manifest = self._manifest(wanted, names)
-            if manifest is None:
+            known = sorted({node.name for node in self.nodes.values()})
+            summary = self._finder.find([wanted], [*names, *known]).get(wanted)
+            if summary is None:
                 self.add(Node(id=wanted, kind="dataset", name="", label=wanted[:12]))
                 continue
-            window = Window.model_validate(manifest["window"]) if manifest.get("window") else None
-            name = str(manifest["name"])
-            self.add(Node(id=wanted, kind="dataset", name=name, label=window.label if window else wanted[:12]))
-            others = [value for value in (manifest.get("source") or {}).values() if isinstance(value, str)]
-            waiting += [(parent, wanted, [*others, name]) for parent in manifest.get("parents", [])]
-
-    def _manifest(self, dataset_id: str, hints: Sequence[str]) -> dict[str, Any] | None:
-        known = {node.name for node in self.nodes.values()} - {""}
-        first = [name for name in dict.fromkeys([*hints, *sorted(known)]) if "/" not in name and name]
-        if (found := self._read(dataset_id, first)) is not None:
-            return found
-        if self._names is None:
-            self._names = [key.rpartition("/")[2] for key in self.store.keys("datasets")]
-        # A manifest names its parents by their ids only.
-        return self._read(dataset_id, [name for name in self._names if name not in first][:_NAMES])
-
-    def _read(self, dataset_id: str, names: Sequence[str]) -> dict[str, Any] | None:
-        for content in self.store.read_many(manifest_key(name, dataset_id) for name in names).values():
-            try:
-                found = json.loads(content)
-            except ValueError:
-                continue
-            if isinstance(found, dict) and found.get("id") == dataset_id:
-                return found
-        return None
+            label = summary.window.label if summary.window else wanted[:12]
+            self.add(Node(id=wanted, kind="dataset", name=summary.name, label=label))
+            waiting += [(parent, wanted, hints_of(summary)) for parent in summary.parents]
 
 
 def _windows(store: ArtifactStore, name: str) -> DatasetWindows:

@@ -76,6 +76,8 @@ class Facts:
     :param importance_rows: number of held-out rows on which the importance was measured
     :param measured_on: manifest of the dataset of the held-out rows
     :param trained_on: manifest of the training set; ``None`` if the training set is unknown or no longer exists
+    :param parents: name, window and short id of each dataset that these two were created from, by its id; without those
+        that no longer exist
     :param tags: tags of the version's MLflow run
     :param params: parameters of the version's MLflow run
     :param reproducible: whether the MLflow run contains the files that are needed to train the version again
@@ -93,6 +95,7 @@ class Facts:
     importance_rows: int
     measured_on: Manifest
     trained_on: Manifest | None
+    parents: Mapping[str, str]
     tags: Mapping[str, str]
     params: Mapping[str, str]
     reproducible: bool

@@ -14,6 +14,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.datasets import Manifest, open_dataset
+from airflow_mlops.data.datasets.by_id import parents_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.base import Gate
 from airflow_mlops.gates.evidence import HeldOut
@@ -167,6 +168,7 @@ def _facts(
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         run = client.get_run(ref.run_id).data
         files = {file.path for file in client.list_artifacts(ref.run_id)}
+    measured_on, trained_on = data.dataset.manifest, _trained_on(candidate.contract, data, context.store)
     return model_card.Facts(
         ref=ref,
         stated=card,
@@ -177,8 +179,9 @@ def _facts(
         intervals=model_card.intervals(measurement, compared.resampling),
         importance=importances,
         importance_rows=min(data.truth.size, importance.ROWS),
-        measured_on=data.dataset.manifest,
-        trained_on=_trained_on(candidate.contract, data, context.store),
+        measured_on=measured_on,
+        trained_on=trained_on,
+        parents=parents_of(context.store, [measured_on, *([trained_on] if trained_on else [])]),
         tags=run.tags,
         params=run.params,
         reproducible=TRAINING_FILE in files,

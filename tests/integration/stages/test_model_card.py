@@ -192,19 +192,24 @@ def test_a_description_that_a_person_wrote_is_kept(client, context, make):
 
 def test_the_card_names_the_training_set_if_another_dataset_was_measured_on(client, context, make, tmp_path):
     first = training_set(context.store)
+    absent = first.model_copy(update={"id": "1" * 64})
     with DatasetWriter(context.store, "later") as writer:
         writer.write(held_out(seed=3), "test")
         details = {"label": "label", "task": "binary", "features": ["distance", "wind"]}
         window = Window.model_validate("2013-04")
-        later, _ = writer.commit(details=details, window=window, owner="Grace", description="April.", parents=[first])
+        later, _ = writer.commit(
+            details=details, window=window, owner="Grace", description="April.", parents=[first, absent]
+        )
     good, orphan = make(first, GOOD), make(first.model_copy(update={"id": "0" * 64}), GOOD)
     evaluate.run(EvaluateSpec(candidates=[good, orphan], dataset=later.ref), context)
     markdown, _ = cards(client, good, tmp_path / "card")
     assert markdown.index(first.id) < markdown.index(later.id)
     table = rows_of(markdown)
-    assert (table["Time window"], table["Owner of the data"], table["Created from"]) == (
-        ["2013-04-01T00:00:00Z/2013-05-01T00:00:00Z"], ["Grace"], [first.id],
+    assert (table["Time window"], table["Owner of the data"]) == (
+        ["2013-04-01T00:00:00Z/2013-05-01T00:00:00Z"], ["Grace"],
     )  # fmt: skip
+    assert f"| Created from | delays_training snapshot ({first.id[:12]}) |" in markdown
+    assert f"| Created from | {absent.id} |" in markdown
     assert "held-out rows of later (2013-04) its roc_auc is" in markdown
     assert "trained on another dataset" in markdown
     assert (

@@ -190,7 +190,8 @@ def _tolerance(expected: NDArray[np.float64], deviation: float | None) -> NDArra
     if deviation is None:
         return np.full(len(expected), TOLERANCE)
     own = TOLERANCE * np.abs(expected[:, 0]) + ROUNDING * deviation
-    return np.fmin(own, TOLERANCE * DEVIATIONS * deviation)
+    # Labels that are all equal have no spread to compare with.
+    return np.fmin(own, TOLERANCE * DEVIATIONS * deviation) if deviation else own
 
 
 def _margin(expected: NDArray[np.float64], contract: ModelContract) -> NDArray[np.float64]:

@@ -268,6 +268,11 @@ def test_small_predictions_of_skewed_amounts_differ_less_than_large_ones(estimat
     assert exported(Shifted(model, shift), train, test)[0].is_faithful
 
 
+def test_labels_that_are_all_equal_leave_room_for_rounding():
+    tolerance = parity._tolerance(np.array([[0.1]]), 0.0)
+    assert 1e-7 < tolerance[0] < 1e-3
+
+
 class Shifted:
     """A model that answers otherwise than its export.
 

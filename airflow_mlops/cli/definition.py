@@ -31,15 +31,15 @@ _COMMANDS = (
         name="init",
         help="Propose the DAGs of a new model from files or a table",
         description="Read files or a table, and write DAGs for ingestion, scoring, monitoring and training, a suite of Great "
-        "Expectations, a test and a README into a new folder. The command asks for what the data does not tell. If no person is at "
-        "the terminal, the arguments must say it.",
+        "Expectations, a test and a README into a new folder. The command asks for facts that it cannot infer from the data. "
+        "Without a terminal, these facts must be arguments.",
         func=lazy_load_command("airflow_mlops.cli.init.init"),
         args=(
             Arg(("name",), help="Name of the model, and the beginning of the names of its DAGs, such as churn"),
             Arg(
                 ("--files",),
                 nargs="+",
-                help="Files of rows: CSV, JSON lines or Parquet, as paths or URLs, also with patterns",
+                help="Files of rows: CSV, JSON lines or Parquet, as paths, URLs or patterns",
             ),
             Arg(("--conn-id",), help="Id of the Airflow connection to the database of --table"),
             Arg(("--table",), help="Table or view, as TABLE or SCHEMA.TABLE"),

@@ -65,6 +65,8 @@ class Runner(ABC, Generic[Description]):
     def resume(self, call: StepCall, event: dict[str, Any], context: Context) -> dict[str, Any]:
         """Continue the task after :meth:`run` has deferred it, and return the result of the step.
 
+        This implementation is for runners that never defer, and raises ``SpecError``.
+
         :param event: payload of the event with which the Airflow trigger resumed the task
         :raises MLOpsError: the step failed, or could not be started
         """

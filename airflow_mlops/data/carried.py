@@ -1,7 +1,7 @@
-"""Columns in types that pass through DuckDB bit by bit.
+"""Conversion of columns to types that DuckDB returns bit for bit, and back.
 
-DuckDB compares floating-point numbers by value, knows fewer types of times than Arrow, and has no dictionaries. Values that
-are only carried through a query, or compared for exact equality, are therefore carried as integers of the same width.
+DuckDB compares floating-point numbers by value, knows fewer types of times than Arrow, and has no dictionaries. Values
+that a query only returns, or compares for exact equality, are therefore converted to integers of the same width.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _INTEGERS = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
 
 
 def carried(values: Any) -> Any:
-    """Convert an Arrow array, or chunked array, to the type in which DuckDB carries it.
+    """Convert an Arrow array, or chunked array, to a type that DuckDB returns unchanged, see :func:`carried_type`.
 
-    :raises pyarrow.ArrowNotImplementedError: DuckDB cannot carry the type. It carries no nested types and no intervals
+    :raises pyarrow.ArrowNotImplementedError: there is no such type. This is the case for nested types and for intervals
     """
     if isinstance(values, pa.ChunkedArray):
         return pa.chunked_array([carried(chunk) for chunk in values.chunks], carried_type(values.type))
@@ -34,9 +34,9 @@ def carried(values: Any) -> Any:
 
 
 def carried_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type in which DuckDB carries columns of the type ``kind``.
+    """Return the type to which values of the type ``kind`` are converted, so that DuckDB returns them unchanged.
 
-    :raises pyarrow.ArrowNotImplementedError: DuckDB cannot carry the type
+    :raises pyarrow.ArrowNotImplementedError: there is no such type
     """
     if isinstance(kind, pa.BaseExtensionType):
         return carried_type(kind.storage_type)
@@ -52,11 +52,11 @@ def carried_type(kind: pa.DataType) -> pa.DataType:
         return pa.binary()
     if not pa.types.is_nested(kind) and pa.types.is_primitive(kind) and kind.bit_width in _INTEGERS:
         return _INTEGERS[kind.bit_width]
-    raise pa.ArrowNotImplementedError(f"DuckDB cannot carry values of the type {kind}")
+    raise pa.ArrowNotImplementedError(f"DuckDB cannot return values of the type {kind} unchanged")
 
 
 def restored(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Convert an array that DuckDB returned to the type ``kind`` that it had before :func:`carried`."""
+    """Convert an array that DuckDB returned back to ``kind``, its type before :func:`carried`."""
     if isinstance(kind, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(kind, restored(values, kind.storage_type))
     if pa.types.is_dictionary(kind):

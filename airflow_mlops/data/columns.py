@@ -14,7 +14,7 @@ INTERVAL_COLUMNS = ("prediction_lower", "prediction_upper")
 """The columns that scoring adds after ``score`` for a model with prediction intervals: the ends of the interval of each row."""
 
 Apart = Literal["shadow", "canary"]
-"""The kinds of predictions that are kept apart from those of the champion: of a version that nobody acted on, and of a version
+"""The kinds of predictions that are stored separately from those of the champion: of a version that nobody acted on, and of a version
 that answered a share of the requests. The kind is a key in the details of their manifests."""
 
 LABEL, LABEL_AT = "label", "label_at"

@@ -1,7 +1,7 @@
-"""The weights of the rows of a training set in a training: those that halve with the age of a row, those of a column, or both.
+"""The weights of the rows in a training: weights by age, the weights in a column, or the product of both.
 
-Weights by age (``Decay``) belong to the training set, and are computed from its event times. The column (``sample_weight=``) is named by
-the training.
+Weights by age (``Decay``) halve with each half-life. They belong to the training set and are computed from its event times. The column of
+weights (``sample_weight=``) is a parameter of the training.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 @dataclass(frozen=True)
 class RowWeights:
-    """The weights of the rows of a training set, the product of those by age and those of a column.
+    """The weights of the rows of a training set: the product of the weights by age and the weights in a column.
 
     :param decay: the weights by age; ``None`` if the training set has none
     :param sample: name of the column of weights; ``None`` if the training names no column

@@ -93,7 +93,7 @@ class Timeline:
         return earlier if key != earlier and not self.store.exists(key) and self.store.exists(earlier) else key
 
     def read_bytes(self, name: str, window: Window | None) -> bytes:
-        """Read a file, also where an earlier version of this package wrote it.
+        """Read a file, even from the folder in which an earlier version of this package wrote it.
 
         :raises FileNotFoundError: there is no such file
         """
@@ -106,7 +106,7 @@ class Timeline:
             return self.store.read_bytes(earlier)
 
     def delete(self, key: str) -> None:
-        """Delete a file, also where an earlier version of this package wrote it.
+        """Delete a file, even from the folder in which an earlier version of this package wrote it.
 
         :param key: key of the file, from any method of this class
         """
@@ -238,8 +238,8 @@ def window_of(key: str) -> Window | None:
 def may_overlap(key: str, within: Window) -> bool:
     """Return whether the window in the name of a file may overlap ``within``.
 
-    Names of earlier versions of this package have whole seconds, so only the content of the file gives the exact window. The result is also ``True`` if
-    the name does not begin with a window.
+    Earlier versions of this package rounded the times in names down to seconds. Such a window is treated as up to one
+    second longer. The result is also ``True`` if the name does not begin with a window.
 
     :param key: key of the file
     """

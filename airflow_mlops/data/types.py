@@ -319,7 +319,7 @@ def doubles_of_text(text: pa.Array) -> pa.Array:
 def _exact_doubles(values: pa.Array) -> pa.Array:
     """Convert decimals to doubles like :func:`as_doubles`, but refuse large numbers that would be rounded.
 
-    :raises pyarrow.ArrowInvalid: a number beyond 2**53 would be rounded. Integers are refused likewise
+    :raises pyarrow.ArrowInvalid: a number beyond 2**53 would be rounded. This also applies to integers
     """
     doubles = as_doubles(values)
     large = pc.fill_null(pc.greater_equal(pc.abs(doubles), 2.0**53), False)

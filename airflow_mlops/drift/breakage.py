@@ -5,11 +5,11 @@ merely drifted is not broken.
 
 - **Missing**: the share of rows with a value is at most a tenth of this share in the reference.
 - **Frozen**: all values of a numeric column are the same number, although the reference makes this very unlikely. A
-  column is not frozen if at least 5% of the training data's calendar spans of the window's length had a single value
-  too (the month, a holiday flag), or if at least 1% of the reference's rows had this value. If the calendar spans are
-  unknown, a column is also not frozen if the reference has at most 100 distinct values. They are counted by the
-  reciprocal of the probability that two rows have the same value (Simpson's index; M. O. Hill, "Diversity and
-  Evenness", Ecology 54, 1973): hours, days, weeks, months.
+  column is not frozen if it also had a single value in at least 5% of the training data's calendar spans (hours, days,
+  weeks, months) of the window's length. Examples are the month and a holiday flag. A column is not frozen either if at
+  least 1% of the reference's rows had this value. If the calendar spans are unknown, a column is also not frozen if the
+  reference has at most 100 distinct values. Distinct values are counted by the reciprocal of the probability that two
+  rows have the same value (Simpson's index; M. O. Hill, "Diversity and Evenness", Ecology 54, 1973).
 - **Unit**: at least half of the rows would need a different value to match the reference, and after a conversion (a
   factor of 10, 60, 100, 1,000, 3,600, 1e6 or 1e9, or between Celsius, Fahrenheit and Kelvin) at most a fifth. A
   temperature lies between -100 and 100 degrees Celsius before and after the conversion. Smaller factors, such as from
@@ -133,7 +133,7 @@ def _is_frozen(reference: NumericColumn, current: NumericColumn, constant: float
 
 
 def _share(known: Histogram, value: float) -> float:
-    """Return the share of rows in the bin of ``value``."""
+    """Return the share of rows in the bins whose range contains ``value``."""
     inside = (known.lows <= value) & (value <= known.highs)
     return float(known.counts[inside].sum() / known.counts.sum())
 

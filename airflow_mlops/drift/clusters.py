@@ -1,7 +1,7 @@
 """Design effects of columns with clustered rows, such as the thousand orders of one customer.
 
-Rows of one cluster are alike, so a window of few clusters differs from the reference more than a window of as many
-independent rows, and every test would report drift. The tests therefore count effective rows: the rows divided by the
+Rows of one cluster are similar. A window of few clusters therefore differs from the reference more than a window of the
+same number of independent rows, and every test would report drift. The tests therefore count effective rows: the rows divided by the
 design effect of the column (L. Kish, "Survey Sampling", 1965). For chi-square tests, this is the first-order correction of
 J. Rao and A. Scott, "The Analysis of Categorical Data from Complex Sample Surveys", Journal of the American Statistical
 Association 76 (1981).

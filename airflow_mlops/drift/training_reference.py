@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingReference:
-    """The training reference, with which predictions are compared.
+    """The training reference: the facts about training with which monitoring compares predictions.
 
     :param version: the model version that made the predictions
     :param contract: model contract (features, label, ML task) of this version

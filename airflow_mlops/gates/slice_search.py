@@ -60,7 +60,7 @@ def _positions(chosen: NDArray[np.bool_]) -> NDArray[np.integer[Any]]:
 
 
 def _has_many(values: pa.Array) -> bool:
-    """Return whether there are more than twelve distinct values besides null."""
+    """Return whether there are more than twelve distinct values. Null does not count."""
     found = values.slice(0, 0)
     for start in range(0, len(values), _AT_ONCE):
         found = pa.concat_arrays([found, values.slice(start, _AT_ONCE).drop_null()]).unique()

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 NAME = "expected_cost"
-"""The metric in a declaration, beside its costs."""
+"""The name of the metric in a declaration with its costs."""
 
 SMALLEST, LARGEST = 1e-100, 1e100
 """The smallest cost above 0, and the largest one. Sums of their squares are neither 0 nor infinite."""

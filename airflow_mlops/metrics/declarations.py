@@ -1,4 +1,4 @@
-"""Read the metrics that a declaration names beside their parameters: an expected cost and a Tweedie deviance.
+"""Read the metrics that a declaration names together with their parameters: an expected cost and a Tweedie deviance.
 
 This module imports no heavy library, because DAG files that declare gates import this module during parsing.
 """

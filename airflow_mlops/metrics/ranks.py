@@ -136,7 +136,7 @@ def placements(
 
     :param positive: whether each row belongs to the positive class, shape (n,)
     :param score: the model's score of each row, shape (n,)
-    :param weight: the weight of each row, by which pairs are counted, shape (n,); ``None`` if all rows have the same weight
+    :param weight: the weight of each row, shape (n,). A pair counts by the weight of its other row; ``None`` if all rows have the same weight
     :return: placements from 0 to 1, shape (n,); 0 if the other class has no rows
     """
     tied = _Ties(positive, score, weight)

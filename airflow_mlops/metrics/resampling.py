@@ -133,8 +133,7 @@ def resample_rows(
     :param rounds: number of bootstrap samples
     :param groups: number of jackknife groups
     :param seed: seed of the random samples and groups
-    :param clusters: number of the cluster of each row, shape (n,), from which whole clusters are drawn; by default, rows are
-        drawn
+    :param clusters: number of the cluster of each row, shape (n,). Whole clusters are drawn. By default, rows are drawn
     """
     random, size = np.random.default_rng(seed), len(models[0])
     of_row = None if clusters is None else np.unique(clusters, return_inverse=True)[1]

@@ -78,7 +78,7 @@ def derivative(sums: Statistic, total: NDArray[np.float64], size: NDArray[np.flo
     """Compute the derivative of a metric with respect to each of its k sums, by central differences.
 
     :param total: the sums, shape (k,)
-    :param size: the sums of the absolute values of the summands, to which the steps are proportional, shape (k,)
+    :param size: the sums of the absolute values of the summands, shape (k,). The steps are proportional to them
     :return: shape (k,)
     """
     step = 1e-6 * size

@@ -10,7 +10,7 @@ are the same for models of all libraries. The scores to which they are fitted de
 - ``temperature``: the log-odds (binary) or the logarithms of the probabilities (multiclass), which are divided by one temperature
   (Guo, Pleiss, Sun and Weinberger, On calibration of modern neural networks, 2017).
 
-Of a multiclass model, ``isotonic`` and ``sigmoid`` calibrate each class against the rest and divide by the sum. Probabilities nearer
+For a multiclass model, ``isotonic`` and ``sigmoid`` calibrate each class against the rest, and the results are divided by their sum. Probabilities nearer
 to 0 or 1 than :data:`EDGE` count as :data:`EDGE` in log-odds and logarithms, because they are rounding errors in single precision.
 """
 

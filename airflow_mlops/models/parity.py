@@ -205,7 +205,7 @@ def _margin(expected: NDArray[np.float64], contract: ModelContract) -> NDArray[n
 
 
 def standard_deviation(values: NDArray[np.float64]) -> float:
-    """Compute the standard deviation without overflow, also of values with squares beyond the range of doubles."""
+    """Compute the standard deviation without overflow, even if squares of values are beyond the range of doubles."""
     largest = float(np.abs(values).max())
     return largest * float((values / largest).std()) if largest else 0.0
 

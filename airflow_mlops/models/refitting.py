@@ -73,8 +73,8 @@ def refit(
 
     :param spec: the trainer
     :param seed: seed of the training
-    :param contract: names the ML task, the features, the positive class and the calibration. A calibration is fitted anew, to random
-        rows to which the model is not fitted
+    :param contract: names the ML task, the features, the positive class and the calibration. A calibration is fitted
+        again, on random rows that the model is not fitted to
     :param rows: the features, the label in the column ``label``, and the column :data:`AGE` if the rows have weights. The
         newest row has the weight 1. A network (TorchTrainer) is fitted without weights
     :param class_weight: weights of the classes; classes that the rows lack are left out
@@ -132,7 +132,7 @@ def losses(
 def _set_aside(
     calibration: Calibration, seed: int, contract: ModelContract, rows: pa.Table
 ) -> tuple[pa.Table, pa.Table]:
-    """Divide rows at random into those to fit a model to and those to calibrate the model on."""
+    """Divide rows at random into the rows to which a model is fitted, and the rows on which it is calibrated."""
     labels = label_values(rows.column(LABEL), contract.task, f"Label {contract.label!r}")
     aside = np.random.default_rng((seed + 1, 2**32)).random(len(labels)) < SHARE
     require_rows(calibration.method, labels[aside], np.unique(labels[~aside]).tolist(), "random rows")

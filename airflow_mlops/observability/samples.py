@@ -2,7 +2,7 @@
 
 All metrics are gauges with the result of the last run, because batch tasks have no long-lived process for counters. The
 word after ``mlops.`` in the name of a metric is the group of the metric. A task exports all metrics of a group for one
-model at once.
+model together.
 """
 
 from __future__ import annotations

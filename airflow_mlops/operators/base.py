@@ -46,7 +46,7 @@ class StepOperator(SpecParameters, BaseOperator):
         8601 duration (``P1D``). It is needed only if neither the form of the partition key nor the timetable of the DAG
         determines the length, or if they disagree
     :param cache: whether the task returns the result of an earlier task if spec, datasets, code and packages are the same.
-        The result names the run that computed it. A task that a user clears computes its result anew. Operators that read
+        The result names the run that computed it. A task that a user clears computes its result again. Operators that read
         or change more than their inputs refuse ``True``, and ignore it in ``default_args``
     :cvar cacheable: whether the operator supports ``cache``
     :cvar file_suffixes: file name suffixes by parameter name. If the value of one of these parameters ends in a suffix
@@ -336,9 +336,9 @@ class StepOperator(SpecParameters, BaseOperator):
             if name != "run_on" and has_secret_template(getattr(self, name, None)):
                 with no_retry_of_final_errors():
                     raise SpecError(
-                        f"Task {self.task_id!r}: {name}= is a template of a secret in Airflow, and the parameters of this step "
-                        "are stored in the artifact store: name a connection instead, or give the secret to the pod as a "
-                        "setting of fsspec (secrets={'FSSPEC_HTTPS': ...}), or run the step with Worker() or Process(...)."
+                        f"Task {self.task_id!r}: {name}= is a template of a secret in Airflow. The parameters of this step are stored in "
+                        "the artifact store, which must not contain secrets. Name a connection instead, pass the secret to the "
+                        "pod as a setting of fsspec (secrets={'FSSPEC_HTTPS': ...}), or run the step with Worker() or Process(...)."
                     )
 
     def on_kill(self) -> None:

@@ -47,7 +47,7 @@ class DeployOperator(StepOperator):
         online store
     :param token_conn_id: id of the Airflow connection whose password is the token of the endpoint; needed if the servers have
         the environment variable ``MLOPS_SERVE_TOKEN``
-    :param mlflow_conn_id: id of the Airflow connection to MLflow, also for the servers
+    :param mlflow_conn_id: id of the Airflow connection to MLflow. The servers use it, too
     """
 
     step = "deploy"

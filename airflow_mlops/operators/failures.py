@@ -1,4 +1,4 @@
-"""The rule for retries: errors that another try cannot correct fail the task at once."""
+"""The rule for retries: errors that another try cannot correct fail the task without a retry."""
 
 from __future__ import annotations
 

@@ -108,8 +108,8 @@ def send_request(
 def _doubt(uri: str, earlier: Sequence[AssetEventResult], *, is_active: bool) -> str | None:
     """Return why a request may start no training; ``None`` if there is no sign of that.
 
-    Airflow does not tell a task which DAGs are scheduled on an asset, or whether they are paused. It tells whether the
-    asset is active and which DAG runs earlier events have started. An asset is active if a DAG uses it, or if an asset
+    A task cannot find out from Airflow which DAGs are scheduled on an asset, or whether they are paused. It can find
+    out whether the asset is active and which DAG runs earlier events have started. An asset is active if a DAG uses it, or if an asset
     alias has created an event of it.
     """
     if not is_active:

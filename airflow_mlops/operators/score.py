@@ -23,8 +23,8 @@ class ScoreOperator(StepOperator):
     If TrainOperator registered the version, the ONNX model of this version is used for scoring, otherwise the MLflow
     flavour of the version.
 
-    With ``version`` or ``alias``, the task writes shadow predictions, on which nobody acts. They are kept apart from
-    the predictions of the champion.
+    With ``version`` or ``alias``, the task writes shadow predictions, which nobody acts on. They are stored separately
+    from the predictions of the champion.
 
     To score a large dataset in parallel, map the task over shards: ``ScoreOperator.partial(...,
     shards=8).expand(shard=list(range(8)))``. The predictions are one dataset, which the shard that finishes last
@@ -32,8 +32,8 @@ class ScoreOperator(StepOperator):
     and writes the table of ``write_to``. ``.output`` of the mapped task can be passed on like that of a single task.
 
     All shards use the version that the first one finds, even if the champion changes meanwhile. A shard that is cleared
-    uses this version again if another shard has succeeded. The version is resolved anew in a new DAG run, and if no
-    other shard has succeeded, as when all of them are cleared.
+    uses this version again if another shard has succeeded. The version is resolved again in a new DAG run, and if no
+    other shard has succeeded, for example after all shards were cleared.
 
     :param model: name of the registered model
     :param version: number of the version to score with; by default the champion

@@ -75,10 +75,11 @@ def check_rule(rule: Any, where: str) -> None:
 
 
 def with_run_window(entities: Any, context: Context) -> Any:
-    """Return ``entities`` with the window that the run processes, from which a rule derives the training window.
+    """Return ``entities`` with the window that the run processes. A rule derives the training window from it.
 
     The window is the first of these that exists: ``window`` in ``entities``, the monitored window of the retraining
-    request that started the run (of several requests, the window that ends last), the partition key, the data interval.
+    request that started the run (if there are several, the window that ends last), the partition key, the data
+    interval.
 
     :param entities: a selection of datasets by name. Anything else is returned unchanged
     :raises SpecError: the run has none of these windows

@@ -7,7 +7,7 @@ For a model called MODEL::
     indexes/models/MODEL/scoring.json        from the predictions MODEL_predictions
     indexes/models/MODEL/scoring-NAME.json   from the predictions NAME
     indexes/models/MODEL/candidate-DAG-vVERSION.json   from the last training of a DAG; DAG is a hash of its id
-    indexes/models.json.gz                   a copy of all of these, with which a page begins
+    indexes/models.json.gz                   a copy of all of these, which a page reads first
 
 The step that changes a source computes the section of this source from the source, and writes it in the index.
 ``airflow mlops index`` computes the sections again from the ledger, the reports and the predictions. It leaves the

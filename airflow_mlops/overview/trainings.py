@@ -38,7 +38,7 @@ def find(client: MlflowClient, store: ArtifactStore) -> Iterator[Training]:
     with registry_errors("The registered models cannot be listed"):
         for model in _models(client):
             newest: dict[str, Training] = {}
-            # Any team may have named a model, also with an apostrophe.
+            # Names of models may contain an apostrophe.
             quote = '"' if "'" in model else "'"
             for item in client.search_model_versions(
                 f"name = {quote}{model}{quote}", max_results=NEWEST, order_by=["version_number DESC"]

@@ -69,7 +69,7 @@ class Recipe(NamedTuple):
     """How a challenger is trained.
 
     :param trainer: the trainer; ``None`` for the champion's
-    :param past: number of windows that the challenger is trained on, the compared window included; ``None`` for all windows
+    :param past: number of windows that the challenger is trained on, including the compared window; ``None`` for all windows
     """
 
     trainer: OtherTrainer | None

@@ -1,10 +1,10 @@
 """Compare the champion with challengers: models that the champion's trainer, and those of other candidates, fit to newer rows.
 
 A challenger answers the question whether retraining would help now. All models predict the same labelled rows, so the
-comparison is paired: differences between windows, such as noisier labels, affect all models alike and cancel out.
+comparison is paired: differences between windows, such as noisier labels, affect all models equally and cancel out.
 
 Gains in the first window after a retraining are ignored (:func:`rests`). A challenger is trained on half of the
-compared window, and even the newest possible champion on no row of it. In a series that changes all the time, such as
+compared window. No champion, however new, is trained on any row of it. In a series that changes all the time, such as
 the weather, this difference alone gives a gain in every window, and another training would not remove it. A gain in a
 later window shows that the champion ages.
 """

@@ -49,8 +49,8 @@ def correlations_of(gains: Sequence[NDArray[np.float64]], groups: NDArray[np.int
     The mean of a constant array has a correlation of 0 with the other means.
 
     :param gains: the values whose means are correlated, k arrays of shape (n,)
-    :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows. Of clustered rows, the
-        sums of the clusters are correlated
+    :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows. For clustered rows,
+        the sums of the clusters are correlated
     """
     centred = np.stack([gain - gain.mean() for gain in gains])
     if groups is not None:

@@ -17,13 +17,13 @@ class PerformanceThresholds(DriftThresholds):
 
     :param metric: the metric that measures performance; by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or
         ``rmse`` (regression). A custom metric is named by its import path and must have been measured at training, see
-        :mod:`airflow_mlops.metrics.custom`. ``expected_cost`` needs the keys ``false_positive`` and ``false_negative`` beside
-        it, see :mod:`airflow_mlops.metrics.costs`, and ``tweedie_deviance`` the key ``power``, see
-        :mod:`airflow_mlops.metrics.deviances`
+        :mod:`airflow_mlops.metrics.custom`. ``expected_cost`` also needs the keys ``false_positive`` and
+        ``false_negative`` (:mod:`airflow_mlops.metrics.costs`). ``tweedie_deviance`` also needs the key ``power``
+        (:mod:`airflow_mlops.metrics.deviances`)
     :param greater_is_better: whether larger values of a custom metric are better; ``None`` for a built-in metric
     :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, the
         tolerance is an absolute difference. Otherwise (errors and losses), the tolerance is a share of the value at
-        training. It also is the absolute difference by which the coverage of prediction intervals may be lower
+        training. The tolerance is also the absolute difference by which the coverage of prediction intervals may be lower
     :param min: the smallest acceptable value of the metric, for a metric of which larger values are better. Performance
         counts as worse if the whole confidence interval lies below ``min``, whatever the value at training is
     :param max: the largest acceptable value of the metric, for errors and losses, in the unit of the metric
@@ -34,7 +34,7 @@ class PerformanceThresholds(DriftThresholds):
     :param min_labels: the smallest number of labels for which performance is judged
     :param min_coverage: the smallest share of predictions with a label for which performance is judged, from 0 to 1
     :param grace: time after the end of a window in which labels may still arrive. Performance is judged only after this
-        time; by default, performance is judged at once
+        time; by default, performance is judged immediately
     :param groups: column of the predictions that names the cluster of each row, such as a customer. Rows of one cluster are
         not independent, and the intervals of realised performance (:mod:`airflow_mlops.metrics.clusters`), the drift tests
         (:mod:`airflow_mlops.drift.clusters`) and the tests of segments allow for it. By default, rows are independent
@@ -62,7 +62,7 @@ class PerformanceThresholds(DriftThresholds):
         check_metric(self.metric, self.greater_is_better)
         if self.metric in INTERVAL_METRICS:
             raise ValueError(
-                f"metric is {self.metric!r}, but the coverage of prediction intervals is judged beside the metric, for every model "
+                f"metric is {self.metric!r}, but the coverage of prediction intervals is judged in addition to the metric, for every model "
                 "that has intervals; set metric to rmse or mae"
             )
         if self.groups is not None and self.metric is not None and is_custom(self.metric):

@@ -45,7 +45,7 @@ def key(store: ArtifactStore, model: str, window: Window) -> str:
 
 
 def existing(store: ArtifactStore, model: str, window: Window) -> str:
-    """Return the store key of the report on ``model`` in ``window``, also if an older version of this package wrote it."""
+    """Return the store key of the report on ``model`` in ``window``, even if an older version of this package wrote it."""
     return timeline(store, model).existing(window.file_name, window)
 
 

@@ -17,7 +17,7 @@ from airflow_mlops.policy.wording import in_days
 IMPACT = 0.05
 """The smallest impact of drift, see :func:`impact`, that can matter."""
 MOVED = 0.1
-"""The smallest effect of score drift (a share of rows) that can matter while performance cannot be judged."""
+"""The smallest effect of score drift (a share of rows) that can matter if performance cannot be judged."""
 NOT_FOLLOWED = 0.2
 """The scores do not follow the labels if the effect of label drift minus that of score drift is at least this large."""
 GROWING_WINDOWS = 3

@@ -47,7 +47,7 @@ MEASURED = get_args(Measured)
 BROKEN_WINDOWS = 3
 """Number of windows in a row in which a feature must be broken before a request leaves an important feature out."""
 UNIMPORTANT = 0.05
-"""The largest sum of the permutation importances (a share) of broken features that a request leaves out at once.
+"""The largest sum of the permutation importances (a share) of broken features that a request leaves out immediately.
 
 Above it, the features must have been broken in :data:`BROKEN_WINDOWS` windows in a row.
 """
@@ -72,8 +72,8 @@ def plan(
 ) -> RetrainingPlan:
     """Decide whether the window requests retraining.
 
-    A new model cannot learn from broken features. They postpone a request as long as :func:`waits_for_repair` gives a
-    reason to wait, and are left out of the training afterwards.
+    A new model cannot learn from broken features. A request waits for their repair as long as :func:`waits_for_repair`
+    gives a reason. Afterwards, the training leaves these features out.
 
     :param earlier: findings of earlier windows, ordered by time. The current policy is applied to the earlier findings.
         Only windows with predictions of the same version count
@@ -113,9 +113,9 @@ def plan(
 def waits_for_repair(findings: Findings, earlier: Sequence[Findings]) -> str | None:
     """Return a clause that explains why a request waits for the repair of broken features; ``None`` if it does not.
 
-    A request always waits if the policy says so, or if all features are broken. Otherwise it does not wait for features
-    that are broken in each of the last :data:`BROKEN_WINDOWS` windows with rows, this one included. It waits for the
-    other broken features unless their importances are known and add up to at most :data:`UNIMPORTANT`.
+    A request always waits if the policy says so, or if all features are broken. Otherwise, it does not wait for
+    features that are broken in each of the last :data:`BROKEN_WINDOWS` windows with rows, including this one. It waits
+    for the other broken features unless their importances are known and add up to at most :data:`UNIMPORTANT`.
 
     :param earlier: findings of earlier windows, ordered by time
     """
@@ -133,7 +133,7 @@ def waits_for_repair(findings: Findings, earlier: Sequence[Findings]) -> str | N
     if known and used <= UNIMPORTANT:
         return None
     uses = f"{share(used, 0)} of the permutation importance" if known else "an unknown share of the importance"
-    return f"they have {uses} and are not broken in {BROKEN_WINDOWS} windows in a row"
+    return f"those broken for fewer than {BROKEN_WINDOWS} windows in a row have {uses}"
 
 
 def _inputs(findings: Findings, waits: str | None) -> str:
@@ -205,7 +205,7 @@ def _measured(findings: Findings) -> Iterator[tuple[Trigger, str]]:
     if "performance" in policy.retrain_on:
         if deciding_comparison(findings) is None and judged is not None and is_worse(judged, policy):
             yield "performance", change_of(judged, policy)
-        # A challenger says nothing about intervals, and any retraining finds them anew.
+        # The comparison with challengers does not measure intervals, and every retraining computes them again.
         elif (lost := lost_coverage(findings)) is not None:
             yield "performance", change_of(lost, policy)
     estimated = findings.estimated if findings.unmeasured is not None else None

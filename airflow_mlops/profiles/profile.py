@@ -56,7 +56,7 @@ class WeightedPerformance(Model):
 
 
 class ModelProfile(Model):
-    """The profile of a model, with which monitoring compares windows.
+    """The profile of a model. Monitoring compares windows with this profile.
 
     The profile is stored with the model as ``mlops/profile.json``. For a model that this package did not train,
     EvaluateOperator computes the profile from the evaluation dataset. Profiles that early versions of this package
@@ -79,8 +79,8 @@ class ModelProfile(Model):
         them. A metric that cannot be measured on logged predictions has no interval
     :param constant: for each numeric feature, the share of the calendar spans of the split part `train` (``hour``,
         ``day``, ``week``, ``month``, ``year``) in which the feature has a single value; empty if unknown
-    :param weighted: ``segments`` and ``intervals`` with the weights of the held-out rows (``sample_weight``), with which windows
-        are compared whose rows have weights; ``None`` if the rows have none
+    :param weighted: ``segments`` and ``intervals`` with the weights of the held-out rows (``sample_weight``). Windows
+        whose rows have weights are compared with them; ``None`` if the held-out rows have no weights
     """
 
     features: Profile

@@ -286,7 +286,7 @@ class _Moments:
 
 
 def _above_0(values: Floats) -> Floats:
-    """Replace 0, by which nothing is to be divided, by 1."""
+    """Replace 0 by 1, to avoid a division by 0."""
     return np.where(values > 0, values, 1.0)
 
 

@@ -308,8 +308,8 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
 def odds_ratio(first: float, second: float) -> float:
     """Compute the ratio of the larger to the smaller odds of two shares.
 
-    The odds of a share are the share divided by the remaining share. A ratio measures changes of rare and of frequent
-    events alike: both 1% to 2% and 98% to 99% have a ratio of 2.
+    The odds of a share are the share divided by the remaining share. The ratio treats rare and frequent events equally:
+    both 1% to 2% and 98% to 99% have a ratio of 2.
 
     :param first: a share from 0 to 1
     :param second: a share from 0 to 1

@@ -3,7 +3,7 @@
 The least recently used models are removed first. A process locks the folder of each model that it has used or downloads
 (``flock``, shared), until the process ends. A folder is removed only by a process that gets an exclusive lock, and this
 process renames the folder first, so that no other process finds it with only a part of its files. Locks end with their
-process, also if it is killed.
+process, even if it is killed.
 """
 
 from __future__ import annotations

@@ -107,8 +107,8 @@ class Decision(Model):
     :param card: SHA-256 of the new champion's model card and verdict, by file name, in the same entries as ``files``
     :param window: the acknowledged window; ``None`` for other decisions
     :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions
-    :param canary: the step of a canary, also if ``promoted`` ends the canary; ``None`` for other decisions
-    :param received: the version that was copied from another registry, also if ``airflow mlops promote`` promotes it; ``None``
+    :param canary: the step of a canary, including the step ``promoted`` that ends it; ``None`` for other decisions
+    :param received: the version that was copied from another registry, even if ``airflow mlops promote`` promotes it; ``None``
         for other decisions
     :param outside: how the change of the alias in MLflow was noticed; ``None`` for other decisions
     """

@@ -16,8 +16,8 @@ class OutsideMove(Model):
     MLflow records neither who moves an alias nor when, so the time of the entry is the time at which the change was noticed.
 
     :param noticed_by: what noticed the change
-    :param promotion: number of the entry that promoted the new champion earlier, and whose hashes hold for its files; ``None``
-        if the ledger never promoted it, so that the ledger does not vouch for its files
+    :param promotion: number of the earlier entry that promoted the new champion. Its hashes are valid for the files of
+        the champion; ``None`` if the ledger never promoted the version, so the ledger has no hashes of its files
     """
 
     noticed_by: Observer

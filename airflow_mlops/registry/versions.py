@@ -123,7 +123,7 @@ def register(
     """Register a logged model as a version of ``model``, and return the version.
 
     A run has one version. If a version was already registered from the run, it is returned instead. If several versions are
-    registered at the same time, because two tries of a task run at once or an answer of MLflow was lost, the first one
+    registered at the same time, because two tries of a task run at the same time or an answer of MLflow was lost, the first one
     remains. Other models that the run has logged are deleted.
 
     :param run_id: id of the MLflow run that logged the model

@@ -262,7 +262,13 @@ def _known_with(column: Column, label: Column) -> bool:
 
 
 def _every(length: timedelta, rows: int) -> Every:
-    """Return the length of a window: a month for long histories, and longer windows for few rows."""
+    """Propose the length of a window.
+
+    It is a month if the rows span at least 120 days or a week has fewer than 300 rows on average. It is a week if they
+    span at least 42 days or a day has fewer than 300 rows. Otherwise, it is a day.
+
+    :param length: time from the first to the last row
+    :param rows: number of rows"""
     if length >= _MONTHS_SPAN or rows * _LENGTH["week"] < _WINDOW_ROWS * length:
         return "month"
     if length >= _WEEKS_SPAN or rows * _LENGTH["day"] < _WINDOW_ROWS * length:

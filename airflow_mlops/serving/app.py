@@ -1,5 +1,5 @@
-"""The FastAPI application: the routes of the endpoint, and the processes that run beside it (following the champion,
-the log, the shadow).
+"""The FastAPI application: the routes of the endpoint, and its additional processes (following the champion, the log,
+the shadow).
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
 
 
 class Failures:
-    """The version whose loading failed last, and the time of its next try. Other versions are tried at once.
+    """The version whose loading failed last, and the time of its next try. Other versions are tried immediately.
 
     :param version: number of the version; ``None`` if there was no failure
     :param count: how often it has failed

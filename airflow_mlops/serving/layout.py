@@ -23,7 +23,7 @@ _SECONDS = {"hour": 3600, "day": 86400}
 def online_folder(model: str, apart: Apart | None = None) -> str:
     """Return the folder of the artifact store with the logged predictions of a model.
 
-    :param apart: their kind, if they are kept apart from those of the champion
+    :param apart: kind of the predictions, if they are stored separately from those of the champion
     """
     return f"{f'online-{apart}' if apart else 'online'}/{folder_name(model)}"
 

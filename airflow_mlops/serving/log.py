@@ -99,7 +99,7 @@ class PredictionSpool:
     :param folder: folder on the local disk, which outlives the server
     :param window: length of the time windows, ``hour`` or ``day``
     :param name: name of the datasets of predictions; ``MODEL_predictions`` by default
-    :param apart: kind of the predictions, if they are kept apart from those of the champion
+    :param apart: kind of the predictions, if they are stored separately from those of the champion
     :param privacy: columns to hash or drop
     :param sample: share of the requests that are logged, 0 to 1
     """
@@ -315,7 +315,7 @@ def _logged(answers: Sequence[Answer], privacy: Privacy, sample: float, apart: A
 
     :param privacy: columns to hash or drop
     :param sample: share of the requests that are logged
-    :param apart: kind of the predictions, if they are kept apart from those of the champion
+    :param apart: kind of the predictions, if they are stored separately from those of the champion
     """
     served = answers[0].served
     rows = [answer.rows.count for answer in answers]

@@ -51,7 +51,7 @@ def merge(
 
     :param name: name of the datasets of predictions
     :param now: current time; windows that end later are left alone
-    :param apart: kind of the predictions, if they are kept apart from those of the champion
+    :param apart: kind of the predictions, if they are stored separately from those of the champion
     :return: the manifests of the new datasets
     :raises StoreError: the store cannot be used
     """

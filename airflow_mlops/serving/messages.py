@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 _JSON = "application/json"
 _ID_LENGTH = 200
-# A field whose colon does not follow its quote at once, which no usual client sends.
+# A field with a space between its quote and its colon. Common clients do not send it.
 _SPACED = re.compile(rb'"[ \t\r\n]+:')
 
 

@@ -69,10 +69,13 @@ class InputColumns:
         return name in self._known
 
     def require_private(self, hashed: Sequence[str], dropped: Sequence[str], where: str | None) -> None:
-        """Check that columns can be hashed or dropped: logged columns, or a column of the request.
+        """Check that columns of the log can be hashed or dropped.
 
-        :param where: the start of the error message, such as ``The predictions have``; ``None`` if columns may be absent
-        :raises SchemaError: a column is absent, or has a type that cannot be hashed
+        :param hashed: columns to hash
+        :param dropped: columns to drop
+        :param where: start of the error message about an absent column, such as ``The predictions have``; ``None`` if
+            columns may be absent
+        :raises SchemaError: ``where`` is set and a column is absent, or a column has a type that cannot be hashed
         """
         if where is not None:
             require_private(hashed, dropped, [*self.schema.names, *REQUEST_COLUMNS], where)

@@ -54,7 +54,7 @@ class Served:
         """Load a version from its downloaded files, and predict one row, so that the first request is as fast as others.
 
         :param features: the Feast repository in which features are looked up
-        :param other: whether the version is loaded beside the champion, as a canary or shadow. Columns to hash or drop
+        :param other: whether the version is loaded in addition to the champion, as a canary or shadow. Columns to hash or drop
             may then be absent
         :raises ModelFormatError: the version has no ONNX model, or the model cannot be loaded
         :raises SchemaError: predictions are logged, and a column to hash or drop is absent or cannot be hashed

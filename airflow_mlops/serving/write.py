@@ -68,7 +68,7 @@ class Packed(NamedTuple):
 def packed(answer: Answer, apart: Apart | None) -> Packed:
     """Return an answer as bytes.
 
-    :param apart: kind of the predictions, if they are kept apart from those of the champion
+    :param apart: kind of the predictions, if they are stored separately from those of the champion
     :raises ValueError: a text cannot be encoded
     """
     rows, found = answer.rows, answer.found

@@ -92,7 +92,7 @@ class Writing:
     async def add(self, answer: Answer, apart: Apart | None = None) -> None:
         """Log an answer, if its request is in the sample.
 
-        :param apart: kind of the predictions, if they are kept apart from those of the champion
+        :param apart: kind of the predictions, if they are stored separately from those of the champion
         """
         if not in_sample(answer.request_id, self._spec.sample):
             return

@@ -4,7 +4,7 @@ A stage that supports the cache has a module ``cache`` with three functions::
 
     def inputs(spec, context) -> dict       # what determines the result, as JSON; raises NotCacheableError
     def artifacts(result, spec, context) -> dict[str, str]   # hashes of what the result refers to; raises if it is gone
-    def replay(result, spec, context) -> None                # what the step does besides its artifacts
+    def replay(result, spec, context) -> None                # repeats what the step does apart from its artifacts
 
 The fingerprint of the inputs is the key of an entry, which names the stored result of the task that computed it. A wrong
 hit is worse than none: whatever cannot be hashed or checked means that the step is computed, and the log says why.

@@ -137,7 +137,12 @@ class Table(ABC):
 
     @contextmanager
     def _errors(self, failed: list[BaseException]) -> Iterator[None]:
-        """Convert a driver's exceptions. An exception that reading the rows raised, in ``failed``, is raised unchanged."""
+        """Convert a driver's exceptions to errors of this package.
+
+        :param failed: the exception that was raised while the rows were read, if any. This exception is raised unchanged
+        :raises TableError: the database rejected the rows
+        :raises TableUnavailableError: the database cannot be reached, or fails for another reason that may pass
+        """
         kinds: tuple[type[BaseException], ...] = (TableError, *self._driver_errors())
         try:
             yield

@@ -36,7 +36,7 @@ class Location:
         options = {"use_listings_cache": False} if protocol in OBJECT_STORES else {}
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.url, **options)
-        # Some file systems connect to their server at once.
+        # Some file systems connect to their server immediately.
         except Exception as error:
             raise StoreError(
                 f"The artifact store {self.url!r} cannot be opened: {one_line(error)}. Correct the setting [mlops] "

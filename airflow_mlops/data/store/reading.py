@@ -119,7 +119,7 @@ class Reading(Location):
         """Open ``key`` for reading, with random access.
 
         :raises FileNotFoundError: ``key`` does not exist
-        :raises StoreError: the store cannot be read, also while the file is read
+        :raises StoreError: the store cannot be read. The error may also occur while the file is read
         """
         with self._guard("read", key):
             return ReadableFile(self.fs.open(self.path(key), "rb"), lambda: self._guard("read", key), self.traffic)

@@ -126,7 +126,7 @@ def _abandon(file: Any) -> None:
     """Discard the parts of an upload."""
     with suppress(Exception):
         file.discard()
-    # adlfs completes a file that is closed, also when Python frees the object. Files of other filesystems may not allow
+    # adlfs completes a file that is closed, even when Python frees the object. Files of other filesystems may not allow
     # the assignment.
     with suppress(AttributeError):
         file.closed = True

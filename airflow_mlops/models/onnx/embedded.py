@@ -54,7 +54,7 @@ def require_embedded(model: bytes) -> None:
 
 
 def _tensors(model: Any) -> list[TensorProto]:
-    """Return all tensors of the model, also those in attributes, inner graphs, functions and sparse tensors."""
+    """Return all tensors of the model, including those in attributes, inner graphs, functions and sparse tensors."""
     from onnx import TensorProto
 
     found: list[TensorProto] = []

@@ -27,7 +27,7 @@ def name_inputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """Return ``name``, with underscores if it is taken, and add it to ``taken``."""
+    """Append underscores to ``name`` until it is not in ``taken``, add the result to ``taken``, and return it."""
     while name in taken:
         name += "_"
     taken.add(name)

@@ -145,7 +145,7 @@ def _by_skops(file: Path, name: str) -> Answer | None:
 def _by_mlflow(folder: Path, name: str, description: Model) -> Answer:
     import mlflow.pyfunc
 
-    # Two versions may contain modules with the same name. Each version must import its own modules, also when it predicts.
+    # Two versions may contain modules with the same name. Each version must import its own modules, both when it is loaded and when it predicts.
     modules = FolderModules(folder) if description.flavors["python_function"].get("code") else None
     try:
         with modules.active() if modules else nullcontext():

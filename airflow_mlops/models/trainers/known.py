@@ -31,7 +31,7 @@ def own_code(trainer: TrainerSpec) -> list[str]:
     Only modules of :data:`PACKAGES` are imported. The parameters of an estimator are not checked, because they are JSON
     values, from which neither a trainer nor these packages import anything.
 
-    :return: the import paths, in the order of the fields; empty if the trainer runs no code of a user
+    :return: the import paths, in the order of the fields; empty if the trainer runs no user code
     :raises SpecError: an estimator of these packages does not exist, or its package is not installed
     """
     paths: list[str | None]

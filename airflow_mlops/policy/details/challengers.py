@@ -36,9 +36,9 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
     """
     metric = metric_name(comparison.metric)
     rows = counted(comparison.rows, "labelled row")
-    # Two trainings of a challenger predict one half each, so ROC AUC is computed in each half. The mean differs from
+    # Each challenger is trained twice, and each model predicts one half. ROC AUC is computed in each half. The mean differs from
     # the ROC AUC of the window.
-    measured = f"mean {metric} of the halves of {rows}" if comparison.metric == "roc_auc" else f"{metric} on {rows}"
+    measured = f"mean {metric} of two halves of {rows}" if comparison.metric == "roc_auc" else f"{metric} on {rows}"
     of_each: dict[OtherTrainer | None, list[Challenger]] = {
         trainer: [] for trainer in dict.fromkeys(item.trainer for item in comparison.challengers)
     }

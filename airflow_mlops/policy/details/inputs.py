@@ -50,7 +50,7 @@ def broken_others(findings: Findings) -> list[Observation]:
 
 
 def infinite_values(findings: Findings) -> list[Observation]:
-    """Return an observation about features that are infinite, and were finite in the reference."""
+    """Return an observation about features with infinite values, if the reference has none and the feature did not drift."""
     found = [drift for drift in findings.features if drift.infinite and not drift.drifted]
     if not found:
         return []

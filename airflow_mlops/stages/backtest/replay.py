@@ -1,4 +1,4 @@
-"""Replay retraining decisions over labelled windows, beside never retraining, retraining every window, and an oracle.
+"""Replay retraining decisions over labelled windows, and compare them with simpler strategies and with an oracle.
 
 The replay runs no Airflow tasks. It trains the models of all strategies on the same windows:
 
@@ -7,13 +7,14 @@ The replay runs no Airflow tasks. It trains the models of all strategies on the 
   each trainer and each number of windows in :data:`~airflow_mlops.performance.cross_fitting.PASTS` (a
   :class:`~airflow_mlops.performance.cross_fitting.Recipe`), chooses one, and fits it again on all rows of its windows.
   The new model predicts from the next window on.
-- The chosen candidate has the smallest loss that is expected in the next window, which is a sum of two terms. The first
-  is the cross-fitted loss in the newest labelled window. It follows a change at once, but alone it favours candidates
-  of few windows, because a model that was trained on half of a window profits from what only this window has. The
-  second is the mean, over all earlier windows, of the loss of a model that such a training before the window would have
-  given, minus the cross-fitted loss in the window. It finds the candidates whose models stay good.
-- Of several trainers, the first is chosen whose best candidate is at most one standard error worse than the best of all, as
-  EvaluateOperator chooses.
+- The chosen candidate has the smallest expected loss in the next window. The expected loss is a sum of two terms. The
+  first term is the cross-fitted loss in the newest labelled window. This term follows a change immediately, but alone
+  it favours candidates of few windows, because a model that was trained on half of a window profits from what only this
+  window has. The second term is a mean over all earlier windows: the loss of a model that the same training before the
+  window would have given, minus the cross-fitted loss in the window. This term favours candidates whose models stay
+  good.
+- If there are several trainers, the first trainer whose best candidate is at most one standard error worse than the
+  best of all is chosen, as by EvaluateOperator.
 - ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy
   requests it. The ``oracle`` predicts each window with the best of all models trained before it, chosen with the
   window's labels.

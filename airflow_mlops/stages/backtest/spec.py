@@ -22,7 +22,7 @@ class BacktestSpec(Spec):
     :param delay: number of windows until the labels of a window have arrived; 0 if they are known at its end
     :param policy: the retraining policy. Only the triggers ``challenger`` and ``age`` are replayed, so the policy must have one of
         them
-    :param trainer: the trainer; by default the trainer of the version, unless it runs code of a user, and those of the other
+    :param trainer: the trainer; by default the trainer of the version, unless it runs user code, and those of the other
         candidates of the last decision
     """
 

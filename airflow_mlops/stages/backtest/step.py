@@ -41,7 +41,7 @@ _LAST = "9999-12-31T00:00:00Z"
 
 
 def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
-    """Replay the policy beside never retraining, retraining after every window, and an oracle, and write the page.
+    """Replay the policy, compare it with never retraining, retraining after every window and an oracle, and write the page.
 
     :raises RegistryError: the model has no champion, or the version does not exist
     :raises DatasetNotFoundError: the training set or labelled windows are not in the artifact store

@@ -28,8 +28,8 @@ from airflow_mlops.metrics.realised import COLUMNS, UnmeasurableError, losses, m
 from airflow_mlops.metrics.two_groups import Group
 
 #: Metrics of logged predictions by which a canary can be compared: means over rows, and the area under the ROC curve. An expected
-#: cost and a deviance are means over rows, too. Others, such as F1, are biased with few rows, and so differently for the small group and the large
-#: one.
+#: cost and a deviance are means over rows, too. Others, such as F1, are biased with few rows, so the biases of the
+# small and the large group differ.
 MEANS = ("accuracy", "log_loss", "brier", "rmse", "mae")
 METRICS = ("roc_auc", *MEANS)
 
@@ -65,12 +65,11 @@ def read(
     """Read the predictions of a version from datasets of labelled predictions.
 
     :param name: name of the datasets
-    :param metric: one of :data:`METRICS`, or an expected cost
-    :param shares: the shares of the canary, and the time from which each held
+    :param metric: one of :data:`METRICS`, an expected cost or a deviance
+    :param shares: the shares of the canary in the order of time, each with the time at which it began
     :param groups: column that names the cluster of each row; ``None`` for independent rows
-    :param strata: number of each stratum, by the position of its share in ``shares`` and its window; new strata are
-        added
-    :raises SpecError: the datasets lack a column
+    :param strata: the strata so far: their numbers by position in ``shares`` and window. This function adds new strata
+    :raises SpecError: a dataset lacks a column, or contains predictions of another model
     :raises UnmeasurableError: the labels do not fit the model
     """
     parts: dict[tuple[int, str], list[pa.Table]] = {}
@@ -110,7 +109,7 @@ def _rows(dataset: Dataset, ref: ModelVersionRef, groups: str | None) -> pa.Tabl
 
 
 def _by_share(rows: pa.Table, shares: Sequence[tuple[datetime, float]]) -> dict[int, pa.Table]:
-    """Divide rows by the share that held when they were answered. Rows from before the canary are left out."""
+    """Group rows by the share at the time of their answer. Rows from before the canary are left out."""
     times = pa.array([time for time, _ in shares], pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
     answered = rows["scored_at"].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
     steps = np.searchsorted(times, answered, side="right") - 1

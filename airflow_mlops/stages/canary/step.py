@@ -105,12 +105,14 @@ class _Task:
         if rollout is None or not rollout.under_way or rollout.version.version != self.ref.version:
             return self._start(now, "")
         if rollout.champion is None or rollout.champion.version != now.version:
-            return self._start(now, f" again, because the champion is another than {rollout.champion}")
+            return self._start(now, f" again, because {rollout.champion} is no longer the champion,")
         return self._next(rollout, now, contract, metric)
 
     def _start(self, now: ModelVersionRef, again: str) -> Decision:
         share = self.spec.shares[0]
-        reason = f"{self.ref} begins{again} to answer {share:.0%} of the requests beside the champion {now}."
+        reason = (
+            f"{self.ref} begins{again} to answer {share:.0%} of the requests. The champion {now} answers the others."
+        )
         files = file_hashes(versions.download(self.client, self.ref))
         mine = CandidateVerdict(candidate=self.ref, metrics={}, gates=[], passed=False, reason=reason, files=files)
         return self._decision(canaries.STARTED, now, reason, CanaryStep(version=self.ref, share=share), mine)

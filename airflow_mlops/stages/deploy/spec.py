@@ -64,7 +64,7 @@ class DeployResult(Result):
 
 
 class Check(Model):
-    """Rows and the scores that a version predicts for them, with which an endpoint is verified.
+    """Rows and the scores that a version predicts for them. An endpoint is verified with them.
 
     :param rows: the input example that is stored with the version, as JSON objects
     :param scores: score of each row; ``None`` for NaN

@@ -26,7 +26,7 @@ _EXAMPLE = "input_example.json"
 
 
 def run(spec: DeploySpec, context: StepContext) -> DeployResult:
-    """Choose the version for an endpoint, and store the scores of its input example, with which the endpoint is verified.
+    """Choose the version for an endpoint, and store the scores of its input example. They verify the endpoint.
 
     :raises RegistryError: the model has no champion, or the version does not exist
     :raises ModelFormatError: TrainOperator did not train the version, so it cannot be served

@@ -127,8 +127,8 @@ def compare(
             loaded = load(download_promoted(client, context.store, ref), ref, data, allow_pyfunc=allow_pyfunc)
             if (stand_in := _stand_in(client, loaded, data, context.store)) is not None:
                 context.progress(
-                    f"The champion {ref} was fitted again on all rows of its training set, which contains held-out rows. "
-                    f"{stand_in}, from which it was fitted again, is measured in its place."
+                    f"The champion {ref} is a refit of {stand_in} on all rows of the training set. These include held-out rows, so "
+                    f"{stand_in} is measured instead."
                 )
                 loaded = load(
                     download_promoted(client, context.store, stand_in), stand_in, data, allow_pyfunc=allow_pyfunc
@@ -229,9 +229,9 @@ def _logged_champion(
 
 
 def _stand_in(client: MlflowClient, champion: Candidate, data: HeldOut, store: ArtifactStore) -> ModelVersionRef | None:
-    """Return the version to measure in place of a champion that was fitted again on held-out rows.
+    """Return the version to measure instead of a champion that was fitted again on held-out rows.
 
-    :return: the version that was judged when the champion was promoted, which was fitted without its held-out rows;
+    :return: the version from which the champion was refitted. It was fitted without the held-out rows;
         ``None`` if the champion was not fitted again, or was not fitted to the rows of ``data``
     """
     contract = champion.contract

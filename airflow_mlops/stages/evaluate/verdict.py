@@ -157,7 +157,7 @@ def _weights(compared: Compared) -> list[str]:
     if (column := next(filter(None, columns), None)) is None:
         return []
     return [
-        f"The rows lack the column {column!r}, with whose weights candidates were trained, so each row counted once."
+        f"Candidates were trained with the weights in column {column!r}. The rows lack this column, so each row counted once."
     ]
 
 
@@ -178,8 +178,8 @@ def _policy(ref: ModelVersionRef | None, problem: str | None, ignored: bool, sta
     if stand_in is None:
         return policy
     return (
-        f"{policy} The champion was fitted again on all rows of its training set, which contains held-out rows, so "
-        f"v{stand_in.version}, from which it was fitted again, was measured in its place."
+        f"{policy} The champion is a refit of v{stand_in.version} on all rows of the training set. These include held-out rows, "
+        f"so v{stand_in.version} was measured instead."
     )
 
 

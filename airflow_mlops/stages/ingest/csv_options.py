@@ -47,7 +47,7 @@ class CsvOptions(Model):
         and MySQL write them, and other letters and digits are an error. ``False``: the letter is read literally, as in
         pandas. By default, a backslash before a letter or a digit is an error. A cell ``\\N`` is null in all cases
     :param comment: first character of comment lines, which are skipped; by default there are no comment lines
-    :param skipinitialspace: whether spaces after a separator are removed, also before a quote
+    :param skipinitialspace: whether spaces after a separator are removed, including those before a quote
     :param skiprows: number of lines to skip at the start of each file
     :param header: ``0`` if the first row contains the column names, ``None`` if the file has no header. By default
         ``None`` if ``names`` is set, otherwise ``0``

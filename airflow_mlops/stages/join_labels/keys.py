@@ -24,8 +24,8 @@ class KeyColumn:
     """A key column of predictions and labels, which converts the values of both to a common form.
 
     Two keys are equal if their converted values are equal. Numbers are compared as numbers, and numbers and text as text.
-    A value that no value of the other type can equal, such as 2.5 beside integers, becomes null, because null keys match
-    no row. The columns may be converted in batches.
+    A value that cannot equal any value of the other type becomes null, because null keys match no row. An example is
+    2.5 if the other type is an integer. The columns may be converted in batches.
 
     :param key: name of the column
     :param predictions: type of the column in the predictions, a stored type

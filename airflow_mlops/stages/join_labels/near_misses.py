@@ -1,4 +1,4 @@
-"""Finds predictions without a label whose keys a label has in another form, such as ``7`` beside ``007``."""
+"""Finds predictions whose key differs from the key of a label only in its form, such as ``7`` and ``007``."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ Tables = Callable[[], Iterator[tuple[int, pa.Table]]]
 
 @dataclass(frozen=True)
 class NearMisses:
-    """Predictions without a matching label whose keys a label has in another form.
+    """Predictions without a label whose key differs from the key of a label only in its form.
 
     :param rows: number of these predictions
     :param column: key column with the different forms
     :param prediction: key of one of these predictions
     :param label: for times, a key of the labels; otherwise the key that differs from ``prediction`` only in its form
-    :param are_times: whether the keys are times as text that no label writes in this form
+    :param are_times: whether the keys are times as text, and no label has a time in the form of the predictions
     """
 
     rows: int
@@ -70,7 +70,7 @@ class NearMisses:
             f"Ingest both columns with a time type, such as types={{{self.column!r}: 'date32'}}, and convert text that is "
             "not ISO 8601 in the source."
             if self.are_times
-            else "Ingest both columns with the same type (types=), or write their values alike in the source."
+            else "Ingest both columns with the same type (types=), or write their values in the same form in the source."
         )
         return f"{self.rows:,} of {predictions:,} predictions have no label, because the key column {self.column!r} {how} in dataset {name!r}. {fix}"
 
@@ -133,7 +133,7 @@ def _spelling(
     ])  # fmt: skip
     same = " AND ".join(f"p.k{n} = l.k{n}" for n, _ in enumerate(schema))
     mine, theirs = (", ".join(f"{side}.t{n}" for n, _ in enumerate(texts)) for side in "pl")
-    # One example for each prediction, and of these the first. The names are generated here.
+    # The example is that of the first prediction. The names are generated here.
     pairs = (
         f"SELECT p.row AS row, any_value(ROW({mine})) AS mine, arg_min(ROW({theirs}), l.row) AS theirs "  # noqa: S608
         f"FROM unmatched p JOIN labels l ON {same} GROUP BY p.row"
@@ -155,7 +155,7 @@ def _for_distinct(column: Any, convert: Callable[[pa.Array], pa.Array]) -> pa.Ar
 
 
 def _without_differences(text: pa.Array) -> pa.Array:
-    """Return one form of the texts that are equal apart from spaces, case, leading zeros, ``.0`` and Unicode's form."""
+    """Convert texts that differ only in spaces, case, leading zeros, ``.0`` or the Unicode form to the same text."""
     text = pc.utf8_lower(pc.utf8_trim_whitespace(pc.utf8_normalize(text, form="NFC")))
     text = pc.replace_substring_regex(text, r"\s+", " ")
     text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0+$", r"\1")
@@ -167,7 +167,13 @@ def _without_differences(text: pa.Array) -> pa.Array:
 def _times(
     left: Callable[[], Iterator[pa.ChunkedArray]], right: Callable[[], Iterator[pa.ChunkedArray]], column: str
 ) -> NearMisses | None:
-    """Find the values of ``left`` that are times in a form in which ``right`` contains no value."""
+    """Find predictions whose key is a time in a form, such as ``3/5/2024``, that no time among the labels has.
+
+    :param left: reads the key column of the predictions that match no label
+    :param right: reads the key column of the labels
+    :param column: name of the key column
+    :return: ``None`` if there are no such predictions, or if the labels contain no times
+    """
     shapes: set[str] = set()
     example, separated = "", False
     for values in right():
@@ -179,7 +185,7 @@ def _times(
             separated = separated or pc.any(_is_separated(there)).as_py()
     if not shapes:
         return None
-    # Digits alone are times only beside text that certainly is a time.
+    # Digits without separators count as times only if some label is certainly a time.
     is_time = _is_time if separated else _is_separated
     known = pa.array(sorted(shapes), pa.string())
 

@@ -57,7 +57,7 @@ class Windows:
     def _read_schema(self, dataset: Dataset) -> pa.Schema:
         schema = dataset.schema
         for key in self._times:
-            # Refuses types that are not times, also in a window without rows.
+            # Refuses types that are not times, even in a window without rows.
             as_utc(pa.array([], schema.field(key).type), self._time(key, dataset))
         return pa.schema([
             (name, UTC if name in self._times else schema.field(name).type) for name in self._columns
@@ -261,7 +261,7 @@ class Labels:
 
     @property
     def carried_columns(self) -> dict[str, pa.DataType]:
-        """Return the columns that the join returns, beside the row number."""
+        """Return the columns that the join returns in addition to the row number."""
         orders = {f"{name}{n}": kind for name, order in self.orders for n, kind in enumerate(order.types)}
         weight = {WEIGHT: carried_type(self.weight[1])} if self.weight else {}
         return {VALUE: carried_type(self.kind), **weight, **orders}

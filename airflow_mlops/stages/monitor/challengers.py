@@ -150,8 +150,9 @@ def probe(
     :param realised: realised performance of the window
     :param earlier: findings of earlier windows, ordered by time
     :param entries: the ledger of the model, oldest first
-    :param trainer: the trainer of the operator; by default the trainers of the champion and of the other candidates of the
-        last decision
+    :param trainer: the trainer of the operator; by default the trainers of the champion and of the other candidates of the last decision
+    :raises MLOpsError: a challenger could not be trained or compared, and a retry may help or ``trainer`` is set. Otherwise
+        this becomes a note
     """
     policy = check.policy
     if "challenger" not in policy.retrain_on or policy.probe is None or realised.immature is not None:

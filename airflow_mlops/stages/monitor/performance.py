@@ -121,7 +121,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     except metrics.UnmeasurableError as error:
         reason = reason or str(error)
     else:
-        # Held-out rows are assumed to be clustered alike, so their interval is too narrow by the same factor.
+        # Held-out rows are assumed to have the same design effect, so their interval is too narrow by the same factor.
         known = None if is_custom(metric) else metrics.clustered(metric, outcomes)
         performance = _performance(policy, metric, estimate, reference, outcomes.rows, known, weights.column)
         bounded = policy.min is not None or policy.max is not None
@@ -147,7 +147,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
 
 
 def _interval(outcomes: metrics.Outcomes, reference: TrainingReference, policy: Policy) -> IntervalCoverage | None:
-    """Measure the share of the labels that lie in their prediction interval, beside the same share at training."""
+    """Measure the share of the labels that lie in their prediction interval, and compare it with the share at training."""
     rule = reference.contract.interval
     if rule is None:
         return None
@@ -220,7 +220,7 @@ def estimated(
             raise metrics.UnmeasurableError(f"there {only(scores.total, 'score')} ({policy.min_rows:,} needed)")
         threshold = contract.threshold if contract.task == "binary" else None
         estimate = estimation.estimate(metric, scores, calibration, policy.confidence, threshold)
-        # Without labels nobody knows how alike the errors of a cluster are, so they count as equal.
+        # Without labels, the correlation of the errors in a cluster is unknown. It is assumed to be 1.
         known = realised.design if labelled else clusters.of_scores(check)
         if known is not None:
             estimate = metrics.widened(metric, estimate, known, policy.confidence)

@@ -26,7 +26,7 @@ class MonitorSpec(Spec):
     :param profiles: profiles of all shards of ``dataset``, or one profile of all rows; by default the check profiles
         the rows
     :param policy: the retraining policy
-    :param trainer: the trainer of challengers; by default the trainer of the champion, unless it runs code of a user, and those
+    :param trainer: the trainer of challengers; by default the trainer of the champion, unless it runs user code, and those
         of the other candidates of the last decision
     """
 

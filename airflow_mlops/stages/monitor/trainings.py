@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MAX_OTHERS = 3
 """The largest number of other trainers. More would make each comparison less certain."""
 MAX_SECONDS = 600.0
-"""The longest time, in seconds, that the challengers of all other trainers together may be expected to take."""
+"""The largest expected time, in seconds, of the challengers of all other trainers together."""
 _MAX_CANDIDATES = 10
 _EVALUATED = ("promoted", "refused")
 # Fields of a trainer that do not change the fitted model.
@@ -72,8 +72,8 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
     """Return the trainer of the operator, or the trainer and seed in the champion's MLflow run.
 
     :return: ``None`` if TrainOperator did not train the champion
-    :raises UnmeasurableError: the champion's run cannot be read; or the recorded trainer runs code of a user, needs a
-        library that is not installed, starts from an earlier version, or was trained with weights of rows
+    :raises UnmeasurableError: the champion's run cannot be read; the recorded trainer runs user code, needs a library
+        that is not installed, or starts from an earlier version; or the champion was trained with weights of rows
     :raises RegistryUnavailableError: MLflow did not answer
     """
     if trainer is not None:
@@ -91,7 +91,7 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
         return None
     if own := own_code(found.trainer):
         raise UnmeasurableError(
-            f"the trainer of {present} runs code of a user ({', '.join(own)}), which monitoring runs only if the "
+            f"the trainer of {present} runs user code ({', '.join(own)}), which monitoring runs only if the "
             "operator names it; set `trainer` to train challengers"
         )
     _check_weights(found, f"{present} was trained")
@@ -113,7 +113,7 @@ def other_trainers(
     - its candidate is a network or boosted trees and was trained on a machine with a GPU, so the time without one is
       unknown;
     - it was trained with weights of rows (``sample_weight``), which challengers do not use;
-    - it runs code of a user, needs a library that is not installed, starts from an earlier version, or cannot be read.
+    - it runs user code, needs a library that is not installed, starts from an earlier version, or cannot be read.
 
     Candidates that TrainOperator did not train have no trainer. Of more than ten candidates, the first ten are read.
 
@@ -154,7 +154,7 @@ def other_trainers(
 
 
 def _candidates(entries: Sequence[Entry], present: ModelVersionRef) -> list[ModelVersionRef]:
-    """Return the candidates of the last decision that have an MLflow run, without the champion."""
+    """Return the candidates of the last decision that have an MLflow run, except the champion, and at most ten."""
     last = next((entry for entry in reversed(entries) if entry.decision in _EVALUATED and entry.candidates), None)
     found = [item.candidate for item in last.candidates] if last is not None else []
     return [item for item in found if item.run_id and item != present][:_MAX_CANDIDATES]
@@ -167,15 +167,15 @@ def _id(trainer: TrainerSpec) -> str:
 def _expected_seconds(candidate: ModelVersionRef, trainer: TrainerSpec, rows: int, client: MlflowClient) -> float:
     """Return the seconds that fits to ``rows`` rows are expected to take, in proportion to the candidate's fit.
 
-    :raises UnmeasurableError: the trainer runs code of a user, or the time is not known
+    :raises UnmeasurableError: the trainer runs user code, or the time is not known
     """
     if own := own_code(trainer):
-        raise UnmeasurableError(f"it runs code of a user ({', '.join(own)})")
+        raise UnmeasurableError(f"it runs user code ({', '.join(own)})")
     _check_installed(trainer)
     with registry_errors(f"The MLflow run of {candidate} cannot be read"):
         run = client.get_run(candidate.run_id).data
     if isinstance(trainer, TorchTrainerSpec | BoostingTrainerSpec) and GPU_TAG in run.tags:
-        raise UnmeasurableError("its candidate was trained where a GPU was")
+        raise UnmeasurableError("its candidate was trained on a machine with a GPU")
     seconds, trained = run.metrics.get("fit_seconds", math.nan), run.params.get("train_rows", "")
     if not (math.isfinite(seconds) and trained.isdecimal() and int(trained)):
         raise UnmeasurableError("its MLflow run does not say how long the training took")
@@ -185,8 +185,8 @@ def _expected_seconds(candidate: ModelVersionRef, trainer: TrainerSpec, rows: in
 def _check_weights(training: Training, trained: str) -> None:
     if training.sample_weight is not None:
         raise UnmeasurableError(
-            f"{trained} with the weights in column {training.sample_weight!r} (sample_weight), which models that are trained for a "
-            "comparison do not use; set `trainer` to train them without weights"
+            f"{trained} with the weights in column {training.sample_weight!r} (sample_weight), and models for a comparison are trained "
+            "without weights of rows; set `trainer` to train them nevertheless"
         )
 
 

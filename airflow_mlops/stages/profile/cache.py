@@ -49,4 +49,4 @@ def artifacts(result: ProfileResult, spec: ProfileSpec, context: StepContext) ->
 
 
 def replay(result: ProfileResult, spec: ProfileSpec, context: StepContext) -> None:
-    """Do nothing: a profile has no effect besides its file."""
+    """Do nothing: a profile has no effect other than its file."""

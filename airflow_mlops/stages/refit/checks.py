@@ -92,7 +92,7 @@ def not_worse(metric: Metric, judged: Rows, refitted: Rows) -> GateResult:
         measured=found.candidate,
         asked=found.champion,
         passed=passed,
-        explanation=f"{metric.name} on the held-out rows, to which the version was fitted, is {found.candidate:.4g} (judged "
+        explanation=f"{metric.name} on the held-out rows, which the version was fitted to, is {found.candidate:.4g} (judged "
         f"version: {found.champion:.4g}), which is {'not ' if passed else ''}significantly worse.",
         improvement=found.improvement.value,
         high=high,

@@ -77,7 +77,7 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
     Nothing is fitted if the verdict has no winner.
 
     :raises RegistryError: MLflow cannot be used, or TrainOperator did not train the winner
-    :raises SpecError: the winner was already fitted to all rows, or its MLflow run names code of a user and
+    :raises SpecError: the winner was already fitted to all rows, or its MLflow run names user code and
         ``allow_code`` is not set
     :raises DatasetNotFoundError: the training set of the winner is not in the artifact store
     :raises TrainingError: the training fails

@@ -35,7 +35,7 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     :raises RegistryError: the version does not exist, or a required file is absent from the version's MLflow run
     :raises DatasetNotFoundError: the training set of the version is not in the artifact store
     :raises DatasetCorruptError: a file of the training set was changed
-    :raises SpecError: the MLflow run names code of a user, and ``allow_code`` is not set
+    :raises SpecError: the MLflow run names user code, and ``allow_code`` is not set
     :raises TrainingError: the training fails
     """
     context = context.for_call()

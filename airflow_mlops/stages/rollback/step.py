@@ -127,7 +127,7 @@ def _target(spec: RollbackSpec, entries: Sequence[Entry], now: ModelVersionRef |
 
 
 def _before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVersionRef | None:
-    """Return the version before the champion, also if a person moved the alias since the last entry."""
+    """Return the version before the champion, even if a person moved the alias since the last entry."""
     last = last_champion(entries)
     if last is not None and last.version != now.version:
         return last

@@ -23,7 +23,7 @@ from airflow_mlops.data.columns import check_private, predictions_name
 class ScoreSpec(Spec):
     """Parameters of scoring, which predicts the rows of a dataset with a version of a model.
 
-    With ``version`` or ``alias``, the predictions are shadow predictions: nobody acts on them, and they are kept apart from
+    With ``version`` or ``alias``, the predictions are shadow predictions: nobody acts on them, and they are stored separately from
     those of the champion.
 
     :param model: name of the registered model

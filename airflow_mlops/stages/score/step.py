@@ -73,7 +73,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     else:
         piece = scoring.one_shard(shard, load)
         if not shard.is_newest:
-            context.progress("Other shards resolve the model version anew. This shard is scored again.")
+            context.progress("The other shards choose the model version again. This shard is scored again.")
             return run(spec, context)
         manifest = scoring.dataset_of_shards(shard)
         rows, engine, seconds = piece.rows, piece.engine, piece.seconds

@@ -66,8 +66,9 @@ def uses(spec: TrainSpec) -> list[str]:
 def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray[Any]) -> Divided:
     """Divide the training rows if the spec has a calibration, a rule that chooses the threshold, or prediction intervals.
 
-    The newest rows are set aside if the training set has event times, whole groups if it was split by a group, and otherwise
-    random rows. If both a calibration and a threshold are asked for, the threshold is chosen on the newer half of the rows (of whole groups, or of random rows).
+    If the training set has event times, the newest rows are set aside. If it was split by a group, whole groups are set
+    aside. Otherwise, random rows are. If both a calibration and a threshold are asked for, the rows are halved in the
+    same way: the threshold is chosen on the newer half, or on half of the groups or rows.
 
     :param part: name of the split part that the training reads; ``None`` for all rows
     :param labels: labels of these rows, shape (n,)

@@ -1,7 +1,7 @@
 """Sets the prediction intervals of a candidate by the rule of the training (``interval=``).
 
-The margin is found on rows that :mod:`airflow_mlops.stages.train.aside` sets aside, from the predictions of the ONNX export, to which
-scoring adds it.
+The margin is computed from rows that :mod:`airflow_mlops.stages.train.aside` sets aside. Their predictions come from
+the ONNX export, because scoring adds the margin to predictions of the export.
 """
 
 from __future__ import annotations

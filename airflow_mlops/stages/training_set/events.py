@@ -166,7 +166,7 @@ def _sorted(events: Rows, spec: TrainingSetSpec) -> Iterator[pa.Table]:
 
 
 def _sortable(kind: pa.DataType) -> pa.DataType:
-    """Return a type in which DuckDB returns values of the type ``kind`` unchanged, and sorts them alike."""
+    """Return a type in which DuckDB returns values of the type ``kind`` unchanged, and in the same order."""
     if pa.types.is_float16(kind):
         return pa.float32()
     if pa.types.is_duration(kind) or ((pa.types.is_timestamp(kind) or pa.types.is_time64(kind)) and kind.unit == "ns"):

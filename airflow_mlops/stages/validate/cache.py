@@ -69,7 +69,7 @@ def _self_contained(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def _require_known(kinds: Iterable[Any]) -> None:
-    """Check that Great Expectations itself defines the expectations. It is not imported for this.
+    """Check that Great Expectations itself defines the expectations. The check does not import Great Expectations.
 
     :raises NotCacheableError: another package or module defines an expectation, so its code is not known
     """

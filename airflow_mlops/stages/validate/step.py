@@ -109,7 +109,7 @@ def write_outcomes(store: ArtifactStore, key: str, outcomes: Sequence[Expectatio
 
 
 def read_outcomes(store: ArtifactStore, key: str) -> list[ExpectationOutcome]:
-    """Read the results of all expectations of a validation, also of a validation that failed.
+    """Read the results of all expectations of a validation, even if the validation failed.
 
     :param key: key of the validation's result in the artifact store
     :return: the results; empty if the validation stored no results

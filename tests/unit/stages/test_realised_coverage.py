@@ -163,5 +163,5 @@ def test_without_a_value_at_training_the_nominal_coverage_is_the_standard(store,
 
 
 def test_coverage_is_not_the_metric_of_a_policy():
-    with pytest.raises(SpecError, match="the coverage of prediction intervals is judged beside the metric"):
+    with pytest.raises(SpecError, match="the coverage of prediction intervals is judged in addition to the metric"):
         MonitorOperator(task_id="monitor", model="m", dataset=None, policy={"metric": "interval_coverage"})

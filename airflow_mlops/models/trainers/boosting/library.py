@@ -110,12 +110,13 @@ def distribution(name: str) -> str:
 
 
 def threads(params: dict[str, Any], *names: str) -> dict[str, int]:
-    """Return the number of threads, unless ``params`` sets it: ``OMP_NUM_THREADS``, or the CPUs that this process may use.
+    """Return the parameter for the number of threads; empty if ``params`` sets it.
 
-    By default, LightGBM and CatBoost start a thread for each CPU of the machine, also in a container with fewer. On CPUs
-    that other tasks use, threads that wait for each other make a training many times as long.
+    The number is ``OMP_NUM_THREADS``, or the number of CPUs that this process may use. By default, LightGBM and CatBoost
+    start a thread for each CPU of the machine, even in a container with fewer CPUs. Too many threads wait for each other,
+    and the training takes many times as long.
 
-    :param names: the parameter, followed by its other names
+    :param names: the name of the parameter, followed by its aliases
     """
     if any(name in params for name in names):
         return {}

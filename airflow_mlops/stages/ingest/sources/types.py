@@ -14,7 +14,7 @@ from airflow_mlops.data.types import as_stored, cast, find_type, is_list, one_se
 from airflow_mlops.stages.ingest.sources.inference import is_untyped
 
 _MOST_EXACT = 2.0**53
-"""Integers up to this number have an exact floating-point number. A larger one may be the result of rounding."""
+"""Doubles represent all integers up to this number exactly. A larger double may be a rounded integer."""
 
 
 def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:

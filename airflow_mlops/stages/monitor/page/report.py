@@ -159,7 +159,7 @@ def _expected(found: Performance, reference: float, report: Report) -> str:
 
 
 def _standards(found: Performance, report: Report) -> list[Figure]:
-    """Return the standards that the policy has besides the value at training."""
+    """Return the standards that the policy has in addition to the value at training."""
     metric, figures = metric_name(found.metric), []
     for standard in standards(found, report.policy):
         state = "not met" if standard.broken else "not met, but not significantly" if standard.exceeded else "met"

@@ -216,9 +216,12 @@ class Records:
                 yield number, DECODER.decode(line.decode())
 
     def _field_with_value(self, kinds: Mapping[str, pa.DataType], kind: str, value: str) -> tuple[str, int]:
-        """Return the first field of the type ``kind`` that contains ``value``, and the number of the line or record.
+        """Return the first field that contains ``value``, and the number of the line or record.
 
-        :param kinds: types of the columns. The field can also be a list or a struct with values of the type ``kind``
+        Fields of the type ``kind`` are searched first, and then other fields, because a list or a struct may contain the
+        value. If no field contains the value, the first searched field and the first line are returned.
+
+        :param kinds: types of the columns
         """
         exact = [name for name, found in kinds.items() if str(found) == kind]
         names = [*exact, *(name for name in kinds if name not in exact)]

@@ -162,12 +162,12 @@ class Calibration(Model):
 
 
 class PredictionInterval(Model):
-    """How wide the prediction intervals of a regression are, as set with ``interval=``.
+    """The coverage and the width of the prediction intervals of a regression, as set with ``interval=``.
 
     The interval of a row reaches from its prediction minus ``margin`` to its prediction plus ``margin``, both ends included.
     :mod:`airflow_mlops.models.conformal` describes the method.
 
-    :param coverage: share of the rows whose label is to lie in the interval, between 0 and 1
+    :param coverage: nominal coverage: share of the labels that should lie in their interval, between 0 and 1
     :param margin: half the width of an interval, in the unit of the label, at least 0
     :param rows: number of rows whose residuals determine the margin. They are part of the split part `train`, but the model was
         not fitted to them. 0 if the margin of an earlier training was kept

@@ -246,8 +246,8 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
 
 
 def _other_way(node: ast.AST) -> str | None:
-    """Return the name in a node that can run code which no import statement names, such as ``exec``; otherwise
-    ``None``.
+    """Return the name of a function or module in a node that can run code without an import statement, such as
+    ``exec``; otherwise ``None``.
     """
     if isinstance(node, ast.Import):
         return next((alias.name for alias in node.names if alias.name in _LOADING), None)

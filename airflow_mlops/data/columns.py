@@ -70,7 +70,7 @@ def reserved_message(names: Iterable[str], where: str) -> str | None:
 
 
 def check_private(hashed: Collection[str], dropped: Collection[str], conn_id: str | None) -> None:
-    """Check which columns of predictions are to be hashed or dropped.
+    """Check the choice of the columns of predictions to hash or to drop.
 
     :param hashed: columns that are replaced by keyed hashes
     :param dropped: columns that are not written

@@ -62,12 +62,12 @@ class Leakage(Gate):
             explanation = f"{', and '.join(problems)}."
         elif best is None:
             explanation = (
-                "The model was trained on no held-out row. There are too few rows to measure how well single features "
+                "The model was not trained on any held-out row. There are too few rows to measure how well single features "
                 "predict the label."
             )
         else:
             explanation = (
-                f"The model was trained on no held-out row, and no feature alone predicts {data.label!r} better than "
+                f"The model was not trained on any held-out row, and no feature alone predicts {data.label!r} better than "
                 f"{best!r} ({found.measure} {found.scores[best]:.4g}; limit: {limit:g})."
             )
         measured = found.scores[best] if best is not None else None

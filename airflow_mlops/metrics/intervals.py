@@ -42,9 +42,9 @@ def bounded(value: float, variance: float, rows: float, z: float) -> Interval:
     The interval is Wilson's interval with an effective number of rows. That is the number of rows of a proportion with
     the same variance (E. Korn and B. Graubard, "Confidence Intervals for Proportions With Small Expected Number of
     Positive Counts Estimated From Survey Data", Survey Methodology 24, 1998). The variance is itself estimated, and
-    with few rows it is often far too small, or 0. The estimated variance is therefore compared with the variance of a
-    proportion, which is the largest possible one: the ratio of both is shrunk towards 1, which has the weight of z**2
-    rows, as in Wilson's own correction.
+    with few rows it is often far too small, or 0. The variance of a proportion is the largest possible one. The ratio
+    of the estimated variance to this variance is therefore shrunk towards 1: it is averaged with the ratio 1 of z**2
+    further rows, as in Wilson's own correction.
 
     :param value: the estimate
     :param variance: estimated variance of the estimate; infinite or NaN if it is unknown
@@ -62,12 +62,12 @@ def mean(values: NDArray[np.float64], z: float, independent: float | None = None
     """Compute the interval of a mean of skewed values, such as losses.
 
     The interval of Student's t is corrected for the skewness of the mean (P. Hall, "On the Removal of Skewness by
-    Transformation", Journal of the Royal Statistical Society B 54, 1992). A plain interval of losses ends too low: few
-    large losses decide the mean, and a sample often lacks them.
+    Transformation", Journal of the Royal Statistical Society B 54, 1992). The upper end of a plain interval of losses
+    is too low: few large losses determine the mean, and a sample often lacks them.
 
     :param values: shape (n,)
     :param z: quantile of the normal distribution, such as 1.96
-    :param independent: effective number of rows, from which the degrees of freedom of Student's t follow; n by default
+    :param independent: effective number of rows, which determines the degrees of freedom of Student's t; n by default
     :return: the interval; infinite with fewer than two values
     """
     rows, value = len(values), float(values.mean())

@@ -19,7 +19,7 @@ class CalibrationRule(Model):
     """How the probabilities of a classifier are calibrated.
 
     :param method: the method. In a declaration, it is a plain text
-    :param maps: functions that an earlier training has fitted, which a refit keeps; empty if they are to be fitted
+    :param maps: functions that an earlier training has fitted (a refit keeps them); empty if the training fits them
     """
 
     method: CalibrationMethod

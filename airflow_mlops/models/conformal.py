@@ -1,9 +1,9 @@
 """The margin of prediction intervals, by split conformal prediction.
 
 The interval of a row is its prediction, plus and minus a quantile of the absolute residuals of n rows to which the model was not
-fitted. The quantile is the k-th smallest residual with ``k = ceil((n + 1) * coverage)``. If the n rows and the new row are
-exchangeable, the label of the new row lies in its interval with a probability of at least ``coverage``, and of less than
-``coverage + 1 / (n + 1)`` without ties, whatever the model and the distribution are.
+fitted. The quantile is the k-th smallest residual with ``k = ceil((n + 1) * coverage)``. If the n rows and the new row
+are exchangeable, the label of the new row lies in its interval with a probability of at least ``coverage``. Without
+ties, the probability is less than ``coverage + 1 / (n + 1)``. Both bounds apply to every model and distribution.
 
 Source: J. Lei, M. G'Sell, A. Rinaldo, R. Tibshirani and L. Wasserman, "Distribution-Free Predictive Inference for Regression",
 Journal of the American Statistical Association 113 (2018), algorithm 2 and theorem 2. MAPIE's ``SplitConformalRegressor`` finds the
@@ -28,7 +28,7 @@ def margin(truth: NDArray[np.float64], value: NDArray[np.float64], coverage: flo
 
     :param truth: labels of the rows, finite, shape (n,) with n of at least :func:`~airflow_mlops.models.interval_rule.fewest_rows`
     :param value: predictions for the rows, finite, shape (n,)
-    :param coverage: share of the labels that are to lie in their interval, between 0 and 1
+    :param coverage: nominal coverage: share of the labels that should lie in their interval, between 0 and 1
     """
     place = rank(len(truth), coverage) - 1
     return float(np.partition(residuals(truth, value), place)[place])

@@ -19,11 +19,11 @@ _KEYS = ("coverage",)
 
 
 class IntervalRule(Model):
-    """Which prediction intervals a model is to have.
+    """The rule for the prediction intervals of a model.
 
-    :param coverage: share of the rows whose label is to lie in its interval, between 0 and 1
-    :param margin: half the width of an interval that an earlier training has found, which a refit keeps; ``None`` if it is to be
-        found
+    :param coverage: nominal coverage: share of the labels that should lie in their interval, between 0 and 1
+    :param margin: half the width of an interval, from an earlier training (a refit keeps it); ``None`` if the training
+        computes it
     """
 
     coverage: float

@@ -29,9 +29,9 @@ class JoinLabelsOperator(StepOperator):
     :param labels_version: name of a column in ``labels`` with numbers or times that grow with each correction of a
         label. The label with the largest value is used. Without this parameter and ``labels_timestamp``, several rows
         with the same label count as one label, and different labels for one row are an error
-    :param sample_weight: name of a column in ``labels`` with the weight of each row (``sample_weight`` of TrainOperator), if it is
-        known only with the label. It is copied to the predictions, in place of a column of theirs with this name. By default, the
-        weights come with the scored rows
+    :param sample_weight: name of a column in ``labels`` with the weight of each row (``sample_weight`` of
+        TrainOperator), for weights that are known only with the label. The column is copied to the predictions, and
+        replaces a column of the predictions with this name. By default, the weights come with the scored rows
     :param name: name of the joined dataset; by default ``MODEL_outcomes``
     :param hash_conn_id: id of the Airflow connection with the secret key for hashing in the password field. It is
         required if ScoreOperator hashed columns in ``on``. The same columns of ``labels`` are then hashed with this key

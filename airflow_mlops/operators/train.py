@@ -35,15 +35,18 @@ class TrainOperator(StepOperator):
         estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, on training rows that the model is not
         fitted to: ``"isotonic"``, ``"sigmoid"`` or ``"temperature"``. By default, they are those of the estimator
-    :param interval: the coverage of the prediction intervals of a regression, such as ``0.9`` or ``{"coverage": 0.9}``: the share of the
-        rows whose label is to lie in its interval. The width is found on training rows that the model is not fitted to. By default, a
+    :param interval: the nominal coverage of the prediction intervals of a regression, such as ``0.9`` or ``{"coverage":
+        0.9}``: the share of the labels that lie in their interval if the data do not change. The width is computed from
+        training rows that the model is not fitted to. By default, a
         model has no intervals
     :param class_weight: ``"balanced"``, or a mapping from class to a weight greater than 0; a class that it does not name has the
         weight 1. The weights are passed to the fit and to early stopping, multiplied by those of the rows
         (:class:`~airflow_mlops.operators.Decay`) and of ``sample_weight``. Class weights do not change metrics, gates and monitoring
-    :param sample_weight: column of the training set with the weight of each row, a finite number of at least 0. The weights are passed
-        to the fit and to early stopping, and metrics, gates and confidence bounds on the split part `test` are weighted by them, as is
-        realised performance in monitoring if the predictions or the labels have the column. The column is neither a feature nor label, key or event time: name it in ``watched`` of BuildTrainingSetOperator. By default, all
+    :param sample_weight: column of the training set with the weight of each row, a finite number of at least 0. The
+        weights are passed to the fit and to early stopping. Metrics, gates and confidence bounds on the split part
+        `test` are weighted by them. Realised performance in monitoring is, too, if the predictions or the labels have
+        the column. The column must not be a feature, the label, a key or the event time: name it in ``watched`` of
+        BuildTrainingSetOperator. By default, all
         rows have the same weight
     :param experiment: name of the MLflow experiment; by default ``model``
     :param mlflow_conn_id: id of the Airflow connection to MLflow

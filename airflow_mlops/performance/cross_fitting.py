@@ -1,10 +1,10 @@
 """Train challengers and compare them with the champion on the same labelled rows, by two-fold cross-fitting.
 
-A challenger that is trained on rows before the compared window cannot know a change inside the window, and a challenger
-that is trained on the compared rows themselves looks too good. Therefore each challenger is trained twice, each time on
-the older rows and one half of the window, and predicts the other half. The halves are the earlier and the later rows.
-For clustered rows (such as the thousand orders of one customer) each cluster is in one half, because a challenger that
-is trained on rows of a cluster would know too much about the other rows (H. Chiang, K. Kato, Y. Ma and Y. Sasaki,
+A challenger that is trained only on rows before the compared window cannot learn a change inside the window. The
+performance of a challenger that is trained on the compared rows is too optimistic. Each challenger is therefore trained
+twice: on the older rows and one half of the window, to predict the other half. The halves are the earlier and the later
+rows. For clustered rows, such as the thousand orders of one customer, each cluster is in one half, because training on
+rows of a cluster reveals too much about its other rows (H. Chiang, K. Kato, Y. Ma and Y. Sasaki,
 "Multiway Cluster Robust Double/Debiased Machine Learning", Journal of Business & Economic Statistics 40, 2022).
 
 Source: V. Chernozhukov et al., "Double/debiased machine learning for treatment and structural parameters", The

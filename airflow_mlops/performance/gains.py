@@ -82,9 +82,8 @@ def best_gain(
     In the first window after a retraining, the result is ``None`` (:func:`rests`).
 
     A gain is significant if its lower confidence bound is above zero, and large enough if it is at least ``min_gain``.
-    The gain of the current window alone is considered, and the mean over all windows since the champion's promotion, in
-    which later windows weigh more (exponentially weighted moving average). The mean finds a small gain that lasts, and
-    the current window alone finds a sudden one. The lower bounds of all challengers hold together with an error
+    Two gains are considered: that of the current window, and the exponentially weighted mean over all windows since the
+    champion's promotion. The mean detects a small gain that lasts, and the current window detects a sudden one. The lower bounds of all challengers hold together with an error
     probability of ``(1 - confidence) / 2``, see :mod:`airflow_mlops.performance.joint`.
 
     The largest of several estimates is too large on average. With challengers of k trainers, each gain is therefore
@@ -93,8 +92,8 @@ def best_gain(
     (V. Chernozhukov, S. Lee and A. Rosen, "Intersection Bounds: Estimation and Inference", Econometrica 81, 2013). With
     one trainer, nothing is subtracted.
 
-    For clustered rows, the quantile is that of Student's t with the smallest number of clusters of a window, and the
-    errors of windows add up as if they were perfectly correlated, because the same clusters may occur in all windows.
+    For clustered rows, the quantile is that of Student's t with the smallest number of clusters of a window. The errors
+    of windows are assumed to be perfectly correlated, because the same clusters may occur in all windows.
 
     :param current: the comparison on the current window
     :param earlier: comparisons with the same champion on earlier windows, each with the number of windows since then

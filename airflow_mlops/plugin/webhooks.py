@@ -96,7 +96,7 @@ async def mlflow(request: Request, source: Annotated[_Source, Depends(_source)])
     """Receive an event of the registry. Only events about the alias ``champion`` have an effect.
 
     The status is 401 if the signature is wrong or too old, 413 if the event is too large, 422 if it is no event, and 503 if
-    MLflow is to try again.
+    MLflow should try again.
     """
     body = await _body(request)
     _require_signature(request, source.secret, body)

@@ -68,7 +68,7 @@ def important_drift(findings: Findings) -> list[Drift]:
 
 
 def impact(findings: Findings) -> float:
-    """Return the impact of input drift: the sum of the drifted features' effects, weighted with their importance.
+    """Return the impact of input drift: the sum of the drifted features' effects, weighted by their importance.
 
     The impact is a share of rows from 0 to 1. If the importance of any of these features is unknown, the impact is the
     largest effect. If only the joint distribution drifted and no single feature, the impact is the effect of that

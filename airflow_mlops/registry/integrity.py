@@ -113,7 +113,7 @@ def require_unchanged(ref: ModelVersionRef, promotion: Entry, folder: Path, *nam
 
 
 def verify_champion(client: MlflowClient, model: str, entries: Sequence[Entry]) -> str:
-    """Check files and card of the present champion in MLflow against the ledger. The files are downloaded for this check.
+    """Check files and card of the current champion in MLflow against the ledger. The files are downloaded for this check.
 
     :param entries: all entries of the ledger
     :return: what was checked, in one sentence

@@ -172,7 +172,7 @@ class Entry(Decision):
 
     @property
     def requested(self) -> Request | None:
-        """Return the request for retraining that this entry records or answers; ``None`` if it refers to no request."""
+        """Return the request for retraining that this entry records or answers; ``None`` without a request."""
         return self.provenance.request(self.model)
 
 

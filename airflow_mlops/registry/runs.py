@@ -1,8 +1,8 @@
 """Create or resume MLflow runs. All tries of a task share one run.
 
-Two tries may run at the same time: the worker of the first try lost the contact with Airflow, but still runs. MLflow's
-client may also ask for a second run, because the answer to its first request was lost. Therefore the first try that
-creates a file in the artifact store *claims* the key of the task with its run, all tries use the claimed run, and other
+Two tries may run at the same time, if the worker of the first try has lost the contact with Airflow and still runs.
+MLflow's client may also create a second run, if the answer to its first request was lost. Therefore the first try that
+creates a file in the artifact store *claims* the key of the task for its run. All tries use the claimed run, and other
 runs with this key are deleted.
 """
 

@@ -27,7 +27,7 @@ class Metrics:
         )
         self.lookups = Histogram(
             "mlops_serve_lookup_seconds",
-            "Time of the lookups of features in Feast's online store, with the wait for earlier ones",
+            "Time of the lookups of features in Feast's online store, including the wait for earlier lookups",
             buckets=_SECONDS,
             registry=self.registry,
         )

@@ -73,7 +73,7 @@ def read(body: Mapping[str, Any], binary: memoryview, served: Served) -> Rows:
             raise SchemaError(f"The input {name!r} is there twice.")
         found[name], binary = _values(item, name, binary)
     if missing := [name for name in features if name not in found]:
-        raise SchemaError(f"The input {missing[0]!r} is missing, which is a feature of the model.")
+        raise SchemaError(f"The input {missing[0]!r} is missing. It is a feature of the model.")
     lengths = {name: len(values) for name, values in found.items()}
     rows = lengths[next(iter(features))]
     if wrong := [name for name, length in lengths.items() if length != rows]:

@@ -32,8 +32,8 @@ _UTC = pa.timestamp("us", "UTC")
 class InputColumns:
     """The fields that a row of a request has: all features, and optionally the columns that are only logged.
 
-    The columns that are only logged are the keys, the event time and the watched columns of the training set, which have
-    the types that they have there, and the weight of the row, which is a floating-point number.
+    These columns are only logged: the keys, the event time and the watched columns of the training set, with their
+    types in the training set, and the weight of the row as a floating-point number.
 
     :param contract: contract of the model
     :param training: columns of the training set; ``None`` if its manifest does not exist any more

@@ -19,7 +19,7 @@ class Patience:
         """Return ``error`` if each call during the last ``seconds`` (a parameter of the class) had an error, otherwise
         ``None``.
 
-        :param error: the present error; ``None`` if there is none
+        :param error: the current error; ``None`` if there is none
         :param now: the current time, in seconds since 1970
         """
         if error is None:

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 def look_up(store: FeatureStore, request: FeatureRequest, entities: pa.Table, now: datetime) -> pa.Table:
     """Look up the newest values of the requested features. Feast computes on-demand feature views from them.
 
-    Values are null for an entity that the online store does not have, for a null join key, and if they are older than the
-    ``ttl`` of their view, which Feast itself does not check online.
+    A value is null if the online store does not have the entity, if the join key is null, or if the value is older than
+    the ``ttl`` of its view. Feast itself does not check the ``ttl`` online.
 
     :param request: the features to look up
     :param entities: table with the join keys and the inputs of on-demand feature views

@@ -26,7 +26,7 @@ def movements(findings: Findings, inputs_reported: bool = False) -> list[Observa
 def harmful_drift(findings: Findings, inputs_reported: bool, why: str) -> list[Observation]:
     """Return the observations about drift of the inputs and the scores, and why the drift matters."""
     reason = (
-        f"The drift matters because {why}. Its impact (effects weighted with importance) is {effect(impact(findings))}; "
+        f"The drift matters because {why}. Its impact (effects weighted by importance) is {effect(impact(findings))}; "
         f"{IMPACT:g} and more can matter."
     )
     first, *rest = _input_drift(findings, inputs_reported)

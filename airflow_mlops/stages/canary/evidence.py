@@ -43,7 +43,7 @@ class Answers:
     :param losses: loss of each labelled row
     :param latencies: logarithm of the time of each request, in milliseconds
     :param labels: number of labelled rows in all
-    :param labels_now: number of labelled rows since the present share began
+    :param labels_now: number of labelled rows since the current share began
     """
 
     losses: Group

@@ -33,7 +33,7 @@ class CanarySpec(Spec):
     :param max_loss: largest accepted loss of the metric compared with the champion: a share is widened only when a
         greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
         By default, a share is widened unless the canary is significantly worse
-    :param min_labels: number of labelled predictions that the canary must have at the present share, and since the last
+    :param min_labels: number of labelled predictions that the canary must have at the current share, and since the last
         comparison, before the next comparison. The champion needs as many in all
     :param groups: column that names the cluster of each row, such as a customer; by default, rows are independent
     :param confidence: probability that none of the comparisons withdraws a canary that is no worse than the champion

@@ -146,7 +146,7 @@ class _Task:
         look = step.looks + 1
         found = compare(mine, theirs, metric, look, spec.confidence, spec.max_loss)
         if found is None:
-            self.reason = f"{self.ref} and {now} have labelled predictions in no common window."
+            self.reason = f"{self.ref} and {now} have no window in which both have labelled predictions."
             return None
         return self._judged(
             rollout, now, found, CanaryStep(version=self.ref, share=step.share, looks=look, labels=mine.labels)

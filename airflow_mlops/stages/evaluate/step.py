@@ -54,9 +54,8 @@ if TYPE_CHECKING:
 def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     """Measure the models, check the gates, and log the verdict to each candidate's MLflow run.
 
-    :raises SpecError: a gate or the metric is invalid, the candidates belong to different registered models, or no
-        dataset with a label can be chosen, or a candidate was trained on the held-out rows of candidates with another
-        training set
+    :raises SpecError: a gate or the metric is invalid, the candidates belong to different registered models, no dataset
+    with a label can be chosen, or a candidate was trained on held-out rows of another candidate
     :raises RegistryError: MLflow cannot be used, or a version does not exist
     :raises EvaluationError: the held-out data is empty or contains only one class, or predictions are not finite
     :raises MetricError: a custom metric fails
@@ -224,9 +223,9 @@ def _refuse_refits(candidates: Sequence[Candidate], data: HeldOut) -> None:
         contract = candidate.contract
         if contract.refit_of is not None and contract.dataset_id == data.dataset.manifest.id:
             raise SpecError(
-                f"{candidate.ref} was fitted to all rows of dataset {data.dataset.manifest.name!r}, held-out rows included, so "
-                f"it cannot be evaluated on them. Evaluate the version from which it was fitted again (v{contract.refit_of} in the "
-                "registry in which it was trained), or set another `dataset`."
+                f"{candidate.ref} is a refit on all rows of dataset {data.dataset.manifest.name!r}, including the held-out rows, so it "
+                f"cannot be evaluated on them. Evaluate the version before the refit (v{contract.refit_of} in the registry in which it "
+                "was trained), or set another `dataset`."
             )
 
 

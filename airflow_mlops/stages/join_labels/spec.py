@@ -30,8 +30,9 @@ class JoinLabelsSpec(Spec):
     :param labels_version: name of a column of ``labels`` with numbers, timestamps, dates or ISO 8601 text, which grows with
         each correction of a label. If a prediction has several labels, the label with the greatest value in this column
         is joined
-    :param sample_weight: name of a column of ``labels`` with the weight of each row, which is copied to the predictions under this
-        name, in place of a column of theirs; by default no column. It is the weight in the row of the label that is joined
+    :param sample_weight: name of a column of ``labels`` with the weight of each row; by default no column. The weight
+        in the row of the joined label is copied to the predictions under this name. It replaces a column of the
+        predictions with this name
     :param name: name of the joined dataset
     :param hash_conn_id: id of the Airflow connection with the secret key for hashes as password; required if scoring
         hashed a column of ``on``

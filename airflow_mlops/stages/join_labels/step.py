@@ -38,9 +38,9 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
 
     :raises DatasetNotFoundError: there is no dataset of predictions or no dataset of labels, and ``on_missing`` is
         ``fail``
-    :raises SchemaError: a column is absent, key columns have incomparable types, a prediction has several labels and no
-        column says which label is valid, or more predictions miss a label because of the form of their keys than match
-        one (:mod:`~airflow_mlops.stages.join_labels.near_misses`)
+    :raises SchemaError: a column is absent, key columns have incomparable types, or a prediction has several labels and
+        no column decides which label is valid. Also if more predictions have no label only because of the form of their
+        keys (:mod:`~airflow_mlops.stages.join_labels.near_misses`) than have a label
     :raises SpecError: scoring hashed a key column, and ``hash_conn_id`` is not set or has a different secret key; or
         predictions of a shadow or a canary would be mixed with those of the champion
     """

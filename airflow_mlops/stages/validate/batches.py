@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _POSITION = "mlops_position"
-# The result for a row depends on no other row.
+# The result for a row does not depend on other rows.
 _ABOUT_SINGLE_ROWS = frozenset({
     "expect_column_pair_values_a_to_be_greater_than_b", "expect_column_pair_values_to_be_equal",
     "expect_column_pair_values_to_be_in_set", "expect_column_value_lengths_to_be_between",

@@ -165,7 +165,7 @@ def api_version(group: str, known: Sequence[str], served: Mapping[str, Sequence[
 
 
 def with_replicas(manifest: Json, live: Json | None, scaled: Json | None) -> Json:
-    """Return the Deployment to apply. With an autoscaler, the present number of pods is kept, within its limits.
+    """Return the Deployment to apply. With an autoscaler, the current number of pods is kept, within its limits.
 
     :param live: the Deployment in the cluster; ``None`` if it does not exist
     :param scaled: manifest of the autoscaler; ``None`` if the number of pods is fixed

@@ -186,7 +186,7 @@ def _failed(pod: Json) -> bool:
 
 
 def _with_last_state(pod: Json) -> Json:
-    """Return a copy of the pod that shows for each restarted container how the container's previous run ended."""
+    """Return a copy of the pod in which the state of each restarted container is the end of its previous run."""
     pod = deepcopy(pod)
     for item in pod.get("status", {}).get("containerStatuses") or []:
         if not _is_over(item) and "terminated" in (item.get("lastState") or {}):

@@ -35,7 +35,10 @@ _CATEGORY, _DEFAULT_LEFT, _NAN = 1, 2, 2
 
 
 def has_gpu() -> bool:
-    """Return whether LightGBM is built with CUDA, which is tried out, because LightGBM does not say."""
+    """Return whether LightGBM can train on a GPU of this machine.
+
+    A small training tries this, because LightGBM has no function that reports whether it is built with CUDA.
+    """
     if not gpus():
         return False
     lightgbm = load("lightgbm")

@@ -114,9 +114,9 @@ class ColumnTypes:
     def _wanted(self, name: str, found: pa.DataType) -> pa.DataType | None:
         """Return the type to which a column is converted before its type is stored; ``None`` if it is not converted.
 
-        A column is converted if its type is declared. It is also converted to its type in the neighbouring window if it
-        is text in this window and a time in that one, or if one of the two types is an integer and the other is a
-        floating-point number.
+        A column is converted to its declared type. Without a declared type, it is converted to its type in the
+        neighbouring window in two cases: it is text in this window and a time in the neighbouring window, or one of the
+        two types is an integer and the other is a floating-point number.
         """
         expected = self.get(name)
         if name in self.declared or expected is None:

@@ -90,7 +90,7 @@ class Records:
             raise self._malformed(self._row_number(problem), f"could not be read: {reason}") from None
 
     def require_exact(self, batch: pa.RecordBatch) -> None:
-        """Check that Arrow did not round a number. It reads whole numbers of more than 64 bits as doubles.
+        """Check that Arrow did not round a number. Arrow reads whole numbers of more than 64 bits as doubles.
 
         :raises MalformedFileError: a line with large numbers is not JSON
         :raises SchemaError: a double cannot represent a whole number exactly, or a number is too large for a double

@@ -141,7 +141,7 @@ class Change(Model):
     :param window: the first window at the new level
     :param before: the level before ``window``: the mean metric value, or the mean effect of the drift (a share of rows)
     :param after: the level from ``window`` to the next change point
-    :param p_value: probability of a change that is at least as clear if the level is constant
+    :param p_value: probability that a series with a constant level shows a change that is at least as clear
     """
 
     kind: Literal["performance", "drift"]

@@ -9,8 +9,8 @@ from airflow_mlops.core.references import ModelVersionRef
 class Endpoint(Model):
     """An online endpoint of a model in a Kubernetes cluster.
 
-    :param version: the version that the endpoint answers with, which was verified when it was deployed
-    :param follows: whether the endpoint follows the champion after that, instead of serving ``version`` only
+    :param version: the version of the endpoint that was verified at the deployment
+    :param follows: whether the endpoint follows the champion after the deployment, instead of serving only ``version``
     :param kind: kind of the Kubernetes object that runs the servers, such as ``Deployment``
     :param namespace: namespace of the object
     :param name: name of the object

@@ -96,7 +96,7 @@ class Following:
                 self._follow()
             except Exception as error:
                 # The thread must not end: no later version would be served.
-                log.exception("The champion is not followed.")
+                log.exception("The server cannot follow the champion.")
                 self.problem = f"The process that follows the champion cannot be used: {error}"
             self._stopped.wait(_RESTART_SECONDS)
 
@@ -138,8 +138,8 @@ class Following:
         self._say(f"{what} (exit status {process.returncode}). {self._kept()}")
 
     def _heard(self, line: str) -> bool:
-        """Act on a line that the process has written. Return ``False`` if the version that it has loaded cannot be
-        served.
+        """Act on a line that the process has written. Return ``False`` if the version that the process has loaded
+        cannot be served.
         """
         try:
             facts: dict[str, Any] = json.loads(line)

@@ -17,7 +17,7 @@ class ServeSpec(Model):
     """The model that a server answers for, and where it listens and logs.
 
     :param model: name of the registered model
-    :param store: URL of the artifact store, which has the ledger and gets the predictions
+    :param store: URL of the artifact store with the ledger. Predictions are written to this store
     :param mlflow: MLflow server whose alias ``champion`` the server follows
     :param version: number of the version to serve; by default the server follows the champion
     :param host: address on which the server listens
@@ -44,7 +44,7 @@ class ServeSpec(Model):
         the folder for temporary files
     :param max_body: largest body of a request, in bytes
     :param request_seconds: seconds in which a client must have sent the head of a request, and then its body
-    :param poll_seconds: seconds between two checks which version is champion
+    :param poll_seconds: seconds between two checks of which version is the champion
     :param load_seconds: seconds in which a version must be loaded and predict one row, after it was downloaded
     """
 

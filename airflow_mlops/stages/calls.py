@@ -35,14 +35,14 @@ def call_key(call: StepCall) -> str:
 def write_call(call: StepCall) -> None:
     """Write the call to the artifact store ``call.store``.
 
-    :raises SpecError: a parameter is a URL with credentials, which everybody who can read the store could read
+    :raises SpecError: a parameter is a URL with credentials. Everyone who can read the store could read them
     :raises StoreError: the store cannot be written
     """
     if found := next(credential_paths(call.spec), None):
         raise SpecError(
-            f"`{found}` is a URL with credentials, and the parameters of this step are stored in the artifact store: remove "
-            "the credentials and give them to the step as settings of fsspec (a pod gets FSSPEC_HTTPS, for example, from "
-            "secrets=), or run the step with Worker() or Process(...)."
+            f"`{found}` is a URL with credentials. The parameters of this step are stored in the artifact store, which must not "
+            "contain credentials. Remove them from the URL and pass them to the pod as a setting of fsspec "
+            "(secrets={'FSSPEC_HTTPS': ...}), or run the step with Worker() or Process(...)."
         )
     # The key contains a hash of the content, so an existing file has the same content.
     ArtifactStore(call.store).write_bytes(call_key(call), _content(call))

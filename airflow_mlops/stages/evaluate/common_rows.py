@@ -17,9 +17,9 @@ from airflow_mlops.models.training_data import TRAIN
 
 
 def common_training_set(contracts: Sequence[ModelContract], part: str, store: ArtifactStore) -> Dataset:
-    """Open the training set of the candidates. If they have several, the held-out rows of all must be the same.
+    """Open the training set of the candidates. If there are several, their held-out rows must be the same.
 
-    Of several training sets, the one with the most rows is opened. BuildTrainingSetOperator has verified for each that no
+    The training set with the most rows is opened. BuildTrainingSetOperator has verified for each that no
     held-out row is a training row, so no candidate was trained on a held-out row.
 
     :param contracts: the contracts of the candidates
@@ -35,8 +35,8 @@ def common_training_set(contracts: Sequence[ModelContract], part: str, store: Ar
             raise SpecError(
                 f"The candidates were trained on different datasets, and {problem}, so their metrics cannot be compared. "
                 'Build all training sets with the same held-out rows, for example with split={"method": "time", '
-                '"test_size": "14D"} and windows that end together, or set `dataset` to a dataset to evaluate them on that '
-                "contains none of their training rows."
+                '"test_size": "14D"} and windows that end together, or set `dataset` to a dataset that contains none of their '
+                "training rows."
             )
     return largest
 
@@ -46,8 +46,8 @@ def refuse_training_rows(
 ) -> None:
     """Check that no candidate was trained on the rows on which the candidates are compared.
 
-    The check is made if the candidates have different training sets, because a candidate that knows some of the rows would
-    have an advantage over the others. Training sets that no longer exist, or that identify rows by other columns, are not
+    The check is made if the candidates have different training sets, because a candidate that was trained on some of
+    the rows would have an advantage over the others. Training sets that no longer exist, or that identify rows by other columns, are not
     checked.
 
     :param contracts: the contract of each candidate

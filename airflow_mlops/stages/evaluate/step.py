@@ -55,7 +55,8 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     """Measure the models, check the gates, and log the verdict to each candidate's MLflow run.
 
     :raises SpecError: a gate or the metric is invalid, the candidates belong to different registered models, no dataset
-    with a label can be chosen, or a candidate was trained on held-out rows of another candidate
+        with a label can be chosen, or the candidates have different training sets and their held-out rows differ, or
+        one of them was trained on the compared rows
     :raises RegistryError: MLflow cannot be used, or a version does not exist
     :raises EvaluationError: the held-out data is empty or contains only one class, or predictions are not finite
     :raises MetricError: a custom metric fails

@@ -94,7 +94,7 @@ def artifacts(result: TrainResult, spec: TrainSpec, context: StepContext) -> dic
     found = version(client, result.candidate.model, result.candidate.version)
     # A new server may use the number for another version.
     if found != result.candidate:
-        raise NotCacheableError(f"{result.candidate} is another version by now")
+        raise NotCacheableError(f"MLflow now uses the number of {result.candidate} for a different version")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         download_into(client, result.candidate, folder)

@@ -91,8 +91,7 @@ class RolloutTrigger(BaseTrigger):
 
     @retry
     async def _read(self) -> tuple[Json | None, list[Json]]:
-        """Read the object and the pods of its current manifest. The returned object is ``None`` if it was deleted.
-        """
+        """Read the object and the pods of its current manifest. The returned object is ``None`` if it was deleted."""
         async with AsyncKubernetesHook(conn_id=self.conn_id).get_conn() as connection:
             try:
                 live: Json = await self._get(connection)

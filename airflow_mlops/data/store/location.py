@@ -68,10 +68,10 @@ class Location:
 
     @contextmanager
     def _guard(self, verb: str, key: str) -> Iterator[None]:
-        """Convert the exceptions of the filesystem. A block may contain only calls of the filesystem.
+        """Convert exceptions of the filesystem to ``StoreError``. A block may contain only calls of the filesystem.
 
-        ``FileNotFoundError`` remains, except for a file that is written. A key below a file does not exist, as in an object
-        store, which has no folders.
+        ``FileNotFoundError`` is converted only if ``verb`` is ``write``. A key below a file counts as absent, as in an
+        object store, which has no folders.
         """
         try:
             yield

@@ -44,7 +44,7 @@ def precision(outcomes: Outcomes, z: float) -> Interval:
 
 
 def f1(outcomes: Outcomes, z: float) -> Interval:
-    """Measure F1 from Jaccard's index j, which is a proportion of the rows that are or seem positive: F1 = 2 j / (1 + j)."""
+    """Measure F1 = 2 j / (1 + j). Jaccard's index j is the share of correct rows among those positive or predicted positive."""
     two_classes(outcomes)
     either = outcomes.truth | ~outcomes.right
     index = _share(outcomes, outcomes.right, either, z)
@@ -80,7 +80,7 @@ def f1_macro(outcomes: Outcomes, z: float) -> Interval:
 def expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
     """Measure the mean cost. The intervals of the shares of both errors are combined by MOVER, with their correlation.
 
-    The interval of a mean has no width without errors, and is too narrow with few expensive ones.
+    The interval of a mean would have the width 0 without errors, and would be too narrow with few expensive errors.
 
     Source: as for balanced accuracy, G. Zou and A. Donner (2008).
     """

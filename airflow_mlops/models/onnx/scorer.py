@@ -114,8 +114,8 @@ class OnnxModel:
     def predict_values(self, columns: Mapping[str, Sequence[Any]], rows: int) -> Predictions:
         """Predict rows that are given as Python values, which takes less time than :meth:`predict` for few rows.
 
-        The predictions equal those of an Arrow column with the same values: of integers if all values are integers, otherwise
-        of doubles.
+        The predictions equal those for an Arrow column with the same values. It is a column of integers if all values
+        are integers, and otherwise of doubles.
 
         :param columns: values of each feature: int, float or ``None`` for numbers, int for integers, and str or ``None`` for texts
         :raises SchemaError: a feature is absent, or null although the model allows no nulls

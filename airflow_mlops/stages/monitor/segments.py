@@ -34,8 +34,8 @@ class SegmentFindings:
 def compare(check: Check, reference: TrainingReference, realised: Realised) -> SegmentFindings:
     """Compare the segments of the window with the same segments at training.
 
-    :param realised: realised performance. If it cannot be judged, nothing is compared. If its rows have weights, so have those of
-        the segments, in the window and at training
+    :param realised: realised performance. If it cannot be judged, nothing is compared. If its rows have weights, the
+        segments are weighted, too, in the window and at training
     """
     judged, values = realised.judged, realised.weights.values
     profile = reference.profile

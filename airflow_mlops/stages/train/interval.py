@@ -60,7 +60,7 @@ def with_interval(
         margin = conformal.margin(truth, value, rule.coverage)
     if not np.isfinite(value).all() or not np.isfinite(margin):
         raise TrainingError(
-            f"The prediction intervals have no finite width on the {len(truth):,} rows that determine it ({aside.source}). Check "
+            f"The width of the prediction intervals is not a finite number on the {len(truth):,} rows that determine it ({aside.source}). Check "
             "the labels and the features of these rows, or remove `interval`."
         )
     found = PredictionInterval(coverage=rule.coverage, margin=margin, rows=len(truth), source=aside.source)

@@ -149,7 +149,7 @@ def test_what_a_crashed_task_left_is_completed_and_a_new_champion_begins_again(c
     client.set_registered_model_alias(model.name, "champion", "3")
     again = do("c")
     assert again.state == "started"
-    assert "the champion is another" in again.reason
+    assert "is no longer the champion" in again.reason
     # Another task promotes it: then it is no canary any more, even after a rollback.
     answer(0.3, champion=3)
     passed = do("passed", shares=[0.1], promote=False)

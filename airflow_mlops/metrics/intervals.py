@@ -22,7 +22,7 @@ class Interval:
 
 
 def proportion(value: float, rows: float, z: float) -> Interval:
-    """Compute Wilson's interval of a proportion. It stays between 0 and 1 and has a width without errors, too.
+    """Compute Wilson's interval of a proportion. It stays between 0 and 1, and its width is not 0 even if ``value`` is 0 or 1.
 
     Source: E. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the American
     Statistical Association 22 (1927).

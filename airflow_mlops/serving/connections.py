@@ -69,7 +69,7 @@ class TimedProtocol(HttpToolsProtocol):
 
 
 def allow_connections() -> None:
-    """Raise the limit of open files of this process, because each connection is one. Its default is often 1024."""
+    """Raise the limit of open files of this process. Each connection is an open file, and the default limit is often 1024."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:

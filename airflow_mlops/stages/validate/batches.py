@@ -56,7 +56,7 @@ def run_in_batches(
 
     :param name: name of the dataset
     :param site: existing folder for the HTML pages of the Data Docs
-    :return: the results as of :func:`~.checkpoint.run_suite`, but without the lists of all unexpected values; and for each
+    :return: the results as from :func:`~.checkpoint.run_suite`, but without the lists of all unexpected values; and for each
         result the numbers of the rows that do not meet the expectation, in ascending order
     :raises ValidationError: Great Expectations cannot run the suite
     :raises SpecError: the bounds of an expectation do not fit a column of dates or times

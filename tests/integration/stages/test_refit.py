@@ -343,7 +343,7 @@ def test_versions_that_cannot_be_fitted_again_or_evaluated_are_refused(client, c
     from tests.support import candidates
 
     _, result = chain.chain()
-    with pytest.raises(SpecError, match="was fitted to all rows of dataset"):
+    with pytest.raises(SpecError, match="is a refit on all rows of dataset"):
         chain.judge(result.verdict.winner)
     data = candidates.training_set(chain.store)
     other = f"other_{uuid.uuid4().hex[:8]}"

@@ -11,6 +11,8 @@ from airflow_mlops.gates.base import Gate
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
+    from airflow_mlops.data.datasets import Dataset
+    from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.gates.evidence import Evidence
 
 ROWS = 1_000
@@ -36,8 +38,6 @@ class Signature(Gate):
         return f"can score {', '.join(names(self.can_score))}"
 
     def check(self, evidence: Evidence) -> GateResult:
-        from airflow_mlops.data.selection import select
-
         model = self._model(evidence)
         if evidence.store is None:
             raise SpecError(
@@ -45,7 +45,7 @@ class Signature(Gate):
             )
         features = [feature.name for feature in model.contract.features]
         try:
-            dataset = select(evidence.store, _newest(self.can_score))[-1]
+            dataset = self.newest(evidence.store)
         except DatasetNotFoundError as error:
             return self._result(None, None, False, f"The dataset of `can_score` does not exist: {error}")
         name = f"Dataset {dataset.manifest.name!r}"
@@ -80,7 +80,15 @@ class Signature(Gate):
             rows=rows.num_rows,
         )
 
+    def newest(self, store: ArtifactStore) -> Dataset:
+        """Open the dataset that the gate scores.
 
-def _newest(chosen: Chosen) -> Chosen:
-    # Only the newest dataset is used, so a selected window need not be complete.
-    return chosen.model_copy(update={"gaps": "allow"}) if isinstance(chosen, DatasetSelection) else chosen
+        :raises DatasetNotFoundError: there is no such dataset
+        """
+        from airflow_mlops.data.selection import select
+
+        chosen: Chosen = self.can_score
+        if isinstance(chosen, DatasetSelection):
+            # Only the newest dataset is used, so a selected window need not be complete.
+            chosen = chosen.model_copy(update={"gaps": "allow"})
+        return select(store, chosen)[-1]

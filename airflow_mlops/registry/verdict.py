@@ -204,6 +204,10 @@ class Verdict(Model):
             candidate = self.refit.judged
         return next(item for item in self.candidates if item.candidate == candidate)
 
+    def outcome(self, candidate: ModelVersionRef) -> str:
+        """Return ``won``, ``passed`` or ``failed``. A candidate that passed every gate need not be the winner."""
+        return "won" if candidate == self.winner else "passed" if self.for_candidate(candidate).passed else "failed"
+
 
 def _as_verdict(value: Any) -> Any:
     # The result of an EvaluateOperator contains the verdict.

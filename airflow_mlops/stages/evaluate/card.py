@@ -42,7 +42,7 @@ MARKDOWN_FILE, PAGE_FILE = "model_card.md", "model_card.html"
 CONFIDENCE = 0.95
 FEATURES = 20
 # Tags of the version's MLflow run, and their titles on the card.
-_LINEAGE = {
+LINEAGE = {
     "mlops.retrain.request": "Request for retraining",
     "mlops.retrain.reason": "Reason of the request",
     "mlops.dag_id": "DAG",
@@ -107,7 +107,7 @@ class Facts:
 
     @property
     def outcome(self) -> str:
-        return "won" if self.ref == self.verdict.winner else "passed" if self.candidate.passed else "failed"
+        return self.verdict.outcome(self.ref)
 
     @property
     def other_dataset(self) -> bool:
@@ -162,7 +162,7 @@ class Facts:
 
     @property
     def lineage(self) -> dict[str, str]:
-        return {name: self.tags[tag] for tag, name in _LINEAGE.items() if self.tags.get(tag)}
+        return {name: self.tags[tag] for tag, name in LINEAGE.items() if self.tags.get(tag)}
 
     @property
     def used(self) -> dict[str, Usage]:

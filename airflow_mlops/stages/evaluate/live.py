@@ -105,11 +105,11 @@ def read(evidence: Chosen, versions: Sequence[ModelVersionRef], context: StepCon
     :raises EvaluationError: no row counts
     """
     model = versions[0].model
-    datasets = _datasets(evidence, context)
-    _check(datasets, model)
-    identity = _identity(datasets)
-    first = datasets[0].manifest.details
-    found = [_scored(ref, datasets, identity, first.get("positive")) for ref in versions]
+    labelled = datasets(evidence, context)
+    _check(labelled, model)
+    identity = _identity(labelled)
+    first = labelled[0].manifest.details
+    found = [_scored(ref, labelled, identity, first.get("positive")) for ref in versions]
     rows, places = _pair(found)
     labels = [item.table[LABEL].take(pa.array(index)) for item, index in zip(found, places, strict=True)]
     known = ~np.logical_or.reduce([pc.is_null(item, nan_is_null=True).to_numpy() for item in labels])
@@ -171,7 +171,8 @@ class _Scored:
     table: pa.Table
 
 
-def _datasets(evidence: Chosen, context: StepContext) -> list[Dataset]:
+def datasets(evidence: Chosen, context: StepContext) -> list[Dataset]:
+    """Open the datasets of labelled predictions, each once."""
     items = evidence if isinstance(evidence, list) else [evidence]
     found = [dataset for item in items for dataset in select(context.store, item, kept=context.kept)]
     return list({(dataset.manifest.id, str(dataset.window)): dataset for dataset in found}.values())

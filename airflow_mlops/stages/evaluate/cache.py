@@ -1,0 +1,209 @@
+"""What determines a verdict, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core import own_code
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import DatasetNotFoundError, NotCacheableError
+from airflow_mlops.core.references import DatasetRef, ModelVersionRef
+from airflow_mlops.data.datasets import Dataset, open_dataset
+from airflow_mlops.data.selection import contents, select_one
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.gates.base import Gate, MetricGate
+from airflow_mlops.gates.latency import Latency
+from airflow_mlops.gates.reproducibility import Reproducible
+from airflow_mlops.gates.rules import parse_gates
+from airflow_mlops.gates.signature import Signature
+from airflow_mlops.metrics.catalog import is_custom
+from airflow_mlops.models import contracts
+from airflow_mlops.models.onnx.scorer import has_contract, read_contract
+from airflow_mlops.registry.aliases import COMPARED_TAG
+from airflow_mlops.registry.client import connect, registry_errors
+from airflow_mlops.registry.integrity import download_promoted, file_hashes
+from airflow_mlops.registry.received import VERSION_TAG
+from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
+from airflow_mlops.registry.versions import champion, download, download_into, version
+from airflow_mlops.stages.cache import point_to, verified
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import live
+from airflow_mlops.stages.evaluate.card import LINEAGE
+from airflow_mlops.stages.evaluate.record import ARTIFACTS
+from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+
+def inputs(spec: EvaluateSpec, context: StepContext) -> dict[str, Any]:
+    """Return candidates, champion, data, gates and the code of custom metrics.
+
+    :raises NotCacheableError: TrainOperator did not train a candidate or the champion, or a gate measures time or trains
+        the candidate again
+    """
+    gates = parse_gates(spec.gates) if spec.gates is not None else []
+    _require_repeatable(gates)
+    client, store = connect(spec.mlflow, context.connection), context.store
+    candidates = [(ref, download(client, ref)) for ref in (_registered(client, ref) for ref in spec.candidates)]
+    measured = _champion(client, store, candidates[0][0].model)
+    trained = [_contract(ref, folder) for ref, folder in [*candidates, *measured]]
+    return {
+        "spec": spec.model_dump(mode="json", exclude={"candidates", "dataset", "evidence"}),
+        "candidates": [
+            {**_files(ref, folder), "run": _run(client, ref), "contract": contracts.digest(client, ref)}
+            for ref, folder in candidates
+        ],
+        "champion": [_files(ref, folder) for ref, folder in measured],
+        "datasets": contents(_datasets(spec, context)),
+        # The content of a training set cannot change, but a gate may need one that was deleted.
+        "training_sets": {item.dataset_id: _state(store, item) for item in trained if item.dataset_id},
+        "can_score": [_can_score(gate, store) for gate in gates if isinstance(gate, Signature)],
+        "code": own_code.hashes(filter(is_custom, _metrics(spec, gates))),
+    }
+
+
+def _require_repeatable(gates: Iterable[Gate]) -> None:
+    for gate in gates:
+        if isinstance(gate, Latency):
+            raise NotCacheableError(f"the gate {gate.name!r} measures time, which depends on the machine")
+        if isinstance(gate, Reproducible):
+            raise NotCacheableError(f"the gate {gate.name!r} trains the candidate again")
+
+
+def _registered(client: MlflowClient, ref: ModelVersionRef) -> ModelVersionRef:
+    found = version(client, ref.model, ref.version)
+    if ref.run_id and found != ref:
+        raise NotCacheableError(f"{ref} is another version by now")
+    return found
+
+
+def _champion(client: MlflowClient, store: ArtifactStore, model: str) -> list[tuple[ModelVersionRef, Path]]:
+    """Return the champion and, if it was fitted again, the version that may be measured in its place, with their files.
+
+    :raises MLOpsError: the files of one of them are not those that were promoted
+    """
+    ref = champion(client, model)
+    if ref is None:
+        return []
+    found = [(ref, download_promoted(client, store, ref))]
+    judged = _contract(*found[0]).refit_of
+    if judged is not None:
+        with registry_errors(f"{ref} cannot be read"):
+            if VERSION_TAG in client.get_model_version(ref.model, str(ref.version)).tags:
+                raise NotCacheableError(f"the champion {ref} was fitted again in another registry")
+        stand_in = version(client, model, judged)
+        found.append((stand_in, download_promoted(client, store, stand_in)))
+    return found
+
+
+def _contract(ref: ModelVersionRef, folder: Path) -> ModelContract:
+    if not has_contract(folder):
+        raise NotCacheableError(f"TrainOperator did not train {ref}, so what determines its predictions is not known")
+    return read_contract(folder)
+
+
+def _files(ref: ModelVersionRef, folder: Path) -> dict[str, Any]:
+    return {"version": ref.model_dump(mode="json"), "files": file_hashes(folder)}
+
+
+def _run(client: MlflowClient, ref: ModelVersionRef) -> dict[str, Any] | None:
+    """Return what the model card shows of the run. Evaluations themselves add other tags and files."""
+    if not ref.run_id:
+        return None
+    with registry_errors(f"The MLflow run of {ref} cannot be read"):
+        data = client.get_run(ref.run_id).data
+        files = sorted(file.path for file in client.list_artifacts(ref.run_id) if file.path != ARTIFACTS)
+    return {"tags": {name: data.tags.get(name) for name in LINEAGE}, "params": data.params, "files": files}
+
+
+def _datasets(spec: EvaluateSpec, context: StepContext) -> Sequence[Dataset]:
+    """Return the datasets that the spec names; none if the training set of the candidates is measured."""
+    if spec.evidence is not None:
+        return live.datasets(spec.evidence, context)
+    return [select_one(context.store, spec.dataset, context.kept)] if spec.dataset else []
+
+
+def _state(store: ArtifactStore, contract: ModelContract) -> str:
+    try:
+        found = open_dataset(store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0))
+    except DatasetNotFoundError:
+        return "absent"
+    return "present" if found.manifest.purged is None else "purged"
+
+
+def _can_score(gate: Signature, store: ArtifactStore) -> list[Any] | None:
+    try:
+        found = gate.newest(store)
+    except DatasetNotFoundError:
+        return None
+    return [*contents([found]), found.manifest.purged is None]
+
+
+def _metrics(spec: EvaluateSpec, gates: Iterable[Gate]) -> list[str]:
+    return [*filter(None, [spec.metric]), *(gate.metric for gate in gates if isinstance(gate, MetricGate))]
+
+
+def artifacts(result: EvaluateResult, spec: EvaluateSpec, context: StepContext) -> dict[str, str]:
+    """Return the data, the candidates' files in MLflow, and what the evaluation recorded with the candidates.
+
+    :raises NotCacheableError: another evaluation has replaced the record, or a person has deleted a part of it
+    :raises MLOpsError: the data was purged or changed, or a version does not exist any more
+    """
+    verdict = result.verdict
+    found = verified(context.store, _measured_on(verdict))
+    if spec.evidence is not None:
+        for dataset in _datasets(spec, context):
+            dataset.verify_bytes()
+    client = connect(spec.mlflow, context.connection)
+    for item in verdict.candidates:
+        name = f"v{item.candidate.version}"
+        found |= {f"{name} {key}": value for key, value in _recorded(client, item, verdict).items()}
+    return found
+
+
+def _measured_on(verdict: Verdict) -> DatasetRef:
+    return DatasetRef(name=verdict.dataset_name, id=verdict.dataset_id, rows=0)
+
+
+def _recorded(client: MlflowClient, item: CandidateVerdict, verdict: Verdict) -> dict[str, str]:
+    """Check the record of the evaluation of a candidate, and return the hashes of its files and the tag of its version."""
+    ref = _registered(client, item.candidate)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        # Local copies of the models are not read: they do not show what was changed in MLflow.
+        download_into(client, ref, folder)
+        if file_hashes(folder) != item.files:
+            raise NotCacheableError(f"the files of {ref} are not those that were evaluated")
+    # An evaluation records nothing with the champion.
+    if ref == verdict.champion:
+        return {}
+    with registry_errors(f"The evaluation of {ref} cannot be read"):
+        registered = client.get_model_version(ref.model, str(ref.version))
+        found = {} if verdict.live else {COMPARED_TAG: registered.tags.get(COMPARED_TAG, "")}
+        if not ref.run_id:
+            return found
+        run = client.get_run(ref.run_id)
+        tags = {"mlops.evaluated_on": verdict.dataset_id, "mlops.verdict": verdict.outcome(ref)}
+        if run.info.lifecycle_stage != "active":
+            raise NotCacheableError(f"the MLflow run of {ref} was deleted")
+        if not tags.items() <= run.data.tags.items() or not registered.description:
+            raise NotCacheableError(f"what was recorded with {ref} in MLflow was changed")
+        with tempfile.TemporaryDirectory() as temporary:
+            folder = Path(client.download_artifacts(ref.run_id, ARTIFACTS, temporary))
+            if Verdict.model_validate_json((folder / "verdict.json").read_bytes()) != verdict:
+                raise NotCacheableError(f"{ref} was evaluated again")
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+            return found | {
+                file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest() for file in files
+            }
+
+
+def replay(result: EvaluateResult, spec: EvaluateSpec, context: StepContext) -> None:
+    """Make the rows of live evidence, which the step writes, the current ones of their window."""
+    if spec.evidence is not None:
+        point_to(context.store, _measured_on(result.verdict))

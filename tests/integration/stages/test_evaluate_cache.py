@@ -1,0 +1,255 @@
+"""With the cache, an evaluation runs again exactly if a verdict, or what is recorded with it, could be another one."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from airflow_mlops import __version__
+from airflow_mlops.core import own_code
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.calls import Provenance, StepCall
+from airflow_mlops.data.datasets import find_datasets, mark_purged, open_dataset
+from airflow_mlops.data.results import result_key
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.integrity import card_hashes
+from airflow_mlops.stages.evaluate.spec import EvaluateSpec
+from airflow_mlops.stages.runner import run_call
+from tests.integration.stages.test_evaluate_live import World as LiveWorld
+from tests.support.candidates import held_out, register, training_set
+
+GOOD, WEAK = (2, 0), (1, 2)
+
+
+def evaluated(store, run_id, cache="use", **spec):
+    """Evaluate as a task of a DAG run does."""
+    content = parse(EvaluateSpec, spec, "The step").model_dump(mode="json")
+    provenance = Provenance(dag_id="d", run_id=run_id, task_id="evaluate")
+    key = result_key("evaluate", content, provenance)
+    call = StepCall(
+        step="evaluate", spec=content, store=store.url, key=key, version=__version__, provenance=provenance, cache=cache
+    )
+    return run_call(call)
+
+
+@dataclass
+class World:
+    """Two versions of a model, of which the second one is the champion, and a third one that is the candidate."""
+
+    client: object
+    store: ArtifactStore
+    folder: Path
+
+    def __post_init__(self):
+        self.model = f"delays_{uuid.uuid4().hex[:8]}"
+        self.dataset = training_set(self.store, name=f"{self.model}_training")
+        self.others = [self.register(WEAK), self.register((1, 1))]
+        self.candidate = self.register(GOOD)
+        self.promote(self.others[1])
+
+    def register(self, weights):
+        return register(self.client, self.folder / uuid.uuid4().hex, self.dataset, weights, model=self.model)
+
+    def promote(self, ref):
+        self.client.set_registered_model_alias(self.model, "champion", str(ref.version))
+
+    def evaluate(self, run_id, cache="use", **spec):
+        return evaluated(self.store, run_id, cache, **{"candidates": [self.candidate], **spec})
+
+    def recorded(self):
+        """What MLflow shows of the candidate, except usage and the card, which names the time."""
+        run = self.client.get_run(self.candidate.run_id)
+        version = self.client.get_model_version(self.model, str(self.candidate.version))
+        tags = {name: value for name, value in run.data.tags.items() if not name.startswith("mlops.usage")}
+        return tags, version.tags, version.description, card_hashes(self.client, self.candidate)["verdict.json"]
+
+
+@pytest.fixture
+def world(client, tmp_path):
+    return World(client, ArtifactStore(f"file://{tmp_path}/store"), tmp_path)
+
+
+def test_an_unchanged_evaluation_is_not_repeated_and_leaves_what_a_repeated_one_leaves(world):
+    first = world.evaluate("one")
+    before = world.recorded()
+    second = world.evaluate("two")
+    assert (first["cached"], second["cached"]["run_id"]) == (None, "one")
+    assert {**second, "cached": None, "usage": None, "summary": first["summary"]} == {**first, "usage": None}
+    assert world.recorded() == before
+    again = world.evaluate("three", cache="renew")
+    assert again["cached"] is None
+    assert again["verdict"] == second["verdict"]
+    assert world.recorded() == before
+    # A candidate that the registry has to complete is the same one.
+    looked_up = [{"model": world.model, "version": world.candidate.version}]
+    assert world.evaluate("four", candidates=looked_up)["cached"]["run_id"] == "three"
+
+
+def other_champion(world):
+    world.promote(world.others[0])
+
+
+def no_champion(world):
+    world.client.delete_registered_model_alias(world.model, "champion")
+
+
+def candidate_promoted(world):
+    world.promote(world.candidate)
+
+
+def changed_candidate(world):
+    (file,) = Path(world.client.download_artifacts(world.candidate.run_id, "model", str(world.folder))).glob("*.onnx")
+    file.write_bytes(file.read_bytes() + b"\0")
+    world.client.log_artifact(world.candidate.run_id, str(file), "model")
+
+
+def evaluated_with_others(world):
+    # This evaluation records another verdict with the candidate.
+    assert world.evaluate("other", candidates=[world.candidate, world.others[0]])["cached"] is None
+
+
+def lost_description(world):
+    world.client.update_model_version(world.model, str(world.candidate.version), "")
+
+
+def changed_verdict_tag(world):
+    world.client.set_tag(world.candidate.run_id, "mlops.verdict", "failed")
+
+
+def changed_compared_tag(world):
+    world.client.set_model_version_tag(world.model, str(world.candidate.version), "mlops.compared", "7")
+
+
+def changed_card(world):
+    file = world.folder / "model_card.md"
+    file.write_text("changed")
+    world.client.log_artifact(world.candidate.run_id, str(file), "evaluation")
+
+
+def changed_lineage(world):
+    world.client.set_tag(world.candidate.run_id, "mlops.retrain.reason", "another one")
+
+
+def changed_metric(world):
+    (world.folder / f"own_{world.model}.py").write_text(METRIC.replace("1.0", "2.0"))
+
+
+def another_set_to_score(world):
+    training_set(world.store, name=f"{world.model}_to_score", test=held_out(seed=9))
+
+
+METRIC = "def right(y_true, y_pred):\n    return 1.0 * float((y_true == y_pred).mean())\n"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        other_champion,
+        no_champion,
+        candidate_promoted,
+        changed_candidate,
+        evaluated_with_others,
+        lost_description,
+        changed_verdict_tag,
+        changed_compared_tag,
+        changed_card,
+        changed_lineage,
+        changed_metric,
+        another_set_to_score,
+    ],
+)
+def test_a_verdict_or_a_record_that_could_be_another_one_is_computed(world, change, monkeypatch):
+    monkeypatch.syspath_prepend(str(world.folder))
+    (world.folder / f"own_{world.model}.py").write_text(METRIC)
+    training_set(world.store, name=f"{world.model}_to_score")
+    gates = [
+        {"metric": f"own_{world.model}:right", "greater_is_better": True, "min": 0.5},
+        {"can_score": {"name": f"{world.model}_to_score"}},
+    ]
+    world.evaluate("one", gates=gates)
+    assert world.evaluate("two", gates=gates)["cached"]["run_id"] == "one"
+    change(world)
+    assert world.evaluate("three", gates=gates)["cached"] is None
+
+
+def test_a_champion_that_comes_back_is_the_same_input(world):
+    """Each evaluation is compared with the champion of its time."""
+    world.evaluate("one")
+    world.promote(world.others[0])
+    moved = world.evaluate("two")
+    assert (moved["cached"], moved["verdict"]["champion"]["version"]) == (None, world.others[0].version)
+    world.promote(world.others[1])
+    # Its record was replaced, so the first verdict is computed and recorded again.
+    back = world.evaluate("three")
+    assert (back["cached"], back["verdict"]["champion"]["version"]) == (None, world.others[1].version)
+    assert world.evaluate("four")["cached"]["run_id"] == "three"
+
+
+@pytest.mark.parametrize(
+    ("gate", "reason"),
+    [({"max_latency_ms": 1_000}, "measures time"), ({"reproducible": True}, "trains the candidate again")],
+)
+def test_gates_that_depend_on_more_are_always_checked(world, gate, reason, caplog):
+    caplog.set_level(logging.INFO, logger="airflow_mlops.stages")
+    results = [world.evaluate(run_id, gates=[gate]) for run_id in ("one", "two")]
+    assert [result["cached"] for result in results] == [None, None]
+    assert reason in caplog.text
+    assert world.store.keys("cache") == []
+
+
+def test_data_that_was_deleted_and_versions_that_were_deleted_are_not_taken_from_the_cache(world):
+    world.evaluate("one")
+    dataset = open_dataset(world.store, world.dataset)
+    for file in dataset.manifest.files:
+        world.store.delete(file.path)
+    with pytest.raises(Exception, match="does not exist"):
+        world.evaluate("two")
+    world.dataset = training_set(world.store, name=world.dataset.name)
+    assert world.evaluate("three")["cached"]["run_id"] == "one"
+    world.client.delete_model_version(world.model, str(world.candidate.version))
+    with pytest.raises(Exception, match="not found"):
+        world.evaluate("four")
+
+
+def test_another_release_of_a_package_is_another_input(world, monkeypatch):
+    world.evaluate("one")
+    monkeypatch.setattr(own_code, "__version__", "0.0.1")
+    assert world.evaluate("two")["cached"] is None
+
+
+def test_live_evidence_is_the_current_one_again_and_purged_evidence_is_no_evidence(client, tmp_path):
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    live = LiveWorld(client, tmp_path, store)
+    data = live.rows(500)
+    evidence = [live.outcomes(data), live.outcomes(data, alias="challenger")]
+
+    def judge(run_id, chosen=evidence):
+        return evaluated(store, run_id, candidates=live.versions[1:], evidence=chosen)
+
+    def current():
+        (found,) = find_datasets(store, f"{live.model}_evidence")
+        return found.manifest.id
+
+    first = judge("one")
+    other = live.outcomes(data, labels=data.slice(100), alias="challenger")
+    assert judge("two", [evidence[0], other])["cached"] is None
+    assert current() != first["verdict"]["dataset_id"]
+    # The second verdict is recorded with the candidate.
+    assert judge("three")["cached"] is None
+    evaluated(store, "four", candidates=live.versions[:1], evidence=[other, evidence[0]])
+    assert current() != first["verdict"]["dataset_id"]
+    again = judge("five")
+    assert again["cached"]["run_id"] == "three"
+    assert again["verdict"] == first["verdict"]
+    assert current() == first["verdict"]["dataset_id"]
+    purged = open_dataset(store, evidence[1])
+    mark_purged(store, purged.manifest, datetime.now(timezone.utc))
+    for file in purged.manifest.files:
+        store.delete(file.path)
+    with pytest.raises(Exception, match="deleted"):
+        judge("six")

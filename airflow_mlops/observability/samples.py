@@ -152,7 +152,8 @@ def scored(result: dict[str, Any]) -> list[Sample]:
     values = {
         "completed_timestamp_seconds": time.time(),
         "rows": result["dataset"]["rows"],
-        "rows_per_second": result["rows_per_second"],
+        # Predictions from the cache were made in another run.
+        "rows_per_second": result["rows_per_second"] if result.get("cached") is None else None,
     }
     return _samples("mlops.score", values, {"model": by["model"], "version": _version(by)})
 

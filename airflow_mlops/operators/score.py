@@ -61,6 +61,7 @@ class ScoreOperator(StepOperator):
     """
 
     step = "score"
+    cacheable = True
     untemplated = StepOperator.untemplated | {"allow_pyfunc"}
 
     version: int | str | None

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+from collections.abc import Iterable
 from typing import Any, get_type_hints
 
 from airflow_mlops.core import own_code
@@ -112,13 +113,17 @@ def _reason(error: Exception) -> str:
 def verified(store: ArtifactStore, ref: DatasetRef) -> dict[str, str]:
     """Check the files of a dataset against their hashes, and return an entry of a result's artifacts.
 
-    :raises MLOpsError: the dataset does not exist, was purged or was changed
+    :raises NotCacheableError: the dataset was purged
+    :raises MLOpsError: the dataset does not exist or was changed
     """
     dataset = open_dataset(store, ref)
+    # The files of a purged dataset may still exist for a moment.
+    if dataset.manifest.purged is not None:
+        raise NotCacheableError(f"its dataset {ref.name!r} was purged")
     dataset.verify_bytes()
     return {f"dataset {ref.name}": ref.id}
 
 
-def point_to(store: ArtifactStore, ref: DatasetRef) -> None:
-    """Make a dataset the current one of its window, as the step does that writes it."""
-    make_current(store, open_dataset(store, ref).manifest)
+def point_to(store: ArtifactStore, ref: DatasetRef, slots: Iterable[str] = ()) -> None:
+    """Make a dataset the current one of its window and of slots, as the step does that writes it."""
+    make_current(store, open_dataset(store, ref).manifest, slots)

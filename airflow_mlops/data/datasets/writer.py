@@ -197,31 +197,8 @@ class DatasetWriter:
         else:
             self.store.write_json(manifest_key(self.name, manifest.id), manifest.model_dump(mode="json"))
             self._committed = True
-        named = list(slots)
-        for slot in named:
-            point_slot(self.store, manifest, slot)
-        make_current(self.store, manifest)
-        if window is not None and named:
-            self._follow(named[0], manifest)
+        make_current(self.store, manifest, slots)
         return manifest, existing is not None
-
-    def _follow(self, slot: str, pointed: Manifest) -> None:
-        """Make the dataset of a slot the current dataset of its window, if another writer has replaced it in the slot.
-
-        Two writers may write their slots and windows in different orders. The one that writes the window last finds the
-        dataset of the slot here, so slot and window always agree in the end.
-
-        :param pointed: the dataset to which this writer has pointed the window
-        """
-        for pause in pauses():
-            current = slot_id(self.store, self.name, slot)
-            if current is None or current == pointed.id:
-                return
-            pointed = read_manifest(self.store, self.name, current)
-            if pointed.window is None:
-                return
-            point_window(self.store, pointed)
-            time.sleep(pause)
 
     def _close_files(self) -> list[FileEntry]:
         entries = []
@@ -274,12 +251,36 @@ class DatasetWriter:
         return manifest.model_copy(update={"id": manifest.identity()})
 
 
-def make_current(store: ArtifactStore, manifest: Manifest) -> None:
-    """Make a dataset the current dataset of its window or, if it has no window, the newest snapshot."""
+def make_current(store: ArtifactStore, manifest: Manifest, slots: Iterable[str] = ()) -> None:
+    """Make a dataset the current dataset of its window and of slots. Without a window, it becomes the newest snapshot."""
+    named = list(slots)
+    for slot in named:
+        point_slot(store, manifest, slot)
     if manifest.window is None:
         point_snapshot(store, manifest)
-    else:
-        point_window(store, manifest)
+        return
+    point_window(store, manifest)
+    if named:
+        _follow(store, named[0], manifest)
+
+
+def _follow(store: ArtifactStore, slot: str, pointed: Manifest) -> None:
+    """Make the dataset of a slot the current dataset of its window, if another writer has replaced it in the slot.
+
+    Two writers may write their slots and windows in different orders. The one that writes the window last finds the
+    dataset of the slot here, so slot and window always agree in the end.
+
+    :param pointed: the dataset to which this writer has pointed the window
+    """
+    for pause in pauses():
+        current = slot_id(store, pointed.name, slot)
+        if current is None or current == pointed.id:
+            return
+        pointed = read_manifest(store, pointed.name, current)
+        if pointed.window is None:
+            return
+        point_window(store, pointed)
+        time.sleep(pause)
 
 
 def schema_difference(expected: pa.Schema, found: pa.Schema) -> str:

@@ -22,7 +22,6 @@ from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.gates.signature import Signature
 from airflow_mlops.metrics.catalog import is_custom
 from airflow_mlops.models import contracts
-from airflow_mlops.models.onnx.scorer import has_contract, read_contract
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.integrity import download_promoted, file_hashes
@@ -30,6 +29,7 @@ from airflow_mlops.registry.received import VERSION_TAG
 from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
 from airflow_mlops.registry.versions import champion, download, download_into, version
 from airflow_mlops.stages.cache import point_to, verified
+from airflow_mlops.stages.cached_versions import content, contract_of
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import live
 from airflow_mlops.stages.evaluate.card import LINEAGE
@@ -51,14 +51,14 @@ def inputs(spec: EvaluateSpec, context: StepContext) -> dict[str, Any]:
     client, store = connect(spec.mlflow, context.connection), context.store
     candidates = [(ref, download(client, ref)) for ref in (_registered(client, ref) for ref in spec.candidates)]
     measured = _champion(client, store, candidates[0][0].model)
-    trained = [_contract(ref, folder) for ref, folder in [*candidates, *measured]]
+    trained = [contract_of(ref, folder) for ref, folder in [*candidates, *measured]]
     return {
         "spec": spec.model_dump(mode="json", exclude={"candidates", "dataset", "evidence"}),
         "candidates": [
-            {**_files(ref, folder), "run": _run(client, ref), "contract": contracts.digest(client, ref)}
+            {**content(ref, folder), "run": _run(client, ref), "contract": contracts.digest(client, ref)}
             for ref, folder in candidates
         ],
-        "champion": [_files(ref, folder) for ref, folder in measured],
+        "champion": [content(ref, folder) for ref, folder in measured],
         "datasets": contents(_datasets(spec, context)),
         # The content of a training set cannot change, but a gate may need one that was deleted.
         "training_sets": {item.dataset_id: _state(store, item) for item in trained if item.dataset_id},
@@ -91,7 +91,7 @@ def _champion(client: MlflowClient, store: ArtifactStore, model: str) -> list[tu
     if ref is None:
         return []
     found = [(ref, download_promoted(client, store, ref))]
-    judged = _contract(*found[0]).refit_of
+    judged = contract_of(*found[0]).refit_of
     if judged is not None:
         with registry_errors(f"{ref} cannot be read"):
             if VERSION_TAG in client.get_model_version(ref.model, str(ref.version)).tags:
@@ -99,16 +99,6 @@ def _champion(client: MlflowClient, store: ArtifactStore, model: str) -> list[tu
         stand_in = version(client, model, judged)
         found.append((stand_in, download_promoted(client, store, stand_in)))
     return found
-
-
-def _contract(ref: ModelVersionRef, folder: Path) -> ModelContract:
-    if not has_contract(folder):
-        raise NotCacheableError(f"TrainOperator did not train {ref}, so what determines its predictions is not known")
-    return read_contract(folder)
-
-
-def _files(ref: ModelVersionRef, folder: Path) -> dict[str, Any]:
-    return {"version": ref.model_dump(mode="json"), "files": file_hashes(folder)}
 
 
 def _run(client: MlflowClient, ref: ModelVersionRef) -> dict[str, Any] | None:

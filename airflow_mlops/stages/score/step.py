@@ -58,7 +58,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         writing.check_rows(window, kept, datasets[0].manifest.name)
         table = open_table(context.connection(spec.write_to.conn_id), spec.write_to.table)
     client = connect(spec.mlflow, context.connection)
-    version = shard.version(partial(_version, spec, client)) if shard else _version(spec, client)
+    version = shard.version(partial(version_of, spec, client)) if shard else version_of(spec, client)
     if version is None:
         return ScoreResult(dataset=None, summary=f"No rows were scored. {_lacks(spec)}.")
     privacy = Privacy.of(spec.hash_columns, spec.drop_columns, spec.hash_conn_id, context.connection)
@@ -103,8 +103,8 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     return found.model_copy(update={"summary": f"{found.summary} {into}", "written_to": written})
 
 
-def _version(spec: ScoreSpec, client: MlflowClient) -> ModelVersionRef | None:
-    """Return the version to score with; ``None`` if it does not exist and ``on_missing`` is ``skip``.
+def version_of(spec: ScoreSpec, client: MlflowClient) -> ModelVersionRef | None:
+    """Return the version to score with at this moment; ``None`` if it does not exist and ``on_missing`` is ``skip``.
 
     :raises RegistryError: the version does not exist, and ``on_missing`` is ``fail``
     """

@@ -15,7 +15,7 @@ from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, find_datasets, open_dataset
-from airflow_mlops.operators import MonitorOperator, ProfileOperator, ScoreOperator
+from airflow_mlops.operators import MonitorOperator, ProfileOperator
 from airflow_mlops.operators.base import _series
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.train.cache import artifacts
@@ -148,7 +148,7 @@ def test_operators_without_cache_refuse_it_and_ignore_it_in_default_args():
         assert ProfileOperator(task_id="p", dataset="d").cache is True
         assert ProfileOperator(task_id="q", dataset="d", cache=False).cache is False
         assert MonitorOperator(task_id="m", dataset="d").cache is False
-        mapped = ScoreOperator.partial(task_id="s").expand(dataset=["d"])
+        mapped = MonitorOperator.partial(task_id="s").expand(dataset=["d"])
         assert mapped.unmap({"dataset": "d"}).cache is False
         shards = ProfileOperator.partial(task_id="r", dataset="d", shards=2).expand(shard=[0, 1])
         assert shards.unmap({"shard": 0}).cache is True
@@ -158,7 +158,7 @@ def test_the_operators_with_cache_are_those_whose_stage_says_what_determines_a_r
     found = [getattr(operators, name) for name in operators.__all__]
     steps = {item.step: item.cacheable for item in found if isinstance(item, type) and hasattr(item, "cacheable")}
     assert steps == {step: find_spec(f"airflow_mlops.stages.{step}.cache") is not None for step in steps}
-    assert sum(steps.values()) == 5
+    assert sum(steps.values()) == 6
 
 
 def test_only_the_series_of_tries_after_a_clear_is_computed_anew():

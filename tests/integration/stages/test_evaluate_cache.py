@@ -10,31 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from airflow_mlops import __version__
 from airflow_mlops.core import own_code
-from airflow_mlops.core.base import parse
-from airflow_mlops.core.calls import Provenance, StepCall
 from airflow_mlops.data.datasets import find_datasets, mark_purged, open_dataset
-from airflow_mlops.data.results import result_key
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.integrity import card_hashes
-from airflow_mlops.stages.evaluate.spec import EvaluateSpec
-from airflow_mlops.stages.runner import run_call
 from tests.integration.stages.test_evaluate_live import World as LiveWorld
+from tests.support.cached import run_step
 from tests.support.candidates import held_out, register, training_set
 
 GOOD, WEAK = (2, 0), (1, 2)
 
 
 def evaluated(store, run_id, cache="use", **spec):
-    """Evaluate as a task of a DAG run does."""
-    content = parse(EvaluateSpec, spec, "The step").model_dump(mode="json")
-    provenance = Provenance(dag_id="d", run_id=run_id, task_id="evaluate")
-    key = result_key("evaluate", content, provenance)
-    call = StepCall(
-        step="evaluate", spec=content, store=store.url, key=key, version=__version__, provenance=provenance, cache=cache
-    )
-    return run_call(call)
+    return run_step(store, "evaluate", run_id, cache, **spec)
 
 
 @dataclass

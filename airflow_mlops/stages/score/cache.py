@@ -1,0 +1,98 @@
+"""What determines predictions, for the cache (:mod:`airflow_mlops.stages.cache`).
+
+Rows of predictions have the time at which they were made, so scoring again writes another dataset. The earlier predictions are
+returned only while they are the current ones of their version, and no newer ones overlap their window.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_mlops.core.errors import NotCacheableError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data import prediction_log as predictions
+from airflow_mlops.data.datasets import Dataset, in_slots, open_dataset
+from airflow_mlops.data.privacy import Privacy
+from airflow_mlops.data.selection import contents, select, window_of
+from airflow_mlops.overview import index
+from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.integrity import download_promoted
+from airflow_mlops.stages import cached_versions
+from airflow_mlops.stages.cache import point_to, verified
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
+from airflow_mlops.stages.score.step import version_of
+
+
+def inputs(spec: ScoreSpec, context: StepContext) -> dict[str, Any]:
+    """Return the rows, the version that scores now, and the identifier of the key for hashes.
+
+    :raises NotCacheableError: the rows are divided into shards, the predictions are written to a table or have no window, there
+        is no version to score with, or TrainOperator did not train it
+    """
+    if spec.shards is not None:
+        raise NotCacheableError("a scoring in shards is not cached")
+    if spec.write_to is not None:
+        raise NotCacheableError("the predictions are written to a table, which others may change")
+    datasets, _ = _rows(spec, context)
+    client = connect(spec.mlflow, context.connection)
+    version = version_of(spec, client)
+    if version is None:
+        raise NotCacheableError("there is no version to score with")
+    folder = download_promoted(client, context.store, version)
+    cached_versions.contract_of(version, folder)
+    return {
+        "spec": spec.model_dump(mode="json", exclude={"dataset"}),
+        "datasets": contents(datasets),
+        "version": cached_versions.content(version, folder),
+        "privacy": Privacy.of(spec.hash_columns, spec.drop_columns, spec.hash_conn_id, context.connection).details,
+    }
+
+
+def _rows(spec: ScoreSpec, context: StepContext) -> tuple[list[Dataset], Window]:
+    datasets = select(context.store, spec.dataset, kept=context.kept)
+    window = spec.window or window_of(datasets)
+    if window is None:
+        raise NotCacheableError("the predictions have no window")
+    return datasets, window
+
+
+def artifacts(result: ScoreResult, spec: ScoreSpec, context: StepContext) -> dict[str, str]:
+    """Return the dataset of predictions.
+
+    :raises NotCacheableError: the predictions were replaced, or newer ones overlap their window
+    :raises MLOpsError: the predictions were purged or changed
+    """
+    if result.dataset is None or result.scored_by is None:
+        raise NotCacheableError("no predictions were written")
+    found = verified(context.store, result.dataset)
+    manifest = open_dataset(context.store, result.dataset).manifest
+    current = in_slots(context.store, manifest.name, manifest.window)
+    own = current.get(_slot(result.scored_by, spec, context))
+    if own is None or own.id != manifest.id:
+        raise NotCacheableError("its predictions were replaced")
+    # Pages and the index show the newest predictions of a window.
+    if newer := next((item for item in current.values() if item.created > manifest.created), None):
+        raise NotCacheableError(f"v{newer.details.get('model_version')} has predicted rows of the window since")
+    return found
+
+
+def _slot(version: ModelVersionRef, spec: ScoreSpec, context: StepContext) -> str:
+    datasets, window = _rows(spec, context)
+    return predictions.slot(version, window, datasets, spec.part)
+
+
+def replay(result: ScoreResult, spec: ScoreSpec, context: StepContext) -> None:
+    """Claim the predictions for the task, make them the current ones of their window, and update the index.
+
+    :raises SpecError: another task of the DAG run scores other rows of the window
+    """
+    assert result.dataset is not None  # artifacts() requires it
+    assert result.scored_by is not None
+    store, name = context.store, result.dataset.name
+    slot = _slot(result.scored_by, spec, context)
+    predictions.claim(store, name, slot, _rows(spec, context)[0], spec.part, context.provenance)
+    point_to(store, result.dataset, [slot])
+    if not spec.shadow:
+        index.update(store, spec.model, "scoring", name)

@@ -1,0 +1,34 @@
+"""Steps that run with the cache, as tasks of DAG runs do."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, get_type_hints
+
+from airflow_mlops import __version__
+from airflow_mlops.core.base import parse
+from airflow_mlops.core.calls import CacheUse, Provenance, StepCall
+from airflow_mlops.data.results import result_key
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.runner import run_call
+
+
+def run_step(
+    store: ArtifactStore, step: str, run_id: str, cache: CacheUse | None = "use", task_id: str = "task", **spec: Any
+) -> dict[str, Any]:
+    """Run a step in the DAG run ``run_id``, and return its result as JSON."""
+    kind = get_type_hints(import_module(f"airflow_mlops.stages.{step}.step").run)["spec"]
+    content = parse(kind, spec, "The step").model_dump(mode="json")
+    provenance = Provenance(dag_id="dag", run_id=run_id, task_id=task_id)
+    key = result_key(step, content, provenance)
+    return run_call(
+        StepCall(
+            step=step,
+            spec=content,
+            store=store.url,
+            key=key,
+            version=__version__,
+            provenance=provenance,
+            cache=cache,
+        )
+    )

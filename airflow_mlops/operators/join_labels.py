@@ -41,6 +41,7 @@ class JoinLabelsOperator(StepOperator):
     """
 
     step = "join_labels"
+    cacheable = True
 
     model: str | None
     name: str | None

@@ -52,7 +52,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
             return JoinLabelsResult(dataset=None, summary=f"No labels were joined. {error}")
         raise
     _keep_apart(predictions, spec)
-    hashed = _pseudonymizers(predictions, spec, context)
+    hashed = pseudonymizers(predictions, spec, context)
     keys, rows_of_labels = sources(predictions, labels, spec, hashed)
     tally, window = Tally(), window_of(predictions)
     with (
@@ -183,7 +183,7 @@ def _append(batch: pa.RecordBatch, added: pa.Table) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=pa.schema([*batch.schema, *added.schema]))
 
 
-def _pseudonymizers(
+def pseudonymizers(
     predictions: Sequence[Dataset], spec: JoinLabelsSpec, context: StepContext
 ) -> dict[str, Pseudonymizer]:
     """Return the pseudonymizer for each column of ``on`` that scoring hashed, by name of the column.

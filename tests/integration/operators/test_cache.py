@@ -20,6 +20,8 @@ from airflow_mlops.operators.base import _series
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.train.cache import artifacts
 from airflow_mlops.stages.train.spec import TrainResult, TrainSpec
+from tests.support.candidates import held_out, register, training_set
+from tests.support.deployed import write
 from tests.support.months import write_months
 
 CODE = """
@@ -138,6 +140,52 @@ def test_an_unchanged_chain_makes_nothing_and_a_changed_one_only_what_changed(
         artifacts(trained, spec, StepContext(store))
 
 
+DECIDING = """
+from airflow.sdk import DAG, Asset
+from airflow_mlops.operators import EvaluateOperator, JoinLabelsOperator, ScoreOperator
+
+with DAG("deciding", default_args={{"store": {store!r}, "cache": True}}):
+    EvaluateOperator(
+        task_id="evaluate", candidates=[{candidate}], outlets=[Asset("mlops://{model}/verdict")],
+        gates=[{{"metric": "roc_auc", "min": 0.5}}],
+    )
+    scored = ScoreOperator(
+        task_id="score", model={model!r}, dataset={{"name": "scoring", "window": "2024-01"}},
+        outlets=[Asset("mlops://{model}/predictions")],
+    )
+    JoinLabelsOperator(
+        task_id="join", model={model!r}, predictions=scored.output, labels={{"name": "known"}}, on=["flight"],
+        label="label", outlets=[Asset("mlops://{model}/outcomes")],
+    )
+"""
+
+
+def test_verdicts_predictions_and_outcomes_of_an_unchanged_run_are_those_of_the_first(
+    run_dag, store, client, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("AIRFLOW__MLOPS__PRELOAD", "")
+    model, data = "deciding", held_out()
+    trained_on = training_set(store)
+    champion, candidate = (
+        register(client, tmp_path / str(number), trained_on, weights, model=model)
+        for number, weights in enumerate([(1, 1), (2, 0)])
+    )
+    client.set_registered_model_alias(model, "champion", str(champion.version))
+    details = {"keys": ["flight"], "timestamp": None, "features": ["distance", "wind"], "label": None}
+    write(store, "scoring", data.drop_columns(["label"]), "2024-01", details)
+    write(store, "known", data.select(["flight", "label"]), "2024-01")
+    dag = DECIDING.format(store=store.url, model=model, candidate=candidate.model_dump())
+    first, second = run_dag(dag), run_dag(dag)
+    for task in ("evaluate", "score", "join"):
+        made, again = first.xcom(task), second.xcom(task)
+        assert (made["cached"], again["cached"]["run_id"]) == (None, first.run_id)
+        assert {**again, "cached": None, "usage": None, "summary": made["summary"]} == {**made, "usage": None}
+        assert second.shown(task) == first.shown(task)
+    events = [sorted(run.asset_events(), key=str) for run in (first, second)]
+    assert events[0] == events[1]
+    assert len(events[0]) == 3
+
+
 def test_operators_without_cache_refuse_it_and_ignore_it_in_default_args():
     with pytest.raises(SpecError, match="Task 'm': MonitorOperator does not support cache=True.*: remove cache=True"):
         MonitorOperator(task_id="m", model="m", dataset="d", cache=True)
@@ -158,7 +206,7 @@ def test_the_operators_with_cache_are_those_whose_stage_says_what_determines_a_r
     found = [getattr(operators, name) for name in operators.__all__]
     steps = {item.step: item.cacheable for item in found if isinstance(item, type) and hasattr(item, "cacheable")}
     assert steps == {step: find_spec(f"airflow_mlops.stages.{step}.cache") is not None for step in steps}
-    assert sum(steps.values()) == 6
+    assert sum(steps.values()) == 7
 
 
 def test_only_the_series_of_tries_after_a_clear_is_computed_anew():

@@ -98,7 +98,7 @@ def champion_and_back(world):
 
 
 def newer_predictions_of_a_part_of_the_window(world):
-    rows = world.fill(flights(10), "2013-04-30")
+    rows = scoring_set(world.store, flights(10), "2013-04-30", f"{world.model}_day")
     assert world.score("other", dataset=rows)["cached"] is None
 
 

@@ -1,0 +1,46 @@
+"""What determines labelled predictions, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow_mlops.core.errors import NotCacheableError
+from airflow_mlops.data.selection import contents, select
+from airflow_mlops.stages.cache import point_to, verified
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
+from airflow_mlops.stages.join_labels.step import pseudonymizers
+
+
+def inputs(spec: JoinLabelsSpec, context: StepContext) -> dict[str, Any]:
+    """Return the predictions and the labels.
+
+    :raises NotCacheableError: a dataset was purged
+    :raises SpecError: the connection has another key than the one with which scoring hashed a column of ``on``
+    """
+    predictions = select(context.store, spec.predictions, kept=context.kept)
+    labels = select(context.store, spec.labels, kept=context.kept)
+    for dataset in (*predictions, *labels):
+        if dataset.manifest.purged is not None:
+            raise NotCacheableError(f"dataset {dataset.manifest.name!r} was purged")
+    # The ids of the predictions depend on the key for hashes. The key of the connection must be the same one.
+    pseudonymizers(predictions, spec, context)
+    return {
+        "spec": spec.model_dump(mode="json", exclude={"predictions", "labels"}),
+        "predictions": contents(predictions),
+        "labels": contents(labels),
+    }
+
+
+def artifacts(result: JoinLabelsResult, spec: JoinLabelsSpec, context: StepContext) -> dict[str, str]:
+    """Check the files of the labelled predictions against their hashes, and return them."""
+    if result.dataset is None:
+        raise NotCacheableError("no labels were joined")
+    return verified(context.store, result.dataset)
+
+
+def replay(result: JoinLabelsResult, spec: JoinLabelsSpec, context: StepContext) -> None:
+    """Make the labelled predictions the current ones of their window and of each dataset of predictions."""
+    assert result.dataset is not None  # artifacts() requires it
+    predictions = select(context.store, spec.predictions, kept=context.kept)
+    point_to(context.store, result.dataset, [dataset.manifest.id for dataset in predictions])

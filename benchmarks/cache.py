@@ -1,8 +1,9 @@
 """The cost of an unchanged rerun of the flights' month with ``cache=True``, relative to the first run.
 
 ``python -m benchmarks.cache [--fresh]``. The steps of the example run for January 2013: ingestion of flights, weather and planes,
-validation with quarantine, materialization of features, the training set with its point-in-time join, and a training. Then they
-run again in another DAG run. Ingestion and materialization are not cached, because they read and write outside the store.
+validation with quarantine, materialization of features, the training set with its point-in-time join, a training, and an
+evaluation without a champion. Then they run again in another DAG run. Ingestion and materialization are not cached, because they
+read and write outside the store.
 
 By default, all steps run in one process that has run February before, as tasks do whose worker has preloaded the modules
 (``[mlops] preload``). With ``--fresh``, each step starts its own Python, and its imports count. The figures are seconds and CPU
@@ -29,7 +30,7 @@ from airflow_mlops.data.results import read_result, result_key
 from airflow_mlops.data.store import ArtifactStore
 
 DAGS = Path(__file__).parents[1] / "dags"
-CACHED = ("validate", "training_set", "train")
+CACHED = ("validate", "training_set", "train", "evaluate")
 TARGET = 0.1
 Costs = dict[str, tuple[float, float]]
 
@@ -94,8 +95,9 @@ def month(url: str, window: str, run_id: str, fresh: bool) -> Costs:
         "params": {"max_iter": 80, "learning_rate": 0.05, "max_leaf_nodes": 15},
     }
     fitted = step("train", {"dataset": rows, "model": flights.MODEL, "trainer": trainer})
-    made_by = [(result["cached"] or {}).get("run_id") for result in (valid, rows, fitted)]
-    assert made_by == (["first"] * 3 if run_id == "again" else [None] * 3), made_by
+    verdict = step("evaluate", {"candidates": [fitted]})
+    made_by = [(result["cached"] or {}).get("run_id") for result in (valid, rows, fitted, verdict)]
+    assert made_by == ["first" if run_id == "again" else None] * 4, made_by
     return costs
 
 

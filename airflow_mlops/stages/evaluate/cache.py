@@ -22,6 +22,7 @@ from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.gates.signature import Signature
 from airflow_mlops.metrics.catalog import is_custom
 from airflow_mlops.models import contracts
+from airflow_mlops.models import explanation as explanations
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.integrity import download_promoted, file_hashes
@@ -108,7 +109,14 @@ def _run(client: MlflowClient, ref: ModelVersionRef) -> dict[str, Any] | None:
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         data = client.get_run(ref.run_id).data
         files = sorted(file.path for file in client.list_artifacts(ref.run_id) if file.path != ARTIFACTS)
-    return {"tags": {name: data.tags.get(name) for name in LINEAGE}, "params": data.params, "files": files}
+        explanation = None
+        if explanations.FOLDER in files:
+            path = f"{explanations.FOLDER}/{explanations.FILE}"
+            with tempfile.TemporaryDirectory() as folder:
+                file = Path(client.download_artifacts(ref.run_id, path, folder))
+                explanation = hashlib.sha256(file.read_bytes()).hexdigest()
+    tags = {name: data.tags.get(name) for name in LINEAGE}
+    return {"tags": tags, "params": data.params, "files": files, "explanation": explanation}
 
 
 def _datasets(spec: EvaluateSpec, context: StepContext) -> Sequence[Dataset]:

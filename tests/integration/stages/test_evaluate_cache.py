@@ -13,6 +13,7 @@ import pytest
 from airflow_mlops.core import own_code
 from airflow_mlops.data.datasets import find_datasets, mark_purged, open_dataset
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.models import explanation
 from airflow_mlops.registry.integrity import card_hashes
 from tests.integration.stages.test_evaluate_live import World as LiveWorld
 from tests.support.cached import run_step
@@ -38,10 +39,15 @@ class World:
         self.dataset = training_set(self.store, name=f"{self.model}_training")
         self.others = [self.register(WEAK), self.register((1, 1))]
         self.candidate = self.register(GOOD)
+        self.explain("of this model")
         self.promote(self.others[1])
 
     def register(self, weights):
         return register(self.client, self.folder / uuid.uuid4().hex, self.dataset, weights, model=self.model)
+
+    def explain(self, text):
+        (self.folder / explanation.FILE).write_text(text)
+        self.client.log_artifact(self.candidate.run_id, str(self.folder / explanation.FILE), explanation.FOLDER)
 
     def promote(self, ref):
         self.client.set_registered_model_alias(self.model, "champion", str(ref.version))
@@ -123,6 +129,10 @@ def changed_lineage(world):
     world.client.set_tag(world.candidate.run_id, "mlops.retrain.reason", "another one")
 
 
+def changed_explanation(world):
+    world.explain("of another model")
+
+
 def changed_metric(world):
     (world.folder / f"own_{world.model}.py").write_text(METRIC.replace("1.0", "2.0"))
 
@@ -134,24 +144,25 @@ def another_set_to_score(world):
 METRIC = "def right(y_true, y_pred):\n    return 1.0 * float((y_true == y_pred).mean())\n"
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        other_champion,
-        no_champion,
-        candidate_promoted,
-        changed_candidate,
-        evaluated_with_others,
-        lost_description,
-        changed_verdict_tag,
-        changed_compared_tag,
-        changed_card,
-        changed_lineage,
-        changed_metric,
-        another_set_to_score,
-    ],
+# The last one cannot be undone by another evaluation, which reads its own copy of the files.
+CHANGES = (
+    other_champion,
+    no_champion,
+    evaluated_with_others,
+    lost_description,
+    changed_verdict_tag,
+    changed_compared_tag,
+    changed_card,
+    changed_lineage,
+    changed_explanation,
+    changed_metric,
+    another_set_to_score,
+    candidate_promoted,
+    changed_candidate,
 )
-def test_a_verdict_or_a_record_that_could_be_another_one_is_computed(world, change, monkeypatch):
+
+
+def test_a_verdict_or_a_record_that_could_be_another_one_is_computed(world, monkeypatch):
     monkeypatch.syspath_prepend(str(world.folder))
     (world.folder / f"own_{world.model}.py").write_text(METRIC)
     training_set(world.store, name=f"{world.model}_to_score")
@@ -159,10 +170,15 @@ def test_a_verdict_or_a_record_that_could_be_another_one_is_computed(world, chan
         {"metric": f"own_{world.model}:right", "greater_is_better": True, "min": 0.5},
         {"can_score": {"name": f"{world.model}_to_score"}},
     ]
-    world.evaluate("one", gates=gates)
-    assert world.evaluate("two", gates=gates)["cached"]["run_id"] == "one"
-    change(world)
-    assert world.evaluate("three", gates=gates)["cached"] is None
+    made_by = "first"
+    world.evaluate(made_by, gates=gates)
+    for change in CHANGES:
+        before = world.evaluate(f"before {change.__name__}", gates=gates)["cached"]
+        assert before is not None, change
+        assert before["run_id"] == made_by, change
+        change(world)
+        made_by = f"after {change.__name__}"
+        assert world.evaluate(made_by, gates=gates)["cached"] is None, change
 
 
 def test_a_champion_that_comes_back_is_the_same_input(world):

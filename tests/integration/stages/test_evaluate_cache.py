@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 from dataclasses import dataclass
@@ -15,9 +16,10 @@ from airflow_mlops.data.datasets import find_datasets, mark_purged, open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import explanation
 from airflow_mlops.registry.integrity import card_hashes
+from airflow_mlops.registry.received import VERSION_TAG
 from tests.integration.stages.test_evaluate_live import World as LiveWorld
 from tests.support.cached import run_step
-from tests.support.candidates import held_out, register, training_set
+from tests.support.candidates import from_elsewhere, held_out, register, training_rows, training_set
 
 GOOD, WEAK = (2, 0), (1, 2)
 
@@ -203,6 +205,35 @@ def test_gates_that_depend_on_more_are_always_checked(world, gate, reason, caplo
     results = [world.evaluate(run_id, gates=[gate]) for run_id in ("one", "two")]
     assert [result["cached"] for result in results] == [None, None]
     assert reason in caplog.text
+    assert world.store.keys("cache") == []
+
+
+def test_a_champion_that_was_fitted_again_counts_with_the_version_that_is_measured_in_its_place(world, caplog):
+    caplog.set_level(logging.INFO, logger="airflow_mlops.stages")
+    champion = world.others[1]
+    file = Path(world.client.download_artifacts(champion.run_id, "model/mlops/contract.json", str(world.folder)))
+    contract = json.loads(file.read_text()) | {"refit_of": world.others[0].version}
+    file.write_text(json.dumps(contract))
+    world.client.log_artifact(champion.run_id, str(file), "model/mlops")
+    first = world.evaluate("one")
+    assert f"v{world.others[0].version}, from which it was fitted again" in first["verdict"]["policy"]
+    assert world.evaluate("two")["cached"]["run_id"] == "one"
+    world.client.set_model_version_tag(world.model, str(champion.version), VERSION_TAG, "5")
+    received = world.evaluate("three")
+    assert (received["cached"], received["verdict"]["champion_metrics"]) == (None, {})
+    assert "in another registry" in caplog.text
+
+
+def test_versions_that_train_operator_did_not_train_are_always_evaluated(world, caplog):
+    import mlflow
+    from sklearn.linear_model import LogisticRegression
+
+    caplog.set_level(logging.INFO, logger="airflow_mlops.stages")
+    foreign = from_elsewhere(world.model, mlflow.sklearn, LogisticRegression().fit(*training_rows()), answer=[True])
+    for run_id in ("one", "two"):
+        result = world.evaluate(run_id, candidates=[foreign], dataset=world.dataset, allow_pyfunc=True)
+        assert result["cached"] is None
+    assert "TrainOperator did not train" in caplog.text
     assert world.store.keys("cache") == []
 
 

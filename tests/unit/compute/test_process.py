@@ -244,7 +244,7 @@ def test_process_ends_when_its_task_is_killed(tmp_path):
     assert child.is_running()
     task.kill()
     task.wait()
-    _, alive = psutil.wait_procs([child], timeout=10)
+    _, alive = psutil.wait_procs([child], timeout=60)
     assert not alive or alive[0].status() == psutil.STATUS_ZOMBIE
 
 

@@ -55,7 +55,7 @@ def carry_out(client: MlflowClient, ledger: Ledger) -> None:
 
     Nothing is done if the alias was already moved for this entry, or if a person moved it. The new champion gets tags with the time, the
     replaced version, and the number and SHA-256 of the entry. The alias ``previous_champion`` is set to the replaced
-    version. Earlier moves are always complete, because every decision first carries out the previous decision.
+    version, and removed if that version was deleted. Earlier moves are always complete, because every decision first carries out the previous decision.
 
     :raises RegistryError: the version does not exist any more, or MLflow refuses the change
     """
@@ -115,7 +115,7 @@ def _describe(client: MlflowClient, model: str, move: Entry) -> None:
         return
     version = str(move.champion.version)
     if move.replaced is not None:
-        client.set_registered_model_alias(model, PREVIOUS, str(move.replaced.version))
+        _set_previous(client, model, move.replaced)
     tags = {LEDGER_TAG: str(move.seq), HASH_TAG: move.sha256}
     if move.outside is None:
         tags |= {
@@ -127,6 +127,21 @@ def _describe(client: MlflowClient, model: str, move: Entry) -> None:
         }
     for name, value in tags.items():
         client.set_model_version_tag(model, version, name, value)
+
+
+def _set_previous(client: MlflowClient, model: str, replaced: ModelVersionRef) -> None:
+    """Set the alias of the replaced version; remove it if that version was deleted, as MLflow does when it deletes a version
+    with an alias.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.set_registered_model_alias(model, PREVIOUS, str(replaced.version))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        # The alias may still name the version before the deleted one.
+        client.delete_registered_model_alias(model, PREVIOUS)
 
 
 def _contract(move: Entry) -> dict[str, str]:

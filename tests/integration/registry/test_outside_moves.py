@@ -16,7 +16,7 @@ from mlflow.protos.databricks_pb2 import PERMISSION_DENIED
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.models.champion import download_champion
 from airflow_mlops.registry import aliases, outside_moves
-from airflow_mlops.registry.aliases import MOVING_TAG, SINCE_TAG, carry_out, champion_before, verify
+from airflow_mlops.registry.aliases import HASH_TAG, MOVING_TAG, SINCE_TAG, carry_out, champion_before, verify
 from airflow_mlops.registry.ledger import Decision, Ledger
 from airflow_mlops.registry.versions import champion
 from airflow_mlops.stages.context import StepContext
@@ -161,6 +161,20 @@ def test_a_deleted_alias_and_its_return_are_moves(client, store, promoted):
     assert gone.reason == "The alias was deleted from v2 in MLflow, which does not record by whom."
     assert (back_again.champion, back_again.outside.promotion) == (v1, 1)
     assert back_again.reason.endswith("which does not record by whom. Entry 1 had promoted v1.")
+
+
+def test_the_move_away_from_a_deleted_version_is_recorded_completely(client, store, promoted):
+    v1, v2, _ = promoted
+
+    def replace():
+        client.delete_model_version(v2.model, str(v2.version))
+        move(client, v1)()
+
+    events = watch(watcher(store, v1.model), None, replace)
+    assert [(event["replaced"], event["version"]) for event in events] == [(2, 1)]
+    assert client.get_model_version(v1.model, "1").tags[HASH_TAG] == Ledger(store, v1.model).entries()[-1].sha256
+    with pytest.raises(MlflowException, match="alias"):
+        client.get_model_version_by_alias(v1.model, "previous_champion")
 
 
 def test_a_move_and_back_between_two_looks_is_not_seen(client, store, promoted):

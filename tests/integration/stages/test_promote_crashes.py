@@ -9,6 +9,7 @@ import traceback
 import uuid
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
@@ -155,6 +156,35 @@ def test_a_killed_rollback_is_completed_by_its_retry_or_by_the_next_decision(num
     else:
         assert do(store, verdict(v3, v2), "d").promoted == (number == 0)
         assert state(client, store, v1.model)[:2] == ((v3, v3) if number == 0 else (v1, v1))
+
+
+def without_the_replaced_version(client, store, made):
+    """Assert that the promotion of the third version is complete, although the second one was deleted."""
+    v1, v2, v3 = made
+    with pytest.raises(MlflowException, match="alias"):
+        client.get_model_version_by_alias(v1.model, "previous_champion")
+    tags = client.get_model_version(v3.model, str(v3.version)).tags
+    move = [entry for entry in Ledger(store, v1.model).entries() if entry.moves][-1]
+    assert (move.champion, move.replaced, champion(client, v1.model)) == (v3, v2, v3)
+    assert (tags["mlops.champion_since"], tags["mlops.replaced"]) == (move.time.isoformat(), str(v2.version))
+    assert MOVING_TAG not in client.get_registered_model(v1.model).tags
+
+
+# Killed after the entry, and before the alias previous_champion.
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("by", ["retry", "next decision"])
+def test_a_killed_promotion_is_completed_although_the_replaced_version_was_deleted(number, by, client, store, make):
+    v1, v2, v3, v4 = make(4)
+    do(store, verdict(v1, None), "a")
+    do(store, verdict(v2, v1), "b")
+    killed_at(client, number, lambda: do(store, verdict(v3, v2), "c"))
+    client.delete_model_version(v2.model, str(v2.version))
+    if by == "retry":
+        result = do(store, verdict(v3, v2), "c")
+        assert (result.promoted, result.champion, result.replaced) == (True, v3, v2)
+    else:
+        assert not do(store, verdict(v4, v2), "d").promoted
+    without_the_replaced_version(client, store, (v1, v2, v3))
 
 
 def overtaken(client, others):

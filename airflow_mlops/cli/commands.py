@@ -152,6 +152,8 @@ def _verify(ledger: Ledger, args: Namespace) -> tuple[list[Entry], str]:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
+    from airflow_mlops.overview.decisions import user_of
+
     versions = [entry.champion] if entry.moves else [found.candidate for found in entry.candidates]
     if entry.endpoint is not None:
         versions = [entry.endpoint.version]
@@ -166,7 +168,7 @@ def _row(entry: Entry) -> dict[str, Any]:
         "decision": entry.decision,
         "version": ", ".join(str(ref.version) for ref in versions if ref is not None),
         "replaced": str(entry.replaced.version) if entry.moves and entry.replaced else "",
-        "user": (entry.approval.by if entry.approval else provenance.user) or "",
+        "user": user_of(entry) or "",
         "run": " ".join(filter(None, [provenance.dag_id, provenance.run_id])),
         "requested": entry.requested.window.label if entry.requested else "",
         "reason": entry.reason,

@@ -198,7 +198,7 @@ def _decision(item: DecisionFacts) -> dict[str, Any]:
         "decision": item.decision,
         "champion": f"v{item.champion}" if item.champion is not None else "",
         "window": item.window.label if item.window is not None else "",
-        "user": item.by or "",
+        "by": item.by or "",
         "run": f"{item.dag_id} {item.run_id}".strip(),
         "reason": item.reason,
     }

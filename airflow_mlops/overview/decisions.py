@@ -21,7 +21,7 @@ from airflow_mlops.overview.facts import (
     WindowFacts,
 )
 from airflow_mlops.registry.ledger import Entry, Ledger, folder_name
-from airflow_mlops.registry.requests import recorded_requests
+from airflow_mlops.registry.requests import BY_USER, recorded_requests
 from airflow_mlops.registry.verdict import CandidateVerdict
 
 # Version of the stored copy of the entries, and the number of entries without a copy.
@@ -119,7 +119,7 @@ def _open_request(store: ArtifactStore, model: str, entries: Sequence[Entry]) ->
     opened = [item for item in recorded_requests(store, model, entries) if item.state == "open"]
     if not opened:
         return None
-    request, by = opened[-1].request, user_of(entries[opened[-1].seq - 1])
+    request, by = opened[-1].request, author_of(entries[opened[-1].seq - 1])
     return OpenRequest(id=request.id, reason=request.reason, created=request.created, by=by)
 
 
@@ -140,8 +140,25 @@ def _dags(entries: Sequence[Entry], decisions: set[str]) -> list[str]:
     return sorted(found - {""})
 
 
+def author_of(entry: Entry) -> str | None:
+    """Return who made a decision: a user, or monitoring with its DAG and task; ``None`` if neither did."""
+    if not _is_by_monitoring(entry):
+        return user_of(entry)
+    place = entry.provenance
+    return f"monitoring: DAG {place.dag_id}, task {place.task_id}" if place.dag_id else "monitoring"
+
+
+def _is_by_monitoring(entry: Entry) -> bool:
+    return entry.decision == "requested" and entry.requested is not None and BY_USER not in entry.requested.triggers
+
+
 def user_of(entry: Entry) -> str | None:
-    """Return the user who made a decision; ``None`` if no user did."""
+    """Return the user who made a decision; ``None`` if no user did.
+
+    A request of monitoring has no user, although a user may have triggered the run of the monitoring DAG.
+    """
+    if _is_by_monitoring(entry):
+        return None
     return (entry.approval.by if entry.approval is not None else "") or entry.provenance.user or None
 
 
@@ -156,7 +173,7 @@ def facts(entry: Entry) -> DecisionFacts:
         decision=entry.decision,
         champion=entry.champion.version if entry.champion is not None else None,
         replaced=entry.replaced.version if entry.replaced is not None else None,
-        by=user_of(entry),
+        by=author_of(entry),
         reason=entry.reason,
         approval=entry.approval,
         candidates=[_candidate(item) for item in entry.candidates],

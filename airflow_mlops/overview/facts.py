@@ -195,7 +195,7 @@ class OpenRequest(Model):
     :param id: id of the request
     :param reason: why retraining is requested
     :param created: time at which the request was created
-    :param by: user who requested the retraining; ``None`` if the policy did
+    :param by: user who requested the retraining; ``monitoring: DAG x, task y`` if monitoring did
     """
 
     id: str
@@ -284,7 +284,8 @@ class DecisionFacts(Model):
     :param decision: kind of the entry; a newer release may have written kinds that this one does not know
     :param champion: version that is champion after the decision
     :param replaced: version that was champion before the decision
-    :param by: user who approved, rolled back, requested or acknowledged; ``None`` if no user did
+    :param by: user who approved, rolled back, requested or acknowledged; ``monitoring: DAG x, task y`` if monitoring
+        requested; ``None`` if neither did
     :param window: window of a request for retraining or of an acknowledgement
     :param dag_id: DAG of the task that made the decision; empty without Airflow
     :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions

@@ -1,0 +1,47 @@
+"""Who made a decision, as pages and commands show it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+import pytest
+
+from airflow_mlops.cli.commands import _row
+from airflow_mlops.cli.overview import _decision
+from airflow_mlops.core.calls import Provenance, Request
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.overview import decisions
+from airflow_mlops.registry import requests
+from airflow_mlops.registry.ledger import Ledger
+from tests.unit.overview.test_index import promote, store, version  # noqa: F401 - a fixture
+
+APRIL = Window.model_validate("2013-04")
+
+
+# Airflow names a user of each run that was triggered or backfilled by hand, "Anonymous" if nobody has logged in.
+@pytest.mark.parametrize("user", ["Anonymous", None])
+def test_a_request_of_monitoring_names_its_task_and_no_user(store: ArtifactStore, user: str | None) -> None:  # noqa: F811
+    promote(store, 1)
+    ledger = Ledger(store, "delays")
+    asked = Request(
+        id="delays/2013-04", model="delays", triggers=["performance"], reason="Worse.", window=APRIL,
+        created=datetime(2013, 5, 1, tzinfo=timezone.utc),
+    )  # fmt: skip
+    task = Provenance(dag_id="watch", run_id="backfill", task_id="monitor", user=user)
+    requests.record(ledger, asked.id, lambda _: asked, version(1), task)
+    entries = ledger.entries()
+    shown, request = decisions.facts(entries[-1]), decisions.standing(store, "delays", entries).request
+    assert request is not None
+    assert shown.by == request.by == _decision(shown)["by"] == "monitoring: DAG watch, task monitor"
+    assert _row(entries[-1])["user"] == ""
+
+
+def test_a_request_of_a_user_names_the_user(store: ArtifactStore) -> None:  # noqa: F811
+    promote(store, 1)
+    ledger = Ledger(store, "delays")
+    requests.by_user(ledger, APRIL, "Snow.", "ann", version(1))
+    entries = ledger.entries()
+    request = decisions.standing(store, "delays", entries).request
+    assert request is not None
+    assert decisions.facts(entries[-1]).by == request.by == _row(entries[-1])["user"] == "ann"

@@ -114,12 +114,14 @@ def require_listeners(model: str) -> list[str]:
 def emit_champion(result: RollbackResult | PromoteResult | OutsideMovesResult) -> None:
     """Create an event of the asset ``mlops://MODEL/champion``, if a DAG uses this asset.
 
+    Nothing is done if the last event of the asset is this one already, so a repeated call creates no second event.
+
     :param result: the result of the rollback or of the promotion, which has changed the champion, or the change that was
         noticed in MLflow
     :raises MLOpsError: the event could not be written to the database
     """
     from airflow.assets.manager import asset_manager
-    from airflow.models.asset import AssetModel
+    from airflow.models.asset import AssetEvent, AssetModel
     from airflow.utils.session import create_session
     from sqlalchemy import select
     from sqlalchemy.exc import SQLAlchemyError
@@ -133,8 +135,13 @@ def emit_champion(result: RollbackResult | PromoteResult | OutsideMovesResult) -
     }
     try:
         with create_session() as session:
-            asset = session.scalar(select(AssetModel).where(AssetModel.uri == uri))
-            if asset is not None:
+            # Two requests about one change may arrive at the same time: the second one waits here for the first.
+            asset = session.scalar(select(AssetModel).where(AssetModel.uri == uri).with_for_update())
+            if asset is None:
+                return
+            events = select(AssetEvent).where(AssetEvent.asset_id == asset.id).order_by(AssetEvent.id.desc())
+            last = session.scalar(events.limit(1))
+            if last is None or last.extra != extra:
                 asset_manager.register_asset_change(asset=asset, extra=extra, session=session, source_is_api=True)
     except SQLAlchemyError as error:
         raise MLOpsError(

@@ -145,7 +145,11 @@ def _require_signature(request: Request, secret: str, body: bytes) -> None:
 
 
 def _look(model: str, conn_id: str) -> None:
-    """Record a change of the champion, and create its event."""
+    """Record a change of the champion, and create its event.
+
+    The event is also created if an earlier request has recorded the change and did not create it, because the API server
+    died or Airflow's database did not answer.
+    """
     from airflow_mlops.core.references import MLflowTarget
     from airflow_mlops.stages.context import StepContext
     from airflow_mlops.stages.outside_moves import step
@@ -153,21 +157,20 @@ def _look(model: str, conn_id: str) -> None:
 
     try:
         store = ArtifactStore(default_store())
-        if not Ledger(store, model).count():
+        ledger = Ledger(store, model)
+        if not ledger.count():
             # The registry may have models that this package does not know.
             return
         spec = OutsideMovesSpec(model=model, noticed_by="webhook", mlflow=MLflowTarget(conn_id=conn_id))
         found = step.run(spec, StepContext(store, f"webhooks/{model}/{uuid4().hex}", server.connection))
+        if found is not None:
+            log.info("%s", found.summary)
+        # A change that this package makes has its event from the task that makes it.
+        found = found or step.last(ledger, "webhook")
+        if found is not None:
+            server.emit_champion(found)
     except (MLOpsError, ImportError) as error:
-        log.error("The champion of %r was not looked up after an event of MLflow: %s", model, error)
+        log.error("An event of MLflow about the champion of %r was not processed: %s", model, error)
         raise HTTPException(
-            _TRY_AGAIN, "The champion was not looked up. The log of Airflow's API server says why."
+            _TRY_AGAIN, "The event was not processed. The log of Airflow's API server says why."
         ) from None
-    if found is None:
-        return
-    log.info("%s", found.summary)
-    try:
-        server.emit_champion(found)
-    except MLOpsError as error:
-        # The ledger has the change, so another try would find nothing to do.
-        log.error("%s", error)

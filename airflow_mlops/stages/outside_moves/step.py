@@ -18,8 +18,10 @@ from airflow_mlops.core.secrets import MaskedStream
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import index
 from airflow_mlops.registry import outside_moves
+from airflow_mlops.registry.aliases import last_move
 from airflow_mlops.registry.client import connect
-from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.outside_move import Observer
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.outside_moves.spec import OutsideMovesResult, OutsideMovesSpec
 
@@ -49,6 +51,22 @@ def run(spec: OutsideMovesSpec, context: StepContext) -> OutsideMovesResult | No
     if entry is None:
         return None
     index.update(context.store, spec.model, "decisions")
+    return _result(ledger, entry)
+
+
+def last(ledger: Ledger, noticed_by: Observer) -> OutsideMovesResult | None:
+    """Return the last change of the champion if ``noticed_by`` has recorded it; ``None`` otherwise.
+
+    :raises StoreError: the ledger cannot be read
+    :raises RegistryError: the ledger was tampered with
+    """
+    move = last_move(ledger.entries())
+    if move is None or move.outside is None or move.outside.noticed_by != noticed_by:
+        return None
+    return _result(ledger, move)
+
+
+def _result(ledger: Ledger, entry: Entry) -> OutsideMovesResult:
     return OutsideMovesResult(
         model=ledger.model,
         champion=entry.champion,

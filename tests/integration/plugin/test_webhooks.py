@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.plugin import webhooks
 from airflow_mlops.registry import aliases
@@ -117,6 +118,30 @@ def test_a_moved_alias_is_recorded_and_has_one_event(
         {"version": 2, "run_id": run_id, "replaced": 1, "reason": moved.reason},
         {"version": None, "run_id": None, "replaced": 2, "reason": deleted.reason},
     ]
+
+
+def test_an_event_that_an_earlier_request_lost_is_created_by_the_next(
+    send: Send, client: MlflowClient, store: ArtifactStore, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unavailable(*_: object) -> None:
+        raise MLOpsError("Airflow's database could not be written.")
+
+    client.set_registered_model_alias(model, "champion", "2")
+    with monkeypatch.context() as broken:
+        broken.setattr(webhooks.server, "emit_champion", unavailable)
+        # MLflow is to try again.
+        assert send(model).status_code == 503
+    assert (len(entries(store, model)), events(model)) == (2, [])
+    for _ in range(2):
+        assert send(model).status_code == 204
+    assert [event["version"] for event in events(model)] == [2]
+    # The task of a promotion creates the event of the promotion.
+    ref = ModelVersionRef(model=model, version=1, run_id="")
+    decision = Decision(decision="promoted", replaced=None, champion=ref, reason="It is better.")
+    Ledger(store, model).record("b", lambda _: decision)
+    carry_out(client, Ledger(store, model))
+    assert send(model).status_code == 204
+    assert (len(entries(store, model)), len(events(model))) == (3, 1)
 
 
 @pytest.fixture

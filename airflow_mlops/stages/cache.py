@@ -24,7 +24,7 @@ from airflow_mlops.core.errors import NotCacheableError, SpecError, one_line
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.secrets import mask
-from airflow_mlops.data.datasets import make_current, open_dataset
+from airflow_mlops.data.datasets import Dataset, make_current, open_dataset
 from airflow_mlops.data.results import read_cached, write_cached
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
@@ -122,6 +122,16 @@ def verified(store: ArtifactStore, ref: DatasetRef) -> dict[str, str]:
         raise NotCacheableError(f"its dataset {ref.name!r} was purged")
     dataset.verify_bytes()
     return {f"dataset {ref.name}": ref.id}
+
+
+def require_unpurged(datasets: Iterable[Dataset]) -> None:
+    """Check that no dataset that a step reads was purged. The step would fail.
+
+    :raises NotCacheableError: a dataset was purged
+    """
+    for dataset in datasets:
+        if dataset.manifest.purged is not None:
+            raise NotCacheableError(f"dataset {dataset.manifest.name!r} was purged")
 
 
 def point_to(store: ArtifactStore, ref: DatasetRef, slots: Iterable[str] = ()) -> None:

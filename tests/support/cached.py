@@ -14,12 +14,18 @@ from airflow_mlops.stages.runner import run_call
 
 
 def run_step(
-    store: ArtifactStore, step: str, run_id: str, cache: CacheUse | None = "use", task_id: str = "task", **spec: Any
+    store: ArtifactStore,
+    step: str,
+    run_id: str,
+    cache: CacheUse | None = "use",
+    task_id: str = "task",
+    dag_id: str = "dag",
+    **spec: Any,
 ) -> dict[str, Any]:
     """Run a step in the DAG run ``run_id``, and return its result as JSON."""
     kind = get_type_hints(import_module(f"airflow_mlops.stages.{step}.step").run)["spec"]
     content = parse(kind, spec, "The step").model_dump(mode="json")
-    provenance = Provenance(dag_id="dag", run_id=run_id, task_id=task_id)
+    provenance = Provenance(dag_id=dag_id, run_id=run_id, task_id=task_id)
     key = result_key(step, content, provenance)
     return run_call(
         StepCall(

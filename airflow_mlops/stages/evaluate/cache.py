@@ -149,7 +149,8 @@ def _metrics(spec: EvaluateSpec, gates: Iterable[Gate]) -> list[str]:
 def artifacts(result: EvaluateResult, spec: EvaluateSpec, context: StepContext) -> dict[str, str]:
     """Return the data, the candidates' files in MLflow, and what the evaluation recorded with the candidates.
 
-    :raises NotCacheableError: another evaluation has replaced the record, or a person has deleted a part of it
+    :raises NotCacheableError: another evaluation has replaced the record, a person has deleted a part of it, or the candidates
+        were compared with another champion
     :raises MLOpsError: the data was purged or changed, or a version does not exist any more
     """
     verdict = result.verdict
@@ -158,6 +159,9 @@ def artifacts(result: EvaluateResult, spec: EvaluateSpec, context: StepContext) 
         for dataset in _datasets(spec, context):
             dataset.verify_bytes()
     client = connect(spec.mlflow, context.connection)
+    # The champion may have changed after the inputs were read, and have come back since.
+    if verdict.champion != champion(client, verdict.model):
+        raise NotCacheableError("the candidates were compared with another champion")
     for item in verdict.candidates:
         name = f"v{item.candidate.version}"
         found |= {f"{name} {key}": value for key, value in _recorded(client, item, verdict).items()}

@@ -6,7 +6,7 @@ from typing import Any
 
 from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.data.selection import contents, select
-from airflow_mlops.stages.cache import point_to, verified
+from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 from airflow_mlops.stages.join_labels.step import pseudonymizers
@@ -20,9 +20,7 @@ def inputs(spec: JoinLabelsSpec, context: StepContext) -> dict[str, Any]:
     """
     predictions = select(context.store, spec.predictions, kept=context.kept)
     labels = select(context.store, spec.labels, kept=context.kept)
-    for dataset in (*predictions, *labels):
-        if dataset.manifest.purged is not None:
-            raise NotCacheableError(f"dataset {dataset.manifest.name!r} was purged")
+    require_unpurged([*predictions, *labels])
     # The ids of the predictions depend on the key for hashes. The key of the connection must be the same one.
     pseudonymizers(predictions, spec, context)
     return {

@@ -19,23 +19,24 @@ from airflow_mlops.overview import index
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import download_promoted
 from airflow_mlops.stages import cached_versions
-from airflow_mlops.stages.cache import point_to, verified
+from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
 from airflow_mlops.stages.score.step import version_of
 
 
 def inputs(spec: ScoreSpec, context: StepContext) -> dict[str, Any]:
-    """Return the rows, the version that scores now, and the identifier of the key for hashes.
+    """Return the rows, the version that scores now, the identifier of the key for hashes, and the DAG.
 
-    :raises NotCacheableError: the rows are divided into shards, the predictions are written to a table or have no window, there
-        is no version to score with, or TrainOperator did not train it
+    :raises NotCacheableError: the rows are divided into shards or were purged, the predictions are written to a table or have no
+        window, there is no version to score with, or TrainOperator did not train it
     """
     if spec.shards is not None:
         raise NotCacheableError("a scoring in shards is not cached")
     if spec.write_to is not None:
         raise NotCacheableError("the predictions are written to a table, which others may change")
     datasets, _ = _rows(spec, context)
+    require_unpurged(datasets)
     client = connect(spec.mlflow, context.connection)
     version = version_of(spec, client)
     if version is None:
@@ -47,6 +48,8 @@ def inputs(spec: ScoreSpec, context: StepContext) -> dict[str, Any]:
         "datasets": contents(datasets),
         "version": cached_versions.content(version, folder),
         "privacy": Privacy.of(spec.hash_columns, spec.drop_columns, spec.hash_conn_id, context.connection).details,
+        # The index names the DAG that wrote the predictions.
+        "dag": context.provenance.dag_id,
     }
 
 
@@ -61,11 +64,14 @@ def _rows(spec: ScoreSpec, context: StepContext) -> tuple[list[Dataset], Window]
 def artifacts(result: ScoreResult, spec: ScoreSpec, context: StepContext) -> dict[str, str]:
     """Return the dataset of predictions.
 
-    :raises NotCacheableError: the predictions were replaced, or newer ones overlap their window
+    :raises NotCacheableError: the predictions were replaced, newer ones overlap their window, or another version scores now
     :raises MLOpsError: the predictions were purged or changed
     """
     if result.dataset is None or result.scored_by is None:
         raise NotCacheableError("no predictions were written")
+    # The champion may have changed after the inputs were read, and have come back since.
+    if result.scored_by != version_of(spec, connect(spec.mlflow, context.connection)):
+        raise NotCacheableError(f"{result.scored_by} is not the version that scores now")
     found = verified(context.store, result.dataset)
     manifest = open_dataset(context.store, result.dataset).manifest
     current = in_slots(context.store, manifest.name, manifest.window)

@@ -17,6 +17,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import explanation
 from airflow_mlops.registry.integrity import card_hashes
 from airflow_mlops.registry.received import VERSION_TAG
+from airflow_mlops.stages.evaluate import measurement
 from tests.integration.stages.test_evaluate_live import World as LiveWorld
 from tests.support.cached import run_step
 from tests.support.candidates import from_elsewhere, held_out, register, training_rows, training_set
@@ -196,6 +197,14 @@ def test_a_champion_that_comes_back_is_the_same_input(world):
     assert world.evaluate("four")["cached"]["run_id"] == "three"
 
 
+def test_a_comparison_with_a_champion_that_left_while_the_step_began_is_not_cached(world, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(measurement, "champion", lambda client, model: world.others[0])
+        world.evaluate("one")
+    again = world.evaluate("two")
+    assert (again["cached"], again["verdict"]["champion"]["version"]) == (None, world.others[1].version)
+
+
 @pytest.mark.parametrize(
     ("gate", "reason"),
     [({"max_latency_ms": 1_000}, "measures time"), ({"reproducible": True}, "trains the candidate again")],
@@ -216,7 +225,7 @@ def test_a_champion_that_was_fitted_again_counts_with_the_version_that_is_measur
     file.write_text(json.dumps(contract))
     world.client.log_artifact(champion.run_id, str(file), "model/mlops")
     first = world.evaluate("one")
-    assert f"v{world.others[0].version}, from which it was fitted again" in first["verdict"]["policy"]
+    assert f"v{world.others[0].version} was measured instead" in first["verdict"]["policy"]
     assert world.evaluate("two")["cached"]["run_id"] == "one"
     world.client.set_model_version_tag(world.model, str(champion.version), VERSION_TAG, "5")
     received = world.evaluate("three")

@@ -9,12 +9,13 @@ from datetime import datetime, timezone
 
 import pytest
 
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.errors import DatasetPurgedError, SpecError
 from airflow_mlops.data.datasets import find_datasets, in_slots, mark_purged, read_manifests
 from airflow_mlops.data.datasets.pointers import read, window_keys, withdraw
 from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.observability.samples import scored
 from airflow_mlops.overview import index, sections
+from airflow_mlops.stages.score import step
 from tests.support.cached import run_step
 from tests.support.deployed import flights, promote, scoring_set, write
 
@@ -141,6 +142,31 @@ def test_predictions_that_could_be_others_are_computed(world, change):
     )
     assert world.log()[0][slot] == again["dataset"]["id"]
     assert world.log()[3].last.version == version
+
+
+def test_the_index_names_the_dag_that_scored_last(world):
+    world.score("one")
+    assert world.score("two", dag_id="renamed")["cached"] is None
+    assert world.log()[3].dag_id == "renamed"
+    assert world.score("three", dag_id="renamed")["cached"]["run_id"] == "two"
+
+
+def test_predictions_of_a_champion_that_left_while_the_step_began_are_not_cached(world, monkeypatch):
+    other = promote(world.client, world.folder / "other", world.store, world.model)
+    world.client.set_registered_model_alias(world.model, "champion", str(world.champion.version))
+    with monkeypatch.context() as patch:
+        patch.setattr(step, "version_of", lambda spec, client: other)
+        assert world.score("one")["scored_by"]["version"] == other.version
+    again = world.score("two")
+    assert (again["cached"], again["scored_by"]["version"]) == (None, world.champion.version)
+
+
+def test_purged_rows_are_not_scored(world):
+    world.score("one")
+    (rows,) = find_datasets(world.store, world.model)
+    mark_purged(world.store, rows.manifest, datetime.now(timezone.utc))
+    with pytest.raises(DatasetPurgedError):
+        world.score("two")
 
 
 def test_another_key_for_hashes_is_another_input(world, monkeypatch):

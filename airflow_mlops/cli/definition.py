@@ -236,7 +236,7 @@ _COMMANDS = (
                 action="append",
                 help="A column that is not logged. Repeat the option for further columns",
             ),
-            Arg(("--hash-conn-id",), help="Airflow connection whose password is the key of the hashes"),
+            Arg(("--hash-conn-id",), help="Airflow connection whose password is the secret key for the hashes"),
             Arg(
                 ("--sample",),
                 type=float,

@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlsplit
 
 from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator, model_validator
 
-from airflow_mlops.core.errors import ConnectionNotFoundError, SpecError
+from airflow_mlops.core.errors import ConnectionNotFoundError, SpecError, named
 from airflow_mlops.core.secrets import remember, remember_fields
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def from_environment(conn_id: str) -> ConnectionInfo:
         raise malformed(conn_id, f"The environment variable {name}") from None
     if unknown := parts.keys() - _JSON_FIELDS:
         raise SpecError(
-            f"The environment variable {name} has the unknown field {', '.join(map(repr, sorted(unknown)))}. A connection "
+            f"The environment variable {name} has the unknown {named('field', sorted(unknown))}. A connection "
             f"in JSON has the fields {', '.join(sorted(_JSON_FIELDS - {'conn_id'}))}."
         )
     return ConnectionInfo.of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from airflow_mlops.core.secrets import mask
 
@@ -212,6 +212,11 @@ def by_name(name: str) -> type[MLOpsError]:
 def listed(names: Iterable[str]) -> str:
     """Format names as a list for a message. Names with line breaks or other control characters are quoted."""
     return ", ".join(name if name.isprintable() else repr(name) for name in names)
+
+
+def named(noun: str, names: Sequence[str]) -> str:
+    """Return names after a noun in the singular or plural, such as ``column 'a'`` or ``columns 'a', 'b'``."""
+    return f"{noun}{'s' if len(names) > 1 else ''} {', '.join(map(repr, names))}"
 
 
 class NotCacheableError(Exception):

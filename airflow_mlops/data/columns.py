@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, get_args
 
 from airflow_mlops.core.base import Model
+from airflow_mlops.core.errors import named
 
 PREDICTION_COLUMNS = ("prediction", "score", "model_name", "model_version", "scored_at", "latency_ms")
 """The columns that scoring adds to each row."""
@@ -63,8 +64,8 @@ def reserved_message(names: Iterable[str], where: str) -> str | None:
     if not taken:
         return None
     return (
-        f"{where} has the column {', '.join(map(repr, taken))}, but predictions, which copy this column, have a column of "
-        "their own with this name. Rename the column where the data is ingested, in SQL with `AS`, or in Feast with "
+        f"{where} has the {named('column', taken)}, but scoring or label joins add columns of the same "
+        "name to the predictions. Rename columns where the data is ingested, in SQL with `AS`, or in Feast with "
         "`field_mapping`."
     )
 
@@ -83,12 +84,12 @@ def check_private(hashed: Collection[str], dropped: Collection[str], conn_id: st
         )
     if both := {*hashed} & {*dropped}:
         raise ValueError(
-            f"{', '.join(map(repr, sorted(both)))} is in both `hash_columns` and `drop_columns`. Remove it from one of "
-            "them."
+            f"`hash_columns` and `drop_columns` both have the {named('column', sorted(both))}. Name each column in only one "
+            "of them."
         )
     if own := [name for name in (*PREDICTION_COLUMNS, *INTERVAL_COLUMNS) if name in {*hashed, *dropped}]:
         raise ValueError(
-            f"{', '.join(map(repr, own))} is added by scoring and cannot be hashed or dropped. Remove it from "
+            f"Scoring adds the {named('column', own)}, which cannot be hashed or dropped. Correct "
             "`hash_columns` and `drop_columns`."
         )
 

@@ -23,7 +23,7 @@ class ColumnFacts:
     """The facts about a column's values that decide its pandas type.
 
     :param has_nulls: whether a value is null
-    :param is_exact: whether doubles represent all values exactly, if they are whole numbers
+    :param is_exact: whether doubles represent all values exactly. Always true for columns that do not contain whole numbers
     """
 
     has_nulls: bool = False

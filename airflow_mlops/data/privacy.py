@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from airflow_mlops.core.connections import ConnectionInfo, ConnectionResolver
-from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.core.errors import SchemaError, SpecError, named
 from airflow_mlops.data.moments import as_utc, is_time
 from airflow_mlops.data.types import decimal_text
 
@@ -164,7 +164,7 @@ def require_private(hashed: Sequence[str], dropped: Sequence[str], columns: Sequ
     """
     if missing := [name for name in (*hashed, *dropped) if name not in columns]:
         raise SchemaError(
-            f"{where} no column {', '.join(map(repr, missing))}. Correct `hash_columns` and `drop_columns`. The columns "
+            f"{where} no {named('column', missing)}. Correct `hash_columns` and `drop_columns`. The columns "
             f"are: {', '.join(columns)}."
         )
 

@@ -132,7 +132,9 @@ def _batches(
 
 
 def default_memory() -> str:
-    """Return the memory that a database may use: ``[mlops] memory``, by default half of :func:`available_memory`.
+    """Return the memory that a database may use, as a size for DuckDB such as ``512MB``.
+
+    This is ``[mlops] memory``, by default half of :func:`available_memory` and at least 100 MB.
 
     :raises SpecError: the setting is not a size
     """
@@ -160,7 +162,7 @@ def available_memory() -> int:
 
 
 def _memory_files() -> Iterator[Path]:
-    """Yield the files that may have a memory limit: those of the cgroups of this process, and of the cgroups around it."""
+    """Yield the files that may contain a memory limit, for the cgroups of this process and their parent cgroups."""
     try:
         lines = _OWN_CGROUP.read_text().splitlines()
     except OSError:

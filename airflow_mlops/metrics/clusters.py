@@ -51,7 +51,7 @@ def student(z: float, clusters: float) -> float:
 
 
 def codes(values: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return the number of the cluster of each row, shape (n,). Each null is a cluster of its own.
+    """Return the number of the cluster of each row, shape (n,). Each row with a null is a separate cluster.
 
     :param values: the column that names the clusters
     """

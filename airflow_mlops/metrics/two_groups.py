@@ -56,7 +56,7 @@ def difference(first: Group, second: Group, z: float) -> Difference | None:
     """Compare two groups. Strata in which a group has fewer than two rows are left out.
 
     The interval of each mean is that of :func:`airflow_mlops.metrics.intervals.mean`, widened for clusters, and both are combined by
-    MOVER (G. Zou and A. Donner, "Construction of Confidence Limits About Effect Measures", Statistics in Medicine 27, 2008). A cluster
+    MOVER (method of variance estimates recovery, G. Zou and A. Donner, "Construction of Confidence Limits About Effect Measures", Statistics in Medicine 27, 2008). A cluster
     that is in both groups, at different times, counts as two, which makes the interval wider.
 
     :param z: quantile of the normal distribution, such as 1.96

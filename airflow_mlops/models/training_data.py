@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import THRESHOLD, ModelContract, Task
-from airflow_mlops.core.errors import DatasetNotFoundError, TrainingError
+from airflow_mlops.core.errors import DatasetNotFoundError, TrainingError, named
 from airflow_mlops.data.columns import reserved_message
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.row_weights import RowWeights
@@ -173,8 +173,8 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
     empty = [name for name in train.table.column_names if _all_missing(train, name)]
     if empty:
         raise TrainingError(
-            f"Feature {', '.join(map(repr, empty))} of training set {name!r} is null in all rows of split part {TRAIN!r}. "
-            "Remove the feature from the training set, or fill it."
+            f"Training set {name!r} has only nulls in split part {TRAIN!r} for the {named('feature', empty)}. "
+            "Remove features without values from the training set, or fill them."
         )
     if train.task == "regression":
         return

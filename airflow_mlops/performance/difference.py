@@ -2,7 +2,7 @@
 
 Both values are estimates. The value at training is measured on the held-out split part, which is often smaller than a
 window, so its error is often the larger one. The interval of the difference is computed from the intervals of both
-values (MOVER, R. Newcombe, "Interval Estimation for the Difference Between Independent Proportions", Statistics in
+values (MOVER, the method of variance estimates recovery: R. Newcombe, "Interval Estimation for the Difference Between Independent Proportions", Statistics in
 Medicine 17, 1998; G. Zou and A. Donner, "Construction of Confidence Limits About Effect Measures", Statistics in
 Medicine 27, 2008). The two intervals may be asymmetric.
 

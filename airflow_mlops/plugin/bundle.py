@@ -23,7 +23,8 @@ _PAGES: list[dict[str, Any]] = [
 def react_apps() -> list[dict[str, Any]]:
     """Return the React apps that the plugin registers; none if the bundle has not been built.
 
-    All of them are in one bundle. Before Airflow 3.4, the tab of a task instance cannot be limited to some operators.
+    All apps are in one bundle. Since Airflow 3.4, the tab of a task instance appears only for the operators of this package.
+    Earlier releases show it for all operators.
     """
     if not (DIST / "models.js").is_file():
         return []

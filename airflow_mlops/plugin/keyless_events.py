@@ -21,7 +21,9 @@ log = logging.getLogger(__name__)
 
 @hookimpl
 def on_asset_event_emitted(asset_event: AssetEvent) -> None:
-    """Register a request or a change of the champion without its partition key, if a DAG without partitions listens."""
+    """Register the asset event a second time without its partition key, if the event is a request for retraining or a new
+    champion, and an active DAG without partitions is scheduled on the asset.
+    """
     if asset_event.partition_key is None or not (_is_request(asset_event) or _is_new_champion(asset_event)):
         return
     from airflow.assets.manager import asset_manager

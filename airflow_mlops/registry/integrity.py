@@ -1,6 +1,6 @@
 """Check the files of a champion against the hashes in the ledger.
 
-Whoever may write to MLflow can change the files of a version that was evaluated and promoted long ago. Therefore the
+Anyone who can write to MLflow can change the files of a version that was evaluated and promoted long ago. Therefore the
 evaluation computes the SHA-256 of each file of the version that it has measured, the ledger's entry of the promotion
 keeps these hashes, and scoring refuses files that differ. Entries of earlier releases have no hashes, and their
 champions are not checked.

@@ -1,7 +1,7 @@
 """Notice that the champion was changed outside of this package, and record the change in the ledger.
 
-Whoever may write to MLflow can move or delete the alias ``champion``, as a person does on MLflow's pages. The ledger
-names the champion of the last change that it knows, so any other champion is a change from outside. If the alias
+Anyone who can write to MLflow can move or delete the alias ``champion``, for example on MLflow's pages. The ledger
+names the champion after the last recorded change, so any other champion is a change from outside. If the alias
 changes several times between two checks, only the last change is noticed, and none if the alias is back.
 
 The entry does not approve the files of the new champion. They are checked against the hashes of the version's last
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 def record(client: MlflowClient, ledger: Ledger, entry_id: str, noticed_by: Observer) -> Entry | None:
     """Record that the champion in MLflow is not the one that the ledger names.
 
-    If several observers notice the same change, one entry is written. A promotion or rollback that is being carried out, or
-    has crashed, is no change from outside.
+    If several observers notice the same change, one entry is written. A promotion or rollback that is under way, or that
+    crashed, does not count as a change from outside.
 
     :param entry_id: the ``id`` of a new entry
     :return: the new entry; ``None`` if the champion is the one in the ledger, or if another observer was faster

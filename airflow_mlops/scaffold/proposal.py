@@ -1,4 +1,4 @@
-"""Decides what the DAGs of a model look like, from a sample of the data and the answers of a person."""
+"""Decides what the DAGs of a model look like, from a sample of the data and the user's answers."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def settings(words: Sequence[str] | None = None) -> ServeSpec:
     )
     parser.add_argument("--hash-column", action="append", default=[], help="a column that is logged as keyed hashes")
     parser.add_argument("--drop-column", action="append", default=[], help="a column that is not logged")
-    parser.add_argument("--hash-conn-id", help="connection whose password is the key of the hashes")
+    parser.add_argument("--hash-conn-id", help="connection whose password is the secret key for the hashes")
     parser.add_argument("--sample", type=float, default=1.0, help="share of the requests that are logged, 0 to 1")
     parser.add_argument("--feast-repo", help="Feast repository in whose online store features are looked up")
     parser.add_argument("--spool", help="folder for predictions that are not yet in the artifact store")

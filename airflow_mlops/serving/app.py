@@ -31,8 +31,8 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> FastAPI:
     """Return the application, which loads the champion when it starts.
 
     :param access_log: stream to which the access log is written; by default, none is written
-    :raises ConnectionNotFoundError: the connection with the key of the hashes does not exist
-    :raises SpecError: this connection has no password, or one that is too short
+    :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
+    :raises SpecError: the connection ``hash_conn_id`` has no password, or one that is too short
     """
     store, versions, metrics, access = ArtifactStore(spec.store), Versions(), Metrics(), AccessLog(access_log)
     writing = Writing(spec, metrics) if spec.log else None

@@ -1,4 +1,4 @@
-"""Follow the champion, or load one version, in a process of its own: ``python -m airflow_mlops.serving.follow``.
+"""Follow the champion, or load one version, in a separate process: ``python -m airflow_mlops.serving.follow``.
 
 With a number or alias as argument, the process follows the version with this number or alias instead, and the share of
 the requests that this version answers as a canary.

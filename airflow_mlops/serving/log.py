@@ -282,8 +282,8 @@ def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: A
     """Return the log of the champion's predictions, or of those of another version.
 
     :param apart: kind of the other version; ``None`` for the champion
-    :raises ConnectionNotFoundError: the connection with the key of the hashes does not exist
-    :raises SpecError: this connection has no password, or one that is too short
+    :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
+    :raises SpecError: the connection ``hash_conn_id`` has no password, or one that is too short
     """
     name = predictions_name(spec.model, apart) if apart else spec.predictions
     return PredictionSpool(
@@ -293,10 +293,10 @@ def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: A
 
 
 def prepare(spec: ServeSpec) -> None:
-    """Check the connection with the key of the hashes, and create the folder of the spool.
+    """Check the connection with the secret key for the hashes, and create the folder of the spool.
 
-    :raises ConnectionNotFoundError: the connection with the key of the hashes does not exist
-    :raises SpecError: this connection has no password, or one that is too short
+    :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
+    :raises SpecError: the connection ``hash_conn_id`` has no password, or one that is too short
     """
     _privacy(spec)
     _folder(spec).mkdir(mode=0o700, parents=True, exist_ok=True)

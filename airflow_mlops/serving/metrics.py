@@ -9,7 +9,7 @@ _ROWS = (1, 2, 5, 10, 50, 100, 1_000, 10_000, 100_000)
 
 
 class Metrics:
-    """The metrics of one server, in a registry of their own."""
+    """The metrics of one server, in a separate registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

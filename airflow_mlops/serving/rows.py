@@ -47,7 +47,7 @@ class InputColumns:
         wanted = [*keys, *others, *contract.watched]
         self.carried: dict[str, pa.DataType] = {}
         for name in dict.fromkeys(wanted):
-            # The log has columns of its own for the request.
+            # The log has separate columns for the request.
             logged = name in known or name in REQUEST_COLUMNS
             if training is not None and name in training.names and not logged:
                 # A weight may have a fraction, although all weights in the training set are whole.

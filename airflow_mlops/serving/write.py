@@ -1,4 +1,4 @@
-"""Write the log of predictions, in a process of its own: ``python -m airflow_mlops.serving.write``.
+"""Write the log of predictions, in a separate process: ``python -m airflow_mlops.serving.write``.
 
 In the process of the server, the work would delay answers. The process gets the settings as JSON in the first line of
 standard input, and then the answers (:mod:`airflow_mlops.serving.writing`). It reports the state of the log every
@@ -58,9 +58,9 @@ class Packed(NamedTuple):
     body: bytes
 
     def numbered(self, version: int) -> bytes:
-        """Return the bytes of the answer in a message.
+        """Return the answer as bytes for a message that also lists the model versions of its answers.
 
-        :param version: index of the answer's version among the versions of the message
+        :param version: position, in this list, of the version that gave the answer
         """
         return b"".join((_ANSWER.pack(version, len(self.head), len(self.body)), self.head, self.body))
 

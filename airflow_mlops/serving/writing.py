@@ -1,7 +1,7 @@
 """Send the answers to the process that writes the log of predictions.
 
 The process (:mod:`airflow_mlops.serving.write`) gets the collected answers every 0.1 seconds. Answers wait in a buffer
-of limited size until it takes them; those for which there is no room are counted as not logged.
+of limited size until the process takes them. If the buffer is full, further answers are counted as not logged.
 
 All of this happens in the event loop. A thread would delay answers, because only one thread at a time runs Python code.
 """
@@ -50,11 +50,11 @@ class _Batch:
 
 
 class Writing:
-    """Starts the process, and sends it answers until :meth:`stop`. All calls must come from the event loop.
+    """Starts the process that writes the log, and sends answers to it until :meth:`stop`. All calls must come from the event loop.
 
     :param spec: settings of the server
-    :raises ConnectionNotFoundError: the connection with the key of the hashes does not exist
-    :raises SpecError: this connection has no password, or one that is too short
+    :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
+    :raises SpecError: the connection ``hash_conn_id`` has no password, or one that is too short
     """
 
     def __init__(self, spec: ServeSpec, metrics: Metrics) -> None:
@@ -69,7 +69,7 @@ class Writing:
         self._sent, self._settled, self._dropped = 0, 0, 0.0
 
     async def start(self) -> None:
-        """Start the process."""
+        """Start the process that writes the log."""
         self._process = await self._open()
         self._task = asyncio.create_task(self._run(self._process))
 

@@ -86,7 +86,7 @@ def _read(store: str, key: str) -> bytes:
             f"The file {key} with the parameters of the step is not in the artifact store {store}. Give the step access "
             "to the same artifact store as the Airflow worker."
         ) from None
-    # The key comes from Airflow. Without this check, whoever may write to the store could choose the step and its code.
+    # The key comes from Airflow. Without this check, anyone who can write to the store could choose the step and its code.
     if not key.endswith(_suffix(content)):
         raise SpecError(
             f"The file {key} with the parameters of the step was changed in the artifact store {store} after the task wrote "

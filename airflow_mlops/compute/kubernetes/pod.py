@@ -144,7 +144,7 @@ class Pod(Compute):
             if has_secret_template(getattr(self, name)):
                 raise SpecError(
                     f"Pod({name}=...) is a template of a secret in Airflow, which would be in the manifest of the pod, where "
-                    "everybody who may read pods could read it: store the secret in a Kubernetes Secret, and name the "
+                    "anyone who can read pods could read it: store the secret in a Kubernetes Secret, and name the "
                     "Secret and its key in secrets=."
                 )
         if self.nodes > 1:

@@ -82,7 +82,7 @@ def read_template(path: str | None, context: Context) -> Json:
 def check_fields(manifest: Json) -> None:
     """Check that the Kubernetes client knows every field of a pod, and that no field contains a URL with credentials.
 
-    The client drops unknown fields without an error. Everybody who may read pods can read their fields.
+    The client drops unknown fields without an error. Anyone who can read pods can read their fields.
 
     :raises SpecError: the client drops a field, or a field contains credentials. The message names the field
     """
@@ -94,6 +94,6 @@ def check_fields(manifest: Json) -> None:
         raise SpecError(f"Kubernetes pods have no field {missing[0]!r}: correct Pod(...) or its pod_template_file=.")
     if found := next(credential_paths(manifest), None):
         raise SpecError(
-            f"The field {found!r} of the pod contains a URL with credentials, which everybody who may read pods could read: "
+            f"The field {found!r} of the pod contains a URL with credentials, which anyone who can read pods could read: "
             "store the value in a Kubernetes Secret, and name the Secret and its key in Pod(secrets=...)."
         )

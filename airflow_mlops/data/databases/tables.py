@@ -129,7 +129,7 @@ class Table(ABC):
 
     @abstractmethod
     def _execute(self, statement: str) -> None:
-        """Run a statement in a transaction of its own."""
+        """Run a statement in a separate transaction."""
 
     @abstractmethod
     def _replace(self, schema: pa.Schema, part: Part, batches: Iterator[pa.RecordBatch]) -> int:

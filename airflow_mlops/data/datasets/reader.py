@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError
+from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError, named
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.content import ContentHash
@@ -343,7 +343,7 @@ class Dataset:
         missing = [column for column in columns if column not in present]
         if missing:
             raise SchemaError(
-                f"Dataset {self.manifest.name!r} has no column {', '.join(map(repr, missing))}. "
+                f"Dataset {self.manifest.name!r} has no {named('column', missing)}. "
                 f"Correct the name. The columns are: {', '.join(present)}."
             )
 

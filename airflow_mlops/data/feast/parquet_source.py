@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 from pyarrow.fs import LocalFileSystem
 
-from airflow_mlops.core.errors import FeatureStoreError, SchemaError, one_line
+from airflow_mlops.core.errors import FeatureStoreError, SchemaError, named, one_line
 from airflow_mlops.data.feast.request import ViewRequest
 from airflow_mlops.data.int96 import Overflow, find_overflow
 from airflow_mlops.data.moments import as_utc, is_text, is_time
@@ -222,8 +222,8 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
     missing = [name for name in dict.fromkeys(found.columns) if name not in present]
     if missing:
         raise FeatureStoreError(
-            f"The source of feature view {request.view.name!r}, {source.path}, has no column "
-            f"{', '.join(map(repr, missing))}. Correct the feature view or the source. The columns of the source are: "
+            f"The source of feature view {request.view.name!r}, {source.path}, has no "
+            f"{named('column', missing)}. Correct the feature view or the source. The columns of the source are: "
             f"{', '.join(present)}."
         )
     times_in_keys = set()

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import DatasetNotFoundError, FeatureStoreError, SchemaError
+from airflow_mlops.core.errors import DatasetNotFoundError, FeatureStoreError, SchemaError, named
 from airflow_mlops.core.moments import parse
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window, missing
@@ -163,8 +163,8 @@ class SourceFolder:
         absent = [name for name in (*wanted, *times[1:]) if name not in present.names]
         if absent:
             raise SchemaError(
-                f"{where} has no column {', '.join(map(repr, absent))}, which the feature views declare. "
-                f"Add the column to the dataset, or correct the feature views. The columns of the dataset are: "
+                f"{where} has no {named('column', absent)}, which the feature views declare. "
+                f"Add every column to the dataset, or correct the feature views. The columns of the dataset are: "
                 f"{', '.join(present.names)}."
             )
         fields = [

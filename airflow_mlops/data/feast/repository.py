@@ -15,7 +15,7 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.core.errors import FeatureStoreError, one_line
+from airflow_mlops.core.errors import FeatureStoreError, named, one_line
 from airflow_mlops.core.isolation import FolderModules, without
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def parse_repo(store: FeatureStore) -> RepoContents:
         contents.projects.append(Project(name=store.project, description=store.config.project_description or ""))
     elif names != [store.project]:
         raise FeatureStoreError(
-            f"The Feast repository {folder} defines the project {', '.join(map(repr, names))}, but its "
+            f"The Feast repository {folder} defines the {named('project', names)}, but its "
             f"feature_store.yaml names the project {store.project!r}. Use the same project name in both."
         )
     return contents

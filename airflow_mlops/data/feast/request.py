@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.core.errors import FeatureStoreError
+from airflow_mlops.core.errors import FeatureStoreError, named
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,7 +92,7 @@ def resolve(store: FeatureStore, service: str | None, features: Sequence[str] | 
         missing = [feature for feature in wanted if feature not in types]
         if missing:
             raise FeatureStoreError(
-                f"Feature view {name!r} has no feature {', '.join(map(repr, missing))}. Choose from its features: "
+                f"Feature view {name!r} has no {named('feature', missing)}. Choose from its features: "
                 f"{', '.join(types)}."
             )
         if hasattr(view, "source_feature_view_projections"):

@@ -138,7 +138,7 @@ def measurable(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> It
 def clusters(batches: Iterable[pa.RecordBatch], contract: ModelContract, column: str) -> npt.NDArray[np.int64]:
     """Return the number of the cluster of each row that :func:`outcomes` collects, shape (n,).
 
-    Each null is a cluster of its own.
+    Each row with a null is a separate cluster.
 
     :param batches: record batches with at least the columns :data:`LABEL`, ``score`` and ``column``
     :param contract: contract of the model

@@ -54,8 +54,8 @@ def f1(outcomes: Outcomes, z: float) -> Interval:
 def balanced_accuracy(outcomes: Outcomes, z: float) -> Interval:
     """Measure the mean recall of the classes. The intervals of the recalls are combined by MOVER.
 
-    Source: G. Zou and A. Donner, "Construction of Confidence Limits About Effect Measures", Statistics in Medicine 27,
-    2008.
+    Source of MOVER (method of variance estimates recovery): G. Zou and A. Donner, "Construction of Confidence Limits
+    About Effect Measures", Statistics in Medicine 27, 2008.
     """
     if outcomes.codes is None:
         two_classes(outcomes)
@@ -78,11 +78,11 @@ def f1_macro(outcomes: Outcomes, z: float) -> Interval:
 
 
 def expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
-    """Measure the mean cost. The intervals of the shares of both errors are combined by MOVER, with their correlation.
+    """Measure the mean cost of a row.
 
-    The interval of a mean would have the width 0 without errors, and would be too narrow with few expensive errors.
-
-    Source: as for balanced accuracy, G. Zou and A. Donner (2008).
+    The interval combines the intervals of two shares, the false positives and the false negatives, by MOVER with their
+    correlation (G. Zou and A. Donner, 2008, see :func:`balanced_accuracy`). The usual interval of a mean would have the
+    width 0 if there are no errors, and would be too narrow if there are few expensive errors.
     """
     shares = [weighted.share(error, outcomes.weight, z) for error in errors(outcomes)]
     first, second = (share.value for share in shares)

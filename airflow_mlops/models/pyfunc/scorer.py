@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract, Task
-from airflow_mlops.core.errors import EvaluationError, SchemaError, one_line
+from airflow_mlops.core.errors import EvaluationError, SchemaError, named, one_line
 from airflow_mlops.data.types import as_numbers
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models import inputs
@@ -247,8 +247,8 @@ def _features(description: Model, name: str, target: Target) -> tuple[list[Featu
     specs = [item for item in _inputs(description, name) if item.required or item.name in target.schema.names]
     if missing := [item.name for item in specs if item.name not in target.schema.names]:
         raise SchemaError(
-            f"{name} needs the feature {', '.join(map(repr, missing))}, which is not a column of dataset "
-            f"{target.dataset!r}. Add the feature to the dataset, or evaluate the model on another dataset."
+            f"{name} needs the {named('feature', missing)}, which dataset {target.dataset!r} does not have. "
+            f"Add every feature to the dataset, or evaluate the model on another dataset."
         )
     if not specs:
         raise SchemaError(

@@ -150,7 +150,7 @@ class BoostingTrainerSpec(TrainerSpec):
 
     streams: ClassVar[bool] = True
     searchable: ClassVar[frozenset[str]] = frozenset({"rounds", "patience"})
-    # Name of the library's module, and the parameters that have fields of their own.
+    # Name of the library's module, and the parameters that have separate fields.
     library: ClassVar[str]
     reserved: ClassVar[dict[str, str]]
 

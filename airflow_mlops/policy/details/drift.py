@@ -27,7 +27,7 @@ def harmful_drift(findings: Findings, inputs_reported: bool, why: str) -> list[O
     """Return the observations about drift of the inputs and the scores, and why the drift matters."""
     reason = (
         f"The drift matters because {why}. Its impact (effects weighted by importance) is {effect(impact(findings))}; "
-        f"{IMPACT:g} and more can matter."
+        f"drift with an impact of at least {IMPACT:g} can harm performance."
     )
     first, *rest = _input_drift(findings, inputs_reported)
     return [Observation(first.headline, [*first.details, reason]), *rest]

@@ -114,7 +114,11 @@ def _performance(
 
 
 def _latency(found: Difference, error: float) -> GateResult:
-    """Return the requirement on the time of a request, by the geometric means of the two groups."""
+    """Return whether predictions of the canary are too slow, from the geometric means of the time for one row, in ms.
+
+    :param found: difference between the means of the logarithms of these times, canary minus champion
+    :param error: probability of an error, for the confidence in the result
+    """
     own, other = (math.exp(mean) for mean in found.means)
     slow = found.interval.low > math.log(_TIMES_SLOWER) and own > other + _SLOWER_MS
     return GateResult(
@@ -122,7 +126,7 @@ def _latency(found: Difference, error: float) -> GateResult:
         measured=own / other,
         asked=_TIMES_SLOWER,
         passed=not slow,
-        explanation=f"A prediction takes {own:.3g} ms, and {other:.3g} ms by the champion, {own / other:.3g} times as long (at least "
+        explanation=f"A row takes the canary {own:.3g} ms and the champion {other:.3g} ms: {own / other:.3g} times as long (at least "
         f"{math.exp(found.interval.low):.3g} times).",
         confidence=1 - error,
         rows=found.rows[0],

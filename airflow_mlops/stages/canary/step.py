@@ -165,7 +165,7 @@ class _Task:
             kind, share = canaries.WIDENED, wider
             reason = f"{self.ref} answers {share:.0%} of the requests instead of {step.share:.0%}: {about}"
         elif not self.spec.promote:
-            reason = f"{self.ref} has passed the last share, {share:.0%}, and can be promoted: {about}"
+            reason = f"{self.ref} was no worse than {now} at the last share, {share:.0%}, and can be promoted: {about}"
         elif file_hashes(versions.download(self.client, self.ref)) != files:
             kind, share, passed = canaries.WITHDRAWN, 0.0, False
             reason = f"{self.ref} is withdrawn, because its files are not those with which the canary began."

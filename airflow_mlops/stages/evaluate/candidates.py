@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError
+from airflow_mlops.core.errors import EvaluationError, SchemaError, SpecError, named
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.columns import reserved_message
 from airflow_mlops.data.datasets import Dataset
@@ -183,6 +183,6 @@ def check_contract(candidate: Candidate, data: HeldOut, *, features: bool = True
     present = {column.name for column in data.dataset.manifest.columns}
     if missing := [feature.name for feature in contract.features if feature.name not in present]:
         raise SchemaError(
-            f"{candidate.ref} needs the feature {', '.join(map(repr, missing))}, which is not a column of dataset {name!r}. "
-            "Add the feature to the dataset, or set another `dataset`."
+            f"{candidate.ref} needs the {named('feature', missing)}, which dataset {name!r} does not have. "
+            "Add every feature to the dataset, or set another `dataset`."
         )

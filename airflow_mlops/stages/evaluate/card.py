@@ -67,7 +67,7 @@ LINEAGE = {
 class Facts:
     """The contents of a model card.
 
-    :param stated: purpose, limits and owner of the model, as a person has written them
+    :param stated: purpose, limits and owner of the model, as users have written them
     :param gates: the gates of the verdict, in order
     :param rows: number of held-out rows
     :param intervals: lower and upper end of the 95% confidence interval of each metric; ``None`` if there are too few
@@ -76,8 +76,8 @@ class Facts:
     :param importance_rows: number of held-out rows on which the importance was measured
     :param measured_on: manifest of the dataset of the held-out rows
     :param trained_on: manifest of the training set; ``None`` if the training set is unknown or no longer exists
-    :param parents: name, window and short id of each dataset that these two were created from, by its id; without those
-        that no longer exist
+    :param parents: text with name, window and short id of each dataset from which ``measured_on`` and ``trained_on`` were
+        created, by full id. Datasets that no longer exist are left out
     :param tags: tags of the version's MLflow run
     :param params: parameters of the version's MLflow run
     :param reproducible: whether the MLflow run contains the files that are needed to train the version again
@@ -245,7 +245,7 @@ def for_refit(folder: Path, ref: ModelVersionRef, refit: Refit) -> str:
     judged = refit.judged
     about = (
         f"{_markdown(ref)} is {_markdown(judged)}, fitted again on all {refit.rows:,} rows of its training set, held-out rows "
-        f"included. It has no metrics of its own: the metrics, gates and plots below are those of v{judged.version}."
+        f"included. The fitted version has no metrics: the metrics, gates and plots below are those of v{judged.version}."
     )
     rows = "".join(
         f"| {_markdown(check.gate)} | {_markdown(check.measured)} | {_markdown(check.asked)} | {_markdown(check.explanation)} |\n"

@@ -206,7 +206,7 @@ def _tie(choice: Choice, metric: str) -> str:
         return ""
     return (
         f"v{better.candidate.version} ({better.metrics[metric]:.4g}) is better by no more than one standard error "
-        f"({choice.standard_error:.2g}), and v{best.candidate.version} is listed first."
+        f"({choice.standard_error:.2g}). This counts as equal, and v{best.candidate.version} is listed first."
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import EmptyWindowError, SchemaError, listed
+from airflow_mlops.core.errors import EmptyWindowError, SchemaError, listed, named
 from airflow_mlops.data.datasets import DatasetWriter, Manifest, neighbouring_manifest
 from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.types import find_type, is_same_kind
@@ -105,7 +105,7 @@ def _select(batch: pa.RecordBatch, columns: list[str]) -> pa.RecordBatch:
     missing = [column for column in columns if column not in batch.schema.names]
     if missing:
         raise SchemaError(
-            f"The source has no column {', '.join(map(repr, missing))}. Correct `columns`. The columns of the source "
+            f"The source has no {named('column', missing)}. Correct `columns`. The columns of the source "
             f"are: {listed(batch.schema.names)}."
         )
     return batch.select(columns)
@@ -115,7 +115,7 @@ def _check_declared(schema: pa.Schema, types: ColumnTypes) -> None:
     unknown = [column for column in types.declared if column not in schema.names]
     if unknown:
         raise SchemaError(
-            f"`types` declares the column {', '.join(map(repr, unknown))}, which the source does not have. Correct "
+            f"`types` declares the {named('column', unknown)}, which the source does not have. Correct "
             f"`types`. The columns are: {listed(schema.names)}."
         )
 
@@ -137,8 +137,8 @@ def _compare(earlier: Manifest, types: ColumnTypes, found: pa.Schema, spec: Inge
     missing = [name for name in before if name not in now and spec.columns is None]
     if missing:
         raise SchemaError(
-            f"{where} has the column {', '.join(map(repr, missing))}, which has disappeared from the source. Restore "
-            f"it in the source, or ingest only the remaining columns with columns={found.names!r}."
+            f"{where} has the {named('column', missing)}, which the source no longer has. Restore "
+            f"every column in the source, or ingest only the remaining columns with columns={found.names!r}."
         )
     changed = [
         (field.name, before[field.name], str(field.type))
@@ -157,9 +157,7 @@ def _compare(earlier: Manifest, types: ColumnTypes, found: pa.Schema, spec: Inge
         )
     new = [name for name in found.names if name not in before]
     if new:
-        context.progress(
-            f"Column {', '.join(map(repr, new))} is new. It is absent in the window {earlier.window.label}."
-        )
+        context.progress(f"The {named('column', new)} did not exist in the window {earlier.window.label}.")
 
 
 def _write(writer: DatasetWriter, batches: Iterable[pa.RecordBatch], context: StepContext) -> int:

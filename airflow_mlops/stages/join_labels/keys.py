@@ -155,7 +155,7 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _form(kind: pa.DataType) -> str | None:
-    """Return the pattern of texts that a value of the type ``kind`` can equal; ``None`` if it can equal any text."""
+    """Return a regular expression for the texts that can equal a value of the type ``kind``; ``None`` for all texts."""
     return _NUMBER if _is_number(kind) else _BOOLEAN if pa.types.is_boolean(kind) else None
 
 

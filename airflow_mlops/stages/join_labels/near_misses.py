@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.data import relational
 from airflow_mlops.data.carried import carried, carried_type
 from airflow_mlops.data.moments import is_text
@@ -77,7 +78,7 @@ class NearMisses:
     def note(self, name: str) -> str:
         """Return a sentence for the summary of the result."""
         return (
-            f"{self.rows:,} predictions have no label, because {self.column!r} is {self.prediction!r} there but "
+            f"No label for {counted(self.rows, 'prediction')}: {self.column!r} is {self.prediction!r} in the predictions but "
             f"{self.label!r} in {name}."
         )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecError
+from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecError, named
 from airflow_mlops.data import prediction_log as log
 from airflow_mlops.data import relational
 from airflow_mlops.data.columns import LABEL, LABEL_AT, kept_apart
@@ -196,20 +196,20 @@ def pseudonymizers(
     name = predictions[0].manifest.name
     if dropped := [key for key in spec.on if any(key in item.get("dropped", ()) for item in details)]:
         raise SchemaError(
-            f"Dataset {name!r} has no column {', '.join(map(repr, dropped))}, because scoring dropped it "
-            "(`drop_columns`). Let scoring hash the column instead (`hash_columns`), or set `on` to columns that exist."
+            f"Dataset {name!r} has no {named('column', dropped)}, because scoring has "
+            "`drop_columns`. Use `hash_columns` for scoring instead, or set `on` to columns that exist."
         )
     hashed = [key for key in spec.on if any(key in item.get("hashed", ()) for item in details)]
     if not hashed:
         return {}
     if not all(key in item.get("hashed", ()) for key in hashed for item in details):
         raise SchemaError(
-            f"In dataset {name!r}, the column {', '.join(map(repr, hashed))} is hashed in some windows but not in "
+            f"In dataset {name!r}, scoring hashed the {named('column', hashed)} in some windows but not in "
             "others. Join labels to these windows in separate tasks."
         )
     if spec.hash_conn_id is None:
         raise SpecError(
-            f"In dataset {name!r}, scoring hashed the column {', '.join(map(repr, hashed))}. "
+            f"In dataset {name!r}, scoring hashed the {named('column', hashed)}. "
             "Set `hash_conn_id` to the connection whose password scoring used as the secret key."
         )
     pseudonymizer = Pseudonymizer.from_connection(context.connection(spec.hash_conn_id))

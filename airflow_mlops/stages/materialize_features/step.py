@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, one_line
+from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, named, one_line
 from airflow_mlops.core.moments import parse
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.feast import repository as feast_repo
@@ -132,7 +132,7 @@ def _views(store: FeatureStore, requested: list[str] | None) -> list[str]:
     unknown = [name for name in requested or () if name not in online]
     if unknown:
         raise FeatureStoreError(
-            f"Feast project {store.project!r} has no feature view {', '.join(map(repr, unknown))} that is served "
+            f"Feast project {store.project!r} has no {named('feature view', unknown)} that is served "
             f"online. Correct `feature_views`. Feature views served online: {', '.join(sorted(online)) or 'none'}."
         )
     return list(requested) if requested is not None else sorted(online)

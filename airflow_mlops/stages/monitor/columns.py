@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.errors import SpecError, named
 from airflow_mlops.core.zones import UTC
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift import schema
@@ -51,7 +51,7 @@ def window_profile(check: Check, reference: TrainingReference, profiles: Sequenc
     optional = reference.profile.watched.columns
     if missing := [name for name in wanted if name not in merged.columns and name not in optional]:
         raise SpecError(
-            f"The profiles of dataset {check.datasets[0].manifest.name!r} have no column {', '.join(map(repr, missing))}. Set "
+            f"The profiles of dataset {check.datasets[0].manifest.name!r} have no {named('column', missing)}. Set "
             "model= of ProfileOperator, or name all features in its columns=."
         )
     known = {name: merged.columns[name] for name in [*wanted, multivariate.ERROR] if name in merged.columns}

@@ -19,7 +19,7 @@ from airflow_mlops.stages.monitor.check import Check
 def positive_rate(check: Check, reference: TrainingReference) -> PositiveRate | None:
     """Measure the share of the predictions that name the positive class.
 
-    The share changes with the scores and with the decision threshold. It causes no alarm of its own, because the drift
+    The share changes with the scores and with the decision threshold. It causes no separate alarm, because the drift
     test of the scores already raises one, with a stated false-alarm rate. The share shows what a drift of the scores
     means for decisions.
 

@@ -165,7 +165,7 @@ def _fit(
     fitted = fit_candidate(judged.spec, context, dataset, rows, test, training)
     before = judged.model.predict(test.table)
     found = _check(judged, fitted, before, dataset, test, metric)
-    # Metrics on rows to which the model was fitted say nothing about other rows, so they have names of their own. The
+    # Metrics on rows to which the model was fitted say nothing about other rows, so they have separate names. The
     # contract and the profile keep the metrics and scores of the judged version.
     contract = fitted.contract.model_copy(
         update={

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.core.errors import SchemaError, named
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data import prediction_log as predictions
 from airflow_mlops.data.columns import INTERVAL_COLUMNS, PREDICTION_COLUMNS
@@ -186,8 +186,8 @@ def score(
 def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
     """Return the names of the columns that are copied to the predictions.
 
-    These columns are the keys, the event time, the features, and the watched columns and the column with the weights of the rows
-    that exist in all datasets. If the manifest of the dataset does not list keys, all columns are copied.
+    These columns are the keys, the event time and the features. Watched columns and the column with the weights of rows are
+    also copied, if all datasets have them. If the manifest of the first dataset lists no keys, all its columns are copied.
 
     :raises SchemaError: a feature is absent, or a column has the name of a column that scoring adds
     """
@@ -204,13 +204,13 @@ def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, versi
         name, columns = dataset.manifest.name, dataset.manifest.column_names
         if missing := [feature for feature in features if feature not in columns]:
             raise SchemaError(
-                f"Dataset {name!r} has no column {', '.join(map(repr, missing))}, which is a feature of {version}. "
+                f"Dataset {name!r} does not have the {named('feature', missing)} of {version}. "
                 f"Score a dataset with all features. The columns of the dataset are: {', '.join(columns)}."
             )
     if taken := [name for name in carried if name in (*PREDICTION_COLUMNS, *INTERVAL_COLUMNS)]:
         raise SchemaError(
-            f"Dataset {datasets[0].manifest.name!r} has a column {', '.join(map(repr, taken))}, but scoring adds a "
-            "column with this name. Rename the column in the dataset."
+            f"Dataset {datasets[0].manifest.name!r} has the {named('column', taken)}, which "
+            "scoring adds as well. Choose other names in the dataset."
         )
     return carried
 

@@ -64,7 +64,7 @@ def calibrated(
     """
     if contract.threshold != THRESHOLD:
         raise SpecError(
-            f"`calibration` is set, and the estimator has a threshold of its own ({contract.threshold:g}) on probabilities that are not "
+            f"`calibration` is set, and the estimator has its own threshold ({contract.threshold:g}) on probabilities that are not "
             "calibrated. Remove `calibration`, or set `threshold` instead of the TunedThresholdClassifierCV or FixedThresholdClassifier."
         )
     method, classes = rule.method, len(contract.classes)

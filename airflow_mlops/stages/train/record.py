@@ -42,7 +42,7 @@ def code(model: FittedModel, own_metrics: Iterable[str] = ()) -> dict[str, str]:
     """Return the SHA-256 of the source file of each class and function that trained or measured the model.
 
     :param model: the fitted model
-    :param own_metrics: names of metrics, among them the import paths of custom metrics
+    :param own_metrics: names of metrics, including the import paths of custom metrics
     :return: the SHA-256 of the source file, by import path of the class or function
     """
     sources = {path: imports.source_hash(source) for path, source in model.sources.items()}

@@ -26,7 +26,7 @@ def training_spec(
 ) -> TrainSpec:
     """Read the spec with which a version was trained.
 
-    Everybody who may write the MLflow run can change the spec, and it names code by import paths.
+    The spec names code by import paths, and anyone who can write to the MLflow run can change it.
 
     :param action: what the spec is read for, as a participle in error messages, such as ``reproduced``
     :param allow_code: whether the spec may name other code than estimators of well-known packages, see
@@ -40,8 +40,8 @@ def training_spec(
     if not allow_code and (own := [*own_code(found.trainer), *filter(is_custom, found.metrics)]):
         raise SpecError(
             f"{ref} is not {action}, because its MLflow run names code outside scikit-learn, XGBoost, LightGBM, CatBoost and "
-            f"InterpretML: {', '.join(own)}. Whoever may write the run chooses this code. Review it, and set `allow_code` to "
-            "run it."
+            f"InterpretML: {', '.join(own)}. Anyone who can write to the run can change these names. Review the code, and set "
+            "`allow_code` to run it."
         )
     return found
 

@@ -49,7 +49,7 @@ def with_threshold(
     """
     if contract.threshold != THRESHOLD:
         raise SpecError(
-            f"`threshold` is set, and the estimator has a threshold of its own ({contract.threshold:g}). Remove `threshold`, or the "
+            f"`threshold` is set, and the estimator has its own threshold ({contract.threshold:g}). Remove `threshold`, or the "
             "TunedThresholdClassifierCV or FixedThresholdClassifier."
         )
     if aside is None:

@@ -11,6 +11,7 @@ from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.durations import parse_duration
+from airflow_mlops.core.errors import named
 from airflow_mlops.core.references import DatasetLike, DatasetRef, DatasetSelection
 from airflow_mlops.core.sizes import SIZE
 from airflow_mlops.core.training_windows import TrainingWindow
@@ -212,8 +213,8 @@ class TrainingSetSpec(Spec):
         leaking = sorted(set(self.columns) & self.label_columns)
         if leaking:
             raise ValueError(
-                f"The label is computed from {', '.join(map(repr, leaking))}, so this column must not be a feature. "
-                "Remove the column from `columns`."
+                f"The label is computed from the {named('column', leaking)}, which must not be among the features. "
+                "Correct `columns`."
             )
         return self
 

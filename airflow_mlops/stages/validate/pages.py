@@ -56,7 +56,7 @@ pre, code { white-space: pre-wrap; }
 
 
 def self_contained(page: str) -> str:
-    """Return an HTML page without scripts and without content from the internet, and with a stylesheet of its own.
+    """Return an HTML page without scripts and without content from the internet. The page includes its stylesheet.
 
     Sections that a script would unfold are always visible. A note replaces each chart that needs a script.
 

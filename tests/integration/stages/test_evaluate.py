@@ -307,14 +307,12 @@ def test_a_champion_with_missing_features_is_not_measured(client, context, make)
     client.set_registered_model_alias(old.model, "champion", str(old.version))
     verdict = judge(context, new).verdict
     assert verdict.winner is None
-    assert "needs the feature 'rain', which is not a column of dataset 'delays_training'" in verdict.reason
+    assert "needs the feature 'rain', which dataset 'delays_training' does not have" in verdict.reason
 
 
 def test_a_candidate_with_missing_features_is_an_error(context, make):
     dataset = training_set(context.store)
-    with pytest.raises(
-        SchemaError, match="needs the feature 'rain', which is not a column of dataset 'delays_training'"
-    ):
+    with pytest.raises(SchemaError, match="needs the feature 'rain', which dataset 'delays_training' does not have"):
         judge(context, make(dataset, (1, 1), features=("distance", "rain")))
 
 

@@ -269,7 +269,7 @@ def test_an_unreachable_database_is_named_without_the_password(connection, messa
         ("SELECT * FROM nowhere", SpecError, "'pg' .*relation .nowhere. does not exist"),
         ("SELEC", SpecError, "syntax error at or near"),
         ("CREATE TABLE made_by_ingest (a int)", SpecError, "'pg'"),
-        ("SELECT 1 AS a, 2 AS a", SchemaError, "more than one column 'a'"),
+        ("SELECT 1 AS a, 2 AS a", SchemaError, "the column 'a' more than once"),
     ],
 )
 def test_an_invalid_query_is_refused_and_changes_nothing(sql, error, message, postgres, ingest, context):  # noqa: F811

@@ -398,7 +398,7 @@ def test_a_few_keys_in_another_form_are_in_the_summary(store):
     made = predictions(store, carrier=["UA", "AA", "DL", "B6"])
     result = join(store, made, labels(store, carrier=["UA", "AA", "dl", "X"], arr_delay=[20.0] * 4), on=["carrier"])
     assert joined(store, result)["label"] == [True, True, None, None]
-    assert "1 predictions have no label, because 'carrier' is 'DL' there but 'dl' in flights" in result.summary
+    assert "No label for 1 prediction: 'carrier' is 'DL' in the predictions but 'dl' in flights" in result.summary
 
 
 def test_the_summary_says_why_no_prediction_has_a_label(store):

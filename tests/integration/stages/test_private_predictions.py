@@ -83,7 +83,7 @@ def test_labels_cannot_be_joined_on_hashed_columns_without_the_key(store, champi
             join(store, champion, made, data, **fields)
     do(store, champion, data, "2013-05")
     both = {"name": f"{champion.model}_predictions", "window": "2013-04..2013-05"}
-    with pytest.raises(SchemaError, match="'flight' is hashed in some windows"):
+    with pytest.raises(SchemaError, match="scoring hashed the column 'flight' in some windows"):
         join(store, champion, both, data, hash_conn_id="keys")
     dropped = do(store, champion, data, drop_columns=["flight"])
     assert open_dataset(store, dropped).manifest.details["keys"] == []

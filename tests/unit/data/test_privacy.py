@@ -92,9 +92,9 @@ def test_a_batch_keeps_the_order_of_its_columns_and_a_misspelled_column_is_refus
         ({"hash_columns": ["a"]}, "hash_columns.*hash_conn_id"),
         (
             {"hash_columns": ["a"], "drop_columns": ["a"], "hash_conn_id": "k"},
-            "'a' is in both `hash_columns` and `drop_columns`",
+            "`hash_columns` and `drop_columns` both have the column 'a'",
         ),
-        ({"drop_columns": ["score"]}, "'score' is added by scoring"),
+        ({"drop_columns": ["score"]}, "Scoring adds the column 'score'"),
         ({"hash_columns": "flight", "hash_conn_id": "k"}, "hash_columns: .*list"),
     ],
 )

@@ -206,5 +206,5 @@ def test_what_cannot_be_calibrated_is_refused(store):
     with pytest.raises(TrainingError, match=r"'isotonic' needs 1,000 .* but there are 120 \(the newest rows\)"):
         train(store, LOGISTIC, calibration="isotonic")
     contract = ModelContract(task="binary", label="late", features=[], threshold=0.3, dataset_name="d", dataset_id="i")
-    with pytest.raises(SpecError, match=r"the estimator has a threshold of its own \(0\.3\)"):
+    with pytest.raises(SpecError, match=r"the estimator has its own threshold \(0\.3\)"):
         calibrated(CalibrationRule(method="sigmoid"), None, contract, None, None, None, None)

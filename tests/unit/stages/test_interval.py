@@ -227,5 +227,5 @@ def test_a_column_with_the_name_of_an_end_is_refused(store):
 
     manifest = SimpleNamespace(name="d", details={}, column_names=["distance", "prediction_upper"])
     contract = SimpleNamespace(features=[SimpleNamespace(name="distance")], watched=[])
-    with pytest.raises(SchemaError, match="has a column 'prediction_upper', but scoring adds a column with this name"):
+    with pytest.raises(SchemaError, match="has the column 'prediction_upper', which scoring adds as well"):
         _carried_columns([SimpleNamespace(manifest=manifest)], contract, REF)

@@ -111,7 +111,7 @@ def test_what_has_no_threshold_is_refused(store):
 
 def test_a_threshold_beside_that_of_the_estimator_is_refused(store):
     contract = fit(store, LOGISTIC)[0].contract.model_copy(update={"threshold": 0.3})
-    with pytest.raises(SpecError, match=r"the estimator has a threshold of its own \(0\.3\)"):
+    with pytest.raises(SpecError, match=r"the estimator has its own threshold \(0\.3\)"):
         with_threshold(ThresholdRule(value=0.4), contract, None, "train", b"", print)
 
 

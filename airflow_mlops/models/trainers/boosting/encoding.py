@@ -49,7 +49,7 @@ class Encoding:
         """Learn the vocabularies in one pass over the training rows.
 
         :param batches: the text features of the training rows
-        :param nulls: whether nulls are a category of their own; otherwise they are missing values
+        :param nulls: whether nulls are a separate category; otherwise they are missing values
         :param known: vocabularies of an earlier model, whose codes are kept
         """
         names = [feature.name for feature in features if feature.kind == "string"]

@@ -105,8 +105,8 @@ def _span(item: Replayed) -> str:
 def _headline(by_name: dict[str, Replayed], metric: str) -> str:
     policy, every, never = (by_name[name] for name in ("policy", "every window", "never"))
     return (
-        f"Mean {metric} {number(policy.mean_value)} with {counted(policy.trainings, 'training')}; every window: "
-        f"{number(every.mean_value)} with {every.trainings}; never: {number(never.mean_value)}"
+        f"Mean {metric} {number(policy.mean_value)} with {counted(policy.trainings, 'training')}; trained after every window: "
+        f"{number(every.mean_value)} with {every.trainings}; never trained again: {number(never.mean_value)}"
     )
 
 

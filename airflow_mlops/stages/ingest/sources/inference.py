@@ -8,7 +8,7 @@ all values are                             type                  for example
 =========================================  ====================  =================================================
 ``true`` and ``false`` in one spelling     ``bool``              ``true``, ``True``, ``TRUE``
 whole numbers without leading zeros        ``int64``             ``7``, ``-12``
-numbers of up to 17 significant digits     ``double``            ``1.5``, ``1e-05``, ``nan``; also ``2`` among them
+numbers of up to 17 significant digits     ``double``            ``1.5``, ``1e-05``, ``nan``; also ``2`` in such a column
 numbers with the same number of decimals,  ``decimal128(38, n)``  ``1.10``, ``12.50``
 some of which end with zeros
 anything else                              ``string``            ``007``, ``0x1F``, 20 digits, ``1.10`` with ``1.5``,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from airflow_mlops.core.connections import ConnectionInfo
-from airflow_mlops.core.errors import SchemaError, SourceError, SpecError
+from airflow_mlops.core.errors import SchemaError, SourceError, SpecError, named
 from airflow_mlops.data.databases.connections import driver_message
 from airflow_mlops.data.databases.failures import is_final
 from airflow_mlops.stages.ingest.spec import IngestSpec
@@ -94,6 +94,6 @@ class QuerySource(ABC):
         twice = sorted({name for name in schema.names if schema.names.count(name) > 1})
         if twice:
             raise SchemaError(
-                f"The query on connection {self.info.conn_id!r} returns more than one column "
-                f"{', '.join(map(repr, twice))}. Rename all but one of them in `sql` with AS."
+                f"The query on connection {self.info.conn_id!r} returns the "
+                f"{named('column', twice)} more than once. Rename columns in `sql` with AS, until every name is unique."
             )

@@ -22,6 +22,7 @@ from airflow_mlops.core.errors import (
     SchemaError,
     SourceError,
     listed,
+    named,
 )
 from airflow_mlops.data.moments import is_time
 from airflow_mlops.data.types import common_type
@@ -50,7 +51,7 @@ class SourceFile:
     :param spec: parameters of the ingestion
     :param types: column types that are known before the file is read
     :param first: schema of the first file; ``None`` if this is the first file. All files must have the same columns
-    :param files_read: list to which the URL, SHA-256 and size of the file are appended after all rows are read
+    :param files_read: list to which the URL, SHA-256 and size of the content are appended after all rows are read
     :param partition: value of each partition column by column name, from folder names such as ``year=2024``
     :param facts: further facts about the file for the manifest, such as the number of skipped rows
     :param notes: sentences for the user about the data
@@ -111,21 +112,22 @@ class SourceFile:
         twice = sorted({name for name in wanted if counts[name] > 1})
         if twice:
             raise SchemaError(
-                f"{self.url} has more than one column {', '.join(map(repr, twice))}. Rename all but one of them."
+                f"{self.url} has the {named('column', twice)} more than once. Rename columns until every name is unique."
             )
         known = {*present, *self.partition}
         missing = [name for name in wanted if name not in known]
         if missing:
             everything = dict.fromkeys([*present, *self.partition])
             raise SchemaError(
-                f"{self.url} has no column {', '.join(map(repr, missing))}. Correct `columns` or `time_column`. The "
+                f"{self.url} has no {named('column', missing)}. Correct `columns` or `time_column`. The "
                 f"columns are: {listed(everything)}."
             )
         return [name for name in wanted if name in counts] or list(present[:1])
 
     @contextmanager
     def hashed(self) -> Iterator[HashingReader]:
-        """Open the file for sequential reading. When the block ends, record the URL, SHA-256 and size of the file.
+        """Open the file for sequential reading. If the block ends without an exception, append the URL, SHA-256 and size in
+        bytes to ``files_read``. For a compressed file, SHA-256 and size are those of the decompressed content.
 
         :raises SourceError: the file cannot be opened or read
         :raises MalformedFileError: the compressed data is damaged
@@ -175,7 +177,7 @@ class HashingReader:
         return data
 
     def drain(self) -> str:
-        """Read the rest of the file, and return the SHA-256 of the whole file as hexadecimal text."""
+        """Read the rest of the file, and return the SHA-256 of the whole content as hexadecimal text."""
         while self.read(1 << 20):
             pass
         return self._hash.hexdigest()

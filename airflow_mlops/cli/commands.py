@@ -23,6 +23,7 @@ from airflow_mlops import __version__, server
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Provenance, Spec, StepCall
 from airflow_mlops.core.connections import environment_name, to_json
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.durations import parse_duration
 from airflow_mlops.core.errors import (
     ConnectionNotFoundError,
@@ -429,8 +430,8 @@ def clean(args: Namespace) -> None:
     size = sum(item.bytes or 0 for item in leftovers.found)
     uploads = sum(item.upload is not None for item in leftovers.found)
     print(
-        f"{'Would delete' if args.dry_run else 'Deleted'} {len(leftovers.found) - uploads:,} files ({size / 1e6:,.1f} MB) and "
-        f"{uploads:,} unfinished uploads in {mask_urls(store.url)}.",
+        f"{'Would delete' if args.dry_run else 'Deleted'} {counted(len(leftovers.found) - uploads, 'file')} ({size / 1e6:,.1f} MB) and "
+        f"{counted(uploads, 'unfinished upload')} in {mask_urls(store.url)}.",
         file=sys.stdout if args.output in ("table", "plain") else sys.stderr,
     )
     for name, problem in leftovers.skipped.items():

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.drift import categorical, embeddings, numeric, text, timestamps
 from airflow_mlops.drift.breakage import fault, is_constant
 from airflow_mlops.drift.comparison import Comparison, Test
@@ -197,9 +198,9 @@ def _column(
 def _too_little(reference: ColumnProfile, current: ColumnProfile, min_rows: int, when: str) -> str | None:
     """Return a note if one of the columns has too few rows, or no value, to measure drift; otherwise ``None``."""
     if current.rows < min_rows:
-        return f"not measured: {current.rows:,} rows, {min_rows:,} are needed"
+        return f"not measured: {counted(current.rows, 'row')}, {min_rows:,} are needed"
     if reference.rows < min_rows:
-        return f"not measured: {reference.rows:,} rows {when}, {min_rows:,} are needed"
+        return f"not measured: {counted(reference.rows, 'row')} {when}, {min_rows:,} are needed"
     return None if reference.valid else f"not measured: no row had a value {when}"
 
 
@@ -248,15 +249,15 @@ def _missing(column: ColumnProfile) -> float:
 def _remark(reference: ColumnProfile, current: ColumnProfile) -> str | None:
     """Describe what is unusual about the column in the window. Return ``None`` if nothing is unusual."""
     if isinstance(current, EmbeddingColumn) and isinstance(reference, EmbeddingColumn) and current.odd:
-        return f"{current.odd:,} rows are not lists of {reference.dimension:,} finite numbers"
+        return f"{counted(current.odd, 'row')} without {reference.dimension:,} finite numbers"
     if current.rows and not current.valid:
         return "no row has a value"
     if isinstance(current, TimestampColumn) and current.outside:
-        return f"{current.outside:,} rows lie outside the years 1 to 9999"
+        return f"{counted(current.outside, 'row')} outside the years 1 to 9999"
     if not isinstance(current, NumericColumn) or not isinstance(reference, NumericColumn):
         return None
     if current.infinite:
-        return f"{current.infinite:,} rows are infinite" if current.infinite > 1 else "1 row is infinite"
+        return f"infinite in {counted(current.infinite, 'row')}"
     return f"every row has the value {current.min:.4g}" if is_constant(reference, current) else None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.links import DataDocsLink
 from airflow_mlops.operators.base import StepOperator
@@ -52,7 +53,7 @@ class ValidateOperator(StepOperator):
         if result["success"]:
             return None
         rows = (result["quarantined"] or {}).get("rows")
-        return f"quarantined {rows:,} rows" if rows else "warning: expectations failed"
+        return f"quarantined {counted(rows, 'row')}" if rows else "warning: expectations failed"
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         self.describe_outlets(context, {"dataset": result["dataset"], "success": result["success"]})

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetNotFoundError, EvaluationError, SpecError
 from airflow_mlops.core.references import Chosen, DatasetRef, ModelVersionRef
 from airflow_mlops.data.columns import INTERVAL_COLUMNS, LABEL, LABEL_AT, PREDICTION_COLUMNS
@@ -293,7 +294,7 @@ def _same_labels(labels: Sequence[pa.ChunkedArray], versions: Sequence[ModelVers
             differ = len(other)
         if differ:
             raise SpecError(
-                f"The labels of {differ:,} rows differ between the predictions of {versions[0]} and {ref}. Join the same "
+                f"The labels of {counted(differ, 'row')} differ between the predictions of {versions[0]} and {ref}. Join the same "
                 "labels to both again."
             )
 

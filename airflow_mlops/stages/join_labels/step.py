@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecError, named
 from airflow_mlops.data import prediction_log as log
 from airflow_mlops.data import relational
@@ -95,7 +96,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         repeated=repeated,
         summary=f"{labelled:,} of {rows:,} predictions{f' of {window.label}' if window else ''} have a label"
         f"{f' ({share:.1%})' if share is not None else ''}."
-        + (f" {repeated:,} predictions match several rows of {labels[0].manifest.name}." if repeated else "")
+        + (f" Several rows of {labels[0].manifest.name} match {counted(repeated, 'prediction')}." if repeated else "")
         + (f" {note}" if note else ""),
     )
 
@@ -252,7 +253,7 @@ def _check(
     if not tally.rows or tally.labelled:
         return ""
     if tally.matched:
-        return f"{name} has rows for {tally.matched:,} predictions, but their labels are null."
+        return f"{name} has rows for {counted(tally.matched, 'prediction')}, but the labels in these rows are null."
     return f"{name} has no row for any of their keys, such as {_example(predictions.first)}."
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.datasets import Manifest, mark_purged, read_manifests
 from airflow_mlops.data.leftovers import delete_files, older_than, orphans
@@ -77,10 +78,9 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
         files=len(files),
         bytes=size,
         orphans=len(orphaned),
-        summary=f"{'Would delete' if spec.dry_run else 'Deleted'} {len(old):,} datasets of predictions of {spec.model} older than "
-        f"{before:%Y-%m-%d %H:%M} UTC and {len(old_outcomes):,} datasets of labelled predictions ({len(files):,} "
-        "files, "
-        f"{size / 1e6:,.1f} MB, including {len(orphaned):,} orphaned files).",
+        summary=f"{'Would delete' if spec.dry_run else 'Deleted'} {counted(len(old), 'dataset')} of predictions of {spec.model} older than "
+        f"{before:%Y-%m-%d %H:%M} UTC and {counted(len(old_outcomes), 'dataset')} of labelled predictions "
+        f"({counted(len(files), 'file')}, {size / 1e6:,.1f} MB, including {counted(len(orphaned), 'orphaned file')}).",
     )
 
 

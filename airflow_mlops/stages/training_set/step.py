@@ -259,7 +259,7 @@ def _told(repeated: dict[str, int] | None) -> str:
     if not repeated:
         return ""
     other = f", {repeated['labels']:,} of them with another label" if repeated["labels"] else ""
-    return f" {repeated['rows']:,} rows have the keys and event time of another row{other}."
+    return f" Rows with the keys and event time of another row: {repeated['rows']:,}{other}."
 
 
 def _declared(positive: Any, spec: TrainingSetSpec, task: Task) -> Any:

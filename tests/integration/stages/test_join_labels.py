@@ -107,7 +107,7 @@ def test_a_label_that_is_delivered_twice_is_one_label(store):
     # A label that was null at first was not known then.
     assert joined(store, result)["label"] == [True, False, None]
     assert (result.rows, result.repeated) == (3, 2)
-    assert "2 predictions match several rows of flights" in result.summary
+    assert "Several rows of flights match 2 predictions" in result.summary
     assert open_dataset(store, result.dataset).manifest.details["repeated"] == 2
 
 
@@ -379,8 +379,8 @@ def test_text_in_keys_that_is_no_time_is_an_error_beside_times(store):
     [
         (["2024-03-05", "2024-03-06"], ["3/5/2024", "3/6/2024"], "types="),
         (["2024-03-05T06:00:00Z", "2024-03-06T06:00:00Z"], ["2024-03-05 06:00:00", "2024-03-06 06:00:00"], "types="),
-        (["UA", "AA"], ["ua", "aa "], "alike"),
-        ([7, 8], ["007", "008"], "alike"),
+        (["UA", "AA"], ["ua", "aa "], "same form"),
+        ([7, 8], ["007", "008"], "same form"),
     ],
 )
 def test_keys_that_no_label_has_in_their_form_are_refused(store, ours, theirs, remedy):
@@ -408,6 +408,6 @@ def test_the_summary_says_why_no_prediction_has_a_label(store):
     assert "flights has no row for any of their keys, such as flight=3, at=2013-04-01 06:00:00+00:00." in late.summary
     null = join(store, made, labels(store, flight=[3, 9], arr_delay=[None, 20.0]))
     assert null.labelled == 0
-    assert "flights has rows for 1 predictions, but their labels are null." in null.summary
+    assert "flights has rows for 1 prediction, but the labels in these rows are null." in null.summary
     some = join(store, made, labels(store, flight=[3, 9], arr_delay=[0.0, 20.0]))
     assert some.summary.endswith("(50.0%).")

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.univariate import compare
@@ -169,7 +170,7 @@ def test_any_window_gets_a_finding(rows):
     found = only(of(embeddings(random, 500, dimension=2)), current, min_rows=50)
     json.dumps(found.model_dump(mode="json"), allow_nan=False)
     if len(rows) < 50:
-        assert found.note.startswith(f"not measured: {len(rows)} rows, 50 ")
+        assert found.note.startswith(f"not measured: {counted(len(rows), 'row')}, 50 ")
     else:
         assert (found.drifted, 0 <= found.effect <= 1) == (True, True)
     assert only(profile([pa.record_batch({"x": pa.array([[]] * 80, pa.list_(pa.float64()))})]), current).effect in (

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.univariate import compare
 from airflow_mlops.policy.spec import Policy
@@ -238,7 +239,7 @@ def test_any_window_gets_a_finding(values, reference):
     found = only(reference, current, min_rows=50)
     json.dumps(found.model_dump(mode="json"), allow_nan=False)
     if len(values) < 50:
-        assert found.note.startswith(f"not measured: {len(values)} rows, 50 ")
+        assert found.note.startswith(f"not measured: {counted(len(values), 'row')}, 50 ")
     else:
         assert found.drifted
         assert 0 <= found.effect <= 1

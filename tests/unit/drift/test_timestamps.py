@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.univariate import compare
@@ -142,7 +143,7 @@ def test_any_window_gets_a_finding(values):
     found = only(times(np.random.default_rng(0), 500, "2013-01-01", 90), current, min_rows=50)
     json.dumps(found.model_dump(mode="json"), allow_nan=False)
     if len(values) < 50:
-        assert found.note.startswith(f"not measured: {len(values)} rows, 50 ")
+        assert found.note.startswith(f"not measured: {counted(len(values), 'row')}, 50 ")
     elif values[0] is None:
         assert (found.note, found.drifted, found.test) == ("no row has a value", True, "missing")
     else:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.drift.divergence import jensen_shannon, psi
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.univariate import compare, decide, ranked
@@ -351,7 +352,7 @@ def test_windows_with_few_values(values):
     for reference in (of(x=RANDOM.normal(size=400)), of(x=["a", "b"] * 200)):
         found = only(reference, current, min_rows=50)
         if len(values) < 50:
-            assert found.note.startswith(f"not measured: {len(values)} rows, 50 ")
+            assert found.note.startswith(f"not measured: {counted(len(values), 'row')}, 50 ")
         elif found.kind != current.columns["x"].kind and current.columns["x"].valid:
             assert "not measured: it was" in found.note
         else:

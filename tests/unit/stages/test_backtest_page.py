@@ -60,7 +60,10 @@ def test_the_page_has_the_figures_of_every_strategy():
     assert rows["2013-04"] == ["1.000", "1.000 ↻", "1.000 ↻", "1.000", "challenger", "did not help"]
     assert rows["2013-06"][-2:] == ["challenger", "helped"]
     words = text_of(page)
-    assert "Mean RMSE 1.250 with 2 trainings; trained after every window: 1.000 with 4; never trained again: 1.500" in words
+    assert (
+        "Mean RMSE 1.250 with 2 trainings; trained after every window: 1.000 with 4; never trained again: 1.500"
+        in words
+    )
     assert "40 models for all strategies together, 0.5 seconds each" in words
     assert "after 1 window" in words
 

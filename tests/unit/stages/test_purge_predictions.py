@@ -114,7 +114,7 @@ def test_a_dry_run_reports_the_same_numbers_and_changes_nothing(store, log):
     before = everything(store)
     dry = do(store, dry_run=True)
     assert everything(store) == before
-    assert dry.summary.startswith("Would delete 1 datasets of predictions of delays")
+    assert dry.summary.startswith("Would delete 1 dataset of predictions of delays")
     done = do(store)
     assert done.model_copy(update={"summary": ""}) == dry.model_copy(update={"summary": ""})
 

@@ -323,7 +323,7 @@ def test_a_missing_column_is_named(store):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"columns": ["hour", "arr_delay"]}, "computed from 'arr_delay'"),
+        ({"columns": ["hour", "arr_delay"]}, "computed from the column 'arr_delay'"),
         ({"columns": ["time_hour"]}, "event time 'time_hour' cannot be a feature"),
         ({"label": "hour"}, "label 'hour' is also .* in `columns`, `keys` or `watched`"),
         ({"columns": []}, "There are no features"),
@@ -367,7 +367,7 @@ def test_rows_with_equal_keys_and_times_are_reported(store):
     found = details(store, twice)["repeated"]
     assert found["labels"] == late
     assert (
-        f"{found['rows']} rows have the keys and event time of another row, {late} of them with another label."
+        f"Rows with the keys and event time of another row: {found['rows']}, {late} of them with another label."
         in twice.summary
     )
 

@@ -167,7 +167,7 @@ def test_without_apply_the_registered_definitions_are_used(drivers, store):
         ),
         ("more/views.py", "\n\nboom()\n", r"more/views.py, line 3\): NameError: name 'boom' is not defined"),
         ("more.py", "import sys\nsys.exit(3)\n", r"more.py, line 2\): SystemExit: 3"),
-        ("project.py", "from feast import Project\nother = Project(name='other')\n", "defines the project .*other"),
+        ("project.py", "from feast import Project\nother = Project(name='other')\n", "defines the projects .*other"),
         (
             "feature_store.yaml",
             "project: [",

@@ -47,16 +47,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger("airflow_mlops.cli")
 # Arguments without a flag.
 _POSITIONAL = ("model", "version")
-# Files that are newer may belong to a running task.
+# Smallest age of files that clean deletes, because newer files may belong to a running task.
 _LEAST_AGE = timedelta(days=1)
 _FIRST, _LAST = datetime(1, 1, 1, tzinfo=timezone.utc), datetime(9999, 12, 31, tzinfo=timezone.utc)
 
 
 def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None]:
-    """Turn a function into a command: an error of this package is printed without a traceback, and the exit status is
-    1.
+    """Turn a function into a command.
 
-    Airflow's audit log records the command.
+    An error of this package is printed without a traceback, and the exit status is 1. Airflow's audit log records the
+    command.
     """
 
     @functools.wraps(function)
@@ -100,7 +100,7 @@ def ledger(args: Namespace) -> None:
 
 
 def _show_requests(found: Ledger, entries: list[Entry], args: Namespace) -> None:
-    """Show the requests for retraining and the DAGs that listen to them. Exit with status 1 if nothing listens."""
+    """Show the requests for retraining and the DAGs that listen to them. Exit with status 1 if no active DAG listens."""
     from airflow_mlops.cli.tables import listeners, request_rows
     from airflow_mlops.registry.requests import read_answer, recorded_requests
 
@@ -210,7 +210,7 @@ def rollback(args: Namespace) -> None:
         "mlflow": {"conn_id": args.mlflow_conn_id},
     }
     spec = parse(RollbackSpec, fields, "The rollback")
-    # Without a ledger there is no earlier champion. This is answered before MLflow is imported, which takes seconds.
+    # Without a ledger, there is no earlier champion. This is checked before MLflow is imported, which takes seconds.
     found = _ledger(args)
     _require(found.entries(), found)
     user = getuser()

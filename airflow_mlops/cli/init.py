@@ -79,7 +79,7 @@ class Asked:
 
 
 class Absent:
-    """Used if no person is at the terminal: each question raises an error that names the missing argument."""
+    """Raises an error that names the missing argument for each question, because no person is at the terminal."""
 
     def choose(self, flag: str, question: str, options: Sequence[str]) -> str:
         raise _unknown(flag, question, options)

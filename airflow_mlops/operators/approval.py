@@ -24,17 +24,18 @@ APPROVE, REJECT = "Approve", "Reject"
 _DEFAULTS = {"approve": [APPROVE], "reject": [REJECT], "fail": None}
 # Key in the task state store: the request that was sent, and the answer to the request.
 _STATE = "mlops.approval"
-# Characters with a meaning in Markdown. An underscore between two letters or digits has none.
+# Characters with a meaning in Markdown. An underscore between two letters or digits has no meaning.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>#|~&]|(?<![^\W_])_|_(?![^\W_])")
-# Characters of an address that do not end a link.
+# Characters of an address that are kept in a link. Others, such as parentheses, are percent-encoded.
 _IN_ADDRESS = "/:?&=#%+,;@~!$*'[]"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Approval:
     """The approval that the promotion of a model needs: who can answer, and what happens if nobody answers.
+
     The request for approval appears under *Required Actions* in Airflow. While the task waits, it occupies neither a
-    worker nor the triggerer.
+    worker nor the triggerer. Only a retry that waits for the answer to an earlier request occupies the triggerer.
 
     :param assignees: users who may answer, as user ids of the auth manager or Airflow's ``HITLUser``; by default every
         user who may answer human-in-the-loop requests of the DAG
@@ -89,8 +90,8 @@ class Approval:
                 for user in self.assignees
             ],
         )
-        # Airflow 3.3's own upsert_hitl_detail does not return the server's response. The response is needed, because the
-        # server keeps the text of the first request when a task is cleared.
+        # Airflow 3.3's own upsert_hitl_detail does not return the server's response. The response is needed, because
+        # the server keeps the text of the first request when a task is cleared.
         shown: Any = SUPERVISOR_COMMS.send(msg=payload)
         if (shown.subject, shown.body, shown.assigned_users) != (subject, body, payload.assigned_users):
             raise RegistryError(
@@ -99,7 +100,7 @@ class Approval:
             )
 
     def wait(self, key: str) -> NoReturn:
-        """Suspend the task until a user answers or the timeout ends.
+        """Suspend the task until a user answers or the timeout ends, by raising ``TaskAwaitingInput``.
 
         The task continues in its method ``execute_complete(context, event, about)``. If an answer exists already, it
         continues immediately.
@@ -190,7 +191,7 @@ def answer_page(context: Context) -> str:
 def request_text(verdict: Verdict, pages: Mapping[str, str]) -> tuple[str, str]:
     """Return subject and body (Markdown) of the request to promote the winner of an evaluation.
 
-    Names and explanations are escaped, so that they contain neither links nor images.
+    Names and explanations are escaped, so that they cannot contain links or images.
 
     :param verdict: the verdict of the evaluation
     :param pages: addresses of MLflow runs, by link text
@@ -243,5 +244,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Return a text on one line, in which Markdown sees no markup."""
+    """Return ``text`` on one line, with the special characters of Markdown escaped."""
     return _MARKDOWN.sub(r"\\\g<0>", " ".join(text.split()))

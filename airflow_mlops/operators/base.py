@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 # Keys in the task state store: the key of the step call for which an event was sent, and the current series of tries.
 _NOTIFIED, _SERIES = "mlops.told", "mlops.series"
-# Airflow stores 250 characters as the name of a task instance. Some are left for a template of the author.
+# Airflow stores at most 250 characters as the name of a task instance. The DAG author's map_index_template may use the
+# rest.
 _LONGEST_DECISION = 200
 
 
@@ -45,9 +46,9 @@ class StepOperator(SpecParameters, BaseOperator):
     :param period: length of a window that is written as one date or time, such as ``2024-03-01T00:00:00``, as an ISO
         8601 duration (``P1D``). It is needed only if neither the form of the partition key nor the timetable of the DAG
         determines the length, or if they disagree
-    :param cache: whether the task returns the result of an earlier task if spec, datasets, code and packages are the same.
-        The result names the run that computed it. A task that a user clears computes its result again. Operators that read
-        or change more than their inputs refuse ``True``, and ignore it in ``default_args``
+    :param cache: whether the task returns the result of an earlier task if spec, datasets, code and packages are the
+        same. The result names the run that computed it. A task that a user clears computes its result again. Operators
+        that read or change more than their inputs refuse ``True``, and ignore it in ``default_args``
     :cvar cacheable: whether the operator supports ``cache``
     :cvar file_suffixes: file name suffixes by parameter name. If the value of one of these parameters ends in a suffix
         of the parameter, the value is the name of a file next to the DAG file. The content of the file replaces the
@@ -123,8 +124,8 @@ class StepOperator(SpecParameters, BaseOperator):
     def after_step(self, result: dict[str, Any], call: StepCall, context: Context) -> dict[str, Any]:
         """Return the result of the task; by default the result of the step. This method may defer the task.
 
-        The method that resumes the task receives the argument ``begun`` and passes it to ``_run``, which finds the result of
-        the step in the artifact store.
+        The method that resumes the task receives the argument ``begun`` and passes it to ``_run``, which finds the
+        result of the step in the artifact store.
 
         :param call: the call of the step
         """
@@ -235,7 +236,10 @@ class StepOperator(SpecParameters, BaseOperator):
         return result
 
     def _begin(self, call: StepCall) -> dict[str, Any]:
-        """Store the call of a task that is about to be deferred. Return its location, which :meth:`_continue` reads."""
+        """Store the step call of a task that is about to be deferred.
+
+        :return: the location of the step call, which :meth:`_continue` reads
+        """
         from airflow_mlops.stages.calls import call_key, write_call
 
         write_call(call)
@@ -358,8 +362,8 @@ class StepOperator(SpecParameters, BaseOperator):
 def show_decision(text: str | None, context: Context) -> None:
     """Show a decision in Airflow's UI: in the column *Map Index* of a run's task instances.
 
-    A running task cannot set a note, but it can set the text that names a mapped task instance. Airflow also stores this
-    text for tasks that are not mapped. A ``map_index_template`` of the DAG's author takes precedence and can use
+    A running task cannot set a note, but it can set the text that names a mapped task instance. Airflow also stores
+    this text for tasks that are not mapped. A ``map_index_template`` of the DAG's author takes precedence and can use
     ``{{ mlops_decision }}``.
 
     :param text: the decision; ``None`` to show nothing
@@ -420,8 +424,8 @@ def _series(context: Context) -> _Series:
 
 def _was_cleared(stored: dict[str, Any], clears: int, context: Context) -> bool:
     ti = context["ti"]
-    # Airflow 3.3 sets max_tries to the number of tries so far plus the retries when a user clears a task. A retry does not
-    # change it.
+    # Airflow 3.3 sets max_tries to the number of tries so far plus the retries when a user clears a task. A retry does
+    # not change it.
     if ti.max_tries != stored["max_tries"]:
         return True
     # If the DAG's retries have changed, max_tries can equal the stored number by chance. The number of clears of the

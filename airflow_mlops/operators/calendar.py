@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from airflow_mlops.core.window_text import Calendar
     from airflow_mlops.core.windows import Window
 
-# Number of partitions with compared lengths. Nine days contain all days of a week.
+# Number of partition starts whose distances are compared. Nine daily starts cover all days of a week.
 _PARTITIONS = 9
 
 
 def calendar(context: Context, period: str | None = None) -> Calendar:
     """Return the calendar that converts the texts of a task's windows, such as ``2013-04``, to time windows.
 
-    The time zone is the first of these that is known: the time zone of the DAG's timetable, of the timetable's
-    partition mappers, of the windows in the asset events that started the run, of the DAG (its ``start_date`` or
-    ``[core] default_timezone``). A source with several time zones is skipped.
+    The time zone is that of the first of these sources that has exactly one time zone: the DAG's timetable, the
+    timetable's partition mappers, and the windows in the asset events that started the run. Otherwise it is the time
+    zone of the DAG (its ``start_date`` or ``[core] default_timezone``).
 
     :param period: length of a window that is written as one date or time, as an ISO 8601 duration such as ``P1D``
     :raises SpecError: ``period`` is not an ISO 8601 duration
@@ -42,7 +42,7 @@ def calendar(context: Context, period: str | None = None) -> Calendar:
     zone = _zone(timetable, dag, sent)
     start = _utc(context.get("partition_date"))
     ends, cadence = _partitions(timetable, start) if start is not None else ({}, None)
-    # If another DAG passes on the partition, the window which that DAG wrote gives the length of the partition.
+    # If another DAG passes on the partition, the window in the event of that DAG gives the length of the partition.
     passed_on = {window.start: window.end for window in sent if window.start == start}
     first, last = _utc(context.get("data_interval_start")), _utc(context.get("data_interval_end"))
     interval = {first: last} if first is not None and last is not None and first < last else {}
@@ -58,7 +58,7 @@ def calendar(context: Context, period: str | None = None) -> Calendar:
 
 
 def _misleading_day(context: Context, zone: str) -> tuple[str, str] | None:
-    """Return ``{{ ds }}``, a day in UTC, and the day of the run in ``zone``; ``None`` if the days are equal."""
+    """Return the pair of ``{{ ds }}``, a day in UTC, and the day of the run in ``zone``; ``None`` if they are equal."""
     from airflow_mlops.core.zones import zone as zone_of
 
     day, moment = context.get("ds"), _utc(context.get("logical_date"))

@@ -19,28 +19,29 @@ class CanaryOperator(ChampionOperator):
 
     The canary is withdrawn if it is worse than the champion, and promoted after the last share.
 
-    Each run of the task makes one decision: it starts the canary, or it compares the labelled predictions of the canary
-    with those of the champion, and widens the share, keeps it, withdraws the canary or promotes it. Each decision is
-    recorded in the ledger. A tag of the version in MLflow contains the share. Servers with ``--canary`` apply a new
-    share within seconds. The task succeeds without a decision while there are too few labels, while no version has the
-    alias ``version``, and after the canary of the version has ended.
+    Each run of the task makes one decision. It starts the canary, or it compares the labelled predictions of the canary
+    with those of the champion. After the comparison, it widens the share, keeps the share, withdraws the canary or
+    promotes the canary. Each decision is recorded in the ledger. A tag of the version in MLflow contains the share.
+    Servers with ``--canary`` apply a new share within seconds. The task succeeds without a decision while there are too
+    few labels, while no version has the alias ``version``, and after the canary of the version has ended.
 
     :param model: name of the registered model
     :param version: number or alias of the version to roll out
     :param shares: shares of the requests that the version answers, one after the other, ascending, each greater than 0
         and less than 1; by default 0.05, 0.2 and 0.5
     :param promote: whether the version becomes champion after the last share. If not, the version keeps the last share,
-        and the result has the verdict for a PromoteOperator
-    :param outcomes: name of the champion's labelled predictions; ``MODEL_outcomes`` by default
-    :param canary_outcomes: name of the canary's labelled predictions; ``MODEL_canary_outcomes`` by default
+        and the result contains the verdict for a PromoteOperator
+    :param outcomes: name of the champion's labelled predictions; by default ``MODEL_outcomes``
+    :param canary_outcomes: name of the canary's labelled predictions; by default ``MODEL_canary_outcomes``
     :param metric: metric by which the canary and the champion are compared: ``roc_auc``, ``accuracy``, ``log_loss``,
-        ``brier``, ``rmse`` or ``mae``, or an expected cost as ``{"metric": "expected_cost", "false_positive": 1,
-        "false_negative": 20}``, or a deviance such as ``poisson_deviance``; by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or ``rmse`` (regression)
-    :param max_loss: largest accepted loss of the metric compared with the champion: a share is widened only when a
+        ``brier``, ``rmse`` or ``mae``; an expected cost such as ``{"metric": "expected_cost", "false_positive": 1,
+        "false_negative": 20}``; or a deviance such as ``poisson_deviance``. By default ``roc_auc`` (binary),
+        ``accuracy`` (multiclass) or ``rmse`` (regression)
+    :param max_loss: largest accepted loss of the metric compared with the champion. A share is widened only if a
         greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
         By default, a share is widened unless the canary is significantly worse
-    :param min_labels: number of labelled predictions that the canary must have at the current share, and since the last
-        comparison, before the next comparison. The champion needs as many in all
+    :param min_labels: number of labelled predictions of the canary that a comparison needs, both at the current share
+        and since the last comparison. The champion needs as many in total
     :param groups: column that names the cluster of each row, such as a customer; by default, rows are independent
     :param confidence: probability that none of the comparisons withdraws a canary that is no worse than the champion
     :param mlflow_conn_id: id of the Airflow connection to MLflow
@@ -72,7 +73,7 @@ class CanaryOperator(ChampionOperator):
         self.add_champion_outlet(model)
 
     def samples(self, result: dict[str, Any]) -> list[Sample]:
-        # A step that promotes nothing is no decision about the champion.
+        # Only a promotion is a decision about the champion.
         return super().samples(result) if result["promoted"] else []
 
     def decision(self, result: dict[str, Any]) -> str:

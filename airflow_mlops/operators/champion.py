@@ -55,8 +55,8 @@ class ChampionOperator(StepOperator):
     def _emit_missing_event(self, result: dict[str, Any], context: Context) -> None:
         """Emit the event that an earlier task did not emit, if the last event of the asset names a different version.
 
-        Airflow stores the events of a task when the task succeeds. A task that changes the champion, then fails and is
-        not retried, therefore emits no event. The next task that decides about the model emits the event instead.
+        Airflow stores the events of a task when the task succeeds. If a task changes the champion and then fails
+        without a retry, its event is lost. The next task that decides about the model emits the event instead.
         """
         # Reading events works only in a running task.
         from airflow.sdk.execution_time.context import InletEventsAccessor

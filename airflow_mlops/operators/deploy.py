@@ -21,32 +21,33 @@ if TYPE_CHECKING:
 class DeployOperator(StepOperator):
     """Puts a version of a model on Kubernetes as an online endpoint.
 
-    The operator applies the objects, waits until they are ready, and asks each server for the predictions of the
-    version's input example. If a server does not become ready, or answers with another version or other scores, the
-    operator restores the previous objects, and the task fails. Otherwise it writes an entry to the ledger and emits an
-    event of the asset ``mlops://MODEL/deployed``.
+    The operator applies the Kubernetes objects, waits until they are ready, and requests from each server the
+    predictions for the version's input example. If a server does not become ready, or answers with another version or
+    other scores, the operator restores the previous objects, and the task fails. Otherwise it writes an entry to the
+    ledger and emits an event of the asset ``mlops://MODEL/deployed``.
 
     :param model: name of the registered model
-    :param target: the objects: ``Deployment(pod=Pod(...))`` or ``KServe(pod=Pod(...))``
-    :param version: number of the version to serve. By default the endpoint follows the champion: a promotion or rollback
-        reaches it within seconds, without another deployment
-    :param predictions: name of the datasets of predictions; ``MODEL_predictions`` by default
+    :param target: the Kubernetes objects: ``Deployment(pod=Pod(...))`` or ``KServe(pod=Pod(...))``
+    :param version: number of the version to serve. By default the endpoint follows the champion: a promotion or
+        rollback reaches it within seconds, without another deployment
+    :param predictions: name of the datasets of predictions; by default ``MODEL_predictions``
     :param window: length of the time windows of the predictions: ``day`` or ``hour``
     :param log_predictions: whether the endpoint logs its predictions
     :param hash_columns: columns to log as keyed hashes (pseudonyms) instead of their values
     :param drop_columns: columns that are not logged
     :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
         ``hash_columns``
-    :param sample: share of the requests that are logged, 0 to 1; 1 by default
-    :param shadow: number or alias of a version that scores the same rows in the shadow: its predictions are only logged
+    :param sample: share of the requests that are logged, 0 to 1; by default 1
+    :param shadow: number or alias of a version that scores the same rows. Its predictions are logged but not returned
     :param canary: number or alias of a version that answers a share of the requests
-    :param canary_share: share of the requests that the canary answers, 0 to 1, until CanaryOperator sets one; 0.1 by
-        default
-    :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the request
+    :param canary_share: share of the requests that the canary answers, 0 to 1, until CanaryOperator sets another share;
+        by default 0.1
+    :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the
+        request
     :param feast_repo: path, in the pods, of the folder of a Feast repository. The servers look up features in its
         online store
-    :param token_conn_id: id of the Airflow connection whose password is the token of the endpoint; needed if the servers have
-        the environment variable ``MLOPS_SERVE_TOKEN``
+    :param token_conn_id: id of the Airflow connection whose password is the token of the endpoint; needed if the
+        servers have the environment variable ``MLOPS_SERVE_TOKEN``
     :param mlflow_conn_id: id of the Airflow connection to MLflow. The servers use it, too
     """
 
@@ -56,7 +57,7 @@ class DeployOperator(StepOperator):
     model: str
     target: Target
     token_conn_id: str | None
-    # The event that resumed the task.
+    # Payload of the event that resumed the task.
     _event: dict[str, Any] | None = None
     _rollout: Rollout | None = None
 
@@ -133,5 +134,5 @@ class DeployOperator(StepOperator):
         super().on_kill()
         if self._rollout is not None:
             self._rollout.put_back()
-            # Airflow would continue the task.
+            # Otherwise Airflow would continue the task.
             raise SystemExit(143)

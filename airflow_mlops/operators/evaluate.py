@@ -24,30 +24,31 @@ class EvaluateOperator(StepOperator):
     the rows that all of them predicted.
 
     :param candidates: the output of a TrainOperator, which may be mapped, or a list of model versions such as
-        ``[{"model": "delays", "version": 7}]``. The preferred candidate is the first one
+        ``[{"model": "delays", "version": 7}]``. The candidates are in order of preference, the preferred one first
     :param model: name of the registered model; by default the model of the candidates
     :param dataset: the training set with the held-out data; by default the training set of the candidates
-    :param evidence: datasets of labelled predictions of the candidates and of the champion, instead of ``dataset``: a list
-        with the outputs of JoinLabelsOperators, or of ``{"name": ..., "window": ...}``
+    :param evidence: datasets of labelled predictions of the candidates and of the champion, instead of ``dataset``: a
+        list whose items are outputs of JoinLabelsOperators or ``{"name": ..., "window": ...}``
     :param part: split part of the training set that holds the held-out data; by default `test`
     :param gates: the gates that a candidate must pass: a list of dicts, or the name of a YAML file with such a list,
         next to the DAG file. By default, a candidate must be better than the baseline and, with 95% confidence, better
         than the champion. If no gate in the list compares with the champion, a gate is added: the candidate must not be
         worse than the champion. ``{"champion": "ignore"}`` in the list prevents the additional gate
-    :param metric: name of the metric that decides which of the passing candidates wins: the first one that is at most one
-        standard error worse than the best one. By default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
-        (regression). A custom metric is named by its import path, ``package.module:function``, an expected cost by
-        ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``, and a Tweedie deviance by
+    :param metric: name of the metric that ranks the passing candidates. The winner is the first candidate that is at
+        most one standard error worse than the best one. By default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass)
+        or ``rmse`` (regression). A custom metric is named by its import path, ``package.module:function``, an expected
+        cost by ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``, and a Tweedie deviance by
         ``{"metric": "tweedie_deviance", "power": 1.5}``
     :param greater_is_better: whether larger values of ``metric`` are better; required for a custom metric only
-    :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are not
-        independent, and the confidence bounds of gates and of the model card allow for it. By default, rows are independent
+    :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are
+        not independent, and the confidence bounds of gates and of the model card allow for this. By default, rows are
+        independent
     :param allow_pyfunc: whether ``mlflow.pyfunc`` may load versions that TrainOperator did not register. Loading then
         runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
         is not templated, so that only the author of the DAG can set it
-    :param allow_code: whether the gate ``reproducible`` may run code that the MLflow run of a candidate names: functions,
-        networks, datasets, preprocessing and custom metrics. By default, it runs only estimators of well-known packages.
-        This parameter is not templated, so that only the author of the DAG can set it
+    :param allow_code: whether the gate ``reproducible`` may run code that the MLflow run of a candidate names:
+        functions, networks, datasets, preprocessing and custom metrics. By default, it runs only estimators of
+        well-known packages. This parameter is not templated, so that only the author of the DAG can set it
     :param card: texts for the model card: a dict with ``purpose``, ``limits`` (a text or a list of texts) and ``owner``
         (by default the ``owner`` of the task)
     :param mlflow_conn_id: id of the Airflow connection to MLflow

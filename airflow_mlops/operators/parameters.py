@@ -29,10 +29,10 @@ _ATTRIBUTES = {"label": "label_column"}
 
 
 class _StepSpec:
-    """A descriptor that returns the spec class of a stage, for example ``TrainSpec`` of
-    ``airflow_mlops.stages.train.spec``.
+    """A descriptor that returns the spec class of a stage.
 
-    The class is imported when a task runs, because pydantic builds models slowly and DAG files are parsed often.
+    The spec class of the stage ``train`` is ``TrainSpec`` of ``airflow_mlops.stages.train.spec``. It is imported when a
+    task runs, because pydantic builds models slowly and DAG files are parsed often.
     """
 
     def __get__(self, instance: object, owner: type[SpecParameters]) -> type[Spec]:

@@ -60,7 +60,7 @@ class PromoteOperator(ChampionOperator):
         if answer is not None:
             return spec.model_copy(update={"approval": answer})
         if requested:
-            # The worker failed after it sent the request. A second request would discard an answer to the first request.
+            # The worker failed after it sent the request. A second request would discard the answer to the first one.
             self.approval.wait_again(context, key)
         if not resumed and self._is_open(spec):
             self._ask(self.approval, spec.verdict, key, context)

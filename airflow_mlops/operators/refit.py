@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 class RefitOperator(StepOperator):
     """Fits the winner of an evaluation again on all rows of its training set, held-out rows included.
 
-    The new version is compared with the judged version, which is the version that won the evaluation: the signature must be
-    the same, the predictions must be stable, and the new version must not be worse on the held-out rows. If the new version
-    passes, it is registered and replaces the winner in the verdict that PromoteOperator receives. The verdict keeps the
-    metrics of the judged version, because no rows are held out from the new version. If the new version fails, the judged
-    version stays the winner. If the evaluation has no winner, nothing is fitted.
+    The new version is compared with the judged version, which is the version that won the evaluation. The signature
+    must be the same, the predictions must be stable, and the new version must not be worse on the held-out rows. If the
+    new version passes, it is registered and replaces the winner in the verdict that PromoteOperator receives. The
+    verdict keeps the metrics of the judged version, because the new version has no held-out rows. If the new version
+    fails, the judged version stays the winner. If the evaluation has no winner, nothing is fitted.
 
     :param verdict: the output of an EvaluateOperator
     :param allow_code: whether user code that the winner's MLflow run names may run: functions, networks, datasets,

@@ -33,12 +33,12 @@ _FREE_FORM = frozenset({"params", "dataset_params", "choices"})
 _NUMBER = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][-+]?\d+)?")
 _WORDS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 _INTERVAL = re.compile(r"\{\{[^{}]*\bdata_interval_start\b[^{}]*\}\}/\{\{[^{}]*\bdata_interval_end\b[^{}]*\}\}")
-# Values that a run has only if it has a logical date.
+# Template variables that a run has only if it has a logical date.
 _OF_LOGICAL_DATE = re.compile(r"'(logical_date|ds|ds_nodash|ts|ts_\w+|(prev_)?data_interval_\w+)' is undefined")
 
 
 def is_template(value: Any) -> bool:
-    """Return whether ``value`` contains a Jinja template or a task output. Only a running task knows such a value."""
+    """Return whether ``value`` contains a Jinja template or a task output, so that its value is known only at run time."""
     return "{{" in (text := str(value)) or "{%" in text
 
 
@@ -94,7 +94,7 @@ def _from_text(text: str) -> Any:
 def with_expressions(
     value: Any, environment: jinja2.Environment, done: Collection[int], *, structured: bool, free: bool = False
 ) -> Any:
-    """Return ``value``, in which each template that keeps its type is replaced by an :class:`Expression`.
+    """Replace each template in ``value`` that keeps its type by an :class:`Expression`, and return the result.
 
     :param done: ids of values that must not be rendered, because they come from XCom
     :param structured: whether the value is a structured parameter, in which numbers, booleans and null keep their types
@@ -118,7 +118,7 @@ def with_expressions(
 
 
 REQUEST = "mlops_request"
-"""Name in templates of the request for retraining that started the DAG run."""
+"""Name of the template variable with the request for retraining that started the DAG run."""
 
 
 class Missing(jinja2.StrictUndefined):
@@ -151,8 +151,9 @@ class MissingRequest(Missing):
 
 
 def with_missing(context: Context, environment: jinja2.Environment) -> Context:
-    """Return the context for rendering, with a :class:`Missing` for each partition key, date or request that the run
-    lacks.
+    """Return the context for rendering, with placeholders for values that the run does not have.
+
+    A missing partition key, partition date or request for retraining is replaced by a :class:`Missing`.
 
     :param context: the context, with the request for retraining, or ``None``, under the name :data:`REQUEST`
     """
@@ -176,16 +177,17 @@ def with_missing(context: Context, environment: jinja2.Environment) -> Context:
 
 
 def defined(value: Any) -> Any:
-    """Return ``value``. Raise an error if ``value`` is undefined, because native rendering returns undefined values."""
+    """Return ``value`` if it is defined. Jinja's native rendering returns an undefined value instead of an error.
+
+    :raises jinja2.UndefinedError: ``value`` is undefined
+    """
     if isinstance(value, jinja2.Undefined):
         str(value)
     return value
 
 
 def mask_credentials(value: Any) -> None:
-    """Register the credentials in the URLs of a rendered field with Airflow, which then masks them in logs and on its
-    pages.
-    """
+    """Register the credentials in the URLs of a rendered field as secrets, so that Airflow masks them in logs and pages."""
     if isinstance(value, str):
         if "://" in value:
             from airflow.sdk.log import mask_secret

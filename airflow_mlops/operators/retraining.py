@@ -64,10 +64,11 @@ def send_request(
 ) -> Delivery:
     """Send an asset event that requests retraining, unless another task has sent the request.
 
-    The partition key of the event is the monitored window. Airflow stores the event when the task succeeds, so a retry
-    sends the request again, and Airflow stores it once. If a user clears the task, the request is sent again.
+    The partition key of the event is the monitored window. Airflow stores the event when the task succeeds. Therefore a
+    retry sends the request again, but Airflow stores it only once. If a user clears the task, the request is sent
+    again.
 
-    :param task: the running task. Its outlets contain ``alias``; the asset is added to them if that is needed
+    :param task: the running task. Its outlets contain ``alias``. The asset is added to the outlets if this is necessary
     :param alias: asset alias in the outlets of the task
     :param result: the result of the monitoring step, with ``model``, ``window`` and ``request``
     :param extra: additional fields of the event
@@ -106,11 +107,11 @@ def send_request(
 
 
 def _doubt(uri: str, earlier: Sequence[AssetEventResult], *, is_active: bool) -> str | None:
-    """Return why a request may start no training; ``None`` if there is no sign of that.
+    """Return why a request may start no training; ``None`` if nothing indicates this.
 
     A task cannot find out from Airflow which DAGs are scheduled on an asset, or whether they are paused. It can find
-    out whether the asset is active and which DAG runs earlier events have started. An asset is active if a DAG uses it, or if an asset
-    alias has created an event of it.
+    out whether the asset is active, and which DAG runs earlier events have started. An asset is active if a DAG uses
+    it, or if an asset alias has created an event of it.
     """
     if not is_active:
         return f"nothing listens to {uri}: no DAG is scheduled on this asset"
@@ -182,7 +183,7 @@ def _last_without_run(earlier: Sequence[AssetEventResult]) -> str | None:
     sent = [event for event in earlier if _request_in(event).get("id") is not None]
     if not sent:
         return None
-    # The plugin sends a request a second time, without a partition key.
+    # The plugin sends a request again without a partition key.
     last = _request_in(sent[0])
     same = [event for event in sent if _request_in(event) == last]
     if any(event.created_dagruns or event.timestamp > before for event in same):
@@ -227,10 +228,10 @@ def _last_of_each(requests: Sequence[Request]) -> list[Request]:
 
 
 def newest_request(requests: Iterable[Request], model: str | None) -> Request | None:
-    """Return the newest request for ``model``, or the newest request if ``model`` is ``None``; ``None`` if there is no
-    such request.
+    """Return the newest request for ``model``; ``None`` if there is no such request.
 
     :param requests: requests, oldest first
+    :param model: name of the registered model; ``None`` for the newest request for any model
     """
     found = [request for request in requests if model is None or request.model == model]
     return found[-1] if found else None

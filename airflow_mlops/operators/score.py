@@ -20,20 +20,19 @@ if TYPE_CHECKING:
 class ScoreOperator(StepOperator):
     """Scores a dataset with the champion, or with another version, and writes a dataset of predictions.
 
-    If TrainOperator registered the version, the ONNX model of this version is used for scoring, otherwise the MLflow
-    flavour of the version.
+    Versions that TrainOperator registered are scored with their ONNX model, other versions with their MLflow flavour.
 
-    With ``version`` or ``alias``, the task writes shadow predictions, which nobody acts on. They are stored separately
-    from the predictions of the champion.
+    With ``version`` or ``alias``, the task writes shadow predictions, which are not used for decisions. They are stored
+    separately from the predictions of the champion.
 
     To score a large dataset in parallel, map the task over shards: ``ScoreOperator.partial(...,
     shards=8).expand(shard=list(range(8)))``. The predictions are one dataset, which the shard that finishes last
     writes. Only this shard returns the reference to the dataset, sends the events of the outlets, exports the metrics
     and writes the table of ``write_to``. ``.output`` of the mapped task can be passed on like that of a single task.
 
-    All shards use the version that the first one finds, even if the champion changes meanwhile. A shard that is cleared
-    uses this version again if another shard has succeeded. The version is resolved again in a new DAG run, and if no
-    other shard has succeeded, for example after all shards were cleared.
+    All shards use the version that the first shard finds, even if the champion changes meanwhile. A cleared shard uses
+    this version again if another shard has succeeded. The version is looked up again in a new DAG run, and if no other
+    shard has succeeded, for example after all shards were cleared.
 
     :param model: name of the registered model
     :param version: number of the version to score with; by default the champion
@@ -41,10 +40,10 @@ class ScoreOperator(StepOperator):
     :param dataset: the dataset to score: the output of an upstream task, or ``{"name": ..., "window": ...}``
     :param part: the split part of the dataset to score, such as `test`; by default all split parts
     :param window: the time window of the predictions, such as ``2013-04``; by default the window of the dataset
-    :param name: name of the dataset of predictions; by default ``MODEL_predictions``, or ``MODEL_shadow_predictions`` with
-        ``version`` or ``alias``
-    :param on_missing: what happens if the model has no champion, or no version with the alias: the task fails (``fail``)
-        or is skipped (``skip``)
+    :param name: name of the dataset of predictions; by default ``MODEL_predictions``, or ``MODEL_shadow_predictions``
+        with ``version`` or ``alias``
+    :param on_missing: what happens if the model has no champion, or no version with the alias: the task fails
+        (``fail``) or is skipped (``skip``)
     :param allow_pyfunc: whether ``mlflow.pyfunc`` may load a version that TrainOperator did not register. Loading then
         runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
         is not templated, so that only the author of the DAG can set it
@@ -52,12 +51,13 @@ class ScoreOperator(StepOperator):
     :param drop_columns: names of the columns that are not stored in the predictions
     :param hash_conn_id: id of the Airflow connection with the secret key for hashing in the password field; required
         with ``hash_columns``
-    :param write_to: table of a database into which the predictions are written as well, as ``{"conn_id": ..., "table": ...}``;
-        ``table`` may be ``SCHEMA.TABLE``. The rows of the same window, model, version and dataset name are replaced in
-        one transaction
+    :param write_to: table of a database into which the predictions are written as well, as ``{"conn_id": ...,
+        "table": ...}``; ``table`` may be ``SCHEMA.TABLE``. The rows of the same window, model, version and dataset name
+        are replaced in one transaction
     :param shard: index of the shard to score, from 0; by default all rows are scored
     :param shards: number of shards into which the rows are divided
     :param mlflow_conn_id: id of the Airflow connection to MLflow
+    :raises SpecError: both ``version`` and ``alias`` are set
     """
 
     step = "score"
@@ -104,14 +104,14 @@ class ScoreOperator(StepOperator):
                 f"Task {self.task_id!r} has {len(instances)} mapped instances, but shards={call.spec['shards']}, so some rows would "
                 f"not be scored. Map the task over all shards, with .expand(shard=list(range({call.spec['shards']})))."
             )
-        # Retries have the same key, whatever the other shards have done since.
+        # The key was computed before, so a retry has the same key, whichever shards have succeeded since.
         succeeded = sorted(number for number, state in instances.items() if state == "success")
         return call.model_copy(update={"spec": {**call.spec, "succeeded": succeeded}})
 
     def samples(self, result: dict[str, Any]) -> list[Sample]:
         from airflow_mlops.observability.samples import scored
 
-        # Alerts watch the scoring of each model, and shadow predictions must not hide that it has stopped.
+        # Alerts watch the scoring of each model. Shadow predictions must not hide that this scoring has stopped.
         return scored(result) if self.version is None and self.alias is None else []
 
     def finish(self, result: dict[str, Any], context: Context) -> None:

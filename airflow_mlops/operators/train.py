@@ -22,39 +22,39 @@ class TrainOperator(StepOperator):
     :param dataset: the training set with the split parts `train` and `test`, which is the output of
         BuildTrainingSetOperator
     :param model: name of the registered model
-    :param trainer: a trainer of :mod:`airflow_mlops.trainers`, such as :class:`~airflow_mlops.trainers.LightGBMTrainer`, a
-        :class:`~airflow_mlops.trainers.Search` over one of them,
-        a dict with the same fields, or the output of a SearchOperator, which contains the best parameters
-    :param metrics: metrics that are measured on the split part `test` and logged in addition to the built-in metrics: import
-        paths of custom metrics, ``package.module:function``, expected costs such as
-        ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``, and deviances such as ``poisson_deviance`` or
+    :param trainer: a trainer of :mod:`airflow_mlops.trainers`, such as
+        :class:`~airflow_mlops.trainers.LightGBMTrainer`; a :class:`~airflow_mlops.trainers.Search` over one of them; a
+        dict with the same fields; or the output of a SearchOperator, which contains the best parameters
+    :param metrics: metrics that are measured on the split part `test` and logged in addition to the built-in metrics:
+        import paths of custom metrics, ``package.module:function``; expected costs such as ``{"metric":
+        "expected_cost", "false_positive": 1, "false_negative": 20}``; and deviances such as ``poisson_deviance`` or
         ``{"metric": "tweedie_deviance", "power": 1.5}``
-    :param threshold: the decision threshold of a binary model: a number from 0 to 1, or a rule by which it is chosen on training rows
-        that the model is not fitted to: ``{"maximise": "f1"}`` (or ``accuracy``, ``balanced_accuracy``), ``{"precision": 0.9}``,
-        ``{"recall": 0.9}`` or ``{"cost": {"false_positive": 1, "false_negative": 20}}``. By default, the threshold of the
-        estimator, 0.5
-    :param calibration: method by which the probabilities of a classifier are calibrated, on training rows that the model is not
-        fitted to: ``"isotonic"``, ``"sigmoid"`` or ``"temperature"``. By default, they are those of the estimator
+    :param threshold: the decision threshold of a binary model: a number from 0 to 1, or a rule by which it is chosen on
+        training rows that the model is not fitted to: ``{"maximise": "f1"}`` (or ``accuracy``, ``balanced_accuracy``),
+        ``{"precision": 0.9}``, ``{"recall": 0.9}`` or ``{"cost": {"false_positive": 1, "false_negative": 20}}``. By
+        default, the threshold of the estimator, 0.5
+    :param calibration: method by which the probabilities of a classifier are calibrated, on training rows that the
+        model is not fitted to: ``"isotonic"``, ``"sigmoid"`` or ``"temperature"``. By default, the probabilities are
+        not calibrated
     :param interval: the nominal coverage of the prediction intervals of a regression, such as ``0.9`` or ``{"coverage":
         0.9}``: the share of the labels that lie in their interval if the data do not change. The width is computed from
-        training rows that the model is not fitted to. By default, a
-        model has no intervals
-    :param class_weight: ``"balanced"``, or a mapping from class to a weight greater than 0; a class that it does not name has the
-        weight 1. The weights are passed to the fit and to early stopping, multiplied by those of the rows
-        (:class:`~airflow_mlops.operators.Decay`) and of ``sample_weight``. Class weights do not change metrics, gates and monitoring
+        training rows that the model is not fitted to. By default, a model has no intervals
+    :param class_weight: ``"balanced"``, or a mapping from class to a weight greater than 0. Classes that are not in the
+        mapping have the weight 1. The weights are passed to the fit and to early stopping, multiplied by those of the
+        rows (:class:`~airflow_mlops.operators.Decay`) and of ``sample_weight``. Class weights do not change metrics,
+        gates and monitoring
     :param sample_weight: column of the training set with the weight of each row, a finite number of at least 0. The
-        weights are passed to the fit and to early stopping. Metrics, gates and confidence bounds on the split part
-        `test` are weighted by them. Realised performance in monitoring is, too, if the predictions or the labels have
-        the column. The column must not be a feature, the label, a key or the event time: name it in ``watched`` of
-        BuildTrainingSetOperator. By default, all
-        rows have the same weight
+        weights are passed to the fit and to early stopping. They also weight metrics, gates and confidence bounds on
+        the split part `test`, and realised performance in monitoring if the predictions or the labels have the column.
+        The column must not be a feature, the label, a key or the event time: name it in ``watched`` of
+        BuildTrainingSetOperator. By default, all rows have the same weight
     :param experiment: name of the MLflow experiment; by default ``model``
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     :param seed: random seed of the training, which is passed as ``random_state`` to estimators and as ``seed`` to
         functions
     :param tags: additional tags of the MLflow run
-    :raises SpecError: the trainer is invalid, or does not accept ``class_weight`` or ``sample_weight``, or ``interval`` is not a
-        coverage or excludes another parameter
+    :raises SpecError: a parameter is invalid, two parameters exclude each other, or the trainer does not accept
+        ``class_weight`` or ``sample_weight``
     """
 
     step = "train"

@@ -26,8 +26,9 @@ class BuildTrainingSetOperator(StepOperator):
         ``{"name": ..., "window": ...}`` for the datasets of a window
     :param window: rule for the window of the training set: a :class:`~airflow_mlops.operators.Rolling`, an
         :class:`~airflow_mlops.operators.Expanding` or a :class:`~airflow_mlops.operators.Decay`. The training window
-        ends with the window of the run: ``window`` in ``entities``, or by default the monitored window of the retraining
-        request that started the run, or else the partition key or data interval. ``entities`` must name a dataset
+        ends with the window of the run: ``window`` in ``entities``, or by default the monitored window of the
+        retraining request that started the run, or else the partition key or data interval. ``entities`` must name a
+        dataset
     :param timestamp: name of the column in ``entities`` with the event time
     :param repo: path of the folder of the Feast repository, on the machine on which the step runs; not needed if all
         features are in ``columns``
@@ -42,17 +43,18 @@ class BuildTrainingSetOperator(StepOperator):
     :param task: the ML task: ``binary``, ``multiclass`` or ``regression``; by default inferred from the label
     :param positive: for a binary task, the label of the positive class, such as ``bad``; by default the last of the two
         labels in sorted order
-    :param split: split method ``random``, ``time``, ``group`` or ``hash``, or a dict with ``method``, ``test_size`` (a
-        share such as 0.3, ``14D`` for the last 14 days, or with ``window`` the text ``window`` for the window of the
-        run), ``group`` (name of the group column), ``gap`` (for ``time``, such as ``7D``: length of the time before the
-        held-out rows; rows in this time are left out), ``stratify`` (for ``random``) and ``seed``; ``None`` for the
-        single split part `data`
+    :param split: split method ``random``, ``time``, ``group`` or ``hash``; ``None`` for the single split part `data`;
+        or a dict with ``method`` and these optional fields: ``test_size`` (a share such as 0.3, ``14D`` for the last 14
+        days, or with the parameter ``window`` the text ``window`` for the window of the run), ``group`` (name of the
+        group column), ``gap`` (for ``time``, such as ``7D``: rows in this time before the held-out rows are left out),
+        ``stratify`` (for ``random``) and ``seed``
     :param max_single_feature_score: largest score that one feature may reach as the only predictor of the label: AUC,
         or R² for a regression. A feature above this limit fails the task, because it probably leaks the label
-    :param memory_limit: memory that sorting and joining may use before they continue on disk, such as ``2GB``; by default
-        ``[mlops] memory``. The Python process needs additional memory
+    :param memory_limit: memory that sorting and joining may use before they continue on disk, such as ``2GB``; by
+        default ``[mlops] memory``. The Python process needs additional memory
     :param description: description of the dataset
-    :raises SpecError: the split method is unknown, the window rule is invalid, or both ``feature_service`` and ``features`` are set
+    :raises SpecError: the split method is unknown, the window rule is invalid, or both ``feature_service`` and
+        ``features`` are set
     """
 
     step = "training_set"

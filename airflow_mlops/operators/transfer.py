@@ -8,14 +8,14 @@ from airflow_mlops.operators.base import StepOperator
 
 
 class TransferModelOperator(StepOperator):
-    """Copies a model version, with its evidence, from one MLflow registry to another, such as from staging to production.
+    """Copies a model version with its evidence from one MLflow registry to another, for example to production.
 
-    The files are copied unchanged, and nothing is trained. The operator registers a version in the target and writes the entry
-    ``received`` to the target's ledger. The champion of the target does not change. The version must have passed an
-    evaluation in its registry. A version that was transferred before is not copied again.
+    The files are copied unchanged, and nothing is trained. The operator registers a version in the target and writes
+    the entry ``received`` to the target's ledger. The champion of the target does not change. The version must have
+    passed an evaluation in its registry. A version that was transferred before is not copied again.
 
-    The extra ``artifacts`` of a connection is the URL of the artifact store with the ledgers of this registry; by default it is the
-    store of the task. Source and target need different stores or different names of the model.
+    The extra ``artifacts`` of a connection is the URL of the artifact store with the ledgers of this registry. By
+    default, it is the store of the task. Source and target need different stores or different names of the model.
 
     :param model: name of the registered model to copy from
     :param target_conn_id: id of the Airflow connection to the MLflow server to copy to

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class ValidateOperator(StepOperator):
     """Validates a dataset with a Great Expectations suite and publishes Data Docs.
 
-    :param dataset: the dataset to validate: the output of an upstream task, or a selection by name. Several datasets with
-        the same name are validated as one table
+    :param dataset: the dataset to validate: the output of an upstream task, or ``{"name": ..., "window": ...}``.
+        Several datasets with the same name are validated as one table
     :param suite: the suite as a dict, the path of its JSON file on the machine on which the step runs, or the import
         path ``package.module:function`` of a function that returns an ``ExpectationSuite``
     :param on_failure: what happens if an expectation is not met. ``fail`` fails the task. ``warn`` logs a warning, and

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Rolling(dict[str, Any]):
     """The last months, weeks or days: a window of a fixed length that ends with the window of the run.
 
-    :param length: an ISO 8601 period, such as ``P6M`` or ``P90D``. Years, months, weeks and days are counted in the time
-        zone of the run's window. The field is templated
+    :param length: an ISO 8601 period, such as ``P6M`` or ``P90D``. Years, months, weeks and days are counted in the
+        time zone of the run's window. The field is templated
     :raises SpecError: ``length`` is not an ISO 8601 period
     """
 
@@ -46,8 +46,8 @@ class Decay(dict[str, Any]):
     The weight of a row is ``0.5 ** (age / half_life)``, where the age is the elapsed time from the event to the end of
     the run's window. Trainers pass the weights to the estimator as ``sample_weight``.
 
-    :param half_life: age at which a row has the weight 0.5, such as ``P60D`` or ``60D``. Years and months are not allowed,
-        because they have no fixed length. The field is templated
+    :param half_life: age at which a row has the weight 0.5, such as ``P60D`` or ``60D``. Years and months are not
+        allowed, because they have no fixed length. The field is templated
     :raises SpecError: ``half_life`` is not a duration
     """
 
@@ -63,8 +63,9 @@ def _check(rule: dict[str, Any]) -> None:
 
 
 def check_rule(rule: Any, where: str) -> None:
-    """Validate a rule in a DAG file.
+    """Validate a window rule in a DAG file.
 
+    :param rule: a :class:`Rolling`, :class:`Expanding` or :class:`Decay`, or a dict with the same fields
     :param where: start of the error message
     :raises SpecError: the rule is invalid
     """
@@ -75,10 +76,10 @@ def check_rule(rule: Any, where: str) -> None:
 
 
 def with_run_window(entities: Any, context: Context) -> Any:
-    """Return ``entities`` with the window that the run processes. A rule derives the training window from it.
+    """Return ``entities`` with the window of the run, from which a window rule derives the training window.
 
-    The window is the first of these that exists: ``window`` in ``entities``, the monitored window of the retraining
-    request that started the run (if there are several, the window that ends last), the partition key, the data
+    The window is the first of these that exists: ``window`` in ``entities``; the monitored window of the retraining
+    request that started the run (if there are several requests, the window that ends last); the partition key; the data
     interval.
 
     :param entities: a selection of datasets by name. Anything else is returned unchanged

@@ -80,7 +80,7 @@ def read(
 
 
 def load(store: ArtifactStore, key: str, version: int) -> dict[str, tuple[str, Any]]:
-    """Read a stored copy. The result is empty if there is none, or if it is damaged or of another version."""
+    """Read a stored copy. The result is empty if there is no copy, or if it is damaged or has another version."""
     try:
         content = json.loads(gzip.decompress(store.read_bytes(key)))
         if content["version"] != version:

@@ -1,6 +1,4 @@
-"""The data of a model: the windows of the datasets that it reads, and the lineage from raw data to the model and its
-predictions.
-"""
+"""The windows of the datasets that a model reads, and the lineage from raw data to the model and its predictions."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ class DataWindow(Model):
 
     :param id: id of the dataset
     :param rows: number of rows; ``None`` if its manifest cannot be read
-    :param quarantined: number of rows of the window that validation has set apart
+    :param quarantined: number of rows of the window that validation has quarantined
     :param replaced: number of earlier datasets of the same window
     """
 
@@ -59,6 +57,9 @@ class Node(Model):
     """A dataset, a model version, or predictions.
 
     :param id: id of the dataset, or name and number of the version
+    :param kind: kind of the node. The rows of the kind ``predictions`` are made by a model
+    :param name: name of the dataset or of the model; empty for a dataset that is not in the store
+    :param label: text of the node: the window, the start of the id, or the version
     """
 
     id: str
@@ -68,7 +69,10 @@ class Node(Model):
 
 
 class Lineage(Model):
-    """A graph from raw data to the model and its predictions. An edge leads from a source to what was made of it."""
+    """A graph from raw data to the model and its predictions.
+
+    :param edges: pairs of node ids: a source, and what was made from it
+    """
 
     nodes: list[Node] = Field(default_factory=list)
     edges: list[tuple[str, str]] = Field(default_factory=list)
@@ -129,8 +133,10 @@ class _Graph:
         self.nodes.setdefault(node.id, node)
 
     def walk(self, dataset_id: str, child: str, hints: Sequence[str]) -> None:
-        """Add a dataset and all datasets that it was computed from.
+        """Add a dataset and all datasets from which it was computed.
 
+        :param dataset_id: id of the dataset
+        :param child: id of the node that was made from the dataset
         :param hints: names under which the dataset is looked for first
         """
         waiting = [(dataset_id, child, [*hints])]
@@ -201,9 +207,7 @@ def _contents(store: ArtifactStore, name: str) -> tuple[dict[Window, str], dict[
 
 
 def _short(key: str, content: bytes) -> Any:
-    """Return the fields of a pointer or manifest from which the facts about windows are made; ``None`` if it is
-    damaged.
-    """
+    """Return the fields of a pointer or manifest that :func:`_windows` needs; ``None`` if the file is damaged."""
     try:
         found = json.loads(content)
         return {"id": str(found["id"]), "rows": int(found.get("rows", 0)), "window": found.get("window")}

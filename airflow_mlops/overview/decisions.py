@@ -24,9 +24,9 @@ from airflow_mlops.registry.ledger import Entry, Ledger, folder_name
 from airflow_mlops.registry.requests import BY_USER, recorded_requests
 from airflow_mlops.registry.verdict import CandidateVerdict
 
-# Version of the stored copy of the entries, and the number of entries without a copy.
+# Version of the stored copy of the entries, and the largest number of entries that are read without a copy.
 _VERSION, _FEW = 1, 3
-# Number of acknowledgements in a summary. Only that of the last window counts.
+# Largest number of acknowledgements in a summary. Pages show only that of the last window.
 _ACKNOWLEDGEMENTS = 36
 
 
@@ -73,8 +73,9 @@ def read(store: ArtifactStore, model: str) -> tuple[list[Entry], Chain]:
 
 
 def _contents(store: ArtifactStore, folder: str, model: str) -> dict[str, bytes]:
-    """Return the content of the file of each entry: from the copy, or from the file itself if it has changed since it
-    was copied.
+    """Return the content of the file of each entry, by key.
+
+    The content comes from the copy, or from the file itself if the file has changed since it was copied.
     """
     key = f"indexes/decisions/{folder_name(model)}.json.gz"
     listed = {key: info for key, info in store.find_info(folder).items() if not key.rpartition("/")[2].startswith(".")}
@@ -93,7 +94,7 @@ def _parse(content: bytes) -> Entry | None:
 
 
 def standing(store: ArtifactStore, model: str, entries: Sequence[Entry]) -> Standing:
-    """Return what follows from all decisions: the champion, the open retraining request, and the acknowledged windows.
+    """Return the result of all decisions: the champion, the open retraining request, and the acknowledged windows.
 
     :param entries: entries of the ledger, oldest first
     :raises StoreError: the store cannot be read
@@ -141,7 +142,7 @@ def _dags(entries: Sequence[Entry], decisions: set[str]) -> list[str]:
 
 
 def author_of(entry: Entry) -> str | None:
-    """Return who made a decision: a user, or monitoring with its DAG and task; ``None`` if neither did."""
+    """Return the user who made a decision, or monitoring with its DAG and task; ``None`` if neither made it."""
     if not _is_by_monitoring(entry):
         return user_of(entry)
     place = entry.provenance

@@ -1,6 +1,6 @@
 """The drift of a model's features: which features drifted in which windows, and the distributions of one of them.
 
-A copy of what the map needs of the last reports is stored as ``indexes/drift/MODEL.json.gz``
+A copy of the fields of the last reports that the map needs is stored as ``indexes/drift/MODEL.json.gz``
 (:mod:`airflow_mlops.overview.copies`), so that the map takes few requests.
 """
 
@@ -27,7 +27,7 @@ from airflow_mlops.registry.ledger import folder_name
 LONGEST = 200
 """Largest number of windows in a map."""
 
-# Version of the stored copy, and the number of reports without a copy.
+# Version of the stored copy, and the largest number of reports that are read without a copy.
 _VERSION, _FEW = 1, 3
 
 
@@ -196,7 +196,9 @@ def _cell(drift: _Feature | None) -> Cell | None:
 
 
 def column(store: ArtifactStore, model: str, name: str, window: Window) -> ColumnDrift | None:
-    """Return the drift of a feature, a watched column, the scores or the labels; ``None`` if the window did not measure it.
+    """Return the drift of a feature, a watched column, the scores or the labels in a window.
+
+    :return: ``None`` if the window did not measure the column
 
     :raises StoreError: the store cannot be read
     """

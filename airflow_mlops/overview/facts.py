@@ -52,6 +52,8 @@ class TaskFacts(Model):
 class Level(Model):
     """The value of a metric with a confidence interval.
 
+    :param low: lower bound of the interval
+    :param high: upper bound of the interval
     :param reference: value of the metric on the held-out split part at training; ``None`` if unknown
     """
 
@@ -72,7 +74,7 @@ class Point(Model):
     :param labelled: number of predictions with a label
     :param coverage: share of the predictions that have a label; ``None`` without predictions
     :param metric: name of the metric of ``realised`` and ``estimated``; ``None`` if nothing was measured
-    :param greater_is_better: the direction of ``metric``
+    :param greater_is_better: whether larger values of ``metric`` are better
     :param realised: realised performance; ``None`` if it was not measured
     :param estimated: performance estimated without labels; ``None`` if it was not estimated
     :param requested: whether the window requested retraining
@@ -157,7 +159,7 @@ class Monitoring(Model):
     :param checked: time at which the window was checked
     :param headline: the main reason for the verdict
     :param metric: name of the metric of the trend; ``None`` if nothing was measured in the last windows
-    :param greater_is_better: the direction of ``metric``
+    :param greater_is_better: whether larger values of ``metric`` are better
     :param coverage: share of the predictions that have a label; ``None`` without predictions
     :param trend: the last windows. A value of another metric than ``metric`` is left out
     :param acknowledged: the acknowledgement of the verdict ``watch``; ``None`` if there is none
@@ -190,12 +192,12 @@ class Scoring(Model):
 
 
 class OpenRequest(Model):
-    """The last request for retraining, if nothing has answered it yet.
+    """The open request for retraining.
 
     :param id: id of the request
     :param reason: why retraining is requested
     :param created: time at which the request was created
-    :param by: user who requested the retraining; ``monitoring: DAG x, task y`` if monitoring did
+    :param by: user who requested the retraining; ``monitoring: DAG x, task y`` if monitoring requested it
     """
 
     id: str
@@ -238,7 +240,8 @@ class Overview(Model):
     :param owner: owners of its DAGs, separated by commas; ``None`` if they are unknown
     :param tags: tags of its DAGs
     :param champion: the champion according to the ledger; ``None`` if the model has no champion
-    :param candidate: the newest trained version; ``None`` if it is unknown, as with versions that were registered elsewhere
+    :param candidate: the newest trained version; ``None`` if unknown, for example for versions that were registered
+        elsewhere
     :param previous: the version that the champion replaced
     :param labels_until: end of the last monitored window in which predictions have labels
     :param request: the open request for retraining; ``None`` if no request is open
@@ -285,7 +288,7 @@ class DecisionFacts(Model):
     :param champion: version that is champion after the decision
     :param replaced: version that was champion before the decision
     :param by: user who approved, rolled back, requested or acknowledged; ``monitoring: DAG x, task y`` if monitoring
-        requested; ``None`` if neither did
+        requested; ``None`` if neither a user nor monitoring made the decision
     :param window: window of a request for retraining or of an acknowledgement
     :param dag_id: DAG of the task that made the decision; empty without Airflow
     :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions

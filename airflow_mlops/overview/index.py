@@ -9,10 +9,10 @@ For a model called MODEL::
     indexes/models/MODEL/candidate-DAG-vVERSION.json   from the last training of a DAG; DAG is a hash of its id
     indexes/models.json.gz                   a copy of all of these, which a page reads first
 
-The step that changes a source computes the section of this source from the source, and writes it in the index.
-``airflow mlops index`` computes the sections again from the ledger, the reports and the predictions. It leaves the
-sections about trainings as they are, because their source is MLflow; the next training of a DAG writes a new one. A
-failing index never fails a step.
+The step that changes a source computes the section of this source, and writes it to the index. ``airflow mlops index``
+computes the sections again from the ledger, the reports and the predictions. It does not change the sections about
+trainings, because their source is MLflow. The next training of a DAG writes a new section. An error of the index never
+fails a step.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ _VERSION = 2
 # Written after the sections of all models were written once. Stores of earlier releases do not have it.
 _COMPLETE = f"{FOLDER}/complete"
 # If more sections than this have changed, the snapshot is written again. Until then, a process that starts reads each
-# changed section with one request.
+# changed section from its own file.
 _CHANGED = 4
 
-# The page of a model computes these from the ledger and the reports, which it shows.
+# For these sections, the page of a model reads the ledger and the reports themselves, because it shows their history.
 _WITH_HISTORY = (("decisions", None), ("monitoring", None))
 
 # The sections that this process has read, by URL of the store.
@@ -52,11 +52,11 @@ _parsed_sections: dict[str, dict[str, tuple[str, Section]]] = {}
 def update(store: ArtifactStore, model: str, kind: Kind, predictions: str | None = None) -> None:
     """Compute a section of the index, and write it. An error is only logged.
 
-    Two steps may write the same section at the same time. Each of them compares the source with its earlier state after
-    it has written, and computes the section again if the source has changed. So the last step to write includes what
-    the other step has added.
+    Two steps may write the same section at the same time. After the write, each step checks whether the source has
+    changed since the step read it. If so, the step computes the section again. Therefore the last write includes the
+    changes of both steps.
 
-    :param predictions: name of the datasets of predictions, for ``scoring``; ``MODEL_predictions`` by default
+    :param predictions: name of the datasets of predictions, for ``scoring``; by default ``MODEL_predictions``
     """
     try:
         for pause in pauses():
@@ -71,13 +71,14 @@ def update(store: ArtifactStore, model: str, kind: Kind, predictions: str | None
 
 
 def trained(store: ArtifactStore, ref: ModelVersionRef, dag_id: str, time: datetime | None = None) -> None:
-    """Add a version that was trained to the index. An error is only logged.
+    """Add a trained version to the index. An error is only logged.
 
-    Trainings that end at the same time write different objects. Each deletes those of its DAG that are not the newest, so the
-    newest one remains.
+    Trainings that end at the same time write different objects. Each of them deletes the objects of its DAG that are
+    not the newest, so only the newest object remains.
 
-    :param dag_id: DAG of the task that trained it; empty without Airflow
-    :param time: time at which its training had finished; now by default
+    :param ref: the trained version
+    :param dag_id: DAG of the task that trained the version; empty without Airflow
+    :param time: time at which the training had finished; by default now
     """
     key = sections.candidate_key(ref, dag_id)
     try:
@@ -103,8 +104,8 @@ def _write(store: ArtifactStore, section: Section, kind: Kind, predictions: str 
 def read(store: ArtifactStore) -> dict[str, list[Section]]:
     """Read the sections of all models, by name of the model.
 
-    A store without an index, written by an earlier release, is read completely, and gets an index. Damaged sections, and those
-    of another version of this package, are computed again.
+    A store without an index, written by an earlier release, is read completely, and gets an index. Damaged sections,
+    and sections of another version of this package, are computed again.
 
     :raises StoreError: the store cannot be read
     """
@@ -113,7 +114,7 @@ def read(store: ArtifactStore) -> dict[str, list[Section]]:
         rebuild(store)
         listed = store.find_info(FOLDER)
     listed = {key: info for key, info in listed.items() if _is_section(key)}
-    # A process that has just started knows nothing.
+    # A process that has just started has read no sections.
     known = _known.get(store.url) or copies.load(store, SNAPSHOT, _VERSION)
     found = copies.read(store, listed, lambda key, content: content.decode(errors="replace"), known)
     if found.read > _CHANGED:
@@ -131,7 +132,7 @@ def read(store: ArtifactStore) -> dict[str, list[Section]]:
 
 
 def forget() -> None:
-    """Forget what this process has read."""
+    """Clear the sections that this process has read, so that the next call reads the store."""
     _known.clear()
     _parsed_sections.clear()
 
@@ -147,7 +148,7 @@ def _repaired(store: ArtifactStore, key: str) -> Section:
     model = sections.model_of(key)
     found = sections.kind_of(key)
     if found is None:
-        # Only a training knows what was in it.
+        # The section cannot be computed again, because only a training writes it.
         return Section(
             model=model, problem=f"The file {key} cannot be read. Delete the file; the next training writes a new one."
         )
@@ -161,7 +162,7 @@ def _repaired(store: ArtifactStore, key: str) -> Section:
 
 
 def without_history(store: ArtifactStore, model: str) -> list[Section]:
-    """Return the sections of a model about its predictions and its trainings.
+    """Return the sections of a model about its predictions and its trainings, whose history the page does not show.
 
     :raises StoreError: the store cannot be read
     """

@@ -35,8 +35,8 @@ def models(store: ArtifactStore) -> Models:
 def model(store: ArtifactStore, name: str) -> ModelFacts | None:
     """Return all facts about a model; ``None`` if the store has nothing about it.
 
-    What cannot be read is named in ``problems``. Owner, tags and the request for approval are in Airflow's database, so they
-    are left out.
+    What cannot be read is named in ``problems``. Owner, tags and the request for approval are in Airflow's database, so
+    they are left out.
     """
     problems: list[str] = []
     nothing: tuple[list[Entry], Chain] = [], Chain()

@@ -1,7 +1,7 @@
 """The monitored windows of a model.
 
-A copy of the few numbers of each report, so that a model with a long history is read with few requests, is stored as
-``indexes/monitoring/MODEL.json.gz`` (:mod:`airflow_mlops.overview.copies`).
+A copy of the main numbers of each report is stored as ``indexes/monitoring/MODEL.json.gz``
+(:mod:`airflow_mlops.overview.copies`), so that the history of a model takes few requests, however long it is.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from airflow_mlops.registry.ledger import folder_name
 
 # Version of the points in a stored copy.
 _VERSION = 1
-# Number of reports without a stored copy of their points.
+# Largest number of reports that are read without a stored copy of their points.
 _FEW = 3
 
 
@@ -89,7 +89,7 @@ def _content(key: str, content: bytes) -> Any:
 
 
 def parse(key: str, content: bytes) -> Point | None:
-    """Return a report in a few numbers; ``None`` if the report has an incompatible format.
+    """Return the main numbers of a report; ``None`` if the report has an incompatible format.
 
     :param key: store key of the report
     """

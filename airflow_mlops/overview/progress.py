@@ -17,14 +17,15 @@ _LOSSES = ("train_loss", "validation_loss")
 _PARENT, _TRIAL = "mlflow.parentRunId", "mlops.trial"
 # A search has a run for each trial. The newest ones are shown.
 _TRIALS = 200
-# Metrics of a trial that the search adds to the one it optimises.
+# Metric that the search logs for each trial, in addition to the metrics of the model.
 _OTHER = "seconds"
 
 
 class Curve(Model):
     """A loss by epoch.
 
-    :param points: epoch, from 0, and value of the loss in it, in the order of the epochs
+    :param metric: name of the loss in MLflow
+    :param points: pairs of the epoch, from 0, and the loss, ordered by epoch
     """
 
     metric: str
@@ -62,7 +63,7 @@ class Progress(Model):
 
 
 def progress(client: MlflowClient, dag_id: str, run_id: str, task_id: str, map_index: int, ui: str) -> Progress:
-    """Return the progress of a task. Workers of one search share its run.
+    """Return the progress of a task. All workers of a search share one run.
 
     :param ui: address of MLflow's pages; empty if it has none
     :raises RegistryError: MLflow cannot be read
@@ -107,7 +108,7 @@ def _curves(client: MlflowClient, run: Any) -> list[Curve]:
 
 def _trials(client: MlflowClient, run: Any) -> list[Trial]:
     children = _search(client, [run.info.experiment_id], {_PARENT: run.info.run_id}, _TRIALS)
-    # A user's own code may log nested runs, which are no trials.
+    # A user's own code may log nested runs, which are not trials.
     return [_trial(item) for item in children if item.data.tags.get(_TRIAL, "").isdecimal()]
 
 

@@ -46,7 +46,7 @@ def quarantined(store: ArtifactStore, result: dict[str, Any]) -> Samples:
     batch = next((found for found in dataset.batches(batch_rows=ROWS) if found.num_rows), None)
     if batch is None:
         return Samples(dataset=ref)
-    # The reason of each row comes first.
+    # The column with the unmet expectations comes first.
     names = sorted(batch.schema.names, key=lambda name: name != FAILED_EXPECTATIONS)
     rows = zip(*(batch.column(name).to_pylist() for name in names), strict=True)
     return Samples(dataset=ref, columns=names, rows=[[_text(value) for value in row] for row in rows])

@@ -14,7 +14,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.timeline import window_of
 from airflow_mlops.overview.facts import Scoring, WindowFacts
 
-# Name of a slot: a window (start and end without hyphens) or the fingerprint of the scored rows, the model, its
+# Name of a slot: the window (start and end, without hyphens) or the fingerprint of the scored rows; the model; the
 # version.
 _SLOT = re.compile(r"(?:[\dT_]+Z-[\dT_]+Z|rows-[0-9a-f]+)-(.+)-v\d+\.json")
 _FIRST = datetime.min.replace(tzinfo=timezone.utc)
@@ -34,10 +34,10 @@ class LastScoring(Model):
 
 
 def last_scoring(store: ArtifactStore, model: str, name: str) -> LastScoring | None:
-    """Return the scoring of the window that ends last; ``None`` without predictions. Predictions of a shadow or a
-    canary do not count.
+    """Return the scoring of the window that ends last; ``None`` without predictions.
 
-    Of several versions in the same window, the one with the most recent predictions counts.
+    Predictions of a shadow or a canary do not count. If several versions scored the same window, the most recent
+    predictions count.
 
     :param name: name of the datasets of predictions
     :raises StoreError: the store cannot be read
@@ -64,7 +64,7 @@ def last_scoring(store: ArtifactStore, model: str, name: str) -> LastScoring | N
 
 
 def newest(store: ArtifactStore, model: str, name: str) -> list[Manifest]:
-    """Return the manifests of the current predictions of the last window, or of those without a window."""
+    """Return the manifests of the current predictions of the last window; without windows, those of all snapshots."""
     keys = {key: window_of(key) for key in slots_of(store, name).find() if model_of(key) == model}
     last = max((window.end for window in keys.values() if window is not None), default=None)
     newest = [key for key, window in keys.items() if (window.end if window is not None else None) == last]

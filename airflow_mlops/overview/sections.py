@@ -1,4 +1,4 @@
-"""The sections of the index: what each of them has about a model, and how it is computed from its source."""
+"""The sections of the index: their content, and how each section is computed from its source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the models of a store without an index: those with a ledger, with monitoring reports, or with predictions."""
+"""Find the models of a store without an index: those with a ledger, with monitoring reports, or with predictions."""
 
 from __future__ import annotations
 

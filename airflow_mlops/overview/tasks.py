@@ -17,7 +17,7 @@ from airflow_mlops.data.store import ArtifactStore
 
 Kind = Literal["evaluate", "monitor", "validate", "train", "search", "training_set", "promote", "score", "other"]
 
-# Fields that only the results of one kind have, of any release.
+# Fields by which the kind of a result is recognised, whichever release wrote the result.
 _FIELDS: dict[Kind, frozenset[str]] = {
     "evaluate": frozenset({"verdict", "reports"}),
     "monitor": frozenset({"decision", "report_url", "superseded"}),
@@ -35,7 +35,7 @@ class TaskResult(Model):
 
     :param model: name of the registered model; ``None`` if the result names none
     :param result: the stored result of the step
-    :param split: how a training set was split and what proves that no row is in both parts; empty for other tasks
+    :param split: how a training set was split, and the evidence that no row is in both parts; empty for other tasks
     """
 
     kind: Kind
@@ -53,7 +53,7 @@ def result(store: ArtifactStore, dag_id: str, run_id: str, task_id: str, map_ind
     place = Provenance(dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index)
     folder = f"results/{task_folder(place)}/{map_index}"
     listed = {key: info for key, info in store.find_info(folder).items() if _is_result(key, folder)}
-    # A task that was cleared has a result from before the clear as well.
+    # A task that was cleared also has a result from before the clear.
     newest = max(listed, key=lambda key: _written(listed[key]), default=None)
     try:
         found = store.read_json(newest) if newest is not None else None

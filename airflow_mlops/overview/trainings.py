@@ -1,4 +1,4 @@
-"""Finds the versions that DAGs have trained, from the tags of their MLflow runs."""
+"""Find the versions that DAGs have trained, from the tags of their MLflow runs."""
 
 from __future__ import annotations
 

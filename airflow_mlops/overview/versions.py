@@ -23,7 +23,11 @@ _CARD = "evaluation/model_card.html"
 
 
 class MetricValue(Model):
-    """The value of a metric on the held-out rows. Without a gate on the metric, the bounds are ``None``."""
+    """The value of a metric on the held-out rows.
+
+    :param low: lower confidence bound; ``None`` without a gate on the metric
+    :param high: upper confidence bound; ``None`` without a gate on the metric
+    """
 
     value: float
     low: float | None = None
@@ -65,7 +69,8 @@ class VersionFacts(Model):
 class Versions(Model):
     """The versions of a model, newest first.
 
-    :param ledger: how the ledger differs from the hashes of its promotions and rollbacks in MLflow; ``None`` if it does not
+    :param ledger: how the ledger differs from the hashes of its promotions and rollbacks in MLflow; ``None`` if it does
+        not
     """
 
     versions: list[VersionFacts] = Field(default_factory=list)
@@ -113,7 +118,7 @@ def _judged(item: CandidateVerdict, entry: Entry) -> VersionFacts:
 
 
 def _metric(name: str, value: float, gates: Sequence[GateResult]) -> MetricValue:
-    # A gate on the metric itself, and not on an improvement, has its interval.
+    # Only a gate on the metric itself has the interval of the metric. A gate on an improvement has another interval.
     for gate in gates:
         if gate.gate.split(" ", 1)[0] == name and gate.improvement is None and gate.measured == value:
             return MetricValue(value=value, low=gate.low, high=gate.high)
@@ -171,7 +176,7 @@ def _completed(client: MlflowClient, item: Any, known: VersionFacts | None, ui: 
         if ui:
             update["mlflow_url"] = f"{ui}/#/runs/{quote(item.run_id)}"
             if "mlops.verdict" in tags:
-                # MLflow's page shows the card; its route get-artifact lets browsers download it.
+                # MLflow's page shows the card, while its route get-artifact lets browsers download the card.
                 page = f"{ui}/#/experiments/{quote(run.info.experiment_id)}/runs/{quote(item.run_id)}"
                 update["card"] = f"{page}/artifacts/{_CARD}"
     return facts.model_copy(update=update)

@@ -23,8 +23,8 @@ _PAGES: list[dict[str, Any]] = [
 def react_apps() -> list[dict[str, Any]]:
     """Return the React apps that the plugin registers; none if the bundle has not been built.
 
-    All apps are in one bundle. Since Airflow 3.4, the tab of a task instance appears only for the operators of this package.
-    Earlier releases show it for all operators.
+    All apps are in one bundle. In Airflow 3.4 and newer, the tab of a task instance appears only for the operators of
+    this package. Earlier releases show it for all operators.
     """
     if not (DIST / "models.js").is_file():
         return []

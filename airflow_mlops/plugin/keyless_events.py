@@ -1,9 +1,9 @@
 """The listener that starts DAGs without partitions on requests for retraining and on changes of the champion.
 
-The event of a request has the monitored window as its partition key, and the event of a new champion the key of the run that
-promoted it. Airflow 3.3 starts only DAGs with partitions on an event with a key. This listener therefore registers the event a
-second time, without a key, if a DAG without partitions is scheduled on the asset. Airflow calls the listener in the API
-server, after it has stored the event.
+The partition key of a request's event is the monitored window. The partition key of a new champion's event is that of
+the run that promoted it. On an event with a partition key, Airflow 3.3 starts only DAGs with partitions. If a DAG
+without partitions is scheduled on the asset, this listener therefore registers the event a second time without a key.
+Airflow calls the listener in the API server, after it has stored the event.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ log = logging.getLogger(__name__)
 
 @hookimpl
 def on_asset_event_emitted(asset_event: AssetEvent) -> None:
-    """Register the asset event a second time without its partition key, if the event is a request for retraining or a new
-    champion, and an active DAG without partitions is scheduled on the asset.
+    """Register the asset event a second time, without its partition key, for DAGs without partitions.
+
+    This is done if the event is a request for retraining or a new champion, and an active DAG without partitions is
+    scheduled on the asset.
     """
     if asset_event.partition_key is None or not (_is_request(asset_event) or _is_new_champion(asset_event)):
         return

@@ -1,6 +1,6 @@
-"""Serves drift reports, backtests and Data Docs from the artifact store in Airflow's API server, to users who may see them.
+"""Serve drift reports, backtests and Data Docs from the artifact store in Airflow's API server.
 
-A page about a model is for those who may see the model (:mod:`airflow_mlops.plugin.api.access`).
+Users who may see a model may read the pages about it (:mod:`airflow_mlops.plugin.api.access`).
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ _CDN = " ".join(
 )
 _NOTHING_ALLOWED = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 
-# Content security policy by served folder. Pages contain values from data, so a page must not be able to act as the user.
-# Reports cannot run scripts. Data Docs of earlier versions of this package need scripts from the internet, which run in a
-# sandbox without access to Airflow's cookies, and cannot send requests.
+# Content security policy by served folder. Pages contain values from data, so a page must not be able to act as the
+# user. Reports cannot run scripts. Data Docs of earlier versions of this package need scripts from the internet, which
+# run in a sandbox without access to Airflow's cookies, and cannot send requests.
 _REPORTS = f"{_NOTHING_ALLOWED}; style-src 'unsafe-inline'; img-src data:; font-src data:"
 _POLICIES = {
     "reports": _REPORTS,
@@ -79,16 +79,17 @@ app.mount("/static", _Bundle(directory=DIST, check_dir=False))
 
 
 def may_read(key: Annotated[str, Path()], rights: AccessDep) -> None:
-    """Answer 404 if a page is about a model that the user may not see.
+    """Check whether the user may read a page.
 
-    Data Docs are not about a model. They are for users who may read assets, and the answer for others is 403.
+    For a page about a model that the user may not see, the answer is 404. Data Docs are not about a model. For users
+    who may not read assets, the answer is 403. If the store cannot be read, the answer is 502.
     """
     folder, *rest = key.split("/")
     if folder not in _OF_MODELS:
         require_assets(rights)
         return
     try:
-        # A page of a model of which nothing else is known is for those who may read all DAGs.
+        # If nothing else is known of the model, only users who may read all DAGs can see its pages.
         dags = (models.dags(ArtifactStore(default_store()), rest[0]) or ModelDags()) if rest else None
     except StoreError as error:
         raise HTTPException(502, str(error)) from None
@@ -100,8 +101,8 @@ def may_read(key: Annotated[str, Path()], rights: AccessDep) -> None:
 def artifact(key: Annotated[str, Path()]) -> Response:
     """Serve one file of the artifact store.
 
-    The response has the status 404 if the file does not exist, is not in a served folder, or is reached only through a
-    symbolic link. The status is 502 if the store cannot be read.
+    The status is 404 if the file does not exist, is not in a served folder, or is reached only through a symbolic link.
+    The status is 502 if the store cannot be read.
 
     :param key: key of the file, in the folder ``reports``, ``backtests`` or ``docs``
     """
@@ -139,8 +140,8 @@ def _content(store: ArtifactStore, key: str) -> bytes | None:
 def _local_content(root: LocalPath, key: str) -> bytes | None:
     """Return the content of a regular file below ``root``, without following symbolic links below ``root``.
 
-    Tasks of users write the folder, and the API server can read more files than its users may see. Each part of the path
-    is opened relative to the part before it, so a link that is created at the same time is not followed either.
+    Tasks of users write the folder, and the API server can read more files than its users may see. Each part of the
+    path is opened relative to the part before it, so a link that is created at the same time is not followed either.
 
     :return: ``None`` if there is no such file
     :raises StoreError: the file cannot be read

@@ -1,7 +1,7 @@
-"""Receives the webhook of an MLflow model registry, and records aliases that were moved outside of this package.
+"""Receive the webhook of an MLflow model registry, and record aliases that were moved outside of this package.
 
-MLflow signs what it sends with a secret that only MLflow and Airflow know, so these requests need no login. A signed request
-only names the model to look at: the champion is read from MLflow. A request that is sent again therefore changes nothing.
+MLflow signs its requests with a secret that only MLflow and Airflow know, so these requests need no login. A signed
+request only names the model to check. The champion is read from MLflow. Therefore a repeated request changes nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _LARGEST = 64 * 1024
 # Largest accepted difference, in seconds, between the signed time and this server's clock. MLflow's retries keep the
 # first signature, and end earlier.
 _REPLAY_WINDOW = 300
-# Python converts no text of thousands of digits to an integer.
+# Largest number of digits of a time. Python refuses to convert text with thousands of digits to an integer.
 _DIGITS = 20
 # MLflow sends a request again after this status.
 _TRY_AGAIN = 503
@@ -53,7 +53,7 @@ class _Alias(Model):
 
 
 class _Event(Model):
-    """What MLflow sends for an alias. Other fields are ignored."""
+    """The fields of an MLflow event that are used. Other fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -75,8 +75,9 @@ class _Source:
 
 
 def _source() -> _Source:
-    """Return secret and connection of the MLflow whose webhook is accepted. If no webhook is accepted, the answer is
-    404.
+    """Return the secret and the connection of the MLflow server whose webhook is accepted.
+
+    The answer is 404 if no webhook is accepted, and 503 if the connection cannot be read or has no password.
     """
     if not (conn_id := webhook_conn_id()):
         raise HTTPException(404, "No webhook is accepted: [mlops] webhook_conn_id is empty.")
@@ -95,8 +96,8 @@ def _source() -> _Source:
 async def mlflow(request: Request, source: Annotated[_Source, Depends(_source)]) -> Response:
     """Receive an event of the registry. Only events about the alias ``champion`` have an effect.
 
-    The status is 401 if the signature is wrong or too old, 413 if the event is too large, 422 if it is no event, and 503 if
-    MLflow should try again.
+    The status is 401 if the signature is wrong or too old, 413 if the event is too large, 422 if the body is not an
+    event, and 503 if MLflow should try again. Otherwise it is 204.
     """
     body = await _body(request)
     _require_signature(request, source.secret, body)
@@ -123,9 +124,10 @@ async def _body(request: Request) -> bytes:
 
 
 def _require_signature(request: Request, secret: str, body: bytes) -> None:
-    """Refuse a request without a valid signature of MLflow, or with one that is more than 300 seconds old.
+    """Check that MLflow has signed a request, and that the signature is at most 300 seconds old.
 
-    The signature is the HMAC-SHA256 of id, time and body, as ``mlflow.webhooks.delivery`` computes it.
+    The signature is the HMAC-SHA256 of id, time and body, as ``mlflow.webhooks.delivery`` computes it. If it is not
+    valid, the answer is 401.
     """
     delivery, sent, given = (request.headers.get(name, "") for name in (_ID, _TIME, _SIGNATURE))
     signed = b".".join((delivery.encode(), sent.encode(), body))
@@ -145,10 +147,10 @@ def _require_signature(request: Request, secret: str, body: bytes) -> None:
 
 
 def _look(model: str, conn_id: str) -> None:
-    """Record a change of the champion, and create its event.
+    """Record a change of the champion, and create its asset event.
 
-    The event is also created if an earlier request has recorded the change and did not create it, because the API server
-    died or Airflow's database did not answer.
+    The event is also created if an earlier request has recorded the change but did not create the event, because the
+    API server crashed or Airflow's database did not respond.
     """
     from airflow_mlops.core.references import MLflowTarget
     from airflow_mlops.stages.context import StepContext
@@ -165,7 +167,7 @@ def _look(model: str, conn_id: str) -> None:
         found = step.run(spec, StepContext(store, f"webhooks/{model}/{uuid4().hex}", server.connection))
         if found is not None:
             log.info("%s", found.summary)
-        # A change that this package makes has its event from the task that makes it.
+        # For a change that this package makes, the task that makes the change creates the event.
         found = found or step.last(ledger, "webhook")
         if found is not None:
             server.emit_champion(found)

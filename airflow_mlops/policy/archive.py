@@ -1,7 +1,7 @@
 """Find and read reports in the artifact store.
 
-A report is stored as ``reports/MODEL/WINDOW.json``, next to an HTML page ``reports/MODEL/WINDOW.html``. The reports on short
-windows are in subfolders, see :mod:`airflow_mlops.data.timeline`.
+A report is stored as ``reports/MODEL/WINDOW.json``, next to an HTML page ``reports/MODEL/WINDOW.html``. The reports on
+short windows are in subfolders, see :mod:`airflow_mlops.data.timeline`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ _END = datetime.max.replace(tzinfo=timezone.utc)
 class ReportSummary(BaseModel):
     """The fields that a report has in every version of this package.
 
-    :param created: when the window was checked
+    :param model: name of the registered model
+    :param window: the monitored window
+    :param created: time at which the window was checked
+    :param verdict: the verdict on the window
     """
 
     model_config = ConfigDict(frozen=True)
@@ -45,7 +48,7 @@ def key(store: ArtifactStore, model: str, window: Window) -> str:
 
 
 def existing(store: ArtifactStore, model: str, window: Window) -> str:
-    """Return the store key of the report on ``model`` in ``window``, even if an older version of this package wrote it."""
+    """Return the store key of the report on ``model`` in ``window``, including reports of older versions of the package."""
     return timeline(store, model).existing(window.file_name, window)
 
 

@@ -86,9 +86,12 @@ def impact(findings: Findings) -> float:
 def why_drift_matters(findings: Findings, earlier: Sequence[Findings] = ()) -> str | None:
     """Return a clause that says why a person should look at the drift of the inputs; ``None`` if it does not matter.
 
-    Drift matters if its :func:`impact` is large enough and one of these conditions holds: performance is worse than the
-    limit, significantly or not (realised performance, or the estimate if labels cannot judge); performance cannot be
-    judged and the scores drifted; or the drift grows while performance falls.
+    Drift matters if its :func:`impact` is at least :data:`IMPACT` and one of these conditions holds:
+
+    - Performance is worse than the limit, significantly or not. This is realised performance, or estimated performance
+      if realised performance cannot be judged.
+    - Performance cannot be judged, and the scores drifted with an effect of at least :data:`MOVED`.
+    - Drift grew and performance fell in the last windows.
 
     :param earlier: findings of earlier windows, ordered by time
     """
@@ -109,8 +112,8 @@ def _grows(history: Sequence[Findings]) -> bool:
     """Return whether impact grew and performance fell over the last :data:`GROWING_WINDOWS` windows.
 
     Both must change in this direction from each window to the next. The impact must be at least :data:`IMPACT` in the
-    first of them. In the last one, performance must be worse than half of the tolerance allows. Only windows with
-    predictions of the same version count.
+    first of these windows. In the last window, performance must be worse than half of the tolerance allows. Only
+    windows with predictions of the same version count.
     """
     last = history[-1]
     same = [item for item in history if item.scored_by is not None and item.scored_by == last.scored_by]
@@ -134,7 +137,7 @@ def _grows(history: Sequence[Findings]) -> bool:
 
 
 def scores_do_not_follow(findings: Findings) -> bool:
-    """Return whether the labels drifted much further than the scores."""
+    """Return whether the effect of label drift exceeds that of score drift by at least :data:`NOT_FOLLOWED`."""
     label, scores = findings.label, findings.prediction
     if label is None or not label.drifted:
         return False
@@ -145,8 +148,8 @@ def scores_do_not_follow(findings: Findings) -> bool:
 def accepted_estimate(findings: Findings) -> Performance | None:
     """Return estimated performance if it is acceptable and enough to call the window healthy; otherwise ``None``.
 
-    Realised performance must not be judged. The estimate is then enough in two cases. Either more labels may still
-    arrive within the grace period, or there are fewer labels than ``min_labels`` and ``min_coverage`` require and
+    This requires that realised performance cannot be judged, and one of two conditions: more labels may still arrive
+    within the grace period; or there are fewer labels than ``min_labels`` and ``min_coverage`` require, and
     ``retrain_on`` contains ``estimated_performance`` and no trigger that needs labels.
     """
     policy, estimated = findings.policy, findings.estimated

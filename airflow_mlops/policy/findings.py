@@ -32,9 +32,10 @@ Decision = Literal["healthy", "watch", "retrain"]
 class Verdict(Model):
     """The decision about a window and the reasons for the decision.
 
+    :param decision: ``healthy``, ``watch`` or ``retrain``
+    :param reason: the headline and the details as one text
     :param headline: the main reason in at most 90 characters; empty in reports of old versions, which had no headline
     :param details: the facts behind the decision, one sentence each, with numbers and units
-    :param reason: the headline and the details as one text
     """
 
     decision: Decision
@@ -46,9 +47,10 @@ class Verdict(Model):
 class Arrivals(Model):
     """The new data in a dataset, from the end of the champion's training data to the end of the window.
 
+    :param dataset: name of the dataset
     :param windows: number of new windows
     :param rows: number of new rows
-    :param share: ``rows`` as a share of the rows of the champion's training set
+    :param share: ``rows`` as a share of the rows of the champion's training set; ``None`` if that number is unknown
     """
 
     dataset: str
@@ -60,6 +62,7 @@ class Arrivals(Model):
 class ActiveTrigger(Model):
     """A retraining trigger whose condition is met in a window.
 
+    :param trigger: name of the trigger
     :param reason: why the condition is met, in at most 90 characters
     :param windows: number of windows in which the condition was met, among the last ``n`` windows (``n`` and ``k`` are
         set by ``persistence`` of the policy)

@@ -4,16 +4,16 @@ A retraining trigger is a condition that may request retraining. :func:`triggers
 is met in a window. :func:`plan` decides whether these triggers lead to a request, and
 :mod:`airflow_mlops.registry.requests` records the request.
 
-All limits are measured between the times of windows and do not depend on when a window is checked. Requests by later
-windows count as well, because windows may be checked late and in any order. Cooldown and budget count only the requests
-that are passed to :func:`plan`. :func:`airflow_mlops.registry.requests.counted` selects them, and leaves out requests
-of earlier windows that no training answered. The cooldown ignores requests after which the champion changed for another
-reason.
+All limits are measured between the times of the windows, so they do not depend on when a window is checked. Requests by
+later windows count as well, because windows may be checked late and in any order. Cooldown and budget count only the
+requests that are passed to :func:`plan`. :func:`airflow_mlops.registry.requests.counted` selects these requests, and
+leaves out requests of earlier windows that no training answered. The cooldown ignores requests after which the champion
+changed for another reason.
 
 A candidate that is trained on the same data and code would be refused again. After ``r`` refused requests, the next
 request is possible ``2 ** (r - 1)`` windows after the last refused request. The wait doubles with each refusal, so each
-new candidate is trained on more new data. A new champion resets the count of refusals, and so does a new code version
-(``policy.code``).
+new candidate is trained on more new data. The count of refusals starts again with a new champion and with a new code
+version (``policy.code``).
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def waits_for_repair(findings: Findings, earlier: Sequence[Findings]) -> str | N
 
 
 def _inputs(findings: Findings, waits: str | None) -> str:
-    """Return one clause about the broken features: what is broken, and what follows."""
+    """Return one clause about the broken features: what is broken, and whether a request waits or leaves them out."""
     broken = broken_inputs(findings)
     clauses = listed([f"{name} {what}" for name, what in broken.items()], 10)
     if waits is not None:

@@ -205,7 +205,7 @@ def _inputs_reported(planned: RetrainingPlan) -> bool:
 
 
 def _reached(planned: RetrainingPlan) -> dict[str, str]:
-    """Return the limits that postpone a request: name of the limit, and a clause that explains the limit."""
+    """Return a clause about each limit that postpones a request, by the name of the limit."""
     return {limit.name: limit.says for limit in planned.limits if limit.reached}
 
 
@@ -230,7 +230,7 @@ def _without_limit(reason: str) -> str:
 def _without_trigger(judged: Performance, findings: Findings) -> Observation:
     """Return an observation about worse performance that does not trigger retraining.
 
-    There are three cases: a version that has been replaced made the predictions, no challenger is better than the
+    There are three cases: the predictions are from a version that was replaced, no challenger is better than the
     champion, or the policy does not retrain on performance.
     """
     if (replaced := replaced_version(findings)) is not None:

@@ -40,7 +40,7 @@ LEDGER_TAG, HASH_TAG = "mlops.ledger_entry", "mlops.ledger_sha256"
 # Tag of a foreign version (not trained by TrainOperator): the SHA-256 of its valid model contract
 # (:mod:`airflow_mlops.models.contracts`).
 CONTRACT_TAG = "mlops.contract"
-# Tag of a version: the number of models from which an evaluation selected on the held-out rows of the version's training.
+# Tag of a version: the number of models among which evaluations chose on the held-out rows of its training set.
 COMPARED_TAG = "mlops.compared"
 # Tag of the registered model while its aliases are being moved: the number of the ledger entry.
 MOVING_TAG = "mlops.moving"
@@ -53,19 +53,21 @@ _DUPLICATE_ROW, _ATTEMPTS = ("IntegrityError", "UniqueViolation"), 5
 def carry_out(client: MlflowClient, ledger: Ledger) -> None:
     """Move the alias ``champion`` to the version that the last change of the champion in the ledger made champion.
 
-    Nothing is done if the alias was already moved for this entry, or if a person moved it. The new champion gets tags with the time, the
-    replaced version, and the number and SHA-256 of the entry. The alias ``previous_champion`` is set to the replaced
-    version, and removed if that version was deleted. Earlier moves are always complete, because every decision first carries out the previous decision.
+    Nothing is done if the aliases were already moved for this entry, or if a person moved the alias afterwards. The new
+    champion gets tags with the time, the replaced version, and the number and SHA-256 of the entry. The alias
+    ``previous_champion`` is set to the replaced version, and removed if that version was deleted. Earlier moves are
+    always complete, because every decision first carries out the previous decision.
 
     :raises RegistryError: the version does not exist any more, or MLflow refuses the change
+    :raises RegistryUnavailableError: MLflow does not respond
     """
     for remaining in reversed(range(_ATTEMPTS)):
         try:
             _carry_out(client, ledger)
             return
         except RegistryError as error:
-            # MLflow inserts a row if it finds none. If two tasks insert at the same time, one insert fails, and the next
-            # attempt finds the row.
+            # MLflow inserts a row if it finds none. If two tasks insert at the same time, one insert fails, and the
+            # next attempt finds the row.
             if not remaining or not any(name in str(error) for name in _DUPLICATE_ROW):
                 raise
 
@@ -121,8 +123,8 @@ def _describe(client: MlflowClient, model: str, move: Entry) -> None:
         tags |= {
             REPLACED_TAG: str(move.replaced.version) if move.replaced else "",
             **_contract(move),
-            # This tag is set last. Without it, the move is incomplete. It also keeps evaluations from changing the contract,
-            # so a version that a person moved does not get it.
+            # This tag is set last. Without it, the move is incomplete. It also keeps evaluations from changing the
+            # contract, so a version that a person moved does not get it.
             SINCE_TAG: move.time.isoformat(),
         }
     for name, value in tags.items():
@@ -130,8 +132,9 @@ def _describe(client: MlflowClient, model: str, move: Entry) -> None:
 
 
 def _set_previous(client: MlflowClient, model: str, replaced: ModelVersionRef) -> None:
-    """Set the alias of the replaced version; remove it if that version was deleted, as MLflow does when it deletes a version
-    with an alias.
+    """Set the alias ``previous_champion`` to the replaced version.
+
+    If that version was deleted, the alias is removed, as MLflow does for the aliases of a version that it deletes.
     """
     from mlflow.exceptions import MlflowException
 
@@ -176,8 +179,8 @@ def is_unfinished(client: MlflowClient, move: Entry) -> bool:
 def settled_champion(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry]) -> ModelVersionRef | None:
     """Return the champion, after completing the last change of the champion in the ledger.
 
-    If MLflow refuses to complete it, such as for credentials that may only read, the alias may still name the replaced
-    version. In this case, the champion is the one in the ledger.
+    If MLflow refuses to complete it, for example because the credentials are read-only, the alias may still name the
+    replaced version. In this case, the champion according to the ledger is returned.
 
     :return: ``None`` if the model has no champion
     :raises RegistryUnavailableError: MLflow does not respond
@@ -194,11 +197,11 @@ def settled_champion(client: MlflowClient, ledger: Ledger, entries: Sequence[Ent
 
 
 def complete(client: MlflowClient, ledger: Ledger) -> bool:
-    """Do :func:`carry_out`, unless the version was deleted after the decision, or MLflow refuses the change.
+    """Call :func:`carry_out`, and report whether MLflow accepted the change.
 
-    A refusal is logged as a warning.
+    A version that was deleted after the decision is ignored. If MLflow refuses the change, a warning is logged.
 
-    :return: whether MLflow did not refuse the change
+    :return: ``False`` if MLflow refused the change, otherwise ``True``
     :raises RegistryUnavailableError: MLflow does not respond
     """
     try:
@@ -217,8 +220,8 @@ def complete(client: MlflowClient, ledger: Ledger) -> bool:
 def verify(client: MlflowClient, ledger: Ledger) -> list[Entry]:
     """Read the ledger's entries and check them against the hashes in MLflow.
 
-    The hash chain within the ledger cannot show that its last entries were changed or removed. Therefore MLflow stores the
-    hash of each change of the champion as well.
+    The hash chain within the ledger cannot show that its last entries were changed or removed. Therefore MLflow stores
+    the hash of each change of the champion as well.
 
     :raises RegistryError: an entry was changed, removed or inserted; the error names the entry and its file
     """

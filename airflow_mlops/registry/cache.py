@@ -1,9 +1,9 @@
 """The models that this machine has downloaded, in a private temporary folder of limited size.
 
-The least recently used models are removed first. A process locks the folder of each model that it has used or downloads
-(``flock``, shared), until the process ends. A folder is removed only by a process that gets an exclusive lock, and this
-process renames the folder first, so that no other process finds it with only a part of its files. Locks end with their
-process, even if it is killed.
+The least recently used models are removed first. A process locks the folder of each model that it uses or downloads
+(``flock``, shared), until the process ends. A process removes a folder only if it gets an exclusive lock. It renames
+the folder before it deletes the files, so that no other process finds an incomplete folder. The operating system
+releases the locks of a process when the process ends, even if it is killed.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ _held: dict[Path, int] = {}
 def cached(name: str, fill: Callable[[Path], None]) -> Path:
     """Return the folder ``name`` of the cache. The folder is not removed while this process runs.
 
-    If the folder does not exist, it is filled, and then other folders are removed until the cache is not larger than
-    the size in the environment variable ``MLOPS_CACHE_SIZE``. Folders that are in use remain, even if the cache is too
-    large then.
+    If the folder does not exist, it is filled. Other folders are then removed until the cache is not larger than the
+    size in the environment variable ``MLOPS_CACHE_SIZE`` (by default 10 GB). Folders in use are kept, even if the cache
+    then exceeds this size.
 
+    :param name: name of the folder, which identifies the model version
     :param fill: function that writes the files into an empty folder
-    :raises RegistryError: the cache belongs to another user
+    :raises RegistryError: the cache belongs to another user, is writable by others or is a link, or other processes
+        removed the folder at every attempt
     :raises SpecError: the size of the cache is not a size
     :raises OSError: the folder cannot be written
     """
@@ -51,7 +53,7 @@ def cached(name: str, fill: Callable[[Path], None]) -> Path:
         partial.mkdir(mode=0o700)
         lock = _lock(partial)
         if lock is None:
-            # Another process took the new folder for that of a process that was killed.
+            # Another process removed the new folder as a leftover of a killed process.
             continue
         try:
             fill(partial)
@@ -121,7 +123,7 @@ def _lock(folder: Path, mode: int = fcntl.LOCK_SH) -> int | None:
 
 
 def _is(folder: Path, opened: int) -> bool:
-    """Return whether a path still leads to an open folder. It may have been renamed."""
+    """Return whether ``folder`` is still the folder that was opened. It may have been renamed or removed since."""
     try:
         return os.path.samestat(folder.stat(), os.fstat(opened))
     except FileNotFoundError:
@@ -129,12 +131,14 @@ def _is(folder: Path, opened: int) -> bool:
 
 
 def _make_room(root: Path, limit: int, added: int) -> None:
-    """Remove leftovers of killed downloads, and the least recently used folders until all others fit into ``limit``.
+    """Remove leftovers of killed downloads, and then the least recently used folders until the rest fits into
+    ``limit``.
 
-    Number and size of the folders are recorded. They are measured again only if they do not fit, or if their number is
-    not the recorded one: measuring thousands of folders at each download takes long.
+    The number of the folders and their total size are recorded in a file. The folders are measured again only if they
+    do not fit, or if their number has not grown by exactly one since, because measuring thousands of folders is slow.
 
-    :param added: size of the folder that is new, in bytes
+    :param limit: largest size of the cache, in bytes
+    :param added: size of the new folder, in bytes
     """
     record = root.with_name(f"{root.name}.size")
     with _one_process(root):
@@ -158,7 +162,7 @@ def _make_room(root: Path, limit: int, added: int) -> None:
 
 
 def _read_record(record: Path) -> tuple[int, int]:
-    """Return the recorded number of folders, and their size in bytes. Without a record, the number is -2."""
+    """Return the recorded number of folders and their size in bytes. Without a record, the number is -2, which never fits."""
     try:
         count, size = record.read_text().split()
         return int(count), int(size)

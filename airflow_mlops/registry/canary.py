@@ -1,8 +1,9 @@
 """The canary of a model in the ledger, and in MLflow, where servers find it.
 
-A task that decides about a canary writes a ledger entry first. Then it sets the tag :data:`SHARE_TAG` of the version to the share that
-it answers, and the alias ``canary``. At the end the share is 0, and the alias is removed. If the task crashes between these actions, its
-retry or the next decision completes them, as for the champion (:mod:`airflow_mlops.registry.aliases`).
+A task that decides about a canary writes a ledger entry first. Then it sets the tag :data:`SHARE_TAG` of the version to
+the share of the requests that the canary answers, and sets the alias ``canary``. When the canary ends, the share is 0
+and the alias is removed. If the task crashes between these actions, its retry or the next decision completes them, as
+for the champion (:mod:`airflow_mlops.registry.aliases`).
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CANARY = "canary"
-# Tag of a version: the share of the requests that it answers as a canary.
+# Tag of a version: the share of the requests that it answers as a canary, 0 to 1.
 SHARE_TAG = "mlops.canary_share"
 STARTED, WIDENED, HELD, WITHDRAWN = "canary_started", "canary_widened", "canary_held", "canary_withdrawn"
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """The steps of one canary, from its start.
+    """A rollout: the steps of one canary, from its start.
 
     :param entries: the ledger entries of the steps, oldest first
-    :param promoted: whether the canary became champion after its last step, by another task
+    :param promoted: whether a later decision made the canary champion
     """
 
     entries: Sequence[Entry]
@@ -54,18 +55,19 @@ class Rollout:
 
     @property
     def champion(self) -> ModelVersionRef | None:
-        """Return the champion with which the canary is compared: the champion at the time when the canary started."""
+        """Return the champion with which the canary is compared: the one at the start of the rollout, or ``None``."""
         return self.entries[0].champion
 
     @property
     def under_way(self) -> bool:
-        """Return whether the canary has been neither withdrawn nor promoted."""
+        """Return whether the rollout is in progress: the canary was neither withdrawn nor promoted."""
         return self.step.share > 0 and not self.promoted
 
     @property
     def shares(self) -> list[tuple[datetime, float]]:
-        """Return the successive shares of the canary, oldest first, each as a pair: the time from which it applied, and
-        the share.
+        """Return the shares of the canary as pairs ``(time, share)``, oldest first.
+
+        Each share applies from its time on. Steps that did not change the share are left out.
         """
         found: list[tuple[datetime, float]] = []
         for entry in self.entries:
@@ -75,7 +77,7 @@ class Rollout:
 
 
 def last_rollout(entries: Sequence[Entry]) -> Rollout | None:
-    """Return the last canary of a model, which may have ended; ``None`` if the ledger has none.
+    """Return the last rollout of a model, which may have ended; ``None`` if the ledger contains no rollout.
 
     :param entries: all entries of the ledger, oldest first
     """
@@ -85,7 +87,7 @@ def last_rollout(entries: Sequence[Entry]) -> Rollout | None:
 
 
 def ended(entries: Sequence[Entry], version: ModelVersionRef) -> Entry | None:
-    """Return the entry with which the last canary of a version ended; ``None`` if it was no canary or still is."""
+    """Return the entry that ended a version's last rollout; ``None`` if it was never a canary, or has not ended."""
     own = [entry for entry in entries if entry.canary is not None and entry.canary.version == version]
     if not own:
         return None
@@ -93,7 +95,7 @@ def ended(entries: Sequence[Entry], version: ModelVersionRef) -> Entry | None:
 
 
 def _promotion(entries: Sequence[Entry], step: Entry) -> Entry | None:
-    """Return the entry after the step of a canary that made the canary champion; ``None`` if there is none."""
+    """Return the entry after ``step`` that made the canary of this step champion; ``None`` if there is none."""
     version = step.canary.version if step.canary is not None else None
     return next((entry for entry in entries[step.seq :] if entry.moves and entry.champion == version), None)
 
@@ -113,7 +115,7 @@ def carry_out(client: MlflowClient, ledger: Ledger) -> None:
         return
     last, found = steps[-1].version, last_rollout(entries)
     share = steps[-1].share if found is not None and found.under_way else 0.0
-    # A new canary takes the place of one that had not ended.
+    # A new canary replaces a canary that had not ended.
     before = next((step.version for step in reversed(steps) if step.version != last), None)
     with registry_errors(f"The canary {last} cannot be set to the share {share:g}"):
         if before is not None:
@@ -134,11 +136,15 @@ def _set_share(client: MlflowClient, version: ModelVersionRef, share: float) -> 
 
 
 def withdraw(client: MlflowClient, ledger: Ledger, version: int, reason: str) -> bool:
-    """Record that a canary, which does worse than the champion, is withdrawn from all servers. Return whether its
-    rollout was under way; otherwise nothing is recorded.
+    """Record that a canary is withdrawn from all servers, because it performs worse than the champion.
+
+    Nothing is recorded if the version is not the canary of a rollout in progress.
 
     :param version: number of the version
-    :param reason: why, as a sentence
+    :param reason: the reason in one sentence
+    :return: whether the withdrawal is recorded, by this call or by an earlier call for the same rollout
+    :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
+    :raises StoreError: the ledger cannot be read or written
     """
 
     def decide(entries: Sequence[Entry]) -> Decision | None:

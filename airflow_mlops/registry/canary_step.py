@@ -10,8 +10,9 @@ class CanaryStep(Model):
     """A step of a canary, a version that answers a share of the requests while it is compared with the champion.
 
     :param version: the canary
-    :param share: the share that it answers from this step on, 0 to 1; 0 at the end, after a promotion or a withdrawal
-    :param looks: number of comparisons with the champion so far, that of this step included
+    :param share: the share of the requests that it answers from this step on, 0 to 1; 0 after a promotion or a
+        withdrawal
+    :param looks: number of comparisons with the champion so far, including that of this step
     :param labels: number of labelled predictions of the canary in the last comparison
     """
 

@@ -40,8 +40,9 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
     """Connect to the MLflow server of ``target``, and make this server MLflow's default in the process.
 
     The host of the Airflow connection is the tracking URI (``http://mlflow:5000``, ``sqlite:////srv/mlflow.db``,
-    ``databricks``). If the host has no scheme, the connection's schema is used as scheme, by default HTTP. Login and
-    password are used for basic authentication. A password without a login is used as a bearer token.
+    ``databricks``). If the host has no scheme, the scheme is the connection's schema if that is ``http`` or ``https``,
+    otherwise ``http``. Any other schema is appended to an HTTP address as a path, and the port is added if the host has
+    none. Login and password are used for basic authentication. A password without a login is used as a bearer token.
 
     :param target: MLflow server and experiment
     :param connection: function that returns an Airflow connection by its id
@@ -60,7 +61,8 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
 
     import mlflow
 
-    # MLflow's plugin for Feast adds nothing to requests outside Feast, but importing it takes 4 s because it loads torch.
+    # MLflow's plugin for Feast adds nothing to requests outside Feast, but importing it takes 4 s because it loads
+    # torch.
     with without("feast"):
         importlib.import_module("mlflow.tracking.request_header.registry")
     # At level INFO, MLflow logs its own progress, and announces waits that do not take place.
@@ -79,7 +81,7 @@ def tracking_uri(info: ConnectionInfo) -> str:
     :raises SpecError: the connection has no host
     """
     host = (info.host or "").rstrip("/")
-    # In a URI, what follows the host is the schema of the connection: a path, or the scheme of a host without one.
+    # Airflow parses the part of a connection URI after the host as the schema, so the schema is a scheme or a path.
     scheme, path = (info.schema_, "") if info.schema_ in ("http", "https") else ("http", info.schema_ or "")
     path = f"/{path.strip('/')}" if path else ""
     if not host:
@@ -114,7 +116,12 @@ def _use_credentials(info: ConnectionInfo) -> None:
 
 
 def _check_health(uri: str, conn_id: str) -> None:
-    """Check that the server responds before MLflow is imported, because MLflow's own retries take long."""
+    """Check that the server responds before MLflow is imported, because MLflow's own retries take minutes.
+
+    :raises SpecError: the URI is invalid
+    :raises RegistryError: the TLS certificate is not trusted
+    :raises RegistryUnavailableError: the server does not respond
+    """
     import requests
 
     for attempt in range(_ATTEMPTS):
@@ -167,6 +174,9 @@ def without_credentials(uri: str) -> str:
 def registry_errors(what: str) -> Iterator[None]:
     """Turn MLflow's exceptions inside the block into a :class:`RegistryError`.
 
+    The error is a :class:`RegistryUnavailableError` if the server does not respond or is overloaded, so that a retry
+    can succeed.
+
     :param what: the first words of the error message, such as ``Trial 3 cannot be written to MLflow``
     """
     from mlflow.exceptions import MlflowException
@@ -189,5 +199,5 @@ def registry_errors(what: str) -> Iterator[None]:
 
 
 def is_missing(error: RegistryError) -> bool:
-    """Return whether MLflow's reason for an error of :func:`registry_errors` is that something does not exist."""
+    """Return whether :func:`registry_errors` raised an error because something does not exist in MLflow."""
     return getattr(error.__cause__, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"

@@ -1,9 +1,9 @@
 """Check the files of a champion against the hashes in the ledger.
 
-Anyone who can write to MLflow can change the files of a version that was evaluated and promoted long ago. Therefore the
-evaluation computes the SHA-256 of each file of the version that it has measured, the ledger's entry of the promotion
-keeps these hashes, and scoring refuses files that differ. Entries of earlier releases have no hashes, and their
-champions are not checked.
+Anyone who can write to MLflow can change the files of a version after its evaluation and promotion. Therefore the
+evaluation computes the SHA-256 of each file of the version that it measures. The ledger entry of the promotion contains
+these hashes, and scoring refuses files that differ. Entries of earlier releases have no hashes, and their champions are
+not checked.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def download_promoted(client: MlflowClient, store: ArtifactStore, ref: ModelVers
 
 
 def require_unchanged(ref: ModelVersionRef, promotion: Entry, folder: Path, *names: str) -> None:
-    """Check some downloaded files of a version against the ledger. Nothing is checked in entries of earlier releases.
+    """Check some downloaded files of a version against the ledger.
+
+    Nothing is checked if the entry of the promotion has no hashes, as in earlier releases.
 
     :param promotion: the entry that made the version champion
     :param folder: folder with the files
@@ -113,11 +115,14 @@ def require_unchanged(ref: ModelVersionRef, promotion: Entry, folder: Path, *nam
 
 
 def verify_champion(client: MlflowClient, model: str, entries: Sequence[Entry]) -> str:
-    """Check files and card of the current champion in MLflow against the ledger. The files are downloaded for this check.
+    """Check the files and the model card of the current champion in MLflow against the ledger.
 
-    :param entries: all entries of the ledger
+    The files are downloaded again for this check.
+
+    :param entries: all entries of the ledger, oldest first
     :return: what was checked, in one sentence
     :raises ModelCorruptError: a file was changed, added or removed after the promotion
+    :raises RegistryError: MLflow cannot be used, or the files of the champion do not exist any more
     """
     ref = champion(client, model)
     if ref is None:

@@ -1,22 +1,24 @@
-"""The ledger, an append-only record of all decisions about a model: champions, requests, acknowledgements, deployments and
-received versions. It also records changes of the champion that were made outside of this package.
+"""The ledger, an append-only record of all decisions about a model.
+
+Decisions are about champions, requests, acknowledgements, deployments, canaries and received versions. The ledger also
+records changes of the champion that were made outside of this package.
 
 Each entry is an immutable JSON file in the artifact store. For a model called MODEL::
 
     ledger/MODEL/00000001.json
     ledger/MODEL/00000002.json
 
-Each entry contains the SHA-256 of the previous file, so a changed, removed or inserted entry is detected. MLflow stores the
-SHA-256 of each change of the champion as a tag of the new champion (:mod:`airflow_mlops.registry.aliases`), so the removal of
-the last entries is detected as well. Each entry has its own file, because object stores cannot append to a file. The artifact
-store creates a file only if it does not exist, so two writers never use the same number.
+Each entry contains the SHA-256 of the previous file, so a changed, removed or inserted entry is detected. MLflow stores
+the SHA-256 of each change of the champion as a tag of the new champion (:mod:`airflow_mlops.registry.aliases`), so the
+removal of the last change is detected as well. Each entry has its own file, because object stores cannot append to a
+file. The artifact store creates a file only if it does not exist, so two writers never use the same number.
 
 A *pack* has the content of many entries in one object, so that reading a long ledger takes few requests::
 
     indexes/ledger/MODEL.json.gz
 
-A pack is rebuilt when it lacks many entries, and a pack that does not agree with the entries is not used. A change to the
-file of an entry that is in the pack is found by ``airflow mlops ledger --verify``, which reads each file.
+A pack is rebuilt when it lacks many entries, and a pack that does not agree with the entries is not used. A change to
+the file of an entry that is in the pack is found by ``airflow mlops ledger --verify``, which reads each file.
 """
 
 from __future__ import annotations
@@ -55,7 +57,7 @@ Kind = Literal[
     "moved_outside",
 ]  # fmt: skip
 
-# A pack is read, or written, if it saves more reads than this.
+# The pack is read or written only if this saves more reads than this number.
 _UNPACKED = 16
 
 
@@ -86,11 +88,12 @@ def folder_name(name: str) -> str:
 class Decision(Model):
     """A decision about a model's champion, canary or endpoints, with the facts that it is based on.
 
-    :param decision: kind of decision. ``requested`` means that monitoring or a user requested retraining; ``provenance``
-        contains the request. ``acknowledged`` means that a user acknowledged the verdict ``watch`` on ``window``.
-        ``moved_outside`` means that a person moved or deleted the alias ``champion`` in MLflow; ``outside`` has the details.
-        The field ``endpoint`` has the details of ``deployed`` and ``undeployed``, ``canary`` those of the kinds
-        ``canary_...``, and ``received`` those of ``received``. A newer release may have written other kinds
+    :param decision: kind of decision. ``requested`` means that monitoring or a user requested retraining;
+        ``provenance`` contains the request. ``acknowledged`` means that a user acknowledged the verdict ``watch`` on
+        ``window``. ``moved_outside`` means that a person moved or deleted the alias ``champion`` in MLflow; ``outside``
+        has the details. The field ``endpoint`` has the details of ``deployed`` and ``undeployed``, ``canary`` those of
+        the kinds ``canary_...``, and ``received`` those of ``received``. Entries of a newer release may have other
+        kinds
     :param replaced: the champion before the decision; ``None`` if the model had no champion
     :param champion: the champion after the decision; ``None`` if the model has no champion
     :param candidates: metrics and gate results of each candidate
@@ -98,18 +101,20 @@ class Decision(Model):
     :param dataset_id: id of this dataset
     :param code: version of ``airflow_mlops``, and the tags of the new champion's MLflow run
     :param origins: training set, code and environment of each candidate, or of the champion after a rollback
+    :param provenance: the Airflow task or the user that made the decision, and the requests for retraining that led to
+        it
     :param reason: the reason in one sentence
     :param approval: a person's answer to the request for approval; ``None`` if no approval was needed
     :param refit: how the winner was fitted again on all rows; ``None`` if it was not fitted again
     :param files: SHA-256 of each file of the new champion, by path, in ``promoted`` and ``moved_outside``. An entry
-        ``moved_outside`` repeats the hashes of the version's last promotion. Empty if the version was never promoted, and in
-        entries of earlier releases
+        ``moved_outside`` repeats the hashes of the version's last promotion. Empty if the version was never promoted,
+        and in entries of earlier releases
     :param card: SHA-256 of the new champion's model card and verdict, by file name, in the same entries as ``files``
     :param window: the acknowledged window; ``None`` for other decisions
     :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions
     :param canary: the step of a canary, including the step ``promoted`` that ends it; ``None`` for other decisions
-    :param received: the version that was copied from another registry, even if ``airflow mlops promote`` promotes it; ``None``
-        for other decisions
+    :param received: the version that was copied from another registry, even if ``airflow mlops promote`` promotes it;
+        ``None`` for other decisions
     :param outside: how the change of the alias in MLflow was noticed; ``None`` for other decisions
     """
 
@@ -257,11 +262,11 @@ class Ledger:
         return False
 
     def _contents(self, keys: Sequence[str], start: int = 0, *, packed: bool = True) -> dict[str, bytes]:
-        """Read the files ``keys[start:]``, from the pack as far as it contains them. Files that do not exist any more
-        are left out.
+        """Read the files ``keys[start:]``. Files in the pack are read from the pack, and missing files are left out.
 
         :param keys: keys of all entries, in order
         :param packed: whether to use the pack
+        :return: content of each file by key
         """
         if packed and not start and len(keys) > _UNPACKED and (pack := self._pack()):
             names, last = keys[: len(pack)], len(pack) - 1
@@ -315,7 +320,10 @@ class Ledger:
             raise self.tampered(f"{self.store.url_of(key)} is not an entry") from error
 
     def _append(self, entry: Entry, content: bytes) -> Entry:
-        """Check that an entry follows the entries that are known, and add it to them."""
+        """Check the number and the previous hash of an entry, and append it to the entries that were read.
+
+        :raises RegistryError: the entry does not follow the last entry that was read
+        """
         seq = len(self._entries) + 1
         if entry.seq != seq:
             raise self.tampered(f"{self.url(seq)} is in the place of entry {seq}")
@@ -359,7 +367,8 @@ class Ledger:
         If two tasks append an entry at the same time, only one task succeeds. The second task calls ``decide`` again
         with the entry of the first task included.
 
-        :param entry_id: the ``id`` of the entry. If the ledger already contains an entry with this id, nothing is appended
+        :param entry_id: the ``id`` of the entry. If the ledger already contains an entry with this id, nothing is
+            appended
         :param decide: function that takes the existing entries and returns the decision, or ``None`` to append nothing
         :return: the new or existing entry; ``None`` if ``decide`` returned ``None``
         :raises RegistryError: an existing entry was changed, removed or inserted

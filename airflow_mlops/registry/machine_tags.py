@@ -27,7 +27,8 @@ def usage_tags() -> dict[str, str]:
 
 def _gpus() -> str | None:
     """Return the number and names of the GPUs that this process can use; ``None`` if it can use no GPU."""
-    # nvidia-smi is used, because importing torch would take seconds. It lists GPUs that CUDA_VISIBLE_DEVICES hides, too.
+    # nvidia-smi is used, because importing torch would take seconds. It also lists GPUs that CUDA_VISIBLE_DEVICES
+    # hides.
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return None
@@ -56,7 +57,7 @@ def _is_visible(index: str, uuid: str) -> bool:
     if visible is None:
         return True
     for chosen in map(str.strip, visible.split(",")):
-        # nvidia-smi's list does not contain the parts of a GPU, such as MIG-5f2a...
+        # This list has no MIG devices. If one of them is visible, every GPU of the list counts as visible.
         if chosen == index or chosen.startswith("MIG-") or (chosen.startswith("GPU-") and uuid.startswith(chosen)):
             return True
     return False

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 # Tag of a candidate's run: the id of the MLflow run of the search that found its parameters.
 SEARCH_TAG = "mlops.search"
-# Tags of a version that was fitted again on all rows, and of its run: number and MLflow run of the version that was judged.
+# Tags of a version that was fitted again on all rows, and of its run: number and MLflow run of the judged version.
 REFIT_OF_TAG, JUDGED_RUN_TAG = "mlops.refit_of", "mlops.judged_run"
 # Tag of the judged version and of its run: number of the version that was fitted again.
 REFIT_TAG = "mlops.refit"
-# Start of the names of metrics that were measured on rows to which the model was fitted.
+# Prefix of the names of metrics that were measured on rows to which the model was fitted.
 IN_SAMPLE = "in_sample_"
-# Start of the tags of a run with what each step used, see Usage.
+# Prefix of the tags of a run with the resources that each step used (airflow_mlops.stages.usage.Usage).
 USAGE_TAG = "mlops.usage"
 # Tag of a run: number and names of the GPUs that the run used.
 GPU_TAG = "mlops.gpu"

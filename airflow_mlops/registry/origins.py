@@ -20,7 +20,7 @@ CODE_VERSION = "mlops.code_version"
 def origin(client: MlflowClient, ref: ModelVersionRef) -> Origin:
     """Return training set, code and environment of a model version.
 
-    All fields are empty if the version has no MLflow run.
+    All fields except ``version`` are empty if the version has no MLflow run, or if MLflow refuses to return the run.
 
     :raises RegistryUnavailableError: MLflow does not respond
     """

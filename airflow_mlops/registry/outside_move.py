@@ -1,4 +1,4 @@
-"""The record of a champion that was changed outside of this package, as by hand on MLflow's pages."""
+"""The record of a champion that was changed outside of this package, for example by hand in MLflow's UI."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ MOVED_OUTSIDE = "moved_outside"
 class OutsideMove(Model):
     """A change of the alias ``champion`` that the ledger did not decide.
 
-    MLflow records neither who moves an alias nor when, so the time of the entry is the time at which the change was noticed.
+    MLflow records neither who moves an alias nor when, so the time of the entry is the time at which the change was
+    noticed.
 
     :param noticed_by: what noticed the change
-    :param promotion: number of the earlier entry that promoted the new champion. Its hashes are valid for the files of
-        the champion; ``None`` if the ledger never promoted the version, so the ledger has no hashes of its files
+    :param promotion: number of the earlier entry that promoted the new champion. The files of the champion are checked
+        against the hashes in that entry. ``None`` if the ledger never promoted the version and therefore has no hashes
     """
 
     noticed_by: Observer

@@ -1,11 +1,12 @@
 """Notice that the champion was changed outside of this package, and record the change in the ledger.
 
-Anyone who can write to MLflow can move or delete the alias ``champion``, for example on MLflow's pages. The ledger
-names the champion after the last recorded change, so any other champion is a change from outside. If the alias
-changes several times between two checks, only the last change is noticed, and none if the alias is back.
+Anyone who can write to MLflow can move or delete the alias ``champion``, for example in MLflow's UI. The ledger names
+the champion after the last recorded change, so any other champion is a change from outside. If the alias changes
+several times between two checks, only the last change is noticed. No change is noticed if the alias has returned to the
+recorded version.
 
 The entry does not approve the files of the new champion. They are checked against the hashes of the version's last
-promotion in the ledger, or not at all if there was none (:mod:`airflow_mlops.registry.integrity`).
+promotion in the ledger. Without such a promotion, they are not checked (:mod:`airflow_mlops.registry.integrity`).
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
 def record(client: MlflowClient, ledger: Ledger, entry_id: str, noticed_by: Observer) -> Entry | None:
     """Record that the champion in MLflow is not the one that the ledger names.
 
-    If several observers notice the same change, one entry is written. A promotion or rollback that is under way, or that
-    crashed, does not count as a change from outside.
+    If several observers notice the same change, one entry is written. A promotion or rollback that is in progress or
+    has crashed does not count as a change from outside.
+    :param evaluation: metrics and gate results of the version in its registry. ``candidate`` is the version that was
+        measured
 
     :param entry_id: the ``id`` of a new entry
     :return: the new entry; ``None`` if the champion is the one in the ledger, or if another observer was faster

@@ -1,15 +1,15 @@
 """Read and record requests for retraining in the ledger, and record which requests were answered.
 
-:mod:`airflow_mlops.policy.retraining` decides whether to request retraining after a window. MonitorOperator sends the asset
-event of a recorded request (:mod:`airflow_mlops.operators.retraining`).
+:mod:`airflow_mlops.policy.retraining` decides whether to request retraining after a window. MonitorOperator sends the
+asset event of a recorded request (:mod:`airflow_mlops.operators.retraining`).
 
-A request is *answered* once the first training step of a DAG run that it started begins (:func:`answer`), or once its
-candidate is promoted or refused. Only answered requests limit later requests: nobody knows whether a training will ever
-start for any other request. The states of a request are:
+A request is *answered* when the first training step of a DAG run that it started begins (:func:`answer`), or when its
+candidate is promoted or refused. Only answered requests limit later requests, because it is unknown whether a training
+will ever start for a request that is not answered. The states of a request are:
 
 - ``answered``;
-- ``moot``: not answered before the champion changed for another reason;
-- ``expired``: not answered before a later window, or a user, requested retraining;
+- ``moot``: not answered, and the champion has changed since for another reason;
+- ``expired``: not answered, and replaced by a request for a later window, or by a newer request for the same window;
 - ``open``: none of these. A model has at most one open request.
 """
 
@@ -37,12 +37,16 @@ BY_USER = "user"
 
 
 class Answer(Model):
-    """The first training step that carried a request. The file ``requests/MODEL/WINDOW.json`` contains the answer.
+    """The first training step that a request started.
 
-    The answer to a request of a user is in ``requests/MODEL/WINDOW%2FENTRY.json``, with the number of its ledger entry.
+    The file ``requests/MODEL/WINDOW.json`` in the artifact store contains the answer. For a request of a user, the file
+    is ``requests/MODEL/WINDOW%2FENTRY.json``, where ENTRY is the number of its ledger entry.
 
     :param request: id of the request
     :param time: time at which the training step began, UTC
+    :param dag_id: DAG of the training step
+    :param run_id: DAG run of the training step
+    :param task_id: task of the training step
     """
 
     request: str
@@ -103,7 +107,7 @@ def answer(store: ArtifactStore, provenance: Provenance) -> None:
 
 
 def read_answer(store: ArtifactStore, request: Request) -> Answer | None:
-    """Return the first training step that carried ``request``; ``None`` if there is none."""
+    """Return the first training step that ``request`` started; ``None`` if no training step has begun."""
     try:
         return Answer.model_validate_json(store.read_bytes(_answer_key(request)))
     except FileNotFoundError:
@@ -150,10 +154,12 @@ def recorded_requests(store: ArtifactStore, model: str, entries: Sequence[Entry]
 def counted(recorded: Sequence[RecordedRequest], entries: Sequence[Entry], window: Window, seen: int) -> Counted:
     """Return the requests that count when ``window`` is about to request retraining.
 
-    These are the window's own request, answered requests, an open request of a later window, and requests that were
-    recorded while the window was being checked, because nobody could have answered them yet.
+    These are the window's own request, answered requests and an open request of a later window. Requests that were
+    recorded while the window was being checked count as well, because nobody could have answered them yet.
 
+    :param recorded: all requests in the ledger with their states, from :func:`recorded_requests`
     :param entries: entries of the ledger, oldest first
+    :param window: the window that was checked
     :param seen: number of entries in the ledger when the check of the window began
     """
     counting = [
@@ -193,13 +199,15 @@ def refused_requests(entries: Sequence[Entry]) -> list[Request]:
 def by_user(ledger: Ledger, window: Window, reason: str, user: str, champion: ModelVersionRef | None) -> Entry:
     """Record that a user requests retraining.
 
-    If the last request is open, and is by the same user for the same window and reason, it is returned instead.
+    If the open request is by the same user for the same window and reason, its entry is returned instead.
 
     :param window: the last monitored window
     :param reason: why the user requests retraining
     :param user: name of the user
     :param champion: the current champion; ``None`` if the model has no champion
+    :return: the ledger entry of the request
     :raises RegistryError: the ledger was tampered with
+    :raises StoreError: the ledger cannot be read or written
     """
     model, entry_id = ledger.model, f"requests/{ledger.model}/{uuid4().hex}"
     again: list[Entry] = []
@@ -255,6 +263,7 @@ def record(
     :return: the request in the ledger with the id ``request_id``, new or recorded earlier; ``None`` if ``propose``
         returned ``None``
     :raises RegistryError: the ledger was tampered with
+    :raises StoreError: the ledger cannot be read or written
     """
 
     def decide(entries: list[Entry]) -> Decision | None:

@@ -1,9 +1,9 @@
 """Create or resume MLflow runs. All tries of a task share one run.
 
-Two tries may run at the same time, if the worker of the first try has lost the contact with Airflow and still runs.
-MLflow's client may also create a second run, if the answer to its first request was lost. Therefore the first try that
-creates a file in the artifact store *claims* the key of the task for its run. All tries use the claimed run, and other
-runs with this key are deleted.
+Two tries may run at the same time, if the worker of the first try has lost contact with Airflow but still runs.
+MLflow's client may also create a second run, if the response to its first request was lost. Therefore the first try
+that creates a file in the artifact store *claims* the key of the task for its run. All tries use the claimed run, and
+other runs with this key are deleted.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def run_for(
         if status == "FINISHED":
             with registry_errors(f"MLflow run {name!r} cannot be ended"):
                 client.set_terminated(run_id, status)
-                # MLflow may have created another run late, after the client had given up waiting for the answer.
+                # MLflow may have created another run late, after the client had stopped waiting for the response.
                 _delete_unclaimed(client, store, folder, experiment_id, key, run_id)
         else:
             # An error here must not hide the original one.
@@ -83,10 +83,11 @@ def claimed_run(
     name: str,
     tags: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the id of the one MLflow run with the tag ``mlops.key`` = ``key``, which has the status ``RUNNING`` then.
+    """Return the id of the only MLflow run with the tag ``mlops.key`` = ``key``, and set its status to ``RUNNING``.
 
-    The files ``folder/1``, ``folder/2``, ... contain the ids of runs. The first of these runs that was not deleted is the
-    run of the key. If there is none, the next file is created. A file never changes, so all callers use the same run.
+    The files ``folder/1``, ``folder/2``, ... contain ids of runs. The first of these runs that was not deleted is used.
+    If all of them were deleted, or there are none, the next file is created. A file never changes, so all callers use
+    the same run.
 
     :param folder: folder of the artifact store with the claims of this key
     :param name: name of a new run in MLflow
@@ -102,7 +103,7 @@ def claimed_run(
             if own is None and (own := _unclaimed(client, experiment_id, key)) is None:
                 made = client.create_run(experiment_id, run_name=name, tags={**(tags or {}), KEY: key})
                 own, created = str(made.info.run_id), True
-            # If the answer of the write was lost and the write was repeated, the file exists, but it has the own run.
+            # If the response to the write was lost and the write was repeated, the file exists but has this run's id.
             run_id = own if store.create_exclusive(claim, own.encode()) else store.read_bytes(claim).decode()
         if _is_active(client, run_id):
             break
@@ -139,7 +140,11 @@ def _is_active(client: MlflowClient, run_id: str) -> bool:
 def _delete_unclaimed(
     client: MlflowClient, store: ArtifactStore, folder: str, experiment_id: str, key: str, run_id: str
 ) -> None:
-    """Delete the runs of a key that no file claims: of tries that lost the race, and of answers that were lost."""
+    """Delete the runs of a key that no file claims.
+
+    They were created by a try that another try preceded, or by a request that was repeated because its response was
+    lost.
+    """
     others = [run.info.run_id for run in _runs(client, experiment_id, key) if run.info.run_id != run_id]
     claimed = set(map(bytes.decode, store.read_many(store.keys(folder)).values())) if others else set()
     delete_runs(client, [other for other in others if other not in claimed])
@@ -182,7 +187,7 @@ def experiment_for(client: MlflowClient, name: str) -> str:
 
 
 def _unclaimed(client: MlflowClient, experiment_id: str, key: str) -> str | None:
-    """Return the oldest run of a key: an earlier try created it and died, or a release without claims created it."""
+    """Return the oldest run of a key. It was created by a try that crashed before its claim, or by an earlier release."""
     found = _runs(client, experiment_id, key)
     return str(found[0].info.run_id) if found else None
 

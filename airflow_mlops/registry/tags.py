@@ -14,7 +14,10 @@ def run_tags(
 ) -> dict[str, str]:
     """Return the MLflow tags of a run: the data, the machine, the Airflow task and the request for retraining.
 
+    Tags without a value are left out.
+
     :param model: name of the registered model
+    :param seed: random seed of the training or search
     :param manifest: manifest of the training set
     :param provenance: Airflow task that created the run
     :param user_tags: tags that the user has set. They override the other tags

@@ -58,7 +58,8 @@ class GateResult(Model):
     :param high: upper confidence bound of the improvement, or of the metric for a gate with ``min`` or ``max``
     :param confidence: confidence of each bound, corrected for the number of candidates or slices
     :param rows: number of rows that the gate used
-    :param detectable: the smallest true improvement that passes the gate with a probability of 80% on this number of rows
+    :param detectable: the smallest true improvement that passes the gate with a probability of 80% on this number of
+        rows
     :param slices: the result on each slice
     """
 
@@ -163,12 +164,12 @@ class Verdict(Model):
     :param reason: the reason why the winner won, or why no candidate won, in one sentence
     :param policy: how the champion was taken into account, in one sentence
     :param metric_code: SHA-256 of the source file of each custom metric, by import path
-    :param sample_weight: column of the held-out rows by which all metrics and gates are weighted; ``None`` if each row counts once, and
-        in verdicts of earlier releases
+    :param sample_weight: column of the held-out rows by which all metrics and gates are weighted; ``None`` if all rows
+        have the same weight, and in verdicts of earlier releases
     :param live: numbers of rows if the models were compared by their predictions in production; ``None`` if they were
         compared on held-out rows, and in verdicts of earlier releases
-    :param refit: how the winner was fitted again; ``None`` if it was not. If the refit passed its checks, ``winner`` is the
-        version that was fitted again, and the metrics are those of the judged version
+    :param refit: how the winner was fitted again; ``None`` if it was not. If the refit passed its checks, ``winner`` is
+        the version that was fitted again, and the metrics are those of the judged version
     """
 
     model: str

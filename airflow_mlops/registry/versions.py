@@ -59,8 +59,9 @@ def find(client: MlflowClient, model: str, number_or_alias: str) -> ModelVersion
 def find_tagged(
     client: MlflowClient, model: str, number_or_alias: str
 ) -> tuple[ModelVersionRef | None, dict[str, str]]:
-    """Return a version by its number or alias, and its tags. Without a version with the alias, there are no tags.
+    """Return a version by its number or alias, and its tags.
 
+    :return: ``(None, {})`` if no version has the alias
     :raises RegistryError: there is no version with the number
     """
     found = _find(client, model, number_or_alias)
@@ -105,7 +106,7 @@ def download(client: MlflowClient, ref: ModelVersionRef) -> Path:
 
 
 def download_into(client: MlflowClient, ref: ModelVersionRef, folder: Path) -> None:
-    """Download the files of a model version into ``folder``, past the cache.
+    """Download the files of a model version into ``folder``, without using the cache.
 
     :raises RegistryError: the version or its files do not exist any more
     """
@@ -122,9 +123,9 @@ def register(
 ) -> ModelVersionRef:
     """Register a logged model as a version of ``model``, and return the version.
 
-    A run has one version. If a version was already registered from the run, it is returned instead. If several versions are
-    registered at the same time, because two tries of a task run at the same time or an answer of MLflow was lost, the first one
-    remains. Other models that the run has logged are deleted.
+    A run has one version. If a version was already registered from the run, it is returned instead. Several versions
+    may be registered at the same time, if two tries of a task run at the same time or a response of MLflow was lost. In
+    this case, only the first version is kept. Other models that the run has logged are deleted.
 
     :param run_id: id of the MLflow run that logged the model
     :param model_id: id of the logged model in MLflow
@@ -148,7 +149,7 @@ def register(
                 # Another try may have registered its model meanwhile, and deleted this one.
                 if not _of_run(client, model, run_id):
                     raise
-        # MLflow gives out rising numbers, so all tries keep the same version.
+        # MLflow assigns ascending version numbers, so all tries keep the same version.
         first, *others = _of_run(client, model, run_id)
         for other in others:
             with _unless_deleted():
@@ -170,7 +171,7 @@ def _delete_other_models(client: MlflowClient, run_id: str, model_id: str | None
 
 @contextmanager
 def _unless_deleted() -> Iterator[None]:
-    """Ignore that another try, or a repeated request, has already deleted something."""
+    """Ignore MLflow's error if another try, or a repeated request, has already deleted the object."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -188,7 +189,7 @@ def identical(client: MlflowClient, model: str, identity: str) -> ModelVersionRe
     """
     with registry_errors(f"The versions of {model!r} cannot be searched"):
         found = client.search_model_versions(f"name = '{model}' and tags.`{IDENTITY}` = '{identity}'")
-    # Of versions of one run, only the oldest one stays.
+    # Only the oldest version of a run is kept (see register).
     return _ref(min(found, key=lambda item: int(item.version))) if found else None
 
 
@@ -200,8 +201,10 @@ def of_run(client: MlflowClient, model: str, run_id: str) -> ModelVersionRef | N
 
 
 def model_id_of(client: MlflowClient, ref: ModelVersionRef) -> str | None:
-    """Return the id of the logged model from which a version was registered; ``None`` if it was registered from other
-    files.
+    """Return the id of the logged model from which a version was registered.
+
+    :return: ``None`` if the version was registered from other files
+    :raises RegistryError: the version does not exist
     """
     with registry_errors(f"{ref} is not in the MLflow registry"):
         return _model_id(client.get_model_version(ref.model, str(ref.version)))

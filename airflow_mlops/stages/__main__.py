@@ -33,7 +33,7 @@ def main() -> int:
     logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s", force=True)
     # The first process of a container ignores SIGTERM by default, so Kubernetes would kill it after the grace period.
     signal.signal(signal.SIGTERM, _exit)
-    # Shows the Python lines in the log if a library crashes the process.
+    # If a library crashes the process, the log shows the Python stack.
     faulthandler.enable()
     end_with_parent()
     add_modules()

@@ -1,4 +1,5 @@
-"""The cache of results: a step with unchanged inputs, code and packages returns the result that an earlier task computed.
+"""The cache of results: a step with unchanged inputs, code and packages returns the result that an earlier task
+computed.
 
 A stage that supports the cache has a module ``cache`` with three functions::
 
@@ -6,8 +7,8 @@ A stage that supports the cache has a module ``cache`` with three functions::
     def artifacts(result, spec, context) -> dict[str, str]   # hashes of what the result refers to; raises if it is gone
     def replay(result, spec, context) -> None                # repeats what the step does apart from its artifacts
 
-The fingerprint of the inputs is the key of an entry, which names the stored result of the task that computed it. A wrong
-hit is worse than none: whatever cannot be hashed or checked means that the step is computed, and the log says why.
+The key of an entry is the fingerprint of the inputs. The entry names the stored result of the task that computed it. A
+wrong hit is worse than a miss: if something cannot be hashed or checked, the step is computed, and the log says why.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Cached:
 
     :param call: the call, whose field ``cache`` is set
     :param spec: the parsed spec of the step
+    :param context: context in which the step runs
     :raises SpecError: the stage does not support the cache
     """
 
@@ -125,7 +127,7 @@ def verified(store: ArtifactStore, ref: DatasetRef) -> dict[str, str]:
 
 
 def require_unpurged(datasets: Iterable[Dataset]) -> None:
-    """Check that no dataset that a step reads was purged. The step would fail.
+    """Check that no dataset that a step reads was purged, because the step would then fail.
 
     :raises NotCacheableError: a dataset was purged
     """
@@ -135,5 +137,5 @@ def require_unpurged(datasets: Iterable[Dataset]) -> None:
 
 
 def point_to(store: ArtifactStore, ref: DatasetRef, slots: Iterable[str] = ()) -> None:
-    """Make a dataset the current one of its window and of slots, as the step does that writes it."""
+    """Make a dataset the current one of its window and of ``slots``, as the step that writes the dataset does."""
     make_current(store, open_dataset(store, ref).manifest, slots)

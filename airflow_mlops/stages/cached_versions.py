@@ -24,7 +24,7 @@ def contract_of(ref: ModelVersionRef, folder: Path) -> ModelContract:
 
 
 def content(ref: ModelVersionRef, folder: Path) -> dict[str, Any]:
-    """Return a version and the hashes of its files.
+    """Return a reference to a version, and the hashes of its files.
 
     :param folder: folder with the downloaded files of the version
     """

@@ -54,7 +54,8 @@ def receive_call() -> StepCall:
     The call is read from the artifact store if ``MLOPS_CALL_STORE`` and ``MLOPS_CALL_KEY`` are set, and from standard
     input otherwise.
 
-    :raises SpecError: the process that created the call has a different version of this package, or the call was changed
+    :raises SpecError: the process that created the call has a different version of this package, or the call was
+        changed
     :raises ComputeError: the call is not in the artifact store
     """
     # The variables are removed, so that processes started by the step do not read the call again.
@@ -86,7 +87,8 @@ def _read(store: str, key: str) -> bytes:
             f"The file {key} with the parameters of the step is not in the artifact store {store}. Give the step access "
             "to the same artifact store as the Airflow worker."
         ) from None
-    # The key comes from Airflow. Without this check, anyone who can write to the store could choose the step and its code.
+    # The key comes from Airflow. Without this check, anyone who can write to the store could choose the step and its
+    # code.
     if not key.endswith(_suffix(content)):
         raise SpecError(
             f"The file {key} with the parameters of the step was changed in the artifact store {store} after the task wrote "
@@ -96,7 +98,7 @@ def _read(store: str, key: str) -> bytes:
 
 
 def parse_call(text: str | bytes) -> StepCall:
-    """Return the call that the JSON text contains (step name, parameters, store). Another process has written the text.
+    """Return the call (step name, parameters, store) in a JSON text that another process has written.
 
     :raises SpecError: the other process uses a different version of this package
     """

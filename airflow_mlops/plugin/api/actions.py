@@ -32,7 +32,10 @@ Note = Annotated[str, StringConstraints(strip_whitespace=True, max_length=2000)]
 
 
 class RetrainBody(Model):
-    """Why retraining is requested."""
+    """A request for retraining.
+
+    :param reason: why retraining is requested
+    """
 
     reason: Reason
 
@@ -41,7 +44,8 @@ class RollbackBody(Model):
     """A rollback.
 
     :param version: number of a former champion; by default the version that the champion replaced
-    :param champion: the champion that the user has seen. If another version is champion now, nothing changes
+    :param reason: why the champion is rolled back
+    :param champion: the champion that the user has seen. If another version is champion now, the rollback is refused
     """
 
     version: int | None = Field(default=None, ge=1)
@@ -58,7 +62,11 @@ class WindowBody(Model):
 
 
 class AcknowledgeBody(Model):
-    """The acknowledgement of the verdict ``watch`` on the last window."""
+    """The acknowledgement of the verdict ``watch`` on the last window.
+
+    :param window: the last monitored window
+    :param note: comment of the user
+    """
 
     window: WindowBody
     note: Note = ""
@@ -67,6 +75,7 @@ class AcknowledgeBody(Model):
 class Done(Model):
     """The effect of an action.
 
+    :param message: the effect in one sentence
     :param decision: the entry of the ledger; ``None`` if nothing changed
     """
 
@@ -89,7 +98,7 @@ _SAFE = [Depends(same_origin)]
 def retrain(name: ModelName, body: RetrainBody, facts: ActingDep, rights: AccessDep, store: StoreDep) -> Done:
     """Request retraining, with the asset event that the policy would send for the last window."""
     window = _last_window(facts)
-    # Without a listener, the request would stay open for ever.
+    # Without a DAG that listens, the request would never be answered.
     server.require_listeners(name)
     ledger = Ledger(store, name)
     champion = last_move(ledger.entries())
@@ -161,7 +170,7 @@ def rollback(name: ModelName, body: RollbackBody, facts: ActingDep, rights: Acce
 
 @router.post("/models/{name}/acknowledge", dependencies=_SAFE)
 def acknowledge(name: ModelName, body: AcknowledgeBody, facts: ActingDep, rights: AccessDep, store: StoreDep) -> Done:
-    """Record that the user has seen the verdict ``watch`` on the last window."""
+    """Record that the user has seen the verdict ``watch`` on the last window. An equal acknowledgement is not repeated."""
     last = facts.monitoring
     if last is None or (last.window.start, last.window.end) != (body.window.start, body.window.end):
         raise MLOpsError(f"The last monitored window of {name} is another one: look at its verdict.")

@@ -1,4 +1,4 @@
-"""What the routes of the API share: the artifact store, the model of a request, and the connection to MLflow."""
+"""Dependencies that the routes of the API share: the artifact store, the model of a request, and MLflow."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ StoreDep = Annotated[ArtifactStore, Depends(store)]
 
 
 def readable(name: ModelName, rights: AccessDep, found: StoreDep) -> None:
-    """Answer 404 if the user may not see the model. Only the index of the model is read."""
+    """Check whether the user may see the model, by its index only. Otherwise, the answer is 404."""
     dags = models.dags(found, name)
     if dags is None or not rights.sees(dags):
         raise unknown()

@@ -83,9 +83,7 @@ def list_versions(name: ModelName, store: StoreDep) -> Versions:
 
 @router.get("/models/{name}/data", dependencies=SEEN)
 def model_data(name: ModelName, store: StoreDep) -> ModelData:
-    """Return the windows of the datasets that a model reads, and the lineage from raw data to the model and its
-    predictions.
-    """
+    """Return the windows of the datasets that a model reads, and the lineage from raw data to its predictions."""
     entries, _ = decisions.read(store, name)
     scored = [section.scoring for section in index.without_history(store, name) if section.scoring is not None]
     return data.model_data(store, name, entries, scored)
@@ -102,8 +100,9 @@ def models_of_dag(dag_id: str, rights: AccessDep, store: StoreDep) -> Models:
 
 
 def _task(dag_id: str, run_id: str, task_id: str, map_index: int, rights: AccessDep, store: StoreDep) -> TaskResult:
-    """Return the result of a task of this package. If there is none, or the user may not read the DAG, the answer is
-    404.
+    """Return the result of a task of this package.
+
+    The answer is 404 if there is no result, or the user may not read the DAG.
     """
     found = tasks.result(store, dag_id, run_id, task_id, map_index) if dag_id in rights.readable else None
     if found is None:
@@ -119,9 +118,7 @@ _PAGES = ("docs_url", "report_url")
 
 @router.get(_TASK)
 def task_result(found: TaskDep) -> TaskResult:
-    """Return the result of a task of this package, with the addresses at which the plugin serves the pages of the
-    result.
-    """
+    """Return the result of a task of this package. URLs of pages are those at which the plugin serves them."""
     pages = {name: page_address(url) for name in _PAGES if isinstance(url := found.result.get(name), str)}
     return found.model_copy(update={"result": {**found.result, **pages}})
 

@@ -14,9 +14,10 @@ from airflow_mlops.policy.wording import capitalized, listed, metric_name, numbe
 
 
 def deciding_comparison(findings: Findings) -> Comparison | None:
-    """Return the comparison with challengers if it, and not the drop of performance, decides about retraining.
+    """Return the comparison with challengers if it decides about retraining; otherwise ``None``.
 
-    With broken inputs, a challenger cannot show whether a model that is trained on repaired inputs would be better.
+    It decides if ``retrain_on`` contains ``challenger`` and no input is broken. With broken inputs, a challenger cannot
+    show whether a model that is trained on repaired inputs would be better.
     """
     decides = "challenger" in findings.policy.retrain_on and not broken_inputs(findings)
     return findings.challenger if decides else None
@@ -32,12 +33,12 @@ def gain_of(comparison: Comparison, gain: Gain) -> str:
 def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
     """Return sentences with the values of the champion and of all challengers, and the largest significant gain.
 
-    There is one sentence for each trainer, because the values of several trainers are too long for one detail.
+    Each trainer has its own sentence, because the values of several trainers are too long for one detail.
     """
     metric = metric_name(comparison.metric)
     rows = counted(comparison.rows, "labelled row")
-    # Each challenger is trained twice, and each model predicts one half. ROC AUC is computed in each half. The mean differs from
-    # the ROC AUC of the window.
+    # Each challenger is trained twice, and each of the two models predicts one half of the rows. ROC AUC is computed in
+    # each half, so the mean differs from the ROC AUC of the whole window.
     measured = f"mean {metric} of two halves of {rows}" if comparison.metric == "roc_auc" else f"{metric} on {rows}"
     of_each: dict[OtherTrainer | None, list[Challenger]] = {
         trainer: [] for trainer in dict.fromkeys(item.trainer for item in comparison.challengers)

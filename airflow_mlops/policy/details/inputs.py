@@ -13,7 +13,7 @@ _MAX_LISTED = 10
 
 
 def broken_inputs(findings: Findings) -> dict[str, str]:
-    """Return, for each broken feature, a clause without a subject about what is broken.
+    """Return a clause about each broken feature, by column, such as ``is absent``. The column is its subject.
 
     A feature is broken if it is absent, has an incompatible type, or if :mod:`airflow_mlops.drift.breakage` says so.
     """
@@ -26,7 +26,7 @@ def broken_inputs(findings: Findings) -> dict[str, str]:
 
 
 def broken_features(findings: Findings) -> list[Observation]:
-    """Return an observation about broken features. Changes of the schema are one of the ways in which features break."""
+    """Return an observation about broken features, including features that are absent or changed their type."""
     broken = broken_inputs(findings)
     if not broken:
         return []

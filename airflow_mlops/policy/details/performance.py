@@ -99,7 +99,7 @@ def bias_of(findings: Findings) -> list[str]:
 
 
 def coverage_of(findings: Findings) -> list[str]:
-    """Return a sentence about the coverage of the prediction intervals if it is significantly lower; otherwise none."""
+    """Return a sentence about the coverage of the prediction intervals; empty unless it is significantly too low."""
     lost = lost_coverage(findings)
     if lost is None:
         return []
@@ -108,7 +108,10 @@ def coverage_of(findings: Findings) -> list[str]:
 
 
 def narrow_intervals(findings: Findings) -> list[Observation]:
-    """Return an observation if the coverage of the champion's prediction intervals is significantly lower."""
+    """Return an observation if the coverage of the prediction intervals is significantly lower than at training.
+
+    Intervals of a version that is no longer the champion are left out.
+    """
     lost = lost_coverage(findings)
     if lost is None or is_replaced(findings):
         return []
@@ -192,8 +195,9 @@ def _unusual_columns(findings: Findings) -> list[str]:
 def _estimate(findings: Findings) -> list[str]:
     """Return a sentence about estimated performance, if the estimate helps to explain worse realised performance.
 
-    An estimate that is worse than at training means that changed inputs explain part of the drop. If the estimate is unchanged, concept drift is
-    likely, whether the inputs drifted or not: the estimate takes drift of the inputs into account.
+    An estimate that is worse than at training means that changed inputs explain part of the drop. If the estimate is
+    not worse, concept drift is likely. This also holds if the inputs drifted, because the estimate takes their drift
+    into account.
     """
     estimated, realised = findings.estimated, judged_performance(findings)
     if estimated is None or realised is None:

@@ -2,17 +2,18 @@
 
 The replay runs no Airflow tasks. It trains the models of all strategies on the same windows:
 
-- Before the first monitored window, one model is trained on all windows so far. It is the first champion of every strategy.
+- Before the first monitored window, one model is trained on all windows so far. It is the first champion of every
+  strategy.
 - After each window, a strategy may train a model with the labels that have arrived. The training fits one candidate for
   each trainer and each number of windows in :data:`~airflow_mlops.performance.cross_fitting.PASTS` (a
   :class:`~airflow_mlops.performance.cross_fitting.Recipe`), chooses one, and fits it again on all rows of its windows.
   The new model predicts from the next window on.
-- The chosen candidate has the smallest expected loss in the next window. The expected loss is a sum of two terms. The
-  first term is the cross-fitted loss in the newest labelled window. This term follows a change immediately, but alone
-  it favours candidates of few windows, because a model that was trained on half of a window profits from what only this
-  window has. The second term is a mean over all earlier windows: the loss of a model that the same training before the
-  window would have given, minus the cross-fitted loss in the window. This term favours candidates whose models stay
-  good.
+- The chosen candidate has the smallest expected loss in the next window, which is a sum of two terms. The first term is
+  the cross-fitted loss in the newest labelled window. It follows a change immediately, but alone it favours candidates
+  of few windows, because a model that was trained on half of a window profits from patterns that exist only in this
+  window. The second term is a mean over all earlier windows of a difference: the loss of the model that the same
+  training before the window would have given, minus the cross-fitted loss in the window. It favours candidates whose
+  models stay good.
 - If there are several trainers, the first trainer whose best candidate is at most one standard error worse than the
   best of all is chosen, as by EvaluateOperator.
 - ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _NAME = "replay"
-# A model: the number of the window after which it was trained, and how.
+# A model: the number of the window after which it was trained, and its recipe.
 _Model = tuple[int, Recipe]
 
 
@@ -169,8 +170,10 @@ class Replay:
         return Replayed(strategy="policy", steps=self._judged(steps, served))
 
     def _judged(self, steps: Sequence[Step], served: Sequence[_Model]) -> list[Step]:
-        """Set ``helped`` of each training: whether the replaced model would have lost more until the next training.
+        """Set ``helped`` of each training: whether the replaced model would have had a larger loss until the next
+        training.
 
+        :param steps: the steps of a strategy, in order of time
         :param served: the model that predicted each window
         """
         found = list(steps)
@@ -199,14 +202,18 @@ class Replay:
         return self._window(later).start - self._window(earlier).start
 
     def _rows(self, number: int, past: int | None, own: bool) -> pa.Table:
-        """Return the rows of the ``past`` windows that end with window ``number``, with or without this window's own."""
+        """Return the rows of the last ``past`` windows up to window ``number``.
+
+        :param past: number of windows, including window ``number``; ``None`` for all windows
+        :param own: whether the rows of window ``number`` itself are included
+        """
         start = 0 if past is None else max(0, number + 1 - past)
         tables = [period.rows for period in self.periods[start : number + own]]
         empty = self.periods[number].rows.slice(0, 0)
         return concatenated([empty, *tables], "The windows", "Write the windows with the same types.")
 
     def _challengers(self, number: int) -> Trained | None:
-        """Return the challengers of window ``number``; ``None`` if no loss is defined, such as in a window of one class."""
+        """Return the challengers of window ``number``; ``None`` if no loss is defined, as in a window of one class."""
         if number not in self._trained:
             older: dict[int | None, pa.Table] = {}
             for past in PASTS:
@@ -222,7 +229,7 @@ class Replay:
         return self._trained[number]
 
     def winner(self, number: int) -> Recipe:
-        """Return the best candidate after window ``number``; without any, the first trainer with all windows."""
+        """Return the best candidate after window ``number``; without candidates, the first trainer with all windows."""
         trained = self._challengers(number)
         if trained is None:
             return Recipe(None, None)

@@ -16,12 +16,13 @@ class BacktestSpec(Spec):
     """The parameters of a backtest, which replays a retraining policy over labelled windows of the past.
 
     :param model: name of the registered model
-    :param version: the version that the replay begins with; by default the champion. Its training set is the first window
-    :param outcomes: name of the datasets of labelled predictions; ``MODEL_outcomes`` by default
+    :param version: the version that the replay begins with; by default the champion. Its training set is the first
+        window
+    :param outcomes: name of the datasets of labelled predictions; by default ``MODEL_outcomes``
     :param window: only windows inside this window are replayed; by default all windows after the training set
     :param delay: number of windows until the labels of a window have arrived; 0 if they are known at its end
-    :param policy: the retraining policy. Only the triggers ``challenger`` and ``age`` are replayed, so the policy must have one of
-        them
+    :param policy: the retraining policy. Only the triggers ``challenger`` and ``age`` are replayed, so the policy must
+        have one of them
     :param trainer: the trainer; by default the trainer of the version, unless it runs user code, and those of the other
         candidates of the last decision
     """
@@ -54,8 +55,8 @@ class Step(Model):
     :param trained: whether a model was trained after the window
     :param triggers: the retraining triggers whose condition was met
     :param compared: whether challengers were trained and compared with the champion after the window
-    :param helped: whether the trained model had a smaller loss than the model that it replaced, in the windows until the
-        next training together; ``None`` if none was trained, or if no window follows
+    :param helped: whether the trained model had a smaller total loss than the model that it replaced, over the windows
+        until the next training; ``None`` if no model was trained, or if no window follows
     """
 
     window: Window
@@ -115,7 +116,7 @@ class BacktestResult(Result):
     :param window: from the beginning of the first monitored window to the end of the last
     :param delay: number of windows until the labels of a window arrived
     :param policy: the replayed policy
-    :param created: when the replay ran
+    :param created: time at which the replay ended
     :param fits: number of models that were fitted for all strategies together
     :param seconds: time of all these fits, in seconds
     :param page_url: URL of the HTML page in the artifact store

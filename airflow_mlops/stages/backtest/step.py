@@ -41,12 +41,12 @@ _LAST = "9999-12-31T00:00:00Z"
 
 
 def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
-    """Replay the policy, compare it with never retraining, retraining after every window and an oracle, and write the page.
+    """Replay a retraining policy, compare it with simpler strategies and an oracle, and write the HTML page.
 
     :raises RegistryError: the model has no champion, or the version does not exist
     :raises DatasetNotFoundError: the training set or labelled windows are not in the artifact store
-    :raises SpecError: the version has no known trainer, its training set has no window, or a labelled window does not have
-        the column ``policy.groups``
+    :raises SpecError: the version has no known trainer, its training set has no window, or a labelled window does not
+        have the column ``policy.groups``
     :raises UnmeasurableError: the metric is not defined in a window
     """
     client = connect(spec.mlflow, context.connection)
@@ -96,7 +96,7 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
     metric = metric_of(spec.policy, contract)
     others = Others()
     if spec.trainer is None:
-        # As monitoring of the first window would do.
+        # These trainers are those that monitoring of the first window would compare.
         fitted = len(PASTS) * (2 * tables[0].num_rows + tables[1].num_rows)
         entries = Ledger(context.store, spec.model).entries()
         others = other_trainers(ref, training.trainer, entries, fitted, client)

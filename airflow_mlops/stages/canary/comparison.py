@@ -1,9 +1,9 @@
-"""Compare a canary with the champion, again and again while it is widened.
+"""Compare a canary with the champion repeatedly while its share is widened.
 
 A canary that is no worse than the champion must be withdrawn with a probability of at most ``1 - confidence``, over all
-comparisons together. Comparison number ``k`` therefore errs with a probability of at most
-``(1 - confidence) / (k * (k + 1))``, half of it for performance and half for latency: these probabilities add up to
-``1 - confidence``, however many comparisons there are (Bonferroni's inequality).
+comparisons together. Therefore comparison number ``k`` may err with a probability of at most
+``(1 - confidence) / (k * (k + 1))``, half of it for performance and half for latency. These probabilities add up to at
+most ``1 - confidence``, however many comparisons there are (Bonferroni's inequality).
 """
 
 from __future__ import annotations
@@ -29,9 +29,8 @@ class Comparison:
     :param gates: the result of each requirement: performance, and latency if it is known
     :param metrics: the metric of the canary, by name
     :param champion_metrics: the metric of the champion, by name
-    :param worse: why the canary is withdrawn, as a sentence; empty if it is not
-    :param uncertain: why the canary keeps its share, neither withdrawn nor widened, as a sentence; empty if it may be
-        widened
+    :param worse: why the canary is withdrawn, in one sentence; empty if it is not withdrawn
+    :param uncertain: why the canary is neither withdrawn nor widened, in one sentence; empty otherwise
     """
 
     gates: list[GateResult]
@@ -54,10 +53,12 @@ def compare(
 ) -> Comparison | None:
     """Compare a canary with the champion.
 
-    :param metric: name of the metric of which ``losses`` are the losses
+    :param canary: labelled predictions of the canary
+    :param champion: labelled predictions of the champion
+    :param metric: name of the metric to which the field ``losses`` of both belongs
     :param look: number of the comparison, from 1
-    :param confidence: probability with which a canary that is no worse is withdrawn by no comparison
-    :param max_loss: largest loss that is accepted; ``None`` to accept what is not significantly worse
+    :param confidence: probability that none of the comparisons withdraws a canary that is no worse
+    :param max_loss: largest accepted loss of the metric; ``None`` to accept a canary that is not significantly worse
     :return: ``None`` if no stratum has labelled rows of both
     """
     error = error_of_look(look, confidence)
@@ -114,7 +115,9 @@ def _performance(
 
 
 def _latency(found: Difference, error: float) -> GateResult:
-    """Return whether predictions of the canary are too slow, from the geometric means of the time for one row, in ms.
+    """Return whether predictions of the canary are too slow.
+
+    The geometric means of the time for one row, in milliseconds, are compared.
 
     :param found: difference between the means of the logarithms of these times, canary minus champion
     :param error: probability of an error, for the confidence in the result

@@ -1,9 +1,9 @@
 """Read the labelled predictions of a canary and of the champion since the canary began.
 
-Each request is answered by one of the two versions, so they have no rows in common. Chance decides which version
-answers, with a probability that is the canary's share at that time. Rows are therefore compared within *strata*: the
-periods in which the share was constant, divided by the windows of the datasets, because the canary may have answered
-nothing in some windows. A metric that is not a mean over rows is compared within the periods, which are not divided.
+Each request is answered by one of the two versions, so they have no rows in common. The version that answers is chosen
+at random, with the canary's share at that time as its probability. Rows are therefore compared within *strata*. A
+stratum is a period in which the share was constant, within one window of the datasets, because the canary may have
+answered nothing in some windows. A metric that is not a mean over rows is compared within whole periods.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.realised import COLUMNS, UnmeasurableError, losses, measurable, outcomes
 from airflow_mlops.metrics.two_groups import Group
 
-#: Metrics of logged predictions by which a canary can be compared: means over rows, and the area under the ROC curve. An expected
-#: cost and a deviance are means over rows, too. Others, such as F1, are biased with few rows, so the biases of the
-# small and the large group differ.
+#: Metrics of logged predictions by which a canary can be compared: means over rows, and the area under the ROC curve.
+#: Expected costs and deviances are means over rows as well. Other metrics, such as F1, are biased on few rows, so their
+#: biases in the small and in the large group would differ.
 MEANS = ("accuracy", "log_loss", "brier", "rmse", "mae")
 METRICS = ("roc_auc", *MEANS)
 
@@ -42,7 +42,7 @@ class Answers:
 
     :param losses: loss of each labelled row
     :param latencies: logarithm of the time of each request, in milliseconds
-    :param labels: number of labelled rows in all
+    :param labels: total number of labelled rows
     :param labels_now: number of labelled rows since the current share began
     """
 
@@ -64,13 +64,17 @@ def read(
 ) -> Answers:
     """Read the predictions of a version from datasets of labelled predictions.
 
+    :param store: artifact store with the datasets
     :param name: name of the datasets
+    :param ref: the version
+    :param contract: model contract of the version
     :param metric: one of :data:`METRICS`, an expected cost or a deviance
     :param shares: the shares of the canary in the order of time, each with the time at which it began
     :param groups: column that names the cluster of each row; ``None`` for independent rows
-    :param strata: the strata so far: their numbers by position in ``shares`` and window. This function adds new strata
+    :param strata: number of each stratum so far, by position in ``shares`` and window. New strata are added
     :raises SpecError: a dataset lacks a column, or contains predictions of another model
     :raises UnmeasurableError: the labels do not fit the model
+    :raises EvaluationError: a deviance is not defined for some of the rows
     """
     parts: dict[tuple[int, str], list[pa.Table]] = {}
     for dataset in _datasets(store, name, shares[0][0]):
@@ -109,7 +113,7 @@ def _rows(dataset: Dataset, ref: ModelVersionRef, groups: str | None) -> pa.Tabl
 
 
 def _by_share(rows: pa.Table, shares: Sequence[tuple[datetime, float]]) -> dict[int, pa.Table]:
-    """Group rows by the share at the time of their answer. Rows from before the canary are left out."""
+    """Return the rows by the position of the share that applied when they were answered, without rows before the canary."""
     times = pa.array([time for time, _ in shares], pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
     answered = rows["scored_at"].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
     steps = np.searchsorted(times, answered, side="right") - 1
@@ -156,7 +160,7 @@ def _latencies(tables: Mapping[tuple[int, str], pa.Table], strata: dict[tuple[in
     values, numbers = [], []
     for key, table in tables.items():
         if _REQUEST_ROW in table.column_names:
-            # The rows of a request have one time, divided by their number.
+            # The rows of a request have the same time, which is the time of the request divided by their number.
             table = table.filter(pc.equal(table[_REQUEST_ROW], 0))
         times = table["latency_ms"].to_numpy().astype(np.float64)
         times = times[np.isfinite(times) & (times > 0)]

@@ -23,18 +23,18 @@ class CanarySpec(Spec):
     :param shares: shares of the requests that the version answers, one after the other, ascending, each greater than 0
         and less than 1
     :param promote: whether the version becomes champion after the last share. If not, the version keeps the last share,
-        and the result has the verdict for a PromoteOperator
-    :param outcomes: name of the champion's labelled predictions; ``MODEL_outcomes`` by default
-    :param canary_outcomes: name of the canary's labelled predictions; ``MODEL_canary_outcomes`` by default
+        and the result contains the verdict for a PromoteOperator
+    :param outcomes: name of the champion's labelled predictions; by default ``MODEL_outcomes``
+    :param canary_outcomes: name of the canary's labelled predictions; by default ``MODEL_canary_outcomes``
     :param metric: metric by which the canary and the champion are compared: ``roc_auc``, ``accuracy``, ``log_loss``,
         ``brier``, ``rmse`` or ``mae``, an expected cost (:mod:`airflow_mlops.metrics.costs`) or a deviance
-        (:mod:`airflow_mlops.metrics.deviances`); by default ``roc_auc``
-        (binary), ``accuracy`` (multiclass) or ``rmse`` (regression)
-    :param max_loss: largest accepted loss of the metric compared with the champion: a share is widened only when a
+        (:mod:`airflow_mlops.metrics.deviances`); by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or ``rmse``
+        (regression)
+    :param max_loss: largest accepted loss of the metric compared with the champion. A share is widened only if a
         greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
         By default, a share is widened unless the canary is significantly worse
-    :param min_labels: number of labelled predictions that the canary must have at the current share, and since the last
-        comparison, before the next comparison. The champion needs as many in all
+    :param min_labels: number of labelled predictions of the canary that a comparison needs, both at the current share
+        and since the last comparison. The champion needs as many in total
     :param groups: column that names the cluster of each row, such as a customer; by default, rows are independent
     :param confidence: probability that none of the comparisons withdraws a canary that is no worse than the champion
     """
@@ -67,9 +67,10 @@ State = Literal["idle", "started", "waiting", "widened", "held", "withdrawn", "p
 class CanaryResult(Result):
     """The result of a step of a canary.
 
-    :param state: ``idle``: there is no version to roll out; ``started``; ``waiting``: too few labels for a comparison; ``widened``;
-        ``held``: a comparison neither withdraws nor widens it; ``withdrawn``; ``passed``: the last share has passed, and PromoteOperator may
-        promote it; ``promoted``
+    :param state: the result. ``idle``: there is no version to roll out. ``started``: the canary begins. ``waiting``:
+        there are too few labels for a comparison. ``widened``: the share is widened. ``held``: a comparison neither
+        withdraws nor widens the canary. ``withdrawn``: the canary is withdrawn. ``passed``: the canary passed the
+        comparison at the last share, and PromoteOperator may promote it. ``promoted``: the canary is champion
     :param version: the canary; ``None`` if no version has the alias
     :param share: the share that it answers now; 0 if it answers none
     :param champion: the champion after the step; ``None`` if the model has no champion

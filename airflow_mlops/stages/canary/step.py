@@ -39,7 +39,7 @@ _STATES: dict[str, State] = {
 
 
 def run(spec: CanarySpec, context: StepContext) -> CanaryResult:
-    """Start the canary, or compare it with the champion and decide about its share. The decision is recorded in the ledger.
+    """Start the canary, or compare it with the champion and decide about its share. The ledger records the decision.
 
     Nothing is decided if no version has the alias, while there are too few labels, and after the canary of the version
     has ended.
@@ -72,7 +72,7 @@ def run(spec: CanarySpec, context: StepContext) -> CanaryResult:
 
 @dataclass
 class _Task:
-    """Decides about the canary, or records why nothing is decided."""
+    """Decides about the canary; the fields say why if nothing is decided."""
 
     spec: CanarySpec
     context: StepContext
@@ -99,7 +99,7 @@ class _Task:
             self.reason = f"The canary {self.ref} has ended with entry {end.seq} of the ledger: {end.reason}"
             return None
         contract, other = (contracts.read(self.client, self.context.store, item).contract for item in (self.ref, now))
-        # Versions that cannot be compared must not begin.
+        # A canary that cannot be compared must not start.
         metric = _metric(self.spec, contract, other)
         rollout = canaries.last_rollout(entries)
         if rollout is None or not rollout.under_way or rollout.version.version != self.ref.version:

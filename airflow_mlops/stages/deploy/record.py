@@ -22,9 +22,15 @@ def record(
     endpoint: Endpoint,
     reason: str,
 ) -> str:
-    """Append an entry about an endpoint to the ledger, at most once for each ``key``. Return its URL.
+    """Append an entry about an endpoint to the ledger, at most once for each ``key``.
 
     :param key: key of the task's result
+    :param decision: ``deployed`` or ``undeployed``
+    :param endpoint: the endpoint that was deployed or removed
+    :param reason: the reason in one sentence
+    :return: URL of the entry
+    :raises RegistryError: the ledger was tampered with
+    :raises StoreError: the ledger cannot be read or written
     """
     ledger = Ledger(store, endpoint.version.model)
 

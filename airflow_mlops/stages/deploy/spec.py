@@ -16,19 +16,20 @@ class DeploySpec(Spec):
 
     :param model: name of the registered model
     :param version: number of the version to serve; by default the endpoint follows the champion
-    :param predictions: name of the datasets of predictions; ``MODEL_predictions`` by default
+    :param predictions: name of the datasets of predictions; by default ``MODEL_predictions``
     :param window: length of the time windows of the predictions
     :param log_predictions: whether the endpoint logs its predictions
     :param hash_columns: columns to log as keyed hashes (pseudonyms) instead of their values
     :param drop_columns: columns that are not logged
     :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
         ``hash_columns``
-    :param sample: share of the requests that are logged, 0 to 1; 1 by default
-    :param shadow: number or alias of a version that scores the same rows in the shadow: its predictions are only logged
+    :param sample: share of the requests that are logged, 0 to 1; by default 1
+    :param shadow: number or alias of a version that scores the same rows. Its predictions are logged but not returned
     :param canary: number or alias of a version that answers a share of the requests
-    :param canary_share: share of the requests that the canary answers, 0 to 1, until CanaryOperator sets one; 0.1 by
-        default
-    :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the request
+    :param canary_share: share of the requests that the canary answers, 0 to 1, until CanaryOperator sets another share;
+        by default 0.1
+    :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the
+        request
     :param feast_repo: folder of the Feast repository in whose online store the servers look up features
     """
 

@@ -26,7 +26,8 @@ _EXAMPLE = "input_example.json"
 
 
 def run(spec: DeploySpec, context: StepContext) -> DeployResult:
-    """Choose the version for an endpoint, and store the scores of its input example. They verify the endpoint.
+    """Choose the version for an endpoint, and store the scores of its input example, with which the endpoint is
+    verified.
 
     :raises RegistryError: the model has no champion, or the version does not exist
     :raises ModelFormatError: TrainOperator did not train the version, so it cannot be served
@@ -79,10 +80,10 @@ def _check(ref: ModelVersionRef, folder: Path) -> Check:
             "again with TrainOperator."
         ) from None
     found = model.predict_values({name: [_plain(row[name]) for row in rows] for name in names}, len(rows))
-    # As the server writes them: NaN is null.
+    # The server writes NaN as null, too.
     return Check(rows=rows, scores=json.loads(to_json(found.score.tolist())))
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as the server reads it: a boolean is an integer."""
+    """Return a value as the server reads it. The server reads a boolean as an integer."""
     return int(value) if type(value) is bool else value

@@ -27,12 +27,13 @@ TRAIN, ROWS, DEPTH, SEED = "train", 100_000, 3, 0
 def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
     """Fit a decision tree of depth 3, and return the tree's predictions for the held-out rows.
 
-    The tree is fitted to a random sample of at most 100,000 rows of the split part ``train`` of the same dataset, with the weights
-    of these rows if the held-out rows have weights.
+    The tree is fitted to a random sample of at most 100,000 rows of the split part ``train`` of the same dataset. If
+    the held-out rows have weights, these rows are weighted as well.
 
+    :param data: the held-out rows
     :param contract: a candidate's model contract, which names the features and the classes
-    :return: the predictions. ``None`` if the dataset has no split part ``train``, if the held-out rows are the split
-        part ``train``, or if all labels of the sample are equal
+    :return: ``None`` if the dataset has no split part ``train``, if the held-out rows are the split part ``train``, or
+        if the sample has no two different labels or no positive weight
     """
     if data.part == TRAIN or TRAIN not in data.dataset.ref.parts:
         return None

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 def inputs(spec: EvaluateSpec, context: StepContext) -> dict[str, Any]:
     """Return candidates, champion, data, gates and the code of custom metrics.
 
-    :raises NotCacheableError: TrainOperator did not train a candidate or the champion, or a gate measures time or trains
-        the candidate again
+    :raises NotCacheableError: TrainOperator did not train a candidate or the champion, or a gate measures time or
+        trains the candidate again
     """
     gates = parse_gates(spec.gates) if spec.gates is not None else []
     _require_repeatable(gates)
@@ -84,9 +84,12 @@ def _registered(client: MlflowClient, ref: ModelVersionRef) -> ModelVersionRef:
 
 
 def _champion(client: MlflowClient, store: ArtifactStore, model: str) -> list[tuple[ModelVersionRef, Path]]:
-    """Return the champion and, if it was fitted again, the version that may be measured in its place, with their files.
+    """Return the champion with its files.
+
+    If the champion was fitted again, the version that may be measured instead of it is returned as well.
 
     :raises MLOpsError: the files of one of them are not those that were promoted
+    :raises NotCacheableError: the champion was fitted again in another registry
     """
     ref = champion(client, model)
     if ref is None:
@@ -103,7 +106,7 @@ def _champion(client: MlflowClient, store: ArtifactStore, model: str) -> list[tu
 
 
 def _run(client: MlflowClient, ref: ModelVersionRef) -> dict[str, Any] | None:
-    """Return what the model card shows of the run. Evaluations themselves add other tags and files."""
+    """Return the parts of a run that the model card shows. Evaluations themselves add other tags and files."""
     if not ref.run_id:
         return None
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
@@ -147,10 +150,10 @@ def _metrics(spec: EvaluateSpec, gates: Iterable[Gate]) -> list[str]:
 
 
 def artifacts(result: EvaluateResult, spec: EvaluateSpec, context: StepContext) -> dict[str, str]:
-    """Return the data, the candidates' files in MLflow, and what the evaluation recorded with the candidates.
+    """Return the hashes of the data, of the candidates' files in MLflow, and of what the evaluation recorded there.
 
-    :raises NotCacheableError: another evaluation has replaced the record, a person has deleted a part of it, or the candidates
-        were compared with another champion
+    :raises NotCacheableError: another evaluation has replaced the record, a person has deleted a part of it, or the
+        candidates were compared with another champion
     :raises MLOpsError: the data was purged or changed, or a version does not exist any more
     """
     verdict = result.verdict
@@ -159,7 +162,7 @@ def artifacts(result: EvaluateResult, spec: EvaluateSpec, context: StepContext) 
         for dataset in _datasets(spec, context):
             dataset.verify_bytes()
     client = connect(spec.mlflow, context.connection)
-    # The champion may have changed after the inputs were read, and have come back since.
+    # The champion may have changed after the inputs were read, and changed back since.
     if verdict.champion != champion(client, verdict.model):
         raise NotCacheableError("the candidates were compared with another champion")
     for item in verdict.candidates:
@@ -177,7 +180,7 @@ def _recorded(client: MlflowClient, item: CandidateVerdict, verdict: Verdict) ->
     ref = _registered(client, item.candidate)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
-        # Local copies of the models are not read: they do not show what was changed in MLflow.
+        # Cached copies of the models are not read, because they do not show what was changed in MLflow.
         download_into(client, ref, folder)
         if file_hashes(folder) != item.files:
             raise NotCacheableError(f"the files of {ref} are not those that were evaluated")
@@ -206,6 +209,6 @@ def _recorded(client: MlflowClient, item: CandidateVerdict, verdict: Verdict) ->
 
 
 def replay(result: EvaluateResult, spec: EvaluateSpec, context: StepContext) -> None:
-    """Make the rows of live evidence, which the step writes, the current ones of their window."""
+    """Make the dataset of live evidence, which the step writes, the current one of its window."""
     if spec.evidence is not None:
         point_to(context.store, _measured_on(result.verdict))

@@ -83,15 +83,15 @@ def _trained_on(folders: Mapping[ModelVersionRef, Path], part: str, store: Artif
 def with_weights(data: HeldOut, candidates: Sequence[Candidate], *, live: bool) -> HeldOut:
     """Return the held-out rows with the row weights that the candidates were trained with.
 
-    The champion and models that TrainOperator did not train are measured with the same weights.
+    The champion, and models that TrainOperator did not train, are measured with the same weights.
 
     :param live: whether the rows are predictions in production. Such rows are returned without weights if they lack the
-        column of weights, if scoring hashed it, or if all its values are null; held-out rows must have it
-    :raises SpecError: candidates were trained with different columns of weights, or with and without one
+        column of weights, if scoring hashed it, or if all its values are null. Held-out rows must have the column
+    :raises SpecError: candidates were trained with different columns of weights, or only some of them with weights
     :raises WeightError: the dataset lacks the column, or its values are not weights
     """
-    # The contract of a model that TrainOperator did not train names a column only if an earlier evaluation recorded it,
-    # from the other candidates. Without a name, such a model takes part in any evaluation.
+    # The contract of a model that TrainOperator did not train names a column of weights only if an earlier evaluation
+    # took it from the other candidates. Without a column, such a model can be evaluated with any weights.
     columns = {
         item.ref: item.contract.sample_weight
         for item in candidates
@@ -143,10 +143,11 @@ def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: boo
 
 
 def for_positive(candidate: Candidate, positive: Any) -> Candidate:
-    """Set the positive class of a candidate and return the candidate.
+    """Set the positive class of a candidate, and return the candidate.
 
     The score of the candidate is then the probability of this class. All models are measured for the same class.
 
+    :param candidate: the candidate, which is changed
     :param positive: the positive class; ``None`` unless the task is binary
     :raises SchemaError: the candidate does not predict the class ``positive``
     """

@@ -76,8 +76,8 @@ class Facts:
     :param importance_rows: number of held-out rows on which the importance was measured
     :param measured_on: manifest of the dataset of the held-out rows
     :param trained_on: manifest of the training set; ``None`` if the training set is unknown or no longer exists
-    :param parents: text with name, window and short id of each dataset from which ``measured_on`` and ``trained_on`` were
-        created, by full id. Datasets that no longer exist are left out
+    :param parents: name, window and short id of each dataset from which ``measured_on`` and ``trained_on`` were
+        created, as one text each, by full id. Datasets that no longer exist are left out
     :param tags: tags of the version's MLflow run
     :param params: parameters of the version's MLflow run
     :param reproducible: whether the MLflow run contains the files that are needed to train the version again
@@ -116,7 +116,7 @@ class Facts:
 
     @property
     def same_held_out(self) -> bool:
-        """Return whether the training set of the version has the same held-out rows, as BuildTrainingSetOperator records."""
+        """Return whether the training set of the version has the same held-out rows as the dataset of the evaluation."""
         if self.trained_on is None:
             return False
         part = self.verdict.part
@@ -135,7 +135,7 @@ class Facts:
 
     @property
     def class_weight(self) -> str:
-        """Return the weights of the classes in the fit (``class_weight`` of TrainOperator); empty if all classes weigh the same."""
+        """Return the class weights of the fit (``class_weight`` of TrainOperator); empty if all classes weigh the same."""
         # A person may have logged a parameter with this name.
         with suppress(ValueError):
             found = json.loads(self.params.get("class_weight", '""'))
@@ -166,7 +166,7 @@ class Facts:
 
     @property
     def used(self) -> dict[str, Usage]:
-        """Return what the steps used that worked on the version before this evaluation, by name of the step."""
+        """Return the resources that earlier steps used for the version, by name of the step."""
         found: dict[str, dict[str, str]] = {}
         for tag, value in sorted(self.tags.items()):
             if tag.startswith(f"{USAGE_TAG}."):
@@ -269,13 +269,13 @@ def _markdown(value: Any) -> Any:
     if value is None:
         return ""
     if isinstance(value, float):
-        # Sums that cancel each other leave a remainder such as 5.7e-18.
+        # Rounding errors leave values such as 5.7e-18 instead of 0.
         return f"{value if abs(value) > 1e-12 else 0:.4g}"
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M} UTC"
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    # Some renderers do not support a backslash before an angle bracket.
+    # Some renderers do not support a backslash before an angle bracket, so angle brackets become HTML entities.
     text = html.escape(" ".join(str(value).split()), quote=False)
     text = re.sub(r"[\\`*\[\]|~#$]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\\g<0>", text)
     # At the beginning, these characters would start a list or a heading.

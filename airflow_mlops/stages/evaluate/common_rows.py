@@ -19,12 +19,14 @@ from airflow_mlops.models.training_data import TRAIN
 def common_training_set(contracts: Sequence[ModelContract], part: str, store: ArtifactStore) -> Dataset:
     """Open the training set of the candidates. If there are several, their held-out rows must be the same.
 
-    The training set with the most rows is opened. BuildTrainingSetOperator has verified for each that no
+    The training set with the most rows is opened. BuildTrainingSetOperator has verified for each training set that no
     held-out row is a training row, so no candidate was trained on a held-out row.
 
     :param contracts: the contracts of the candidates
     :param part: name of the held-out split part, such as ``test``
+    :param store: artifact store with the training sets
     :raises SpecError: the held-out rows of two training sets differ, or are not known to be the same
+    :raises DatasetNotFoundError: a training set does not exist any more
     """
     refs = {item.dataset_id: DatasetRef(name=item.dataset_name, id=item.dataset_id, rows=0) for item in contracts}
     datasets = [open_dataset(store, ref) for ref in refs.values()]
@@ -46,11 +48,13 @@ def refuse_training_rows(
 ) -> None:
     """Check that no candidate was trained on the rows on which the candidates are compared.
 
-    The check is made if the candidates have different training sets, because a candidate that was trained on some of
-    the rows would have an advantage over the others. Training sets that no longer exist, or that identify rows by other columns, are not
-    checked.
+    Rows are checked only if the candidates have different training sets, because a candidate that was trained on some
+    of the rows would have an advantage over the others. Training sets that no longer exist, or that identify rows by
+    other columns, are not checked.
 
     :param contracts: the contract of each candidate
+    :param dataset: the dataset on which the candidates are compared
+    :param part: the split part of this dataset
     :raises SpecError: a candidate was trained on some of the rows
     """
     own = dataset.manifest.id
@@ -73,9 +77,9 @@ def refuse_training_rows(
 
 
 def _difference(first: Dataset, second: Dataset, part: str, weights: Sequence[str]) -> str | None:
-    """Return a clause that says how the held-out rows of two training sets differ; ``None`` if they are the same.
+    """Return a clause that explains how the held-out rows of two training sets differ; ``None`` if they are the same.
 
-    :param weights: columns of the weights of rows
+    :param weights: columns with weights of rows
     """
     details, others = first.manifest.details, second.manifest.details
     if (details.get("label"), details.get("task")) != (others.get("label"), others.get("task")):
@@ -97,7 +101,7 @@ def _contents(dataset: Dataset, part: str) -> list[tuple[int, str]]:
 
 
 def _different_column(first: Dataset, second: Dataset, part: str, weights: Sequence[str]) -> str | None:
-    """Return the first label, feature or weight with different values in the same rows, or ``None`` if there is no difference."""
+    """Return the first label, feature or weight whose values differ in the same rows; ``None`` if there is none."""
     keys = identity_columns(first)
     details = first.manifest.details
     if lacking := [name for name in weights if name not in second.manifest.column_names]:

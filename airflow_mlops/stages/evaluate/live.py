@@ -1,8 +1,9 @@
 """Read live evidence: the labelled predictions that several versions made for the same rows in production.
 
-Rows are paired by their identity: keys and event time, or the request and the number of the row in it if all predictions are
-those of the online endpoint. A row counts if each of the compared versions has predicted it once and its label is known in each of the
-datasets. The rows that count are written as a dataset, the held-out data of the evaluation.
+Rows are paired by their identity: keys and event time. If all predictions are those of the online endpoint, the
+identity is the request and the number of the row in the request. A row counts if each of the compared versions has
+predicted it once, and its label is known in each of the datasets. The rows that count are written as a dataset, which
+is the held-out data of the evaluation.
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class Live:
 
     :param data: the rows with their labels
     :param rows: numbers of rows that are compared and that are left out
-    :param logged: columns ``prediction`` and ``score`` of each version, by number, in the order of ``data``. The score of a
-        binary task is the probability of the positive class of ``data``
+    :param logged: columns ``prediction`` and ``score`` of each version, by number, in the order of ``data``. The score
+        of a binary task is the probability of the positive class of ``data``
     """
 
     data: HeldOut
@@ -64,7 +65,8 @@ class Live:
     def predictions(self, candidate: Candidate) -> Predictions:
         """Return the logged predictions of a version, whose positive class is that of the data.
 
-        The log has one number for each row, so the probabilities of several classes are unknown.
+        The log has one score for each row, so probabilities are known only for a binary model whose scores are not
+        labels.
         """
         contract, found = candidate.contract, self.logged[candidate.ref.version]
         prediction = _labels(found["prediction"])
@@ -87,6 +89,7 @@ def load(
     """Load a version with the contract with which its predictions were made.
 
     :param folder: folder with the downloaded files of the version
+    :param allow_pyfunc: whether code that is stored with the model may run
     :raises ModelFormatError: the version cannot be loaded, or was never evaluated, or loading it would run code and
         ``allow_pyfunc`` is false
     """
@@ -101,9 +104,9 @@ def read(evidence: Chosen, versions: Sequence[ModelVersionRef], context: StepCon
 
     :param evidence: datasets of labelled predictions
     :param versions: versions of one model
-    :raises SpecError: a dataset does not contain labelled predictions of the model, identifies rows in another way than the
-        others, or has another label; a version has no predictions; or the labels of a row differ
-    :raises EvaluationError: no row counts
+    :raises SpecError: a dataset does not contain labelled predictions of the model, identifies rows in another way than
+        the others, or has another label; a version has no predictions; or the labels of a row differ
+    :raises EvaluationError: no row can be compared
     """
     model = versions[0].model
     labelled = datasets(evidence, context)
@@ -136,9 +139,11 @@ def refuse_training_rows(
 ) -> None:
     """Check that no version was fitted to the rows of the evidence.
 
-    A version that scores a past window may know its rows. Training sets that no longer exist, or that identify rows by other
-    columns, are not checked.
+    This can happen if a version scores a past window. Training sets that no longer exist, or that identify rows by
+    other columns, are not checked.
 
+    :param contracts: the contract of each version
+    :param data: the rows of the evidence
     :raises SpecError: a version was fitted to some of the rows
     """
     for ref, contract in contracts.items():
@@ -228,7 +233,9 @@ def _identity(datasets: Sequence[Dataset]) -> list[str]:
 def _scored(ref: ModelVersionRef, datasets: Sequence[Dataset], identity: Sequence[str], positive: Any) -> _Scored:
     """Read the predictions of a version.
 
+    :param identity: columns that identify a row
     :param positive: the positive class whose probability is returned as the score; ``None`` unless the task is binary
+    :raises SpecError: there are no labelled predictions of the version
     """
     columns = list(dict.fromkeys([*identity, LABEL, "prediction", "score"]))
     own, parts = [], []
@@ -265,8 +272,8 @@ def _of_version(dataset: Dataset, version: int, columns: Sequence[str]) -> Itera
 def _pair(found: Sequence[_Scored]) -> tuple[LiveRows, list[NDArray[np.int64]]]:
     """Find the rows that each version predicted once.
 
-    :return: the numbers of rows that were left out, and the positions of the others in the rows of each version, in the
-        order of the first version
+    :return: the numbers of rows that were left out; and for each version, the positions of the other rows among the
+        rows of this version. All versions have the order of the first version
     """
     distinct, repeated = zip(*(_distinct(item.ids) for item in found), strict=True)
     common = reduce(np.intersect1d, distinct)
@@ -306,9 +313,12 @@ def _write(
     counts: LiveRows,
     context: StepContext,
 ) -> Dataset:
-    """Write the rows that count: keys, features and watched columns of all datasets, and the label.
+    """Write the rows that count as a dataset: keys, features and watched columns of all versions, and the label.
 
+    :param found: the labelled predictions of each version
+    :param places: positions of the rows that count, for each version, from :func:`_pair`
     :param details: details of the manifest of a dataset of the evidence
+    :param counts: numbers of rows for the manifest
     """
     first = found[0]
     store, label = context.store, str(details["label"])
@@ -356,7 +366,7 @@ def _columns(datasets: Iterable[Dataset], label: str) -> list[str]:
 
 
 def _added(others: Sequence[_Scored], places: Sequence[NDArray[np.int64]], present: set[str]) -> dict[str, pa.Array]:
-    """Return the columns that only other versions have, such as features of these versions, in the order of the first version."""
+    """Return the columns that only other versions have, such as their features, in the row order of the first version."""
     added: dict[str, pa.Array] = {}
     for item, index in zip(others, places, strict=True):
         wanted = [name for name in _columns(item.datasets, "") if name not in present and name not in added]

@@ -66,8 +66,8 @@ class Compared:
     :param problem: a sentence that says why the champion could not be measured; ``None`` if the champion was measured
         or the model has no champion
     :param resampling: bootstrap resampling of the rows, the same for all models
-    :param stand_in: the version to which ``measured_champion`` belongs, if the champion was fitted again on held-out rows;
-        otherwise ``None``
+    :param stand_in: the version that was measured instead of the champion, if the champion was fitted again on held-out
+        rows; otherwise ``None``
     """
 
     data: HeldOut
@@ -96,10 +96,12 @@ def compare(
     """Measure the candidates, the baselines and the champion of ``model`` on the held-out rows.
 
     :param model: name of the registered model
+    :param candidates: the candidates
+    :param data: the held-out rows
     :param own: custom metrics and expected costs to compute in addition to the built-in metrics
     :param allow_pyfunc: whether code that is stored with a model may run
     :param groups: the column that names the cluster of each row; by default, rows are independent
-    :param live: the logged predictions to measure; by default, the models predict the rows
+    :param live: logged predictions, which are measured instead of predictions that the models make now
     :raises SpecError: the champion was trained on rows of live evidence, or the dataset has no column ``groups``
     :raises EvaluationError: predictions are not finite, or no metric can be computed on the rows
     :raises MetricError: a custom metric fails
@@ -175,7 +177,7 @@ def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str], live: Live
     try:
         rows = predicted(data.truth, predictions, contract, data.weight)
         if contract.task == "binary":
-            # The score has the same information. Without the columns of probabilities, memory falls to a third.
+            # The score contains the same information. Without the probabilities, memory falls to a third.
             predictions = replace(predictions, probabilities=None)
         return Measurement(str(candidate.ref), measure(rows, own), predictions, rows)
     except EvaluationError as error:
@@ -231,8 +233,9 @@ def _logged_champion(
 def _stand_in(client: MlflowClient, champion: Candidate, data: HeldOut, store: ArtifactStore) -> ModelVersionRef | None:
     """Return the version to measure instead of a champion that was fitted again on held-out rows.
 
-    :return: the version from which the champion was refitted. It was fitted without the held-out rows;
-        ``None`` if the champion was not fitted again, or was not fitted to the rows of ``data``
+    :return: the version from which the champion was fitted again, which did not use the held-out rows; ``None`` if the
+        champion was not fitted again, or was not fitted to the rows of ``data``
+    :raises EvaluationError: the champion was received from another registry
     """
     contract = champion.contract
     if contract.refit_of is None:

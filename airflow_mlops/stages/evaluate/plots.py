@@ -98,7 +98,8 @@ def _thin(*curve: NDArray[Any]) -> list[NDArray[Any]]:
 
 
 def _unit_square(title: str, x: str, y: str) -> tuple[Figure, Axes]:
-    # The tick labels always have the same width, so fixed margins fit. To compute them would take a third of the time.
+    # The tick labels always have the same width, so fixed margins fit. Computing margins would take a third of the
+    # time.
     figure = Figure(figsize=(5.6, 4.8))
     figure.subplots_adjust(left=0.11, right=0.975, bottom=0.115, top=0.93)
     axes = figure.add_subplot()

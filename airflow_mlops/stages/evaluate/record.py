@@ -84,10 +84,11 @@ def keep_contract(
 
 
 def tag_compared(client: MlflowClient, item: Measured, compared: Compared) -> None:
-    """Store with a version the number of models that were compared on the held-out rows of its training.
+    """Store with a version the number of models that were compared on the held-out rows of its training set.
 
-    The best of several models is partly the luckiest one, so monitoring corrects the metrics at training for this number.
-    Nothing is stored if the models were compared on rows other than those of the version's metrics at training.
+    The metrics of the best of several models are biased upwards (selection bias). Monitoring corrects the metrics at
+    training for this number of models. Nothing is stored if the models were compared on rows other than those of the
+    version's metrics at training.
 
     :raises RegistryError: MLflow cannot be used
     """

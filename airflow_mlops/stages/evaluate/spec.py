@@ -28,11 +28,12 @@ CandidateInput = Annotated[ModelVersionRef, BeforeValidator(_as_version)]
 class EvaluateSpec(Spec):
     """Parameters of an evaluation, which measures candidates and the current champion on the same held-out data.
 
-    :param candidates: the model versions to evaluate, the preferred one first. A ``run_id`` that is not set is looked up in the registry
+    :param candidates: the model versions to evaluate, the preferred one first. An empty ``run_id`` is looked up in
+        MLflow
     :param model: name of the registered model that the candidates must belong to; by default the candidates' model
     :param dataset: the dataset to evaluate on; by default the training set of the candidates
-    :param evidence: datasets of labelled predictions of the candidates and of the champion, written by JoinLabelsOperator.
-        If set, the versions are compared by these predictions instead of on held-out rows, see
+    :param evidence: datasets of labelled predictions of the candidates and of the champion, written by
+        JoinLabelsOperator. If set, the versions are compared by these predictions instead of on held-out rows, see
         :mod:`airflow_mlops.stages.evaluate.live`
     :param part: name of the held-out split part of the dataset, such as ``test``
     :param gates: declarations of the gates that a candidate must pass, see :mod:`airflow_mlops.gates.rules`. By
@@ -44,11 +45,13 @@ class EvaluateSpec(Spec):
         is given by its import path, see :mod:`airflow_mlops.metrics.custom`, and an expected cost as a mapping with its
         costs, see :mod:`airflow_mlops.metrics.costs`
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
-    :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are not
-        independent, and the confidence bounds of gates and of the model card allow for it. By default, rows are independent
-    :param allow_pyfunc: whether code that is stored with a version may run, see :mod:`airflow_mlops.models.pyfunc.loading`
-    :param allow_code: whether the gate ``reproducible`` may run code that a candidate's MLflow run names and that is not an
-        estimator of a well-known package, see :mod:`airflow_mlops.models.trainers.known`
+    :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are
+        not independent, and the confidence bounds of gates and of the model card allow for this. By default, rows are
+        independent
+    :param allow_pyfunc: whether code that is stored with a version may run, see
+        :mod:`airflow_mlops.models.pyfunc.loading`
+    :param allow_code: whether the gate ``reproducible`` may run code that a candidate's MLflow run names and that is
+        not an estimator of a well-known package, see :mod:`airflow_mlops.models.trainers.known`
     :param card: purpose, limits and owner for the model cards
     """
 
@@ -71,7 +74,7 @@ class EvaluateSpec(Spec):
     def _windows_of_the_run(
         cls, gates: list[dict[str, Any]] | None, info: ValidationInfo
     ) -> list[dict[str, Any]] | None:
-        # The time zone of the DAG, in which a window is read, is unknown where gates are parsed and checked.
+        # Windows are read in the time zone of the DAG, which is not known where gates are parsed and checked.
         return gates and [
             {
                 **gate,

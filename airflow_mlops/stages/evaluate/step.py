@@ -54,9 +54,9 @@ if TYPE_CHECKING:
 def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     """Measure the models, check the gates, and log the verdict to each candidate's MLflow run.
 
-    :raises SpecError: a gate or the metric is invalid, the candidates belong to different registered models, no dataset
-        with a label can be chosen, or the candidates have different training sets and their held-out rows differ, or
-        one of them was trained on the compared rows
+    :raises SpecError: a gate or the metric is invalid; the candidates belong to different registered models; no dataset
+        with a label can be chosen; the held-out rows of the candidates' training sets differ; or a candidate was
+        trained on the compared rows
     :raises RegistryError: MLflow cannot be used, or a version does not exist
     :raises EvaluationError: the held-out data is empty or contains only one class, or predictions are not finite
     :raises MetricError: a custom metric fails
@@ -145,7 +145,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         live=live.rows if live is not None else None,
     )
     for item in compared.candidates:
-        # Tags and files of the champion say why it was promoted, so a later evaluation does not overwrite them.
+        # Tags and files of the champion record why it was promoted, so a later evaluation does not overwrite them.
         if item.candidate.ref != compared.champion:
             if live is None:
                 evaluate_record.tag_compared(client, item, compared)

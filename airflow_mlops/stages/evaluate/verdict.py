@@ -40,7 +40,8 @@ class Choice:
 
     :param best: the chosen candidate
     :param better: the candidate with the best value of the metric, if it is not the chosen candidate
-    :param standard_error: standard error of the difference between ``better`` and ``best``; ``None`` if they are the same
+    :param standard_error: standard error of the difference between ``better`` and ``best``; ``None`` if they are the
+        same
     """
 
     best: CandidateVerdict
@@ -56,15 +57,16 @@ def choose(
 ) -> Choice:
     """Choose a candidate among the candidates that passed every gate, by the one-standard-error rule.
 
-    The first candidate is chosen of those that are at most one standard error worse than the best one. The standard error
-    is that of the difference on the same rows. A smaller difference is more likely chance than merit, so the order in which
-    the user lists the candidates decides. The candidate with the best value is chosen if a standard error is unknown, and
-    if no candidate passed. Candidates without the metric rank last.
+    Among the candidates that are at most one standard error worse than the best one, the first candidate is chosen. The
+    standard error is that of the difference on the same rows. A smaller difference may be due to chance, so the order
+    in which the user lists the candidates decides. The candidate with the best value is chosen if a standard error is
+    unknown, and if no candidate passed. Candidates without the metric rank last.
 
-    Source: L. Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3, in the paired form of T. Hastie,
-    R. Tibshirani and J. Friedman, "The Elements of Statistical Learning", 2009, section 7.10.
+    Source: L. Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3, in the paired form of T.
+    Hastie, R. Tibshirani and J. Friedman, "The Elements of Statistical Learning", 2009, section 7.10.
 
     :param judged: the candidates in the order in which the user lists them
+    :param metric: the metric that ranks the candidates
     :param rows: predictions and labels of each candidate; ``None`` if only the metrics are known
     :param resampling: bootstrap weights of the rows
     """
@@ -73,7 +75,7 @@ def choose(
     best = max(passed or judged, key=lambda item: (name in item.metrics, sign * item.metrics.get(name, 0)))
     if not passed or name not in best.metrics:
         return Choice(best)
-    # Only candidates that the user prefers to the best one, because they are listed before it.
+    # The user prefers only the candidates that are listed before the best one.
     for item in passed[: passed.index(best)]:
         one, other = rows[best.candidate], rows[item.candidate]
         if name not in item.metrics or one is None or other is None:
@@ -101,6 +103,7 @@ def decide(
     """Return the verdict on all candidates.
 
     :param model: name of the registered model
+    :param compared: metrics of the candidates, the baselines and the champion
     :param judged: metrics and gate results of each candidate
     :param choice: the chosen candidate
     :param contracts: SHA-256 of the model contract that the evaluation wrote for each candidate; ``None`` for a
@@ -200,7 +203,7 @@ def _why(item: CandidateVerdict, choice: Choice, metric: str) -> str:
 
 
 def _tie(choice: Choice, metric: str) -> str:
-    """Return the sentence that says why the candidate with the best value was not chosen; empty if it was."""
+    """Return a sentence that explains why the candidate with the best value was not chosen; empty if it was chosen."""
     best, better = choice.best, choice.better
     if better is None or choice.standard_error is None:
         return ""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("airflow_mlops.stages")
 
 Interval = tuple[datetime, datetime]
-# Feast's intervals include their end, so the interval after a gapless one starts this much later.
+# Feast's intervals include their end, so the next interval without a gap starts this much later.
 _TICK = timedelta(microseconds=1)
 
 
@@ -66,7 +66,7 @@ def _intervals(store: FeatureStore) -> dict[str, list[Interval]]:
 
 
 def _behind(view: str, intervals: list[Interval] | None, spec: FeatureFreshnessSpec) -> str:
-    """Return a clause that says why ``view`` is not as fresh as ``spec`` requires; empty if the view is fresh."""
+    """Return a clause that explains why ``view`` is not as fresh as ``spec`` requires; empty if the view is fresh."""
     if intervals is None:
         return f"{view!r} is not registered or not served online"
     if spec.window is not None:

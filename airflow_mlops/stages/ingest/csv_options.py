@@ -10,14 +10,14 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 from airflow_mlops.core.base import Model, choices
 
 _Character = Annotated[str, Field(min_length=1, max_length=1, pattern=r"^[\x00-\x09\x0b\x0c\x0e-\x7f]$")]
-# A character between groups of digits: also a no-break space, narrow no-break space, thin space or apostrophe.
+# A character between groups of digits: ASCII, or a no-break space, narrow no-break space, thin space or apostrophe.
 _Group = Annotated[
     str, Field(min_length=1, max_length=1, pattern=r"^[\x00-\x09\x0b\x0c\x0e-\x7f\u00a0\u2009\u202f\u2019]$")
 ]
 Texts = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 """A list of texts. A single text is a list with one element, as in pandas."""
 
-# Options of pandas.read_csv that are parameters of the ingestion here.
+# Options of pandas.read_csv that are not options here, and their replacement.
 _ELSEWHERE = {
     "delimiter": "Write `sep`.",
     "usecols": "Use the parameter `columns`.",
@@ -32,8 +32,9 @@ class CsvOptions(Model):
     """Options of the CSV format. Names and meanings are those of ``pandas.read_csv``, except for missing values.
 
     An empty cell without quotes is null. An empty cell with quotes is the empty text, but null in columns that are
-    declared as another type than text. No other text is null by default. In columns that are declared as text, a cell
+    declared as a type other than text. No other text is null by default. In columns that are declared as text, a cell
     with quotes is never null.
+
     Blank lines are skipped. A byte order mark sets the encoding, and takes precedence over ``encoding``. A first line
     ``sep=;``, as Excel writes it, sets the separator.
 
@@ -56,8 +57,8 @@ class CsvOptions(Model):
     :param decimal: decimal point in numbers
     :param thousands: character between groups of three digits in numbers, such as ``.`` or a no-break space; by default
         there are no groups
-    :param na_values: text or texts that mean null, in addition to an empty cell without quotes. ``""`` is an empty cell with
-        quotes
+    :param na_values: text or texts that mean null, in addition to an empty cell without quotes. The text ``""`` stands
+        for an empty cell with quotes
     :param true_values: text or texts that mean true in columns of type bool, instead of ``true`` and ``1``
     :param false_values: text or texts that mean false in columns of type bool, instead of ``false`` and ``0``
     :param on_bad_lines: what happens if a row has more or fewer values than the header. ``error`` fails the task.

@@ -1,4 +1,4 @@
-"""Reads the result of a query with SQLAlchemy through a server-side cursor, and converts the rows to Arrow batches."""
+"""Read the result of a query with SQLAlchemy through a server-side cursor, and convert the rows to Arrow batches."""
 
 from __future__ import annotations
 
@@ -179,9 +179,11 @@ def _batch(
 def _array(name: str, values: list[Any], types: ColumnTypes, earlier: pa.DataType | None) -> pa.Array:
     """Convert values to an Arrow array of the type that Arrow infers.
 
-    The type in a neighbouring window (``earlier``) is used only if no number changes. Arrow itself would truncate 1.5
-    to an integer if the integer type was given.
+    The type in a neighbouring window (``earlier``) is used only if no number changes. If this type was passed to Arrow,
+    Arrow would truncate 1.5 to an integer.
 
+    :param types: the declared column types
+    :param earlier: type of the column in a neighbouring window; ``None`` if unknown
     :raises SchemaError: the values have several types
     """
     declared = types.declared.get(name)

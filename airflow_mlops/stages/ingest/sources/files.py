@@ -1,4 +1,4 @@
-"""Reads rows from files, given as fsspec URLs of files, glob patterns, folders or zip archives."""
+"""Read rows from files, given as fsspec URLs of files, glob patterns, folders or zip archives."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
     from airflow_mlops.stages.ingest.spec import IngestSpec
 
-# Number of ignored files that a note names.
+# Largest number of ignored files that a note names.
 _MOST_NAMES = 10
 
 
@@ -47,7 +47,10 @@ class FileSource:
         return False
 
     def describe(self) -> dict[str, Any]:
-        """Return the URLs of the spec, the URL, SHA-256 and size in bytes of each file read so far, ignored files and notes."""
+        """Return the origin of the rows for the manifest: URLs, files, and notes.
+
+        Each file that was read so far has its URL, SHA-256 and size in bytes.
+        """
         urls = [without_credentials(url) for url in self.spec.files]
         description: dict[str, Any] = {"kind": "files", "files": urls, "read": self.files_read}
         if self.ignored:
@@ -93,9 +96,10 @@ class FileSource:
         return list(files.values())
 
     def _data_files(self, found: list[FoundFile]) -> list[FoundFile]:
-        """Return the files of a URL that have the suffix of a data format, and note the others.
+        """Return the files of a URL that contain data. The other files are ignored, and a note names them.
 
-        If ``format`` is set, only its own suffixes count. If no file has such a suffix, all files are data.
+        Files with the suffix of a data format are data; if ``format`` is set, only files with a suffix of this format.
+        If no file has such a suffix, all files are data.
         """
         formats = [known_format(one.file) for one in found]
         is_data = [form is not None and self.spec.format in (None, form) for form in formats]

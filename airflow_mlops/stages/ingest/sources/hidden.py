@@ -1,4 +1,4 @@
-"""Recognises files that are not data, such as ``_SUCCESS`` of Spark, ``__MACOSX`` in zip archives and ``Thumbs.db``."""
+"""Recognise files that are not data, such as ``_SUCCESS`` of Spark, ``__MACOSX`` in zip archives and ``Thumbs.db``."""
 
 from __future__ import annotations
 

@@ -3,15 +3,14 @@
 Text becomes a number only if the number can be written back as the same text. Ids therefore keep leading zeros and all
 digits:
 
-=========================================  ====================  =================================================
-all values are                             type                  for example
-=========================================  ====================  =================================================
-``true`` and ``false`` in one spelling     ``bool``              ``true``, ``True``, ``TRUE``
-whole numbers without leading zeros        ``int64``             ``7``, ``-12``
-numbers of up to 17 significant digits     ``double``            ``1.5``, ``1e-05``, ``nan``; also ``2`` in such a column
-numbers with the same number of decimals,  ``decimal128(38, n)``  ``1.10``, ``12.50``
-some of which end with zeros
-anything else                              ``string``            ``007``, ``0x1F``, 20 digits, ``1.10`` with ``1.5``,
+=========================================  ====================  ================================================= all
+values are                             type                  for example =========================================
+====================  ================================================= ``true`` and ``false`` in one spelling
+``bool``              ``true``, ``True``, ``TRUE`` whole numbers without leading zeros        ``int64``
+``7``, ``-12`` numbers of up to 17 significant digits     ``double``            ``1.5``, ``1e-05``, ``nan``; also ``2``
+in such a column numbers with the same number of decimals,  ``decimal128(38, n)``  ``1.10``, ``12.50`` some of which end
+with zeros anything else                              ``string``            ``007``, ``0x1F``, 20 digits, ``1.10`` with
+``1.5``,
                                                                  ``1E5`` without ``1.5``
 =========================================  ====================  =================================================
 """
@@ -40,7 +39,8 @@ _FIXED = r"^-?(0|[1-9]\d*)\.\d+$"
 # Numbers in general, and those whose decimals do not end with zeros.
 _NUMBER = r"^-?((0|[1-9]\d*)?\.\d+|0|[1-9]\d*)([eE][+-]?\d+)?$"
 _CANONICAL = r"^-?((0|[1-9]\d*)?\.(\d*[1-9]|0)|0|[1-9]\d*)([eE][+-]?\d+)?$"
-# Notations of numbers. `1E5` may be an id, unless there are numbers with decimals, among which R writes it.
+# Notations of numbers. `1E5` may be an id, unless other numbers have decimals: R writes numbers with decimals in this
+# form.
 _NOTATIONS = {
     "2": r"^-?\d+$",
     "2.0": r"\.0$",
@@ -95,8 +95,8 @@ class TextColumn:
 
     :param field: Arrow field of the column, from :func:`untyped`
     :ivar kept_as_text: the first number that would change if it was read as a double; ``None`` if no number changes
-    :ivar not_integral: the first value that is not a whole number with or without the decimals ``.0``; ``None`` if there
-        is no such value
+    :ivar not_integral: the first value that is not a whole number with or without the decimals ``.0``; ``None`` if
+        there is no such value
     :ivar not_number: the first value that is not a number; ``None`` if all values are numbers
     """
 
@@ -223,7 +223,7 @@ class TextColumn:
             return True
         if pa.types.is_decimal(kind):
             return self._whole or (pa.types.is_decimal(found) and found.scale <= kind.scale)
-        # Other types, such as timestamps, are tried.
+        # Whether values fit other types, such as timestamps, is known only when they are converted.
         return not (pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
     def misfit(self, kind: pa.DataType) -> str | None:

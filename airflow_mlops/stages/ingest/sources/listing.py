@@ -1,4 +1,4 @@
-"""Lists the files for a URL of a single file, a glob pattern, a folder or a zip archive.
+"""List the files for a URL of a single file, a glob pattern, a folder or a zip archive.
 
 Files with names that begin with ``_`` or ``.`` are skipped in folders and in the matches of glob patterns.
 """

@@ -1,4 +1,4 @@
-"""Reads the result of a PostgreSQL query with ADBC, which streams the rows in the binary format of COPY."""
+"""Read the result of a PostgreSQL query with ADBC, which streams the rows in the binary format of COPY."""
 
 from __future__ import annotations
 

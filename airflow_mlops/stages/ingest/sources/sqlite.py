@@ -1,4 +1,4 @@
-"""Reads the result of an SQLite query with ADBC.
+"""Read the result of an SQLite query with ADBC.
 
 In SQLite, values have a type but columns do not. The driver therefore infers column types from the first rows: a column
 that starts with nulls becomes ``int64``, and text in a later row is an error. To avoid this error, a first row with
@@ -36,7 +36,7 @@ class SQLiteSource(QuerySource):
     _guessed: frozenset[str] = frozenset()
 
     def is_settled(self) -> bool:
-        """Return whether the types of all columns are known. Later rows can have any type in other columns."""
+        """Return whether the types of all columns are known. In other columns, later rows can have values of any type."""
         return not self._guessed
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:

@@ -1,4 +1,4 @@
-"""Regroups a stream of Arrow batches into batches of a fixed number of rows."""
+"""Regroup a stream of Arrow batches into batches of a fixed number of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Derives the format of a file from the suffix of its name."""
+"""Derive the format of a file from the suffix of its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Removes credentials from the URLs of files, before the URLs appear in manifests, logs and error messages."""
+"""Remove credentials from the URLs of files, before the URLs appear in manifests, logs and error messages."""
 
 from __future__ import annotations
 

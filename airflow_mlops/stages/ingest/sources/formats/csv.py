@@ -1,8 +1,8 @@
-"""Reads CSV files.
+"""Read CSV files.
 
 This module splits a file into blocks of whole rows, and Arrow parses one block at a time. Arrow's streaming reader is
-not used, because it reads the Python file in a separate thread. If the interpreter exits at this time, the process
-aborts.
+not used, because it reads the Python file in a separate thread. If the interpreter exits during such a read, the
+process aborts.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ class _Reader:
                 f"text, number, bool, date or timestamp, for example with types={{{names[0]!r}: 'string'}}."
             ) from None
         except pa.ArrowInvalid as error:
-            # Arrow cannot pass a row that is not UTF-8 to a handler, so it has none and fails at the first bad row.
+            # Arrow cannot pass a row that is not UTF-8 to a handler. Without a handler, it fails at the first bad row.
             if found := _ROW.search(str(error)):
                 line = self._line_of(block, int(found[1]))
                 raise self._file.malformed(

@@ -37,10 +37,11 @@ class MisfitError(Exception):
 
 
 class Columns:
-    """The columns of a CSV file, and the types as which Arrow reads them.
+    """The columns of a CSV file, and the types with which Arrow reads them.
 
     Columns without a declared type are read as text. The types of these columns are inferred later, from all rows.
 
+    :param file: the file, with the declared types
     :param options: options of the CSV format
     :param names: names of all columns of the file
     """
@@ -59,7 +60,7 @@ class Columns:
             for name in self.wanted
             if name not in self._declared or not _is_text(self._declared[name])
         }
-        # Arrow does not know grouped digits, and would return wrong values for decimals that are too large.
+        # Arrow does not support groups of digits, and would return wrong values for decimals that are too large.
         self._numbers = [
             name
             for name, kind in self.kinds.items()
@@ -125,7 +126,7 @@ class Columns:
         return self._file.types.mismatch(name, self._declared[name], found, hint)
 
     def _hint(self, name: str, value: str) -> str:
-        """Return what else the user can do about a value that does not have the declared type of its column."""
+        """Return further remedies for a value that does not have the declared type of its column, as the end of a sentence."""
         kind = self._declared[name]
         if _NULL_TEXT.match(value):
             return f", or read this text as null with null_values=[{value!r}]"

@@ -1,4 +1,4 @@
-"""Decodes escape sequences such as ``\\t`` and ``\\n``, which PostgreSQL's COPY and MySQL write in text files.
+"""Decode escape sequences such as ``\\t`` and ``\\n``, which PostgreSQL's COPY and MySQL write in text files.
 
 Arrow drops the escape character and keeps the next character. It would read ``x\\ty`` as ``xty``.
 """

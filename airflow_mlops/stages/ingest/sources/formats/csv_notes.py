@@ -10,11 +10,11 @@ from airflow_mlops.stages.ingest.sources.inference import Notation
 _NUMBER = r"^[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _COMMA_GROUPS = r"^\s*[+-]?([0-9]{1,3}(,[0-9]{3})+|[0-9]+)(\.[0-9]+)?\s*$"
 _DECIMAL_COMMA = r"^\s*[+-]?([0-9]{1,3}(\.[0-9]{3})+|[0-9]+)(,[0-9]+)?\s*$"
-# Characters other than commas and points between groups of digits: spaces, also no-break, narrow and thin, and apostrophes.
+# Characters between groups of digits, apart from commas and points: apostrophes, and normal, no-break and thin spaces.
 _GROUPS = " \u00a0\u202f\u2009'\u2019"
 _OTHER_GROUPS = rf"^\s*[+-]?([0-9]{{1,3}}([{_GROUPS}][0-9]{{3}})+|[0-9]+)([.,][0-9]+)?\s*$"
 _MOST_TOKENS = 3
-# After so many values, a column that does not contain numbers is not searched further.
+# After this number of values, a column that does not contain numbers is not searched further.
 _MOST_VALUES = 10_000
 
 

@@ -1,4 +1,4 @@
-"""Finds the ends of rows in CSV text, and misplaced quotes that Arrow's parser would misread without an error."""
+"""Find the ends of rows in CSV text, and misplaced quotes that Arrow's parser would misread without an error."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class Rows:
         return self.sep, b"\n", b"\r"
 
     def masked(self, text: bytes) -> bytes:
-        """Return text of the same length in which ``xx`` replaces escaped separators, quotes, line breaks and escapes."""
+        """Return the text with ``xx`` instead of each escaped separator, quote, line break or escape character."""
         escape = (self.options.escapechar or "").encode()
         if escape:
             # Pairs of escape characters come first. A single one that is left then escapes the next character.
@@ -204,7 +204,7 @@ class Rows:
         for run in re.compile(re.escape(self.quote()) + b"+").finditer(masked, start):
             if not self.options.doublequote:
                 return run.start()
-            # All of an even number are doubled quotes, and the last of an odd number closes the value.
+            # An even number of quotes are doubled quotes. The last of an odd number of quotes closes the value.
             if (run.end() - run.start()) % 2:
                 return run.end() - 1
         return None

@@ -1,4 +1,4 @@
-"""Removes spaces at the start of the values of a CSV file."""
+"""Remove spaces at the start of the values of a CSV file."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class _Lines:
         self._escaped_break = False
 
     def stripped(self, line: bytes) -> bytes:
-        """Return a line, without its line break, without the spaces at the start of its values."""
+        """Return ``line``, which has no line break, without the spaces at the start of its values."""
         masked = self._rows.masked(line)
         kept = io.BytesIO()
         at = 0

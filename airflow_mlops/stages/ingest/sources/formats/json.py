@@ -1,4 +1,4 @@
-"""Reads JSON files. A file contains JSON Lines, or one JSON document with an array of records."""
+"""Read JSON files. A file contains JSON Lines, or one JSON document with an array of records."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Finds the records in JSON documents.
+"""Find the records in JSON documents.
 
-The records are the elements of an array, which can be the value of a key, or a sequence of objects.
+The records are the elements of an array, or a sequence of objects. The array can be the value of a key.
 """
 
 from __future__ import annotations

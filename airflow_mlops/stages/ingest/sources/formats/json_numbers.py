@@ -1,4 +1,4 @@
-"""Finds numbers in JSON records that a column type cannot represent. Arrow would read them as different numbers."""
+"""Find numbers in JSON records that a column type cannot represent. Arrow would read them as different numbers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parses a block of JSON records with Arrow, and explains what Arrow refuses."""
+"""Parse a block of JSON records with Arrow, and explain Arrow's errors."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ class Records:
                     raise self._mismatch(name, kind, repr(value[:80]), number)
 
     def _explain(self, kinds: Mapping[str, pa.DataType], problem: str) -> None:
-        """Raise an error that names the field, if Arrow's message tells the cause. Otherwise, return.
+        """Raise an error that names the field, if Arrow's message contains the cause. Otherwise, return.
 
         :param kinds: types of the columns
         :param problem: Arrow's message
@@ -218,8 +218,8 @@ class Records:
     def _field_with_value(self, kinds: Mapping[str, pa.DataType], kind: str, value: str) -> tuple[str, int]:
         """Return the first field that contains ``value``, and the number of the line or record.
 
-        Fields of the type ``kind`` are searched first, and then other fields, because a list or a struct may contain the
-        value. If no field contains the value, the first searched field and the first line are returned.
+        Fields of the type ``kind`` are searched first, and then other fields, because a list or a struct may contain
+        the value. If no field contains the value, the first searched field and the first line are returned.
 
         :param kinds: types of the columns
         """
@@ -253,7 +253,7 @@ def _a(kind: str) -> str:
 
 def _is_deep(line: bytes) -> bool:
     """Return whether the JSON value in a line is nested more than :data:`_MOST_LEVELS` levels deep."""
-    # Two backslashes do not escape a quote. What remains between every second pair of quotes is outside strings.
+    # Without escaped backslashes and escaped quotes, every second part between quotes is outside strings.
     outside = line.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')[::2]
     level = 0
     for bracket in b"".join(outside).translate(None, _NOT_BRACKETS):

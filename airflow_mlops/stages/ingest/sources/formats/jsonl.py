@@ -1,7 +1,7 @@
-"""Reads JSON Lines files, which contain one JSON object per line.
+"""Read JSON Lines files, which contain one JSON object per line.
 
 Arrow parses one block of lines at a time. Arrow's streaming reader is not used, because it reads the Python file in a
-separate thread. If the interpreter exits at this time, the process aborts.
+separate thread. If the interpreter exits during such a read, the process aborts.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ class SourceFile:
         return dict(zip(self.first.names, self.first.types, strict=True)) if self.first else {}
 
     def column_types(self, guessed: pa.Schema) -> dict[str, pa.DataType]:
-        """Return for each column of a JSON file the type as which Arrow must read the column.
+        """Return the type with which Arrow must read each column of a JSON file, by column.
 
         Columns that Arrow would parse as dates or times are read as text, so that the dataset contains the original
         values.
@@ -126,9 +126,12 @@ class SourceFile:
 
     @contextmanager
     def hashed(self) -> Iterator[HashingReader]:
-        """Open the file for sequential reading. If the block ends without an exception, append the URL, SHA-256 and size in
-        bytes to ``files_read``. For a compressed file, SHA-256 and size are those of the decompressed content.
+        """Open the file for sequential reading, and record its hash in ``files_read``.
 
+        If the block ends without an exception, the URL, SHA-256 and size in bytes are appended to ``files_read``. For a
+        compressed file, SHA-256 and size are those of the decompressed content.
+
+        :return: context manager that yields the opened file
         :raises SourceError: the file cannot be opened or read
         :raises MalformedFileError: the compressed data is damaged
         """
@@ -231,7 +234,7 @@ def _decompressed(file: OpenFile, raw: BinaryIO) -> BinaryIO:
 
 
 def read_as(kind: pa.DataType) -> pa.DataType:
-    """Return the type as which a column of a text file is read, before the values are converted to ``kind``."""
+    """Return the type with which a column of a text file is read, before the values are converted to ``kind``."""
     if is_time(kind) or pa.types.is_dictionary(kind):
         return pa.string()
     # Arrow's parsers would return infinity for numbers that are too large.

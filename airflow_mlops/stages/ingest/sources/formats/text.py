@@ -1,4 +1,4 @@
-"""Converts text files to UTF-8, and splits the text into blocks of whole records (rows or JSON objects)."""
+"""Convert text files to UTF-8, and split the text into blocks of whole records (rows or JSON objects)."""
 
 from __future__ import annotations
 

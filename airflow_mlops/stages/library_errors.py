@@ -1,7 +1,7 @@
-"""Recognises errors of data libraries that another try of a step cannot correct.
+"""Recognise errors of data libraries that another try of a step cannot correct.
 
-The modules of a stage turn the errors that they expect into errors of this package. This module is for all others: it
-compares names of classes and modules, so it imports none of the libraries.
+The modules of a stage convert the errors that they expect to errors of this package. This module is for all other
+errors. It compares names of classes and modules, so it imports none of the libraries.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from airflow_mlops.core.errors import UnsupportedDataError
 
 # PEP 249: errors in the text of a query, or in the data.
 _PEP_249 = frozenset({"DataError", "IntegrityError", "NotSupportedError", "ProgrammingError"})
-# The base classes of the errors, by library. Others, such as duckdb.IOException, may pass.
+# The base classes of the errors, by library. Other errors, such as duckdb.IOException, may be temporary.
 _FINAL = {
     "pyarrow": frozenset({
         "ArrowCapacityError", "ArrowIndexError", "ArrowInvalid", "ArrowKeyError", "ArrowNotImplementedError",
@@ -23,10 +23,10 @@ _FINAL = {
     }),
     "duckdb": _PEP_249,
     "_duckdb": _PEP_249,
-    # Two processes that write the same row cause an IntegrityError of SQLAlchemy, which may pass.
+    # Two processes that write the same row cause an IntegrityError of SQLAlchemy, which may be temporary.
     "sqlalchemy": _PEP_249 - {"IntegrityError"} | {"ArgumentError", "CompileError"},
 }  # fmt: skip
-# All exceptions that these libraries define are about data.
+# All exceptions that these libraries define are caused by data.
 _ALWAYS_FINAL = frozenset({"numpy", "pandas"})
 _LIBRARIES = _FINAL.keys() | _ALWAYS_FINAL
 # Python's own exceptions that are final if one of the libraries raises them.
@@ -61,7 +61,7 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
 
 
 def _is_final(error: Exception, frames: list[FrameType]) -> bool:
-    # A file or a server may come back, and the next try may have more memory.
+    # A file or a server may become available again, and the next try may have more memory.
     if isinstance(error, (OSError, MemoryError, Warning)):
         return False
     for kind in type(error).__mro__:
@@ -76,7 +76,7 @@ def _is_installed(frame: FrameType) -> bool:
     top = _top(_module(frame))
     if top == __package__.partition(".")[0] or top in sys.stdlib_module_names:
         return True
-    # Compiled modules name files of their sources, which are not installed.
+    # The frames of compiled modules name source files, which are not installed.
     module = sys.modules.get(top)
     file = getattr(module, "__file__", None) if isinstance(module, ModuleType) else None
     parts = Path(file or frame.f_code.co_filename).parts

@@ -26,8 +26,9 @@ _TRAINING_STEPS = frozenset({"training_set", "search", "train"})
 def run_call(call: StepCall, connection: ConnectionResolver = from_environment) -> dict[str, Any]:
     """Run the step that ``call`` describes, and return the result of the step as a dict of JSON values.
 
-    If the artifact store already contains the result, or ``call.cache`` is ``use`` and nothing has changed since another
-    task computed it, the step does not run. In a TrainJob, only node 0 returns the result; the other nodes return ``{}``.
+    If the artifact store already contains the result, or ``call.cache`` is ``use`` and nothing has changed since
+    another task computed it, the step does not run. In a TrainJob, only node 0 returns the result; the other nodes
+    return ``{}``.
 
     An error of a data library that another try cannot correct becomes one :class:`UnsupportedDataError`, and its
     traceback is logged. An exception of the user's own code is raised unchanged.
@@ -46,8 +47,8 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
             "again."
         )
         return finished
-    # By default, waiting OpenMP threads keep their CPU busy, which made two concurrent trainings on two cores forty times
-    # slower. OpenMP reads this variable when its library is loaded.
+    # By default, waiting OpenMP threads keep their CPU busy, which made two concurrent trainings on two cores forty
+    # times slower. OpenMP reads this variable when its library is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         answer, cached = _run(call, store, connection)
@@ -67,7 +68,8 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
 def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -> tuple[dict[str, Any], Cached | None]:
     """Run the step, or take its result from the cache. The result is empty on all nodes of a TrainJob but node 0.
 
-    :return: the result, and the entry of the cache that it must be kept in
+    :return: the result, and the cache entry in which it must be stored; ``None`` instead of the entry if the result is
+        not stored in the cache
     """
     module = importlib.import_module(f"airflow_mlops.stages.{call.step}.step")
     spec = parse(get_type_hints(module.run)["spec"], call.spec, f"Step {call.step!r}")
@@ -91,7 +93,7 @@ def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -
         result = module.run(spec, context)
     usage = meter.usage()
     log.info("%s", usage.sentence())
-    # What reading the cache used must not be recorded as the usage of the training.
+    # The resources that reading the cache used must not be recorded as those of the training.
     if is_computed:
         record(usage, call.step, result, spec, connection)
     answer = result.model_copy(update={"usage": usage}).model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Reads rows from a database or from files, and writes the rows as an immutable dataset."""
+"""Read rows from a database or from files, and write the rows as an immutable dataset."""
 
 from __future__ import annotations
 

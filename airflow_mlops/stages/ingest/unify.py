@@ -1,4 +1,4 @@
-"""Converts all batches of a source to the same column types.
+"""Convert all batches of a source to the same column types.
 
 The batches of a source can have different types. For example, a column is null in one file and text in another file.
 The scale of decimals and the types of CSV columns are known only after the last row. Until then, the batches are stored

@@ -21,7 +21,7 @@ def inputs(spec: JoinLabelsSpec, context: StepContext) -> dict[str, Any]:
     predictions = select(context.store, spec.predictions, kept=context.kept)
     labels = select(context.store, spec.labels, kept=context.kept)
     require_unpurged([*predictions, *labels])
-    # The ids of the predictions depend on the key for hashes. The key of the connection must be the same one.
+    # The ids of the predictions depend on the key for hashes, so the connection must have the same key.
     pseudonymizers(predictions, spec, context)
     return {
         "spec": spec.model_dump(mode="json", exclude={"predictions", "labels"}),
@@ -31,7 +31,11 @@ def inputs(spec: JoinLabelsSpec, context: StepContext) -> dict[str, Any]:
 
 
 def artifacts(result: JoinLabelsResult, spec: JoinLabelsSpec, context: StepContext) -> dict[str, str]:
-    """Check the files of the labelled predictions against their hashes, and return them."""
+    """Check the files of the labelled predictions against their hashes, and return the id of the dataset by its name.
+
+    :raises NotCacheableError: no labels were joined, or the dataset was purged
+    :raises MLOpsError: the dataset does not exist any more, or was changed
+    """
     if result.dataset is None:
         raise NotCacheableError("no labels were joined")
     return verified(context.store, result.dataset)

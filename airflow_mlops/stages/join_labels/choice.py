@@ -1,4 +1,4 @@
-"""Chooses the label of each prediction that matches several rows of the dataset of labels."""
+"""Choose the label of each prediction that matches several rows of the dataset of labels."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Found:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Choose one label for each prediction.
 
-        With ``order``, only the labels with the greatest ``order`` of a prediction are considered. Without ``order``, a
+        With ``order``, only the labels of a prediction with the greatest ``order`` are considered. Without ``order``, a
         null label is ignored if the prediction also has a label that is not null. If several rows with the same label
         are left, the last row is chosen.
 

@@ -1,4 +1,4 @@
-"""Converts the key columns of predictions and labels to types in which equal keys have equal values."""
+"""Convert the key columns of predictions and labels to types in which equal keys have equal values."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _Convert = Callable[[Any], Any]
 class KeyColumn:
     """A key column of predictions and labels, which converts the values of both to a common form.
 
-    Two keys are equal if their converted values are equal. Numbers are compared as numbers, and numbers and text as text.
-    A value that cannot equal any value of the other type becomes null, because null keys match no row. An example is
-    2.5 if the other type is an integer. The columns may be converted in batches.
+    Two keys are equal if their converted values are equal. Numbers are compared as numbers, and numbers and text as
+    text. A value that cannot equal any value of the other type becomes null, because null keys match no row. An example
+    is 2.5 if the other type is an integer. The columns may be converted in batches.
 
     :param key: name of the column
     :param predictions: type of the column in the predictions, a stored type
@@ -41,7 +41,7 @@ class KeyColumn:
         if found is None:
             raise self._incomparable()
         self._of_predictions, self._of_labels = found
-        # Text that must have this form to be equal to a value of the other type.
+        # Form that a text of the labels must have to be equal to a value of the predictions.
         self._pattern = _form(predictions) if is_text(labels) else None
         self._has_values = self._has_form = False
 
@@ -163,7 +163,7 @@ def _as_text(column: Any, decimal: bool) -> Any:
     """Convert a column to text, without -0 and, if ``decimal``, without trailing zeros behind the decimal point."""
     if pa.types.is_floating(column.type):
         column = _as_doubles(column)
-    # Numbers become text, instead of text numbers, because 7 and 007 would then be the same key.
+    # Numbers are converted to text, and not text to numbers, because the texts 7 and 007 are different keys.
     return decimal_text(column) if decimal else pc.cast(column, pa.string())
 
 

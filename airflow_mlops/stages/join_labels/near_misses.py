@@ -1,4 +1,4 @@
-"""Finds predictions whose key differs from the key of a label only in its form, such as ``7`` and ``007``."""
+"""Find predictions whose key differs from the key of a label only in its form, such as ``7`` and ``007``."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _SHAPE = (
     (r"\d+", "d"),
 )
 
-# Reads tables one after the other, each with the number of rows before it.
+# A function that reads tables one after another, each with the number of rows before it.
 Tables = Callable[[], Iterator[tuple[int, pa.Table]]]
 
 

@@ -1,4 +1,4 @@
-"""Reads the keys of predictions, and the rows of labels, in batches that DuckDB can join."""
+"""Read the keys of predictions, and the rows of labels, in batches that DuckDB can join."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ ROW, LABEL_ROW, VALUE, WEIGHT = "prediction_row", "label_row", "label_value", "l
 class Windows:
     """Columns of several windows of a dataset, read in batches as one table.
 
+    :param datasets: the windows, in order
     :param columns: names of the columns to read
     :param keys: key columns, which are converted to the column types that a dataset can store
     :param times: key columns that are converted to UTC timestamps
@@ -243,7 +244,7 @@ class Labels:
                 "`label` to a column of numbers, text or booleans, or to an expression."
             )
         if pa.types.is_decimal(kind):
-            # Decimals are integers if all of them are whole and fit.
+            # The label is an integer if all decimals are whole and fit into 64 bits.
             whole = kind.scale <= 0 and all(_is_whole(self._values(batch)) for _, batch in self.windows.batches())
             return pa.int64() if whole else pa.float64()
         return kind
@@ -318,8 +319,8 @@ def sources(
     """Open the predictions and labels to join.
 
     :param hashed: pseudonymizer of each key column that scoring hashed, by name of the column
-    :raises SchemaError: a column is absent, or has a type that cannot be a key, a label or an order; or key columns have
-        incomparable types
+    :raises SchemaError: a column is absent, or has a type that cannot be a key, a label or an order; or key columns
+        have incomparable types
     """
     times = [key for key in spec.on if key not in hashed and _holds_times(key, predictions, labels)]
     names = list(dict.fromkeys(spec.on))

@@ -1,4 +1,4 @@
-"""Joins labels to predictions that were made before the labels were known."""
+"""Join labels to predictions that were made before the labels were known."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
 
     :raises DatasetNotFoundError: there is no dataset of predictions or no dataset of labels, and ``on_missing`` is
         ``fail``
-    :raises SchemaError: a column is absent, key columns have incomparable types, or a prediction has several labels and
-        no column decides which label is valid. Also if more predictions have no label only because of the form of their
-        keys (:mod:`~airflow_mlops.stages.join_labels.near_misses`) than have a label
+    :raises SchemaError: a column is absent; key columns have incomparable types; a prediction has several labels, and
+        no column decides which label is valid; or more predictions lack a label only because of the form of their keys
+        (:mod:`~airflow_mlops.stages.join_labels.near_misses`) than have a label
     :raises SpecError: scoring hashed a key column, and ``hash_conn_id`` is not set or has a different secret key; or
         predictions of a shadow or a canary would be mixed with those of the champion
     """
@@ -125,7 +125,7 @@ def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
 
 
 def _without(details: Mapping[str, Any], replaced: str | None) -> dict[str, Any]:
-    """Return the details of the predictions, as if scoring had neither hashed nor dropped a column that the labels replace."""
+    """Return the details of the predictions without the name of a replaced column among hashed and dropped columns."""
     kept = {key: [name for name in details[key] if name != replaced] for key in ("hashed", "dropped") if key in details}
     return {**details, **kept}
 
@@ -233,8 +233,8 @@ def _check(
 ) -> str:
     """Check the result of the join, and return why predictions have no label, as a sentence; empty if nothing is known.
 
-    :raises SchemaError: key columns have incomparable types or are written in different forms, or a prediction has several
-        labels or weights and no column says which of them is valid
+    :raises SchemaError: key columns have incomparable types or are written in different forms, or a prediction has
+        several labels or weights and no column says which of them is valid
     """
     name = labels.name
     for key in labels.keys:

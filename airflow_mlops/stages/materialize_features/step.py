@@ -1,4 +1,4 @@
-"""Applies a Feast repository, and writes the feature values of a time window to the online store, chunk by chunk."""
+"""Apply a Feast repository, and write the feature values of a time window to the online store, chunk by chunk."""
 
 from __future__ import annotations
 
@@ -152,10 +152,11 @@ def _features(store: FeatureStore, views: Sequence[str]) -> dict[str, dict[str, 
 class _Online:
     """The online store of a Feast project, to which chunks are written without replacing newer values by older values.
 
-    Feast writes the newest values of the materialized window, even if the online store contains newer values. If an old
-    window is materialized again, the window that Feast receives therefore ends at the newest time that was ever
-    materialized.
+    Feast writes the newest values of the materialized window, even if the online store contains newer values.
+    Therefore, if an old window is materialized again, Feast receives a window that ends at the newest time that was
+    ever materialized.
 
+    :param store: the Feast project
     :param views: names of the feature views to materialize
     :param snapshots: for each source that is a snapshot, the time from which its rows are valid
     """

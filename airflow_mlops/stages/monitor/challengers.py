@@ -1,8 +1,8 @@
 """Train challengers for a window: trainers that are fitted to the newest labelled rows.
 
 The rows come from the champion's training set, and from the labelled predictions between the end of the training set
-and the end of the window. The trainer comes from the operator. By default, the champion's trainer and those of the other
-candidates of the last decision are used (:mod:`airflow_mlops.stages.monitor.trainings`).
+and the end of the window. The trainer comes from the operator. By default, the champion's trainer and those of the
+other candidates of the last decision are used (:mod:`airflow_mlops.stages.monitor.trainings`).
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ class LabelledRows:
         return self.table if inside else self.table.slice(0, 0)
 
     def aged(self, half_life: timedelta | None, until: datetime) -> LabelledRows:
-        """Return the rows with the column :data:`~airflow_mlops.models.refitting.AGE`; without it if they have no weights.
+        """Return the rows with their age in the column :data:`~airflow_mlops.models.refitting.AGE`.
 
         The age of a row is the time from its event to ``until``, in half-lives. Without event times, every row has the
-        age of the middle of its window.
+        age of the middle of its window. If ``half_life`` is ``None``, the rows have no weights, and no column is added.
         """
         if half_life is None:
             return self
@@ -150,9 +150,10 @@ def probe(
     :param realised: realised performance of the window
     :param earlier: findings of earlier windows, ordered by time
     :param entries: the ledger of the model, oldest first
-    :param trainer: the trainer of the operator; by default the trainers of the champion and of the other candidates of the last decision
-    :raises MLOpsError: a challenger could not be trained or compared, and a retry may help or ``trainer`` is set. Otherwise
-        this becomes a note
+    :param trainer: the trainer of the operator; by default the trainers of the champion and of the other candidates of
+        the last decision
+    :raises MLOpsError: a challenger could not be trained or compared, and a retry may help or ``trainer`` is set. Other
+        errors become a note
     """
     policy = check.policy
     if "challenger" not in policy.retrain_on or policy.probe is None or realised.immature is not None:
@@ -170,7 +171,8 @@ def probe(
         pasts = _pasts(rows.older, check.window)
         others = Others()
         if trainer is None:
-            # Each challenger is fitted to its older rows and one half of the window, and to them and the other half.
+            # Each challenger is fitted twice: to its older rows and one half of the window, and to them and the other
+            # half.
             fitted = sum(2 * table.num_rows + rows.current.num_rows for table in pasts.values())
             others = other_trainers(present, training.trainer, entries, fitted, client)
         comparison = cross_fit(
@@ -185,8 +187,8 @@ def probe(
     except UnmeasurableError as error:
         return Probe(notes=[f"No challenger was compared with the champion, because {error}."])
     except MLOpsError as error:
-        # Monitoring works without challengers, for example where the library of a recorded trainer is not installed. A
-        # trainer that the operator names must work.
+        # Monitoring also works without challengers, for example if the library of a recorded trainer is not installed.
+        # A trainer that the operator names must work.
         if error.retryable or trainer is not None:
             raise
         return Probe(notes=[f"No challenger was compared with the champion. {error}"])

@@ -37,7 +37,7 @@ def measured(check: Check, contract: ModelContract) -> NDArray[np.int64] | None:
 
 
 def of_scores(check: Check) -> Design | None:
-    """Return how much clusters widen an interval over the scored predictions, if all errors of a cluster are equal.
+    """Return how much clusters widen an interval over the scored predictions, assuming equal errors within a cluster.
 
     :return: ``None`` if rows are independent
     :raises SpecError: the predictions do not have the column ``policy.groups``
@@ -58,7 +58,7 @@ def designs(check: Check, columns: Mapping[str, ColumnProfile]) -> dict[str, flo
     group = _column(check)
     if group is None or not check.rows:
         return {}
-    # Rows are counted by cluster for each property of each column, which needs no sorting if the numbers have no gaps.
+    # Numbers without gaps allow counting rows by cluster without sorting, for each property of each column.
     clusters = dense(codes(_read(check, group)))
     found = {
         name: design_effect(_read(check, name), clusters, column)

@@ -72,7 +72,7 @@ def measure(
     :param judge_labels: whether the labels are complete enough to measure their drift
     """
 
-    # Windows in UTC say nothing about the time zone of the events.
+    # A window in UTC does not show the time zone of the events.
     zone = check.window.zone if check.window.zone != UTC else None
     span = span_of(check.window.end - check.window.start)
     constant = {name: shares[span] for name, shares in reference.profile.constant.items() if span in shares}

@@ -158,7 +158,7 @@ def _interval(outcomes: metrics.Outcomes, reference: TrainingReference, policy: 
     # A model with intervals was trained without weights of rows, so its windows have none.
     known = metrics.clustered(COVERAGE, outcomes)
     found = dict(_performance(policy, COVERAGE, estimate, reference, outcomes.rows, known))
-    # The direction is that of the policy's own metric. Without a value at training, the nominal one is the standard.
+    # `greater_is_better` belongs to the policy's own metric. Without a value at training, the nominal coverage is used.
     found |= {
         "greater_is_better": None,
         "reference": rule.coverage if found["reference"] is None else found["reference"],
@@ -194,8 +194,8 @@ def estimated(
     :param reference: the training reference of the version that made the predictions. Its profile has the relation
         between scores and labels on the held-out split part
     :param realised: realised performance. If it can be judged, the estimate covers the labelled rows only
-    :raises SpecError: the metric of the policy cannot be measured for the ML task of the model, or the predictions do not
-        have the column ``policy.groups``
+    :raises SpecError: the metric of the policy cannot be measured for the ML task of the model, or the predictions do
+        not have the column ``policy.groups``
     """
     judged = realised.judged
     contract, calibration = reference.contract, reference.profile.calibration
@@ -307,7 +307,7 @@ def _value_at_training(metric: str, reference: TrainingReference, weight: str | 
     contract = reference.contract
     if contract.sample_weight == weight:
         return contract.metrics.get(metric)
-    # The contract has the weighted metrics.
+    # The contract contains the weighted metrics, so the value without weights comes from the profile.
     known = reference.profile.intervals.get(metric)
     return known.value if known is not None else None
 

@@ -27,8 +27,8 @@ def request_retraining(
 ) -> RetrainingPlan:
     """Decide whether the window requests retraining, and record a new request in the ledger.
 
-    A window makes at most one request, even if the window is checked again. Which requests of other windows limit the
-    window is defined by :func:`airflow_mlops.registry.requests.counted`.
+    A window makes at most one request, even if the window is checked again. Requests of other windows can postpone the
+    request; :func:`airflow_mlops.registry.requests.counted` defines which of them count.
 
     :param earlier: findings of earlier windows, ordered by time
     :param ledger: the ledger of the model, which keeps the entries that it has read; by default it is read here

@@ -26,8 +26,8 @@ class MonitorSpec(Spec):
     :param profiles: profiles of all shards of ``dataset``, or one profile of all rows; by default the check profiles
         the rows
     :param policy: the retraining policy
-    :param trainer: the trainer of challengers; by default the trainer of the champion, unless it runs user code, and those
-        of the other candidates of the last decision
+    :param trainer: the trainer of challengers; by default the trainer of the champion, unless it runs user code, and
+        those of the other candidates of the last decision
     """
 
     model: Name
@@ -49,12 +49,12 @@ class MonitorResult(Result):
     :param metrics: the numbers that were measured, by name: ``rows``, ``labelled``, ``coverage``, ``features_drifted``
         (number of features), ``feature_drift`` (effect of the drift of ``most_drifted``, a share of rows),
         ``prediction_drift`` (the same for the scores), ``label_drift``, ``multivariate_drift``, ``newest_row_age_days``
-        (at the time of the check), ``newest_row_behind_days`` (at the end of the window), realised performance under
-        the name of the metric, with ``_low``, ``_high`` and ``_reference``, estimated performance under the same names
-        with the prefix ``estimated_``, ``bias`` (mean of prediction minus label), ``interval_coverage`` (share of
-        the labels in their prediction interval) and ``positive_rate`` (share of positive predictions of a binary model) with the
-        same suffixes, and ``label_delay_median``, ``_p90``
-        and ``_p99`` in days
+        (at the time of the check) and ``newest_row_behind_days`` (at the end of the window); realised performance under
+        the name of the metric, with the suffixes ``_low``, ``_high`` and ``_reference``; estimated performance under
+        the same names with the prefix ``estimated_``; ``bias`` (mean of prediction minus label), ``interval_coverage``
+        (share of the labels in their prediction interval) and ``positive_rate`` (share of positive predictions of a
+        binary model), with the same suffixes; and ``label_delay_median``, ``label_delay_p90`` and ``label_delay_p99``,
+        in days
     :param metric: name of the metric of realised performance; ``None`` if realised performance was not measured
     :param most_drifted: the drifted feature with the largest effect; if no feature drifted, the measured feature with
         the largest effect

@@ -57,8 +57,8 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     store = context.store
     check = _check(spec, context)
     context.processed(check.rows)
-    # The number of entries before the measuring tells request_retraining() which requests other checks recorded
-    # meanwhile.
+    # With the number of entries before the measurements, request_retraining() recognises requests that other checks
+    # have recorded meanwhile.
     ledger = Ledger(store, spec.model)
     entries = ledger.entries()
     client = connect(spec.mlflow, context.connection)
@@ -86,7 +86,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     findings = compose(check, facts, measured, changes)
     planned = request_retraining(findings, earlier, context, ledger, len(entries))
     verdict = decide(findings, planned, earlier)
-    # The plan names the request of this window. Those that started the DAG run belong to its training.
+    # The plan contains the request of this window. The requests that started the DAG run are left out of the report.
     task = context.provenance.model_copy(update={"requests": []})
     written = Report(**dict(findings), verdict=verdict, retraining=planned, provenance=task)
     url = report.publish(written, earlier, store)

@@ -47,7 +47,8 @@ class Training(Model):
     :param trainer: the trainer
     :param seed: seed of the training
     :param class_weight: weights of the classes in the training
-    :param sample_weight: column of the training set with the weights of the rows; ``None`` if all rows had the same weight
+    :param sample_weight: column of the training set with the weights of the rows; ``None`` if all rows had the same
+        weight
     """
 
     trainer: AnyTrainer
@@ -74,7 +75,7 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
     :return: ``None`` if TrainOperator did not train the champion
     :raises UnmeasurableError: the champion's run cannot be read; the recorded trainer runs user code, needs a library
         that is not installed, or starts from an earlier version; or the champion was trained with weights of rows
-    :raises RegistryUnavailableError: MLflow did not answer
+    :raises RegistryUnavailableError: MLflow does not respond
     """
     if trainer is not None:
         return Training(trainer=trainer)
@@ -85,7 +86,8 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
     except RegistryUnavailableError:
         raise
     except (RegistryError, SpecError) as error:
-        # The run of a registered version may have been deleted, and a newer version of this package may have written it.
+        # The run of a registered version may have been deleted, and a newer version of this package may have written
+        # it.
         raise UnmeasurableError(str(error).rstrip(".")) from None
     if found is None:
         return None
@@ -102,14 +104,14 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
 def other_trainers(
     present: ModelVersionRef, own: TrainerSpec, entries: Sequence[Entry], rows: int, client: MlflowClient
 ) -> Others:
-    """Return the trainers of the candidates of the last decision, without the champion's, in the order of the candidates.
+    """Return the trainers of the other candidates of the last decision, in the order of the candidates.
 
-    Trainers that differ only in their names, in the format of the stored model, or in their class weights, count once. A trainer
-    is left out, and a note says why, if
+    The champion's trainer is left out. Trainers that differ only in their names, in the format of the stored model, or
+    in their class weights, count once. A trainer is also left out, and a note says why, if
 
     - there are :data:`MAX_OTHERS` others before it;
-    - its challengers, and those of the others before it, are expected to take more than :data:`MAX_SECONDS`, by the seconds
-      that its candidate took on its number of rows;
+    - its challengers, and those of the others before it, are expected to take more than :data:`MAX_SECONDS` seconds, in
+      proportion to the fit time and the number of rows of their candidates;
     - its candidate is a network or boosted trees and was trained on a machine with a GPU, so the time without one is
       unknown;
     - it was trained with weights of rows (``sample_weight``), which challengers do not use;
@@ -121,7 +123,7 @@ def other_trainers(
     :param own: the champion's trainer
     :param entries: the ledger of the model, oldest first
     :param rows: number of rows to which the challengers of one trainer are fitted, summed over all their trainings
-    :raises RegistryUnavailableError: MLflow did not answer
+    :raises RegistryUnavailableError: MLflow does not respond
     """
     found: dict[OtherTrainer, Training] = {}
     notes: list[str] = []
@@ -165,7 +167,7 @@ def _id(trainer: TrainerSpec) -> str:
 
 
 def _expected_seconds(candidate: ModelVersionRef, trainer: TrainerSpec, rows: int, client: MlflowClient) -> float:
-    """Return the seconds that fits to ``rows`` rows are expected to take, in proportion to the candidate's fit.
+    """Return the expected time of fits to ``rows`` rows in seconds, in proportion to the fit of the candidate.
 
     :raises UnmeasurableError: the trainer runs user code, or the time is not known
     """

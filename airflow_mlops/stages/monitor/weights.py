@@ -1,8 +1,8 @@
 """The weights of the rows of a window (``sample_weight=`` of TrainOperator), by which realised performance is measured.
 
-The column of weights comes with the scored rows, or with the labels. A window without it is compared without weights, with
-performance at training without weights. A window in which only some rows have valid weights is not measured, because leaving the
-other rows out, or counting them once, would give another metric under the same name.
+The column of weights comes with the scored rows, or with the labels. A window without the column is measured without
+weights, and compared with performance at training without weights. A window in which only some rows have valid weights
+is not measured, because omitting the other rows, or counting them once, would give another metric under the same name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Weights:
 
     :param column: column with the weights; ``None`` if each row counts once
     :param values: the weight of each row whose performance is measured, shape (n,); ``None`` if each row counts once
-    :param refused: why the weights cannot be used, as a clause; ``None`` if they can, or if there are none
+    :param refused: a clause that explains why the weights cannot be used; ``None`` if they can be used, or there are
+        none
     :param notes: what the report says about weights, one sentence each
     """
 
@@ -73,7 +74,7 @@ def read(check: Check, reference: TrainingReference) -> Weights:
 
 
 def _absent(check: Check, reference: TrainingReference, column: str) -> str | None:
-    """Return why a window has no weights, as a clause; ``None`` if it has."""
+    """Return a clause that explains why a window has no weights; ``None`` if it has weights."""
     fates = {hashed_or_dropped(item.manifest.details).get(column) for item in check.datasets} - {None}
     if fates:
         return f"scoring {' or '.join(sorted(map(str, fates)))} this column"

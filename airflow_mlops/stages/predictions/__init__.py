@@ -1,1 +1,1 @@
-"""Summarises the prediction log for the command ``airflow mlops predictions``."""
+"""Summarise the prediction log for the command ``airflow mlops predictions``."""

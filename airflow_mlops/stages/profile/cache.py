@@ -41,7 +41,10 @@ def inputs(spec: ProfileSpec, context: StepContext) -> dict[str, Any]:
 
 
 def artifacts(result: ProfileResult, spec: ProfileSpec, context: StepContext) -> dict[str, str]:
-    """Return the hash of the stored profile, which reading it checks."""
+    """Check the stored profile against its hash, and return its id.
+
+    :raises NotCacheableError: nothing was profiled
+    """
     if result.profile is None:
         raise NotCacheableError("nothing was profiled")
     shards.read(context.store, result.profile)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 class ReceivedSpec(Spec):
     """Parameters of the promotion of a received version.
 
+    :param model: name of the registered model
     :param version: number of the version in the registry that received it
     :param replaces: number of the champion that the person expects to replace; ``None`` if the model has no champion
     :param reason: the reason, which is recorded in the ledger

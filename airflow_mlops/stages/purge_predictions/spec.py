@@ -18,10 +18,10 @@ class PurgePredictionsSpec(Spec):
     :param model: name of the registered model
     :param older_than: minimum age of the predictions to delete, for example ``90D``. The age is counted from the end of
         the predictions' window, or from the time they were written if that is later
-    :param predictions: name of the datasets of predictions; ``MODEL_predictions`` by default
-    :param outcomes: name of the datasets of labelled predictions, written by JoinLabelsOperator; ``MODEL_outcomes`` by
-        default
-    :param dry_run: ``True`` to report what would be deleted without deleting it
+    :param predictions: name of the datasets of predictions; by default ``MODEL_predictions``
+    :param outcomes: name of the datasets of labelled predictions, written by JoinLabelsOperator; by default
+        ``MODEL_outcomes``
+    :param dry_run: whether to report what would be deleted, without deleting it
     """
 
     model: Name

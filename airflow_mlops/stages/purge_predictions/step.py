@@ -32,8 +32,8 @@ def run(spec: PurgePredictionsSpec, context: StepContext) -> PurgePredictionsRes
 def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> PurgePredictionsResult:
     """Delete the predictions that are older than ``older_than`` at the time ``now``.
 
-    Labelled predictions that were joined from deleted predictions are deleted too, and so are the rows of live evidence
-    that were made from these.
+    Labelled predictions that were joined from deleted predictions are deleted as well. So are the rows of live evidence
+    that were made from these labelled predictions.
 
     :raises SpecError: a dataset named by ``predictions`` or ``outcomes`` does not contain predictions or labelled
         predictions
@@ -54,7 +54,8 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
     own = [manifest for manifest in predictions if manifest.details["model"] == spec.model]
     old = [manifest for manifest in own if manifest.purged is None and _since(manifest) < before]
     purged_ids = {manifest.id for manifest in own if manifest.purged} | {manifest.id for manifest in old}
-    # Labelled predictions may be joined from several datasets. They are deleted together with the first of these.
+    # Labelled predictions may be joined from several datasets. They are deleted with the first deleted dataset of
+    # these.
     joined = [manifest for manifest in outcomes if purged_ids.intersection(manifest.parents)]
     joined_ids = {manifest.id for manifest in joined}
     joined += [manifest for manifest in evidence if joined_ids.intersection(manifest.parents)]

@@ -18,8 +18,8 @@ from airflow_mlops.registry.verdict import GateResult
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-# Largest mean difference of the predictions. The unit is a probability or, for a regression, four standard deviations of
-# the labels, which is the unit of the comparison of a model with its ONNX export.
+# Largest mean difference of the predictions. The unit is a probability or, for a regression, four standard deviations
+# of the labels, which is the unit of the comparison of a model with its ONNX export.
 LIMIT, DEVIATIONS = 0.1, 4
 # Number of training rows whose predictions are compared.
 ROWS, SEED = 20_000, 0
@@ -42,9 +42,9 @@ def same_signature(judged: ModelContract, refitted: ModelContract) -> GateResult
 def stable_predictions(judged: Predictions, refitted: Predictions, deviation: float | None) -> GateResult:
     """Check that the two versions predict almost the same for rows to which both were fitted.
 
-    The difference of a row is the largest absolute difference between the probabilities of a class or, for a regression,
-    the absolute difference of the values divided by four standard deviations of the labels. The mean over the rows must be at
-    most :data:`LIMIT`.
+    The difference of a row is the largest absolute difference between the probabilities of a class or, for a
+    regression, the absolute difference of the values divided by four standard deviations of the labels. The mean over
+    the rows must be at most :data:`LIMIT`.
 
     :param judged: predictions of the version that passed the gates
     :param refitted: predictions of the refitted version for the same rows
@@ -74,7 +74,7 @@ def _differences(judged: Predictions, refitted: Predictions, deviation: float | 
 
 
 def not_worse(metric: Metric, judged: Rows, refitted: Rows) -> GateResult:
-    """Check that the refitted version is not certainly worse than the judged version on the held-out rows.
+    """Check that the refitted version is not significantly worse than the judged version on the held-out rows.
 
     The refitted version has seen these rows, so it should be better. The check fails if the one-sided upper 95%
     confidence bound of the improvement is below 0, or the metric is a deviance that is undefined for a prediction.

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 # File of the MLflow run of a refit: the result of the checks.
 _FILE = "refit.json"
-# Tags of the judged version's run that hold for the refit, too.
+# Tags of the judged version's run that also apply to the refit.
 _KEPT = (CODE_VERSION, SEARCH_TAG)
 
 
@@ -140,7 +140,8 @@ def _open(client: MlflowClient, ref: ModelVersionRef, *, allow_code: bool) -> _J
         raise ModelFormatError(f"The profile of {ref} cannot be read ({error}). Train the model again.") from None
     fields: dict[str, Any] = {"tags": tags}
     if spec.threshold is not None:
-        # All rows are fitted, so none is left for a threshold, a calibration or the margin of intervals. The judged ones are kept.
+        # No rows are left for a threshold, a calibration or the margin of intervals, so those of the judged version are
+        # kept.
         fields["threshold"] = ThresholdRule(value=model.contract.threshold)
     if (calibration := model.contract.calibration) is not None:
         fields["calibration"] = CalibrationRule(method=calibration.method, maps=calibration.maps)

@@ -45,7 +45,7 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
         tags = client.get_run(ref.run_id).data.tags
     recorded = training_spec(client, ref, allow_code=spec.allow_code)
     code, environment = (run_file(client, ref, file) for file in (CODE_FILE, ENVIRONMENT_FILE))
-    # A version that was fitted again was fitted to all rows, and its run contains metrics on rows that it was fitted to.
+    # A refit was fitted to all rows, so its run contains only metrics on rows to which it was fitted.
     refit = REFIT_OF_TAG in tags
     dataset, training, test = (load_all if refit else load_data)(recorded, context.store)
     dataset.verify()

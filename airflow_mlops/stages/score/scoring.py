@@ -1,4 +1,4 @@
-"""Predicts the rows of datasets with a model, batch by batch: all rows in a single pass, or one shard of the rows."""
+"""Predict the rows of datasets with a model, batch by batch: all rows in a single pass, or one shard of the rows."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class Scoring:
     def all_rows(self, model: Scorer) -> Manifest:
         """Predict all rows, and write the rows and predictions as a dataset.
 
-        Reading, scoring and writing run at the same time on different batches. Memory use does not depend on the number of
-        rows.
+        Reading, scoring and writing run at the same time on different batches. Memory use does not depend on the number
+        of rows.
 
         :return: manifest of the dataset of predictions
         """
@@ -127,7 +127,7 @@ class Scoring:
                 try:
                     scored = _with_event_time(scored, timestamp, row)
                 except SchemaError:
-                    # The message names the position among all rows, which only an error needs.
+                    # The error message names the position among all rows, which is counted only for an error.
                     _with_event_time(scored, timestamp, row + self._rows_before(timestamp, shard, count))
                     raise
                 row += batch.num_rows
@@ -186,8 +186,9 @@ def score(
 def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
     """Return the names of the columns that are copied to the predictions.
 
-    These columns are the keys, the event time and the features. Watched columns and the column with the weights of rows are
-    also copied, if all datasets have them. If the manifest of the first dataset lists no keys, all its columns are copied.
+    These columns are the keys, the event time and the features. Watched columns and the column with the weights of rows
+    are also copied, if all datasets have them. If the manifest of the first dataset lists no keys, all its columns are
+    copied.
 
     :raises SchemaError: a feature is absent, or a column has the name of a column that scoring adds
     """

@@ -8,12 +8,12 @@ What the shards agree on is in the artifact store::
     checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/pieces/SHARD.json    the finished files of the shard
     checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/owner.json           the shard that commits the dataset
 
-HASH is a hash of the spec without the shard. All these objects but the selections are created only if they are absent,
-so the first task decides, and retries read its decision.
+HASH is a hash of the spec without the shard. All of these objects except the selections are created only if they are
+absent. Therefore the first task decides, and retries read its decision.
 
 In a *round*, all shards use one model version. A retry belongs to the round of its first try. A cleared shard stays in
-the round if another shard of the round has succeeded, because it was not cleared, too. Otherwise, as when all shards
-were cleared, it begins a new round, which the other shards join. A shard that was running meanwhile scores again.
+the round if another shard of the round has succeeded. Otherwise, for example if all shards were cleared, it begins a
+new round, which the other shards join. A shard that was still running in the old round scores its rows again.
 """
 
 from __future__ import annotations
@@ -130,17 +130,18 @@ class Round:
         return pieces
 
     def owns_dataset(self) -> bool:
-        """Return whether this shard commits the dataset: the first one that asks, and each of its tries."""
+        """Return whether this shard commits the dataset. The first shard that calls this method commits it, in any try."""
         key = self._key("owner.json")
         own = {"shard": self.shard}
         return self.store.create_exclusive(key, canonical_json(own)) or self.store.read_json(key) == own
 
     def join(self, key: str, map_index: int, succeeded: Sequence[int]) -> bool:
-        """Record that the task takes part in the round as this shard. Return whether it may take part.
+        """Record that the task takes part in the round as this shard.
 
         :param key: key of the task's result
         :param map_index: map index of the task
         :param succeeded: map indexes of the shards that have succeeded
+        :return: whether the task may take part. If not, it must join a newer round
         """
         own = f"{self._key('members')}/{self.shard}.json"
         if self.store.create_exclusive(own, canonical_json({"key": key, "map_index": map_index})):

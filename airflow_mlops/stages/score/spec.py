@@ -23,8 +23,8 @@ from airflow_mlops.data.columns import check_private, predictions_name
 class ScoreSpec(Spec):
     """Parameters of scoring, which predicts the rows of a dataset with a version of a model.
 
-    With ``version`` or ``alias``, the predictions are shadow predictions: nobody acts on them, and they are stored separately from
-    those of the champion.
+    With ``version`` or ``alias``, the predictions are shadow predictions, which are not used for decisions. They are
+    stored separately from the predictions of the champion.
 
     :param model: name of the registered model
     :param version: number of the version to score with; by default the champion
@@ -32,8 +32,8 @@ class ScoreSpec(Spec):
     :param dataset: dataset with the columns of the model's features
     :param part: split part of ``dataset`` to score (``train`` or ``test``); by default all rows
     :param window: time window of the predictions; by default the window of ``dataset``
-    :param name: name of the dataset of predictions; by default the name of the model followed by ``_predictions`` or, for
-        shadow predictions, by ``_shadow_predictions``
+    :param name: name of the dataset of predictions; by default the name of the model followed by ``_predictions`` or,
+        for shadow predictions, by ``_shadow_predictions``
     :param on_missing: what happens if the model has no champion, or no version with the alias. ``fail`` fails the task;
         ``skip`` writes no dataset
     :param allow_pyfunc: whether code that is stored in the model version may run when the model is loaded, see
@@ -45,8 +45,8 @@ class ScoreSpec(Spec):
     :param write_to: table of a database into which the predictions are written as well; by default no table
     :param shard: index of the shard to score, from 0; by default all rows are scored
     :param shards: number of shards into which the rows are divided
-    :param succeeded: map indexes of the instances of the mapped task that have succeeded, in ascending order. They do not
-        affect the key of the result
+    :param succeeded: map indexes of the instances of the mapped task that have succeeded, in ascending order. They do
+        not affect the key of the result
     :param mlflow: MLflow server with the registered model
     """
 
@@ -115,13 +115,13 @@ class ScoreSpec(Spec):
 class ScoreResult(Result):
     """Result of scoring.
 
-    :param dataset: dataset of predictions; ``None`` if another shard writes it, or if there is no version to score with and
-        ``on_missing`` is ``skip``
+    :param dataset: dataset of predictions; ``None`` if another shard writes it, or if there is no version to score with
+        and ``on_missing`` is ``skip``
     :param scored_by: model version that computed the predictions; ``None`` if nothing was scored
     :param engine: library that ran the model, such as ``onnxruntime 1.31.1 (CPUExecutionProvider)`` or
         ``mlflow.xgboost (mlflow 3.17.2)``
-    :param rows_per_second: number of rows divided by the time to read, score and write the rows, in seconds; of a shard, its
-        own rows
+    :param rows_per_second: number of rows divided by the time to read, score and write them, in seconds; for a shard,
+        the rows and the time of the shard
     :param written_to: table of ``write_to``, which contains the predictions; ``None`` without ``write_to``
     """
 

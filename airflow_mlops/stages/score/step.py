@@ -1,4 +1,4 @@
-"""Predicts the rows of a dataset with the champion or another version."""
+"""Predict the rows of a dataset with the champion or another version."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ __all__ = ["run", "score"]
 def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     """Predict the rows of the dataset with the champion or the given version, and write the predictions as a dataset.
 
-    With ``shards``, predict the rows of one shard. The task that finds all shards scored writes the dataset, the index and
-    the table; the others return a result without a dataset. See :mod:`airflow_mlops.stages.score.shards`.
+    With ``shards``, predict the rows of one shard. The task that finds all shards scored writes the dataset, the index
+    and the table; the others return a result without a dataset. See :mod:`airflow_mlops.stages.score.shards`.
 
     With ``write_to``, the predictions are read back from the committed dataset and written into the table. If the task
     ends between the two commits, it has no result yet, so its retry scores again and completes the table.
 
-    :raises RegistryError: the model has no champion or no version with the alias, and ``on_missing`` is ``fail``; or the
-        version does not exist
+    :raises RegistryError: the model has no champion or no version with the alias, and ``on_missing`` is ``fail``; or
+        the version does not exist
     :raises ModelCorruptError: a file of the version was added, removed or changed after its promotion
     :raises ModelFormatError: the version cannot be loaded; or loading runs code that is stored in the model version,
         and ``allow_pyfunc`` is not set
     :raises SchemaError: a feature is absent from the dataset, or a column has the name of a column that scoring adds
-    :raises TableError: the table of ``write_to`` cannot hold the predictions, or the database rejects them. The dataset of
-        predictions exists
+    :raises TableError: the table of ``write_to`` cannot hold the predictions, or the database rejects them. The dataset
+        of predictions exists
     :raises DatasetCorruptError: the predictions of another shard were deleted or changed before they became a dataset
     """
     shard = shards.join(spec, context) if spec.shards is not None else None

@@ -1,7 +1,7 @@
-"""Writes a dataset of predictions into a table of a database.
+"""Write a dataset of predictions into a table of a database.
 
-The table has the keys and the event time of each row, the prediction and the score, the ends of the prediction interval for a model
-with intervals, and the columns of :data:`ORIGIN`.
+The table has the keys and the event time of each row, the prediction, the score, and the columns of :data:`ORIGIN`. For
+a model with prediction intervals, it also has the ends of the interval.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def write(table: Table, predictions: Dataset) -> int:
     :param predictions: dataset of predictions with a window
     :return: number of rows written
     :raises TableError: the table cannot hold the predictions, or the database rejects them
-    :raises TableUnavailableError: the database cannot be reached, or fails for a reason that may pass
+    :raises TableUnavailableError: the database cannot be reached, or fails temporarily
     """
     manifest = predictions.manifest
     details = manifest.details

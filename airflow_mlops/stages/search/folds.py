@@ -1,4 +1,4 @@
-"""Divides rows into the folds of a cross-validation, with the same method as the split of the training set."""
+"""Divide rows into the folds of a cross-validation, with the same method as the split of the training set."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 class Attempt:
     """The checkpoint and the report functions of a running trial.
 
-    A step of a trial is a fold of a cross-validation, or an epoch of a network or a round of boosted trees.
+    A step of a trial is a fold of a cross-validation, an epoch of a network, or a round of boosted trees.
 
     :param checkpoint: key of the trial's checkpoint in the artifact store
     :param report: function to call after each step, with the number of the step from 0, the value that the pruner

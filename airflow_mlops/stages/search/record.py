@@ -1,4 +1,4 @@
-"""Records a search in MLflow, as one parent run that all workers share, with a child run for each trial."""
+"""Record a search in MLflow, as one parent run that all workers share, with a child run for each trial."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class Record:
             self._client.set_terminated(run_id, _STATUS[state])
 
     def lose(self, run_id: str | None) -> None:
-        """End the MLflow run of a trial that did not finish, because its worker was interrupted or died.
+        """End the MLflow run of a trial that did not finish, because its worker was interrupted or crashed.
 
         :param run_id: id of the trial's MLflow run; ``None`` if the trial has no run
         """
@@ -133,8 +133,8 @@ class Record:
     ) -> None:
         """End the parent run of a completed search. Runs that belong to no trial are deleted.
 
-        Such a run is left if a worker dies after it created the run and before it recorded the trial, or if MLflow's
-        answer to the creation of the run is lost.
+        Such a run remains if a worker crashes after it created the run and before it recorded the trial, or if MLflow's
+        response to the creation of the run is lost.
 
         :param value: metric of the best trial
         :param params: parameters of the best trial

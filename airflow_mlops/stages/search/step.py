@@ -1,4 +1,4 @@
-"""Runs one worker of a hyperparameter search. All workers of a search share an Optuna study."""
+"""Run one worker of a hyperparameter search. All workers of a search share an Optuna study."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Opens the storage of an Optuna study: a file in the artifact store, or a database."""
+"""Open the storage of an Optuna study: a file in the artifact store, or a database."""
 
 from __future__ import annotations
 

@@ -19,9 +19,9 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.search.spec import SearchSpec
 from airflow_mlops.stages.search.storage import database_errors, open_database, open_journal
 
-# Attributes of a trial: the map index of its task, the number of the repeated trial, the id of its MLflow run, its error.
+# Attributes of a trial: map index of its task, number of the repeated trial, id of its MLflow run, and its error.
 TASK, ORIGIN, RUN, ERROR = "task", "origin", "run", "error"
-# Number of times that a trial is repeated after its worker died.
+# Number of times that a trial is repeated after its worker crashed.
 _REPEATS = 1
 _ERROR_CHARACTERS = 500
 
@@ -33,7 +33,7 @@ class Study:
     :param context: context of the step
     :param key: folder of the search in the artifact store
     :param metric: the metric to optimise
-    :param lost: function that is called for each trial whose worker died, with the id of the trial's MLflow run or
+    :param lost: function that is called for each trial whose worker crashed, with the id of the trial's MLflow run or
         ``None``
     """
 
@@ -201,7 +201,7 @@ class Study:
 def _counts(trial: FrozenTrial) -> bool:
     """Return whether a finished trial counts towards the number of trials.
 
-    Complete, pruned and failed trials count. A trial whose worker died does not count.
+    Complete, pruned and failed trials count. A trial whose worker crashed does not count.
     """
     if trial.state == TrialState.FAIL:
         return ERROR in trial.user_attrs

@@ -1,8 +1,8 @@
-"""Sets rows of the split part ``train`` aside: for a calibration, for the choice of a decision threshold, or for the margin of
-prediction intervals.
+"""Set aside rows of the split part ``train`` for a calibration, a decision threshold or prediction intervals.
 
-The model is not fitted to these rows, and gates do not use them. If both a calibration and a threshold are asked for, each gets one half of the rows: a threshold
-that is chosen on the rows to which the calibration was fitted would follow the calibration's fit to these rows.
+The model is not fitted to these rows, and gates do not use them. If a training needs rows for a calibration and for a
+threshold, each of them gets one half of the rows. The reason is that a threshold that is chosen on the rows to which
+the calibration was fitted would be biased by this fit.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Divided:
 
 
 def uses(spec: TrainSpec) -> list[str]:
-    """Return what rows are set aside for: ``calibration`` or ``threshold`` or both, or ``interval``."""
+    """Return the uses for which rows are set aside: ``calibration``, ``threshold`` or both of them, or ``interval``."""
     found = []
     if spec.calibration is not None and not spec.calibration.maps:
         found.append("calibration")
@@ -64,16 +64,17 @@ def uses(spec: TrainSpec) -> list[str]:
 
 
 def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray[Any]) -> Divided:
-    """Divide the training rows if the spec has a calibration, a rule that chooses the threshold, or prediction intervals.
+    """Divide the training rows if the spec has a calibration, a rule that chooses the threshold, or prediction
+    intervals.
 
     If the training set has event times, the newest rows are set aside. If it was split by a group, whole groups are set
-    aside. Otherwise, random rows are. If both a calibration and a threshold are asked for, the rows are halved in the
-    same way: the threshold is chosen on the newer half, or on half of the groups or rows.
+    aside. Otherwise, random rows are set aside. If both a calibration and a threshold need rows, these rows are halved
+    in the same way: the threshold is chosen on the newer half, or on half of the groups or rows.
 
     :param part: name of the split part that the training reads; ``None`` for all rows
     :param labels: labels of these rows, shape (n,)
-    :raises TrainingError: one of the parts has no rows, only rows of one class, or too few rows for a calibration or for prediction
-        intervals
+    :raises TrainingError: one of the parts has no rows, only rows of one class, or too few rows for a calibration or
+        for prediction intervals
     """
     wanted = uses(spec)
     if not wanted:

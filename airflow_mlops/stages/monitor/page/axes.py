@@ -60,7 +60,7 @@ def grid(axes: Axes) -> list[Markup]:
 
 
 def window_labels(windows: Sequence[Window], axes: Axes) -> list[Markup]:
-    """Draw the labels of the windows, at most 14 and always that of the last window."""
+    """Draw the labels of at most 14 windows, including the last one."""
     every = max(1, -(-len(windows) // _MAX_LABELS))
     return [
         element("text", window.short_label, x=axes.x(index), y=HEIGHT - 26, text_anchor="middle")

@@ -9,9 +9,10 @@ from markupsafe import Markup
 
 from airflow_mlops.policy.findings import Decision
 
-# People with any kind of colour blindness can distinguish Okabe and Ito's colours. Shapes and words show the same information.
+# People with any kind of colour blindness can distinguish Okabe and Ito's colours. Shapes and words show the same
+# information.
 BLUE, ORANGE, RED, GREY = "#0072B2", "#E69F00", "#D55E00", "#6b7280"
-# These colours are light on a dark page: style.css sets them.
+# Colours that style.css sets. They are light on a dark page.
 TEXT, SLATE, LINE, PAGE = "var(--text)", "var(--slate)", "var(--line)", "var(--page)"
 
 

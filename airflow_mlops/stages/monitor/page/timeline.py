@@ -124,7 +124,7 @@ class _Bound(NamedTuple):
 
 
 def _bound(policy: Policy, axes: Axes) -> _Bound | None:
-    """Return the absolute bound of the policy; ``None`` without a bound, or outside the range of the values."""
+    """Return the absolute bound of the policy; ``None`` without a bound, or if it is outside the range of the plot."""
     bound = policy.min if policy.min is not None else policy.max
     if bound is None or not axes.low <= bound <= axes.high:
         return None

@@ -100,7 +100,10 @@ def ledger(args: Namespace) -> None:
 
 
 def _show_requests(found: Ledger, entries: list[Entry], args: Namespace) -> None:
-    """Show the requests for retraining and the DAGs that listen to them. Exit with status 1 if no active DAG listens."""
+    """Show the requests for retraining and the DAGs that listen to them.
+
+    The exit status is 1 if no active DAG listens.
+    """
     from airflow_mlops.cli.tables import listeners, request_rows
     from airflow_mlops.registry.requests import read_answer, recorded_requests
 

@@ -44,8 +44,8 @@ class IngestOperator(StepOperator):
     :param csv: format of the CSV files, as options of ``pandas.read_csv`` such as ``{"sep": ";", "decimal": ","}``; see
         :class:`~airflow_mlops.stages.ingest.csv_options.CsvOptions`
     :param delimiter: short form of the option ``sep`` in ``csv``
-    :param null_values: short form of the option ``na_values`` in ``csv``: text or texts that mean null, in addition to an
-        empty field
+    :param null_values: short form of the option ``na_values`` in ``csv``: text or texts that mean null, in addition to
+        an empty field
     :param record_path: key of the array with the records of a JSON file, or the list of keys that leads to it; by
         default the file is an array, or a sequence of objects
     :param columns: names of the columns to read; by default all

@@ -35,8 +35,9 @@ class MonitorOperator(StepOperator):
         are merged, and the features are not read again
     :param policy: conditions and limits for retraining, as fields of :class:`~airflow_mlops.policy.spec.Policy`
     :param trainer: the trainer of the challengers that are compared with the champion; by default the trainer of the
-        champion, and those of the other candidates of the last decision. A FunctionTrainer, and a trainer with functions or classes of your own, must be named here, because
-        monitoring does not run code that only an MLflow run names
+        champion, and those of the other candidates of the last decision. A FunctionTrainer, and a trainer with
+        functions or classes of your own, must be named here, because monitoring does not run code that only an MLflow
+        run names
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     :raises SpecError: the policy, the reference or the trainer is invalid
     """
@@ -96,7 +97,8 @@ class MonitorOperator(StepOperator):
     def samples(self, result: dict[str, Any]) -> list[Sample]:
         from airflow_mlops.observability.samples import monitored
 
-        # The exported metrics are those of the newest window. If a later window was checked before, nothing is exported.
+        # The exported metrics are those of the newest window. If a later window was checked before, nothing is
+        # exported.
         return [] if result.get("superseded") else monitored(result)
 
     def finish(self, result: dict[str, Any], context: Context) -> None:

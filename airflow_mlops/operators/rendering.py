@@ -38,7 +38,7 @@ _OF_LOGICAL_DATE = re.compile(r"'(logical_date|ds|ds_nodash|ts|ts_\w+|(prev_)?da
 
 
 def is_template(value: Any) -> bool:
-    """Return whether ``value`` contains a Jinja template or a task output, so that its value is known only at run time."""
+    """Return whether ``value`` contains a Jinja template or a task output, whose value is known only at run time."""
     return "{{" in (text := str(value)) or "{%" in text
 
 
@@ -187,7 +187,7 @@ def defined(value: Any) -> Any:
 
 
 def mask_credentials(value: Any) -> None:
-    """Register the credentials in the URLs of a rendered field as secrets, so that Airflow masks them in logs and pages."""
+    """Register the credentials in the URLs of a rendered field as secrets, which Airflow masks in logs and pages."""
     if isinstance(value, str):
         if "://" in value:
             from airflow.sdk.log import mask_secret

@@ -124,7 +124,10 @@ def _doubt(uri: str, earlier: Sequence[AssetEventResult], *, is_active: bool) ->
 
 
 def event_key(window: Window, calendar: Calendar) -> str:
-    """Return the partition key of the event about ``window``: the run's own key if it names the window, or its label."""
+    """Return the partition key of the event about ``window``.
+
+    This is the key of the run if the key names the window, otherwise the label of the window.
+    """
     from pydantic import ValidationError
 
     from airflow_mlops.core.windows import Window

@@ -125,7 +125,10 @@ class ScoreOperator(StepOperator):
 
 
 def _instances(context: Context) -> dict[int, str | None]:
-    """Return the state of each instance of a mapped task in the DAG run, by map index; empty if the task is not mapped."""
+    """Return the state of each instance of a mapped task in the DAG run, by map index.
+
+    The result is empty if the task is not mapped.
+    """
     ti = context["ti"]
     states = ti.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id]).get(ti.run_id, {})
     prefix = f"{ti.task_id}_"

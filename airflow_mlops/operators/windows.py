@@ -1,4 +1,4 @@
-"""Windows of training sets that follow the window of the run, for the parameter ``window`` of BuildTrainingSetOperator."""
+"""The values of the parameter ``window`` of BuildTrainingSetOperator: windows that end with the window of the run."""
 
 from __future__ import annotations
 

@@ -48,7 +48,10 @@ def key(store: ArtifactStore, model: str, window: Window) -> str:
 
 
 def existing(store: ArtifactStore, model: str, window: Window) -> str:
-    """Return the store key of the report on ``model`` in ``window``, including reports of older versions of the package."""
+    """Return the store key of the report on ``model`` in ``window``.
+
+    A report that an earlier version of the package wrote is found as well.
+    """
     return timeline(store, model).existing(window.file_name, window)
 
 
@@ -61,7 +64,7 @@ def page(key: str) -> str:
 
 
 def all_info(store: ArtifactStore, model: str) -> dict[str, dict[str, Any]]:
-    """Return the store keys of all reports on ``model``, each with metadata that changes when the report is replaced."""
+    """Return the store keys of all reports on ``model``, each with metadata that changes if the report is replaced."""
     return timeline(store, model).find_info()
 
 

@@ -45,7 +45,7 @@ def judged_performance(findings: Findings) -> Performance | None:
 
 
 def lost_coverage(findings: Findings) -> IntervalCoverage | None:
-    """Return the coverage of the prediction intervals if it is significantly lower than at training; otherwise ``None``."""
+    """Return the coverage of the prediction intervals if it is significantly lower than at training, else ``None``."""
     found = findings.interval if findings.unmeasured is None else None
     return found if found is not None and is_worse(found, findings.policy) else None
 

@@ -162,7 +162,7 @@ def _make_room(root: Path, limit: int, added: int) -> None:
 
 
 def _read_record(record: Path) -> tuple[int, int]:
-    """Return the recorded number of folders and their size in bytes. Without a record, the number is -2, which never fits."""
+    """Return the recorded number of folders and their size in bytes; -2 and 0 without a record, which never match."""
     try:
         count, size = record.read_text().split()
         return int(count), int(size)
@@ -178,7 +178,10 @@ def _write_record(record: Path, count: int, size: int) -> None:
 
 @contextmanager
 def _one_process(root: Path) -> Iterator[None]:
-    """Let one process at a time delete models from the cache, so that two processes do not delete more than necessary."""
+    """Let one process at a time delete models from the cache.
+
+    Otherwise, two processes could delete more than necessary.
+    """
     lock = _lock(root, fcntl.LOCK_EX)
     try:
         yield

@@ -187,7 +187,10 @@ def experiment_for(client: MlflowClient, name: str) -> str:
 
 
 def _unclaimed(client: MlflowClient, experiment_id: str, key: str) -> str | None:
-    """Return the oldest run of a key. It was created by a try that crashed before its claim, or by an earlier release."""
+    """Return the oldest run of a key.
+
+    A try that crashed before its claim created the run, or an earlier release, which had no claims.
+    """
     found = _runs(client, experiment_id, key)
     return str(found[0].info.run_id) if found else None
 

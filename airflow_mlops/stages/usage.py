@@ -1,4 +1,4 @@
-"""Measures what a step uses, and records it with the MLflow runs of the versions on which the step worked."""
+"""Measure the resources that a step uses, and record them with the MLflow runs of the versions that it worked on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Meter:
     """Measures a step from the moment at which it is created.
 
     :param store: the artifact store of the step
-    :ivar rows: number of rows that the step has processed; ``None`` if it processes none
+    :ivar rows: number of rows that the step has processed; ``None`` if it has reported no rows
     """
 
     def __init__(self, store: ArtifactStore) -> None:
@@ -33,15 +33,15 @@ class Meter:
         self.rows: int | None = None
         self._read, self._written = store.traffic.read, store.traffic.written
         self._children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        # Resets the kernel's record of the peak memory (VmHWM). Without permission to do so, it covers the whole life
-        # of the process.
+        # Resets the kernel's record of the peak memory (VmHWM). If this is not permitted, the record covers the whole
+        # life of the process.
         with suppress(OSError):
             (_PROCESS / "clear_refs").write_text("5")
         self._cpu = _cpu_seconds()
         self._started = time.perf_counter()
 
     def usage(self) -> Usage:
-        """Return what the step has used so far."""
+        """Return the resources that the step has used so far."""
         seconds = time.perf_counter() - self._started
         gpus = available_gpus()
         return Usage(
@@ -67,9 +67,15 @@ class Meter:
 
 
 def record(usage: Usage, step: str, result: Result, spec: Spec, connection: ConnectionResolver) -> None:
-    """Write the usage as tags ``mlops.usage.STEP.*`` to the MLflow runs of the versions on which the step worked.
+    """Write the usage as tags ``mlops.usage.STEP.*`` to the MLflow runs of the versions that the step is about.
 
     A failure is logged as a warning, because the step has succeeded.
+
+    :param usage: the resources that the step has used
+    :param step: name of the step
+    :param result: result of the step, which names the MLflow runs
+    :param spec: spec of the step, which names the MLflow server
+    :param connection: function that returns an Airflow connection by its id
     """
     target = getattr(spec, "mlflow", None)
     runs = [run for run in dict.fromkeys(result.mlflow_runs()) if run]
@@ -98,7 +104,7 @@ def _cpu_seconds() -> float:
 
 
 def available_gpus() -> int:
-    """Count the NVIDIA GPUs that the process can use. In a pod, these are the GPUs that the pod has asked for."""
+    """Return the number of NVIDIA GPUs that the process can use. In a pod, these are the requested GPUs."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     found = sum(path.name.removeprefix("nvidia").isdigit() for path in _DEVICES.glob("nvidia*"))
     if visible is None:

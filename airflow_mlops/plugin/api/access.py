@@ -92,8 +92,8 @@ def require_assets(rights: AccessDep) -> None:
 def same_origin(request: Request) -> None:
     """Refuse requests that a page of another site has sent with the cookies of the user.
 
-    The body must be JSON, and the browser must say that the request comes from a page of this server. A request with the
-    user's token in its header needs no cookie, so another site cannot send it.
+    The body must be JSON, and the browser must say that the request comes from a page of this server. A request with
+    the user's token in its header needs no cookie, so another site cannot send it.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
         raise HTTPException(415, f"The body of the request must be JSON (Content-Type: {_JSON}).")

@@ -170,7 +170,10 @@ def rollback(name: ModelName, body: RollbackBody, facts: ActingDep, rights: Acce
 
 @router.post("/models/{name}/acknowledge", dependencies=_SAFE)
 def acknowledge(name: ModelName, body: AcknowledgeBody, facts: ActingDep, rights: AccessDep, store: StoreDep) -> Done:
-    """Record that the user has seen the verdict ``watch`` on the last window. An equal acknowledgement is not repeated."""
+    """Record that the user has seen the verdict ``watch`` on the last window.
+
+    If the last acknowledgement of the window has the same user and note, no new entry is written.
+    """
     last = facts.monitoring
     if last is None or (last.window.start, last.window.end) != (body.window.start, body.window.end):
         raise MLOpsError(f"The last monitored window of {name} is another one: look at its verdict.")

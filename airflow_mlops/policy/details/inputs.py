@@ -50,7 +50,10 @@ def broken_others(findings: Findings) -> list[Observation]:
 
 
 def infinite_values(findings: Findings) -> list[Observation]:
-    """Return an observation about features with infinite values, if the reference has none and the feature did not drift."""
+    """Return an observation about features with infinite values that the reference does not have.
+
+    Drifted features are left out, because the drift is reported.
+    """
     found = [drift for drift in findings.features if drift.infinite and not drift.drifted]
     if not found:
         return []

@@ -113,7 +113,10 @@ def _rows(dataset: Dataset, ref: ModelVersionRef, groups: str | None) -> pa.Tabl
 
 
 def _by_share(rows: pa.Table, shares: Sequence[tuple[datetime, float]]) -> dict[int, pa.Table]:
-    """Return the rows by the position of the share that applied when they were answered, without rows before the canary."""
+    """Group rows by the share that applied when they were answered. Rows from before the canary are left out.
+
+    :return: the rows by position in ``shares``
+    """
     times = pa.array([time for time, _ in shares], pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
     answered = rows["scored_at"].cast(pa.timestamp("us", "UTC")).cast(pa.int64()).to_numpy()
     steps = np.searchsorted(times, answered, side="right") - 1

@@ -176,7 +176,7 @@ def _measured_on(verdict: Verdict) -> DatasetRef:
 
 
 def _recorded(client: MlflowClient, item: CandidateVerdict, verdict: Verdict) -> dict[str, str]:
-    """Check the record of the evaluation of a candidate, and return the hashes of its files and the tag of its version."""
+    """Check the record of a candidate's evaluation, and return the hashes of its files and the tag of the version."""
     ref = _registered(client, item.candidate)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"

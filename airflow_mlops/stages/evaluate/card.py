@@ -116,7 +116,7 @@ class Facts:
 
     @property
     def same_held_out(self) -> bool:
-        """Return whether the training set of the version has the same held-out rows as the dataset of the evaluation."""
+        """Return whether the training set of the version has the same held-out rows as ``measured_on``."""
         if self.trained_on is None:
             return False
         part = self.verdict.part
@@ -135,7 +135,7 @@ class Facts:
 
     @property
     def class_weight(self) -> str:
-        """Return the class weights of the fit (``class_weight`` of TrainOperator); empty if all classes weigh the same."""
+        """Return the class weights of the fit (``class_weight`` of TrainOperator); empty if all weights are equal."""
         # A person may have logged a parameter with this name.
         with suppress(ValueError):
             found = json.loads(self.params.get("class_weight", '""'))

@@ -366,7 +366,10 @@ def _columns(datasets: Iterable[Dataset], label: str) -> list[str]:
 
 
 def _added(others: Sequence[_Scored], places: Sequence[NDArray[np.int64]], present: set[str]) -> dict[str, pa.Array]:
-    """Return the columns that only other versions have, such as their features, in the row order of the first version."""
+    """Return the columns that only other versions have, in the row order of the first version.
+
+    These are, for example, the features of these versions.
+    """
     added: dict[str, pa.Array] = {}
     for item, index in zip(others, places, strict=True):
         wanted = [name for name in _columns(item.datasets, "") if name not in present and name not in added]

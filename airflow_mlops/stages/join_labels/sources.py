@@ -168,7 +168,7 @@ class Order:
         return list(instants(values, self.what, first_row=first_row)) if self.is_time else [carried(values)]
 
     def ranks(self, columns: Sequence[pa.Array]) -> pa.Array:
-        """Return the rank of each value, from 1 for the least value. Equal values have the same rank; nulls have rank 0."""
+        """Return the rank of each value, from 1 for the least value; 0 for null. Equal values have the same rank."""
         return ranks_of(*columns) if self.is_time else _ranks(restored(columns[0], self.kind))
 
 

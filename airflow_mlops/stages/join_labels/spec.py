@@ -27,9 +27,9 @@ class JoinLabelsSpec(Spec):
         prediction has several labels, the label with the greatest value in this column is joined, unless
         ``labels_version`` is set. Times are also written to the column ``label_at``, as the time at which the label
         became known
-    :param labels_version: name of a column of ``labels`` with numbers, timestamps, dates or ISO 8601 text, which grows with
-        each correction of a label. If a prediction has several labels, the label with the greatest value in this column
-        is joined
+    :param labels_version: name of a column of ``labels`` with numbers, timestamps, dates or ISO 8601 text, which grows
+        with each correction of a label. If a prediction has several labels, the label with the greatest value in this
+        column is joined
     :param sample_weight: name of a column of ``labels`` with the weight of each row; by default no column. The weight
         in the row of the joined label is copied to the predictions under this name. It replaces a column of the
         predictions with this name

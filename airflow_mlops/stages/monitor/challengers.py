@@ -288,7 +288,7 @@ def half_life_of(trained: Dataset, contract: ModelContract) -> timedelta | None:
 
 
 def labelled(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
-    """Return ``columns`` of the rows that have a label. Labels that are booleans become 1 and 0, as in training sets."""
+    """Return ``columns`` of the rows that have a label. Boolean labels become 1 and 0, as in training sets."""
     table = dataset.table(columns=columns)
     return _with_numbers(table.filter(pc.invert(pc.is_null(table.column(LABEL), nan_is_null=True))))
 

@@ -1,4 +1,4 @@
-"""The clusters of the checked predictions, for tests that allow for rows that are not independent (``policy.groups``)."""
+"""The clusters of the checked predictions (``policy.groups``), for tests that allow for dependent rows."""
 
 from __future__ import annotations
 

@@ -147,7 +147,12 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
 
 
 def _interval(outcomes: metrics.Outcomes, reference: TrainingReference, policy: Policy) -> IntervalCoverage | None:
-    """Measure the share of the labels that lie in their prediction interval, and compare it with the share at training."""
+    """Measure the coverage of the prediction intervals, and compare it with the coverage at training.
+
+    The coverage is the share of the labels that lie in their prediction interval.
+
+    :return: ``None`` if the model has no intervals, or if the coverage cannot be measured
+    """
     rule = reference.contract.interval
     if rule is None:
         return None

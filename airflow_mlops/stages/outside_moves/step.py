@@ -1,8 +1,8 @@
 """Check whether the champion was changed in MLflow without this package, and record the change in the ledger.
 
-``python -m airflow_mlops.stages.outside_moves.step`` checks once. The command reads a :class:`Look` as JSON from standard
-input. The last line of output is a JSON object, which contains ``result`` (always null: the ledger has the result), or
-``error`` and ``message`` after an error.
+``python -m airflow_mlops.stages.outside_moves.step`` checks once. The command reads a :class:`Look` as JSON from
+standard input. The last line of output is a JSON object, which contains ``result`` (always null: the ledger has the
+result), or ``error`` and ``message`` after an error.
 """
 
 from __future__ import annotations

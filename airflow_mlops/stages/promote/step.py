@@ -83,7 +83,8 @@ def _refusal(spec: PromoteSpec, now: ModelVersionRef | None) -> str:
     evaluated = spec.verdict.champion
     if (evaluated and evaluated.version) == (now and now.version):
         if spec.needs_approval and spec.approval is None:
-            # The operator did not request approval, because the winner could not have replaced the champion at that time.
+            # The operator did not request approval, because the winner could not have replaced the champion at that
+            # time.
             return (
                 "The promotion needs approval, which was not requested because the champion had changed. Clear the task to "
                 "request approval."

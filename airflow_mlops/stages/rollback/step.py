@@ -42,8 +42,8 @@ def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
 
     If a person deleted the alias in MLflow, the rollback by default restores the champion that the ledger names last.
 
-    :raises RegistryError: the model never had a champion, or has no earlier champion, the requested version was never champion,
-        the version was deleted, or Feast no longer has a feature of the version
+    :raises RegistryError: the model never had a champion, or has no earlier champion, the requested version was never
+        champion, the version was deleted, or Feast no longer has a feature of the version
     """
     context = context.for_call()
     client = connect(spec.mlflow, context.connection)

@@ -179,7 +179,10 @@ def score(
     privacy: Privacy = KEEP_ALL,
     shadow: bool = False,
 ) -> Manifest:
-    """Predict all rows of ``datasets``, and write the rows and predictions as the dataset ``name``, see :class:`Scoring`."""
+    """Predict all rows of ``datasets``, and write them with their predictions as the dataset ``name``.
+
+    See :class:`Scoring`.
+    """
     return Scoring(datasets, version, name, part, window, context, privacy, shadow).all_rows(model)
 
 

@@ -130,7 +130,10 @@ class Round:
         return pieces
 
     def owns_dataset(self) -> bool:
-        """Return whether this shard commits the dataset. The first shard that calls this method commits it, in any try."""
+        """Return whether this shard commits the dataset.
+
+        The first shard that calls this method commits the dataset. Retries of this shard commit it as well.
+        """
         key = self._key("owner.json")
         own = {"shard": self.shard}
         return self.store.create_exclusive(key, canonical_json(own)) or self.store.read_json(key) == own

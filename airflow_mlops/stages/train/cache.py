@@ -31,7 +31,7 @@ from airflow_mlops.stages.train.spec import TrainResult, TrainSpec
 def inputs(spec: TrainSpec, context: StepContext) -> dict[str, Any]:
     """Return the training set, the user's code, the version that the training continues and the retraining request.
 
-    A training that answers a retraining request is recorded with it, so it is part of the inputs.
+    The retraining request is part of the inputs, because the MLflow run of the training records it.
 
     :raises NotCacheableError: the training runs on several nodes, or its search is stored in a database
     """

@@ -1,4 +1,4 @@
-"""Calibrates the probabilities of a candidate by the method of the training (``calibration=``).
+"""Calibrate the probabilities of a candidate by the method of the training (``calibration=``).
 
 The calibration functions are fitted to rows that :mod:`airflow_mlops.stages.train.aside` sets aside, and become a part
 of the model. Both its predictions in Python and its ONNX export are calibrated. Scoring, serving, gates and monitoring
@@ -108,7 +108,10 @@ def with_metrics(
 
 
 def measured(contract: ModelContract, test: TrainingData, predictions: Predictions) -> dict[str, float]:
-    """Return the metrics of probabilities, by name: log loss and, for a binary task, Brier score and calibration error."""
+    """Return the metrics of probabilities by name.
+
+    They are log loss and, for a binary task, Brier score and calibration error.
+    """
     found = measure(predicted(test.labels, predictions, contract, test.metric_weights))
     return {name: found[name] for name in _METRICS if name in found}
 

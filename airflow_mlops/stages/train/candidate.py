@@ -1,4 +1,4 @@
-"""Fits one candidate, exports the model to ONNX and measures the model. Training and reproduction share this module."""
+"""Fit one candidate, export the model to ONNX and measure the model. Training and reproduction share this module."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _COMPARED = 2_000
 def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
     """Read a training set, and check that a model can be trained on its rows.
 
-    :return: the training set, the rows of the split part ``train`` and the rows of ``test``. If the
-        trainer streams the rows itself, the rows of ``train`` are a sample
+    :return: the training set, the rows of the split part ``train`` and the rows of ``test``. If the trainer streams the
+        rows itself, the rows of ``train`` are a sample
     :raises TrainingError: no model can be trained on the data
     """
     dataset = select_one(store, spec.dataset).weighted(spec.sample_weight)
@@ -50,7 +50,8 @@ def load_data(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingD
 def load_all(spec: TrainSpec, store: ArtifactStore) -> tuple[Dataset, TrainingData, TrainingData]:
     """Read all rows of a training set, and check that a model can be trained on them.
 
-    :return: the training set, all rows (a sample, if the trainer streams the rows itself) and the rows of the split part ``test``
+    :return: the training set, all rows (a sample, if the trainer streams the rows itself) and the rows of the split
+        part ``test``
     :raises TrainingError: no model can be trained on the data
     """
     dataset = select_one(store, spec.dataset).weighted(spec.sample_weight)
@@ -92,8 +93,8 @@ def fit_candidate(
     """Fit one candidate, export the model to ONNX, and measure the model on the split part ``test``.
 
     :param dataset: the training set
-    :param train: the rows to fit the model to, and to calibrate, to choose the threshold and to find prediction intervals on if the spec
-        asks for it
+    :param train: the rows to fit the model to. If the spec has a calibration, a rule for the threshold or prediction
+        intervals, some of these rows are set aside for them
     :param test: rows of the split part ``test``
     :param run: checkpoint and log functions of the training
     :raises TrainingError: the model cannot be fitted to the data

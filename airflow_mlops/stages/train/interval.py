@@ -1,4 +1,4 @@
-"""Sets the prediction intervals of a candidate by the rule of the training (``interval=``).
+"""Set the prediction intervals of a candidate by the rule of the training (``interval=``).
 
 The margin is computed from rows that :mod:`airflow_mlops.stages.train.aside` sets aside. Their predictions come from
 the ONNX export, because scoring adds the margin to predictions of the export.
@@ -22,7 +22,7 @@ from airflow_mlops.stages.train.aside import SetAside
 def check_task(rule: IntervalRule | None, task: Task) -> None:
     """Check that a model of the ML task predicts numbers.
 
-    :raises SpecError: prediction intervals are asked for, and the ML task is a classification
+    :raises SpecError: prediction intervals are set, and the ML task is a classification
     """
     if rule is not None and task != "regression":
         raise SpecError(
@@ -40,7 +40,10 @@ def with_interval(
 ) -> ModelContract:
     """Return the contract of a regression with prediction intervals.
 
-    :param aside: the rows whose residuals determine the margin; ``None`` if the rule has the margin of an earlier training
+    :param rule: the coverage of the intervals
+    :param contract: contract of the model without intervals
+    :param aside: the rows whose residuals determine the margin; ``None`` if the rule has the margin of an earlier
+        training
     :param part: name of the split part that the training reads; ``None`` for all rows
     :param exported: the ONNX export of the model
     :param progress: function that writes a message to the task's log

@@ -1,4 +1,4 @@
-"""Writes a candidate as an MLflow model directory, which scoring, monitoring and any MLflow client can load."""
+"""Write a candidate as an MLflow model directory, which scoring, monitoring and any MLflow client can load."""
 
 from __future__ import annotations
 

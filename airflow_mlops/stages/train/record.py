@@ -1,4 +1,4 @@
-"""Logs a candidate to an MLflow run, and reads the logged metrics."""
+"""Log a candidate to an MLflow run, and read the logged metrics."""
 
 from __future__ import annotations
 
@@ -145,7 +145,8 @@ def log_run(
         )
 
     def log_params() -> None:
-        # MLflow refuses changed parameters. A retry may change a parameter that is an object with its address in its text.
+        # MLflow refuses changed parameters. A retry may change a parameter that is an object with its address in its
+        # text.
         known = client.get_run(run_id).data.params
         new = [Param(name, str(value)) for name, value in params.items() if name not in known]
         for start in range(0, len(new), _BATCH):
@@ -170,7 +171,7 @@ def log_run(
 def _insist(request: Callable[[], None]) -> None:
     """Send an idempotent request, and repeat it if MLflow refuses it.
 
-    MLflow refuses one of two requests that add the same at the same time, and two tries of a task may do so.
+    If two requests add the same objects at the same time, as two tries of a task may do, MLflow refuses one of them.
     """
     from mlflow.exceptions import MlflowException
 
@@ -225,7 +226,7 @@ def log_model(
     try:
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     except MlflowException:
-        # If MLflow's answer was lost, its client repeats the request, and MLflow refuses the repetition.
+        # If MLflow's response was lost, its client repeats the request, and MLflow refuses the repetition.
         outputs = client.get_run(run_id).outputs
         if outputs is None or all(output.model_id != logged.model_id for output in outputs.model_outputs):
             raise
@@ -243,7 +244,7 @@ def log_model(
 def logged_metrics(client: MlflowClient, run_id: str, prefix: str = "") -> dict[str, float]:
     """Read the metrics on the split part ``test`` from the MLflow run of a training, by name.
 
-    :param prefix: start of the names of the metrics to read, before the name of the metric
+    :param prefix: prefix of the names of the metrics to read. The returned names have this prefix as well
     """
     with registry_errors(f"The metrics of run {run_id} cannot be read"):
         logged = client.get_run(run_id).data.metrics

@@ -1,4 +1,4 @@
-"""Creates a :class:`TrainingRun`, which contains the checkpoint key and the log functions of a training."""
+"""Create a :class:`TrainingRun`, which contains the checkpoint key and the log functions of a training."""
 
 from __future__ import annotations
 

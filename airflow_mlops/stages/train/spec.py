@@ -26,20 +26,21 @@ class TrainSpec(Spec):
 
     :param dataset: a training set with the split parts ``train`` and ``test``
     :param model: name of the registered model to which the version is added
-    :param trainer: the trainer, or the result of a search, which stands for the trainer with the best parameters
-    :param metrics: metrics that are computed and logged in addition to the built-in metrics: import paths of custom metrics,
-        see :mod:`airflow_mlops.metrics.custom`, expected costs, see :mod:`airflow_mlops.metrics.costs`, and deviances, see
-        :mod:`airflow_mlops.metrics.deviances`
+    :param trainer: the trainer, or the result of a search, from which the trainer with the best parameters is taken
+    :param metrics: metrics that are computed and logged in addition to the built-in metrics: import paths of custom
+        metrics (:mod:`airflow_mlops.metrics.custom`), expected costs (:mod:`airflow_mlops.metrics.costs`) and deviances
+        (:mod:`airflow_mlops.metrics.deviances`)
     :param threshold: rule for the decision threshold of a binary model, or the threshold as a number, see
         :class:`airflow_mlops.models.threshold_rule.ThresholdRule`; by default the threshold of the estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, see
         :mod:`airflow_mlops.models.calibration`; by default they are not calibrated
-    :param interval: coverage of the prediction intervals of a regression, see :mod:`airflow_mlops.models.conformal`; by default it has
-        none
+    :param interval: coverage of the prediction intervals of a regression, see :mod:`airflow_mlops.models.conformal`; by
+        default, the model has no intervals
     :param class_weight: ``balanced``, or the weight of each class by the class as text, see
-        :func:`airflow_mlops.models.class_weights.with_class_weight`. It multiplies the weights of the rows in the fit only
-    :param sample_weight: column of the training set with the weights of the rows in the fit and in all metrics; by default all rows
-        have the same weight
+        :func:`airflow_mlops.models.class_weights.with_class_weight`. It multiplies the weights of the rows in the fit
+        only
+    :param sample_weight: column of the training set with the weights of the rows in the fit and in all metrics; by
+        default all rows have the same weight
     :param seed: random seed. The same data, code and seed give the same model
     :param mlflow: the connection to MLflow, and the name of the experiment; by default the name of the model
     :param tags: tags for the MLflow run of the training

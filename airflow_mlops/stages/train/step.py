@@ -1,4 +1,4 @@
-"""Trains one candidate, logs the training to MLflow, and registers the candidate as a model version."""
+"""Train one candidate, log the training to MLflow, and register the candidate as a model version."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Sets the decision threshold of a candidate by the rule of the training (``threshold=``).
+"""Set the decision threshold of a candidate by the rule of the training (``threshold=``).
 
-The threshold is chosen on rows that :mod:`airflow_mlops.stages.train.aside` sets aside, by the scores of the ONNX export, which
-scoring compares with the threshold.
+The threshold is chosen on rows that :mod:`airflow_mlops.stages.train.aside` sets aside. It is chosen by the scores of
+the ONNX export, because scoring compares these scores with the threshold.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def with_threshold(
     :param part: name of the split part that the training reads; ``None`` for all rows
     :param exported: the ONNX export of the model
     :param progress: function that writes a message to the task's log
-    :raises SpecError: the estimator sets a threshold, too
+    :raises SpecError: the estimator sets a threshold as well
     :raises TrainingError: no threshold meets the rule
     """
     if contract.threshold != THRESHOLD:

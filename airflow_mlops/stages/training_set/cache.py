@@ -30,7 +30,7 @@ def inputs(spec: TrainingSetSpec, context: StepContext) -> dict[str, Any]:
 
 
 def artifacts(result: TrainingSetResult, spec: TrainingSetSpec, context: StepContext) -> dict[str, str]:
-    """Check the files of the training set against their hashes, and return its artifacts."""
+    """Check the files of the training set against their hashes, and return the id of the dataset by its name."""
     return verified(context.store, result.dataset)
 
 

@@ -1,4 +1,4 @@
-"""Reads the events of a training set, and computes the label of each event."""
+"""Read the events of a training set, and compute the label of each event."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def read_events(
 
     :param datasets: the datasets that ``spec.entities`` selects
     :param join_columns: columns that the join of features needs in addition to the event time
-    :param broken: columns that need not exist in every dataset. They are null in the rows of a dataset that lacks them,
-        or that has them in another type than the first dataset that has them
+    :param broken: columns that need not exist in every dataset. The type of such a column is that of the first dataset
+        that has it. In the rows of a dataset that lacks the column, or has it in another type, the column is null
     :return: the events, and the number of rows that were left out, by reason (``label_unknown``)
     :raises EmptyWindowError: the datasets have no rows
     :raises SchemaError: an event time is null, or a column has different types in different windows
@@ -106,7 +106,7 @@ class _Source:
                 yield self._labelled(table)
 
     def _of(self, dataset: Dataset, *, empty: bool = False) -> Iterator[pa.Table]:
-        """Read the columns of a dataset. Columns that it lacks, or has in another type than the first one, are null.
+        """Read the columns of a dataset. Columns that the dataset lacks, or has in another type, are null.
 
         :param empty: whether only one table without rows is read
         """

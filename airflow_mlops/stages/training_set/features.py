@@ -1,4 +1,4 @@
-"""Joins features of a Feast repository to the events of a training set."""
+"""Join features of a Feast repository to the events of a training set."""
 
 from __future__ import annotations
 

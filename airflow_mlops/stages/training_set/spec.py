@@ -57,11 +57,11 @@ class Split(Model):
         for example ``14D`` for the last 14 days, or ``window`` for the window that the run processes, if the training
         set has a window rule
     :param group: name of the group column; required for the method ``group``
-    :param gap: for the method ``time``, time before the first row of ``test`` whose rows are in no split part. It should be
-        as long as the time after an event that decides its label, or the labels of the last rows of ``train`` depend on what
-        happens in ``test``. By default, no row is left out
-    :param stratify: for the method ``random``, whether both split parts have the same shares of the classes, as far as whole
-        rows allow
+    :param gap: for the method ``time``, length of the time before the first row of ``test``. Rows in this time are in
+        no split part. The gap should be as long as the time after an event in which its label is decided. Otherwise,
+        the labels of the last rows of ``train`` depend on what happens in ``test``. By default, there is no gap
+    :param stratify: for the method ``random``, whether both split parts have the same shares of the classes, up to
+        whole rows
     :param seed: random seed of all methods except ``time``
     """
 
@@ -148,9 +148,9 @@ class TrainingSetSpec(Spec):
         split
     :param max_single_feature_score: highest accepted score of a single feature (AUC or, for a regression, R²). A
         feature with a higher score is rejected as leakage
-    :param memory_limit: memory that sorting the events and joining the features may use before they continue in temporary
-        files, for example ``500MB`` or ``2GB``; by default ``[mlops] memory``. Python and its libraries need additional
-        memory, and so do about 40 bytes for each event
+    :param memory_limit: memory that sorting the events and joining the features may use before they continue in
+        temporary files, for example ``500MB`` or ``2GB``; by default ``[mlops] memory``. Python and its libraries need
+        additional memory, and so do about 40 bytes for each event
     :param owner: owner of the dataset, recorded in its manifest
     :param description: description of the dataset, recorded in its manifest
     """

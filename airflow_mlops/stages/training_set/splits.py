@@ -1,4 +1,4 @@
-"""Splits rows into the split parts ``train`` and ``test``, and verifies that the split parts have no row in common."""
+"""Split rows into the split parts ``train`` and ``test``, and verify that the split parts have no row in common."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def divide(
     :param ids: id of each row, from :func:`airflow_mlops.data.row_identity.row_ids`, shape (n,)
     :param run_starts: start of the window that the run processes, if ``split.test_size`` is ``window``
     :param label: name of the label column with classes, if ``split.stratify`` is set
-    :return: for each split part a boolean mask of its rows, shape (n,), and the description of the split for the manifest
+    :return: for each split part a boolean mask of its rows, shape (n,), and the description of the split for the
+        manifest
     :raises TrainingError: a split part would be empty
     """
     times = as_utc(table[timestamp], f"The event time {timestamp!r}").cast(pa.int64()).to_numpy()
@@ -84,10 +85,11 @@ def divide(
 
 
 def _by_class(ids: Numbers, label: pa.ChunkedArray, split: Split) -> Numbers:
-    """Hold out the same share of the rows of each class."""
+    """Return the held-out rows: the same share of the rows of each class."""
     distinct, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
     codes = row_ids(pa.table({"label": label}), ["label"])
-    # Rows with equal ids may have different labels. The smallest code decides, which does not depend on the order of rows.
+    # Rows with equal ids may have different labels. The smallest code decides, which does not depend on the order of
+    # rows.
     classes = codes[first]
     np.minimum.at(classes, inverse, codes)
     held_out = np.zeros(len(distinct), bool)

@@ -1,4 +1,4 @@
-"""Builds a training set from events, point-in-time features, a label and a verified split."""
+"""Build a training set from events, point-in-time features, a label and a verified split."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     """Build the training set and write it to the artifact store as a dataset.
 
     :raises LeakageError: a feature is newer than its event, or a single feature predicts the label almost perfectly
-    :raises TrainingError: the label is null in all rows, has only one value or is infinite, a split part is empty, or the
-        retraining request leaves out all features
+    :raises TrainingError: the label is null in all rows, has only one value or is infinite, a split part is empty, or
+        the retraining request leaves out all features
     :raises FeatureStoreError: the features cannot be read or joined
     :raises SchemaError: a column is absent or has the wrong type
     :raises SpecError: the window rule selects no time
@@ -79,7 +79,7 @@ def _write(
     spec, events = _renamed(spec, events)
     label = spec.label.name if spec.label else None
     keys = list(dict.fromkeys([*joined.keys, *(name for name in spec.keys if name != spec.timestamp)]))
-    # Left out of the features only: the champion, with which candidates are compared, may still need the columns.
+    # These columns stay in the training set, because the champion may need them when candidates are compared with it.
     left_out = context.provenance.left_out() if label else set()
     joined_names = joined.features.column_names
     features = [name for name in [*spec.columns, *joined_names] if name not in left_out]

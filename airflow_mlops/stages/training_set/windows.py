@@ -1,4 +1,4 @@
-"""Resolves the rule for the window of a training set."""
+"""Resolve the rule for the window of a training set."""
 
 from __future__ import annotations
 

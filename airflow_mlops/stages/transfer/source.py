@@ -29,10 +29,11 @@ from airflow_mlops.registry.versions import download_into, find
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# Files and folders of the MLflow run that are copied: the evaluation with model card and verdict, and how the model was trained.
+# Files and folders of the MLflow run that are copied: the evaluation with model card and verdict, and how the model was
+# trained.
 _EVIDENCE = (EVALUATION_FOLDER, FOLDER, TRAINING_FILE, CODE_FILE, ENVIRONMENT_FILE)
-# Tags of the MLflow run that are copied: data, code, environment and evaluation. Other tags refer to objects of the source
-# (DAG runs, requests, versions), or are the user's.
+# Tags of the MLflow run that are copied: data, code, environment and evaluation. Other tags refer to objects of the
+# source (DAG runs, requests, versions), or are the user's.
 _RUN_TAGS = (
     "mlops.dataset", "mlops.dataset_name", "mlops.window", "mlops.window_rule", "mlops.window_gaps", "mlops.parents",
     "mlops.seed", "mlops.trainer", "mlops.package", "mlops.code", "mlops.environment", CODE_VERSION, GPU_TAG,
@@ -168,7 +169,7 @@ def _evaluated(client: MlflowClient, ref: ModelVersionRef, card: dict[str, str])
 
 
 def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, evidence: Evidence, folder: Path) -> Package:
-    """Download the files of a version, and read what its MLflow run records. Known secrets are masked.
+    """Download the files of a version, and read the records in its MLflow run. Known secrets are masked.
 
     :param store: artifact store of the source
     :param folder: empty folder for the files

@@ -90,7 +90,7 @@ def _location(ledger: Ledger) -> str:
 
 
 def _refuse_one_ledger(source: Ledger, target: Ledger) -> None:
-    """Refuse two registered models with one ledger, because the numbers of their versions cannot be distinguished there."""
+    """Refuse two registered models that share a ledger, in which their version numbers could not be distinguished."""
     same = _location(source) == _location(target)
     if not same:
         # A store may have several URLs. No two ledgers begin with the same entry.

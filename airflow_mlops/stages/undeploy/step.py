@@ -8,7 +8,11 @@ from airflow_mlops.stages.undeploy.spec import UndeployResult, UndeploySpec
 
 
 def run(spec: UndeploySpec, context: StepContext) -> UndeployResult:
-    """Record the removal of an endpoint in the ledger."""
+    """Record the removal of an endpoint in the ledger, unless there is no endpoint.
+
+    :raises RegistryError: the ledger was tampered with
+    :raises StoreError: the ledger cannot be read or written
+    """
     context, endpoint = context.for_call(), spec.endpoint
     if endpoint is None:
         summary = f"{spec.model} has no endpoint to remove."

@@ -1,9 +1,9 @@
-"""Validates a window that does not fit into memory as one DataFrame, with the same results.
+"""Validate a window that does not fit into memory as one DataFrame, with the same results.
 
-Great Expectations validates batches of the window on pandas. The results of expectations about single rows are merged. All
-other expectations, such as those about means and distinct values, see all rows, but only of the columns that they name.
-Great Expectations' SQL engine is no alternative on DuckDB: version 1.24 does not know DuckDB, the SQLAlchemy dialect for
-DuckDB cannot list columns with SQLAlchemy 2.1, and all unexpected rows would become Python objects at once.
+Great Expectations validates batches of the window on pandas. The results of expectations about single rows are merged.
+All other expectations, such as those about means and distinct values, read all rows, but only of the columns that they
+name. Great Expectations' SQL engine is not an alternative: version 1.24 does not support DuckDB, the SQLAlchemy dialect
+for DuckDB cannot list columns with SQLAlchemy 2.1, and all unexpected rows would become Python objects at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _POSITION = "mlops_position"
-# The result for a row does not depend on other rows.
+# Expectations whose result for a row does not depend on other rows.
 _ABOUT_SINGLE_ROWS = frozenset({
     "expect_column_pair_values_a_to_be_greater_than_b", "expect_column_pair_values_to_be_equal",
     "expect_column_pair_values_to_be_in_set", "expect_column_value_lengths_to_be_between",
@@ -54,17 +54,19 @@ def run_in_batches(
 ) -> tuple[ExpectationSuiteValidationResult, list[NDArray[np.int64]]]:
     """Validate rows with a suite, write the Data Docs, and return the results.
 
+    :param suite: the suite
+    :param rows: rows of the dataset
     :param name: name of the dataset
     :param site: existing folder for the HTML pages of the Data Docs
-    :return: the results as from :func:`~.checkpoint.run_suite`, but without the lists of all unexpected values; and for each
-        result the numbers of the rows that do not meet the expectation, in ascending order
+    :return: the results as from :func:`~.checkpoint.run_suite`, but without the lists of all unexpected values; and for
+        each result, the numbers of the rows that do not meet the expectation, in ascending order
     :raises ValidationError: Great Expectations cannot run the suite
     :raises SpecError: the bounds of an expectation do not fit a column of dates or times
     """
     suite = with_time_bounds(suite, rows.schema.empty_table())
     for position, expectation in enumerate(suite.expectations):
         expectation.meta = {**(expectation.meta or {}), _POSITION: position}
-    # Adding a suite to a project changes its expectations.
+    # Adding a suite to a project changes its expectations, so they are collected before.
     streamed = {
         position: one for position, one in enumerate(suite.expectations)
         if one.expectation_type in _ABOUT_SINGLE_ROWS and getattr(one, "row_condition", None) is None

@@ -81,7 +81,12 @@ def _require_known(kinds: Iterable[Any]) -> None:
 
 
 def artifacts(result: ValidateResult, spec: ValidateSpec, context: StepContext) -> dict[str, str]:
-    """Return the datasets of the result and the hash of the page of the Data Docs."""
+    """Check the datasets of the result, and return their ids and the hash of the page of the Data Docs.
+
+    :raises NotCacheableError: the Data Docs are in another artifact store
+    :raises FileNotFoundError: the page does not exist any more
+    :raises MLOpsError: a dataset does not exist any more, or was changed
+    """
     key = context.store.key_of(result.docs_url)
     if key is None:
         raise NotCacheableError("its Data Docs are in another artifact store")

@@ -1,4 +1,4 @@
-"""Runs a suite of expectations with Great Expectations, and publishes the Data Docs (HTML pages with the results)."""
+"""Run a suite of expectations with Great Expectations, and publish the Data Docs (HTML pages with the results)."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def quiet_great_expectations() -> None:
 class Session:
     """A suite in a project of Great Expectations that exists only in memory, with Data Docs in a folder.
 
+    :param suite: the suite
     :param name: name of the dataset
     :param site: existing folder for the HTML pages of the Data Docs
     """

@@ -1,4 +1,4 @@
-"""Finds the rows with repeated values of a column in bounded memory."""
+"""Find the rows with repeated values of a column in bounded memory."""
 
 from __future__ import annotations
 

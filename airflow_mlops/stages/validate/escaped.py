@@ -1,8 +1,8 @@
 """A view of Great Expectations' Data Docs that escapes all text from users: names, notes, and values of the data.
 
-Great Expectations escapes the parameters of sentences, but not the cells of tables, the names of columns and the names of
-suites. Escaping all texts beforehand would escape the parameters twice. Therefore the characters with a meaning in HTML
-are replaced by characters of a private use area before a page is rendered, and by their HTML entities afterwards.
+Great Expectations escapes the parameters of sentences, but not the cells of tables, the names of columns and the names
+of suites. Escaping all texts beforehand would escape the parameters twice. Therefore the characters with a meaning in
+HTML are replaced by characters of a private use area before a page is rendered, and by their HTML entities afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Merges the results of one expectation about rows, computed batch by batch, into the result for all rows."""
+"""Merge the results of one expectation about rows, computed batch by batch, into the result for all rows."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _MOST_DISTINCT = 100_000
 class Merged:
     """The result of one expectation for the batches so far.
 
-    Great Expectations keeps all unexpected values and their rows. Here the rows are numbers in an array, and of the values
-    only the first 20 and the frequencies are kept, which is all that the Data Docs show. If there are more than 100,000
-    distinct unexpected values, rare ones are forgotten, and the frequencies may be too low.
+    Great Expectations keeps all unexpected values and their rows. This class keeps the rows as numbers in an array, the
+    first 20 unexpected values, and the frequencies of the values, which is all that the Data Docs show. If there are
+    more than 100,000 distinct unexpected values, rare values are dropped, so the frequencies may be too low.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Changes the Data Docs of Great Expectations so that a browser shows them without internet access and scripts."""
+"""Change the Data Docs of Great Expectations so that a browser shows them without internet access and scripts."""
 
 from __future__ import annotations
 

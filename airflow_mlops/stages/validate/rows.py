@@ -18,6 +18,7 @@ BATCH_ROWS = 262_144
 class Rows:
     """The rows of datasets with one name.
 
+    :param datasets: the datasets, in order
     :param batch_rows: maximum number of rows of a batch
     :raises SchemaError: the datasets have columns of different types
     """
@@ -33,7 +34,7 @@ class Rows:
 
     @property
     def fits(self) -> bool:
-        """Return whether all rows are validated at once: if they are few, or if a column has categories.
+        """Return whether all rows are validated at once: if there are few rows, or if a column has categories.
 
         The batches of a column with categories would have different categories.
         """

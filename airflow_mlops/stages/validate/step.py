@@ -1,4 +1,4 @@
-"""Validates a dataset with Great Expectations.
+"""Validate a dataset with Great Expectations.
 
 If an expectation fails, the step fails the task, logs the failure, or quarantines the failing rows.
 """
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     """Validate the dataset with the suite, publish the Data Docs, and handle failures as ``on_failure`` defines.
 
-    :raises SpecError: the suite cannot be loaded, or contains an unknown expectation; the datasets have different names;
-        or only some rows of a dataset are selected, and ``on_failure`` is not ``quarantine``
+    :raises SpecError: the suite cannot be loaded, or contains an unknown expectation; the datasets have different
+        names; or only some rows of a dataset are selected, and ``on_failure`` is not ``quarantine``
     :raises SchemaError: the windows of the dataset have columns of different types
     :raises ValidationError: an expectation could not be computed; an expectation failed, and ``on_failure`` is
         ``fail``; or ``on_failure`` is ``quarantine``, and a failed expectation concerns the whole table or every row

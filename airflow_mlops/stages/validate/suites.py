@@ -1,4 +1,4 @@
-"""Loads the expectation suites of Great Expectations."""
+"""Load the expectation suites of Great Expectations."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
     if not content.get("expectations"):
         raise SpecError(f"{what} has no expectations. Add at least one to its key `expectations`.")
     try:
-        # Expectations are created one by one. If a suite creates them, it skips invalid ones and only logs them.
+        # Expectations are created one by one, because a suite that creates them skips and only logs invalid
+        # expectations.
         expectations = [_expectation(given, what) for given in content["expectations"]]
         return _copy(content.get("name") or "suite", expectations, content.get("meta"), content.get("notes"))
     except SpecError:

@@ -36,7 +36,10 @@ class SQLiteSource(QuerySource):
     _guessed: frozenset[str] = frozenset()
 
     def is_settled(self) -> bool:
-        """Return whether the types of all columns are known. In other columns, later rows can have values of any type."""
+        """Return whether the types of all columns are known.
+
+        In a column whose type is not known, later rows can have values of any type.
+        """
         return not self._guessed
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:

@@ -36,7 +36,8 @@ class RetrainingSection:
     """The section of the monitoring report on retraining.
 
     :param outcome: one or two sentences that say whether retraining is requested, and why
-    :param windows: labels of the reported window and of the windows before it, ordered by time: the columns of the table
+    :param windows: labels of the reported window and of the windows before it, ordered by time: the columns of the
+        table
     :param rows: rows of the table: one for each retraining trigger, and one for requests
     :param limits: name and state of each limit on requests
     """

@@ -131,8 +131,7 @@ def _is(folder: Path, opened: int) -> bool:
 
 
 def _make_room(root: Path, limit: int, added: int) -> None:
-    """Remove leftovers of killed downloads, and then the least recently used folders until the rest fits into
-    ``limit``.
+    """Remove leftovers of killed downloads, and the least recently used folders until the rest fits into ``limit``.
 
     The number of the folders and their total size are recorded in a file. The folders are measured again only if they
     do not fit, or if their number has not grown by exactly one since, because measuring thousands of folders is slow.

@@ -31,10 +31,9 @@ def record(client: MlflowClient, ledger: Ledger, entry_id: str, noticed_by: Obse
 
     If several observers notice the same change, one entry is written. A promotion or rollback that is in progress or
     has crashed does not count as a change from outside.
-    :param evaluation: metrics and gate results of the version in its registry. ``candidate`` is the version that was
-        measured
 
     :param entry_id: the ``id`` of a new entry
+    :param noticed_by: what noticed the change
     :return: the new entry; ``None`` if the champion is the one in the ledger, or if another observer was faster
     :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
     :raises StoreError: the ledger cannot be read or written

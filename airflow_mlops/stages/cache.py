@@ -1,5 +1,4 @@
-"""The cache of results: a step with unchanged inputs, code and packages returns the result that an earlier task
-computed.
+"""The cache of results: a step returns the result of an earlier task if inputs, code and packages are unchanged.
 
 A stage that supports the cache has a module ``cache`` with three functions::
 

@@ -67,7 +67,7 @@ class Meter:
 
 
 def record(usage: Usage, step: str, result: Result, spec: Spec, connection: ConnectionResolver) -> None:
-    """Write the usage as tags ``mlops.usage.STEP.*`` to the MLflow runs of the versions that the step is about.
+    """Write the usage as tags ``mlops.usage.STEP.*`` to the MLflow runs of the versions that the step worked on.
 
     A failure is logged as a warning, because the step has succeeded.
 

@@ -170,8 +170,9 @@ class Replay:
         return Replayed(strategy="policy", steps=self._judged(steps, served))
 
     def _judged(self, steps: Sequence[Step], served: Sequence[_Model]) -> list[Step]:
-        """Set ``helped`` of each training: whether the replaced model would have had a larger loss until the next
-        training.
+        """Set ``helped`` of each step with a training.
+
+        A training helped if the replaced model would have had a larger loss until the next training.
 
         :param steps: the steps of a strategy, in order of time
         :param served: the model that predicted each window

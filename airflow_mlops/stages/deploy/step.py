@@ -26,8 +26,9 @@ _EXAMPLE = "input_example.json"
 
 
 def run(spec: DeploySpec, context: StepContext) -> DeployResult:
-    """Choose the version for an endpoint, and store the scores of its input example, with which the endpoint is
-    verified.
+    """Choose the version for an endpoint, and store the scores of its input example.
+
+    The operator verifies the endpoint with these scores.
 
     :raises RegistryError: the model has no champion, or the version does not exist
     :raises ModelFormatError: TrainOperator did not train the version, so it cannot be served
@@ -80,7 +81,7 @@ def _check(ref: ModelVersionRef, folder: Path) -> Check:
             "again with TrainOperator."
         ) from None
     found = model.predict_values({name: [_plain(row[name]) for row in rows] for name in names}, len(rows))
-    # The server writes NaN as null, too.
+    # NaN becomes null, as in the responses of the server.
     return Check(rows=rows, scores=json.loads(to_json(found.score.tolist())))
 
 

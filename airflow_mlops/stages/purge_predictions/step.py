@@ -54,8 +54,7 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
     own = [manifest for manifest in predictions if manifest.details["model"] == spec.model]
     old = [manifest for manifest in own if manifest.purged is None and _since(manifest) < before]
     purged_ids = {manifest.id for manifest in own if manifest.purged} | {manifest.id for manifest in old}
-    # Labelled predictions may be joined from several datasets. They are deleted with the first deleted dataset of
-    # these.
+    # Labelled predictions may be joined from several datasets. They are deleted when the first of these is deleted.
     joined = [manifest for manifest in outcomes if purged_ids.intersection(manifest.parents)]
     joined_ids = {manifest.id for manifest in joined}
     joined += [manifest for manifest in evidence if joined_ids.intersection(manifest.parents)]

@@ -1,8 +1,8 @@
 """Set aside rows of the split part ``train`` for a calibration, a decision threshold or prediction intervals.
 
 The model is not fitted to these rows, and gates do not use them. If a training needs rows for a calibration and for a
-threshold, each of them gets one half of the rows. The reason is that a threshold that is chosen on the rows to which
-the calibration was fitted would be biased by this fit.
+threshold, each of them gets one half of the rows. A threshold that is chosen on the rows of the calibration would be
+biased, because the calibration was fitted to these rows.
 """
 
 from __future__ import annotations
@@ -64,8 +64,7 @@ def uses(spec: TrainSpec) -> list[str]:
 
 
 def divided(spec: TrainSpec, dataset: Dataset, part: str | None, labels: NDArray[Any]) -> Divided:
-    """Divide the training rows if the spec has a calibration, a rule that chooses the threshold, or prediction
-    intervals.
+    """Divide the training rows if rows are set aside for a calibration, a threshold or prediction intervals.
 
     If the training set has event times, the newest rows are set aside. If it was split by a group, whole groups are set
     aside. Otherwise, random rows are set aside. If both a calibration and a threshold need rows, these rows are halved

@@ -96,8 +96,7 @@ def _log_run(client: MlflowClient, run_id: str, package: Package) -> None:
 def _log_model(client: MlflowClient, model: str, run_id: str, package: Package) -> str:
     experiment_id = client.get_run(run_id).info.experiment_id
     logged = client.create_logged_model(experiment_id, name=_logged_name(model), source_run_id=run_id)
-    # The file MLmodel names the run and the model of the source, because a changed file would not have the evaluated
-    # hash.
+    # The file MLmodel still names the run and the model of the source, because a changed file would have another hash.
     client.log_model_artifacts(logged.model_id, str(package.model))
     client.finalize_logged_model(logged.model_id, "READY")
     return str(logged.model_id)

@@ -1,18 +1,20 @@
-"""Infers the types of text columns, such as the columns of CSV files, from all values of a column.
+"""Infer the types of text columns, such as the columns of CSV files, from all values of a column.
 
 Text becomes a number only if the number can be written back as the same text. Ids therefore keep leading zeros and all
 digits:
 
-=========================================  ====================  ================================================= all
-values are                             type                  for example =========================================
-====================  ================================================= ``true`` and ``false`` in one spelling
-``bool``              ``true``, ``True``, ``TRUE`` whole numbers without leading zeros        ``int64``
-``7``, ``-12`` numbers of up to 17 significant digits     ``double``            ``1.5``, ``1e-05``, ``nan``; also ``2``
-in such a column numbers with the same number of decimals,  ``decimal128(38, n)``  ``1.10``, ``12.50`` some of which end
-with zeros anything else                              ``string``            ``007``, ``0x1F``, 20 digits, ``1.10`` with
-``1.5``,
-                                                                 ``1E5`` without ``1.5``
-=========================================  ====================  =================================================
+==========================================  ======================  =================================================
+all values are                              type                    for example
+==========================================  ======================  =================================================
+``true`` and ``false`` in one spelling      ``bool``                ``true``, ``True``, ``TRUE``
+whole numbers without leading zeros         ``int64``               ``7``, ``-12``
+numbers of up to 17 significant digits      ``double``              ``1.5``, ``1e-05``, ``nan``; also ``2`` in such a
+                                                                    column
+numbers with the same number of decimals,   ``decimal128(38, n)``   ``1.10``, ``12.50``
+some of which end with zeros
+anything else                               ``string``              ``007``, ``0x1F``, 20 digits, ``1.10`` with
+                                                                    ``1.5``, ``1E5`` without ``1.5``
+==========================================  ======================  =================================================
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
-"""Decide whether a column is broken in a window: it went missing, froze at an unlikely value, or changed its unit.
+"""Decide whether a column is broken in a window: its values went missing, froze at one value, or changed their unit.
 
 A broken column carries no information, or wrong information, so no model can learn from the window. A column that
 merely drifted is not broken.
 
 - **Missing**: the share of rows with a value is at most a tenth of this share in the reference.
-- **Frozen**: all values of a numeric column are the same number, although the reference makes this very unlikely. A
-  column is not frozen if it also had a single value in at least 5% of the training data's calendar spans (hours, days,
-  weeks, months) of the window's length. Examples are the month and a holiday flag. A column is not frozen either if at
-  least 1% of the reference's rows had this value. If the calendar spans are unknown, a column is also not frozen if the
-  reference has at most 100 distinct values. Distinct values are counted by the reciprocal of the probability that two
-  rows have the same value (Simpson's index; M. O. Hill, "Diversity and Evenness", Ecology 54, 1973).
-- **Unit**: at least half of the rows would need a different value to match the reference, and after a conversion (a
-  factor of 10, 60, 100, 1,000, 3,600, 1e6 or 1e9, or between Celsius, Fahrenheit and Kelvin) at most a fifth. A
-  temperature lies between -100 and 100 degrees Celsius before and after the conversion. Smaller factors, such as from
-  miles to kilometres, cannot be distinguished from drift.
+- **Frozen**: all values of a numeric column are the same number, although the reference makes this very unlikely. There
+  are three exceptions. A column is not frozen if it also had a single value in at least 5% of the training data's
+  calendar spans (hours, days, weeks, months) of the window's length. Examples are the month and a holiday flag. A
+  column is not frozen if at least 1% of the reference's rows had this value. If the calendar spans are unknown, a
+  column is not frozen if the reference has at most 100 distinct values. Distinct values are counted by the reciprocal
+  of the probability that two rows have the same value (Simpson's index; M. O. Hill, "Diversity and Evenness", Ecology
+  54, 1973).
+- **Unit**: at least half of the rows would need a different value to match the reference, but after a conversion of
+  units at most a fifth. The conversions are the factors 10, 60, 100, 1,000, 3,600, 1e6 and 1e9 and their reciprocals,
+  and those between Celsius, Fahrenheit and Kelvin. A temperature lies between -100 and 100 degrees Celsius before and
+  after the conversion. Smaller factors, such as from miles to kilometres, cannot be distinguished from drift.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from airflow_mlops.profiles.profile import ColumnProfile
 
 # A column counts as missing if its share of rows with a value is at most this multiple of the share in the reference.
 _LEFT = 0.1
-# A constant column is not frozen if at least _SPANS of the calendar spans at training were constant, too, or if at
-# least _KNOWN of the reference's rows have its value.
+# A constant column is not frozen if the column was constant in at least the share _SPANS of the training data's
+# calendar spans, or if at least the share _KNOWN of the reference's rows have its value.
 _SPANS, _KNOWN = 0.05, 0.01
 # The largest number of distinct values of a calendar feature, such as the day of the month.
 _VALUES = 100
-# The smallest Kolmogorov-Smirnov distance of a changed unit, and the largest one after the conversion.
+# The smallest Kolmogorov-Smirnov distance that indicates a changed unit, and the largest one after the conversion.
 _APART, _ALIKE = 0.5, 0.2
 # A column with fewer distinct values in the window, such as codes, has no unit.
 _DISTINCT = 20
@@ -46,7 +47,7 @@ class _Conversion(NamedTuple):
 
     :param looks: what a converted column looks like, as a clause without a subject
     :param before: the smallest and the largest value that can be converted
-    :param now: the same for converted values
+    :param now: the smallest and the largest value after the conversion
     """
 
     factor: float
@@ -127,7 +128,7 @@ def _is_frozen(reference: NumericColumn, current: NumericColumn, constant: float
     assert current.min is not None
     if _share(known, current.min) >= _KNOWN:
         return False
-    # A bin holds one value or several, so the number of values that follows from the bins is a lower bound.
+    # A bin holds one or several values, so the number of values computed from the bins is a lower bound.
     shares = known.counts / known.counts.sum()
     return constant is not None or 1 / float(np.square(shares).sum()) > _VALUES
 

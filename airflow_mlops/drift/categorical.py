@@ -1,16 +1,10 @@
-"""Drift of categorical and boolean columns.
+"""The effect of a change is a share of rows, so a change of a rare value has a small effect.
 
-Pearson's chi-square test detects changed shares of values. A second test detects values that do not occur in the
-reference. If a column has more distinct values than its profile keeps, the values are divided into 64 groups by their
-hashes, and the chi-square test compares the shares of these groups. The test for unseen values then uses a sample of
-the values. Neither the groups nor the sample depend on whether a value is new, so p-values stay valid, and the tests
-only lose power.
-
-A change of a rare value has a small effect, because the effect is a share of rows: if a class grows from 1% to 2%, only 1%
-of the rows would need another value. Its odds have doubled, though. A change therefore also counts if the odds of a value
-changed by a factor of at least 1.5, the value has 1% to 99% of the rows in one of the samples, and the change of this
-value alone is significant (Fisher's exact test at 5%, Bonferroni-corrected for the number of such values). Whether the
-column has drifted is still decided by the chi-square test, so the false-alarm rate stays as stated.
+If a class grows from 1% to 2%, the effect is only 1%, although the odds of the class have doubled. A change therefore
+also counts as drift if three conditions hold: the odds of a value changed by a factor of at least 1.5; the value has 1%
+to 99% of the rows in one of the samples; and the change of this value alone is significant (Fisher's exact test at 5%,
+Bonferroni-corrected for the number of such values). The chi-square test still decides whether the column has drifted,
+so the false-alarm rate is unchanged.
 """
 
 from __future__ import annotations
@@ -32,8 +26,9 @@ from airflow_mlops.profiles.significance import Pair
 _DRAWN, _LISTED = 12, 5
 # A value counts as disappeared if the probability that the window lacks it by chance is below this limit.
 _CHANCE = 0.001
-# A change of a value counts, whatever its effect, if the odds ratio is at least _ODDS_RATIO, the value and the other
-# values each have at least _LEAST_SHARE of the rows in one of the samples, and the change is significant at _LEVEL.
+# A change of a value counts even if its effect is small, if three conditions hold: the odds ratio is at least
+# _ODDS_RATIO, the share of the value is from _LEAST_SHARE to 1 - _LEAST_SHARE in one of the samples, and the change is
+# significant at _LEVEL.
 _ODDS_RATIO, _LEAST_SHARE, _LEVEL = 1.5, 0.01, 0.05
 
 
@@ -91,11 +86,13 @@ def _changed(values: list[str], pair: Pair, design: float) -> ChangedShare | Non
     """Return the value with the largest odds ratio among the values whose share changed much and significantly.
 
     :param values: the k most frequent values
-    :param pair: the row counts of these values, followed by those of all other values, each of shape (k + 1,)
+    :param pair: the row counts of these values, followed by the count of all other values, each of shape (k + 1,)
+    :param design: the design effect of clustered rows
     """
     n, m = pair.before.sum(), pair.now.sum()
     shares = [(float(old / n), float(new / m)) for old, new in zip(*pair, strict=True)]
-    # A value with nearly all rows has the odds ratio of all other values together, so these need the least share, too.
+    # The odds ratio of a value is also that of all other values together, so the smaller of both shares must be large
+    # enough.
     eligible = [
         index for index in range(len(values)) if max(min(share, 1 - share) for share in shares[index]) >= _LEAST_SHARE
     ]
@@ -106,7 +103,7 @@ def _changed(values: list[str], pair: Pair, design: float) -> ChangedShare | Non
             old, new = pair.before[index], pair.now[index]
             table = Pair(np.asarray([old, n - old]), np.asarray([new, m - new]))
             if significance.fisher(table.thinned(design)) * len(eligible) <= _LEVEL:
-                # Of two values with the same ratio, such as yes and no, the rarer one is named.
+                # If two values have the same ratio, such as yes and no, the rarer value is named.
                 found.append((round(ratio, 9), -sum(shares[index]), index))
     if not found:
         return None

@@ -1,18 +1,18 @@
-"""Design effects of columns with clustered rows, such as the thousand orders of one customer.
+"""Design effects of columns with clustered rows, such as the orders of one customer.
 
 Rows of one cluster are similar. A window of few clusters therefore differs from the reference more than a window of the
-same number of independent rows, and every test would report drift. The tests therefore count effective rows: the rows divided by the
-design effect of the column (L. Kish, "Survey Sampling", 1965). For chi-square tests, this is the first-order correction of
-J. Rao and A. Scott, "The Analysis of Categorical Data from Complex Sample Surveys", Journal of the American Statistical
-Association 76 (1981).
+same number of independent rows, and tests for independent rows would report drift too often. The tests therefore use
+the effective number of rows: the number of rows divided by the design effect of the column (L. Kish, "Survey Sampling",
+1965). For chi-square tests, this is the first-order correction of J. Rao and A. Scott, "The Analysis of Categorical
+Data from Complex Sample Surveys", Journal of the American Statistical Association 76 (1981).
 
 A test compares many properties of a distribution: the share of each value, or the level, the spread and the quantiles
-of numbers. Each property has its own design effect, and the largest one is used, so the tests are conservative. Columns
-of other kinds (free text, timestamps, embeddings) have the design effect of rows that are equal within each cluster,
-which is the largest possible one.
+of numbers. Each property has its own design effect, and the largest one is used, so the tests are conservative. For
+columns of other kinds (free text, timestamps, embeddings), the largest possible design effect is used, that of equal
+values within each cluster.
 
-The reference is assumed to have the same design effect. If the clusters of window and reference are the same, the
-difference between both varies less than assumed, and the tests are conservative again.
+The reference is assumed to have the same design effect. If the clusters of window and reference are the same, their
+difference varies less than assumed, so the tests are again conservative.
 """
 
 from __future__ import annotations

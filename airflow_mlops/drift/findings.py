@@ -32,7 +32,8 @@ class ChangedShare(Model):
     :param value: the value
     :param reference: its share of the non-null rows in the reference
     :param current: its share of the non-null rows in the window
-    :param odds_ratio: ratio of the larger to the smaller odds of the two shares; ``None`` if one of the shares is 0 or 1
+    :param odds_ratio: ratio of the larger to the smaller odds of the two shares; ``None`` if one of the shares is 0 or
+        1
     """
 
     value: str
@@ -71,10 +72,10 @@ class Drift(Model):
         rows in the reference. Values so rare that the window may lack them by chance are not included
     :param infinite: number of infinite rows in the window if the reference has no infinite row, otherwise 0
     :param broken: whether the column is broken in the window, see :mod:`airflow_mlops.drift.breakage`: it went missing,
-        froze at an unlikely value, or changed its unit. In reports of old versions, also every number that is constant in
-        the window and not in the reference
-    :param fault: what is broken, as a clause without a subject, such as ``has no values``; ``None`` if nothing is broken,
-        and in reports of old versions
+        froze at an unlikely value, or changed its unit. In reports of old versions, also every number that is constant
+        in the window and not in the reference
+    :param fault: what is broken, as a clause without a subject, such as ``has no values``; ``None`` if nothing is
+        broken, and in reports of old versions
     :param p_values: p-value of each measure and test before any correction. Only the p-values of these tests decide
         whether the column has drifted: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``, ``missing``,
         ``words`` (shares of rows with a word), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on
@@ -141,7 +142,9 @@ class Drift(Model):
 
     @property
     def remark(self) -> str:
-        """Return one sentence with the note, the new and the disappeared values; empty if there are none."""
+        """Return the note, the changed share of a drifted column, and the new and disappeared values as text; empty
+        without any.
+        """
         parts = [self.note] if self.note else []
         if (share := self.changed) is not None and self.drifted and share.reference and share.current:
             parts.append(f"{_short(share.value)} {share.reference:.1%} before, {share.current:.1%} now")
@@ -200,7 +203,7 @@ class Freshness(Model):
 
     :param newest_event: event time of the newest row
     :param newest_score: time at which the last row was scored
-    :param behind_days: days from ``newest_event`` to the end of the window
+    :param behind_days: days from ``newest_event`` to the end of the window; ``None`` if the rows have no event time
     """
 
     newest_event: UtcDatetime | None = None

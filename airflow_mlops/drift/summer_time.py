@@ -1,6 +1,6 @@
 """Summer time: events that follow local time occur one hour earlier in UTC during summer time.
 
-Profiles count rows by hour in UTC and do not know the time zone of the events. If the monitored window states a time
+Profiles count rows by hour in UTC and do not contain the time zone of the events. If the monitored window has a time
 zone, the rule of this time zone applies. Otherwise the rules of four regions are tried. A rule gives the share ``s`` of
 summer time in the time span of a sample. The counts of this sample by hour are a mixture: a share ``1 - s`` of the rows
 lies in the usual hours, and a share ``s`` lies one hour earlier. Before a comparison, the counts of each sample are
@@ -34,6 +34,8 @@ class SummerTime(NamedTuple):
     """The shares of summer time, from 0 to 1, in two samples.
 
     :param zone: time zone whose rule determines summer time
+    :param reference: share of summer time in the reference
+    :param current: share of summer time in the window
     """
 
     zone: str
@@ -42,9 +44,11 @@ class SummerTime(NamedTuple):
 
 
 def differing(reference: TimestampColumn, current: TimestampColumn, zone: str | None = None) -> Iterator[SummerTime]:
-    """Yield the shares of summer time for each rule that gives the time spans of two columns different shares.
+    """Yield the shares of summer time for each rule by which the shares of two columns differ by more than 0.01.
 
-    :param zone: time zone of the events, whose rule is the only one; ``None`` if the time zone is unknown
+    :param reference: profile of the reference column
+    :param current: profile of the column in the window
+    :param zone: time zone of the events, whose rule is then the only rule that is tried; ``None`` if it is unknown
     """
     for name in _RULES if zone is None else (zone,):
         try:

@@ -71,8 +71,10 @@ def _vocabulary(rows: Pair, valid_before: float, valid_now: float) -> tuple[Test
     """Test whether the share of rows with a word changed in any bucket.
 
     :param rows: number of rows with a word of each bucket, shape (BUCKETS,)
-    :return: two items: the test (``None`` if all buckets have too few rows), and the buckets that changed most, ordered
-        by p-value
+    :param valid_before: effective number of non-null rows in the reference
+    :param valid_now: effective number of non-null rows in the window
+    :return: two items: the test (``None`` if no bucket can be tested), and the buckets that changed most, ordered by
+        p-value
     """
     p, q = rows.before / valid_before, rows.now / valid_now
     share = rows.total / (valid_before + valid_now)
@@ -81,8 +83,8 @@ def _vocabulary(rows: Pair, valid_before: float, valid_now: float) -> tuple[Test
         return None, []
     spread = np.sqrt(np.where(testable, share * (1 - share), 1) * (1 / valid_before + 1 / valid_now))
     distance = np.where(testable, np.abs(p - q) / spread, -1)
-    # Only the buckets with the largest distance get the exact test, which is slow. The other p-values would hardly be
-    # smaller, and leaving them out can only raise the smallest p-value, so the test stays valid.
+    # The exact test is slow, so only the buckets with the largest distances are tested. Leaving the other buckets out
+    # can only raise the smallest p-value, so the test stays valid.
     chosen = [int(bucket) for bucket in np.argsort(-distance, kind="stable")[:_TESTED] if testable[bucket]]
     p_values = [significance.fisher(_with_and_without(rows, bucket, valid_before, valid_now)) for bucket in chosen]
     order = sorted(range(len(chosen)), key=lambda index: (p_values[index], -distance[chosen[index]]))
@@ -97,7 +99,7 @@ def _with_and_without(rows: Pair, bucket: int, valid_before: float, valid_now: f
 
 
 def _words_by_bucket(reference: Words, current: Words) -> dict[int, str]:
-    """Return, by bucket, the frequent word for which the share of rows changed most."""
+    """Return a word for each bucket of the frequent words: the word whose share of rows changed most."""
     old, new = dict(reference.frequent), dict(current.frequent)
     change = {
         word: abs(old.get(word, 0) / max(1, reference.rows) - new.get(word, 0) / max(1, current.rows))
@@ -107,7 +109,7 @@ def _words_by_bucket(reference: Words, current: Words) -> dict[int, str]:
 
 
 def _drawn_words(reference: Words, current: Words) -> Pair:
-    """Count the rows by drawn word, for the words that both profiles count."""
+    """Count the rows by drawn word. Words that one of the profiles does not count are left out."""
     limits = [int(words.below, 16) for words in (reference, current) if words.below is not None]
     hashes = sorted({*reference.drawn, *current.drawn})
     counted = [item for item in hashes if not limits or int(item, 16) < min(limits)]

@@ -14,7 +14,7 @@ class DriftThresholds(Model):
         although nothing has changed
     :param min_effect: smallest effect that counts as drift, as a share of rows between 0 and 1. Smaller effects are
         ignored even if they are significant. A shift of a normal distribution by 0.1 standard deviations has an effect
-        of 0.04. The change of a rare value of a categorical column counts by its odds ratio, too
+        of 0.04. A change of a rare value of a categorical column can also count by its odds ratio
         (:mod:`airflow_mlops.drift.categorical`)
     :param min_rows: smallest number of rows in the window and in the reference. Drift is not measured with fewer rows
     """

@@ -1,12 +1,12 @@
 """Drift of timestamp and date columns: changes of the shares of rows per hour of the day and per weekday.
 
-The passing of time is not drift, and neither are differences that follow from the calendar. For example, a window of
-one day has a single weekday, and April 2013 has five Mondays and Tuesdays but four of each other weekday. Rows are
-therefore compared by hour of the week. If an hour of the week occurs relatively more often in the time span of one
-sample, the rows of that sample in this hour are scaled down. Hours of the week that do not occur in both time spans are
-left out. The hours of the day are then compared over all weekdays, and the weekdays over all hours.
+Later times and differences that follow from the calendar are not drift. For example, a window of one day has a single
+weekday, and April 2013 has five Mondays and Tuesdays but four of each other weekday. Rows are therefore compared by
+hour of the week. If an hour of the week occurs relatively more often in the time span of one sample, the rows of that
+sample in this hour are scaled down. Hours of the week that do not occur in both time spans are left out. The hours of
+the day are then compared over all weekdays, and the weekdays over all hours.
 
-Summer time is no drift either. If the hours of the day have changed, and one time span has a larger share of summer
+Summer time is not drift either. If the hours of the day have changed, and one time span has a larger share of summer
 time than the other, the hours are compared once more as if both time spans had the same share
 (:mod:`airflow_mlops.drift.summer_time`). The second comparison is reported if it explains at least half of the change.
 
@@ -68,7 +68,12 @@ def _hours(comparison: Comparison) -> Test | None:
 def _compare(
     reference: TimestampColumn, current: TimestampColumn, design: float, summer: SummerTime | None = None
 ) -> Comparison:
-    """Compare two columns as if both had the same share of summer time."""
+    """Compare two columns.
+
+    :param design: the design effect of clustered rows
+    :param summer: shares of summer time, to compare the columns as if both had the same share; ``None`` to ignore
+        summer time
+    """
     aligned = _aligned(reference, current, summer)
     sums = {"weekday": Pair(*(counts.sum(axis=1) for counts in aligned))}
     labels: dict[str, list[str]] = {"weekday": list(_WEEKDAYS)}
@@ -110,7 +115,8 @@ def _aligned(
     both = (before > 0) & (now > 0)
     if not both.any():
         return np.zeros_like(counts[0]), np.zeros_like(counts[1])
-    # How often each hour of the week occurs in the window relative to the reference, divided by the average of all hours.
+    # How often each hour of the week occurs in the window relative to the reference, divided by the average of all
+    # hours.
     ratio = np.ones_like(now)
     ratio[both] = now[both] / before[both] * (before[both].sum() / now[both].sum())
     return counts[0] * both * np.minimum(1, ratio), counts[1] * both * np.minimum(1, 1 / ratio)

@@ -64,17 +64,18 @@ def measure(
     constant: Mapping[str, float] | None = None,
     designs: Mapping[str, float] | None = None,
 ) -> list[Drift]:
-    """Measure and test, separately, every column that exists in both profiles.
+    """Measure and test each column that exists in both profiles, separately from the other columns.
 
     :param reference: profile of the reference
     :param current: profile of the window
     :param thresholds: ``min_rows`` and ``min_effect`` are used here
     :param reference_name: ``training``, or the label of earlier windows, such as ``2012-12``
     :param zone: time zone of the events, for the change to and from summer time; ``None`` if it is unknown
-    :param constant: for numeric columns, the share of training's calendar spans of about the window's length in which the
-        column had a single value. A column without a share is judged by its values alone
+    :param constant: for numeric columns, the share of the training data's calendar spans of about the window's length
+        in which the column had a single value, by column name. For a column without a share, only the distribution of
+        its values decides whether it is frozen, see :mod:`airflow_mlops.drift.breakage`
     :param designs: the design effect of each column, if rows are clustered (:mod:`airflow_mlops.drift.clusters`)
-    :return: the drift of each column; :func:`decide` decides which of them have drifted
+    :return: the drift of each column; :func:`decide` decides which columns have drifted
     """
     return [
         _column(
@@ -97,8 +98,8 @@ def decide(drifts: Sequence[Drift], thresholds: DriftThresholds) -> list[Drift]:
 
     The false-alarm rate applies to all columns together. A column with an effect below ``min_effect`` has not drifted,
     even if the effect is significant, unless the odds of a value changed by a large factor
-    (:mod:`airflow_mlops.drift.categorical`). Such a column enters the correction for multiple tests with a p-value of 1, so
-    that it does not make other columns more significant.
+    (:mod:`airflow_mlops.drift.categorical`). Such a column enters the correction for multiple tests with a p-value of
+    1, so that it does not make other columns more significant.
 
     :param drifts: the measured drift of each column, from :func:`measure`
     :param thresholds: ``false_alarm_rate`` and ``min_effect`` are used here
@@ -134,7 +135,11 @@ def ranked(drifts: Sequence[Drift]) -> list[Drift]:
 
 
 def tests_summary(drifts: Sequence[Drift], thresholds: DriftThresholds) -> DriftTests:
-    """Return the numbers of tested columns and of tests, with the settings of the tests."""
+    """Return the numbers of tested columns and of tests, with the settings of the tests.
+
+    :param drifts: the drift of each column
+    :param thresholds: the settings of the tests
+    """
     tested = [drift for drift in drifts if drift.p_value is not None]
     return DriftTests(
         false_alarm_rate=thresholds.false_alarm_rate,
@@ -220,9 +225,10 @@ def _compared(reference: ColumnProfile, current: ColumnProfile, zone: str | None
 
 
 def _decision(tests: Sequence[Test], min_effect: float) -> Decision:
-    """Choose the test that decides for a column: the smallest p-value, which is multiplied by the number of tests.
+    """Choose the test that decides for a column: the test with the smallest p-value.
 
-    A test whose change is too small to count is chosen only if the changes of all tests are too small.
+    The p-value is multiplied by the number of tests (Bonferroni). A test whose change is too small to count is chosen
+    only if the changes of all tests are too small.
     """
     if not tests:
         # Both samples hold the same single value.

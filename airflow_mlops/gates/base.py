@@ -97,7 +97,10 @@ class Gate(Model):
         )
 
     def _model(self, evidence: Evidence) -> Scorer:
-        """Return the candidate's model; raise an error if only metrics are available."""
+        """Return the candidate's model.
+
+        :raises SpecError: only metrics are available
+        """
         if evidence.model is None:
             raise SpecError(
                 f"Gate {self.name!r} needs the candidate's model, but only metrics are available. Set `Evidence.model`."
@@ -105,7 +108,10 @@ class Gate(Model):
         return evidence.model
 
     def _data(self, evidence: Evidence) -> HeldOut:
-        """Return the held-out data; raise an error if only metrics are available."""
+        """Return the held-out data.
+
+        :raises SpecError: only metrics are available
+        """
         if evidence.data is None:
             raise SpecError(
                 f"Gate {self.name!r} needs the held-out data, but only metrics are available. Set `Evidence.data`."
@@ -114,14 +120,17 @@ class Gate(Model):
 
 
 class MetricGate(Gate):
-    """A gate on one metric. A model without the probabilities or prediction intervals that the metric needs fails the gate.
+    """A gate on one metric.
 
-    A regression fails the gate if the metric is a deviance that is undefined for one of its predictions.
+    A candidate fails if the metric cannot be computed for a compared model: the model lacks the probabilities or
+    prediction intervals that the metric needs, or the metric is a deviance that is undefined for one of the model's
+    predictions.
 
     :cvar against_champion: whether the gate compares the candidate with the champion
-    :param metric: name of a built-in metric or of an expected cost, see :mod:`airflow_mlops.metrics.costs`, of a deviance, see
-        :mod:`airflow_mlops.metrics.deviances`, or import path of a custom metric, see :mod:`airflow_mlops.metrics.custom`
-    :param greater_is_better: whether greater values of a custom metric are better
+    :param metric: name of a built-in metric, of an expected cost (:mod:`airflow_mlops.metrics.costs`) or of a deviance
+        (:mod:`airflow_mlops.metrics.deviances`), or the import path of a custom metric
+        (:mod:`airflow_mlops.metrics.custom`)
+    :param greater_is_better: whether greater values of a custom metric are better; ``None`` for other metrics
     """
 
     against_champion: ClassVar[bool] = False
@@ -158,7 +167,7 @@ class MetricGate(Gate):
         return self._check(evidence)
 
     def _undefined(self, model: Measurement) -> str | None:
-        """Return a clause that explains why a model has no value of the metric; ``None`` if it is not known."""
+        """Return a clause that explains why a model has no value of the metric; ``None`` if the reason is unknown."""
         if self.metric in INTERVAL_METRICS:
             return f"{model.name} has no prediction intervals (interval of TrainOperator)"
         if model.gives_labels_only:
@@ -171,7 +180,7 @@ class MetricGate(Gate):
 
     @abstractmethod
     def _check(self, evidence: Evidence) -> GateResult:
-        """Return the result. The caller has excluded models for which the metric is undefined."""
+        """Check the gate. The caller has excluded models for which the metric is undefined."""
 
     def _measured(self, model: Measurement) -> float:
         if self.metric not in model.metrics:
@@ -185,6 +194,7 @@ class MetricGate(Gate):
     def _compare(self, evidence: Evidence, other: Measurement, margin: Margin, *, strictly: bool) -> GateResult:
         """Compare the candidate's metric with the metric of ``other``, without a confidence interval.
 
+        :param margin: how much better the candidate must be
         :param strictly: whether the candidate fails if its metric equals the required value
         """
         measured, reference = self._measured(evidence.candidate), self._measured(other)
@@ -198,9 +208,9 @@ class MetricGate(Gate):
         return self._result(measured, required, passed, f"{self.metric} {measured:.4g} {verb} {than}.")
 
     def _without_champion(self, evidence: Evidence) -> GateResult:
-        """Return the result for a champion without metrics.
+        """Return the result of a comparison without a measured champion.
 
-        A candidate passes if the model has no champion, and fails if the champion could not be measured.
+        A candidate passes if there is no champion, and fails if the champion could not be measured.
         """
         problem = evidence.champion_problem
         return self._result(

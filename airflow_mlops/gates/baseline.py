@@ -34,8 +34,9 @@ class BetterThanBaseline(MetricGate):
 class BeatsABaseline(MetricGate):
     """A gate that requires a candidate to be better than the baseline or better than a small decision tree.
 
-    This gate is checked for every candidate, in addition to the declared gates. If a custom metric is undefined for
-    one of the two simple models, the candidate is compared only with the other simple model.
+    This gate is checked for every candidate, in addition to the declared gates. If a custom metric is undefined for one
+    of the two simple models, the candidate is compared only with the other simple model. If it is undefined for both,
+    the candidate passes.
     """
 
     @property

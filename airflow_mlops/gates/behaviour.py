@@ -81,7 +81,7 @@ class Behaviour(Gate):
 
     @abstractmethod
     def _changed(self, values: pa.Array, random: Any) -> pa.Array:
-        """Return new values of the feature for all rows.
+        """Return changed values of the feature for all rows.
 
         :param values: the original values, shape (n,)
         :param random: a NumPy random generator
@@ -93,6 +93,7 @@ class Behaviour(Gate):
 
         :param before: predictions with the original values of the feature
         :param after: predictions with the changed values of the feature
+        :param slack: largest change of the score that does not count as a violation
         """
 
 
@@ -148,7 +149,8 @@ class Invariance(Behaviour):
     """A gate that requires the score not to depend on a feature.
 
     Example: ``{"behaviour": "invariance", "feature": "tail_number", "slack": 0.01}``. The values of the feature are
-    shuffled over the rows.
+    shuffled over the rows. A row violates the expectation if its score, or the probability of any class, changes by
+    more than ``slack``.
     """
 
     behaviour: Literal["invariance"] = "invariance"

@@ -26,9 +26,11 @@ if TYPE_CHECKING:
 class Reproduced(Protocol):
     """A property, such as a metric, that is compared between the original training and the reproduction.
 
-    ``what`` is the name of the property. ``then`` is the value in the original training, and ``now`` the value in the
-    reproduction. ``verdict`` is ``equal``, ``within tolerance``, ``differs``, or ``noted``, which is a difference that
-    does not make the reproduction fail.
+    - ``what``: name of the property.
+    - ``then``: value in the original training.
+    - ``now``: value in the reproduction.
+    - ``verdict``: ``equal``, ``within tolerance``, ``differs`` or ``noted``. A ``noted`` difference does not make the
+      reproduction fail.
     """
 
     @property
@@ -64,11 +66,13 @@ class Reproduction(Protocol):
 class HeldOut:
     """The held-out split part of a dataset, on which all models are measured.
 
+    :param dataset: the dataset
     :param part: name of the split part, such as ``test``
     :param label: name of the label column
+    :param task: the ML task (binary, multiclass, regression)
     :param truth: the true labels or values, shape (n,)
     :param weight: the weight of each row in metrics, shape (n,); ``None`` if all rows have the same weight
-    :param weight_column: name of the column of the weights; ``None`` without one
+    :param weight_column: name of the column of the weights; ``None`` without weights
     """
 
     dataset: Dataset
@@ -101,7 +105,9 @@ class HeldOut:
 
     @property
     def positive(self) -> Any:
-        """Return the positive class that the dataset declares; ``None`` without one, or if the task is not binary."""
+        """Return the positive class that the dataset declares; ``None`` if it declares none, or if the task is not
+        binary.
+        """
         return self.dataset.manifest.details.get("positive") if self.task == "binary" else None
 
     def take(self, columns: Sequence[str], index: NDArray[np.integer[Any]]) -> pa.Table:
@@ -148,7 +154,9 @@ class Measurement:
 class Evidence:
     """A candidate, the champion and the baselines, all measured on the same held-out data.
 
+    :param task: the ML task (binary, multiclass, regression)
     :param truth: the true labels or values, shape (n,)
+    :param candidate: metrics of the candidate
     :param baseline: metrics of a model that predicts the mean (regression) or the class frequencies for every row
     :param champion: metrics of the champion; ``None`` if there is no champion, or if the champion could not be measured
     :param champion_problem: the reason why the champion could not be measured, in one sentence; otherwise ``None``

@@ -21,8 +21,9 @@ class Latency(Gate):
 
     Examples: ``{"max_latency_ms": 5}``, ``{"max_latency_ms": 200, "rows": 10000, "quantile": "p50"}``.
 
-    Held-out rows are predicted 200 times. After five seconds, the measurement ends early if at least ten predictions
-    were measured. The measured time includes the conversion of Arrow columns to model inputs, as in ScoreOperator.
+    After five predictions for warm-up, 200 predictions are measured. After five seconds, the measurement ends early if
+    at least ten predictions were measured. The measured time includes the conversion of Arrow columns to model inputs,
+    as in ScoreOperator.
 
     :param max_latency_ms: the largest allowed time, in milliseconds
     :param rows: number of rows in one prediction

@@ -17,10 +17,9 @@ class Reproducible(Gate):
 
     Example: ``{"reproducible": true}``.
 
-    The candidate is trained again where the evaluation runs, as ``airflow mlops reproduce`` does. Only candidates that
-    pass every other gate are trained again. Metrics must be equal to the last digit. The metrics of a network may
-    differ by 1e-6 of their value, or by 2% if the network was trained on a GPU, in half precision or by several
-    processes.
+    The candidate is trained again where the evaluation runs, as by ``airflow mlops reproduce``. Only candidates that
+    pass every other gate are trained again. Metrics must be exactly equal. The metrics of a network may differ by 1e-6
+    of their value, or by 2% if the network was trained on a GPU, in half precision or by several processes.
     """
 
     costly: ClassVar[bool] = True

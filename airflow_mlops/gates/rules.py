@@ -79,8 +79,9 @@ def with_champion(gates: Sequence[Gate], metric: str, greater_is_better: bool | 
     No gate is added if ``gates`` contain a comparison with the champion on all held-out rows, or ignore the champion. A
     gate on slices is not sufficient, because slices that are too small for a decision do not fail such a gate.
 
+    :param gates: the declared gates
     :param metric: name of the compared metric, which is the metric that ranks the candidates
-    :param greater_is_better: whether greater values of a custom metric are better
+    :param greater_is_better: whether greater values of a custom metric are better; ``None`` for other metrics
     """
     if ignores_champion(gates) or any(isinstance(gate, BetterThanChampion) for gate in gates):
         return list(gates)
@@ -128,7 +129,7 @@ def default_gates(task: Task, metric: str | None = None, greater_is_better: bool
 
     :param task: the ML task (binary, multiclass, regression)
     :param metric: name of the compared metric; by default the main metric of the ML task
-    :param greater_is_better: whether greater values of a custom metric are better
+    :param greater_is_better: whether greater values of a custom metric are better; ``None`` for other metrics
     """
     decides = {"metric": metric or MAIN_METRIC[task], "greater_is_better": greater_is_better}
     return parse_gates([{**decides, "better_than_baseline_by": 0.0}, {**decides, "better_than_champion_by": 0.0}])

@@ -21,8 +21,8 @@ Numbers = np.ndarray[Any, Any]
 Take: TypeAlias = "Callable[[Sequence[str], Numbers], pa.Table]"
 
 SAMPLE_ROWS = 50_000
-# Minimum number of rows of each class, or of all rows for a regression. With fewer rows, a feature may predict the label
-# perfectly by chance.
+# Minimum number of rows of each class, or of all rows for a regression. With fewer rows, a feature may predict the
+# label perfectly by chance.
 _MIN_ROWS = 20
 _BINS = 256
 
@@ -55,6 +55,7 @@ def single_features(
 
     :param target: the label of each row, shape (n,)
     :param features: names of the features
+    :param task: the ML task (binary, multiclass, regression)
     :param ids: a unique identifier of each row, shape (n,), which determines the sampled rows
     :param take: function that reads columns of the rows at some positions, which are in ascending order
     """
@@ -72,7 +73,10 @@ def single_features(
 
 
 def _sample(strata: Numbers, ids: Numbers) -> Numbers:
-    """Choose at most ``SAMPLE_ROWS`` rows, equally many of each stratum, in an order that is unrelated to the data."""
+    """Return the positions of at most ``SAMPLE_ROWS`` rows, in the order of ``ids``.
+
+    Larger data is sampled evenly by stratum.
+    """
     order = np.lexsort((np.arange(len(ids)), ids))
     if len(order) <= SAMPLE_ROWS:
         return order
@@ -153,7 +157,7 @@ def _bins(numbers: Numbers) -> Numbers:
 def _out_of_fold(codes: Numbers, target: Numbers) -> Numbers:
     """Predict the target of each half of the rows by the mean target of the same code in the other half.
 
-    With means over the same rows, every column of distinct values would look like a perfect predictor.
+    With means over the same rows, every column of distinct values would appear to predict the target perfectly.
     """
     fold = np.arange(len(codes)) % 2
     mean, size = target.mean(), int(codes.max(initial=0)) + 1

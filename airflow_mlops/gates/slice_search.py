@@ -54,7 +54,7 @@ def by_column(name: str, values: pa.Array) -> Iterator[Slice]:
 
 
 def _positions(chosen: NDArray[np.bool_]) -> NDArray[np.integer[Any]]:
-    """Return the positions of the chosen rows, in half of the memory if 32 bits suffice."""
+    """Return the positions of the chosen rows, as 32-bit integers if these suffice, which halve the memory."""
     found = np.flatnonzero(chosen)
     return found.astype(np.int32) if len(chosen) < 2**31 else found
 
@@ -121,6 +121,7 @@ def discover(
     :param columns: names of the columns to search
     :param batches: function that takes column names and yields these columns of all rows, in order
     :param weight: the weight of each row in the mean excess loss, shape (n,); ``None`` if all rows have the same weight
+    :param seed: seed of the random halves and of the sample
     :return: the slices, with the worst slice first; empty if no slice has an excess loss
     """
     random = np.random.default_rng(seed)

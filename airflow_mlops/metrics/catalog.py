@@ -72,8 +72,9 @@ INTERVAL_METRICS: dict[str, Metric] = {
     COVERAGE: Metric(COVERAGE, ("regression",), True),
     WIDTH: Metric(WIDTH, ("regression",), False),
 }
-"""The built-in metrics of models with prediction intervals: the share of the labels in the intervals, and their mean width.
-``coverage`` alone is the share of the predictions that have a label."""
+"""The built-in metrics of models with prediction intervals: the share of the labels in the intervals, and their mean
+width. ``coverage`` alone is the share of the predictions that have a label.
+"""
 
 MAIN_METRIC: dict[Task, str] = {"binary": "roc_auc", "multiclass": "roc_auc_ovr", "regression": "rmse"}
 """The default metric of each ML task."""
@@ -96,10 +97,13 @@ REALISED: dict[Task, tuple[str, ...]] = {
 """Built-in metrics that can be computed from logged predictions and labels, by ML task. The first is the default."""
 
 ESTIMATED = ("roc_auc", "accuracy", "log_loss", "brier", "rmse", "mae")
-"""Metrics of :data:`REALISED` that can be estimated from the scores without labels. So can every expected cost."""
+"""Metrics of :data:`REALISED` that can be estimated from the scores without labels.
+
+Expected costs can be estimated as well.
+"""
 
 MetricName = Annotated[str, BeforeValidator(declarations.metric_name)]
-"""The name of a metric. It is also read from a mapping of a metric and its parameters."""
+"""The name of a metric. A mapping of a metric and its parameters is replaced by the name that contains both."""
 
 
 def is_expected_cost(name: str) -> bool:
@@ -113,7 +117,7 @@ def is_deviance(name: str) -> bool:
 
 
 def is_on_request(name: str) -> bool:
-    """Return whether the metric is computed only where it is named: a custom metric, an expected cost or a deviance."""
+    """Return whether the metric is computed only if it is requested: a custom metric, an expected cost or a deviance."""
     return is_custom(name) or is_expected_cost(name) or is_deviance(name)
 
 
@@ -122,7 +126,8 @@ def realised(task: Task, names: Iterable[str]) -> list[str]:
 
     :param task: the ML task (binary, multiclass, regression)
     :param names: names of metrics
-    :return: those of :data:`REALISED`, in its order, followed by the expected costs and the deviances
+    :return: those of :data:`REALISED`, in its order, followed by the expected costs (binary) or the deviances
+        (regression)
     """
     given = list(names)
     own = [
@@ -141,9 +146,9 @@ def is_custom(name: str) -> bool:
 def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
     """Look up a metric by name.
 
-    :param name: a key of :data:`METRICS`, an expected cost with its costs such as ``expected_cost_fp1_fn20``, a deviance such
-        as ``tweedie_deviance_p1.5``, or the import path ``package.module:function`` of a custom metric, see
-        :mod:`airflow_mlops.metrics.custom`
+    :param name: a key of :data:`METRICS`, an expected cost with its costs such as ``expected_cost_fp1_fn20``, a
+        deviance such as ``tweedie_deviance_p1.5``, or the import path ``package.module:function`` of a custom metric,
+        see :mod:`airflow_mlops.metrics.custom`
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
     :raises ValueError: the name is unknown, the import path is malformed, ``greater_is_better`` is not set for a custom
         metric, or it is set for a built-in metric
@@ -179,7 +184,8 @@ def check_metric(name: str | None, greater_is_better: bool | None) -> None:
 
     :param name: name or import path of the metric; ``None`` if no metric is set
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` if it is not set
-    :raises ValueError: the metric is not valid (see :func:`find_metric`), or ``greater_is_better`` is set without a metric
+    :raises ValueError: the metric is not valid (see :func:`find_metric`), or ``greater_is_better`` is set without a
+        metric
     """
     if name is not None:
         find_metric(name, greater_is_better)
@@ -210,10 +216,10 @@ def check_on_request(name: str) -> str:
 
 
 def check_chooses(name: str | None) -> None:
-    """Check that the best of several models can be chosen by a metric.
+    """Check that a metric is suitable for the choice of the best of several models.
 
     :param name: name of the metric; ``None`` for the default
-    :raises ValueError: it is a metric of prediction intervals
+    :raises ValueError: the metric is one of prediction intervals
     """
     if name in INTERVAL_METRICS:
         raise ValueError(

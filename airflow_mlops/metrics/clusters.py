@@ -1,13 +1,15 @@
-"""Confidence intervals for clustered rows, such as the thousand orders of one customer, which are not independent.
+"""Confidence intervals for clustered rows, which are not independent, such as the orders of one customer.
 
-The variance of a mean is computed by the jackknife over clusters: from the change of the mean if one cluster is left
-out, which is the sum of the influence of its rows, scaled up for its share of the rows (CR3: R. Bell and D. McCaffrey,
-"Bias Reduction in Standard Errors for Linear Regression with Multi-Stage Samples", Survey Methodology 28, 2002; J.
-MacKinnon, M. Nielsen and M. Webb, "Cluster-Robust Inference: A Guide to Empirical Practice", Journal of Econometrics
-232, 2023). Its ratio to the variance with independent rows is the design effect (L. Kish, "Survey Sampling", 1965). The
-quantile is that of Student's t, with the degrees of freedom of the effective number of clusters, which is small if a
-few clusters have most of the rows (A. Carter, K. Schnepel and D. Steigerwald, "Asymptotic Behavior of a t-Test Robust
-to Cluster Heterogeneity", Review of Economics and Statistics 99, 2017).
+The variance of a mean is computed by the jackknife over clusters. The influence of a cluster is the change of the mean
+if the cluster is left out. It is computed as the sum of the influence of the cluster's rows, divided by one minus the
+cluster's share of the rows. Sources (CR3): R. Bell and D. McCaffrey, "Bias Reduction in Standard Errors for Linear
+Regression with Multi-Stage Samples", Survey Methodology 28, 2002; J. MacKinnon, M. Nielsen and M. Webb, "Cluster-Robust
+Inference: A Guide to Empirical Practice", Journal of Econometrics 232, 2023.
+
+The design effect is the ratio of this variance to the variance with independent rows (L. Kish, "Survey Sampling",
+1965). The quantile is that of Student's t. Its degrees of freedom are the effective number of clusters minus 1. This
+number is small if a few clusters have most of the rows (A. Carter, K. Schnepel and D. Steigerwald, "Asymptotic Behavior
+of a t-Test Robust to Cluster Heterogeneity", Review of Economics and Statistics 99, 2017).
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ def student(z: float, clusters: float) -> float:
     """Return the quantile of Student's t for an effective number of clusters.
 
     :param z: quantile of the normal distribution with the same level, such as 1.96
+    :param clusters: effective number of clusters. The degrees of freedom are ``clusters - 1``, but at least 1
     """
     from scipy import special
 
@@ -51,7 +54,9 @@ def student(z: float, clusters: float) -> float:
 
 
 def codes(values: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Return the number of the cluster of each row, shape (n,). Each row with a null is a separate cluster.
+    """Return the number of each row's cluster, shape (n,).
+
+    A row with a null is a cluster of its own and gets a negative number.
 
     :param values: the column that names the clusters
     """
@@ -66,16 +71,17 @@ def codes(values: pa.ChunkedArray) -> NDArray[np.int64]:
 
 
 def dense(groups: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return numbers of clusters from 0 to k - 1, shape (n,). Numbers that have no gaps already are returned unchanged."""
+    """Renumber clusters from 0 to k - 1, shape (n,). Numbers without gaps are returned unchanged."""
     if len(groups) and groups.min() == 0 and groups.max() < len(groups) and (np.bincount(groups) > 0).all():
         return groups
     return np.unique(groups, return_inverse=True)[1].astype(np.int64)
 
 
 def alike(groups: NDArray[np.int64]) -> Design:
-    """Return the design of values that are equal within each cluster: the largest effect that clusters can have.
+    """Return the design of values that are equal within each cluster, which is the largest possible design effect.
 
     :param groups: the number of the cluster of each row, shape (n,)
+    :return: the design effect and the effective number of clusters. With a single cluster, the effect is infinite
     """
     sizes = np.bincount(dense(groups)).astype(float)
     squares = float(np.square(sizes).sum())

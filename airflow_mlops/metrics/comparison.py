@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 POWER = 0.8
-# Minimum number of bootstrap rounds beyond a percentile, and maximum fraction of rounds in which the metric is undefined.
+# Minimum number of bootstrap rounds beyond a percentile, and maximum fraction of rounds in which the metric is
+# undefined.
 _TAIL, _UNDEFINED = 10, 0.05
 CREDIBLE = NormalDist().inv_cdf(0.95)
-"""Normal quantile for the largest credible standard error, which is the one-sided 95% upper bound of the standard error."""
+"""Normal quantile for the largest credible standard error, which is the one-sided 95% upper bound of the standard
+error.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,8 @@ class Estimate:
     bound or the outermost allowed percentile, whichever is further out. Therefore a bound never moves inwards as the
     confidence grows.
 
-    The normal bound uses the largest credible standard error, which is larger if the difference depends on few rows or if
-    few rounds were drawn. A few changed rows among thousands therefore give no significant improvement.
+    The normal bound uses the largest credible standard error, which is larger if the difference depends on few rows or
+    if few rounds were drawn. A few changed rows among thousands therefore give no significant improvement.
 
     :param value: the estimated number, computed on all rows
     :param standard_error: standard error of ``value``; infinite if it is unknown
@@ -92,6 +95,9 @@ class Estimate:
 
         If the true value exceeds the threshold by this difference, :meth:`lower` exceeds the threshold with probability
         ``power``.
+
+        :param confidence: confidence of the one-sided bound, such as 0.95
+        :param power: probability that the difference is detected, such as 0.8
         """
         normal = NormalDist()
         return normal.inv_cdf(confidence) * self._credible + normal.inv_cdf(power) * self.standard_error
@@ -137,6 +143,7 @@ def compare(
     The area under the ROC curve is compared by DeLong's test. Every other metric is compared by a paired bootstrap, in
     which each round draws the same rows for both models.
 
+    :param metric: the metric. A custom metric must apply to the predictions of both models
     :param candidate: labels and predictions of the candidate
     :param champion: labels and predictions of the champion for the same rows
     :param resampling: the bootstrap weights of the rows
@@ -157,6 +164,7 @@ def estimate(metric: str, rows: Rows, resampling: Resampling) -> Estimate:
     """Estimate a metric of one model with its bootstrap standard error.
 
     :param metric: name of a built-in metric, an expected cost, a deviance, or the import path of a custom metric
+    :param rows: labels and predictions of the model
     :param resampling: the bootstrap weights of the rows
     """
     if is_custom(metric):

@@ -27,7 +27,7 @@ _METRIC = re.compile(f"{NAME}_fp({_NUMBER})_fn({_NUMBER})")
 
 
 class Costs(NamedTuple):
-    """The costs of a false positive and of a false negative, in any one unit. A right prediction costs nothing."""
+    """The costs of a false positive and of a false negative, in the same unit. A correct prediction costs nothing."""
 
     false_positive: float
     false_negative: float

@@ -21,9 +21,10 @@ parameter  binary                       multiclass                          regr
 ========== ============================ =================================== ===================
 
 Functions of ``sklearn.metrics`` that need no further argument can be used directly, such as
-``sklearn.metrics:balanced_accuracy_score``. If the rows have weights (``sample_weight=`` of TrainOperator), the function is called with
-the argument ``sample_weight``, an array of n numbers; a function without this parameter is refused. The confidence interval of a custom
-metric comes from a bootstrap over rows, see :func:`airflow_mlops.metrics.resampling.resample_rows`.
+``sklearn.metrics:balanced_accuracy_score``. If the rows have weights (``sample_weight=`` of TrainOperator), the
+function is called with the argument ``sample_weight``, an array of n numbers; a function without this parameter is
+refused. The confidence interval of a custom metric comes from a bootstrap over rows, see
+:func:`airflow_mlops.metrics.resampling.resample_rows`.
 """
 
 from __future__ import annotations
@@ -160,6 +161,6 @@ def load(path: str) -> CustomMetric:
 def source_hashes(paths: Iterable[str]) -> dict[str, str]:
     """Return the SHA-256 of the source file of each custom metric, by import path of the metric.
 
-    :param paths: names of metrics. Those that are not the import path of a custom metric are passed over
+    :param paths: names of metrics; names other than import paths of custom metrics are ignored
     """
     return {path: imports.source_hash(load(path).function) for path in filter(is_custom, paths)}

@@ -1,4 +1,4 @@
-"""Read the metrics that a declaration names together with their parameters: an expected cost and a Tweedie deviance.
+"""Read the metrics that a declaration contains together with their parameters: expected costs and Tweedie deviances.
 
 This module imports no heavy library, because DAG files that declare gates import this module during parsing.
 """
@@ -24,9 +24,14 @@ def name_metric(declared: Any) -> Any:
 
 
 def metric_name(declared: Any) -> Any:
-    """Return the name of a metric that is given by its name, or as a mapping of the metric and its parameters.
+    """Convert a metric in a declaration to its name.
 
-    :raises ValueError: the mapping names another metric, or a parameter is missing or invalid, see :func:`name_metric`
+    The metric is a name, or a mapping of the metric and its parameters. A value that is not a mapping is returned
+    unchanged.
+
+    :param declared: the value of the key ``metric``
+    :raises ValueError: the mapping names another metric or has further keys, or a parameter is missing or invalid, see
+        :func:`name_metric`
     """
     if not isinstance(declared, Mapping):
         return declared

@@ -1,13 +1,14 @@
 """Deviances, the metrics of regressions whose labels are counts or positive amounts.
 
-They are members of one family (B. Jørgensen, "The Theory of Dispersion Models", 1997), and differ in their power:
+They belong to one family, the Tweedie deviances (B. Jørgensen, "The Theory of Dispersion Models", 1997), and differ in
+their power:
 
 - ``poisson_deviance``, power 1, for counts;
 - ``tweedie_deviance``, a power between 1 and 2, for amounts of which many are 0, such as claims;
 - ``gamma_deviance``, power 2, for positive amounts.
 
-A declaration names the power of ``tweedie_deviance``: ``{"metric": "tweedie_deviance", "power": 1.5}``. Everywhere else, one name
-contains both, such as ``tweedie_deviance_p1.5``, which is valid in MLflow.
+A declaration names the power of ``tweedie_deviance``: ``{"metric": "tweedie_deviance", "power": 1.5}``. Everywhere
+else, one name contains both, such as ``tweedie_deviance_p1.5``, which is valid in MLflow.
 
 A deviance is defined for labels of at least 0 (above 0 for ``gamma_deviance``) and for predictions above 0, see
 :mod:`airflow_mlops.metrics.domain`.
@@ -25,7 +26,7 @@ from typing import Any
 POISSON, GAMMA, TWEEDIE = "poisson_deviance", "gamma_deviance", "tweedie_deviance"
 
 SMALLEST, LARGEST = 1.01, 1.99
-"""The smallest and the largest power of ``tweedie_deviance``. Closer to 1 or 2, the formula loses its digits."""
+"""The smallest and the largest power of ``tweedie_deviance``. Closer to 1 or 2, the formula is inexact by cancellation."""
 
 _POWERS = {POISSON: 1.0, GAMMA: 2.0}
 _METRIC = re.compile(rf"{TWEEDIE}_p(1\.\d+)")

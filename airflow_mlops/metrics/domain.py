@@ -1,4 +1,7 @@
-"""The labels and predictions for which a deviance (:mod:`airflow_mlops.metrics.deviances`) is undefined. Nothing is clipped."""
+"""Find labels and predictions for which a deviance (:mod:`airflow_mlops.metrics.deviances`) is undefined.
+
+Such values are reported and never clipped.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +12,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEAST = 1e-100
-"""A smaller number counts as 0. The quotient of a label and a prediction is then never infinite."""
+"""Numbers below this count as 0, so the quotient of a label and a prediction is never infinite."""
 
 _GAMMA, _SHOWN = 2.0, 3
 
 
 def wrong_labels(power: float, truth: NDArray[np.float64], weight: NDArray[np.float64] | None = None) -> str | None:
-    """Return a clause that says for which labels a deviance is undefined; ``None`` if it is defined for all of them.
+    """Return a clause that lists labels for which a deviance is undefined; ``None`` if it is defined for all labels.
 
     :param power: the power of the deviance
     :param truth: the labels, shape (n,)
@@ -29,7 +32,7 @@ def wrong_labels(power: float, truth: NDArray[np.float64], weight: NDArray[np.fl
 def wrong_predictions(
     value: NDArray[np.float64], weight: NDArray[np.float64] | None = None, model: str | None = None
 ) -> str | None:
-    """Return a clause that says for which predictions deviances are undefined; ``None`` if they are defined for all of them.
+    """Return a clause that lists predictions for which deviances are undefined; ``None`` if there are none.
 
     :param value: the predicted values, shape (n,)
     :param weight: the weight of each row, shape (n,). A row with the weight 0 is not measured

@@ -1,4 +1,7 @@
-"""The ends of prediction intervals. Batch scoring, the server, metrics and monitoring compute them here, so they are equal in every bit."""
+"""The ends of prediction intervals.
+
+Batch scoring, the server, metrics and monitoring all compute the ends here, so the ends are bit-identical.
+"""
 
 from __future__ import annotations
 

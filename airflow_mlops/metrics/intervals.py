@@ -22,7 +22,8 @@ class Interval:
 
 
 def proportion(value: float, rows: float, z: float) -> Interval:
-    """Compute Wilson's interval of a proportion. It stays between 0 and 1, and its width is not 0 even if ``value`` is 0 or 1.
+    """Compute Wilson's interval of a proportion. It stays between 0 and 1, and its width is not 0 even if ``value`` is
+    0 or 1.
 
     Source: E. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the American
     Statistical Association 22 (1927).
@@ -68,7 +69,7 @@ def mean(values: NDArray[np.float64], z: float, independent: float | None = None
     :param values: shape (n,)
     :param z: quantile of the normal distribution, such as 1.96
     :param independent: effective number of rows, which determines the degrees of freedom of Student's t; n by default
-    :return: the interval; infinite with fewer than two values
+    :return: the interval; infinite with fewer than two values or if the standard deviation is not finite
     """
     rows, value = len(values), float(values.mean())
     if rows < 2:

@@ -78,11 +78,12 @@ def _mean(placed: NDArray[np.float64], positive: NDArray[np.bool_], weight: NDAr
 def mean_placement(
     placed: NDArray[np.float64], positive: NDArray[np.bool_], weight: NDArray[np.float64] | None = None
 ) -> float:
-    """Return the mean placement of the positive rows, which is the area under the ROC curve; 0 without positive rows.
+    """Return the mean placement of the positive rows, which is the area under the ROC curve.
 
     :param placed: the placements, shape (n,)
     :param positive: whether each row belongs to the positive class, shape (n,)
     :param weight: the weight of each row, shape (n,); ``None`` if all rows have the same weight
+    :return: the area; 0 without positive rows
     """
     if weight is None:
         return float(placed[positive].mean()) if positive.any() else 0.0
@@ -95,8 +96,8 @@ def _delong(
 ) -> tuple[float, NDArray[np.float64]]:
     """Return the standard error of the mean placement, and each row's influence on the mean placement.
 
-    With weights, the variance is computed by the jackknife, from the change of the mean placement if one row is left
-    out. With equal weights, this is DeLong's variance.
+    With weights, the variance is computed by the jackknife, from the change of the mean placement if a row is left out.
+    With equal weights, this is DeLong's variance.
     """
     if weight is not None:
         return _weighted_delong(positive, placed, weight)
@@ -131,12 +132,13 @@ def placements(
     """Compute the placement of each row: the share of correctly ranked pairs of this row with rows of the other class.
 
     A tie counts as half a correctly ranked pair. The mean placement over the rows of either class is the area under the
-    ROC curve. Placements are computed from midranks in O(n log n), see X. Sun and W. Xu, "Fast Implementation of DeLong's
-    Algorithm" (IEEE Signal Processing Letters 21, 2014).
+    ROC curve. Placements are computed from midranks in O(n log n), see X. Sun and W. Xu, "Fast Implementation of
+    DeLong's Algorithm" (IEEE Signal Processing Letters 21, 2014).
 
     :param positive: whether each row belongs to the positive class, shape (n,)
     :param score: the model's score of each row, shape (n,)
-    :param weight: the weight of each row, shape (n,). A pair counts by the weight of its other row; ``None`` if all rows have the same weight
+    :param weight: the weight of each row, shape (n,); ``None`` if all rows have the same weight. A pair is weighted by
+        the weight of the row of the other class
     :return: placements from 0 to 1, shape (n,); 0 if the other class has no rows
     """
     tied = _Ties(positive, score, weight)
@@ -162,8 +164,8 @@ def precision_terms(
 
     :param positive: whether each row belongs to the positive class, shape (n,)
     :param score: the model's score of each row, shape (n,)
-    :param weight: the weight of each row, by which rows are counted, shape (n,); ``None`` if all rows have the same weight. Average
-        precision is then the weighted sum of the contributions, divided by the weight of the positive rows
+    :param weight: the weight of each row, shape (n,); ``None`` if all rows have the same weight. With weights, average
+        precision is the weighted sum of the contributions, divided by the weight of the positive rows
     :return: contributions, shape (n,)
     """
     tied = _Ties(positive, score, weight)
@@ -208,7 +210,7 @@ def _weighted_precision_of_others(
     others = np.maximum(total - own, np.finfo(float).tiny)
     true = np.maximum(0.0, from_here - own) * total / others
     reached = true + np.maximum(0.0, all_from_here - from_here)
-    # What is left of a sum of weights after rounding is not a row.
+    # After the subtraction, sums of weights that should be 0 may differ from 0 by rounding errors.
     some = reached > 1e-12 * total
     return float(own @ np.where(some, true / np.where(some, reached, 1), 1.0)) / total
 
@@ -279,7 +281,7 @@ class _Ties:
         self.reached = self.positives_from + negatives_from
 
     def unsorted(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Return ``values`` in the original order of the rows. ``values`` are in the order of the sorted rows."""
+        """Return ``values``, one for each row sorted by score, in the original order of the rows."""
         original = np.empty(self.rows)
         original[self._order] = values
         return original

@@ -25,12 +25,13 @@ class Resampling:
     If there are G groups, each round draws G groups with replacement (B. Efron, "Bootstrap Methods: Another Look at the
     Jackknife", Annals of Statistics 7, 1979). The weight of a group is the number of times that the group was drawn. If
     there are at most ``groups`` rows, each row is a group. Otherwise rows are assigned to groups at random, so that the
-    cost does not grow with the number of rows. The estimated variance of a sum is then unbiased. Its relative standard
-    error is sqrt(2 / groups), which is 1.4% by default (random groups, K. Wolter, "Introduction to Variance
-    Estimation", 2007, chapter 2).
+    cost does not grow with the number of rows. The estimated variance of a sum is then unbiased. The relative standard
+    error of the estimated variance is ``sqrt(2 / groups)``, which is 1.4% by default (random groups, K. Wolter,
+    "Introduction to Variance Estimation", 2007, chapter 2).
 
-    Rows of one cluster are not independent. With clusters, whole clusters are drawn (the cluster bootstrap: A. Davison and
-    D. Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8), so each cluster takes the place of a row.
+    Rows of one cluster are not independent. With clusters, whole clusters are drawn (the cluster bootstrap: A. Davison
+    and D. Hinkley, "Bootstrap Methods and their Application", 1997, section 3.8), so each cluster takes the place of a
+    row.
 
     :param rows: number of rows
     :param clusters: number of the cluster of each row, shape (rows,); by default, rows are independent
@@ -87,8 +88,8 @@ class Resampling:
     def draw(self, totals: NDArray[np.float64]) -> NDArray[np.float64]:
         """Compute each sum in each bootstrap round.
 
-        :param totals: the result of :meth:`totals`; the results for several metrics and slices can be concatenated along
-            the second axis
+        :param totals: the result of :meth:`totals`; the results for several metrics and slices can be concatenated
+            along the second axis
         :return: sums, shape (rounds, terms)
         """
         sums = np.empty((self.rounds, totals.shape[1]))
@@ -133,7 +134,8 @@ def resample_rows(
     :param rounds: number of bootstrap samples
     :param groups: number of jackknife groups
     :param seed: seed of the random samples and groups
-    :param clusters: number of the cluster of each row, shape (n,). Whole clusters are drawn. By default, rows are drawn
+    :param clusters: number of the cluster of each row, shape (n,). Whole clusters are drawn. By default, single rows
+        are drawn
     """
     random, size = np.random.default_rng(seed), len(models[0])
     of_row = None if clusters is None else np.unique(clusters, return_inverse=True)[1]

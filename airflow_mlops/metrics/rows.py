@@ -23,11 +23,11 @@ class Rows:
     """The labels and the predictions of one model for n rows.
 
     :param task: the ML task (binary, multiclass, regression)
-    :param truth: the labels, shape (n,). Binary: whether the label is the positive class; multiclass: the position of the
-        label among the sorted classes (class code); regression: the value
+    :param truth: the labels, shape (n,). Binary: whether the label is the positive class; multiclass: the position of
+        the label among the sorted classes (class code); regression: the value
     :param predicted: the predicted labels or values in the same form as ``truth``
-    :param score: binary: probability of the positive class, shape (n,); multiclass: probability of each class code, shape
-        (n, k); regression: predicted value, shape (n,). ``None`` for a classifier without probabilities
+    :param score: binary: probability of the positive class, shape (n,); multiclass: probability of each class code,
+        shape (n, k); regression: predicted value, shape (n,). ``None`` for a classifier without probabilities
     :param weight: the weight of each row in metrics, at least 0, shape (n,); ``None`` if all rows have the same weight
     :param interval: the prediction intervals of the model; ``None`` for a model without them
     """
@@ -53,8 +53,10 @@ class Rows:
     def weighted(self, weight: NDArray[np.float64] | None) -> Rows:
         """Return the rows with weights. A row with the weight 0 is not measured.
 
-        :param weight: the weight of each row, finite and at least 0, shape (n,); ``None`` if all rows have the same weight
-        :raises EvaluationError: the rows with a weight above 0 have one class only or, for a regression, there are fewer than two
+        :param weight: the weight of each row, finite and at least 0, shape (n,); ``None`` if all rows have the same
+            weight
+        :raises EvaluationError: the rows with a weight above 0 have one class only or, for a regression, there are
+            fewer than two
         """
         if weight is None:
             return self
@@ -84,14 +86,15 @@ def prepare(
     :param task: the ML task (binary, multiclass, regression)
     :param y_true: the true labels or values, shape (n,)
     :param prediction: the predicted labels or values, shape (n,)
-    :param score: binary: probability of the positive class, shape (n,); regression: predicted value, shape (n,). ``None``
-        for a binary classifier without probabilities
+    :param score: binary: probability of the positive class, shape (n,); regression: predicted value, shape (n,).
+        ``None`` for a binary classifier without probabilities
     :param probabilities: multiclass: a column for each class, in the order of ``classes``, shape (n, k). ``None`` for a
         classifier without probabilities
     :param classes: the class labels; empty for a regression
     :param positive: binary: the positive class label; by default the last of ``classes``
-    :raises EvaluationError: there are no rows, labels are null, predictions are not finite, a label of a binary ML task is
-        unknown, or only one class occurs
+    :raises EvaluationError: there are no rows (for a regression, fewer than two), labels are null, values are not
+        finite, a label or prediction of a binary ML task is not one of ``classes``, probabilities are outside the range
+        from 0 to 1, or only one class occurs
     """
     truth = np.asarray(y_true)
     if truth.size == 0:

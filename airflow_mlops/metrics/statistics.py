@@ -1,7 +1,7 @@
 """Express each metric as a function of sums over the rows.
 
-The summands of each row are computed once. The sums of the summands over all rows, over a slice, or over a bootstrap
-sample then give the metric on these rows.
+The summands of each row are computed once. Their sums over all rows, over a slice, or over a bootstrap sample then give
+the metric on these rows.
 
 Most metrics are functions of sums by definition. Three metrics depend on the order of the rows or on bins:
 
@@ -11,8 +11,8 @@ Most metrics are functions of sums by definition. Three metrics depend on the or
 - The expected calibration error (M. Naeini, G. Cooper and M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using
   Bayesian Binning", AAAI 2015) sums the gaps of ten bins of equal width. The bins are fixed, so the sums are exact.
 
-If rows have weights, each summand is multiplied by the weight of its row. Sampling draws a row together with its weight, so the
-sums of a bootstrap sample, and the influence of each row, are those of the weighted metric.
+If rows have weights, each summand is multiplied by the weight of its row. The bootstrap draws a row together with its
+weight, so the bootstrap distribution and the influence of each row are those of the weighted metric.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ def influence(metric: str, rows: Rows) -> tuple[float, NDArray[np.float64]]:
     The sum of the squared derivatives is the variance of the metric (infinitesimal jackknife, B. Efron, "The Jackknife,
     the Bootstrap and Other Resampling Plans", 1982, chapter 6).
 
-    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`, an expected cost or a deviance
+    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`, an expected cost or a
+        deviance
     :param rows: labels and predictions of a model
     :return: the metric and the derivatives, shape (n,)
     """
@@ -77,8 +78,10 @@ def influence(metric: str, rows: Rows) -> tuple[float, NDArray[np.float64]]:
 def derivative(sums: Statistic, total: NDArray[np.float64], size: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the derivative of a metric with respect to each of its k sums, by central differences.
 
+    :param sums: the metric as a function of its sums
     :param total: the sums, shape (k,)
-    :param size: the sums of the absolute values of the summands, shape (k,). The steps are proportional to them
+    :param size: the sums of the absolute values of the summands, shape (k,). The steps of the differences are
+        proportional to these sums
     :return: shape (k,)
     """
     step = 1e-6 * size
@@ -90,8 +93,8 @@ def derivative(sums: Statistic, total: NDArray[np.float64], size: NDArray[np.flo
 def statistic(metric: str, rows: Rows) -> Statistic:
     """Return a built-in metric as a function of sums over the rows.
 
-    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`, an expected cost or a deviance, or for
-        rows with prediction intervals a key of :data:`airflow_mlops.metrics.catalog.INTERVAL_METRICS`
+    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`, an expected cost or a
+        deviance, or for rows with prediction intervals a key of :data:`airflow_mlops.metrics.catalog.INTERVAL_METRICS`
     :param rows: any rows of the ML task for which the metric is computed
     """
     if (costs := costs_of(metric)) is not None:
@@ -279,8 +282,8 @@ def _balanced(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _spread(rows: Rows) -> Iterator[NDArray[Any]]:
-    # Sums of differences from a value near the mean lose the fewest digits. This value is one of the labels, so that equal
-    # labels give exactly 0.
+    # Sums of differences from a value near the mean have the smallest rounding errors. This value is one of the labels,
+    # so that equal labels give exactly 0.
     counted = rows.truth if rows.weight is None else rows.truth[rows.weight > 0]
     middle = counted[np.argmin(np.abs(counted - counted.mean()))] if len(counted) else 0.0
     yield np.ones(len(rows))

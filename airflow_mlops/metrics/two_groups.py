@@ -1,10 +1,10 @@
 """Compare the mean losses of two models that predicted different rows, within strata of rows.
 
 The rows that one model predicted are a group, such as the requests that a canary answered. Within a stratum, such as a
-time in which the canary's share of the requests was constant, chance alone decides to which group a row belongs.
-Differences are therefore taken within strata. They are averaged with the weights of Mantel and Haenszel
-(``n1 * n2 / (n1 + n2)`` for groups of n1 and n2 rows), which are best for strata of equal variance. The mean over all
-rows would compare the easy rows of one stratum with the difficult rows of another.
+period with a constant share of requests for the canary, chance alone decides to which group a row belongs. Differences
+are therefore taken within strata. They are averaged with the weights of Mantel and Haenszel (``n1 * n2 / (n1 + n2)``
+for groups of n1 and n2 rows), which are best for strata of equal variance. The mean over all rows would compare the
+easy rows of one stratum with the difficult rows of another.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Group:
 
     :param values: a value of each row, such as a loss, shape (n,)
     :param strata: the number of the stratum of each row, from 0, shape (n,)
-    :param clusters: the number of the cluster of each row, shape (n,), which counts in this group only; ``None`` for independent
-        rows
+    :param clusters: the number of the cluster of each row, shape (n,); ``None`` for independent rows. Equal numbers in
+        two groups do not mean the same cluster
     """
 
     values: NDArray[np.float64]
@@ -53,14 +53,17 @@ class Difference:
 
 
 def difference(first: Group, second: Group, z: float) -> Difference | None:
-    """Compare two groups. Strata in which a group has fewer than two rows are left out.
+    """Compare the means of two groups. Strata in which a group has fewer than two rows are left out.
 
-    The interval of each mean is that of :func:`airflow_mlops.metrics.intervals.mean`, widened for clusters, and both are combined by
-    MOVER (method of variance estimates recovery, G. Zou and A. Donner, "Construction of Confidence Limits About Effect Measures", Statistics in Medicine 27, 2008). A cluster
-    that is in both groups, at different times, counts as two, which makes the interval wider.
+    The interval of each mean is that of :func:`airflow_mlops.metrics.intervals.mean`, widened for clusters. The two
+    intervals are combined by MOVER (method of variance estimates recovery, G. Zou and A. Donner, "Construction of
+    Confidence Limits About Effect Measures", Statistics in Medicine 27, 2008). A cluster that is in both groups, at
+    different times, counts as two clusters, which widens the interval.
 
+    :param first: the rows of the first group
+    :param second: the rows of the second group
     :param z: quantile of the normal distribution, such as 1.96
-    :return: ``None`` if no stratum has two rows of both groups
+    :return: ``None`` if no stratum has at least two rows of each group
     """
     size = 1 + max((int(item.strata.max()) for item in (first, second) if len(item.strata)), default=-1)
     ones, others = (np.bincount(item.strata, minlength=size) for item in (first, second))
@@ -76,13 +79,13 @@ def difference(first: Group, second: Group, z: float) -> Difference | None:
 
 
 def _interval(group: Group, weights: NDArray[np.float64], z: float) -> tuple[float, Interval]:
-    """Return the weighted mean of a group, and how far its interval reaches below and above it."""
+    """Return the weighted mean of a group, and the distances of its lower and upper confidence bounds from the mean."""
     inside = weights[group.strata] > 0
     values, strata = group.values[inside], group.strata[inside]
     counts = np.bincount(strata, minlength=len(weights))
     means = np.bincount(strata, weights=values, minlength=len(weights)) / np.maximum(1, counts)
-    # Scaled so that the standard error of their mean is that of the weighted mean. The root turns the variance of each
-    # stratum into its sample variance (n - 1).
+    # Scaled so that the standard error of the mean of ``errors`` is that of the weighted mean. The root turns the
+    # variance of each stratum into its sample variance (divisor n - 1).
     scale = weights / np.maximum(1, counts) * np.sqrt(counts / np.maximum(1, counts - 1))
     errors = len(values) * scale[strata] * (values - means[strata])
     found = intervals.mean(errors, z)

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
 def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False) -> dict[str, float]:
     """Compute all built-in metrics of the rows' ML task, and the metrics named in ``own``.
 
-    For a classifier without probabilities, only metrics of predicted labels are computed. The metrics of prediction intervals are
-    computed for a model with them. A deviance is left out if it is undefined for a prediction (:func:`undefined` says why).
+    For a classifier without probabilities, only metrics of predicted labels are computed. For a model with prediction
+    intervals, the metrics of the intervals are computed as well. A deviance is left out if it is undefined for a
+    prediction (:func:`undefined` returns the reason). A custom metric is left out if the model does not predict the
+    probabilities that it needs.
 
     :param rows: labels and predictions of a model
     :param own: import paths of custom metrics, expected costs and deviances
@@ -66,7 +68,7 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
 
 
 def check_task(names: Iterable[str], task: Task) -> None:
-    """Check that metrics apply to an ML task, except custom metrics.
+    """Check that metrics apply to an ML task. Custom metrics apply to every task.
 
     :raises SpecError: a metric does not apply to ``task``
     """
@@ -76,12 +78,15 @@ def check_task(names: Iterable[str], task: Task) -> None:
 
 
 def undefined(metric: str, rows: Rows, model: str | None = None) -> str | None:
-    """Return a clause that says for which predictions a deviance is undefined; ``None`` if it is defined, and for other metrics.
+    """Return a clause that lists predictions for which a deviance is undefined.
 
-    A label outside the range of the deviance is no property of the model, so :func:`measure` refuses the rows.
+    A label outside the range of the deviance is a fault of the data and not of the model. :func:`measure` raises an
+    error for such labels.
 
+    :param metric: name of a metric
     :param rows: labels and predictions of a model
     :param model: name of the model, for the clause
+    :return: ``None`` if the deviance is defined, if a label is outside its range, or if the metric is not a deviance
     """
     power = power_of(metric)
     if power is None or rows.score is None or wrong_labels(power, rows.truth, rows.weight) is not None:
@@ -114,7 +119,7 @@ def compute(
 ) -> dict[str, float]:
     """Check labels and predictions, and compute all metrics.
 
-    :func:`airflow_mlops.metrics.rows.prepare` describes the other parameters and the errors.
+    See :func:`airflow_mlops.metrics.rows.prepare` for the other parameters, and :func:`measure` for further errors.
 
     :param own: import paths of custom metrics, expected costs and deviances
     :param weight: the weight of each row, see :meth:`airflow_mlops.metrics.rows.Rows.weighted`
@@ -138,8 +143,12 @@ def baseline(
     For classification, the baseline predicts the most frequent class, with the class frequencies as probabilities. For
     a regression, it predicts the mean value. For an expected cost, it predicts the class that costs less.
 
-    :param own: import paths of custom metrics, expected costs and deviances. A metric that is undefined for the baseline is left out
-    :param weight: the weight of each row, in the metrics and in the mean and the class frequencies
+    See :func:`airflow_mlops.metrics.rows.prepare` for the other parameters and the errors.
+
+    :param own: import paths of custom metrics, expected costs and deviances. A metric that is undefined for the
+        baseline is left out
+    :param weight: the weight of each row in the metrics, the mean and the class frequencies, shape (n,); ``None`` if
+        all rows have the same weight
     :return: the metrics by name
     """
     truth = np.asarray(y_true)
@@ -158,7 +167,7 @@ def baseline(
     score = probabilities[:, labels.index(classes[-1] if positive is None else positive)]
     rows = prepare(task, truth, majority, score, probabilities, labels, positive=positive).weighted(weight)
     found = measure(rows, own, skip_undefined=True)
-    # Where one error is much more expensive, always predicting the rarer class is the better simple model.
+    # If one error is much more expensive than the other, always predicting the rarer class may cost less.
     other = replace(rows, predicted=~rows.predicted) if task == "binary" else rows
     return found | {name: min(found[name], measure_one(name, other)) for name in found if is_expected_cost(name)}
 

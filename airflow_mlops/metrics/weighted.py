@@ -1,9 +1,10 @@
-"""Means and shares of rows with weights, and how many rows with equal weights would be as precise.
+"""Means and shares of weighted rows, and the number of rows with equal weights that would be as precise.
 
-A weighted mean is the mean of *contributions*: ``mean + weight * (value - mean) / mean weight`` for each row. To first order,
-the error of the weighted mean is the error of the mean of the contributions (the linearised ratio estimator: C. Särndal, B.
-Swensson and J. Wretman, "Model Assisted Survey Sampling", 1992, section 5.6). Intervals and tests of means therefore hold for
-weighted means if the contributions are their values. With equal weights, the contributions are the values.
+A weighted mean is the mean of *contributions*: ``mean + weight * (value - mean) / mean weight`` for each row. To first
+order, the error of the weighted mean is the error of the mean of the contributions (the linearised ratio estimator: C.
+Särndal, B. Swensson and J. Wretman, "Model Assisted Survey Sampling", 1992, section 5.6). Intervals and tests for means
+can therefore be applied to the contributions, and then hold for the weighted mean. With equal weights, the
+contributions are the values.
 """
 
 from __future__ import annotations
@@ -21,20 +22,21 @@ if TYPE_CHECKING:
 
 
 def scaled(weight: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Divide weights by their mean, shape (n,).
+    """Divide weights by their mean.
 
     :param weight: weights, finite and at least 0, at least one above 0, shape (n,)
+    :return: weights with the mean 1, shape (n,)
     """
     found = weight / weight.max()
     return np.asarray(found / found.mean())
 
 
 def effective(weight: NDArray[np.float64] | None, rows: NDArray[np.bool_] | None = None, *, count: int = 0) -> float:
-    """Return Kish's effective number of rows, ``sum(w)**2 / sum(w**2)``; the number of rows without weights.
+    """Return Kish's effective number of rows, ``sum(w)**2 / sum(w**2)``. Without weights, this is the number of rows.
 
     :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
     :param rows: mask of the rows, shape (n,); all rows by default
-    :param count: number of all rows, which is used without ``weight`` and ``rows``
+    :param count: number of all rows, which is returned if neither ``weight`` nor ``rows`` is given
     """
     if weight is None:
         return float(count if rows is None else np.count_nonzero(rows))
@@ -43,7 +45,7 @@ def effective(weight: NDArray[np.float64] | None, rows: NDArray[np.bool_] | None
 
 
 def mean(values: NDArray[Any], weight: NDArray[np.float64] | None) -> float:
-    """Return the mean of values, shape (n,), with the weights of the rows, if there are any."""
+    """Return the mean of ``values``, shape (n,); the weighted mean unless ``weight`` is ``None``."""
     return float(values.mean() if weight is None else weight @ values / weight.sum())
 
 
@@ -56,11 +58,13 @@ def contributions(values: NDArray[np.float64], weight: NDArray[np.float64] | Non
 
 
 def interval(values: NDArray[np.float64], weight: NDArray[np.float64] | None, z: float) -> Interval:
-    """Return the weighted mean of skewed values, such as losses, with its interval (:func:`airflow_mlops.metrics.intervals.mean`).
+    """Compute the interval of the weighted mean of skewed values, such as losses
+    (:func:`airflow_mlops.metrics.intervals.mean`).
 
-    With weights, few rows decide the spread of the mean, which is itself uncertain. The interval is therefore widened to the
-    largest credible standard error, as in :class:`airflow_mlops.metrics.comparison.Estimate`, by as much as the weights add to the
-    doubt about it. With equal weights, this is the interval without weights.
+    With weights, the standard error of the mean depends on few rows and is itself uncertain. The interval is therefore
+    widened by the factor ``1 + 1.645 * d``, as in :class:`airflow_mlops.metrics.comparison.Estimate`. Here, d is how
+    much the weights increase the relative standard error of the standard error. With equal weights, this is the
+    interval without weights.
 
     :param values: shape (n,)
     :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
@@ -80,8 +84,9 @@ def interval(values: NDArray[np.float64], weight: NDArray[np.float64] | None, z:
 def share(hits: NDArray[np.bool_], weight: NDArray[np.float64] | None, z: float) -> Interval:
     """Return the share of the rows for which ``hits`` is true, with its interval.
 
-    Without weights, this is Wilson's interval. With weights, it is Wilson's interval with the number of rows that gives the
-    variance of the weighted share (:func:`airflow_mlops.metrics.intervals.bounded`); with equal weights, both are the same.
+    Without weights, this is Wilson's interval. With weights, it is Wilson's interval with an effective number of rows,
+    derived from the variance of the weighted share (:func:`airflow_mlops.metrics.intervals.bounded`). With equal
+    weights, both intervals are the same.
 
     :param hits: shape (n,), at least one row
     :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once

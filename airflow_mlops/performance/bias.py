@@ -20,15 +20,17 @@ LARGE_ODDS_RATIO = 1.5
 
 
 def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, reference: float | None) -> Bias | None:
-    """Measure the mean error of the predictions, prediction minus label, with its confidence interval. Rows may have weights.
+    """Measure the mean error of the predictions, prediction minus label, with its confidence interval.
 
-    A bias is significant if its interval excludes 0 and it is large enough to matter. A bias of a regression matters if
-    the RMSE without the bias, which is the standard deviation of the errors, is lower by more than ``tolerance``. A
-    bias of probabilities matters if it exceeds ``tolerance``, or if the odds of the mean score and of the share of
-    positive labels differ by a factor of at least 1.5. The second rule finds the bias of a rare class, whose mean score
-    is itself smaller than the tolerance. For clustered rows, the interval is widened by the design effect.
+    A bias is significant if its interval excludes 0 and the bias is large enough to matter. A bias of a regression
+    matters if the RMSE without the bias, which is the standard deviation of the errors, is lower than the RMSE by more
+    than ``tolerance``, as a share. A bias of probabilities matters if it exceeds ``tolerance``, or if the odds of the
+    mean score and of the share of positive labels differ by a factor of at least 1.5. The second rule finds the bias of
+    a rare class, whose mean score is itself smaller than the tolerance. For clustered rows, the interval is widened by
+    the design effect.
 
-    :param outcomes: the labelled predictions
+    :param outcomes: the labelled predictions, with or without weights
+    :param task: the ML task (binary, multiclass, regression)
     :param thresholds: ``confidence`` and ``tolerance`` are used here
     :param reference: mean error on the held-out split part at training; ``None`` if unknown
     :return: ``None`` for multiclass models, with fewer than two labels, or if the interval is too large for a float

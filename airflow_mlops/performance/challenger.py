@@ -9,10 +9,11 @@ from airflow_mlops.core.references import ModelVersionRef
 
 
 class OtherTrainer(Model):
-    """A trainer of challengers that is not the champion's.
+    """A trainer of challengers other than the champion's trainer.
 
     :param name: name of the trainer, such as the name of the estimator's class
-    :param id: hash of what the trainer does, so that two trainers of one class with other parameters differ
+    :param id: hash that identifies the trainer and its parameters. Trainers of one class with different parameters have
+        different hashes
     """
 
     name: str
@@ -22,9 +23,9 @@ class OtherTrainer(Model):
 class Challenger(Model):
     """A challenger, compared with the champion on the labelled rows of a window.
 
-    :param trainer: the trainer that fitted the challenger; ``None`` for the champion's
-    :param past: number of windows that the challenger was trained on; ``None`` for all windows. The compared window
-        counts, because the challenger is fitted to the other half of its rows
+    :param trainer: the trainer that fitted the challenger; ``None`` for the champion's trainer
+    :param past: number of windows that the challenger was trained on; ``None`` for all windows. The compared window is
+        included, because the challenger is also trained on one half of its rows
     :param trained_rows: number of rows that the challenger was trained on; the larger number of its two trainings
     :param value: metric of the challenger
     :param gain: mean loss of the champion minus mean loss of the challenger; positive if the challenger is better
@@ -44,11 +45,11 @@ class Challenger(Model):
 class Gain(Model):
     """The gain of one challenger, as a share of the champion's mean loss.
 
-    :param trainer: the trainer that fitted the challenger; ``None`` for the champion's
+    :param trainer: the trainer that fitted the challenger; ``None`` for the champion's trainer
     :param past: number of windows that the challenger was trained on; ``None`` for all windows
     :param value: metric of the challenger in the current window
-    :param share: the gain: the reduction of the mean loss, as a share of the champion's mean loss. If challengers of several
-        trainers were compared, it is corrected for taking the best of them
+    :param share: the gain: the reduction of the mean loss, as a share of the champion's mean loss. If challengers of
+        several trainers were compared, the gain is corrected for the selection of the best challenger
     :param low: lower confidence bound of ``share``
     :param windows: number of windows from which the gain was computed
     """
@@ -70,12 +71,13 @@ class Comparison(Model):
     :param value: metric of the champion
     :param loss: mean loss of the champion
     :param challengers: the challengers, which differ in their trainer and in the windows that they were trained on
-    :param correlations: the correlation of the gains of each two challengers, in their order; ``None`` in reports of old versions
-    :param since_training: number of windows since the end of the champion's training data, the compared window included,
-        so that 1 is the first window; ``None`` in reports of old versions
+    :param correlations: correlation matrix of the challengers' gains, in the order of ``challengers``; ``None`` in
+        reports of old versions
+    :param since_training: number of windows since the end of the champion's training data, including the compared
+        window, so the first window has the number 1; ``None`` in reports of old versions
     :param rests: whether gains in this window are ignored, because it is the first window after a retraining
-    :param best: the largest gain that is significant and at least ``min_gain`` of the policy; ``None`` if there is none, and
-        if ``rests`` is true
+    :param best: the largest gain that is significant and at least ``min_gain`` of the policy; ``None`` if there is no
+        such gain or if ``rests`` is true
     """
 
     champion: ModelVersionRef

@@ -1,10 +1,10 @@
 """Find change points in a series of values with known standard errors.
 
 The method is binary segmentation (A. Scott and M. Knott, "A Cluster Analysis Method for Grouping Means in the Analysis
-of Variance", 1974). For each place where the series can be cut in two, the likelihood ratio compares two weighted means
-with one weighted mean. Only the cut with the largest ratio is tested. The cut is a change point if such a large ratio
-is rare in simulated series with a constant level and the same standard errors. The search then continues before and
-after the change point, and stops if the tested cut is not a change point.
+of Variance", 1974). For each position at which the series can be cut in two, the likelihood ratio compares two weighted
+means with one weighted mean. Only the cut with the largest ratio is tested. The cut is a change point if such a large
+ratio is rare in simulated series with a constant level and the same standard errors. The search then continues before
+and after the change point, and stops if the tested cut is not a change point.
 
 The false-alarm rate is the probability of finding any change point in a series with a constant level. The first test
 alone determines this rate, because the search stops there unless it finds a change point.
@@ -56,7 +56,7 @@ def change_points(
     series, spread = np.asarray(values, dtype=float), np.asarray(errors, dtype=float)
     if len(series) < 2 * _MIN_LENGTH or not spread.max() > 0:
         return []
-    # Standard errors have a lower bound, so that no value outweighs all others together.
+    # Standard errors have a lower bound, so that no single value outweighs all others together.
     weights = 1 / np.square(np.maximum(spread, spread.max() / 1_000))
     index = np.arange(len(series))
     while len(index) >= 2 * _MIN_LENGTH:

@@ -1,14 +1,16 @@
 """Train challengers and compare them with the champion on the same labelled rows, by two-fold cross-fitting.
 
-A challenger that is trained only on rows before the compared window cannot learn a change inside the window. The
-performance of a challenger that is trained on the compared rows is too optimistic. Each challenger is therefore trained
-twice: on the older rows and one half of the window, to predict the other half. The halves are the earlier and the later
-rows. For clustered rows, such as the thousand orders of one customer, each cluster is in one half, because training on
-rows of a cluster reveals too much about its other rows (H. Chiang, K. Kato, Y. Ma and Y. Sasaki,
-"Multiway Cluster Robust Double/Debiased Machine Learning", Journal of Business & Economic Statistics 40, 2022).
+A challenger that is trained only on rows before the compared window cannot learn a change inside the window. If a
+challenger is trained on the compared rows themselves, its measured performance is too optimistic. The window is
+therefore divided into an earlier and a later half. Each challenger is trained twice: on the older rows and one half of
+the window, to predict the other half.
 
-Source: V. Chernozhukov et al., "Double/debiased machine learning for treatment and structural parameters", The
-Econometrics Journal 21 (2018), section 3.
+For clustered rows, such as the orders of one customer, all rows of a cluster are in the same half, because training on
+some rows of a cluster reveals too much about its other rows (H. Chiang, K. Kato, Y. Ma and Y. Sasaki, "Multiway Cluster
+Robust Double/Debiased Machine Learning", Journal of Business & Economic Statistics 40, 2022).
+
+Source of cross-fitting: V. Chernozhukov et al., "Double/debiased machine learning for treatment and structural
+parameters", The Econometrics Journal 21 (2018), section 3.
 """
 
 from __future__ import annotations
@@ -68,8 +70,9 @@ PASTS: tuple[int | None, ...] = (None, 3, 1)
 class Recipe(NamedTuple):
     """How a challenger is trained.
 
-    :param trainer: the trainer; ``None`` for the champion's
-    :param past: number of windows that the challenger is trained on, including the compared window; ``None`` for all windows
+    :param trainer: the trainer; ``None`` for the champion's trainer
+    :param past: number of windows that the challenger is trained on, including the compared window; ``None`` for all
+        windows
     """
 
     trainer: OtherTrainer | None
@@ -96,8 +99,8 @@ class Trained:
 
     :param losses: the loss of each row of the window by each challenger, shape (n,)
     :param rows: number of rows that each challenger was trained on
-    :param groups: the number of the cluster of each row, in the order of the losses, shape (n,); ``None`` for independent
-        rows
+    :param groups: the number of the cluster of each row, in the order of the losses, shape (n,); ``None`` for
+        independent rows
     """
 
     losses: dict[Recipe, NDArray[np.float64]]
@@ -112,7 +115,8 @@ def train(
     metric: str,
     groups: NDArray[np.int64] | None = None,
 ) -> Trained:
-    """Train one challenger for each trainer and each set of older rows, and measure its loss on each row of ``current``.
+    """Train one challenger for each trainer and each set of older rows, and measure its loss on each row of
+    ``current``.
 
     A challenger that cannot be trained is left out.
 
@@ -147,7 +151,11 @@ def champion_losses(
 ) -> NDArray[np.float64]:
     """Measure the champion's loss on each row of ``current``, in the same halves as the losses of challengers.
 
+    :param champion: the champion and its predictions
+    :param current: the labelled rows of the compared window, ordered by time
+    :param metric: the metric that defines the loss
     :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
+    :return: losses, in the order of :func:`halves`, shape (n,)
     :raises UnmeasurableError: the loss is not defined on the rows, or all rows are of one cluster
     """
     parts = halves(current, groups)
@@ -169,7 +177,8 @@ def compare_all(
     :param known: losses of the champion, shape (n,)
     :param trained: the challengers, with losses for the same rows
     :param metric: the metric that defines the losses
-    :param since_training: number of windows since the end of the champion's training data, the compared window included
+    :param since_training: number of windows since the end of the champion's training data, including the compared
+        window
     """
     return Comparison(
         champion=champion,
@@ -199,8 +208,8 @@ def cross_fit(
 ) -> Comparison:
     """Train challengers with :func:`train`, and compare them with the champion.
 
-    :param fits: the trainers
-    :param groups: the number of the cluster of each row of ``current``, shape (n,); ``None`` for independent rows
+    The parameters are those of :func:`train`, :func:`champion_losses` and :func:`compare_all`.
+
     :raises UnmeasurableError: the loss is not defined on the rows, no challenger can be trained, or all rows are of one
         cluster
     """
@@ -212,8 +221,9 @@ def cross_fit(
 def halves(current: pa.Table, groups: NDArray[np.int64] | None = None) -> tuple[pa.Table, pa.Table]:
     """Split rows, which are ordered by time, into an earlier and a later half.
 
-    No cluster is split: clusters are ordered by their first row, and the cut lies between two of them.
+    No cluster is split: clusters are ordered by their first row, and the cut lies between two clusters.
 
+    :param current: the rows, ordered by time
     :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
     :raises UnmeasurableError: all rows are of one cluster
     """
@@ -226,7 +236,8 @@ def halves(current: pa.Table, groups: NDArray[np.int64] | None = None) -> tuple[
 
 
 def _by_cluster(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """Return an order of rows in which clusters follow each other, and the number of rows in the first half.
+    """Return an order of the rows in which the rows of each cluster are adjacent, and the number of rows in the first
+    half.
 
     :raises UnmeasurableError: all rows are of one cluster
     """
@@ -254,7 +265,14 @@ def _losses(
 
 
 def value_of(metric: str, losses: NDArray[np.float64]) -> float:
-    """Compute a metric from the losses of all rows, shape (n,)."""
+    """Compute the value of a metric from the losses of all rows.
+
+    :param metric: the metric that determines the losses
+    :param losses: losses, shape (n,)
+    :return: 1 minus the mean loss for ``roc_auc`` and ``accuracy``, the root of the mean loss for ``rmse``, and the
+        mean loss for other metrics. For metrics such as ``f1``, whose loss is defined by influence, the mean loss is 1
+        minus the metric
+    """
     mean = float(losses.mean())
     if metric in ("roc_auc", "accuracy"):
         return 1 - mean

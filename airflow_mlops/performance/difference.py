@@ -1,14 +1,14 @@
 """Compare the performance of a window with the performance at training, as two samples.
 
 Both values are estimates. The value at training is measured on the held-out split part, which is often smaller than a
-window, so its error is often the larger one. The interval of the difference is computed from the intervals of both
-values (MOVER, the method of variance estimates recovery: R. Newcombe, "Interval Estimation for the Difference Between Independent Proportions", Statistics in
-Medicine 17, 1998; G. Zou and A. Donner, "Construction of Confidence Limits About Effect Measures", Statistics in
-Medicine 27, 2008). The two intervals may be asymmetric.
+window, so the value at training often has the larger error. The interval of the difference is computed from the
+intervals of both values, which may be asymmetric (MOVER, the method of variance estimates recovery: R. Newcombe,
+"Interval Estimation for the Difference Between Independent Proportions", Statistics in Medicine 17, 1998; G. Zou and A.
+Donner, "Construction of Confidence Limits About Effect Measures", Statistics in Medicine 27, 2008).
 
-The value at training is also too good if the version was selected among several models on the same held-out rows
-(the winner's curse). The interval of the difference therefore holds for all compared models together: with k models,
-its confidence is ``1 - (1 - confidence) / k`` (Bonferroni). It then also holds for the model that was selected, whatever
+The value at training is too optimistic if the version was selected among several models on the same held-out rows (the
+winner's curse). The interval of the difference therefore holds for all compared models together: with k models, its
+confidence is ``1 - (1 - confidence) / k`` (Bonferroni). The interval then also holds for the selected model, whatever
 the rule of the selection and however similar the models are.
 """
 
@@ -31,7 +31,7 @@ class Difference(NamedTuple):
 def difference(performance: Performance, confidence: float) -> Difference | None:
     """Return the confidence interval of the difference between the value in the window and the value at training.
 
-    Without an interval of the value at training, that value counts as exact.
+    If the value at training has no interval, it counts as exact.
 
     :param performance: performance in a window, whose intervals have the confidence ``confidence``
     :param confidence: confidence of the interval, such as 0.95

@@ -15,10 +15,10 @@ parts:
 - uncertainty of the calibration: the covariance of the calibration's coefficients, propagated to the metric by the
   delta method; for regressions, the variances of the means, slopes and coefficients of the loss model.
 
-For regressions, the half-width of the interval also allows for the error of extrapolation. This part is 1.5 times the
-change of the mean loss that the lines and the drift of the inputs cause, and is added as the root of the sum of
-squares. The factor was chosen in simulations (``benchmarks.estimation``). The part is 0 if inputs and predictions are
-distributed as in the held-out rows. The interval is symmetric in the logarithm of the mean loss.
+For regressions, the half-width of the interval also allows for the error of extrapolation. This error is 1.5 times the
+change of the mean loss that is due to the straight lines and the drift of the inputs. The half-width is the root of the
+sum of both squares. The factor was chosen in simulations (``benchmarks.estimation``). The error is 0 if inputs and
+predictions are distributed as in the held-out rows. The interval is symmetric in the logarithm of the mean loss.
 
 The estimate assumes that the relation between scores and labels is the same as on the held-out split part. Under
 covariate shift, the assumption holds if the calibrated probabilities are right for the new inputs. Under concept drift,
@@ -72,6 +72,7 @@ def collect(batches: Iterable[Floats], calibration: ProbabilityCalibration | Los
     """Return the scores, grouped by the bins of the calibration. Scores that are not finite are left out.
 
     :param batches: scores, each batch of shape (n,)
+    :param calibration: the calibration or the loss model from the profile of the model
     """
     rows, sums = np.zeros(calibration.cells), np.zeros(calibration.cells)
     for batch in batches:
@@ -93,10 +94,12 @@ def estimate(
     """Estimate a metric and the confidence interval of the metric from grouped scores.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.ESTIMATED`, or an expected cost
-    :param confidence: confidence level of the interval, such as 0.95
+    :param scores: the grouped scores, from :func:`collect`
+    :param calibration: the calibration (classification) or the loss model (regression) from the profile of the model
+    :param confidence: confidence of the interval, such as 0.95
     :param threshold: for binary models, the lowest score for which the positive class is predicted; ``None`` for
         multiclass models, where the score is the probability of the predicted class
-    :raises UnmeasurableError: there are no scores, or fewer than two rows of one class are expected
+    :raises UnmeasurableError: there are no scores, or, for ``roc_auc``, fewer than two rows of one class are expected
     """
     if not scores.total:
         raise UnmeasurableError("there are no scores")
@@ -137,9 +140,10 @@ def _area(scores: Scores, p: Floats) -> tuple[float, float, Floats]:
 
 
 def _mean_loss(metric: str, scores: Scores, p: Floats, threshold: float | None) -> tuple[float, float, Floats]:
-    """Return the expected mean loss, its variance, and its gradient (for accuracy: of the share of right predictions).
+    """Return the expected mean loss, the variance of the mean, and the gradient of the mean.
 
-    The gradient is with respect to the probability of each group, shape (k,).
+    For ``accuracy``, this is the mean of correct predictions instead of the mean loss. The gradient is with respect to
+    the probability of each group, shape (k,).
     """
     share = scores.rows / scores.total
     if_positive, if_negative = _losses(metric, scores.score, threshold)
@@ -151,8 +155,8 @@ def _mean_loss(metric: str, scores: Scores, p: Floats, threshold: float | None) 
 def _losses(metric: str, score: Floats, threshold: float | None) -> tuple[Floats, Floats]:
     """Return the values that the metric averages: for each score with a positive label, then with a negative label.
 
-    A value is the loss of a row; for accuracy, it is 1 for a right and 0 for a wrong prediction. For multiclass models,
-    the label counts as positive if the predicted class is right.
+    A value is the loss of a row; for accuracy, it is 1 for a correct and 0 for a wrong prediction. For multiclass
+    models, the label counts as positive if the predicted class is correct.
     """
     if metric == "log_loss":
         return log_losses(score), log_losses(1 - score)
@@ -189,7 +193,8 @@ def _error(metric: str, scores: Scores, model: LossModel, z: float) -> Interval:
         inputs, shift = model.inputs, scores.shift
         change = float(shift @ np.asarray(inputs.absolute if absolute else inputs.squared)) / known
         covariance = np.asarray(inputs.absolute_covariance if absolute else inputs.squared_covariance)
-        # Errors are positive, so changes multiply. Large changes add up instead, because the factor would explode.
+        # Errors are positive, so their changes are multiplied. Changes above a factor of e are added instead, because
+        # the product would grow exponentially.
         slope = math.exp(min(change, 1.0))
         value *= slope * max(change, 1.0)
         variance = variance * (value / known) ** 2 + max(0.0, float(shift @ covariance @ shift)) * slope**2

@@ -69,9 +69,9 @@ class Segment(Model):
     :param name: condition that defines the rows of the segment, as in ``carrier = EV``
     :param feature: the feature in this condition
     :param rows: number of labelled rows of the segment in the window
-    :param share: ``rows`` as a share of all labelled rows in the window. If performance is weighted, the share of the weight of
-        the rows
-    :param share_reference: the same share of the held-out rows at training
+    :param share: ``rows`` as a share of all labelled rows in the window. If performance is weighted, the share of the
+        weight of the rows
+    :param share_reference: share of the segment among the held-out rows at training
     :param loss: mean loss of the segment in the window
     :param reference: mean loss of the segment on the held-out split part at training
     :param contribution: ``share`` times the rise of the segment's mean loss. This is the amount that the segment adds
@@ -109,9 +109,9 @@ class LossChange(Model):
     """The change of the mean loss of all rows since training, and a summary of the tests of all segments.
 
     :param metric: the metric of realised performance. The metric determines the loss of a row. For ``accuracy``, the
-        loss is 1 for a wrong and 0 for a right prediction. For ``rmse``, the loss is the squared error. For
-        ``log_loss``, ``brier`` and ``mae``, it is the row's loss. For other metrics, such as ``roc_auc``, the loss is the
-        row's influence on 1 minus the metric
+        loss is 1 for a wrong and 0 for a correct prediction. For ``rmse``, the loss is the squared error. For
+        ``log_loss``, ``brier`` and ``mae``, it is the row's loss. For other metrics, such as ``roc_auc``, the loss is
+        the row's influence on 1 minus the metric
     :param reference: the mean loss on the held-out split part at training
     :param value: the mean loss in the window
     :param tested: number of segments with enough rows at training and in the window
@@ -171,7 +171,8 @@ class RecentLevel(Model):
     :param value: the level: the mean of the metric over these windows
     :param low: lower end of the confidence interval of the difference, the current value minus the level
     :param high: upper end of this interval
-    :param compared: number of versions from which the best was selected. The interval is corrected for this number
+    :param compared: number of versions from which the best version was selected. The interval is corrected for this
+        number
     """
 
     version: int
@@ -195,8 +196,8 @@ class Performance(Model):
     :param reference_high: upper end of the confidence interval of ``reference``; ``None`` if unknown
     :param compared: number of models from which the version was selected on the held-out rows: the candidates, and the
         champion if it was measured. The interval of the difference from ``reference`` is corrected for this number
-    :param recent: the best level of recent champions; ``None`` unless the policy has ``best_recent`` and there are enough
-        windows
+    :param recent: the best level of recent champions; ``None`` unless the policy has ``best_recent`` and there are
+        enough windows
     :param labels: number of labels; for an estimate, number of scores. Rows with the weight 0 do not count
     :param greater_is_better: the direction of a custom metric; ``None`` for a built-in metric
     :param weight: column with the weights of the rows, in the window and at training; ``None`` if each row counts once
@@ -224,19 +225,20 @@ class Performance(Model):
 class IntervalCoverage(Performance):
     """The realised coverage: the share of the labels that lie in their prediction interval.
 
-    :param nominal: the share that was asked for at training (``interval=``)
+    :param nominal: the coverage that was requested at training (``interval=``)
     """
 
     nominal: float
 
 
 class PositiveRate(Model):
-    """The rate of positives: the share of the predictions of a binary model that name the positive class.
+    """The rate of positives: the share of a binary model's predictions that are the positive class.
 
+    :param value: the rate in the window, from 0 to 1
     :param low: lower end of the confidence interval
     :param high: upper end of the confidence interval
-    :param reference: the same share on the held-out split part at training; ``None`` if the profile of the version does not
-        have it
+    :param reference: the rate on the held-out split part at training; ``None`` if the profile of the version does not
+        contain it
     :param rows: number of predictions with a score
     :param threshold: decision threshold of the version
     :param positive: the positive class
@@ -254,15 +256,16 @@ class PositiveRate(Model):
 class Bias(Model):
     """The mean error of the predictions: prediction minus label.
 
-    For a regression, an error is the predicted value minus the label. For a binary model, it is the score minus 1 for a
-    positive and 0 for a negative label, so the bias is the mean score minus the share of positive labels (calibration in
-    the large).
+    For a regression, the error of a row is the predicted value minus the label. For a binary model, the error is the
+    score minus 1 for a positive label, and the score for a negative label. The bias is then the mean score minus the
+    share of positive labels (calibration in the large).
 
+    :param value: the mean error
     :param low: lower end of the confidence interval
     :param high: upper end of the confidence interval
     :param reference: mean error on the held-out split part at training; ``None`` if unknown
     :param labels: number of labels
-    :param of_probabilities: whether the predictions are probabilities, as those of a binary model are
+    :param of_probabilities: whether the predictions are probabilities of a binary model
     :param significant: whether the interval excludes 0, and the bias is large enough to matter
         (:func:`airflow_mlops.performance.bias.bias`)
     """

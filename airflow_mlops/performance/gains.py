@@ -1,12 +1,13 @@
-"""Compare the champion with challengers: models that the champion's trainer, and those of other candidates, fit to newer rows.
+"""Compare the champion with challengers: models that its trainer, or the trainers of other candidates, fit to newer
+rows.
 
-A challenger answers the question whether retraining would help now. All models predict the same labelled rows, so the
-comparison is paired: differences between windows, such as noisier labels, affect all models equally and cancel out.
+A challenger shows whether retraining would help now. All models predict the same labelled rows, so the comparison is
+paired: differences between windows, such as noisier labels, affect all models equally and cancel out.
 
 Gains in the first window after a retraining are ignored (:func:`rests`). A challenger is trained on half of the
-compared window. No champion, however new, is trained on any row of it. In a series that changes all the time, such as
-the weather, this difference alone gives a gain in every window, and another training would not remove it. A gain in a
-later window shows that the champion ages.
+compared window, but even a new champion is not trained on any row of that window. If the data changes all the time,
+such as the weather, this difference alone gives a gain in every window, and another training would not remove the gain.
+A gain in a later window shows that the champion has become outdated.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ def compare(
     :param trained_rows: number of rows that the challenger was trained on; the larger number of its two trainings
     :param value: metric of the challenger
     :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
-    :param trainer: the trainer of the challenger; ``None`` for the champion's
+    :param trainer: the trainer of the challenger; ``None`` for the champion's trainer
     """
     gains = champion - challenger
     known = design(gains, groups) if groups is not None else None
@@ -63,10 +64,11 @@ def compare(
 
 
 def standard_error(gains: NDArray[np.float64], groups: NDArray[np.int64] | None = None) -> float:
-    """Return the standard error of the mean of the gains of n rows; infinite for a single row, or a single cluster.
+    """Return the standard error of the mean of the gains of n rows.
 
     :param gains: differences of two losses of each row, shape (n,)
     :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
+    :return: the standard error; infinite for a single row or a single cluster
     """
     if len(gains) < 2:
         return math.inf
@@ -77,14 +79,16 @@ def standard_error(gains: NDArray[np.float64], groups: NDArray[np.int64] | None 
 def best_gain(
     current: Comparison, earlier: Sequence[tuple[int, Comparison]], confidence: float, min_gain: float
 ) -> Gain | None:
-    """Return the gain of the best challenger that is significant and large enough; ``None`` without such a challenger.
+    """Return the gain of the best challenger whose gain is significant and large enough; ``None`` without such a
+    challenger.
 
     In the first window after a retraining, the result is ``None`` (:func:`rests`).
 
     A gain is significant if its lower confidence bound is above zero, and large enough if it is at least ``min_gain``.
-    Two gains are considered: that of the current window, and the exponentially weighted mean over all windows since the
-    champion's promotion. The mean detects a small gain that lasts, and the current window detects a sudden one. The lower bounds of all challengers hold together with an error
-    probability of ``(1 - confidence) / 2``, see :mod:`airflow_mlops.performance.joint`.
+    Two gains are considered: the gain in the current window, and the exponentially weighted mean of the gains in all
+    windows since the champion's promotion. The mean detects a small but lasting gain, and the current window detects a
+    sudden gain. The lower bounds of all challengers hold together with an error probability of ``(1 - confidence) /
+    2``, see :mod:`airflow_mlops.performance.joint`.
 
     The largest of several estimates is too large on average. With challengers of k trainers, each gain is therefore
     reduced by the quantile 1 - 1/(2k) of its error before it is compared with ``min_gain``. Among challengers with the
@@ -96,7 +100,8 @@ def best_gain(
     of windows are assumed to be perfectly correlated, because the same clusters may occur in all windows.
 
     :param current: the comparison on the current window
-    :param earlier: comparisons with the same champion on earlier windows, each with the number of windows since then
+    :param earlier: comparisons on earlier windows, each with the number of windows from then to the current window.
+        Comparisons with another champion or by another metric are left out of the mean
     :param confidence: confidence level of the two-sided interval, such as 0.95
     :param min_gain: the smallest gain that counts, as a share of the champion's loss
     """
@@ -118,7 +123,8 @@ def rests(current: Comparison, earlier: Sequence[tuple[int, Comparison]]) -> boo
     """Return whether gains in the current window are ignored, because it is the first window after a retraining.
 
     :param current: the comparison on the current window
-    :param earlier: comparisons on earlier windows. One with another champion shows that the champion was retrained
+    :param earlier: comparisons on earlier windows. A comparison with another champion shows that the champion was
+        retrained
     """
     return current.since_training == 1 and any(known.champion != current.champion for _, known in earlier)
 
@@ -148,8 +154,9 @@ def _gain(
 ) -> Gain:
     """Return the weighted mean of the gains in several windows.
 
+    :param points: the weight, the challenger's result and the champion's mean loss in each window
     :param z: quantile of the normal distribution for the lower bound
-    :param selection: quantile of the normal distribution for the correction of the best of several trainers
+    :param selection: quantile of the normal distribution for the correction for the selection of the best trainer
     """
     known = {"trainer": challenger.trainer, "past": challenger.past, "value": challenger.value, "windows": len(points)}
     loss = sum(weight * loss for weight, _, loss in points)

@@ -1,10 +1,11 @@
 """Bounds that hold for several correlated estimates together.
 
-Challengers make similar predictions, so their gains are correlated. Dividing the error probability among them
-(Bonferroni) is then stricter than stated. The quantile of the joint normal distribution keeps the stated probability.
+Challengers make similar predictions, so their gains are correlated. If the error probability is divided among them
+(Bonferroni), the bounds are stricter than stated. The quantile of the joint normal distribution keeps the stated
+probability.
 
-Source: T. Hothorn, F. Bretz and P. Westfall, "Simultaneous Inference in General Parametric Models", Biometrical Journal 50
-(2008).
+Source: T. Hothorn, F. Bretz and P. Westfall, "Simultaneous Inference in General Parametric Models", Biometrical Journal
+50 (2008).
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ _DRAWS = 40_000
 def joint_quantile(level: float, count: int, correlations: Sequence[Sequence[float]] | None) -> float:
     """Return the value that the largest of several standard normal variables exceeds with a probability of ``level``.
 
-    The quantile is simulated with fixed draws; its standard error is about 0.015 at ``level`` 0.025.
+    The quantile is simulated with a fixed seed. Its standard error is about 0.015 at ``level`` 0.025.
 
     :param level: the probability
     :param count: number of variables
-    :param correlations: the correlation of each two variables, shape (count, count); ``None`` if unknown, so that
-        ``level`` is divided by ``count`` (Bonferroni)
+    :param correlations: correlation matrix of the variables, shape (count, count); ``None`` if unknown. ``level`` is
+        then divided by ``count`` (Bonferroni)
     """
     divided = NormalDist().inv_cdf(1 - level / count)
     if correlations is None or count == 1:
@@ -44,13 +45,13 @@ def joint_quantile(level: float, count: int, correlations: Sequence[Sequence[flo
 
 
 def correlations_of(gains: Sequence[NDArray[np.float64]], groups: NDArray[np.int64] | None = None) -> list[list[float]]:
-    """Return the correlation of each two of k means, shape (k, k).
+    """Return the correlation matrix of k means, shape (k, k).
 
     The mean of a constant array has a correlation of 0 with the other means.
 
     :param gains: the values whose means are correlated, k arrays of shape (n,)
     :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows. For clustered rows,
-        the sums of the clusters are correlated
+        the sums by cluster are correlated instead of the rows
     """
     centred = np.stack([gain - gain.mean() for gain in gains])
     if groups is not None:

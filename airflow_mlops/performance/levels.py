@@ -1,14 +1,14 @@
-"""The level that recent champions reached: a standard that does not slip when a version is promoted in a bad time.
+"""The best level of recent champions, a standard that stays the same if a worse version is promoted.
 
 The level of a version is the mean of the metric over the windows in which the version made the predictions. Windows
-differ by more than the sampling of their rows, so the level is not treated as exact. Its windows are a sample, and
-under the hypothesis that nothing has changed, the current window is one more draw from the same distribution. The
-interval of the difference is a prediction interval for a new window (J. Higgins, S. Thompson and D. Spiegelhalter, "A
-Re-evaluation of Random-effects Meta-analysis", Journal of the Royal Statistical Society A 172, 2009). Its variance is
-that of the window's own value, of the mean, and of the variation between windows. The quantile is Student's with one
-degree of freedom less than there are windows.
+differ by more than the sampling error of their rows, so the level is not treated as exact. The windows of the version
+are a sample. Under the hypothesis that nothing has changed, the current window is one more draw from the same
+distribution. The interval of the difference is a prediction interval for a new window (J. Higgins, S. Thompson and D.
+Spiegelhalter, "A Re-evaluation of Random-effects Meta-analysis", Journal of the Royal Statistical Society A 172, 2009).
+Its variance is the sum of three variances: that of the current value, that of the mean, and the variance between
+windows. The quantile is that of Student's t with one degree of freedom less than there are windows.
 
-The best of several versions is partly the luckiest one. With k versions, the interval has the confidence
+The best of several versions is partly the best by chance. With k versions, the interval therefore has the confidence
 ``1 - (1 - confidence) / k`` (Bonferroni).
 """
 
@@ -30,8 +30,8 @@ def best_recent(
     """Compare performance in a window with the best level of the versions that made predictions in earlier windows.
 
     :param current: performance in the current window
-    :param windows: performance in the earlier windows of each version. Values of another metric, or with other weights of rows,
-        are left out
+    :param windows: performance in the earlier windows of each version. Values of another metric, or with other weights
+        of rows, are left out
     :param confidence: confidence of all intervals, such as 0.95
     :return: ``None`` if no version has :data:`MIN_WINDOWS` windows
     """
@@ -55,7 +55,13 @@ def best_recent(
 def _difference(
     current: Performance, earlier: Sequence[Performance], confidence: float, compared: int
 ) -> tuple[float, float]:
-    """Return the interval of the current value minus the mean of the earlier values."""
+    """Return the interval of the current value minus the mean of the earlier values.
+
+    :param current: performance in the current window
+    :param earlier: performance in the windows of one version, at least two
+    :param confidence: confidence of all intervals, such as 0.95
+    :param compared: number of versions from which the best version was selected
+    """
     from scipy import special
 
     z, count = NormalDist().inv_cdf(0.5 + confidence / 2), len(earlier)

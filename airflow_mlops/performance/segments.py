@@ -26,7 +26,12 @@ MAX_SEGMENTS = 10
 class _Sample(NamedTuple):
     """The losses of the rows of a segment.
 
-    ``independent`` is the effective number of rows with weights (Kish), and ``design`` the design effect of clustered rows.
+    :param rows: number of rows
+    :param mean: mean loss, weighted if the rows have weights
+    :param variance: variance of the losses
+    :param independent: effective number of rows with weights (Kish)
+    :param mass: sum of the weights
+    :param design: design effect of clustered rows
     """
 
     rows: int
@@ -61,11 +66,12 @@ def compare(
     :param reference: losses of each segment of the held-out split part at training
     :param current: losses of the same segments in the window, by feature
     :param metric: name of the metric that determines the loss
+    :param thresholds: ``tolerance``, ``min_rows``, ``confidence`` and ``false_alarm_rate`` are used here
     :param designs: the design effect of each segment of the window, by feature, if rows are clustered. The segments at
         training are assumed to have the same design effects
     :return: the change of the mean loss of all rows, and at most :data:`MAX_SEGMENTS` segments with worse performance;
-        ``None`` if there is nothing to compare. The first segment is the one that contributes most beyond its share of
-        the rows
+        ``None`` if there is nothing to compare. The first segment has the largest contribution in excess of its share
+        of the rows
     """
     then = reference.losses.get(metric, {})
     features = [name for name, found in current.items() if sum(found.rows) and sum(then[name].rows)] if then else []
@@ -124,7 +130,7 @@ def _pairs(
 ) -> Iterator[tuple[str, _Sample, _Sample]]:
     """Yield the name and both samples of each segment with enough rows at training and in the window.
 
-    A segment that contains all rows is left out, and so is one with fewer than two effective rows.
+    Segments that contain all rows, and segments with fewer than two effective rows, are left out.
     """
     totals = sum(then.rows), sum(now.rows)
     for index, rows in enumerate(cut.names):

@@ -23,21 +23,23 @@ class PerformanceThresholds(DriftThresholds):
     :param greater_is_better: whether larger values of a custom metric are better; ``None`` for a built-in metric
     :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, the
         tolerance is an absolute difference. Otherwise (errors and losses), the tolerance is a share of the value at
-        training. The tolerance is also the absolute difference by which the coverage of prediction intervals may be lower
+        training. The tolerance is also the absolute difference by which the coverage of prediction intervals may be
+        lower
     :param min: the smallest acceptable value of the metric, for a metric of which larger values are better. Performance
         counts as worse if the whole confidence interval lies below ``min``, whatever the value at training is
     :param max: the largest acceptable value of the metric, for errors and losses, in the unit of the metric
-    :param best_recent: length of the time before the window. The best level that a champion of this model reached in
-        this time is another standard for performance (:mod:`airflow_mlops.performance.levels`). By default, performance
+    :param best_recent: length of the time before the window. Performance is also compared with the best level that a
+        champion of this model reached in this time (:mod:`airflow_mlops.performance.levels`). By default, performance
         is not compared with earlier champions
     :param confidence: confidence level of the interval of the metric, from 0.5 to below 1
     :param min_labels: the smallest number of labels for which performance is judged
     :param min_coverage: the smallest share of predictions with a label for which performance is judged, from 0 to 1
     :param grace: time after the end of a window in which labels may still arrive. Performance is judged only after this
         time; by default, performance is judged immediately
-    :param groups: column of the predictions that names the cluster of each row, such as a customer. Rows of one cluster are
-        not independent, and the intervals of realised performance (:mod:`airflow_mlops.metrics.clusters`), the drift tests
-        (:mod:`airflow_mlops.drift.clusters`) and the tests of segments allow for it. By default, rows are independent
+    :param groups: column of the predictions that names the cluster of each row, such as a customer. Rows of one cluster
+        are not independent. The intervals of realised performance (:mod:`airflow_mlops.metrics.clusters`), the drift
+        tests (:mod:`airflow_mlops.drift.clusters`) and the tests of segments allow for this dependence. By default,
+        rows are independent
     """
 
     metric: str | None = None
@@ -78,7 +80,8 @@ class PerformanceThresholds(DriftThresholds):
     def wrong_bound(self, metric: str) -> str | None:
         """Return a clause that explains why ``min`` or ``max`` does not fit ``metric``; ``None`` if they fit.
 
-        :param metric: the metric of the model, which is known only when a window is checked if ``metric`` is not set
+        :param metric: the metric of the model. If the field ``metric`` is not set, it is known only when a window is
+            checked
         """
         greater = find_metric(metric, self.greater_is_better).higher_is_better
         if self.max is not None and greater:

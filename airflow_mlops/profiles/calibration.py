@@ -101,9 +101,9 @@ class Tail(Model):
     """How the errors change with the prediction at one end of the predictions.
 
     The outermost bins are wide, and predictions that drifted lie at their outer ends, where errors are often larger.
-    The slopes are those of straight lines through the errors of the outermost bins (least squares), and their variances
-    allow for unequal variances of the errors (H. White, "A Heteroskedasticity-Consistent Covariance Matrix Estimator
-    and a Direct Test for Heteroskedasticity", Econometrica 48, 1980).
+    The slopes are those of straight lines that are fitted to the errors in the outermost bins by least squares. The
+    variances of the slopes allow for unequal variances of the errors (H. White, "A Heteroskedasticity-Consistent
+    Covariance Matrix Estimator and a Direct Test for Heteroskedasticity", Econometrica 48, 1980).
 
     :param center: mean prediction of the held-out rows in the outermost bin
     :param absolute: change of the absolute error when the prediction grows by 1

@@ -1,13 +1,16 @@
-"""How the errors of a regression depend on its features, beyond what the prediction explains.
+"""How the errors of a regression depend on its features, beyond the dependence on the prediction.
 
 The loss model of :mod:`airflow_mlops.profiles.calibration` depends on the prediction only. If the inputs drift, rows
 with the same prediction have other inputs, and often other errors: the model extrapolates, or the noise depends on a
-feature. A least-squares regression of the held-out losses, minus the means of the loss model, on each numeric feature
-and its square measures this. The mean of these terms in a window gives the change of the mean loss (regression
-estimator: W. Cochran, "Sampling Techniques", 3rd edition, 1977, chapter 7), and the covariance of the coefficients the
-error of this change, which grows with the distance of the window from the held-out rows. The covariance allows for
-unequal variances and for the leverage of rows (HC3: J. MacKinnon and H. White, "Some Heteroskedasticity-Consistent
-Covariance Matrix Estimators with Improved Finite Sample Properties", Journal of Econometrics 29, 1985).
+feature. This dependence is measured by a least-squares regression on the held-out rows. It explains the losses, minus
+the means of the loss model, by each numeric feature and its square.
+
+The difference between the means of these terms in a window and in the held-out rows gives the change of the mean loss
+(regression estimator: W. Cochran, "Sampling Techniques", 3rd edition, 1977, chapter 7). The covariance of the
+coefficients gives the standard error of this change, which grows with the distance of the window from the held-out
+rows. The covariance allows for unequal variances and for the leverage of rows (HC3: J. MacKinnon and H. White, "Some
+Heteroskedasticity-Consistent Covariance Matrix Estimators with Improved Finite Sample Properties", Journal of
+Econometrics 29, 1985).
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ from airflow_mlops.data.types import as_numbers
 from airflow_mlops.profiles.columns.base import decoded
 from airflow_mlops.profiles.columns.numeric import is_numeric
 
-# Largest number of features, smallest number of held-out rows per feature, and largest number of rows for the regression.
+# Largest number of features, smallest number of held-out rows per feature, and largest number of rows for the
+# regression.
 _FEATURES, _ROWS_PER_FEATURE, _ROWS = 10, 50, 20_000
-# Standardised features are clipped to this distance from 0, so that a few extreme values do not decide.
+# Standardised features are clipped to this distance from 0, which limits the influence of extreme values.
 _FAR = 5.0
 # Smallest variance of a feature, relative to its squared mean, that is not a rounding error.
 _SAME = 1e-18
@@ -74,12 +78,14 @@ class InputErrors(Model):
 
 
 def learn(batches: Iterable[pa.RecordBatch], rests: Floats) -> InputErrors | None:
-    """Learn how losses depend on the numeric features. The ten features that explain most of the losses are used.
+    """Learn how losses depend on the numeric features.
+
+    At most ten features are used, those that explain most of the variance of the losses.
 
     :param batches: features of the n held-out rows
     :param rests: absolute and squared errors of these rows, minus the means of the loss model, shape (n, 2)
-    :return: ``None`` without a numeric feature that varies, with fewer than 50 rows, or if the batches have another number
-        of rows
+    :return: ``None`` without a numeric feature that varies, with fewer than 50 rows, or if the number of rows in the
+        batches is not n
     """
     step = max(1, -(-len(rests) // _ROWS))
     names: list[str] = []
@@ -123,7 +129,9 @@ def learn(batches: Iterable[pa.RecordBatch], rests: Floats) -> InputErrors | Non
 
 
 def _strongest(values: Floats, centers: Floats, scales: Floats, rests: Floats, most: int) -> list[int]:
-    """Return the features whose terms explain most of the variance of the losses, as ascending column indices."""
+    """Return the column indices of the ``most`` features that explain most of the variance of the losses, in ascending
+    order.
+    """
     spread = np.square(rests - rests.mean(axis=0)).sum(axis=0)
     explained = []
     for place in range(values.shape[1]):
@@ -137,7 +145,7 @@ def _strongest(values: Floats, centers: Floats, scales: Floats, rests: Floats, m
 
 
 def _fit(terms: Floats, rest: Floats) -> tuple[Floats, Floats]:
-    """Return the coefficients of a least-squares regression, and their covariance (HC3)."""
+    """Return the coefficients of a least-squares regression, and the covariance of the coefficients (HC3)."""
     inverse = _inverse(terms.T @ terms)
     coefficients = inverse @ (terms.T @ rest)
     leverage = np.einsum("ij,jk,ik->i", terms, inverse, terms) + 1 / len(terms)

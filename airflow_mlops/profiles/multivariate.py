@@ -40,6 +40,10 @@ class Number(Model):
     """The encoding of a numeric feature, standardised by its mean and standard deviation at training.
 
     Null and non-finite values are encoded as the mean.
+
+    :param name: name of the feature
+    :param mean: mean of the finite values at training
+    :param std: standard deviation of the finite values at training
     """
 
     kind: Literal["number"] = "number"
@@ -60,6 +64,7 @@ class Number(Model):
 class Category(Model):
     """The encoding of a text or boolean feature: the standardised share of rows with each value at training.
 
+    :param name: name of the feature
     :param shares: shares of rows of the frequent values; all other values have the share 0
     :param missing: share of null rows, which form a separate category
     :param mean: mean of the shares over the rows at training
@@ -118,7 +123,8 @@ class Reconstruction(Model):
 class ReconstructionErrors:
     """Profiles the reconstruction errors of streamed rows. Memory does not grow with the number of rows.
 
-    :ivar mismatch: the reason why the errors cannot be computed, worded to follow "because"; ``None`` if they can be computed
+    :ivar mismatch: the reason why the errors cannot be computed, as a clause that can follow "because"; ``None`` if
+        they can be computed
     """
 
     def __init__(self, reconstruction: Reconstruction) -> None:
@@ -169,8 +175,8 @@ def learn(
         rows, sums, products = rows + len(values), sums + values.sum(axis=0), products + values.T @ values
     means = sums / rows
     variances, directions = np.linalg.eigh(products / rows - np.outer(means, means))
-    # Directions are ordered by ascending variance, so those that are left out come first. At least one direction is kept,
-    # and at least one is left out.
+    # Directions are ordered by ascending variance, so those that are left out come first. At least one direction is
+    # kept, and at least one is left out.
     left_over = np.cumsum(variances) / variances.sum()
     count = int(np.clip((left_over <= 1 - _VARIANCE).sum(), 1, len(columns) - 1))
     learned = Reconstruction(

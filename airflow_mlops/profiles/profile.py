@@ -80,7 +80,7 @@ class ModelProfile(Model):
     :param constant: for each numeric feature, the share of the calendar spans of the split part `train` (``hour``,
         ``day``, ``week``, ``month``, ``year``) in which the feature has a single value; empty if unknown
     :param weighted: ``segments`` and ``intervals`` with the weights of the held-out rows (``sample_weight``). Windows
-        whose rows have weights are compared with them; ``None`` if the held-out rows have no weights
+        whose rows have weights are compared with these values; ``None`` if the held-out rows have no weights
     """
 
     features: Profile
@@ -123,6 +123,7 @@ def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = N
 def merge(profiles: Iterable[Profile]) -> Profile:
     """Merge the profiles of subsets of the rows into the profile of all rows.
 
+    :param profiles: the profiles of disjoint subsets
     :raises SchemaError: the profiles do not have the same columns with the same kinds
     """
     rows = 0

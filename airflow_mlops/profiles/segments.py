@@ -121,7 +121,8 @@ class SegmentLosses(Model):
 
     :param cuts: the segments of each feature, by feature name
     :param losses: losses by metric and feature name. A metric is one of :data:`airflow_mlops.metrics.catalog.REALISED`
-        or an expected cost, and :func:`airflow_mlops.metrics.realised.losses` computes the loss of each row for this metric
+        or an expected cost, and :func:`airflow_mlops.metrics.realised.losses` computes the loss of each row for this
+        metric
     """
 
     cuts: dict[str, Cut]
@@ -158,7 +159,7 @@ def held_out(
 ) -> SegmentLosses:
     """Compute the losses of held-out rows by segment, for every metric of the model that has a loss per row.
 
-    A metric whose losses cannot be measured on these rows is left out, and the log says why.
+    A metric whose losses cannot be measured on these rows is left out, and the reason is logged.
 
     :param cuts: the segments by feature name
     :param contract: model contract with the ML task and the metrics
@@ -214,7 +215,11 @@ def tally(
 
 
 def measured(batches: Iterable[pa.RecordBatch], mask: npt.NDArray[np.bool_] | None) -> Iterator[pa.RecordBatch]:
-    """Yield the rows for which ``mask`` is true, shape (n,); all rows if it is ``None``."""
+    """Yield the rows for which ``mask`` is true.
+
+    :param batches: the rows
+    :param mask: boolean for each of the n rows, shape (n,); ``None`` to yield all rows
+    """
     start = 0
     for batch in batches:
         yield batch if mask is None else batch.filter(pa.array(mask[start : start + batch.num_rows]))
@@ -235,8 +240,9 @@ def design_effects(
     :param cost: losses of these rows, shape (n,)
     :param clusters: the number of the cluster of each row, shape (n,)
     :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
-    :return: the design effect of each segment (:func:`airflow_mlops.metrics.clusters.design`), by feature; infinite if all
-        its rows are one cluster. A feature whose kind differs from training is left out
+    :return: the design effect of each segment (:func:`airflow_mlops.metrics.clusters.design`), by feature; infinite if
+        all rows of the segment are in one cluster, and 1 for a segment without rows. A feature whose kind differs from
+        training is left out
     """
     found: dict[str, list[Integers]] = {name: [] for name in cuts}
     for batch in batches:
@@ -263,8 +269,8 @@ def _effect(cost: Floats, clusters: Integers, weight: Floats | None, rows: Integ
 class _Moments:
     """Computes the mass, the mean and the sum of squared deviations of losses in k segments, batch by batch.
 
-    After T. Chan, G. Golub and R. LeVeque, "Algorithms for Computing the Sample Variance", The American Statistician 37
-    (1983).
+    Source: T. Chan, G. Golub and R. LeVeque, "Algorithms for Computing the Sample Variance", The American Statistician
+    37 (1983).
     """
 
     def __init__(self, segments: int) -> None:
@@ -295,7 +301,7 @@ class _Counter:
 
     def __init__(self, segments: int) -> None:
         self._rows = np.zeros(segments)
-        # The variance of a weighted mean is a mean with the squares of the weights.
+        # The variance of a weighted mean is computed from moments with squared weights.
         self._plain, self._squared = _Moments(segments), _Moments(segments)
         self._weighted = False
 

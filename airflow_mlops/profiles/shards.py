@@ -56,6 +56,7 @@ def batches(datasets: Sequence[Dataset], columns: Sequence[str], shard: int, sha
 def write(store: ArtifactStore, name: str, shard: Shard) -> ProfileRef:
     """Store the profile of a shard.
 
+    :param store: the artifact store
     :param name: name of the dataset
     :param shard: the profile of the shard
     :return: a reference to the stored profile
@@ -69,6 +70,8 @@ def write(store: ArtifactStore, name: str, shard: Shard) -> ProfileRef:
 def read(store: ArtifactStore, ref: ProfileRef) -> Shard:
     """Read the stored profile of a shard.
 
+    :param store: the artifact store
+    :param ref: the reference from :func:`write`
     :raises DatasetNotFoundError: the profile is not in the store
     :raises DatasetCorruptError: the profile was changed, or an incompatible version of this package wrote it
     """

@@ -1,9 +1,9 @@
 """Two-sample significance tests of the hypothesis that both samples come from the same distribution.
 
-Both samples are given as row counts in the same bins. A bin can also be a point on an axis or a category. Where no
-formula is accurate, the null distribution is simulated by a permutation test: the samples are pooled, and rows are
-assigned to them at random, so the counts per bin are multivariate hypergeometric. Simulations are seeded, so the same
-profiles have the same p-values.
+Both samples are given as row counts in the same bins. A bin can also be a point on an axis or a category. If no formula
+is accurate, the null distribution is simulated by a permutation test: the samples are pooled, and rows are assigned to
+them at random, so the counts per bin are multivariate hypergeometric. Simulations are seeded, so equal profiles give
+equal p-values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Floats = npt.NDArray[np.float64]
 
 # Cochran's rule: bins with fewer expected rows are merged, beginning with the rarest.
 _SPARSE = 5
-# From this number of expected rows on, the chi-square distribution is accurate as far out in the tail as needed.
+# From this number of expected rows on, the chi-square approximation is accurate far enough into the tail.
 _PLENTY = 50
 # Cucconi's test: the null distribution is simulated if the leverage of a point exceeds this share of the rows of the
 # smaller sample. The simulation uses this number of bins of ranks.
@@ -33,8 +33,8 @@ _HITS = 10
 # Number of draws for the p-values of measures, and number of steps of a Brownian bridge.
 _MEASURE_DRAWS = 999
 _BRIDGE = 200
-# Exact Kolmogorov-Smirnov probabilities are computed up to this sample size. For larger samples they take long and differ
-# little from the approximation.
+# Exact Kolmogorov-Smirnov probabilities are computed up to this sample size. For larger samples they take long and
+# differ little from the approximation.
 _EXACT_ROWS = 512
 # Beyond this number of rows, the limiting distribution has an error of only a few percent of p, and is much faster.
 _KOLMOGOROV_LIMIT = 2_000
@@ -120,12 +120,14 @@ def wasserstein(points: Floats, pair: Pair) -> tuple[float, float]:
 def cucconi(pair: Pair) -> float:
     """Compute the p-value of Cucconi's rank test for a change of level, spread, or both.
 
+    Each row has two scores: its rank, and the squared distance of its rank from the middle rank. Tied rows share their
+    mean rank. Twice Cucconi's statistic is the squared length of the difference between the mean scores of the samples.
+    It has a chi-square distribution with two degrees of freedom, or with one if there are only two distinct values. If
+    a few rows dominate because most other rows are tied, the distribution is simulated.
+
     Sources: O. Cucconi, "Un nuovo test non parametrico per il confronto fra due gruppi di valori campionari", Giornale
     degli Economisti 27 (1968); M. Marozzi, "Some notes on the location-scale Cucconi test", Journal of Nonparametric
-    Statistics 21 (2009). Each row has two scores: its rank, and the squared distance of its rank from the middle rank.
-    Twice Cucconi's statistic is the squared length of the difference between the mean scores of the samples. It has a
-    chi-square distribution with two degrees of freedom, or with one if there are only two distinct values. Tied rows
-    share their mean rank. If a few rows dominate because most other rows are tied, the distribution is simulated.
+    Statistics 21 (2009).
 
     :param pair: the row counts of the two samples at k points in ascending order
     """
@@ -175,11 +177,12 @@ def _length(now: Floats, pair: Pair, scores: Floats, inverse: Floats) -> Floats:
     """Compute the squared length of the difference between the mean scores of the samples.
 
     :param now: row counts of the window in each draw, shape (draws, k)
+    :param pair: row counts of the two samples
     :return: shape (draws,)
     """
     n, m = pair.before.sum(), pair.now.sum()
     means = now @ scores / m
-    # The pooled mean is 0, so the mean of the reference follows from the mean of the window.
+    # The pooled mean is 0, so the mean of the reference can be computed from the mean of the window.
     apart = means * (1 + m / n)
     found: Floats = np.einsum("ij,jk,ik->i", apart, inverse, apart) / pair.scale * (n + m - 1) / (n + m)
     return found
@@ -289,9 +292,9 @@ def measures(pair: Pair, functions: Sequence[Callable[[Floats, Floats], Floats]]
 def adjusted(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values for multiple tests.
 
-    After Y. Benjamini and Y. Hochberg, "Controlling the False Discovery Rate", Journal of the Royal Statistical Society
-    B 57 (1995). If nothing has changed and the tests are independent, the probability that any adjusted p-value is at
-    most ``a`` is ``a``.
+    Source: Y. Benjamini and Y. Hochberg, "Controlling the False Discovery Rate", Journal of the Royal Statistical
+    Society B 57 (1995). If nothing has changed and the tests are independent, the probability that any adjusted p-value
+    is at most ``a`` is ``a``.
 
     :param p_values: p-values of the tests, in any order
     :return: the adjusted p-values, in the same order
@@ -324,6 +327,7 @@ def odds_ratio(first: float, second: float) -> float:
 def _permuted(pair: Pair, statistic: Callable[[Floats], Floats]) -> float:
     """Compute the permutation p-value of a statistic.
 
+    :param pair: the row counts of the two samples in k bins
     :param statistic: function that takes the counts of the window, shape (draws, k), and returns shape (draws,)
     """
     observed = float(statistic(pair.now[None])[0])
@@ -333,7 +337,11 @@ def _permuted(pair: Pair, statistic: Callable[[Floats], Floats]) -> float:
 def _drawn(observed: float, draw: Callable[[np.random.Generator, int], Floats]) -> float:
     """Compute a sequential Monte Carlo p-value. Drawing stops at the tenth draw that is at least ``observed``.
 
-    After J. Besag and P. Clifford, "Sequential Monte Carlo p-values", Biometrika 78 (1991).
+    Source: J. Besag and P. Clifford, "Sequential Monte Carlo p-values", Biometrika 78 (1991).
+
+    :param observed: the statistic of the samples
+    :param draw: function that takes a generator and a number of draws, and returns this many statistics under the null
+        hypothesis
     """
     random = np.random.default_rng(0)
     hits = drawn = 0
@@ -346,7 +354,10 @@ def _drawn(observed: float, draw: Callable[[np.random.Generator, int], Floats]) 
 
 
 def _draw(pair: Pair, random: np.random.Generator, draws: int) -> Floats:
-    """Draw the counts of a window at random from the pooled rows, shape (draws, k)."""
+    """Draw the counts of a window at random from the pooled rows, shape (draws, k).
+
+    If the samples have more than 500 million rows, both are scaled down to this number, the limit of NumPy's generator.
+    """
     share = min(1.0, _MOST_ROWS / float(pair.total.sum()))
     before, now = (_whole(counts * share) for counts in pair)
     drawn = random.multivariate_hypergeometric(before + now, now.sum(), size=draws, method="marginals")

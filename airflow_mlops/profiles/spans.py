@@ -1,7 +1,7 @@
-"""Find out which numeric features stay constant for whole hours, days, weeks, months or years of the training data.
+"""Measure how often numeric features stay constant for whole hours, days, weeks, months or years of the training data.
 
-A feature such as the month is constant in every month, and a holiday flag in many months, but a sensor in none. With
-these shares, monitoring distinguishes a calendar feature, which may be constant in a window, from a sensor that is
+A feature such as the month is constant in every month, a holiday flag in many months, and a working sensor in none.
+With these shares, monitoring distinguishes a calendar feature, which may be constant in a window, from a sensor that is
 stuck.
 """
 
@@ -73,14 +73,15 @@ def with_constant_spans(
 def constant_shares(batches: Iterable[pa.RecordBatch], time: str, zone: str = UTC) -> dict[str, dict[Span, float]]:
     """Return the share of calendar spans in which each numeric column has a single value.
 
-    A span counts only if the column has at least two finite values in it, and at least a tenth of the mean number per
-    span. At the beginning and the end of the data, only a short part of a span may have rows, in which any column has a
-    single value. Memory grows with the number of spans and not with the number of rows.
+    A span counts only if the column has at least two finite values in the span, and at least a tenth of the mean number
+    of values per span. This rule excludes the first and the last span of the data if only a short part of them has
+    rows, because any column may then have a single value. Memory grows with the number of spans and not with the number
+    of rows.
 
     :param batches: rows with the column ``time`` and numeric columns
     :param time: name of the column with the event time
     :param zone: time zone in which days, weeks, months and years begin
-    :return: by column, the share of spans from 0 to 1 by kind of span. Kinds without a span that counts are left out
+    :return: by column and kind of span, the share of spans from 0 to 1. Kinds without a span that counts are left out
     :raises SchemaError: a value of ``time`` is not a point in time
     """
     found: dict[tuple[str, Span], pa.Table] = {}

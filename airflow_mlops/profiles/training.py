@@ -59,8 +59,9 @@ def model_profile(
     :param truth: labels of the held-out rows, shape (n,)
     :param predictions: predictions for the same rows
     :param importance: each feature's share of the total permutation importance, from 0 to 1; empty if unknown
-    :param weight: the weights of the held-out rows in metrics, shape (n,); ``None`` if each row counts once. The profile has the
-        performance of both, because the rows of a window may have no weights
+    :param weight: the weights of the held-out rows in metrics, shape (n,); ``None`` if each row counts once. With
+        weights, the profile contains the performance with and without them, because the rows of a window may have no
+        weights
     """
     scores = pa.RecordBatch.from_pydict({"score": pa.array(predictions.score)})
     labelled = pa.RecordBatch.from_pydict(
@@ -91,6 +92,8 @@ def _weighted(
 ) -> WeightedPerformance:
     """Measure performance on the held-out rows with their weights.
 
+    :param contract: model contract (features, label, ML task)
+    :param cuts: the segments by feature name
     :param batches: features of the held-out rows
     :param known: labelled predictions of these rows
     :param weight: weights of these rows, shape (n,)
@@ -106,8 +109,12 @@ def _features(contract: ModelContract, batches: Iterable[pa.RecordBatch]) -> Ite
 
 
 def _intervals(contract: ModelContract, known: Outcomes) -> dict[str, Interval]:
-    """Return the intervals of the metrics of the model that monitoring can measure, by metric.
+    """Return the intervals of all metrics of the model that monitoring can measure, by metric.
 
+    They include the mean error (:data:`BIAS`) of binary models and regressions, and the share of positive predictions
+    (:data:`POSITIVES`) of binary models if each row counts once. Intervals that are not finite are left out.
+
+    :param contract: model contract with the ML task and the metrics
     :param known: labelled predictions of the held-out rows
     """
     found = {}
@@ -119,7 +126,7 @@ def _intervals(contract: ModelContract, known: Outcomes) -> dict[str, Interval]:
         with np.errstate(over="ignore", invalid="ignore"):
             z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
             found[BIAS] = weighted.interval(known.score - known.truth, known.weight, z)
-    # In production, the rate of positives counts each prediction once.
+    # In a window, the rate of positives counts each prediction once, so it has no weighted interval here.
     if contract.task == "binary" and known.rows and known.weight is None:
         share = float(np.mean(known.score >= contract.threshold))
         found[POSITIVES] = proportion(share, known.rows, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2))

@@ -51,7 +51,7 @@ def _is_watchable(data_type: pa.DataType) -> bool:
 
 
 def _is_informative(column: ColumnProfile) -> bool:
-    """Return whether a column should be watched. It must have a value.
+    """Return whether a column is informative enough to be watched. Columns without a value are not watched.
 
     Text must be free text in which most values consist of words. Codes and categories are not watched.
     """

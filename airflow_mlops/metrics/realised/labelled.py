@@ -25,7 +25,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 class UnmeasurableError(EvaluationError):
-    """Raised if performance cannot be measured. The message is a clause with the reason."""
+    """Raised if performance cannot be measured. The message is a clause that states the reason."""
 
 
 @dataclass
@@ -36,13 +36,15 @@ class Outcomes:
         correct; regression: the label
     :param score: score of the prediction, shape (n,)
     :param right: whether the predicted class equals the label, shape (n,); always false for a regression
-    :param skipped: number of labelled rows that were left out because label or score is not a finite number
+    :param skipped: number of labelled rows that were left out because the score or, for a regression, the label is not
+        a finite number
     :param codes: multiclass: positions of the label and of the prediction among the k classes of the model, shape (2,
         n). The position of a label that is not one of the classes is k, and the position of such a prediction is k + 1
     :param unknown: multiclass: number of rows with a label that is not one of the model's classes. The predictions for
         these rows count as wrong
     :param example: a label that is not one of the model's classes; ``None`` if there is no such label
-    :param groups: number of the cluster of each row, shape (n,), for intervals by cluster; ``None`` for independent rows
+    :param groups: number of the cluster of each row, shape (n,), for intervals by cluster; ``None`` for independent
+        rows
     :param weight: the weight of each row, above 0 and with the mean 1, shape (n,); ``None`` if each row counts once
     :param interval: the prediction intervals of the model; ``None`` for a model without them
     """
@@ -63,7 +65,7 @@ class Outcomes:
         return len(self.truth)
 
     def weighted(self, weight: Floats) -> Outcomes:
-        """Return the rows with weights, without those whose weight is 0, which are not measured.
+        """Return the rows with weights, which are scaled to the mean 1. Rows with the weight 0 are left out.
 
         :param weight: the weight of each row, finite and at least 0, at least one above 0, shape (n,)
         """

@@ -26,29 +26,31 @@ from airflow_mlops.metrics.rows import Rows
 def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "binary") -> Interval:
     """Measure ``metric`` with its two-sided confidence interval.
 
-    For ``roc_auc``, the interval uses DeLong's variance with an effective number of rows
-    (:func:`airflow_mlops.metrics.intervals.bounded`), and for ``average_precision`` and ``f1_macro`` the variance of the
-    rows' influence. For ``accuracy``, ``precision``, ``recall`` and ``interval_coverage``, it is Wilson's interval; for ``f1`` and
-    ``balanced_accuracy``, it follows from Wilson's intervals. For ``log_loss``,
-    ``brier``, ``mae`` and deviances, it is the interval of a mean, corrected for skewness, and for ``rmse`` that of the mean squared
-    error. For an expected cost, it follows from Wilson's intervals of the shares of both errors. For a custom metric, the interval
-    comes from a bootstrap over rows.
+    - ``roc_auc``: DeLong's variance with an effective number of rows (:func:`airflow_mlops.metrics.intervals.bounded`).
+    - ``average_precision`` and ``f1_macro``: the variance of the rows' influence.
+    - ``accuracy``, ``precision``, ``recall`` and ``interval_coverage``: Wilson's interval.
+    - ``f1`` and ``balanced_accuracy``: derived from Wilson's intervals.
+    - ``log_loss``, ``brier``, ``mae`` and deviances: the interval of a mean, corrected for skewness.
+    - ``rmse``: the square root of the interval of the mean squared error.
+    - Expected costs: derived from Wilson's intervals of the shares of both errors.
+    - Custom metrics: a bootstrap over rows.
 
-    For clustered rows (``outcomes.groups``), the interval is widened, except that of a custom metric, by
-    :class:`airflow_mlops.metrics.clusters.Design`.
+    For clustered rows (``outcomes.groups``), the interval is widened by :class:`airflow_mlops.metrics.clusters.Design`.
+    The interval of a custom metric is not widened.
 
-    For rows with weights (``outcomes.weight``), the values are those of :mod:`airflow_mlops.metrics.statistics`, as in the gates.
-    The intervals are the same with weighted shares and effective numbers of rows (:mod:`airflow_mlops.metrics.weighted`), so few rows
-    with large weights give wide intervals.
+    For rows with weights (``outcomes.weight``), the values are those of :mod:`airflow_mlops.metrics.statistics`, as in
+    the gates. The intervals are computed from weighted shares and effective numbers of rows
+    (:mod:`airflow_mlops.metrics.weighted`), so few rows with large weights give wide intervals.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, the import path of a custom
-        metric, or ``interval_coverage`` for a model with prediction intervals
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, the import path
+        of a custom metric, or ``interval_coverage`` for a model with prediction intervals
     :param outcomes: the labelled predictions
     :param confidence: confidence of the interval, such as 0.95
     :param task: the ML task (binary, multiclass, regression), which custom metrics need
-    :raises UnmeasurableError: there are no labels; too few rows of a class have a label or a prediction, for metrics
-        that need both classes; a deviance is undefined for a label or a prediction; the errors have no finite mean; all
-        rows are of one cluster; or a custom metric needs probabilities that are not logged, or is undefined on too many bootstrap samples
+    :raises UnmeasurableError: there are no labels; for a metric that needs both classes, too few rows of a class have a
+        label or a prediction; a deviance is undefined for a label or a prediction; the errors have no finite mean; all
+        rows are of one cluster; or a custom metric needs probabilities that are not logged, or is undefined on too many
+        bootstrap samples
     :raises MetricError: the custom metric fails
     """
     if not outcomes.rows:
@@ -69,7 +71,11 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
 def clustered(metric: str, outcomes: Outcomes) -> Design | None:
     """Return how much the clusters of the rows widen the interval of a metric; ``None`` for independent rows.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or a deviance
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, or
+        ``interval_coverage``
+    :param outcomes: the labelled predictions
+    :raises UnmeasurableError: the losses of the metric are undefined, see
+        :func:`airflow_mlops.metrics.realised.row_losses.losses`
     """
     if outcomes.groups is None:
         return None
@@ -80,9 +86,10 @@ def clustered(metric: str, outcomes: Outcomes) -> Design | None:
 def widened(metric: str, interval: Interval, clusters: Design, confidence: float) -> Interval:
     """Widen the interval of a metric for clustered rows.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or a deviance
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, or
+        ``interval_coverage``
     :param interval: the interval for independent rows
-    :param clusters: how much the clusters widen it
+    :param clusters: how much the clusters widen the interval
     :param confidence: confidence of the interval, such as 0.95
     :raises UnmeasurableError: all rows are of one cluster
     """

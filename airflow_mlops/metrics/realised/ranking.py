@@ -12,7 +12,11 @@ from airflow_mlops.metrics.statistics import influence
 
 
 def roc_auc(outcomes: Outcomes, z: float) -> Interval:
-    """Measure the area under the ROC curve, with DeLong's variance."""
+    """Measure the area under the ROC curve with an interval from DeLong's variance.
+
+    :param z: quantile of the normal distribution, such as 1.96
+    :raises UnmeasurableError: a class has fewer than two labels
+    """
     found = area_of(outcomes)
     rarer = min(weighted.effective(outcomes.weight, rows) for rows in (outcomes.truth, ~outcomes.truth))
     return intervals.bounded(found.value, found.standard_error**2, rarer, z)
@@ -21,8 +25,12 @@ def roc_auc(outcomes: Outcomes, z: float) -> Interval:
 def average_precision(outcomes: Outcomes, z: float) -> Interval:
     """Measure average precision with an interval around an estimate without its bias.
 
-    Average precision is too high with few positives, because each positive counts among the rows with at least its own
-    score. The estimate leaves each positive out of its own precision.
+    With few positive rows, average precision is biased upwards, because each positive row counts towards its own
+    precision. The estimate leaves each positive row out of its own precision. The interval always contains the measured
+    value.
+
+    :param z: quantile of the normal distribution, such as 1.96
+    :raises UnmeasurableError: all labels are of one class
     """
     positives = two_classes(outcomes)
     value, by_row = influence("average_precision", outcomes.prepared("binary"))

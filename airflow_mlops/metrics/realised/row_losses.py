@@ -1,4 +1,4 @@
-"""The loss of each row. Its mean is the metric, or the metric is computed from it."""
+"""The loss of each row. The metric is the mean loss, or is computed from the mean loss."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ from airflow_mlops.metrics.statistics import influence
 def losses(metric: str, outcomes: Outcomes) -> Floats:
     """Compute the loss of each row. Higher losses are worse.
 
-    For ``log_loss``, ``brier``, ``mae``, deviances and expected costs, the mean loss is the metric. For ``accuracy`` and ``roc_auc``, the mean
-    loss is 1 minus the metric. For ``rmse``, the mean loss is the mean squared error.
+    For ``log_loss``, ``brier``, ``mae``, deviances and expected costs, the mean loss is the metric. For ``accuracy``,
+    ``interval_coverage`` and ``roc_auc``, the mean loss is 1 minus the metric. For ``rmse``, the mean loss is the mean
+    squared error.
 
-    The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore ``1 - area - n * influence``,
-    where n is the number of rows, and the influence of the row on the area is computed by the infinitesimal jackknife.
-    The variance of the mean of these losses is DeLong's variance of the area.
+    The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore ``1 - area - n *
+    influence``, where n is the number of rows. The influence of the row on the area is computed by the infinitesimal
+    jackknife. The variance of the mean of these losses is DeLong's variance of the area.
+
     The losses of average precision, precision, recall, F1 and balanced accuracy are defined in the same way.
 
-    For rows with weights, the weighted mean of the losses is what the mean is without weights, and the influence of a row is divided
-    by its weight.
+    For rows with weights, the weighted mean of the losses takes the place of the mean, and the influence of a row is
+    divided by the row's weight.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, or a deviance
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, or
+        ``interval_coverage``
     :param outcomes: the labelled predictions
     :return: losses, shape (n,)
-    :raises UnmeasurableError: the metric is ``roc_auc``, and a class has fewer than two rows, or a deviance is undefined for a label
-        or a prediction
+    :raises UnmeasurableError: the metric is ``roc_auc`` and a class has fewer than two rows, or a deviance is undefined
+        for a label or a prediction
     """
     if (costs := costs_of(metric)) is not None:
         false_positive, false_negative = errors(outcomes)

@@ -1,4 +1,7 @@
-"""Metrics that are computed from shares of the rows, with their intervals."""
+"""Metrics that are computed from shares of the rows, with their intervals.
+
+In all functions, ``z`` is the quantile of the normal distribution that belongs to the confidence, such as 1.96.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from airflow_mlops.metrics.statistics import influence
 
 
 def accuracy(outcomes: Outcomes, z: float) -> Interval:
-    """Measure the share of the rows whose predicted class is right."""
+    """Measure the share of the rows whose predicted class is correct."""
     return weighted.share(outcomes.right, outcomes.weight, z)
 
 
@@ -27,13 +30,16 @@ def interval_coverage(outcomes: Outcomes, z: float) -> Interval:
 
 
 def recall(outcomes: Outcomes, z: float) -> Interval:
-    """Measure the share of the positive labels that are predicted to be positive."""
+    """Measure the share of the rows with a positive label that are predicted to be positive.
+
+    :raises UnmeasurableError: all labels are of one class
+    """
     two_classes(outcomes)
     return _share(outcomes, outcomes.right, outcomes.truth, z)
 
 
 def precision(outcomes: Outcomes, z: float) -> Interval:
-    """Measure the share of the positive predictions whose label is positive.
+    """Measure the share of the rows predicted to be positive whose label is positive.
 
     :raises UnmeasurableError: no row is predicted to be of the positive class
     """
@@ -44,7 +50,13 @@ def precision(outcomes: Outcomes, z: float) -> Interval:
 
 
 def f1(outcomes: Outcomes, z: float) -> Interval:
-    """Measure F1 = 2 j / (1 + j). Jaccard's index j is the share of correct rows among those positive or predicted positive."""
+    """Measure F1, computed as ``2 * j / (1 + j)`` from Jaccard's index j.
+
+    Jaccard's index is the share of correctly predicted rows among the rows that are positive or predicted to be
+    positive. The ends of the interval are computed from those of j in the same way.
+
+    :raises UnmeasurableError: all labels are of one class
+    """
     two_classes(outcomes)
     either = outcomes.truth | ~outcomes.right
     index = _share(outcomes, outcomes.right, either, z)
@@ -56,6 +68,8 @@ def balanced_accuracy(outcomes: Outcomes, z: float) -> Interval:
 
     Source of MOVER (method of variance estimates recovery): G. Zou and A. Donner, "Construction of Confidence Limits
     About Effect Measures", Statistics in Medicine 27, 2008.
+
+    :raises UnmeasurableError: the ML task is binary, and all labels are of one class
     """
     if outcomes.codes is None:
         two_classes(outcomes)
@@ -72,7 +86,8 @@ def f1_macro(outcomes: Outcomes, z: float) -> Interval:
     rows = outcomes.prepared("multiclass")
     value, by_row = influence("f1_macro", rows)
     counts = np.array([weighted.effective(outcomes.weight, rows.truth == code) for code in np.unique(rows.truth)])
-    # A proportion of this many rows has the variance of a mean of proportions, one of the rows of each class.
+    # A proportion of this many rows has the variance of the mean of one proportion per class, each computed on the rows
+    # of its class.
     independent = len(counts) ** 2 / float((1 / counts).sum())
     return intervals.bounded(value, float(np.square(by_row).sum()), independent, z)
 
@@ -80,19 +95,22 @@ def f1_macro(outcomes: Outcomes, z: float) -> Interval:
 def expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
     """Measure the mean cost of a row.
 
-    The interval combines the intervals of two shares, the false positives and the false negatives, by MOVER with their
-    correlation (G. Zou and A. Donner, 2008, see :func:`balanced_accuracy`). The usual interval of a mean would have the
-    width 0 if there are no errors, and would be too narrow if there are few expensive errors.
+    The interval combines the intervals of two shares, that of false positives and that of false negatives. It is
+    computed by MOVER with the correlation of the shares (G. Zou and A. Donner, 2008, see :func:`balanced_accuracy`).
+    The usual interval of a mean would have the width 0 without errors, and would be too narrow with few expensive
+    errors.
+
+    :param costs: the costs of both errors
     """
     shares = [weighted.share(error, outcomes.weight, z) for error in errors(outcomes)]
     first, second = (share.value for share in shares)
     if outcomes.weight is None:
-        # Sums of errors are exact, and the sum of their costs is rounded once.
+        # The sums of errors are exact integers, and the sum of their costs is rounded once.
         value = float(np.dot(costs, [int(error.sum()) for error in errors(outcomes)])) / outcomes.rows
     else:
         value = float(np.dot(costs, (first, second)))
     # The two errors exclude each other, so their shares have the correlation -sqrt(odds). If all rows have the same
-    # error, it is undefined and counts as 0.
+    # error, the correlation is undefined and counts as 0.
     odds = first * second / ((1 - first) * (1 - second)) if max(first, second) < 1 else 0.0
     below, above = (
         np.array([cost * width for cost, width in zip(costs, widths, strict=True)])
@@ -103,13 +121,13 @@ def expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
 
 
 def missed(outcomes: Outcomes) -> Bools:
-    """Return which labels do not lie in their prediction interval."""
+    """Return whether each label lies outside its prediction interval, shape (n,)."""
     assert outcomes.interval is not None
     return ~covers(outcomes.interval, outcomes.truth, outcomes.score)
 
 
 def errors(outcomes: Outcomes) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Return which rows are false positives, and which are false negatives."""
+    """Return whether each row is a false positive, and whether it is a false negative, each of shape (n,)."""
     return ~outcomes.right & ~outcomes.truth, ~outcomes.right & outcomes.truth
 
 

@@ -21,8 +21,8 @@ from airflow_mlops.profiles.columns.base import Floats
 from airflow_mlops.profiles.columns.numeric import NumericColumn, NumericCounter
 
 DIRECTIONS = 8
-# A column may mix lengths by mistake, or because the embedding model was replaced. The most frequent lengths are profiled
-# separately.
+# A column may mix lengths by mistake, or because the embedding model was replaced. The most frequent lengths are
+# profiled separately.
 LENGTHS = 4
 # Number of components that are processed at once, which bounds memory.
 _AT_ONCE = 4_000_000
@@ -30,7 +30,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 class Projections(Model):
-    """The profile of the embeddings with ``dimension`` finite components.
+    """The profile of the embeddings with one number of finite components.
 
     :param dimension: the number of components
     :param norm: profile of the Euclidean norms

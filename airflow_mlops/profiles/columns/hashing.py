@@ -24,7 +24,7 @@ SAMPLE = 1_024
 
 
 class HashedCounts:
-    """Exact row counts by hash bucket and for a sample of values. They do not depend on the order of the rows.
+    """Exact row counts by hash bucket and for a sample of values. The counts do not depend on the order of the rows.
 
     The largest hash in the sample never grows. Therefore the sample has contained each of its values since the first
     row with this value, and the counts are exact.
@@ -62,7 +62,7 @@ class HashedCounts:
     def distinct(self) -> float:
         """Return the number of distinct values: exact below :data:`SAMPLE`, otherwise with a standard error of 3%.
 
-        After K. Beyer, P. Haas, B. Reinwald, Y. Sismanis and R. Gemulla, "On Synopses for Distinct-Value Estimation
+        Source: K. Beyer, P. Haas, B. Reinwald, Y. Sismanis and R. Gemulla, "On Synopses for Distinct-Value Estimation
         Under Multiset Operations", SIGMOD 2007.
         """
         return (SAMPLE - 1) / self.share if self.share < 1 else len(self.hashes)

@@ -1,13 +1,14 @@
-"""An adaptive histogram that depends on the values alone.
+"""An adaptive histogram whose bins depend only on the set of values, not on their order.
 
 The bits of a double, read as a signed integer, have the same order as the values (after flipping the bits of negative
 numbers). This integer is called the *key* of the value. Dropping the last ``s`` bits of a key gives the bin of the key.
+
 A *binade* is the range of numbers of one sign between two neighbouring powers of two. In each binade, ``s`` is the
 smallest shift with which the number of occupied bins does not exceed the binade's share of :data:`CAPACITY`. A binade
 with few distinct values leaves the rest of its share to the other binades.
 
-With up to ``CAPACITY`` distinct values, each value has its own bin and everything is exact. With more values, the bins
-of a normal distribution are 1/128 of a power of two wide, and each holds at most 0.3% of the rows.
+With up to ``CAPACITY`` distinct values, each value has its own bin and the histogram is exact. With more values, the
+bins of a normal distribution are 1/128 of a power of two wide, and each holds at most 0.3% of the rows.
 
 Further rows can merge bins but never split bins, and a merged bin contains the rows of both original bins. Bins and
 counts therefore do not depend on the order of rows, on batches, or on how histograms are merged.
@@ -178,7 +179,7 @@ class HistogramCounter:
         binades = _binade(self._keys)
         starts = np.flatnonzero(np.diff(binades, prepend=-1))
         bins = np.diff(starts, append=len(binades))
-        # A binade with shifted keys has exceeded its share before. Shares only shrink, so it needs its whole share.
+        # The bins of this binade were widened before, so it needs its whole share. Shares only shrink.
         values = np.where(self._shifts[binades[starts]] > 0, CAPACITY, bins)
         share = bisect_right(range(CAPACITY + 1), CAPACITY, key=lambda share: int(np.minimum(values, share).sum())) - 1
         wide = np.flatnonzero(bins > share)
@@ -193,6 +194,8 @@ class HistogramCounter:
 def on_one_grid(first: Histogram, second: Histogram) -> tuple[Histogram, Pair]:
     """Convert two histograms to common bins.
 
+    :param first: one histogram
+    :param second: the other histogram
     :return: two items: the histogram of all values, and the counts of the two given histograms in the bins of this
         histogram
     """

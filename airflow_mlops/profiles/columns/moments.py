@@ -20,11 +20,11 @@ _SPAN = 1_040
 
 
 class Moments:
-    """Computes mean and standard deviation of a stream of numbers, correct to the last digit.
+    """Computes the mean and the standard deviation of a stream of numbers, correct to the last digit.
 
-    Each number of a block is split into digits of 20 bits. Sums of digits, and sums of their products, are integers
-    that doubles hold exactly, so matrix products compute these sums without rounding. The sums of all blocks are added
-    as Python integers, which are unbounded.
+    Each number of a block is split into digits of 20 bits (19 bits and a sign). Sums of digits, and sums of their
+    products, are integers that doubles hold exactly, so matrix products compute these sums without rounding. The sums
+    of all blocks are added as Python integers, which are unbounded.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Moments:
     def add(self, rows: int, total: str, squares: str) -> None:
         """Add numbers by their sums.
 
-        :param rows: how many numbers are added
+        :param rows: number of numbers that are added
         :param total: sum of the numbers, as a hexadecimal literal from :meth:`texts`
         :param squares: sum of the squared numbers, as a hexadecimal literal from :meth:`texts`
         """

@@ -1,6 +1,6 @@
 """Timestamp and date columns, in UTC.
 
-The passing of time is not drift, but a change in the shares of rows per hour of the day and per weekday is. Timestamps
+A change in the shares of rows per hour of the day or per weekday is drift, but the passing of time is not. Timestamps
 are therefore counted by hour of the week, and dates by weekday. The counts are exact. Merging two profiles adds their
 counts.
 """
@@ -58,7 +58,10 @@ class TimestampColumn(Model):
 
     @property
     def span(self) -> tuple[int, int] | None:
-        """Return the first and the last hour with a row, in hours since Monday, 29 December 1969. For dates: in days."""
+        """Return the first and the last hour with a row, in hours since Monday, 29 December 1969.
+
+        For dates, the unit is days. ``None`` if no value lies within the years 1 to 9999.
+        """
         if self.min is None or self.max is None:
             return None
         width = timedelta(hours=1) if self.kind == "timestamp" else timedelta(days=1)
@@ -134,7 +137,7 @@ class TimestampCounter:
 
 
 def _whole(array: pa.Array) -> tuple[npt.NDArray[np.int64], int]:
-    """Return the values as integers since the epoch, and the number of units per second."""
+    """Return the values as integers since the epoch, and the number of their units per second."""
     if pa.types.is_date32(array.type):
         return as_numpy(array.view(pa.int32())).astype(np.int64) * 86_400, 1
     unit = "ms" if pa.types.is_date64(array.type) else array.type.unit

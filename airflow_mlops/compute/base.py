@@ -67,6 +67,7 @@ class Runner(ABC, Generic[Description]):
 
         This implementation is for runners that never defer, and raises ``SpecError``.
 
+        :param call: the call that was passed to :meth:`run`
         :param event: payload of the event with which the Airflow trigger resumed the task
         :raises MLOpsError: the step failed, or could not be started
         """
@@ -80,12 +81,15 @@ class Runner(ABC, Generic[Description]):
         return {}
 
     def on_kill(self) -> None:
-        """Stop the running step. Airflow calls this method only if the task is ended from outside, for example by a user."""
+        """Stop the running step. Airflow calls this method only if the task is ended from outside, for example by a
+        user.
+        """
 
 
 def runner_for(compute: Compute, log: Any) -> Runner[Any]:
     """Import the class that ``compute.runner`` names, and return an object of this class.
 
+    :param compute: the value of ``run_on``
     :param log: the task's logger
     """
     module, _, name = compute.runner.partition(":")

@@ -37,8 +37,9 @@ def look_up(conn_id: str, get: Callable[[str], Any], backends: Callable[[], Iter
     Airflow 3.3 reports a connection as undefined if a secrets backend raises an exception. Therefore this function asks
     each backend again.
 
+    :param conn_id: id of the connection
     :param get: function of Airflow that looks up a connection
-    :param backends: function of Airflow that returns the secrets backends that ``get`` asks
+    :param backends: function of Airflow that returns the secrets backends that ``get`` queries
     :raises MLOpsError: see :func:`airflow_connection`
     """
     found = _get(conn_id, get)

@@ -41,6 +41,8 @@ _MOST_SHOWN = 80
 def parse(model: type[Any], value: Any, where: str, **context: Any) -> Any:
     """Validate ``value`` and return it as an instance of ``model``.
 
+    :param model: the pydantic model
+    :param value: the value to validate
     :param where: what is being configured, such as ``Task 'train'``; the error message starts with it
     :param context: pydantic's validation context, such as the ``calendar`` of a DAG run
     :raises SpecError: ``value`` is invalid. The message names each invalid field
@@ -61,7 +63,7 @@ def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ..
     """Yield the location and the message of each problem. If a value has none of several allowed types, pydantic
     reports one error for each type. They are yielded as one problem.
 
-    :param value: what was validated
+    :param value: the validated value
     :param errors: pydantic's errors. If several types are allowed for a value, the last item of an error's location is
         the type
     """
@@ -91,8 +93,9 @@ def _shown(value: Any) -> str:
 
 
 def _kind(message: str) -> str | None:
-    """Return what a value should be according to pydantic's message, such as ``a number``; ``None`` if the message does
-    not say it.
+    """Return what a value should be according to pydantic's message, such as ``a number``.
+
+    :return: ``None`` if the message does not contain this
     """
     start = "Input should be "
     if not message.startswith(start):

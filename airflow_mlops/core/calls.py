@@ -68,8 +68,8 @@ class Provenance(Model):
     def left_out(self) -> set[str]:
         """Return the features that a training set must leave out, because requests name them as broken.
 
-        The newest request of each model counts. If requests for several models started the DAG run, a feature is left out
-        only if each of them names it.
+        The newest request of each model counts. If requests for several models started the DAG run, a feature is left
+        out only if each of them names it.
         """
         newest = {request.model: set(request.without) for request in self.requests}
         return set.intersection(*newest.values()) if newest else set()
@@ -96,7 +96,7 @@ def _connection_ids(value: Any) -> Iterator[str]:
 
 
 class Origin(Model):
-    """The Airflow task that computed a result which a later task took from the cache.
+    """The Airflow task that computed a result that a later task took from the cache.
 
     :param map_index: index of a mapped task instance; -1 if the task is not mapped
     :param key: key of the result in the artifact store
@@ -119,8 +119,8 @@ class Result(Model):
     """The output of a step. It contains references and numbers, but no rows.
 
     :param summary: one sentence about what the step did. Operators write the sentence to the task's log
-    :param usage: time, memory and bytes that the step used; ``None`` if the step was not run by an operator, and in results
-        of earlier releases
+    :param usage: time, memory and bytes that the step used; ``None`` if the step was not run by an operator, and in
+        results of earlier releases
     :param cached: the task that computed this result, if it was taken from the cache; ``None`` if the step computed it
     """
 
@@ -145,8 +145,8 @@ class StepCall(Model):
     :param key: key of the result in the artifact store
     :param version: version of ``airflow_mlops`` that created the call
     :param provenance: Airflow task that created the call
-    :param cache: ``use`` returns the result of an earlier task if nothing has changed, ``renew`` computes the result and
-        caches it; ``None`` if the step has nothing to do with the cache
+    :param cache: ``use`` returns the result of an earlier task if nothing has changed, ``renew`` computes the result
+        and caches it; ``None`` if the step does not use the cache
     """
 
     step: Name

@@ -47,8 +47,9 @@ class ConnectionInfo(BaseModel):
     def of(cls, conn_id: str, **parts: Any) -> ConnectionInfo:
         """Create a connection from its parts as Airflow stores them.
 
-        :param parts: ``conn_type``, ``host``, ``login``, ``password``, ``schema``, ``port`` and ``extra``. The extra may
-            be a JSON text
+        :param conn_id: id of the connection
+        :param parts: ``conn_type``, ``host``, ``login``, ``password``, ``schema``, ``port`` and ``extra``. The extra
+            may be a JSON text
         :raises SpecError: a part is invalid
         """
         try:
@@ -131,6 +132,7 @@ def from_environment(conn_id: str) -> ConnectionInfo:
 def malformed(conn_id: str, where: str) -> SpecError:
     """Return the error for a text that does not define a connection.
 
+    :param conn_id: id of the connection
     :param where: name of the place that contains the text. The error message starts with this name
     """
     return SpecError(

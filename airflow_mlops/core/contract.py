@@ -73,8 +73,9 @@ class Parity(Model):
 
 
 class ThresholdPoint(Model):
-    """Precision, recall and share of positive predictions of a binary model at one decision threshold, on the rows on
-    which the threshold was chosen.
+    """Precision, recall and share of positive predictions of a binary model at one decision threshold.
+
+    They are measured on the rows on which the threshold was chosen.
 
     :param threshold: the threshold
     :param precision: share of positive rows among those that are predicted to be positive; ``None`` if no row is
@@ -92,13 +93,12 @@ class ThresholdPoint(Model):
 class ThresholdChoice(Model):
     """How the decision threshold of a model was set with ``threshold=``.
 
-    :param rule: the rule in words
-    :param rows: number of rows on which the threshold was chosen. They are part of the split part `train`, but the model was
-        not fitted to them. 0 for a threshold that was given as a number
-    :param source: how these rows were chosen, in words; empty if ``rows`` is 0
-    :param point: what the model predicts at the threshold; ``None`` if ``rows`` is 0
-    :param curve: what the model predicts at other thresholds, in descending order of the threshold; empty if ``rows``
-        is 0
+    :param rule: description of the rule
+    :param rows: number of rows on which the threshold was chosen. They are part of the split part `train`, but the
+        model was not fitted to them. 0 for a threshold that was given as a number
+    :param source: description of how these rows were chosen; empty if ``rows`` is 0
+    :param point: precision, recall and share of positive predictions at the threshold; ``None`` if ``rows`` is 0
+    :param curve: the same at other thresholds, in descending order of the threshold; empty if ``rows`` is 0
     """
 
     rule: str
@@ -143,9 +143,9 @@ class Calibration(Model):
     :param method: the method
     :param maps: the fitted functions: one for the second class (binary), one for each class (multiclass), or one for
         all classes (``temperature``)
-    :param rows: number of rows to which the functions were fitted. They are part of the split part `train`, but the model was not
-        fitted to them. 0 if the functions of an earlier training were kept
-    :param source: how these rows were chosen, in words; empty if ``rows`` is 0
+    :param rows: number of rows to which the functions were fitted. They are part of the split part `train`, but the
+        model was not fitted to them. 0 if the functions of an earlier training were kept
+    :param source: description of how these rows were chosen; empty if ``rows`` is 0
     :param before: log loss and, for a binary task, Brier score and expected calibration error on held-out rows without
         the calibration, by name of the metric; empty if ``rows`` is 0
     :param after: the same metrics with the calibration
@@ -164,14 +164,14 @@ class Calibration(Model):
 class PredictionInterval(Model):
     """The coverage and the width of the prediction intervals of a regression, as set with ``interval=``.
 
-    The interval of a row reaches from its prediction minus ``margin`` to its prediction plus ``margin``, both ends included.
-    :mod:`airflow_mlops.models.conformal` describes the method.
+    The interval of a row reaches from its prediction minus ``margin`` to its prediction plus ``margin``, both ends
+    included. :mod:`airflow_mlops.models.conformal` describes the method.
 
     :param coverage: nominal coverage: share of the labels that should lie in their interval, between 0 and 1
     :param margin: half the width of an interval, in the unit of the label, at least 0
-    :param rows: number of rows whose residuals determine the margin. They are part of the split part `train`, but the model was
-        not fitted to them. 0 if the margin of an earlier training was kept
-    :param source: the choice of these rows in words; empty without rows
+    :param rows: number of rows whose residuals determine the margin. They are part of the split part `train`, but the
+        model was not fitted to them. 0 if the margin of an earlier training was kept
+    :param source: description of how these rows were chosen; empty if ``rows`` is 0
     """
 
     coverage: float
@@ -194,12 +194,12 @@ class ModelContract(Model):
     :param positive: for a binary task, the positive class. The model's score is the probability of this class
     :param threshold: for a binary task, the decision threshold. The model predicts ``positive`` if the score is at
         least the threshold
-    :param threshold_choice: how the threshold was set with ``threshold=``; ``None`` if it is the threshold of the estimator, and in
-        contracts written before this field existed
-    :param calibration: how the probabilities were calibrated with ``calibration=``; ``None`` if they are those of the estimator, and
-        in contracts written before this field existed. The calibration is part of the ONNX export
-    :param interval: the prediction intervals that were set with ``interval=``; ``None`` without them, and in contracts written
-        before this field existed
+    :param threshold_choice: how the threshold was set with ``threshold=``; ``None`` if it is the threshold of the
+        estimator, and in contracts written before this field existed
+    :param calibration: how the probabilities were calibrated with ``calibration=``; ``None`` if they are those of the
+        estimator, and in contracts written before this field existed. The calibration is part of the ONNX export
+    :param interval: the prediction intervals that were set with ``interval=``; ``None`` without them, and in contracts
+        written before this field existed
     :param metrics: metrics on held-out rows, by name of the metric
     :param parity: difference between the model and its ONNX export; ``None`` in contracts written before this field
         existed
@@ -207,14 +207,14 @@ class ModelContract(Model):
         it was evaluated
     :param dataset_name: name of the dataset with the id ``dataset_id``
     :param timestamp: event time column of the dataset ``dataset_id``; ``None`` if the dataset has no event time column
-    :param refit_of: number of the version from which this version was fitted again on all rows of the training set, held-out
-        rows included. ``metrics`` and the scores in the profile are those of that version. ``None`` for a version that was
-        fitted to the split part ``train`` only
+    :param refit_of: number of the version from which this version was fitted again on all rows of the training set,
+        held-out rows included. ``metrics`` and the scores in the profile are those of that version. ``None`` for a
+        version that was fitted to the split part ``train`` only
     :param watched: columns of the training set that monitoring compares like features, although the model does not use
         them. Scoring copies a watched column to the predictions if the scored dataset has this column
-    :param sample_weight: column of the training set with the weights of the rows in training and in ``metrics``; ``None`` if all rows
-        have the same weight, and in contracts written before this field existed. Scoring copies the column to the predictions if the
-        scored dataset has it
+    :param sample_weight: column of the training set with the weights of the rows in training and in ``metrics``;
+        ``None`` if all rows have the same weight, and in contracts written before this field existed. Scoring copies
+        the column to the predictions if the scored dataset has it
     """
 
     task: Task

@@ -8,7 +8,8 @@ from airflow_mlops.core.secrets import mask
 
 
 class MLOpsError(Exception):
-    """Base class of all errors of this package. The message contains no credentials, see :mod:`airflow_mlops.core.secrets`.
+    """Base class of all errors of this package. The message contains no credentials, see
+    :mod:`airflow_mlops.core.secrets`.
 
     :cvar retryable: whether the step may succeed if it runs again unchanged. If ``False``, operators fail the task
         without a retry
@@ -69,16 +70,19 @@ class SchemaError(MLOpsError):
 
 
 class UnsupportedDataError(MLOpsError):
-    """A library such as Arrow, DuckDB or pandas cannot process the data, and no other error of this package says why.
+    """A library such as Arrow, DuckDB or pandas cannot process the data, and no more specific error of this package
+    applies.
 
     The task's log contains the traceback of the library.
     """
 
 
 class SpillError(MLOpsError):
-    """A query exceeds its memory limit, and its temporary files do not fit on the disk, or the limit is too small for it.
+    """A query exceeds its memory limit, and its temporary files do not fit on the disk, or the limit is too small for
+    the query.
 
-    :param disk_full: whether the disk is full. Another try may find more space, so only then is the error retryable
+    :param disk_full: whether the disk is full. Only then is the error retryable, because another try may find more
+        space
     """
 
     def __init__(self, message: str, disk_full: bool = False) -> None:
@@ -139,7 +143,9 @@ class WeightError(MLOpsError):
 
 
 class EvaluationError(MLOpsError):
-    """Predictions cannot be evaluated, for example because labels are null, have only one class, or scores are NaN."""
+    """Predictions cannot be evaluated, for example because labels are null or of a single class, or because scores are
+    NaN.
+    """
 
 
 class MetricError(MLOpsError):
@@ -222,7 +228,7 @@ def named(noun: str, names: Sequence[str]) -> str:
 class NotCacheableError(Exception):
     """A step must be computed, because its cached result cannot be found or used.
 
-    This error is never raised out of a step. The message is a clause that says why, for the log.
+    This error never leaves a step. The message is a clause with the reason, for the log.
     """
 
 

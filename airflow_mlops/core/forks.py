@@ -1,7 +1,8 @@
-"""Which modules a process has inherited from the process that it was forked from.
+"""Track the modules that a process has inherited from the process from which it was forked.
 
-Airflow forks the process of a task from a worker or from the scheduler, so a module may be imported already, from a
-file that was changed since. The plugin imports this module, so the parent process has imported it before the fork.
+Airflow forks the process of a task from a worker or from the scheduler. A module may therefore already be imported from
+a file that has changed since. The plugin imports this module, so that the parent process has imported it before the
+fork.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sys
 import time
 
-# Start of the parent process, which may have imported a module at any time since then.
+# Start of the parent process, which may have imported a module at any time after this.
 _start = time.time()
 _inherited: frozenset[str] = frozenset()
 

@@ -1,8 +1,8 @@
 """Hashes of the user's own code: of the modules that an import path names, and of all modules that these import.
 
-The code is not run. The modules are found as Python's import system finds them, and their import statements are read from
-their source text. The standard library and installed packages are not followed, because their versions are known, see
-:func:`environment`.
+The code is not run. The modules are found as Python's import system finds them, and their import statements are read
+from their source text. The standard library and installed packages are not followed, because their versions are known,
+see :func:`environment`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _files_of(metadata: str) -> str:
 
     The hash is empty for a package from a package index and for an editable package.
 
-    The code of an editable package is found outside of ``site-packages``, like that of other modules of the user's own.
+    The code of an editable package is outside of ``site-packages`` and is treated like other modules of the user.
 
     :param metadata: the folder ``*.dist-info``
     """
@@ -78,7 +78,8 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
 
     A package in ``site-packages`` that an import path names is one entry, with a hash of all of its Python files.
 
-    :param paths: import paths of objects, such as ``package.module:function`` or ``package.module.Class``, or of modules
+    :param paths: import paths of objects, such as ``package.module:function`` or ``package.module.Class``, or of
+        modules
     :return: the SHA-256 by name of the module. Modules that do not exist are included, with an empty text
     :raises NotCacheableError: a module is not Python source text, imports modules whose names it computes, or may have
         changed since this process imported it
@@ -94,7 +95,8 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
                 continue
             spec = _find(module)
             if spec is None:
-                # The missing module may be written later, so it is recorded. An attribute of a module is not a module.
+                # A missing module may be created later, so it is recorded. A missing attribute of a module is not
+                # recorded.
                 if module == name and is_module:
                     if module in sys.modules:
                         raise NotCacheableError(f"the module {module!r} is imported, but has no file that is known")
@@ -164,7 +166,7 @@ def _is_pinned(spec: ModuleSpec) -> bool:
     if spec.origin in ("built-in", "frozen") or spec.name.partition(".")[0] == _OWN:
         return True
     places = _places(spec)
-    # A package without `__init__.py` may have a folder of an installed package and one of the user's own.
+    # A package without `__init__.py` may consist of a folder of an installed package and a folder of the user.
     return bool(places) and all(_is_installed(place) or _is_standard(place) for place in places)
 
 
@@ -173,7 +175,7 @@ def _is_installed(place: str) -> bool:
 
 
 def _is_standard(place: str) -> bool:
-    # A file of the user's own may have the name of a module of the standard library.
+    # A file of the user may have the same name as a module of the standard library.
     return Path(os.path.realpath(place)).is_relative_to(os.path.realpath(get_path("stdlib")))
 
 
@@ -184,8 +186,7 @@ def _places(spec: ModuleSpec) -> list[str]:
 
 
 def _hash_of_package(spec: ModuleSpec) -> str:
-    """Return a hash of the Python files of an installed package, whose version may stay the same when it is built
-    again.
+    """Return a hash of the Python files of an installed package, which can be built again with the same version.
 
     For the standard library and for this package, return ``pinned``.
     """
@@ -214,7 +215,7 @@ def _source(spec: ModuleSpec) -> bytes | None:
 def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
     """Yield each name that a module imports anywhere in its code, and whether the name is certainly that of a module.
 
-    The name ``b`` in ``from a import b`` is that of a module or of an attribute.
+    The name ``b`` in ``from a import b`` may be that of a module or of an attribute.
 
     :raises NotCacheableError: a name is computed, or the source text cannot be parsed
     """
@@ -224,7 +225,8 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
         raise NotCacheableError(f"the module {spec.name!r} cannot be parsed ({error})") from None
     package = spec.name if spec.submodule_search_locations is not None else spec.name.rpartition(".")[0]
     known: set[int] = set()
-    # ast.walk visits a call before the name of its function, so `known` contains the name when it is visited.
+    # ast.walk visits a call before the name of its function, so `known` already contains the name when the name is
+    # visited.
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, True) for alias in node.names)
@@ -247,7 +249,9 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
 
 def _other_way(node: ast.AST) -> str | None:
     """Return the name of a function or module in a node that can run code without an import statement, such as
-    ``exec``; otherwise ``None``.
+    ``exec``.
+
+    :return: ``None`` if the node contains no such name
     """
     if isinstance(node, ast.Import):
         return next((alias.name for alias in node.names if alias.name in _LOADING), None)

@@ -33,8 +33,8 @@ def add_modules() -> None:
 def end_with_parent() -> None:
     """End this process soon after the Airflow task that started it has ended.
 
-    A task that is killed cannot end its process. Without this function, the process would still run during the task's
-    retry.
+    A killed task cannot end the process that it started. Without this function, the process would still run during the
+    task's retry.
     """
     parent = os.environ.pop(PARENT_VARIABLE, "")
     if parent:

@@ -16,7 +16,8 @@ _UNITS = {"": 1_000, "i": 1_024}
 def parse_size(text: str, name: str) -> int:
     """Return a size such as ``500MB``, ``1.5 GB`` or ``2GiB`` in bytes.
 
-    :param name: what the size belongs to, for the error message
+    :param text: the size
+    :param name: name of the setting or parameter, for the error message
     :raises SpecError: the text is not a size
     """
     if not re.match(SIZE, text.strip()):

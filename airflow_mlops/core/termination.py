@@ -28,8 +28,8 @@ _INTERVAL_SECONDS = 0.5
 class TerminationMessage:
     """A context manager that writes the termination message of this process.
 
-    While the block runs, the file is updated twice a second. So the file shows the peak memory even if the process is
-    killed. If the file does not exist, as is usual outside containers, nothing is written.
+    While the block runs, the file is updated twice a second. The file therefore contains the peak memory even if the
+    process is killed. If the file does not exist, as is usual outside containers, nothing is written.
 
     :param file: the file to write
     """
@@ -51,7 +51,7 @@ class TerminationMessage:
 
     def __enter__(self) -> TerminationMessage:
         if self._file.exists() and os.access(self._file, os.W_OK):
-            # Shows the reader of the file that the step's code could be imported and started.
+            # The first content shows that the step's code could be imported and started.
             self._write()
             self._thread.start()
         return self

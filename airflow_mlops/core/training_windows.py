@@ -89,8 +89,8 @@ class DecaySpec(Model):
     The weight of a row is ``0.5 ** (age / half_life)``. The age is the elapsed time from the event to the end of the
     window.
 
-    :param half_life: age at which a row has the weight 0.5. Years and months are not allowed, because they have no fixed
-        length
+    :param half_life: age at which a row has the weight 0.5. Years and months are not allowed, because they have no
+        fixed length
     """
 
     kind: Literal["decay"] = "decay"
@@ -140,6 +140,6 @@ TrainingWindow = Annotated[
 
 
 class WindowRule(Model):
-    """Holds one rule, so that a rule can be validated on its own."""
+    """Contains one rule, so that a rule can be validated on its own."""
 
     window: TrainingWindow = Field()

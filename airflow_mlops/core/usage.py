@@ -1,4 +1,4 @@
-"""What a step used: time, memory, and bytes of the artifact store."""
+"""The resources that a step used: time, memory, and bytes of the artifact store."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from airflow_mlops.core.counts import counted
 
 
 class Usage(Model):
-    """What a step used. The time of a pod to start and of Python to import libraries is not included.
+    """The resources that a step used. The time in which a pod starts and Python imports libraries is not included.
 
     :param seconds: elapsed time
     :param cpu_seconds: CPU time of the process and of the processes that it has started and that have ended

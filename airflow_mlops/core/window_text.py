@@ -88,6 +88,7 @@ class Span(NamedTuple):
 def parse(text: str, calendar: Calendar = UTC_CALENDAR) -> Span:
     """Parse the text of a window.
 
+    :param text: the text, in one of the forms of :class:`~airflow_mlops.core.windows.Window`
     :param calendar: properties of the DAG run. By default, a text without a time zone is read as UTC
     :raises ValueError: the text is not a window, or the length of the window is unknown
     """
@@ -178,6 +179,7 @@ def _check_key(start: datetime, end: datetime, calendar: Calendar) -> None:
 def parse_instant(text: str, name: str = UTC, calendar: Calendar = UTC_CALENDAR) -> datetime:
     """Parse a point in time. A year, quarter, month, week, day or hour stands for its first instant.
 
+    :param text: the text
     :param name: time zone of a text without an offset
     :param calendar: properties of the DAG run
     :raises ValueError: the text is not a point in time
@@ -206,7 +208,7 @@ def parse_moment(text: str, calendar: Calendar = UTC_CALENDAR) -> datetime:
     The forms are those of :func:`parse_instant`.
 
     :param calendar: properties of the DAG run
-    :raises ValueError: the text is not a point in time. The message names the forms
+    :raises ValueError: the text is not a point in time. The message lists the valid forms
     """
     try:
         return parse_instant(text, calendar.zone, calendar)
@@ -229,7 +231,8 @@ def _form(text: str, name: str, calendar: Calendar = UTC_CALENDAR) -> tuple[date
     if (found := _HOUR.fullmatch(text)) is not None:
         hour = _clock(_date(found["day"], text), found["time"], text)
         if text == calendar.key and calendar.key_start is not None and not is_unique(hour, name):
-            # When clocks are turned back, the key names two hours. The partition tells which of them is meant.
+            # When clocks are turned back, the key names two hours. The start of the partition determines which of them
+            # is meant.
             known = calendar.key_start.astimezone(zone(name))
             start = calendar.key_start - timedelta(minutes=known.minute, seconds=known.second)
         else:

@@ -42,10 +42,11 @@ def instant(time: datetime, name: str) -> datetime:
     """Convert a local time in the zone ``name`` to UTC.
 
     If the local time occurs twice because clocks are turned back, the first of the two instants is returned. If it does
-    not occur because clocks are turned forward, it is read with the offset before the change. So the start of a day is
-    the first instant of the day.
+    not occur because clocks are turned forward, it is read with the offset before the change. Therefore the start of a
+    day is always its first instant.
 
     :param time: local time, as a ``datetime`` without a time zone
+    :param name: name or offset of the time zone
     :raises ValueError: the instant lies before year 1 or after year 9999 in UTC
     """
     try:
@@ -57,7 +58,7 @@ def instant(time: datetime, name: str) -> datetime:
 def local(moment: datetime, name: str) -> datetime:
     """Convert an instant to local time in the zone ``name``, as a ``datetime`` without a time zone.
 
-    The same local time on two days differs by a whole number of days, even if the clocks change in between.
+    Equal local times on two days differ by a whole number of days, even if the clocks change in between.
     """
     return moment.astimezone(zone(name)).replace(tzinfo=None)
 

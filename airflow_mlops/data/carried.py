@@ -1,6 +1,6 @@
 """Conversion of columns to types that DuckDB returns bit for bit, and back.
 
-DuckDB compares floating-point numbers by value, knows fewer types of times than Arrow, and has no dictionaries. Values
+DuckDB compares floating-point numbers by value, has fewer types of times than Arrow, and has no dictionaries. Values
 that a query only returns, or compares for exact equality, are therefore converted to integers of the same width.
 """
 
@@ -17,7 +17,8 @@ _INTEGERS = {8: pa.int8(), 16: pa.int16(), 32: pa.int32(), 64: pa.int64()}
 def carried(values: Any) -> Any:
     """Convert an Arrow array, or chunked array, to a type that DuckDB returns unchanged, see :func:`carried_type`.
 
-    :raises pyarrow.ArrowNotImplementedError: there is no such type. This is the case for nested types and for intervals
+    :param values: the array
+    :raises pyarrow.ArrowNotImplementedError: there is no such type, as for nested types and for intervals
     """
     if isinstance(values, pa.ChunkedArray):
         return pa.chunked_array([carried(chunk) for chunk in values.chunks], carried_type(values.type))
@@ -56,7 +57,7 @@ def carried_type(kind: pa.DataType) -> pa.DataType:
 
 
 def restored(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Convert an array that DuckDB returned back to ``kind``, its type before :func:`carried`."""
+    """Convert an array that DuckDB returned back to ``kind``, the type it had before :func:`carried`."""
     if isinstance(kind, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(kind, restored(values, kind.storage_type))
     if pa.types.is_dictionary(kind):

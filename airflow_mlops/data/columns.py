@@ -12,11 +12,14 @@ PREDICTION_COLUMNS = ("prediction", "score", "model_name", "model_version", "sco
 """The columns that scoring adds to each row."""
 
 INTERVAL_COLUMNS = ("prediction_lower", "prediction_upper")
-"""The columns that scoring adds after ``score`` for a model with prediction intervals: the ends of the interval of each row."""
+"""The columns that scoring adds after ``score`` for models with prediction intervals: the ends of the intervals."""
 
 Apart = Literal["shadow", "canary"]
-"""The kinds of predictions that are stored separately from those of the champion: of a version that nobody acted on, and of a version
-that answered a share of the requests. The kind is a key in the details of their manifests."""
+"""The kinds of predictions that are stored separately from those of the champion.
+
+``shadow`` predictions come from a version whose predictions are not used. ``canary`` predictions come from a version
+that answers a share of the requests. The kind is a key in the details of the manifests of these predictions.
+"""
 
 LABEL, LABEL_AT = "label", "label_at"
 """The columns that JoinLabelsOperator adds to predictions: the label, and the time at which it became known."""
@@ -28,16 +31,17 @@ _RESERVED = frozenset({*PREDICTION_COLUMNS, *INTERVAL_COLUMNS, LABEL, LABEL_AT})
 def predictions_name(model: str, apart: Apart | None = None) -> str:
     """Return the default name of the datasets of predictions of a model.
 
+    :param model: name of the model
     :param apart: the kind of predictions that are kept apart; ``None`` for those of the champion
     """
     return f"{model}_{apart}_predictions" if apart else f"{model}_predictions"
 
 
 def kept_apart(details: Mapping[str, Any]) -> Apart | None:
-    """Return the kind of predictions, such as ``shadow``, that are not mixed with those of the champion; ``None`` for
-    the champion's own predictions.
+    """Return the kind of predictions that are stored separately from those of the champion, such as ``shadow``.
 
     :param details: details of the manifest of predictions or of labelled predictions
+    :return: the kind; ``None`` for the champion's own predictions
     """
     return next((kind for kind in get_args(Apart) if details.get(kind)), None)
 
@@ -76,7 +80,8 @@ def check_private(hashed: Collection[str], dropped: Collection[str], conn_id: st
     :param hashed: columns that are replaced by keyed hashes
     :param dropped: columns that are not written
     :param conn_id: id of the Airflow connection with the secret key for the hashes
-    :raises ValueError: ``conn_id`` is missing, a column is in both, or scoring adds a column
+    :raises ValueError: ``conn_id`` is missing, a column is in both ``hashed`` and ``dropped``, or scoring adds a column
+        of this name
     """
     if hashed and not conn_id:
         raise ValueError(

@@ -20,18 +20,19 @@ _LARGEST_EXACT = 2**53
 
 @dataclass(frozen=True)
 class ColumnFacts:
-    """The facts about a column's values that decide its pandas type.
+    """The properties of a column's values that determine its pandas type.
 
     :param has_nulls: whether a value is null
-    :param is_exact: whether doubles represent all values exactly. Always true for columns that do not contain whole numbers
+    :param is_exact: whether doubles represent all values exactly; always true for columns without whole numbers
     """
 
     has_nulls: bool = False
     is_exact: bool = True
 
     def with_values(self, values: Any) -> ColumnFacts:
-        """Return the facts about the values known so far together with those of ``values``, an Arrow array or chunked
-        array.
+        """Return these properties, updated with further values of the column.
+
+        :param values: an Arrow array or chunked array
         """
         kind = values.type
         is_whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale <= 0)
@@ -47,8 +48,9 @@ def as_frame(table: pa.Table, facts: Mapping[str, ColumnFacts] | None = None) ->
     ``Int64`` or ``UInt64`` instead. Decimals become doubles, so that they can be compared with other numbers. Columns
     of whole decimals beyond 2**53 are usually ids, and become Python integers.
 
-    :param facts: facts about each column over all rows, by name. If the table has only some of the rows, they give it
-        the same pandas types as the other tables; by default, they are derived from the table
+    :param table: the table
+    :param facts: properties of each column over all rows, by name, so that tables with parts of the rows get equal
+        pandas types; by default, they are derived from the table
     """
     import pandas as pd
 

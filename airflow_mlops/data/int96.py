@@ -1,6 +1,6 @@
 """Finds INT96 timestamps in Parquet files that Arrow would read as different times.
 
-INT96 holds a day and a time of day in 96 bits. Arrow converts it to 64 bits of the requested unit without a check for
+INT96 stores a day and a time of day in 96 bits. Arrow converts it to 64 bits of the requested unit without a check for
 overflow. In microseconds, a time in the year 586,500 would become a time in the year 2024. In seconds, every INT96
 timestamp fits into 64 bits.
 """

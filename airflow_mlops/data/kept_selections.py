@@ -1,8 +1,8 @@
-"""Keeps what the first try of a task selected, so that a retry reads the same datasets.
+"""Store the datasets that the first try of a task selected, so that a retry reads the same datasets.
 
-The newest dataset of a name can be another one when a task is retried. A part of the results of the first try, such as
-a checkpoint or a registered model version, would then belong to other rows. The first try therefore stores the ids of
-the datasets that each selection found. A task that a user cleared has another key, and selects again.
+Between the first try and a retry, a newer dataset may be written. Results of the first try, such as a checkpoint or a
+registered model version, would then belong to other rows than those of the retry. The first try therefore stores the
+ids of the datasets that each selection found. A task that a user cleared has another key, and selects again.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from airflow_mlops.data.store import ArtifactStore
 
 
 class KeptSelections:
-    """The dataset selections of one task: which datasets its first try found. They are stored with its checkpoints.
+    """The dataset selections of one task, which are stored next to the checkpoints of its step.
 
     :param store: artifact store
-    :param key: key of the step's result, which all tries of a task share
+    :param key: key of the step's result, which is the same for all tries of a task
     """
 
     def __init__(self, store: ArtifactStore, key: str) -> None:
@@ -31,12 +31,13 @@ class KeptSelections:
     def find(
         self, chosen: DatasetSelection, how: Sequence[Any], find: Callable[[DatasetSelection], list[Dataset]]
     ) -> list[Dataset]:
-        """Return the datasets that the first try found for a selection, or find and store them.
+        """Return the datasets that the first try found for a selection; on the first try, find them and store their
+        ids.
 
         If nothing is found, the error is not stored, so a retry searches again.
 
         :param chosen: names the datasets and their windows
-        :param how: what else determines the result of ``find``, as JSON values
+        :param how: everything else that determines the result of ``find``, as JSON values
         :param find: function that finds the datasets
         :raises DatasetNotFoundError: there is no such dataset, or a dataset that the first try found no longer exists
         """
@@ -47,7 +48,7 @@ class KeptSelections:
             found = find(chosen)
             if self._store.create_exclusive(key, canonical_json([_described(dataset) for dataset in found])):
                 return found
-            # Another node of the same training was faster.
+            # Another node of the same training has stored its selection first.
             stored = self._store.read_json(key)
         return [_opened(self._store, item) for item in stored]
 

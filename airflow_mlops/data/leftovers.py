@@ -1,7 +1,7 @@
-"""What crashed tasks leave in the artifact store: temporary files, files of no dataset, and unfinished uploads.
+"""Files that crashed tasks leave in the artifact store: temporary files, files of no dataset, and unfinished uploads.
 
-A running task has files of these kinds, too, so only old ones are leftovers. The content of results, reports, models'
-checkpoints and records is never a leftover.
+Running tasks also have such files, so only old files are leftovers. The content of results, reports, checkpoints of
+models and records is never a leftover.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ _PROBE = re.compile(r"probe-[0-9a-f]{32}")
 class Leftover:
     """A leftover in the artifact store.
 
+    :param kind: kind of the leftover
     :param key: key of the file
     :param written: time at which the file was last written, or the upload began, in UTC
     :param bytes: size of the file; ``None`` for an upload
@@ -54,7 +55,7 @@ class Leftovers:
 def find_leftovers(store: ArtifactStore, before: datetime) -> Leftovers:
     """Find the leftovers that were last written before a time.
 
-    :param before: a time with a time zone. It must be so long ago that no running task began to write before
+    :param before: a time with a time zone, before the start of every running task
     :raises StoreError: the store cannot be read
     """
     # In a local store, any folder can have temporary files. In an object store, only the check of conditional writes
@@ -98,6 +99,7 @@ def orphans(store: ArtifactStore, keys: Iterable[str], listed: Collection[str], 
 
     Files are written before their manifest, so a new file that no manifest lists may belong to a running task.
 
+    :param store: the artifact store
     :param keys: keys of files, which must have been listed before the manifests were read
     :param listed: keys of the files in all manifests
     :param before: a time with a time zone
@@ -106,13 +108,13 @@ def orphans(store: ArtifactStore, keys: Iterable[str], listed: Collection[str], 
 
 
 def older_than(store: ArtifactStore, key: str, limit: datetime) -> bool:
-    """Return whether a file was last written before a time. A file without a known time is not old."""
+    """Return whether a file was last written before ``limit``. A file whose time is unknown is not old."""
     written = store.modified(key)
     return written is not None and written < limit
 
 
 def delete_files(store: ArtifactStore, keys: Sequence[str], *, dry_run: bool) -> int:
-    """Delete files, unless ``dry_run`` is set. Return their total size in bytes."""
+    """Delete files, unless ``dry_run`` is set, and return their total size in bytes."""
     size = 0
     for key in keys:
         size += _size(store, key)

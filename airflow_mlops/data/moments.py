@@ -1,9 +1,9 @@
 """Conversion of Arrow columns to points in time. No other module converts them.
 
 Timestamps of any unit and time zone, dates (read as midnight) and ISO 8601 text (:mod:`airflow_mlops.core.moments`)
-become ``timestamp[us, tz=UTC]``. Values without a time zone are read as UTC. One column may have values with and without
-a time zone. Nanoseconds are rounded down to microseconds, unless a function says otherwise. A value before the year 1
-or after the year 9999 raises an error. Integer overflow does not occur.
+become ``timestamp[us, tz=UTC]``. Values without a time zone are read as UTC. One column may have values with and
+without a time zone. Nanoseconds are rounded down to microseconds, unless a function says otherwise. A value before the
+year 1 or after the year 9999 raises an error. Integer overflow does not occur.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def instants(values: pa.Array, what: str, *, first_row: int = 0) -> tuple[pa.Arr
 
 
 def ranks_of(micros: pa.Array, nanos: pa.Array) -> pa.Array:
-    """Rank moments as :func:`ranks` does.
+    """Rank moments like :func:`ranks`.
 
     :param micros: microseconds since 1970, from :func:`instants`
     :param nanos: further nanoseconds
@@ -157,7 +157,10 @@ def from_integers(values: Any, kind: pa.DataType, what: str, *, first_row: int =
 
 
 def _looks_like_date(numbers: pa.Array) -> pa.Array:
-    """Return whether each number has the form YYYY or YYYYMMDD, from 1900 to 2100. As seconds, it would be in 1970."""
+    """Return whether each number has the form YYYY or YYYYMMDD, from 1900 to 2100.
+
+    Such a number, read as seconds since 1970, would be a time in 1970.
+    """
     month, day = _remainder(_floor_divide(numbers, 100), 100), _remainder(numbers, 100)
     is_day = pc.and_(pc.is_in(month, pa.array(range(1, 13))), pc.is_in(day, pa.array(range(1, 32))))
     return pc.or_(_is_between(numbers, 1900, 2100), pc.and_(_is_between(numbers, 1900_01_01, 2100_12_31), is_day))

@@ -198,10 +198,11 @@ def claim(
 ) -> None:
     """Reserve a slot, the pointer to the current predictions of a model version, for a task.
 
-    In the same DAG run, a different task that scores different rows can no longer replace the predictions of the task.
-    The slot can still be written by a retry of the task, by another DAG run, and by a task that scores the same rows,
-    for example with another map index after a clear.
+    In the same DAG run, no other task that scores different rows can then replace the predictions of the task. The slot
+    can still be written by a retry of the task, by another DAG run, and by a task that scores the same rows, for
+    example with another map index after a clear.
 
+    :param store: the artifact store
     :param name: name of the dataset of predictions
     :param slot: name of the slot, from :func:`slot`
     :param datasets: the datasets that the task scores

@@ -112,7 +112,10 @@ class Privacy:
     ) -> Privacy:
         """Create the privacy options from the parameters of a step.
 
+        :param hashed: columns whose values are replaced by hashes
+        :param dropped: columns that are not written
         :param conn_id: id of the connection with the secret key; required if ``hashed`` is not empty
+        :param connection: function that returns the connection with an id
         :raises ConnectionNotFoundError: there is no such connection
         :raises SpecError: the connection has no password, or its password has fewer than 16 characters
         """
@@ -158,6 +161,8 @@ KEEP_ALL = Privacy()
 def require_private(hashed: Sequence[str], dropped: Sequence[str], columns: Sequence[str], where: str) -> None:
     """Check that all columns to hash or drop exist. With a misspelled name, a column would stay readable.
 
+    :param hashed: columns whose values are replaced by hashes
+    :param dropped: columns that are not written
     :param columns: the columns of the predictions
     :param where: the start of the error message, such as ``The predictions have``
     :raises SchemaError: a column is absent

@@ -19,8 +19,8 @@ def quarantine_name(name: str) -> str:
 
 
 def quarantines_of(name: str) -> set[str]:
-    """Return the names of the datasets that can have the quarantined rows of ``name``.
+    """Return the names of the datasets that can contain quarantined rows of ``name``.
 
-    If ``name`` is the name of the valid rows of other datasets, the quarantine of these datasets counts as well.
+    If ``name`` is the name of the valid rows of other datasets, the quarantine of these datasets is included.
     """
     return {quarantine_name(name), quarantine_name(name.removesuffix(_VALID))}

@@ -96,8 +96,10 @@ def stream(
 
     An error that reading a table raises is raised unchanged.
 
+    :param connection: the DuckDB connection
     :param sql: query that uses each table once
     :param tables: the schema and the batches of each table, by name
+    :param parameters: parameters of the query
     :param rows: maximum number of rows in a batch of the result
     """
     import duckdb

@@ -47,7 +47,7 @@ def earlier_results(store: ArtifactStore, key: str) -> int:
 
 
 def read_result(store: ArtifactStore, key: str) -> dict[str, Any] | None:
-    """Read the result stored under ``key``. Return ``None`` if the step has not finished, so that no result exists."""
+    """Read the result stored under ``key``; return ``None`` if the step has not finished."""
     try:
         return dict(store.read_json(key))
     except FileNotFoundError:
@@ -60,11 +60,11 @@ def write_result(store: ArtifactStore, key: str, result: dict[str, Any]) -> None
 
 
 class CacheEntry(Model):
-    """An entry of the cache: which task has computed the result for some inputs.
+    """An entry of the cache, which names the task that computed the result for some inputs.
 
     :param origin: the task, and the key of its result
     :param result: fingerprint of the result
-    :param artifacts: hashes of what the result refers to, by name
+    :param artifacts: hashes of the artifacts to which the result refers, by name
     """
 
     origin: Origin
@@ -75,6 +75,8 @@ class CacheEntry(Model):
 def read_cached(store: ArtifactStore, step: str, inputs: str) -> tuple[CacheEntry, dict[str, Any]] | None:
     """Return the entry of the cache for these inputs, and the result; ``None`` if they do not exist or were changed.
 
+    :param store: the artifact store
+    :param step: name of the step
     :param inputs: fingerprint of everything that determines the result
     """
     try:
@@ -88,7 +90,16 @@ def read_cached(store: ArtifactStore, step: str, inputs: str) -> tuple[CacheEntr
 def write_cached(
     store: ArtifactStore, call: StepCall, inputs: str, result: dict[str, Any], artifacts: dict[str, str]
 ) -> None:
-    """Add the stored result of a step to the cache. Of two tasks with the same inputs, the cache keeps the later one."""
+    """Add the stored result of a step to the cache.
+
+    If two tasks have the same inputs, the later task replaces the entry.
+
+    :param store: the artifact store
+    :param call: the task, and the key of its result
+    :param inputs: fingerprint of everything that determines the result
+    :param result: the result as JSON
+    :param artifacts: hashes of the artifacts to which the result refers, by name
+    """
     task = call.provenance
     origin = Origin(
         dag_id=task.dag_id,

@@ -37,6 +37,9 @@ def identity_columns(dataset: Dataset) -> list[str]:
 def shared_rows(dataset: Dataset, part: str, other: Dataset, other_part: str | None) -> int | None:
     """Count the rows of a split part that are also rows of another training set, by their identity.
 
+    :param dataset: a training set
+    :param part: name of its split part
+    :param other: the other training set
     :param other_part: name of the split part of ``other``; ``None`` for all its rows
     :return: ``None`` if the two training sets identify rows by different columns
     """
@@ -53,6 +56,8 @@ def row_ids(table: pa.Table | Rows, columns: Sequence[str]) -> Numbers:
     The hash of a row does not depend on other rows. Equal values of types with different widths (int32, int64) have the
     same hash.
 
+    :param table: the rows
+    :param columns: names of the columns
     :return: an array of uint64 with one hash per row
     """
     table = table.select(list(dict.fromkeys(columns)))
@@ -82,13 +87,14 @@ def _ids(table: pa.Table, columns: Sequence[str], texts: Collection[str]) -> Num
 
 
 def _is_text(table: pa.Table | Rows, name: str) -> bool:
-    """Return whether Arrow can convert all values of a column to text. It cannot convert lists, and bytes that are not
-    UTF-8.
+    """Return whether Arrow can convert all values of a column to text.
+
+    Arrow cannot convert lists, and bytes that are not UTF-8.
     """
     kind = table.schema.field(name).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     column = table.select([name])
-    # Of types other than bytes, all values can be converted, or none.
+    # Whether bytes can be converted depends on their values. For other types, only the type matters.
     starts = range(0, table.num_rows, _SLICE_ROWS) if is_binary(kind) else [0]
     try:
         for start in starts:

@@ -1,7 +1,7 @@
 """The weights of the rows in a training: weights by age, the weights in a column, or the product of both.
 
-Weights by age (``Decay``) halve with each half-life. They belong to the training set and are computed from its event times. The column of
-weights (``sample_weight=``) is a parameter of the training.
+Weights by age (``Decay``) halve with each half-life. They belong to the training set and are computed from its event
+times. The column of weights (``sample_weight=``) is a parameter of the training.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class RowWeights:
     """The weights of the rows of a training set: the product of the weights by age and the weights in a column.
 
     :param decay: the weights by age; ``None`` if the training set has none
-    :param sample: name of the column of weights; ``None`` if the training names no column
+    :param sample: name of the column of weights; ``None`` if the training has no such column
     """
 
     decay: Decay | None = None
@@ -102,7 +102,8 @@ class RowWeights:
 class Decay:
     """The weights ``0.5 ** (age / half_life)`` of the rows of a training set.
 
-    The age of a row is the elapsed time from its event to ``until``. A row that is newer than ``until`` has the weight 1.
+    The age of a row is the elapsed time from its event to ``until``. A row that is newer than ``until`` has the weight
+    1.
 
     :param column: name of the event time column
     :param half_life: age at which a row has the weight 0.5
@@ -166,6 +167,8 @@ def describe(
 
     :param weights: the weight of each row, shape (n,)
     :param parts: mask of the rows of each split part, shape (n,)
+    :param half_life: age at which a row has the weight 0.5
+    :param until: time from which the age is counted
     """
     chosen = {part: weights[mask] for part, mask in parts.items()}
     return {

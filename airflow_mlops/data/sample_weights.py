@@ -20,8 +20,10 @@ _ROLES = {"features": "a feature", "label": "the label", "keys": "a key", "times
 
 
 def check_column(dataset: Dataset, column: str) -> None:
-    """Check that a column of a training set may hold the weights of its rows.
+    """Check that a column of a training set can contain the weights of its rows.
 
+    :param dataset: the training set
+    :param column: name of the column
     :raises WeightError: the dataset has no such column, or it is a feature, the label, a key or the event time
     """
     name, details = dataset.manifest.name, dataset.manifest.details
@@ -42,6 +44,7 @@ def check_column(dataset: Dataset, column: str) -> None:
 def sample_weights(dataset: Dataset, part: str | None, column: str) -> NDArray[np.float64]:
     """Read the weight of each row, shape (n,).
 
+    :param dataset: the training set
     :param part: name of the split part; ``None`` for all rows
     :param column: name of the column
     :raises WeightError: see :func:`check_column` and :func:`as_weights`
@@ -54,11 +57,13 @@ def sample_weights(dataset: Dataset, part: str | None, column: str) -> NDArray[n
 def as_weights(values: pa.Array | pa.ChunkedArray, column: str, where: str) -> NDArray[np.float64]:
     """Convert the values of a column to weights, shape (n,).
 
-    Weights are finite numbers of at least 0, and at least one is above 0. Libraries compute with weights in single precision, so
-    a weight that is infinite, or 0 instead of small, in single precision is refused as well.
+    Weights are finite numbers of at least 0, and at least one is above 0. Libraries compute with weights in single
+    precision, so a weight is also refused if it becomes infinite in single precision, or if a positive weight becomes
+    0.
 
+    :param values: the values
     :param column: name of the column, for errors
-    :param where: the rows in words, for errors
+    :param where: description of the rows, for errors
     :raises WeightError: the values are not numbers, or some are not weights
     """
     kind = values.type
@@ -83,9 +88,10 @@ def as_weights(values: pa.Array | pa.ChunkedArray, column: str, where: str) -> N
 
 
 def why_no_weights(values: pa.Array | pa.ChunkedArray) -> str | None:
-    """Return what values are that cannot be weights, as in :func:`as_weights`, such as ``null in 3 rows (of 10)``.
+    """Return why values cannot be weights, as a phrase such as ``null in 3 rows (of 10)``, see :func:`as_weights`.
 
-    :return: ``None`` if they can be weights, or if there are none
+    :param values: the values of a column
+    :return: ``None`` if they can be weights, or if there are no values
     """
     if not is_number(values.type):
         return f"of the type {values.type}"
@@ -101,7 +107,8 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def _problems(found: NDArray[np.float64], nulls: int) -> str:
-    """Return which values are not weights, such as ``null in 3 rows``; empty if all are.
+    """Return a phrase about the values that are not weights, such as ``null in 3 rows``; empty if all values are
+    weights.
 
     :param found: the values, in which nulls are NaN
     :param nulls: number of nulls

@@ -27,6 +27,7 @@ def select(
 
     If a dataset reaches beyond the selected window, only the rows with a time in the window are read.
 
+    :param store: the artifact store
     :param chosen: references to datasets, or selections by name
     :param time_column: column with the time of each row, used if a dataset reaches beyond the window and neither the
         selection nor the dataset names a time column
@@ -50,6 +51,8 @@ def select_whole(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | No
 
     The datasets may reach beyond the selected window. The errors are the same as in :func:`select`.
 
+    :param store: the artifact store
+    :param chosen: references to datasets, or selections by name
     :param kept: the selections of earlier tries of the task, which are returned instead of searching again
     """
     return _select(store, chosen, lambda item: find_whole_datasets(store, item.name, item.window), kept, ["datasets"])
@@ -73,9 +76,11 @@ def _select(
 def select_one(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | None = None) -> Dataset:
     """Open the training set that a reference or selection names.
 
-    Several training sets are not read as one: the rows held out of one may be training rows of another, and each has its
-    own features and window rule.
+    Several training sets cannot be combined: rows that are held out in one of them may be training rows in another, and
+    each has its own features and window rule.
 
+    :param store: the artifact store
+    :param chosen: a reference to the training set, or a selection by name
     :param kept: the selections of earlier tries of the task, which are returned instead of searching again
     :raises DatasetNotFoundError: there is no such dataset
     :raises SpecError: the selection contains several datasets, or only some rows of a dataset
@@ -182,7 +187,7 @@ def _parts_of_one(one: Dataset, other: Dataset) -> bool:
 
 
 def contents(datasets: Sequence[Dataset]) -> list[dict[str, str | None]]:
-    """Return what determines the rows of datasets: the id of each and, if only a part of it is read, this part."""
+    """Return what determines the rows of datasets: the id of each dataset and, if only a part is read, this part."""
     return [
         {
             "id": dataset.manifest.id,
@@ -209,6 +214,7 @@ def window_of(datasets: Sequence[Dataset]) -> Window | None:
 def coverage(datasets: Sequence[Dataset], wanted: Window | None = None) -> dict[str, Any]:
     """Describe the gaps between the windows of datasets, for the manifest of a dataset that is computed from them.
 
+    :param datasets: the datasets
     :param wanted: window that the datasets should cover; by default from the earliest start to the latest end
     :return: empty if there are no gaps. Otherwise ``windows`` with the windows of the datasets, and ``gaps`` with the
         windows that no dataset covers

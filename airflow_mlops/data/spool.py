@@ -117,6 +117,8 @@ Convert: TypeAlias = "Callable[[Any], Any]"
 class _Column:
     """A column of a file.
 
+    :param file: the file
+    :param name: name of the column in the file
     :param kind: type of the values that are read
     :param convert: function that converts the stored values of some rows to ``kind``
     """
@@ -128,9 +130,12 @@ class _Column:
 
 
 class Rows:
-    """Columns of temporary files with equal numbers of rows. They are read like those of a :class:`pyarrow.Table`.
+    """Columns of temporary files with equal numbers of rows.
+
+    They are read like the columns of a :class:`pyarrow.Table`.
 
     :param columns: the columns by name
+    :param num_rows: number of rows
     """
 
     def __init__(self, columns: Mapping[str, _Column], num_rows: int) -> None:
@@ -169,6 +174,7 @@ class Rows:
     def converted(self, name: str, kind: pa.DataType, convert: Convert) -> Rows:
         """Return rows in which the values of a column are converted when they are read.
 
+        :param name: name of the column
         :param kind: type of the converted values
         :param convert: function that converts the values of some rows
         """

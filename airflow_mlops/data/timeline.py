@@ -32,6 +32,7 @@ _FEW_PERIODS = 8
 class _Level:
     """A subfolder for windows of similar length.
 
+    :param name: name of the subfolder
     :param longest: length of the longest window
     :param digits: number of characters of a window's start, in ISO 8601, that name the folder of its period
     """
@@ -87,7 +88,13 @@ class Timeline:
         return f"{folder}/{name}{self.suffix}"
 
     def existing(self, name: str, window: Window | None) -> str:
-        """Return the key of a file where it exists: as :meth:`key`, or where an earlier version of this package wrote it."""
+        """Return the key of an existing file, which an earlier version of this package may have written into FOLDER
+        itself.
+
+        :param name: name of the file without suffix
+        :param window: the window with which the name begins; ``None`` for the name of a file without a window
+        :return: the result of :meth:`key`, unless only the file of the earlier version exists
+        """
         key = self.key(name, window)
         earlier = f"{self.folder}/{name}{self.suffix}"
         return earlier if key != earlier and not self.store.exists(key) and self.store.exists(earlier) else key
@@ -116,7 +123,7 @@ class Timeline:
         self.store.delete(key)
 
     def find(self, within: Window | None = None) -> list[str]:
-        """List the keys of the files, ordered by their names, and so by time.
+        """List the keys of the files, ordered by their names and therefore by time.
 
         :param within: time window. Only files whose window may overlap it are listed, see :func:`may_overlap`
         :raises StoreError: the store cannot be read
@@ -167,7 +174,8 @@ class Timeline:
     def recent(self, count: int, before: Window) -> tuple[dict[Window, str], datetime | None]:
         """Find the last windows of each length that start before a window.
 
-        :param count: number of files to find at least of each level of length, if there are as many
+        :param count: the smallest number of files to find for each subfolder level, if there are that many
+        :param before: time window. Only files of windows that start earlier are found
         :return: the keys of the found files by window, and a time after which no other window ends; this time is
             ``None`` if there are no other windows
         :raises StoreError: the store cannot be read
@@ -193,7 +201,8 @@ class Timeline:
         top = self.store.keys(self.folder)
         found = self._dated(top)
         for level in _levels_of(top):
-            # A period is longer than the longest window, so the window that ends last begins in one of the last two.
+            # A period is longer than the longest window of its level. Therefore the window that ends last begins in one
+            # of the last two periods with files.
             for dated in islice(filter(None, self._by_period(level)), 2):
                 found += dated
         # Of two files with the same window, the second is in a subfolder, and so newer.
@@ -215,7 +224,9 @@ class Timeline:
         return self._newest_places(sorted((key for key in keys if key.endswith(self.suffix)), key=_name))
 
     def _newest_places(self, keys: Iterable[str]) -> list[str]:
-        """Leave out files of earlier versions of this package that were written again, with the same name in a subfolder."""
+        """Leave out each file of an earlier version of this package that was written again, under the same name in a
+        subfolder.
+        """
         places: dict[str, str] = {}
         for key in keys:
             if not _name(key).startswith(".") and len(key) > len(places.get(_name(key), "")):

@@ -359,7 +359,7 @@ def _cast_list(values: pa.Array, kind: pa.DataType, what: str, first_row: int) -
         values = values.cast(pa.list_(values.type.value_type))
     inner = _cast_elements(values, kind.value_type, what, first_row)
     offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(_lengths(values))])
-    # flatten() leaves out what null lists hold.
+    # flatten() leaves out the elements of null lists.
     found = pa.ListArray.from_arrays(offsets, inner, mask=values.is_null()) if len(values) else pa.array([], kind)
     return found.cast(kind)
 
@@ -371,7 +371,7 @@ def _lengths(values: pa.Array) -> pa.Array:
 def _cast_elements(values: pa.Array, kind: pa.DataType, what: str, first_row: int) -> pa.Array:
     """Convert the elements of lists.
 
-    :raises SchemaError: an element cannot be converted. The message has the row of its list
+    :raises SchemaError: an element cannot be converted. The message contains the row number of the list
     """
     elements = values.flatten()
     try:
@@ -406,8 +406,9 @@ def _cast_struct(values: pa.Array, kind: pa.DataType, what: str, first_row: int)
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """Return the type in which datasets can store the values of both types, or ``None`` if there is no such type.
 
-    All text types have a common type, and so have all integers, all decimals, and all dates and timestamps. Integers
-    and decimals have a common type with floats. A column of nulls has a common type with every column.
+    All text types have a common type. The same is true of all integers, of all decimals, and of all dates and
+    timestamps. Integers and decimals have a common type with floats. A column of nulls has a common type with every
+    column.
     """
     left, right = stored_type(one), stored_type(other)
     if left is None or right is None:
@@ -435,8 +436,8 @@ def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
 def is_same_kind(one: pa.DataType, other: pa.DataType) -> bool:
     """Return whether a column can have the two types in different windows of one dataset.
 
-    This is so if the stored types are equal, if both types are integers, if both are floats or decimals, or if one type
-    is null. Lists and structs must have a common type, see :func:`common_type`.
+    This is the case if the stored types are equal, if both types are integers, if both are floats or decimals, or if
+    one type is null. Lists and structs must have a common type, see :func:`common_type`.
     """
     left, right = stored_type(one), stored_type(other)
     if left is None or right is None:
@@ -511,6 +512,8 @@ def common_schema(schemas: Iterable[pa.Schema], what: str, fix: str) -> pa.Schem
 def conformed(data: Any, schema: pa.Schema, what: str) -> Any:
     """Convert a table or record batch to ``schema``. Columns that ``data`` does not have become null.
 
+    :param data: the table or record batch
+    :param schema: the columns of the result
     :param what: subject of the error message, such as ``The windows of dataset 'flights'``
     :raises SchemaError: a value cannot be converted
     """

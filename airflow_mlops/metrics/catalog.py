@@ -117,7 +117,7 @@ def is_deviance(name: str) -> bool:
 
 
 def is_on_request(name: str) -> bool:
-    """Return whether the metric is computed only if it is requested: a custom metric, an expected cost or a deviance."""
+    """Return whether a metric is computed only on request: a custom metric, an expected cost or a deviance."""
     return is_custom(name) or is_expected_cost(name) or is_deviance(name)
 
 

@@ -1,17 +1,20 @@
 """Calibrate the probabilities of a classifier on rows to which the model was not fitted.
 
-The functions are fitted by scikit-learn's ``CalibratedClassifierCV`` to the probabilities of the model's ONNX export, so that they
-are the same for models of all libraries. The scores to which they are fitted depend on the method:
+The calibration functions are fitted by scikit-learn's ``CalibratedClassifierCV`` to the probabilities of the model's
+ONNX export, so models of all libraries are calibrated in the same way. The scores to which the functions are fitted
+depend on the method:
 
-- ``isotonic``: the probability of a class, rounded to a multiple of :data:`STEP`. The function is increasing and piecewise linear.
-- ``sigmoid``: the log-odds of a class. A function of the probability itself, which scikit-learn takes from estimators without
-  ``decision_function``, could not leave well calibrated probabilities unchanged (Kull, Silva Filho and Flach, Beta calibration,
-  2017).
-- ``temperature``: the log-odds (binary) or the logarithms of the probabilities (multiclass), which are divided by one temperature
-  (Guo, Pleiss, Sun and Weinberger, On calibration of modern neural networks, 2017).
+- ``isotonic``: the probability of a class, rounded to a multiple of :data:`STEP`. The function is increasing and
+  piecewise linear.
+- ``sigmoid``: the log-odds of a class. For estimators without ``decision_function``, scikit-learn uses the probability
+  itself, but a sigmoid of the probability cannot leave well calibrated probabilities unchanged (M. Kull, T. Silva Filho
+  and P. Flach, "Beta calibration", 2017).
+- ``temperature``: the log-odds (binary) or the logarithms of the probabilities (multiclass), divided by one temperature
+  (C. Guo, G. Pleiss, Y. Sun and K. Weinberger, "On Calibration of Modern Neural Networks", 2017).
 
-For a multiclass model, ``isotonic`` and ``sigmoid`` calibrate each class against the rest, and the results are divided by their sum. Probabilities nearer
-to 0 or 1 than :data:`EDGE` count as :data:`EDGE` in log-odds and logarithms, because they are rounding errors in single precision.
+For a multiclass model, ``isotonic`` and ``sigmoid`` calibrate each class against the rest, and the results are divided
+by their sum. In log-odds and logarithms, probabilities are clipped to the range from :data:`EDGE` to ``1 - EDGE``,
+because smaller differences from 0 and 1 are rounding errors in single precision.
 """
 
 from __future__ import annotations
@@ -31,12 +34,16 @@ EDGE = 1e-6
 """The smallest distance of a probability from 0 and 1 in log-odds and logarithms."""
 
 STEP = 1 / 1_024_000
-"""Isotonic functions are fitted to multiples of this score. In the ONNX export of a forest, equal shares of its trees differ by rounding
-in single precision, and a function that distinguished them would be steep. The shares of 100, 128, 500 or 1,024 trees are multiples."""
+"""Isotonic functions are fitted to scores that are rounded to multiples of this number.
+
+In the ONNX export of a forest, equal shares of trees differ by rounding in single precision. A function that
+distinguished them would be too steep. The shares of 100, 128, 500 or 1,024 trees are exact multiples.
+"""
 
 ROWS: dict[CalibrationMethod, int] = {"isotonic": 1_000, "sigmoid": 100, "temperature": 100}
-"""The smallest number of rows to which each method is fitted. With fewer than about 1,000 rows, isotonic regression overfits
-(Niculescu-Mizil and Caruana, Predicting good probabilities with supervised learning, 2005)."""
+"""The smallest number of rows to which each method is fitted. With fewer than about 1,000 rows, isotonic regression
+overfits (Niculescu-Mizil and Caruana, Predicting good probabilities with supervised learning, 2005).
+"""
 
 CLASS_ROWS = 10
 """The smallest number of rows of each class."""
@@ -45,9 +52,10 @@ CLASS_ROWS = 10
 def require_rows(method: CalibrationMethod, labels: NDArray[Any], classes: Sequence[Any], source: str) -> None:
     """Check that the rows are enough to fit a calibration.
 
+    :param method: the calibration method
     :param labels: labels of the rows, shape (n,)
     :param classes: the classes of the model
-    :param source: how the rows were chosen, in words, for the error message
+    :param source: description of how the rows were chosen, for the error message
     :raises TrainingError: there are fewer rows than :data:`ROWS`, or fewer rows of a class than :data:`CLASS_ROWS`
     """
     counts = {label: int((labels == label).sum()) for label in classes}
@@ -70,8 +78,10 @@ def fit(
 ) -> list[CalibrationMap]:
     """Fit the functions of a calibration.
 
+    :param method: the calibration method
     :param probabilities: probabilities of the classes, shape (n, k)
-    :param codes: position of each row's class, shape (n,). Every class occurs
+    :param codes: position of each row's class, shape (n,). Every class must occur
+    :return: one function for each class; a single function for two classes, and for ``temperature``
     :raises SpecError: scikit-learn is too old for the method
     """
     import sklearn
@@ -85,7 +95,7 @@ def fit(
         )
     scores = _scores(method, probabilities)
     if method == "temperature" and scores.shape[1] == 1:
-        # scikit-learn takes the scores as (-x, x), whose difference should be the log-odds.
+        # scikit-learn converts a score x to the pair (-x, x). The difference of the pair must be the log-odds.
         scores = scores / 2
     if method == "isotonic":
         scores = np.round(scores / STEP) * STEP
@@ -109,7 +119,8 @@ def calibrate(
 ) -> NDArray[np.float64]:
     """Return the calibrated probabilities, shape (n, k).
 
-    :param maps: what :func:`fit` returned
+    :param method: the calibration method
+    :param maps: the functions from :func:`fit`
     :param probabilities: probabilities of the classes, shape (n, k)
     """
     scores, classes = _scores(method, probabilities), probabilities.shape[1]
@@ -127,7 +138,7 @@ def calibrate(
     if classes == 2:
         return np.concatenate([1 - found, found], axis=1)
     total = found.sum(axis=1, keepdims=True)
-    # As scikit-learn does if no class has a probability above 0.
+    # As in scikit-learn, the classes get equal probabilities if no class has a probability above 0.
     return np.where(total > 0, found / np.where(total > 0, total, 1), 1 / classes)
 
 

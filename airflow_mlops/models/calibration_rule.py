@@ -16,10 +16,10 @@ METHODS: tuple[str, ...] = get_args(CalibrationMethod)
 
 
 class CalibrationRule(Model):
-    """How the probabilities of a classifier are calibrated.
+    """How the probabilities of a classifier are calibrated. A declaration is the name of the method alone.
 
-    :param method: the method. In a declaration, it is a plain text
-    :param maps: functions that an earlier training has fitted (a refit keeps them); empty if the training fits them
+    :param method: the calibration method
+    :param maps: calibration functions from an earlier training, which a refit keeps; empty if the training fits them
     """
 
     method: CalibrationMethod
@@ -35,7 +35,7 @@ def _as_rule(declared: Any) -> Any:
 
 
 CalibrationInput = Annotated[CalibrationRule | None, BeforeValidator(_as_rule)]
-"""The name of a method, a rule, or ``None``."""
+"""Reads the name of a calibration method, a rule, or ``None``."""
 
 
 class _Declared(Model):
@@ -45,6 +45,7 @@ class _Declared(Model):
 def check_calibration(declared: Any, where: str) -> None:
     """Validate a calibration in a DAG file.
 
+    :param declared: the declared calibration
     :param where: start of the error message, such as ``The calibration of task 'train'``
     :raises SpecError: the calibration is not the name of a method
     """

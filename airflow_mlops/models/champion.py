@@ -1,4 +1,4 @@
-"""Load a champion whose files are those that were promoted."""
+"""Load a champion, and check that its files have not changed since its promotion."""
 
 from __future__ import annotations
 
@@ -25,15 +25,19 @@ def load_champion(
     *,
     allow_pyfunc: bool,
 ) -> Scorer:
-    """Load a model version whose files are those that were promoted.
+    """Load a model version, and check that its files have not changed since its promotion.
 
     A version that TrainOperator trained is loaded from its ONNX export. Any other version is loaded with its MLflow
     flavour, and must have been evaluated before.
 
-    :param progress: function that logs what was not checked
+    :param client: client of the MLflow server
+    :param store: the artifact store with the ledger
+    :param ref: the model version
+    :param progress: function that logs a message about files that were not checked
+    :param allow_pyfunc: whether a version without an ONNX export, whose loading runs stored code, may be loaded
     :raises ModelCorruptError: the files or the contract of the version were changed after its promotion
-    :raises ModelFormatError: the version cannot be loaded; loading runs code that is stored in the version, and
-        ``allow_pyfunc`` is ``False``; or the version was never evaluated
+    :raises ModelFormatError: the version cannot be loaded, was never evaluated, or contains code that loading would run
+        although ``allow_pyfunc`` is ``False``
     """
     folder = download_champion(client, store, ref, progress)
     if has_contract(folder):
@@ -50,9 +54,12 @@ def download_champion(
 ) -> Path:
     """Download the files of a model version, and check them against the ledger's entry of its promotion.
 
-    :param progress: function that logs what was not checked
+    :param client: client of the MLflow server
+    :param store: the artifact store with the ledger
+    :param ref: the model version
+    :param progress: function that logs a message about files that were not checked
     :raises ModelCorruptError: a file of the version was changed after its promotion
-    :raises RegistryError: the version or its files do not exist any more
+    :raises RegistryError: the version or its files no longer exist
     """
     promotion = Ledger(store, ref.model).promotion(ref.version)
     if promotion is None or not promotion.files:

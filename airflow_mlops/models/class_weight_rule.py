@@ -22,7 +22,7 @@ def _as_declared(declared: Any) -> Any:
         raise ValueError(f"{declared!r} is not a class weight; use 'balanced' or a mapping from class to weight")
     if flags := [key for key, value in declared.items() if isinstance(value, bool)]:
         raise ValueError(f"the weight of the class {flags[0]!r} is a boolean; use a number")
-    # JSON has only texts as keys.
+    # Keys in JSON are always text.
     weights = {str(key): value for key, value in declared.items()}
     if len(weights) < len(declared):
         raise ValueError("it names a class twice, as a text and as another type; name each class once")
@@ -30,7 +30,7 @@ def _as_declared(declared: Any) -> Any:
 
 
 ClassWeight = Annotated[Literal["balanced"] | dict[str, _Weight] | None, BeforeValidator(_as_declared)]
-"""``balanced``, the weight of each class by the class as text, or ``None``."""
+"""``balanced``, a mapping from class (as text) to weight, or ``None``."""
 
 
 class _Declared(Model):
@@ -40,6 +40,7 @@ class _Declared(Model):
 def check_class_weight(declared: Any, where: str) -> None:
     """Validate class weights in a DAG file.
 
+    :param declared: the declared class weights
     :param where: start of the error message, such as ``The class weight of task 'train'``
     :raises SpecError: ``declared`` is neither ``balanced`` nor a mapping from class to a number greater than 0
     """

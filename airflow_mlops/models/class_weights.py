@@ -1,4 +1,4 @@
-"""Multiplies the weights of training rows by the weights of their classes (``class_weight=``)."""
+"""Multiply the weights of training rows by the weights of their classes (``class_weight=``)."""
 
 from __future__ import annotations
 
@@ -20,14 +20,16 @@ def with_class_weight(
 ) -> NDArray[np.float64]:
     """Return the weight of each row, multiplied by the weight of its class.
 
-    With ``balanced``, the weights of the rows of each class have the same sum, and all weights keep their sum. With a
-    mapping, a class that it does not name has the weight 1.
+    With ``balanced``, the sum of the weights is the same for each class, and the sum of all weights is unchanged. With
+    a mapping, classes that the mapping does not name have the weight 1.
 
+    :param rule: ``balanced``, or a mapping from class (as text) to weight
     :param labels: the label of each row, shape (n,)
     :param classes: the distinct labels, sorted; empty for a regression
     :param weights: the weight of each row, shape (n,); ``None`` if all rows have the weight 1
+    :return: weights, shape (n,)
     :raises SpecError: the labels are those of a regression, or the mapping names an unknown class
-    :raises TrainingError: the weights of all rows of a class are 0
+    :raises TrainingError: ``rule`` is ``balanced``, and the weights of all rows of a class are 0
     """
     if not classes:
         raise SpecError("`class_weight` is set, but a regression model has no classes. Remove `class_weight`.")

@@ -1,14 +1,15 @@
 """The margin of prediction intervals, by split conformal prediction.
 
-The interval of a row is its prediction, plus and minus a quantile of the absolute residuals of n rows to which the model was not
-fitted. The quantile is the k-th smallest residual with ``k = ceil((n + 1) * coverage)``. If the n rows and the new row
-are exchangeable, the label of the new row lies in its interval with a probability of at least ``coverage``. Without
-ties, the probability is less than ``coverage + 1 / (n + 1)``. Both bounds apply to every model and distribution.
+The interval of a row is its prediction, plus and minus a quantile of the absolute residuals of n rows to which the
+model was not fitted. The quantile is the k-th smallest residual with ``k = ceil((n + 1) * coverage)``. If the n rows
+and the new row are exchangeable, the label of the new row lies in its interval with a probability of at least
+``coverage``. Without ties, the probability is less than ``coverage + 1 / (n + 1)``. Both bounds apply to every model
+and distribution.
 
-Source: J. Lei, M. G'Sell, A. Rinaldo, R. Tibshirani and L. Wasserman, "Distribution-Free Predictive Inference for Regression",
-Journal of the American Statistical Association 113 (2018), algorithm 2 and theorem 2. MAPIE's ``SplitConformalRegressor`` finds the
-same number with a scikit-learn estimator around the ONNX model, which scoring would need as well. The residuals are absolute, so the
-margin is never negative, and an interval always contains its prediction.
+Source: J. Lei, M. G'Sell, A. Rinaldo, R. Tibshirani and L. Wasserman, "Distribution-Free Predictive Inference for
+Regression", Journal of the American Statistical Association 113 (2018), algorithm 2 and theorem 2. MAPIE's
+``SplitConformalRegressor`` computes the same margin, but needs a scikit-learn estimator around the ONNX model, also for
+scoring. The residuals are absolute, so the margin is never negative, and an interval always contains its prediction.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 
 def margin(truth: NDArray[np.float64], value: NDArray[np.float64], coverage: float) -> float:
-    """Return half the width of the intervals.
+    """Return the margin, which is half the width of the intervals.
 
-    :param truth: labels of the rows, finite, shape (n,) with n of at least :func:`~airflow_mlops.models.interval_rule.fewest_rows`
+    :param truth: labels of the rows, finite, shape (n,) with n of at least
+        :func:`~airflow_mlops.models.interval_rule.fewest_rows`
     :param value: predictions for the rows, finite, shape (n,)
     :param coverage: nominal coverage: share of the labels that should lie in their interval, between 0 and 1
     """
@@ -35,13 +37,18 @@ def margin(truth: NDArray[np.float64], value: NDArray[np.float64], coverage: flo
 
 
 def residuals(truth: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the absolute residual of each row, rounded up until the interval with this margin contains the label, shape (n,).
+    """Return the absolute residual of each row, rounded up so that the interval with this margin contains the label,
+    shape (n,).
 
-    An end of an interval is a rounded sum, so it may miss the label by the last digit. If labels are integers, many rows have the
-    same residual, and all of them would be missed.
+    The ends of an interval are rounded sums, so an interval may miss its label by the last digit. If labels are
+    integers, many rows have the same residual, and the intervals of all these rows would miss their labels.
+
+    :param truth: labels of the rows, shape (n,)
+    :param value: predictions for the rows, shape (n,)
     """
     found: NDArray[np.float64] = np.abs(truth - value)
     missed = (value - found > truth) | (value + found < truth)
-    # A residual is at most twice as large as the larger of the two numbers, so this adds at least its last digit.
+    # A residual is at most twice as large as the larger of the two numbers, so this sum changes at least its last
+    # digit.
     found[missed] += 2 * np.spacing(np.maximum(np.abs(truth), np.abs(value)))[missed]
     return found

@@ -40,9 +40,10 @@ if TYPE_CHECKING:
 class VersionContract(Model):
     """The model contract (features, label, ML task) and the profile of a model version.
 
+    :param contract: the model contract
     :param profile: an :class:`airflow_mlops.profiles.profile.ModelProfile` as JSON; ``None`` if no profile was stored
-    :param elsewhere: true if EvaluateOperator wrote contract and profile to the artifact store, because the files of the
-        version do not contain them
+    :param elsewhere: whether EvaluateOperator wrote the contract and the profile to the artifact store, because the
+        files of the version do not contain them
     :param compared: number of models from which the version was selected on the held-out rows of ``contract.metrics``
     """
 
@@ -57,8 +58,11 @@ def write(
 ) -> str:
     """Store the model contract and the profile of a foreign version after an evaluation.
 
-    The version's tag in MLflow is set to the new file, except if a promotion has set the tag and that file still exists.
+    The version's tag in MLflow is set to the new file, except if a promotion has set the tag and that file still
+    exists.
 
+    :param client: client of the MLflow server
+    :param store: the artifact store
     :param ref: the foreign version
     :param contract: the model contract (features, label, ML task)
     :param profile: a :class:`airflow_mlops.profiles.profile.ModelProfile` as JSON
@@ -73,8 +77,11 @@ def write(
 
 
 def put(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, data: bytes) -> str:
-    """Store the file with the contract and the profile of a foreign version, as :func:`write` does.
+    """Store the file with the contract and the profile of a foreign version, and set its tag as :func:`write` does.
 
+    :param client: client of the MLflow server
+    :param store: the artifact store
+    :param ref: the foreign version
     :param data: the content of the file
     :return: the SHA-256 hash of the file, which is also the file's name
     """
@@ -96,7 +103,7 @@ def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> Ve
 
     :raises ModelCorruptError: the contract or the profile was changed after the promotion
     :raises ModelFormatError: the version has no contract, or the contract cannot be read
-    :raises RegistryError: the version or its files do not exist any more
+    :raises RegistryError: the version or its files no longer exist
     """
     with registry_errors(f"The contract of {ref} cannot be read"):
         tags = client.get_model_version(ref.model, str(ref.version)).tags
@@ -118,9 +125,11 @@ def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> Ve
 
 
 def digest(client: MlflowClient, ref: ModelVersionRef) -> str | None:
-    """Return the SHA-256 of the valid contract of a foreign version, from its tag in MLflow; ``None`` for other
-    versions.
+    """Return the SHA-256 of the valid contract of a foreign version, from its tag in MLflow.
 
+    :param client: client of the MLflow server
+    :param ref: the model version
+    :return: the hash; ``None`` for a version that is not foreign, or that was never evaluated
     :raises RegistryError: MLflow cannot be used
     """
     with registry_errors(f"The contract of {ref} cannot be read"):
@@ -131,6 +140,8 @@ def digest(client: MlflowClient, ref: ModelVersionRef) -> str | None:
 def content(store: ArtifactStore, ref: ModelVersionRef, digest: str) -> bytes | None:
     """Return the file with the contract and the profile of a foreign version; ``None`` if the file does not exist.
 
+    :param store: the artifact store
+    :param ref: the foreign version
     :param digest: the SHA-256 hash of the file
     :raises ModelFormatError: the file was changed
     """
@@ -156,7 +167,8 @@ def _from_training(ref: ModelVersionRef, tracking_uri: str, promotion: Entry | N
 
     uri = f"models:/{ref.model}/{ref.version}"
     with registry_errors(f"The contract of {ref} cannot be read"), tempfile.TemporaryDirectory() as temporary:
-        # A failed download alone does not show whether the file is missing or the server is down, so list the files first.
+        # A failed download alone does not show whether the file is missing or the server is down, so list the files
+        # first.
         files = mlflow.artifacts.list_artifacts(uri, tracking_uri=tracking_uri)
         folder = CONTRACT_FILE.partition("/")[0]
         if all(item.path != folder for item in files):

@@ -15,8 +15,9 @@ FOLDER, FILE = "explanation", "explanation.json"
 class Axis(Model):
     """The n bins into which a term divides one of its features.
 
-    :param edges: numeric feature: the n + 1 ascending edges of the bins, from the smallest to the largest training value.
-        A value equal to an edge belongs to the bin above that edge
+    :param feature: name of the feature
+    :param edges: numeric feature: the n + 1 ascending edges of the bins, from the smallest to the largest training
+        value. A value equal to an edge belongs to the bin above that edge
     :param texts: text feature: a list of the texts in each bin
     """
 
@@ -28,6 +29,7 @@ class Axis(Model):
 class Curve(Model):
     """The shape function of a term of one feature.
 
+    :param axis: the bins of the feature
     :param scores: contribution of each of the n bins to each of the k scores of the model, shape (k, n)
     :param errors: standard deviation of ``scores`` over the bagged models of the EBM, shape (k, n)
     :param rows: (weighted) number of training rows in each bin, shape (n,)
@@ -44,6 +46,8 @@ class Curve(Model):
 class Surface(Model):
     """The shape function of a term of two features.
 
+    :param first: bins of the first feature
+    :param second: bins of the second feature
     :param scores: contribution of each pair of bins to the score, shape (bins of ``first``, bins of ``second``)
     """
 
@@ -57,6 +61,8 @@ class Term(Model):
 
     Terms of little importance, and terms with too many bins to plot, have neither a curve nor a surface.
 
+    :param name: name of the term
+    :param features: names of its features
     :param importance: mean absolute contribution over the training rows and over the classes
     :param curve: shape function of a term of one feature; otherwise ``None``
     :param surface: shape function of a term of two features, if the model has only one score; otherwise ``None``
@@ -72,7 +78,7 @@ class Term(Model):
 class Explanation(Model):
     """The importances and shape functions of a glass-box model (EBM).
 
-    The model adds an intercept and terms. Each term is a function of one or a few features.
+    The model is the sum of an intercept and of terms. Each term is a function of one or a few features.
 
     :param unit: unit of the scores, such as ``log-odds of delayed = 1``
     :param outputs: names of the k scores: the classes of a multiclass model, or a single name for any other model

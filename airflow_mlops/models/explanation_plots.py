@@ -33,7 +33,7 @@ _MARKS = "os^Dv*P"
 
 
 def write(folder: Path, explanation: Explanation) -> None:
-    """Write the JSON file and the plots into ``folder``."""
+    """Write the JSON file and the plots of the importances and shape functions into ``folder``."""
     (folder / FILE).write_text(explanation.model_dump_json(indent=1))
     draw(folder, explanation)
 

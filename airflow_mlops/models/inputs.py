@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 def feature_columns(schema: pa.Schema, names: Iterable[str]) -> list[FeatureColumn]:
     """Return the features with their kind (number or text), in the order of ``names``.
 
+    :param schema: schema of the data
+    :param names: names of the features
     :raises SchemaError: a column is absent, or is neither numeric nor text
     """
     columns = []

@@ -22,8 +22,8 @@ class IntervalRule(Model):
     """The rule for the prediction intervals of a model.
 
     :param coverage: nominal coverage: share of the labels that should lie in their interval, between 0 and 1
-    :param margin: half the width of an interval, from an earlier training (a refit keeps it); ``None`` if the training
-        computes it
+    :param margin: half the width of an interval, from an earlier training, which a refit keeps; ``None`` if the
+        training computes it
     """
 
     coverage: float
@@ -37,15 +37,21 @@ class IntervalRule(Model):
 
 
 def rank(rows: int, coverage: float) -> int:
-    """Return the rank of the residual that is the margin, from 1: the smallest integer of at least ``(rows + 1) * coverage``.
+    """Return the rank, from 1, of the residual that is used as the margin: ``ceil((rows + 1) * coverage)``.
 
-    The decimal digits of ``coverage`` decide, because the product of two floats may be rounded above an integer.
+    The product is computed from the decimal digits of ``coverage``, because a product of floats may be rounded above an
+    integer.
+
+    :param rows: number of residuals
+    :param coverage: nominal coverage, between 0 and 1
     """
     return math.ceil((rows + 1) * Fraction(str(coverage)))
 
 
 def fewest_rows(coverage: float) -> int:
-    """Return the smallest number of rows with a residual of this :func:`rank`, such as 9 for a coverage of 0.9."""
+    """Return the smallest number of rows for which the rank is at most the number of rows, such as 9 for a coverage of
+    0.9.
+    """
     share = Fraction(str(coverage))
     return math.ceil(share / (1 - share))
 
@@ -63,7 +69,7 @@ def _as_rule(declared: Any) -> Any:
 
 
 IntervalInput = Annotated[IntervalRule | None, BeforeValidator(_as_rule)]
-"""A coverage, a rule, or ``None``."""
+"""Reads a coverage, a rule, or ``None``."""
 
 
 class _Declared(Model):
@@ -71,11 +77,11 @@ class _Declared(Model):
 
 
 def refusal(*, threshold: bool, calibration: bool, class_weight: bool) -> str | None:
-    """Return why a training with prediction intervals is refused, and what to do; ``None`` if it is not.
+    """Return why a training with prediction intervals is refused, and what to do; ``None`` if it is not refused.
 
     :param threshold: whether the training sets a decision threshold
-    :param calibration: whether it calibrates probabilities
-    :param class_weight: whether it weighs classes
+    :param calibration: whether the training calibrates probabilities
+    :param class_weight: whether the training weights classes
     """
     given = {"threshold": threshold, "calibration": calibration, "class_weight": class_weight}
     other = next((name for name, is_set in given.items() if is_set), None)
@@ -89,11 +95,13 @@ def refusal(*, threshold: bool, calibration: bool, class_weight: bool) -> str | 
 def check_interval(declared: Any, where: str, *, threshold: Any, calibration: Any, class_weight: Any) -> None:
     """Validate prediction intervals in a DAG file, together with the parameters that they exclude.
 
+    :param declared: the declared prediction intervals
     :param where: start of the error message, such as ``The interval of task 'train'``
     :param threshold: the declared threshold; ``None`` for a template
     :param calibration: the declared calibration; ``None`` for a template
     :param class_weight: the declared class weights; ``None`` for a template
-    :raises SpecError: the declaration is neither a coverage nor a mapping with a coverage, or excludes another parameter
+    :raises SpecError: the declaration is neither a coverage nor a mapping with a coverage, or is combined with a
+        parameter that it excludes
     """
     if isinstance(declared, Mapping) and (unknown := [key for key in declared if key not in _KEYS]):
         raise SpecError(f"{where} has the unknown key {unknown[0]!r}: {choices(str(unknown[0]), _KEYS)}.")

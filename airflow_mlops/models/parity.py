@@ -22,17 +22,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROWS, SEED = 20_000, 0
-# A larger difference is not a rounding error. It is a difference of probabilities or, for a regression, a share of the
-# prediction, but at most this share of four standard deviations of the labels.
+# The largest difference that counts as a rounding error: a difference of probabilities or, for a regression, a share of
+# the predicted value. For a regression, the limit is at most this share of DEVIATIONS standard deviations of the
+# labels.
 TOLERANCE, DEVIATIONS = 1e-3, 4
-# For a regression, this share of the labels' standard deviation is added. It is for predictions near 0, which may be
-# differences of large numbers. Float32 exports were within a tenth of it, also with features that are 2,000 standard
-# deviations from 0.
+# For a regression, this share of the labels' standard deviation is added to the limit, for predictions near 0, which
+# may be differences of large numbers. In tests, float32 exports differed by at most a tenth of it, also with features
+# that are 2,000 standard deviations from 0.
 ROUNDING = 1e-4
-# Rounding can cause a large difference if a value lies at a tree's threshold or between two neighbours, but in at most this
-# fraction of the rows.
+# If a value lies at a tree's threshold or between two neighbours, rounding can cause a large difference. This is
+# accepted in at most this share of the rows.
 LEAPS = 1e-3
-# A smaller distance from the threshold is a rounding error.
+# A smaller distance of a probability from the threshold counts as a tie.
 _TIE = 1e-9
 # Rows predicted at once. Some models need memory proportional to these rows times the training rows.
 _BATCH = 4096
@@ -42,8 +43,10 @@ _BATCH = 4096
 class Export:
     """The ONNX export of a model, and how far its predictions deviate from those of the model.
 
+    :param content: the serialised ONNX model
     :param predictions: predictions of the export for the split part ``test``
-    :param beyond: number of compared rows where the difference is too large for a rounding error
+    :param parity: the differences between the predictions of the export and of the model
+    :param beyond: number of compared rows whose difference is too large for a rounding error
     """
 
     content: bytes
@@ -57,7 +60,9 @@ class Export:
 
     @property
     def is_enough(self) -> bool:
-        """Return whether this export is accurate enough. Predicting in float64 takes twice the time."""
+        """Return whether this export is accurate enough, so that no float64 export, which needs twice the time, is
+        tried.
+        """
         return self.is_faithful and (self.parity.label_flips or 0) <= LEAPS * self.parity.rows
 
     def is_nearer(self, other: Export) -> bool:
@@ -75,7 +80,7 @@ def export(
     test: TrainingData,
     progress: Callable[[str], None],
 ) -> Export:
-    """Export ``model`` in float32, or in float64 if float32 is too coarse and float64 is closer to the model.
+    """Export ``model`` in float32, or in float64 if float32 is not accurate enough and float64 is closer to the model.
 
     :param model: the fitted model
     :param contract: the model contract, which defines the features and the classes
@@ -158,6 +163,8 @@ def other_labels(model: FittedModel, contract: ModelContract, frame: pd.DataFram
     The label by the contract is the class with the largest probability. For a binary model, the decision threshold of
     the contract chooses the class. Rows with a tie are not counted.
 
+    :param model: the fitted model
+    :param contract: the model contract
     :param frame: the features of n rows
     """
     own = model.labels(frame)
@@ -169,7 +176,10 @@ def other_labels(model: FittedModel, contract: ModelContract, frame: pd.DataFram
 
 
 def metrics(contract: ModelContract) -> dict[str, float]:
-    """Return the comparison of model and export as MLflow metrics, by name."""
+    """Return the differences between model and export as MLflow metrics, by name.
+
+    :param contract: the model contract, with ``parity``
+    """
     assert contract.parity is not None
     found = contract.parity.model_dump(exclude={"precision", "rows", "label_deviation"}, exclude_none=True)
     return {f"onnx_{name}": float(value) for name, value in found.items()}

@@ -32,7 +32,12 @@ def save(folder: Path, figures: Mapping[str, Figure]) -> list[Path]:
 
 
 def new_figure(title: str, width: float = 5.6, height: float = 4.8) -> tuple[Figure, Axes]:
-    """Create a figure with one plot. Width and height are in inches."""
+    """Create a figure with one plot.
+
+    :param title: title of the plot
+    :param width: width in inches
+    :param height: height in inches
+    """
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.add_subplot()
     style(axes)

@@ -30,6 +30,8 @@ def with_predictions(
     For a model with prediction intervals, :data:`~airflow_mlops.data.columns.INTERVAL_COLUMNS` follow the score.
 
     :param batch: the scored rows
+    :param contract: the model contract
+    :param version: the model version
     :param prediction: predicted labels or values, shape (n,)
     :param score: probabilities of the positive or predicted class, or values, shape (n,)
     :param scored_at: time of each prediction, as timestamps in UTC, shape (n,)

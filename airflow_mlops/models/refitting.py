@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 AGE = f"{LABEL}:age"
-"""Name of the column with the age of each row in half-lives. It is present if the rows have weights (``Decay``)."""
+"""Name of the column with the age of each row in half-lives, which exists only if the rows have weights (``Decay``)."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ def refit(
 
     :param spec: the trainer
     :param seed: seed of the training
-    :param contract: names the ML task, the features, the positive class and the calibration. A calibration is fitted
-        again, on random rows that the model is not fitted to
-    :param rows: the features, the label in the column ``label``, and the column :data:`AGE` if the rows have weights. The
-        newest row has the weight 1. A network (TorchTrainer) is fitted without weights
+    :param contract: model contract with the ML task, the features, the positive class and the calibration. A
+        calibration is fitted again, on random rows that the model is not fitted to
+    :param rows: the features, the label in the column ``label``, and the column :data:`AGE` if the rows have weights.
+        The newest row has the weight 1. A network (TorchTrainer) is fitted without weights
     :param class_weight: weights of the classes; classes that the rows lack are left out
     :raises TrainingError: the model cannot be fitted to the rows, or there are too few rows for the calibration
     """
@@ -105,7 +105,7 @@ def refit(
         "classes": data.classes,
         "threshold": threshold,
         "calibration": calibration,
-        # The margin is that of the other model's residuals.
+        # The margin in the contract was computed from the residuals of another model.
         "interval": None,
     }
     return Refitted(model, ModelContract(**{**dict(contract), **fields}))
@@ -132,7 +132,10 @@ def losses(
 def _set_aside(
     calibration: Calibration, seed: int, contract: ModelContract, rows: pa.Table
 ) -> tuple[pa.Table, pa.Table]:
-    """Divide rows at random into the rows to which a model is fitted, and the rows on which it is calibrated."""
+    """Divide rows at random into the rows for the fit and the rows for the calibration.
+
+    :raises TrainingError: there are too few rows for the calibration
+    """
     labels = label_values(rows.column(LABEL), contract.task, f"Label {contract.label!r}")
     aside = np.random.default_rng((seed + 1, 2**32)).random(len(labels)) < SHARE
     require_rows(calibration.method, labels[aside], np.unique(labels[~aside]).tolist(), "random rows")

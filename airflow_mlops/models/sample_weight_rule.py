@@ -1,4 +1,4 @@
-"""Which trainings accept the weights of rows (``TrainOperator(sample_weight=...)``).
+"""Check whether a training accepts weights of rows (``TrainOperator(sample_weight=...)``).
 
 This module imports no heavy library, because DAG files import it while they are parsed.
 """
@@ -24,12 +24,12 @@ class _Declared(Model):
 def refusal(
     trainer: Mapping[str, Any], *, chooses_threshold: bool, calibrates: bool, finds_interval: bool
 ) -> str | None:
-    """Return why a training does not accept weights of rows, and what to do; ``None`` if it does.
+    """Return why a training does not accept weights of rows, and what to do; ``None`` if it accepts weights.
 
     :param trainer: the fields of the trainer
     :param chooses_threshold: whether a rule chooses the decision threshold
     :param calibrates: whether the training fits a calibration
-    :param finds_interval: whether the training finds prediction intervals
+    :param finds_interval: whether the training computes prediction intervals
     """
     if trainer.get("kind") == "search":
         return "a Search does not support sample_weight, because its trials would be fitted without it; remove sample_weight"
@@ -50,7 +50,7 @@ def refusal(
 def check_sample_weight(
     where: str, declared: Any, trainer: Any, threshold: Any, calibration: Any, interval: Any
 ) -> None:
-    """Validate the column of weights in a DAG file, together with valid values of the other parameters.
+    """Validate the column of weights in a DAG file, together with the other parameters, which are valid already.
 
     :param where: start of the error message, such as ``The sample weight of task 'train'``
     :param declared: the declared column of weights

@@ -39,7 +39,8 @@ def from_values(found: NDArray[np.float64], contract: ModelContract, labels: NDA
     """Convert a model's output to predictions, with the classes and the threshold of the contract.
 
     :param found: classification: probabilities, shape (n, k); regression: values, shape (n, 1)
-    :param labels: :func:`class_labels` of the contract, if the caller has them
+    :param contract: the model contract
+    :param labels: :func:`class_labels` of the contract, if the caller has computed them
     """
     if contract.task == "regression":
         return Predictions(found[:, 0], found[:, 0], None)

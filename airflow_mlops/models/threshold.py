@@ -10,7 +10,7 @@ from airflow_mlops.core.errors import ModelFormatError
 
 
 def threshold(estimator: Any, classes: Sequence[Any], positive: Any, name: str) -> float:
-    """Return the smallest probability of the class ``positive`` from which on the estimator predicts this class.
+    """Return the decision threshold, the smallest probability of ``positive`` for which the estimator predicts it.
 
     :param estimator: a fitted classifier with ``predict_proba``, or a pipeline or search with such a classifier as its
         last step
@@ -22,7 +22,7 @@ def threshold(estimator: Any, classes: Sequence[Any], positive: Any, name: str) 
     chosen = _deciding(estimator)
     if chosen is None:
         return THRESHOLD
-    # The first method of the list that exists is used, and predict_proba exists.
+    # scikit-learn uses the first method of its list that exists, and predict_proba exists.
     method = chosen._get_response_method()
     if "predict_proba" not in method:
         raise ModelFormatError(
@@ -41,7 +41,7 @@ def threshold(estimator: Any, classes: Sequence[Any], positive: Any, name: str) 
 def without_threshold(estimator: Any) -> Any:
     """Return the classifier whose probabilities ``estimator`` compares with a threshold.
 
-    The ONNX export consists of probabilities, and scoring applies the threshold of the model contract.
+    The ONNX export returns probabilities, and scoring applies the threshold of the model contract.
     """
     from sklearn.pipeline import Pipeline
 

@@ -1,9 +1,9 @@
 """Choose the decision threshold of a binary model on rows to which the model was not fitted.
 
-Rows with equal scores get equal labels. So with m different scores, only m + 1 thresholds give different labels; with
-the largest of them, no row is positive. A threshold lies in the middle between the lowest score that is positive and
-the next one, so that rounding in another library or batch size does not change labels. Of equally good thresholds, the
-smallest is chosen.
+Rows with equal scores get equal labels, so with m different scores, only m + 1 thresholds give different labels. With
+the largest threshold, no row is predicted to be positive. Each threshold lies midway between the lowest score that is
+predicted to be positive and the next lower score, so that rounding in another library or batch size does not change
+labels. Ties: the smallest threshold is chosen.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ class Thresholds:
 
     @classmethod
     def of(cls, truth: NDArray[np.bool_], score: NDArray[np.float64]) -> Thresholds:
-        """Return the thresholds of rows.
+        """Return the thresholds of n rows.
 
         :param truth: whether each row is positive, shape (n,) with n > 0
         :param score: probability of the positive class, shape (n,)
         """
-        # In float32, the middle between two scores would be rounded differently.
+        # In float32, the midpoint of two scores would be rounded differently.
         lows, group = np.unique(-np.asarray(score, dtype=np.float64), return_inverse=True)
         lows = -lows
         middle = (lows[:-1] + lows[1:]) / 2
-        # No number lies between two neighbouring doubles. The higher one is then the threshold.
+        # No number lies between two neighbouring doubles. The threshold is then the higher score.
         middle = np.where(middle > lows[1:], middle, lows[:-1])
         size = len(lows)
         return cls(
@@ -74,7 +74,9 @@ class Thresholds:
         return self.hits / self.positives
 
     def goal(self, rule: ThresholdRule) -> NDArray[np.float64]:
-        """Return what ``rule`` maximises, at each threshold, shape (k,); minus infinity where its condition is not met."""
+        """Return the quantity that ``rule`` maximises at each threshold, shape (k,); minus infinity if its condition is
+        not met.
+        """
         false_positives, missed = self.predicted - self.hits, self.positives - self.hits
         if rule.cost is not None:
             return -(rule.cost["false_positive"] * false_positives + rule.cost["false_negative"] * missed)
@@ -88,12 +90,13 @@ class Thresholds:
         rejected = negatives - false_positives
         if rule.maximise == "accuracy":
             return np.asarray((self.hits + rejected) / self.rows)
-        # A sum of fractions would round, and equally good thresholds would differ.
+        # A sum of two fractions would be rounded, so equally good thresholds could differ.
         return np.asarray((self.hits * negatives + rejected * self.positives) / (2 * self.positives * negatives))
 
     def point(self, index: int) -> ThresholdPoint:
-        """Return a threshold with its precision, its recall, and the fraction of rows that are predicted to be
-        positive.
+        """Return a threshold with its precision, its recall and the share of rows that are predicted to be positive.
+
+        :param index: position of the threshold
         """
         precision = float(self.precision[index])
         return ThresholdPoint(
@@ -112,8 +115,8 @@ def choose(
     :param rule: a rule, not a number
     :param truth: whether each row is positive, shape (n,), with rows of both classes
     :param score: probability of the positive class, shape (n,)
-    :param source: how the rows were chosen, in words
-    :raises TrainingError: no threshold has the precision that the rule asks for
+    :param source: description of how the rows were chosen
+    :raises TrainingError: no threshold meets the condition of the rule
     """
     found = Thresholds.of(truth, score)
     goal = found.goal(rule)

@@ -22,10 +22,10 @@ class ThresholdRule(Model):
     """A rule for the decision threshold. Exactly one of its fields is set.
 
     :param maximise: the metric that the threshold maximises
-    :param precision: the smallest accepted precision. Of the thresholds that reach it, the smallest is chosen, which
-        has the greatest recall
-    :param recall: the smallest accepted recall. Of the thresholds that reach it, the one with the greatest precision is
-        chosen
+    :param precision: the smallest accepted precision. Of the thresholds that reach it, the smallest threshold is
+        chosen, which has the greatest recall
+    :param recall: the smallest accepted recall. Of the thresholds that reach it, the threshold with the greatest
+        precision is chosen
     :param cost: costs of a ``false_positive`` and of a ``false_negative``. The threshold minimises the mean cost of a
         row
     :param value: the threshold itself. In a declaration, it is a plain number
@@ -83,7 +83,7 @@ def _as_rule(declared: Any) -> Any:
 
 
 ThresholdInput = Annotated[ThresholdRule | None, BeforeValidator(_as_rule)]
-"""A rule, a number from 0 to 1, or ``None``."""
+"""Reads a rule, a number from 0 to 1, or ``None``."""
 
 
 class _Declared(Model):
@@ -93,6 +93,7 @@ class _Declared(Model):
 def check_threshold(declared: Any, where: str) -> None:
     """Validate a threshold in a DAG file.
 
+    :param declared: the declared threshold
     :param where: start of the error message, such as ``The threshold of task 'train'``
     :raises SpecError: the threshold is neither a valid rule nor a number from 0 to 1
     """

@@ -127,6 +127,9 @@ def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any
 def new_contract(dataset: Dataset, data: TrainingData, model: FittedModel) -> ModelContract:
     """Return the model contract of a model that was fitted to ``data``, without metrics.
 
+    :param dataset: the training set
+    :param data: the data that the model was fitted to
+    :param model: the fitted model
     :raises ModelFormatError: the model does not choose the class by the probability of the positive class
     """
     binary = data.task == "binary"
@@ -209,7 +212,10 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
 
 
 def unseen_classes(train: TrainingData, held_out: TrainingData) -> list[Any]:
-    """Return the classes that occur only in held-out rows. No model can predict them, so these rows count as errors."""
+    """Return the classes that occur only in held-out rows.
+
+    The model cannot predict these classes, so their rows are errors.
+    """
     return [value for value in held_out.classes if value not in train.classes]
 
 

@@ -14,7 +14,8 @@ stored as            PostgreSQL              MySQL and MariaDB      SQLite
 ``timestamp``        ``timestamptz``         ``datetime(6)``, UTC   ``DATETIME``, UTC
 ===================  ======================  =====================  ==========
 
-SQLite has no exact decimals, so these numbers become text there. Lists, structs and columns of nulls have no database type.
+SQLite has no exact decimals, so these numbers are stored as text. Lists, structs and columns of nulls have no database
+type.
 """
 
 from __future__ import annotations
@@ -59,11 +60,15 @@ _TYPES = {
     },
 }
 DATABASES = tuple(_TYPES)
-"""The kinds of databases that have a rule. ``mysql`` includes MariaDB."""
+"""The kinds of databases that are supported. ``mysql`` includes MariaDB."""
 
 
 def writable(values: pa.Array, database: str) -> pa.Array:
-    """Convert a column of a dataset to the Arrow type whose values the drivers write without loss."""
+    """Convert a column of a dataset to the Arrow type whose values the drivers write without loss.
+
+    :param values: the column
+    :param database: kind of the database, one of :data:`DATABASES`
+    """
     if pa.types.is_uint64(values.type):
         values = values.cast(pa.decimal128(20, 0))
     return decimal_text(values) if pa.types.is_decimal(values.type) and database == "sqlite" else values
@@ -84,9 +89,13 @@ def new_type(kind: pa.DataType, database: str) -> str | None:
 
 
 def fits(kind: pa.DataType, found: str, database: str) -> bool:
-    """Return whether an existing column of the type ``found`` holds every value of the type ``kind`` unchanged.
+    """Return whether an existing database column can store every value of an Arrow type unchanged.
 
-    Text of a limited length fits: all databases refuse longer text.
+    Text columns of limited length fit, because all databases refuse longer text.
+
+    :param kind: the Arrow type
+    :param found: the type of the database column
+    :param database: kind of the database, one of :data:`DATABASES`
     """
     name = _kind(kind)
     if name is None:

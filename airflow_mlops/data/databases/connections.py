@@ -68,7 +68,9 @@ def postgres_uri(info: ConnectionInfo) -> str:
 def create_engine(info: ConnectionInfo, *, read_only: bool = False) -> Engine:
     """Create the SQLAlchemy engine of a connection, without connecting.
 
-    :param read_only: whether an SQLite file is opened read-only. Other databases need a statement in the transaction
+    :param info: the connection
+    :param read_only: whether an SQLite file is opened read-only. For other databases, the transaction must be set to
+        read-only
     :raises SpecError: SQLAlchemy, the dialect or the driver is not installed
     :raises SourceError: the SQLite file does not exist
     """

@@ -1,15 +1,15 @@
-"""Decides from the error of a database driver whether another try of the same query can succeed."""
+"""Decide from the error of a database driver whether another try of the same query can succeed."""
 
 from __future__ import annotations
 
-# Classes of SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html: the query uses what the database
-# does not have or does not allow (0A, 3F, 42, 54), or it fails on the data (20, 21, 22, 23, 44) or in a function that it
-# calls (2F, 38, 39, P0). Lost connections (08), deadlocks (40), missing resources (53), cancellations and restarts (57)
-# and refused passwords (28) are among the others.
+# Classes of SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html: the query uses a feature or
+# object that does not exist or is not allowed (0A, 3F, 42, 54), or it fails on the data (20, 21, 22, 23, 44) or in a
+# function that it calls (2F, 38, 39, P0). Not listed, because another try may succeed: lost connections (08), deadlocks
+# (40), missing resources (53), cancellations and restarts (57), and refused passwords (28).
 _FINAL_STATES = frozenset({"0A", "20", "21", "22", "23", "2F", "38", "39", "3F", "42", "44", "54", "P0"})
 # The query writes, but runs in a read-only transaction. Other states of this class concern the connection.
 _READ_ONLY_STATE = "25006"
-# The exceptions of PEP 249 that stand for errors in the query or the data.
+# The exceptions of PEP 249 for errors in the query or the data.
 _FINAL_KINDS = frozenset({"DataError", "IntegrityError", "NotSupportedError", "ProgrammingError"})
 # Temporary errors of MySQL and MariaDB servers: connections, memory and disks, shutdowns, locks, cancellations,
 # passwords.
@@ -30,10 +30,11 @@ _PASSING_SQLITE = (
 
 
 def is_final(error: BaseException, database: str) -> bool:
-    """Return whether a query would fail again on the same data: the error is in the text of the query, or in the data.
+    """Return whether a query would fail again on the same data, because the error is in the query or in the data.
 
-    SQLSTATE decides if the driver reports it. MySQL and MariaDB are judged by the number of the error, and SQLite by the
-    text of the message, since their drivers report no SQLSTATE. For other drivers the class of the exception decides.
+    If the driver reports a SQLSTATE, it decides. The drivers of MySQL, MariaDB and SQLite report none, so the number of
+    the error (MySQL, MariaDB) or the text of the message (SQLite) decides. For other drivers, the class of the
+    exception decides.
 
     :param error: exception of a database driver
     :param database: kind of the database, such as ``postgresql``, ``mysql`` or ``sqlite``

@@ -1,4 +1,4 @@
-"""Replaces a part of a database table with the rows of a dataset, in one transaction."""
+"""Replace a part of a database table with the rows of a dataset, in one transaction."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ Part = Mapping[str, Any]
 
 _BATCH_ROWS = 5_000
 _SECONDS = 3_600
-# PostgreSQL locks a part of a table until the transaction ends, so that other parts can be written at the same time. In
-# MySQL, deleting without an index locks rows of other parts, and two tasks would deadlock, so there the whole table is
-# locked.
+# PostgreSQL locks a part of a table until the transaction ends, so other parts can be written at the same time. In
+# MySQL, a deletion without an index locks rows of other parts, and two tasks would deadlock. Therefore the whole table
+# is locked.
 _POSTGRES_LOCK = """
     SELECT pg_advisory_xact_lock(
         hashtextextended(concat(CAST(to_regclass(CAST(:name AS text)) AS oid), ' ', CAST(:part AS text)), 0)
@@ -55,6 +55,8 @@ _COLUMNS = {
 class Found(NamedTuple):
     """A column of an existing table.
 
+    :param name: name of the column
+    :param type: database type of the column
     :param required: whether every insert must have a value for the column
     """
 
@@ -66,7 +68,9 @@ class Found(NamedTuple):
 class Table(ABC):
     """A table of the database of an Airflow connection. Each subclass uses one driver.
 
+    :param info: the connection
     :param name: name of the table, or ``SCHEMA.TABLE``
+    :param database: kind of the database, one of :data:`~airflow_mlops.data.databases.column_types.DATABASES`
     """
 
     quote = '"'
@@ -81,7 +85,7 @@ class Table(ABC):
 
     @property
     def where(self) -> str:
-        """Return how error messages name the table."""
+        """Return the description of the table in error messages."""
         return f"Table {self.name!r} of connection {self.info.conn_id!r}"
 
     @property
@@ -90,14 +94,14 @@ class Table(ABC):
         return ".".join(map(self.quoted, filter(None, (self.schema, self.table))))
 
     def quoted(self, identifier: str) -> str:
-        """Return a name for SQL."""
+        """Return an identifier, quoted for SQL."""
         return f"{self.quote}{identifier.replace(self.quote, 2 * self.quote)}{self.quote}"
 
     def replace(self, schema: pa.Schema, part: Part, batches: Iterable[pa.RecordBatch]) -> int:
         """Replace the rows of ``part`` with ``batches``, in one transaction. If it fails, the table is unchanged.
 
-        The table is created before the transaction if it does not exist. Two tasks that replace the same part at the same
-        time do so one after the other.
+        The table is created before the transaction if it does not exist. If two tasks replace the same part at the same
+        time, the second waits for the first.
 
         :param schema: columns of the rows
         :param part: columns and values that select the replaced rows. All rows of ``batches`` have these values
@@ -139,7 +143,8 @@ class Table(ABC):
     def _errors(self, failed: list[BaseException]) -> Iterator[None]:
         """Convert a driver's exceptions to errors of this package.
 
-        :param failed: the exception that was raised while the rows were read, if any. This exception is raised unchanged
+        :param failed: the exception that was raised while the rows were read, if any. This exception is raised
+            unchanged
         :raises TableError: the database rejected the rows
         :raises TableUnavailableError: the database cannot be reached, or fails for another reason that may pass
         """
@@ -189,7 +194,7 @@ class Table(ABC):
         try:
             self._execute(f"CREATE TABLE {self.quoted_name} ({columns}){options}")
         except self._driver_errors():
-            # Another task has created it at the same moment.
+            # Another task may have created the table at the same moment.
             if not self._columns():
                 raise
 
@@ -233,6 +238,7 @@ class Table(ABC):
 def open_table(info: ConnectionInfo, name: str) -> Table:
     """Return the table of a connection, without connecting. ADBC is used for PostgreSQL if its driver is installed.
 
+    :param info: the connection
     :param name: name of the table, or ``SCHEMA.TABLE``
     :raises SpecError: the type of the connection names no database, or its driver is not installed
     :raises TableError: rows cannot be written to this kind of database
@@ -394,7 +400,7 @@ class AlchemyTable(Table):
         import sqlalchemy as sa
 
         bound = sa.literal(self._without_zone(value), column.type)
-        # A column of the user's may have a collation that ignores case.
+        # The collation of a column that the user has created may ignore case.
         is_text = self.database == "mysql" and isinstance(value, str)
         return column == (sa.collate(bound, "utf8mb4_bin") if is_text else bound)
 
@@ -427,7 +433,9 @@ def _alchemy_type(kind: pa.DataType) -> Any:
 
 
 def _kept_errors(batches: Iterator[pa.RecordBatch], failed: list[BaseException]) -> Iterator[pa.RecordBatch]:
-    """Yield ``batches``, and keep the error that ends them, since Arrow reduces it to its text."""
+    """Yield ``batches``, and append the error that ends them to ``failed``, because Arrow keeps only the text of the
+    error.
+    """
     try:
         yield from batches
     except BaseException as error:

@@ -16,7 +16,10 @@ _NAMES = 64
 
 
 class DatasetSummary(BaseModel):
-    """What a manifest says about a dataset and its parents. Other fields, also of newer formats, are ignored."""
+    """The fields of a manifest that identify a dataset and its parents.
+
+    Other fields, also of newer formats, are ignored.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -45,7 +48,8 @@ class Finder:
     def find(self, ids: Sequence[str], hints: Iterable[str]) -> dict[str, DatasetSummary]:
         """Return the datasets by id, without those that were not found or whose manifest is damaged.
 
-        :param hints: texts of which some are names under which the datasets are looked for first
+        :param ids: ids of the datasets
+        :param hints: texts, some of which are names of datasets. These names are searched first
         """
         first = [name for name in dict.fromkeys(hints) if name and "/" not in name]
         found = self._read(ids, first)
@@ -70,7 +74,7 @@ class Finder:
 
 
 def hints_of(dataset: DatasetSummary | Manifest) -> list[str]:
-    """Return texts of which some are the names of the dataset's parents."""
+    """Return texts, some of which are the names of the dataset's parents."""
     return [*(value for value in dataset.source.values() if isinstance(value, str)), dataset.name]
 
 

@@ -63,6 +63,8 @@ def find_datasets(
     dataset is partly replaced, or reaches beyond ``within``, only the rows with a time in the remaining window are
     read.
 
+    :param store: the artifact store
+    :param name: name of the datasets
     :param within: time window of the rows; by default all windows. If ``within`` is set, the result includes purged
         datasets, and reading a purged dataset raises :class:`DatasetPurgedError`. By default, purged datasets are left
         out, unless all datasets are purged
@@ -87,7 +89,8 @@ def find_datasets(
 
 
 def find_whole_datasets(store: ArtifactStore, name: str, within: Window | None = None) -> list[Dataset]:
-    """Open the current datasets named ``name`` with windows that overlap ``within``, ordered by time, with all their rows.
+    """Open the current datasets named ``name`` with windows that overlap ``within``, ordered by time, with all their
+    rows.
 
     A dataset is left out if newer datasets of other windows replace it completely.
 
@@ -173,7 +176,9 @@ def _overlap(windows: list[Window]) -> bool:
 
 
 def _with_parts(store: ArtifactStore, name: str, found: list[tuple[Dataset, Window]]) -> list[tuple[Dataset, Window]]:
-    """Return the found datasets and, for divided windows, the datasets of the other versions, which only slots point at."""
+    """Return the found datasets and, for divided windows, the datasets of the other versions, which only slots point
+    at.
+    """
     divided = [dataset.window for dataset, _ in found if is_divided(dataset.manifest) and dataset.window is not None]
     if not divided:
         return found
@@ -194,7 +199,7 @@ def _with_parts(store: ArtifactStore, name: str, found: list[tuple[Dataset, Wind
 def is_divided(manifest: Manifest) -> bool:
     """Return whether the rows of the window are divided among several datasets, each in a separate slot.
 
-    This is so for online predictions, because each request is answered by one version. In scoring by batches, each
+    This is the case for online predictions, because each request is answered by one version. In batch scoring, each
     version scores all rows of the window.
     """
     return bool((manifest.source or {}).get("online"))
@@ -211,7 +216,7 @@ def _last_answer(dataset: Dataset) -> tuple[float, str]:
 def snapshot(store: ArtifactStore, name: str, at: datetime | None = None) -> Dataset | None:
     """Open the newest snapshot named ``name``. A snapshot is a dataset without a time window.
 
-    :param at: time for which the snapshot is opened: the last snapshot written until this time; by default the newest
+    :param at: the last snapshot that was written at or before this time is opened; by default the newest snapshot
     :return: ``None`` if there is no such snapshot
     """
     keys = snapshot_keys(store, name)
@@ -224,12 +229,14 @@ def snapshot(store: ArtifactStore, name: str, at: datetime | None = None) -> Dat
 
 
 def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Manifest | None:
-    """Read the manifest of the last dataset before ``window`` or, if there is no such dataset, of the first dataset
-    after ``window``.
+    """Read the manifest of the last dataset before ``window``; without such a dataset, of the first one after
+    ``window``.
 
     Datasets whose manifest is damaged are skipped.
 
+    :param store: the artifact store
     :param name: name of the datasets
+    :param window: the window whose neighbour is searched
     :return: ``None`` if no dataset with this name has a different window
     """
     timeline = windows_of(store, name)

@@ -1,4 +1,4 @@
-"""Lists the datasets with the same name in the artifact store: windows, snapshots, and withdrawn windows and snapshots."""
+"""List the datasets with one name in the artifact store: windows, snapshots, and withdrawn windows and snapshots."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Pointers to the current datasets with the same name: one for each time window, and one for each snapshot.
 
-The file name of a pointer contains the window or the time of the snapshot. So listings find the right pointers, and no
-other pointer has to be read for this. A *slot* is a pointer with a name that its writer chooses.
+The file name of a pointer contains the window or the time of the snapshot. The right pointers can therefore be found
+from a listing, without reading any pointer. A *slot* is a pointer with a name that its writer chooses.
 """
 
 from __future__ import annotations

@@ -33,8 +33,9 @@ _Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 
 
 class _Recent:
-    """A cache of the small files that were read last, by URL and hash. Steps read the same file several times, and
-    files never change.
+    """A cache of the small files that were read last, by URL and hash.
+
+    Steps read the same files several times, and files never change.
 
     :param limit: maximum size of all files together, in bytes
     """
@@ -66,8 +67,8 @@ _RECENT = _Recent(4 * SMALL_BYTES)
 class Dataset:
     """A dataset opened for reading. The hash of each file is checked once, before the file is first read.
 
-    :ivar sample_weight: name of the column with the weights of the rows, which a training names; ``None`` if it names
-        no column
+    :ivar sample_weight: name of the column with the weights of the rows in a training; ``None`` if the training has no
+        such column
     """
 
     def __init__(self, store: ArtifactStore, manifest: Manifest) -> None:
@@ -77,11 +78,11 @@ class Dataset:
         self._verified: set[str] = set()
 
     def weighted(self, column: str | None) -> Dataset:
-        """Return a copy of this dataset that names the column with the weights of its rows in a training.
+        """Return a copy of this dataset with the name of the column of row weights for a training.
 
         :class:`airflow_mlops.data.row_weights.RowWeights` reads these weights.
 
-        :param column: name of the column of weights; ``None`` if the training names no column
+        :param column: name of the column of weights; ``None`` if the training has no such column
         """
         found = copy(self)
         found.sample_weight = column
@@ -154,9 +155,9 @@ class Dataset:
     def verify(self, part: str | None = None) -> None:
         """Check all rows against the id of the dataset.
 
-        Reading a file checks its bytes only, against the SHA-256 in the manifest. The id does not depend on the bytes, but
-        on columns, numbers of rows and hashes of values, so this method also finds rows that were changed together with
-        the SHA-256. In manifests of format 1, the id depends on the SHA-256.
+        Reading a file checks only its bytes, against the SHA-256 in the manifest. The id depends on columns, numbers of
+        rows and hashes of values, and not on the bytes. This method therefore also finds rows that were changed
+        together with the SHA-256. In manifests of format 1, the id depends on the SHA-256.
 
         :param part: name of a split part; by default all files are checked
         :raises DatasetCorruptError: a file does not exist or was changed
@@ -235,6 +236,7 @@ class Dataset:
     def has_rows(self, file: FileEntry, content: str) -> bool:
         """Return whether a file has the columns in the manifest, and rows whose values have this hash.
 
+        :param file: the file
         :param content: hash of the values, see :attr:`FileEntry.content`
         :raises DatasetCorruptError: the file does not exist or was changed
         """
@@ -271,8 +273,8 @@ class Dataset:
         :param part: name of a split part; by default all rows are read
         :param columns: columns to read; all by default
         :param batch_rows: maximum number of rows in a batch
-        :param span: positions of the rows to read, counted from 0 in the files of the split part; all by default. Only the
-            files and row groups with these rows are read
+        :param span: positions of the rows to read, counted from 0 in the files of the split part; all by default. Only
+            the files and row groups with these rows are read
         :raises SchemaError: one of ``columns`` is absent
         """
         self.require_columns(columns or ())
@@ -304,6 +306,7 @@ class Dataset:
         """Read some columns of one row group.
 
         :param place: file and number of the row group, from :meth:`row_groups`
+        :param columns: columns to read
         """
         file, number = place
         with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
@@ -351,7 +354,9 @@ class Dataset:
 def _batches_of(
     parquet: pq.ParquetFile, wanted: range, batch_rows: int, columns: list[str] | None
 ) -> Iterator[pa.RecordBatch]:
-    """Stream the rows at some positions of a file in batches of ``batch_rows`` rows. The last batch may have fewer."""
+    """Stream the rows at the positions ``wanted`` of a file in batches of ``batch_rows`` rows; the last batch may be
+    smaller.
+    """
     groups, skipped, first = [], 0, 0
     for number in range(parquet.num_row_groups):
         end = first + parquet.metadata.row_group(number).num_rows
@@ -387,6 +392,8 @@ def _type(text: str) -> str:
 class DatasetSlice(Dataset):
     """The rows of a dataset whose time lies in a window.
 
+    :param store: the artifact store
+    :param manifest: manifest of the dataset
     :param window: time window of the rows
     :param time_column: name of the column with the time of each row
     :raises SchemaError: the dataset has no such column
@@ -446,6 +453,8 @@ class DatasetSlice(Dataset):
 class DatasetRows(Dataset):
     """Some rows of a split part of a dataset. The other split parts cannot be read.
 
+    :param store: the artifact store
+    :param manifest: manifest of the dataset
     :param part: name of the split part; ``None`` for all rows
     :param rows: whether each row of the split part is kept, shape (n,)
     """

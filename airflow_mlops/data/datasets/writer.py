@@ -33,6 +33,7 @@ class WrittenFiles(Model):
     """Complete files of a dataset that has no manifest yet.
 
     :param columns: the columns of all files; empty if there are no files
+    :param files: the files
     """
 
     columns: list[ColumnEntry]
@@ -44,6 +45,7 @@ class DatasetWriter:
 
     Leaving the block without a commit deletes the files that were written.
 
+    :param store: the artifact store
     :param name: name of the dataset
     :param folder: subfolder of ``files`` for the Parquet files, such as ``window=2013-04``
     """
@@ -83,6 +85,7 @@ class DatasetWriter:
     def write(self, data: pa.RecordBatch | pa.Table, part: str = DATA) -> None:
         """Append rows to a split part.
 
+        :param data: the rows
         :param part: name of the split part: ``train`` or ``test``, or ``data`` (default) if the dataset is not split
         :raises SchemaError: columns or types differ from those of the rows written before
         """
@@ -105,8 +108,8 @@ class DatasetWriter:
         key = f"{self._folder}/{uuid.uuid4().hex}.parquet"
         files = ExitStack()
         file = files.enter_context(self.store.create(key))
-        # With a small limit, Parquet soon stops building dictionaries for columns of mostly distinct values. Writing then
-        # takes half the time, and files are smaller.
+        # With a small limit, Parquet soon stops building dictionaries for columns of mostly distinct values. Writing
+        # then takes half the time, and files are smaller.
         writer = pq.ParquetWriter(
             file, self._schema, compression="zstd", compression_level=1, dictionary_pagesize_limit=128 << 10
         )
@@ -115,10 +118,10 @@ class DatasetWriter:
         self._contents[part] = ContentHash(self._schema)
 
     def finish(self) -> WrittenFiles:
-        """Complete the files without a manifest. They remain when the block ends.
+        """Complete the files without a manifest. The files remain when the block ends.
 
-        No reader of datasets sees the files until another writer commits them, see :meth:`include`. Files that no writer
-        commits are leftovers.
+        No reader of datasets sees the files until another writer commits them, see :meth:`include`. Files that no
+        writer commits are leftovers.
         """
         files = self._close_files()
         self._committed = True
@@ -129,6 +132,7 @@ class DatasetWriter:
 
         This writer must not write rows itself.
 
+        :param written: the result of :meth:`finish` of another writer
         :raises SchemaError: columns or types differ from those of the files included before
         """
         if self._columns and self._columns != written.columns:
@@ -240,9 +244,9 @@ class DatasetWriter:
             columns=self._columns,
             rows=sum(file.rows for file in files),
             files=files,
-            # A dataset of which two parts were read, before and after a newer one, is one parent.
+            # A dataset of which two parts were read, before and after a newer dataset, is a single parent.
             parents=list(dict.fromkeys(parent.id for parent in parents)),
-            # As the details are read again: keys of objects in JSON are texts.
+            # The details are stored in the form in which they are read again: all keys of JSON objects are text.
             details=json.loads(json.dumps(details or {}, allow_nan=False)),
             provenance=provenance or Provenance(),
             created=datetime.now(timezone.utc),
@@ -267,7 +271,7 @@ def make_current(store: ArtifactStore, manifest: Manifest, slots: Iterable[str] 
 def _follow(store: ArtifactStore, slot: str, pointed: Manifest) -> None:
     """Make the dataset of a slot the current dataset of its window, if another writer has replaced it in the slot.
 
-    Two writers may write their slots and windows in different orders. The one that writes the window last finds the
+    Two writers may write their slots and windows in different orders. The writer that writes the window last finds the
     dataset of the slot here, so slot and window always agree in the end.
 
     :param pointed: the dataset to which this writer has pointed the window
@@ -309,7 +313,7 @@ def _intact(store: ArtifactStore, manifest: Manifest) -> Manifest | None:
         dataset.verify_bytes()
     except (DatasetNotFoundError, DatasetCorruptError, DatasetPurgedError):
         return None
-    # Another version of Arrow may have written other bytes. Then the values decide.
+    # Another version of Arrow may have written other bytes. The hashes of the values are then compared.
     for file, new in zip(dataset.manifest.files, manifest.files, strict=True):
         if file.sha256 != new.sha256 and not dataset.has_rows(file, new.content):
             return None

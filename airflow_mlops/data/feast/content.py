@@ -1,4 +1,4 @@
-"""What determines the features that a join returns: definitions, code of the repository, and the rows of the sources."""
+"""Hashes of everything that determines the features of a join: definitions, code of the repository, and source rows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ def describe(store: FeatureStore, request: FeatureRequest) -> dict[str, Any]:
 
     The registry file itself is not hashed, because each materialization changes it.
 
-    :raises NotCacheableError: the source of a feature view is not made of local Parquet files
+    :param store: the Feast repository
+    :param request: the features to join
+    :raises NotCacheableError: the source of a feature view does not consist of local Parquet files
     """
     return {
         "refs": request.refs,
@@ -53,8 +55,8 @@ def describe(store: FeatureStore, request: FeatureRequest) -> dict[str, Any]:
 def _definition(view: Any) -> str:
     """Return a hash of the definition of a view, without the times at which it was applied or materialized.
 
-    The bytes of a pickled function differ at each pickling, so the source text of the function is hashed instead, if
-    Feast runs this text.
+    The bytes of a pickled function differ each time it is pickled. If Feast runs the source text of the function, this
+    text is hashed instead.
     """
     content = json_format.MessageToDict(view.to_proto().spec, preserving_proto_field_name=True)
     return fingerprint(_lasting(content))
@@ -70,8 +72,9 @@ def _lasting(value: Any) -> Any:
 
 
 def _is_run(text: Any) -> bool:
-    """Return whether Feast runs the source text of a function, and not the pickled function, which contains more than
-    the text.
+    """Return whether Feast runs the source text of a function instead of the pickled function.
+
+    A pickled function contains more than its source text, so this text alone does not identify it.
     """
     if not isinstance(text, str):
         return False

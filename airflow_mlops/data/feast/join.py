@@ -30,10 +30,12 @@ def join(
     DuckDB joins feature views whose source is Parquet files (:mod:`airflow_mlops.data.feast.point_in_time`). Feast's
     offline store joins all other views. Feast computes on-demand feature views, for all events at once.
 
+    :param store: the Feast repository
     :param request: the features to join
     :param events: table with the join keys, the event times and the inputs of on-demand feature views
     :param timestamp: name of the event time column
-    :param memory_limit: memory that DuckDB may use before it continues in temporary files; by default ``[mlops] memory``
+    :param memory_limit: memory that DuckDB may use before it continues in temporary files; by default ``[mlops]
+        memory``
     :return: tables with the columns ``request.refs``, for consecutive slices of the events
     :raises FeatureStoreError: Feast or DuckDB failed, a column is missing, or a join key has different types in the
         events and in the source

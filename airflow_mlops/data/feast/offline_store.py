@@ -24,6 +24,7 @@ def look_up(store: FeatureStore, request: ViewRequest, events: pa.Table, timesta
     Some offline stores drop events with equal keys and time, so only distinct events are queried. The times of the
     returned values are not compared with the event times.
 
+    :param store: the Feast repository
     :param request: the view and its features
     :param events: table with the join keys and the event times
     :param timestamp: name of the event time column

@@ -22,9 +22,10 @@ def look_up(store: FeatureStore, request: FeatureRequest, entities: pa.Table, no
     A value is null if the online store does not have the entity, if the join key is null, or if the value is older than
     the ``ttl`` of its view. Feast itself does not check the ``ttl`` online.
 
+    :param store: the Feast repository
     :param request: the features to look up
     :param entities: table with the join keys and the inputs of on-demand feature views
-    :param now: the time from which the age of the values is counted
+    :param now: the time at which the age of the values is computed
     :return: table with the columns ``request.refs`` and a row for each row of ``entities``
     :raises FeatureStoreError: the online store cannot be read, or a value has another type than its view declares
     """

@@ -76,6 +76,7 @@ class ParquetSource:
         number of the row in the file (``row``). DuckDB reads local files itself. Files that DuckDB and Arrow would read
         differently are read by Arrow and copied into a table of the database.
 
+        :param connection: the DuckDB connection
         :param number: number of this source, which makes names unique in a query with several sources
         :return: the SQL query and its parameters
         :raises FeatureStoreError: the files cannot be read
@@ -186,7 +187,8 @@ class ParquetSource:
 def is_parquet(store: FeatureStore, request: ViewRequest) -> bool:
     """Return whether DuckDB joins the feature view.
 
-    DuckDB does so if the source of the view is Parquet files and the offline store of the repository is Dask.
+    This is the case if the source of the view consists of Parquet files and the offline store of the repository is
+    Dask.
     """
     from feast import FileSource
     from feast.data_format import ParquetFormat
@@ -202,6 +204,7 @@ def is_parquet(store: FeatureStore, request: ViewRequest) -> bool:
 def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) -> ParquetSource:
     """Open the Parquet files of a feature view, and check that they have the required columns.
 
+    :param store: the Feast repository
     :param request: feature view and features to read
     :param events: schema of the events
     :raises FeatureStoreError: the files cannot be read, a column is absent, or a join key has different types in the
@@ -240,10 +243,13 @@ def open_source(store: FeatureStore, request: ViewRequest, events: pa.Schema) ->
 
 
 def require_timestamps(store: FeatureStore, request: ViewRequest) -> None:
-    """Check that the event times of a Parquet source are timestamps. Feast materializes features only with this type.
+    """Check that the event times of a Parquet source are timestamps.
 
-    Files that cannot be read are not checked, because a retry may find the files.
+    Feast can materialize features only with this type. Files that cannot be read are not checked, because a retry may
+    find the files.
 
+    :param store: the Feast repository
+    :param request: the feature view
     :raises FeatureStoreError: the event times have a different type
     """
     source = request.view.batch_source
@@ -311,7 +317,7 @@ def open_files(store: FeatureStore, request: ViewRequest) -> ds.Dataset:
 def _overflows(
     dataset: ds.Dataset, columns: Collection[str], unit: Literal["us", "ns"]
 ) -> Iterator[tuple[str, Overflow]]:
-    """Yield the first INT96 timestamp that overflows in a unit, of each file that has one, and the path of the file."""
+    """Yield the path of each file with an INT96 timestamp that overflows in ``unit``, and the first such timestamp."""
     for fragment in dataset.get_fragments():
         found = find_overflow(fragment.open(), fragment.metadata, columns, unit=unit)
         if found is not None:
@@ -337,7 +343,7 @@ def _comparable(one: pa.DataType, other: pa.DataType) -> bool:
 
 
 def _are_times(one: pa.DataType, other: pa.DataType) -> bool:
-    """Return whether columns of two types are compared as points in time: one holds times, the other times or text."""
+    """Return whether columns of two types are compared as points in time: times with times, or times with text."""
     one, other = _value_type(one), _value_type(other)
     return (is_time(one) and (is_time(other) or is_text(other))) or (is_text(one) and is_time(other))
 

@@ -126,7 +126,12 @@ class _Part:
     def join(
         self, connection: DuckDBPyConnection, keys: dict[str, str], times: pa.ChunkedArray
     ) -> tuple[str, dict[str, Any]]:
-        """Build the SQL clause that joins this source. Return it with its parameters."""
+        """Build the SQL clause that joins this source, and return it with its parameters.
+
+        :param connection: the DuckDB connection
+        :param keys: name of each join key column in the query
+        :param times: event times in microseconds since 1970
+        """
         side = f"s{self._number}"
         rows, parameters = self._source.relation(connection, self._number, self._span(times))
         if self._ttl is not None:

@@ -48,6 +48,7 @@ class SourceColumns:
 def source_columns(source: FileSource, contents: RepoContents) -> SourceColumns:
     """Collect the columns that the feature views of ``source`` declare.
 
+    :param source: the file source
     :param contents: the definitions of the Feast repository
     """
     # A view refers to columns by the names that its source's field mapping defines.
@@ -99,6 +100,7 @@ class SourceFolder:
     def publish(self, dataset: Dataset, valid_from: datetime | None) -> int | None:
         """Write the dataset to the file of its window. The file replaces rows that were published for the same window.
 
+        :param dataset: the dataset
         :param valid_from: for a snapshot without a timestamp column, the event time of all rows
         :return: number of rows written; ``None`` if the same dataset is already published
         :raises SchemaError: the dataset does not have the columns or types that the feature views declare
@@ -118,6 +120,7 @@ class SourceFolder:
         A file is replaced if the windows of ``datasets`` cover the whole window of the file, for example all days of
         the file's month.
 
+        :param datasets: the datasets to publish
         :return: keys of the files
         :raises FeatureStoreError: the windows of ``datasets`` cover only a part of a file's window, so rows would be
             published twice

@@ -107,7 +107,7 @@ def locked(store: FeatureStore, shared: bool = False) -> Iterator[None]:
     the changes of a concurrent task, or read an incomplete file. Registries in a database or an object store are not
     locked.
 
-    :param shared: ``True`` if the block only reads the registry. Other readers may then hold the lock at the same time
+    :param shared: whether the block only reads the registry. Other readers may then hold the lock at the same time
     """
     registry = _registry_file(store)
     with _lock(registry, shared):
@@ -138,6 +138,7 @@ def _lock(registry: Path | None, shared: bool) -> Iterator[None]:
 def missing_features(store: FeatureStore, service: str | None, refs: Sequence[str]) -> list[str]:
     """Find the features that are no longer in the Feast registry.
 
+    :param store: the Feast repository
     :param service: name of the feature service that must contain the features; ``None`` if feature views are enough
     :param refs: features as ``view:feature``, with the aliases that the service gives to its views
     :return: the features of ``refs`` that do not exist
@@ -197,6 +198,7 @@ def parse_repo(store: FeatureStore) -> RepoContents:
 def apply(store: FeatureStore, contents: RepoContents) -> None:
     """Register the definitions of a repository and remove all others from the registry, as ``feast apply`` does.
 
+    :param store: the Feast repository
     :param contents: definitions of the repository, from :func:`parse_repo`
     :raises FeatureStoreError: Feast rejects the definitions
     """
@@ -253,7 +255,7 @@ def _where(error: BaseException, folder: Path) -> str:
 
 
 def hint(error: BaseException) -> str:
-    """Return a sentence that says how to fix an error of Feast; empty if the cause is not known."""
+    """Return a sentence that explains how to fix an error of Feast; empty if the cause is unknown."""
     if isinstance(error, FileNotFoundError):
         return " The file of a source does not exist. Write the file first, or publish a dataset to the source with `sources`."
     return ""

@@ -28,6 +28,8 @@ class ExclusiveWriting(Reading, Writing):
         If several writers try to write the file at the same time, exactly one writer succeeds. The first call for an
         object store checks that the store honours this condition.
 
+        :param key: key of the file
+        :param data: content of the file
         :return: ``True`` if the file was written, ``False`` if the file already existed
         :raises StoreError: the store is full, cannot be written, or replaces existing files
         """
@@ -46,7 +48,8 @@ class ExclusiveWriting(Reading, Writing):
                 except FileExistsError:
                     return False
                 except OSError as error:
-                    # S3 answers 409 while another writer creates the file. The next attempt shows whether it did.
+                    # S3 answers 409 while another writer creates the file. The next attempt shows whether that writer
+                    # has succeeded.
                     if error.errno != errno.EBUSY:
                         raise
                 else:

@@ -33,7 +33,7 @@ class Listing(Location):
         return sorted(f"{prefix}/{name}" for name in names if not name.startswith("."))
 
     def _require_bucket(self) -> None:
-        """Check that the bucket or container exists. In one that does not exist, every folder would be empty.
+        """Check that the bucket or container exists. If it does not exist, every folder appears to be empty.
 
         :raises StoreError: the bucket does not exist, or a local store is a file
         """
@@ -66,8 +66,8 @@ class Listing(Location):
     def find_info(self, prefix: str) -> dict[str, dict[str, Any]]:
         """List the keys in the folder ``prefix`` and its subfolders, each with the filesystem's metadata of the file.
 
-        Files that are still being written are included. On filesystems that record times or hashes, the metadata of a file
-        changes when the file is replaced.
+        Files that are still being written are included. On filesystems that record times or hashes, the metadata of a
+        file changes when the file is replaced.
 
         :raises StoreError: the store cannot be read
         """
@@ -76,7 +76,7 @@ class Listing(Location):
                 found = _local(self.path(prefix)) if self._local else self.fs.find(self.path(prefix), detail=True)
             except FileNotFoundError:
                 found = {}
-            # adlfs lists a file by its path alone, whatever details were asked for.
+            # adlfs returns only the path if the prefix is a file, even if details are requested.
             if not found or isinstance(found, list):
                 found = {}
                 self._require_bucket()
@@ -92,8 +92,8 @@ class Listing(Location):
 def _local(folder: str) -> dict[str, dict[str, Any]]:
     """List the files in a local folder and its subfolders, with the metadata that readers use.
 
-    fsspec's own listing takes several times as long, leaves out folders that cannot be read, and leaves out all files of a
-    folder if one of them is deleted meanwhile.
+    fsspec's own listing takes several times as long, leaves out folders that cannot be read, and leaves out all files
+    of a folder if one of them is deleted meanwhile.
     """
     found: dict[str, dict[str, Any]] = {}
     folders = [folder.rstrip("/")]

@@ -18,7 +18,7 @@ from airflow_mlops.data.store.traffic import Traffic
 
 # Filesystems of object stores. They keep listings in memory by default, so a process would not see the files of others.
 OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az"})
-# s3fs asks for a file's size before it reads the file, unless it reads with one request.
+# s3fs requests the size of a file before it reads the file, unless it may read the file with one request.
 _ONE_REQUEST = {"s3": {"max_concurrency": 1}, "s3a": {"max_concurrency": 1}}
 
 

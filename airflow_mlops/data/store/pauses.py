@@ -1,18 +1,18 @@
-"""The pauses between the attempts to win a race."""
+"""The pauses between the attempts of a write that competes with other writers."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterator
 
-# How often, and for how many seconds at most between two attempts, a write that lost a race is repeated.
+# The maximum number of attempts of a write that competes with other writers, and the longest pause in seconds.
 ATTEMPTS, LONGEST_PAUSE = 60, 1.0
 
 
 def pauses() -> Iterator[float]:
-    """Yield the seconds to wait after each attempt to win a race: longer and longer, and random within the limit.
+    """Yield the seconds to wait after each attempt: random, below a limit that doubles with each attempt (full jitter).
 
-    The number of attempts is limited to ``ATTEMPTS``.
+    There are at most ``ATTEMPTS`` attempts, and no pause is longer than ``LONGEST_PAUSE``.
     """
     for attempt in range(ATTEMPTS):
         yield random.uniform(0, min(LONGEST_PAUSE, 0.01 * 2**attempt))  # noqa: S311 - no secret

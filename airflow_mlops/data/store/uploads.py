@@ -50,7 +50,9 @@ class Uploads(Location):
             page = {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
 
     def abort_upload(self, upload: UnfinishedUpload) -> None:
-        """Abort an upload and discard its parts. An upload that was completed or aborted meanwhile is left as it is.
+        """Abort an upload and discard its parts.
+
+        An upload that has been completed or aborted in the meantime is left unchanged.
 
         :raises StoreError: the upload cannot be aborted
         """

@@ -68,7 +68,7 @@ class Writing(Location):
                     file.upload.close()
                     file.upload.commit()  # type: ignore[attr-defined]
         except BaseException:
-            # Another writer may have completed the same file, so nothing is deleted but the parts of this upload.
+            # Another writer may have completed the same file, so only the parts of this upload are deleted.
             if file.upload is not None:
                 _abandon(file.upload)
             raise
@@ -97,10 +97,10 @@ class Writing(Location):
 
 
 class _Upload:
-    """A file in an object store that is being written. Its upload begins when it is no longer small.
+    """A file that is being written to an object store. Its upload begins when the file exceeds ``small_bytes``.
 
     :param start: function that begins the upload
-    :param small_bytes: size until which the content is kept in memory
+    :param small_bytes: size in bytes up to which the content is kept in memory
     """
 
     def __init__(self, start: Callable[[], BinaryIO], small_bytes: int) -> None:

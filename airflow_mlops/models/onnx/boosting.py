@@ -1,11 +1,11 @@
 """Export boosted trees of XGBoost, LightGBM and CatBoost to ONNX, with their categories and missing values.
 
-The graph encodes texts as category codes, evaluates all trees in a ``TreeEnsembleRegressor``, adds the base score in double
-precision, and applies the link function of the objective. A split by a few categories becomes a chain of ``BRANCH_EQ``
-nodes that share one child. A split by many categories becomes a split by a column of zeros and ones, which a table gives for
-each category; the chain would be long, and slow. ``onnxmltools`` (1.16) is not
-used: it takes 20 ms for each tree, expects one input of numbers, and exports no CatBoost model. CatBoost's own export
-refuses models with categories.
+The graph encodes texts as category codes, evaluates all trees in a ``TreeEnsembleRegressor``, adds the base score in
+double precision, and applies the link function of the objective. A split by a few categories becomes a chain of
+``BRANCH_EQ`` nodes that share one child. For a split by many categories, such a chain would be slow. The split compares
+a column of zeros and ones instead, which is looked up in a table by category. ``onnxmltools`` (1.16) is not used: it
+takes 20 ms for each tree, expects one numeric input, and does not export CatBoost models. CatBoost's own export refuses
+models with categories.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ML = "ai.onnx.ml"
 Link = Literal["identity", "log", "logit", "softmax"]
 # Largest number of categories in a split that becomes a chain. Splits by more categories compare a column of a table.
 _CHAIN = 3
-# How the comparison of a split is written in ONNX.
+# Names of the comparisons in ONNX.
 BELOW, AT_MOST, ABOVE, IN = "BRANCH_LT", "BRANCH_LEQ", "BRANCH_GT", "BRANCH_EQ"
 
 
@@ -77,8 +77,10 @@ class Ensemble:
 
     The columns that the trees compare are the features in order, followed by ``extra``.
 
+    :param trees: the trees
     :param base: start value of each output, to which the trees add
-    :param link: function that converts the sums to probabilities or values
+    :param link: name of the function that converts the sums to probabilities or values
+    :param extra: columns of numbers that replace categories of text features
     :param scale: factor of the sums
     """
 
@@ -96,6 +98,7 @@ def to_onnx(
 
     The output is ``probabilities``, shape (n, k), or ``value``, shape (n, 1), in double precision.
 
+    :param ensemble: the trees
     :param features: the features, in the order in which the model was fitted
     :param vocabularies: for each text feature, its texts in the order of their category codes
     :param unknown: ``missing`` if a text without a code is a missing value; ``category`` if it is one more category
@@ -113,7 +116,10 @@ def to_onnx(
     positions: dict[int, str] = {}
 
     def table(feature: int, values: NDArray[Any], kind: Any) -> str:
-        """Add the nodes that look up the value of each row's category. The last value is that of other texts."""
+        """Add the nodes that look up a value for each row's category.
+
+        The last of ``values`` is that of all other texts.
+        """
         name = features[feature].name
         if feature not in positions:
             known = vocabularies[name]
@@ -221,7 +227,10 @@ def _offset(ensemble: Ensemble) -> NDArray[np.float64]:
 
 
 def _centred(ensemble: Ensemble) -> list[tuple[Tree, NDArray[np.float64]]]:
-    """Return each tree with its leaves minus their mean. ONNX Runtime adds leaves in float32, so they should be small."""
+    """Return each tree with its leaves minus their mean.
+
+    ONNX Runtime adds leaves in float32, which is exact for small values.
+    """
     return [(tree, tree.leaves - _means(tree)) for tree in ensemble.trees]
 
 
@@ -261,8 +270,9 @@ def _with_sets(
 ) -> tuple[list[Tree], list[tuple[int, NDArray[np.uint8]]]]:
     """Replace the splits by many categories by splits by columns of zeros and ones.
 
-    :param sizes: number of categories of each text feature
-    :param first: number of columns so far
+    :param ensemble: the trees
+    :param sizes: number of categories of each text feature, by its position
+    :param first: number of columns without the new ones
     :return: the trees; and for each text feature with such splits, its position and the values of its new columns,
         shape (categories + 1, columns). The last row has the values for other texts
     """

@@ -1,8 +1,9 @@
 """Append a calibration to the ONNX export of a classifier, in double precision.
 
-:func:`airflow_mlops.models.calibration.calibrate` computes the same probabilities. The last bit of ONNX Runtime's ``Log``, ``Exp``,
-``Sigmoid``, ``Softmax`` and ``ReduceSum`` in double precision depends on the number of rows. The appended nodes therefore compute
-powers of odds and probabilities, and cumulative sums, so that a row has the same calibrated probabilities in every batch.
+:func:`airflow_mlops.models.calibration.calibrate` computes the same probabilities. The last bit of ONNX Runtime's
+    ``Log``, ``Exp``, ``Sigmoid``, ``Softmax`` and ``ReduceSum`` in double precision depends on the number of rows. The
+    appended nodes therefore use powers of odds and probabilities, and cumulative sums. A row then has the same
+    calibrated probabilities in every batch.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from airflow_mlops.models.onnx.naming import unique, values
 if TYPE_CHECKING:
     from onnx import GraphProto
 
-# The oldest operator set with all operators. The appended nodes mean the same in all later ones. Converters choose the oldest set
-# that their own operators need.
+# The oldest operator set that contains all operators. Converters choose the oldest set that their own operators need.
+# The appended nodes have the same meaning in all later sets.
 _OPSET = 11
 _LARGE = 500
 
@@ -32,6 +33,7 @@ def append(exported: bytes, method: CalibrationMethod, maps: Sequence[Calibratio
     Other outputs, such as the label without calibration, are removed.
 
     :param exported: an ONNX model whose last output has the probabilities
+    :param method: the calibration method
     :param maps: the fitted functions
     :param classes: number of classes
     :raises ModelFormatError: the model has an operator set older than 11, and cannot be converted to it
@@ -84,7 +86,7 @@ def _calibrated(
 def _logistic(graph: _Graph, maps: Sequence[CalibrationMap], inner: str) -> str:
     """Add a logistic function of the log-odds x, ``1 / (1 + exp(-intercept) * exp(x) ** -slope)``."""
     slopes, intercepts = (np.array([[getattr(each, name) for each in maps]]) for name in ("slope", "intercept"))
-    # If exp(-intercept) would be beyond the range of doubles, the slope is large as well, and the factor moves into the
+    # If exp(-intercept) is outside the range of doubles, the slope is large as well, and the factor moves into the
     # power.
     large = np.abs(intercepts) > _LARGE
     within = np.exp(np.divide(intercepts, slopes, out=np.zeros_like(slopes), where=large))
@@ -95,7 +97,8 @@ def _logistic(graph: _Graph, maps: Sequence[CalibrationMap], inner: str) -> str:
 
 
 def _sharpened(graph: _Graph, slope: float, inner: str) -> str:
-    """Add nodes that divide the probabilities of all classes by the largest one, and raise them to the power ``slope``.
+    """Add nodes that divide the probabilities of all classes by the largest probability, and raise them to the power
+    ``slope``.
 
     The largest result is 1, so only small results can underflow to 0.
     """
@@ -104,7 +107,10 @@ def _sharpened(graph: _Graph, slope: float, inner: str) -> str:
 
 
 def _interpolated(graph: _Graph, maps: Sequence[CalibrationMap], given: str) -> str:
-    """Add a piecewise-linear function of each column. Its piece is found by a binary search, which needs little memory."""
+    """Add a piecewise-linear function of each column.
+
+    The piece of a score is found by binary search, which needs little memory.
+    """
     bits = max(len(each.scores) for each in maps).bit_length()
     size = 2**bits
     ends = np.full((len(maps), size), np.inf)

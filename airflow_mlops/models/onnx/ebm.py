@@ -77,7 +77,7 @@ class _Graph:
         self.nodes: list[NodeProto] = []
         self.constants: list[Any] = []
         self.inputs: list[ValueInfoProto] = []
-        # Name of the output that holds the bin, by (position of the feature, number of features in the term).
+        # Name of the value with the bins, by (position of the feature, number of features in the term).
         self._bins: dict[tuple[int, int], str] = {}
 
     def build(self) -> list[ValueInfoProto]:
@@ -198,7 +198,8 @@ class _Graph:
 def _fitted_features(ebm: Any, features: Sequence[FeatureColumn]) -> list[FeatureColumn]:
     """Return the features in the order in which the EBM was fitted to them.
 
-    :raises ModelFormatError: the EBM was fitted to a column that is not a feature, or treats a feature as the wrong type
+    :raises ModelFormatError: the EBM was fitted to a column that is not a feature, or treats a feature as the wrong
+        type
     """
     known = {feature.name: feature for feature in features}
     for place, name in enumerate(ebm.feature_names_in_):

@@ -16,6 +16,7 @@ _LOADER = "airflow_mlops_network"
 def save(folder: Path, model: Model, requirements: list[str], exported: bytes) -> None:
     """Write the model into ``folder``, which must not exist.
 
+    :param folder: the new folder
     :param model: MLflow's description of the model, with its signature
     :param requirements: pip requirements of the stored model
     :param exported: the ONNX export

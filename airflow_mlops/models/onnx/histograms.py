@@ -1,11 +1,11 @@
 """Convert histogram-based gradient boosting to ONNX without moving rows to the other side of a threshold.
 
-skl2onnx (1.20) also leaves out the link function of the losses ``poisson`` and ``gamma``, so its export predicts the logarithm.
-This module adds the exponential.
+A threshold of scikit-learn is a double between two values of a feature. skl2onnx (1.20) rounds the threshold to the
+nearest float32 number. If this number is the larger of the two values, the rows with this value change sides. This
+module rounds the threshold down instead, so that no float32 value changes sides.
 
-A threshold of scikit-learn is a double between two values of a feature. skl2onnx rounds the threshold to the nearest
-float32 number. If this number is the larger of the two values, the rows with this value change sides. This module
-rounds the threshold down instead, so that no float32 value changes sides.
+skl2onnx also leaves out the link function of the losses ``poisson`` and ``gamma``, so its export predicts the
+logarithm. This module adds the exponential.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-# Losses whose models add up the logarithm of the prediction.
+# Losses whose models predict the logarithm of the value as a sum.
 _LOGARITHMIC = ("poisson", "gamma")
 
 

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 def name_inputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Rename the inputs of ``model`` in place. Any other value with one of the new names is renamed, too.
+    """Rename the inputs of ``model`` in place. Other values with one of the new names are renamed as well.
 
+    :param model: the ONNX model
     :param names: the new name of each input, in the order of the inputs
     """
     present = set(values(model.graph))

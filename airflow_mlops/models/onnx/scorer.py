@@ -1,4 +1,4 @@
-"""Score with the ONNX export of a registered model. Loading an ONNX file runs no code from it, and reads no other file."""
+"""Score with the ONNX export of a registered model. Loading an ONNX file runs no code, and reads no other file."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ class OnnxModel:
     """The ONNX export of a registered model, with its contract (features, label, ML task). Instances are thread-safe.
 
     :param model: the serialised ONNX model
-    :raises ModelFormatError: ONNX Runtime cannot load the model, the values of the model are in other files, or an input of
-        the model is not a feature of the contract
+    :param contract: the model contract
+    :raises ModelFormatError: ONNX Runtime cannot load the model, the values of the model are in other files, or an
+        input of the model is not a feature of the contract
     """
 
     def __init__(self, model: bytes, contract: ModelContract) -> None:
@@ -53,8 +54,8 @@ class OnnxModel:
         require_embedded(model)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
-        # Here each thread runs the whole graph on its own rows. This needs about half the processor time of ONNX
-        # Runtime's own threads, which split every operator.
+        # Each thread runs the whole graph on its own rows. ONNX Runtime's own threads, which split every operator, need
+        # about twice as much processor time.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         try:
@@ -77,7 +78,8 @@ class OnnxModel:
                 f"The ONNX model has the input {unknown[0]!r}, which is not a feature in {CONTRACT_FILE}. Train the model "
                 "again."
             )
-        # For a classifier, only the probabilities are computed. The label follows from the probabilities and the threshold.
+        # For a classifier, only the probabilities are computed. The label is determined by the probabilities and the
+        # threshold.
         outputs = [node.name for node in self._session.get_outputs()]
         self._output = outputs[0] if contract.task == "regression" else outputs[-1]
 
@@ -114,10 +116,12 @@ class OnnxModel:
     def predict_values(self, columns: Mapping[str, Sequence[Any]], rows: int) -> Predictions:
         """Predict rows that are given as Python values, which takes less time than :meth:`predict` for few rows.
 
-        The predictions equal those for an Arrow column with the same values. It is a column of integers if all values
-        are integers, and otherwise of doubles.
+        The predictions equal those of :meth:`predict` for Arrow columns with the same values. A numeric column counts
+        as a column of integers if all its values are integers, otherwise as a column of doubles.
 
-        :param columns: values of each feature: int, float or ``None`` for numbers, int for integers, and str or ``None`` for texts
+        :param columns: values of each feature: int, float or ``None`` for numbers, int for integers, and str or
+            ``None`` for texts
+        :param rows: number of rows
         :raises SchemaError: a feature is absent, or null although the model allows no nulls
         """
         for node in self._inputs:
@@ -191,7 +195,8 @@ def _feeds_of_numbers(columns: Mapping[str, Sequence[Any]], nodes: Sequence[_Inp
         return {}
     values = [columns[node.name] for node in nodes]
     try:
-        # One array for all inputs, because the cost of a small array is that of making it. ``None`` becomes NaN.
+        # One array for all inputs, because creating a small array takes more time than filling it. ``None`` becomes
+        # NaN.
         numbers = np.array(values, np.float64)
         exact = not (np.abs(numbers) > _EXACT).any()
     except OverflowError:
@@ -205,7 +210,7 @@ def _feeds_of_numbers(columns: Mapping[str, Sequence[Any]], nodes: Sequence[_Inp
 
 
 def _singles(values: Sequence[Any]) -> NDArray[np.float32]:
-    """Round numbers to single precision, from integers if all of them are integers, otherwise from doubles."""
+    """Round numbers to single precision. If one of them is a float, they are first converted to doubles."""
     if float in set(map(type, values)):
         return np.array([np.nan if value is None else value for value in values], np.float64).astype(np.float32)
     try:

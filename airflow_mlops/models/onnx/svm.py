@@ -1,7 +1,7 @@
 """Rewrite support vector machines in ONNX as matrix products.
 
-ONNX Runtime's SVMRegressor and SVMClassifier compare one row with one support vector at a time. Computing the same kernel as
-a matrix product of many rows and many support vectors takes a tenth of the time.
+ONNX Runtime's SVMRegressor and SVMClassifier compare one row with one support vector at a time. A matrix product of
+many rows and many support vectors computes the same kernel in a tenth of the time.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ def multiply_kernels(model: ModelProto) -> ModelProto:
     Inputs and outputs stay the same. Predictions change only by rounding. Classifiers of more than two classes stay
     unchanged, as do classifiers with built-in probabilities (``SVC(probability=True)``), because scikit-learn computes
     these probabilities by an iteration that stops early.
+
+    :param model: the ONNX model
+    :return: the same object
     """
     nodes: list[NodeProto] = []
     precision = np.float64 if _is_double(model) else np.float32

@@ -39,7 +39,7 @@ class Answer(NamedTuple):
     estimator: Any = None
 
 
-# The model classes whose files are read as data, by the loader module that reads them.
+# The model classes whose files are read as data, by the MLflow loader module that reads them.
 _DATA_ONLY = {
     "mlflow.xgboost": ("xgboost.core.Booster", "xgboost.sklearn.XGBClassifier", "xgboost.sklearn.XGBRegressor"),
     "mlflow.lightgbm": ("lightgbm.basic.Booster",),
@@ -98,7 +98,7 @@ def engine(description: Model) -> str:
 
 
 def _load_data_only(folder: Path, name: str, description: Model) -> Answer | None:
-    """Load a model in a format that cannot name code to run. Return ``None`` for a model in any other format."""
+    """Load a model in a format that cannot name code to run; return ``None`` for a model in any other format."""
     own = _own(description)
     if _loader(description) == "mlflow.sklearn" and own.get("serialization_format") == "skops":
         file = str(own.get("pickled_model"))
@@ -109,7 +109,7 @@ def _load_data_only(folder: Path, name: str, description: Model) -> Answer | Non
         return _by_skops(folder / file, name)
     pyfunc = description.flavors["python_function"]
     classes = _DATA_ONLY.get(_loader(description), ())
-    # MLflow's loader reads the class again, from the MLmodel file in the folder of this file.
+    # MLflow's loader reads the class again from the MLmodel file that lies next to the data file.
     in_folder = _is_inside(folder, str(pyfunc.get("data")))
     if own.get("model_class") in classes and in_folder and not pyfunc.get("code"):
         return _by_mlflow(folder, name, description)
@@ -145,7 +145,8 @@ def _by_skops(file: Path, name: str) -> Answer | None:
 def _by_mlflow(folder: Path, name: str, description: Model) -> Answer:
     import mlflow.pyfunc
 
-    # Two versions may contain modules with the same name. Each version must import its own modules, both when it is loaded and when it predicts.
+    # Two versions may contain modules with the same name. Each version must import its own modules, both when it is
+    # loaded and when it predicts.
     modules = FolderModules(folder) if description.flavors["python_function"].get("code") else None
     try:
         with modules.active() if modules else nullcontext():

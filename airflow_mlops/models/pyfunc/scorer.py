@@ -41,7 +41,7 @@ _TYPES: dict[str, tuple[Any, pa.DataType]] = {
 
 @dataclass(frozen=True)
 class Target:
-    """The dataset on which a foreign model is measured, and its label. The files of the model name neither.
+    """The dataset on which a foreign model is measured, and its label. The files of the model contain neither name.
 
     :param dataset: name of the dataset
     :param schema: columns of the dataset
@@ -199,7 +199,7 @@ def _size(folder: Path) -> int:
 
 
 def _labels(name: str, target: Target, answer: Answer) -> dict[str, Any]:
-    """Return the fields of the contract about the classes of the label."""
+    """Return the fields of the contract that describe the classes."""
     if target.task == "regression":
         return {}
     # The model's class 1 becomes the dataset's True.

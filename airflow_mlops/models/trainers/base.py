@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 class TrainingData:
     """The features and labels of one split part (`train` or `test`) of a training set.
 
+    :param task: the ML task (binary, multiclass, regression)
+    :param label: name of the label column
+    :param features: names and kinds of the features
     :param table: the features as Arrow columns
     :param frame: the same features as a DataFrame, for estimators
     :param labels: the label of each row, shape (n,): int64 or text (classification), float64 (regression)
@@ -91,7 +94,7 @@ class FittedModel(Protocol):
         """
 
     def threshold(self, positive: Any) -> float:
-        """Return the smallest probability of the class ``positive`` from which on the model predicts this class.
+        """Return the smallest probability of ``positive`` for which the model predicts this class.
 
         :raises ModelFormatError: the model does not choose the class by this probability
         """

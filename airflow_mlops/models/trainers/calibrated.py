@@ -45,7 +45,7 @@ class CalibratedModel:
         return THRESHOLD
 
     def labels(self, frame: pd.DataFrame) -> None:
-        # The classifier's own labels do not follow from calibrated probabilities.
+        # The classifier predicts labels from probabilities without the calibration.
         return None
 
     def explain(self, data: TrainingData) -> Explanation | None:
@@ -59,5 +59,5 @@ class CalibratedModel:
 
     def save(self, folder: Path, model: Model, requirements: list[str], example: pd.DataFrame) -> None:
         self.inner.save(folder, model, requirements, example)
-        # MLflow's python_function would be the classifier without its calibration.
+        # MLflow's own python_function would predict without the calibration.
         flavor.predict_by_onnx(folder, model)

@@ -1,6 +1,6 @@
-"""Find out whether a recorded trainer runs only estimators of well-known packages.
+"""Check whether a recorded trainer runs only estimators of well-known packages.
 
-The author of a DAG decides which code a trainer runs. A trainer that was recorded in MLflow can be changed by everybody
+The author of a DAG decides which code a trainer runs. A trainer that was recorded in MLflow can be changed by anyone
 who may write MLflow runs, and an import path can name any function of any installed package. Therefore a recorded
 trainer runs without further consent only if it consists of estimator classes of the packages in :data:`PACKAGES`.
 """
@@ -20,7 +20,7 @@ from airflow_mlops.models.trainers.spec import (
 )
 
 PACKAGES = ("sklearn", "xgboost", "lightgbm", "catboost", "interpret")
-# Modules with these names are not for users. Importing some of them runs more than definitions.
+# Modules with these names are internal. Importing some of them runs code beyond definitions.
 _INTERNAL = {"conftest", "setup", "test", "testing", "tests"}
 _METHODS = ("fit", "predict", "get_params")
 
@@ -31,6 +31,7 @@ def own_code(trainer: TrainerSpec) -> list[str]:
     Only modules of :data:`PACKAGES` are imported. The parameters of an estimator are not checked, because they are JSON
     values, from which neither a trainer nor these packages import anything.
 
+    :param trainer: the recorded trainer
     :return: the import paths, in the order of the fields; empty if the trainer runs no user code
     :raises SpecError: an estimator of these packages does not exist, or its package is not installed
     """

@@ -17,8 +17,8 @@ Scalar = str | int | float | bool | None
 class FloatSpec(Model):
     """The range of a floating-point parameter, with ``low`` and ``high`` included.
 
-    :param log: sample on a logarithmic scale
-    :param step: restrict the values to ``low``, ``low + step``, ...
+    :param log: whether to sample on a logarithmic scale
+    :param step: restricts the values to ``low``, ``low + step``, ...
     """
 
     kind: Literal["float"] = "float"
@@ -45,8 +45,8 @@ class FloatSpec(Model):
 class IntSpec(Model):
     """The range of an integer parameter, with ``low`` and ``high`` included.
 
-    :param log: sample on a logarithmic scale
-    :param step: restrict the values to ``low``, ``low + step``, ...
+    :param log: whether to sample on a logarithmic scale
+    :param step: restricts the values to ``low``, ``low + step``, ...
     """
 
     kind: Literal["int"] = "int"

@@ -21,8 +21,8 @@ class TrainerSpec(Model):
     :param params: keyword arguments of the estimator or the network, or the argument ``params`` of the user's function
     :param name: name of the candidate in MLflow; by default the name of the class or function
     :param serialization: file format of a scikit-learn model; loading a ``cloudpickle`` file can run code
-    :param trusted_types: names of types that the stored model may contain in addition to the types of scikit-learn, NumPy,
-        SciPy and InterpretML's glass-box models
+    :param trusted_types: names of types that the stored model may contain in addition to the types of scikit-learn,
+        NumPy, SciPy and InterpretML's glass-box models
     """
 
     params: dict[str, Any] = Field(default_factory=dict)
@@ -46,7 +46,8 @@ class TrainerSpec(Model):
         """Return the import path of the estimator class, the network or the function."""
 
     def with_values(self, values: dict[str, Any]) -> TrainerSpec:
-        """Return a copy with the values that a search chose. Names that are not ``searchable`` fields go into ``params``.
+        """Return a copy with the values that a search chose. Names that are not ``searchable`` fields go into
+        ``params``.
 
         :raises pydantic.ValidationError: a value is not valid for its field
         """
@@ -56,11 +57,11 @@ class TrainerSpec(Model):
 
 
 class SklearnTrainerSpec(TrainerSpec):
-    """A trainer of a scikit-learn estimator. The import path of the estimator's class is given.
+    """A trainer of a scikit-learn estimator.
 
     :param estimator: import path of the estimator's class
-    :param preprocessing: import path of a function ``(numeric: list[str], categorical: list[str]) -> transformer``;
-        by default the transformer is chosen by the types of the columns
+    :param preprocessing: import path of a function ``(numeric: list[str], categorical: list[str]) -> transformer``; by
+        default the transformer is chosen by the types of the columns
     """
 
     kind: Literal["sklearn"] = "sklearn"
@@ -73,9 +74,10 @@ class SklearnTrainerSpec(TrainerSpec):
 
 
 class FunctionTrainerSpec(TrainerSpec):
-    """A trainer that calls a user-defined function. The import path of the function is given.
+    """A trainer that calls a user-defined function.
 
-    :param function: import path of a function ``(X, y, *, params, seed) -> fitted estimator``
+    :param function: import path of a function ``(X, y, *, params, seed) -> fitted estimator``. If the rows have
+        weights, the function also needs the parameter ``sample_weight``
     """
 
     kind: Literal["function"] = "function"
@@ -87,7 +89,8 @@ class FunctionTrainerSpec(TrainerSpec):
 
 
 class TorchTrainerSpec(TrainerSpec):
-    """A trainer of a PyTorch network on streamed batches. :class:`airflow_mlops.trainers.TorchTrainer` documents all fields.
+    """A trainer of a PyTorch network on streamed batches. :class:`airflow_mlops.trainers.TorchTrainer` documents all
+    fields.
 
     :param module: import path of a class or function ``(numbers, texts, outputs, **params) -> torch.nn.Module``; with
         ``dataset``, its arguments are ``(**params)``. By default the built-in network for tables is trained, with the
@@ -138,7 +141,8 @@ class TorchTrainerSpec(TrainerSpec):
 class BoostingTrainerSpec(TrainerSpec):
     """The fields of trainers of boosted trees. :class:`airflow_mlops.trainers.XGBoostTrainer` documents all fields.
 
-    :param warm_start: ``champion``, or the number of the version to start from. The training records the number
+    :param warm_start: ``champion``, or the number of the version to start from. The training replaces ``champion`` by
+        the number and records it
     """
 
     rounds: int = Field(default=1000, ge=1)
@@ -263,9 +267,9 @@ class SearchTrainerSpec(Model):
     :param trainer: the trainer whose parameters are searched
     :param space: the range or the choices of each searched parameter, by name
     :param trials: number of trials, over all workers
-    :param metric: name of the metric to optimise; by default the main metric of the ML task. A custom metric is given by
-        its import path, an expected cost as a mapping with its costs, see :mod:`airflow_mlops.metrics.costs`, and a Tweedie
-        deviance as a mapping with its power, see :mod:`airflow_mlops.metrics.deviances`
+    :param metric: name of the metric to optimise; by default the main metric of the ML task. A custom metric is given
+        by its import path, an expected cost as a mapping with its costs, see :mod:`airflow_mlops.metrics.costs`, and a
+        Tweedie deviance as a mapping with its power, see :mod:`airflow_mlops.metrics.deviances`
     :param greater_is_better: whether greater values of a custom metric are better
     :param folds: number of folds of the cross-validation. Networks and boosted trees are measured on their
         validation rows instead
@@ -332,6 +336,7 @@ TrainerInput = Annotated[
 def check_trainer(trainer: Any, where: str) -> None:
     """Validate a trainer in a DAG file.
 
+    :param trainer: the declared trainer
     :param where: start of the error message, such as ``The search``
     :raises SpecError: a field is invalid. The error names every invalid field
     """

@@ -9,7 +9,10 @@ from typing import Any
 
 
 class SigtermHandler:
-    """Calls ``notify`` on the first SIGTERM inside the block. The previous signal handler gets a second SIGTERM."""
+    """Calls ``notify`` on the first SIGTERM in the ``with`` block.
+
+    A second SIGTERM is handled by the previous signal handler.
+    """
 
     def __init__(self, notify: Callable[[], None]) -> None:
         self._notify = notify

@@ -1,7 +1,7 @@
-"""Hold out rows of the split part ``train``, for early stopping, a calibration or a threshold. The split part ``test`` is not read.
+"""Hold out rows of the split part ``train``, for early stopping, a calibration or a threshold.
 
-Whole groups are held out if the training set was split by group, the newest rows if it has event times, and otherwise
-random rows.
+The split part ``test`` is not read. Whole groups are held out if the training set was split by group, the newest rows
+if it has event times, and otherwise random rows.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def held_out(
         name = str(details["timestamp"])
         times = as_utc(_column(dataset, part, name, otherwise), f"The event time {name!r}").cast(pa.int64()).to_numpy()
         cut = np.sort(times)[min(rows - 1, rows - round(validation * rows))] if rows else 0
-        # Rows of one time are not divided.
+        # Rows with equal times stay together.
         chosen, how = times >= cut, "the newest rows"
     else:
         chosen, how = random.random(rows) < validation, "random rows"

@@ -34,7 +34,7 @@ _OBJECTIVES: dict[Task, dict[str, Any]] = {
 }
 # Seconds between two snapshots, which CatBoost writes to the local disk.
 SNAPSHOT_SECONDS = 10
-# CatBoost's hash of a combination of features, here of one feature.
+# The factor by which CatBoost computes the hash of a combination of features, here of a single feature.
 _HASH, _WORD = 0x4906BA494954CB65, 2**64 - 1
 
 
@@ -44,7 +44,7 @@ def has_gpu() -> bool:
 
 
 def check(spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> None:
-    """Check the parameters. See :class:`~airflow_mlops.models.trainers.boosting.library.Library`."""
+    """Check the parameters, as described in :class:`~airflow_mlops.models.trainers.boosting.library.Library`."""
     choose(_OBJECTIVES[task], spec.params, "loss_function", next(iter(_OBJECTIVES[task])))
     params, texts = spec.params, any(feature.kind == "string" for feature in features)
     if params.get("grow_policy", "SymmetricTree") != "SymmetricTree":
@@ -65,6 +65,7 @@ def check(spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> Non
 def train(job: Job) -> CatBoostModel:
     """Train a model, from the checkpoint or from ``job.start`` if there is one.
 
+    :param job: the rows and the settings of the training
     :raises TrainingError: CatBoost refuses the parameters or the rows
     """
     catboost = load("catboost")
@@ -268,7 +269,7 @@ class _Export:
         empty = np.zeros(width - 1, np.float32)
         single, kind = np.float32, ctr["ctr_type"]
         found = []
-        # The last number is that of texts without a code, whose code was not in the training.
+        # The last number is for texts without a code. Their code did not occur in training.
         for code in range(len(self._encoding.vocabularies[self._encoding.features[place].name]) + 1):
             counts = known.get(_projection(self._hash_of_code[code]), empty)
             if kind in ("BinarizedTargetMeanValue", "FloatTargetMeanValue"):

@@ -18,7 +18,7 @@ _STATE, _CONTENT = "state.json", "content"
 class State:
     """The progress of a training.
 
-    :param start: what the training started from: the model version of a warm start, or ``None``
+    :param start: number of the model version that the training started from (warm start), or ``None``
     :param round: number of completed rounds
     :param losses: validation loss after each round; empty without validation rows
     """
@@ -36,6 +36,9 @@ class State:
 def write(store: ArtifactStore, key: str, state: State, content: bytes) -> None:
     """Store a checkpoint. The store writes files atomically, so a killed pod never leaves half a checkpoint.
 
+    :param store: the artifact store
+    :param key: key of the checkpoint
+    :param state: the progress
     :param content: the booster or the snapshot, in the library's own format
     """
     buffer = io.BytesIO()
@@ -46,7 +49,12 @@ def write(store: ArtifactStore, key: str, state: State, content: bytes) -> None:
 
 
 def read(store: ArtifactStore, key: str, start: int | None) -> tuple[State, bytes] | None:
-    """Read the checkpoint. Return ``None`` if no checkpoint exists, or if its training started from another model."""
+    """Read the checkpoint; return ``None`` if no checkpoint exists, or if its training started from another model.
+
+    :param store: the artifact store
+    :param key: key of the checkpoint
+    :param start: number of the model version of a warm start, or ``None``
+    """
     try:
         content = store.read_bytes(key)
     except FileNotFoundError:

@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoding:
-    """Converts rows to a matrix. A text becomes the position in the vocabulary of its feature, or NaN.
+    """The conversion of rows to a matrix.
+
+    A text is replaced by its position in the vocabulary of its feature, or by NaN.
 
     :param features: the features, in the order of the columns
-    :param vocabularies: for each text feature, the texts that have a code. The most frequent texts of the training rows
-        have codes
+    :param vocabularies: for each text feature, the texts that have a code, which are the most frequent texts of the
+        training rows
     """
 
     features: list[FeatureColumn]
@@ -48,6 +50,7 @@ class Encoding:
     ) -> Encoding:
         """Learn the vocabularies in one pass over the training rows.
 
+        :param features: the features
         :param batches: the text features of the training rows
         :param nulls: whether nulls are a separate category; otherwise they are missing values
         :param known: vocabularies of an earlier model, whose codes are kept

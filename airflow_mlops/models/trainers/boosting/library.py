@@ -29,11 +29,15 @@ if TYPE_CHECKING:
 class Job:
     """The arguments of one training, in the form that all libraries share.
 
+    :param spec: the trainer, with the settings of the training
+    :param task: the ML task (binary, multiclass, regression)
     :param rows: the training rows
     :param held_out: the validation rows; ``None`` without early stopping
     :param classes: number of classes; 0 for a regression
+    :param seed: seed of the library
     :param gpu: whether to train on a GPU
     :param start: model of a warm start in the library's own format; ``None`` to start without trees
+    :param progress: follows the rounds of the training
     """
 
     spec: BoostingTrainerSpec
@@ -79,14 +83,23 @@ class Library(Protocol):
         """Return whether the library is built for a GPU and finds one."""
 
     def check(self, spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> None:
-        """Check that a model with these parameters can be trained on streamed rows, continued if the spec says so, and
-        exported to ONNX.
+        """Check that a model with these parameters can be trained, continued and exported.
 
+        The rows are streamed, the training continues an earlier model if the spec says so, and the model is exported to
+        ONNX.
+
+        :param spec: the trainer
+        :param task: the ML task
+        :param features: names and kinds of the features
         :raises SpecError: a parameter does not allow this
         """
 
     def train(self, job: Job) -> Booster:
-        """Train a model."""
+        """Train a model, from the checkpoint or from ``job.start`` if there is one.
+
+        :param job: the rows and the settings of the training
+        :raises TrainingError: the library refuses the parameters or the rows
+        """
 
 
 def load(name: str) -> ModuleType:
@@ -112,15 +125,16 @@ def distribution(name: str) -> str:
 def threads(params: dict[str, Any], *names: str) -> dict[str, int]:
     """Return the parameter for the number of threads; empty if ``params`` sets it.
 
-    The number is ``OMP_NUM_THREADS``, or the number of CPUs that this process may use. By default, LightGBM and CatBoost
-    start a thread for each CPU of the machine, even in a container with fewer CPUs. Too many threads wait for each other,
-    and the training takes many times as long.
+    The number is ``OMP_NUM_THREADS``, or the number of CPUs that this process may use. By default, LightGBM and
+    CatBoost start a thread for each CPU of the machine, even in a container with fewer CPUs. The surplus threads wait
+    for each other, and the training takes many times as long.
 
+    :param params: the parameters that the user has set
     :param names: the name of the parameter, followed by its aliases
     """
     if any(name in params for name in names):
         return {}
-    # The variable may have a number for each level of nested parallelism.
+    # The variable may contain one number for each level of nested parallelism.
     asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return {names[0]: int(asked) if asked.isdigit() and int(asked) else available_cpus()}
 
@@ -138,6 +152,10 @@ def gpus() -> int:
 def choose(objectives: dict[str, Any], params: dict[str, Any], name: str, default: str) -> tuple[str, Any]:
     """Return the objective in ``params``, or ``default``, and its entry in ``objectives``.
 
+    :param objectives: the supported objectives
+    :param params: the parameters that the user has set
+    :param name: name of the parameter for the objective
+    :param default: the objective if ``params`` does not set one
     :raises SpecError: the objective is not in ``objectives``
     """
     # CatBoost writes parameters of an objective after a colon.

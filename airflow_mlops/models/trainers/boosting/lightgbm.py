@@ -51,7 +51,7 @@ def has_gpu() -> bool:
 
 
 def check(spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> None:
-    """Check the parameters. See :class:`~airflow_mlops.models.trainers.boosting.library.Library`."""
+    """Check the parameters, as described in :class:`~airflow_mlops.models.trainers.boosting.library.Library`."""
     choose(_OBJECTIVES[task], spec.params, "objective", next(iter(_OBJECTIVES[task])))
     allowed = {"boosting": ("gbdt", "goss"), "linear_tree": (False,), "zero_as_missing": (False,), "reg_sqrt": (False,)}
     for name, values in {**allowed, "use_missing": (True,)}.items():
@@ -62,6 +62,7 @@ def check(spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> Non
 def train(job: Job) -> LightGBMModel:
     """Train a model, from the checkpoint or from ``job.start`` if there is one.
 
+    :param job: the rows and the settings of the training
     :raises TrainingError: LightGBM refuses the parameters or the rows
     """
     lightgbm = load("lightgbm")
@@ -94,7 +95,8 @@ def train(job: Job) -> LightGBMModel:
 
     try:
         if not progress.is_finished:
-            # With a model to start from, LightGBM predicts all rows, for which it takes only arrays. Arrays are also faster.
+            # To continue from a model, LightGBM predicts all rows, and accepts only arrays for this purpose. Arrays are
+            # also faster.
             streamed = start is None and not job.rows.fit_into_cache
             rows = _dataset(lightgbm, job.rows, params, streamed=streamed)
             parts = []
@@ -170,7 +172,7 @@ class LightGBMModel:
         fields = _fields(header)
         outputs = int(fields["num_tree_per_iteration"])
         trees = [_tree(_fields(part), number % outputs) for number, part in enumerate(parts)]
-        # The objective's text holds its parameters, such as "binary sigmoid:1".
+        # The text of the objective contains its parameters, such as "binary sigmoid:1".
         options = dict(item.split(":", 1) for item in fields["objective"].split()[1:] if ":" in item)
         scale = float(options.get("sigmoid", 1)) if self._link == "logit" else 1.0
         return Ensemble(trees, np.zeros(outputs), self._link, scale=scale)
@@ -185,7 +187,7 @@ def _numbers(fields: dict[str, str], name: str, kind: Any) -> NDArray[Any]:
 
 
 def _tree(fields: dict[str, str], target: int) -> Tree:
-    """Read a tree from LightGBM's text. Negative children are leaves; the inner nodes come first in the result."""
+    """Read a tree from LightGBM's text. Negative children are leaves. In the result, the inner nodes come first."""
     leaves = _numbers(fields, "leaf_value", np.float64)
     inner = len(leaves) - 1
     feature, children = _numbers(fields, "split_feature", np.int64), []

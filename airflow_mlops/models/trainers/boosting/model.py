@@ -28,6 +28,10 @@ ENCODING_FILE = "encoding.json"
 class BoostedModel:
     """A trained booster with the encoding of its inputs.
 
+    :param booster: the trained booster
+    :param encoding: the encoding of its inputs
+    :param spec: the trainer
+    :param data: the training data
     :param file: name of the file with the booster in the library's own format
     :param nulls: whether nulls of a text feature are a category
     :param facts: results of the training for MLflow, such as the device and the number of rounds
@@ -97,7 +101,7 @@ class BoostedModel:
 
 
 def target(spec: BoostingTrainerSpec, data: TrainingData) -> dict[str, Any]:
-    """Return what two trainings must have in common so that one can continue the trees of the other."""
+    """Return the properties that must be equal so that one training can continue the trees of another."""
     objective = spec.params.get("loss_function", spec.params.get("objective"))
     return {"task": data.task, "label": data.label, "classes": data.classes, "objective": objective}
 
@@ -105,7 +109,12 @@ def target(spec: BoostingTrainerSpec, data: TrainingData) -> dict[str, Any]:
 def earlier(folder: Path, file: str, spec: BoostingTrainerSpec, data: TrainingData) -> tuple[bytes, Encoding] | None:
     """Read the booster and the encoding of a stored model.
 
-    :return: ``None`` if the model is of another library, or has other features, another label or another objective
+    :param folder: the files of the model version
+    :param file: name of the file with the booster
+    :param spec: the trainer that continues the training
+    :param data: the training data
+    :return: ``None`` if the model is of another library, or has other features, another label, other classes or another
+        objective
     """
     if not (folder / file).exists() or not (folder / ENCODING_FILE).exists():
         return None

@@ -24,7 +24,9 @@ _PROGRESS_SECONDS = 10.0
 class Progress:
     """The progress of one training. A library calls :meth:`after` after each round.
 
-    :param start: model version of a warm start
+    :param spec: the trainer
+    :param run: the training set, the checkpoint and the log functions; ``None`` for rows in memory
+    :param start: number of the model version of a warm start, or ``None``
     """
 
     def __init__(self, spec: BoostingTrainerSpec, run: TrainingRun | None, start: int | None) -> None:
@@ -55,9 +57,9 @@ class Progress:
             self.run.progress(text)
 
     def after(self, loss: float | None, content: Callable[[], bytes | None]) -> bool:
-        """Note the end of a round, and return whether the training must stop.
+        """Record the end of a round, and return whether the training must stop.
 
-        An error is kept for :meth:`following`, because not every library passes on an exception of a callback.
+        An error is stored and raised by :meth:`following`, because some libraries swallow exceptions of callbacks.
 
         :param loss: validation loss after the round; ``None`` without validation rows
         :param content: function that returns the library's file for a checkpoint; ``None`` if there is none yet
@@ -99,7 +101,9 @@ class Progress:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Create a context manager for the rounds. It raises the error of a round, and ends the process after SIGTERM."""
+        """Return a context manager for the rounds, which raises the error of a round and ends the process after
+        SIGTERM.
+        """
 
         def terminate() -> None:
             self._terminated = True

@@ -47,6 +47,9 @@ class Chunks:
 class Rows:
     """Encoded training rows or validation rows.
 
+    :param chunks: the unencoded rows
+    :param encoding: the encoding of the features
+    :param chosen: whether each of the n rows of the chunks belongs to these rows, shape (n,)
     :param labels: class indices, or values for a regression, shape (n,)
     :param weights: weight of each row, shape (n,); ``None`` if all rows have the same weight
     """
@@ -78,8 +81,9 @@ class Rows:
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """Return, for each chunk, the positions of its first row and of the row after its last, counted over the chosen
-        rows.
+        """Return, for each chunk, the position of its first row and of the row after its last row.
+
+        Positions are counted over the chosen rows.
         """
         if self._sizes is None:
             first = self._names[:1]
@@ -113,7 +117,7 @@ class Rows:
         return found
 
     def all(self) -> NDArray[np.float32]:
-        """Return all encoded rows."""
+        """Return all encoded rows, shape (n, number of features)."""
         found = np.empty((len(self), len(self._names)), dtype=np.float32)
         for chunk in self.chunks:
             start, end = self.spans[chunk]

@@ -29,8 +29,8 @@ def fit(spec: BoostingTrainerSpec, data: TrainingData, seed: int, run: TrainingR
     """Train the booster. A retry continues from the last checkpoint.
 
     :param spec: the trainer, with the settings of the training
-    :param data: with ``run``, the labels of all rows and the features of a sample: the training streams all rows from the
-        training set. Without ``run``, all rows to train on
+    :param data: with ``run``, the labels of all rows and the features of a sample, because the training streams the
+        rows from the training set. Without ``run``, the features and labels of all rows
     :param seed: seed of the library and of the random choice of validation rows
     :param run: the training set, the checkpoint and the log functions; ``None`` for rows in memory
     :raises SpecError: the library or the GPU does not exist, or the model could not be exported to ONNX
@@ -86,9 +86,12 @@ def validation_rows(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows that the training holds out for validation.
 
+    :param spec: the trainer
+    :param dataset: the training set
     :param data: the labels of all rows
     :param part: name of the split part that the training reads
     :param columns: names of the columns to read
+    :param seed: seed of the training, which determines the held-out rows
     """
     chosen, _ = held_out(dataset, part, len(data.labels), spec.validation, seed)
     first = 0

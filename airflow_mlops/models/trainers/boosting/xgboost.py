@@ -39,7 +39,7 @@ def has_gpu() -> bool:
 
 
 def check(spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> None:
-    """Check the parameters. See :class:`~airflow_mlops.models.trainers.boosting.library.Library`."""
+    """Check the parameters, as described in :class:`~airflow_mlops.models.trainers.boosting.library.Library`."""
     choose(_OBJECTIVES[task], spec.params, "objective", next(iter(_OBJECTIVES[task])))
     for name, allowed in {"booster": "gbtree", "multi_strategy": "one_output_per_tree", "tree_method": "hist"}.items():
         if spec.params.get(name, allowed) != allowed:
@@ -51,6 +51,7 @@ def check(spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> Non
 def train(job: Job) -> XGBoostModel:
     """Train a model, from the checkpoint or from ``job.start`` if there is one.
 
+    :param job: the rows and the settings of the training
     :raises TrainingError: XGBoost refuses the parameters or the rows
     """
     xgboost = load("xgboost")
@@ -63,7 +64,7 @@ def train(job: Job) -> XGBoostModel:
         "tree_method": "hist",
         "device": "cuda" if job.gpu else "cpu",
         "seed": job.seed,
-        # A resumed training then draws the same random numbers as an uninterrupted one.
+        # A resumed training then draws the same random numbers as an uninterrupted training.
         "seed_per_iteration": True,
         "disable_default_eval_metric": job.held_out is None,
     }

@@ -58,7 +58,11 @@ def no_plot_warnings() -> Iterator[None]:
 
 
 def explain(ebm: Any, data: TrainingData) -> Explanation:
-    """Return the importance of all terms, and the shape functions of the most important terms."""
+    """Return the importance of all terms, and the shape functions of the most important terms.
+
+    :param ebm: a fitted Explainable Boosting Machine
+    :param data: the data that it was fitted to
+    """
     importances = ebm.term_importances()
     order = np.argsort(-importances, kind="stable")
     outputs = data.classes if data.task == "multiclass" else data.classes[-1:] or [data.label]

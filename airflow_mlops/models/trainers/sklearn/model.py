@@ -35,6 +35,12 @@ _TRUSTED = ("sklearn.", "numpy.", "scipy.", "interpret.glassbox.")
 class SklearnModel:
     """A fitted scikit-learn estimator that takes a DataFrame of the features.
 
+    :param estimator: the fitted estimator
+    :param data: the training data
+    :param name: name of the model in MLflow
+    :param params: the training parameters that are logged to MLflow
+    :param sources: the classes and functions that the model was trained with, by import path
+    :param spec: the trainer
     :raises TrainingError: the estimator was fitted to other classes than the labels of the training set
     """
 
@@ -56,7 +62,7 @@ class SklearnModel:
         self.task = data.task
         self.classes = data.classes
         self.packages = ["scikit-learn", "scipy", "skops" if spec.serialization == "skops" else "cloudpickle"]
-        # Of a GridSearchCV and similar estimators, only the best estimator predicts.
+        # After a GridSearchCV or a similar search, only the best estimator predicts.
         self._best = getattr(estimator, "best_estimator_", estimator)
         if ebm.is_ebm(self._best):
             self.packages.append(ebm.PACKAGE)

@@ -19,10 +19,13 @@ MAX_CATEGORIES = 100
 def by_column_type(estimator: Any, data: TrainingData) -> Any:
     """Create a transformer from the types of the features and the kind of ``estimator``.
 
-    For tree-based estimators, text features become category codes, with -1 for a text that does not occur in the training
-    data. For all other estimators, numeric features are standardised, and text features become one-hot columns of their
-    :data:`MAX_CATEGORIES` most frequent texts. NaN in numeric features is replaced by the median, unless the estimator
-    supports NaN.
+    For tree-based estimators, text features become category codes, with -1 for a text that does not occur in the
+    training data. For all other estimators, numeric features are standardised, and text features become one-hot columns
+    of their :data:`MAX_CATEGORIES` most frequent texts. NaN in numeric features is replaced by the median, unless the
+    estimator supports NaN.
+
+    :param estimator: the estimator that follows the transformer
+    :param data: the training data
     """
     from sklearn.compose import ColumnTransformer
     from sklearn.impute import SimpleImputer
@@ -41,7 +44,8 @@ def by_column_type(estimator: Any, data: TrainingData) -> Any:
         # With "passthrough", the ONNX export would not concatenate the columns.
         parts.append(("numbers", make_pipeline(*steps) if steps else FunctionTransformer(), numeric))
     for place, name in enumerate(categorical):
-        # skl2onnx concatenates all columns of an encoder before it encodes them, so each column gets a separate encoder.
+        # skl2onnx concatenates all columns of an encoder before it encodes them, so each column gets a separate
+        # encoder.
         encoder = (
             OrdinalEncoder(handle_unknown="use_encoded_value", unknown_value=-1)
             if trees
@@ -55,7 +59,9 @@ def by_column_type(estimator: Any, data: TrainingData) -> Any:
 def by_user(make: Any, path: str, data: TrainingData) -> Any:
     """Call the user's function ``(numeric, categorical) -> transformer``.
 
+    :param make: the function, which takes the names of the numeric and of the text features
     :param path: import path of the function
+    :param data: the training data
     :raises TrainingError: the function raises an exception
     """
     numeric, categorical = _columns(data)

@@ -1,4 +1,4 @@
-"""Stream a training set from Parquet as shuffled batches. After a restart, the order of the batches is the same."""
+"""Stream a training set from Parquet as shuffled batches. A restarted training gets the batches in the same order."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 # Row groups are shuffled first. Then rows are shuffled within a buffer of this size, over all processes.
 BUFFER_ROWS = 262_144
-# Memory for encoded rows that are cached between epochs. Without the cache, reading takes longer than a GPU's computation.
+# Memory for encoded rows that are cached between epochs. Without the cache, reading takes longer than the computation
+# on a GPU.
 CACHE_BYTES = 512 * 2**20
 # Threads that read and encode the next row groups, and batches that are prepared while the network computes.
 _READERS, _PREPARED = 3, 8
@@ -38,9 +39,11 @@ class Batches:
 
     A fixed share of the rows is held out for validation.
 
+    :param dataset: the training set
     :param part: name of the split part to read, such as ``train``; ``None`` for all rows
     :param batch_size: rows per batch, summed over all processes
     :param validation: fraction of the rows to hold out, between 0 and 1
+    :param seed: seed of the order and of the held-out rows
     :param share: the rows that this process reads
     :param pinned: whether to put the training batches into pinned memory, from which they are copied to a GPU while the
         CPU continues with other work
@@ -69,6 +72,7 @@ class Batches:
     def training(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """Yield the shuffled batches of one epoch. Every process gets the same number of batches of the same sizes.
 
+        :param epoch: number of the epoch, from 0
         :param skip: number of batches to skip, because they were used before an interruption
         """
         random = np.random.default_rng((self._seed, epoch))
@@ -91,7 +95,8 @@ class Batches:
                 if skip:
                     skip -= 1
                     continue
-                # Shuffling a whole buffer at once takes so long that the network would wait.
+                # Rows are taken batch by batch, because the network would wait while a whole buffer is shuffled at
+                # once.
                 batch = rows.take(shuffled[start : min(start + self._batch_size, end)])
                 yield _pin(batch) if self._pinned else batch
             buffer = [rows.take(shuffled[end:])]
@@ -105,8 +110,8 @@ class Batches:
     def _read_groups(self, groups: Iterable[int], *, validation: bool) -> Iterator[Batch]:
         """Yield the encoded rows of each row group. Threads read the next row groups ahead."""
         if not self._reader.repeatable:
-            # Row groups are read in order, so that a Dataset draws its random numbers in the same order in each
-            # training.
+            # Row groups are read one after the other, so that a Dataset draws its random numbers in the same order in
+            # each training.
             yield from (self._read(int(group), validation=validation) for group in groups)
             return
         ahead: deque[tuple[int, Future[Batch]]] = deque()

@@ -44,6 +44,7 @@ class State:
 def write_checkpoint(store: ArtifactStore, key: str, content: dict[str, Any]) -> None:
     """Store a checkpoint. The store writes files atomically, so a killed pod never leaves half a checkpoint.
 
+    :param store: the artifact store
     :param key: key of the checkpoint in the artifact store
     :param content: the state of the training, including tensors
     """
@@ -59,6 +60,6 @@ def read_checkpoint(store: ArtifactStore, key: str) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     # With weights_only, loading a checkpoint cannot run code. The checkpoint is loaded into main memory, because AdamW
-    # counts its steps there: if the counts were on the GPU, the CPU would wait for the GPU at each step.
+    # counts its steps there. If the counts were on the GPU, the CPU would wait for the GPU at each step.
     saved: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return saved

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
 class Encoding:
     """Converts rows to the inputs of a network. The encoding is learned from the split part ``train`` in one pass.
 
+    :param task: the ML task (binary, multiclass, regression)
+    :param label_name: name of the label column
+    :param features: names and kinds of the features
+    :param classes: class labels; empty for a regression
     :param means: mean of each numeric feature over its values that are not null, shape (number of numeric features,)
     :param scales: standard deviation of each numeric feature, same shape; 1 for a constant feature
     :param vocabularies: for each text feature, the sorted list of its texts in the training data. The category code of
         a text is the position of the text in this list plus 1
     :param label: regression: mean and standard deviation of the label; classification: (0, 1)
     :param rows: number of training rows
-    :param repeatable: true, because a row always gives the same inputs
+    :param repeatable: whether a row always gives the same inputs, which is true
     """
 
     task: Task
@@ -78,10 +82,13 @@ class Encoding:
         features: Sequence[FeatureColumn],
         classes: list[Any],
     ) -> Encoding:
-        """Learn the encoding in one pass over the split part ``part``, or over all rows if ``part`` is ``None``.
+        """Learn the encoding in one pass over the training rows.
 
         :param dataset: the training set
+        :param part: name of the split part to read; ``None`` for all rows
         :param label: name of the label column
+        :param task: the ML task (binary, multiclass, regression)
+        :param features: names and kinds of the features
         :param classes: class labels; empty for a regression
         :raises TrainingError: a feature has infinite values, or values beyond single precision
         """
@@ -123,8 +130,8 @@ class Encoding:
         """Encode rows.
 
         :return: two arrays. The first is float32 of shape (n, 2 * number of numeric features) and contains the
-            standardised values (0 for a null), followed by an indicator of nulls for each numeric feature. The second is
-            int64 of shape (n, number of text features) and contains category codes (0 for a text that is not in the
+            standardised values (0 for a null), followed by an indicator of nulls for each numeric feature. The second
+            is int64 of shape (n, number of text features) and contains category codes (0 for a text that is not in the
             vocabulary)
         """
         encoded = np.zeros((data.num_rows, 2 * len(self.numeric)), dtype=np.float32)
@@ -155,7 +162,7 @@ class Encoding:
 
 
 class _Moments:
-    """Mean and standard deviation of several columns, updated batch by batch.
+    """Computes mean and standard deviation of several columns, batch by batch.
 
     Source: T. Chan, G. Golub, R. LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
     1979.

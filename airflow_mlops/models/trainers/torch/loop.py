@@ -36,6 +36,9 @@ class Loop:
 
     Each process trains on its share of every batch. All processes have the same state.
 
+    :param task: the trainer, the data and the checkpoint
+    :param network: the untrained network
+    :param device: the device to train on
     :param progress: function that writes a message to the task's log; called in the first process only
     :param log: function that logs the metrics of one epoch; called in the first process only
     """

@@ -30,10 +30,10 @@ from airflow_mlops.models.trainers.torch.task import TrainingTask
 if TYPE_CHECKING:
     from airflow_mlops.models.trainers.base import TrainingRun
 
-# Time in seconds that the training processes have for writing a checkpoint, unless the pod states its own. Kubernetes kills a
-# pod 30 s after SIGTERM by default.
+# Time in seconds in which the training processes must write a checkpoint, unless the pod sets another time. By default,
+# Kubernetes kills a pod 30 s after SIGTERM.
 _GRACE_SECONDS = 30.0
-# What is left of this time for ending the processes that do not end by themselves.
+# The part of this time that is reserved for killing processes that have not ended.
 _KILL_SECONDS = 3.0
 _POLL_SECONDS = 0.2
 
@@ -66,6 +66,11 @@ def _on_this_node(spec: TorchTrainerSpec) -> int:
 def train(task: TrainingTask, network: torch.nn.Module, run: TrainingRun) -> State:
     """Train in several processes, and load the resulting weights into ``network``.
 
+    :param task: the training that every process runs
+    :param network: the untrained network, which is changed
+    :param run: the log functions, which this process calls for the training processes
+    :return: the progress of the training
+    :raises SpecError: the node has fewer GPUs than processes
     :raises MLOpsError: a training process raised this error
     :raises TrainingError: a training process ended without an error message, for example because memory ran out
     """
@@ -102,7 +107,7 @@ def run_workers(task: TrainingTask, run: TrainingRun) -> None:
             env={"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         try:
-            # Once the first node has stored the result, the processes of this node are not needed any more.
+            # Once the first node has stored the result, the processes of this node are no longer needed.
             while process.poll() is None and messages.run_error is None and not run.finished():
                 time.sleep(_POLL_SECONDS)
         finally:

@@ -43,7 +43,7 @@ class Batch:
         weights = None if self.weights is None else self.weights[rows]
         if isinstance(rows, slice):
             return Batch(tuple(values[rows] for values in self.inputs), self.labels[rows], weights)
-        # For rows of several columns, take() is faster than an index.
+        # For rows of arrays with several columns, take() is faster than an index.
         return Batch(tuple(values.take(rows, axis=0) for values in self.inputs), self.labels.take(rows), weights)
 
 
@@ -102,12 +102,18 @@ class Reader(Protocol):
         """Convert rows to the arguments of the network's ``forward``."""
 
     def batch(self, data: pa.RecordBatch, share: Share, *, even: bool) -> Batch:
-        """Convert this process's share of the rows in ``data``, with their labels."""
+        """Convert this process's share of the rows in ``data``, with their labels.
+
+        :param data: rows for all processes
+        :param share: the share of this process
+        :param even: whether to drop the remainder, so that all processes get the same number of rows
+        """
 
 
 def class_indices(data: pa.RecordBatch, label: str, classes: list[Any]) -> NDArray[np.int64]:
     """Return the position of each row's label in ``classes``.
 
+    :param data: n rows
     :param label: name of the label column
     :param classes: the class labels
     :return: int64, shape (n,)

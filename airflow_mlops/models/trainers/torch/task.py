@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 class TrainingTask:
     """The trainer, the data and the checkpoint of one training.
 
+    :param spec: the trainer
+    :param reader: converts rows to the inputs of the network
+    :param seed: seed of the training
+    :param dataset: the training set
     :param part: name of the split part to train on, such as ``train``; ``None`` for all rows
     :param checkpoint: key of the checkpoint in the artifact store
     """
@@ -79,8 +83,9 @@ def find_device(name: str, gpu: int = 0) -> torch.device:
 
 @contextmanager
 def gpu_memory(spec: TorchTrainerSpec) -> Iterator[None]:
-    """Create a context manager that turns PyTorch's error about the GPU memory into a clear error.
+    """Return a context manager that replaces PyTorch's error about the GPU memory by a clear error.
 
+    :param spec: the trainer, whose settings the error names
     :raises TrainingError: the GPU memory is too small for the network or a batch
     """
     try:

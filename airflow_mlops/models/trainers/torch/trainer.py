@@ -44,10 +44,10 @@ def fit(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun)
         training set
     :param seed: seed of the weights, the order of the rows and the dropout
     :param run: the training set, the checkpoint and the log functions
-    :raises SpecError: the module or the device does not exist, there are fewer GPUs than processes, or rows have weights
-        and ``dataset`` is set
-    :raises TrainingError: the network cannot be created or trained, its loss is infinite or NaN, or the GPU memory is too
-        small
+    :raises SpecError: the module or the device does not exist, there are fewer GPUs than processes, or rows have
+        weights and ``dataset`` is set
+    :raises TrainingError: the network cannot be created or trained, its loss is infinite or NaN, or the GPU memory is
+        too small
     """
     task = _task(spec, data, seed, run)
     device, count = find_device(spec.device), processes.count(spec)
@@ -80,7 +80,12 @@ def validation_rows(
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows that the training holds out for validation.
 
+    :param spec: the trainer
+    :param dataset: the training set
+    :param data: not used
+    :param part: name of the split part that the training reads
     :param columns: names of the columns to read
+    :param seed: seed of the training, which determines the held-out rows
     """
     return batches.validation_rows(dataset, part, columns, spec.validation, seed)
 

@@ -23,9 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class UserDataset:
-    """A reader that passes each row group to a user-defined Dataset and batches the items ``(input, label)`` of the Dataset.
+    """A reader that passes each row group to a user-defined Dataset and batches its items ``(input, label)``.
 
     :param path: import path of a class or function ``(rows, features, label, **params) -> torch.utils.data.Dataset``
+    :param params: further arguments of the class or function
+    :param task: the ML task (binary, multiclass, regression)
+    :param label_name: name of the label column
+    :param features: names and kinds of the features
+    :param classes: class labels; empty for a regression
+    :param label: mean and standard deviation of the label; always (0, 1), because labels are not standardised
     :raises SpecError: a feature is text
     """
 
@@ -100,7 +106,7 @@ class UserDataset:
         return items
 
     def _collate(self, items: Any, indices: Sequence[int], width: int) -> tuple[NDArray[Any], ...]:
-        """Stack the items at ``indices`` to arrays.
+        """Stack the items at ``indices`` into arrays.
 
         :param width: number of values that an item must have, 2 for (input, label) and 1 for an input
         """

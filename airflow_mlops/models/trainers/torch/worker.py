@@ -1,5 +1,6 @@
-"""Entry point of a training process, which torchrun starts with
-``python -m airflow_mlops.models.trainers.torch.worker FILE``.
+"""Entry point of a training process.
+
+torchrun starts it with ``python -m airflow_mlops.models.trainers.torch.worker FILE``.
 """
 
 from __future__ import annotations
@@ -19,8 +20,12 @@ from airflow_mlops.models.trainers.torch.task import TrainingTask, find_device, 
 
 
 def main(file: str) -> int:
-    """Train the network that the pickled ``file`` describes, and return the exit status."""
-    # The process that started torchrun wrote the file into a folder that only its user can read.
+    """Train the network that the pickled ``file`` describes.
+
+    :param file: the file, which contains the address for messages and the :class:`TrainingTask`
+    :return: the exit status of the process
+    """
+    # The process that started torchrun wrote the file to a folder that only its own user can read.
     address, task = pickle.loads(Path(file).read_bytes())  # noqa: S301
     with Client(address, "AF_UNIX") as parent:
         try:

@@ -19,22 +19,22 @@ def retrain_uri(model: str) -> str:
 
 
 def champion_uri(model: str) -> str:
-    """Return the URI of the asset whose events say that the champion of ``model`` changed."""
+    """Return the URI of the asset whose events report that the champion of ``model`` has changed."""
     return f"mlops://{model}/champion"
 
 
 def is_champion_uri(uri: str) -> bool:
-    """Return whether ``uri`` is :func:`champion_uri` of a model."""
+    """Return whether ``uri`` is the :func:`champion_uri` of a model."""
     scheme, _, rest = uri.partition("://")
     model, _, name = rest.rpartition("/")
     return scheme == "mlops" and bool(model) and name == "champion"
 
 
 def version_of(extra: dict[str, Any] | None) -> int | None:
-    """Return the version number of the champion that an event of the asset :func:`champion_uri` names; ``None`` without
-    one.
+    """Return the version number of the champion in an event of the asset :func:`champion_uri`; ``None`` without one.
 
-    :param extra: the extra of the event. If a watcher sent the event, the extra contains the payload of its Airflow trigger
+    :param extra: the extra of the event. If a watcher sent the event, the extra contains the payload of its Airflow
+        trigger
     """
     found = extra or {}
     payload = found.get("payload") if found.get("from_trigger") else None
@@ -46,9 +46,10 @@ def version_of(extra: dict[str, Any] | None) -> int | None:
 class Consumer:
     """A DAG that is scheduled on an asset.
 
+    :param dag_id: id of the DAG
     :param paused: whether the DAG is paused. A paused DAG misses the events that arrive while it is paused
-    :param partitioned: whether the DAG has a ``PartitionedAssetTimetable``. Airflow starts such a DAG only on events with
-        a partition key, and any other DAG only on events without one
+    :param partitioned: whether the DAG has a ``PartitionedAssetTimetable``. Airflow starts such a DAG only on events
+        with a partition key, and any other DAG only on events without one
     """
 
     dag_id: str
@@ -59,6 +60,7 @@ class Consumer:
 def consumers(uri: str, session: Session) -> list[Consumer]:
     """Return the DAGs that are scheduled on the asset ``uri``, by name. Tasks cannot call this function.
 
+    :param uri: URI of the asset
     :param session: session of Airflow's metadata database
     """
     from airflow.models.asset import (

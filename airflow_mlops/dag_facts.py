@@ -1,4 +1,4 @@
-"""What Airflow's database has about the DAGs of models: owners, tags, and requests for approval."""
+"""Facts about the DAGs of models from Airflow's database: owners, tags and requests for approval."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def complete(found: Sequence[Overview], readable: Collection[str] | None = None)
     """Return the overviews, each with the owners and tags of the model's DAGs and its open request for approval.
 
     :param found: overviews of models
-    :param readable: ids of the DAGs that the user may read; ``None`` for all. Nothing is added from other DAGs
+    :param readable: ids of the DAGs that the user may read; ``None`` for all. Facts about other DAGs are not added
     """
     ids = {dag_id for item in found for dag_id in item.dags.ids() if readable is None or dag_id in readable}
     known = _dags(ids)
@@ -61,7 +61,7 @@ def _dags(ids: Collection[str]) -> dict[str, DagFacts]:
 
 
 def pending(readable: Collection[str] | None = None) -> dict[str, PendingApproval]:
-    """Return the newest request for approval of a promotion that waits for an answer, by name of the model.
+    """Return the newest unanswered request for approval of a promotion, by name of the model.
 
     :param readable: ids of the DAGs that the user may read; ``None`` for all. Requests of other DAGs are left out
     """

@@ -43,13 +43,15 @@ class Notify:
     """The notifiers that are called for each event in the lifecycle of a model.
 
     A parameter is the name of an event. Its value is one of Airflow's notifiers, or a list of notifiers. An operator
-    sends only the events that name it below, so one ``Notify`` in ``default_args`` is enough for a DAG.
+    sends only the events whose description names the operator, so one ``Notify`` in ``default_args`` is enough for a
+    DAG.
 
     :param registered: TrainOperator registered a model version
     :param evaluated: EvaluateOperator finished an evaluation
     :param approval: PromoteOperator waits for approval
     :param promoted: PromoteOperator or CanaryOperator made a version the champion
-    :param refused: PromoteOperator did not promote, or CanaryOperator withdrew a canary; ``reason`` says why
+    :param refused: PromoteOperator did not promote, or CanaryOperator withdrew a canary; ``reason`` explains the
+        decision
     :param rolled_back: RollbackOperator made an earlier version the champion again
     :param drift: MonitorOperator decided ``watch`` or ``retrain``
     :raises SpecError: a value is not a notifier
@@ -74,7 +76,8 @@ class Notify:
                     )
 
     def __repr__(self) -> str:
-        # The text is part of the serialized DAG. With memory addresses in it, each parsing would create a new version of the DAG.
+        # The text is part of the serialized DAG. If it contained memory addresses, each parsing would create a new
+        # version of the DAG.
         names = {
             item.name: [type(notifier).__name__ for notifier in self.notifiers(item.name)] for item in fields(self)
         }
@@ -86,7 +89,12 @@ class Notify:
         return [given] if callable(given) else list(given)
 
     def send(self, event: Event, context: Context, log: Any) -> None:
-        """Call the notifiers of the event. If a notifier raises an exception, the exception is logged as a warning."""
+        """Call the notifiers of the event. If a notifier raises an exception, the exception is logged as a warning.
+
+        :param event: the event
+        :param context: context of the task
+        :param log: the task's logger
+        """
         for notifier in self.notifiers(event.name):
             try:
                 # Rendering changes the notifier and the context, so each event gets copies.

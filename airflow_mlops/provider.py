@@ -1,4 +1,4 @@
-"""The metadata that Airflow reads from a provider."""
+"""The metadata of this provider for Airflow."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 def connection(conn_id: str) -> ConnectionInfo:
     """Return a connection from the secrets backends, the environment or the database.
 
+    :param conn_id: id of the connection
     :raises ConnectionNotFoundError: the connection is not defined
     :raises ConnectionUnavailableError: a secrets backend or the database does not answer
     :raises SpecError: the connection is defined, but invalid
@@ -40,6 +41,7 @@ def dags_folder() -> str:
 def retraining_consumers(model: str) -> list[Consumer]:
     """Return the DAGs that are scheduled on the asset ``mlops://MODEL/retrain``, by name.
 
+    :param model: name of the registered model
     :raises MLOpsError: the database could not be read
     """
     from airflow.utils.session import create_session
@@ -60,7 +62,8 @@ def emit_request(request: Request, teams: set[str] | None = None) -> list[str]:
     :param request: the request
     :param teams: teams of the user, if Airflow runs with several teams
     :return: the DAGs that the event starts
-    :raises MLOpsError: no DAG that is not paused is scheduled on the asset, or the database could not be written
+    :raises MLOpsError: all DAGs that are scheduled on the asset are paused, or there are none, or the database could
+        not be read or written
     """
     from airflow.assets.manager import asset_manager
     from airflow.models.asset import AssetModel
@@ -98,7 +101,10 @@ def emit_request(request: Request, teams: set[str] | None = None) -> list[str]:
 def require_listeners(model: str) -> list[str]:
     """Return the DAGs that a request for retraining starts.
 
-    :raises MLOpsError: no DAG that is not paused is scheduled on the asset, or the database could not be read
+    :param model: name of the registered model
+    :return: ids of the DAGs that are not paused
+    :raises MLOpsError: all DAGs that are scheduled on the asset are paused, or there are none, or the database could
+        not be read
     """
     found = retraining_consumers(model)
     awake = [dag.dag_id for dag in found if not dag.paused]
@@ -112,12 +118,13 @@ def require_listeners(model: str) -> list[str]:
 
 
 def emit_champion(result: RollbackResult | PromoteResult | OutsideMovesResult) -> None:
-    """Create an event of the asset ``mlops://MODEL/champion``, if a DAG uses this asset.
+    """Create an event of the asset ``mlops://MODEL/champion``, if Airflow has this asset.
 
-    Nothing is done if the last event of the asset is this one already, so a repeated call creates no second event.
+    If the last event of the asset has the same content, no event is created, so a repeated call creates no second
+    event.
 
-    :param result: the result of the rollback or of the promotion, which has changed the champion, or the change that was
-        noticed in MLflow
+    :param result: the result of the rollback or promotion that has changed the champion, or the change that was noticed
+        in MLflow
     :raises MLOpsError: the event could not be written to the database
     """
     from airflow.assets.manager import asset_manager
@@ -135,7 +142,8 @@ def emit_champion(result: RollbackResult | PromoteResult | OutsideMovesResult) -
     }
     try:
         with create_session() as session:
-            # Two requests about one change may arrive at the same time: the second one waits here for the first.
+            # Two requests about one change may arrive at the same time. The lock makes the second request wait for the
+            # first.
             asset = session.scalar(select(AssetModel).where(AssetModel.uri == uri).with_for_update())
             if asset is None:
                 return

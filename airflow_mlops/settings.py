@@ -10,8 +10,10 @@ from airflow_mlops.registry.cache import DEFAULT_SIZE
 
 
 def default_store() -> str:
-    """Return the URL of the artifact store: ``[mlops] artifacts``, or by default the folder ``mlops`` next to the DAGs
-    folder.
+    """Return the URL of the artifact store: ``[mlops] artifacts``.
+
+    If the setting is empty, this is the folder ``mlops`` next to the DAGs folder, or ``~/airflow/mlops`` if no DAGs
+    folder is configured.
     """
     configured: str = conf.get("mlops", "artifacts", fallback="") or ""
     if configured:
@@ -23,7 +25,7 @@ def default_store() -> str:
 def prometheus_textfile() -> str:
     """Return the folder from which Prometheus's node exporter reads metrics: ``[mlops] prometheus_textfile``.
 
-    An empty string is returned if the setting is empty.
+    If the setting is empty, an empty string is returned.
     """
     return conf.get("mlops", "prometheus_textfile", fallback="") or ""
 
@@ -36,13 +38,13 @@ def prometheus_pushgateway() -> str:
 def webhook_conn_id() -> str:
     """Return the id of the connection with the secret of MLflow's webhook: ``[mlops] webhook_conn_id``.
 
-    An empty string is returned if the setting is empty. Then no webhook is accepted.
+    If the setting is empty, an empty string is returned, and no webhook is accepted.
     """
     return conf.get("mlops", "webhook_conn_id", fallback="") or ""
 
 
 def cache_size() -> str:
-    """Return the size of the cache of models on a worker, such as ``10GB``: ``[mlops] cache_size``."""
+    """Return the size of the cache of models on a worker, such as ``50GB``: ``[mlops] cache_size``, by default 10GB."""
     return conf.get("mlops", "cache_size", fallback="") or DEFAULT_SIZE
 
 

@@ -13,7 +13,7 @@ Serialization = Literal["skops", "cloudpickle"]
 
 
 class SklearnTrainer(dict[str, Any]):
-    """A trainer that fits a scikit-learn estimator. The preprocessing is fitted too, and stored in the same model.
+    """A trainer that fits a scikit-learn estimator. The preprocessing is fitted as well and stored in the same model.
 
     With the extra ``interpret``, the estimator can also be InterpretML's
     ``interpret.glassbox.ExplainableBoostingClassifier`` or ``ExplainableBoostingRegressor``. These estimators are
@@ -28,8 +28,8 @@ class SklearnTrainer(dict[str, Any]):
     :param name: name of the candidate in MLflow; by default the name of the class
     :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the stored
         model may contain
-    :param serialization: ``skops``, or ``cloudpickle`` for models that skops cannot store; loading a cloudpickle file can
-        run code
+    :param serialization: ``skops``, or ``cloudpickle`` for models that skops cannot store; loading a cloudpickle file
+        can run code
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class FunctionTrainer(dict[str, Any]):
     :param name: name of the candidate in MLflow; by default the name of the function
     :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the stored
         model may contain
-    :param serialization: ``skops``, or ``cloudpickle`` for models that skops cannot store; loading a cloudpickle file can
-        run code
+    :param serialization: ``skops``, or ``cloudpickle`` for models that skops cannot store; loading a cloudpickle file
+        can run code
     """
 
     def __init__(
@@ -94,8 +94,8 @@ class FunctionTrainer(dict[str, Any]):
 class TorchTrainer(dict[str, Any]):
     """A trainer that fits a PyTorch network to batches streamed from the training set, on a GPU if one is available.
 
-    The training writes a checkpoint to the artifact store every ``checkpoint_every`` optimizer steps. A retry of the
-    task continues from the last checkpoint.
+    A checkpoint is written to the artifact store every ``checkpoint_every`` optimizer steps. A retry of the task
+    continues from the last checkpoint.
 
     :param module: import path of a class or function ``(numbers, texts, outputs, **params) -> torch.nn.Module``.
         ``numbers`` is the number of columns of the numeric input, ``texts`` is a list with the number of category codes
@@ -116,13 +116,13 @@ class TorchTrainer(dict[str, Any]):
     :param batch_size: number of rows in a batch, summed over all processes
     :param learning_rate: learning rate of AdamW
     :param weight_decay: weight decay of AdamW
-    :param precision: ``32``, or ``bf16`` or ``16`` for mixed precision. On a GPU, ``32`` multiplies matrices in TF32, which
-        has 10 bits of mantissa
+    :param precision: ``32``, or ``bf16`` or ``16`` for mixed precision. On a GPU, ``32`` multiplies matrices in TF32,
+        which has 10 bits of mantissa
     :param accumulate: number of batches whose gradients are accumulated for one optimizer step
     :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and
         less than 1
-    :param patience: number of epochs without a lower validation loss after which training stops; ``None`` disables early
-        stopping
+    :param patience: number of epochs without a lower validation loss after which training stops; ``None`` disables
+        early stopping
     :param checkpoint_every: number of optimizer steps between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if one is available
     :param processes: number of training processes on each node (torchrun, DistributedDataParallel); by default one
@@ -202,9 +202,8 @@ class _BoostingTrainer(dict[str, Any]):
 class XGBoostTrainer(_BoostingTrainer):
     """A trainer that fits boosted trees with XGBoost to rows streamed from the training set.
 
-    Text features are categories, and nulls are missing values; neither needs preprocessing. A text that
-    does not occur in the training rows is a missing value.
-    A retry of the task continues from the last checkpoint.
+    Text features are treated as categories and nulls as missing values, without preprocessing. A text that does not
+    occur in the training rows is treated as a missing value. A retry of the task continues from the last checkpoint.
 
     :param params: parameters of ``xgboost.train``, such as ``max_depth`` and ``learning_rate``
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
@@ -216,9 +215,9 @@ class XGBoostTrainer(_BoostingTrainer):
         round
     :param checkpoint_every: number of rounds between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
-    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training starts
-        without trees if there is no champion, or if it has other features, other classes,
-        another objective or another library
+    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training
+        starts without trees if there is no champion, or if the champion has other features, other classes, another
+        objective or another library
     :param name: name of the candidate in MLflow; by default the name of the library
     """
 
@@ -228,9 +227,8 @@ class XGBoostTrainer(_BoostingTrainer):
 class LightGBMTrainer(_BoostingTrainer):
     """A trainer that fits boosted trees with LightGBM to rows streamed from the training set.
 
-    Text features are categories, and nulls are missing values; neither needs preprocessing. A text that
-    does not occur in the training rows is a missing value.
-    A retry of the task continues from the last checkpoint.
+    Text features are treated as categories and nulls as missing values, without preprocessing. A text that does not
+    occur in the training rows is treated as a missing value. A retry of the task continues from the last checkpoint.
 
     :param params: parameters of ``lightgbm.train``, such as ``num_leaves`` and ``learning_rate``
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
@@ -242,9 +240,9 @@ class LightGBMTrainer(_BoostingTrainer):
         round
     :param checkpoint_every: number of rounds between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
-    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training starts
-        without trees if there is no champion, or if it has other features, other classes,
-        another objective or another library
+    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training
+        starts without trees if there is no champion, or if the champion has other features, other classes, another
+        objective or another library
     :param name: name of the candidate in MLflow; by default the name of the library
     """
 
@@ -254,10 +252,9 @@ class LightGBMTrainer(_BoostingTrainer):
 class CatBoostTrainer(_BoostingTrainer):
     """A trainer that fits boosted trees with CatBoost.
 
-    Text features are categories, and nulls are missing values; neither needs preprocessing. A null text
-    is a category, and a text that does not occur in the training rows is a category without statistics. CatBoost holds the
-    rows in memory.
-    A retry of the task continues from the last checkpoint.
+    Text features are treated as categories and nulls in numeric features as missing values, without preprocessing. A
+    null in a text feature is a category, and a text that does not occur in the training rows is a category without
+    statistics. CatBoost holds the rows in memory. A retry of the task continues from the last checkpoint.
 
     :param params: parameters of ``catboost.CatBoost``, such as ``depth`` and ``learning_rate``
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
@@ -269,9 +266,9 @@ class CatBoostTrainer(_BoostingTrainer):
         round
     :param checkpoint_every: number of rounds between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
-    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training starts
-        without trees if there is no champion, or if it has other features, other classes,
-        another objective or another library
+    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training
+        starts without trees if there is no champion, or if the champion has other features, other classes, another
+        objective or another library
     :param name: name of the candidate in MLflow; by default the name of the library
     """
 
@@ -279,7 +276,7 @@ class CatBoostTrainer(_BoostingTrainer):
 
 
 class Float(dict[str, Any]):
-    """The range of a floating-point parameter that a :class:`Search` chooses. ``low`` and ``high`` are included.
+    """The range of a floating-point parameter for a :class:`Search`. ``low`` and ``high`` are included.
 
     :param low: the smallest value
     :param high: the largest value
@@ -292,7 +289,7 @@ class Float(dict[str, Any]):
 
 
 class Int(dict[str, Any]):
-    """The range of an integer parameter that a :class:`Search` chooses. ``low`` and ``high`` are included.
+    """The range of an integer parameter for a :class:`Search`. ``low`` and ``high`` are included.
 
     :param low: the smallest value
     :param high: the largest value
@@ -305,7 +302,7 @@ class Int(dict[str, Any]):
 
 
 class Categorical(dict[str, Any]):
-    """A categorical parameter, for which a :class:`Search` chooses a value.
+    """The choices of a categorical parameter for a :class:`Search`.
 
     :param choices: the possible values; each can be any JSON value
     """
@@ -324,11 +321,11 @@ class Search(dict[str, Any]):
     :param trainer: any other trainer of this module
     :param space: a :class:`Float`, :class:`Int` or :class:`Categorical` for each searched parameter, by name. A name is
         a key of the trainer's ``params``. For a TorchTrainer, a name can also be ``epochs``, ``batch_size``,
-        ``learning_rate``, ``weight_decay``, ``precision``, ``accumulate`` or ``patience``, and for boosted trees ``rounds`` or
-        ``patience``
+        ``learning_rate``, ``weight_decay``, ``precision``, ``accumulate`` or ``patience``, and for boosted trees
+        ``rounds`` or ``patience``
     :param trials: number of trials, summed over all workers
     :param metric: the metric to optimize; by default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
-        (regression). A custom metric is given by its import path, ``package.module:function``, an expected cost as
+        (regression). A custom metric is given by its import path (``package.module:function``), an expected cost as
         ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``, and a Tweedie deviance as
         ``{"metric": "tweedie_deviance", "power": 1.5}``
     :param greater_is_better: whether greater values of a custom metric are better; required for a custom metric
@@ -338,8 +335,8 @@ class Search(dict[str, Any]):
     :param pruner: ``median`` stops a trial that is worse than the median of the other trials at the same fold, epoch or
         round;
         ``None`` stops no trial
-    :param storage_conn_id: Airflow connection to the database that stores the Optuna study; required if the artifact store
-        is not a file system
+    :param storage_conn_id: Airflow connection to the database that stores the Optuna study; required if the artifact
+        store is not a file system
     :raises SpecError: the search is invalid
     """
 

@@ -40,8 +40,8 @@ _INHERITED = (
     "REQUESTS_CA_BUNDLE",
     "LD_LIBRARY_PATH",
 )
-# Seconds that the process has after SIGTERM to end its query and to write a checkpoint. Airflow kills a task 5 s after a
-# user ended it, and would leave the process behind.
+# Seconds that the process has after SIGTERM to end its query and to write a checkpoint. Airflow kills a task 5 s after
+# a user ended it, and would leave the process behind.
 _GRACE_AFTER_TIMEOUT, _GRACE_AFTER_KILL = 10.0, 3.5
 _INHERITED_PREFIXES = (
     "AWS_",

@@ -43,7 +43,8 @@ class DatasetSelection(Model):
 
     :param name: name of the datasets
     :param window: time window of the rows. If only a part of a dataset's window lies in ``window``, the rows are
-        selected by their time. By default all windows or, if no dataset with this name has a window, the newest snapshot
+        selected by their time. By default all windows or, if no dataset with this name has a window, the newest
+        snapshot
     :param at: time for which the snapshot is read: the last snapshot written at or before this time
     :param gaps: what happens if a part of ``window`` is not covered by any dataset. ``fail`` (default) raises an error
         that names the missing part. ``allow`` reads the existing datasets and records the missing part

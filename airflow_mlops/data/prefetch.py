@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("airflow_mlops.data")
 
-# Seconds to wait for the thread to end by itself, and then after the query was cancelled. Airflow kills a task 5 s after
-# it asked the task to end.
+# Seconds to wait for the thread to end by itself, and then after the query was cancelled. Airflow kills a task 5 s
+# after it asked the task to end.
 _NORMAL_END, _CANCELLED_END = 0.2, 2.5
 
 
@@ -26,9 +26,9 @@ def prefetch(
 ) -> Iterator[Iterator[pa.RecordBatch]]:
     """Iterate over ``batches`` in a separate thread that reads at most ``max_bytes`` plus one batch ahead.
 
-    Drivers and the Parquet writer release the GIL, so reading and writing overlap. Python handles signals only in the main
-    thread, and only between calls into C. The main thread waits in Python code, so that a task that times out or is
-    ended by a user stops while a query runs.
+    Drivers and the Parquet writer release the GIL, so reading and writing overlap. Python handles signals only in the
+    main thread, and only between calls into C. The main thread waits in Python code, so that a task that times out or
+    is ended by a user stops while a query runs.
 
     At the end of the block the thread stops and closes ``batches``. If the thread still waits for the query, ``cancel``
     is called.

@@ -86,8 +86,8 @@ def combined(windows: Sequence[WindowProfile], like: Profile, min_rows: int) -> 
     """Merge the profiles of ``windows`` into one profile with the columns of ``like``.
 
     :param windows: the profiles of the earlier windows
-    :param like: profile of the checked window. A column is merged from the earlier windows in which it has the same kind
-        (numeric, categorical, ...) as in this profile
+    :param like: profile of the checked window. A column is merged from the earlier windows in which it has the same
+        kind (numeric, categorical, ...) as in this profile
     :param min_rows: smallest number of rows of a column, summed over the windows. Columns with fewer rows are left out,
         and so are columns with only null values
     """

@@ -40,7 +40,7 @@ class Datasets:
     def manifest(self, ref: DatasetRef) -> Manifest:
         """Read the manifest of a dataset.
 
-        :raises DatasetNotFoundError: the store does not hold the dataset
+        :raises DatasetNotFoundError: the store does not contain the dataset
         """
         return open_dataset(self.store, ref).manifest
 
@@ -108,7 +108,7 @@ class Datasets:
         if output is not None:
             return [found for name in names(chosen) for found in self._parents(output, name)]
         try:
-            # A dataset that is read in two parts, before and after a newer one, is listed once.
+            # A dataset that is read in two parts, before and after a newer dataset, is listed once.
             return list({found.manifest.id: found.manifest for found in select(self.store, chosen)}.values())
         except (DatasetNotFoundError, IncompleteWindowError, SchemaError, SpecError):
             return []  # the task has failed for the same reason

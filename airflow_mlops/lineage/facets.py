@@ -131,7 +131,7 @@ Facets = dict[str, Any]
 
 
 def schema(columns: Iterable[tuple[str, str]] | Mapping[str, str]) -> Facets:
-    """Return the facet ``schema``, which lists columns and their types."""
+    """Return the facet ``schema``, which lists columns and their types; empty without columns."""
     pairs = columns.items() if isinstance(columns, Mapping) else columns
     field = schema_dataset.SchemaDatasetFacetFields
     fields = [field(name=name, type=kind, ordinal_position=place) for place, (name, kind) in enumerate(pairs, start=1)]

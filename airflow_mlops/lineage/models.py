@@ -65,7 +65,8 @@ class Models:
         :param signature: the facet ``schema`` with the features of the model
         :param known: additional fields of the facet ``mlops_model``
         """
-        # A facet replaces earlier facets of the same dataset. Therefore only tasks that write a version emit mlops_model.
+        # A facet replaces earlier facets of the same dataset. Therefore only tasks that write a version emit
+        # mlops_model.
         facet = MLOpsModelDatasetFacet(model=ref.model, version=ref.version, runId=ref.run_id or None, **known)
         return OutputDataset(
             namespace=self.namespace,

@@ -44,5 +44,5 @@ def bare(uri: str) -> str:
 
 
 def connection_namespace(conn_id: str) -> str:
-    """Return the namespace of a server with an Airflow connection that cannot be looked up on the worker."""
+    """Return the namespace of a server whose Airflow connection cannot be looked up on the worker."""
     return f"airflow-connection://{conn_id}"

@@ -1,4 +1,6 @@
-"""Tables and files outside the artifact store as OpenLineage datasets: sources of ingestion, and tables of predictions."""
+"""Tables and files outside the artifact store as OpenLineage datasets: sources of ingestion, and tables for
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,7 @@ def files(spec: IngestSpec, output: Manifest | None) -> list[InputDataset]:
         the files that the parameters name
     """
     read: list[dict[str, Any]] = list(output.source.get("read") or ()) if output else []
-    # Lineage names archives, not their members.
+    # The lineage contains archives, not their members.
     if not 0 < len(read) <= _MOST_FILES or any("::" in url for url in (*spec.files, *(file["file"] for file in read))):
         asked = [place(url) for url in spec.files]
         return [InputDataset(namespace, name, facets=facets.source(namespace)) for namespace, name in asked]
@@ -72,7 +74,7 @@ def query(spec: IngestSpec) -> OperatorLineage[Any, Any]:
 
 
 def table(target: TableTarget) -> list[OutputDataset]:
-    """Return the OpenLineage output for a table into which predictions are written."""
+    """Return the OpenLineage output for a table to which predictions are written."""
     hook, info, dialect, schema = _database(target.conn_id)
     name = ".".join('"' + part.replace('"', '""') + '"' for part in target.table.split("."))
     parser = SQLParser(dialect=dialect, default_schema=schema)
@@ -82,7 +84,7 @@ def table(target: TableTarget) -> list[OutputDataset]:
 
 
 def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
-    """Return how OpenLineage describes the database of a connection.
+    """Return OpenLineage's description of the database of a connection.
 
     :return: the hook, the description of the database, the SQL dialect and the default schema. Except for the
         description, each of these is ``None`` if it is unknown
@@ -107,7 +109,7 @@ def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
 
 
 def _default_schema(hook: Any) -> str | None:
-    """Return the schema of tables that a query names without a schema. Some hooks query the database for it."""
+    """Return the schema of tables that a query names without a schema. Some hooks query the database to find it."""
     try:
         return str(hook.get_openlineage_default_schema())
     except Exception as error:  # noqa: BLE001 - lineage is best effort; the query itself has succeeded

@@ -71,7 +71,7 @@ def lineage_of(call: StepCall | None, result: ResultJson) -> Lineage:
 
 
 def _usage(result: ResultJson) -> dict[str, Any]:
-    """Return the run facet about what the step used; empty for a step that failed and for results of earlier releases."""
+    """Return the run facet with the usage of the step; empty for a failed step and for results of earlier releases."""
     if not result or not result.get("usage"):
         return {}
     usage = Usage.model_validate(result["usage"])
@@ -161,13 +161,13 @@ def _training_set(call: StepCall, result: ResultJson, datasets: Datasets) -> Lin
 
 
 def _features(made: Manifest) -> list[InputDataset]:
-    """Return the feature views from which a training set was joined, and their feature service if there is one."""
+    """Return the feature views from which a training set was joined, and their feature service if it used one."""
     project, service = made.source.get("feast_project"), made.details.get("feature_service")
     if not project:
         return []
     types = {column.name: column.type for column in made.columns}
     refs = [ref.partition(":") for ref in made.details["feature_refs"]]
-    # The task that materializes a view emits the schema. A training set can use only some features of the view.
+    # The task that materializes a view emits the full schema. A training set may use only some features of the view.
     views: dict[str, dict[str, str]] = {view: {} for view, _, _ in refs}
     if service:
         views[service] = {name: types.get(f"{view}__{name}") or types[name] for view, _, name in refs}
@@ -330,7 +330,7 @@ def _undeploy(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
 
 
 def _canary(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Return the lineage of a step of a canary, which reads the labelled predictions of the canary and of the champion.
+    """Return the lineage of a canary step, which reads the labelled predictions of the canary and of the champion.
 
     If the canary is promoted, the step writes the alias ``champion``.
     """
@@ -354,7 +354,9 @@ def _canary(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 
 
 def _score(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Return the lineage of a scoring, which reads rows and a version and writes predictions as a dataset and into a table."""
+    """Return the lineage of a scoring, which reads rows and a model version, and writes predictions to a dataset and a
+    table.
+    """
     spec = ScoreSpec.model_validate(call.spec)
     done = ScoreResult.model_validate(result) if result else None
     if done is None or done.dataset is None or done.scored_by is None:

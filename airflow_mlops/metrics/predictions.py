@@ -20,8 +20,8 @@ class Predictions:
 
     :param prediction: the predicted class label or value, shape (n,)
     :param score: float64, shape (n,): the probability of the positive class (binary), the largest probability
-        (multiclass), or the value (regression). For a classifier without probabilities: 1 for the positive and 0 for the
-        negative class (binary), or the position of the predicted label among the classes of the model contract
+        (multiclass), or the value (regression). For a classifier without probabilities: 1 for the positive and 0 for
+        the negative class (binary), or the position of the predicted label among the classes of the model contract
         (multiclass). The position of a label that is not one of these classes is -1
     :param probabilities: float64, shape (n, k), in the order of the classes of the model contract; ``None`` for a
         regression and for a classifier without probabilities

@@ -1,4 +1,4 @@
-"""Export of samples to Airflow's metrics and, if configured, to Prometheus by textfile or Pushgateway."""
+"""Export of samples to Airflow's metrics and, if configured, to Prometheus through a text file or the Pushgateway."""
 
 from __future__ import annotations
 

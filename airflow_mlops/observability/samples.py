@@ -1,8 +1,8 @@
 """Definitions of all exported metrics, and the conversion of step results to samples.
 
-All metrics are gauges with the result of the last run, because batch tasks have no long-lived process for counters. The
-word after ``mlops.`` in the name of a metric is the group of the metric. A task exports all metrics of a group for one
-model together.
+All metrics are gauges that contain the result of the last run, because counters would need a long-lived process, which
+batch tasks do not have. The word after ``mlops.`` in the name of a metric is its group. A task exports all metrics of a
+group for one model together.
 """
 
 from __future__ import annotations
@@ -47,7 +47,12 @@ class Metric:
 
 
 class Sample(NamedTuple):
-    """A value of a metric, with the values of the metric's labels by label name. A label value may be empty."""
+    """A value of a metric.
+
+    :param metric: the metric
+    :param value: the value
+    :param labels: values of the metric's labels by label name; a label value may be empty
+    """
 
     metric: Metric
     value: float
@@ -105,7 +110,7 @@ METRICS: dict[str, Metric] = {
 
 
 def monitored(result: dict[str, Any]) -> list[Sample]:
-    """Return the samples of a check by MonitorOperator. A value that was not measured has no sample.
+    """Return the samples of a check by MonitorOperator. There are no samples for values that were not measured.
 
     :param result: a :class:`~airflow_mlops.stages.monitor.spec.MonitorResult` as JSON
     """

@@ -1,1 +1,1 @@
-"""Proposes the DAGs of a model from its data: ``airflow mlops init``."""
+"""Propose the DAGs of a model from its data: ``airflow mlops init``."""

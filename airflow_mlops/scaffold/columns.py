@@ -1,4 +1,4 @@
-"""Facts about the columns of a sample: which contain times, identify rows, or can be features."""
+"""Properties of the columns of a sample: whether they contain times, identify rows, or can be features."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SHORTEST_DATE = len("2024-3-5")
-# Values of a text column that are read to find out whether the column contains times.
+# Number of values of a text column that are read to decide whether the column contains times.
 _TEXTS = 1_000
 
 
@@ -22,6 +22,7 @@ _TEXTS = 1_000
 class Column:
     """A column of a sample.
 
+    :param name: name of the column
     :param values: the values in the order of the rows
     """
 
@@ -38,7 +39,7 @@ class Column:
 
     @cached_property
     def distinct(self) -> int:
-        """The number of distinct values, without null; 0 for lists and structs, which are not counted."""
+        """Return the number of distinct values, without null; 0 for lists and structs, which are not counted."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -46,7 +47,7 @@ class Column:
 
     @cached_property
     def is_time(self) -> bool:
-        """Whether the values are points in time or dates: by their type, or as ISO 8601 text with at least a day."""
+        """Return whether the values are times or dates, by their type or as ISO 8601 text with at least a day."""
         if moments.is_time(self.type):
             return self.nulls < len(self.values)
         if not moments.is_text(self.type):
@@ -66,14 +67,14 @@ class Column:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the values are whole numbers or text, so that they can identify a row."""
+        """Return whether the values are integers or text, so that they can identify a row."""
         import pyarrow as pa
 
         return bool(pa.types.is_integer(self.type)) or self.is_text
 
     @property
     def is_unique(self) -> bool:
-        """Whether no value is null and no two rows have the same value."""
+        """Return whether no value is null and no two rows have the same value."""
         return not self.nulls and self.distinct == len(self.values)
 
     def times(self) -> pa.Array:
@@ -91,12 +92,12 @@ class Column:
         return found["min"], found["max"]
 
     def categories(self) -> list[str]:
-        """Return the distinct texts in sorted order."""
+        """Return the distinct values of a text column in sorted order, without null."""
         return sorted(self.values.drop_null().unique().to_pylist())
 
 
 def of(table: pa.Table) -> dict[str, Column]:
-    """Return the columns of a table by name, in their order."""
+    """Return the columns of a table by name, in the order of the table."""
     return {name: Column(name, table[name]) for name in table.column_names}
 
 

@@ -1,4 +1,4 @@
-"""Writes the proposed files into a folder that does not exist yet."""
+"""Write the proposed files into a new or empty folder."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from airflow_mlops.scaffold import schedules, suite
 from airflow_mlops.scaffold.proposal import Proposal, wait_days
 
 CI = Literal["github", "gitlab"]
-# A list that is longer is written with one text a line.
+# A list whose line would have at least this many characters is written with one text in each line.
 _LINE = 100
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PIPELINES: dict[CI, tuple[str, str]] = {
@@ -28,7 +28,7 @@ _PIPELINES: dict[CI, tuple[str, str]] = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where the rows come from.
+    """The source of the rows.
 
     :param files: URLs of files; empty for a table
     :param conn_id: id of the Airflow connection to the database; ``None`` for files
@@ -41,20 +41,20 @@ class Place:
 
 
 def _literal(value: str | list[str]) -> str:
-    """Return text or a list of texts as Python code. JSON writes both in the same way."""
+    """Return text or a list of texts as Python code. JSON and Python write both in the same way."""
     line = json.dumps(value, ensure_ascii=False)
     return line if len(line) < _LINE or isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=4)
 
 
 def _plain(name: str) -> str:
-    """Return a column name for a comment or a page: quoted if it could end a line or a code span."""
+    """Return a column name for a comment or a page, quoted if the name could end a line or a code span."""
     return name if name.isprintable() and "`" not in name else repr(name).replace("`", "'")
 
 
 def require_name(name: str) -> None:
-    """Check that a name can be the name of a model, its DAGs and a Python module.
+    """Check that a name can be used for a model, its DAGs and a Python module.
 
-    :raises SpecError: the name cannot be one
+    :raises SpecError: the name cannot be used
     """
     if not _NAME.fullmatch(name):
         raise SpecError(
@@ -65,16 +65,21 @@ def require_name(name: str) -> None:
 def require_new(folder: Path) -> None:
     """Check that a folder does not exist or is empty.
 
-    :raises SpecError: the folder contains files
+    :raises SpecError: ``folder`` contains files, or is a file
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise SpecError(f"{folder} exists and is not empty. Choose another folder by --folder, or remove it.")
 
 
 def write(folder: Path, name: str, place: Place, proposal: Proposal, complete: bool, ci: CI | None) -> list[Path]:
-    """Write the files.
+    """Write the files of the proposed DAGs.
 
+    :param folder: folder for the files
+    :param name: name of the model
+    :param place: the source of the rows
+    :param proposal: the proposal
     :param complete: whether the sample of the proposal has all rows
+    :param ci: CI system for which a pipeline is written; ``None`` for no pipeline
     :return: paths of the files, relative to ``folder``
     """
     every = proposal.every

@@ -1,4 +1,4 @@
-"""Decides what the DAGs of a model look like, from a sample of the data and the user's answers."""
+"""Choose the columns and the schedule of a model's DAGs, from a sample of the data and the user's answers."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from airflow_mlops.scaffold.sample import Sample
 
 Every = Literal["day", "week", "month"]
-# Names that people give to columns that identify a row.
+# Usual names of columns that identify a row.
 _ID = re.compile(r"(^|[^a-z])(id|key|uuid|number|nr|no)$|id$", re.IGNORECASE)
 # A text column with more categories than this, and with more than half of its values distinct, is an id or free text.
 _CATEGORIES = 1_000
-# Rows that a window should have, so that monitoring can tell a change from chance.
+# Number of rows that a window should have, so that monitoring can distinguish a change from chance.
 _WINDOW_ROWS = 300
 _MONTHS_SPAN, _WEEKS_SPAN = timedelta(days=120), timedelta(days=42)
 
@@ -33,13 +33,18 @@ class Person(Protocol):
     """Answers the questions that the data leaves open, such as which column is the label."""
 
     def choose(self, flag: str, question: str, options: Sequence[str]) -> str:
-        """Return one of ``options``. ``flag`` is the argument of the command that gives the same answer."""
+        """Return one of ``options``.
+
+        :param flag: the argument of the command that gives the same answer
+        :param question: the question
+        :param options: the possible answers
+        """
 
     def choose_several(self, flag: str, question: str, options: Sequence[str]) -> list[str]:
-        """Return some of ``options``."""
+        """Return some of ``options``, see :meth:`choose`."""
 
     def duration(self, flag: str, question: str) -> timedelta:
-        """Return a duration, which may be zero."""
+        """Return a duration, which may be zero, see :meth:`choose`."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +65,13 @@ class Given:
 class Proposal:
     """The columns and the schedule of the DAGs.
 
+    :param columns: all columns of the sample by name
     :param time: column with the time of each row
     :param keys: columns that identify a row
+    :param label: column that the model predicts
+    :param features: columns that are features
     :param excluded: columns that are not features, each with the reason
-    :param task: ML task
+    :param task: ML task: ``binary``, ``multiclass`` or ``regression``
     :param positive: label of the positive class, for text labels of a binary task; otherwise ``None``
     :param delay: time after which the label of a row is known
     :param every: length of a window
@@ -90,6 +98,9 @@ class Proposal:
 def propose(sample: Sample, given: Given, person: Person) -> Proposal:
     """Return a proposal for the data.
 
+    :param sample: sample of the data; notes can be added to it
+    :param given: the arguments of the command
+    :param person: answers the questions that the data and the arguments leave open
     :raises SpecError: the data or an answer does not fit, for example because no column contains times
     """
     columns = of(sample.table)
@@ -156,7 +167,7 @@ def _time(columns: dict[str, Column], person: Person) -> str:
             "No column contains dates or points in time in ISO 8601, such as 2024-03-05 or 2024-03-05T06:30:00Z, so the data "
             "cannot be divided into windows. Add the time at which each row was created, or convert it in the source."
         )
-    # The time of a row is always there, other times often come later.
+    # The time of a row is never null, and other times are often known only later.
     without_nulls = [name for name in found if not columns[name].nulls]
     if len(found) == 1 or len(without_nulls) == 1:
         return (without_nulls or found)[0]
@@ -164,7 +175,7 @@ def _time(columns: dict[str, Column], person: Person) -> str:
 
 
 def _label(columns: dict[str, Column], time: str, person: Person) -> str:
-    """Ask for the label. Columns with two values come first, because most labels have two."""
+    """Ask for the label. Columns with two values are listed first, because most labels have two values."""
     usable = [
         column for column in columns.values() if column.name != time and column.distinct > 1 and not column.is_time
     ]
@@ -206,7 +217,10 @@ def _require_keys(columns: dict[str, Column], keys: list[str], label: str) -> No
 def _task(label: Column, positive: str | None) -> tuple[str, str | None]:
     """Return the ML task and the positive class.
 
-    :raises SpecError: the label has fewer than two values, or a type that cannot be a label
+    :param label: the label
+    :param positive: the given positive class; ``None`` if it was not given
+    :raises SpecError: the label has fewer than two values, or a type that cannot be a label, or ``positive`` is not one
+        of its values, or is given for a task that is not binary
     """
     if label.distinct < 2:
         raise SpecError(
@@ -230,7 +244,7 @@ def _task(label: Column, positive: str | None) -> tuple[str, str | None]:
 
 
 def _reason(column: Column, label: Column, keys: list[str]) -> str:
-    """Return why a column is not a feature; empty if the column can be one."""
+    """Return why a column is not a feature; empty if the column can be a feature."""
     rows = len(column.values)
     if column.name in keys:
         return "a key"
@@ -252,7 +266,7 @@ def _reason(column: Column, label: Column, keys: list[str]) -> str:
 
 
 def _known_with(column: Column, label: Column) -> bool:
-    """Return whether a column is null in all rows without a label, and in few others."""
+    """Return whether a column is null in all rows without a label, and in few other rows."""
     import pyarrow.compute as pc
 
     without = pc.is_null(label.values)
@@ -264,11 +278,12 @@ def _known_with(column: Column, label: Column) -> bool:
 def _every(length: timedelta, rows: int) -> Every:
     """Propose the length of a window.
 
-    It is a month if the rows span at least 120 days or a week has fewer than 300 rows on average. It is a week if they
-    span at least 42 days or a day has fewer than 300 rows. Otherwise, it is a day.
+    The length is a month if the rows span at least 120 days or a week has fewer than 300 rows on average. It is a week
+    if the rows span at least 42 days or a day has fewer than 300 rows on average. Otherwise, it is a day.
 
     :param length: time from the first to the last row
-    :param rows: number of rows"""
+    :param rows: number of rows
+    """
     if length >= _MONTHS_SPAN or rows * _LENGTH["week"] < _WINDOW_ROWS * length:
         return "month"
     if length >= _WEEKS_SPAN or rows * _LENGTH["day"] < _WINDOW_ROWS * length:

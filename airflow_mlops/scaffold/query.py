@@ -25,11 +25,16 @@ class Queries:
 
     @property
     def select(self) -> str:
-        """The query for all rows."""
+        """Return the query for all rows."""
         return f"SELECT * FROM {self.table}"  # noqa: S608 - the name is quoted
 
     def of_window(self, time: str, keys: Sequence[str]) -> str:
-        """Return the query for the rows of a window, in the order of their keys."""
+        """Return the query for the rows of a window, in the order of their keys.
+
+        :param time: column with the time of each row. The query has the parameters ``:start`` (included) and ``:end``
+            (excluded)
+        :param keys: columns that identify a row
+        """
         at, order = _quoted(time, self.mark), ", ".join(_quoted(key, self.mark) for key in keys)
         return f"{self.select} WHERE {at} >= :start AND {at} < :end ORDER BY {order}"
 
@@ -37,7 +42,7 @@ class Queries:
 def of_table(table: str, conn_type: str) -> Queries:
     """Return the queries on a table.
 
-    :param table: name of the table, after the names of its database and schema if needed, separated by dots
+    :param table: name of the table, preceded by the names of its database and schema if needed, separated by dots
     :param conn_type: type of the Airflow connection
     :raises SpecError: ``table`` is not the name of a table
     """
@@ -48,7 +53,7 @@ def of_table(table: str, conn_type: str) -> Queries:
 
 
 def _quoted(name: str, mark: str) -> str:
-    """Quote a name unless all databases read it as it is written. Words of SQL, such as ``order``, are quoted."""
+    """Quote a name unless every database accepts it unquoted. SQL keywords, such as ``order``, are quoted."""
     from sqlalchemy.sql.compiler import RESERVED_WORDS
 
     return name if _PLAIN.fullmatch(name) and name not in RESERVED_WORDS else mark + name.replace(mark, mark * 2) + mark

@@ -1,4 +1,4 @@
-"""Reads the first rows of the data with the code of IngestOperator, so that the columns have the types that ingestion gives them."""
+"""Read the first rows of the data with the code of IngestOperator, which determines the types of the columns."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Sample:
 
     :param table: the rows
     :param complete: whether the data has no further rows
-    :param notes: messages of ingestion about the rows
+    :param notes: notes of the ingestion about the rows
     """
 
     table: pa.Table
@@ -40,6 +40,9 @@ class Sample:
 def read(spec: IngestSpec, connection: ConnectionResolver, max_rows: int = MAX_ROWS) -> Sample:
     """Read at most ``max_rows`` rows.
 
+    :param spec: parameters of the ingestion
+    :param connection: function that returns a connection
+    :param max_rows: maximum number of rows
     :raises MLOpsError: the rows cannot be read, see :func:`airflow_mlops.stages.ingest.step.run`
     """
     source = _Limited(open_source(spec, connection), max_rows)

@@ -1,4 +1,4 @@
-"""Schedules of the proposed DAGs: when a window is complete, and when its labels are known."""
+"""Schedules of the proposed DAGs. They depend on when a window is complete, and when its labels are known."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Schedule:
     """Arguments of ``CronPartitionTimetable``.
 
     :param cron: cron expression in UTC
-    :param offset: number of windows between the run and the window that it processes, negative
+    :param offset: number of windows from the run to the window that it processes; negative
     """
 
     cron: str
@@ -30,6 +30,7 @@ def ingestion(every: Every) -> Schedule:
 def monitoring(every: Every, delay: int) -> Schedule:
     """Return the schedule that processes each window when its labels are known.
 
+    :param every: length of a window
     :param delay: label delay in days. A run starts at least this many days after the end of its window, at 06:00 UTC
     """
     if every == "day":
@@ -54,12 +55,12 @@ def start(every: Every, at: datetime) -> datetime:
 
 
 def last_complete(every: Every, first: datetime, last: datetime) -> str:
-    """Return the partition key of the last window before the one that contains ``last``, or of the only window."""
+    """Return the partition key of the last window before the window of ``last``, or of the only window."""
     return key(every, max(first, start(every, last) - timedelta(seconds=1)))
 
 
 def bounds(every: Every, first: datetime, last: datetime) -> tuple[datetime, datetime]:
     """Return the start of the window that contains ``first``, and the end of the window that contains ``last``."""
-    # Each month is shorter than 32 days, so that this time is in the next one.
+    # Each month is shorter than 32 days, so this time is in the next window.
     longest = {"day": timedelta(days=1), "week": timedelta(days=7), "month": timedelta(days=32)}[every]
     return start(every, first), start(every, start(every, last) + longest)

@@ -1,4 +1,4 @@
-"""Proposes a suite of Great Expectations from the profile of a sample."""
+"""Propose a suite of Great Expectations from a sample."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import Any
 from airflow_mlops.scaffold.columns import Column
 from airflow_mlops.scaffold.proposal import Proposal
 
-# Text columns with at most this many values get the list of their values.
+# Text columns with at most this many distinct values get an expectation that lists the values.
 _CATEGORIES = 20
-# A window with fewer rows than this share of the usual number is incomplete.
+# A window whose number of rows is below this share of the mean number is incomplete.
 _FEWEST = 0.25
 
 
 def propose(name: str, proposal: Proposal, complete: bool) -> dict[str, Any]:
     """Return a suite in the JSON format of Great Expectations.
 
-    Expectations about keys and times have no exceptions. Expectations about values accept that 1% of the rows do not
-    meet them, and leave room for values that the sample does not contain.
+    Expectations about keys and times must hold in all rows. Expectations about the values of features must hold in 99%
+    of the rows, and ranges of numbers are wider than in the sample.
 
+    :param name: name of the suite
+    :param proposal: the proposal
     :param complete: whether the sample has all rows, so that the number of rows in a window is known
     """
     rules: list[dict[str, Any]] = []

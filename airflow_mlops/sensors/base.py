@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 
 class SpecSensor(SpecParameters, BaseSensorOperator):
-    """The base class of sensors that wait for a condition and return the result of the first successful check.
+    """The base class of sensors that wait for a condition and return the result of the first check that finds the
+    condition met.
 
     The first check runs in the process of the task. If ``deferrable`` is true, further checks run in the triggerer.
 
@@ -41,11 +42,17 @@ class SpecSensor(SpecParameters, BaseSensorOperator):
 
     @abstractmethod
     def check(self, spec: Any) -> Result | None:
-        """Check the condition once. Return the result if the condition is met, otherwise ``None``."""
+        """Check the condition once. Return the result if the condition is met, otherwise ``None``.
+
+        :param spec: the spec of the sensor
+        """
 
     @abstractmethod
     def trigger(self, spec: dict[str, Any]) -> BaseTrigger:
-        """Return the Airflow trigger that checks the condition in the triggerer."""
+        """Return the Airflow trigger that checks the condition in the triggerer.
+
+        :param spec: the spec of the sensor as JSON
+        """
 
     def poke(self, context: Context) -> PokeReturnValue:
         with no_retry_of_final_errors():
@@ -66,8 +73,9 @@ class SpecSensor(SpecParameters, BaseSensorOperator):
         """Return the result of the check after the Airflow trigger has fired.
 
         :param event: payload of the event: ``result``, or ``error`` and ``message``
-        :raises MLOpsError: a check in the triggerer failed, and another try can succeed
-        :raises AirflowFailException: a check in the triggerer failed for good, so the task is not retried
+        :raises MLOpsError: a check in the triggerer failed, and a retry can succeed
+        :raises AirflowFailException: a check in the triggerer failed, and no retry can succeed, so the task is not
+            retried
         """
         with no_retry_of_final_errors():
             if "error" in event:

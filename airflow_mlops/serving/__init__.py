@@ -1,1 +1,1 @@
-"""The online endpoint: an HTTP server that predicts with the champion, and logs what it predicted."""
+"""The online endpoint: an HTTP server that predicts with the champion and logs its predictions."""

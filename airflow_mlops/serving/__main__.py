@@ -33,9 +33,10 @@ def main() -> int:
 
 
 def settings(words: Sequence[str] | None = None) -> ServeSpec:
-    """Return the settings of a command line; by default that of this process.
+    """Return the settings of a command line.
 
-    :raises SpecError: a setting is invalid, or they contradict each other
+    :param words: arguments of the command line; by default those of this process
+    :raises SpecError: a setting is invalid, or settings contradict each other
     """
     parser = argparse.ArgumentParser(prog="python -m airflow_mlops.serving")
     parser.add_argument("model")
@@ -91,7 +92,7 @@ def settings(words: Sequence[str] | None = None) -> ServeSpec:
 
 
 def serve(spec: ServeSpec) -> None:
-    """Serve until the process gets SIGTERM or SIGINT, and then answer the requests that have come."""
+    """Serve until the process gets SIGTERM or SIGINT, and then answer the requests that were already received."""
     import uvicorn
 
     from airflow_mlops.serving.app import create_app

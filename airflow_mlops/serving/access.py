@@ -1,4 +1,4 @@
-"""The access log: one JSON object in a line for each request for predictions, with the fields that Logstash expects."""
+"""The access log: a line with a JSON object for each request for predictions, with the fields that Logstash expects."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FLUSH_SECONDS = 0.5
 class AccessLog:
     """Collects lines and writes them every half second, which costs less than one write for each request.
 
-    Of the text of a request, a line contains only the path.
+    A line contains only the path of a request, and neither its query nor its body.
 
     :param stream: stream to which the lines are written; ``None`` to write none
     """
@@ -30,8 +30,10 @@ class AccessLog:
     def add(self, request: Request, response: Response, call: str, seconds: float) -> None:
         """Add the line of a request. The event loop must be running.
 
+        :param request: the request
+        :param response: its answer
         :param call: name of the call of the API
-        :param seconds: time until the answer
+        :param seconds: time from the request to the answer
         """
         if self._stream is None:
             return
@@ -54,7 +56,7 @@ class AccessLog:
         """Write the collected lines. Errors of the stream are ignored."""
         lines, self._lines = self._lines, []
         if self._stream is not None and lines:
-            # Requests must be answered even if nobody reads the log any more.
+            # Requests must be answered even if the process that reads the log has ended.
             with suppress(OSError, ValueError):
                 self._stream.write(b"\n".join(lines) + b"\n")
                 self._stream.flush()

@@ -1,5 +1,6 @@
-"""The FastAPI application: the routes of the endpoint, and its additional processes (following the champion, the log,
-the shadow).
+"""The FastAPI application: the routes of the endpoint, and its additional processes.
+
+These processes follow the champion and the canary, write the log, and score in the shadow.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from airflow_mlops.serving.writing import Writing
 def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> FastAPI:
     """Return the application, which loads the champion when it starts.
 
+    :param spec: settings of the server
     :param access_log: stream to which the access log is written; by default, none is written
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
     :raises SpecError: the connection ``hash_conn_id`` has no password, or one that is too short
@@ -54,7 +56,8 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> FastAPI:
             item.start()
         if writing is not None:
             await writing.start()
-        # What was imported is never garbage, and looking through it would delay requests by tens of milliseconds.
+        # Imported objects are never garbage. If the garbage collector examined them, requests would be delayed by tens
+        # of milliseconds.
         gc.freeze()
         yield
         access.flush()
@@ -65,7 +68,7 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> FastAPI:
     app = FastAPI(
         title=f"airflow-mlops: {spec.model}", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
     )
-    # The first route that fits is taken, so those of most requests come first.
+    # The first matching route is used, so the routes of the most frequent requests come first.
     for path, call, name, method in (
         ("/predict", endpoint.predict, "predict", "POST"),
         ("/infer", endpoint.infer, "infer", "POST"),
@@ -83,7 +86,8 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> FastAPI:
     ):
         app.add_route(path, answered(call, name, metrics, access, None), methods=["GET"])
     for status in (404, 405):
-        # Without this handler, the message would be in the field `detail`, where clients of the protocol do not look.
+        # Without this handler, the message would be in the field `detail`, where clients of the protocol do not expect
+        # it.
         app.add_exception_handler(status, unknown)
     app.state.versions, app.state.following = versions, following
     return app

@@ -1,8 +1,9 @@
 """Answer a share of the requests with another version than the champion: the canary.
 
-The value of a column, such as a customer, decides which version answers, or the id of the request if no column is set.
-All requests about one customer thus get the answers of one model. The canary answers if the hash of the value, a number
-from 0 to 1, is less than the share. If the share grows, the canary therefore keeps its customers and gets further ones.
+The value of a column, such as a customer, decides which version answers. If no column is set, the id of the request
+decides. With a column, all requests about one customer are answered by the same version. The canary answers if the hash
+of the value, a number from 0 to 1, is less than the share. If the share grows, the canary therefore keeps its customers
+and gets further ones.
 """
 
 from __future__ import annotations
@@ -22,14 +23,18 @@ log = logging.getLogger(__name__)
 
 
 def place(model: str, value: Any) -> float:
-    """Return a number, at least 0 and less than 1, that a hash derives from a value. It is the same in all servers.
+    """Return the place of a value: a number, at least 0 and less than 1, that is computed from a hash of the value.
 
-    The numbers of many values are spread evenly. An integer and an equal float have the same number.
+    The number is the same in all servers. The numbers of many values are uniformly distributed. An integer and an equal
+    float have the same number.
+
+    :param model: name of the registered model
+    :param value: the value
     """
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     digest = hashlib.blake2b(f"{model}\x1f{value}".encode(), digest_size=7).digest()
-    # 53 bits, which a double holds exactly.
+    # 53 bits, which a double stores exactly.
     return float((int.from_bytes(digest, "big") >> 3) / 2**53)
 
 
@@ -38,12 +43,12 @@ class Canary:
 
     :param model: name of the registered model
     :param versions: the loaded canary
-    :param share: share of the values, or of the requests, that the canary answers, 0 to 1, unless CanaryOperator has set one
+    :param share: share of the values, or of the requests, that the canary answers, 0 to 1, unless CanaryOperator has
+        set one
     :param key: field of the rows whose value decides; ``None`` for the id of the request
     :param report: function that is called when the canary is withdrawn, with the number of its version and the reason,
         a sentence
-
-    ``withdrawn`` is the number of the version that was withdrawn last, or ``None``.
+    :ivar withdrawn: number of the version that was withdrawn last; ``None`` if no version was withdrawn
     """
 
     def __init__(
@@ -64,8 +69,12 @@ class Canary:
     def choose(self, champion: Served, rows: Rows, request_id: str) -> Served:
         """Return the version that answers a request for the champion.
 
-        The champion answers if the rows have no value in the key column, or different ones, or if the canary cannot
+        The champion answers if the rows have no value or different values in the key column, or if the canary cannot
         take the fields of the champion.
+
+        :param champion: the champion
+        :param rows: the rows of the request
+        :param request_id: id of the request
         """
         canary = self.versions.champion
         if canary is None or canary.ref.version in (champion.ref.version, self.withdrawn):
@@ -77,16 +86,18 @@ class Canary:
 
     @property
     def share(self) -> float:
-        """Return the share that the canary answers: the share in MLflow or, if there is none, the share in the
-        settings.
+        """Return the share of the requests that the canary answers, 0 to 1.
+
+        This is the share in MLflow or, if MLflow has none, the share in the settings.
         """
         return self._share if self.versions.share is None else self.versions.share
 
     def answered(self, champion: Served | None, served: Served, milliseconds: float, *, failed: bool = False) -> None:
         """Record an answer, and withdraw the canary if it is worse than the champion.
 
-        The canary is then not chosen any more, until another version takes its place or the server is started again.
+        A withdrawn canary is not chosen again until another version takes its place or the server is restarted.
 
+        :param champion: the champion; ``None`` if none is loaded
         :param served: the version that has answered
         :param milliseconds: time that the version took to predict the rows
         :param failed: whether the version failed to predict the rows
@@ -98,7 +109,7 @@ class Canary:
         if served.ref.version not in known:
             return
         if not self._records.keys() <= {*known}:
-            # One of the two is new, so they are compared from now on.
+            # One of the two versions is new, so the comparison starts again.
             self._records.clear()
         self._records[served.ref.version].add(milliseconds, failed=failed)
         if served.ref.version != canary.ref.version or canary.ref.version == self.withdrawn:
@@ -115,8 +126,9 @@ class Canary:
         return values[0] if values and all(value == values[0] for value in values) else None
 
     def _fits(self, champion: Served, canary: Served) -> bool:
-        """Return whether the canary can answer requests for the champion. If it cannot, the reason is logged once for
-        each pair of versions.
+        """Return whether the canary can answer requests for the champion.
+
+        If it cannot, the reason is logged once for each pair of versions.
         """
         judged = self._judged
         if judged is None or judged[0] is not champion or judged[1] is not canary:

@@ -1,4 +1,4 @@
-"""Limits for clients that keep a connection without sending a request: uvicorn alone would wait for them forever."""
+"""Limits for clients that keep a connection without sending a request. uvicorn itself has no such time limit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _OPEN_FILES = 65_536
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """Close a connection whose client does not send the head of its next request in time.
+    """Closes a connection whose client does not send the head of its next request in time.
 
     The limit also applies to a body that continues after its request was answered. While a request is being answered,
     the endpoint limits the time of its body.
@@ -27,12 +27,12 @@ class TimedProtocol(HttpToolsProtocol):
     _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start the timer for the first request."""
         super().connection_made(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Read a part of a request."""
+        """Read a part of a request. A head that is too large is answered with status 400."""
         super().data_received(data)
         if self.transport.is_closing():
             return
@@ -44,18 +44,18 @@ class TimedProtocol(HttpToolsProtocol):
             self._wait()
 
     def on_message_begin(self) -> None:
-        """Note that the head of a request begins."""
+        """Record that the head of a request begins."""
         self._in_head, self._head_bytes = True, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Note that the head of a request is complete."""
+        """Record that the head of a request is complete, and stop its timer."""
         self._in_head = False
         self._stop()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the connection."""
+        """Stop the timer of a closed connection."""
         self._stop()
         super().connection_lost(exc)
 
@@ -69,7 +69,10 @@ class TimedProtocol(HttpToolsProtocol):
 
 
 def allow_connections() -> None:
-    """Raise the limit of open files of this process. Each connection is an open file, and the default limit is often 1024."""
+    """Raise the limit of open files of this process to 65,536 or the hard limit.
+
+    Each connection is an open file, and the default limit is often 1024.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:

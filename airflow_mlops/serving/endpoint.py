@@ -1,4 +1,4 @@
-"""The calls of the API."""
+"""The calls of the HTTP API."""
 
 from __future__ import annotations
 
@@ -38,18 +38,19 @@ from airflow_mlops.serving.writing import Writing
 
 log = logging.getLogger(__name__)
 
-# Requests with more rows are scored in a thread, and larger bodies are read in one, so that other requests need not wait for
-# them.
+# Requests with more rows are scored in a thread, and larger bodies are parsed in a thread, so that other requests do
+# not have to wait.
 _ROWS_HERE, _BYTES_HERE = 256, 65_536
 _BINARY_HEADER = "inference-header-content-length"
 
 
 class Endpoint:
-    """The calls of the API.
+    """The calls of the HTTP API.
 
     :param spec: settings of the server
     :param versions: the loaded versions
-    :param problem: function that returns why no version, or not the newest, is loaded
+    :param metrics: the metrics of the server
+    :param problem: function that returns why no version, or not the newest version, is loaded
     :param writing: log of the predictions; ``None`` if they are not logged
     :param shadowing: sends rows to a version in the shadow; ``None`` if there is none
     :param canary: chooses requests that another version answers; ``None`` if there is none
@@ -125,7 +126,9 @@ class Endpoint:
         return await in_thread_if(large, _tensors, served, found, request_id, body)
 
     async def predict(self, request: Request) -> Response:
-        """Answer ``POST /v2/models/M[/versions/V]/predict``, which takes rows, or entities whose features are looked up."""
+        """Answer ``POST /v2/models/M[/versions/V]/predict``, which takes rows, or entities whose features are looked
+        up.
+        """
         served = self._served(request)
         data = await read_body(request, self._spec.max_body, self._spec.request_seconds)
         large = len(data) > _BYTES_HERE
@@ -139,8 +142,10 @@ class Endpoint:
         return await in_thread_if(large, _predictions, served, found, request_id, missing)
 
     async def _rows(self, served: Served, body: dict[str, Any], large: bool) -> tuple[Rows, list[list[str]]]:
-        """Return the rows of a request, and for each entity its looked-up features that are null.
+        """Return the rows of a request, and the names of the looked-up features that are null for each entity.
 
+        :param served: the version that answers
+        :param body: the body of the request
         :param large: whether the rows are read in a thread
         """
         given = {name: body[name] for name in ("rows", "entities") if name in body}
@@ -164,8 +169,11 @@ class Endpoint:
         return found
 
     def authorize(self, request: Request) -> None:
-        """Refuse a request for a model if it does not carry the token of the server. Without a token, nothing is
-        refused.
+        """Refuse a request for a model that does not carry the token of the server.
+
+        Without a token, no request is refused.
+
+        :raises RefusedError: the token is missing or wrong
         """
         if self._token is None:
             return
@@ -193,7 +201,10 @@ class Endpoint:
         return list(dict.fromkeys([*self._versions.numbers, *others]))
 
     def _routed(self, request: Request, served: Served, rows: Rows, request_id: str) -> tuple[Served, Rows]:
-        """Return the version that answers, and the rows with its fields. A request that names a version gets this version."""
+        """Return the version that answers, and the rows with its fields.
+
+        A request that names a version gets this version.
+        """
         if self._canary is None or "version" in request.path_params:
             return served, rows
         chosen = self._canary.choose(served, rows, request_id)

@@ -3,11 +3,11 @@
 With a number or alias as argument, the process follows the version with this number or alias instead, and the share of
 the requests that this version answers as a canary.
 
-The process has MLflow's client, which the server need not import, and loads each new champion once before the server
-does. So a model that crashes the process that loads it does not end the server. The process writes a line with a JSON
-object for each version that it is about to load, that can be served, or that failed. The first line that it reads from
-standard input has the settings as JSON. Each further line names a canary that the server has withdrawn; the process
-then withdraws the canary from all servers.
+The process imports MLflow's client, so that the server does not need to import it. The process loads each new champion
+before the server does, so a model that crashes on loading does not end the server. The process writes a line with a
+JSON object for each version that it is about to load, that can be served, or that failed. The first line that it reads
+from standard input contains the settings as JSON. Each further line names a canary that the server has withdrawn; the
+process then withdraws the canary from all servers.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Failures:
     """The version whose loading failed last, and the time of its next try. Other versions are tried immediately.
 
     :param version: number of the version; ``None`` if there was no failure
-    :param count: how often it has failed
+    :param count: number of times that loading the version has failed
     """
 
     def __init__(self, version: int | None = None, count: int = 0) -> None:
@@ -64,12 +64,12 @@ class Failures:
         self.version, self._due = version, time.monotonic() + self._pause
 
     def due(self, version: int) -> bool:
-        """Return whether a version is to be tried."""
+        """Return whether the process may try to load a version now."""
         return version != self.version or time.monotonic() >= self._due
 
 
 def main() -> None:
-    """Report each new champion, or the version to serve, until standard input is closed, which is when the server ends."""
+    """Report each new champion, or the version to serve, until the server ends and thereby closes standard input."""
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.WARNING)
     given = json.loads(sys.stdin.readline())
     spec = ServeSpec.model_validate(given["spec"])
@@ -97,7 +97,7 @@ def main() -> None:
             share = tags.get(canaries.SHARE_TAG)
             if ref is None:
                 if target != models.CHAMPION and (current or not said):
-                    # The server may have the version from an earlier process, which has ended since.
+                    # The server may still have a version that an earlier process has reported.
                     current = {}
                     _say(removed=True)
                 what = "Promote a version" if target == models.CHAMPION else "Set the alias in MLflow"
@@ -131,14 +131,14 @@ def main() -> None:
 
 
 def _load(client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, *, other: bool) -> Path:
-    """Download, check and load a version. Return the folder with its files."""
+    """Download, check and load a version, and return the folder with its files."""
     folder = download_champion(client, store, ref, lambda text: print(text, file=sys.stderr))
     if not has_contract(folder):
         raise ModelFormatError(
             f"{ref} cannot be served, because TrainOperator did not train it. Score it in batches with ScoreOperator, or train "
             "a version with TrainOperator."
         )
-    # Imported before the time of loading begins to count.
+    # Imported first, so that the import does not count as time of loading.
     import onnxruntime  # noqa: F401
 
     _say(loading=ref.version)
@@ -147,8 +147,9 @@ def _load(client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSp
 
 
 def _withdraw(client: Any, store: ArtifactStore, model: str, report: dict[str, Any]) -> None:
-    """Withdraw a canary from all servers, if a CanaryOperator rolls it out. Any other canary is withdrawn only from the
-    server that reported it.
+    """Withdraw a canary from all servers, if a CanaryOperator rolls it out.
+
+    Any other canary is withdrawn only from the server that reported it.
     """
     if canaries.withdraw(client, Ledger(store, model), report["withdrawn"], report["reason"]):
         index.update(store, model, "decisions")
@@ -159,7 +160,9 @@ def _say(**facts: Any) -> None:
 
 
 def _listen(withdrawn: queue.SimpleQueue[dict[str, Any]]) -> None:
-    """Read the reports of withdrawn canaries from standard input, and end this process when the server closes it."""
+    """Read the reports of withdrawn canaries from standard input, and end this process when the server closes standard
+    input.
+    """
     for line in sys.stdin:
         withdrawn.put(json.loads(line))
     os._exit(0)

@@ -1,4 +1,4 @@
-"""Start the process that follows the champion or another alias, and switch to each version that it reports."""
+"""Start the process that follows the champion or another alias, and switch to each version that the process reports."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class Following:
     """Keeps ``versions`` at the champion or at another version, until :meth:`stop`.
 
     :param spec: settings of the server
+    :param store: the artifact store
     :param versions: the loaded versions
-    :param target: number or alias of the version to follow; by default the champion. If the alias is removed, no version is
-        left; a champion stays
+    :param target: number or alias of the version to follow; by default the champion. If the alias is removed, its
+        version is unloaded; a champion stays loaded
     :param changed: function that is called after each change
     :param features: the Feast repository in which features of requests are looked up
     """
@@ -49,13 +50,13 @@ class Following:
         self._features = features
         self._stopped = threading.Event()
         self._process: subprocess.Popen[str] | None = None
-        # The version that the process is loading, and what ends the process if that takes too long.
+        # The version that the process is loading, and the timer that ends the process if loading takes too long.
         self._loading: int | None = None
         self._deadline: threading.Timer | None = None
         self._late = False
         # The version whose loading failed last, and how many times in a row.
         self._failures: tuple[int | None, int] = (None, 0)
-        # The line that tells the process which canary this server has withdrawn.
+        # The line that informs the process about the canary that this server has withdrawn.
         self._withdrawn: str | None = None
         self._telling = threading.Lock()
         self.problem = f"The {target or 'champion'} is being loaded."
@@ -73,10 +74,12 @@ class Following:
         self._thread.join(5)
 
     def withdraw(self, version: int, reason: str) -> None:
-        """Withdraw a canary from all servers, if a CanaryOperator rolls it out. This server has stopped choosing it
-        already.
+        """Withdraw a canary from all servers, if a CanaryOperator rolls it out.
 
-        :param reason: why, as a sentence
+        This server already no longer chooses it.
+
+        :param version: number of the version
+        :param reason: the reason, as a sentence
         """
         self._withdrawn = json.dumps({"withdrawn": version, "reason": reason}) + "\n"
         self._tell()
@@ -95,7 +98,7 @@ class Following:
             try:
                 self._follow()
             except Exception as error:
-                # The thread must not end: no later version would be served.
+                # If the thread ended, no later version would be served.
                 log.exception("The server cannot follow the champion.")
                 self.problem = f"The process that follows the champion cannot be used: {error}"
             self._stopped.wait(_RESTART_SECONDS)
@@ -138,8 +141,9 @@ class Following:
         self._say(f"{what} (exit status {process.returncode}). {self._kept()}")
 
     def _heard(self, line: str) -> bool:
-        """Act on a line that the process has written. Return ``False`` if the version that the process has loaded
-        cannot be served.
+        """Act on a line that the process has written.
+
+        :return: ``False`` if the version that the process has loaded cannot be served
         """
         try:
             facts: dict[str, Any] = json.loads(line)
@@ -176,8 +180,9 @@ class Following:
         return True
 
     def _set_loading(self, version: int | None) -> int | None:
-        """Note the version that the process is loading, and end the process if that takes too long.
+        """Record the version that the process is loading, and end the process if loading takes too long.
 
+        :param version: number of the version; ``None`` if the process is not loading a version
         :return: the version that it was loading before
         """
         before, self._loading = self._loading, version

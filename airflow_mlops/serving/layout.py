@@ -23,13 +23,14 @@ _SECONDS = {"hour": 3600, "day": 86400}
 def online_folder(model: str, apart: Apart | None = None) -> str:
     """Return the folder of the artifact store with the logged predictions of a model.
 
+    :param model: name of the registered model
     :param apart: kind of the predictions, if they are stored separately from those of the champion
     """
     return f"{f'online-{apart}' if apart else 'online'}/{folder_name(model)}"
 
 
 def spool_folder(model: str, apart: Apart | None = None) -> Path:
-    """Return the default folder of the spool of a model."""
+    """Return the default folder of the spool of a model, in the folder for temporary files."""
     kind = f"spool-{apart}" if apart else "spool"
     return Path(tempfile.gettempdir()) / f"airflow-mlops-{os.getuid()}" / kind / folder_name(model)
 

@@ -14,9 +14,9 @@ class _NoPandas(MetaPathFinder):
 
 
 def without_pandas() -> None:
-    """Let later imports of pandas fail.
+    """Make later imports of pandas fail.
 
-    pyarrow imports pandas, if it is installed, to make the first array from Python values. That takes 60 MB, and in the middle of a
-    request a second.
+    If pandas is installed, pyarrow imports it for the first array from Python values. The import takes 60 MB of memory
+    and, in the middle of a request, a second.
     """
     sys.meta_path.insert(0, _NoPandas())

@@ -5,9 +5,9 @@ a second thread uploads the files of the spool to the artifact store::
 
     online/MODEL/WINDOW/v3-UUID.parquet
 
-and deletes them from the spool. If the store cannot be reached, the spool grows, up to a limit. If the process is killed,
-the next server uploads the files of the spool; the predictions of the last second are lost. An upload creates its file only if it
-does not exist, so no prediction is uploaded twice.
+and deletes them from the spool. If the store cannot be reached, the spool grows, up to a limit. If the process is
+killed, the next server uploads the files of the spool; the predictions of the last second are lost. An upload creates
+its file only if it does not exist, so no prediction is uploaded twice.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# With the tenth of a second that answers wait in the server, they are on the disk within a second.
+# Together with the tenth of a second for which answers wait in the server, predictions are on the disk within a second.
 _FLUSH_SECONDS, _UPLOAD_SECONDS, _MERGE_SECONDS = 0.8, 10.0, 60.0
 # Largest number of rows that wait in memory to be written to the spool.
 _WAITING_ROWS = 20_000
@@ -63,7 +63,10 @@ _SEGMENT_BYTES = 64 << 20
 class Answer:
     """The predictions of one request.
 
+    :param served: the version that has answered
     :param rows: the scored rows
+    :param found: the predictions
+    :param request_id: id of the request
     :param at: time of the answer in seconds since 1970
     :param latency_ms: time that scoring took, in milliseconds
     """
@@ -78,7 +81,7 @@ class Answer:
 
 @dataclass
 class _Segment:
-    """A file of the spool that is being written. Its lock shows other servers that it is not a leftover."""
+    """A file of the spool that is being written. Its lock shows other servers that the file is not a leftover."""
 
     path: Path
     file: BinaryIO
@@ -86,7 +89,7 @@ class _Segment:
     began: float = field(default_factory=time.monotonic)
 
     def close(self) -> None:
-        """Complete the file, which ends its lock."""
+        """Complete and close the file, which releases its lock."""
         self.writer.close()
         self.file.close()
 
@@ -96,8 +99,9 @@ class PredictionSpool:
 
     :param store: artifact store that gets the predictions
     :param model: name of the registered model
-    :param folder: folder on the local disk, which outlives the server
+    :param folder: folder on the local disk, which remains after the server has ended
     :param window: length of the time windows, ``hour`` or ``day``
+    :param metrics: the metrics of the server
     :param name: name of the datasets of predictions; ``MODEL_predictions`` by default
     :param apart: kind of the predictions, if they are stored separately from those of the champion
     :param privacy: columns to hash or drop
@@ -147,7 +151,7 @@ class PredictionSpool:
             thread.join()
 
     def add(self, answer: Answer) -> None:
-        """Log an answer, if its request is in the sample. The call waits while too many rows are to be written."""
+        """Log an answer, if its request is in the sample. The call blocks while too many rows wait to be written."""
         if not in_sample(answer.request_id, self._sample):
             return
         with self._changed:
@@ -169,7 +173,7 @@ class PredictionSpool:
                 self._close(0 if stopped else _UPLOAD_SECONDS)
                 self._measure()
             except Exception:
-                # The thread must not end: predictions that cannot be written are better than none at all.
+                # The thread must not end, so that later predictions are still logged.
                 log.exception("Predictions could not be logged.")
         self._written.set()
         self._closed.set()
@@ -214,7 +218,7 @@ class PredictionSpool:
                     "%d predictions could not be written to the spool %s: %s",
                     rows, self._folder, error, exc_info=not isinstance(error, OSError),
                 )  # fmt: skip
-                # Nothing may follow a batch that was not written completely.
+                # A batch that was not written completely must be the last batch of its file.
                 if (torn := self._segments.pop(key, None)) is not None:
                     torn.file.close()
         self.settled += sum(answer.rows.count for answer in answers)
@@ -233,7 +237,8 @@ class PredictionSpool:
         version, window = key
         path = self._folder / f"{window.file_name}_v{version}-{uuid.uuid4().hex}.arrows"
         file = path.with_suffix(".new").open("wb")
-        # Another server takes a file without a lock for a leftover, so the file gets its name when it is locked.
+        # Other servers treat a file without a lock as a leftover, so the file gets its final name only after it is
+        # locked.
         fcntl.flock(file, fcntl.LOCK_EX)
         path.with_suffix(".new").rename(path)
         return _Segment(path, file, pa.ipc.new_stream(file, schema))
@@ -246,7 +251,7 @@ class PredictionSpool:
                 self._closed.set()
 
     def _upload(self) -> None:
-        """Upload all files of the spool that no server is writing, those of killed servers included."""
+        """Upload all files of the spool that no server is writing, including the files of killed servers."""
         for path in sorted(self._folder.glob("*.arrows")):
             with suppress(FileNotFoundError), path.open("rb") as file:
                 try:
@@ -271,7 +276,7 @@ class PredictionSpool:
 
     def _measure(self) -> None:
         if self._apart is not None:
-            # The two metrics are those of the champion's log.
+            # These two metrics describe the champion's log only.
             return
         self._metrics.spooled.set(self._spooled())
         ages = [time.time() - path.stat().st_ctime for path in self._folder.glob("*.arrows") if path.exists()]
@@ -279,8 +284,11 @@ class PredictionSpool:
 
 
 def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: Apart | None = None) -> PredictionSpool:
-    """Return the log of the champion's predictions, or of those of another version.
+    """Return the log of the predictions of the champion or of another version.
 
+    :param spec: settings of the server
+    :param store: the artifact store
+    :param metrics: the metrics of the server
     :param apart: kind of the other version; ``None`` for the champion
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
     :raises SpecError: the connection ``hash_conn_id`` has no password, or one that is too short
@@ -352,7 +360,10 @@ def _with_times(batch: pa.RecordBatch, name: str, micros: np.ndarray) -> pa.Reco
 
 
 def _parquet(file: BinaryIO) -> bytes | None:
-    """Convert a file of the spool to Parquet; ``None`` if it has no rows. A last batch that was not written completely is left out."""
+    """Convert a file of the spool to Parquet; ``None`` if it has no rows.
+
+    A last batch that was not written completely is left out.
+    """
     batches: list[pa.RecordBatch] = []
     try:
         reader = pa.ipc.open_stream(file)

@@ -1,4 +1,4 @@
-"""The options of the log: which requests are logged, and how rows that were logged with different options become one dataset."""
+"""The options of the log: which requests are logged, and how rows with different options are combined."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from airflow_mlops.data.privacy import hashed_or_dropped
 
 
 def in_sample(request_id: str, share: float) -> bool:
-    """Return whether a request is logged. The answer depends on the arguments only.
+    """Return whether a request is logged. The result depends on the arguments only.
 
-    The id is hashed to a number from 0 to 1, and the request is logged if this number is less than ``share``. So a
-    larger share also logs all requests that a smaller share logs.
+    The id is hashed to a number from 0 to 1, and the request is logged if this number is less than ``share``. A larger
+    share therefore includes all requests that a smaller share logs.
 
+    :param request_id: id of the request
     :param share: share of the requests that are logged, 0 to 1
     """
     if share >= 1:
@@ -42,10 +43,10 @@ def with_privacy(details: Mapping[str, Any], private: Mapping[str, Any]) -> dict
 
 
 def strictest(details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the privacy options of a dataset with rows that were logged with different ones.
+    """Return the privacy options of a dataset whose rows were logged with different options.
 
-    A column is dropped if any of them drops it, and hashed if any of them hashes it. If the secret keys differ, the first one
-    counts.
+    A column is dropped if any of them drops it, and hashed if any of them hashes it. If the secret keys differ, the
+    first key is used.
 
     :param details: facts about the rows
     :return: the facts ``hashed``, ``dropped`` and ``hash_key_id`` of the dataset, without empty ones
@@ -64,6 +65,7 @@ def conformed(rows: pa.Table, details: Mapping[str, Any], wanted: Mapping[str, A
 
     The values of a hashed column are null if they were logged without a hash, or with the hash of another secret key.
 
+    :param rows: the rows
     :param details: facts about the rows
     :param wanted: the options of the dataset, from :func:`strictest`
     """

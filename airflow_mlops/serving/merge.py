@@ -1,9 +1,8 @@
-"""Merge the logged predictions of a window and version into one dataset, which labels are joined to.
+"""Merge the logged predictions of a window and version into one dataset, to which labels can be joined.
 
 A dataset records the files from which it was made. Whenever there are further files, it is replaced by a dataset that
-also has the rows of these files. Files are kept until long after the end of their window. So it does not matter which
-server merges them, or how many do at the same time: the dataset of a server that has missed a file is replaced by the
-next.
+also has the rows of these files. Files are kept until long after the end of their window. Any number of servers can
+therefore merge them at the same time: if a server has missed a file, the next merge replaces its dataset.
 
 If the servers of a window hashed or dropped different columns, the dataset hashes or drops all of these columns
 (:func:`strictest`).
@@ -49,8 +48,10 @@ def merge(
 ) -> list[Manifest]:
     """Write the datasets of all windows that have ended and have files that are not merged yet.
 
+    :param store: the artifact store
+    :param model: name of the registered model
     :param name: name of the datasets of predictions
-    :param now: current time; windows that end later are left alone
+    :param now: current time; windows that end later are not merged
     :param apart: kind of the predictions, if they are stored separately from those of the champion
     :return: the manifests of the new datasets
     :raises StoreError: the store cannot be used
@@ -129,7 +130,7 @@ def _write(
 
 
 def _facts(store: ArtifactStore, key: str) -> tuple[dict[str, Any], int]:
-    """Return the facts about the rows of a file, and their number."""
+    """Return the facts about the rows of a file, and the number of the rows."""
     with store.open(key) as file, pq.ParquetFile(file) as parquet:
         details = json.loads((parquet.schema_arrow.metadata or {}).get(DETAILS, b"{}"))
         rows: int = parquet.metadata.num_rows

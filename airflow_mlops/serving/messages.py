@@ -1,4 +1,4 @@
-"""Read requests, and write answers."""
+"""Read the bodies of requests, and create answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ _SPACED = re.compile(rb'"[ \t\r\n]+:')
 class RefusedError(Exception):
     """A request that is answered with an error.
 
-    :param status: status of the answer
+    :param status: HTTP status of the answer
+    :param message: text of the answer
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -37,6 +38,7 @@ class RefusedError(Exception):
 async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """Read the body of a request.
 
+    :param request: the request
     :param limit: largest size, in bytes
     :param seconds: time within which the body must have arrived
     :raises RefusedError: the body is compressed, too large or too slow, or the client closed the connection
@@ -53,7 +55,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         while True:
             message = await request.receive()
             if message["type"] == "http.disconnect":
-                # Nobody reads the answer; the status is that of nginx.
+                # The client has gone and does not read the answer. The status is that of nginx.
                 raise RefusedError(499, "The client closed the connection before it had sent the body.")
             part = message.get("body", b"")
             size += len(part)
@@ -71,7 +73,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         late = True
         task.cancel()
 
-    # `asyncio.wait_for` makes a task, and `asyncio.timeout` is not in Python 3.10.
+    # `asyncio.wait_for` creates a task, and `asyncio.timeout` does not exist in Python 3.10.
     timer = asyncio.get_running_loop().call_later(seconds, end)
     try:
         return await read()
@@ -101,7 +103,7 @@ def json_object(data: bytes) -> dict[str, Any]:
     """Return the JSON object that ``data`` contains.
 
     :raises RefusedError: ``data`` is not JSON
-    :raises SchemaError: ``data`` is JSON, but no object, or one of its objects has a field twice
+    :raises SchemaError: ``data`` is JSON but not an object, or one of its objects has a field twice
     """
     try:
         body = from_json(data, allow_inf_nan=False)
@@ -114,10 +116,10 @@ def json_object(data: bytes) -> dict[str, Any]:
 
 
 def _refuse_repeated(data: bytes, body: dict[str, Any]) -> None:
-    """Refuse a body in which an object has a field twice. The parser has kept only the last of the two.
+    """Refuse a body in which an object has a field twice, because the parser keeps only the last of the two fields.
 
     In JSON, a quote and a colon follow the name of each field. If the text has as many of them as the parsed body has
-    fields, no field is repeated. Only otherwise, which is rare, a slower parser reads the text again and finds repeated
+    fields, no field is repeated. Otherwise, which is rare, a slower parser reads the text again to find repeated
     fields.
     """
     fields = _fields(body)
@@ -149,7 +151,7 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
 
 
 def request_id_of(request: Request, body: dict[str, Any]) -> str:
-    """Return the id of a request: the field ``id``, the header ``X-Request-Id``, or a new one.
+    """Return the id of a request: the field ``id``, the header ``X-Request-Id``, or a new random id.
 
     :raises SchemaError: the id is not a text, or is too long
     """

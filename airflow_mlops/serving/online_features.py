@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 
 class OnlineFeatures:
-    """A Feast repository. One thread makes all calls of Feast, because Feast redirects the output of the process
-    meanwhile.
+    """A Feast repository. All calls of Feast are made by one thread, because Feast redirects the output of the process.
 
     :param repo: folder of the repository
     """
@@ -36,9 +35,10 @@ class OnlineFeatures:
     def lookup(self, contract: ModelContract, columns: InputColumns, training: Manifest | None) -> Lookup | None:
         """Return the lookup for a version; ``None`` if no feature of the version comes from Feast.
 
+        :param contract: contract of the version
         :param columns: the fields of a row of a request
-        :param training: manifest of the training set; ``None`` if it does not exist any more
-        :raises FeatureStoreError: the repository cannot be used, or does not have a feature of the version any more
+        :param training: manifest of the training set; ``None`` if it no longer exists
+        :raises FeatureStoreError: the repository cannot be used, or no longer has a feature of the version
         """
         wanted = _wanted(contract, columns, training) if training is not None else {}
         if training is None or not wanted:
@@ -73,7 +73,7 @@ class Lookup:
     :param store: Feast's repository
     :param request: the features to look up
     :param columns: the fields of a row of a request without lookup
-    :param wanted: Feast's reference of each column that is looked up
+    :param wanted: Feast's reference by name of each looked-up column
     :param thread: the thread that must call :meth:`rows`
     """
 
@@ -100,8 +100,8 @@ class Lookup:
         """Look up the features of entities, which are JSON objects.
 
         :return: the rows with all features, and the looked-up features of each row that are null
-        :raises SchemaError: a field is missing, unknown or of the wrong type, or a feature that the model needs is null. The
-            message names the row, from 1, and the field
+        :raises SchemaError: a field is missing, unknown or of the wrong type, or a feature that the model needs is
+            null. The message names the row, from 1, and the field
         :raises FeatureStoreError: the online store cannot be read
         """
         from airflow_mlops.data.feast.online import look_up
@@ -144,7 +144,7 @@ def _wanted(contract: ModelContract, columns: InputColumns, training: Manifest) 
     used = {*(feature.name for feature in contract.features), *columns.carried}
     found = {}
     for ref in training.details.get("feature_refs") or ():
-        # The training set has a feature under its own name, or with its view if the name would be ambiguous.
+        # A training set has a feature under its own name, or with the name of its view if the name alone is ambiguous.
         full = ref.replace(":", "__")
         name = full if full in training.column_names else ref.partition(":")[2]
         if name in used and name not in training.details.get("keys", ()):

@@ -9,7 +9,7 @@ from airflow_mlops.serving.rows import InputColumns, Rows
 
 
 def difference(sent: InputColumns, wanted: InputColumns) -> str | None:
-    """Return why rows that one version takes cannot be given to another, as a clause; ``None`` if they can.
+    """Return why rows for one version cannot be passed to another version, as a clause; ``None`` if they can.
 
     :param sent: fields of the rows, which are those of the champion
     :param wanted: fields of the other version

@@ -1,6 +1,7 @@
 """The Open Inference Protocol (version 2, REST), with the extension for binary tensors that its clients use by default.
 
-Source: https://github.com/kserve/open-inference-protocol, and the "binary tensor data extension" of Triton Inference Server.
+Source: https://github.com/kserve/open-inference-protocol, and the "binary tensor data extension" of Triton Inference
+Server.
 """
 
 from __future__ import annotations
@@ -28,7 +29,11 @@ _NUMPY = {
 
 
 def metadata(served: Served, versions: Sequence[str]) -> dict[str, Any]:
-    """Return the metadata of a model: its inputs, one for each feature, and its outputs."""
+    """Return the metadata of a model: its inputs, one for each feature, and its outputs.
+
+    :param served: the loaded version
+    :param versions: numbers of all loaded versions
+    """
     contract = served.model.contract
     outputs = [("prediction", _label_type(contract)), ("score", "FP64")]
     if contract.interval is not None:
@@ -57,6 +62,7 @@ def read(body: Mapping[str, Any], binary: memoryview, served: Served) -> Rows:
 
     :param body: the JSON object of the request
     :param binary: the bytes after the JSON object, with the data of binary inputs in their order
+    :param served: the version that answers
     :raises SchemaError: an input is missing, unknown, or of a wrong shape or type
     """
     inputs = body.get("inputs")
@@ -133,10 +139,10 @@ def _decoded(data: bytes, datatype: str, name: str) -> list[Any]:
 
 
 def requested(body: Mapping[str, Any]) -> dict[str, bool]:
-    """Return the outputs that a request asks for.
+    """Return the outputs that a request names.
 
-    :return: for each output, whether its data is to be binary; empty if the request names no outputs
-    :raises SchemaError: ``outputs`` has another form, or asks for something that the server does not have
+    :return: for each output, whether its data must be binary; empty if the request names no outputs
+    :raises SchemaError: ``outputs`` has another form, or requests an extension that the server does not support
     """
     outputs = body.get("outputs")
     if outputs is None:
@@ -169,7 +175,10 @@ def answer(
 ) -> tuple[dict[str, Any], list[bytes]]:
     """Return the response with the predictions: the JSON object, and the binary data of the outputs after it.
 
-    :param body: the JSON object of the request, which may name outputs, and say which of them are binary
+    :param served: the version that has answered
+    :param found: the predictions
+    :param request_id: id of the request
+    :param body: the JSON object of the request, which may name outputs and request binary data for them
     :raises SchemaError: there is no output of this name
     """
     contract, rows = served.model.contract, len(found.score)

@@ -1,4 +1,4 @@
-"""Turn functions that compute an answer into routes: errors become answers, and each request is counted and logged."""
+"""Create routes from functions that compute an answer. Errors become answers, and requests are counted and logged."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ def answered(
 
     :param call: function that computes the answer to a request
     :param name: name of the function, for the metrics and the access log
+    :param metrics: the metrics of the server
+    :param access: the access log
     :param authorize: function that refuses requests without a token; ``None`` if no token is needed
     """
 

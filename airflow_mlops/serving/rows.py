@@ -21,7 +21,7 @@ from airflow_mlops.serving.layout import REQUEST_COLUMNS
 _NULL = type(None)
 _NUMBERS = {int, float, bool, _NULL}
 _DOUBLES = {float}
-# If a column has at most this many times, they are read one by one, which then takes less time than reading the column.
+# If a column has at most this many times, they are parsed one by one, which is then faster than parsing the column.
 _FEW = 20
 _INT64, _LARGEST = 2**63, sys.float_info.max
 _WHAT = {"number": "a number or null", "integer": "an integer", "string": "a text or null"}
@@ -32,11 +32,11 @@ _UTC = pa.timestamp("us", "UTC")
 class InputColumns:
     """The fields that a row of a request has: all features, and optionally the columns that are only logged.
 
-    These columns are only logged: the keys, the event time and the watched columns of the training set, with their
-    types in the training set, and the weight of the row as a floating-point number.
+    The columns that are only logged are the keys, the event time and the watched columns of the training set, with
+    their types in the training set, and the weight of the row as a floating-point number.
 
     :param contract: contract of the model
-    :param training: columns of the training set; ``None`` if its manifest does not exist any more
+    :param training: columns of the training set; ``None`` if its manifest no longer exists
     :param keys: names of the key columns of the training set
     """
 
@@ -86,7 +86,8 @@ class InputColumns:
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> Rows:
         """Check rows, which are JSON objects.
 
-        :raises SchemaError: a field is missing, unknown or of the wrong type. The message names the row, from 1, and the field
+        :raises SchemaError: a field is missing, unknown or of the wrong type. The message names the row, from 1, and
+            the field
         """
         for number, row in enumerate(rows, 1):
             if not isinstance(row, dict):
@@ -157,7 +158,8 @@ class Rows:
 def _checked(values: list[Any], feature: FeatureColumn) -> list[Any]:
     kinds = set(map(type, values))
     if kinds == _DOUBLES and feature.kind == "number" and isfinite(sum(values)):
-        # The usual case, decided in a fraction of the time: the sum of doubles is finite only if all of them are.
+        # The most frequent case is decided in a fraction of the time: the sum of doubles is finite only if all of them
+        # are.
         return values
     if feature.kind == "string":
         if not kinds <= {str, _NULL}:
@@ -185,6 +187,9 @@ def _wrong(values: list[Any], feature: FeatureColumn, is_wrong: Any) -> SchemaEr
 def as_column(values: list[Any], name: str, kind: pa.DataType) -> pa.Array:
     """Convert the values of a field to an array of the type ``kind``.
 
+    :param values: the values
+    :param name: name of the field, for the error message
+    :param kind: type of the array
     :raises SchemaError: a value has another type
     """
     try:

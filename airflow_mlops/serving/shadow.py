@@ -1,8 +1,9 @@
 """Score rows in the shadow, only for the log, in a separate process: ``python -m airflow_mlops.serving.shadow``.
 
-The process gets the settings as JSON in the first line of standard input, and then the rows that the champion has answered
-(:mod:`airflow_mlops.serving.shadowing`). It scores them with another version and logs the predictions. It reports what it does as
-JSON, one object in a line. It ends when standard input is closed, after it has written its log.
+The process gets the settings as JSON in the first line of standard input, and then the rows that the champion has
+answered (:mod:`airflow_mlops.serving.shadowing`). The process scores these rows with another version and logs the
+predictions. It reports its state as JSON, one object in a line. It ends when standard input is closed, after it has
+written its log.
 """
 
 from __future__ import annotations
@@ -38,8 +39,8 @@ _HEAD = struct.Struct(">II")
 def packed(answers: Sequence[Answer]) -> bytes:
     """Return a message with the rows of answers of one version, without the predictions.
 
-    The message has the lengths of its two parts, then the requests as JSON (id, time of the answer, number of rows), and the
-    rows as an Arrow stream.
+    The message contains the lengths of its two parts, then the requests as JSON (id, time of the answer, number of
+    rows), and the rows as an Arrow stream.
     """
     head = json.dumps([[answer.request_id, answer.at, answer.rows.count] for answer in answers]).encode()
     sink = pa.BufferOutputStream()
@@ -81,7 +82,12 @@ class Shadow:
         self._said = ""
 
     def score(self, requests: Sequence[tuple[str, float, int]], rows: Rows) -> str | None:
-        """Score the rows of requests, and log them. Return what went wrong; ``None`` if nothing did."""
+        """Score the rows of requests, and log the predictions.
+
+        :param requests: id, time of the answer and number of rows of each request
+        :param rows: the rows of all requests
+        :return: the problem as text; ``None`` if there was none
+        """
         served = self._versions.champion
         if served is None:
             return "no version is loaded"
@@ -107,8 +113,8 @@ class Shadow:
 
 
 def main() -> None:
-    """Score rows until standard input is closed, which is when the server ends."""
-    # Ctrl-C is for the server, which then closes standard input.
+    """Score rows until the server ends and thereby closes standard input."""
+    # Ctrl-C is handled by the server, which then closes standard input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.INFO, format="%(levelname)s shadow: %(message)s")
     source = sys.stdin.buffer

@@ -1,7 +1,8 @@
 """Send the rows that the champion has answered to the process that scores them with another version.
 
-The process (:mod:`airflow_mlops.serving.shadow`) gets rows after the answer, from a queue of limited length. Rows for which there is no
-room, or no process, are dropped and counted, so a slow or crashed shadow cannot delay an answer.
+The process (:mod:`airflow_mlops.serving.shadow`) gets rows after the answer, from a queue of limited length. If the
+queue is full or the process does not run, rows are dropped and counted, so a slow or crashed shadow cannot delay an
+answer.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Shadowing:
     """Starts the process, and sends it rows until :meth:`stop`.
 
     :param spec: settings of the server
+    :param metrics: the metrics of the server
     """
 
     def __init__(self, spec: ServeSpec, metrics: Metrics) -> None:
@@ -51,7 +53,7 @@ class Shadowing:
             thread.start()
 
     def stop(self) -> None:
-        """Send what is queued, and end the process after it has written its log."""
+        """Send the queued rows, and end the process after it has written its log."""
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
@@ -59,7 +61,7 @@ class Shadowing:
         process = self._process
         if process is not None and process.stdin is not None:
             if self._threads[1].is_alive():
-                # The thread waits for a process that does not read any more.
+                # The thread waits for a process that no longer reads.
                 process.kill()
             with suppress(OSError):
                 process.stdin.close()
@@ -70,9 +72,9 @@ class Shadowing:
         self._threads[0].join(_STOP_SECONDS)
 
     def offer(self, answer: Answer) -> None:
-        """Queue the rows of an answer, or count them as dropped. The call does no more than that.
+        """Queue the rows of an answer, or count them as dropped. The call does not wait.
 
-        Rows are not scored again while the shadow is the version that has answered.
+        If the shadow is the version that has answered, its rows are not scored again.
         """
         version, count = self._version, answer.rows.count
         if version == answer.served.ref.version:
@@ -95,14 +97,14 @@ class Shadowing:
                 process.stdin.write(packed(answers))
                 process.stdin.flush()
             except (OSError, ValueError):
-                # The process has ended; `_run` says so.
+                # The process has ended, which `_run` logs.
                 self._metrics.shadow_dropped.inc(count)
             except Exception:
                 self._metrics.shadow_dropped.inc(count)
                 log.exception("%d rows could not be given to the shadow.", count)
 
     def _next(self) -> list[Answer] | None:
-        """Wait for queued answers, and return a few consecutive ones of one version; ``None`` after :meth:`stop`."""
+        """Wait for queued answers, and return some consecutive answers of one version; ``None`` after :meth:`stop`."""
         with self._changed:
             while not self._queue:
                 if self._stopped.is_set():

@@ -14,7 +14,7 @@ CANARY_SHARE = 0.1
 
 
 class ServeSpec(Model):
-    """The model that a server answers for, and where it listens and logs.
+    """The settings of a server: its model, its address and its log.
 
     :param model: name of the registered model
     :param store: URL of the artifact store with the ledger. Predictions are written to this store
@@ -28,20 +28,22 @@ class ServeSpec(Model):
     :param log: whether predictions are logged
     :param shadow: number or alias of a version that scores the same rows in the shadow, see
         :mod:`airflow_mlops.serving.shadowing`
-    :param canary: number or alias of a version that answers a share of the requests, see :mod:`airflow_mlops.serving.canary`
+    :param canary: number or alias of a version that answers a share of the requests, see
+        :mod:`airflow_mlops.serving.canary`
     :param canary_share: share of the requests that the canary answers, 0 to 1, until CanaryOperator sets one; 0.1 by
         default
-    :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the request
+    :param canary_key: field of the rows whose value decides whether the canary answers; by default the id of the
+        request
     :param hash_columns: columns to log as keyed hashes (pseudonyms) instead of their values
     :param drop_columns: columns that are not logged
     :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
         ``hash_columns``
-    :param sample: share of the requests that are logged, 0 to 1. The id of a request decides, so a request that is sent
-        again with the same id is logged again if it was logged before
+    :param sample: share of the requests that are logged, 0 to 1. The id of a request decides, so a request that is
+        repeated with the same id is logged if the first request was logged
     :param feast_repo: folder of the Feast repository in whose online store features are looked up; by default, requests
         must contain all features
-    :param spool: folder for logged predictions until they are in the artifact store; by default a folder for each model in
-        the folder for temporary files
+    :param spool: folder for logged predictions until they are in the artifact store; by default a folder for each model
+        in the folder for temporary files
     :param max_body: largest body of a request, in bytes
     :param request_seconds: seconds in which a client must have sent the head of a request, and then its body
     :param poll_seconds: seconds between two checks of which version is the champion

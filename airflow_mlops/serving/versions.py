@@ -30,8 +30,11 @@ _KEPT = 2
 class Served:
     """A loaded model version.
 
+    :param ref: the version
+    :param model: the loaded model
     :param columns: the fields of a row of a request
-    :param lookup: looks up features in Feast's online store; ``None`` if the server does not, or no feature comes from Feast
+    :param lookup: looks up features in Feast's online store; ``None`` if the server looks up no features, or no feature
+        comes from Feast
     """
 
     ref: ModelVersionRef
@@ -51,11 +54,16 @@ class Served:
         *,
         other: bool = False,
     ) -> Served:
-        """Load a version from its downloaded files, and predict one row, so that the first request is as fast as others.
+        """Load a version from its downloaded files, and predict one row, so that the first request is as fast as later
+        requests.
 
+        :param ref: the version
+        :param folder: the downloaded files
+        :param store: the artifact store
+        :param spec: settings of the server
         :param features: the Feast repository in which features are looked up
-        :param other: whether the version is loaded in addition to the champion, as a canary or shadow. Columns to hash or drop
-            may then be absent
+        :param other: whether the version is loaded in addition to the champion, as a canary or shadow. Columns to hash
+            or drop may then be absent
         :raises ModelFormatError: the version has no ONNX model, or the model cannot be loaded
         :raises SchemaError: predictions are logged, and a column to hash or drop is absent or cannot be hashed
         :raises FeatureStoreError: the Feast repository does not have a feature of the version
@@ -77,7 +85,7 @@ class Served:
 
     @property
     def details(self) -> dict[str, Any]:
-        """Return the facts for the manifest of the predictions, as for scoring in batches without privacy options."""
+        """Return the facts for the manifest of the predictions, as for batch scoring without privacy options."""
         contract = self.model.contract
         return {
             "model": self.ref.model,
@@ -108,7 +116,7 @@ def _training(store: ArtifactStore, contract: ModelContract) -> Manifest | None:
 
 
 def _columns(store: ArtifactStore, training: Manifest | None) -> tuple[pa.Schema | None, list[str]]:
-    """Return the columns and the keys of the training set; none if its files cannot be read."""
+    """Return the columns and the keys of the training set; ``None`` and no keys if its files cannot be read."""
     from airflow_mlops.data.datasets import Dataset
 
     try:
@@ -120,10 +128,11 @@ def _columns(store: ArtifactStore, training: Manifest | None) -> tuple[pa.Schema
 
 
 class Versions:
-    """The loaded versions. A new champion replaces the previous one in one step, between two requests.
+    """The loaded versions. A new champion replaces the previous champion in one step, between two requests.
 
-    ``share`` is the share of the requests that the version answers as a canary, according to MLflow; ``None`` if MLflow
-    records no share.
+    :ivar share: share of the requests that the version answers as a canary, according to MLflow; ``None`` if MLflow
+        records no share
+    :ivar changed: time of the last change, in seconds since 1970; 0 before the first change
     """
 
     def __init__(self) -> None:
@@ -149,7 +158,7 @@ class Versions:
         self.changed = time.time()
 
     def clear(self) -> None:
-        """Forget all versions."""
+        """Unload all versions."""
         self._loaded = []
         self.changed = time.time()
 

@@ -1,7 +1,7 @@
-"""Decide whether a canary does so much worse than the champion that it must not answer any more requests.
+"""Decide whether a canary is so much worse than the champion that it must not answer further requests.
 
-The last answers of both versions are compared. The limits are wide, because the comparison is repeated with every request: a canary that
-is no worse should stay.
+The last answers of both versions are compared. The limits are wide, because the comparison is repeated with every
+request, and a canary that is no worse must not be withdrawn by chance.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-# Number of the last answers of a version that count.
+# Number of the last answers of a version that are compared.
 _KEPT = 1_000
-# Failures: smallest number of failures of the canary; summand and factor of the limit for its share of failures, see
+# Failures: smallest number of failures of the canary; constant and factor of the limit for its share of failures, see
 # `worse`.
 _FAILURES, _FAILED, _TIMES_FAILED = 10, 0.01, 3.0
-# Latency: smallest number of answers of each version; by what factor and by how many milliseconds the canary must be
+# Latency: smallest number of answers of each version; factor and number of milliseconds by which the canary must be
 # slower; number of answers of the canary between two comparisons.
 _ANSWERS, _TIMES_SLOWER, _SLOWER_MS, _EVERY = 200, 2.0, 5.0, 50
 
@@ -57,13 +57,15 @@ class Record:
 
 
 def worse(canary: Record, champion: Record) -> str | None:
-    """Return why the canary is worse than the champion after its last answer, as a clause; ``None`` if it is not.
+    """Return why the canary is worse than the champion, as a clause; ``None`` if it is not worse.
 
-    It is worse in one of two cases:
+    Call after each of its answers. The canary is worse in one of two cases:
 
-    - It failed at least 10 of its last 1,000 requests, and their share is greater than 1% plus three times that of the champion.
-    - Both have answered at least 200 requests, and the median time of its last 1,000 is more than twice that of the champion, and
-      more than 5 ms longer.
+    - It failed at least 10 of its last 1,000 requests, and its share of failures is greater than 1% plus three times
+      the share of the champion.
+    - Both have answered at least 200 requests, and its median time over the last 1,000 answers, without failures, is
+      more than twice the champion's and more than 5 ms longer. This case is checked after every 50th answer of the
+      canary.
     """
     if canary.failures >= _FAILURES and canary.failed > _FAILED + _TIMES_FAILED * champion.failed:
         return (

@@ -1,8 +1,8 @@
 """Write the log of predictions, in a separate process: ``python -m airflow_mlops.serving.write``.
 
-In the process of the server, the work would delay answers. The process gets the settings as JSON in the first line of
-standard input, and then the answers (:mod:`airflow_mlops.serving.writing`). It reports the state of the log every
-second as JSON, one object in a line. It ends when standard input is closed, after it has written and uploaded the
+In the process of the server, writing the log would delay answers. The process reads the settings as JSON from the first
+line of standard input, and then the answers (:mod:`airflow_mlops.serving.writing`). It reports the state of the log
+every second as JSON, one object in a line. It ends when standard input is closed, after it has written and uploaded the
 answers that it has received; a signal that ends the server does not end it.
 """
 
@@ -50,8 +50,8 @@ _REPORT_SECONDS = 1.0
 class Packed(NamedTuple):
     """An answer as bytes, without its version.
 
-    :param head: everything but columns of Arrow, as JSON
-    :param body: columns that are only logged, as a batch of Arrow; empty if the request has none
+    :param head: all fields except the columns that are only logged, as JSON
+    :param body: columns that are only logged, as an Arrow record batch; empty if the request has none
     """
 
     head: bytes
@@ -60,7 +60,7 @@ class Packed(NamedTuple):
     def numbered(self, version: int) -> bytes:
         """Return the answer as bytes for a message that also lists the model versions of its answers.
 
-        :param version: position, in this list, of the version that gave the answer
+        :param version: index in this list of the version that has answered
         """
         return b"".join((_ANSWER.pack(version, len(self.head), len(self.body)), self.head, self.body))
 
@@ -68,12 +68,14 @@ class Packed(NamedTuple):
 def packed(answer: Answer, apart: Apart | None) -> Packed:
     """Return an answer as bytes.
 
+    :param answer: the answer
     :param apart: kind of the predictions, if they are stored separately from those of the champion
     :raises ValueError: a text cannot be encoded
     """
     rows, found = answer.rows, answer.found
     carried = rows.carried
-    # The predictions are sent as Python values, and not as Arrow data, because that takes a tenth of the time for a few rows.
+    # The predictions are sent as Python values, and not as Arrow data, because that takes a tenth of the time for a few
+    # rows.
     head = to_json(
         (
             apart, answer.request_id, answer.at, answer.latency_ms, rows.count, rows.features, list(carried),
@@ -88,13 +90,17 @@ def packed(answer: Answer, apart: Apart | None) -> Packed:
 
 
 def message(versions: Sequence[Served], numbered: Sequence[bytes]) -> bytes:
-    """Return a message with answers, and the versions that gave them."""
+    """Return a message with answers and the versions that have answered.
+
+    :param versions: the versions
+    :param numbered: the answers as bytes, see :meth:`Packed.numbered`
+    """
     head = json.dumps([_description(served) for served in versions]).encode()
     return b"".join((_MESSAGE.pack(len(head), sum(map(len, numbered))), head, *numbered))
 
 
 def answers(source: BinaryIO) -> Iterator[tuple[Apart | None, Answer]]:
-    """Read the answers of messages until the end. Of the last message, answers that are not complete are left out."""
+    """Read the answers of messages until the end of the input. In the last message, incomplete answers are left out."""
     while len(sizes := source.read(_MESSAGE.size)) == _MESSAGE.size:
         head_size, body_size = _MESSAGE.unpack(sizes)
         head, body = source.read(head_size), source.read(body_size)
@@ -127,7 +133,7 @@ def _answers(body: bytes, versions: Sequence[Served]) -> Iterator[tuple[Apart | 
 
 
 def _description(served: Served) -> str:
-    """Return as JSON what the log needs to know of a version."""
+    """Return as JSON the facts about a version that the log needs."""
     carried = pa.schema(list(served.columns.carried.items()))
     return json.dumps(
         {
@@ -161,7 +167,7 @@ def _version(description: str) -> Served:
 
 
 def main() -> None:
-    """Log answers until standard input is closed, which is when the server ends."""
+    """Log answers until standard input is closed, which happens when the server ends."""
     without_pandas()
     # Arrow's own allocator keeps the memory of written batches, about 20 MB.
     pa.set_memory_pool(pa.system_memory_pool())
@@ -186,7 +192,7 @@ def main() -> None:
         print(json.dumps(facts), flush=True)
 
     def reports() -> None:
-        # The server may have been killed. What it has sent is logged all the same.
+        # The server may have been killed. The answers that it has sent are logged nevertheless.
         try:
             while not ended.wait(_REPORT_SECONDS):
                 report()

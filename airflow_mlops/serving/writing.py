@@ -1,7 +1,7 @@
 """Send the answers to the process that writes the log of predictions.
 
-The process (:mod:`airflow_mlops.serving.write`) gets the collected answers every 0.1 seconds. Answers wait in a buffer
-of limited size until the process takes them. If the buffer is full, further answers are counted as not logged.
+The collected answers are sent to the process (:mod:`airflow_mlops.serving.write`) every 0.1 seconds. Answers wait in a
+buffer of limited size until the process takes them. If the buffer is full, further answers are counted as not logged.
 
 All of this happens in the event loop. A thread would delay answers, because only one thread at a time runs Python code.
 """
@@ -39,8 +39,8 @@ _RESTART_SECONDS, _STOP_SECONDS = 2.0, 20.0
 class _Batch:
     """Answers that wait to be sent in one message.
 
-    The keys of ``versions`` are the ``id()`` of each version that gave an answer. The values are its index in the
-    message, and the version.
+    The keys of ``versions`` are the ``id()`` of each version that has answered. The values are pairs of its index in
+    the message and the version.
     """
 
     versions: dict[int, tuple[int, Served]] = field(default_factory=dict)
@@ -50,11 +50,13 @@ class _Batch:
 
 
 class Writing:
-    """Starts the process that writes the log, and sends answers to it until :meth:`stop`. All calls must come from the event loop.
+    """Starts the process that writes the log, and sends answers to it until :meth:`stop`. All calls must come from the
+    event loop.
 
     :param spec: settings of the server
+    :param metrics: the metrics of the server
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
-    :raises SpecError: the connection ``hash_conn_id`` has no password, or one that is too short
+    :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short
     """
 
     def __init__(self, spec: ServeSpec, metrics: Metrics) -> None:
@@ -64,8 +66,8 @@ class Writing:
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
-        # Numbers of rows that were sent to the running process, that it has written or counted as not logged, and that
-        # it has counted as not logged.
+        # Numbers of rows: sent to the running process; written or counted as not logged by this process; counted as not
+        # logged by this process.
         self._sent, self._settled, self._dropped = 0, 0, 0.0
 
     async def start(self) -> None:
@@ -74,12 +76,12 @@ class Writing:
         self._task = asyncio.create_task(self._run(self._process))
 
     async def stop(self) -> None:
-        """Send the answers that wait, and end the process after it has written and uploaded its log."""
+        """Send the waiting answers, and end the process after it has written and uploaded its log."""
         self._stopped.set()
         try:
             await asyncio.wait_for(self._end(), _STOP_SECONDS)
         except asyncio.TimeoutError:
-            # What is in the spool is uploaded by the next server.
+            # The next server uploads the files in the spool.
             if self._process is not None:
                 self._process.kill()
         if self._task is not None:
@@ -90,8 +92,9 @@ class Writing:
             )
 
     async def add(self, answer: Answer, apart: Apart | None = None) -> None:
-        """Log an answer, if its request is in the sample.
+        """Log an answer, if its request is in the sample. If the buffer is full, its rows are counted as not logged.
 
+        :param answer: the answer
         :param apart: kind of the predictions, if they are stored separately from those of the champion
         """
         if not in_sample(answer.request_id, self._spec.sample):
@@ -144,7 +147,7 @@ class Writing:
         return process
 
     async def _run(self, process: Process) -> None:
-        """Read the reports of the process, and start another when it ends."""
+        """Read the reports of the process, and start another process when it ends."""
         while True:
             assert process.stdout is not None
             async for line in process.stdout:

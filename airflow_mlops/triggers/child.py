@@ -21,9 +21,11 @@ async def ask(
     contains ``result``, or ``error``, the name of a class in :mod:`airflow_mlops.core.errors`, and ``message``. The
     process is killed if the calling coroutine is cancelled.
 
-    :param question: the question, to be sent as JSON
+    :param module: name of the module
+    :param question: the question, a value that can be converted to JSON
     :param what: the start of the error message if the process fails, such as ``The registry cannot be read``
-    :param environment: further environment variables. Other users can read a process's arguments, but not its environment
+    :param environment: further environment variables, for secrets: other users can read the arguments of a process, but
+        not its environment
     :raises ComputeError: the process failed
     :raises MLOpsError: the error that the module names
     """

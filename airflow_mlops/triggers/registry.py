@@ -1,4 +1,4 @@
-"""``RegistryTrigger``, an Airflow trigger that fires when the champion was changed in MLflow."""
+"""``RegistryTrigger``, an Airflow trigger that fires when the champion has been changed in MLflow."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from airflow_mlops.core.connections import ConnectionInfo
     from airflow_mlops.registry.ledger import Entry, Ledger
 
-# Airflow fetches the events of an Airflow trigger about once a second. Events count as delivered after these seconds.
+# Airflow fetches the events of an Airflow trigger about once a second. An event counts as delivered after this number
+# of seconds.
 _DELIVERY = 5.0
 # Maximum number of seconds between two checks while MLflow does not answer, unless ``poke_interval`` is longer.
 _LONGEST_PAUSE = 600.0
@@ -30,22 +31,24 @@ _STEP = "airflow_mlops.stages.outside_moves.step"
 
 
 class RegistryTrigger(BaseEventTrigger):
-    """An Airflow trigger for an ``AssetWatcher`` that fires an event when the champion of a model was changed in MLflow.
+    """An Airflow trigger for an ``AssetWatcher`` that fires an event when the champion of a model has been changed in
+    MLflow.
 
     If a person moves or deletes the alias ``champion`` in MLflow, the Airflow trigger writes an entry ``moved_outside``
-    to the ledger, and fires one event. Promotions and rollbacks of this package are in the ledger already, and fire no
-    event. Changes that another watcher, or a webhook, has recorded fire no event here either. If the alias changes
-    several times between two checks, only the last change is noticed, and none if the alias is back at the version
-    where it was.
+    to the ledger, and fires one event. Promotions and rollbacks of this package are already in the ledger and fire no
+    event. Changes that another watcher or a webhook has recorded fire no event of this trigger either. If the alias
+    changes several times between two checks, only the last change is noticed, and no change is noticed if the alias
+    names the same version as before.
 
     The entries with an event are recorded in the asset state store. A restarted triggerer fires no second event for an
-    entry. An event is fired again only if the triggerer stops while the event is delivered, which takes a few seconds.
+    entry. An event is fired again only if the triggerer stops during the delivery of the event, which takes a few
+    seconds.
 
-    Airflow 3.3 stops watching an asset when it parses a DAG file that defines the asset without its watcher. Other files
-    name the asset with ``Asset.ref``.
+    Airflow 3.3 stops watching an asset when it parses a DAG file that defines the asset without its watcher. Use
+    ``Asset.ref`` to refer to the asset in other DAG files.
 
-    The payload of the event has the fields ``model``, ``version``, ``run_id``, ``replaced``, ``reason`` and ``ledger_url``.
-    ``version`` is null if the alias was deleted.
+    The payload of the event has the fields ``model``, ``version``, ``run_id``, ``replaced``, ``reason`` and
+    ``ledger_url``. ``version`` is null if the alias was deleted.
 
     :param model: name of the registered model
     :param mlflow_conn_id: id of the Airflow connection to MLflow
@@ -99,12 +102,14 @@ class RegistryTrigger(BaseEventTrigger):
                     await asyncio.sleep(_DELIVERY)
                     fired = moves[-1].seq
                     await self._save(fired)
-            # The exponent is bounded, because MLflow may be away for days.
+            # The exponent is bounded, because MLflow may be unavailable for days.
             pause = self.poke_interval * 2 ** min(failures, 20)
             await asyncio.sleep(min(pause, max(self.poke_interval, _LONGEST_PAUSE)))
 
     async def _look(self) -> list[Entry]:
-        """Look at the champion, record a change from outside, and return the changes that this trigger has recorded."""
+        """Compare the champion with the ledger, record a change made outside, and return the changes that this trigger
+        has recorded.
+        """
         from asgiref.sync import sync_to_async
 
         found = await sync_to_async(airflow_connection)(self.mlflow_conn_id)
@@ -127,7 +132,7 @@ class RegistryTrigger(BaseEventTrigger):
 
         address = server_address(found)
         if address is None:
-            # Only MLflow's client reads a registry without a server.
+            # A registry without a server can be read only by MLflow's client.
             return True
         try:
             now = champion_version(address, found, self.model)
@@ -156,7 +161,10 @@ class RegistryTrigger(BaseEventTrigger):
 
     @property
     def _prefix(self) -> str:
-        """The start of the ids of the entries of this trigger. Each observer fires the events of its own entries."""
+        """Return the start of the ids of the ledger entries of this trigger.
+
+        Each observer fires events for its own entries only.
+        """
         return f"registry/{self.model}/{self._identity}/"
 
     @property
@@ -166,7 +174,7 @@ class RegistryTrigger(BaseEventTrigger):
     async def _first(self) -> int:
         """Return the number of the last ledger entry for which an event was fired.
 
-        When the trigger starts for the first time, this is the last entry that it has recorded, or 0.
+        When the trigger starts for the first time, this is the number of the last entry that it has recorded, or 0.
         """
         if self.asset_state_store is not None:
             try:

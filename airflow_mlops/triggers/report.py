@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Airflow fetches the events of an Airflow trigger about once a second. Events count as delivered after these seconds.
+# Airflow fetches the events of an Airflow trigger about once a second. An event counts as delivered after this number
+# of seconds.
 _DELIVERY = 5.0
-# A check by MonitorOperator is assumed to take less time than this from its start to its report.
+# The assumed maximum time from the start of a check by MonitorOperator to its report.
 _HORIZON = timedelta(days=7)
 
 
@@ -35,8 +36,8 @@ class MonitorReportTrigger(BaseEventTrigger):
     A report is new if its window had no report before, or if the window was checked again. Reports that exist when the
     Airflow trigger starts for the first time are not new. The reports for which an event was fired are recorded in the
     asset state store. A restarted triggerer therefore fires events for the reports that were written while it was
-    stopped, and no second event for a report. An event is fired again only if the triggerer stops while the event is
-    delivered, which takes a few seconds.
+    stopped, and no second event for a report. An event is fired again only if the triggerer stops during the delivery
+    of the event, which takes a few seconds.
 
     The payload of the event has the fields ``model``, ``window``, ``decision``, ``headline``, ``reason``, ``created``
     and ``report_url``.
@@ -100,9 +101,7 @@ class MonitorReportTrigger(BaseEventTrigger):
         return f"mlops.reports.{fingerprint([self.model, self.decisions, self.store])[:16]}"
 
     async def _load_fired(self) -> dict[str, str] | None:
-        """Return the creation times of the reports for which an event was fired, by report key; ``None`` at the first
-        start.
-        """
+        """Return the creation times of the reports with a fired event, by report key; ``None`` at the first start."""
         if self.asset_state_store is not None:
             try:
                 return await self.asset_state_store.aget(self._state_key)  # type: ignore[return-value]
@@ -163,7 +162,7 @@ class _Reports:
 
 
 def _is_new(key: str, report: ReportSummary, fired: dict[str, str]) -> bool:
-    # A report that is older than every recorded one has been fired and removed from the record.
+    # A report that is older than all recorded reports was fired earlier and removed from the record.
     return fired.get(key) != report.created.isoformat() and report.created >= _oldest(fired)
 
 
@@ -174,7 +173,7 @@ def _recent(fired: dict[str, str]) -> dict[str, str]:
 
 def _oldest(fired: dict[str, str]) -> datetime:
     newest = max(map(parse, fired.values()), default=None)
-    # A report that is dated in the future, by a wrong clock, must not make all others old until its day has come.
+    # A report with a time in the future, caused by a wrong clock, must not make all other reports old until that time.
     return min(newest, datetime.now(timezone.utc)) - _HORIZON if newest else datetime.min.replace(tzinfo=timezone.utc)
 
 

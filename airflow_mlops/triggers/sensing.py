@@ -79,6 +79,9 @@ class FeatureFreshnessTrigger(SensingTrigger):
 
     Each check runs in a separate process, because importing Feast in the triggerer would block other Airflow triggers
     for seconds and occupy memory permanently.
+
+    :param spec: the spec of the sensor as JSON
+    :param poke_interval: seconds between two checks
     """
 
     async def check(self) -> dict[str, Any] | None:

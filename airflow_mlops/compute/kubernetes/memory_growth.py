@@ -1,6 +1,6 @@
 """Let the next try of a task request more memory after a pod was OOMKilled.
 
-Airflow's task state store keeps the factor by which the memory of the pod is multiplied.
+The factor by which the memory of the pod is multiplied is kept in Airflow's task state store.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ def grow_on_oom(error: MLOpsError, factor: float, context: Context) -> MLOpsErro
 
     :param error: the error of the pod
     :param factor: the parameter ``grow_memory`` of the pod; 1 means that the memory does not grow
+    :param context: Airflow's context of the task
     :return: the error with which the task fails. The error is retryable if the next try requests more memory
     """
     if not isinstance(error, MemoryLimitError) or factor <= 1:

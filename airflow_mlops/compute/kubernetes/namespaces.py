@@ -1,4 +1,4 @@
-"""The namespace of Kubernetes objects for which the user names none."""
+"""Find the namespace of Kubernetes objects if the user has not set one."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def namespace_for(given: str | None, hook: KubernetesHook) -> str:
-    """Return ``given``, or else the namespace of the Airflow connection, or else the namespace in which Airflow runs."""
+    """Return the namespace to use: the first of these that is set.
+
+    The candidates are ``given``, the namespace of the Airflow connection, the namespace in which Airflow runs, and
+    ``default``.
+
+    :param given: the namespace that the user has set; ``None`` if none is set
+    :param hook: hook of the Airflow connection to the cluster
+    """
     own = _OWN_NAMESPACE.read_text() if _OWN_NAMESPACE.exists() else None
     return given or hook.get_namespace() or own or "default"

@@ -42,7 +42,11 @@ class StepPodOperator(KubernetesPodOperator):
 
     @classmethod
     def for_step(cls, pod: Pod, call: StepCall, context: Context) -> StepPodOperator:
-        """Create the operator that runs ``call`` in ``pod`` for the task of ``context``.
+        """Create the operator that runs a step in a pod.
+
+        :param pod: description of the pod
+        :param call: the call of the step
+        :param context: Airflow's context of the task
 
         :raises SpecError: the pod template cannot be read, or the pod has fields that Kubernetes does not know
         """
@@ -103,7 +107,11 @@ class StepPodOperator(KubernetesPodOperator):
         return StepPodManager(kube_client=self.client, callbacks=self.callbacks)
 
     def failure(self, error: Exception, context: Context) -> MLOpsError:
-        """Return the error that the task fails with after :meth:`watch` has raised ``error``."""
+        """Return the error with which the task fails after :meth:`watch` has raised ``error``.
+
+        :param error: the exception
+        :param context: Airflow's context of the task
+        """
         if isinstance(error, MLOpsError):
             return error
         if isinstance(error, ApiException) and self._last_seen is None:
@@ -115,7 +123,8 @@ class StepPodOperator(KubernetesPodOperator):
         try:
             return super().get_or_create_pod(pod_request_obj, context)
         except ApiException as error:
-            # Status 409 means that the pod exists. The response to a first request was lost, and the request was repeated.
+            # Status 409 means that the pod exists, because the response to a first request was lost and the request was
+            # repeated.
             if error.status != 409:
                 raise
             metadata = pod_request_obj.metadata
@@ -135,8 +144,8 @@ class StepPodOperator(KubernetesPodOperator):
         self._look_at(pod)
         pending = self._last_seen is not None and self._last_seen["status"].get("phase") == "Pending"
         if pending and self.on_finish_action != "keep_pod":
-            # Nothing runs in the pod, so it needs no time to end. With a grace period, the kubelet would keep the pod as
-            # long as it tries to pull the image.
+            # Nothing runs in the pod, so it needs no time to end. With a grace period, the kubelet would keep the pod
+            # while it tries to pull the image.
             with suppress(ApiException):
                 self.client.delete_namespaced_pod(pod.metadata.name, pod.metadata.namespace, grace_period_seconds=0)
                 return True

@@ -1,4 +1,4 @@
-"""Waits a while before a pod that cannot start is an error, because a missing Secret or image may still arrive."""
+"""Delay the error for a pod that cannot start, because a missing Secret or image may still be created."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ class Patience:
         self._since: float | None = None
 
     def exhausted(self, error: MLOpsError | None, now: float) -> MLOpsError | None:
-        """Return ``error`` if each call during the last ``seconds`` (a parameter of the class) had an error, otherwise
-        ``None``.
+        """Return the error if every call has had an error for at least the given time; otherwise return ``None``.
 
         :param error: the current error; ``None`` if there is none
         :param now: the current time, in seconds since 1970

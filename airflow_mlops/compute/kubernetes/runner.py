@@ -58,7 +58,8 @@ class KubernetesRunner(Runner[Pod]):
         except TaskDeferred:
             raise
         except Exception as error:
-            # If the result is stored, the step succeeded. Only the pod, its log or the connection to the cluster was lost.
+            # If the result is stored, the step succeeded. Only the pod, its log or the connection to the cluster was
+            # lost.
             result = read_result(store, call.key)
             if result is None:
                 raise workload.failure(error, context) from error

@@ -45,8 +45,12 @@ def task_name(call: StepCall) -> str:
 def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) -> Json:
     """Return the manifest of the pod that runs the step of ``call``. The pod reads the call from the artifact store.
 
+    :param pod: description of the pod
     :param template: content of the pod template; empty without a template
-    :raises SpecError: the pod has a field that Kubernetes does not know, or a field that contains a URL with credentials
+    :param call: the call of the step
+    :param context: Airflow's context of the task
+    :raises SpecError: the pod has a field that Kubernetes does not know, or a field that contains a URL with
+        credentials
     """
     manifest = multiply_memory(pod.manifest(template), memory_factor(context))
     env = [

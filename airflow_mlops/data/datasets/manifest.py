@@ -56,8 +56,8 @@ class Manifest(Model):
 
     ``id`` is a hash of ``name``, ``window``, ``columns``, ``parents``, ``details`` and, for each file, ``part``,
     ``rows`` and ``content``, see :meth:`identity`. It does not depend on the version of Arrow that wrote the files. In
-    format 1, ``sha256`` was hashed instead of ``content``. The fields ``owner``, ``description``, ``source``, ``provenance``, ``created`` and
-    ``time_column`` do not affect ``id``.
+    format 1, ``sha256`` was hashed instead of ``content``. The fields ``owner``, ``description``, ``source``,
+    ``provenance``, ``created`` and ``time_column`` do not affect ``id``.
 
     :param format: version of the manifest's format
     :param window: time window of the rows; ``None`` for a snapshot

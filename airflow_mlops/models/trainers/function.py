@@ -18,8 +18,8 @@ def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingR
     :param data: features and labels of the rows to train on
     :param seed: seed that is passed to the function
     :param run: not used
-    :raises SpecError: the function does not exist, or does not have the signature ``(X, y, *, params, seed)`` or, if the
-        rows have weights, ``(X, y, *, params, seed, sample_weight)``
+    :raises SpecError: the function does not exist, or does not have the signature ``(X, y, *, params, seed)`` or, if
+        the rows have weights, ``(X, y, *, params, seed, sample_weight)``
     :raises TrainingError: the function raises an exception, or does not return a fitted estimator
     """
     function = imports.load(spec.function, "function")

@@ -1,1 +1,1 @@
-"""Everything that knows the Kubernetes objects of an online endpoint: manifests, rollout, verification."""
+"""The Kubernetes objects of an online endpoint: manifests, rollout and verification."""

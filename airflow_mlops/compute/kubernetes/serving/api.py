@@ -1,4 +1,5 @@
-"""Requests to the Kubernetes API about the objects of one endpoint. Importing this module imports the Kubernetes client.
+"""Requests to the Kubernetes API about the objects of one endpoint. Importing this module imports the Kubernetes
+client.
 
 Requests that fail temporarily (429, 5xx, lost connections) are repeated up to ``[workers] api_retries`` times.
 """
@@ -38,8 +39,8 @@ class EndpointApi:
     """Sends requests about the objects of one endpoint to the Kubernetes API.
 
     :param name: name of the objects
-    :param namespace: namespace of the objects; by default the namespace of the Airflow connection, or else the namespace in
-        which Airflow runs
+    :param namespace: namespace of the objects; by default the namespace of the Airflow connection, or else the
+        namespace in which Airflow runs
     :param conn_id: id of the Airflow connection to the cluster
     """
 
@@ -55,19 +56,20 @@ class EndpointApi:
         return {group["name"]: [item["version"] for item in group["versions"]] for group in groups}
 
     def get(self, manifest: Json) -> Json | None:
-        """Read the object that a manifest describes. Return ``None`` if it does not exist."""
+        """Read the object that a manifest describes; return ``None`` if the object does not exist."""
         return self._unless_absent("GET", _path(manifest))
 
     def apply(self, manifest: Json) -> Json:
-        """Create or change an object by server-side apply. If another manager owns a field that this package sets, this
-        package takes the field over.
+        """Create or change an object by server-side apply, and return it.
+
+        If another manager owns a field that this package sets, this package takes the field over.
         """
         query = [("fieldManager", MANAGER), ("force", "true")]
         headers = {"Content-Type": "application/apply-patch+yaml"}
         return self._request("PATCH", _path(manifest), query, headers, manifest)
 
     def delete(self, manifest: Json) -> None:
-        """Delete an object, and its pods before it. Nothing is done if it does not exist."""
+        """Delete an object after its pods. If the object does not exist, nothing is done."""
         self._unless_absent("DELETE", _path(manifest), [("propagationPolicy", "Foreground")])
 
     def pods(self, template: str | None = None) -> list[Json]:
@@ -113,7 +115,7 @@ class EndpointApi:
         body: Json | None = None,
     ) -> Json:
         client: ApiClient = self._hook.api_client
-        # The arguments that say how an answer is parsed differ between the releases of the client.
+        # The arguments that determine how a response is parsed differ between the releases of the client.
         response = client.call_api(
             path,
             method,

@@ -27,6 +27,7 @@ _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def verify(pods: Sequence[Json], ref: ModelVersionRef, check: Check, token: str | None, *, follows: bool) -> None:
     """Check that each pod serves the expected version, and computes the expected scores.
 
+    :param pods: the pods of the endpoint
     :param ref: the expected version
     :param check: rows, and the scores that the version must compute for them. A relative or absolute difference of 1e-6
         is accepted
@@ -35,12 +36,13 @@ def verify(pods: Sequence[Json], ref: ModelVersionRef, check: Check, token: str 
     :raises DeploymentError: a pod cannot be reached, or gives another answer
     """
     for pod in pods:
-        # The first version is the one that answers requests without a version, apart from those that a canary answers.
+        # The first version is the version that answers requests without a version, apart from requests that a canary
+        # answers.
         versions = _ask(pod, ref, "", None, token).get("versions") or ["?"]
         if versions[0] != str(ref.version):
             why = ", so the champion has changed meanwhile: clear the task" if follows else ""
             raise _final(f"{_name(pod)} answers with v{versions[0]} instead of v{ref.version}{why}.")
-        # These rows come from no client, so they must not be in the log that monitoring reads.
+        # These rows come from no client, so they must not be logged for monitoring.
         body = {"id": "airflow-mlops-check", "rows": check.rows, "log": False}
         found = _ask(pod, ref, f"/versions/{ref.version}/predict", body, token)
         scores = [item.get("score") for item in found.get("predictions", [])]

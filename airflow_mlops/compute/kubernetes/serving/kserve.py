@@ -9,9 +9,9 @@ from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.serving.manifests import api_version, object_metadata, pod_template
 
 KIND, GROUP = "InferenceService", "serving.kserve.io"
-# KServe recognises the container that answers by this name.
+# KServe recognises the container that answers requests by this name.
 _CONTAINER = "kserve-container"
-# Knative, which runs the pods in KServe's serverless mode, refuses these fields, or sets them itself.
+# Knative, which runs the pods in KServe's serverless mode, refuses these fields or sets them itself.
 _NOT_OF_POD = ("restartPolicy", "terminationGracePeriodSeconds")
 _NOT_OF_CONTAINER = ("lifecycle", "startupProbe")
 # Seconds before the first liveness check. Elsewhere, the startup probe gives the server time to start.
@@ -28,6 +28,8 @@ def inference_service(
 ) -> Json:
     """Return an InferenceService.
 
+    :param name: name of the InferenceService
+    :param namespace: its namespace
     :param pod: manifest of a server's pod, with the container of the server first
     :param replicas: smallest and largest number of pods
     :param canary: share of the requests, in percent, that the new revision gets; ``None`` for all
@@ -48,7 +50,7 @@ def inference_service(
     for field in _NOT_OF_CONTAINER:
         main.pop(field, None)
     main["livenessProbe"] = {"initialDelaySeconds": _START, **main["livenessProbe"]}
-    # The name of a port says which protocol Knative speaks.
+    # Knative derives the protocol from the name of the port.
     main["ports"] = [{**port, "name": "http1"} for port in main["ports"][:1]]
     predictor: Json = {"minReplicas": replicas[0], "maxReplicas": replicas[1], **spec}
     if canary is not None:

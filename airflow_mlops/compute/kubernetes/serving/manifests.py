@@ -21,16 +21,18 @@ INSTANCE, MANAGED_BY, MANAGER = "app.kubernetes.io/instance", "app.kubernetes.io
 # The pods that were made from one manifest have the same value of this label.
 TEMPLATE = "airflow-mlops/template"
 _SPOOL = "/var/spool/airflow-mlops"
-# Words of a command before the arguments: python -m airflow_mlops.serving.
+# Number of words of a command before the arguments: python -m airflow_mlops.serving.
 _INTERPRETER = 3
-# _DRAIN: seconds for which a pod still answers after Kubernetes has decided to end it, because Services still send it
-# requests. _GRACE: seconds until the pod is killed, in which it answers these requests and uploads its spool.
+# _DRAIN: seconds for which a pod still answers after Kubernetes has decided to end it, because Services still send
+# requests to the pod. _GRACE: seconds until the pod is killed, in which it answers these requests and uploads its
+# spool.
 _DRAIN, _GRACE = 5, 60
 
 
 def command(spec: DeploySpec, store: str) -> list[str]:
     """Return the command that starts the server in a container.
 
+    :param spec: the settings of the server
     :param store: URL of the artifact store
     :raises SpecError: the settings of the server contradict each other
     """
@@ -57,6 +59,7 @@ def command(spec: DeploySpec, store: str) -> list[str]:
 def server_pod(pod: Pod, template: Json, words: Sequence[str]) -> Json:
     """Return the manifest of a server's pod. The pod template overrides the probes and other defaults.
 
+    :param pod: description of the pod
     :param template: content of ``Pod(pod_template_file=...)``; empty without a template
     :param words: command of the server
     """
@@ -73,7 +76,7 @@ def server_pod(pod: Pod, template: Json, words: Sequence[str]) -> Json:
     }
     grace = max(_GRACE, pod.termination_grace)
     spec: Json = {"terminationGracePeriodSeconds": grace, "containers": [container]}
-    # The spool outlives a restart of the container, but not the pod, which uploads it when it ends.
+    # The spool survives a restart of the container, but is deleted with the pod, which uploads the spool when it ends.
     spec["volumes"] = [{"name": "spool", "emptyDir": {}}]
     built = pod.manifest(merge({"spec": spec}, template))
     built["spec"]["restartPolicy"] = "Always"
@@ -90,6 +93,10 @@ def _probe(path: str, **times: int) -> Json:
 def deployment(name: str, namespace: str, pod: Json, replicas: int, limit: int) -> Json:
     """Return a Deployment that replaces its pods one by one, each after the new pod is ready.
 
+    :param name: name of the Deployment
+    :param namespace: its namespace
+    :param pod: manifest of a server's pod
+    :param replicas: number of pods
     :param limit: seconds within which the pods must be ready
     """
     return {
@@ -108,7 +115,11 @@ def deployment(name: str, namespace: str, pod: Json, replicas: int, limit: int) 
 
 
 def pod_template(name: str, pod: Json) -> Json:
-    """Return the template of the pods of an object, with the labels by which they are found."""
+    """Return the template of the pods of an object, with the labels by which the pods are found.
+
+    :param name: name of the object
+    :param pod: manifest of a server's pod
+    """
     metadata = {key: value for key, value in pod.get("metadata", {}).items() if key in ("labels", "annotations")}
     made = {"metadata": metadata, "spec": deepcopy(pod["spec"])}
     labels = {**metadata.get("labels", {}), INSTANCE: name, MANAGED_BY: MANAGER, TEMPLATE: fingerprint([made])[:16]}
@@ -123,7 +134,12 @@ def service(name: str, namespace: str) -> Json:
 
 
 def disruption_budget(name: str, namespace: str, served: Mapping[str, Sequence[str]]) -> Json:
-    """Return a PodDisruptionBudget, so that draining nodes ends one pod at a time."""
+    """Return a PodDisruptionBudget, so that a drain of nodes ends only one pod at a time.
+
+    :param name: name of the object
+    :param namespace: its namespace
+    :param served: versions of each API group that the cluster serves
+    """
     spec = {"maxUnavailable": 1, "selector": {"matchLabels": {INSTANCE: name}}}
     version = api_version("policy", ("v1", "v1beta1"), served)
     return {"apiVersion": version, "kind": "PodDisruptionBudget", **object_metadata(name, namespace), "spec": spec}
@@ -134,8 +150,11 @@ def autoscaler(
 ) -> Json:
     """Return a HorizontalPodAutoscaler.
 
+    :param name: name of the object, and of the Deployment that is scaled
+    :param namespace: its namespace
     :param limits: smallest and largest number of pods
-    :param cpu: use of CPUs at which pods are added, in percent of the request
+    :param cpu: CPU use above which pods are added, in percent of the CPU request
+    :param served: versions of each API group that the cluster serves
     """
     version = api_version("autoscaling", ("v2", "v1"), served)
     spec: Json = {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}}
@@ -151,7 +170,10 @@ def autoscaler(
 def api_version(group: str, known: Sequence[str], served: Mapping[str, Sequence[str]], hint: str = "") -> str:
     """Return the first of the ``known`` versions of an API group that the cluster serves, such as ``policy/v1``.
 
-    :param hint: sentence for the error
+    :param group: name of the API group
+    :param known: the versions, the preferred version first
+    :param served: versions of each API group that the cluster serves
+    :param hint: last sentence of the error message
     :raises ComputeError: the cluster serves none of them
     """
     for version in known:
@@ -167,6 +189,7 @@ def api_version(group: str, known: Sequence[str], served: Mapping[str, Sequence[
 def with_replicas(manifest: Json, live: Json | None, scaled: Json | None) -> Json:
     """Return the Deployment to apply. With an autoscaler, the current number of pods is kept, within its limits.
 
+    :param manifest: manifest of the Deployment
     :param live: the Deployment in the cluster; ``None`` if it does not exist
     :param scaled: manifest of the autoscaler; ``None`` if the number of pods is fixed
     """

@@ -1,8 +1,8 @@
-"""The record of what is deployed under the name of an endpoint: the last verified release, and the one being rolled
-out.
+"""The record of the releases of an endpoint: the last verified release, and the release that is being rolled out.
 
-A ConfigMap holds both, and is written before any other object is changed. So the verified release can be put back even
-if the task, its worker or Airflow is lost, and a retry does not take the unverified release for the verified one.
+A ConfigMap contains the record, and is written before any other object is changed. Therefore the verified release can
+be restored even if the task, its worker or Airflow is lost, and a retry does not mistake the unverified release for the
+verified release.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _KEY = "record"
 class Release(BaseModel):
     """The Kubernetes objects that one deployment has applied.
 
-    :param endpoint: the endpoint that the objects make
-    :param manifests: the objects, the one that runs the servers first
+    :param endpoint: the endpoint that consists of the objects
+    :param manifests: the objects; the first object runs the servers
     :param call: identifier of the task that applied them
     """
 
@@ -72,7 +72,7 @@ def to_config_map(record: Record, name: str, namespace: str) -> Json:
 def from_config_map(found: Json | None) -> Record:
     """Return the record in a ConfigMap; an empty record if there is none.
 
-    :raises SpecError: the ConfigMap was changed and is no record any more
+    :raises SpecError: the ConfigMap was changed and no longer contains a record
     """
     if found is None:
         return Record()

@@ -11,10 +11,12 @@ from airflow_mlops.registry.endpoint import Endpoint
 
 
 def find(name: str | None, model: str, namespace: str | None, conn_id: str) -> Endpoint | None:
-    """Return the endpoint of a model; ``None`` if it has none.
+    """Return the endpoint of a model; ``None`` if the model has no endpoint.
 
     :param name: name of the objects; by default derived from the name of the model
+    :param model: name of the registered model
     :param namespace: namespace of the objects; by default the namespace of the Airflow connection
+    :param conn_id: id of the Airflow connection to the cluster
     :raises SpecError: the objects of this name serve another model
     :raises ComputeError: the cluster refuses the request, or does not answer
     """
@@ -32,6 +34,8 @@ def find(name: str | None, model: str, namespace: str | None, conn_id: str) -> E
 def remove_endpoint(endpoint: Endpoint, conn_id: str) -> None:
     """Delete the objects of an endpoint, and wait until its pods have ended.
 
+    :param endpoint: the endpoint
+    :param conn_id: id of the Airflow connection to the cluster
     :raises ComputeError: the cluster refuses the request, or a pod does not end
     """
     api = EndpointApi(endpoint.name, endpoint.namespace, conn_id)

@@ -16,9 +16,12 @@ _POLL_SECONDS = 1.0
 
 
 def put_back(api: EndpointApi, call: str) -> str:
-    """Apply the last verified release again, or delete the objects if there was none. Return what was done, as a sentence.
+    """Apply the last verified release again, or delete the objects if there was none.
 
-    :param call: identifier of the task whose release is replaced. Nothing is done if another task has deployed meanwhile
+    :param api: requests about the endpoint
+    :param call: identifier of the task whose release is replaced. Nothing is done if another task has deployed in the
+        meantime
+    :return: a sentence that describes what was done
     """
     record = api.record()
     if record.trying is None or record.trying.call != call:
@@ -34,9 +37,7 @@ def put_back(api: EndpointApi, call: str) -> str:
 
 
 def remove(api: EndpointApi, record: Record) -> None:
-    """Delete all objects of an endpoint. The object that runs the servers is deleted last of all, followed only by the
-    record.
-    """
+    """Delete all objects of an endpoint and then the record. The object that runs the servers is deleted last."""
     found = {_identity(item): item for part in (record.good, record.trying) if part for item in part.manifests}
     for manifest in reversed(found.values()):
         api.delete(manifest)
@@ -44,8 +45,10 @@ def remove(api: EndpointApi, record: Record) -> None:
 
 
 def wait_until_gone(api: EndpointApi, manifest: Json, *, only_deleted: bool = False) -> None:
-    """Wait until an object and its pods do not exist any more.
+    """Wait until an object and its pods no longer exist.
 
+    :param api: requests about the endpoint
+    :param manifest: manifest of the object
     :param only_deleted: whether to wait only if the object is being deleted
     :raises ComputeError: the object still exists after three minutes
     """
@@ -61,7 +64,7 @@ def wait_until_gone(api: EndpointApi, manifest: Json, *, only_deleted: bool = Fa
 
 
 def apply_all(api: EndpointApi, made: list[Json]) -> None:
-    """Apply objects, the one that runs the servers first."""
+    """Apply objects. The first object runs the servers."""
     scaled = next((item for item in made if item["kind"] == "HorizontalPodAutoscaler"), None)
     for manifest in made:
         is_scaled = scaled is not None and manifest["kind"] == "Deployment"
@@ -69,7 +72,7 @@ def apply_all(api: EndpointApi, made: list[Json]) -> None:
 
 
 def delete_others(api: EndpointApi, old: Release | None, wanted: list[Json]) -> None:
-    """Delete the objects of a release that are not wanted any more."""
+    """Delete the objects of a release that are not among the wanted objects."""
     kept = {_identity(item) for item in wanted}
     for manifest in old.manifests if old is not None else []:
         if _identity(manifest) not in kept:

@@ -1,5 +1,6 @@
-"""Roll out a release of an endpoint, verify it, and restore the previous release on failure. Importing this module
-imports the Kubernetes client.
+"""Roll out a release of an endpoint, verify it, and restore the previous release on failure.
+
+Importing this module imports the Kubernetes client.
 """
 
 from __future__ import annotations
@@ -60,13 +61,14 @@ class Rollout:
         self._id = call_id(call)
 
     def run(self, event: dict[str, Any] | None, check: Check, token: str | None) -> Endpoint:
-        """Apply the objects, wait until the endpoint is ready, and verify it. Return the endpoint.
+        """Apply the objects, wait until the endpoint is ready, and verify it.
 
         :param event: payload of the Airflow trigger's event if the task was deferred, otherwise ``None``
-        :param check: rows, and the scores of the version for them
+        :param check: rows, and the scores of the version for these rows
         :param token: bearer token of the servers; ``None`` if they need none
-        :raises MLOpsError: the endpoint cannot be applied, does not become ready, or gives another answer. What was there
-            before is put back
+        :return: the verified endpoint
+        :raises MLOpsError: the endpoint cannot be applied, does not become ready, or answers with another version or
+            other scores. The previous release is then restored
         """
         try:
             release, since = self._apply() if event is None else self._resumed(event)
@@ -87,7 +89,7 @@ class Rollout:
         return release.endpoint
 
     def put_back(self) -> None:
-        """Restore the previous release, or remove the endpoint if there was none, because a user ended the task."""
+        """Restore the previous release, or remove the endpoint if there was none, because a user has ended the task."""
         if self._begun:
             self._log.info("%s", put_back(self._api, self._id))
 
@@ -97,7 +99,7 @@ class Rollout:
         made = self._target.manifests(name, namespace, self._pod, api.served())
         record = api.record()
         self._check_record(record)
-        # An endpoint that was just removed has pods that still answer.
+        # If an endpoint was just removed, its pods still answer.
         wait_until_gone(api, made[0], only_deleted=True)
         live = [api.get(manifest) for manifest in made]
         for manifest, found in zip(made, live, strict=True):
@@ -122,7 +124,7 @@ class Rollout:
         api.write_record(Record(good=good, trying=release))
         self._begun = True
         apply_all(api, made)
-        # A task that was lost may have created objects that this release does not have.
+        # A task that was lost may have created objects that this release does not contain.
         delete_others(api, record.trying, [*made, *(good.manifests if good is not None else [])])
         self._log.info("Applied %s %s, which serves %s.", self._target.kind, api, self._chosen.version)
         return release, time.time()
@@ -174,7 +176,7 @@ class Rollout:
 
     def _wait(self, release: Release, since: float, event: dict[str, Any] | None) -> list[Json]:
         """Wait until the endpoint is ready, and return its pods."""
-        # The Airflow trigger has waited already.
+        # The Airflow trigger has already waited.
         watch = state.Watch(since, self._target.limit, **({} if event is None else {"patience": 0}))
         template, logged = state.template(release.manifests[0]), ""
         while True:
@@ -196,9 +198,7 @@ class Rollout:
             time.sleep(_POLL_SECONDS)
 
     def _conclude(self, release: Release) -> Release:
-        """Record that the release is verified. Delete the objects of the previous release that the new one does not
-        contain.
-        """
+        """Record that the release is verified, and delete all objects that only the previous release contains."""
         self._present()
         live = self._api.get(release.manifests[0])
         if (url := state.address(live or {})) and not self._target.url:
@@ -210,8 +210,9 @@ class Rollout:
         return release
 
     def _failed(self, error: MLOpsError) -> MLOpsError:
-        """Restore the previous release, or remove the endpoint if there was none. Return the error with which the task
-        fails.
+        """Restore the previous release, or remove the endpoint if there was none.
+
+        :return: the error with which the task fails
         """
         try:
             said = put_back(self._api, self._id)

@@ -1,4 +1,4 @@
-"""Whether an endpoint is ready, or will not become ready, from the state of its objects."""
+"""Decide from the state of its objects whether an endpoint is ready, or will never become ready."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from airflow_mlops.compute.kubernetes.serving.kserve import KIND as KSERVE
 from airflow_mlops.compute.kubernetes.serving.manifests import TEMPLATE
 from airflow_mlops.core.errors import DeploymentError, MLOpsError
 
-# Number of restarts after which a container is not expected to run.
+# Number of restarts after which a container is considered failed.
 _RESTARTS = 3
 
 
 def is_ready(live: Json) -> bool:
-    """Return whether the cluster has carried out the manifest of the object that runs the servers, and all pods are ready."""
+    """Return whether all pods are ready, and run the current manifest of the object that runs the servers."""
     status = live.get("status") or {}
     if status.get("observedGeneration", 0) < live["metadata"].get("generation", 0):
         return False
@@ -33,7 +33,7 @@ def is_ready(live: Json) -> bool:
 
 
 def ignored(live: Json) -> str | None:
-    """Return which setting in the manifest of a ready object the cluster ignores, and why; ``None`` if it ignores none."""
+    """Return why the cluster ignores a setting in the manifest of a ready object; ``None`` if it ignores none."""
     if live.get("kind") != KSERVE or live["spec"]["predictor"].get("canaryTrafficPercent") is None:
         return None
     if (live["status"].get("components") or {}).get("predictor", {}).get("latestReadyRevision"):
@@ -52,7 +52,9 @@ def template(manifest: Json) -> str:
 
 
 def address(live: Json) -> str | None:
-    """Return the address that the cluster has given to the object that runs the servers; ``None`` if it gives none."""
+    """Return the URL that the cluster has assigned to the object that runs the servers; ``None`` if it has assigned
+    none.
+    """
     url = (live.get("status") or {}).get("url")
     return str(url).rstrip("/") if url else None
 

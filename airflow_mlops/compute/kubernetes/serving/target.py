@@ -24,8 +24,8 @@ class Target(ABC):
     """The base class of the descriptions of the Kubernetes objects that serve a model.
 
     :param pod: the pods of the servers: image, resources, environment, placement. All objects use the ``namespace`` and
-        ``kubernetes_conn_id`` of the pod. Its ``deferrable`` says whether the task waits in the triggerer. The endpoint
-        must be ready within ``schedule_timeout`` plus ``startup_timeout``
+        ``kubernetes_conn_id`` of the pod. Its ``deferrable`` determines whether the task waits in the triggerer. The
+        endpoint must be ready within ``schedule_timeout`` plus ``startup_timeout``
     :param name: name of the objects; by default derived from the name of the model
     :param url: address of the endpoint for clients, for the result and the link; by default the address in the cluster
     :raises SpecError: a field is invalid, or the pod has a field that a server cannot have
@@ -69,15 +69,15 @@ class Target(ABC):
 
     @property
     def needs_version(self) -> str | None:
-        """Return the name of a set field that cannot be used with servers that follow the champion; ``None`` if none is
-        set.
-        """
+        """Return the name of a set field that servers following the champion do not support; ``None`` without one."""
         return None
 
     @abstractmethod
     def manifests(self, name: str, namespace: str, pod: Json, served: Mapping[str, Sequence[str]]) -> list[Json]:
-        """Return the objects, the one that runs the servers first.
+        """Return the objects. The first object runs the servers.
 
+        :param name: name of the objects
+        :param namespace: namespace of the objects
         :param pod: manifest of a server's pod
         :param served: versions of each API group that the cluster serves
         """
@@ -85,14 +85,16 @@ class Target(ABC):
 
 @dataclass(kw_only=True)
 class Deployment(Target):
-    """Serves a model with a Deployment, a Service, a PodDisruptionBudget and, with ``max_replicas``, a HorizontalPodAutoscaler.
+    """Serves a model with a Deployment, a Service and a PodDisruptionBudget.
 
-    A new version of the pods replaces the old pods one by one, each only after the new pod is ready.
+    With ``max_replicas``, a HorizontalPodAutoscaler scales the pods. Pods of a new version replace the old pods one by
+    one, each only after the new pod is ready.
 
+    :param pod: see :class:`Target`, also for ``name`` and ``url``
     :param replicas: number of pods; with ``max_replicas`` the smallest number
-    :param max_replicas: largest number of pods, up to which the pods are scaled by their use of CPUs; by default the number
-        is fixed
-    :param target_cpu: use of CPUs at which pods are added, in percent of ``Pod(cpu=...)``
+    :param max_replicas: largest number of pods, up to which the pods are scaled by their CPU use; by default the number
+        of pods is fixed
+    :param target_cpu: CPU use above which pods are added, in percent of ``Pod(cpu=...)``
     :raises SpecError: a field is invalid, or the pod has a field that a server cannot have
     """
 
@@ -133,8 +135,9 @@ class KServe(Target):
 
     :param replicas: smallest number of pods
     :param max_replicas: largest number of pods; by default ``replicas``
-    :param canary_percent: share of the requests that the new version gets, in percent, while the previous version gets
-        the others. KServe supports it in its serverless mode only. By default, the new version gets all requests
+    :param canary_percent: share of the requests that the new version gets, in percent. The previous version gets the
+        other requests. KServe supports this field in its serverless mode only. By default, the new version gets all
+        requests
     :raises SpecError: a field is invalid, or the pod has a field that a server cannot have
     """
 

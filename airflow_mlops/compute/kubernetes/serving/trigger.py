@@ -22,9 +22,9 @@ from airflow_mlops.compute.kubernetes.serving.restoring import put_back
 class RolloutTrigger(BaseTrigger):
     """Waits until an endpoint is ready, was deleted, or will not become ready.
 
-    In these cases the ``status`` of the event is ``look``, and the resumed task reads the endpoint. The status is ``timeout``
-    if the ``execution_timeout`` of the task has passed. The status is ``error`` if the endpoint cannot be read; the event then
-    has a ``message``.
+    In these cases the ``status`` of the event is ``look``, and the resumed task reads the endpoint. The status is
+    ``timeout`` if the ``execution_timeout`` of the task has passed. The status is ``error`` if the endpoint cannot be
+    read; the event then has a ``message``.
 
     :param kind: kind of the object that runs the servers
     :param name: name of the object

@@ -43,7 +43,7 @@ class TrainJobApi:
 
     @retry
     def get(self) -> Json | None:
-        """Read the TrainJob. Return ``None`` if it does not exist."""
+        """Read the TrainJob; return ``None`` if the TrainJob does not exist."""
         try:
             found: Json = self._jobs.get_namespaced_custom_object(*self._path, self.name)
         except ApiException as error:
@@ -54,7 +54,7 @@ class TrainJobApi:
 
     @retry
     def create(self, job: Json) -> Json | None:
-        """Create the TrainJob and return it as the cluster stored it. Return ``None`` if it exists already."""
+        """Create the TrainJob and return it as the cluster stored it; return ``None`` if it exists already."""
         try:
             created: Json = self._jobs.create_namespaced_custom_object(*self._path, job)
         except ApiException as error:

@@ -55,9 +55,12 @@ class StepTrainJob:
 
     @classmethod
     def for_step(cls, pod: Pod, call: StepCall, context: Context, log: Any) -> StepTrainJob:
-        """Build the TrainJob that runs ``call`` in several pods for the task of ``context``.
+        """Build the TrainJob that runs a step in several pods.
 
         :param pod: description of the pod of one node
+        :param call: the call of the step
+        :param context: Airflow's context of the task
+        :param log: the task's logger
         :raises SpecError: the step cannot use several nodes, the pod template cannot be read, or the pod has a field
             that TrainJobs do not support
         """
@@ -81,7 +84,7 @@ class StepTrainJob:
         :raises MLOpsError: the TrainJob failed, or will not start
         """
         since = time.time() if event is None else event["since"]
-        # After an event, the Airflow trigger has waited already.
+        # After an event, the Airflow trigger has already waited.
         patience = {} if event is None else {"patience": 0.0}
         watch = state.Watch(since, self.pod.schedule_timeout, self.pod.startup_timeout, **patience)
         found: Json | None
@@ -110,7 +113,11 @@ class StepTrainJob:
             found = self.api.get()
 
     def failure(self, error: Exception, context: Context) -> MLOpsError:
-        """Return the error that the task fails with after :meth:`watch` has raised ``error``."""
+        """Return the error with which the task fails after :meth:`watch` has raised ``error``.
+
+        :param error: the exception
+        :param context: Airflow's context of the task
+        """
         if isinstance(error, ApiException):
             return state.refused(error.status or 0, error.body or "", self.api.namespace)
         if isinstance(error, MLOpsError):
@@ -195,8 +202,8 @@ class StepTrainJob:
             startup_timeout=self.pod.startup_timeout,
             deadline=self._deadline,
         )
-        # Airflow's own timeout would leave the TrainJob running. The event of the Airflow trigger comes earlier, and the
-        # resumed task deletes the TrainJob.
+        # Airflow's own timeout would leave the TrainJob running. The Airflow trigger therefore sends its event earlier,
+        # and the resumed task deletes the TrainJob.
         remaining = None if self._deadline is None else timedelta(seconds=max(0.0, self._deadline - time.time()) + 60)
         raise TaskDeferred(trigger=trigger, method_name="trigger_reentry", timeout=remaining)
 

@@ -20,8 +20,8 @@ def fit(spec: SklearnTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
     :param seed: ``random_state`` of the estimator, unless ``params`` sets one
     :param run: not used
     :raises SpecError: the estimator does not exist, or does not accept ``params`` or ``preprocessing``
-    :raises TrainingError: the estimator does not suit the ML task, does not accept the weights of the rows, or cannot be
-        fitted to the data
+    :raises TrainingError: the estimator does not suit the ML task, does not accept the weights of the rows, or cannot
+        be fitted to the data
     """
     from sklearn.pipeline import Pipeline, make_pipeline
 

@@ -1,4 +1,4 @@
-"""The values of the operators' parameters ``run_on``, which describe where steps run, and ``target`` of DeployOperator."""
+"""The values of the operators' parameter ``run_on`` (where a step runs) and of DeployOperator's ``target``."""
 
 from __future__ import annotations
 

@@ -81,8 +81,9 @@ class Runner(ABC, Generic[Description]):
         return {}
 
     def on_kill(self) -> None:
-        """Stop the running step. Airflow calls this method only if the task is ended from outside, for example by a
-        user.
+        """Stop the running step.
+
+        Airflow calls this method only if the task is ended from outside, for example by a user.
         """
 
 

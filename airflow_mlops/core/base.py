@@ -60,8 +60,9 @@ def parse(model: type[Any], value: Any, where: str, **context: Any) -> Any:
 
 
 def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Yield the location and the message of each problem. If a value has none of several allowed types, pydantic
-    reports one error for each type. They are yielded as one problem.
+    """Yield the location and the message of each problem.
+
+    If a value has none of several allowed types, pydantic reports one error for each type. They become one problem.
 
     :param value: the validated value
     :param errors: pydantic's errors. If several types are allowed for a value, the last item of an error's location is
@@ -78,7 +79,7 @@ def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ..
 
 
 def _at(value: Any, location: Sequence[Any]) -> Any:
-    """Return the value at a location; :data:`_NOTHING` if there is none, for example because the location names a type."""
+    """Return the value at a location; :data:`_NOTHING` without one, for example because the location names a type."""
     for part in location:
         try:
             value = value[part]

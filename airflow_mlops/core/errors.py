@@ -8,8 +8,9 @@ from airflow_mlops.core.secrets import mask
 
 
 class MLOpsError(Exception):
-    """Base class of all errors of this package. The message contains no credentials, see
-    :mod:`airflow_mlops.core.secrets`.
+    """Base class of all errors of this package.
+
+    The message contains no credentials, see :mod:`airflow_mlops.core.secrets`.
 
     :cvar retryable: whether the step may succeed if it runs again unchanged. If ``False``, operators fail the task
         without a retry
@@ -30,7 +31,7 @@ class ConnectionNotFoundError(MLOpsError):
 
 
 class ConnectionUnavailableError(MLOpsError):
-    """An Airflow connection could not be looked up, because a secrets backend or Airflow's API server did not answer."""
+    """An Airflow connection could not be looked up: a secrets backend or Airflow's API server did not answer."""
 
     retryable = True
 
@@ -70,16 +71,16 @@ class SchemaError(MLOpsError):
 
 
 class UnsupportedDataError(MLOpsError):
-    """A library such as Arrow, DuckDB or pandas cannot process the data, and no more specific error of this package
-    applies.
+    """A library such as Arrow, DuckDB or pandas cannot process the data, and no more specific error class applies.
 
     The task's log contains the traceback of the library.
     """
 
 
 class SpillError(MLOpsError):
-    """A query exceeds its memory limit, and its temporary files do not fit on the disk, or the limit is too small for
-    the query.
+    """A query exceeds its memory limit.
+
+    The temporary files of the query do not fit on the disk, or the limit is too small for the query.
 
     :param disk_full: whether the disk is full. Only then is the error retryable, because another try may find more
         space
@@ -143,9 +144,7 @@ class WeightError(MLOpsError):
 
 
 class EvaluationError(MLOpsError):
-    """Predictions cannot be evaluated, for example because labels are null or of a single class, or because scores are
-    NaN.
-    """
+    """Predictions cannot be evaluated, for example because labels are null or of a single class, or scores are NaN."""
 
 
 class MetricError(MLOpsError):
@@ -206,7 +205,7 @@ class MemoryLimitError(ComputeError):
 
 
 class DeploymentError(ComputeError):
-    """An endpoint did not become ready, or does not answer with the version and the scores that it should answer with."""
+    """An endpoint did not become ready, or does not answer with the expected version and scores."""
 
 
 def by_name(name: str) -> type[MLOpsError]:

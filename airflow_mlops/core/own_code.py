@@ -248,8 +248,7 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
 
 
 def _other_way(node: ast.AST) -> str | None:
-    """Return the name of a function or module in a node that can run code without an import statement, such as
-    ``exec``.
+    """Return the name of a function or module in a node that can run code without an import, such as ``exec``.
 
     :return: ``None`` if the node contains no such name
     """

@@ -95,8 +95,7 @@ def url_credentials(text: str) -> Iterator[str]:
 
 
 def credential_paths(value: Any, path: str = "") -> Iterator[str]:
-    """Yield the paths, such as ``files[0]``, at which a JSON value contains URLs with credentials, without the
-    credentials.
+    """Yield the paths, such as ``files[0]``, at which a JSON value contains URLs with credentials.
 
     :param value: the JSON value
     :param path: path of ``value`` itself

@@ -85,7 +85,7 @@ class TerminationMessage:
 
 
 def _shortened(message: str) -> str:
-    """Cut ``message`` so that it takes at most ``_MESSAGE_BYTES`` bytes in JSON, and Kubernetes does not cut the JSON."""
+    """Cut ``message`` to at most ``_MESSAGE_BYTES`` bytes in JSON, so that Kubernetes does not cut the JSON."""
     message = message.encode(errors="replace").decode()
     while (excess := len(json.dumps(message, ensure_ascii=False).encode()) - _MESSAGE_BYTES) > 0:
         # In JSON, a character takes at most six bytes, as in \u0000.

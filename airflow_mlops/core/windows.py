@@ -178,9 +178,7 @@ class Window(Model):
 
 
 def missing(wanted: Window, windows: Sequence[Window]) -> list[Window]:
-    """Return the parts of ``wanted`` that none of ``windows`` covers, ordered by time and in the time zone of
-    ``wanted``.
-    """
+    """Return the parts of ``wanted`` that no window covers, ordered by time and in the time zone of ``wanted``."""
     found, covered = [], wanted.start
     for window in sorted(windows, key=lambda item: item.start):
         if window.start > covered and covered < wanted.end:

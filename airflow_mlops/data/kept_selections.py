@@ -31,8 +31,7 @@ class KeptSelections:
     def find(
         self, chosen: DatasetSelection, how: Sequence[Any], find: Callable[[DatasetSelection], list[Dataset]]
     ) -> list[Dataset]:
-        """Return the datasets that the first try found for a selection; on the first try, find them and store their
-        ids.
+        """Return the datasets that the first try found for a selection; the first try finds them and stores their ids.
 
         If nothing is found, the error is not stored, so a retry searches again.
 

@@ -107,8 +107,7 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def _problems(found: NDArray[np.float64], nulls: int) -> str:
-    """Return a phrase about the values that are not weights, such as ``null in 3 rows``; empty if all values are
-    weights.
+    """Return a phrase about values that are not weights, such as ``null in 3 rows``; empty if there are none.
 
     :param found: the values, in which nulls are NaN
     :param nulls: number of nulls

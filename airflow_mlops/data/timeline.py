@@ -88,8 +88,7 @@ class Timeline:
         return f"{folder}/{name}{self.suffix}"
 
     def existing(self, name: str, window: Window | None) -> str:
-        """Return the key of an existing file, which an earlier version of this package may have written into FOLDER
-        itself.
+        """Return the key of an existing file, which an earlier version of this package may have written to FOLDER.
 
         :param name: name of the file without suffix
         :param window: the window with which the name begins; ``None`` for the name of a file without a window
@@ -224,9 +223,7 @@ class Timeline:
         return self._newest_places(sorted((key for key in keys if key.endswith(self.suffix)), key=_name))
 
     def _newest_places(self, keys: Iterable[str]) -> list[str]:
-        """Leave out each file of an earlier version of this package that was written again, under the same name in a
-        subfolder.
-        """
+        """Leave out files of earlier versions of this package that exist with the same name in a subfolder."""
         places: dict[str, str] = {}
         for key in keys:
             if not _name(key).startswith(".") and len(key) > len(places.get(_name(key), "")):

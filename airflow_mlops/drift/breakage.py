@@ -116,7 +116,7 @@ def fault(
 
 
 def is_constant(reference: NumericColumn, current: NumericColumn) -> bool:
-    """Return whether the column has one value in at least two rows of the window, and several values in the reference."""
+    """Return whether the column has one value in at least two rows of the window and several in the reference."""
     return current.valid > 1 and current.min == current.max and reference.min != reference.max
 
 
@@ -149,7 +149,7 @@ def _unit(reference: NumericColumn, current: NumericColumn) -> str | None:
 
 
 def _distance(before: Histogram, now: Histogram, conversion: _Conversion) -> float:
-    """Return the Kolmogorov-Smirnov distance between the converted reference and the window, at the ends of their bins."""
+    """Return the Kolmogorov-Smirnov distance of the converted reference and the window at the ends of their bins."""
     points = np.concatenate([conversion.factor * before.highs + conversion.offset, now.highs])
     back = np.concatenate([before.highs, (now.highs - conversion.offset) / conversion.factor])
     return float(np.abs(before.cdf(back) - now.cdf(points)).max())

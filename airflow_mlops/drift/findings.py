@@ -142,8 +142,9 @@ class Drift(Model):
 
     @property
     def remark(self) -> str:
-        """Return the note, the changed share of a drifted column, and the new and disappeared values as text; empty
-        without any.
+        """Return the note, the changed share of a drifted column, and new and disappeared values as text.
+
+        The text is empty if there are none of these.
         """
         parts = [self.note] if self.note else []
         if (share := self.changed) is not None and self.drifted and share.reference and share.current:

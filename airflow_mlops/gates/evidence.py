@@ -105,9 +105,7 @@ class HeldOut:
 
     @property
     def positive(self) -> Any:
-        """Return the positive class that the dataset declares; ``None`` if it declares none, or if the task is not
-        binary.
-        """
+        """Return the positive class that the dataset declares; ``None`` without one, or if the task is not binary."""
         return self.dataset.manifest.details.get("positive") if self.task == "binary" else None
 
     def take(self, columns: Sequence[str], index: NDArray[np.integer[Any]]) -> pa.Table:

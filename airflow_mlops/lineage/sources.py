@@ -1,6 +1,4 @@
-"""Tables and files outside the artifact store as OpenLineage datasets: sources of ingestion, and tables for
-predictions.
-"""
+"""Tables and files outside the artifact store, for ingestion and for predictions, as OpenLineage datasets."""
 
 from __future__ import annotations
 

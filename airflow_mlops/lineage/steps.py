@@ -354,9 +354,7 @@ def _canary(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
 
 
 def _score(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Return the lineage of a scoring, which reads rows and a model version, and writes predictions to a dataset and a
-    table.
-    """
+    """Return the lineage of a scoring, which reads rows and a version, and writes predictions as dataset and table."""
     spec = ScoreSpec.model_validate(call.spec)
     done = ScoreResult.model_validate(result) if result else None
     if done is None or done.dataset is None or done.scored_by is None:

@@ -22,8 +22,9 @@ class Interval:
 
 
 def proportion(value: float, rows: float, z: float) -> Interval:
-    """Compute Wilson's interval of a proportion. It stays between 0 and 1, and its width is not 0 even if ``value`` is
-    0 or 1.
+    """Compute Wilson's interval of a proportion.
+
+    The interval stays between 0 and 1, and its width is not 0 even if ``value`` is 0 or 1.
 
     Source: E. Wilson, "Probable Inference, the Law of Succession, and Statistical Inference", Journal of the American
     Statistical Association 22 (1927).

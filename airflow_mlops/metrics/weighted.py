@@ -50,7 +50,7 @@ def mean(values: NDArray[Any], weight: NDArray[np.float64] | None) -> float:
 
 
 def contributions(values: NDArray[np.float64], weight: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Return the contributions of the rows to the weighted mean of ``values``, shape (n,); ``values`` without weights."""
+    """Return the contributions of rows to the weighted mean of ``values``, shape (n,); ``values`` without weights."""
     if weight is None:
         return values
     middle = mean(values, weight)
@@ -58,8 +58,9 @@ def contributions(values: NDArray[np.float64], weight: NDArray[np.float64] | Non
 
 
 def interval(values: NDArray[np.float64], weight: NDArray[np.float64] | None, z: float) -> Interval:
-    """Compute the interval of the weighted mean of skewed values, such as losses
-    (:func:`airflow_mlops.metrics.intervals.mean`).
+    """Compute the interval of the weighted mean of skewed values, such as losses.
+
+    See :func:`airflow_mlops.metrics.intervals.mean`.
 
     With weights, the standard error of the mean depends on few rows and is itself uncertain. The interval is therefore
     widened by the factor ``1 + 1.645 * d``, as in :class:`airflow_mlops.metrics.comparison.Estimate`. Here, d is how

@@ -37,8 +37,9 @@ def margin(truth: NDArray[np.float64], value: NDArray[np.float64], coverage: flo
 
 
 def residuals(truth: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the absolute residual of each row, rounded up so that the interval with this margin contains the label,
-    shape (n,).
+    """Return the absolute residual of each row, shape (n,).
+
+    Residuals are rounded up so that the interval with this margin contains the label.
 
     The ends of an interval are rounded sums, so an interval may miss its label by the last digit. If labels are
     integers, many rows have the same residual, and the intervals of all these rows would miss their labels.

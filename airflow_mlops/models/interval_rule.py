@@ -49,9 +49,7 @@ def rank(rows: int, coverage: float) -> int:
 
 
 def fewest_rows(coverage: float) -> int:
-    """Return the smallest number of rows for which the rank is at most the number of rows, such as 9 for a coverage of
-    0.9.
-    """
+    """Return the smallest number of rows that is at least the rank, such as 9 for a coverage of 0.9."""
     share = Fraction(str(coverage))
     return math.ceil(share / (1 - share))
 

@@ -60,9 +60,7 @@ class Export:
 
     @property
     def is_enough(self) -> bool:
-        """Return whether this export is accurate enough, so that no float64 export, which needs twice the time, is
-        tried.
-        """
+        """Return whether this export is accurate enough. If not, a float64 export is tried, which is half as fast."""
         return self.is_faithful and (self.parity.label_flips or 0) <= LEAPS * self.parity.rows
 
     def is_nearer(self, other: Export) -> bool:

@@ -74,8 +74,9 @@ class Thresholds:
         return self.hits / self.positives
 
     def goal(self, rule: ThresholdRule) -> NDArray[np.float64]:
-        """Return the quantity that ``rule`` maximises at each threshold, shape (k,); minus infinity if its condition is
-        not met.
+        """Return the quantity that ``rule`` maximises at each threshold, shape (k,).
+
+        It is minus infinity where the condition of the rule is not met.
         """
         false_positives, missed = self.predicted - self.hits, self.positives - self.hits
         if rule.cost is not None:

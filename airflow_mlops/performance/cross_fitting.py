@@ -115,8 +115,7 @@ def train(
     metric: str,
     groups: NDArray[np.int64] | None = None,
 ) -> Trained:
-    """Train one challenger for each trainer and each set of older rows, and measure its loss on each row of
-    ``current``.
+    """Train a challenger for each trainer and set of older rows, and measure its loss on each row of ``current``.
 
     A challenger that cannot be trained is left out.
 
@@ -236,8 +235,7 @@ def halves(current: pa.Table, groups: NDArray[np.int64] | None = None) -> tuple[
 
 
 def _by_cluster(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
-    """Return an order of the rows in which the rows of each cluster are adjacent, and the number of rows in the first
-    half.
+    """Return an order in which the rows of each cluster are adjacent, and the number of rows in the first half.
 
     :raises UnmeasurableError: all rows are of one cluster
     """

@@ -1,5 +1,4 @@
-"""Compare the champion with challengers: models that its trainer, or the trainers of other candidates, fit to newer
-rows.
+"""Compare the champion with challengers: models that its or another candidate's trainer fits to newer rows.
 
 A challenger shows whether retraining would help now. All models predict the same labelled rows, so the comparison is
 paired: differences between windows, such as noisier labels, affect all models equally and cancel out.
@@ -79,8 +78,7 @@ def standard_error(gains: NDArray[np.float64], groups: NDArray[np.int64] | None 
 def best_gain(
     current: Comparison, earlier: Sequence[tuple[int, Comparison]], confidence: float, min_gain: float
 ) -> Gain | None:
-    """Return the gain of the best challenger whose gain is significant and large enough; ``None`` without such a
-    challenger.
+    """Return the gain of the best challenger whose gain is significant and large enough; ``None`` without one.
 
     In the first window after a retraining, the result is ``None`` (:func:`rests`).
 

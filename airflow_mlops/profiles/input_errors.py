@@ -129,9 +129,7 @@ def learn(batches: Iterable[pa.RecordBatch], rests: Floats) -> InputErrors | Non
 
 
 def _strongest(values: Floats, centers: Floats, scales: Floats, rests: Floats, most: int) -> list[int]:
-    """Return the column indices of the ``most`` features that explain most of the variance of the losses, in ascending
-    order.
-    """
+    """Return the ascending column indices of the ``most`` features that explain most of the variance of the losses."""
     spread = np.square(rests - rests.mean(axis=0)).sum(axis=0)
     explained = []
     for place in range(values.shape[1]):

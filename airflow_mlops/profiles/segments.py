@@ -51,7 +51,7 @@ class Cut(Model):
 
     @property
     def names(self) -> list[str]:
-        """Return descriptions of the segments, such as ``up to 5``, which the report prints after the feature's name."""
+        """Return descriptions of the segments, such as ``up to 5``, which reports print after the feature's name."""
         if self.values is not None:
             return [*(f"= {value}" for value in self.values), "= any other", "missing"]
         edges = self.edges or []

@@ -62,7 +62,7 @@ class Pair(NamedTuple):
 
     @property
     def scale(self) -> float:
-        """Return the variance of the difference between the two sample means, divided by the variance of a single row."""
+        """Return the variance of the difference of the two sample means, divided by the variance of a single row."""
         return float(1 / self.before.sum() + 1 / self.now.sum())
 
 

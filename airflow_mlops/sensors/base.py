@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 
 
 class SpecSensor(SpecParameters, BaseSensorOperator):
-    """The base class of sensors that wait for a condition and return the result of the first check that finds the
-    condition met.
+    """The base class of sensors that wait for a condition and return the result of the first successful check.
 
     The first check runs in the process of the task. If ``deferrable`` is true, further checks run in the triggerer.
 

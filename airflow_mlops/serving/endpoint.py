@@ -126,9 +126,7 @@ class Endpoint:
         return await in_thread_if(large, _tensors, served, found, request_id, body)
 
     async def predict(self, request: Request) -> Response:
-        """Answer ``POST /v2/models/M[/versions/V]/predict``, which takes rows, or entities whose features are looked
-        up.
-        """
+        """Answer ``POST /v2/models/M[/versions/V]/predict`` with rows, or entities whose features are looked up."""
         served = self._served(request)
         data = await read_body(request, self._spec.max_body, self._spec.request_seconds)
         large = len(data) > _BYTES_HERE

@@ -160,9 +160,7 @@ def _say(**facts: Any) -> None:
 
 
 def _listen(withdrawn: queue.SimpleQueue[dict[str, Any]]) -> None:
-    """Read the reports of withdrawn canaries from standard input, and end this process when the server closes standard
-    input.
-    """
+    """Read the reports of withdrawn canaries from standard input, and end this process when the input is closed."""
     for line in sys.stdin:
         withdrawn.put(json.loads(line))
     os._exit(0)

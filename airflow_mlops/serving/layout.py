@@ -11,7 +11,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import Apart
 from airflow_mlops.registry.ledger import folder_name
 
-#: Columns that the log adds to those of scoring in batches: the id of the request, and the number of the row in it, from 0.
+#: Columns that the log adds to the columns of batch scoring: request id, and row number in the request, from 0.
 REQUEST_COLUMNS = ("request_id", "request_row")
 #: Key of the manifest's facts in the metadata of the files.
 DETAILS = b"mlops"

@@ -76,7 +76,7 @@ class ServeSpec(Model):
     load_seconds: float = Field(default=120.0, gt=0)
 
     def for_processes(self) -> dict[str, Any]:
-        """Return the settings for the server's other processes as JSON values, without the token and without defaults."""
+        """Return the settings for the server's other processes as JSON values, without the token and defaults."""
         return self.model_dump(mode="json", exclude_unset=True, exclude={"token"})
 
     @model_validator(mode="after")

@@ -54,8 +54,7 @@ class Served:
         *,
         other: bool = False,
     ) -> Served:
-        """Load a version from its downloaded files, and predict one row, so that the first request is as fast as later
-        requests.
+        """Load a version from its downloaded files, and predict one row, so that the first request is not slow.
 
         :param ref: the version
         :param folder: the downloaded files

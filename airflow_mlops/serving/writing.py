@@ -50,8 +50,9 @@ class _Batch:
 
 
 class Writing:
-    """Starts the process that writes the log, and sends answers to it until :meth:`stop`. All calls must come from the
-    event loop.
+    """Starts the process that writes the log, and sends answers to it until :meth:`stop`.
+
+    All calls must come from the event loop.
 
     :param spec: settings of the server
     :param metrics: the metrics of the server

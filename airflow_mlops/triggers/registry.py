@@ -31,8 +31,7 @@ _STEP = "airflow_mlops.stages.outside_moves.step"
 
 
 class RegistryTrigger(BaseEventTrigger):
-    """An Airflow trigger for an ``AssetWatcher`` that fires an event when the champion of a model has been changed in
-    MLflow.
+    """An Airflow trigger for an ``AssetWatcher`` that fires an event when the champion has been changed in MLflow.
 
     If a person moves or deletes the alias ``champion`` in MLflow, the Airflow trigger writes an entry ``moved_outside``
     to the ledger, and fires one event. Promotions and rollbacks of this package are already in the ledger and fire no
@@ -107,9 +106,7 @@ class RegistryTrigger(BaseEventTrigger):
             await asyncio.sleep(min(pause, max(self.poke_interval, _LONGEST_PAUSE)))
 
     async def _look(self) -> list[Entry]:
-        """Compare the champion with the ledger, record a change made outside, and return the changes that this trigger
-        has recorded.
-        """
+        """Record a change of the champion in MLflow, and return the changes that this trigger has recorded."""
         from asgiref.sync import sync_to_async
 
         found = await sync_to_async(airflow_connection)(self.mlflow_conn_id)

@@ -433,9 +433,7 @@ def _alchemy_type(kind: pa.DataType) -> Any:
 
 
 def _kept_errors(batches: Iterator[pa.RecordBatch], failed: list[BaseException]) -> Iterator[pa.RecordBatch]:
-    """Yield ``batches``, and append the error that ends them to ``failed``, because Arrow keeps only the text of the
-    error.
-    """
+    """Yield ``batches``, and append an error to ``failed``, because Arrow keeps only the text of the error."""
     try:
         yield from batches
     except BaseException as error:

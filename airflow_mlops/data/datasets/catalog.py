@@ -52,8 +52,9 @@ def find_datasets(
     time_column: str | None = None,
     default_time_column: str | None = None,
 ) -> list[Dataset]:
-    """Open the current datasets named ``name``, ordered by time. Each time belongs to one dataset only, except in
-    windows of online predictions.
+    """Open the current datasets named ``name``, ordered by time.
+
+    Each time belongs to one dataset only, except in windows of online predictions.
 
     A window of online predictions has one dataset for each version that has answered requests. All of them are
     returned; the dataset of the version that answered last is at the end.
@@ -89,8 +90,7 @@ def find_datasets(
 
 
 def find_whole_datasets(store: ArtifactStore, name: str, within: Window | None = None) -> list[Dataset]:
-    """Open the current datasets named ``name`` with windows that overlap ``within``, ordered by time, with all their
-    rows.
+    """Open all rows of the current datasets named ``name`` with windows that overlap ``within``, ordered by time.
 
     A dataset is left out if newer datasets of other windows replace it completely.
 
@@ -176,9 +176,7 @@ def _overlap(windows: list[Window]) -> bool:
 
 
 def _with_parts(store: ArtifactStore, name: str, found: list[tuple[Dataset, Window]]) -> list[tuple[Dataset, Window]]:
-    """Return the found datasets and, for divided windows, the datasets of the other versions, which only slots point
-    at.
-    """
+    """Return the found datasets and, for divided windows, the other versions' datasets, to which only slots refer."""
     divided = [dataset.window for dataset, _ in found if is_divided(dataset.manifest) and dataset.window is not None]
     if not divided:
         return found
@@ -229,8 +227,7 @@ def snapshot(store: ArtifactStore, name: str, at: datetime | None = None) -> Dat
 
 
 def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Manifest | None:
-    """Read the manifest of the last dataset before ``window``; without such a dataset, of the first one after
-    ``window``.
+    """Read the manifest of the last dataset before ``window``; without one, of the first dataset after ``window``.
 
     Datasets whose manifest is damaged are skipped.
 

@@ -354,9 +354,7 @@ class Dataset:
 def _batches_of(
     parquet: pq.ParquetFile, wanted: range, batch_rows: int, columns: list[str] | None
 ) -> Iterator[pa.RecordBatch]:
-    """Stream the rows at the positions ``wanted`` of a file in batches of ``batch_rows`` rows; the last batch may be
-    smaller.
-    """
+    """Stream the rows at the positions ``wanted`` of a file in batches of ``batch_rows``; the last may be smaller."""
     groups, skipped, first = [], 0, 0
     for number in range(parquet.num_row_groups):
         end = first + parquet.metadata.row_group(number).num_rows

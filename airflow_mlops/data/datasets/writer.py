@@ -256,7 +256,7 @@ class DatasetWriter:
 
 
 def make_current(store: ArtifactStore, manifest: Manifest, slots: Iterable[str] = ()) -> None:
-    """Make a dataset the current dataset of its window and of slots. Without a window, it becomes the newest snapshot."""
+    """Make a dataset the current dataset of its window and slots. Without a window, it becomes the newest snapshot."""
     named = list(slots)
     for slot in named:
         point_slot(store, manifest, slot)

@@ -97,8 +97,7 @@ def _logistic(graph: _Graph, maps: Sequence[CalibrationMap], inner: str) -> str:
 
 
 def _sharpened(graph: _Graph, slope: float, inner: str) -> str:
-    """Add nodes that divide the probabilities of all classes by the largest probability, and raise them to the power
-    ``slope``.
+    """Add nodes that divide all class probabilities by the largest one, and raise them to the power ``slope``.
 
     The largest result is 1, so only small results can underflow to 0.
     """

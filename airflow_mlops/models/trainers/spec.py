@@ -46,8 +46,7 @@ class TrainerSpec(Model):
         """Return the import path of the estimator class, the network or the function."""
 
     def with_values(self, values: dict[str, Any]) -> TrainerSpec:
-        """Return a copy with the values that a search chose. Names that are not ``searchable`` fields go into
-        ``params``.
+        """Return a copy with the values that a search chose. Names outside ``searchable`` go into ``params``.
 
         :raises pydantic.ValidationError: a value is not valid for its field
         """
@@ -89,8 +88,9 @@ class FunctionTrainerSpec(TrainerSpec):
 
 
 class TorchTrainerSpec(TrainerSpec):
-    """A trainer of a PyTorch network on streamed batches. :class:`airflow_mlops.trainers.TorchTrainer` documents all
-    fields.
+    """A trainer of a PyTorch network on streamed batches.
+
+    :class:`airflow_mlops.trainers.TorchTrainer` documents all fields.
 
     :param module: import path of a class or function ``(numbers, texts, outputs, **params) -> torch.nn.Module``; with
         ``dataset``, its arguments are ``(**params)``. By default the built-in network for tables is trained, with the

@@ -1,1 +1,1 @@
-"""Column profiles. Each kind of column has a module with its profile class and the counter that computes the profile."""
+"""Column profiles. Each kind of column has a module with its profile class and the counter that computes it."""

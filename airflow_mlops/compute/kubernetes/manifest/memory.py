@@ -1,4 +1,4 @@
-"""Amounts of memory in the notation of Kubernetes: a number with or without a unit, such as ``1.5Gi`` or ``1048576``."""
+"""Amounts of memory in the notation of Kubernetes: a number with an optional unit, such as ``1.5Gi`` or ``1048576``."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def _merge_lists(base: list[Any], over: list[Any], key: str | None) -> list[Any]
 
 
 def missing_fields(wanted: Any, found: Any, path: str = "") -> list[str]:
-    """Return the paths of the fields that are in ``wanted`` but not in ``found``, such as ``spec.containers[0].image``."""
+    """Return the paths of fields that are in ``wanted`` but not in ``found``, such as ``spec.containers[0].image``."""
     if isinstance(wanted, dict):
         if not isinstance(found, dict):
             return [path] if wanted else []

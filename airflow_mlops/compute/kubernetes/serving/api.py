@@ -1,5 +1,4 @@
-"""Requests to the Kubernetes API about the objects of one endpoint. Importing this module imports the Kubernetes
-client.
+"""Requests to the Kubernetes API about the objects of one endpoint. This module imports the Kubernetes client.
 
 Requests that fail temporarily (429, 5xx, lost connections) are repeated up to ``[workers] api_retries`` times.
 """

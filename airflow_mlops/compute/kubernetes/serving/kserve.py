@@ -1,4 +1,4 @@
-"""The manifest of a KServe InferenceService with a custom predictor. This module does not import a Kubernetes client."""
+"""The manifest of a KServe InferenceService with a custom predictor. This module imports no Kubernetes client."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ class Rollout:
             self._log.info("%s", put_back(self._api, self._id))
 
     def _apply(self) -> tuple[Release, float]:
-        """Write the record of the previous release and of the new one, and then apply the objects of the new release."""
+        """Write the record of the previous and the new release, and then apply the objects of the new release."""
         api, name, namespace = self._api, self._api.name, self._api.namespace
         made = self._target.manifests(name, namespace, self._pod, api.served())
         record = api.record()

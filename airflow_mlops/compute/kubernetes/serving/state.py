@@ -52,9 +52,7 @@ def template(manifest: Json) -> str:
 
 
 def address(live: Json) -> str | None:
-    """Return the URL that the cluster has assigned to the object that runs the servers; ``None`` if it has assigned
-    none.
-    """
+    """Return the URL that the cluster has assigned to the object that runs the servers; ``None`` without one."""
     url = (live.get("status") or {}).get("url")
     return str(url).rstrip("/") if url else None
 

@@ -1,4 +1,4 @@
-"""The state of a TrainJob and its pods: whether the TrainJob has ended, why it failed, and whether it will ever start."""
+"""The state of a TrainJob and its pods: whether the TrainJob has ended, why it failed, and whether it can start."""
 
 from __future__ import annotations
 

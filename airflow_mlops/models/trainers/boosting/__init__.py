@@ -1,1 +1,1 @@
-"""Boosted trees of XGBoost, LightGBM and CatBoost, trained on streamed rows with native categories and missing values."""
+"""Boosted trees of XGBoost, LightGBM and CatBoost on streamed rows, with native categories and missing values."""

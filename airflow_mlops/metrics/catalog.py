@@ -102,6 +102,9 @@ ESTIMATED = ("roc_auc", "accuracy", "log_loss", "brier", "rmse", "mae")
 Expected costs can be estimated as well.
 """
 
+BY_INFLUENCE = ("average_precision", "balanced_accuracy", "f1", "f1_macro", "precision", "recall")
+"""Metrics of :data:`REALISED` for which the loss of a row is computed from the influence of the row on the metric."""
+
 MetricName = Annotated[str, BeforeValidator(declarations.metric_name)]
 """The name of a metric. A mapping of a metric and its parameters is replaced by the name that contains both."""
 
@@ -136,6 +139,14 @@ def realised(task: Task, names: Iterable[str]) -> list[str]:
         if (task == "binary" and is_expected_cost(name)) or (task == "regression" and is_deviance(name))
     ]
     return [*(name for name in REALISED[task] if name in given), *own]
+
+
+def is_mean_of_rows(name: str) -> bool:
+    """Return whether a metric of :func:`realised` is determined by the mean of the losses of single rows.
+
+    The value of such a metric for a window follows from its values for parts of the window.
+    """
+    return name not in ("roc_auc", *BY_INFLUENCE)
 
 
 def is_custom(name: str) -> bool:

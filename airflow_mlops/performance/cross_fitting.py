@@ -30,6 +30,7 @@ from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.types import concatenated
+from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.refitting import losses
@@ -265,13 +266,14 @@ def _losses(
 def value_of(metric: str, losses: NDArray[np.float64]) -> float:
     """Compute the value of a metric from the losses of all rows.
 
+    The losses are those of :func:`airflow_mlops.metrics.realised.losses`.
+
     :param metric: the metric that determines the losses
     :param losses: losses, shape (n,)
-    :return: 1 minus the mean loss for ``roc_auc`` and ``accuracy``, the root of the mean loss for ``rmse``, and the
-        mean loss for other metrics. For metrics such as ``f1``, whose loss is defined by influence, the mean loss is 1
-        minus the metric
+    :return: the root of the mean loss for ``rmse``, 1 minus the mean loss for metrics whose higher values are better,
+        and the mean loss for other metrics
     """
     mean = float(losses.mean())
-    if metric in ("roc_auc", "accuracy"):
-        return 1 - mean
-    return math.sqrt(mean) if metric == "rmse" else mean
+    if metric == "rmse":
+        return math.sqrt(mean)
+    return 1 - mean if find_metric(metric).higher_is_better else mean

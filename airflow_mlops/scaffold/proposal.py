@@ -235,12 +235,11 @@ def _task(label: Column, positive: str | None) -> tuple[str, str | None]:
                 f"--positive is for two classes, but the label {label.name!r} has {label.distinct:,} values."
             )
         return task, None
-    if label.is_text:
-        found = label.categories()
-        if positive is not None and positive not in found:
-            raise SpecError(f"--positive is {positive!r}, but the values of {label.name!r} are {listed(found)}.")
-        return task, positive or found[-1]
-    return task, None
+    found = label.categories() if label.is_text else sorted(map(str, label.values.drop_null().unique().to_pylist()))
+    if positive is not None and positive not in found:
+        raise SpecError(f"--positive is {positive!r}, but the values of {label.name!r} are {listed(found)}.")
+    # The positive class of numbers and booleans is the greater value by default, as in BuildTrainingSetOperator.
+    return task, positive or (found[-1] if label.is_text else None)
 
 
 def _reason(column: Column, label: Column, keys: list[str]) -> str:

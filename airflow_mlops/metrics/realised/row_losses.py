@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from airflow_mlops.metrics.catalog import COVERAGE
+from airflow_mlops.metrics.catalog import BY_INFLUENCE, COVERAGE
 from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
@@ -79,7 +79,6 @@ def _deviances(power: float, outcomes: Outcomes) -> Floats:
     return deviances(power, outcomes.truth, outcomes.score)
 
 
-_BY_INFLUENCE = ("average_precision", "balanced_accuracy", "f1", "f1_macro", "precision", "recall")
 _LOSSES: dict[str, Callable[[Outcomes], Floats]] = {
     "roc_auc": _area_losses,
     "accuracy": lambda outcomes: (~outcomes.right).astype(float),
@@ -87,6 +86,6 @@ _LOSSES: dict[str, Callable[[Outcomes], Floats]] = {
     "brier": _squared_errors,
     "rmse": _squared_errors,
     "mae": lambda outcomes: absolute_errors(outcomes.truth, outcomes.score),
-    **{metric: _influence_losses(metric) for metric in _BY_INFLUENCE},
+    **{metric: _influence_losses(metric) for metric in BY_INFLUENCE},
     COVERAGE: lambda outcomes: missed(outcomes).astype(float),
 }

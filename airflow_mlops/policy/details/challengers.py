@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.metrics.catalog import find_metric
+from airflow_mlops.metrics.catalog import find_metric, is_mean_of_rows
 from airflow_mlops.performance.challenger import Challenger, Comparison, Gain, OtherTrainer
 from airflow_mlops.policy.details.inputs import broken_inputs
 from airflow_mlops.policy.findings import Findings
@@ -37,9 +37,10 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
     """
     metric = metric_name(comparison.metric)
     rows = counted(comparison.rows, "labelled row")
-    # Each challenger is trained twice, and each of the two models predicts one half of the rows. ROC AUC is computed in
-    # each half, so the mean differs from the ROC AUC of the whole window.
-    measured = f"mean {metric} of two halves of {rows}" if comparison.metric == "roc_auc" else f"{metric} on {rows}"
+    # Each challenger is trained twice, and each of the two models predicts one half of the rows. Metrics such as ROC AUC
+    # are computed in each half, so the mean differs from the metric of the whole window.
+    whole = is_mean_of_rows(comparison.metric)
+    measured = f"{metric} on {rows}" if whole else f"mean {metric} of two halves of {rows}"
     of_each: dict[OtherTrainer | None, list[Challenger]] = {
         trainer: [] for trainer in dict.fromkeys(item.trainer for item in comparison.challengers)
     }

@@ -113,6 +113,14 @@ def test_the_task_is_that_of_the_training_set(late, task, positive):
 
 
 @pytest.mark.parametrize(
+    ("late", "positive"), [(pa.array([0, 1] * 300), "0"), (pa.array([True, False] * 300), "False")]
+)
+def test_a_number_or_a_boolean_can_be_the_positive_class(late, positive):
+    found = proposed(table(late=late), positive=positive)
+    assert found.positive == positive
+
+
+@pytest.mark.parametrize(
     ("columns", "given_", "message"),
     [
         ({"at": None}, {}, "ISO 8601"),
@@ -125,6 +133,7 @@ def test_the_task_is_that_of_the_training_set(late, task, positive):
         ({"late": pa.array([[1]] * 600)}, {}, "fewer than two|has the type list"),
         ({}, {"positive": "yes", "label": "amount"}, "two classes"),
         ({"late": pa.array(["a", "b"] * 300)}, {"positive": "c"}, "a, b"),
+        ({"late": pa.array([0, 1] * 300)}, {"positive": "yes"}, "0, 1"),
         ({"amount": None}, {}, "No column is left"),
         ({}, {"features": ["amount", "late"]}, "remove late"),
         ({}, {"label": "at", "time": "at"}, "both the time and the label"),

@@ -184,7 +184,7 @@ def answer_page(context: Context) -> str:
     ti = context["ti"]
     base: str = conf.get("api", "base_url", fallback="") or ""
     page = f"{base.rstrip('/')}/dags/{ti.dag_id}/runs/{quote(ti.run_id, safe='')}/tasks/{ti.task_id}"
-    mapped = f"/mapped/{ti.map_index}" if (ti.map_index or -1) >= 0 else ""
+    mapped = f"/mapped/{ti.map_index}" if ti.map_index is not None and ti.map_index >= 0 else ""
     return f"{page}{mapped}/required_actions"
 
 

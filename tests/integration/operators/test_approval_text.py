@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.operators.approval import request_text
+from airflow_mlops.operators.approval import answer_page, request_text
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
 
 PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
@@ -66,3 +67,9 @@ def test_ordinary_names_are_not_changed():
 
 def test_an_address_stays_one_link():
     assert elements(rendered("plain", address="http://mlflow/a) [x](http://evil.example")) == EXPECTED
+
+
+@pytest.mark.parametrize(("map_index", "place"), [(None, ""), (-1, ""), (0, "/mapped/0"), (3, "/mapped/3")])
+def test_the_page_of_the_answer_is_that_of_the_task_instance(map_index, place):
+    ti = SimpleNamespace(dag_id="train", run_id="manual__1+0", task_id="promote", map_index=map_index)
+    assert answer_page({"ti": ti}).endswith(f"/dags/train/runs/manual__1%2B0/tasks/promote{place}/required_actions")

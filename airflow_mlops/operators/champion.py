@@ -27,15 +27,16 @@ class ChampionOperator(StepOperator):
     changed: ClassVar[str]
     operator_extra_links = (MLflowRunLink(),)
 
-    def add_champion_outlet(self, model: str | None) -> None:
+    def add_champion_outlet(self, model: Any) -> None:
         """Add an asset alias for the asset ``mlops://MODEL/champion`` to the outlets of the task.
 
         Airflow emits an event of a plain asset after every successful task, but of an asset alias only if the task asks
         for it.
 
-        :param model: name of the registered model; ``None`` or a template if it is known only when the task runs
+        :param model: name of the registered model; ``None``, a template or a task output if it is known only when the
+            task runs
         """
-        named = model and "{" not in model
+        named = isinstance(model, str) and "{" not in model
         self.champion_alias = AssetAlias(f"mlops-{model}-champion" if named else "mlops-champion")
         self.add_outlets([self.champion_alias])
 

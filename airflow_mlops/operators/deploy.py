@@ -85,7 +85,8 @@ class DeployOperator(StepOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.assign_parameters(locals())
-        self.deployed_alias = AssetAlias(f"mlops-{model}-deployed" if "{" not in model else "mlops-deployed")
+        named = isinstance(model, str) and "{" not in model
+        self.deployed_alias = AssetAlias(f"mlops-{model}-deployed" if named else "mlops-deployed")
         self.add_outlets([self.deployed_alias])
 
     def build_spec(self, context: Context) -> dict[str, Any]:

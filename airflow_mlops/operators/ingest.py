@@ -10,6 +10,7 @@ from airflow_mlops.core.base import choices
 from airflow_mlops.core.errors import EmptyWindowError, FilesNotReadyError, MLOpsError, SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.operators.base import StepOperator
+from airflow_mlops.operators.rendering import is_template
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -99,7 +100,7 @@ class IngestOperator(StepOperator):
             raise SpecError(
                 f"Task {self.task_id!r} needs exactly one source: set either sql= with conn_id=, or files=."
             )
-        if format not in (None, *_FORMATS):
+        if not is_template(format) and format not in (None, *_FORMATS):
             raise SpecError(f"Task {self.task_id!r}: format={format!r} is unknown: {choices(format, _FORMATS)}.")
         if on_empty not in ("fail", "wait"):
             raise SpecError(f"Task {self.task_id!r}: on_empty={on_empty!r} is unknown: use 'fail' or 'wait'.")

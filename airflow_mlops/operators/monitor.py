@@ -67,7 +67,8 @@ class MonitorOperator(StepOperator):
 
             check_trainer(trainer, f"The trainer of task {self.task_id!r}")
         # The outlet is an alias, because only the decision ``retrain`` emits an event.
-        self.retrain_alias = AssetAlias("mlops-retrain" if "{" in model else f"mlops-{model}-retrain")
+        named = isinstance(model, str) and "{" not in model
+        self.retrain_alias = AssetAlias(f"mlops-{model}-retrain" if named else "mlops-retrain")
         self.add_outlets([self.retrain_alias])
 
     def _check(self, policy: Any, reference: Any) -> None:

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import jinja2
 import jinja2.nativetypes
+from airflow.sdk import XComArg
+from airflow.sdk.definitions.param import DagParam
 
 from airflow_mlops.core.errors import SpecError, one_line
 from airflow_mlops.core.secrets import url_credentials
@@ -38,8 +40,17 @@ _OF_LOGICAL_DATE = re.compile(r"'(logical_date|ds|ds_nodash|ts|ts_\w+|(prev_)?da
 
 
 def is_template(value: Any) -> bool:
-    """Return whether ``value`` contains a Jinja template or a task output, whose value is known only at run time."""
-    return "{{" in (text := str(value)) or "{%" in text
+    """Return whether ``value`` contains a template, a task output or a DAG parameter, known only at run time."""
+    return "{{" in (text := str(value)) or "{%" in text or _is_reference(value)
+
+
+def _is_reference(value: Any) -> bool:
+    # A task output is a template as text, but not in the text of a list or a dict. ``dag.param()`` never is.
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(map(_is_reference, value))
+    return isinstance(value, (XComArg, DagParam))
 
 
 class Expression:

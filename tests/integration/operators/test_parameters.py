@@ -111,6 +111,37 @@ def test_every_operator_renders_wherever_it_runs(name, where):
     assert str(rendered) == expected
 
 
+@pytest.mark.parametrize("kind", ["output", "param"])
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_every_templated_parameter_accepts_a_task_output_and_a_parameter_of_the_dag(name, kind):
+    from airflow.providers.standard.operators.empty import EmptyOperator
+    from airflow.sdk import DAG
+
+    made = operator(name)
+    # A task output may not be a second source of data, and run_on names a place.
+    for parameter in {*made.parameters} - made.untemplated - {"run_on", "sql"}:
+        with DAG("parameters", schedule=None) as dag:
+            later = EmptyOperator(task_id="first").output if kind == "output" else dag.param("later", None)
+            made(task_id="task", **{**deepcopy(ARGUMENTS[name]), parameter: later})
+
+
+def test_a_structured_parameter_may_contain_task_outputs():
+    from airflow.providers.standard.operators.empty import EmptyOperator
+    from airflow.sdk import DAG
+
+    with DAG("parameters", schedule=None):
+        first = EmptyOperator(task_id="first")
+        gates = [{"metric": "roc_auc", "min": first.output}]
+        last = operator("EvaluateOperator")(task_id="last", candidates=first.output, gates=gates)
+    assert last.upstream_task_ids == {"first"}
+
+
+def test_the_format_of_files_is_a_template():
+    made = task("IngestOperator", name="rows", files="a", format="{{ month }}")
+    made.render_template_fields({"month": "jsonl"})
+    assert made.build_spec({})["format"] == "jsonl"
+
+
 def test_the_objects_of_an_endpoint_are_templates():
     made = task("DeployOperator", **deepcopy(ARGUMENTS["DeployOperator"]))
     made.render_template_fields({**CONTEXT})

@@ -120,7 +120,8 @@ def _open_request(store: ArtifactStore, model: str, entries: Sequence[Entry]) ->
     opened = [item for item in recorded_requests(store, model, entries) if item.state == "open"]
     if not opened:
         return None
-    request, by = opened[-1].request, author_of(entries[opened[-1].seq - 1])
+    # An entry of a ledger that was tampered with may be missing, so its number is not its place.
+    request, by = opened[-1].request, author_of(next(entry for entry in entries if entry.seq == opened[-1].seq))
     return OpenRequest(id=request.id, reason=request.reason, created=request.created, by=by)
 
 

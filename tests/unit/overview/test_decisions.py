@@ -11,7 +11,7 @@ from airflow_mlops.cli.overview import _decision
 from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.overview import decisions
+from airflow_mlops.overview import decisions, models
 from airflow_mlops.registry import requests
 from airflow_mlops.registry.ledger import Ledger
 from tests.unit.overview.test_index import promote, store, version  # noqa: F401 - a fixture
@@ -45,3 +45,16 @@ def test_a_request_of_a_user_names_the_user(store: ArtifactStore) -> None:  # no
     request = decisions.standing(store, "delays", entries).request
     assert request is not None
     assert decisions.facts(entries[-1]).by == request.by == _row(entries[-1])["user"] == "ann"
+
+
+def test_the_open_request_is_shown_although_an_earlier_entry_was_removed(store: ArtifactStore) -> None:  # noqa: F811
+    promote(store, 1)
+    promote(store, 2)
+    requests.by_user(Ledger(store, "delays"), APRIL, "Snow.", "ann", version(2))
+    store.delete(store.keys("ledger/delays")[0])
+    facts = models.model(store, "delays")
+    assert facts is not None
+    assert not facts.chain.intact
+    assert facts.champion is not None
+    assert facts.request is not None
+    assert (facts.champion.version, facts.request.by) == (2, "ann")

@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.registry.aliases import check_hashes, last_move
 from airflow_mlops.registry.ledger import Entry, Ledger
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult
 
@@ -95,9 +96,10 @@ def from_ledger(entries: Sequence[Entry]) -> dict[int, VersionFacts]:
             judged = found[entry.refit.judged.version]
             update = {"version": refitted.version, "run_id": refitted.run_id, "gates": entry.refit.checks}
             found[refitted.version] = judged.model_copy(update=update)
-    moves = [entry for entry in entries if entry.moves and entry.champion is not None]
-    if moves and moves[-1].champion is not None:
-        number = moves[-1].champion.version
+    move = last_move(entries)
+    # A person may have deleted the alias.
+    if move is not None and move.champion is not None:
+        number = move.champion.version
         found[number] = found[number].model_copy(update={"champion": True})
     return found
 
@@ -132,7 +134,6 @@ def from_mlflow(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry], 
     :param ui: address of MLflow's pages; empty if it has none
     :raises RegistryError: MLflow cannot be read
     """
-    from airflow_mlops.registry.aliases import check_hashes
     from airflow_mlops.registry.client import registry_errors
 
     model, known = ledger.model, from_ledger(entries)

@@ -54,6 +54,7 @@ def test_without_the_alias_the_model_has_no_champion(store: ArtifactStore) -> No
     entries = moved(store, 2, None)
     standing = decisions.standing(store, "delays", entries)
     assert (standing.champion, standing.previous) == (None, 2)
+    assert not any(found.champion for found in versions.from_ledger(entries).values())
     assert (_row(entries[-1])["version"], last_champion(entries)) == ("", version(2))
     with pytest.raises(RegistryError, match="`airflow mlops rollback` restores the champion before"):
         rollbacks.preview("delays", entries, None)

@@ -77,7 +77,9 @@ class CanaryOperator(ChampionOperator):
         return super().samples(result) if result["promoted"] else []
 
     def decision(self, result: dict[str, Any]) -> str:
-        share = f" {result['share']:.0%}" if result["share"] else ""
+        from airflow_mlops.gates.base import percent
+
+        share = f" {percent(result['share'])}" if result["share"] else ""
         return f"{result['state']}{share}: {result['reason']}"
 
     def event(self, result: dict[str, Any], context: Context) -> Event | None:

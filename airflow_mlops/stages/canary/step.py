@@ -9,6 +9,7 @@ from airflow_mlops import __version__
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.gates.base import percent
 from airflow_mlops.metrics.catalog import MAIN_METRIC, REALISED, is_on_request, realised
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models import contracts
@@ -110,9 +111,7 @@ class _Task:
 
     def _start(self, now: ModelVersionRef, again: str) -> Decision:
         share = self.spec.shares[0]
-        reason = (
-            f"{self.ref} begins{again} to answer {share:.0%} of the requests. The champion {now} answers the others."
-        )
+        reason = f"{self.ref} begins{again} to answer {percent(share)} of the requests. The champion {now} answers the others."
         files = file_hashes(versions.download(self.client, self.ref))
         mine = CandidateVerdict(candidate=self.ref, metrics={}, gates=[], passed=False, reason=reason, files=files)
         return self._decision(canaries.STARTED, now, reason, CanaryStep(version=self.ref, share=share), mine)
@@ -139,7 +138,7 @@ class _Task:
         new = min(mine.labels_now, mine.labels - step.labels)
         if min(new, theirs.labels) < spec.min_labels:
             self.reason = (
-                f"{self.ref} answers {step.share:.0%} of the requests. It is compared with the champion when it has "
+                f"{self.ref} answers {percent(step.share)} of the requests. It is compared with the champion when it has "
                 f"{spec.min_labels:,} new labelled predictions ({max(0, new):,} so far, and {theirs.labels:,} of the champion)."
             )
             return None
@@ -160,18 +159,20 @@ class _Task:
         if found.worse:
             kind, share, reason = canaries.WITHDRAWN, 0.0, f"{self.ref} is withdrawn: {found.worse}"
         elif found.uncertain:
-            reason = f"{self.ref} keeps {share:.0%} of the requests: {found.uncertain}"
+            reason = f"{self.ref} keeps {percent(share)} of the requests: {found.uncertain}"
         elif wider is not None:
             kind, share = canaries.WIDENED, wider
-            reason = f"{self.ref} answers {share:.0%} of the requests instead of {step.share:.0%}: {about}"
+            reason = f"{self.ref} answers {percent(share)} of the requests instead of {percent(step.share)}: {about}"
         elif not self.spec.promote:
-            reason = f"{self.ref} was no worse than {now} at the last share, {share:.0%}, and can be promoted: {about}"
+            reason = (
+                f"{self.ref} was no worse than {now} at the last share, {percent(share)}, and can be promoted: {about}"
+            )
         elif file_hashes(versions.download(self.client, self.ref)) != files:
             kind, share, passed = canaries.WITHDRAWN, 0.0, False
             reason = f"{self.ref} is withdrawn, because its files are not those with which the canary began."
         else:
             kind, share = "promoted", 0.0
-            reason = f"It was no worse than {now} at {step.share:.0%} of the requests: {about}"
+            reason = f"It was no worse than {now} at {percent(step.share)} of the requests: {about}"
         mine = CandidateVerdict(
             candidate=self.ref, metrics=found.metrics, gates=found.gates, passed=passed, reason=reason, files=files
         )

@@ -53,6 +53,7 @@ CHAMPION = {"model": "m", "version": 7, "run_id": "r"}
         (MonitorOperator, {"decision": "watch", "headline": "rain drifted"}, "watch: rain drifted"),
         (MonitorOperator, {"decision": "healthy", "headline": ""}, "healthy"),
         (CanaryOperator, {"state": "widened", "share": 0.2, "reason": "why"}, "widened 20%: why"),
+        (CanaryOperator, {"state": "started", "share": 0.005, "reason": "why"}, "started 0.5%: why"),
         (CanaryOperator, {"state": "withdrawn", "share": 0.0, "reason": "why"}, "withdrawn: why"),
         (EvaluateOperator, {"verdict": {"winner": CHAMPION, "reason": "why"}}, "v7 passed"),
         (EvaluateOperator, {"verdict": {"winner": None, "reason": "why"}}, "refused: why"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -16,8 +17,11 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.two_groups import Group
-from airflow_mlops.stages.canary import evidence
-from airflow_mlops.stages.canary.comparison import compare, error_of_look
+from airflow_mlops.registry.canary import Rollout
+from airflow_mlops.registry.canary_step import CanaryStep
+from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.stages.canary import evidence, step
+from airflow_mlops.stages.canary.comparison import Comparison, compare, error_of_look
 from airflow_mlops.stages.canary.evidence import Answers
 from airflow_mlops.stages.canary.spec import CanarySpec
 
@@ -165,3 +169,20 @@ def test_a_canary_with_negative_predictions_is_not_compared_by_a_deviance():
         EvaluationError, match=r"compared by poisson_deviance, because 1 of 2 predictions are not above 0"
     ):
         losses([-1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("shares", "text"),
+    [([0.004, 0.125], "12.5% of the requests instead of 0.4%"), ([0.05, 0.2], "20% of the requests instead of 5%")],
+)
+def test_the_ledger_has_the_share_of_a_canary_as_it_is(shares, text):
+    ref, champion = (ModelVersionRef(model="m", version=number, run_id="") for number in (2, 1))
+    gate = GateResult(gate="accuracy", measured=0.9, asked=0.8, passed=True, explanation="It is as good.")
+    task = SimpleNamespace(
+        spec=CanarySpec(model="m", version=2, shares=shares),
+        ref=ref,
+        _decision=lambda kind, now, reason, step, mine: reason,
+    )
+    found = Comparison([gate], {}, {})
+    reason = step._Task._judged(task, Rollout([], False), champion, found, CanaryStep(version=ref, share=shares[0]))
+    assert text in reason

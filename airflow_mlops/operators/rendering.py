@@ -3,7 +3,8 @@
 Jinja renders text. Two rules are added to Airflow's rendering, unless the DAG sets ``render_template_as_native_obj``:
 
 - If a value is exactly one expression, such as ``"{{ params.columns }}"``, a result that is a list or a dict keeps its
-  type. In structured parameters (gates, policies, trainers), a number, a boolean and null keep their types, too.
+  type, and null stays null. In structured parameters (gates, policies, trainers), a number and a boolean keep their types,
+  too.
 - In the free-form ``params`` of a trainer, text from a template becomes a number, a boolean or null if the text is
   written like one. Airflow Variables are always text. Text without a template is never converted.
 """
@@ -58,7 +59,7 @@ class Expression:
 
     :param text: the template
     :param environment: the Jinja environment of the task
-    :param scalars: whether a number, a boolean or null keeps its type
+    :param scalars: whether a number or a boolean keeps its type. Null always does
     :param free: whether text that is written like a number, a boolean or null becomes one
     """
 
@@ -73,7 +74,8 @@ class Expression:
         value = self._value(context)
         if isinstance(value, (list, tuple, Mapping)) or (isinstance(value, Sequence) and not isinstance(value, str)):
             return value
-        if self.scalars and (value is None or isinstance(value, (bool, int, float))):
+        # As text, null would be the name ``None``.
+        if value is None or (self.scalars and isinstance(value, (bool, int, float))):
             return value
         text = str(value)
         return _from_text(text) if self.free else text
@@ -108,7 +110,7 @@ def with_expressions(
     """Replace each template in ``value`` that keeps its type by an :class:`Expression`, and return the result.
 
     :param done: ids of values that must not be rendered, because they come from XCom
-    :param structured: whether the value is a structured parameter, in which numbers, booleans and null keep their types
+    :param structured: whether the value is a structured parameter, in which numbers and booleans keep their types
     :param free: whether the value is below a free-form key
     """
     if id(value) in done or isinstance(environment, jinja2.nativetypes.NativeEnvironment):

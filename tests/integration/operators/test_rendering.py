@@ -18,6 +18,7 @@ from airflow_mlops.operators import (
     EvaluateOperator,
     IngestOperator,
     MonitorOperator,
+    ScoreOperator,
     TrainOperator,
 )
 from airflow_mlops.sensors import ModelHealthSensor
@@ -46,6 +47,13 @@ def rendered(operator: type, native: bool = False, **parameters: Any) -> Any:
 def trained(params: dict[str, Any], **more: Any) -> dict[str, Any]:
     task = rendered(TrainOperator, model="m", dataset={}, trainer=SklearnTrainer("a.B", params), **more)
     return dict(task.trainer["params"])
+
+
+def test_null_is_no_name():
+    task = rendered(
+        ScoreOperator, model="m", dataset={}, alias="{{ params.none }}", name="{{ params.none or 'scores' }}"
+    )
+    assert (task.alias, task.name) == (None, "scores")
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ class Replay:
         champion, version, served = self._start, 1, []
         compared: list[tuple[int, Comparison]] = []
         requests: list[Request] = []
-        active_before: list[Mapping[Trigger, str]] = []
+        active_before: list[tuple[_Model, Mapping[Trigger, str]]] = []
         for number in self._monitored:
             known = number - self.delay
             step = self._step(number, champion)
@@ -155,8 +155,11 @@ class Replay:
             age = (self._window(number).end - self._window(champion[0]).end) / timedelta(days=1)
             if policy.max_age is not None and age > days(policy.max_age):
                 active["age"] = "the training data are old"
-            planned = limited(_NAME, self._window(number), policy, active, active_before, requests)
-            active_before.append(active)
+            # As in monitoring, only windows that the same model predicted count for persistence.
+            scored_by = served[known - self.first]
+            before: list[Mapping[Trigger, str]] = [item if by == scored_by else {} for by, item in active_before]
+            planned = limited(_NAME, self._window(number), policy, active, before, requests)
+            active_before.append((scored_by, active))
             if planned.is_requested:
                 requests.append(_request(self._window(number), list(active)))
                 champion, version = (known, self.winner(known)), version + 1

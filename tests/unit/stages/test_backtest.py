@@ -154,3 +154,12 @@ def test_copies_of_rows_of_one_group_do_not_look_like_a_relation_that_challenger
 
     assert trainings(windows) == 0
     assert trainings([Period(item.window, item.rows) for item in windows]) > 0
+
+
+def test_windows_of_a_replaced_model_do_not_count_for_persistence():
+    world = replay([*np.random.default_rng(1).normal(scale=3, size=16)])
+    policy = world.policy(Policy.model_validate({"persistence": {"k": 2, "n": 3}}))
+    trained = [number for number, step in enumerate(policy.steps) if step.trained]
+    assert len(trained) >= 2
+    # The first window of a new model asks for nothing, so two windows that ask end three windows after the training.
+    assert min(np.diff(trained)) >= 3

@@ -145,6 +145,7 @@ class Replay:
             active: dict[Trigger, str] = {}
             comparison = None
             due = not compared or self._span(compared[-1][0], known) >= (policy.probe or timedelta(0))
+            due &= self.periods[known].rows.num_rows >= policy.min_labels
             if "challenger" in policy.retrain_on and policy.probe is not None and due:
                 comparison = self._compare(champion, version, known)
                 earlier = [(windows_between(self._window(at), self._window(known)), item) for at, item in compared]

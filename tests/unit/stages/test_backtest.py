@@ -27,22 +27,22 @@ CONTRACT = ModelContract(
 TRAINER = SklearnTrainerSpec(estimator="sklearn.linear_model.Ridge")
 
 
-def periods(slopes: list[float]) -> list[Period]:
+def periods(slopes: list[float], rows_each: int = 300) -> list[Period]:
     """One window for each slope of the relation between ``x`` and the label."""
     random = np.random.default_rng(0)
     found = []
     for number, slope in enumerate(slopes):
-        x = random.normal(size=300)
-        rows = pa.table({"x": x, "label": slope * x + random.normal(size=300)})
+        x = random.normal(size=rows_each)
+        rows = pa.table({"x": x, "label": slope * x + random.normal(size=rows_each)})
         found.append(Period(Window(start=START + number * MONTH, end=START + (number + 1) * MONTH), rows))
     return found
 
 
-def replay(slopes: list[float], delay: int = 0) -> Replay:
+def replay(slopes: list[float], delay: int = 0, rows_each: int = 300) -> Replay:
     def fit(rows: pa.Table) -> Refitted:
         return refit(TRAINER, 0, CONTRACT, rows)
 
-    return Replay({None: fit}, CONTRACT, periods(slopes), 3, delay, "rmse")
+    return Replay({None: fit}, CONTRACT, periods(slopes, rows_each), 3, delay, "rmse")
 
 
 @pytest.mark.parametrize("delay", [0, 2])
@@ -97,6 +97,13 @@ def test_compared_windows_are_counted():
     assert world.policy(Policy(probe=None)).comparisons == 0
     # Windows begin every 30 days.
     assert world.policy(Policy.model_validate({"probe": "P60D"})).comparisons == 3
+
+
+def test_windows_with_too_few_labels_are_not_compared():
+    world = replay([1.0] * 6 + [-1.0] * 3, rows_each=150)
+    policy = world.policy(Policy())
+    assert (policy.comparisons, policy.trainings) == (0, 0)
+    assert world.policy(Policy(min_labels=150)).comparisons == 6
 
 
 def test_the_limits_of_the_policy_hold():

@@ -120,11 +120,14 @@ def load(
     )
 
 
-def version_of(datasets: Sequence[Dataset], champion: ModelVersionRef, client: MlflowClient) -> ModelVersionRef:
+def version_of(
+    datasets: Sequence[Dataset], champion: ModelVersionRef, client: MlflowClient, number: int | None = None
+) -> ModelVersionRef:
     """Return the model version that made the predictions, which may differ from the current champion.
 
-    :param datasets: the datasets of predictions, at least one. The manifest of the last dataset names the version
+    :param datasets: the datasets of predictions, at least one
     :param champion: the current champion of the monitored model
+    :param number: number of the version; by default the version that the manifest of the last dataset names
     :raises SpecError: the predictions come from a different model
     """
     manifest = datasets[-1].manifest
@@ -134,7 +137,7 @@ def version_of(datasets: Sequence[Dataset], champion: ModelVersionRef, client: M
             f"Dataset {manifest.name!r} holds predictions of model {made_by!r}, not of {champion.model!r}: correct "
             "model= or dataset=."
         )
-    number = int(manifest.details.get("model_version", champion.version))
+    number = int(manifest.details.get("model_version", champion.version)) if number is None else number
     return champion if number == champion.version else versions.version(client, champion.model, number)
 
 

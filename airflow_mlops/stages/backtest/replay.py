@@ -134,7 +134,7 @@ class Replay:
         champion, version, served = self._start, 1, []
         compared: list[tuple[int, Comparison]] = []
         requests: list[Request] = []
-        active_before: list[Mapping[Trigger, str]] = []
+        active_before: list[tuple[_Model, Mapping[Trigger, str]]] = []
         for number in self._monitored:
             known = number - self.delay
             step = self._step(number, champion)
@@ -145,6 +145,7 @@ class Replay:
             active: dict[Trigger, str] = {}
             comparison = None
             due = not compared or self._span(compared[-1][0], known) >= (policy.probe or timedelta(0))
+            due &= self.periods[known].rows.num_rows >= policy.min_labels
             if "challenger" in policy.retrain_on and policy.probe is not None and due:
                 comparison = self._compare(champion, version, known)
                 earlier = [(windows_between(self._window(at), self._window(known)), item) for at, item in compared]
@@ -155,8 +156,11 @@ class Replay:
             age = (self._window(number).end - self._window(champion[0]).end) / timedelta(days=1)
             if policy.max_age is not None and age > days(policy.max_age):
                 active["age"] = "the training data are old"
-            planned = limited(_NAME, self._window(number), policy, active, active_before, requests)
-            active_before.append(active)
+            # As in monitoring, only windows that the same model predicted count for persistence.
+            scored_by = served[known - self.first]
+            before: list[Mapping[Trigger, str]] = [item if by == scored_by else {} for by, item in active_before]
+            planned = limited(_NAME, self._window(number), policy, active, before, requests)
+            active_before.append((scored_by, active))
             if planned.is_requested:
                 requests.append(_request(self._window(number), list(active)))
                 champion, version = (known, self.winner(known)), version + 1

@@ -27,6 +27,7 @@ from airflow_mlops.core.errors import (
 from airflow_mlops.core.moments import EPOCH
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import Window
+from airflow_mlops.core.zones import instant, local
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset, datasets_inside, open_dataset
 from airflow_mlops.data.moments import as_utc
@@ -335,14 +336,28 @@ def trained_rows(trained: Dataset, contract: ModelContract) -> LabelledRows:
 
 def _pasts(older: Sequence[LabelledRows], window: Window) -> dict[int | None, pa.Table]:
     """Return the older rows of each challenger, by number of windows. Equal challengers are trained once."""
-    length = window.end - window.start
     found: dict[int | None, pa.Table] = {}
     for past in PASTS:
-        tables = [item.table if past is None else item.since(window.start - (past - 1) * length) for item in older]
+        tables = [item.table if past is None else item.since(_earlier_start(window, past - 1)) for item in older]
         table = pa.concat_tables(tables)
         if all(table.num_rows != known.num_rows for known in found.values()):
             found[past] = table
     return {past: _sampled(table) for past, table in found.items()}
+
+
+def _earlier_start(window: Window, count: int) -> datetime:
+    """Return the start of the window that lies ``count`` windows before ``window``.
+
+    Windows of whole days, months or years are counted in calendar time, because months and local days differ in length.
+    """
+    start, end = (local(moment, window.zone) for moment in (window.start, window.end))
+    if start.time() != end.time():
+        return window.start - count * (window.end - window.start)
+    months = 12 * (end.year - start.year) + end.month - start.month
+    if start.day == end.day == 1:
+        year, month = divmod(12 * start.year + start.month - 1 - count * months, 12)
+        return instant(start.replace(year=year, month=month + 1), window.zone)
+    return instant(start - count * (end - start), window.zone)
 
 
 def _sampled(table: pa.Table) -> pa.Table:

@@ -49,6 +49,17 @@ class Check:
             return sum(dataset.rows for dataset in self.datasets)
         return sum(rows_by_version(dataset)[self.version] for dataset in self.datasets)
 
+    @property
+    def latest_version(self) -> int | None:
+        """Return the number of the version that made the latest checked predictions; ``None`` if it is unknown.
+
+        A manifest names the latest version of its whole dataset, of which only a part may be checked.
+        """
+        if self.version is not None:
+            return self.version
+        numbers = set().union(*map(rows_by_version, self.datasets))
+        return numbers.pop() if len(numbers) == 1 else None
+
     def of_each_version(self) -> list[Check]:
         """Return one check for each version. The last check is for the version that made the latest predictions."""
         counts = [rows_by_version(dataset) for dataset in self.datasets]

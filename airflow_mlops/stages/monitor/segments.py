@@ -42,8 +42,7 @@ def compare(check: Check, reference: TrainingReference, realised: Realised) -> S
     known = profile.segments if values is None or profile.weighted is None else profile.weighted.segments
     if known is None or judged is None or judged.metric not in known.losses:
         return SegmentFindings()
-    present = {column.name for dataset in check.datasets for column in dataset.manifest.columns}
-    cuts = {name: cut for name, cut in known.cuts.items() if name in present}
+    cuts = {name: cut for name, cut in known.cuts.items() if check.has_columns(name)}
     contract, metric = reference.contract, judged.metric
     mask = None if values is None else values > 0
 

@@ -132,7 +132,7 @@ def _reference(
     :param present: the champion
     :param stored: the model contract that is stored with the champion
     """
-    scored_by = training_reference.version_of(check.datasets, present, client)
+    scored_by = training_reference.version_of(check.datasets, present, client, check.latest_version)
     if scored_by != present:
         stored = contracts.read(client, check.store, scored_by)
     return training_reference.load(scored_by, stored, check.datasets, check.store)

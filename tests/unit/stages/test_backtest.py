@@ -27,22 +27,22 @@ CONTRACT = ModelContract(
 TRAINER = SklearnTrainerSpec(estimator="sklearn.linear_model.Ridge")
 
 
-def periods(slopes: list[float]) -> list[Period]:
+def periods(slopes: list[float], rows_each: int = 300) -> list[Period]:
     """One window for each slope of the relation between ``x`` and the label."""
     random = np.random.default_rng(0)
     found = []
     for number, slope in enumerate(slopes):
-        x = random.normal(size=300)
-        rows = pa.table({"x": x, "label": slope * x + random.normal(size=300)})
+        x = random.normal(size=rows_each)
+        rows = pa.table({"x": x, "label": slope * x + random.normal(size=rows_each)})
         found.append(Period(Window(start=START + number * MONTH, end=START + (number + 1) * MONTH), rows))
     return found
 
 
-def replay(slopes: list[float], delay: int = 0) -> Replay:
+def replay(slopes: list[float], delay: int = 0, rows_each: int = 300) -> Replay:
     def fit(rows: pa.Table) -> Refitted:
         return refit(TRAINER, 0, CONTRACT, rows)
 
-    return Replay({None: fit}, CONTRACT, periods(slopes), 3, delay, "rmse")
+    return Replay({None: fit}, CONTRACT, periods(slopes, rows_each), 3, delay, "rmse")
 
 
 @pytest.mark.parametrize("delay", [0, 2])
@@ -97,6 +97,13 @@ def test_compared_windows_are_counted():
     assert world.policy(Policy(probe=None)).comparisons == 0
     # Windows begin every 30 days.
     assert world.policy(Policy.model_validate({"probe": "P60D"})).comparisons == 3
+
+
+def test_windows_with_too_few_labels_are_not_compared():
+    world = replay([1.0] * 6 + [-1.0] * 3, rows_each=150)
+    policy = world.policy(Policy())
+    assert (policy.comparisons, policy.trainings) == (0, 0)
+    assert world.policy(Policy(min_labels=150)).comparisons == 6
 
 
 def test_the_limits_of_the_policy_hold():
@@ -154,3 +161,12 @@ def test_copies_of_rows_of_one_group_do_not_look_like_a_relation_that_challenger
 
     assert trainings(windows) == 0
     assert trainings([Period(item.window, item.rows) for item in windows]) > 0
+
+
+def test_windows_of_a_replaced_model_do_not_count_for_persistence():
+    world = replay([*np.random.default_rng(1).normal(scale=3, size=16)])
+    policy = world.policy(Policy.model_validate({"persistence": {"k": 2, "n": 3}}))
+    trained = [number for number, step in enumerate(policy.steps) if step.trained]
+    assert len(trained) >= 2
+    # The first window of a new model asks for nothing, so two windows that ask end three windows after the training.
+    assert min(np.diff(trained)) >= 3

@@ -35,10 +35,10 @@ def store(tmp_path) -> ArtifactStore:
 
 @pytest.fixture
 def given(store, monkeypatch):
-    """Return the rows that challengers of April get, as months by past, and the number of windows since training."""
+    """Return the rows that challengers of a month (April by default) get, as months by past, and the number of windows since training."""
 
     def given(
-        trained_until: str = "2013-01", timestamp: str | None = "time_hour"
+        trained_until: str = "2013-01", timestamp: str | None = "time_hour", checked: int = 4
     ) -> tuple[dict, list[int], int] | None:
         seen = []
 
@@ -59,8 +59,8 @@ def given(store, monkeypatch):
         )  # fmt: skip
         outcomes = {number: write(store, "outcomes", month(number), f"2013-0{number}") for number in range(1, 7)}
         check = Check(
-            "delays", Window.model_validate("2013-04"), datetime(2013, 9, 1, tzinfo=timezone.utc), Policy(),
-            [open_dataset(store, outcomes[4])], store,
+            "delays", Window.model_validate(f"2013-0{checked}"), datetime(2013, 9, 1, tzinfo=timezone.utc), Policy(),
+            [open_dataset(store, outcomes[checked])], store,
         )  # fmt: skip
         stored = VersionContract(contract=contract)
         probe = challengers.probe(check, V1, stored, Realised(), [], [], LINEAR, None)
@@ -110,3 +110,30 @@ def test_without_times_the_training_set_belongs_to_its_window(given):
     older, _, _ = given("2013-02", timestamp=None)
     # The rows of January and February have no times, so none of them is known to be from February.
     assert older == {None: [1, 2, 3], 3: [3], 1: []}
+
+
+def test_windows_are_counted_in_calendar_time(given):
+    # April and May have more days than two Junes.
+    older, current, _ = given(checked=6)
+    assert older == {None: [1, 2, 3, 4, 5], 3: [4, 5], 1: []}
+    assert current == [6]
+
+
+@pytest.mark.parametrize(
+    ("window", "start"),
+    [
+        ("2013-02", "2012-12-01T00:00Z"),
+        ("2013-Q2", "2012-10-01T00:00Z"),
+        ("2013", "2011-01-01T00:00Z"),
+        ("2013-W14", "2013-03-18T00:00Z"),
+        ("2013-04-01T06", "2013-04-01T04:00Z"),
+        # The day of the change to summer time has 23 hours.
+        ("2013-03-31[Europe/Berlin]", "2013-03-28T23:00Z"),
+        # Hours before and after the change.
+        ("2013-03-31T03[Europe/Berlin]", "2013-03-30T23:00Z"),
+    ],
+)
+def test_the_start_of_the_window_before_the_last(window, start):
+    assert challengers._earlier_start(Window.model_validate(window), 2) == datetime.fromisoformat(
+        start.replace("Z", "+00:00")
+    )

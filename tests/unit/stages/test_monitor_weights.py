@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
@@ -240,6 +241,15 @@ def test_segments_are_weighted(store, profile):
     realised = performance.realised(clustered, known)
     assert realised.performance.value == pytest.approx(weighted_auc(window), abs=1e-12)
     assert segments.compare(clustered, known, realised).segments == []
+
+
+def test_a_feature_that_only_some_datasets_of_the_window_have_has_no_segments(store, profile):
+    known, whole = reference(profile), check(store, rows(1, worse="EV"))
+    other = write(store, "late_outcomes_2", rows(2).drop_columns("carrier"), "2013-04")
+    both = replace(whole, datasets=[*whole.datasets, open_dataset(store, other)])
+    realised = performance.realised(both, known)
+    assert realised.judged is not None
+    assert segments.compare(both, known, realised).segments == []
 
 
 def test_unchanged_segments_are_rarely_worse(store, profile):

@@ -15,7 +15,7 @@ export const DriftTab = ({ name }: { name: string }) => {
   const [params, setParams] = useSearchParams();
   if (data === null) return failure ? <Problems failure={failure} onRetry={reload} /> : <Loading />;
   const row = data.features.findIndex(({ column }) => column === params.get("feature"));
-  const column = data.windows.findIndex(({ start }) => start === params.get("window"));
+  const column = data.windows.findIndex(({ label }) => label === params.get("window"));
   const selected = row < 0 || column < 0 ? null : { row, column };
   const feature = data.features[row];
   const window = data.windows[column];
@@ -34,7 +34,7 @@ export const DriftTab = ({ name }: { name: string }) => {
                   (before) => {
                     const after = new URLSearchParams(before);
                     after.set("feature", data.features[place.row]?.column ?? "");
-                    after.set("window", data.windows[place.column]?.start ?? "");
+                    after.set("window", data.windows[place.column]?.label ?? "");
                     return after;
                   },
                   { replace: true },

@@ -64,8 +64,8 @@ export const Heatmap = ({ drift, onSelect, selected }: Props) => {
               <th scope="col" style={NAME}>
                 Feature
               </th>
-              {windows.map(({ label, start }, column) => (
-                <th key={start} scope="col" style={{ fontWeight: "normal", fontSize: 10, height: 62, verticalAlign: "bottom" }} title={label}>
+              {windows.map(({ label }, column) => (
+                <th key={label} scope="col" style={{ fontWeight: "normal", fontSize: 10, height: 62, verticalAlign: "bottom" }} title={label}>
                   <span style={{ writingMode: "vertical-rl", visibility: windows.length > 40 && column % 4 ? "hidden" : undefined }}>
                     {label.slice(0, 10)}
                   </span>
@@ -84,7 +84,7 @@ export const Heatmap = ({ drift, onSelect, selected }: Props) => {
                   const cell = cells[row]?.[column] ?? null;
                   const chosen = selected?.row === row && selected.column === column;
                   return (
-                    <td key={window.start} style={{ padding: 0 }}>
+                    <td key={window.label} style={{ padding: 0 }}>
                       <button
                         aria-label={`${name}, ${window.label}: ${describe(cell)}`}
                         aria-pressed={chosen}

@@ -44,7 +44,7 @@ export const TimelineTab = ({ model }: { model: ModelFacts }) => {
     windows.length === model.windows.length || start === undefined
       ? model.decisions
       : model.decisions.filter(({ time }) => Date.parse(time) >= Math.min(Date.parse(windows[0]?.checked ?? start), Date.parse(start)));
-  const selected = windows.find(({ window }) => window.start === params.get("window")) ?? null;
+  const selected = windows.find(({ window }) => window.label === params.get("window")) ?? null;
   const set = (name: string, value: string) =>
     setParams((before) => {
       const after = new URLSearchParams(before);
@@ -59,7 +59,7 @@ export const TimelineTab = ({ model }: { model: ModelFacts }) => {
           <Choice label="Windows" onChange={(value) => set("span", value)} options={SPANS} value={span} />
         ) : null}
       </HStack>
-      <Timeline decisions={decisions} onSelect={({ window }) => set("window", window.start)} selected={selected} windows={windows} />
+      <Timeline decisions={decisions} onSelect={({ window }) => set("window", window.label)} selected={selected} windows={windows} />
       <Box aria-live="polite" mb={4} minH="28px" mt={2}>
         {selected ? (
           <HStack flexWrap="wrap" gap={3}>

@@ -7,11 +7,13 @@ describe("values as text", () => {
     expect(number(0.70612)).toBe("0.706");
     expect(number(12345)).toBe("12,345");
     expect(number(0)).toBe("0");
+    expect(number(-0)).toBe("0");
     expect(number(null)).toBe("–");
   });
   it("never rounds a share up to all", () => {
     expect(percent(0.9999)).toBe("99%");
     expect(percent(1)).toBe("100%");
+    expect([percent(0.29), percent(0.57), percent(0.58)]).toEqual(["29%", "57%", "58%"]);
     expect(percent(0.001)).toBe("< 1%");
     expect(percent(null)).toBe("–");
   });

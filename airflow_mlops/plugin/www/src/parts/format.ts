@@ -30,14 +30,16 @@ export const moment = (time: string): string => {
 /** Three significant digits, and no more digits than a count has. */
 export const number = (value: number | null | undefined): string => {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-  if (Number.isInteger(value)) return value.toLocaleString("en");
+  // Adding 0 turns -0 into 0.
+  if (Number.isInteger(value)) return (value + 0).toLocaleString("en");
   const size = Math.abs(value);
   if (size >= 1000) return Math.round(value).toLocaleString("en");
   return size < 0.0001 ? value.toExponential(2) : value.toPrecision(size < 1 ? 3 : 4);
 };
 
+/** Whole percent, rounded down. 0.29 * 100 is a little less than 29 for a computer, so digits beyond the ninth do not count. */
 export const percent = (value: number | null | undefined): string =>
-  value === null || value === undefined ? "–" : `${value > 0 && value < 0.01 ? "< 1" : Math.floor(value * 100)}%`;
+  value === null || value === undefined ? "–" : `${value > 0 && value < 0.01 ? "< 1" : Math.floor(Number((value * 100).toFixed(9)))}%`;
 
 /** The share of a bar in a histogram, with one decimal. */
 export const share = (value: number): string => (value > 0 && value < 0.001 ? "< 0.1%" : `${(value * 100).toFixed(1)}%`);

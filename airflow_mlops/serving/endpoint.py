@@ -241,7 +241,7 @@ def _tensors(served: Served, found: Predictions, request_id: str, body: dict[str
     described, buffers = protocol.answer(served, found, request_id, body)
     if not buffers:
         return json_answer(described)
-    content = to_json(described)
+    content = to_json(described, inf_nan_mode="null")
     headers = {_BINARY_HEADER: str(len(content))}
     return Response(b"".join([content, *buffers]), headers=headers, media_type="application/octet-stream")
 

@@ -107,7 +107,7 @@ def _share(step: Entry) -> float:
 def carry_out(client: MlflowClient, ledger: Ledger) -> None:
     """Set the tag and the alias in MLflow as the last step in the ledger requires.
 
-    :raises RegistryError: MLflow cannot be used, or the version does not exist any more
+    :raises RegistryError: MLflow cannot be used, or the canary of a rollout in progress was deleted
     """
     entries = ledger.updated_entries()
     steps = [entry.canary for entry in entries if entry.canary is not None]
@@ -119,14 +119,28 @@ def carry_out(client: MlflowClient, ledger: Ledger) -> None:
     before = next((step.version for step in reversed(steps) if step.version != last), None)
     with registry_errors(f"The canary {last} cannot be set to the share {share:g}"):
         if before is not None:
-            _set_share(client, before, 0)
-        # Servers that find the alias must find the share.
-        _set_share(client, last, share)
+            _end(client, before)
+        if share == 0:
+            _end(client, last)
+        else:
+            # Servers that find the alias must find the share.
+            _set_share(client, last, share)
         present = by_alias(client, ledger.model, CANARY)
         if share > 0 and present != last:
             client.set_registered_model_alias(ledger.model, CANARY, str(last.version))
         if share == 0 and present == last:
             client.delete_registered_model_alias(ledger.model, CANARY)
+
+
+def _end(client: MlflowClient, version: ModelVersionRef) -> None:
+    """Set the share of a canary to 0. A canary that was deleted after its rollout has no share any more."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        _set_share(client, version, 0)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
 
 
 def _set_share(client: MlflowClient, version: ModelVersionRef, share: float) -> None:

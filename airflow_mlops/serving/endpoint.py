@@ -201,12 +201,18 @@ class Endpoint:
     def _routed(self, request: Request, served: Served, rows: Rows, request_id: str) -> tuple[Served, Rows]:
         """Return the version that answers, and the rows with its fields.
 
-        A request that names a version gets this version.
+        A request that names a version gets this version. If the canary cannot take the rows, the champion answers.
         """
         if self._canary is None or "version" in request.path_params:
             return served, rows
         chosen = self._canary.choose(served, rows, request_id)
-        return (served, rows) if chosen is served else (chosen, converted(rows, chosen.columns))
+        if chosen is served:
+            return served, rows
+        try:
+            return chosen, converted(rows, chosen.columns)
+        except SchemaError:
+            # A feature of the canary is a watched column of the champion, which requests may leave out.
+            return served, rows
 
     def _count(self, served: Served, seconds: float, *, failed: bool = False) -> None:
         self._metrics.count_of_version(served.ref.version, seconds, failed=failed)
@@ -241,7 +247,7 @@ def _tensors(served: Served, found: Predictions, request_id: str, body: dict[str
     described, buffers = protocol.answer(served, found, request_id, body)
     if not buffers:
         return json_answer(described)
-    content = to_json(described)
+    content = to_json(described, inf_nan_mode="null")
     headers = {_BINARY_HEADER: str(len(content))}
     return Response(b"".join([content, *buffers]), headers=headers, media_type="application/octet-stream")
 

@@ -95,8 +95,8 @@ async def in_thread_if(large: bool, function: Callable[..., T], *arguments: Any)
 
 
 def json_answer(value: Any, status: int = 200) -> Response:
-    """Return an answer whose body is ``value`` as JSON."""
-    return Response(to_json(value), status, media_type=_JSON)
+    """Return an answer whose body is ``value`` as JSON. NaN and infinite numbers, which JSON lacks, become null."""
+    return Response(to_json(value, inf_nan_mode="null"), status, media_type=_JSON)
 
 
 def json_object(data: bytes) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.types import as_doubles
 from airflow_mlops.serving.rows import InputColumns, Rows
 
 
@@ -36,7 +37,8 @@ def converted(rows: Rows, columns: InputColumns) -> Rows:
         if feature.name in rows.features:
             features[feature.name] = rows.features[feature.name]
         elif feature.name in rows.carried:
-            features[feature.name] = rows.carried[feature.name].to_pylist()
+            values = rows.carried[feature.name]
+            features[feature.name] = (as_doubles(values) if pa.types.is_decimal(values.type) else values).to_pylist()
         else:
             raise SchemaError(f"The rows have no field {feature.name!r}, which is a feature of the other version.")
     carried = {}

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
 from math import isfinite
 from typing import Any
 
@@ -199,6 +200,9 @@ def as_column(values: list[Any], name: str, kind: pa.DataType) -> pa.Array:
                     return pa.array([None if value is None else parse_instant(value).micros for value in values], _UTC)
             texts = pa.array(values, pa.string())
             return texts.cast(_UTC) if texts.null_count == len(texts) else as_utc(texts, f"The field {name!r}")
+        if pa.types.is_decimal(kind):
+            # The shortest text of a JSON number is the number that is meant.
+            values = [Decimal(repr(value)) if isinstance(value, float) else value for value in values]
         return pa.array(values, kind)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError):
         raise SchemaError(

@@ -68,7 +68,7 @@ class Check(Model):
     """Rows and the scores that a version predicts for them. An endpoint is verified with them.
 
     :param rows: the input example that is stored with the version, as JSON objects
-    :param scores: score of each row; ``None`` for NaN
+    :param scores: score of each row; ``None`` for NaN and infinite scores
     """
 
     rows: list[dict[str, Any]]

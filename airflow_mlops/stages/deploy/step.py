@@ -81,8 +81,8 @@ def _check(ref: ModelVersionRef, folder: Path) -> Check:
             "again with TrainOperator."
         ) from None
     found = model.predict_values({name: [_plain(row[name]) for row in rows] for name in names}, len(rows))
-    # NaN becomes null, as in the responses of the server.
-    return Check(rows=rows, scores=json.loads(to_json(found.score.tolist())))
+    # NaN and infinite scores become null, as in the responses of the server.
+    return Check(rows=rows, scores=json.loads(to_json(found.score.tolist(), inf_nan_mode="null")))
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -13,11 +15,17 @@ from hypothesis import strategies as st
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.serving.canary import Canary, place
+from airflow_mlops.serving.endpoint import Endpoint
+from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.rows import InputColumns
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
 from airflow_mlops.serving.withdrawal import Record, worse
 
+CONTRACT = ModelContract(
+    task="regression", label="y", dataset_name="d", dataset_id="i", watched=["price"],
+    features=[FeatureColumn(name="a", kind="number")],
+)  # fmt: skip
 TRAINING = pa.schema([("customer", pa.int64()), ("shop", pa.string())])
 
 
@@ -62,6 +70,25 @@ def test_the_share_of_the_entities_is_the_share():
         by_id = canary(new, share, key=None)
         hits = sum(by_id.choose(champion, rows(champion, 1), f"id-{number}") is new for number in range(5_000))
         assert hits / 5_000 == pytest.approx(share, abs=4 * (share * (1 - share) / 5_000) ** 0.5)
+
+
+def test_the_champion_answers_rows_without_a_feature_of_the_canary():
+    price = pa.schema([*TRAINING, ("price", pa.decimal128(9, 2))])
+    champion, new = served(1), served(2, ("a", "price"))
+    champion = replace(champion, columns=InputColumns(CONTRACT, price, ["customer"]))
+    versions = Versions()
+    versions.promote(champion)
+    spec = ServeSpec(model="m", store="file:///s")
+    endpoint = Endpoint(spec, versions, Metrics(), str, None, None, canary(new, 1.0, key=None))
+
+    def routed(**row):
+        request = SimpleNamespace(path_params={})
+        return endpoint._routed(request, champion, champion.columns.rows([{"a": 1.0, **row}]), "id")
+
+    assert routed()[0] is champion
+    version, found = routed(price=12.5)
+    assert version is new
+    assert found.features == {"a": [1.0], "price": [12.5]}
 
 
 def test_the_share_in_mlflow_replaces_that_of_the_settings():

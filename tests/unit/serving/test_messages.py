@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.serving import messages
-from airflow_mlops.serving.messages import json_object
+from airflow_mlops.serving.messages import json_answer, json_object
 
 VALUES = st.recursive(
     st.none()
@@ -56,3 +56,9 @@ def test_usual_requests_are_parsed_once(monkeypatch):
     inputs = [{"name": "a", "shape": [1], "datatype": "FP64", "parameters": {"binary_data_size": 8}}]
     outputs = [{"name": "score", "parameters": {"binary_data": True}}]
     json_object(json.dumps({"inputs": inputs, "outputs": outputs, "parameters": {"x": 1}}, indent=1).encode())
+
+
+def test_numbers_that_json_lacks_are_null_in_an_answer():
+    # A linear model with a feature that is infinite in single precision answers with such a score.
+    answer = json_answer({"score": [0.5, float("nan"), float("inf"), -float("inf")]})
+    assert answer.body == b'{"score":[0.5,null,null,null]}'

@@ -140,6 +140,15 @@ def test_a_few_times_are_read_by_the_rules_of_columns(texts):
     assert read(texts) == read([*texts, *[None] * 20])
 
 
+def test_json_numbers_are_read_as_the_decimals_that_they_mean():
+    kind = pa.decimal128(9, 2)
+    found = as_column([0.1, 12.5, 3, None, 1e6], "price", kind).cast(pa.string()).to_pylist()
+    assert found == ["0.10", "12.50", "3.00", None, "1000000.00"]
+    for wrong in (12.505, 1e300, True, "x"):
+        with pytest.raises(SchemaError, match="The field 'price' has a value that is not of the type decimal128"):
+            as_column([wrong], "price", kind)
+
+
 def test_large_integers_are_rounded_once():
     # Rounded to a double first, the number would be halfway between two of single precision, and be rounded down.
     number = 2**60 + 2**36 + 1

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mlops.compute import Pod
-from airflow_mlops.compute.kubernetes.manifest.memory import in_bytes, multiply
+from airflow_mlops.compute.kubernetes.manifest.memory import in_bytes, is_amount, multiply
 from airflow_mlops.compute.kubernetes.manifest.merging import merge
 from airflow_mlops.compute.kubernetes.manifest.pod import multiply_memory
 
@@ -65,11 +65,17 @@ def test_merge_keeps_all_of_over_and_every_part_of_base_that_over_does_not_contr
 
 
 @pytest.mark.parametrize(
-    ("text", "amount"), [("1", 1), ("2Ki", 2048), ("1.5Gi", 1.5 * 2**30), ("3M", 3e6), ("1k", 1000), ("1Ti", 2**40)]
-)
+    ("text", "amount"),
+    [
+        ("1", 1), ("2Ki", 2048), ("1.5Gi", 1.5 * 2**30), ("3M", 3e6), ("1k", 1000), ("1Ti", 2**40), ("2E", 2e18), ("8589934592", 2**33),
+        # The other forms of https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity.
+        ("129e6", 129e6), ("1.5E3", 1500), ("128974848000m", 128974848), (".5Gi", 2**29), ("3.Mi", 3 * 2**20),
+    ],
+)  # fmt: skip
 def test_amounts_of_memory_are_converted_and_multiplied(text, amount):
     assert in_bytes(text) == amount
     assert in_bytes(multiply(text, 2)) == 2 * amount
+    assert is_amount(multiply(text, 1.1))
 
 
 def test_memory_is_multiplied_only_in_the_container_that_runs_the_step():

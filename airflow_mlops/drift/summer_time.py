@@ -74,5 +74,14 @@ def _share(column: TimestampColumn, zone: tzinfo) -> float:
         return 0.0
     hours = np.unique(np.linspace(*column.span, _SAMPLES).astype(int)).tolist()
     instants = [_MONDAY + timedelta(hours=hour) for hour in hours]
-    summer = [bool(instant.astimezone(zone).dst()) for instant in instants if instant.year in _SAFE_YEARS]
+    summer = [_is_summer(instant, zone) for instant in instants if instant.year in _SAFE_YEARS]
     return sum(summer) / len(summer) if summer else 0.0
+
+
+def _is_summer(instant: datetime, zone: tzinfo) -> bool:
+    """Return whether the clocks are ahead of the year's standard time.
+
+    ``dst()`` does not show it for zones such as Dublin, whose legal standard time is the summer time.
+    """
+    offsets = [datetime(instant.year, month, 1, tzinfo=zone).utcoffset() or timedelta(0) for month in (1, 7)]
+    return (instant.astimezone(zone).utcoffset() or timedelta(0)) > min(offsets)

@@ -56,7 +56,8 @@ class Failures:
 
     @property
     def _pause(self) -> float:
-        return min(_FIRST_PAUSE * 2.0 ** (self.count - 1), _LONGEST_PAUSE) if self.count else 0.0
+        # A larger power does not fit in a float, and its pause is longer than the longest.
+        return min(_FIRST_PAUSE * 2.0 ** min(self.count - 1, 100), _LONGEST_PAUSE) if self.count else 0.0
 
     def add(self, version: int) -> None:
         """Record that a version has just failed to load."""

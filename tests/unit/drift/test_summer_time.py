@@ -115,6 +115,15 @@ def test_the_shares_of_summer_time_are_those_of_the_calendar():
     assert found["Australia/Sydney"].current == 1
 
 
+@pytest.mark.parametrize(
+    ("zone", "summer"),
+    [("Europe/Berlin", 210), ("Europe/Dublin", 210), ("Australia/Sydney", 182), ("Africa/Casablanca", 0), ("UTC", 0)],
+)
+def test_summer_time_is_the_time_ahead_of_standard_time(zone, summer):
+    year = profile([pa.record_batch({"x": times(np.random.default_rng(1), 5_000, "2019-01-01", 365)})]).columns["x"]
+    assert summer_time._share(year, summer_time.zones.zone(zone)) == pytest.approx(summer / 365, abs=0.01)
+
+
 def test_without_a_time_zone_database_hours_are_compared_as_they_are(monkeypatch):
     def missing(name):
         raise ValueError(name)

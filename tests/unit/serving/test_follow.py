@@ -34,6 +34,8 @@ def test_the_pause_goes_on_in_the_next_process(clock):
     clock[0] += 20
     assert failures.due(3)
     assert follow.Failures(None, 0).due(1)
+    # About a week of failures.
+    assert not follow.Failures(3, 2_000).due(3)
 
 
 @pytest.mark.parametrize(

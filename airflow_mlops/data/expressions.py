@@ -1,7 +1,8 @@
 """Expressions over columns, for example ``arr_delay > 15``: Python syntax, evaluated by Arrow, without function calls.
 
-If an operand is null or NaN, the result is null. ``and`` and ``or`` are the exception (Kleene logic): ``False and
-null`` is ``False``, and ``True or null`` is ``True``. :mod:`airflow_mlops.data.expression_syntax` describes the syntax.
+If an operand is null or NaN, such as ``0 / 0``, the result is null. ``and`` and ``or`` are the exception (Kleene
+logic): ``False and null`` is ``False``, and ``True or null`` is ``True``. :mod:`airflow_mlops.data.expression_syntax`
+describes the syntax.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def _evaluate(node: ast.expr, expression: Expression, data: pa.Table | pa.Record
             left, right = as_doubles(left), as_doubles(right)
         else:
             left, right = _widened(left), _widened(right)
-        return pc.call_function(_ARITHMETIC[type(node.op)], [left, right])
+        # 0 / 0 is NaN.
+        return _without_nan(pc.call_function(_ARITHMETIC[type(node.op)], [left, right]))
     if isinstance(node, ast.BoolOp):
         join = pc.and_kleene if isinstance(node.op, ast.And) else pc.or_kleene
         values = [_evaluate(value, expression, data) for value in node.values]
@@ -116,10 +118,14 @@ def _column(name: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.Chunked
             f"The expression uses the column {name!r}, which is absent from the data. Use one of: "
             f"{', '.join(data.schema.names)}."
         )
-    column = data.column(name)
-    if pa.types.is_floating(column.type):
-        return pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-    return column
+    return _without_nan(data.column(name))
+
+
+def _without_nan(values: Any) -> Any:
+    """Replace NaN by null."""
+    if not pa.types.is_floating(values.type):
+        return values
+    return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)
 
 
 def _widened(value: Any) -> Any:

@@ -38,6 +38,13 @@ def inside(values: Any, window: Window, what: str, *, first_row: int = 0) -> Any
     return pc.if_else(is_date, _date_inside(dates, window), found)
 
 
+def are_dates(values: Any) -> bool:
+    """Return whether a column of times has only dates, which :func:`inside` reads as days in the window's time zone."""
+    if not is_text(values.type):
+        return bool(pa.types.is_date(values.type))
+    return pc.all(pc.match_substring_regex(values, _DATE)).as_py() is not False
+
+
 def _date_inside(dates: Any, window: Window) -> Any:
     start, end = (local(moment, window.zone) for moment in (window.start, window.end))
     return _between(dates.cast(pa.timestamp("us")), start, end)

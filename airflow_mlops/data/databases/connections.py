@@ -84,7 +84,7 @@ def create_engine(info: ConnectionInfo, *, read_only: bool = False) -> Engine:
         ) from None
     if info.conn_type == "sqlite":
         mode = {"mode": "ro" if read_only else "rw", "uri": "true"}
-        return create(URL.create("sqlite", database=f"file:{database_path(info)}", query=mode))
+        return create(URL.create("sqlite", database=f"file:{quote(str(database_path(info)))}", query=mode))
     try:
         return create(sqlalchemy_url(info))
     except (exc.ArgumentError, ImportError) as error:

@@ -142,8 +142,11 @@ def point_snapshot(store: ArtifactStore, manifest: Manifest) -> None:
 
 
 def index_snapshots(store: ArtifactStore, name: str) -> None:
-    """Write the pointers to the snapshots named ``name`` if an older version of this package did not write them."""
-    if snapshot_keys(store, name):
+    """Write the pointers to the snapshots named ``name`` if an older version of this package did not write them.
+
+    If a snapshot was withdrawn, the pointers had been written before, so that no pointer is written again.
+    """
+    if snapshot_keys(store, name) or any(item["window"] is None for item in tombstones(store, name)):
         return
     for key in store.keys(manifests_folder(name)):
         manifest = parse_manifest(store.read_bytes(key), name, _stem(key), store.url_of(key))

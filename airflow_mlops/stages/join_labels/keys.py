@@ -168,8 +168,10 @@ def _as_text(column: Any, decimal: bool) -> Any:
 
 
 def _as_doubles(column: Any) -> Any:
+    """Convert numbers to doubles. NaN is a missing key and becomes null, as in :func:`_as_integers`."""
+    column = as_doubles(column)
     # Adding 0.0 turns -0.0 into 0.0.
-    return pc.add(as_doubles(column), 0.0)
+    return pc.add(pc.if_else(pc.is_nan(column), None, column), 0.0)
 
 
 def _as_integers(column: Any, kind: pa.DataType) -> Any:

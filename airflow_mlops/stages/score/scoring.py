@@ -18,9 +18,10 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data import prediction_log as predictions
 from airflow_mlops.data.columns import INTERVAL_COLUMNS, PREDICTION_COLUMNS
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
-from airflow_mlops.data.moments import as_utc, is_text
+from airflow_mlops.data.moments import UTC, as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, hashed_or_dropped
 from airflow_mlops.data.selection import coverage
+from airflow_mlops.data.types import common_schema, conformed
 from airflow_mlops.models.predicted import with_predictions
 from airflow_mlops.models.scorer import Scorer
 from airflow_mlops.stages.context import StepContext
@@ -119,6 +120,7 @@ class Scoring:
         predictions.claim(self.context.store, self.name, self._slot, self.datasets, self.part, self.context.provenance)
         details = _details(self.datasets[-1], model, self.version, carried, self.privacy)
         timestamp = details["timestamp"]
+        schema = _common(self.datasets, carried, timestamp)
         with ThreadPoolExecutor(2, "score") as threads:
             pending: Future[None] | None = None
             row = 0
@@ -130,6 +132,7 @@ class Scoring:
                     # The error message names the position among all rows, which is counted only for an error.
                     _with_event_time(scored, timestamp, row + self._rows_before(timestamp, shard, count))
                     raise
+                scored = _with_types(scored, schema, self.datasets[0])
                 row += batch.num_rows
                 if pending is not None:
                     pending.result()
@@ -138,7 +141,8 @@ class Scoring:
                 pending.result()
             elif shard == 0:
                 empty = _empty_batch(self.datasets[0], carried, model.contract, self.version)
-                writer.write(self.privacy.apply(_with_event_time(empty, timestamp, 0)))
+                empty = _with_types(_with_event_time(empty, timestamp, 0), schema, self.datasets[0])
+                writer.write(self.privacy.apply(empty))
         return details | ({"shadow": True} if self.shadow else {})
 
     def _batches(self, columns: Sequence[str], shard: int, count: int) -> Iterator[pa.RecordBatch]:
@@ -217,6 +221,39 @@ def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, versi
             "scoring adds as well. Choose other names in the dataset."
         )
     return carried
+
+
+def _common(datasets: Sequence[Dataset], carried: Sequence[str], timestamp: str | None) -> pa.Schema | None:
+    """Return the columns of all datasets with their common types; ``None`` if there is one dataset.
+
+    :param timestamp: name of the event time column, which is read as a time if it is text
+    :raises SchemaError: the types of a column have no common type
+    """
+    if len(datasets) == 1:
+        return None
+
+    def columns(dataset: Dataset) -> pa.Schema:
+        schema = dataset.schema
+        kinds = {name: schema.field(name).type for name in carried if name in schema.names}
+        return pa.schema([(name, UTC if name == timestamp and is_text(kind) else kind) for name, kind in kinds.items()])
+
+    return common_schema(map(columns, datasets), _what(datasets[0]), "Ingest the windows again with equal types.")
+
+
+def _with_types(scored: pa.RecordBatch, schema: pa.Schema | None, dataset: Dataset) -> pa.RecordBatch:
+    """Convert the columns at the start of ``scored`` to ``schema``, unless it is ``None``.
+
+    :raises SchemaError: a value cannot be converted
+    """
+    if schema is None:
+        return scored
+    added = [scored.schema.field(place) for place in range(len(schema), scored.num_columns)]
+    found: pa.RecordBatch = conformed(scored, pa.schema([*schema, *added]), _what(dataset))
+    return found
+
+
+def _what(dataset: Dataset) -> str:
+    return f"The windows of dataset {dataset.manifest.name!r}"
 
 
 def _scored(batch: pa.RecordBatch, model: Scorer, version: ModelVersionRef) -> pa.RecordBatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ import pyarrow.compute as pc
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SchemaError, SpecError, TrainingError
+from airflow_mlops.core.windows import Window
+from airflow_mlops.core.zones import UTC, local
 from airflow_mlops.data import row_weights
 from airflow_mlops.data.columns import event_column, is_reserved, reserved_message
 from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
@@ -21,6 +23,7 @@ from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_identity import row_ids
 from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.data.spool import Rows
+from airflow_mlops.data.window_rows import are_dates
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set.events import (
     infer_task,
@@ -131,7 +134,7 @@ def _write(
         )
     parts: dict[str, Mask] = {DATA: np.ones(table.num_rows, bool)}
     if spec.split is not None:
-        run_starts = resolved.run.start if resolved else None
+        run_starts = _run_starts(resolved.run, datasets, spec.timestamp) if resolved else None
         if spec.split.stratify and task == "regression":
             raise SpecError(
                 f"`stratify` keeps the shares of the classes of a label, but {label!r} is the label of a regression. Remove "
@@ -178,6 +181,19 @@ def _write(
         + _told(repeated)
         + _about_window(resolved, details),
     )
+
+
+def _run_starts(run: Window, datasets: Sequence[Dataset], timestamp: str) -> datetime:
+    """Return the first event time that lies in the window of the run.
+
+    Event times that are dates became midnights in UTC, but their days are those of the window's time zone.
+    """
+    if run.zone == UTC:
+        return run.start
+    batches = (batch for dataset in datasets for batch in dataset.batches(columns=[timestamp]))
+    if not all(are_dates(batch.column(0)) for batch in batches):
+        return run.start
+    return local(run.start, run.zone).replace(tzinfo=timezone.utc)
 
 
 def _renamed(spec: TrainingSetSpec, events: Rows) -> tuple[TrainingSetSpec, Rows]:

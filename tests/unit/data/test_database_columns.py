@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from decimal import Decimal
 
 import pyarrow as pa
@@ -10,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mlops.core.base import parse
+from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.databases.column_types import DATABASES, fits, new_type, writable, writable_type
+from airflow_mlops.data.databases.tables import open_table
 from airflow_mlops.stages.score.spec import ScoreSpec
 
 digits = st.integers(1, 38).flatmap(lambda p: st.tuples(st.just(p), st.integers(0, min(p, 30))))
@@ -60,3 +64,16 @@ def test_a_spec_names_the_connection_and_a_table_with_at_most_a_schema():
     for wrong in ("", "a.b.c", ".a", "a\0"):
         with pytest.raises(SpecError, match="Task 'score' .*write_to.table"):
             parse(ScoreSpec, {**fields, "write_to": {"conn_id": "bi", "table": wrong}}, "Task 'score'")
+
+
+@pytest.mark.parametrize("name", ["a#b", "a?b", "a%41b", "a b"])
+def test_an_sqlite_file_may_have_any_path(name, tmp_path):
+    path = tmp_path / name / "x.db"
+    path.parent.mkdir()
+    path.touch()
+    info = ConnectionInfo.of("shop", conn_type="sqlite", host=str(path))
+    rows = pa.record_batch({"k": [1, 1]})
+    assert open_table(info, "scores").replace(rows.schema, {"k": 1}, [rows]) == 2
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT k FROM scores").fetchall() == [(1,), (1,)]
+    assert [item.name for item in tmp_path.iterdir()] == [name]

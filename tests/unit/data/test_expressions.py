@@ -36,6 +36,23 @@ def test_expressions_are_evaluated_for_each_row(expression, expected):
     assert expressions.evaluate(expression, DATA).to_pylist() == expected
 
 
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        ("late / all", [None, 0.5, 0.0, math.inf]),
+        ("late / all > 0.1", [None, True, False, True]),
+        ("late / all != 0.1", [None, True, True, True]),
+        ("not late / all > 0.1", [None, False, True, False]),
+        ("late / all > 0.1 or late == 0", [True, True, True, True]),
+        ("0 / 0 > 1", [None] * 4),
+    ],
+)
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64(), pa.decimal128(38, 2)])
+def test_a_share_of_nothing_is_unknown(expression, expected, kind):
+    data = pa.table({"late": pa.array([0, 1, 0, 5]).cast(kind), "all": pa.array([0, 2, 4, 0]).cast(kind)})
+    assert expressions.evaluate(expression, data).to_pylist() == expected
+
+
 def test_the_columns_of_an_expression_are_listed():
     assert expressions.columns("b > 1 and (a < 2 or b == a)") == ["a", "b"]
 

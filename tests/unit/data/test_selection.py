@@ -355,6 +355,20 @@ def test_a_withdrawn_window_is_not_selected_but_its_dataset_and_the_reason_stay(
     assert [entry.state for entry in entries(store, "rows")] == ["current", "withdrawn"]
 
 
+def test_withdrawn_snapshots_stay_withdrawn_even_if_no_other_snapshot_exists(store):
+    for tag in ("first", "second"):
+        put(store, None, tag)
+    for key in pointers.snapshot_keys(store, "rows"):
+        pointers.withdraw(store, "rows", pointers.read(store, key), "wrong file", "ada")
+    for _ in range(2):
+        assert [entry.state for entry in entries(store, "rows")] == ["withdrawn", "withdrawn"]
+        with pytest.raises(DatasetNotFoundError, match="There is no dataset 'rows'"):
+            pick(store)
+    put(store, None, "third")
+    assert {tag for _, tag in read(store)} == {"third"}
+    assert [entry.state for entry in entries(store, "rows")] == ["current", "withdrawn", "withdrawn"]
+
+
 def test_what_a_store_has_is_listed(store):
     put(store, "2013-01", "month")
     for day in (1, 2):

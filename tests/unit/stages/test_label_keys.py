@@ -32,6 +32,8 @@ def equal(one: pa.Array, other: pa.Array) -> list[list[int]]:
         (pa.array([2**64 - 1, 5], pa.uint64()), pa.array([-1, 5]), [[], [1]]),
         (pa.array([0.0, -0.0]), pa.array([-0.0]), [[0], [0]]),
         (pa.array([-0.0]), pa.array(["0", "-0"]), [[0]]),
+        (pa.array([float("nan"), 2.0, None]), pa.array([2.0, float("nan"), None]), [[], [0], []]),
+        (pa.array([float("nan"), 2.5]), pa.array(["nan", "2.5"]), [[], [1]]),
         (pa.array([Decimal("7.00"), Decimal("7.50")]), pa.array(["7", "7.50", "7.5"]), [[0], [1, 2]]),
         (pa.array([Decimal("106.85")]), pa.array([106.85]), [[0]]),
         (pa.array([Decimal("7.00")]), pa.array([7, 700]), [[0]]),

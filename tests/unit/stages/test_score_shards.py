@@ -170,6 +170,26 @@ def test_parts_privacy_and_rows_of_a_window_are_as_in_a_single_pass(store):
     assert_equal(store, one, other)
 
 
+def test_windows_whose_columns_have_different_types_of_one_kind_are_scored_together(store):
+    data = flights(20)
+    first = data.set_column(3, "wind", pa.nulls(20)).set_column(1, "time_hour", pa.array(["2013-04-01"] * 20))
+    second = data.set_column(0, "flight", data["flight"].cast(pa.uint64()))
+    for window, table in (("2013-04", first), ("2013-05", second), ("2013-06", data.slice(0, 0))):
+        with DatasetWriter(store, "months") as writer:
+            writer.write(table)
+            writer.commit(window=Window.model_validate(window), details=DETAILS)
+    months = {"name": "months", "window": "2013-04..2013-06"}
+    # The score of a row without wind is NaN.
+    found, other = (
+        rows(store, item).drop_columns(["score"]) for item in (every(store, months, 5), single(store, months))
+    )
+    assert found.equals(other)
+    assert found.schema.field("wind").type == pa.float64()
+    assert found["wind"].to_pylist() == [None] * 20 + data["wind"].to_pylist()
+    assert found["flight"].to_pylist() == [*range(20), *range(20)]
+    assert found["time_hour"][0].as_py() == datetime(2013, 4, 1, tzinfo=timezone.utc)
+
+
 def test_an_error_names_the_row_among_all_rows(store):
     data = flights(60)
     times = pa.array(["2013-04-01"] * 50 + ["4/1/2013"] + ["2013-04-01"] * 9)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 
 import numpy as np
 import pyarrow as pa
@@ -63,6 +63,24 @@ def test_a_rolling_window_reads_the_months_that_end_with_the_run(store):
         "run": "2013-06-01T00:00:00Z/2013-07-01T00:00:00Z",
         "window": "2013-04-01T00:00:00Z/2013-07-01T00:00:00Z",
     }
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo", "UTC"])
+@pytest.mark.parametrize("kind", [pa.date32(), pa.string()])
+def test_dates_are_held_out_by_their_day_in_the_time_zone_of_the_run(store, zone, kind):
+    for month in SIX[3:]:
+        days = [date(2013, int(month[-2:]), day) for day in range(1, 31)]
+        labels = [day.day % 3 == 0 for day in days]
+        rows = {"at": pa.array(days).cast(kind), "order": range(30), "amount": np.arange(30.0) % 7, "late": labels}
+        with DatasetWriter(store, "orders") as writer:
+            writer.write(pa.table(rows))
+            writer.commit(window=Window.model_validate(f"{month}[{zone}]"), time_column="at")
+    result = build(store, f"2013-06[{zone}]", window=Rolling("P3M"), columns=["amount"])
+    assert (months_of(store, result, "train"), months_of(store, result, "test")) == (
+        ["2013-04", "2013-05"],
+        ["2013-06"],
+    )
+    assert result.rows == {"train": 60, "test": 30}
 
 
 def test_rows_after_the_window_of_the_run_are_not_read(store):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import io
 import math
@@ -261,6 +262,8 @@ def test_the_note_about_quoted_empty_values_among_numbers_names_an_option_that_w
         ("a\n\u00e9\n".encode("latin-1"), {"encoding": "ascii"}, MalformedFileError, ["ascii", "line 1"]),
         ("<!DOCTYPE html><p>Sign in</p>", {}, MalformedFileError, ["HTML"]),
         (b"PAR1\x15\x04", {}, MalformedFileError, ["Parquet"]),
+        (b"ARROW1\0\0", {}, MalformedFileError, ["Arrow"]),
+        (bz2.compress(b"a\n1\n"), {}, MalformedFileError, ["bzip2"]),
         (b"\x1f\x8b\x08", {}, MalformedFileError, ["gzip"]),
     ],
 )
@@ -269,6 +272,11 @@ def test_what_arrow_would_misread_is_an_error_that_names_line_and_option(content
         rows(content, **options)
     assert not raised.value.retryable
     assert all(fact in str(raised.value) for fact in ["a.csv", *facts]), raised.value
+
+
+@pytest.mark.parametrize("name", ["par1", "PAR1", "BZhour", "bzh", "arrow1", "ARROW1"])
+def test_a_header_may_begin_like_the_signature_of_another_format(name, rows):
+    assert rows(f"{name},b\n1,2\n") == [{name: 1, "b": 2}]
 
 
 def test_irregular_rows_can_be_left_out_and_are_counted_in_the_whole_file(ingestion, written, monkeypatch, caplog):

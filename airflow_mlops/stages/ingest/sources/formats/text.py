@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -19,20 +20,20 @@ _MARKS = {
     codecs.BOM_UTF16_LE: "utf-16-le",
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
-# The first bytes of other formats, whose files often have the suffix of a text format.
+# The first bytes of other formats, whose files often have the suffix of a text format. Text can begin with letters such
+# as PAR1, so the bytes after them, which text does not have, belong to the pattern.
 _SIGNATURES = {
-    b"\x1f\x8b": "gzip file",
-    b"PK\x03\x04": "zip archive or Excel workbook",
-    b"\xd0\xcf\x11\xe0": "Excel workbook",
-    b"BZh": "bzip2 file",
-    b"\xfd7zXZ": "xz file",
-    b"\x28\xb5\x2f\xfd": "zstd file",
-    b"PAR1": "Parquet file",
-    b"ARROW1": "Arrow file",
-    b"Obj\x01": "Avro file",
-    b"%PDF-": "PDF file",
-    b"<!doctype html": "HTML page, perhaps an error page",
-    b"<html": "HTML page, perhaps an error page",
+    rb"\x1f\x8b": "gzip file",
+    rb"PK\x03\x04": "zip archive or Excel workbook",
+    rb"\xd0\xcf\x11\xe0": "Excel workbook",
+    rb"BZh[1-9](1AY&SY|\x17rE8P)": "bzip2 file",
+    rb"\xfd7zXZ": "xz file",
+    rb"\x28\xb5\x2f\xfd": "zstd file",
+    rb"PAR1[\x00-\x08\x0e-\x1f]": "Parquet file",
+    rb"ARROW1\x00": "Arrow file",
+    rb"Obj\x01": "Avro file",
+    rb"%PDF-": "PDF file",
+    rb"(?i)<!doctype html|<html": "HTML page, perhaps an error page",
 }
 
 
@@ -63,7 +64,7 @@ def decode(file: SourceFile, raw: HashingReader, encoding: str | None = None) ->
     """
     start = raw.read(source_file.BLOCK_BYTES)
     for signature, what in _SIGNATURES.items():
-        if start[:20].lower().startswith(signature.lower()):
+        if re.match(signature, start):
             raise file.malformed(
                 f"must be a text file according to its name or `format`, but the content is that of a {what}",
                 "Give the file name the suffix of the actual format, or set `format`.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -287,13 +287,23 @@ def positive_class(label: pa.ChunkedArray, declared: Any, name: str) -> Any:
     labels = sorted(label.unique().to_pylist())
     if declared is None:
         return labels[-1]
-    found = [value for value in labels if value == declared] or [value for value in labels if str(value) == declared]
+    found = [value for value in labels if value == declared] or [value for value in labels if _is_text(value, declared)]
     if len(found) != 1:
         raise SpecError(
             f"`positive` is {declared!r}, but the label {name!r} has the values {' and '.join(map(repr, labels))}. Set "
             "`positive` to one of them."
         )
     return found[0]
+
+
+def _is_text(value: Any, text: Any) -> bool:
+    """Return whether ``text`` is a label value as text: ``1`` and ``1.0`` are one number, and ``True`` is the number 1."""
+    if not isinstance(text, str):
+        return False
+    if isinstance(value, (int, float)):
+        with suppress(ValueError):
+            return value == (text.lower() == "true" if text.lower() in ("true", "false") else float(text))
+    return str(value) == text
 
 
 def positive_rate(label: pa.ChunkedArray, positive: Any) -> float:

@@ -373,7 +373,8 @@ def test_rows_with_equal_keys_and_times_are_reported(store):
 
 
 @pytest.mark.parametrize(
-    ("declared", "expected"), [(None, 1), (1, 1), ("1", 1), (True, 1), (0, 0), ("0", 0), (False, 0)]
+    ("declared", "expected"),
+    [(None, 1), (1, 1), ("1", 1), ("1.0", 1), (True, 1), ("True", 1), (0, 0), ("0", 0), (False, 0), ("false", 0)],
 )
 def test_the_positive_class_is_declared_or_the_last_in_order(store, declared, expected):
     result = build(store, write(store, events()), positive=declared)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.operators.failures import no_retry_of_final_errors
 from airflow_mlops.operators.rendering import (
     REQUEST,
@@ -109,12 +110,18 @@ class SpecParameters:
         # Airflow's own loop would log a traceback for each template that cannot be rendered.
         for name in template_fields:
             with no_retry_of_final_errors(), template_errors(f"Task {self.task_id!r}, {name}="):
-                check_interval(getattr(self, name), context)
-                value = with_expressions(getattr(self, name), jinja_env, seen_oids, structured=name in self.structured)
+                written = getattr(self, name)
+                check_interval(written, context)
+                value = with_expressions(written, jinja_env, seen_oids, structured=name in self.structured)
                 if callable(value):
                     value = value(context=context, jinja_env=jinja_env)
                 else:
                     value = self.render_template(value, context, jinja_env, seen_oids)
+                if name == "window" and value is None and written is not None:
+                    # As if no window were set, the task would read or replace everything.
+                    raise SpecError(
+                        f"Task {self.task_id!r}, window=: the template {written!r} has no value. Give it a default."
+                    )
                 setattr(self, name, defined(value))
 
     def _with_request(self, context: Context) -> Context:

@@ -54,6 +54,8 @@ def test_null_is_no_name():
         ScoreOperator, model="m", dataset={}, alias="{{ params.none }}", name="{{ params.none or 'scores' }}"
     )
     assert (task.alias, task.name) == (None, "scores")
+    with pytest.raises(AirflowFailException, match="window=.*has no value"):
+        rendered(IngestOperator, name="x", files="x.csv", window="{{ params.none }}")
 
 
 @pytest.mark.parametrize(

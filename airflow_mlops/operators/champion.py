@@ -9,6 +9,7 @@ from airflow.sdk import Asset, AssetAlias
 from airflow_mlops.assets import champion_uri, version_of
 from airflow_mlops.links import MLflowRunLink
 from airflow_mlops.operators.base import StepOperator
+from airflow_mlops.operators.rendering import is_known_text
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -36,8 +37,7 @@ class ChampionOperator(StepOperator):
         :param model: name of the registered model; ``None``, a template or a task output if it is known only when the
             task runs
         """
-        named = isinstance(model, str) and "{" not in model
-        self.champion_alias = AssetAlias(f"mlops-{model}-champion" if named else "mlops-champion")
+        self.champion_alias = AssetAlias(f"mlops-{model}-champion" if is_known_text(model) else "mlops-champion")
         self.add_outlets([self.champion_alias])
 
     def samples(self, result: dict[str, Any]) -> list[Sample]:

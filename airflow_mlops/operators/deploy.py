@@ -9,6 +9,7 @@ from airflow.sdk import Asset, AssetAlias
 
 from airflow_mlops.links import EndpointLink, MLflowRunLink
 from airflow_mlops.operators.base import StepOperator
+from airflow_mlops.operators.rendering import is_known_text
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -85,8 +86,7 @@ class DeployOperator(StepOperator):
     ) -> None:
         super().__init__(**kwargs)
         self.assign_parameters(locals())
-        named = isinstance(model, str) and "{" not in model
-        self.deployed_alias = AssetAlias(f"mlops-{model}-deployed" if named else "mlops-deployed")
+        self.deployed_alias = AssetAlias(f"mlops-{model}-deployed" if is_known_text(model) else "mlops-deployed")
         self.add_outlets([self.deployed_alias])
 
     def build_spec(self, context: Context) -> dict[str, Any]:

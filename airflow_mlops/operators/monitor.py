@@ -10,7 +10,7 @@ from airflow_mlops.links import ReportLink
 from airflow_mlops.notifications import Event
 from airflow_mlops.operators.base import StepOperator, show_decision
 from airflow_mlops.operators.calendar import calendar
-from airflow_mlops.operators.rendering import is_template
+from airflow_mlops.operators.rendering import is_known_text, is_template
 from airflow_mlops.operators.retraining import send_request
 
 if TYPE_CHECKING:
@@ -67,8 +67,7 @@ class MonitorOperator(StepOperator):
 
             check_trainer(trainer, f"The trainer of task {self.task_id!r}")
         # The outlet is an alias, because only the decision ``retrain`` emits an event.
-        named = isinstance(model, str) and "{" not in model
-        self.retrain_alias = AssetAlias(f"mlops-{model}-retrain" if named else "mlops-retrain")
+        self.retrain_alias = AssetAlias(f"mlops-{model}-retrain" if is_known_text(model) else "mlops-retrain")
         self.add_outlets([self.retrain_alias])
 
     def _check(self, policy: Any, reference: Any) -> None:

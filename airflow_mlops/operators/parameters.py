@@ -13,7 +13,7 @@ from airflow_mlops.operators.rendering import (
     REQUEST,
     check_interval,
     defined,
-    is_template,
+    is_known_text,
     template_errors,
     with_expressions,
     with_missing,
@@ -54,6 +54,7 @@ class SpecParameters:
     :cvar structured: names of the parameters in which numbers, booleans and null from templates keep their types, see
         :mod:`airflow_mlops.operators.rendering`
     :cvar parameters: names of the keyword parameters, beginning with those of the base classes
+    :cvar optional: names of the parameters whose default is ``None``
     """
 
     step: ClassVar[str]
@@ -61,6 +62,7 @@ class SpecParameters:
     untemplated: ClassVar[frozenset[str]] = frozenset()
     structured: ClassVar[frozenset[str]] = frozenset()
     parameters: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[frozenset[str]] = frozenset()
 
     template_fields: Collection[str]
     task_id: str
@@ -72,7 +74,10 @@ class SpecParameters:
         if hasattr(cls, "step") and "step" not in vars(cls):
             return
         if "__init__" in vars(cls):
-            cls.parameters = (*cls.parameters, *inspect.getfullargspec(vars(cls)["__init__"]).kwonlyargs)
+            signature = inspect.getfullargspec(vars(cls)["__init__"])
+            cls.parameters = (*cls.parameters, *signature.kwonlyargs)
+            defaults = (signature.kwonlydefaults or {}).items()
+            cls.optional = cls.optional | {_ATTRIBUTES.get(name, name) for name, value in defaults if value is None}
         if "template_fields" not in vars(cls):
             cls.template_fields = tuple(
                 _ATTRIBUTES.get(name, name) for name in cls.parameters if name not in cls.untemplated
@@ -117,19 +122,23 @@ class SpecParameters:
                     value = value(context=context, jinja_env=jinja_env)
                 else:
                     value = self.render_template(value, context, jinja_env, seen_oids)
-                if name == "window" and value is None and written is not None:
-                    # As if no window were set, the task would read or replace everything.
+                if value is None and written is not None and not self._may_be_null(name):
                     raise SpecError(
-                        f"Task {self.task_id!r}, window=: the template {written!r} has no value. Give it a default."
+                        f"Task {self.task_id!r}, {name}=: the template {written!r} has no value. Give it a default."
                     )
                 setattr(self, name, defined(value))
+
+    def _may_be_null(self, name: str) -> bool:
+        """Return whether null from a template is as if the parameter were not set."""
+        # Without a window, a task reads or replaces everything.
+        return name in self.structured or (name in self.optional and name != "window")
 
     def _with_request(self, context: Context) -> Context:
         """Return the context with the newest request for retraining that started the run, for templates."""
         from airflow_mlops.operators.retraining import newest_request, triggering_requests
 
         model = getattr(self, "model", None)
-        known = model if isinstance(model, str) and not is_template(model) else None
+        known = model if is_known_text(model) else None
         return {**context, REQUEST: newest_request(triggering_requests(context), known)}  # type: ignore[misc]
 
 

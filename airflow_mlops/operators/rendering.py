@@ -45,6 +45,11 @@ def is_template(value: Any) -> bool:
     return "{{" in (text := str(value)) or "{%" in text or _is_reference(value)
 
 
+def is_known_text(value: Any) -> bool:
+    """Return whether ``value`` is text that is known while the DAG is parsed."""
+    return isinstance(value, str) and not is_template(value)
+
+
 def _is_reference(value: Any) -> bool:
     # A task output is a template as text, but not in the text of a list or a dict. ``dag.param()`` never is.
     if isinstance(value, Mapping):

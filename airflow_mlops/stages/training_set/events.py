@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
 # An integer label with more distinct values than this is a quantity, so the ML task is regression.
 _MOST_CLASSES = 20
+_BOOLEANS = {"true": True, "false": False}
 
 
 @contextmanager
@@ -298,12 +300,12 @@ def positive_class(label: pa.ChunkedArray, declared: Any, name: str) -> Any:
 
 def _is_text(value: Any, text: Any) -> bool:
     """Return whether ``text`` is a label value as text: ``1`` and ``1.0`` are one number, and ``True`` is the number 1."""
-    if not isinstance(text, str):
-        return False
-    if isinstance(value, (int, float)):
-        with suppress(ValueError):
-            return value == (text.lower() == "true" if text.lower() in ("true", "false") else float(text))
-    return str(value) == text
+    if str(value) == text or not isinstance(text, str) or not isinstance(value, (int, float)):
+        return str(value) == text
+    with suppress(InvalidOperation):
+        # A float would round large integers.
+        return bool(value == (_BOOLEANS[text.lower()] if text.lower() in _BOOLEANS else Decimal(text)))
+    return False
 
 
 def positive_rate(label: pa.ChunkedArray, positive: Any) -> float:

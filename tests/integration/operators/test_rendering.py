@@ -56,6 +56,8 @@ def test_null_is_no_name():
     assert (task.alias, task.name) == (None, "scores")
     with pytest.raises(AirflowFailException, match="window=.*has no value"):
         rendered(IngestOperator, name="x", files="x.csv", window="{{ params.none }}")
+    with pytest.raises(AirflowFailException, match="hash_columns=.*has no value"):
+        rendered(ScoreOperator, model="m", dataset={}, hash_columns="{{ params.none }}")
 
 
 @pytest.mark.parametrize(

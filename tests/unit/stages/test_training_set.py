@@ -18,7 +18,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.training_set.events import infer_task
+from airflow_mlops.stages.training_set.events import infer_task, positive_class
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.training_set.step import run
 
@@ -381,6 +381,12 @@ def test_the_positive_class_is_declared_or_the_last_in_order(store, declared, ex
     label = open_dataset(store, result.dataset).table()["late"].to_pylist()
     assert result.positive_rate == pytest.approx(label.count(expected) / len(label), abs=1e-6)
     assert details(store, result).get("positive") == (None if declared is None else expected)
+
+
+def test_the_positive_class_as_text_is_no_rounded_number():
+    large = 2**53
+    for value in (large, large + 1):
+        assert positive_class(pa.chunked_array([[large, large + 1]]), str(value), "x") == value
 
 
 def test_the_positive_class_of_a_text_label_is_reported(store):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow.sdk import XComArg
+
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.operators.failures import no_retry_of_final_errors
 from airflow_mlops.operators.rendering import (
@@ -54,6 +56,7 @@ class SpecParameters:
     :cvar structured: names of the parameters in which numbers, booleans and null from templates keep their types, see
         :mod:`airflow_mlops.operators.rendering`
     :cvar parameters: names of the keyword parameters, beginning with those of the base classes
+    :cvar required: names of the parameters that have no default
     :cvar optional: names of the parameters whose default is ``None``
     """
 
@@ -62,6 +65,7 @@ class SpecParameters:
     untemplated: ClassVar[frozenset[str]] = frozenset()
     structured: ClassVar[frozenset[str]] = frozenset()
     parameters: ClassVar[tuple[str, ...]] = ()
+    required: ClassVar[frozenset[str]] = frozenset()
     optional: ClassVar[frozenset[str]] = frozenset()
 
     template_fields: Collection[str]
@@ -76,8 +80,13 @@ class SpecParameters:
         if "__init__" in vars(cls):
             signature = inspect.getfullargspec(vars(cls)["__init__"])
             cls.parameters = (*cls.parameters, *signature.kwonlyargs)
-            defaults = (signature.kwonlydefaults or {}).items()
-            cls.optional = cls.optional | {_ATTRIBUTES.get(name, name) for name, value in defaults if value is None}
+            defaults = signature.kwonlydefaults or {}
+            cls.required = cls.required | {
+                _ATTRIBUTES.get(name, name) for name in signature.kwonlyargs if name not in defaults
+            }
+            cls.optional = cls.optional | {
+                _ATTRIBUTES.get(name, name) for name, value in defaults.items() if value is None
+            }
         if "template_fields" not in vars(cls):
             cls.template_fields = tuple(
                 _ATTRIBUTES.get(name, name) for name in cls.parameters if name not in cls.untemplated
@@ -122,16 +131,19 @@ class SpecParameters:
                     value = value(context=context, jinja_env=jinja_env)
                 else:
                     value = self.render_template(value, context, jinja_env, seen_oids)
-                if value is None and written is not None and not self._may_be_null(name):
+                if value is None and written is not None and not self._may_be_null(name, written):
                     raise SpecError(
                         f"Task {self.task_id!r}, {name}=: the template {written!r} has no value. Give it a default."
                     )
                 setattr(self, name, defined(value))
 
-    def _may_be_null(self, name: str) -> bool:
-        """Return whether null from a template is as if the parameter were not set."""
+    def _may_be_null(self, name: str, written: Any) -> bool:
+        """Return whether null, the value of ``written``, is as if the parameter were not set."""
         # Without a window, a task reads or replaces everything.
-        return name in self.structured or (name in self.optional and name != "window")
+        if name in self.structured or (name in self.optional and name != "window"):
+            return True
+        # A skipped task has no output. Whether the step can do without, its spec decides.
+        return name in self.required and isinstance(written, XComArg)
 
     def _with_request(self, context: Context) -> Context:
         """Return the context with the newest request for retraining that started the run, for templates."""

@@ -58,6 +58,8 @@ def test_null_is_no_name():
         rendered(IngestOperator, name="x", files="x.csv", window="{{ params.none }}")
     with pytest.raises(AirflowFailException, match="hash_columns=.*has no value"):
         rendered(ScoreOperator, model="m", dataset={}, hash_columns="{{ params.none }}")
+    with pytest.raises(AirflowFailException, match="dataset=.*has no value"):
+        rendered(MonitorOperator, model="m", dataset="{{ params.none }}")
 
 
 @pytest.mark.parametrize(

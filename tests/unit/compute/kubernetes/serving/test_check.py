@@ -39,9 +39,9 @@ class Server:
 
             def do_GET(self) -> None:
                 described = self.path == "/v2/models/late" and server.status == 200 and server.body[:1] == b"{"
-                self.answer(json.dumps({"versions": [str(server.version), "9"]}).encode() if described else server.body)
                 if not described:
                     server.asked.append(self.path)
+                self.answer(json.dumps({"versions": [str(server.version), "9"]}).encode() if described else server.body)
 
             def answer(self, body: bytes) -> None:
                 self.send_response(server.status)

@@ -308,6 +308,18 @@ class LiveAirflow:
 
         return str(self.until(ended, f"{dag_id} {run_id} ends", timeout))
 
+    def wait_for_success(self, dag_id: str, run_id: str, timeout: float = 300) -> None:
+        """Wait for a run to end, and fail with the last lines of the tasks that failed if the run did."""
+        if self.wait(dag_id, run_id, timeout) != "success":
+            ends = {
+                (task["task_id"], task["map_index"], task["try_number"]): self.logs(
+                    dag_id, run_id, task["task_id"], task["try_number"], task["map_index"]
+                )[-2000:]
+                for task in self.task_instances(dag_id, run_id)
+                if task["state"] == "failed"
+            }
+            raise AssertionError(f"{dag_id} {run_id} failed: {ends}")
+
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         return list(self.get(f"{self._run(dag_id, run_id)}/taskInstances")["task_instances"])
 
@@ -383,9 +395,10 @@ class LiveAirflow:
         path = f"{self._run(dag_id, run_id)}/taskInstances/{task_id}/-1/hitlDetails"
         return self.request("PATCH", path, body, user=user)[0]
 
-    def logs(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1) -> str:
-        """The lines of one try of a task that is not mapped."""
-        path = f"{self._run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}?full_content=true"
+    def logs(self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1) -> str:
+        """The lines of one try of a task, or of one of its instances if it is mapped."""
+        path = f"{self._run(dag_id, run_id)}/taskInstances/{task_id}/logs/{try_number}"
+        path += f"?full_content=true&map_index={map_index}"
         return "\n".join(str(line["event"]) for line in self.get(path)["content"])
 
     @staticmethod

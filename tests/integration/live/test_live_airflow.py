@@ -72,7 +72,7 @@ def dags(airflow: LiveAirflow) -> None:
 def april(airflow: LiveAirflow, dags: None) -> str:
     """A run of ``numbers`` for April that has ended well, on its second try."""
     run_id = airflow.trigger("numbers", partition_key="2013-04")
-    assert airflow.wait("numbers", run_id) == "success", airflow.logs("numbers", run_id, "ingest")
+    airflow.wait_for_success("numbers", run_id)
     return run_id
 
 
@@ -81,7 +81,7 @@ def report(airflow: LiveAirflow, april: str) -> str:
     """The run of ``report`` that April's numbers started."""
     airflow.parsed("report")
     runs = airflow.until(lambda: airflow.runs("report"), "the asset starts the DAG report")
-    assert airflow.wait("report", runs[0]["dag_run_id"]) == "success"
+    airflow.wait_for_success("report", runs[0]["dag_run_id"])
     return str(runs[0]["dag_run_id"])
 
 
@@ -151,7 +151,7 @@ def test_a_retry_repeats_nothing_and_a_cleared_task_runs_again(airflow: LiveAirf
     assert len(results(airflow)) == 1
 
     airflow.clear("numbers", april, "ingest")
-    assert airflow.wait("numbers", april) == "success"
+    airflow.wait_for_success("numbers", april)
     (ingest,) = airflow.task_instances("numbers", april)
     assert ingest["try_number"] == 3
     assert again not in airflow.logs("numbers", april, "ingest", try_number=3)

@@ -136,7 +136,7 @@ def test_only_an_assignee_may_answer_and_the_ledger_says_who_did(airflow, model)
     assert model.champion() == 1
     assert airflow.answer("approve", run_id, "promote", "Approve", "Good on snow.", user="ada") == 200
     assert airflow.answer("approve", run_id, "promote", "Reject", user="admin") == 409
-    assert airflow.wait("approve", run_id) == "success"
+    airflow.wait_for_success("approve", run_id)
     assert model.champion() == 2
     (entry,) = model.entries()
     assert (entry.decision, entry.approval.by, entry.approval.decision) == ("promoted", "ada", "approved")
@@ -151,7 +151,7 @@ def test_a_rejection_succeeds_and_promotes_nothing(airflow, model):
     run_id = model.start("approve")
     airflow.request_for_approval("approve", run_id)
     assert airflow.answer("approve", run_id, "promote", "Reject", "Too slow.") == 200
-    assert airflow.wait("approve", run_id) == "success"
+    airflow.wait_for_success("approve", run_id)
     assert model.champion() == 1
     (entry,) = model.entries()
     assert (entry.decision, entry.approval.by, entry.approval.decision) == ("refused", "admin", "rejected")
@@ -161,7 +161,7 @@ def test_a_rejection_succeeds_and_promotes_nothing(airflow, model):
 
 def test_the_scheduler_ends_the_wait(airflow, model):
     run_id = model.start("hurry")
-    assert airflow.wait("hurry", run_id) == "success"
+    airflow.wait_for_success("hurry", run_id)
     assert model.champion() == 1
     (entry,) = model.entries()
     assert (entry.approval.by, entry.approval.decision) == ("", "timed_out")
@@ -173,7 +173,7 @@ def test_a_champion_that_changes_meanwhile_is_not_overwritten(airflow, model):
     airflow.request_for_approval("approve", run_id)
     model.client.set_registered_model_alias(model.name, "champion", "3")
     assert airflow.answer("approve", run_id, "promote", "Approve") == 200
-    assert airflow.wait("approve", run_id) == "success"
+    airflow.wait_for_success("approve", run_id)
     assert model.champion() == 3
     assert "now the champion is v3" in airflow.xcom("approve", run_id, "promote")["reason"]
 
@@ -182,7 +182,7 @@ def test_the_answer_outlives_a_second_deferral_and_a_retry(airflow, model):
     run_id = model.start("later")
     airflow.request_for_approval("later", run_id)
     assert airflow.answer("later", run_id, "promote", "Approve") == 200
-    assert airflow.wait("later", run_id) == "success"
+    airflow.wait_for_success("later", run_id)
     assert promote_task(airflow, "later", run_id)["try_number"] == 2
     assert model.champion() == 2
     assert [entry.approval.by for entry in model.entries()] == ["admin"]
@@ -194,11 +194,11 @@ def test_clearing_asks_again_but_never_under_the_words_of_another_request(airflo
     run_id = model.start("approve")
     airflow.request_for_approval("approve", run_id)
     assert airflow.answer("approve", run_id, "promote", "Reject") == 200
-    assert airflow.wait("approve", run_id) == "success"
+    airflow.wait_for_success("approve", run_id)
     airflow.clear("approve", run_id, "promote")
     assert airflow.request_for_approval("approve", run_id)["subject"] == f"Promote {model.name} v2?"
     assert airflow.answer("approve", run_id, "promote", "Reject") == 200
-    assert airflow.wait("approve", run_id) == "success"
+    airflow.wait_for_success("approve", run_id)
     assert len(model.entries()) == 2
     # Airflow 3.3 keeps the text of a task's first request.
     model.found(3)
@@ -230,7 +230,7 @@ def test_an_answer_that_a_dying_worker_did_not_take_is_not_asked_for_again(airfl
     marker = model.told.with_name("taking")
     airflow.until(marker.exists, "the answer arrives at a worker")
     assert airflow.kill_tasks() >= 2
-    assert airflow.wait("slow", run_id) == "success"
+    airflow.wait_for_success("slow", run_id)
     assert promote_task(airflow, "slow", run_id)["try_number"] == 2
     assert [(entry.approval.by, entry.approval.note) for entry in model.entries()] == [("ada", "Now.")]
     assert [line.split()[0] for line in model.told.read_text().splitlines()] == ["approval", "promoted"]

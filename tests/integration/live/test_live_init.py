@@ -39,10 +39,7 @@ def dags(airflow: LiveAirflow) -> None:
 
 def run(airflow: LiveAirflow, dag_id: str, key: str) -> str:
     run_id = airflow.trigger(dag_id, partition_key=key)
-    state = airflow.wait(dag_id, run_id)
-    states = {task["task_id"]: task["state"] for task in airflow.task_instances(dag_id, run_id)}
-    failed = [name for name, state in states.items() if state == "failed"]
-    assert state == "success", (states, [airflow.logs(dag_id, run_id, name) for name in failed])
+    airflow.wait_for_success(dag_id, run_id)
     return run_id
 
 

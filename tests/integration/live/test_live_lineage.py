@@ -34,7 +34,7 @@ def test_a_worker_of_a_live_airflow_tells_the_same(airflow: LiveAirflow, tmp_pat
     airflow.connect("lineage_live", conn_type="sqlite", host=f"{tmp_path}/flights.db", login="alice", password=SECRET)
     (airflow.dags / "live.py").write_text(LIVE)
     run = airflow.trigger("live")
-    assert airflow.wait("live", run) == "success", airflow.logs("live", run, "rows")
+    airflow.wait_for_success("live", run)
 
     def told() -> list[Event]:
         # The task has its state before its listeners are called.

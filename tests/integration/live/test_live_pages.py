@@ -163,7 +163,7 @@ def test_the_table_becomes_a_champion_and_a_second_run_changes_nothing(airflow: 
     runs, trained, shown = [], [], []
     for _ in range(2):
         run_id = airflow.trigger("churn")
-        assert airflow.wait("churn", run_id, timeout=600) == "success", airflow.task_instances("churn", run_id)
+        airflow.wait_for_success("churn", run_id, timeout=600)
         tasks = airflow.task_instances("churn", run_id)
         assert {task["state"] for task in tasks} == {"success"}
         runs.append(

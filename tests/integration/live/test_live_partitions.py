@@ -58,7 +58,7 @@ def rows(airflow: LiveAirflow, window: str) -> int:
 
 def test_the_day_of_a_default_key_is_the_local_day_in_the_next_dag_too(airflow: LiveAirflow):
     run_id = airflow.trigger("ingest", partition_key="2024-03-31T00:00:00")
-    assert airflow.wait("ingest", run_id) == "success", airflow.logs("ingest", run_id, "ingest")
+    airflow.wait_for_success("ingest", run_id)
     # The day on which clocks are turned forward has 23 hours.
     assert rows(airflow, "2024-03-31[Europe/Berlin]") == 23
 
@@ -66,7 +66,7 @@ def test_the_day_of_a_default_key_is_the_local_day_in_the_next_dag_too(airflow: 
         return airflow.runs("consume")
 
     run_id = airflow.until(consumed, "the asset event starts the next DAG")[0]["dag_run_id"]
-    assert airflow.wait("consume", run_id) == "success", airflow.logs("consume", run_id, "build")
+    airflow.wait_for_success("consume", run_id)
     built = airflow.xcom("consume", run_id, "build")["dataset"]
     assert (built["rows"], built["window"]) == (23, "2024-03-30T23:00:00Z/2024-03-31T22:00:00Z[Europe/Berlin]")
 
@@ -79,7 +79,7 @@ def test_a_backfill_writes_the_local_days(airflow: LiveAirflow):
         return found if len(found) == 2 else []
 
     for run in airflow.until(backfilled, "the backfill has two runs"):
-        assert airflow.wait("ingest", run["dag_run_id"]) == "success"
+        airflow.wait_for_success("ingest", run["dag_run_id"])
     assert rows(airflow, "2024-03-29..2024-03-30[Europe/Berlin]") == 48
 
 

@@ -160,14 +160,14 @@ def test_a_deferred_task_goes_on_with_the_call_it_began_with(airflow, tmp_path):
     airflow.until_deferred("deferred", run_id, "ingest")
     airflow.call("PATCH", "/api/v2/variables/source", {"key": "source", "value": str(folder / "second.csv")})
     (tmp_path / "go").touch()
-    assert airflow.wait("deferred", run_id) == "success"
+    airflow.wait_for_success("deferred", run_id)
     assert ingested(airflow, "deferred", run_id) == [str(folder / "first.csv")]
     # A cleared task begins anew.
     (tmp_path / "go").unlink()
     airflow.clear("deferred", run_id, "ingest")
     airflow.until_deferred("deferred", run_id, "ingest")
     (tmp_path / "go").touch()
-    assert airflow.wait("deferred", run_id) == "success"
+    airflow.wait_for_success("deferred", run_id)
     assert ingested(airflow, "deferred", run_id) == [str(folder / "second.csv")]
 
 
@@ -184,24 +184,24 @@ def results(airflow: LiveAirflow) -> int:
 
 def test_a_cleared_task_computes_anew_although_the_dag_has_more_retries_now(airflow):
     run_id = airflow.trigger("counted")
-    assert airflow.wait("counted", run_id) == "success"
+    airflow.wait_for_success("counted", run_id)
     assert results(airflow) == 1
     # Airflow counts with the retries of the DAG's version of the run.
     write_counted(airflow, retries=1)
     airflow.clear("counted", run_id, "ingest")
-    assert airflow.wait("counted", run_id) == "success"
+    airflow.wait_for_success("counted", run_id)
     assert results(airflow) == 2
     write_counted(airflow, retries=0)
     airflow.clear("counted", run_id, "ingest")
-    assert airflow.wait("counted", run_id) == "success"
+    airflow.wait_for_success("counted", run_id)
     assert results(airflow) == 3
 
 
 def test_a_run_that_was_deleted_and_created_again_computes_anew(airflow):
     run_id = airflow.trigger("counted")
-    assert airflow.wait("counted", run_id) == "success"
+    airflow.wait_for_success("counted", run_id)
     before = results(airflow)
     airflow.call("DELETE", airflow._run("counted", run_id))
     airflow.call("POST", "/api/v2/dags/counted/dagRuns", {"logical_date": None, "dag_run_id": run_id})
-    assert airflow.wait("counted", run_id) == "success"
+    airflow.wait_for_success("counted", run_id)
     assert results(airflow) == before + 1

@@ -86,7 +86,7 @@ def start(airflow: LiveAirflow, model: str, window: str, partition_key: str | No
 
 
 def finished(airflow: LiveAirflow, dag: str, run: str) -> dict[str, Any]:
-    assert airflow.wait(dag, run, 600) == "success", airflow.logs(dag, run, "monitor")
+    airflow.wait_for_success(dag, run, 600)
     return dict(airflow.xcom(dag, run, "monitor"))
 
 
@@ -98,7 +98,7 @@ def trained(airflow: LiveAirflow, model: str, number: int = 1) -> tuple[str, str
     """Wait for run ``number`` of the training DAG: its id, its partition key, and the window of the training set."""
     dag = f"train_{model}"
     run = airflow.until(lambda: airflow.runs(dag)[number - 1 :], f"run {number} of {dag} starts", 300)[0]
-    assert airflow.wait(dag, run["dag_run_id"], 600) == "success", airflow.logs(dag, run["dag_run_id"], "build")
+    airflow.wait_for_success(dag, run["dag_run_id"], 600)
     result = airflow.xcom(dag, run["dag_run_id"], "build")
     return run["dag_run_id"], run["partition_key"], Window.model_validate(result["dataset"]["window"])
 
@@ -142,14 +142,14 @@ def test_a_request_starts_every_training_dag_with_its_window_whatever_the_schedu
 def test_a_new_champion_starts_a_dag_without_partitions(airflow):
     airflow.parsed("deploy_plain")
     run = airflow.trigger("promote_keyed", partition_key="2024-04")
-    assert airflow.wait("promote_keyed", run, 300) == "success"
+    airflow.wait_for_success("promote_keyed", run, 300)
     deployed = airflow.until(lambda: airflow.runs("deploy_plain"), "deploy_plain starts", 300)
-    assert airflow.wait("deploy_plain", deployed[0]["dag_run_id"], 300) == "success"
+    airflow.wait_for_success("deploy_plain", deployed[0]["dag_run_id"], 300)
     assert airflow.xcom("deploy_plain", deployed[0]["dag_run_id"], "deploy") == ["7", 1]
     assert len(airflow.runs("deploy_plain")) == 1
     # DeployOperator takes the text as well.
     by_hand = airflow.trigger("deploy_plain")
-    assert airflow.wait("deploy_plain", by_hand, 300) == "success"
+    airflow.wait_for_success("deploy_plain", by_hand, 300)
     assert airflow.xcom("deploy_plain", by_hand, "deploy") == ["None", 0]
 
 
@@ -159,7 +159,7 @@ def test_a_person_starts_the_same_training_dags(airflow, store):
         "train_plain_plain": airflow.trigger("train_plain_plain", {"window": "2024-02"}),
     }
     for dag, run in runs.items():
-        assert airflow.wait(dag, run, 600) == "success", airflow.logs(dag, run, "build")
+        airflow.wait_for_success(dag, run, 600)
         window = airflow.xcom(dag, run, "build")["dataset"]["window"]
         assert Window.model_validate(window) == Window.model_validate("2024-01..2024-02")
 

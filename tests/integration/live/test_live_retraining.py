@@ -47,7 +47,7 @@ def dags(airflow: LiveAirflow) -> None:
 def check(airflow: LiveAirflow, window: str) -> tuple[str, dict]:
     """Monitor a window, and say in which run and what came of it."""
     run_id = airflow.trigger("monitor", partition_key=window)
-    assert airflow.wait("monitor", run_id) == "success", airflow.logs("monitor", run_id, "monitor")
+    airflow.wait_for_success("monitor", run_id)
     return run_id, airflow.xcom("monitor", run_id, "monitor")
 
 
@@ -58,7 +58,7 @@ def test_who_asked_and_why_is_known_wherever_it_leads_and_nobody_asks_in_vain(ai
     request = asked["request"]
     assert (asked["decision"], request["id"], request["reason"]) == ("retrain", "asked/2013-04", reason)
     run_id = airflow.until(lambda: airflow.runs("train"), "the request starts the training")[0]["dag_run_id"]
-    assert airflow.wait("train", run_id, 300) == "success"
+    airflow.wait_for_success("train", run_id, 300)
 
     # The training was tried twice, and done once.
     assert "An earlier try of this task finished the step" in airflow.logs("train", run_id, "train", try_number=2)

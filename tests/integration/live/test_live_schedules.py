@@ -116,7 +116,7 @@ def test_the_last_complete_day_of_a_plain_cron(airflow: LiveAirflow):
 def test_a_window_from_the_trigger_form(airflow: LiveAirflow):
     last_month = (TODAY.replace(day=1) - timedelta(days=1)).strftime("%Y-%m")
     run_id = airflow.trigger("orders_on_demand", {"window": last_month})
-    assert airflow.wait("orders_on_demand", run_id) == "success"
+    airflow.wait_for_success("orders_on_demand", run_id)
     asked = {"dag_run_id": run_id}
     assert window(airflow, "orders_on_demand", asked)[0].startswith(f"{last_month}-01T00:00:00Z/")
 
@@ -136,7 +136,7 @@ def test_a_partition_is_processed_again_by_its_key(airflow: LiveAirflow):
     datasets = []
     for _ in range(2):
         run_id = airflow.trigger("orders_by_day", partition_key=key)
-        assert airflow.wait("orders_by_day", run_id) == "success"
+        airflow.wait_for_success("orders_by_day", run_id)
         datasets.append(airflow.xcom("orders_by_day", run_id, "ingest")["dataset"])
     assert datasets[0] == datasets[1]
     assert (datasets[0]["window"], datasets[0]["rows"]) == (day(FIRST), 1)
@@ -198,7 +198,7 @@ def test_a_task_waits_for_late_data_without_a_worker(airflow: LiveAirflow, shop:
 
     airflow.until(lambda: state() == "deferred", "the task waits", timeout=90)
     orders(shop, late, late)
-    assert airflow.wait("orders_by_day", run_id) == "success"
+    airflow.wait_for_success("orders_by_day", run_id)
     assert window(airflow, "orders_by_day", {"dag_run_id": run_id}) == (day(late), 1)
     (ingest,) = airflow.task_instances("orders_by_day", run_id)
     assert ingest["try_number"] == 1

@@ -107,7 +107,8 @@ def remembered(airflow: LiveAirflow, key: str = "") -> str:
 def told(airflow: LiveAirflow, dag_id: str) -> list[str]:
     """The windows or versions that the DAG was started for, once its runs have ended."""
     runs = [run["dag_run_id"] for run in airflow.runs(dag_id)]
-    assert all(airflow.wait(dag_id, run_id) == "success" for run_id in runs)
+    for run_id in runs:
+        airflow.wait_for_success(dag_id, run_id)
     return [event for run_id in runs for event in airflow.xcom(dag_id, run_id, "told")]
 
 

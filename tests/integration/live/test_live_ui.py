@@ -154,7 +154,7 @@ def test_what_users_click_is_in_the_ledger(airflow: LiveAirflow, model: Model) -
 
     run_id = start()
     browse(airflow, "act", model.name, [("Approve", "Approve", PLANTED)])
-    assert airflow.wait("ui_promote", run_id) == "success"
+    airflow.wait_for_success("ui_promote", run_id)
     assert model.champion() == 2
     acknowledge = ("Acknowledge", "Acknowledge", "It snowed.")
     retrain = ("Request retraining", "Request retraining", "Snow.")
@@ -165,7 +165,7 @@ def test_what_users_click_is_in_the_ledger(airflow: LiveAirflow, model: Model) -
     assert model.champion() == 1
     run_id = start()
     browse(airflow, "act", model.name, [("Reject", "Reject", "Too slow.")])
-    assert airflow.wait("ui_promote", run_id) == "success"
+    airflow.wait_for_success("ui_promote", run_id)
 
     found = model.entries()
     assert [entry.decision for entry in found] == ["promoted", "acknowledged", "requested", "rolled_back", "refused"]

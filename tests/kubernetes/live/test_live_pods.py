@@ -36,7 +36,7 @@ def test_retry_finds_the_pod_of_a_worker_that_died(airflow, cluster, start, coun
     pod = cluster.wait_for_pod()
     airflow.until(counter.exists, "the step runs")
     assert airflow.kill_tasks() >= 2
-    assert airflow.wait(dag_id, run_id) == "success"
+    airflow.wait_for_success(dag_id, run_id)
     assert airflow.task_instances(dag_id, run_id)[0]["try_number"] == 2
     assert airflow.xcom(dag_id, run_id, "probe")["runs"] == 1
     assert counter.read_text() == f"{pod.metadata.name}\n"
@@ -49,7 +49,7 @@ def test_next_triggerer_waits_for_the_pod_of_one_that_died(airflow, cluster, sta
     airflow.until(counter.exists, "the step runs")
     airflow.kill("triggerer")
     airflow.start("triggerer")
-    assert airflow.wait(dag_id, run_id, timeout=180) == "success"
+    airflow.wait_for_success(dag_id, run_id, timeout=180)
     assert len(counter.read_text().splitlines()) == 1
     cluster.wait_until_empty()
 
@@ -74,7 +74,7 @@ def test_cleared_task_gets_a_new_pod(airflow, cluster, start, counter):
     airflow.clear(dag_id, run_id, "probe")
     # The first step itself would run for ten minutes.
     airflow.until(lambda: first not in [pod.metadata.name for pod in cluster.pods()], "the first pod is gone")
-    assert airflow.wait(dag_id, run_id) == "success"
+    airflow.wait_for_success(dag_id, run_id)
     names = counter.read_text().splitlines()
     assert len(names) == 2
     assert names[0] == first != names[1]

@@ -503,7 +503,7 @@ def test_retry_finds_the_job_of_a_worker_that_died(cluster, trainer, airflow, st
     assert [found["metadata"]["uid"] for found in trainer.jobs()] == [job["metadata"]["uid"]]
     trainer.store_result(job)
     trainer.complete(job)
-    assert airflow.wait(dag_id, run_id) == "success"
+    airflow.wait_for_success(dag_id, run_id)
     assert airflow.task_instances(dag_id, run_id)[0]["try_number"] == 2
 
 
@@ -515,7 +515,7 @@ def test_next_triggerer_waits_for_the_job_of_one_that_died(cluster, trainer, air
     airflow.start("triggerer")
     trainer.store_result(job)
     trainer.complete(job)
-    assert airflow.wait(dag_id, run_id, timeout=180) == "success"
+    airflow.wait_for_success(dag_id, run_id, timeout=180)
 
 
 @pytest.mark.parametrize("deferrable", [False, True], ids=["sync", "deferrable"])

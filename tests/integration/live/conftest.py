@@ -37,7 +37,7 @@ def airflow(tmp_path_factory: pytest.TempPathFactory, mlflow_server: str) -> Ite
             {"type": "file", "log_file_path": str(home / "lineage.json"), "append": True}
         ),
         # A task or a triggerer that gives no sign of life for this long is dead.
-        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "10",
+        "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "20",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_SEC": "2",
         "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "10",

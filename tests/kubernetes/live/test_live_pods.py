@@ -32,7 +32,7 @@ def start(airflow: LiveAirflow, probe_dag: ProbeDag, cluster: Cluster):
 
 
 def test_retry_finds_the_pod_of_a_worker_that_died(airflow, cluster, start, counter):
-    dag_id, run_id = start(cluster.pod(deferrable=False), {"counter": str(counter), "seconds": 25}, "retries=1")
+    dag_id, run_id = start(cluster.pod(deferrable=False), {"counter": str(counter), "seconds": 40}, "retries=1")
     pod = cluster.wait_for_pod()
     airflow.until(counter.exists, "the step runs")
     assert airflow.kill_tasks() >= 2

@@ -21,7 +21,7 @@ from airflow_mlops.models.inputs import frame
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.trainers import validation
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
-from airflow_mlops.models.trainers.boosting import catboost, rows, trainer
+from airflow_mlops.models.trainers.boosting import catboost, library, rows, trainer
 from airflow_mlops.models.trainers.boosting.model import BoostedModel, earlier
 from airflow_mlops.models.trainers.spec import (
     BoostingTrainerSpec,
@@ -397,3 +397,10 @@ def test_the_number_of_threads_can_be_set_by_the_variable_of_openmp(variable, pa
 
     monkeypatch.setenv("OMP_NUM_THREADS", variable)
     assert threads(params, "nthread", "n_jobs") == expected
+
+
+def test_the_installed_packages_are_searched_once(tmp_path, monkeypatch):
+    dataset = write(tmp_path, flights(300, seed=1))
+    packages = fit(dataset, spec("lightgbm")).packages
+    monkeypatch.setattr(library, "packages_distributions", lambda: pytest.fail("searched again"))
+    assert fit(dataset, spec("lightgbm")).packages == packages == ["lightgbm"]

@@ -7,6 +7,7 @@ import importlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import packages_distributions
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -117,8 +118,10 @@ def load(name: str) -> ModuleType:
         ) from None
 
 
+@cache
 def distribution(name: str) -> str:
     """Return the name of the installed package that contains the module ``name``: ``xgboost`` or ``xgboost-cpu``."""
+    # Cached, because this reads the file lists of all installed packages: a second for each trial of a search.
     return packages_distributions()[name][0]
 
 

@@ -28,6 +28,10 @@ def fixed(**params):
     return FixedThresholdClassifier(LogisticRegression(), **params)
 
 
+def tuned(scoring):
+    return TunedThresholdClassifierCV(LogisticRegression(), scoring=scoring, thresholds=15, cv=2)
+
+
 ESTIMATORS = {
     "plain": lambda labels: LogisticRegression(),
     "fixed": lambda labels: fixed(threshold=0.3),
@@ -37,10 +41,8 @@ ESTIMATORS = {
     "around a pipeline": lambda labels: FixedThresholdClassifier(
         make_pipeline(StandardScaler(), LogisticRegression()), threshold=0.7
     ),
-    "tuned": lambda labels: TunedThresholdClassifierCV(LogisticRegression(), scoring="balanced_accuracy"),
-    "tuned for the first class": lambda labels: TunedThresholdClassifierCV(
-        LogisticRegression(), scoring=make_scorer(f1_score, pos_label=labels[0])
-    ),
+    "tuned": lambda labels: tuned("balanced_accuracy"),
+    "tuned for the first class": lambda labels: tuned(make_scorer(f1_score, pos_label=labels[0])),
     "searched": lambda labels: GridSearchCV(fixed(threshold=0.3), {"estimator__C": [0.1, 1]}, cv=2),
 }
 

@@ -194,7 +194,8 @@ def one_decimal(rows, task, seed):
 def test_rows_at_a_threshold_of_a_tree_do_not_change_sides(kind, task):
     folder = "tree" if kind == "DecisionTree" else "ensemble"
     estimator = f"sklearn.{folder}.{kind}{'Regressor' if task == 'regression' else 'Classifier'}"
-    model, train, test = trained(estimator, task, list("abcd"), one_decimal, rows=300)
+    size = {"DecisionTree": {}, "HistGradientBoosting": {"max_iter": 20}}.get(kind, {"n_estimators": 20})
+    model, train, test = trained(estimator, task, list("abcd"), one_decimal, rows=300, **size)
     found, _ = exported(model, train, test)
     assert found.beyond == 0
 

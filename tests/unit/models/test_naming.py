@@ -90,7 +90,7 @@ def test_an_estimator_is_exported_with_features_of_any_name(estimator):
     labels = ((table[NUMBERS[0]].to_numpy() + (np.asarray(table[TEXTS[0]]) == "a")) > 0.3).astype(int)
     features = feature_columns(table.schema, table.column_names)
     data = TrainingData("binary", "late", features, table, frame(table, features), labels, [0, 1], 1)
-    params = {"interactions": 2, "max_rounds": 20} if "glassbox" in estimator else {}
+    params = {"interactions": 2, "max_rounds": 20, "outer_bags": 2, "n_jobs": 1} if "glassbox" in estimator else {}
     model = sklearn.fit(SklearnTrainerSpec(estimator=estimator, params=params), data, 0)
     # Columns may be in any order, so each input must take the column of its name.
     shuffled = table.select(random.permutation(table.column_names).tolist())

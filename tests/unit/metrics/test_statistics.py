@@ -207,6 +207,13 @@ def test_delong_agrees_with_its_definition_on_all_pairs_of_rows(data):
     assert found.standard_error**2 == pytest.approx(contrast @ covariance @ contrast, abs=1e-12)
 
 
+def area_by_ranks(truth, score):
+    """The area under the ROC curve, in a tenth of scikit-learn's time."""
+    positives = int(truth.sum())
+    above = stats.rankdata(score)[truth].sum() - positives * (positives + 1) / 2
+    return above / (positives * (truth.size - positives))
+
+
 def test_delong_agrees_with_a_bootstrap_and_with_the_error_of_one_area():
     mine, theirs = rows("binary", 1_500, 1.5, 1), rows("binary", 1_500, 1.8, 2)
     found = delong(mine.truth, mine.score, theirs.score)
@@ -215,9 +222,9 @@ def test_delong_agrees_with_a_bootstrap_and_with_the_error_of_one_area():
     for _ in range(1_000):
         drawn = random.integers(1_500, size=1_500)
         truth = mine.truth[drawn]
-        differences.append(
-            metrics.roc_auc_score(truth, mine.score[drawn]) - metrics.roc_auc_score(truth, theirs.score[drawn])
-        )
+        differences.append(area_by_ranks(truth, mine.score[drawn]) - area_by_ranks(truth, theirs.score[drawn]))
+    known = metrics.roc_auc_score(truth, mine.score[drawn]) - metrics.roc_auc_score(truth, theirs.score[drawn])
+    assert differences[-1] == pytest.approx(known)
     assert found.standard_error == pytest.approx(np.std(differences), rel=0.08)
     # Against a constant score, the difference has the standard error of the one area.
     against_constant = delong(mine.truth, mine.score, np.zeros(1_500))

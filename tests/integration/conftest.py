@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support import plots
 from tests.support.airflow_db import create_database
 
 if TYPE_CHECKING:
@@ -252,6 +253,13 @@ def mlflow_connection(mlflow_server: str, monkeypatch: pytest.MonkeyPatch) -> st
     """The connection ``mlflow_default``, pointing at the real server."""
     monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": mlflow_server}))
     return mlflow_server
+
+
+@pytest.fixture(autouse=True)
+def empty_plots(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only tests with the mark ``plots`` render the plots of an evaluation."""
+    if "mlflow_server" in request.fixturenames and not request.node.get_closest_marker("plots"):
+        plots.leave_empty(monkeypatch)
 
 
 @pytest.fixture

@@ -41,6 +41,7 @@ def shop(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.plots
 def test_the_dag_in_ten_lines(run_dag, mlflow_connection, shop):
     dag, *_ = blocks("README.md")
     outcome = run_dag(dag.replace('"churn"', '"churn_in_ten_lines"'), connections=shop)

@@ -73,6 +73,7 @@ def test_the_model_is_stored_without_pickle_and_loads_in_every_way(task, client,
     assert client.get_run(result.run_id).data.metrics["onnx_max_difference"] < 1e-12
 
 
+@pytest.mark.plots
 def test_the_explanation_is_in_the_run_and_on_the_card(client, context, learn, tmp_path):
     result = learn()
     ref = result.candidate

@@ -150,6 +150,7 @@ def test_a_candidate_that_beats_no_baseline_is_refused_whatever_gates_are_declar
     assert (verdict.winner, verdict.tree_metrics) == (None, {})
 
 
+@pytest.mark.plots
 def test_every_kind_of_gate_judges_a_registered_model(client, context, make, tmp_path):
     dataset = training_set(context.store)
     champion, good = make(dataset, (2, 1)), make(dataset, GOOD)
@@ -231,6 +232,7 @@ def test_the_metric_that_decides_can_be_chosen(context, make):
         ("regression", {"residuals", "importance"}),
     ],
 )
+@pytest.mark.plots
 def test_verdict_plots_and_tags_are_in_each_candidates_run(task, plots, client, context, make, tmp_path):
     dataset = training_set(context.store, task)
     good, useless = make(dataset, GOOD, task=task), make(dataset, USELESS, task=task)

@@ -101,6 +101,7 @@ def test_a_foreign_model_is_evaluated_promoted_and_champion(client, context, mod
     assert again.champion_metrics["roc_auc"] == pytest.approx(expected, abs=1e-9)
 
 
+@pytest.mark.plots
 def test_verdict_and_plots_are_logged_to_the_run_of_a_foreign_model(client, context, log):
     dataset = training_set(context.store)
     with mlflow.start_run() as run:

@@ -83,6 +83,7 @@ def rows_of(markdown: str) -> dict[str, list[str]]:
     return found
 
 
+@pytest.mark.plots
 def test_each_candidate_has_a_card_with_the_numbers_of_the_verdict(client, context, make, tmp_path):
     dataset = training_set(context.store)
     champion, good, weak = make(dataset, (2, 1)), make(dataset, GOOD), make(dataset, WEAK)
@@ -218,6 +219,7 @@ def test_the_card_names_the_training_set_if_another_dataset_was_measured_on(clie
     )
 
 
+@pytest.mark.plots
 def test_hostile_text_is_shown_and_inert(client, context, make, tmp_path):
     test = held_out().append_column(EVIL, pa.array([EVIL, "b"] * 500))
     with DatasetWriter(context.store, "hostile") as writer:

@@ -65,6 +65,7 @@ def build(context, entities, **fields):
     return training_sets.run(parse(TrainingSetSpec, spec, "The test"), context)
 
 
+@pytest.mark.plots
 def test_columns_of_any_name_pass_through_the_whole_lifecycle(client, store, context):
     model = f"odd_{uuid.uuid4().hex[:8]}"
     built = build(context, write(store, "raw", rows(), "2013-03"))
@@ -111,6 +112,7 @@ def test_columns_of_any_name_pass_through_the_whole_lifecycle(client, store, con
 OURS = ("score", "prediction", "label", "model_name", "model_version", "scored_at", "latency_ms", "label_at")
 
 
+@pytest.mark.plots
 def test_features_with_the_names_of_columns_of_predictions_pass_through_the_whole_lifecycle(client, store, context):
     model = f"ours_{uuid.uuid4().hex[:8]}"
 

@@ -154,6 +154,7 @@ def test_held_out_rows_with_different_values_are_refused(chain, store):
         chain.judge(first, chain.train(chain.build(EXPANDING)))
 
 
+@pytest.mark.plots
 def test_the_winner_is_fitted_again_on_all_rows_and_promoted(client, chain):
     dataset = chain.build(ROLLING)
     judged = chain.train(dataset, tags={"mlops.code_version": "1.2", "team": "flights"})
@@ -369,6 +370,7 @@ def test_a_verdict_and_an_entry_without_a_refit_are_still_read(chain):
     assert PromoteSpec(verdict=content).verdict == verdict
 
 
+@pytest.mark.plots
 def test_the_threshold_that_was_chosen_is_shown_and_kept(client, chain):
     cost = {"false_positive": 1, "false_negative": 3}
     named = {"metric": "expected_cost", **cost}
@@ -397,6 +399,7 @@ def test_the_threshold_that_was_chosen_is_shown_and_kept(client, chain):
         assert again.reproduced, again.summary
 
 
+@pytest.mark.plots
 def test_a_calibrated_model_is_shown_scored_and_kept(client, chain):
     dataset = chain.build(EXPANDING, month="2013-04")
     judged = chain.train(dataset, calibration="sigmoid")

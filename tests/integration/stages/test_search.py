@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
 import sys
 import time
+import traceback
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -245,65 +249,63 @@ def test_networks_are_pruned_at_an_epoch_and_leave_no_checkpoint(client, store, 
 
 # Several workers
 
-WORKER = """
-import json, os, signal, sys, time
-from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.core.calls import Provenance
-from airflow_mlops.stages.search.spec import SearchSpec
-from airflow_mlops.stages.search import objective as search_objective
-from airflow_mlops.stages.search import step as search
-from airflow_mlops.stages.context import StepContext
 
-given = json.loads(sys.argv[1])
-measure = search_objective._measure
-seen = 0
+@dataclass
+class Worker:
+    """A worker of a search in a process of its own, which has imported what this process has."""
 
-def slow(*args):
-    global seen
-    seen += 1
-    if given.get("dies_at") == seen:
-        os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(given.get("pause", 0))
-    return measure(*args)
+    process: multiprocessing.process.BaseProcess
+    file: Path
 
-search_objective._measure = slow
-store, index = ArtifactStore(given["store"]), given["map_index"]
-provenance = Provenance(dag_id="d", run_id="r", task_id="search", map_index=index)
-key = f"results/d/r/search/{index}/0-0123456789abcdef.json"
-print(search.run(SearchSpec(**given["spec"]), StepContext(store, key, provenance=provenance)).model_dump_json())
-"""
+    def exit_status(self) -> int | None:
+        self.process.join(300)
+        return self.process.exitcode
+
+    def answer(self) -> dict[str, Any]:
+        assert self.exit_status() == 0
+        found: dict[str, Any] = json.loads(self.file.read_text())
+        return found
 
 
 @pytest.fixture
-def worker(store, model, tmp_path):
-    """``worker(search, map_index, **given)`` starts a worker in a separate process, which can be killed."""
+def worker(store, model, look, tmp_path):
+    """``worker(search, map_index)`` starts a worker in a separate process.
+
+    With ``dies_at``, the process is killed in this evaluation of a fold; ``pause`` is the time before each, in seconds.
+    """
     dataset = training_set(store)
 
-    def start(asked, map_index, **given):
-        spec = {"dataset": dataset.model_dump(mode="json"), "model": model, "search": asked, "worker": map_index}
-        text = json.dumps({"store": store.url, "spec": spec, "map_index": map_index, **given})
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        return subprocess.Popen(
-            [sys.executable, "-c", WORKER, text],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(asked, map_index, dies_at=0, pause=0.0):
+        file = tmp_path / f"{uuid.uuid4().hex}.json"
+
+        def work() -> None:
+            measure, folds = search_objective._measure, itertools.count(1)
+
+            def slow(*args):
+                if next(folds) == dies_at:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                time.sleep(pause)
+                return measure(*args)
+
+            search_objective._measure = slow
+            try:
+                file.write_text(look(asked, map_index, dataset=dataset, worker=map_index).model_dump_json())
+            except BaseException:  # noqa: BLE001 - the process ends here in any case
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+
+        process = multiprocessing.get_context("fork").Process(target=work)
+        process.start()
+        return Worker(process, file)
 
     return start
-
-
-def answer(process):
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == 0, errors
-    return json.loads(output.splitlines()[-1])
 
 
 @pytest.mark.slow
 def test_workers_share_one_study_and_one_run(client, store, model, worker):
     asked = trees(14, pruner=None)
-    results = [answer(process) for process in [worker(asked, index, pause=0.2) for index in range(3)]]
+    results = [started.answer() for started in [worker(asked, index, pause=0.2) for index in range(3)]]
     (study,) = studies(store)
     assert 14 <= len(study.trials) <= 14 + 2
     assert set(states(study)) == {"COMPLETE"}
@@ -330,14 +332,12 @@ def test_a_killed_worker_repeats_its_trial_and_keeps_the_others(client, store, w
 
     asked = trees(5, pruner=None)
     # In the second fold of the third trial.
-    first = worker(asked, 0, dies_at=8)
-    first.communicate(timeout=300)
-    assert first.returncode == -signal.SIGKILL
+    assert worker(asked, 0, dies_at=8).exit_status() == -signal.SIGKILL
     (study,) = studies(store)
     assert states(study) == ["COMPLETE", "COMPLETE", "RUNNING"]
     before = study.trials
 
-    result = answer(worker(asked, 0))
+    result = worker(asked, 0).answer()
     (study,) = studies(store)
     assert states(study) == ["COMPLETE", "COMPLETE", "FAIL", "COMPLETE", "COMPLETE", "COMPLETE"]
     assert [trial.value for trial in study.trials[:2]] == [trial.value for trial in before[:2]]
@@ -356,10 +356,8 @@ def test_a_killed_worker_repeats_its_trial_and_keeps_the_others(client, store, w
 def test_a_trial_that_always_kills_its_worker_is_given_up(client, store, worker):
     asked = Search(SklearnTrainer(TREE), {"max_depth": Int(1, 9)}, trials=1, folds=2)
     for _ in range(2):
-        died = worker(asked, 0, dies_at=1)
-        died.communicate(timeout=300)
-        assert died.returncode == -signal.SIGKILL
-    result = answer(worker(asked, 0))
+        assert worker(asked, 0, dies_at=1).exit_status() == -signal.SIGKILL
+    result = worker(asked, 0).answer()
     (study,) = studies(store)
     assert states(study) == ["FAIL", "FAIL", "COMPLETE"]
     assert study.trials[0].params == study.trials[1].params

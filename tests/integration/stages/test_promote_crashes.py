@@ -224,14 +224,15 @@ def test_after_a_crash_during_a_move_the_ledger_overrides_the_alias(client, stor
 
 @pytest.mark.slow
 def test_of_twenty_concurrent_promotions_one_wins_each_round_and_none_is_lost(client, store, make):
-    # `make torture` runs more rounds.
-    rounds, tasks = 2, 20
-    first, *candidates = make(1 + rounds * tasks)
+    # `make torture` runs more rounds. The second one shows that the first one left a sound state, for which few tasks do.
+    rounds = (20, 4)
+    first, *candidates = make(1 + sum(rounds))
     do(store, verdict(first, None), "first")
     now = first
-    for turn in range(rounds):
+    for turn, tasks in enumerate(rounds):
         barrier = multiprocessing.get_context("fork").Barrier(tasks)
-        mine = candidates[turn * tasks : (turn + 1) * tasks]
+        before = sum(rounds[:turn])
+        mine = candidates[before : before + tasks]
 
         def work(candidate, now=now, barrier=barrier):
             barrier.wait(60)
@@ -245,10 +246,10 @@ def test_of_twenty_concurrent_promotions_one_wins_each_round_and_none_is_lost(cl
             child.join(300)
         assert [child.exitcode for child in children] == [0] * tasks
         entries = Ledger(store, first.model).entries()
-        of_round = entries[1 + turn * tasks :]
+        of_round = entries[1 + before :]
         assert sorted(entry.id for entry in of_round) == sorted(f"promote v{item.version}" for item in mine)
         (won,) = [entry for entry in of_round if entry.moves]
         assert won.replaced == now
         assert {entry.champion for entry in of_round if not entry.moves} <= {won.champion}
         now = won.champion
-        assert state(client, store, first.model) == (now, now, 1 + (turn + 1) * tasks)
+        assert state(client, store, first.model) == (now, now, 1 + before + tasks)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +68,18 @@ def train(dataset, task=BINARY, key="checkpoints/a.pt", seed=0, record=None, **o
 
     spec = TorchTrainerSpec.model_validate(TorchTrainer(**{"epochs": 2, "batch_size": 256, **options}))
     return torch.fit(spec, data(*task), seed, (record or Record()).run(dataset, key))
+
+
+def train_and_record(dataset, key: str, lines: list[str] | None = None, **options) -> dict[str, Any]:
+    """What a training that was interrupted and resumed must have in common with one that was not, and its messages.
+
+    :param lines: the list of messages; by default a new one
+    """
+    record = Record()
+    record.lines = [] if lines is None else lines
+    model = train(dataset, key=key, seed=5, record=record, epochs=3, **options)
+    state = model.state
+    return {"losses": state.losses, "epochs": state.epochs, "weights": weights(model), "lines": record.lines}
 
 
 def weights(model) -> list[float]:

@@ -22,6 +22,7 @@ _PROBE = """
     from airflow.models.dagbundle import DagBundleModel
     from airflow.utils.session import create_session
     from fastapi.testclient import TestClient
+    from airflow.utils.db import upgradedb
     from tests.support import reports
     from tests.unit.overview.test_index import promote, publish_drift, version
     from airflow_mlops.overview import index
@@ -29,6 +30,7 @@ _PROBE = """
     from airflow_mlops.settings import default_store
     from airflow_mlops.plugin.api.app import app as app_of_api
 
+    upgradedb()
     store = ArtifactStore(default_store())
     promote(store, 1)
     promote(store, 2)
@@ -98,14 +100,11 @@ def test_each_role_sees_and_does_what_it_may(tmp_path: Path) -> None:
         "AIRFLOW__API_AUTH__JWT_SECRET": "secret" * 12,
     }
 
-    def run(*command: str) -> str:
-        done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=600)
-        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
-        return done.stdout
-
-    run("-m", "airflow", "db", "migrate")
-    output = run("-c", textwrap.dedent(_PROBE))
-    found = json.loads(next(line for line in output.splitlines() if line.startswith("FOUND")).removeprefix("FOUND "))
+    command = [sys.executable, "-c", textwrap.dedent(_PROBE)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
+    line = next(line for line in done.stdout.splitlines() if line.startswith("FOUND"))
+    found = json.loads(line.removeprefix("FOUND "))
     everything = ["delays", "trained", "without_dag"]
     routes = found["None"][1]
     assert len(routes) == 14

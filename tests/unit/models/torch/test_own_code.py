@@ -143,14 +143,14 @@ def test_a_users_dataset_feeds_a_users_network(dataset, own, task, processes):
     outputs = max(1, len(task[2]))
     trainer = TorchTrainer(
         "own_data:Net", {"outputs": outputs, "hidden": 16}, dataset="own_data:Rows", dataset_params={"repeat": 2},
-        epochs=6, batch_size=128, learning_rate=0.05, patience=None, processes=processes,
+        epochs=2, batch_size=256, learning_rate=0.05, patience=None, processes=processes,
         device="cpu" if processes > 1 else "auto",
     )  # fmt: skip
     spec = TorchTrainerSpec.model_validate(trainer)
     model = torch.fit(spec, numeric(*task), 0, Record().run(dataset, f"checkpoints/own-{task[1]}-{processes}.pt"))
     assert sum(model.state.epochs[-1].values()) < sum(model.state.epochs[0].values())
     # 9,000 rows twice, without a tenth for validation.
-    assert len(model.state.losses) == pytest.approx(6 * 9000 * 2 * 0.9 / 128, rel=0.02)
+    assert len(model.state.losses) == pytest.approx(2 * 9000 * 2 * 0.9 / 256, rel=0.02)
     assert set(model.sources) == {"own_data:Net", "own_data:Rows"}
     unseen = rows(9, 300).select(["x", "y"])
     found = model.predict(unseen.to_pandas())

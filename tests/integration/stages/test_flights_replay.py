@@ -29,7 +29,7 @@ from airflow_mlops.trainers import SklearnTrainer
 DAGS = Path(__file__).parents[3] / "dags"
 TREES = SklearnTrainer(
     "sklearn.ensemble.HistGradientBoostingClassifier",
-    params={"max_iter": 80, "learning_rate": 0.05, "max_leaf_nodes": 15},
+    params={"max_iter": 40, "learning_rate": 0.1, "max_leaf_nodes": 15},
 )
 
 

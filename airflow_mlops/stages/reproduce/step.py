@@ -32,7 +32,7 @@ _NETWORK_TOLERANCE, _LOOSE_TOLERANCE = 1e-6, 0.02
 def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     """Train again with the data, trainer and seed of a registered version, and compare the results.
 
-    :raises RegistryError: the version does not exist, or a required file is absent from the version's MLflow run
+    :raises RegistryError: the version does not exist, has no MLflow run, or a required file is absent from this run
     :raises DatasetNotFoundError: the training set of the version is not in the artifact store
     :raises DatasetCorruptError: a file of the training set was changed
     :raises SpecError: the MLflow run names user code, and ``allow_code`` is not set
@@ -41,9 +41,9 @@ def run(spec: ReproduceSpec, context: StepContext) -> ReproduceResult:
     context = context.for_call()
     client = connect(spec.mlflow, context.connection)
     ref = version(client, spec.model, spec.version)
+    recorded = training_spec(client, ref, allow_code=spec.allow_code)
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         tags = client.get_run(ref.run_id).data.tags
-    recorded = training_spec(client, ref, allow_code=spec.allow_code)
     code, environment = (run_file(client, ref, file) for file in (CODE_FILE, ENVIRONMENT_FILE))
     # A refit was fitted to all rows, so its run contains only metrics on rows to which it was fitted.
     refit = REFIT_OF_TAG in tags

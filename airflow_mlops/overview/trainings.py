@@ -54,14 +54,13 @@ def find(client: MlflowClient, store: ArtifactStore) -> Iterator[Training]:
 
 def _tags(client: MlflowClient, run_id: str | None) -> dict[str, str]:
     """Return the tags of a run; empty if the version has no run, or the run was deleted for good."""
-    from mlflow.exceptions import MlflowException
+    from airflow_mlops.registry.client import unless_missing
 
-    try:
-        return dict(client.get_run(run_id).data.tags) if run_id else {}
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return {}
-        raise
+    tags: dict[str, str] = {}
+    with unless_missing():
+        if run_id:
+            tags.update(client.get_run(run_id).data.tags)
+    return tags
 
 
 def _models(client: MlflowClient) -> Iterator[str]:

@@ -141,7 +141,7 @@ def _set_previous(client: MlflowClient, model: str, replaced: ModelVersionRef) -
     try:
         client.set_registered_model_alias(model, PREVIOUS, str(replaced.version))
     except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+        if not is_missing(error):
             raise
         # The alias may still name the version before the deleted one.
         client.delete_registered_model_alias(model, PREVIOUS)

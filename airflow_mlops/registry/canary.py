@@ -17,7 +17,7 @@ from airflow_mlops import __version__
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.aliases import last_move
 from airflow_mlops.registry.canary_step import CanaryStep
-from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.client import registry_errors, unless_missing
 from airflow_mlops.registry.ledger import Decision, Entry, Ledger
 from airflow_mlops.registry.versions import by_alias
 
@@ -134,13 +134,8 @@ def carry_out(client: MlflowClient, ledger: Ledger) -> None:
 
 def _end(client: MlflowClient, version: ModelVersionRef) -> None:
     """Set the share of a canary to 0. A canary that was deleted after its rollout has no share any more."""
-    from mlflow.exceptions import MlflowException
-
-    try:
+    with unless_missing():
         _set_share(client, version, 0)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
 
 
 def _set_share(client: MlflowClient, version: ModelVersionRef, share: float) -> None:

@@ -198,6 +198,22 @@ def registry_errors(what: str) -> Iterator[None]:
         raise RegistryUnavailableError(f"{what}: {_cause(error)}.") from error
 
 
-def is_missing(error: RegistryError) -> bool:
-    """Return whether :func:`registry_errors` raised an error because something does not exist in MLflow."""
-    return getattr(error.__cause__, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+def is_missing(error: Exception) -> bool:
+    """Return whether an error was raised because something does not exist in MLflow.
+
+    :param error: MLflow's exception, or the error of :func:`registry_errors`
+    """
+    cause = error.__cause__ if isinstance(error, RegistryError) else error
+    return getattr(cause, "error_code", None) == "RESOURCE_DOES_NOT_EXIST"
+
+
+@contextmanager
+def unless_missing() -> Iterator[None]:
+    """End the block without an error if something does not exist in MLflow."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        if not is_missing(error):
+            raise

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.data.store import ATTEMPTS, ArtifactStore
-from airflow_mlops.registry.client import registry_errors, without_credentials
+from airflow_mlops.registry.client import is_missing, registry_errors, unless_missing, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -127,14 +127,10 @@ def _read(store: ArtifactStore, claim: str) -> str | None:
 
 
 def _is_active(client: MlflowClient, run_id: str) -> bool:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return False
-        raise
+    stage = ""
+    with unless_missing():
+        stage = client.get_run(run_id).info.lifecycle_stage
+    return stage == "active"
 
 
 def _delete_unclaimed(
@@ -158,7 +154,7 @@ def delete_runs(client: MlflowClient, run_ids: list[str]) -> None:
         try:
             client.delete_run(run_id)
         except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            if not is_missing(error):
                 log.warning("MLflow run %s duplicates another run and cannot be deleted: %s", run_id, error.message)
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.cache import cached
-from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.client import is_missing, registry_errors, unless_missing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -42,7 +41,7 @@ def _by_alias(client: MlflowClient, model: str, alias: str) -> ModelVersion | No
         try:
             return client.get_model_version_by_alias(model, alias)
         except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST" or f"alias {alias} not found" in str(error):
+            if is_missing(error) or f"alias {alias} not found" in str(error):
                 return None
             raise
 
@@ -152,7 +151,8 @@ def register(
         # MLflow assigns ascending version numbers, so all tries keep the same version.
         first, *others = _of_run(client, model, run_id)
         for other in others:
-            with _unless_deleted():
+            # Another try, or a repeated request, may have deleted the version already.
+            with unless_missing():
                 client.delete_model_version(model, other.version)
         _delete_other_models(client, run_id, _model_id(first))
         return _ref(first)
@@ -165,20 +165,8 @@ def _delete_other_models(client: MlflowClient, run_id: str, model_id: str | None
     experiment_id = client.get_run(run_id).info.experiment_id
     for logged in client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'"):
         if logged.model_id != model_id:
-            with _unless_deleted():
+            with unless_missing():
                 client.delete_logged_model(logged.model_id)
-
-
-@contextmanager
-def _unless_deleted() -> Iterator[None]:
-    """Ignore MLflow's error if another try, or a repeated request, has already deleted the object."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        yield
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
 
 
 def identical(client: MlflowClient, model: str, identity: str) -> ModelVersionRef | None:

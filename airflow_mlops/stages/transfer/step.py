@@ -11,7 +11,7 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
 from airflow_mlops.overview import index
-from airflow_mlops.registry.client import connect, registry_errors, without_credentials
+from airflow_mlops.registry.client import connect, registry_errors, unless_missing, without_credentials
 from airflow_mlops.registry.ledger import Decision, Entry, Ledger
 from airflow_mlops.registry.origins import origin
 from airflow_mlops.registry.received import MODEL_TAG, REGISTRY_TAG, RUN_TAG, VERSION_TAG, Received
@@ -105,16 +105,10 @@ def _refuse_one_ledger(source: Ledger, target: Ledger) -> None:
 
 
 def _refuse_one_model(client: MlflowClient, source: Source, model: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    with registry_errors(f"{model} v{source.ref.version} cannot be looked up in the target registry"):
-        try:
-            found = client.get_model_version(model, str(source.ref.version))
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return
-            raise
-    if (found.run_id or "", int(found.creation_timestamp)) == (source.ref.run_id, source.created):
+    found = None
+    with registry_errors(f"{model} v{source.ref.version} cannot be looked up in the target registry"), unless_missing():
+        found = client.get_model_version(model, str(source.ref.version))
+    if found is not None and (found.run_id or "", int(found.creation_timestamp)) == (source.ref.run_id, source.created):
         raise SpecError(
             f"The target already has {source.ref}, because source and target are the same registered model. Set `target_conn_id` to "
             "another MLflow server, or `target_model` to another name."

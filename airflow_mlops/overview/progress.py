@@ -8,7 +8,7 @@ from urllib.parse import quote
 from pydantic import Field
 
 from airflow_mlops.core.base import Model
-from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.client import quoted, registry_errors
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -90,11 +90,11 @@ def progress(client: MlflowClient, dag_id: str, run_id: str, task_id: str, map_i
 
 
 def _search(client: MlflowClient, experiments: list[str], tags: dict[str, str], most: int) -> list[Any]:
-    """Return the runs with these tags, newest first."""
-    if any("'" in value and '"' in value for value in tags.values()):
-        return []  # MLflow's filters can quote no such text.
-    quoted = {name: f'"{value}"' if "'" in value else f"'{value}'" for name, value in tags.items()}
-    where = " and ".join(f"tags.`{name}` = {value}" for name, value in quoted.items())
+    """Return the runs with these tags, newest first.
+
+    :raises RegistryError: a value contains both kinds of quotes
+    """
+    where = " and ".join(f"tags.`{name}` = {quoted(value)}" for name, value in tags.items())
     return list(client.search_runs(experiments, where, max_results=most, order_by=["attributes.start_time DESC"]))
 
 

@@ -33,15 +33,15 @@ def find(client: MlflowClient, store: ArtifactStore) -> Iterator[Training]:
     :raises RegistryError: MLflow cannot be read
     :raises StoreError: the store cannot be read
     """
-    from airflow_mlops.registry.client import registry_errors
+    from airflow_mlops.registry.client import quoted, registry_errors
 
     with registry_errors("The registered models cannot be listed"):
         for model in _models(client):
+            if "'" in model and '"' in model:
+                continue  # MLflow cannot search for it, and TrainOperator allows no such name.
             newest: dict[str, Training] = {}
-            # Names of models may contain an apostrophe.
-            quote = '"' if "'" in model else "'"
             for item in client.search_model_versions(
-                f"name = {quote}{model}{quote}", max_results=NEWEST, order_by=["version_number DESC"]
+                f"name = {quoted(model)}", max_results=NEWEST, order_by=["version_number DESC"]
             ):
                 tags = _tags(client, item.run_id)
                 dag_id, name, dataset = (tags.get(f"mlops.{tag}", "") for tag in ("dag_id", "dataset_name", "dataset"))

@@ -134,13 +134,13 @@ def from_mlflow(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry], 
     :param ui: address of MLflow's pages; empty if it has none
     :raises RegistryError: MLflow cannot be read
     """
-    from airflow_mlops.registry.client import registry_errors
+    from airflow_mlops.registry.client import quoted, registry_errors
 
     model, known = ledger.model, from_ledger(entries)
     problems, tampered = [], None
     found: dict[int, VersionFacts] = {}
     with registry_errors(f"The versions of {model!r} cannot be read"):
-        listed = sorted(client.search_model_versions(f"name = '{model}'"), key=lambda item: -int(item.version))
+        listed = sorted(client.search_model_versions(f"name = {quoted(model)}"), key=lambda item: -int(item.version))
         for item in listed[:NEWEST]:
             found[int(item.version)] = _completed(client, item, known.get(int(item.version)), ui)
     try:

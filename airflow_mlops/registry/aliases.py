@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.registry.client import is_missing, registry_errors
+from airflow_mlops.registry.client import is_missing, quoted, registry_errors
 from airflow_mlops.registry.ledger import Entry, Ledger
 from airflow_mlops.registry.versions import CHAMPION, champion
 
@@ -227,7 +227,7 @@ def verify(client: MlflowClient, ledger: Ledger) -> list[Entry]:
     """
     entries = ledger.entries(every_file=True)
     with registry_errors(f"The versions of {ledger.model!r} cannot be read"):
-        versions = client.search_model_versions(f"name = '{ledger.model}'")
+        versions = client.search_model_versions(f"name = {quoted(ledger.model)}")
     check_hashes(ledger, entries, versions)
     return entries
 

@@ -217,3 +217,16 @@ def unless_missing() -> Iterator[None]:
     except MlflowException as error:
         if not is_missing(error):
             raise
+
+
+def quoted(text: str) -> str:
+    """Return ``text`` as a string in a filter of MLflow.
+
+    :raises RegistryError: the text contains both kinds of quotes, and MLflow's filters have no escape character
+    """
+    if "'" in text and '"' in text:
+        raise RegistryError(
+            f"MLflow cannot search for {text!r}, because its filters cannot express text with both ' and \": use a name "
+            "with at most one of the two."
+        )
+    return f'"{text}"' if "'" in text else f"'{text}'"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.data.store import ATTEMPTS, ArtifactStore
-from airflow_mlops.registry.client import is_missing, registry_errors, unless_missing, without_credentials
+from airflow_mlops.registry.client import is_missing, quoted, registry_errors, unless_missing, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -192,9 +192,7 @@ def _unclaimed(client: MlflowClient, experiment_id: str, key: str) -> str | None
 
 
 def _runs(client: MlflowClient, experiment_id: str, key: str) -> list[Run]:
-    # MLflow's filters have no escape character.
-    quoted = f'"{key}"' if "'" in key else f"'{key}'"
-    return list(client.search_runs([experiment_id], f"tags.`{KEY}` = {quoted}", order_by=["start_time ASC"]))
+    return list(client.search_runs([experiment_id], f"tags.`{KEY}` = {quoted(key)}", order_by=["start_time ASC"]))
 
 
 def run_url(client: MlflowClient, run_id: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.cache import cached
-from airflow_mlops.registry.client import is_missing, registry_errors, unless_missing
+from airflow_mlops.registry.client import is_missing, quoted, registry_errors, unless_missing
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -176,7 +176,7 @@ def identical(client: MlflowClient, model: str, identity: str) -> ModelVersionRe
     :return: ``None`` if no version has this tag
     """
     with registry_errors(f"The versions of {model!r} cannot be searched"):
-        found = client.search_model_versions(f"name = '{model}' and tags.`{IDENTITY}` = '{identity}'")
+        found = client.search_model_versions(f"name = {quoted(model)} and tags.`{IDENTITY}` = {quoted(identity)}")
     # Only the oldest version of a run is kept (see register).
     return _ref(min(found, key=lambda item: int(item.version))) if found else None
 

@@ -11,11 +11,14 @@ import uuid
 import pyarrow.parquet as pq
 import pytest
 
+from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.data.datasets.manifest import manifest_key
 from airflow_mlops.registry.names import ENVIRONMENT_FILE, TRAINING_FILE
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import step as evaluate
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec
+from airflow_mlops.stages.reproduce import step as reproduce
+from airflow_mlops.stages.reproduce.spec import ReproduceSpec
 from airflow_mlops.stages.train import step as train
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer, TorchTrainer
@@ -267,3 +270,11 @@ def test_the_gate_promotes_only_reproducible_candidates(learn, client, store):
     (refused,) = judge(same, min=0.999).candidates
     names = ["roc_auc at least 0.999", "roc_auc not worse than the champion", "roc_auc better than a simple model"]
     assert [gate.gate for gate in refused.gates] == names
+
+
+def test_a_version_without_a_run_is_refused_with_this_reason(client, store):
+    model = f"late_{uuid.uuid4().hex[:8]}"
+    client.create_registered_model(model)
+    client.create_model_version(model, source="s3://models/by-hand")
+    with pytest.raises(RegistryError, match=f"^{model} v1 cannot be reproduced, because it has no MLflow run"):
+        reproduce.run(ReproduceSpec(model=model, version=1), StepContext(store))

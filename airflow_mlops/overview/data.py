@@ -161,7 +161,8 @@ def _windows(store: ArtifactStore, name: str) -> DatasetWindows:
     for other in quarantines_of(name):
         current, apart = _contents(store, other)
         for window, dataset_id in current.items():
-            quarantined[window] = apart.get(dataset_id, (0, None))[0]
+            # The rows that failed the first validation are not among those of the second one.
+            quarantined[window] = quarantined.get(window, 0) + apart.get(dataset_id, (0, None))[0]
     written: dict[str, int] = {}
     for _, text in manifests.values():
         if text is not None:

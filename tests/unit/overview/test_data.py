@@ -1,0 +1,26 @@
+"""The windows of the datasets that a model reads."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from airflow_mlops.core.windows import Window
+from airflow_mlops.data.datasets import DatasetWriter
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.overview.data import _windows
+
+
+def write(store, name, window, rows):
+    with DatasetWriter(store, name) as writer:
+        writer.write(pa.table({"x": list(range(rows))}))
+        writer.commit(window=Window.model_validate(window))
+
+
+def test_the_rows_of_two_quarantines_of_a_window_are_added(tmp_path):
+    store = ArtifactStore(tmp_path.as_uri())
+    for window in ("2013-01", "2013-02"):
+        write(store, "flights_valid", window, 10)
+    write(store, "flights_quarantine", "2013-01", 3)
+    write(store, "flights_valid_quarantine", "2013-01", 2)
+    write(store, "flights_quarantine", "2013-02", 4)
+    assert [item.quarantined for item in _windows(store, "flights_valid").windows] == [5, 4]

@@ -9,15 +9,16 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.core.zones import UTC, local
-from airflow_mlops.data.moments import as_utc, is_text
+from airflow_mlops.data.moments import as_type, as_utc, is_text
 
-_DATE = r"^\d{4}-\d\d-\d\d$"
+# ISO 8601 text without a time of day, such as 2024-03-05, 20240305 and 2024-W10-2.
+_DATE = r"^\s*[^Tt\s]+\s*$"
 
 
 def inside(values: Any, window: Window, what: str, *, first_row: int = 0) -> Any:
     """Return for each time whether it lies in the window.
 
-    A date is read as the start of the day in the window's time zone. All other values are read as in
+    A date is read as the start of the day in the window's time zone, in any form of ISO 8601. All other values are read as in
     :func:`airflow_mlops.data.moments.as_utc`.
 
     :param values: an Arrow array or chunked array of timestamps, dates or ISO 8601 text
@@ -34,7 +35,8 @@ def inside(values: Any, window: Window, what: str, *, first_row: int = 0) -> Any
     if not is_text(values.type):
         return found
     is_date = pc.match_substring_regex(values, _DATE)
-    dates = pc.if_else(is_date, values, pa.scalar(None, values.type)).cast(pa.date32())
+    texts = pc.if_else(is_date, values, pa.scalar(None, values.type))
+    dates = as_type(texts, pa.date32(), what, first_row=first_row)
     return pc.if_else(is_date, _date_inside(dates, window), found)
 
 

@@ -129,10 +129,13 @@ def as_type(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) ->
 
 
 def from_integers(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> Any:
-    """Convert integers that count time units since 1970 to timestamps.
+    """Convert integers that count time units since 1970 to timestamps or dates.
+
+    Integers of the form YYYYMMDD become these dates, if ``kind`` is a date type. As numbers of days they would be after
+    the year 9999.
 
     :param values: an Arrow array or chunked array of integers
-    :param kind: timestamp type with the unit of the integers
+    :param kind: timestamp type with the unit of the integers, or date type
     :param what: subject of error messages: the column and its origin
     :param first_row: number of rows before ``values``, for the row numbers in error messages
     :raises SchemaError: a value is outside the years 1 to 9999, or all values look like dates, such as 20240305 or 2024
@@ -140,6 +143,17 @@ def from_integers(values: Any, kind: pa.DataType, what: str, *, first_row: int =
 
     def convert(array: pa.Array, row: int) -> pa.Array:
         ticks = array.cast(pa.int64())
+        is_day, is_year = _looks_like_day(ticks), _is_between(ticks, 1900, 2100)
+        if pa.types.is_date(kind):
+            if pc.all(is_day).as_py():
+                return as_type(ticks.cast(pa.string()), kind, what, first_row=row)
+            if pc.all(is_year).as_py():
+                reason = "looks like a year, not like a number of days since 1970. Convert it to a date in the source"
+                _refuse(array, is_year, what, reason, row)
+            if pa.types.is_date32(kind):
+                _in_range(ticks, array, what, row, _DAY)
+                return ticks.cast(pa.int32()).cast(kind)
+            return ticks.cast(kind)
         per_second = _PER_SECOND[kind.unit]
         if kind.unit != "ns":
             first, last = (bound * per_second // 1_000_000 for bound in (FIRST, LAST))
@@ -147,23 +161,25 @@ def from_integers(values: Any, kind: pa.DataType, what: str, *, first_row: int =
             if pc.any(outside).as_py():
                 reason = f"is outside the years 1 to 9999 in the unit of {kind}. Declare the unit that the source has"
                 _refuse(array, outside, what, reason, row)
-        dates = _looks_like_date(ticks)
-        if pc.all(dates).as_py():
+        if pc.all(is_day).as_py():
             reason = "looks like a date, not like a number of units since 1970. Declare it as date32"
-            _refuse(array, dates, what, reason, row)
+            _refuse(array, is_day, what, reason, row)
+        if pc.all(is_year).as_py():
+            reason = "looks like a year, not like a number of units since 1970. Convert it to a date in the source"
+            _refuse(array, is_year, what, reason, row)
         return ticks.cast(pa.timestamp(kind.unit)).cast(pa.timestamp(kind.unit, "UTC")).cast(kind)
 
     return _by_chunk(values, convert, kind, first_row)
 
 
-def _looks_like_date(numbers: pa.Array) -> pa.Array:
-    """Return whether each number has the form YYYY or YYYYMMDD, from 1900 to 2100.
+def _looks_like_day(numbers: pa.Array) -> pa.Array:
+    """Return whether each number has the form YYYYMMDD, from 1900 to 2100.
 
     Such a number, read as seconds since 1970, would be a time in 1970.
     """
     month, day = _remainder(_floor_divide(numbers, 100), 100), _remainder(numbers, 100)
     is_day = pc.and_(pc.is_in(month, pa.array(range(1, 13))), pc.is_in(day, pa.array(range(1, 32))))
-    return pc.or_(_is_between(numbers, 1900, 2100), pc.and_(_is_between(numbers, 1900_01_01, 2100_12_31), is_day))
+    return pc.and_(_is_between(numbers, 1900_01_01, 2100_12_31), is_day)
 
 
 def _is_between(numbers: pa.Array, first: int, last: int) -> pa.Array:

@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.data.moments import UTC, as_type, as_utc, is_text, is_time
+from airflow_mlops.data.moments import UTC, as_type, as_utc, from_integers, is_text, is_time
 
 DECIMAL_DIGITS = 38
 """The maximum number of digits of a decimal128."""
@@ -255,8 +255,7 @@ def _cast(values: pa.Array, kind: pa.DataType, what: str, first_row: int) -> pa.
     if pa.types.is_boolean(kind) and (pa.types.is_integer(own) or pa.types.is_floating(own)):
         _require_zero_or_one(values)
     if is_time(kind) and pa.types.is_integer(own):
-        # Integers count from 1970, in the unit of the type.
-        return pc.cast(pc.cast(values, pa.int32() if pa.types.is_date32(kind) else pa.int64()), kind)
+        return from_integers(values, kind, what, first_row=first_row)
     return pc.cast(values, kind)
 
 

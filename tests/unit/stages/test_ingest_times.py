@@ -180,6 +180,38 @@ def test_integers_that_are_not_counts_of_the_declared_unit_are_refused(file, ing
         ingest(file, types={"t": "timestamp[s, tz=UTC]"})
 
 
+@pytest.mark.parametrize("kind", ["date32", "date64"])
+def test_integers_that_look_like_dates_are_dates_in_every_format(file, kind, ingest):
+    write(file, [20240305, 19991231])
+    with pytest.raises(
+        SchemaError, match="looks like a date, not like a number of units since 1970. Declare it as date32"
+    ):
+        ingest(file, types={"t": UTC})
+    assert ingest(file, types={"t": kind})["t"].to_pylist() == [date(2024, 3, 5), date(1999, 12, 31)]
+
+
+@pytest.mark.parametrize("kind", ["date32", "timestamp[s]", "list<item: date32>", "list<item: timestamp[s]>"])
+@pytest.mark.parametrize("number", [2024, 20240305])
+def test_integers_in_lists_are_read_as_integers_of_a_column(kind, number, tmp_path, ingest):
+    nested = kind.startswith("list")
+    path = write(tmp_path / "a.parquet", [[number], None] if nested else [number, None])
+    if number == 20240305 and "date32" in kind:
+        day = date(2024, 3, 5)
+        assert ingest(path, types={"t": kind})["t"].to_pylist() == [[day] if nested else day, None]
+    else:
+        with pytest.raises(
+            SchemaError, match=f"contains '{number}' in row 1, which looks like a (date|year), not like a number of"
+        ):
+            ingest(path, types={"t": kind})
+
+
+def test_integers_of_a_date_count_days(tmp_path, ingest):
+    path = write(tmp_path / "a.parquet", [19787, 2024])
+    assert ingest(path, types={"t": "date32"})["t"].to_pylist() == [date(2024, 3, 5), date(1975, 7, 18)]
+    with pytest.raises(SchemaError, match="contains '3000000' in row 2, which is after the year 9999"):
+        ingest(write(tmp_path / "b.parquet", [1, 3_000_000]), types={"t": "date32"}, name="b")
+
+
 def test_a_later_window_of_text_has_the_type_of_the_first(tmp_path, ingest):
     path = write(tmp_path / "rows.csv", ["2024-01-05", "2024-02-05 06:30+00"])
     for window in ("2024-01", "2024-02"):

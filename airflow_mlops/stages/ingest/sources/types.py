@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, SpecError
-from airflow_mlops.data.moments import from_integers, is_text, is_time
+from airflow_mlops.data.moments import is_text, is_time
 from airflow_mlops.data.types import as_stored, cast, find_type, is_list, one_sentence
 from airflow_mlops.stages.ingest.sources.inference import is_untyped
 
@@ -130,8 +130,6 @@ class ColumnTypes:
         what = f"{_subject(name, origin)} {which}, but"
         if pa.types.is_timestamp(wanted) and is_text(array.type):
             array = _as_integers(array)
-        if pa.types.is_timestamp(wanted) and pa.types.is_integer(array.type):
-            return from_integers(array, wanted, what, first_row=row)
         if name not in self.declared and is_integer_and_float(wanted, array.type):
             return self._as_other_window(name, array, wanted, row, origin)
         try:

@@ -106,6 +106,13 @@ def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any
     try:
         numbers = pc.cast(values, pa.float64()).to_numpy(zero_copy_only=False)
     except pa.ArrowException:
+        if pa.types.is_integer(values.type):
+            bounds = pc.min_max(values).as_py()
+            fix = "Rescale the label." if task == "regression" else "Convert the label to text."
+            raise TrainingError(
+                f"{where} contains {max(bounds.values(), key=abs)}, but double precision represents integers exactly only "
+                f"up to 2**53. {fix}"
+            ) from None
         raise TrainingError(
             f"{where} has the type {values.type}, which cannot be the label of a {task} task. Convert it, or set `task`."
         ) from None
@@ -115,6 +122,10 @@ def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any
         )
     if task == "regression":
         return np.asarray(numbers)
+    if (large := np.abs(numbers) >= 2.0**63).any():
+        raise TrainingError(
+            f"{where} contains {numbers[large][0]:g}, which is too large for a class. Convert the label to text."
+        )
     whole = numbers.astype(np.int64)
     if (whole != numbers).any():
         raise TrainingError(

@@ -152,6 +152,17 @@ def test_a_class_that_only_the_held_out_part_has_is_accepted_among_several(store
         ([0, 1, 2, 1, 0] * 10, "binary", "has 3 classes, but the ML task is binary"),
         ([1.0, float("nan")] * 25, "regression", "is NaN or infinite in 25 of 50 rows"),
         (["1", "x"] * 25, "regression", "has the type string, which cannot be the label of a regression task"),
+        (
+            [2**53 + 1, 1] * 25,
+            "binary",
+            "contains 9007199254740993, but double precision represents integers exactly only up to 2.*to text.$",
+        ),
+        ([-(2**60) - 1, *range(49)], "regression", "contains -1152921504606846977, but .* Rescale the label.$"),
+        (
+            [2.0**64, 1.0] * 25,
+            "binary",
+            "contains 1.84467e\\+19, which is too large for a class. Convert the label to text.$",
+        ),
     ],
 )
 def test_invalid_labels_are_refused(store, values, task, message):

@@ -18,6 +18,7 @@ from airflow_mlops.core.errors import DatasetNotFoundError, ModelFormatError, Sp
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.columns import INTERVAL_COLUMNS, LABEL, LABEL_AT, PREDICTION_COLUMNS
 from airflow_mlops.data.datasets import Dataset, open_dataset
+from airflow_mlops.data.prediction_versions import latest_version
 from airflow_mlops.data.privacy import hashed_or_dropped
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift import schema
@@ -127,7 +128,7 @@ def version_of(
 
     :param datasets: the datasets of predictions, at least one
     :param champion: the current champion of the monitored model
-    :param number: number of the version; by default the version that the manifest of the last dataset names
+    :param number: number of the version; by default the version that made the latest predictions
     :raises SpecError: the predictions come from a different model
     """
     manifest = datasets[-1].manifest
@@ -137,8 +138,8 @@ def version_of(
             f"Dataset {manifest.name!r} holds predictions of model {made_by!r}, not of {champion.model!r}: correct "
             "model= or dataset=."
         )
-    number = int(manifest.details.get("model_version", champion.version)) if number is None else number
-    return champion if number == champion.version else versions.version(client, champion.model, number)
+    number = latest_version(datasets) if number is None else number
+    return champion if number in (None, champion.version) else versions.version(client, champion.model, number)
 
 
 def _stored_profile(stored: VersionContract, version: ModelVersionRef) -> ModelProfile:

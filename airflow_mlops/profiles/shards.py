@@ -24,7 +24,7 @@ from airflow_mlops.profiles.spec import ProfileRef
 class Shard(Model):
     """The profile of one shard.
 
-    :param datasets: ids of the datasets that are divided into shards, ordered by time
+    :param datasets: :func:`identities` of the datasets that are divided into shards, ordered by time
     :param shard: index of this shard, from 0
     :param shards: number of shards
     :param profile: the profile of the rows of this shard
@@ -34,6 +34,16 @@ class Shard(Model):
     shard: int
     shards: int
     profile: Profile
+
+
+def identities(datasets: Sequence[Dataset]) -> list[str]:
+    """Return what determines the rows of each dataset: its id and, if only a part is read, the window of this part."""
+    return [
+        f"{dataset.manifest.id} {dataset.window} of {dataset.time_column}"
+        if dataset.window != dataset.manifest.window
+        else dataset.manifest.id
+        for dataset in datasets
+    ]
 
 
 def batches(datasets: Sequence[Dataset], columns: Sequence[str], shard: int, shards: int) -> Iterator[pa.RecordBatch]:
@@ -102,7 +112,7 @@ def whole(shards: Sequence[Shard], datasets: Sequence[Dataset]) -> Profile:
     :raises SpecError: a profile is absent, occurs twice, or belongs to a different dataset
     :raises SchemaError: the profiles do not have the same columns
     """
-    name, wanted = datasets[0].manifest.name, [dataset.manifest.id for dataset in datasets]
+    name, wanted = datasets[0].manifest.name, identities(datasets)
     if any(shard.datasets != wanted for shard in shards):
         raise SpecError(
             f"The profiles do not belong to the monitored dataset {name!r} ({wanted[0][:12]}): pass the same dataset= to "

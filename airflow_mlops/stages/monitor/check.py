@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,6 +11,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.prediction_versions import latest_version, rows_by_version
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.policy.spec import Policy
 
@@ -51,14 +51,10 @@ class Check:
 
     @property
     def latest_version(self) -> int | None:
-        """Return the number of the version that made the latest checked predictions; ``None`` if it is unknown.
-
-        A manifest names the latest version of its whole dataset, of which only a part may be checked.
-        """
+        """Return the number of the version that made the latest checked predictions; ``None`` if it is unknown."""
         if self.version is not None:
             return self.version
-        numbers = set().union(*map(rows_by_version, self.datasets))
-        return numbers.pop() if len(numbers) == 1 else None
+        return latest_version(self.datasets)
 
     def of_each_version(self) -> list[Check]:
         """Return one check for each version. The last check is for the version that made the latest predictions."""
@@ -66,7 +62,7 @@ class Check:
         numbers = sorted(set().union(*counts))
         if len(numbers) < 2:
             return [self]
-        latest = int(self.datasets[-1].manifest.details.get(_VERSION, numbers[-1]))
+        latest = latest_version(self.datasets)
         return [
             replace(
                 self,
@@ -89,22 +85,3 @@ class Check:
             wanted = list(dict.fromkeys([*columns, _VERSION]))
             for batch in item.batches(columns=wanted, batch_rows=BATCH_ROWS):
                 yield batch.filter(pc.equal(batch.column(_VERSION), self.version)).select(list(columns))
-
-
-def rows_by_version(dataset: Dataset) -> Counter[int]:
-    """Return the number of predictions by each model version in a dataset; empty if the versions are unknown."""
-    manifest = dataset.manifest
-    versions = manifest.details.get("model_versions")
-    if versions and dataset.window == manifest.window:
-        return Counter({int(number): rows for number, rows in versions.items()})
-    if _VERSION not in manifest.column_names or not (versions or "labelled" in manifest.details):
-        known = manifest.details.get(_VERSION)
-        return Counter() if known is None else Counter({int(known): dataset.rows})
-    # The rows are counted if only a part of a dataset is checked, or if the manifest of labelled predictions was
-    # written before manifests had `model_versions`.
-    counts: Counter[int] = Counter()
-    for batch in dataset.batches(columns=[_VERSION]):
-        for item in pc.value_counts(batch.column(_VERSION)).to_pylist():
-            if item["values"] is not None:
-                counts[item["values"]] += item["counts"]
-    return counts

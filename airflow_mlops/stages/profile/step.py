@@ -50,8 +50,7 @@ def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
     names = columns or [column.name for column in datasets[0].manifest.columns]
     batches = shards.batches(datasets, names, spec.shard, spec.shards)
     found = reference.profile_of(batches, names) if reference is not None else profile(batches, columns)
-    ids = [dataset.manifest.id for dataset in datasets]
-    shard = shards.Shard(datasets=ids, shard=spec.shard, shards=spec.shards, profile=found)
+    shard = shards.Shard(datasets=shards.identities(datasets), shard=spec.shard, shards=spec.shards, profile=found)
     name = datasets[0].manifest.name
     context.processed(found.rows)
     subject = f"shard {spec.shard} of {spec.shards} of dataset {name!r}" if spec.shards > 1 else f"dataset {name!r}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from datetime import datetime, timezone
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SchemaError, SpecError
+from airflow_mlops.core.references import DatasetSelection
+from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, open_dataset
+from airflow_mlops.data.selection import select
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.profiles import shards
 from airflow_mlops.profiles.profile import profile
@@ -107,6 +111,25 @@ def test_shards_of_other_rows_or_of_another_number_are_refused(memory):
     )
     with pytest.raises(SchemaError, match=r"\['s'\]"):
         shards.whole([two[0], narrow], [data])
+
+
+def test_the_profile_of_a_part_of_a_dataset_is_not_the_profile_of_the_whole(memory):
+    days = [datetime(2013, 4, day, tzinfo=timezone.utc) for day in range(1, 31)]
+    with DatasetWriter(memory, "rows") as writer:
+        writer.write(pa.table({"at": days, "x": range(30)}))
+        writer.commit(window=Window.model_validate("2013-04"), time_column="at")
+    context, selections = (
+        StepContext(memory),
+        [{"name": "rows", "window": window} for window in ("2013-04", "2013-04-02")],
+    )
+    for chosen, rows in zip(selections, (30, 1), strict=True):
+        spec = parse(ProfileSpec, {"dataset": chosen, "columns": ["x"]}, "Step 'profile'")
+        stored = shards.read(memory, step.run(spec, context).profile)
+        whole, part = (select(memory, DatasetSelection(**item)) for item in selections)
+        own, other = (whole, part) if rows == 30 else (part, whole)
+        assert shards.whole([stored], own).rows == rows
+        with pytest.raises(SpecError, match="do not belong to the monitored dataset 'rows'"):
+            shards.whole([stored], other)
 
 
 def test_a_stored_shard_is_read_unchanged_or_refused(memory):

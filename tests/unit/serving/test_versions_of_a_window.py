@@ -11,6 +11,7 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import DatasetSelection
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, mark_purged, open_dataset
+from airflow_mlops.data.prediction_versions import rows_by_version
 from airflow_mlops.data.selection import select
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.layout import window_at
@@ -18,7 +19,6 @@ from airflow_mlops.serving.merge import merge
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
-from airflow_mlops.stages.monitor.check import rows_by_version
 from tests.unit.serving.test_log import NOW, answer, spool
 
 NAME = "m_predictions"

@@ -52,3 +52,5 @@ def test_a_part_of_a_dataset_is_compared_with_the_training_of_the_version_that_p
     champion = ModelVersionRef(model="m", version=4, run_id="r")
     found = training_reference.version_of(latest.datasets, champion, None, latest.latest_version)
     assert (found.version, latest.rows) == expected
+    # ProfileOperator profiles the columns of the same version.
+    assert training_reference.version_of(datasets, champion, None) == found

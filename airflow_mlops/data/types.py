@@ -45,7 +45,7 @@ _LIST = re.compile(r"(?:large_)?list<\w+: (.+?)(?: not null)?>$")
 def find_type(name: str) -> pa.DataType | None:
     """Return the Arrow type with a given name, as in a manifest or in the parameter ``types`` of IngestOperator.
 
-    The result is ``None`` for unknown names and for structs.
+    The result is ``None`` for unknown names.
     """
     name = name.strip()
     if found := _TIMESTAMP.match(name):
@@ -59,10 +59,31 @@ def find_type(name: str) -> pa.DataType | None:
     if found := _LIST.match(name):
         value = find_type(found[1])
         return pa.list_(value) if value is not None else None
+    if name.startswith("struct<") and name.endswith(">"):
+        return _find_struct(name[len("struct<") : -1])
     try:
         return pa.type_for_alias(name)
     except ValueError:
         return None
+
+
+def _find_struct(text: str) -> pa.DataType | None:
+    """Return the struct with the fields ``text``, such as ``x: int64, y: list<item: string>``.
+
+    :return: ``None`` if a type is unknown or a name contains a character with which Arrow separates fields
+    """
+    fields, start, depth = [], 0, 0
+    for at, character in enumerate(f"{text},"):
+        depth += (character in "<([") - (character in ">)]")
+        if character != "," or depth:
+            continue
+        name, _, kind = text[start:at].strip().partition(": ")
+        found = find_type(kind.removesuffix(" not null"))
+        if not name or found is None:
+            return None
+        fields.append((name, found))
+        start = at + 1
+    return pa.struct(fields) if depth == 0 else None
 
 
 def is_binary(kind: pa.DataType) -> bool:
@@ -388,6 +409,9 @@ def _cast_elements(values: pa.Array, kind: pa.DataType, what: str, first_row: in
 
 def _cast_struct(values: pa.Array, kind: pa.DataType, what: str, first_row: int) -> pa.Array:
     own = values.type
+    for field in own:
+        if kind.get_field_index(field.name) < 0 and pc.struct_field(values, field.name).null_count < len(values):
+            raise pa.ArrowInvalid(f"the type has no field {field.name!r}")
     children = [
         as_column(
             pc.struct_field(values, field.name),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+
+import pyarrow as pa
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import EmptyWindowError, SchemaError, listed, named
@@ -17,9 +18,6 @@ from airflow_mlops.stages.ingest.sources.streams import rechunk
 from airflow_mlops.stages.ingest.sources.types import ColumnTypes, declared_types
 from airflow_mlops.stages.ingest.spec import IngestResult, IngestSpec
 from airflow_mlops.stages.ingest.unify import known_types, unified
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 # Number of rows in a Parquet row group. Half of the default needs 60 MB less memory, and the same time.
 CHUNK_ROWS = 65_536
@@ -141,19 +139,22 @@ def _compare(earlier: Manifest, types: ColumnTypes, found: pa.Schema, spec: Inge
             f"every column in the source, or ingest only the remaining columns with columns={found.names!r}."
         )
     changed = [
-        (field.name, before[field.name], str(field.type))
+        (field, before[field.name])
         for field in found
         if field.name not in spec.types
         and before.get(field.name, "null") not in ("null", str(field.type))
+        and not pa.types.is_null(field.type)
         and not (field.name in types.earlier and is_same_kind(types.earlier[field.name], field.type))
     ]
     if changed:
-        what = ", ".join(f"{name!r} is {new}, but was {old}" for name, old, new in changed)
-        fix = ", ".join(f"{name!r}: {new!r}" for name, _, new in changed)
+        what = ", ".join(f"{field.name!r} is {field.type}, but was {old}" for field, old in changed)
+        fix = ", ".join(f"{field.name!r}: '{field.type}'" for field, _ in changed)
+        # The names of some fields of structs cannot be written in the name of a type.
+        accept = f", or accept the new type with types={{{fix}}} and ingest the other windows again"
+        can_accept = all(find_type(str(field.type)) == field.type for field, _ in changed)
         raise SchemaError(
             f"The type of a column differs from dataset {spec.name!r} in the window {earlier.window.label}: {what}. "
-            f"Convert the column in the source, or accept the new type with types={{{fix}}} and ingest the other "
-            "windows again."
+            f"Convert the column in the source{accept if can_accept else ''}."
         )
     new = [name for name in found.names if name not in before]
     if new:

@@ -136,7 +136,11 @@ def test_names_of_types_that_older_versions_stored_are_found():
     assert find_type("dictionary<values=string, indices=int32, ordered=0>") == pa.dictionary(pa.int32(), pa.string())
     assert find_type("list<element: int32>") == pa.list_(pa.int32())
     assert find_type("decimal128(10,2)") == pa.decimal128(10, 2)
-    assert find_type("struct<a: int64>") is None
+    assert find_type("struct<a: int64 not null, b: string>") == pa.struct([("a", pa.int64()), ("b", pa.string())])
+    # Such names cannot be told apart from the rest of the type.
+    for name in ("p, q", "k: v", "p<q", ""):
+        assert find_type(str(pa.struct([("a", pa.int64()), (name, pa.int64())]))) is None
+    assert find_type("struct<a: unknown>") is find_type("struct<>") is find_type("struct<a>") is None
     assert find_type("decimal128(99, 2)") is None
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
 from decimal import Decimal
 
 import numpy as np
@@ -120,10 +122,50 @@ class TestDeclaredTypes:
         assert found.to_pylist() == [*(Decimal(text) for text in texts), None]
         assert found.type == pa.decimal128(38, 0)
 
-    @pytest.mark.parametrize("kind", ["decimal128(10, -2)", "decimal128(3, 4)", "list<item: decimal128(10, -2)>"])
+    @pytest.mark.parametrize(
+        "kind",
+        ["decimal128(10, -2)", "decimal128(3, 4)", "list<item: decimal128(10, -2)>", "struct<x: decimal128(3, 4)>"],
+    )
     def test_decimals_with_an_impossible_scale_are_refused(self, kind, ingest):
         with pytest.raises(SpecError, match=r"types=\{'n': .*datasets cannot store"):
             ingest("n\n100\n", types={"n": kind})
+
+
+class TestStructs:
+    @pytest.fixture
+    def day(self, ingest):
+        """Ingest values of the column ``a`` of one day from a Parquet file."""
+        return lambda day, values, **options: ingest({"a": values}, window=f"2024-03-0{day}", **options)[
+            "a"
+        ].to_pylist()
+
+    def test_may_have_different_fields_in_different_windows(self, day):
+        assert day(1, [{"x": 1}]) == [{"x": 1}]
+        assert day(2, [{"x": 1, "y": [{"z": 2}]}]) == [{"x": 1, "y": [{"z": 2}]}]
+        assert day(3, [{"y": [{"u": "v"}]}]) == [{"y": [{"u": "v"}]}]
+
+    def test_of_other_types_are_accepted_as_the_error_says(self, day):
+        day(1, [{"x": 1}])
+        with pytest.raises(SchemaError) as raised:
+            day(2, [{"x": "one"}])
+        advice = re.search(r"types=({.*?}) and ingest the other windows again", str(raised.value))
+        types = ast.literal_eval(advice[1])
+        assert day(2, [{"x": "one"}], types=types) == [{"x": "one"}]
+        assert day(1, [{"x": 1}], types=types) == [{"x": "1"}]
+
+    def test_with_names_that_a_type_cannot_express_are_converted_in_the_source(self, day):
+        day(1, [{"k: v": 1}])
+        with pytest.raises(SchemaError, match=r"Convert the column in the source\.$"):
+            day(2, [{"k: v": "one"}])
+        assert day(3, [None]) == [None]
+
+    def test_lose_no_field_to_a_declared_type(self, ingest):
+        types = {"a": "struct<x: int64>"}
+        assert ingest({"a": pa.array([{"x": 1, "y": None}])}, types=types)["a"].to_pylist() == [{"x": 1}]
+        with pytest.raises(
+            SchemaError, match=r"'a' is declared struct<x: int64> but contains .*: the type has no field 'y'"
+        ):
+            ingest({"a": [{"x": 1, "y": 2}]}, types=types)
 
 
 class TestLongNumbersOfDatabases:

@@ -43,6 +43,8 @@ def declared_types(names: Mapping[str, str]) -> dict[str, pa.DataType]:
 def _has_odd_scale(kind: pa.DataType) -> bool:
     if is_list(kind) or pa.types.is_dictionary(kind):
         return _has_odd_scale(kind.value_type)
+    if pa.types.is_struct(kind):
+        return any(_has_odd_scale(field.type) for field in kind)
     return bool(pa.types.is_decimal(kind) and not 0 <= kind.scale <= kind.precision)
 
 

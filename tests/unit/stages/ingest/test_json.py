@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import date
+import re
+from datetime import date, datetime
 from decimal import Decimal
 
 import pytest
@@ -12,6 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.core.errors import MalformedFileError, SchemaError, SpecError
+from airflow_mlops.core.references import DatasetSelection
+from airflow_mlops.data.selection import select
+from airflow_mlops.data.types import concatenated
 from airflow_mlops.stages.ingest.sources.formats import source_file
 
 ROWS = [{"a": 1, "s": "x\ny"}, {"a": 2, "s": "}{"}]
@@ -253,3 +257,92 @@ def test_large_numbers_beside_what_only_arrow_reads_are_not_rounded(ingestion, w
     assert ingestion.rows(written("a.jsonl", '{"a": Infinity, "b": 1.5}\n')) == [{"a": float("inf"), "b": 1.5}]
     with pytest.raises(MalformedFileError, match="line 2 could not be read: .* in column 7"):
         ingestion.run(written("b.jsonl", '{"a": 1.5, "b": 1.5}\n{"a": Inf, "b": 12345678901234567890}\n'))
+
+
+DAYS = ["2024-03-01", "2024-03-02", "2024-03-03"]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (['{"x": 1}', '{"x": 1, "y": "b"}', '{"z": [0.5]}'], [(1, None, None), (1, "b", None), (None, None, [0.5])]),
+        (['{"x": 1, "y": "b"}', '{"x": 2}', "{}"], [(1, "b", None), (2, None, None), (None, None, None)]),
+        (['{"x": 1}', "null", '{"y": "b"}'], [(1, None, None), (None, None, None), (None, "b", None)]),
+        (['{"x": null}', '{"x": 1}', '{"x": null}'], [(None, None, None), (1, None, None), (None, None, None)]),
+    ],
+)
+@pytest.mark.parametrize("is_list", [False, True])
+def test_objects_may_have_different_fields_in_different_windows(values, expected, is_list, ingestion, written):
+    for day, value in zip(DAYS, values, strict=True):
+        value = f"[{value}]" if is_list and value != "null" else value
+        ingestion.run(written("a.jsonl", lines(value)), window=day)
+    datasets = select(ingestion.context.store, DatasetSelection(name="raw", window="2024-03-01..2024-03-03"))
+    found = concatenated([dataset.table() for dataset in datasets], "The windows", "")["a"].to_pylist()
+    rows = [(row or [{}])[0] if is_list else row or {} for row in found]
+    assert [tuple(row.get(name) for name in "xyz") for row in rows] == expected
+
+
+@pytest.mark.parametrize("later", ['{"x": "one"}', "[1]", '"text"'])
+def test_the_remedy_for_objects_of_other_types_works(later, ingestion, written):
+    files = [written("a.jsonl", lines('{"x": 1}')), written("b.jsonl", lines(later))]
+    ingestion.run(files[0], window=DAYS[0])
+    with pytest.raises(SchemaError) as raised:
+        ingestion.run(files[1], window=DAYS[1])
+    assert "for example types={'a': 'string'} for the JSON text of each value" in str(raised.value)
+    assert "ingest the other windows again" in str(raised.value)
+    types = {"a": "string"}
+    text = json.loads(later) if later.startswith('"') else later
+    assert ingestion.rows(files[1], window=DAYS[1], types=types)[0]["a"] == text
+    assert ingestion.rows(files[0], window=DAYS[0], types=types)[0]["a"] == '{"x": 1}'
+    # Another column of this kind is not read, so it does not matter.
+    ingestion.run(files[0], window=DAYS[0], name="b", columns=["b"])
+    ingestion.run(files[1], window=DAYS[1], name="b", columns=["b"])
+
+
+@pytest.mark.parametrize("columns", [None, ["a"]])
+@pytest.mark.parametrize(
+    ("values", "field", "kind"),
+    [
+        (['{"x": 1}', '{"x": 1, "y": 2}'], "y", "struct<x: int64, y: int64>"),
+        (['{"x": {"p": 1}}', '{"x": {"q": 2}}'], "x/q", "struct<x: struct<p: int64, q: int64>>"),
+        (['[{"x": 1}]', '[{"x": 1}, {"y": 2}]'], "[]/y", "list<item: struct<x: int64, y: int64>>"),
+    ],
+)
+def test_a_field_that_only_later_objects_have_is_declared(
+    values, field, kind, columns, ingestion, written, monkeypatch
+):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", 16)
+    path = written("a.jsonl", lines(*values))
+    with pytest.raises(SchemaError, match=rf"but then contains the field '{re.escape(field)}' in line 2 of .*types="):
+        ingestion.run(path, columns=columns)
+    found = ingestion.rows(path, columns=columns, types={"a": kind})
+    assert json.dumps(found[1]["a"]).replace("null", "").count("2") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected"),
+    [
+        ("struct<x: date32>", '{"x": "20240305"}', {"x": date(2024, 3, 5)}),
+        ("struct<x: timestamp[s]>", '{"x": "2024-03-05T01:00:00+01:00"}', {"x": datetime(2024, 3, 5)}),
+        ("list<item: timestamp[s]>", '["20240305T01+01"]', [datetime(2024, 3, 5)]),
+        ("struct<x: decimal128(38, 2)>", f'{{"x": {"9" * 36}.25}}', {"x": Decimal("9" * 36 + ".25")}),
+        ("struct<x: float32>", '{"x": 0.5}', {"x": 0.5}),
+    ],
+)
+def test_values_in_objects_have_the_declared_type(kind, value, expected, ingestion, written):
+    assert ingestion.rows(written("a.jsonl", lines(value)), types={"a": kind})[0]["a"] == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        ("struct<x: float32>", '{"x": 1e39}', "too large for float"),
+        ("list<item: float32>", "[1e39]", "too large for float"),
+        ("struct<x: decimal128(38, 2)>", f'{{"x": {"9" * 40}.25}}', f"contains '{'9' * 40}.25' in line 1"),
+        ("struct<x: timestamp[s]>", '{"x": "9/30/2024"}', "contains '9/30/2024' in row 1"),
+        ("struct<x: int64>", '{"x": 1, "y": 2}', "contains the field 'y' in line 1"),
+    ],
+)
+def test_a_value_in_an_object_that_does_not_fit_is_refused(kind, value, message, ingestion, written):
+    with pytest.raises(SchemaError, match=re.escape(message)):
+        ingestion.run(written("a.jsonl", lines(value)), types={"a": kind})

@@ -50,8 +50,8 @@ def inexact_double(value: Any, kind: pa.DataType, *, rounds: bool = False) -> st
 
 
 def misfit_decimal(value: Any, kind: pa.DataType) -> str | None:
-    """Return the first number in a JSON value that a decimal type, or the decimal type of a list, cannot represent."""
-    if is_list(kind):
+    """Return the first number in a JSON value that the decimal type, also in lists and structs, cannot represent."""
+    if pa.types.is_nested(kind):
         found = (misfit_decimal(one, inner) for one, inner in _inner(value, kind))
         return next((number for number in found if number is not None), None)
     if not (pa.types.is_decimal(kind) and isinstance(value, str)):
@@ -60,6 +60,21 @@ def misfit_decimal(value: Any, kind: pa.DataType) -> str | None:
         exact_decimal(value, kind)
     except pa.ArrowInvalid:
         return str(value)
+    return None
+
+
+def other_field(value: Any, kind: pa.DataType) -> str | None:
+    """Return the path of the first field in a JSON value that its struct type does not have; ``None`` without one."""
+    if pa.types.is_struct(kind) and isinstance(value, dict):
+        for name, inner in value.items():
+            index = kind.get_field_index(name)
+            if index < 0:
+                return str(name)
+            if (found := other_field(inner, kind.field(index).type)) is not None:
+                return f"{name}/{found}"
+    elif is_list(kind) and isinstance(value, list):
+        found = next((path for one in value if (path := other_field(one, kind.value_type)) is not None), None)
+        return f"[]/{found}" if found is not None else None
     return None
 
 

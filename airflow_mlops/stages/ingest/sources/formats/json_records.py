@@ -19,6 +19,7 @@ from airflow_mlops.stages.ingest.sources.formats.json_numbers import (
     has_large_doubles,
     inexact_double,
     misfit_decimal,
+    other_field,
 )
 from airflow_mlops.stages.ingest.sources.formats.json_text import DECODER, kind_of, with_text_values
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
@@ -115,6 +116,17 @@ class Records:
                     f"float64 cannot represent. {_remedy(name, kind, found)}"
                 )
 
+    def require_fields(self, kinds: Mapping[str, pa.DataType]) -> None:
+        """Check that the objects in columns have no fields that the type of their column lacks.
+
+        :param kinds: types of the columns
+        :raises SchemaError: an object has another field
+        """
+        for number, record in self._values():
+            for name, kind in kinds.items():
+                if (field := other_field(record.get(name), kind)) is not None:
+                    raise self._mismatch(name, kind, f"the field {field!r}", number)
+
     def with_decimals(self, batch: pa.RecordBatch, kinds: Mapping[str, pa.DataType]) -> pa.RecordBatch:
         """Convert the columns that Arrow has read as decimal256 to decimal128.
 
@@ -171,6 +183,7 @@ class Records:
             name, number = self._field_with_value({**kinds, **declared}, found[1], found[2])
             raise self._mismatch(name, kinds.get(name, found[1]), repr(found[2][:80]), number) from None
         if "unexpected field" in problem:
+            self.require_fields(kinds)
             name, number = self._field_not_in(set(kinds))
             raise SchemaError(
                 f"{self._unit.capitalize()} {number} of {self._file.url} has the field {name!r}, which is absent in the "

@@ -65,6 +65,8 @@ class _Reader:
         self._named: dict[str, pa.DataType] = {}
         self._kinds: dict[str, pa.DataType] = {}
         self._decimals: Mapping[str, pa.DataType] = {}
+        # Columns of structs whose fields Arrow does not check.
+        self._structs: Mapping[str, pa.DataType] = {}
         self._options: Any = None
         # Declared columns that are read as text, because Arrow refused a value.
         self._as_text: Mapping[str, pa.DataType] = {}
@@ -98,6 +100,8 @@ class _Reader:
             known = {name: read_as(kind) for name, kind in expected.items()}
             self._use({**known, **self._file.column_types(guessed)}, guessed.names)
         batches = records.parse(self._options, self._named).to_batches()
+        if self._structs:
+            records.require_fields(self._structs)
         row, found = 0, []
         for batch in batches:
             records.require_exact(batch)
@@ -125,6 +129,8 @@ class _Reader:
         self._decimals = {
             name: kinds[name] for name in wanted if name not in as_text and not kinds[name].equals(self._kinds[name])
         }
+        # Arrow would ignore the other fields of a struct like the other columns.
+        self._structs = {name: kinds[name] for name in wanted if file.spec.columns and _has_struct(kinds[name])}
         self._options = arrow_json.ParseOptions(
             explicit_schema=pa.schema([(name, self._kinds[name]) for name in wanted]),
             unexpected_field_behavior="ignore" if file.spec.columns is not None else "error",
@@ -151,6 +157,10 @@ def _can_be_text(kind: pa.DataType) -> bool:
     return not (pa.types.is_nested(kind) or is_binary(kind))
 
 
+def _has_struct(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_struct(kind) or (is_list(kind) and _has_struct(kind.value_type)))
+
+
 def _is_number_or_bool(kind: pa.DataType) -> bool:
     return bool(
         pa.types.is_boolean(kind)
@@ -161,8 +171,10 @@ def _is_number_or_bool(kind: pa.DataType) -> bool:
 
 
 def _wide(kind: pa.DataType) -> pa.DataType:
-    """Return a type with decimal256 instead of decimal128, also in lists."""
+    """Return a type with decimal256 instead of decimal128, also in lists and structs."""
     if is_list(kind):
         value = _wide(kind.value_type)
         return kind if value.equals(kind.value_type) else pa.list_(value)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_wide(field.type)) for field in kind])
     return pa.decimal256(76, kind.scale) if pa.types.is_decimal(kind) else kind

@@ -25,7 +25,7 @@ from airflow_mlops.core.errors import (
     named,
 )
 from airflow_mlops.data.moments import is_time
-from airflow_mlops.data.types import common_type
+from airflow_mlops.data.types import common_type, is_list
 from airflow_mlops.stages.ingest.sources.urls import file_url, without_credentials
 
 if TYPE_CHECKING:
@@ -93,7 +93,12 @@ class SourceFile:
             kind = _times_as_text(column.type)
             # A wider type of another file or window holds these values as well.
             before = known.get(column.name)
-            kinds[column.name] = (common_type(kind, read_as(before)) if before is not None else None) or kind
+            common = common_type(kind, read_as(before)) if before is not None else kind
+            is_wanted = self.spec.columns is None or column.name in self.spec.columns
+            if common is None and is_wanted and (pa.types.is_nested(kind) or pa.types.is_nested(before)):
+                hint = f", for example types={{{column.name!r}: 'string'}} for the JSON text of each value"
+                raise self.types.mismatch(column.name, before, f"{kind} values in {self.url}", hint)
+            kinds[column.name] = common if common is not None else kind
         return kinds
 
     def wanted_columns(self, present: Sequence[str]) -> list[str]:
@@ -235,6 +240,10 @@ def _decompressed(file: OpenFile, raw: BinaryIO) -> BinaryIO:
 
 def read_as(kind: pa.DataType) -> pa.DataType:
     """Return the type with which a column of a text file is read, before the values are converted to ``kind``."""
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(read_as(field.type)) for field in kind])
+    if is_list(kind):
+        return pa.list_(read_as(kind.value_type))
     if is_time(kind) or pa.types.is_dictionary(kind):
         return pa.string()
     # Arrow's parsers would return infinity for numbers that are too large.

@@ -160,14 +160,20 @@ def from_mlflow(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry], 
 
 
 def _completed(client: MlflowClient, item: Any, known: VersionFacts | None, ui: str) -> VersionFacts:
+    from airflow_mlops.registry.client import unless_missing
+
     facts = known or VersionFacts(version=int(item.version))
     update: dict[str, Any] = {
         "run_id": item.run_id or facts.run_id,
         "created": datetime.fromtimestamp(item.creation_timestamp / 1000, timezone.utc),
         "challenger": "challenger" in (item.aliases or []),
     }
+    run = None
     if item.run_id:
-        run = client.get_run(item.run_id)
+        # The run may have been deleted for good.
+        with unless_missing():
+            run = client.get_run(item.run_id)
+    if run is not None:
         tags = run.data.tags
         update["params"] = dict(run.data.params)
         if not facts.metrics:

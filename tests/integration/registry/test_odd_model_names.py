@@ -1,4 +1,4 @@
-"""Registered models whose names contain quotes or backslashes are found in a real MLflow server."""
+"""Registered models with odd names, or without the run of a version, are found in a real MLflow server."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def test_the_versions_of_a_model_are_found_by_its_name(start, registered, client
     assert verify(client, ledger) == []
     assert [item.version for item in from_mlflow(client, ledger, [], "").versions] == [1]
     assert identical(client, other, "one").model == other
+
+
+def test_the_versions_of_a_model_are_listed_without_the_run_of_one(registered, client, store):
+    model = registered("gone")
+    client.create_model_version(model, source="s3://models/two", run_id=uuid.uuid4().hex)
+    found = from_mlflow(client, Ledger(store, model), [], "http://mlflow:5000").versions
+    assert [(item.version, item.mlflow_url) for item in found] == [(2, None), (1, None)]
 
 
 def test_a_name_that_mlflow_cannot_search_for_is_refused_with_this_reason(registered, client, store):

@@ -11,11 +11,12 @@ import time
 import uuid
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError, SpecError
 from airflow_mlops.core.references import MLflowTarget
-from airflow_mlops.registry.client import connect, tracking_uri
+from airflow_mlops.registry.client import connect, is_missing, registry_errors, tracking_uri, unless_missing
 from airflow_mlops.registry.runs import KEY, experiment_for, run_for, run_url
 from airflow_mlops.registry.versions import champion, version
 from tests.integration.conftest import free_port
@@ -38,6 +39,21 @@ import feast  # it can still be imported
 
 def connection(**fields):
     return lambda conn_id: ConnectionInfo(conn_id=conn_id, conn_type="mlflow", **fields)
+
+
+def test_what_does_not_exist_is_distinguished_from_other_errors(client):
+    with unless_missing():
+        client.get_run(uuid.uuid4().hex)
+        pytest.fail("the run exists")
+    with pytest.raises(MlflowException) as invalid, unless_missing():
+        client.create_registered_model("a/b")
+    with pytest.raises(RegistryError) as missing, registry_errors("The version cannot be read"):
+        client.get_model_version(uuid.uuid4().hex, "1")
+    assert (is_missing(invalid.value), is_missing(missing.value), is_missing(RegistryError("other"))) == (
+        False,
+        True,
+        False,
+    )
 
 
 @pytest.fixture

@@ -82,12 +82,15 @@ def derivative(sums: Statistic, total: NDArray[np.float64], size: NDArray[np.flo
     :param total: the sums, shape (k,)
     :param size: the sums of the absolute values of the summands, shape (k,). The steps of the differences are
         proportional to these sums
-    :return: shape (k,)
+    :return: shape (k,); 0 for a sum whose summands are all 0, because no weight of a row changes this sum
     """
     step = 1e-6 * size
-    step[step == 0] = 1.0
-    rise: NDArray[np.float64] = sums.value(total + np.diag(step)) - sums.value(total - np.diag(step))
-    return rise / (2 * step)
+    rises = step > 0
+    step[~rises] = 1.0
+    # The metric may be undefined for other values of such a sum: the RMSE has no value for a negative sum of squares.
+    with np.errstate(invalid="ignore"):
+        rise: NDArray[np.float64] = sums.value(total + np.diag(step)) - sums.value(total - np.diag(step))
+    return np.where(rises, rise / (2 * step), 0.0)
 
 
 def statistic(metric: str, rows: Rows) -> Statistic:

@@ -17,7 +17,7 @@ from airflow_mlops.metrics.comparison import Estimate, compare, estimate, relati
 from airflow_mlops.metrics.ranks import area, delong
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import row_losses, statistic
+from airflow_mlops.metrics.statistics import influence, row_losses, statistic
 
 RANKED = ("roc_auc", "average_precision", "roc_auc_ovr")
 
@@ -300,6 +300,28 @@ def test_the_influence_of_the_rows_gives_the_same_error_as_the_bootstrap(task, m
     assert influence.sum() == pytest.approx(0, abs=1e-6)
     error = estimate(metric, found, resampling).standard_error
     assert math.sqrt(np.square(influence).sum()) == pytest.approx(error, rel=0.06)
+
+
+def exact(task: str) -> Rows:
+    """A model that predicts every row exactly."""
+    found = rows(task, 50, 1.0, 1)
+    if task == "regression":
+        return replace(found, predicted=found.truth, score=found.truth)
+    score = found.truth.astype(float) if task == "binary" else np.eye(3)[found.truth]
+    return replace(found, predicted=found.truth, score=score)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("task", "metric"), CASES)
+def test_a_model_without_errors_has_a_defined_influence_and_finite_bounds(task, metric):
+    perfect, other = exact(task), rows(task, 50, 1.0, 2)
+    value, by_row = influence(metric, perfect)
+    assert np.isfinite([value, *by_row]).all()
+    if metric == "rmse":
+        assert (value, by_row.any()) == (0, False)
+    (found,) = compare(METRICS[metric], perfect, other, Resampling(50))
+    assert 0 <= found.improvement.value <= found.improvement.upper(0.95) < math.inf
+    assert -math.inf < found.improvement.lower(0.95) <= found.improvement.value
 
 
 def test_the_relative_error_of_a_standard_error_agrees_with_theory():

@@ -7,6 +7,8 @@ from datetime import datetime, timezone
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import pytest
+
 from airflow_mlops.core.calls import Request
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.drift.findings import Bin, Drift, DriftTests, SchemaChange
@@ -14,6 +16,7 @@ from airflow_mlops.performance.findings import Change, LossChange, MeanLoss, Per
 from airflow_mlops.policy.findings import ActiveTrigger, Limit, Report, RetrainingPlan, Verdict
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.profiles.spec import LabelDelay
+from airflow_mlops.stages.monitor.page.axes import HEIGHT, Axes, grid
 from airflow_mlops.stages.monitor.page.report import render
 
 V1 = ModelVersionRef(model="delays", version=1, run_id="r")
@@ -404,3 +407,11 @@ def test_the_bar_of_a_feature_is_as_long_as_its_drift():
     table = render(report()).partition("<h2>Features</h2>")[2].partition("</table>")[0]
     bars = [float(width) for width in re.findall(r'<td>[\d.]+<svg[^>]*><rect x="0" y="2" width="([\d.]+)"', table)]
     assert bars == [78.0, 39.0, 26.0]
+
+
+@pytest.mark.parametrize("value", [0.0, 0.7, 1e6, -3e9, 1e17, 1e300])
+def test_equal_values_of_any_size_are_a_line_between_grid_lines(value):
+    axes = Axes.around([value] * 3, 3)
+    assert axes.low < value < axes.high
+    assert 0 < axes.y(value) < HEIGHT
+    assert len(grid(axes)) >= 4

@@ -18,6 +18,7 @@ from airflow_mlops.core.errors import (
     MLOpsError,
     RegistryUnavailableError,
 )
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.core.references import MLflowTarget
 
 if TYPE_CHECKING:
@@ -139,7 +140,7 @@ def _row(item: Overview) -> dict[str, Any]:
         "window": last.window.label if last is not None else "",
         "verdict": (last.verdict + (" (acknowledged)" if last.acknowledged else "")) if last is not None else "",
         "headline": last.headline if last is not None else "",
-        "metric": f"{last.metric} {value:.4g}" if last is not None and value is not None else "",
+        "metric": f"{last.metric} {rounded(value)}" if last is not None and value is not None else "",
         "labels": f"{last.coverage:.0%}" if last is not None and last.coverage is not None else "",
         "scored": scoring.window.label if scoring is not None and scoring.window is not None else "",
         "waiting": ", ".join(filter(None, waiting)),
@@ -188,7 +189,7 @@ def _window(point: Point) -> dict[str, Any]:
 
 
 def _level(level: Level | None) -> str:
-    return f"{level.value:.4g} ({level.low:.4g} to {level.high:.4g})" if level is not None else ""
+    return f"{rounded(level.value)} ({rounded(level.low)} to {rounded(level.high)})" if level is not None else ""
 
 
 def _decision(item: DecisionFacts) -> dict[str, Any]:

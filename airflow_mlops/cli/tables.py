@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.assets import Consumer, retrain_uri
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.stages.predictions.summary import FeatureSummary, LogSummary, OutcomeSummary
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def sections(answers: LogSummary) -> list[tuple[str, Rows]]:
                 "window": item.window or "",
                 "version": item.version,
                 "rows per s": f"{item.rows_per_second:,.0f}" if item.rows_per_second else "",
-                **{f"{name} ms per row": f"{value:.2g}" for name, value in item.latency_ms.items()},
+                **{f"{name} ms per row": rounded(value, 2) for name, value in item.latency_ms.items()},
                 "engine": item.engine,
             }
             for item in answers.how_fast
@@ -56,7 +57,7 @@ def sections(answers: LogSummary) -> list[tuple[str, Rows]]:
             {
                 "version": item.version,
                 "rows": f"{item.rows:,}",
-                **{f"score {name}": f"{value:.4g}" for name, value in item.score.items()},
+                **{f"score {name}": rounded(value) for name, value in item.score.items()},
                 "predicted": _shares(item.predicted),
             }
             for item in answers.results
@@ -116,7 +117,7 @@ def replayed(result: BacktestResult) -> Rows:
         row: dict[str, Any] = {"window": steps[0].window.label}
         for item, step in zip(result.strategies, steps, strict=True):
             mark = " *" if step.trained else ""
-            row[f"{result.metric} {item.strategy}"] = f"{step.value:.4g}{mark}"
+            row[f"{result.metric} {item.strategy}"] = f"{rounded(step.value)}{mark}"
             if item.strategy == "policy":
                 row["triggers"] = ", ".join(step.triggers)
         rows.append(row)
@@ -124,7 +125,7 @@ def replayed(result: BacktestResult) -> Rows:
 
 
 def _feature_row(item: FeatureSummary) -> dict[str, Any]:
-    value = "" if item.mean is None else f"{item.mean:.4g}"
+    value = "" if item.mean is None else rounded(item.mean)
     if item.most_frequent is not None:
         value = f"{item.most_frequent} ({item.share:.1%})"
     return {
@@ -144,7 +145,7 @@ def _realised_row(item: OutcomeSummary) -> dict[str, Any]:
         "version": item.version,
         "labelled": f"{item.labelled:,} of {item.rows:,}"
         + (f" ({item.coverage:.1%})" if item.coverage is not None else ""),
-        "observed labels": f"mean {item.observed['mean']:.4g}"
+        "observed labels": f"mean {rounded(item.observed['mean'])}"
         if item.observed.keys() == {"mean"}
         else _shares(item.observed),
         "metric (interval)": metric,

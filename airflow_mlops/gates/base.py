@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 from airflow_mlops.core.base import Model, choices
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.metrics.catalog import INTERVAL_METRICS, Metric, find_metric, is_on_request, metrics_for
 from airflow_mlops.registry.verdict import GateResult
 
@@ -203,9 +204,9 @@ class MetricGate(Gate):
         passed = metric.better(measured, required) if strictly else not metric.better(required, measured)
         sides = ("above", "below") if strictly else ("at least", "at most")
         margins = f", margin {margin}" if margin.amount else ""
-        than = f"{sides[0 if metric.higher_is_better else 1]} {required:.4g} ({other.name} {reference:.4g}{margins})"
+        than = f"{sides[0 if metric.higher_is_better else 1]} {rounded(required)} ({other.name} {rounded(reference)}{margins})"
         verb = "is" if passed else "is not"
-        return self._result(measured, required, passed, f"{self.metric} {measured:.4g} {verb} {than}.")
+        return self._result(measured, required, passed, f"{self.metric} {rounded(measured)} {verb} {than}.")
 
     def _without_champion(self, evidence: Evidence) -> GateResult:
         """Return the result of a comparison without a measured champion.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.base import MarginInput, MetricGate
 from airflow_mlops.registry.verdict import GateResult
 
@@ -50,11 +51,11 @@ class BeatsABaseline(MetricGate):
         if not values:
             return self._result(measured, None, True, f"{self.metric} is undefined for the simple models.")
         beaten = [name for name, value in values.items() if metric.better(measured, value)]
-        listed = [f"{name} ({value:.4g})" for name, value in values.items()]
+        listed = [f"{name} ({rounded(value)})" for name, value in values.items()]
         weakest = max(values.values()) if not metric.higher_is_better else min(values.values())
         outcome = (
             f"better than {' and '.join(item for item, name in zip(listed, values, strict=True) if name in beaten)}"
             if beaten
             else f"not better than {' and not better than '.join(listed)}"
         )
-        return self._result(measured, weakest, bool(beaten), f"{self.metric} {measured:.4g} is {outcome}.")
+        return self._result(measured, weakest, bool(beaten), f"{self.metric} {rounded(measured)} is {outcome}.")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import FiniteFloat, model_validator
 
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.base import Confidence, MetricGate, percent
 from airflow_mlops.registry.verdict import GateResult
 
@@ -45,7 +46,7 @@ class Bound(MetricGate):
 
     @property
     def _requirement(self) -> str:
-        return f"at least {self.min:g}" if self.min is not None else f"at most {self.max:g}"
+        return f"at {'least' if self.min is not None else 'most'} {rounded(self._bound, 6)}"
 
     def _check(self, evidence: Evidence) -> GateResult:
         measured = self._measured(evidence.candidate)
@@ -53,7 +54,9 @@ class Bound(MetricGate):
             return self._with_confidence(evidence, measured, self.confidence)
         passed = self._meets(measured)
         verb = "is" if passed else "is not"
-        return self._result(measured, self._bound, passed, f"{self.metric} {measured:.4g} {verb} {self._requirement}.")
+        return self._result(
+            measured, self._bound, passed, f"{self.metric} {rounded(measured)} {verb} {self._requirement}."
+        )
 
     def _with_confidence(self, evidence: Evidence, measured: float, confidence: float) -> GateResult:
         from airflow_mlops.metrics.comparison import estimate
@@ -68,7 +71,7 @@ class Bound(MetricGate):
             measured,
             self._bound,
             passed,
-            f"{self.metric} {measured:.4g} (standard error {interval.standard_error:.2g}) is {side} {worst:.4g} with "
+            f"{self.metric} {rounded(measured)} (standard error {rounded(interval.standard_error, 2)}) is {side} {rounded(worst)} with "
             f"{percent(confidence)} confidence on {len(rows):,} rows (required: {self._requirement}).",
             low=low,
             high=high,

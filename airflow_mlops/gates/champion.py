@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.base import Confidence, Gate, MarginInput, MetricGate, percent
 from airflow_mlops.registry.verdict import GateResult
 
@@ -68,9 +69,9 @@ class BetterThanChampion(MetricGate):
             measured,
             self.better_than_champion_by.beyond(reference, self._metric.higher_is_better),
             passed,
-            f"{self.metric} {measured:.4g} is an improvement of {improvement.value:.3g} over {champion.name} "
-            f"({reference:.4g}), above {low:.3g} with {percent(confidence)} confidence{shared} (required: above "
-            f"{step:.3g}). {comparison.rows:,} rows detect an improvement of {detectable:.2g} with {percent(POWER)} "
+            f"{self.metric} {rounded(measured)} is an improvement of {rounded(improvement.value, 3)} over {champion.name} "
+            f"({rounded(reference)}), above {rounded(low, 3)} with {percent(confidence)} confidence{shared} (required: above "
+            f"{rounded(step, 3)}). {comparison.rows:,} rows detect an improvement of {rounded(detectable, 2)} with {percent(POWER)} "
             "power.",
             improvement=improvement.value,
             low=low,

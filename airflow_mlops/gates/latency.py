@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.base import Gate, Positive
 from airflow_mlops.registry.verdict import GateResult
 
@@ -65,6 +66,6 @@ class Latency(Gate):
             measured,
             self.max_latency_ms,
             passed,
-            f"A {self._what} takes {middle:.3g} ms (p50) and {slow:.3g} ms (p95). Limit: "
+            f"A {self._what} takes {rounded(middle, 3)} ms (p50) and {rounded(slow, 3)} ms (p95). Limit: "
             f"{self.max_latency_ms:g} ms ({self.quantile}).",
         )

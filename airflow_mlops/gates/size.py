@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.base import Gate, Positive
 from airflow_mlops.registry.verdict import GateResult
 
@@ -33,5 +34,5 @@ class Size(Gate):
             size,
             self.max_size_mb,
             passed,
-            f"The model has {size:.3g} MB (limit: {self.max_size_mb:g} MB).",
+            f"The model has {rounded(size, 3)} MB (limit: {self.max_size_mb:g} MB).",
         )

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.base import Confidence, Margin, MarginInput, MetricGate, percent
 from airflow_mlops.registry.verdict import GateResult, SliceResult
 
@@ -124,7 +125,9 @@ class NotWorseOnSlices(MetricGate):
         least = min((item.improvement for item in results if item.improvement is not None), default=None)
         by = f" by more than {tolerance}" if tolerance.amount else ""
         where = "; ".join(
-            f"{item.name} ({item.candidate:.4g}, champion {item.champion:.4g}, on {item.rows:,} rows)" for item in worse
+            f"{item.name} ({rounded(item.candidate)}, champion {rounded(item.champion)}, on {item.rows:,} rows)"
+            for item in worse
+            if item.candidate is not None and item.champion is not None
         )
         undecided = f"; {uncertain} {'slice is' if uncertain == 1 else 'slices are'} uncertain" if uncertain else ""
         return self._result(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from airflow_mlops.core.numbers import rounded
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -54,6 +56,6 @@ def _clause(
     rows = wrong.nonzero()[0]
     if not len(rows):
         return None
-    listed = [f"{values[row]:.4g} in row {row + 1:,}" for row in rows[:_SHOWN].tolist()]
+    listed = [f"{rounded(values[row])} in row {row + 1:,}" for row in rows[:_SHOWN].tolist()]
     more = ", ..." if len(rows) > _SHOWN else ""
     return f"{len(rows):,} of {len(values):,} {what} are {condition} ({', '.join(listed)}{more})"

@@ -12,6 +12,7 @@ from urllib.parse import quote
 from airflow.sdk import conf
 
 from airflow_mlops.core.errors import ApprovalTimeoutError, RegistryError, SpecError
+from airflow_mlops.core.numbers import rounded
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -235,7 +236,7 @@ def _metrics(verdict: Verdict, found: CandidateVerdict) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.4g}"
+    return "" if value is None else rounded(value)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

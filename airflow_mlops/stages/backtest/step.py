@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from airflow_mlops.core.errors import DatasetNotFoundError, RegistryError, SpecError
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import LABEL
@@ -118,7 +119,7 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
     strategies = Replay(fits, contract, periods, 1, spec.delay, metric)
     replays = [strategies.never(), strategies.every_window(), strategies.policy(spec.policy), strategies.oracle()]
     summary = "; ".join(
-        f"{item.strategy}: mean {metric} {item.mean_value:.4g}, {item.trainings} trainings" for item in replays
+        f"{item.strategy}: mean {metric} {rounded(item.mean_value)}, {item.trainings} trainings" for item in replays
     )
     created = datetime.now(timezone.utc)
     key = f"backtests/{spec.model}/{created:%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}"

@@ -24,6 +24,7 @@ from markupsafe import Markup
 from pydantic import ValidationError
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.usage import Usage
 from airflow_mlops.data.datasets import Manifest
@@ -270,7 +271,7 @@ def _markdown(value: Any) -> Any:
         return ""
     if isinstance(value, float):
         # Rounding errors leave values such as 5.7e-18 instead of 0.
-        return f"{value if abs(value) > 1e-12 else 0:.4g}"
+        return rounded(value if abs(value) > 1e-12 else 0)
     if isinstance(value, datetime):
         return f"{value:%Y-%m-%d %H:%M} UTC"
     if isinstance(value, int) and not isinstance(value, bool):
@@ -290,7 +291,7 @@ def _command(word: str) -> Markup:
 def _interval(bounds: tuple[float | None, float | None] | None) -> str:
     if bounds is None or bounds == (None, None):
         return ""
-    low, high = ("-" if bound is None else f"{bound:.4g}" for bound in bounds)
+    low, high = ("-" if bound is None else rounded(bound) for bound in bounds)
     return f"{low} to {high}"
 
 

@@ -18,6 +18,7 @@ from airflow_mlops.core.errors import (
     SchemaError,
     SpecError,
 )
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.row_identity import shared_rows
@@ -259,7 +260,7 @@ def _stand_in(client: MlflowClient, champion: Candidate, data: HeldOut, store: A
 
 
 def _numbers(metrics: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+    return ", ".join(f"{name} {rounded(value)}" for name, value in metrics.items())
 
 
 def importance(candidate: Candidate, data: HeldOut, metric: Metric) -> dict[str, float]:

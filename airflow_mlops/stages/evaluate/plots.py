@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from airflow_mlops.core.contract import ModelContract, ThresholdChoice
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.evidence import Measurement
 from airflow_mlops.metrics.rows import encode, is_positive
 from airflow_mlops.metrics.values import reliability
@@ -248,12 +249,12 @@ def _residuals(truth: NDArray[np.float64], model: Measurement, label: str) -> Fi
     left.plot([low, high], [low, high], color=GREY, linestyle=":")
     left.set(xlim=(low, high), ylim=(low, high), xlabel=f"predicted {label}", ylabel=f"true {label}")
     left.set_title(
-        f"{model.name} (RMSE {model.metrics['rmse']:.4g}, R² {model.metrics['r2']:.3f})", loc="left", fontsize=11
+        f"{model.name} (RMSE {rounded(model.metrics['rmse'])}, R² {model.metrics['r2']:.3f})", loc="left", fontsize=11
     )
     residuals = truth - value
     right.hist(residuals, bins=_bins(residuals), color=BLUE)
     right.axvline(0, color=GREY, linestyle=":")
-    right.axvline(residuals.mean(), color=ORANGE, linestyle="--", label=f"mean {residuals.mean():.3g}")
+    right.axvline(residuals.mean(), color=ORANGE, linestyle="--", label=f"mean {rounded(residuals.mean(), 3)}")
     right.set(xlabel="residual (true minus predicted)", ylabel="rows")
     right.yaxis.set_major_formatter("{x:,.0f}")
     right.set_title("Residuals", loc="left", fontsize=11)

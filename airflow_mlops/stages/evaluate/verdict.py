@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.base import Gate
 from airflow_mlops.gates.evidence import Evidence, Measurement
@@ -190,7 +191,7 @@ def _why(item: CandidateVerdict, choice: Choice, metric: str) -> str:
     if not item.passed:
         return f"Failed: {_failures(item.gates)}."
     best = choice.best
-    value = f"{metric} {item.metrics[metric]:.4g}"
+    value = f"{metric} {rounded(item.metrics[metric])}"
     if item.candidate == best.candidate:
         return f"Passed every gate with {value}. {_tie(choice, metric)}".rstrip()
     if choice.better is not None and item.candidate == choice.better.candidate:
@@ -199,7 +200,7 @@ def _why(item: CandidateVerdict, choice: Choice, metric: str) -> str:
     other = "is equal and listed first" if equal else "is better"
     if choice.better is not None and item.metrics[metric] != best.metrics[metric]:
         other = "was chosen"
-    return f"Passed every gate with {value}, but {best.candidate} {other} ({best.metrics[metric]:.4g})."
+    return f"Passed every gate with {value}, but {best.candidate} {other} ({rounded(best.metrics[metric])})."
 
 
 def _tie(choice: Choice, metric: str) -> str:
@@ -208,8 +209,8 @@ def _tie(choice: Choice, metric: str) -> str:
     if better is None or choice.standard_error is None:
         return ""
     return (
-        f"v{better.candidate.version} ({better.metrics[metric]:.4g}) is better by no more than one standard error "
-        f"({choice.standard_error:.2g}). This counts as equal, and v{best.candidate.version} is listed first."
+        f"v{better.candidate.version} ({rounded(better.metrics[metric])}) is better by no more than one standard error "
+        f"({rounded(choice.standard_error, 2)}). This counts as equal, and v{best.candidate.version} is listed first."
     )
 
 
@@ -228,9 +229,9 @@ def _reason(
             champion = f"champion v{ref.version} could not be measured"
         else:
             metrics = measured_champion.metrics
-            value = f"{metrics[metric]:.4g}" if metric in metrics else "unknown"
+            value = rounded(metrics[metric]) if metric in metrics else "unknown"
             champion = f"champion v{ref.version}: {value}"
-        decided = f"{best.candidate} passed every gate with {metric} {best.metrics[metric]:.4g} ({champion})."
+        decided = f"{best.candidate} passed every gate with {metric} {rounded(best.metrics[metric])} ({champion})."
         return f"{decided} {_tie(choice, metric)}".rstrip()
     refused = "; ".join(f"v{item.candidate.version}: {_failures(item.gates)}" for item in judged)
     return f"No candidate passed every gate: {refused}."

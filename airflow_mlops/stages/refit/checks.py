@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.metrics.catalog import Metric
 from airflow_mlops.metrics.comparison import compare
 from airflow_mlops.metrics.predictions import Predictions
@@ -92,8 +93,8 @@ def not_worse(metric: Metric, judged: Rows, refitted: Rows) -> GateResult:
         measured=found.candidate,
         asked=found.champion,
         passed=passed,
-        explanation=f"{metric.name} on the held-out rows, which the version was fitted to, is {found.candidate:.4g} (judged "
-        f"version: {found.champion:.4g}), which is {'not ' if passed else ''}significantly worse.",
+        explanation=f"{metric.name} on the held-out rows, which the version was fitted to, is {rounded(found.candidate)} (judged "
+        f"version: {rounded(found.champion)}), which is {'not ' if passed else ''}significantly worse.",
         improvement=found.improvement.value,
         high=high,
         confidence=CONFIDENCE,

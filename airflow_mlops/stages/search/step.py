@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import EvaluationError, SpecError, TrainingError
 from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.data.results import earlier_results, task_folder
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.metrics import custom
@@ -143,11 +144,11 @@ def _summary(
     if value is None:
         return f"Searched parameters of {name} ({tried} trials). Other workers are still running trials."
     chosen = ", ".join(
-        f"{parameter} {found:.4g}" if isinstance(found, float) else f"{parameter} {found}"
+        f"{parameter} {rounded(found)}" if isinstance(found, float) else f"{parameter} {found}"
         for parameter, found in params.items()
     )
     rest = "" if finished else " Other workers are still running trials."
-    return f"Searched parameters of {name} ({tried} trials). Best {metric}: {value:.4g} with {chosen}.{rest}"
+    return f"Searched parameters of {name} ({tried} trials). Best {metric}: {rounded(value)} with {chosen}.{rest}"
 
 
 class _Worker:
@@ -202,5 +203,5 @@ class _Worker:
             self._record.lose(run_id)
             raise
         end("complete", value)
-        self._context.progress(f"{title}: {value:.5g} with {values}.")
+        self._context.progress(f"{title}: {rounded(value, 5)} with {values}.")
         return value

@@ -12,6 +12,7 @@ import numpy as np
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import RegistryError, SpecError
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.selection import select_one
@@ -95,7 +96,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
         if candidate.run_id == run_id
         else f". The model is identical to {candidate}, so no new version was registered"
     )
-    numbers = ", ".join(f"{key} {value:.4g}" for key, value in list(metrics.items())[:3])
+    numbers = ", ".join(f"{key} {rounded(value)}" for key, value in list(metrics.items())[:3])
     context.processed(len(train.labels))
     return TrainResult(
         candidate=candidate,

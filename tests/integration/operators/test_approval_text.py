@@ -5,12 +5,15 @@ from __future__ import annotations
 import string
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.gates.evidence import Evidence, Measurement
+from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.operators.approval import answer_page, request_text
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
 
@@ -63,6 +66,27 @@ def test_links_images_and_tables_of_users_are_text(name):
 
 def test_ordinary_names_are_not_changed():
     assert "roc_auc at least 0.6" in rendered("roc_auc at least 0.6")
+
+
+def test_large_numbers_keep_all_digits_before_the_decimal_point():
+    winner = ModelVersionRef(model="fares", version=2, run_id="r")
+    (gate,) = parse_gates([{"metric": "rmse", "max": 23_456}])
+    found = gate.check(
+        Evidence(
+            task="regression",
+            truth=np.array([1.0]),
+            candidate=Measurement("fares v2", {"rmse": 12_345.4}),
+            baseline=Measurement("baseline", {}),
+        )
+    )
+    verdict = Verdict(
+        model="fares", dataset_name="d", dataset_id="0" * 64, part="test", metric="rmse", winner=winner, champion=None,
+        candidates=[CandidateVerdict(candidate=winner, metrics={"rmse": 12_345.4}, gates=[found], passed=True)],
+        reason="It passed every gate.",
+    )  # fmt: skip
+    _, body = request_text(verdict, {})
+    assert "| rmse at most 23,456 | 12,345 | 23,456 | passed | rmse 12,345 is at most 23,456. |" in body
+    assert "| rmse | 12,345 |" in body
 
 
 def test_an_address_stays_one_link():

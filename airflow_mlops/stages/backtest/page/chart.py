@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.stages.backtest.spec import Replayed, Step
 from airflow_mlops.stages.monitor.page.axes import HEIGHT, WIDTH, Axes, grid, window_labels
 from airflow_mlops.stages.monitor.page.drawing import BLUE, GREY, RED, TEXT, element, inline, svg
@@ -109,4 +110,4 @@ def _square(x: float, y: float) -> Markup:
 
 def _title(item: Replayed, step: Step, metric: str) -> str:
     trained = f", trained afterwards ({', '.join(step.triggers)})" if step.triggers and step.trained else ""
-    return f"{step.window.label}: {metric} {step.value:.4g} by {item.strategy}{trained}"
+    return f"{step.window.label}: {metric} {rounded(step.value)} by {item.strategy}{trained}"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from airflow_mlops.core.counts import counted
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.performance.findings import loss_name
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import capitalized, metric_name, number, share
@@ -147,6 +148,6 @@ def _facts(result: BacktestResult) -> list[tuple[str, str]]:
         ("Began with", f"{result.version} (MLflow run {result.version.run_id or '-'})"),
         ("Window", str(result.window)),
         ("Labels arrive", f"after {counted(result.delay, 'window')}" if result.delay else "at the end of their window"),
-        ("Fits", f"{result.fits:,} models for all strategies together, {each:.3g} seconds each on average"),
+        ("Fits", f"{result.fits:,} models for all strategies together, {rounded(each, 3)} seconds each on average"),
         ("Written", f"{result.created:%Y-%m-%d %H:%M:%S} UTC"),
     ]

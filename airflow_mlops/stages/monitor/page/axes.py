@@ -55,7 +55,7 @@ def grid(axes: Axes) -> list[Markup]:
         for tick in _ticks(axes.low, axes.high)
         for part in (
             element("line", x1=LEFT, x2=WIDTH - RIGHT, y1=axes.y(tick), y2=axes.y(tick), stroke=LINE),
-            element("text", f"{tick:.4g}", x=LEFT - 6, y=axes.y(tick) + 4, text_anchor="end"),
+            element("text", f"{tick:,.6g}", x=LEFT - 6, y=axes.y(tick) + 4, text_anchor="end"),
         )
     ]
 

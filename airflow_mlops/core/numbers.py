@@ -1,0 +1,15 @@
+"""Numbers in messages and pages."""
+
+from __future__ import annotations
+
+# Floating-point numbers from here on do not have all digits before the decimal point.
+_INEXACT = 1e15
+
+
+def rounded(value: float, digits: int = 4) -> str:
+    """Format a number with significant digits, and with all digits before the decimal point: ``0.7123``, ``12,345``.
+
+    :param digits: number of significant digits of a number with fewer digits before the decimal point
+    """
+    whole = 10**digits - 0.5 <= abs(value) < _INEXACT
+    return f"{value:,.0f}" if whole else f"{value:,.{digits}g}"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _LOSSES = ("train_loss", "validation_loss")
-_PARENT, _TRIAL = "mlflow.parentRunId", "mlops.trial"
+_PARENT, _TRIAL, _MAP_INDEX = "mlflow.parentRunId", "mlops.trial", "mlops.map_index"
 # A search has a run for each trial. The newest ones are shown.
 _TRIALS = 200
 # Metric that the search logs for each trial, in addition to the metrics of the model.
@@ -71,12 +71,11 @@ def progress(client: MlflowClient, dag_id: str, run_id: str, task_id: str, map_i
     with registry_errors(f"The MLflow run of task {task_id!r} cannot be read"):
         experiments = [item.experiment_id for item in client.search_experiments()]
         tags = {"mlops.dag_id": dag_id, "mlops.dag_run_id": run_id, "mlops.task_id": task_id}
-        runs = _search(client, experiments, tags, 100)
-        own = [
-            run
-            for run in runs
-            if run.data.tags.get("mlops.map_index", "") == (str(map_index) if map_index >= 0 else "")
-        ]
+        index = str(map_index) if map_index >= 0 else ""
+        # MLflow filters by the map index, because the other mapped tasks may have many newer runs.
+        own = _search(client, experiments, {**tags, _MAP_INDEX: index}, 1) if index else []
+        runs = own or _search(client, experiments, tags, 100)
+        own = own or [run for run in runs if run.data.tags.get(_MAP_INDEX, "") == index]
         for run in own or runs:
             trials = _trials(client, run)
             if own or trials:

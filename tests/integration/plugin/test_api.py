@@ -278,6 +278,10 @@ def test_the_progress_of_a_training_is_what_its_run_has_so_far(
     assert found["curves"] == [{"metric": "train_loss", "points": [[0, 0.7], [1, 0.5], [2, None]]}]
     assert (found["status"], found["run_url"]) == ("RUNNING", f"{mlflow_connection}/#/runs/{network}")
     assert (progress("network", 0).json()["status"], progress("network", 0).json()["curves"]) == ("FINISHED", [])
+    # Each of many mapped tasks has its own run, however many are newer.
+    for index in range(2, 103):
+        run("network", str(index))
+    assert progress("network", 1).json()["run_url"].endswith(network)
     # The workers of a search share the run that the first of them has created.
     search = run("search", "0")
     for number, state in enumerate(("complete", "running")):

@@ -16,7 +16,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelFormatError, RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_custom
+from airflow_mlops.metrics.catalog import MAIN_METRIC, METRICS, Metric, find_metric, is_custom
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.models.calibration_rule import CalibrationRule
@@ -77,8 +77,8 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
     Nothing is fitted if the verdict has no winner.
 
     :raises RegistryError: MLflow cannot be used, or TrainOperator did not train the winner
-    :raises SpecError: the winner was already fitted to all rows, or its MLflow run names user code and
-        ``allow_code`` is not set
+    :raises SpecError: the winner was already fitted to all rows, its MLflow run names user code and ``allow_code`` is
+        not set, or the metric of the verdict is unknown or does not apply to the ML task
     :raises DatasetNotFoundError: the training set of the winner is not in the artifact store
     :raises TrainingError: the training fails
     :raises ModelFormatError: the model cannot be exported to ONNX, or cannot be stored
@@ -89,6 +89,7 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
         return RefitResult(verdict=verdict, summary=f"Nothing was fitted again: {verdict.reason}")
     client = connect(spec.mlflow, context.connection)
     judged = _open(client, verdict.winner, allow_code=spec.allow_code)
+    metric = _metric(verdict, judged)
     dataset, rows, test = load_all(judged.spec, context.store)
     tags = {
         **run_tags(verdict.model, judged.spec.seed, dataset.manifest, context.provenance, judged.spec.tags),
@@ -101,7 +102,7 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
     with run_for(client, context.store, judged.experiment, context.key, name, tags) as run_id:
         version = of_run(client, verdict.model, run_id)
         if version is None:
-            refit = _fit(client, context, run_id, judged, dataset, rows, test, _metric(verdict, judged))
+            refit = _fit(client, context, run_id, judged, dataset, rows, test, metric)
         else:
             context.progress(f"An earlier try of this task has already registered {version}.")
             refit = _recorded(client, run_id).model_copy(update={"version": version})
@@ -116,9 +117,19 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
 
 
 def _metric(verdict: Verdict, judged: _Judged) -> Metric:
-    # The verdict does not record whether larger values of a custom metric are better.
     task = judged.model.contract.task
-    return find_metric(MAIN_METRIC[task] if is_custom(verdict.metric) else verdict.metric)
+    if is_custom(verdict.metric):
+        # The verdict does not record whether larger values of a custom metric are better.
+        return METRICS[MAIN_METRIC[task]]
+    # The verdict of a canary has the mean squared error, which orders models as its root does.
+    name = "rmse" if verdict.metric == "mse" else verdict.metric
+    try:
+        metric = find_metric(name)
+    except ValueError as error:
+        raise SpecError(f"The verdict on {judged.ref} cannot be used: {error}.") from None
+    if task not in metric.tasks:
+        raise SpecError(f"The verdict on {judged.ref} has the metric {name!r}, which does not apply to a {task} task.")
+    return metric
 
 
 def _open(client: MlflowClient, ref: ModelVersionRef, *, allow_code: bool) -> _Judged:

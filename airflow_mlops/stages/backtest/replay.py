@@ -74,11 +74,13 @@ class Period:
 
     :param rows: the features and the column ``label``, in order of time
     :param groups: the number of the cluster of each row, shape (n,); ``None`` for independent rows
+    :param coverage: the share of the predictions of the window that have a label
     """
 
     window: Window
     rows: pa.Table
     groups: NDArray[np.int64] | None = None
+    coverage: float = 1.0
 
 
 @dataclass
@@ -145,7 +147,8 @@ class Replay:
             active: dict[Trigger, str] = {}
             comparison = None
             due = not compared or self._span(compared[-1][0], known) >= (policy.probe or timedelta(0))
-            due &= self.periods[known].rows.num_rows >= policy.min_labels
+            period = self.periods[known]
+            due &= period.rows.num_rows >= policy.min_labels and period.coverage >= policy.min_coverage
             if "challenger" in policy.retrain_on and policy.probe is not None and due:
                 comparison = self._compare(champion, version, known)
                 earlier = [(windows_between(self._window(at), self._window(known)), item) for at, item in compared]

@@ -90,9 +90,11 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
     whole = concatenated(tables, "The labelled windows", "Write all windows with the same types.")
     # The rows of the training set train the first champion, and no champion is compared on them.
     clusters = [None, *(labelled_clusters([item], spec.policy) for item in found)]
+    predicted = [tables[0].num_rows, *(item.manifest.rows for item in found)]
     periods, start = [], 0
-    for window, table, groups in zip(windows, tables, clusters, strict=True):
-        periods.append(Period(window, whole.slice(start, table.num_rows), groups))
+    for window, table, groups, rows in zip(windows, tables, clusters, predicted, strict=True):
+        coverage = table.num_rows / rows if rows else 0.0
+        periods.append(Period(window, whole.slice(start, table.num_rows), groups, coverage))
         start += table.num_rows
     metric = metric_of(spec.policy, contract)
     others = Others()

@@ -14,7 +14,7 @@ import pytest
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets import DatasetWriter
+from airflow_mlops.data.datasets import DatasetWriter, datasets_inside
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.policy.findings import Report
@@ -410,6 +410,19 @@ def test_a_backtest_of_the_stored_windows_shows_what_the_policy_would_have_done(
     (replayed,) = [item for item in found.strategies if item.strategy == "policy"]
     assert [step.helped for step in replayed.steps] == [None, None, True, None]
     assert found.fits > 0
+    # Of a window in which most predictions have no label yet, no more is known than in monitoring.
+    june = Window.model_validate("2013-06")
+    (before,) = datasets_inside(store, f"{champion.model}_outcomes", june)
+    table = before.table(None)
+    labels = table["label"]
+    few = pa.array([label if row % 5 < 2 else None for row, label in enumerate(labels.to_pylist())], labels.type)
+    with DatasetWriter(store, before.manifest.name) as writer:
+        writer.write(table.set_column(table.column_names.index("label"), "label", few))
+        writer.commit(window=june, details=before.manifest.details)
+    for least, compared in ((0.5, [True, True, False, True]), (0.4, [True] * 4)):
+        spec = BacktestSpec(model=champion.model, policy={"min_coverage": least, "min_labels": 100})
+        steps = backtest.run(spec, StepContext(store=store)).strategies[2].steps
+        assert [step.compared for step in steps] == compared
 
 
 def test_a_backtest_runs_code_of_a_user_only_if_its_file_names_it(

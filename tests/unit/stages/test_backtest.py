@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 import numpy as np
@@ -104,6 +105,14 @@ def test_windows_with_too_few_labels_are_not_compared():
     policy = world.policy(Policy())
     assert (policy.comparisons, policy.trainings) == (0, 0)
     assert world.policy(Policy(min_labels=150)).comparisons == 6
+
+
+def test_windows_in_which_too_few_predictions_have_a_label_are_not_compared():
+    world = replay([1.0] * 6 + [-1.0] * 3)
+    world.periods = [replace(period, coverage=0.4) for period in world.periods]
+    policy = world.policy(Policy())
+    assert (policy.comparisons, policy.trainings) == (0, 0)
+    assert world.policy(Policy(min_coverage=0.4)).comparisons == 6
 
 
 def test_the_limits_of_the_policy_hold():

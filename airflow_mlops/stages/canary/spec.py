@@ -28,8 +28,8 @@ class CanarySpec(Spec):
     :param canary_outcomes: name of the canary's labelled predictions; by default ``MODEL_canary_outcomes``
     :param metric: metric by which the canary and the champion are compared: ``roc_auc``, ``accuracy``, ``log_loss``,
         ``brier``, ``rmse`` or ``mae``, an expected cost (:mod:`airflow_mlops.metrics.costs`) or a deviance
-        (:mod:`airflow_mlops.metrics.deviances`); by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or ``rmse``
-        (regression)
+        (:mod:`airflow_mlops.metrics.deviances`); by default ``roc_auc`` (binary), ``accuracy`` (multiclass, or if one
+        of the two predicts labels only) or ``rmse`` (regression)
     :param max_loss: largest accepted loss of the metric compared with the champion. A share is widened only if a
         greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
         By default, a share is widened unless the canary is significantly worse

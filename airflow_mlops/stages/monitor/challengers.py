@@ -210,10 +210,14 @@ def _fit(training: Training, contract: ModelContract) -> Fit:
 def metric_of(policy: Policy, contract: ModelContract) -> str:
     """Return the metric by which challengers are compared.
 
-    This is the policy's metric, or the default metric of the ML task if the policy's metric has no loss for each row.
+    This is the policy's metric. Without it, or if it has no loss for each row, this is the first metric of the ML task
+    that was measured for the champion on held-out rows.
     """
     metric = policy.metric
-    return metric if metric is not None and realised(contract.task, [metric]) else REALISED[contract.task][0]
+    if metric is not None and realised(contract.task, [metric]):
+        return metric
+    # A classifier that predicts labels only has no roc_auc on held-out rows, but an accuracy.
+    return (realised(contract.task, contract.metrics) or REALISED[contract.task])[0]
 
 
 def _champion(

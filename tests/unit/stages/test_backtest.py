@@ -16,6 +16,7 @@ from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.stages.backtest.replay import Period, Replay
 from airflow_mlops.stages.backtest.spec import BacktestSpec
+from airflow_mlops.stages.monitor.challengers import metric_of
 
 START, MONTH = datetime(2020, 1, 1, tzinfo=timezone.utc), timedelta(days=30)
 CONTRACT = ModelContract(
@@ -113,6 +114,20 @@ def test_windows_in_which_too_few_predictions_have_a_label_are_not_compared():
     policy = world.policy(Policy())
     assert (policy.comparisons, policy.trainings) == (0, 0)
     assert world.policy(Policy(min_coverage=0.4)).comparisons == 6
+
+
+@pytest.mark.parametrize(
+    ("measured", "wanted", "metric"),
+    [
+        ({"f1": 0.5, "roc_auc": 0.7, "accuracy": 0.8}, None, "roc_auc"),
+        ({"f1": 0.5, "balanced_accuracy": 0.6, "accuracy": 0.8}, None, "accuracy"),
+        ({"f1": 0.5, "balanced_accuracy": 0.6, "accuracy": 0.8}, "f1", "f1"),
+        ({}, None, "roc_auc"),
+    ],
+)
+def test_the_default_metric_is_one_that_the_champion_has(measured, wanted, metric):
+    binary = {"task": "binary", "classes": [False, True], "positive": True, "metrics": measured}
+    assert metric_of(Policy(metric=wanted), CONTRACT.model_copy(update=binary)) == metric
 
 
 def test_the_limits_of_the_policy_hold():

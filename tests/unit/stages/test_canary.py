@@ -150,6 +150,25 @@ def test_areas_are_compared_within_the_times_of_one_share(tmp_path):
     assert found.losses.values.mean() == pytest.approx(0.25)
 
 
+MEASURED = {"roc_auc": 0.7, "accuracy": 0.8, "brier": 0.2}
+LABELS_ONLY = {"f1": 0.5, "balanced_accuracy": 0.6, "accuracy": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("canary", "champion", "metric"),
+    [
+        (MEASURED, MEASURED, "roc_auc"),
+        (LABELS_ONLY, MEASURED, "accuracy"),
+        (MEASURED, LABELS_ONLY, "accuracy"),
+        ({}, MEASURED, "roc_auc"),
+        ({}, LABELS_ONLY, "accuracy"),
+    ],
+)
+def test_the_default_metric_is_one_that_both_versions_have(canary, champion, metric):
+    versions = (BINARY.model_copy(update={"metrics": metrics}) for metrics in (canary, champion))
+    assert step._metric(CanarySpec(model="m", version=2), *versions) == metric
+
+
 def test_shares_ascend_and_leave_rows_to_the_champion():
     assert CanarySpec(model="m", version="challenger").shares == [0.05, 0.2, 0.5]
     for shares in ([0.5, 0.2], [0.2, 0.2], [0.0], [1.0], []):

@@ -45,7 +45,8 @@ _COLDEST, _HOTTEST = -100, 100
 class _Conversion(NamedTuple):
     """A conversion of units, ``factor * value + offset``.
 
-    :param looks: what a converted column looks like, as a clause without a subject
+    :param looks: what a converted column looks like, as a clause without a subject, with ``{when}`` for the time of the
+        reference
     :param before: the smallest and the largest value that can be converted
     :param now: the smallest and the largest value after the conversion
     """
@@ -73,8 +74,8 @@ def _conversions() -> list[_Conversion]:
         (1e6, "1e6"),
         (1e9, "1e9"),
     ):
-        found.append(_Conversion(factor, 0.0, f"is about {text} times as large as at training"))
-        found.append(_Conversion(1 / factor, 0.0, f"is about 1/{text} of its size at training"))
+        found.append(_Conversion(factor, 0.0, f"is about {text} times as large as {{when}}"))
+        found.append(_Conversion(1 / factor, 0.0, f"is about 1/{text} of its size {{when}}"))
     scales = {"Celsius": (1.0, 0.0), "Fahrenheit": (1.8, 32.0), "Kelvin": (1.0, 273.15)}
     for before, (scale, zero) in scales.items():
         for now, (other, start) in scales.items():
@@ -89,12 +90,17 @@ _CONVERSIONS = _conversions()
 
 
 def fault(
-    reference: ColumnProfile, current: ColumnProfile, ks: float | None = None, constant: float | None = None
+    reference: ColumnProfile,
+    current: ColumnProfile,
+    when: str,
+    ks: float | None = None,
+    constant: float | None = None,
 ) -> str | None:
     """Return a clause without a subject about what is broken, such as ``has no values``; ``None`` if nothing is broken.
 
     :param reference: profile of the column in the reference
     :param current: profile of the column in the window
+    :param when: the time of the reference as text, such as ``at training`` or ``in 2012-12``
     :param ks: Kolmogorov-Smirnov distance of the two columns; ``None`` if it was not computed
     :param constant: share of training's calendar spans of about the window's length in which the column had a single
         value; ``None`` if unknown
@@ -112,7 +118,8 @@ def fault(
         if not _is_frozen(reference, current, constant):
             return None
         return "has one value in all rows" if not missing else "has one value in all rows with a value"
-    return _unit(reference, current) if ks is not None and ks >= _APART else None
+    looks = _unit(reference, current) if ks is not None and ks >= _APART else None
+    return looks and looks.format(when=when)
 
 
 def is_constant(reference: NumericColumn, current: NumericColumn) -> bool:

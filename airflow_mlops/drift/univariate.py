@@ -171,7 +171,7 @@ def _column(
             comparison = replace(found, tests=[*found.tests, *_missing_rate(reference, current, design)])
             decision = _decision(comparison.tests, thresholds.min_effect)
             note = comparison.note or _remark(reference, current)
-    broken = fault(reference, current, comparison.ks, constant)
+    broken = fault(reference, current, when, comparison.ks, constant)
     return Drift(
         column=name,
         kind=reference.kind,
@@ -264,7 +264,7 @@ def _remark(reference: ColumnProfile, current: ColumnProfile) -> str | None:
         return None
     if current.infinite:
         return f"infinite in {counted(current.infinite, 'row')}"
-    return f"every row has the value {current.min:.4g}" if is_constant(reference, current) else None
+    return f"every row has the value {current.min:.10g}" if is_constant(reference, current) else None
 
 
 def _new_infinite(reference: ColumnProfile, current: ColumnProfile) -> int:

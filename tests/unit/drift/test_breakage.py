@@ -104,6 +104,21 @@ def test_a_changed_unit_is_broken(trained, column, change, fault):
 
 
 @pytest.mark.parametrize(
+    ("factor", "looks"), [(100, "is about 100 times as large as"), (0.01, "is about 1/100 of its size")]
+)
+def test_the_fault_names_the_windows_of_the_reference(trained, factor, looks):
+    values = factor * year(seed=1)["amount"].to_numpy()[:2_000]
+    current = profile(pa.table({"amount": values}).to_batches())
+    (found,) = univariate.measure(trained[0], current, Policy(), "2012-01 to 2012-03")
+    assert found.fault == f"{looks} in 2012-01 to 2012-03"
+
+
+def test_the_stuck_value_has_all_its_digits(trained):
+    found = measured(trained, "sensor", np.full(1_000, 20_130_401.0), MONTH)
+    assert found.note == "every row has the value 20130401"
+
+
+@pytest.mark.parametrize(
     ("column", "change"),
     [
         ("fahrenheit", lambda values: values + 30),

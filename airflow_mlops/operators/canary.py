@@ -48,6 +48,7 @@ class CanaryOperator(ChampionOperator):
     """
 
     step = "canary"
+    safeguards = ChampionOperator.safeguards | {"max_loss"}
     structured = frozenset({"shares"})
     changed = "promoted"
 

@@ -57,6 +57,7 @@ class EvaluateOperator(StepOperator):
 
     step = "evaluate"
     cacheable = True
+    safeguards = StepOperator.safeguards | {"gates"}
     structured = frozenset({"gates"})
     untemplated = StepOperator.untemplated | {"allow_pyfunc", "allow_code"}
     file_suffixes: ClassVar[Mapping[str, tuple[str, ...]]] = {"gates": (".yaml", ".yml")}

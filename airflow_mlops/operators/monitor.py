@@ -43,6 +43,7 @@ class MonitorOperator(StepOperator):
     """
 
     step = "monitor"
+    safeguards = StepOperator.safeguards | {"policy"}
     structured = frozenset({"policy", "reference", "trainer"})
     operator_extra_links = (ReportLink(),)
 

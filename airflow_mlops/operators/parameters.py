@@ -53,6 +53,8 @@ class SpecParameters:
     :cvar step: name of the stage's folder in ``airflow_mlops.stages``
     :cvar spec: class of the step's spec
     :cvar untemplated: names of the parameters that Airflow does not render
+    :cvar safeguards: names of the parameters for which null from a template is refused although their default is
+        ``None``, because the task would do without the check or the limit that the DAG declares
     :cvar structured: names of the parameters in which numbers, booleans and null from templates keep their types, see
         :mod:`airflow_mlops.operators.rendering`
     :cvar parameters: names of the keyword parameters, beginning with those of the base classes
@@ -63,6 +65,8 @@ class SpecParameters:
     step: ClassVar[str]
     spec: ClassVar[type[Spec]] = _StepSpec()  # type: ignore[assignment]
     untemplated: ClassVar[frozenset[str]] = frozenset()
+    # Without a window, a task reads or replaces everything.
+    safeguards: ClassVar[frozenset[str]] = frozenset({"window"})
     structured: ClassVar[frozenset[str]] = frozenset()
     parameters: ClassVar[tuple[str, ...]] = ()
     required: ClassVar[frozenset[str]] = frozenset()
@@ -139,9 +143,8 @@ class SpecParameters:
 
     def _may_be_null(self, name: str, written: Any) -> bool:
         """Return whether null, the value of ``written``, is as if the parameter were not set."""
-        # Without a window, a task reads or replaces everything.
-        if name in self.structured or (name in self.optional and name != "window"):
-            return True
+        if name in self.optional:
+            return name not in self.safeguards
         # A skipped task has no output. Whether the step can do without, its spec decides.
         return name in self.required and isinstance(written, XComArg)
 

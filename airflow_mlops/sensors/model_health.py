@@ -33,6 +33,7 @@ class ModelHealthSensor(SpecSensor):
     """
 
     step = "model_health"
+    safeguards = SpecSensor.safeguards | {"max_age"}
     operator_extra_links = (ReportLink(),)
 
     store: str | None

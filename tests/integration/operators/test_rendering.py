@@ -15,6 +15,7 @@ from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor
 from airflow_mlops.core.calls import Request
 from airflow_mlops.operators import (
     BuildTrainingSetOperator,
+    CanaryOperator,
     EvaluateOperator,
     IngestOperator,
     MonitorOperator,
@@ -60,6 +61,24 @@ def test_null_is_no_name():
         rendered(ScoreOperator, model="m", dataset={}, hash_columns="{{ params.none }}")
     with pytest.raises(AirflowFailException, match="dataset=.*has no value"):
         rendered(MonitorOperator, model="m", dataset="{{ params.none }}")
+
+
+@pytest.mark.parametrize(
+    ("operator", "name", "fields"),
+    [
+        (EvaluateOperator, "gates", {"candidates": []}),
+        (MonitorOperator, "policy", {"model": "m", "dataset": {}}),
+        (MonitorOperator, "reference", {"model": "m", "dataset": {}}),
+        (CanaryOperator, "max_loss", {"model": "m", "version": 2}),
+        (ModelHealthSensor, "max_age", {"model": "m"}),
+        (TrainOperator, "trainer", {"model": "m", "dataset": {}}),
+        (BuildTrainingSetOperator, "split", {"name": "d", "entities": {}, "timestamp": "t"}),
+    ],
+)
+def test_null_does_not_replace_the_rules_of_a_decision_by_the_default(operator, name, fields):
+    for template in ("{{ params.none }}", "{{ var.value.get('x') if false else none }}"):
+        with pytest.raises(AirflowFailException, match=f"{name}=.*has no value"):
+            rendered(operator, **fields, **{name: template})
 
 
 @pytest.mark.parametrize(

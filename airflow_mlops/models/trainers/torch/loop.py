@@ -14,6 +14,7 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.models.trainers.termination import SigtermHandler
 from airflow_mlops.models.trainers.torch.batches import Batches
@@ -165,6 +166,11 @@ class Loop:
                     self.log(state.epoch, found)
                 state.epochs.append(found)
                 state.epoch, state.batch, state.epoch_loss, state.epoch_rows = state.epoch + 1, 0, 0.0, 0
+        if state.best is None:
+            raise TrainingError(
+                f"The validation loss is {state.epochs[-1]['validation_loss']} after {counted(state.epoch, 'epoch')}, and was "
+                "never a finite number. Use a smaller `learning_rate`, or set precision='32'."
+            )
 
     def _terminate(self) -> None:
         self._terminated = True

@@ -25,6 +25,10 @@ class Linear(nn.Module):
     def forward(self, numbers, texts):
         return self.layer(numbers)
 
+class Unusable(Linear):
+    def forward(self, numbers, texts):
+        return self.layer(numbers) * (1.0 if self.training else float("nan"))
+
 class Large(Linear):
     def forward(self, numbers, texts):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 is full.")
@@ -68,8 +72,9 @@ def test_a_users_network_is_trained_and_exported(dataset, mine):
             r"GPU memory .* 4,096 rows .*20\.00 GiB.* smaller `batch_size` and a larger `accumulate`",
         ),
         ({"learning_rate": 1e30, "params": {"dropout": 0.0}}, TrainingError, "smaller `learning_rate`"),
+        ({"module": "my_networks:Unusable"}, TrainingError, "The validation loss is nan after 2 epochs, and was never"),
     ],
-    ids=["params", "module", "device", "memory", "loss"],
+    ids=["params", "module", "device", "memory", "loss", "validation"],
 )
 def test_invalid_trainers_are_refused(dataset, mine, options, kind, message):
     if options.get("device") == "cuda":

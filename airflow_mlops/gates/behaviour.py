@@ -135,14 +135,16 @@ class Direction(Behaviour):
                 f"Gate {self.name!r} needs a numeric feature, but {self.feature!r} has the type {values.type}. Use the "
                 'behaviour "invariance" for text features.'
             ) from None
-        spread = float(np.nanstd(numbers)) if np.isfinite(numbers).any() else 0.0
+        finite = numbers[np.isfinite(numbers)]
+        spread = float(finite.std()) if finite.size else 0.0
         if pa.types.is_integer(values.type):
             spread = math.ceil(spread)
         return pa.array(numbers + (self.step or spread), mask=np.isnan(numbers))
 
     def _violations(self, before: Predictions, after: Predictions, slack: float) -> NDArray[Any]:
         raised = after.score - before.score
-        return (raised < -slack) if self.direction == "increasing" else (raised > slack)
+        # A score that is not a number violates every expectation.
+        return ~(raised >= -slack) if self.direction == "increasing" else ~(raised <= slack)
 
 
 class Invariance(Behaviour):
@@ -172,5 +174,5 @@ class Invariance(Behaviour):
         import numpy as np
 
         if before.probabilities is None or after.probabilities is None:
-            return np.abs(after.score - before.score) > slack
-        return np.abs(after.probabilities - before.probabilities).max(axis=1) > slack
+            return ~(np.abs(after.score - before.score) <= slack)
+        return ~(np.abs(after.probabilities - before.probabilities).max(axis=1) <= slack)

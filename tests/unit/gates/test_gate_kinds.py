@@ -364,6 +364,40 @@ def test_the_score_must_change_in_the_declared_direction(data):
     assert check(small, against).passed
 
 
+def test_infinite_values_do_not_hide_a_wrong_direction(tmp_path):
+    rows = table()
+    wind = rows["wind"].to_numpy().copy()
+    wind[:5] = math.inf
+    data = stored(tmp_path, rows.set_column(rows.column_names.index("wind"), "wind", pa.array(wind)))
+    declared = {"behaviour": "direction", "feature": "wind", "direction": "increasing"}
+    found = check(declared, evidence(data, (2, -0.5)))
+    assert not found.passed
+    assert found.measured > 0.99
+    assert check(declared, evidence(data, (2, 0.5))).passed
+
+
+class Undefined:
+    """A model whose second predictions are not numbers."""
+
+    def __init__(self, of):
+        self.of, self.contract, self.calls = of, of.contract, 0
+
+    def predict(self, rows):
+        self.calls += 1
+        found = self.of.predict(rows)
+        factor = 1.0 if self.calls == 1 else math.nan
+        return replace(found, score=found.score * factor, probabilities=found.probabilities * factor)
+
+
+@pytest.mark.parametrize(
+    "declared", [{"behaviour": "invariance"}, {"behaviour": "direction", "direction": "increasing"}]
+)
+def test_a_score_that_is_not_a_number_violates_an_expectation(data, declared):
+    found = evidence(data)
+    assert check({**declared, "feature": "wind"}, found).passed
+    assert check({**declared, "feature": "wind"}, replace(found, model=Undefined(found.model))).measured == 1
+
+
 def test_the_score_must_not_depend_on_an_invariant_feature(data):
     declared = {"behaviour": "invariance", "feature": "wind", "slack": 0.01}
     assert check(declared, evidence(data, (2, 0))).passed

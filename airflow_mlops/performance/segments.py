@@ -74,7 +74,10 @@ def compare(
         of the rows
     """
     then = reference.losses.get(metric, {})
-    features = [name for name, found in current.items() if sum(found.rows) and sum(then[name].rows)] if then else []
+    # A feature has no losses at training if they were not finite.
+    features = [
+        name for name, found in current.items() if name in then and sum(found.rows) > 0 and sum(then[name].rows) > 0
+    ]
     if not features:
         return None
     value, before = _mean(current[features[0]]), _mean(then[features[0]])

@@ -232,6 +232,16 @@ def test_new_values_and_missing_columns_are_handled():
     assert compare(found, current, "log_loss", POLICY) is None
 
 
+def test_a_feature_whose_losses_at_training_were_left_out_is_not_compared():
+    found, (table, known) = reference(*flights(3_000, 0)), flights(3_000, 1, worse="EV")
+    current = tally(found.cuts, table.to_batches(), {"roc_auc": losses("roc_auc", known)})["roc_auc"]
+    del found.losses["roc_auc"]["wind"]
+    change, _ = compare(found, current, "roc_auc", POLICY)
+    assert {shift.feature for shift in change.shifts} == {"carrier", "hour"}
+    found.losses["roc_auc"].clear()
+    assert compare(found, current, "roc_auc", POLICY) is None
+
+
 def test_infinite_losses_are_left_out():
     table = pa.table({"x": ["a", "b"]})
     found = Outcomes(np.array([1e300, 0.0]), np.array([-1e300, 0.0]), np.zeros(2, dtype=bool))

@@ -78,7 +78,8 @@ def read(
     """
     parts: dict[tuple[int, str], list[pa.Table]] = {}
     for dataset in _datasets(store, name, shares[0][0]):
-        window = str(dataset.window)
+        # A window has the same identity in every time zone.
+        window = dataset.window.identity if dataset.window else ""
         for step, rows in _by_share(_rows(dataset, ref, groups), shares).items():
             parts.setdefault((step, window), []).append(rows)
     tables = {key: pa.concat_tables(found, promote_options="permissive") for key, found in sorted(parts.items())}

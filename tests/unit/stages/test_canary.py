@@ -118,7 +118,7 @@ def test_rows_belong_to_the_share_at_their_time_and_to_their_window(tmp_path):
     ref, strata = ModelVersionRef(model="m", version=2, run_id=""), {}
     found = evidence.read(store, "m_2", ref, REGRESSION, "mae", shares, "customer", strata)
     assert found.losses.values.tolist() == [0, 1, 0, 2, 3]
-    first, second, third = (str(window) for window in windows)
+    first, second, third = (window.identity for window in windows)
     names = {number: key for key, number in strata.items()}
     assert [names[number] for number in found.losses.strata] == [
         (0, first), (0, first), (0, second), (1, second), (1, third),
@@ -134,6 +134,17 @@ def test_rows_belong_to_the_share_at_their_time_and_to_their_window(tmp_path):
         evidence.read(store, "m_2", ref, REGRESSION, "mae", shares, "shop", strata)
     with pytest.raises(SpecError, match="predictions of model 'm'.*'n'"):
         evidence.read(store, "m_2", ref.model_copy(update={"model": "n"}), REGRESSION, "mae", shares, None, strata)
+
+
+def test_a_window_is_one_stratum_in_every_time_zone(tmp_path):
+    store, hour = ArtifactStore(f"file://{tmp_path}"), NOW - timedelta(hours=1)
+    strata = {}
+    for version, zone in ((1, "UTC"), (2, "Europe/Berlin")):
+        window = Window(start=hour, end=NOW, zone=zone)
+        write(store, version, window, {"scored_at": [hour], "score": [0], "label": [1]})
+        ref = ModelVersionRef(model="m", version=version, run_id="")
+        evidence.read(store, f"m_{version}", ref, REGRESSION, "mae", [(hour, 0.05)], None, strata)
+    assert len(strata) == 1
 
 
 def test_areas_are_compared_within_the_times_of_one_share(tmp_path):

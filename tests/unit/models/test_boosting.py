@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -227,6 +229,46 @@ def test_a_training_that_stops_early_keeps_the_best_trees(kind, tmp_path):
     exact = fit(dataset, spec(kind, rate, rounds=run, patience=None))
     assert exact.params["best_round"] == best
     assert exact.to_onnx(part(dataset)) == model.to_onnx(part(dataset))
+
+
+@pytest.fixture
+def catboost_gpu(monkeypatch):
+    """CatBoost as on a GPU, where it calls no callbacks, with losses of the test's own; the CPU computes the trees."""
+    losses: list[float] = []
+    real = catboost.load("catboost")
+
+    class Model(real.CatBoost):
+        def __init__(self, params=None):
+            self.without = bool(params) and params["task_type"] == "GPU"
+            super().__init__(params and {**params, "task_type": "CPU"})
+
+        def fit(self, *args, **options):
+            assert ("callbacks" in options) is not self.without
+            return super().fit(*args, **options)
+
+        def get_evals_result(self):
+            found = super().get_evals_result()
+            return {"validation": {"Logloss": losses}} if losses else found
+
+    monkeypatch.setattr(catboost, "load", lambda name: SimpleNamespace(**{**vars(real), "CatBoost": Model}))
+    monkeypatch.setattr(catboost, "has_gpu", lambda: True)
+    return losses
+
+
+@pytest.mark.parametrize("validation", [0, 0.2])
+def test_the_rounds_of_catboost_on_a_gpu_are_recorded(catboost_gpu, validation, tmp_path):
+    dataset = write(tmp_path, flights(600, seed=1))
+    on_cpu = fit(dataset, spec("catboost", validation=validation, patience=None, device="cpu"), log=Log(dataset, "cpu"))
+    model = fit(dataset, spec("catboost", validation=validation, patience=None))
+    assert (model.params.pop("device"), on_cpu.params.pop("device")) == ("cuda", "cpu")
+    assert model.params == on_cpu.params
+    assert model.params["rounds_run"] == 12
+
+
+def test_catboost_on_a_gpu_refuses_a_loss_that_is_not_a_number(catboost_gpu, tmp_path):
+    catboost_gpu += [0.6, math.nan, 0.5]
+    with pytest.raises(TrainingError, match="The validation loss is nan after round 2"):
+        fit(write(tmp_path, flights(600, seed=1)), spec("catboost"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -113,12 +113,14 @@ def train(job: Job) -> CatBoostModel:
                 )
         except catboost.CatBoostError as error:
             raise TrainingError(f"CatBoost cannot train with params={spec.params}: {one_line(error, 300)}") from error
-        if job.gpu and held_out is not None:
-            (losses,) = model.get_evals_result()["validation"].values()
-            progress.state.losses, progress.state.round = list(losses), len(losses)
+        before = start.tree_count_ if start is not None else 0
+        if job.gpu:
+            losses: list[float] = []
+            if held_out is not None:
+                (losses,) = (list(values) for values in model.get_evals_result()["validation"].values())
+            progress.record(len(losses) or model.tree_count_ - before, losses)
         if held_out is not None:
-            kept = (start.tree_count_ if start is not None else 0) + progress.state.best_round
-            model.shrink(min(kept, model.tree_count_))
+            model.shrink(min(before + progress.state.best_round, model.tree_count_))
     return CatBoostModel(catboost, model, link, job.rows.encoding)
 
 

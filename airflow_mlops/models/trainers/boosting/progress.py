@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from airflow_mlops.core.errors import TrainingError
@@ -70,15 +70,22 @@ class Progress:
             self._error = error
         return self._error is not None or self._terminated or self._stops_early()
 
+    def record(self, rounds: int, losses: Sequence[float]) -> None:
+        """Record all rounds of a training that has called :meth:`after` for none of them.
+
+        :param rounds: number of completed rounds
+        :param losses: validation loss after each round; empty without validation rows
+        :raises TrainingError: a loss is not a finite number
+        """
+        for number, loss in enumerate(losses, start=1):
+            _check(loss, number)
+        self.state.round, self.state.losses = rounds, list(losses)
+
     def _note(self, loss: float | None, content: Callable[[], bytes | None]) -> None:
         state = self.state
         state.round += 1
         if loss is not None:
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"The validation loss is {loss} after round {state.round:,}. Use a smaller learning rate, or check the "
-                    "labels."
-                )
+            _check(loss, state.round)
             state.losses.append(loss)
         if self.run is None:
             return
@@ -115,3 +122,10 @@ class Progress:
                 "The training received SIGTERM and ends. The next try of the task continues from the last checkpoint."
             )
             raise SystemExit(128 + signal.SIGTERM)
+
+
+def _check(loss: float, number: int) -> None:
+    if not math.isfinite(loss):
+        raise TrainingError(
+            f"The validation loss is {loss} after round {number:,}. Use a smaller learning rate, or check the labels."
+        )

@@ -12,6 +12,7 @@ from airflow_mlops.models import contracts
 from airflow_mlops.profiles import shards
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
+from airflow_mlops.stages.cache import require_unpurged
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
 
@@ -19,9 +20,10 @@ from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
 def inputs(spec: ProfileSpec, context: StepContext) -> dict[str, Any]:
     """Return the rows and, if the columns are those of a model, the version with its contract and profile.
 
-    :raises NotCacheableError: the model has no champion
+    :raises NotCacheableError: a dataset was purged, or the model has no champion
     """
     datasets = select(context.store, spec.dataset, kept=context.kept)
+    require_unpurged(datasets)
     version = None
     if spec.columns is None and spec.model is not None:
         client = connect(spec.mlflow, context.connection)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from airflow_mlops.data.selection import contents, select
-from airflow_mlops.stages.cache import point_to, verified
+from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set.features import FeatureSource
 from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
@@ -15,11 +15,12 @@ from airflow_mlops.stages.training_set.windows import resolve_window
 def inputs(spec: TrainingSetSpec, context: StepContext) -> dict[str, Any]:
     """Return the events, the window, the features and their sources, and the features that are left out.
 
-    :raises NotCacheableError: a source of features has no hash
+    :raises NotCacheableError: a dataset of events was purged, or a source of features has no hash
     """
     resolved = resolve_window(spec, context.store)
     entities = resolved.entities if resolved else spec.entities
     datasets = select(context.store, entities, spec.timestamp, context.kept)
+    require_unpurged(datasets)
     return {
         "spec": spec.model_dump(mode="json", exclude={"entities"}),
         "window": resolved.describe() if resolved else None,

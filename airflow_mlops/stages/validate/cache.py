@@ -13,7 +13,7 @@ from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.core.fingerprints import canonical_json
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.selection import contents, select
-from airflow_mlops.stages.cache import point_to, verified
+from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import checkpoint, suites
 from airflow_mlops.stages.validate.spec import ValidateResult, ValidateSpec
@@ -33,9 +33,10 @@ _QUERIES = frozenset(
 def inputs(spec: ValidateSpec, context: StepContext) -> dict[str, Any]:
     """Return the rows, the content of the suite, and the code of a function that returns it.
 
-    :raises NotCacheableError: the suite has parameters, or expectations whose code is not known
+    :raises NotCacheableError: a dataset was purged, or the suite has parameters, or expectations whose code is not known
     """
     datasets = select(context.store, spec.dataset, kept=context.kept)
+    require_unpurged(datasets)
     return {
         "spec": spec.model_dump(mode="json", exclude={"dataset", "suite"}),
         "datasets": contents(datasets),

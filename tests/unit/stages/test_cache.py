@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from datetime import datetime, timezone
 
 import pyarrow as pa
 import pytest
@@ -14,9 +15,10 @@ from airflow_mlops import __version__
 from airflow_mlops.core import own_code
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import Provenance, Request, StepCall
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.errors import DatasetPurgedError, SpecError
+from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets import DatasetWriter, find_datasets, make_current
+from airflow_mlops.data.datasets import DatasetWriter, find_datasets, make_current, mark_purged, open_dataset
 from airflow_mlops.data.results import result_key
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.cache import Cached
@@ -264,27 +266,67 @@ def test_a_step_without_cache_refuses_it(place):
         Cached(call, None, StepContext(store=place))
 
 
-def test_the_cached_dataset_becomes_the_current_one_again(place):
-    def built(run_id, rows):
-        ref = write(place, rows)
-        content = parse(TrainingSetSpec, {**STEPS["training_set"][0], "entities": ref}, "").model_dump(mode="json")
-        provenance = Provenance(dag_id="d", run_id=run_id, task_id="t")
-        key = result_key("training_set", content, provenance)
-        return run_call(
-            StepCall(
-                step="training_set",
-                spec=content,
-                store=place.url,
-                key=key,
-                version=__version__,
-                provenance=provenance,
-                cache="use",
-            )
-        )
+def purge(store, ref):
+    mark_purged(store, open_dataset(store, ref).manifest, datetime.now(timezone.utc))
 
-    first = built("one", ROWS)
-    second = built("two", {**ROWS, "n": [*range(100, 120)]})
-    third = built("three", ROWS)
+
+@pytest.mark.parametrize("step", sorted(STEPS))
+def test_purged_rows_are_no_input(place, step, caplog):
+    caplog.set_level("INFO", logger="airflow_mlops.stages")
+    ref = write(place)
+    spec = {**STEPS[step][0], INPUT[step]: ref}
+    assert key(place, step, spec) is not None
+    purge(place, ref)
+    assert key(place, step, spec) is None
+    assert "dataset 'rows' was purged" in caplog.text
+
+
+def test_a_profile_of_purged_rows_fails_as_without_the_cache(place):
+    ref = write(place)
+    assert profiled(place, "one", dataset=ref)["cached"] is None
+    assert profiled(place, "two", dataset=ref)["cached"]["run_id"] == "one"
+    purge(place, ref)
+    for run_id, cache in (("three", "use"), ("four", None)):
+        with pytest.raises(DatasetPurgedError):
+            profiled(place, run_id, cache, dataset=ref)
+
+
+def built(store, run_id, ref, cache="use"):
+    """Build a training set as a task of a DAG run does."""
+    content = parse(TrainingSetSpec, {**STEPS["training_set"][0], "entities": ref}, "").model_dump(mode="json")
+    provenance = Provenance(dag_id="d", run_id=run_id, task_id="t")
+    return run_call(
+        StepCall(
+            step="training_set",
+            spec=content,
+            store=store.url,
+            key=result_key("training_set", content, provenance),
+            version=__version__,
+            provenance=provenance,
+            cache=cache,
+        )
+    )
+
+
+def test_a_purged_training_set_is_built_again_and_purged_events_fail_as_without_the_cache(place):
+    ref = write(place)
+    first = built(place, "one", ref)
+    assert built(place, "two", ref)["cached"]["run_id"] == "one"
+    # The files of a purged dataset may still exist.
+    purge(place, parse(DatasetRef, first["dataset"], ""))
+    again = built(place, "three", ref)
+    assert (again["cached"], again["dataset"]) == (None, first["dataset"])
+    assert built(place, "four", ref)["cached"]["run_id"] == "three"
+    purge(place, ref)
+    for run_id, cache in (("five", "use"), ("six", None)):
+        with pytest.raises(DatasetPurgedError):
+            built(place, run_id, ref, cache)
+
+
+def test_the_cached_dataset_becomes_the_current_one_again(place):
+    first = built(place, "one", write(place))
+    second = built(place, "two", write(place, {**ROWS, "n": [*range(100, 120)]}))
+    third = built(place, "three", write(place))
     assert (second["cached"], third["cached"]["run_id"]) == (None, "one")
     (current,) = find_datasets(place, "set")
     assert current.manifest.id == third["dataset"]["id"] == first["dataset"]["id"]
@@ -292,4 +334,4 @@ def test_the_cached_dataset_becomes_the_current_one_again(place):
     # The files were purged.
     for file in current.manifest.files:
         place.delete(file.path)
-    assert built("four", ROWS)["cached"] is None
+    assert built(place, "four", write(place))["cached"] is None

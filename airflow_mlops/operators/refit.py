@@ -29,6 +29,7 @@ class RefitOperator(StepOperator):
     """
 
     step = "refit"
+    cacheable = True
     untemplated = StepOperator.untemplated | {"allow_code"}
     operator_extra_links = (MLflowRunLink(),)
 
@@ -51,8 +52,8 @@ class RefitOperator(StepOperator):
 
     def event(self, result: dict[str, Any], context: Context) -> Event | None:
         version = (result["verdict"].get("refit") or {}).get("version")
-        # An earlier refit registered the identical version.
-        if not version or version["run_id"] != result["run_id"]:
+        # An earlier refit registered the version, or an identical one.
+        if not version or version["run_id"] != result["run_id"] or result.get("cached") is not None:
             return None
         urls = self.urls(context, result["run_id"])
         return Event("registered", version["model"], result["summary"], version["version"], urls=urls)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 # Tag of a candidate's run: the id of the MLflow run of the search that found its parameters.
 SEARCH_TAG = "mlops.search"
+# Tag of the run of a search that continued after an interruption.
+RESUMED_TAG = "mlops.resumed"
 # Tags of a version that was fitted again on all rows, and of its run: number and MLflow run of the judged version.
 REFIT_OF_TAG, JUDGED_RUN_TAG = "mlops.refit_of", "mlops.judged_run"
 # Tag of the judged version and of its run: number of the version that was fitted again.

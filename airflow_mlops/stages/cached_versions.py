@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.models.onnx.scorer import has_contract, read_contract
+from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import file_hashes
+from airflow_mlops.registry.runs import run_url
+from airflow_mlops.registry.versions import download_into, version
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 def contract_of(ref: ModelVersionRef, folder: Path) -> ModelContract:
@@ -29,3 +36,39 @@ def content(ref: ModelVersionRef, folder: Path) -> dict[str, Any]:
     :param folder: folder with the downloaded files of the version
     """
     return {"version": ref.model_dump(mode="json"), "files": file_hashes(folder)}
+
+
+def require_same(client: MlflowClient, ref: ModelVersionRef) -> None:
+    """Check that the number of a version still belongs to it. A new server may use the number for another version.
+
+    :raises NotCacheableError: the number belongs to a different version
+    :raises RegistryError: the version does not exist any more
+    """
+    if version(client, ref.model, ref.version) != ref:
+        raise NotCacheableError(f"MLflow now uses the number of {ref} for a different version")
+
+
+def stored_files(client: MlflowClient, ref: ModelVersionRef) -> dict[str, str]:
+    """Return the hashes of a version's files in MLflow.
+
+    Local copies of the files are not read, because they do not show what was changed in MLflow.
+
+    :raises RegistryError: the version or its files do not exist any more
+    """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        download_into(client, ref, folder)
+        return file_hashes(folder)
+
+
+def require_run(client: MlflowClient, run_id: str, url: str | None) -> None:
+    """Check that the MLflow run of a result still exists, at the URL that the result contains.
+
+    :raises NotCacheableError: the run was deleted, or its URL has changed
+    :raises RegistryError: the run does not exist any more
+    """
+    with registry_errors(f"The run {run_id} cannot be looked up"):
+        if client.get_run(run_id).info.lifecycle_stage != "active":
+            raise NotCacheableError(f"its MLflow run {run_id} was deleted")
+    if run_url(client, run_id) != url:
+        raise NotCacheableError(f"its MLflow run {run_id} has another URL by now")

@@ -25,12 +25,12 @@ from airflow_mlops.models import contracts
 from airflow_mlops.models import explanation as explanations
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import connect, registry_errors
-from airflow_mlops.registry.integrity import download_promoted, file_hashes
+from airflow_mlops.registry.integrity import download_promoted
 from airflow_mlops.registry.received import VERSION_TAG
 from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
-from airflow_mlops.registry.versions import champion, download, download_into, version
+from airflow_mlops.registry.versions import champion, download, version
 from airflow_mlops.stages.cache import point_to, verified
-from airflow_mlops.stages.cached_versions import content, contract_of
+from airflow_mlops.stages.cached_versions import content, contract_of, stored_files
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import live
 from airflow_mlops.stages.evaluate.card import LINEAGE
@@ -178,12 +178,8 @@ def _measured_on(verdict: Verdict) -> DatasetRef:
 def _recorded(client: MlflowClient, item: CandidateVerdict, verdict: Verdict) -> dict[str, str]:
     """Check the record of a candidate's evaluation, and return the hashes of its files and the tag of the version."""
     ref = _registered(client, item.candidate)
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) / "model"
-        # Cached copies of the models are not read, because they do not show what was changed in MLflow.
-        download_into(client, ref, folder)
-        if file_hashes(folder) != item.files:
-            raise NotCacheableError(f"the files of {ref} are not those that were evaluated")
+    if stored_files(client, ref) != item.files:
+        raise NotCacheableError(f"the files of {ref} are not those that were evaluated")
     # An evaluation records nothing with the champion.
     if ref == verdict.champion:
         return {}

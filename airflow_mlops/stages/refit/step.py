@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 # File of the MLflow run of a refit: the result of the checks.
-_FILE = "refit.json"
+CHECKS_FILE = "refit.json"
 # Tags of the judged version's run that also apply to the refit.
 _KEPT = (CODE_VERSION, SEARCH_TAG)
 
@@ -140,11 +140,7 @@ def _open(client: MlflowClient, ref: ModelVersionRef, *, allow_code: bool) -> _J
         raise SpecError(
             f"{ref} was already fitted to all rows of its training set, so it cannot be fitted again. Remove this task."
         )
-    with registry_errors(f"The MLflow run of {ref} cannot be read"):
-        found = client.get_run(ref.run_id)
-        experiment = client.get_experiment(found.info.experiment_id).name
-    ours = ("mlops.", "mlflow.")
-    tags = {name: value for name, value in found.data.tags.items() if name in _KEPT or not name.startswith(ours)}
+    experiment, tags = copied(client, ref)
     try:
         importances = json.loads((folder / PROFILE_FILE).read_bytes()).get("importance") or {}
     except (OSError, ValueError) as error:
@@ -159,6 +155,17 @@ def _open(client: MlflowClient, ref: ModelVersionRef, *, allow_code: bool) -> _J
     if (interval := model.contract.interval) is not None:
         fields["interval"] = IntervalRule(coverage=interval.coverage, margin=interval.margin)
     return _Judged(ref, spec.model_copy(update=fields), model, experiment, importances)
+
+
+def copied(client: MlflowClient, ref: ModelVersionRef) -> tuple[str, dict[str, str]]:
+    """Return what a refit copies from the MLflow run of the judged version: the name of the experiment, and the tags."""
+    with registry_errors(f"The MLflow run of {ref} cannot be read"):
+        found = client.get_run(ref.run_id)
+        experiment = client.get_experiment(found.info.experiment_id).name
+    ours = ("mlops.", "mlflow.")
+    return experiment, {
+        name: value for name, value in found.data.tags.items() if name in _KEPT or not name.startswith(ours)
+    }
 
 
 def _fit(
@@ -207,7 +214,7 @@ def _fit(
     )
     with registry_errors(f"The refit of {judged.ref} cannot be logged to MLflow"):
         record.log_run(client, run_id, judged.spec, dataset, stored, rows, None)
-        client.log_dict(run_id, refit.model_dump(mode="json"), _FILE)
+        client.log_dict(run_id, refit.model_dump(mode="json"), CHECKS_FILE)
     if not refit.passed:
         drop_checkpoint(context)
         return refit
@@ -287,7 +294,7 @@ def _check(
 
 def _recorded(client: MlflowClient, run_id: str) -> Refit:
     with registry_errors(f"The refit in run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        return Refit.model_validate_json(Path(client.download_artifacts(run_id, _FILE, folder)).read_bytes())
+        return Refit.model_validate_json(Path(client.download_artifacts(run_id, CHECKS_FILE, folder)).read_bytes())
 
 
 def _with_refit(verdict: Verdict, refit: Refit) -> Verdict:

@@ -1,0 +1,129 @@
+"""What determines a refit, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core import own_code
+from airflow_mlops.core.errors import NotCacheableError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.selection import contents, select_one
+from airflow_mlops.registry.client import connect, registry_errors
+from airflow_mlops.registry.names import EVALUATION_FOLDER, JUDGED_RUN_TAG, REFIT_OF_TAG, REFIT_TAG
+from airflow_mlops.registry.verdict import Refit, Verdict
+from airflow_mlops.registry.versions import IDENTITY, download
+from airflow_mlops.stages.cache import require_unpurged, verified
+from airflow_mlops.stages.cached_trainings import import_paths, start
+from airflow_mlops.stages.cached_versions import content, require_run, require_same, stored_files
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.refit.spec import RefitResult, RefitSpec
+from airflow_mlops.stages.refit.step import CHECKS_FILE, copied
+from airflow_mlops.stages.train.recorded import training_spec
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# Tags of a run of a refit.
+_RUN_TAGS = ("mlops.verdict", "mlops.identical_to")
+# Tags of a version that was fitted again.
+_VERSION_TAGS = (IDENTITY, REFIT_OF_TAG, JUDGED_RUN_TAG)
+
+
+def inputs(spec: RefitSpec, context: StepContext) -> dict[str, Any]:
+    """Return the verdict, the winner with its training, files and model card, the user's code and the request.
+
+    The retraining request is part of the inputs, because the MLflow run of the refit records it.
+
+    :raises NotCacheableError: no candidate won, the winner is another version by now, or its training set was purged
+    """
+    winner = spec.verdict.winner
+    if winner is None:
+        raise NotCacheableError("no candidate won, so nothing is fitted again")
+    client, store = connect(spec.mlflow, context.connection), context.store
+    require_same(client, winner)
+    training = training_spec(client, winner, "fitted again", allow_code=spec.allow_code)
+    dataset = select_one(store, training.dataset)
+    require_unpurged([dataset])
+    request = context.provenance.request(spec.verdict.model)
+    return {
+        "spec": spec.model_dump(mode="json"),
+        "training": training.model_dump(mode="json", exclude={"dataset"}),
+        "datasets": contents([dataset]),
+        "winner": content(winner, download(client, winner)),
+        "copied": copied(client, winner),
+        "card": _files(client, winner.run_id, EVALUATION_FOLDER),
+        "code": own_code.hashes(import_paths(training.trainer, training.metrics)),
+        "start": start(training.trainer, training.model, client, store),
+        "request": request.id if request else None,
+    }
+
+
+def artifacts(result: RefitResult, spec: RefitSpec, context: StepContext) -> dict[str, str]:
+    """Return the hashes of the training set, of both versions, and of what the refit recorded in MLflow.
+
+    :raises NotCacheableError: a person has deleted or changed a part of the record, or another refit has replaced it
+    :raises MLOpsError: the training set was purged or changed, or a version does not exist any more
+    """
+    refit = result.verdict.refit
+    if refit is None:
+        raise NotCacheableError("nothing was fitted again")
+    client, judged = connect(spec.mlflow, context.connection), refit.judged
+    require_run(client, result.run_id, result.run_url)
+    require_same(client, judged)
+    training = training_spec(client, judged, "fitted again", allow_code=spec.allow_code)
+    found = verified(context.store, select_one(context.store, training.dataset).ref)
+    found |= {f"judged {name}": digest for name, digest in stored_files(client, judged).items()}
+    found |= _files(client, result.run_id, CHECKS_FILE)
+    with registry_errors(f"The run {result.run_id} cannot be read"):
+        tags = client.get_run(result.run_id).data.tags
+    found |= {tag: tags.get(tag, "") for tag in _RUN_TAGS}
+    return found if refit.version is None else found | _registered(client, refit, refit.version, result.verdict)
+
+
+def _registered(client: MlflowClient, refit: Refit, ref: ModelVersionRef, verdict: Verdict) -> dict[str, str]:
+    """Check the version that was fitted again, and return its tags and the hashes of its model card."""
+    require_same(client, ref)
+    if stored_files(client, ref) != refit.files:
+        raise NotCacheableError(f"the files of {ref} are not those that the refit registered")
+    with registry_errors(f"The refit {ref} cannot be read"):
+        version = client.get_model_version(ref.model, str(ref.version))
+        judged = client.get_model_version(ref.model, str(refit.judged.version))
+        judged_run, run = client.get_run(refit.judged.run_id), client.get_run(ref.run_id)
+        if {run.info.lifecycle_stage, judged_run.info.lifecycle_stage} != {"active"}:
+            raise NotCacheableError(f"the MLflow run of {ref} or of {refit.judged} was deleted")
+        if {judged.tags.get(REFIT_TAG), judged_run.data.tags.get(REFIT_TAG)} != {str(ref.version)}:
+            raise NotCacheableError(f"{refit.judged} was fitted again as another version since")
+        card = _files(client, ref.run_id, EVALUATION_FOLDER)
+        if card:
+            if run.data.tags.get("mlops.evaluated_on") != verdict.dataset_id or not version.description:
+                raise NotCacheableError(f"what was recorded with {ref} in MLflow was changed")
+            with tempfile.TemporaryDirectory() as folder:
+                file = client.download_artifacts(ref.run_id, f"{EVALUATION_FOLDER}/verdict.json", folder)
+                if Verdict.model_validate_json(Path(file).read_bytes()) != verdict:
+                    raise NotCacheableError(f"the model card of {ref} has another verdict")
+    return {f"version {tag}": version.tags.get(tag, "") for tag in _VERSION_TAGS} | card
+
+
+def _files(client: MlflowClient, run_id: str, path: str) -> dict[str, str]:
+    """Return the SHA-256 of a file of an MLflow run, or of each file in a folder of the run, by path.
+
+    :param path: path of the file or folder
+    :return: empty if the run has no such file or folder
+    """
+    with registry_errors(f"The files of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as temporary:
+        if all(item.path != path for item in client.list_artifacts(run_id)):
+            return {}
+        client.download_artifacts(run_id, path, temporary)
+        folder = Path(temporary)
+        return {
+            file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+
+
+def replay(result: RefitResult, spec: RefitSpec, context: StepContext) -> None:
+    """Do nothing: a refit has no effect other than its records in MLflow, which :func:`artifacts` has checked."""

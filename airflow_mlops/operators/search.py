@@ -29,6 +29,7 @@ class SearchOperator(StepOperator):
     """
 
     step = "search"
+    cacheable = True
     structured = frozenset({"search"})
     operator_extra_links = (MLflowRunLink(),)
 

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.names import RESUMED_TAG
 from airflow_mlops.registry.runs import claimed_run, delete_runs, experiment_for
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_PARENT = "mlflow.parentRunId"
+# Tag of the run of a trial: the id of the run of the search.
+PARENT = "mlflow.parentRunId"
 _STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 
@@ -70,7 +72,7 @@ class Record:
             if run_id is not None:
                 self._client.update_run(run_id, status="RUNNING")
                 return run_id
-            tags = {_PARENT: self.run_id, "mlops.trial": str(number)}
+            tags = {PARENT: self.run_id, "mlops.trial": str(number)}
             created = self._client.create_run(self._experiment, run_name=f"trial {number}", tags=tags)
             found = str(created.info.run_id)
             self._client.log_batch(found, params=[Param(name, str(value)) for name, value in values.items()])
@@ -111,6 +113,11 @@ class Record:
                 tags=[RunTag(name, found) for name, found in tags.items()],
             )
             self._client.set_terminated(run_id, _STATUS[state])
+
+    def set_resumed(self) -> None:
+        """Tag the run of a search that continues after an interruption, and therefore chooses other parameters."""
+        with registry_errors(f"MLflow run {self.run_id} cannot be written"):
+            self._client.set_tag(self.run_id, RESUMED_TAG, "true")
 
     def lose(self, run_id: str | None) -> None:
         """End the MLflow run of a trial that did not finish, because its worker was interrupted or crashed.
@@ -159,7 +166,7 @@ class Record:
             if importances:
                 self._client.log_dict(self.run_id, dict(importances), "importances.json")
             children = self._client.search_runs(
-                [self._experiment], f"tags.`{_PARENT}` = '{self.run_id}'", max_results=50_000
+                [self._experiment], f"tags.`{PARENT}` = '{self.run_id}'", max_results=50_000
             )
             delete_runs(self._client, [run.info.run_id for run in children if run.info.run_id not in runs])
             self._client.set_terminated(self.run_id, "FINISHED")

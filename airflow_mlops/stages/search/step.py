@@ -99,6 +99,8 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
     with record.failures():
         study = Study(spec, context, key, metric, lost=record.lose)
         worker = _Worker(spec, context, key, study, record, objective)
+        if study.is_resumed and not study.is_taken():
+            record.set_resumed()
         while not study.is_taken():
             study.run(worker.attempt, survives=(TrainingError, EvaluationError))
         best, finished, counts = study.best(), study.is_finished(), study.counts()

@@ -61,6 +61,7 @@ class Study:
             )
             # A restarted worker must not choose the same parameters again.
             seen = sum(trial.user_attrs.get(TASK) == self.task for trial in self._trials())
+            self.is_resumed = seen > 0
             seed = int(np.random.SeedSequence([spec.seed, spec.worker, seen]).generate_state(1)[0])
             self.study.sampler = optuna.samplers.TPESampler(seed=seed, constant_liar=True)
             self._recover()

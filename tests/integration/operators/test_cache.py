@@ -23,6 +23,7 @@ from airflow_mlops.stages.train.spec import TrainResult, TrainSpec
 from tests.support.candidates import held_out, register, training_set
 from tests.support.deployed import write
 from tests.support.months import write_months
+from tests.support.training import training_set as labelled
 
 CODE = """
 from own_cached_helper import STRENGTH
@@ -186,6 +187,45 @@ def test_verdicts_predictions_and_outcomes_of_an_unchanged_run_are_those_of_the_
     assert len(events[0]) == 3
 
 
+FITTING = """
+from airflow.sdk import DAG
+from airflow_mlops.operators import EvaluateOperator, RefitOperator, SearchOperator, TrainOperator
+from airflow_mlops.trainers import Float, Search, SklearnTrainer
+
+TRAINER = SklearnTrainer("sklearn.linear_model.LogisticRegression")
+with DAG("fitting", default_args={{"store": {store!r}, "cache": True, "model": {model!r}}}):
+    search = SearchOperator(
+        task_id="search", dataset={{"name": "late_training"}}, search=Search(TRAINER, {{"C": Float(0.1, 10.0)}}, trials=2)
+    )
+    fit = TrainOperator(task_id="train", dataset={{"name": "late_training"}}, trainer=search.output)
+    verdict = EvaluateOperator(task_id="evaluate", candidates=[fit.output], gates=[{{"metric": "roc_auc", "min": 0.5}}])
+    RefitOperator(task_id="refit", verdict=verdict.output)
+"""
+
+
+def test_from_the_search_to_the_refit_an_unchanged_run_writes_nothing_to_mlflow(run_dag, store, client, monkeypatch):
+    monkeypatch.setenv("AIRFLOW__MLOPS__PRELOAD", "")
+    model = "fitting"
+    labelled(store)
+    dag = FITTING.format(store=store.url, model=model)
+
+    def written():
+        experiment = client.get_experiment_by_name(model).experiment_id
+        runs = client.search_runs([experiment])
+        return len(runs), len(client.search_model_versions(f"name = '{model}'"))
+
+    first = run_dag(dag)
+    before = written()
+    second = run_dag(dag)
+    assert written() == before
+    for task in ("search", "train", "evaluate", "refit"):
+        made, again = first.xcom(task), second.xcom(task)
+        assert (made["cached"], again["cached"]["run_id"]) == (None, first.run_id)
+        assert {**again, "cached": None, "usage": None, "summary": made["summary"]} == {**made, "usage": None}
+        assert second.shown(task) == first.shown(task)
+    assert first.xcom("refit")["verdict"]["refit"]["passed"]
+
+
 def test_operators_without_cache_refuse_it_and_ignore_it_in_default_args():
     with pytest.raises(SpecError, match="Task 'm': MonitorOperator does not support cache=True.*: remove cache=True"):
         MonitorOperator(task_id="m", model="m", dataset="d", cache=True)
@@ -206,7 +246,7 @@ def test_the_operators_with_cache_are_those_whose_stage_says_what_determines_a_r
     found = [getattr(operators, name) for name in operators.__all__]
     steps = {item.step: item.cacheable for item in found if isinstance(item, type) and hasattr(item, "cacheable")}
     assert steps == {step: find_spec(f"airflow_mlops.stages.{step}.cache") is not None for step in steps}
-    assert sum(steps.values()) == 8
+    assert sum(steps.values()) == 9
 
 
 def test_only_the_series_of_tries_after_a_clear_is_computed_anew():

@@ -11,9 +11,9 @@ The replay runs no Airflow tasks. It trains the models of all strategies on the 
 - The chosen candidate has the smallest expected loss in the next window, which is a sum of two terms. The first term is
   the cross-fitted loss in the newest labelled window. It follows a change immediately, but alone it favours candidates
   of few windows, because a model that was trained on half of a window profits from patterns that exist only in this
-  window. The second term is a mean over all earlier windows of a difference: the loss of the model that the same
-  training before the window would have given, minus the cross-fitted loss in the window. It favours candidates whose
-  models stay good.
+  window. The second term is the mean additional loss after one window. For each earlier window, the same training on
+  the windows before it gives a model. The additional loss is the loss of this model in the window, minus the
+  cross-fitted loss in the window. The second term favours candidates whose models stay good.
 - If there are several trainers, the first trainer whose best candidate is at most one standard error worse than the
   best of all is chosen, as by EvaluateOperator.
 - ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy

@@ -41,7 +41,7 @@ with DAG(
 Requires a Kubernetes cluster (the Airflow connection `kubernetes_default`), the runner image (the Variable
 `flights_image`), and an artifact store and an MLflow server that pods can reach by the settings in the Secret
 `airflow-mlops`. The DAG is paused until you unpause it. Each new champion replaces the one before only after it has
-answered with the right scores; otherwise what was there is put back. A run that is triggered by hand deploys the
+answered with the right scores; otherwise the previous endpoint is restored. A run that is triggered by hand deploys the
 version of the parameter or, without one, an endpoint that follows the champion.
 """,
 ):

@@ -32,7 +32,7 @@ def init(args: Namespace) -> None:
     folder = Path(args.folder or args.name)
     files.require_new(folder)
     if bool(args.files) == bool(args.table) or bool(args.conn_id) != bool(args.table):
-        raise SpecError("Name the data: either by --files, or by --conn-id and --table.")
+        raise SpecError("Name the data with --files, or with --conn-id and --table.")
     if args.table:
         info = server.connection(args.conn_id)
         whole = of_table(args.table, info.conn_type)
@@ -92,7 +92,7 @@ class Absent:
 
 
 def _unknown(flag: str, question: str, options: Sequence[str]) -> SpecError:
-    return SpecError(f"{question}? Say it by {flag}, for example one of: {listed(options)}.".replace("??", "?"))
+    return SpecError(f"{question}? Answer with {flag}, for example one of: {listed(options)}.".replace("??", "?"))
 
 
 def _until_valid(question: str, read: Callable[[str], T]) -> T:
@@ -145,7 +145,7 @@ def _require_same_rows(conn_id: str, place: files.Place, proposal: Proposal, fou
     if rows != expected:
         raise SpecError(
             f"The database finds {rows:,} of {expected:,} rows when it compares column {proposal.time!r} with the bounds of a "
-            "window, because the column contains text. Create a view in which the column is a time, and name it by --table."
+            "window, because the column contains text. Create a view in which the column is a time, and name it with --table."
         )
 
 

@@ -110,8 +110,8 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
                 continue
             if may_differ(module, str(spec.origin)):
                 raise NotCacheableError(
-                    f"the file of the module {module!r} was changed, and the process of the task was forked from one that may "
-                    "have imported the old one; restart the scheduler or worker"
+                    f"the file of the module {module!r} was changed after the scheduler or worker may have imported it; restart the "
+                    "scheduler or worker"
                 )
             found[module] = hashlib.sha256(source).hexdigest()
             waiting += _imports(source, spec)

@@ -34,5 +34,5 @@ class Size(Gate):
             size,
             self.max_size_mb,
             passed,
-            f"The model has {rounded(size, 3)} MB (limit: {self.max_size_mb:g} MB).",
+            f"The size of the model is {rounded(size, 3)} MB (limit: {self.max_size_mb:g} MB).",
         )

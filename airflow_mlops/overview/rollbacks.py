@@ -40,20 +40,22 @@ def preview(model: str, entries: Sequence[Entry], version: int | None) -> Rollba
     move = last_move(entries)
     now = move.champion if move is not None else None
     if now is None:
-        deleted = " A person deleted the alias: `airflow mlops rollback` restores the champion before." if move else ""
+        deleted = (
+            " A person deleted the alias: `airflow mlops rollback` restores the previous champion." if move else ""
+        )
         raise RegistryError(f"Model {model!r} has no champion, so it cannot be rolled back here.{deleted}")
     former = [number for number in former_champions(entries) if number != now.version]
     before = champion_before(entries, now) if version is None else None
     target = before.version if before is not None else version
     if target is None or target not in former:
         listed = ", ".join(f"v{number}" for number in former) or "none"
-        wanted = f"v{target}" if target is not None else "The version before"
+        wanted = f"v{target}" if target is not None else "The previous version"
         raise RegistryError(f"{wanted} cannot become champion of {model!r} by a rollback. Former champions: {listed}.")
     found = versions.from_ledger(entries)
     return RollbackPreview(
         current=found[now.version],
         target=found[target],
         former=former,
-        message=f"{model} v{target} replaces v{now.version} as champion. Predictions that exist are kept, and the next scoring "
+        message=f"{model} v{target} replaces v{now.version} as champion. Existing predictions are kept, and the next scoring "
         f"uses v{target}.",
     )

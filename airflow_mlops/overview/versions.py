@@ -150,7 +150,7 @@ def from_mlflow(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry], 
     absent = sorted(set(known) - {int(item.version) for item in listed})
     if absent:
         named = ", ".join(f"v{number}" for number in absent)
-        problems.append(f"MLflow no longer has {named} of {model!r}: what the ledger has is shown.")
+        problems.append(f"MLflow no longer has {named} of {model!r}. Data from the ledger is shown instead.")
     rest = {number: known[number] for number in absent}
     return Versions(
         versions=[(found | rest)[number] for number in sorted(found | rest, reverse=True)],

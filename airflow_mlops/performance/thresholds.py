@@ -64,8 +64,8 @@ class PerformanceThresholds(DriftThresholds):
         check_metric(self.metric, self.greater_is_better)
         if self.metric in INTERVAL_METRICS:
             raise ValueError(
-                f"metric is {self.metric!r}, but the coverage of prediction intervals is judged in addition to the metric, for every model "
-                "that has intervals; set metric to rmse or mae"
+                f"metric is {self.metric!r}, but the coverage of prediction intervals is judged in addition to the metric; set metric to "
+                "rmse or mae"
             )
         if self.groups is not None and self.metric is not None and is_custom(self.metric):
             raise ValueError("groups needs a built-in metric; remove groups or set another metric")

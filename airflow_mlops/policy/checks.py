@@ -102,7 +102,7 @@ def why_drift_matters(findings: Findings, earlier: Sequence[Findings] = ()) -> s
     if measured is not None and exceeds_limit(measured, findings.policy):
         return f"{'' if judged is not None else 'estimated '}performance is worse than the limit"
     if judged is None and scores is not None and scores.drifted and (scores.effect or 0.0) >= MOVED:
-        return "it moved the scores, and no labels show yet that performance holds"
+        return "it moved the scores, and performance cannot be judged yet"
     if _grows([*earlier, findings]):
         return f"it has grown for {GROWING_WINDOWS} windows in which performance fell"
     return None

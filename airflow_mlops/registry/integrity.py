@@ -140,7 +140,7 @@ def verify_champion(client: MlflowClient, model: str, entries: Sequence[Entry]) 
         found = difference(promotion.card, card_hashes(client, ref))
     if found is not None:
         raise _corrupt(ref, promotion, found)
-    return f"The files of the champion v{ref.version} are those that were promoted."
+    return f"The files of the champion v{ref.version} have not changed since the promotion."
 
 
 def difference(then: Mapping[str, str], now: Mapping[str, str]) -> str | None:
@@ -154,7 +154,7 @@ def difference(then: Mapping[str, str], now: Mapping[str, str]) -> str | None:
 
 def _corrupt(ref: ModelVersionRef, promotion: Entry, found: str) -> ModelCorruptError:
     return ModelCorruptError(
-        f"The files of {ref} in MLflow are not those that were promoted (ledger entry {promotion.seq}): {found}. Restore the "
+        f"The files of {ref} in MLflow differ from those that were promoted (ledger entry {promotion.seq}): {found}. Restore the "
         "file, or roll back to another version."
     )
 

@@ -258,7 +258,7 @@ class Ledger:
                     return True
                 raise self.tampered(f"entry {seq}, {self.url(seq)}, is missing")
             if key != self._key(seq):
-                raise self.tampered(f"{self.store.url_of(key)} is in the place of entry {seq}")
+                raise self.tampered(f"entry {seq} was replaced by {self.store.url_of(key)}")
         return False
 
     def _contents(self, keys: Sequence[str], start: int = 0, *, packed: bool = True) -> dict[str, bytes]:
@@ -326,7 +326,7 @@ class Ledger:
         """
         seq = len(self._entries) + 1
         if entry.seq != seq:
-            raise self.tampered(f"{self.url(seq)} is in the place of entry {seq}")
+            raise self.tampered(f"entry {seq} was replaced by {self.url(seq)}")
         if entry.previous != (self._entries[-1].sha256 if self._entries else ""):
             raise self.tampered(self._broken_link(entry))
         entry = entry.model_copy(update={"sha256": _sha256(content)})

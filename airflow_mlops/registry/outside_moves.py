@@ -107,5 +107,5 @@ def _reason(before: ModelVersionRef | None, now: ModelVersionRef | None, promoti
     start = f"from v{before.version} " if before is not None else ""
     moved = f"The alias was moved {start}to v{now.version} in MLflow, which does not record by whom."
     if promotion is None:
-        return f"{moved} The ledger never promoted v{now.version}, so it does not vouch for its files."
+        return f"{moved} The ledger never promoted v{now.version}, so its files are not checked."
     return f"{moved} Entry {promotion.seq} had promoted v{now.version}."

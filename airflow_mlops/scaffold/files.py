@@ -68,7 +68,7 @@ def require_new(folder: Path) -> None:
     :raises SpecError: ``folder`` contains files, or is a file
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise SpecError(f"{folder} exists and is not empty. Choose another folder by --folder, or remove it.")
+        raise SpecError(f"{folder} exists and is not empty. Choose another folder with --folder, or remove it.")
 
 
 def write(folder: Path, name: str, place: Place, proposal: Proposal, complete: bool, ci: CI | None) -> list[Path]:

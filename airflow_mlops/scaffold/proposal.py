@@ -201,7 +201,7 @@ def _require_keys(columns: dict[str, Column], keys: list[str], label: str) -> No
     import pyarrow as pa
 
     if not keys:
-        raise SpecError("At least one column must identify a row. Name it by --keys.")
+        raise SpecError("At least one column must identify a row. Name it with --keys.")
     if label in keys:
         raise SpecError(f"The label {label!r} cannot identify a row. Choose other columns for --keys.")
     table = pa.table({name: columns[name].values for name in keys})
@@ -209,8 +209,8 @@ def _require_keys(columns: dict[str, Column], keys: list[str], label: str) -> No
     repeated = table.num_rows - groups.num_rows
     if repeated:
         raise SpecError(
-            f"The columns {listed(keys)} do not identify a row: {counted(repeated, 'row')} with the values of another "
-            "row. Name more columns by --keys, or remove the repeated rows in the source."
+            f"The columns {listed(keys)} do not identify a row: {counted(repeated, 'row')} with the same values as another "
+            "row. Name more columns with --keys, or remove the repeated rows in the source."
         )
 
 

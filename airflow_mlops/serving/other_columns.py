@@ -18,7 +18,7 @@ def difference(sent: InputColumns, wanted: InputColumns) -> str | None:
     kinds = {feature.name: feature.kind for feature in sent.features}
     for feature in wanted.features:
         if feature.name not in kinds and feature.name not in sent.carried:
-            return f"requests do not have its feature {feature.name!r}, because the champion does not take it"
+            return f"requests do not have its feature {feature.name!r}, because it is not a feature of the champion"
         kind = kinds.get(feature.name, feature.kind)
         if kind != feature.kind and (kind, feature.kind) != ("integer", "number"):
             return f"its feature {feature.name!r} is of the kind {feature.kind}, and that of the champion is {kind}"

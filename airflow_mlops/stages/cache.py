@@ -79,7 +79,7 @@ class Cached:
             step = importlib.import_module(f"airflow_mlops.stages.{self._call.step}.step")
             result: Result = parse(get_type_hints(step.run)["return"], stored, "The cached result")
             if self._stage.artifacts(result, self._spec, self._context) != entry.artifacts:
-                raise NotCacheableError("what it refers to was changed")
+                raise NotCacheableError("the artifacts to which it refers were changed")
             self._stage.replay(result, self._spec, self._context)
         except Exception as error:  # noqa: BLE001 - the cache must not fail a step that can be computed
             log.info("The cached result cannot be used, so the step is computed: %s.", _reason(error))

@@ -225,7 +225,7 @@ def test_an_endpoint_answers_and_comes_back_after_an_image_that_does_not_start(
     logged = capfd.readouterr().out
     assert done.states() == {"deploy": "failed"}
     assert "ImageError: Image 'localhost/no-such-image:1'" in logged
-    assert "was put back" in logged
+    assert "was restored" in logged
     present = endpoints.apps.read_namespaced_deployment("late-online", cluster.namespace)
     assert present.spec.template == deployment.spec.template
     assert ledger.count() == before + 2
@@ -377,7 +377,7 @@ def test_an_inference_service_answers_and_a_wrong_canary_is_withdrawn(
         logged = capfd.readouterr().out
         assert done.states() == {"deploy": "failed"}
         assert "the scores of its input example are" in logged
-        assert "The endpoint of late_online v1, which follows the champion, was put back." in logged
+        assert "The endpoint of late_online v1, which follows the champion, was restored." in logged
         assert controller.found()["spec"] == good
 
         # Without a version, both sides of a canary would follow the champion.

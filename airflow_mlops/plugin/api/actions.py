@@ -141,8 +141,8 @@ def rollback(name: ModelName, body: RollbackBody, facts: ActingDep, rights: Acce
     now = facts.champion.version if facts.champion is not None else None
     if body.champion is not None and body.champion != now:
         raise RegistryError(
-            f"{name} v{body.champion} is not the champion any more{f', but v{now}' if now else ''}: look at the decisions, "
-            "and roll back again if that is still right."
+            f"{name} v{body.champion} is no longer the champion{f' (now v{now})' if now else ''}: look at the decisions, and roll "
+            "back again if that is still right."
         )
     from airflow_mlops.core.base import parse
     from airflow_mlops.stages.context import StepContext
@@ -176,7 +176,7 @@ def acknowledge(name: ModelName, body: AcknowledgeBody, facts: ActingDep, rights
     """
     last = facts.monitoring
     if last is None or (last.window.start, last.window.end) != (body.window.start, body.window.end):
-        raise MLOpsError(f"The last monitored window of {name} is another one: look at its verdict.")
+        raise MLOpsError(f"The last monitored window of {name} has changed: look at its verdict.")
     if last.verdict != "watch":
         raise MLOpsError(f"The verdict on {last.window.label} is {last.verdict}, and only `watch` can be acknowledged.")
     window = Window.model_validate(last.window.label)

@@ -40,28 +40,28 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
     # Each challenger is trained twice, and each of the two models predicts one half of the rows. Metrics such as ROC AUC
     # are computed in each half, so the mean differs from the metric of the whole window.
     whole = is_mean_of_rows(comparison.metric)
-    measured = f"{metric} on {rows}" if whole else f"mean {metric} of two halves of {rows}"
+    measured = f"{metric} on {rows}" if whole else f"mean {metric} of the two halves of {rows}"
     of_each: dict[OtherTrainer | None, list[Challenger]] = {
         trainer: [] for trainer in dict.fromkeys(item.trainer for item in comparison.challengers)
     }
     for item in comparison.challengers:
         of_each[item.trainer].append(item)
-    champion = f"{number(comparison.value)} by champion v{comparison.champion.version}"
-    (first, *others) = [f"challengers{_named(trainer)} {_values(items)}" for trainer, items in of_each.items()]
-    facts = [f"{capitalized(measured)}: {champion}, and by {first}."]
+    champion = f"champion v{comparison.champion.version} {number(comparison.value)}"
+    (first, *others) = [f"challengers{_named(trainer)} trained {_values(items)}" for trainer, items in of_each.items()]
+    facts = [f"{capitalized(measured)}: {champion}; {first}."]
     needed = f"{share(policy.min_gain, 0)} needed"
     if comparison.rests:
-        facts.append("The first window after a retraining does not ask for another one.")
+        facts.append("In the first window after a retraining, a challenger does not request another retraining.")
     elif (best := comparison.best) is None:
         facts.append(f"No challenger reduces the mean loss significantly and by enough ({needed}).")
     else:
         over = f"mean of {best.windows} windows" if best.windows > 1 else "this window"
         over += f", corrected for {len(of_each)} compared trainers" if len(of_each) > 1 else ""
         facts.append(
-            f"The challenger{_named(best.trainer)} with {_past(best.past)} reduces the mean loss by {share(best.share)} ({over}; at least "
+            f"The challenger{_named(best.trainer)} trained on {_past(best.past)} reduces the mean loss by {share(best.share)} ({over}; at least "
             f"{share(best.low)} with {share(policy.confidence, 0)} confidence, {needed})."
         )
-    return [*facts, *(f"By {other}." for other in others)]
+    return [*facts, *(f"{capitalized(other)}." for other in others)]
 
 
 def _named(trainer: OtherTrainer | None) -> str:
@@ -69,7 +69,7 @@ def _named(trainer: OtherTrainer | None) -> str:
 
 
 def _values(challengers: Sequence[Challenger]) -> str:
-    return listed([f"{number(item.value)} with {_past(item.past)}" for item in challengers], len(challengers))
+    return listed([f"on {_past(item.past)} {number(item.value)}" for item in challengers], len(challengers))
 
 
 def _past(windows: int | None) -> str:

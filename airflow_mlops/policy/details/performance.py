@@ -53,8 +53,8 @@ def levels_of(performance: Performance, policy: Policy, kind: str = "Realised") 
         allowed = tolerance(performance, recent.value, policy)
         many = f", corrected for {counted(recent.compared, 'version')}" if recent.compared > 1 else ""
         sentences.append(
-            f"v{recent.version} reached {metric_name(performance.metric)} {number(recent.value)}, the best mean of "
-            f"{recent.windows} windows in {in_days(policy.best_recent.total_seconds() / 86_400)}: difference "
+            f"v{recent.version} reached a mean {metric_name(performance.metric)} of {number(recent.value)} in {recent.windows} windows, "
+            f"the best level in {in_days(policy.best_recent.total_seconds() / 86_400)}: difference "
             f"{number(recent.low)} to {number(recent.high)} ({share(policy.confidence, 0)} interval{many}; "
             f"{number(allowed)} is tolerated)."
         )
@@ -104,7 +104,7 @@ def coverage_of(findings: Findings) -> list[str]:
     if lost is None:
         return []
     level = level_of(lost, findings.policy).removesuffix(".")
-    return [f"{level}; {share(lost.nominal, 4 if lost.nominal > 0.9999 else 2)} was asked for at training."]
+    return [f"{level}; {share(lost.nominal, 4 if lost.nominal > 0.9999 else 2)} was set at training."]
 
 
 def narrow_intervals(findings: Findings) -> list[Observation]:

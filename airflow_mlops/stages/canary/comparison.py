@@ -129,7 +129,7 @@ def _latency(found: Difference, error: float) -> GateResult:
         measured=own / other,
         asked=_TIMES_SLOWER,
         passed=not slow,
-        explanation=f"A row takes the canary {own:.3g} ms and the champion {other:.3g} ms: {own / other:.3g} times as long (at least "
+        explanation=f"The canary takes {own:.3g} ms for a row and the champion {other:.3g} ms: {own / other:.3g} times as long (at least "
         f"{math.exp(found.interval.low):.3g} times).",
         confidence=1 - error,
         rows=found.rows[0],

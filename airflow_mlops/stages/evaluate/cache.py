@@ -79,7 +79,7 @@ def _require_repeatable(gates: Iterable[Gate]) -> None:
 def _registered(client: MlflowClient, ref: ModelVersionRef) -> ModelVersionRef:
     found = version(client, ref.model, ref.version)
     if ref.run_id and found != ref:
-        raise NotCacheableError(f"{ref} is another version by now")
+        raise NotCacheableError(f"MLflow now uses the number of {ref} for a different version")
     return found
 
 
@@ -88,7 +88,7 @@ def _champion(client: MlflowClient, store: ArtifactStore, model: str) -> list[tu
 
     If the champion was fitted again, the version that may be measured instead of it is returned as well.
 
-    :raises MLOpsError: the files of one of them are not those that were promoted
+    :raises MLOpsError: files of one of them were changed after its promotion
     :raises NotCacheableError: the champion was fitted again in another registry
     """
     ref = champion(client, model)
@@ -179,7 +179,7 @@ def _recorded(client: MlflowClient, item: CandidateVerdict, verdict: Verdict) ->
     """Check the record of a candidate's evaluation, and return the hashes of its files and the tag of the version."""
     ref = _registered(client, item.candidate)
     if stored_files(client, ref) != item.files:
-        raise NotCacheableError(f"the files of {ref} are not those that were evaluated")
+        raise NotCacheableError(f"the files of {ref} were changed after the evaluation")
     # An evaluation records nothing with the champion.
     if ref == verdict.champion:
         return {}
@@ -193,7 +193,7 @@ def _recorded(client: MlflowClient, item: CandidateVerdict, verdict: Verdict) ->
         if run.info.lifecycle_stage != "active":
             raise NotCacheableError(f"the MLflow run of {ref} was deleted")
         if not tags.items() <= run.data.tags.items() or not registered.description:
-            raise NotCacheableError(f"what was recorded with {ref} in MLflow was changed")
+            raise NotCacheableError(f"the record of the evaluation of {ref} in MLflow was changed")
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(client.download_artifacts(ref.run_id, ARTIFACTS, temporary))
             if Verdict.model_validate_json((folder / "verdict.json").read_bytes()) != verdict:

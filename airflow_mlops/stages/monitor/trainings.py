@@ -141,7 +141,7 @@ def other_trainers(
             took = _expected_seconds(candidate, training.trainer, rows, client)
             if spent + took > MAX_SECONDS:
                 raise UnmeasurableError(
-                    f"they are expected to take {took:,.0f} s, and those of all other trainers may take {MAX_SECONDS:.0f} s"
+                    f"they are expected to take {took:,.0f} s, and the limit for all other trainers together is {MAX_SECONDS:.0f} s"
                 )
         except RegistryUnavailableError:
             raise
@@ -187,8 +187,8 @@ def _expected_seconds(candidate: ModelVersionRef, trainer: TrainerSpec, rows: in
 def _check_weights(training: Training, trained: str) -> None:
     if training.sample_weight is not None:
         raise UnmeasurableError(
-            f"{trained} with the weights in column {training.sample_weight!r} (sample_weight), and models for a comparison are trained "
-            "without weights of rows; set `trainer` to train them nevertheless"
+            f"{trained} with the weights in column {training.sample_weight!r} (sample_weight), but challengers are trained without "
+            "weights of rows; set `trainer` to train them anyway"
         )
 
 

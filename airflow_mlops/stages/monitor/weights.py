@@ -91,6 +91,6 @@ def unweighted(column: str, why: str) -> str:
     :param why: the reason, as a clause
     """
     return (
-        f"Performance counts each row once, in production and at training: the weights in column {column!r} (sample_weight), "
-        f"by which training and gates measured the version, are not used, because {why}."
+        f"Performance counts each row once, in production and at training. The weights in column {column!r} (sample_weight), "
+        f"which training and gates used, are not used here, because {why}."
     )

@@ -117,7 +117,7 @@ def _require_champion(spec: ReceivedSpec, now: ModelVersionRef | None) -> None:
         present = f"v{now.version} is the champion" if now else "the model has no champion"
         raise RegistryError(
             f"{spec.model} v{spec.version} was to replace {expected}, but {present}. Look at the ledger, and set `replaces` to the "
-            "present champion if the decision is still right."
+            "current champion if the decision is still right."
         )
 
 
@@ -131,6 +131,6 @@ def _require_unchanged(client: MlflowClient, received: Received) -> None:
         found = "its contract was changed"
     if found is not None:
         raise ModelCorruptError(
-            f"The files of {ref} in MLflow are not those that were received: {found}. Restore the file, or delete the version and "
+            f"The files of {ref} in MLflow differ from those that were received: {found}. Restore the file, or delete the version and "
             "transfer it again."
         )

@@ -73,7 +73,9 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     else:
         piece = scoring.one_shard(shard, load)
         if not shard.is_newest:
-            context.progress("The other shards choose the model version again. This shard is scored again.")
+            context.progress(
+                "Another shard was cleared, so all shards choose the model version again. This shard is scored again."
+            )
             return run(spec, context)
         manifest = scoring.dataset_of_shards(shard)
         rows, engine, seconds = piece.rows, piece.engine, piece.seconds

@@ -275,7 +275,7 @@ def _told(repeated: dict[str, int] | None) -> str:
     if not repeated:
         return ""
     other = f", {repeated['labels']:,} of them with another label" if repeated["labels"] else ""
-    return f" Rows with the keys and event time of another row: {repeated['rows']:,}{other}."
+    return f" Rows with the same keys and event time as another row: {repeated['rows']:,}{other}."
 
 
 def _declared(positive: Any, spec: TrainingSetSpec, task: Task) -> Any:

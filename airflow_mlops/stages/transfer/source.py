@@ -130,7 +130,7 @@ def evidence_of(client: MlflowClient, ledger: Ledger, ref: ModelVersionRef) -> E
         )
     if promotion.card and (found := difference(promotion.card, card)) is not None:
         raise ModelCorruptError(
-            f"The evaluation of {ref} in MLflow is not the one that was promoted (ledger entry {promotion.seq}): {found}. Restore "
+            f"The evaluation of {ref} in MLflow differs from the one that was promoted (ledger entry {promotion.seq}): {found}. Restore "
             "the file."
         )
     return Evidence(promotion, evaluation, promotion.dataset_name, promotion.dataset_id, promotion.files, card)
@@ -183,7 +183,7 @@ def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, evide
     (model / _WRITTEN_BY_MLFLOW).unlink(missing_ok=True)
     if (found := difference(evidence.files, file_hashes(model))) is not None:
         raise ModelCorruptError(
-            f"The files of {ref} in MLflow are not those that were evaluated: {found}. Restore the file, or evaluate the version "
+            f"The files of {ref} in MLflow differ from those that were evaluated: {found}. Restore the file, or evaluate the version "
             "again."
         )
     contract = _contract(client, store, ref, evidence)

@@ -53,7 +53,7 @@ def receive(
             found = difference(files, file_hashes(folder))
         if found is not None:
             raise ModelCorruptError(
-                f"The files of {ref} in the target registry are not those of the source: {found}. Delete this version there and "
+                f"The files of {ref} in the target registry differ from those of the source: {found}. Delete this version there and "
                 "retry."
             )
         with registry_errors(f"The description of {ref} cannot be written"):

@@ -124,8 +124,10 @@ def test_a_move_by_hand_is_in_the_ledger_and_fires_one_event(client, store, prom
     events = watch(watcher(store, v1.model), None, move(client, v3), None)
     *_, entry = verify(client, Ledger(store, v1.model))
     assert (entry.seq, entry.decision, entry.replaced, entry.champion) == (3, "moved_outside", v2, v3)
-    reason = "The alias was moved from v2 to v3 in MLflow, which does not record by whom. The ledger never promoted v3, so it "
-    assert entry.reason == f"{reason}does not vouch for its files."
+    reason = (
+        "The alias was moved from v2 to v3 in MLflow, which does not record by whom. The ledger never promoted v3, so "
+    )
+    assert entry.reason == f"{reason}its files are not checked."
     assert (entry.outside.noticed_by, entry.outside.promotion, entry.files) == ("RegistryTrigger", None, {})
     assert events == [
         {

@@ -1,4 +1,4 @@
-"""The ledger vouches for the files of a champion: what was evaluated is what is promoted and scored."""
+"""The ledger has the hashes of the files of a champion: only the evaluated files are promoted and scored."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_the_entry_of_a_promotion_has_the_hashes_of_model_contract_and_card(clie
     assert {*entry.files} == {"MLmodel", "model.onnx", "mlops/contract.json"}
     assert {*entry.card} == {"model_card.html", "model_card.md", "verdict.json"}
     assert {len(digest) for digest in [*entry.files.values(), *entry.card.values()]} == {64}
-    assert "are those that were promoted" in verify()
+    assert "have not changed since the promotion" in verify()
     assert 0.4 < run() < 0.6
 
 

@@ -369,7 +369,9 @@ def test_a_person_makes_a_copy_the_champion_that_they_expect_to_replace(
     assert (promoted.decision, promoted.reason, promoted.replaced) == ("promoted", "The tariff starts.", None)
     assert (promoted.provenance.user, promoted.files) == (getpass.getuser(), received.received.files)
     assert promoted.candidates[0].metrics == received.received.evaluation.metrics
-    assert verify_champion(client, model, entries) == "The files of the champion v1 are those that were promoted."
+    assert (
+        verify_champion(client, model, entries) == "The files of the champion v1 have not changed since the promotion."
+    )
     # The command again changes nothing.
     airflow("promote", model, 1, "--replaces", "none")
     assert "is already the champion" in capsys.readouterr().out
@@ -387,6 +389,6 @@ def test_only_a_received_and_unchanged_version_is_promoted_by_a_person(airflow, 
         airflow("promote", model, 1, "--replaces", "the old one")
     client = production.client
     client.set_model_version_tag(model, "1", "mlops.contract", "0" * 64)
-    with pytest.raises(SystemExit, match="not those that were received: its contract was changed"):
+    with pytest.raises(SystemExit, match="differ from those that were received: its contract was changed"):
         airflow("promote", model, 1, "--replaces", "none")
     assert champion(client, ref.model) is None

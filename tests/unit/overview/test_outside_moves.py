@@ -56,7 +56,7 @@ def test_without_the_alias_the_model_has_no_champion(store: ArtifactStore) -> No
     assert (standing.champion, standing.previous) == (None, 2)
     assert not any(found.champion for found in versions.from_ledger(entries).values())
     assert (_row(entries[-1])["version"], last_champion(entries)) == ("", version(2))
-    with pytest.raises(RegistryError, match="`airflow mlops rollback` restores the champion before"):
+    with pytest.raises(RegistryError, match="`airflow mlops rollback` restores the previous champion"):
         rollbacks.preview("delays", entries, None)
 
 

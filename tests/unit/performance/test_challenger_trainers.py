@@ -120,7 +120,7 @@ def test_the_details_name_the_other_trainers():
     values, reduction, others = challengers_of(found.model_copy(update={"best": best}), Policy())
     assert "(" not in values
     assert "(trees)" in reduction
-    assert others.startswith("By challengers (trees) ")
+    assert others.startswith("Challengers (trees) trained on ")
     alone = comparison(challenger(None, 0.1, 0.001))
     assert "(" not in challengers_of(alone.model_copy(update={"best": None}), Policy())[0]
 
@@ -128,4 +128,4 @@ def test_the_details_name_the_other_trainers():
 @pytest.mark.parametrize(("metric", "halves"), [("roc_auc", True), ("f1", True), ("accuracy", False), ("rmse", False)])
 def test_the_details_say_whether_a_metric_is_the_mean_of_two_halves(metric, halves):
     found = comparison(challenger(None, 0.0, 0.001)).model_copy(update={"metric": metric})
-    assert ("of two halves" in challengers_of(found, Policy())[0]) is halves
+    assert ("of the two halves" in challengers_of(found, Policy())[0]) is halves

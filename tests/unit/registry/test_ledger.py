@@ -98,8 +98,8 @@ def test_concurrent_writers_get_distinct_numbers(tmp_path):
         ("remove", "entry 2, {2}, is missing"),
         ("remove the first", "entry 1, {1}, is missing"),
         ("garbage", "{2} is not an entry"),
-        ("reorder", "{2} is in the place of entry 2"),
-        ("insert", "{2b} is in the place of entry 3"),
+        ("reorder", "entry 2 was replaced by {2}"),
+        ("insert", "entry 3 was replaced by {2b}"),
         ("begin anew", "entry 1, {1}, was written after another entry, which was removed"),
     ],
 )

@@ -99,7 +99,7 @@ def test_larger_noise_is_flagged_and_requests_retraining(store, reference):
     assert verdict.decision == "retrain"
     assert verdict.headline == reason
     assert "Realised interval coverage: 0.8" in verdict.details[0]
-    assert verdict.details[0].endswith("; 90.00% was asked for at training.")
+    assert verdict.details[0].endswith("; 90.00% was set at training.")
     # The bound of the policy is that of the error.
     assert lost_coverage(found(store, reference, rows(3), max=0.5)) is None
 
@@ -129,7 +129,7 @@ def test_the_report_and_the_exported_metrics_show_the_coverage(store, reference)
     assert Report.model_validate_json(report.model_dump_json()).interval == findings.interval
     page = render(report, [])
     assert "Interval coverage" in page
-    assert "labels in their prediction interval, 90% asked for" in page
+    assert "labels in their prediction interval, set to 90%" in page
     assert "significantly lower than at training" in page
     numbers = metrics(findings)
     names = ["interval_coverage", "interval_coverage_low", "interval_coverage_high", "interval_coverage_reference"]

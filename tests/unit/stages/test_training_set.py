@@ -367,7 +367,7 @@ def test_rows_with_equal_keys_and_times_are_reported(store):
     found = details(store, twice)["repeated"]
     assert found["labels"] == late
     assert (
-        f"Rows with the keys and event time of another row: {found['rows']}, {late} of them with another label."
+        f"Rows with the same keys and event time as another row: {found['rows']}, {late} of them with another label."
         in twice.summary
     )
 

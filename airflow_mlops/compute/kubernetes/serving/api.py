@@ -84,7 +84,7 @@ class EndpointApi:
     def record(self) -> Record:
         """Read the record of the releases of this endpoint; an empty record if there is none.
 
-        :raises SpecError: the ConfigMap with the record was changed
+        :raises SpecError: the ConfigMap does not contain a valid record
         """
         return from_config_map(self.get(to_config_map(Record(), self.name, self.namespace)))
 

@@ -1,4 +1,4 @@
-"""Put back or remove the objects of an endpoint. Importing this module imports the Kubernetes client."""
+"""Restore or remove the objects of an endpoint. Importing this module imports the Kubernetes client."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def put_back(api: EndpointApi, call: str) -> str:
     """
     record = api.record()
     if record.trying is None or record.trying.call != call:
-        return "Nothing was put back, because another task has deployed meanwhile."
+        return "Nothing was restored, because another task has deployed meanwhile."
     if record.good is None:
         remove(api, record)
-        return "It was removed, because there was no endpoint before."
+        return "The endpoint was removed, because there was no endpoint before."
     apply_all(api, record.good.manifests)
     delete_others(api, record.trying, record.good.manifests)
     api.write_record(Record(good=record.good))
     followed = ", which follows the champion," if record.good.endpoint.follows else ""
-    return f"The endpoint of {record.good.endpoint.version}{followed} was put back."
+    return f"The endpoint of {record.good.endpoint.version}{followed} was restored."
 
 
 def remove(api: EndpointApi, record: Record) -> None:

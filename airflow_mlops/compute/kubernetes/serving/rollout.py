@@ -107,7 +107,7 @@ class Rollout:
         if record.model is None and live[0] is not None:
             raise SpecError(
                 f"The ConfigMap that records how {self._target.kind} {api} was deployed is missing, so the {self._target.kind} "
-                "could not be put back: delete it, or set another name=."
+                "could not be restored: delete it, or set another name=."
             )
         good = record.good
         endpoint = Endpoint(
@@ -217,7 +217,7 @@ class Rollout:
         try:
             said = put_back(self._api, self._id)
         except Exception as second:  # noqa: BLE001 - the first error matters more
-            said = f"What was there before could not be put back ({one_line(second, 300)}), and the next try does so."
+            said = f"The previous state could not be restored ({one_line(second, 300)}). The next try restores it."
         found = type(error)(f"{error} {said}")
         found.retryable = error.retryable
         return found

@@ -119,7 +119,7 @@ class RolloutTrigger(BaseTrigger):
         try:
             self.log.info("%s", await sync_to_async(self._put_back)())
         except Exception:
-            self.log.exception("What was there before %s/%s could not be put back.", self.namespace, self.name)
+            self.log.exception("The previous state of %s/%s could not be restored.", self.namespace, self.name)
 
     def _put_back(self) -> str:
         return put_back(EndpointApi(self.name, self.namespace, self.conn_id), self.call)

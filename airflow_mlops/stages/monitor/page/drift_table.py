@@ -207,7 +207,7 @@ def _bar(drift: Drift, largest: float, min_effect: float) -> Markup:
     limit = 78.0 * min(min_effect / largest, 1)
     bar = element("rect", x=0, y=2, width=78 * drift.effect / largest, height=8, fill=RED if drift.drifted else BLUE)
     line = element("line", x1=limit, x2=limit, y1=0, y2=12, stroke=TEXT, stroke_dasharray="2 2")
-    return svg(80, 12, f"effect {drift.effect:.3f}; effects from {min_effect:g} on count", [bar, line])
+    return svg(80, 12, f"effect {drift.effect:.3f}; effects of at least {min_effect:g} count", [bar, line])
 
 
 def _tested(drift: Drift, name: str, value: float | None, spec: str) -> str:

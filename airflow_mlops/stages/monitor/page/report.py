@@ -130,7 +130,7 @@ def _covered(found: IntervalCoverage, report: Report) -> str:
     interval = f"{report.policy.confidence:.0%} interval {_percent(found.low)} to {_percent(found.high)}"
     trained = f", {_percent(found.reference)} at training" if found.reference is not None else ""
     state = "; significantly lower than at training" if is_worse(found, report.policy) else ""
-    asked = f"labels in their prediction interval, {100 * found.nominal:.6g}% asked for"
+    asked = f"labels in their prediction interval, set to {100 * found.nominal:.6g}%"
     return f"{asked}; {interval}{trained}{state}"
 
 

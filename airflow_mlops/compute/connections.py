@@ -79,7 +79,7 @@ def _get(conn_id: str, get: Callable[[str], Any]) -> Any:
 def _holder(conn_id: str, load: Callable[[], Iterable[Any]]) -> str | None:
     """Return the name of the secrets backend that has a value for the connection; ``None`` if no backend has one.
 
-    :raises ConnectionUnavailableError: a backend cannot be asked
+    :raises ConnectionUnavailableError: a backend does not respond
     """
     try:
         backends = load()

@@ -130,7 +130,7 @@ def _with_parents(name: str) -> list[str]:
 
 
 def _find(name: str) -> ModuleSpec | None:
-    """Find a module without importing it, nor the packages that contain it."""
+    """Find a module, without importing the module or the packages that contain it."""
     top, *rest = name.split(".")
     try:
         spec = find_spec(top)
@@ -213,9 +213,9 @@ def _source(spec: ModuleSpec) -> bytes | None:
 
 
 def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
-    """Yield each name that a module imports anywhere in its code, and whether the name is certainly that of a module.
+    """Yield each name that a module imports anywhere in its code, and whether the name certainly names a module.
 
-    The name ``b`` in ``from a import b`` may be that of a module or of an attribute.
+    In ``from a import b``, ``b`` may be a module or an attribute.
 
     :raises NotCacheableError: a name is computed, or the source text cannot be parsed
     """

@@ -91,8 +91,7 @@ def _changed(values: list[str], pair: Pair, design: float) -> ChangedShare | Non
     """
     n, m = pair.before.sum(), pair.now.sum()
     shares = [(float(old / n), float(new / m)) for old, new in zip(*pair, strict=True)]
-    # The odds ratio of a value is also that of all other values together, so the smaller of both shares must be large
-    # enough.
+    # A value and all other values together have the same odds ratio, so the share of both must be large enough.
     eligible = [
         index for index in range(len(values)) if max(min(share, 1 - share) for share in shares[index]) >= _LEAST_SHARE
     ]

@@ -185,7 +185,7 @@ class SchemaChange(Model):
     :param before: type of the column at training; ``None`` for a new column
     :param now: type of the column in the window; ``None`` if the column disappeared. If the column has different types
         in the datasets of the window, all types are listed
-    :param compared: whether the drift of the column could be measured in spite of the change
+    :param compared: whether the drift of the column could be measured despite the change
     """
 
     column: str
@@ -212,5 +212,5 @@ class Freshness(Model):
     behind_days: float | None = None
 
     def age(self, at: UtcDatetime) -> timedelta | None:
-        """Return the time from the event of the newest row to ``at``; ``None`` if the rows have no event time."""
+        """Return the time from the event time of the newest row to ``at``; ``None`` if the rows have no event time."""
         return at - self.newest_event if self.newest_event is not None else None

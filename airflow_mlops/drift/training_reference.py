@@ -64,7 +64,7 @@ class TrainingReference:
 
     @property
     def columns(self) -> list[str]:
-        """Return the columns of the predictions that can be compared with the profile, and ``score``."""
+        """Return the features and watched columns that can be compared with the profile, followed by ``score``."""
         excluded = self.incompatible.keys() | self.watched_changes.keys()
         known = [*self.profile.features.columns, *self.profile.watched.columns]
         return [*(name for name in known if name not in excluded), "score"]

@@ -242,7 +242,7 @@ def _missing_rate(reference: ColumnProfile, current: ColumnProfile, design: floa
     pair = Pair(
         *(np.asarray([column.valid, column.rows - column.valid], dtype=float) for column in (reference, current))
     )
-    # There is nothing to test if neither column has rows without a value, or both have no row with a value.
+    # There is nothing to test if no row is null in either sample, or if all rows are null in both samples.
     if not pair.total.all():
         return []
     return [Test("missing", abs(_missing(current) - _missing(reference)), significance.fisher(pair.thinned(design)))]

@@ -12,9 +12,9 @@ from airflow_mlops.metrics import costs, deviances
 
 
 def name_metric(declared: Any) -> Any:
-    """Replace a metric and its parameters in a declaration by the name that contains both.
+    """Combine a metric and its parameters in a declaration into one name, such as ``expected_cost_fp1_fn20``.
 
-    A declaration of another metric is returned unchanged.
+    A declaration of a metric without parameters is returned unchanged.
 
     :param declared: the fields of a declaration, among others ``metric``
     :raises ValueError: the costs of ``expected_cost`` (:func:`airflow_mlops.metrics.costs.name_costs`) or the power of

@@ -221,8 +221,10 @@ class _Ties:
     With weights, each number of rows is the sum of their weights. Arrays have one element for each distinct score, in
     ascending order, shape (d,).
 
-    :ivar positives: number of all positive rows; ``negatives`` is that of all negative rows
-    :ivar positives_here: number of positive rows with exactly this score; ``negatives_here`` is that of negative rows
+    :ivar positives: number of all positive rows
+    :ivar negatives: number of all negative rows
+    :ivar positives_here: number of positive rows with exactly this score
+    :ivar negatives_here: number of negative rows with exactly this score
     :ivar positives_from: number of positive rows with at least this score
     :ivar negatives_before: number of negative rows with a lower score
     :ivar reached: number of rows of both classes with at least this score

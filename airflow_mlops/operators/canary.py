@@ -20,7 +20,7 @@ class CanaryOperator(ChampionOperator):
     The canary is withdrawn if it is worse than the champion, and promoted after the last share.
 
     Each run of the task makes one decision. It starts the canary, or it compares the labelled predictions of the canary
-    with those of the champion. After the comparison, it widens the share, keeps the share, withdraws the canary or
+    with those of the champion. After the comparison, it increases the share, keeps the share, withdraws the canary or
     promotes the canary. Each decision is recorded in the ledger. A tag of the version in MLflow contains the share.
     Servers with ``--canary`` apply a new share within seconds. The task succeeds without a decision while there are too
     few labels, while no version has the alias ``version``, and after the canary of the version has ended.
@@ -37,9 +37,9 @@ class CanaryOperator(ChampionOperator):
         ``brier``, ``rmse`` or ``mae``; an expected cost such as ``{"metric": "expected_cost", "false_positive": 1,
         "false_negative": 20}``; or a deviance such as ``poisson_deviance``. By default ``roc_auc`` (binary),
         ``accuracy`` (multiclass, or if one of the two predicts labels only) or ``rmse`` (regression)
-    :param max_loss: largest accepted loss of the metric compared with the champion. A share is widened only if a
+    :param max_loss: largest accepted loss of the metric compared with the champion. The share is increased only if a
         greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
-        By default, a share is widened unless the canary is significantly worse
+        By default, the share is increased unless the canary is significantly worse
     :param min_labels: number of labelled predictions of the canary that a comparison needs, both at the current share
         and since the last comparison. The champion needs as many in total
     :param groups: column that names the cluster of each row, such as a customer; by default, rows are independent

@@ -142,10 +142,10 @@ class SpecParameters:
                 setattr(self, name, defined(value))
 
     def _may_be_null(self, name: str, written: Any) -> bool:
-        """Return whether null, the value of ``written``, is as if the parameter were not set."""
+        """Return whether the parameter may be null: a null value of ``written`` then means that it is not set."""
         if name in self.optional:
             return name not in self.safeguards
-        # A skipped task has no output. Whether the step can do without, its spec decides.
+        # A skipped task has no output. The spec of the step decides whether the step needs it.
         return name in self.required and isinstance(written, XComArg)
 
     def _with_request(self, context: Context) -> Context:

@@ -198,8 +198,7 @@ def _cell(drift: _Feature | None) -> Cell | None:
 def column(store: ArtifactStore, model: str, name: str, window: Window) -> ColumnDrift | None:
     """Return the drift of a feature, a watched column, the scores or the labels in a window.
 
-    :return: ``None`` if the window did not measure the column
-
+    :return: ``None`` if the column was not measured in the window
     :raises StoreError: the store cannot be read
     """
     try:

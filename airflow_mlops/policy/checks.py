@@ -174,7 +174,7 @@ def immature_labels(policy: Policy, window: Window, checked_at: datetime) -> str
 
 
 def outside_estimate(realised: Performance, estimated: Performance) -> bool:
-    """Return whether realised performance lies outside the confidence interval of estimated performance."""
+    """Return whether a realised value lies outside the confidence interval of an estimate."""
     return not estimated.low <= realised.value <= estimated.high
 
 

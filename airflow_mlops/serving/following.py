@@ -76,7 +76,7 @@ class Following:
     def withdraw(self, version: int, reason: str) -> None:
         """Withdraw a canary from all servers, if a CanaryOperator rolls it out.
 
-        This server already no longer chooses it.
+        This server has already stopped choosing it.
 
         :param version: number of the version
         :param reason: the reason, as a sentence

@@ -66,7 +66,7 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
 
 
 def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -> tuple[dict[str, Any], Cached | None]:
-    """Run the step, or take its result from the cache. The result is empty on all nodes of a TrainJob but node 0.
+    """Run the step, or take its result from the cache. The result is empty on all nodes of a TrainJob except node 0.
 
     :return: the result, and the cache entry in which it must be stored; ``None`` instead of the entry if the result is
         not stored in the cache

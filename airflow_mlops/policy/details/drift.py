@@ -102,7 +102,7 @@ def _input_drift(findings: Findings, inputs_reported: bool) -> list[Observation]
 def _other_drift(findings: Findings) -> list[Observation]:
     """Return observations about drift of the labels and of watched columns."""
     watched = [drift for drift in findings.watched if drift.drifted]
-    found = [*_drifted_part(findings.label, "Labels"), *([_drifted_monitored(watched)] if watched else [])]
+    found = [*_drifted_part(findings.label, "Labels"), *([_drifted_watched(watched)] if watched else [])]
     return [_explained(item, findings) for item in found]
 
 
@@ -129,18 +129,18 @@ def _drifted_features(drifts: Sequence[Drift], inputs_reported: bool) -> Observa
     return Observation(headline, [_with_effects("Drifted features", drifts, inputs_reported)])
 
 
-def _drifted_monitored(drifts: Sequence[Drift]) -> Observation:
-    """Return an observation about drifted columns that are monitored but are not features."""
+def _drifted_watched(drifts: Sequence[Drift]) -> Observation:
+    """Return an observation about drifted watched columns, which are not features."""
     if len(drifts) == 1:
         (drift,) = drifts
         headline = (
-            f"Monitored column {name(drift.column)!r} (not a feature) drifted{against(drifts)} "
+            f"Watched column {name(drift.column)!r} (not a feature) drifted{against(drifts)} "
             f"(effect {effect(drift.effect)})"
         )
     else:
         names = listed([name(drift.column) for drift in drifts])
-        headline = f"{len(drifts)} monitored columns (not features) drifted{against(drifts)}: {names}"
-    return Observation(headline, [_with_effects("Drifted columns that are not features", drifts, False)])
+        headline = f"{len(drifts)} watched columns (not features) drifted{against(drifts)}: {names}"
+    return Observation(headline, [_with_effects("Drifted watched columns (not features)", drifts, False)])
 
 
 def _with_effects(subject: str, drifts: Sequence[Drift], inputs_reported: bool) -> str:

@@ -44,7 +44,7 @@ def broken_others(findings: Findings) -> list[Observation]:
     broken = [drift for drift in others if drift.broken and drift.drifted]
     found = []
     for drift in broken:
-        subject = "The score" if drift is findings.prediction else f"Monitored column {name(drift.column)!r}"
+        subject = "The score" if drift is findings.prediction else f"Watched column {name(drift.column)!r}"
         found.append(stated(f"{subject} {drift.fault or 'has no values, or one value in all rows'}"))
     return found
 

@@ -1,1 +1,1 @@
-"""The stage ``canary``, which widens the share of a canary, withdraws it or promotes it."""
+"""The stage ``canary``, which increases the share of a canary, withdraws it or promotes it."""

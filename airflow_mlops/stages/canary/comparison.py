@@ -1,4 +1,4 @@
-"""Compare a canary with the champion repeatedly while its share is widened.
+"""Compare a canary with the champion repeatedly while its share is increased.
 
 A canary that is no worse than the champion must be withdrawn with a probability of at most ``1 - confidence``, over all
 comparisons together. Therefore comparison number ``k`` may err with a probability of at most
@@ -30,7 +30,7 @@ class Comparison:
     :param metrics: the metric of the canary, by name
     :param champion_metrics: the metric of the champion, by name
     :param worse: why the canary is withdrawn, in one sentence; empty if it is not withdrawn
-    :param uncertain: why the canary is neither withdrawn nor widened, in one sentence; empty otherwise
+    :param uncertain: why the canary is neither withdrawn nor its share increased, in one sentence; empty otherwise
     """
 
     gates: list[GateResult]

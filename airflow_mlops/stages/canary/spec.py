@@ -30,9 +30,9 @@ class CanarySpec(Spec):
         ``brier``, ``rmse`` or ``mae``, an expected cost (:mod:`airflow_mlops.metrics.costs`) or a deviance
         (:mod:`airflow_mlops.metrics.deviances`); by default ``roc_auc`` (binary), ``accuracy`` (multiclass, or if one
         of the two predicts labels only) or ``rmse`` (regression)
-    :param max_loss: largest accepted loss of the metric compared with the champion. A share is widened only if a
+    :param max_loss: largest accepted loss of the metric compared with the champion. The share is increased only if a
         greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
-        By default, a share is widened unless the canary is significantly worse
+        By default, the share is increased unless the canary is significantly worse
     :param min_labels: number of labelled predictions of the canary that a comparison needs, both at the current share
         and since the last comparison. The champion needs as many in total
     :param groups: column that names the cluster of each row, such as a customer; by default, rows are independent
@@ -68,9 +68,10 @@ class CanaryResult(Result):
     """The result of a step of a canary.
 
     :param state: the result. ``idle``: there is no version to roll out. ``started``: the canary begins. ``waiting``:
-        there are too few labels for a comparison. ``widened``: the share is widened. ``held``: a comparison neither
-        withdraws nor widens the canary. ``withdrawn``: the canary is withdrawn. ``passed``: the canary passed the
-        comparison at the last share, and PromoteOperator may promote it. ``promoted``: the canary is champion
+        there are too few labels for a comparison. ``widened``: the share is increased. ``held``: a comparison neither
+        withdraws the canary nor increases its share. ``withdrawn``: the canary is withdrawn. ``passed``: the canary
+        passed the comparison at the last share, and PromoteOperator may promote it. ``promoted``: the canary is
+        champion
     :param version: the canary; ``None`` if no version has the alias
     :param share: the share that it answers now; 0 if it answers none
     :param champion: the champion after the step; ``None`` if the model has no champion

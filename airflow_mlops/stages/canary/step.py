@@ -1,4 +1,4 @@
-"""Compare the canary with the champion, and widen, hold, withdraw or promote it."""
+"""Compare the canary with the champion, and increase or keep its share, withdraw it or promote it."""
 
 from __future__ import annotations
 

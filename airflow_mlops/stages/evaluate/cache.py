@@ -205,6 +205,6 @@ def _recorded(client: MlflowClient, item: CandidateVerdict, verdict: Verdict) ->
 
 
 def replay(result: EvaluateResult, spec: EvaluateSpec, context: StepContext) -> None:
-    """Make the dataset of live evidence, which the step writes, the current one of its window."""
+    """Make the dataset of live evidence the current dataset of its window, as the step does."""
     if spec.evidence is not None:
         point_to(context.store, _measured_on(result.verdict))

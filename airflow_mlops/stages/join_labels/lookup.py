@@ -154,7 +154,7 @@ def _in_order(
 ) -> tuple[Found, pa.Table, NDArray[np.bool_]]:
     """Sort pairs by prediction, and then by descending ``labels_timestamp``.
 
-    The last pair of a prediction, which is the label that became known first, is preferred.
+    The last pair of a prediction has the label that became known first. The choice of a label prefers the last pair.
     """
     pairs, prediction = pairs.filter(pa.array(is_pair)).combine_chunks(), prediction[is_pair]
     keys: list[Any] = [pairs[LABEL_ROW].to_numpy()]

@@ -18,7 +18,7 @@ from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
 
 
 def inputs(spec: ProfileSpec, context: StepContext) -> dict[str, Any]:
-    """Return the rows and, if the columns are those of a model, the version with its contract and profile.
+    """Return the rows and, if ``model`` determines the columns, the version with its contract and profile.
 
     :raises NotCacheableError: a dataset was purged, or the model has no champion
     """

@@ -117,7 +117,7 @@ def test_drift_of_a_watched_column_is_told_and_marked_on_the_page(store, model):
     }
     report = watch(store, model, tickets(1_500, 6, "2013-04-01", 30, **changed))
     assert report.verdict.decision == "watch"
-    assert "Drifted columns that are not features, with effects: " in report.verdict.reason
+    assert "Drifted watched columns (not features), with effects: " in report.verdict.reason
     assert " (words like “refund” are in 12." in report.verdict.reason
     assert "feature drifted" not in report.verdict.reason
     assert {drift.column: drift.test.split(" ")[0] for drift in report.watched if drift.drifted} == {

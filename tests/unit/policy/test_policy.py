@@ -172,7 +172,7 @@ def test_a_healthy_headline_says_what_moved_if_that_fits():
 def test_drift_of_watched_columns_that_are_not_features_is_told():
     verdict = decide(findings(watched=[drift(0.54, "opened"), drift(0.05, "body")]))
     assert verdict.decision == "healthy"
-    assert "Drifted columns that are not features, with effects: opened 0.54." in verdict.details
+    assert "Drifted watched columns (not features), with effects: opened 0.54." in verdict.details
     several = decide(findings(watched=[drift(0.54, "opened"), drift(0.3, "body")]))
     assert "opened 0.54 and body 0.3" in several.reason
     assert decide(findings(watched=[drift(0.05, "body")])).headline.startswith("No drift, ")

@@ -1,4 +1,4 @@
-"""Standards that do not slip: the absolute bound, and the best level of recent champions."""
+"""Standards that do not depend on the version: the absolute bound, and the best level of recent champions."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("airflow_mlops.data")
 
 # Seconds to wait for the thread to end by itself, and then after the query was cancelled. Airflow kills a task 5 s
-# after it asked the task to end.
+# after it sent SIGTERM.
 _NORMAL_END, _CANCELLED_END = 0.2, 2.5
 
 

@@ -272,7 +272,7 @@ class Ledger:
             names, last = keys[: len(pack)], len(pack) - 1
             if names == [self._key(seq) for seq in range(1, len(pack) + 1)]:
                 rest = self.store.read_many(keys[last:])
-                # Each entry has the hash of the one before, so the last file stands for all files of the pack.
+                # Each entry has the hash of the entry before, so if the last file is equal, all files of the pack are.
                 if rest.get(names[last]) == pack[last]:
                     self._unpacked = len(rest) - 1
                     return {**dict(zip(names, pack, strict=True)), **rest}

@@ -210,7 +210,7 @@ def test_a_window_without_weights_is_compared_without_weights(store, profile, ta
     assert found.reference == pytest.approx(auc(HELD_OUT))
     (note,) = realised.notes
     assert note.startswith("Performance counts each row once, in production and at training")
-    assert note.endswith(f"are not used, because {why}.")
+    assert note.endswith(f"are not used here, because {why}.")
 
 
 def test_versions_without_stored_weighted_performance_and_models_without_weights_count_each_row_once(store, profile):

@@ -84,7 +84,7 @@ def _ask(pod: Json, ref: ModelVersionRef, path: str, body: Any, token: str | Non
         except (OSError, ValueError, KeyError) as error:
             if not remaining:
                 raise DeploymentError(
-                    f"{_name(pod)} does not respond at {pod['status'].get('podIP')}:{PORT} "
+                    f"{_name(pod)} gives no valid response at {pod['status'].get('podIP')}:{PORT} "
                     f"({type(error).__name__}: {error}): check that Airflow's worker may reach the addresses of pods."
                 ) from None
         time.sleep(_PAUSE)

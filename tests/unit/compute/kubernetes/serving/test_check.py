@@ -1,4 +1,4 @@
-"""Asking a server: its answers, its excuses, and servers that cannot be asked."""
+"""Requests to a server: its answers, its errors, and servers that give no valid response."""
 
 from __future__ import annotations
 

@@ -236,7 +236,7 @@ def test_a_copy_with_other_files_is_refused_and_can_be_repeated(development, pro
         real(client, store, name, key, package, files, tags)
 
     monkeypatch.setattr(transfer, "receive", damaged)
-    with pytest.raises(ModelCorruptError, match=r"not those of the source: its file model\.onnx was changed"):
+    with pytest.raises(ModelCorruptError, match=r"differ from those of the source: its file model\.onnx was changed"):
         copy(development, model)
     assert Ledger(production.store, model).entries() == []
     monkeypatch.undo()

@@ -212,14 +212,28 @@ def window_of(datasets: Sequence[Dataset]) -> Window | None:
 
 
 def coverage(datasets: Sequence[Dataset], wanted: Window | None = None) -> dict[str, Any]:
-    """Describe the gaps between the windows of datasets, for the manifest of a dataset that is computed from them.
+    """Describe the rows that datasets lack, for the manifest of a dataset that is computed from them.
 
     :param datasets: the datasets
     :param wanted: window that the datasets should cover; by default from the earliest start to the latest end
-    :return: empty if there are no gaps. Otherwise ``windows`` with the windows of the datasets, and ``gaps`` with the
-        windows that no dataset covers
+    :return: if there are gaps, ``windows`` with the windows of the datasets, and ``gaps`` with the windows that no
+        dataset covers; if validation has quarantined rows of the datasets, ``quarantined`` with their number
     """
     window = wanted or window_of(datasets)
     windows = [dataset.window for dataset in datasets if dataset.window is not None]
     gaps = missing(window, windows) if window is not None else []
-    return {"windows": [item.label for item in windows], "gaps": [item.label for item in gaps]} if gaps else {}
+    found: dict[str, Any] = {}
+    if gaps:
+        found = {"windows": [item.label for item in windows], "gaps": [item.label for item in gaps]}
+    if lost := sum(map(quarantined_rows, datasets)):
+        found["quarantined"] = lost
+    return found
+
+
+def quarantined_rows(dataset: Dataset) -> int:
+    """Return how many rows validation has quarantined before the rows reached a dataset.
+
+    The number is 0 if only a part of the dataset is selected, because it is not known for parts.
+    """
+    manifest = dataset.manifest
+    return int(manifest.details.get("quarantined", 0)) if dataset.window == manifest.window else 0

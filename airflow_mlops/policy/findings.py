@@ -144,6 +144,7 @@ class Findings(Model):
         the window
     :param datasets: the datasets of predictions
     :param rows: number of predictions of ``scored_by``
+    :param quarantined: number of rows that validation has quarantined, so that they were not scored
     :param labelled: number of predictions with a label
     :param coverage: share of the predictions that have a label; ``None`` without predictions
     :param age_days: days from the end of the champion's training data to the end of the window
@@ -188,6 +189,7 @@ class Findings(Model):
     scored_by: ModelVersionRef | None = None
     datasets: list[DatasetRef] = Field(default_factory=list)
     rows: int = 0
+    quarantined: int = 0
     labelled: int = 0
     coverage: float | None = None
     age_days: float | None = None

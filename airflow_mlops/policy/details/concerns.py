@@ -6,9 +6,21 @@ from collections.abc import Sequence
 
 from airflow_mlops.policy.checks import accepted_estimate, is_worse, scores_do_not_follow, why_drift_matters
 from airflow_mlops.policy.details.drift import few_rows, harmful_drift, labels_not_followed
-from airflow_mlops.policy.details.inputs import broken_features, broken_others, infinite_values, staleness
+from airflow_mlops.policy.details.inputs import (
+    broken_features,
+    broken_others,
+    infinite_values,
+    quarantined_rows,
+    staleness,
+)
 from airflow_mlops.policy.details.observation import Observation, stated
-from airflow_mlops.policy.details.performance import change_of, fell, levels_of, narrow_intervals, unjudged_performance
+from airflow_mlops.policy.details.performance import (
+    change_of,
+    fell,
+    levels_of,
+    narrow_intervals,
+    unjudged_performance,
+)
 from airflow_mlops.policy.details.versions import replaced_version
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.wording import metric_name, name
@@ -26,6 +38,7 @@ def observations(
         return [stated(f"No predictions in {name(findings.window.label)}")]
     matters = why_drift_matters(findings, earlier)
     return [
+        *quarantined_rows(findings),
         *([] if inputs_reported else broken_features(findings)),
         *broken_others(findings),
         *narrow_intervals(findings),

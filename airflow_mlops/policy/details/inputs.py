@@ -7,9 +7,11 @@ from airflow_mlops.drift.findings import SchemaChange
 from airflow_mlops.policy.checks import days
 from airflow_mlops.policy.details.observation import Observation, stated
 from airflow_mlops.policy.findings import Findings
-from airflow_mlops.policy.wording import fitting, in_days, listed, name
+from airflow_mlops.policy.wording import fitting, in_days, listed, name, share
 
 _MAX_LISTED = 10
+# If validation has quarantined at least this share of the rows of a window, a person should look at it.
+_MANY_QUARANTINED = 0.1
 
 
 def broken_inputs(findings: Findings) -> dict[str, str]:
@@ -71,6 +73,19 @@ def infinite_values(findings: Findings) -> list[Observation]:
         f"Infinite values in {listed(columns, shown)}; they had none {when}" for shown in (3, _MAX_LISTED)
     )
     return [Observation(headline, [f"{detail}."])]
+
+
+def quarantined_rows(findings: Findings) -> list[Observation]:
+    """Return an observation if validation has quarantined a large share of the rows, so that they were not scored.
+
+    All other numbers are about the remaining rows, which may not represent the window.
+    """
+    lost, rows = findings.quarantined, findings.rows + findings.quarantined
+    if not lost or lost < _MANY_QUARANTINED * rows:
+        return []
+    return [
+        stated(f"{lost:,} of {counted(rows, 'row')} ({share(lost / rows, 0)}) failed validation and were not scored")
+    ]
 
 
 def staleness(findings: Findings) -> list[Observation]:

@@ -125,9 +125,13 @@ def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
 
 
 def _without(details: Mapping[str, Any], replaced: str | None) -> dict[str, Any]:
-    """Return the details of the predictions without the name of a replaced column among hashed and dropped columns."""
+    """Return the details of predictions that apply to the joined dataset.
+
+    The name of a replaced column is left out of the hashed and dropped columns. The number of quarantined rows is left
+    out, because :func:`coverage` sums it over all predictions.
+    """
     kept = {key: [name for name in details[key] if name != replaced] for key in ("hashed", "dropped") if key in details}
-    return {**details, **kept}
+    return {**{key: value for key, value in details.items() if key != "quarantined"}, **kept}
 
 
 def _with_labels(

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.prediction_versions import latest_version, rows_by_version
+from airflow_mlops.data.selection import quarantined_rows
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.policy.spec import Policy
 
@@ -48,6 +49,11 @@ class Check:
         if self.version is None:
             return sum(dataset.rows for dataset in self.datasets)
         return sum(rows_by_version(dataset)[self.version] for dataset in self.datasets)
+
+    @property
+    def quarantined(self) -> int:
+        """Return the number of rows of the window that validation has quarantined, so that they were not scored."""
+        return sum(map(quarantined_rows, self.datasets))
 
     @property
     def latest_version(self) -> int | None:

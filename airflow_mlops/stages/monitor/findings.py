@@ -57,6 +57,7 @@ def compose(check: Check, champion: ChampionFacts, measured: Measurements, chang
         scored_by=measured.scored_by,
         datasets=[dataset.ref for dataset in check.datasets],
         rows=check.rows if measured.rows is None else measured.rows,
+        quarantined=check.quarantined,
         labelled=realised.labelled,
         coverage=realised.coverage,
         age_days=champion.age_days,

@@ -20,7 +20,7 @@ from airflow_mlops.core.errors import SpecError, ValidationError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS, quarantine_name, valid_name
-from airflow_mlops.data.selection import coverage, select, window_of
+from airflow_mlops.data.selection import coverage, quarantined_rows, select, window_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import checkpoint
@@ -223,8 +223,10 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
             valid_writer.write(table.filter(pa.array(~failing)))
             bad = table.filter(pa.array(failing))
             quarantine_writer.write(bad.append_column(FAILED_EXPECTATIONS, pa.array(texts, pa.string())))
-        valid = _commit(validation, context, valid_writer, details)
         quarantined = _commit(validation, context, quarantine_writer, details)
+        # Monitoring reports how many rows of a window were not scored.
+        lost = failed_rows + sum(map(quarantined_rows, validation.datasets))
+        valid = _commit(validation, context, valid_writer, details | ({"quarantined": lost} if lost else {}))
     return ValidateResult(
         dataset=valid,
         success=not validation.failed,
@@ -247,7 +249,7 @@ def _commit(
         description=manifest.description,
         source={"kind": "validation", "dataset": manifest.name},
         parents=[dataset.ref for dataset in validation.datasets],
-        details={**details, **coverage(validation.datasets)},
+        details={**coverage(validation.datasets), **details},
         provenance=context.provenance,
         time_column=columns.pop() if len(columns) == 1 else None,
     )

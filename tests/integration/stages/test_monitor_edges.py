@@ -34,6 +34,8 @@ from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from airflow_mlops.stages.train import step as train
 from airflow_mlops.stages.train.spec import TrainSpec
+from airflow_mlops.stages.training_set import step as training_set
+from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from tests.support.deployed import write
 
 FEATURES = ["distance", "wind", "gust", "carrier"]
@@ -137,6 +139,23 @@ def test_a_window_like_training_is_healthy_and_everything_was_measured(deployed)
     assert {"multivariate_drift", "label_drift", "newest_row_behind_days"} <= set(result.metrics)
     for text in ("The features together", "<h2>Labels</h2>", "Newest row", "Last scored"):
         assert text in page(deployed)
+
+
+def test_rows_that_were_quarantined_before_scoring_are_reported(deployed):
+    (store, model), data, context = deployed, flights(seed=3), StepContext(deployed[0])
+    valid = write(store, "rows_valid", data, "2013-04", {"quarantined": 400})
+    spec = {
+        "name": "scoring", "entities": valid, "timestamp": "time_hour", "keys": ["flight"], "columns": FEATURES,
+        "split": None,
+    }  # fmt: skip
+    rows = training_set.run(TrainingSetSpec(**spec), context).dataset
+    predictions = score.run(ScoreSpec(model=model, dataset=rows), context).dataset
+    spec = {
+        "predictions": predictions, "labels": valid, "on": ["flight"], "label": "late", "name": f"{model}_outcomes",
+    }  # fmt: skip
+    result = watch(deployed, join_labels.run(JoinLabelsSpec(**spec), context).dataset)
+    assert (result.decision, report(deployed).quarantined) == ("watch", 400)
+    assert result.headline.startswith("400 of 1,400 rows (29%) failed validation and were not scored")
 
 
 def test_the_stored_profile_is_of_the_held_out_rows(deployed, client):

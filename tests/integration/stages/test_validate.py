@@ -120,6 +120,9 @@ def test_quarantine_separates_exactly_the_failing_rows_with_their_reasons(contex
     }
     assert bad.manifest.parents == [flights.id]
     assert valid.manifest.owner == "team"
+    # Monitoring reads this number, which is about the rows that the dataset lacks.
+    assert valid.manifest.details["quarantined"] == 2
+    assert "quarantined" not in bad.manifest.details
 
 
 def test_corrected_data_empties_the_quarantine(context, flights):

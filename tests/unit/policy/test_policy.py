@@ -71,6 +71,14 @@ def test_drift_with_acceptable_performance_is_healthy_and_told_below():
     assert "0.02 (min_effect)" in explained
 
 
+@pytest.mark.parametrize(("quarantined", "decision"), [(600, "healthy"), (700, "watch")])
+def test_many_quarantined_rows_are_reported_first(quarantined, decision):
+    verdict = decide(findings(quarantined=quarantined))
+    assert verdict.decision == decision
+    said = "700 of 6,700 rows (10%) failed validation and were not scored"
+    assert verdict.headline.startswith(said) == (decision == "watch")
+
+
 def weighted(effect: float, importance: float | None, column: str = "temp") -> Drift:
     return drift(effect, column).model_copy(update={"importance": importance})
 

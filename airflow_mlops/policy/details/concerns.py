@@ -17,6 +17,7 @@ from airflow_mlops.policy.details.observation import Observation, stated
 from airflow_mlops.policy.details.performance import (
     change_of,
     fell,
+    few_large_errors,
     levels_of,
     narrow_intervals,
     unjudged_performance,
@@ -41,6 +42,7 @@ def observations(
         *quarantined_rows(findings),
         *([] if inputs_reported else broken_features(findings)),
         *broken_others(findings),
+        *few_large_errors(findings),
         *narrow_intervals(findings),
         *_worse_estimate(findings),
         *infinite_values(findings),

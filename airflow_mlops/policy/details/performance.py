@@ -17,13 +17,14 @@ from airflow_mlops.policy.checks import (
     missed_estimate,
 )
 from airflow_mlops.policy.details.drift import against
-from airflow_mlops.policy.details.observation import Observation
+from airflow_mlops.policy.details.observation import Observation, stated
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.standards import Standard, standards, tolerance
 from airflow_mlops.policy.wording import capitalized, in_days, listed, metric_name, number, share
 
 _MAX_LISTED = 10
+_FAR = 2.0
 
 
 def change_of(performance: Performance, policy: Policy, estimated: bool = False) -> str:
@@ -84,6 +85,25 @@ def acceptable(performance: Performance, policy: Policy) -> str:
         exceeded = next(standard for standard in standards(performance, policy) if standard.exceeded)
         return f"{metric} {_not_significant(performance, exceeded)}"
     return f"performance as expected ({metric} {number(performance.value)})"
+
+
+def few_large_errors(findings: Findings) -> list[Observation]:
+    """Return an observation if an error is more than twice what a standard allows, but not significantly.
+
+    Chance alone is no explanation: few rows with very large errors, such as wrong labels, make the interval wide.
+    """
+    judged, policy = judged_performance(findings), findings.policy
+    if judged is None or judged.higher_is_better or is_worse(judged, policy):
+        return []
+    limits = [standard.limit for standard in standards(judged, policy)]
+    exceeded = [limit for limit in limits if limit > 0 and judged.value > _FAR * limit]
+    if not exceeded:
+        return []
+    metric = capitalized(metric_name(judged.metric))
+    why = "few rows have very large errors"
+    return [
+        stated(f"{metric} {number(judged.value)} is more than twice the allowed {number(min(exceeded))}; {why}"),
+    ]
 
 
 def bias_of(findings: Findings) -> list[str]:

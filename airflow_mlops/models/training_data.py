@@ -89,7 +89,7 @@ def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any
     :param column: the labels of n rows
     :param where: description of the label column, which starts the error message
     :return: shape (n,)
-    :raises TrainingError: a label is null, infinite, or not valid for the ML task
+    :raises TrainingError: a label is null, infinite, too large, or not valid for the ML task
     """
     values = column.combine_chunks()
     if pa.types.is_dictionary(values.type):
@@ -121,6 +121,11 @@ def label_values(column: pa.ChunkedArray, task: Task, where: str) -> NDArray[Any
             f"{where} is NaN or infinite in {bad:,} of {len(numbers):,} rows. Remove these rows from the training set."
         )
     if task == "regression":
+        if large := int((np.abs(numbers) > np.finfo(np.float32).max).sum()):
+            raise TrainingError(
+                f"{where} is beyond single precision (3.4e38), in which ONNX models predict, in {large:,} of "
+                f"{len(numbers):,} rows. Correct the label, or remove these rows from the training set."
+            )
         return np.asarray(numbers)
     if (large := np.abs(numbers) >= 2.0**63).any():
         raise TrainingError(

@@ -151,6 +151,7 @@ def test_a_class_that_only_the_held_out_part_has_is_accepted_among_several(store
         ([0.5, 1.0] * 25, "binary", "has non-integer values, but the ML task is binary"),
         ([0, 1, 2, 1, 0] * 10, "binary", "has 3 classes, but the ML task is binary"),
         ([1.0, float("nan")] * 25, "regression", "is NaN or infinite in 25 of 50 rows"),
+        ([1.0, -1e300] * 25, "regression", "is beyond single precision .* in 25 of 50 rows"),
         (["1", "x"] * 25, "regression", "has the type string, which cannot be the label of a regression task"),
         (
             [2**53 + 1, 1] * 25,

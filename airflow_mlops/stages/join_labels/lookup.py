@@ -27,7 +27,7 @@ class Tally:
     """What was counted while labels were looked up.
 
     :param rows: number of predictions
-    :param labelled: number of predictions whose label is not null
+    :param labelled: number of predictions whose label is neither null nor NaN
     :param matched: number of predictions that match a row of the labels
     :param repeated: number of predictions that match several rows of the labels
     :param contradicted: row numbers of the predictions with several different labels
@@ -49,7 +49,7 @@ class Tally:
         """
         matched = found.matched
         self.rows += found.predictions
-        self.labelled += found.predictions - label.null_count
+        self.labelled += found.predictions - (pc.sum(pc.is_null(label, nan_is_null=True)).as_py() or 0)
         self.matched += int(matched.sum())
         self.repeated += found.repeated
         self._matched_bits.append((first_row, np.packbits(matched)))

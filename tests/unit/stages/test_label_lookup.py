@@ -195,6 +195,15 @@ def test_an_error_of_a_table_is_raised_unchanged():
         list(relational.stream(connection, "SELECT sum(n) FROM t", {"t": (pa.schema([("n", pa.int64())]), rows())}))
 
 
+def test_nan_counts_as_no_label(tmp_path):
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    predictions = _written(store, "nan_p", pa.table({"k": [1, 2, 3, 4]}))
+    labels = _written(store, "nan_l", pa.table({"k": [1, 2, 3], "y": pa.array([1.0, float("nan"), None])}))
+    spec = JoinLabelsSpec(predictions=predictions.ref, labels=labels.ref, on=["k"], label="y", name="o")
+    result = join_labels.run(spec, StepContext(store))
+    assert (result.labelled, result.coverage) == (1, 0.25)
+
+
 def weights(store: ArtifactStore, right: pa.Table, **orders) -> list[object]:
     """Join labels with the weights in their rows, and return the label and the weight of each prediction."""
     predictions = _written(store, "weighted_p", pa.table({"k": [1, 2, 3]}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SHORTEST_DATE = len("2024-3-5")
+# Dates such as 31.12.2024, 12/31/24 and 31-Dec-2024, which a time may follow.
+_FOREIGN_DATE = re.compile(r"\s*(\d{1,2}([./-])(\d{1,2}|[A-Za-z]{3})\2(\d{4}|\d{2})|\d{4}([./])\d{1,2}\5\d{1,2})(?!\S)")
 # Number of values of a text column that are read to decide whether the column contains times.
 _TEXTS = 1_000
 
@@ -55,6 +58,12 @@ class Column:
         texts = self.values.drop_null()[:_TEXTS].to_pylist()
         return bool(texts) and all(map(_is_moment, texts))
 
+    @cached_property
+    def is_foreign_date(self) -> bool:
+        """Return whether the values are text with days, months and years in another form than ISO 8601."""
+        texts = self.values.drop_null()[:_TEXTS].to_pylist() if self.is_text else []
+        return bool(texts) and not self.is_time and all(map(_FOREIGN_DATE.match, texts))
+
     @property
     def is_text(self) -> bool:
         return moments.is_text(self.type)
@@ -85,10 +94,10 @@ class Column:
         return moments.as_utc(self.values, f"Column {self.name!r}")
 
     def bounds(self) -> tuple[Any, Any]:
-        """Return the smallest and the largest value; ``(None, None)`` if all values are null."""
+        """Return the smallest and the largest finite value of a column of numbers; ``(None, None)`` if there is none."""
         import pyarrow.compute as pc
 
-        found = pc.min_max(self.values).as_py()
+        found = pc.min_max(self.values.filter(pc.is_finite(self.values))).as_py()
         return found["min"], found["max"]
 
     def categories(self) -> list[str]:

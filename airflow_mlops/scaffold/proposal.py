@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError, listed
-from airflow_mlops.data.columns import is_reserved
+from airflow_mlops.data.columns import is_reserved, reserved_message
 from airflow_mlops.scaffold.columns import Column, of, span
 from airflow_mlops.stages.training_set.events import infer_task
 
@@ -131,6 +131,8 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
         )
     keys = given.keys or _keys(columns, time, label, sample.complete, person)
     _require_keys(columns, keys, label)
+    if taken_names := reserved_message([time, *keys], "The data"):
+        raise SpecError(taken_names)
     task, positive = _task(columns[label], given.positive)
     excluded = dict.fromkeys(given.exclude, "excluded by you")
     if given.features:
@@ -249,12 +251,14 @@ def _reason(column: Column, label: Column, keys: list[str]) -> str:
         return "a key"
     if column.is_time:
         return "a time"
+    if column.is_foreign_date:
+        return "a date that is not in ISO 8601"
     if is_reserved(column.name):
         return "named like a column of predictions"
-    if not (column.is_number or column.is_text or str(column.type) == "bool"):
-        return f"of the type {column.type}"
     if column.nulls == rows:
         return "empty"
+    if not (column.is_number or column.is_text or str(column.type) == "bool"):
+        return f"of the type {column.type}"
     if column.distinct == 1 and not column.nulls:
         return "the same in all rows"
     if label.nulls and column.nulls and _known_with(column, label):

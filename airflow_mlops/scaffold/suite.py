@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from airflow_mlops.scaffold.columns import Column
@@ -45,10 +46,13 @@ def _values(column: Column) -> list[dict[str, Any]]:
     if column.is_text and column.distinct <= _CATEGORIES:
         values = column.categories()
         found.append(_rule("expect_column_values_to_be_in_set", column=column.name, value_set=values, mostly=0.99))
-    if column.is_number:
-        lowest, highest = (float(bound) for bound in column.bounds())
+    smallest, largest = column.bounds() if column.is_number else (None, None)
+    if smallest is not None:
+        lowest, highest = float(smallest), float(largest)
         room = highest - lowest
-        low, high = (0.0 if lowest >= 0 else lowest - room), highest + room
+        # JSON has no infinite numbers.
+        low = 0.0 if lowest >= 0 else max(lowest - room, -sys.float_info.max)
+        high = min(highest + room, sys.float_info.max)
         notes = f"The sample has values from {lowest:.6g} to {highest:.6g}."
         found.append(
             _rule(

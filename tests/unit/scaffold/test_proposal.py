@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import sys
 from datetime import datetime, timedelta, timezone
 
 import pyarrow as pa
@@ -72,6 +74,11 @@ def test_everything_but_the_label_and_its_delay_is_found():
         (pa.array(["EU"] * 600), "the same in all rows"),
         (pa.array([f"note {row}" for row in range(600)] * 3)[:600], None),
         (pa.array([[1.0]] * 600), "of the type list"),
+        (pa.nulls(600), "empty"),
+        (pa.array(["31.12.2024", "01.01.2025"] * 300), "a date that is not in ISO 8601"),
+        (pa.array(["12/31/24 10:00", "1/1/25 9:00"] * 300), "a date that is not in ISO 8601"),
+        (pa.array(["31-Dec-2024", "2024/12/31"] * 300), "a date that is not in ISO 8601"),
+        (pa.array(["1.2.3.4", "10.5.24b", "12-20"] * 200), None),
         (pa.array([None] * 300 + [1.0] * 300), None),
         (pa.array(["2024-03-05"] * 599 + ["2024-03-06"]), "a time"),
     ],
@@ -135,6 +142,7 @@ def test_a_number_or_a_boolean_can_be_the_positive_class(late, positive):
         ({"late": pa.array(["a", "b"] * 300)}, {"positive": "c"}, "a, b"),
         ({"late": pa.array([0, 1] * 300)}, {"positive": "yes"}, "0, 1"),
         ({"amount": None}, {}, "No column is left"),
+        ({"order_id": None, "score": pa.array(range(600))}, {"keys": ["score"]}, "the column 'score'.*Rename"),
         ({}, {"features": ["amount", "late"]}, "remove late"),
         ({}, {"label": "at", "time": "at"}, "both the time and the label"),
     ],
@@ -204,6 +212,17 @@ def test_a_suite_accepts_the_sample_and_refuses_what_is_missing():
     assert rules["expect_table_row_count_to_be_between"]["min_value"] == 7
     assert rules["expect_column_values_to_be_unique"] == {"column": "order_id"}
     assert rules["expect_column_values_to_be_between"]["min_value"] == 0
+
+
+def test_the_bounds_of_a_suite_are_finite():
+    amount = pa.array([1.5, float("inf"), float("-inf"), float("nan"), 1e308, -1e308] * 100)
+    found = suite.propose("orders", proposed(table(amount=amount)), True)
+    json.dumps(found, allow_nan=False)
+    rules = {rule["type"]: rule["kwargs"] for rule in found["expectations"]}
+    assert rules["expect_column_values_to_be_between"]["max_value"] == sys.float_info.max
+    infinite = table(amount=pa.array([float("inf"), float("-inf")] * 300))
+    types = [rule["type"] for rule in suite.propose("orders", proposed(infinite), True)["expectations"]]
+    assert "expect_column_values_to_be_between" not in types
 
 
 @given(name=NAMES, positive=NAMES)

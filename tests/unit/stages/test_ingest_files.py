@@ -370,7 +370,9 @@ def test_the_error_for_an_empty_window_names_it_and_leaves_nothing(tmp_path, con
             MalformedFileError,
             "a.csv.gz .*end-of-stream",
         ),
-        ("a.xlsx", b"", SpecError, "a.xlsx .*`format`"),
+        ("a.dat", b"", SpecError, "a.dat .*`format`"),
+        ("a.xlsx", b"", SpecError, "a.xlsx is a spreadsheet.*Save the sheet as CSV"),
+        ("a.csv", b"PK\x03\x04", MalformedFileError, "Excel workbook.*Save a workbook as CSV"),
     ],
 )
 def test_an_unreadable_file_is_named_and_leaves_nothing(name, content, error, message, tmp_path, context, ingest):

@@ -32,11 +32,16 @@ def known_format(file: OpenFile) -> str | None:
 def format_of(file: OpenFile) -> str:
     """Return the format that the suffix of a file name implies.
 
-    :raises SpecError: the suffix is not known
+    :raises SpecError: the suffix is not known, or is that of a spreadsheet
     """
     found = known_format(file)
     if found is not None:
         return found
+    if any(name.endswith((".xlsx", ".xlsm", ".xls", ".ods")) for name in _names(file)):
+        raise SpecError(
+            f"{file_url(file)} is a spreadsheet, which is not read. Save the sheet as CSV, or leave the file out with a glob "
+            "pattern, such as *.csv."
+        )
     text = any(name.endswith(".txt") for name in _names(file))
     hint = " For a text file with tabs, set format='csv' and csv={'sep': '\\t'}." if text else ""
     raise SpecError(

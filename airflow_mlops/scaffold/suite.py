@@ -47,7 +47,7 @@ def _values(column: Column) -> list[dict[str, Any]]:
         values = column.categories()
         found.append(_rule("expect_column_values_to_be_in_set", column=column.name, value_set=values, mostly=0.99))
     smallest, largest = column.bounds() if column.is_number else (None, None)
-    if smallest is not None:
+    if smallest is not None and largest is not None:
         lowest, highest = float(smallest), float(largest)
         room = highest - lowest
         # JSON has no infinite numbers.

@@ -24,7 +24,8 @@ from airflow_mlops.policy.standards import Standard, standards, tolerance
 from airflow_mlops.policy.wording import capitalized, in_days, listed, metric_name, number, share
 
 _MAX_LISTED = 10
-_FAR = 2.0
+# The factor is large because errors with heavy tails double by chance, and rare positives double a log loss.
+_FAR = 10.0
 
 
 def change_of(performance: Performance, policy: Policy, estimated: bool = False) -> str:
@@ -88,7 +89,7 @@ def acceptable(performance: Performance, policy: Policy) -> str:
 
 
 def few_large_errors(findings: Findings) -> list[Observation]:
-    """Return an observation if an error is more than twice what a standard allows, but not significantly.
+    """Return an observation if an error is more than ten times what a standard allows, but not significantly.
 
     Chance alone is no explanation: few rows with very large errors, such as wrong labels, make the interval wide.
     """
@@ -102,7 +103,7 @@ def few_large_errors(findings: Findings) -> list[Observation]:
     metric = capitalized(metric_name(judged.metric))
     why = "few rows have very large errors"
     return [
-        stated(f"{metric} {number(judged.value)} is more than twice the allowed {number(min(exceeded))}; {why}"),
+        stated(f"{metric} {number(judged.value)} is more than ten times the allowed {number(min(exceeded))}; {why}"),
     ]
 
 

@@ -114,7 +114,9 @@ def _write(
         for batch in before.batches() if before is not None else ():
             writer.write(conformed(pa.Table.from_batches([batch]), parts[0][0], options).replace_schema_metadata(None))
         for key, (details, _) in zip(new, facts, strict=True):
-            table = pq.read_table(io.BytesIO(store.read_bytes(key)))
+            # Threads of Arrow may still hold objects of Python when the process ends. This aborts the process.
+            with pq.ParquetFile(io.BytesIO(store.read_bytes(key))) as parquet:
+                table = parquet.read(use_threads=False)
             writer.write(conformed(table, details, options).replace_schema_metadata(None))
         return writer.commit(
             window=window,

@@ -322,10 +322,13 @@ class Dataset:
         :raises SchemaError: one of ``columns`` is absent
         """
         self.require_columns(columns or ())
+        names = list(columns) if columns is not None else None
         tables = []
         for file in self.files(part):
-            with self._open(file) as handle:
-                tables.append(pq.read_table(handle, columns=list(columns) if columns is not None else None))
+            # Threads of Arrow may still hold objects of Python when the process ends. This aborts the process.
+            with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
+                rows = parquet.read(columns=names, use_threads=False)
+            tables.append(rows if names is None else rows.select(names))
         return pa.concat_tables(tables)
 
     def to_pandas(self, part: str | None = None, columns: Sequence[str] | None = None) -> pd.DataFrame:

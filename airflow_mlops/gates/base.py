@@ -19,6 +19,7 @@ from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence, HeldOut, Measurement
+    from airflow_mlops.metrics.rows import Rows
     from airflow_mlops.models.scorer import Scorer
 
 
@@ -207,6 +208,41 @@ class MetricGate(Gate):
         than = f"{sides[0 if metric.higher_is_better else 1]} {rounded(required)} ({other.name} {rounded(reference)}{margins})"
         verb = "is" if passed else "is not"
         return self._result(measured, required, passed, f"{self.metric} {rounded(measured)} {verb} {than}.")
+
+    def _improvement(
+        self, evidence: Evidence, other: Measurement, margin: Margin, confidence: float, rows: Rows | None = None
+    ) -> GateResult:
+        """Compare the candidate's metric with the metric of ``other``: the lower bound must exceed the margin.
+
+        :param margin: how much better the candidate must be
+        :param confidence: confidence of the one-sided bound, shared by all candidates
+        :param rows: labels and predictions of ``other``; by default those of its measurement
+        """
+        from airflow_mlops.metrics.comparison import POWER, compare
+
+        measured, reference = self._measured(evidence.candidate), self._measured(other)
+        mine, resampling = evidence.rows(evidence.candidate)
+        theirs = rows if rows is not None else evidence.rows(other)[0]
+        (comparison,) = compare(self._metric, mine, theirs, resampling)
+        improvement, step = comparison.improvement, margin.step(reference)
+        each = 1 - (1 - confidence) / evidence.candidates
+        low, detectable = improvement.lower(each), step + improvement.detectable(each)
+        shared = f" over {evidence.candidates} candidates" if evidence.candidates > 1 else ""
+        return self._result(
+            measured,
+            margin.beyond(reference, self._metric.higher_is_better),
+            low > step,
+            f"{self.metric} {rounded(measured)} is an improvement of {rounded(improvement.value, 3)} over {other.name} "
+            f"({rounded(reference)}), above {rounded(low, 3)} with {percent(confidence)} confidence{shared} (required: above "
+            f"{rounded(step, 3)}). {comparison.rows:,} rows detect an improvement of {rounded(detectable, 2)} with {percent(POWER)} "
+            "power.",
+            improvement=improvement.value,
+            low=low,
+            high=improvement.upper(each),
+            confidence=each,
+            rows=comparison.rows,
+            detectable=detectable,
+        )
 
     def _without_champion(self, evidence: Evidence) -> GateResult:
         """Return the result of a comparison without a measured champion.

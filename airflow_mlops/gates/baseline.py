@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.numbers import rounded
-from airflow_mlops.gates.base import MarginInput, MetricGate
+from airflow_mlops.gates.base import Confidence, MarginInput, MetricGate
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 class BetterThanBaseline(MetricGate):
     """A gate that requires a candidate to be better than the baseline, which predicts without features.
 
-    Example: ``{"metric": "roc_auc", "better_than_baseline_by": 0.02}``.
+    Examples: ``{"metric": "roc_auc", "better_than_baseline_by": 0.02}``,
+    ``{"metric": "rmse", "better_than_baseline_by": 0, "confidence": 0.95}``.
 
     :param better_than_baseline_by: the required improvement: a difference of the metric, or a percentage of the
         baseline's value (``"2%"``)
+    :param confidence: confidence of the one-sided lower bound of the improvement, as in
+        :class:`airflow_mlops.gates.champion.BetterThanChampion`. If set, this bound must exceed the required
+        improvement, so that a model that learned nothing does not pass by chance
     """
 
     better_than_baseline_by: MarginInput
+    confidence: Confidence | None = None
 
     @property
     def name(self) -> str:
@@ -29,7 +34,13 @@ class BetterThanBaseline(MetricGate):
         return f"{self.metric} better than the baseline{f' by {margin}' if margin.amount else ''}"
 
     def _check(self, evidence: Evidence) -> GateResult:
-        return self._compare(evidence, evidence.baseline, self.better_than_baseline_by, strictly=True)
+        margin, baseline = self.better_than_baseline_by, evidence.baseline
+        if self.confidence is None:
+            return self._compare(evidence, baseline, margin, strictly=True)
+        from airflow_mlops.metrics.values import without_features
+
+        rows, _ = evidence.rows(evidence.candidate)
+        return self._improvement(evidence, baseline, margin, self.confidence, without_features(rows, self.metric))
 
 
 class BeatsABaseline(MetricGate):

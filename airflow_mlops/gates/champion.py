@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from airflow_mlops.core.numbers import rounded
-from airflow_mlops.gates.base import Confidence, Gate, MarginInput, MetricGate, percent
+from airflow_mlops.gates.base import Confidence, Gate, MarginInput, MetricGate
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
-    from airflow_mlops.gates.evidence import Evidence, Measurement
+    from airflow_mlops.gates.evidence import Evidence
 
 
 class BetterThanChampion(MetricGate):
@@ -52,34 +51,7 @@ class BetterThanChampion(MetricGate):
             return self._without_champion(evidence)
         if self.confidence is None:
             return self._compare(evidence, evidence.champion, self.better_than_champion_by, strictly=False)
-        return self._improvement(evidence, evidence.champion, self.confidence)
-
-    def _improvement(self, evidence: Evidence, champion: Measurement, confidence: float) -> GateResult:
-        from airflow_mlops.metrics.comparison import POWER, compare
-
-        measured, reference = self._measured(evidence.candidate), self._measured(champion)
-        (mine, resampling), (theirs, _) = evidence.rows(evidence.candidate), evidence.rows(champion)
-        (comparison,) = compare(self._metric, mine, theirs, resampling)
-        improvement, step = comparison.improvement, self.better_than_champion_by.step(reference)
-        each = 1 - (1 - confidence) / evidence.candidates
-        low, detectable = improvement.lower(each), step + improvement.detectable(each)
-        passed = low > step
-        shared = f" over {evidence.candidates} candidates" if evidence.candidates > 1 else ""
-        return self._result(
-            measured,
-            self.better_than_champion_by.beyond(reference, self._metric.higher_is_better),
-            passed,
-            f"{self.metric} {rounded(measured)} is an improvement of {rounded(improvement.value, 3)} over {champion.name} "
-            f"({rounded(reference)}), above {rounded(low, 3)} with {percent(confidence)} confidence{shared} (required: above "
-            f"{rounded(step, 3)}). {comparison.rows:,} rows detect an improvement of {rounded(detectable, 2)} with {percent(POWER)} "
-            "power.",
-            improvement=improvement.value,
-            low=low,
-            high=improvement.upper(each),
-            confidence=each,
-            rows=comparison.rows,
-            detectable=detectable,
-        )
+        return self._improvement(evidence, evidence.champion, self.better_than_champion_by, self.confidence)
 
 
 class IgnoreChampion(Gate):

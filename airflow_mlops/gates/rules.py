@@ -125,11 +125,12 @@ def _all() -> list[type[Gate]]:
 def default_gates(task: Task, metric: str | None = None, greater_is_better: bool | None = None) -> list[Gate]:
     """Return the gates that apply if no gates are declared.
 
-    A candidate must be better than the baseline, and with 95% confidence better than the champion.
+    A candidate must be better than the baseline and better than the champion, each with 95% confidence.
 
     :param task: the ML task (binary, multiclass, regression)
     :param metric: name of the compared metric; by default the main metric of the ML task
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for other metrics
     """
     decides = {"metric": metric or MAIN_METRIC[task], "greater_is_better": greater_is_better}
-    return parse_gates([{**decides, "better_than_baseline_by": 0.0}, {**decides, "better_than_champion_by": 0.0}])
+    better = [{"better_than_baseline_by": 0.0, "confidence": 0.95}, {"better_than_champion_by": 0.0}]
+    return parse_gates([{**decides, **gate} for gate in better])

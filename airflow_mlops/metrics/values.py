@@ -22,7 +22,7 @@ from airflow_mlops.metrics.catalog import (
 )
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
-from airflow_mlops.metrics.rows import Rows, encode, prepare, unseen
+from airflow_mlops.metrics.rows import Rows, prepare, unseen
 from airflow_mlops.metrics.statistics import CALIBRATION_BINS, calibration_bins, statistic
 
 if TYPE_CHECKING:
@@ -153,23 +153,38 @@ def baseline(
     """
     truth = np.asarray(y_true)
     if task == "regression":
-        values = truth.astype(np.float64)
-        mean = np.full(truth.size, np.average(values, weights=weight) if truth.size else 0.0)
-        rows = prepare(task, values, mean, mean, None, []).weighted(weight)
-        return measure(rows, own, skip_undefined=True)
-    labels = [*classes, *unseen(truth, classes)]
-    codes = encode(truth, labels)
-    shares = np.bincount(codes, weights=weight, minlength=len(labels)) / (
-        truth.size if weight is None else weight.sum() or 1
-    )
-    probabilities = np.tile(shares, (truth.size, 1))
-    majority = np.asarray(labels, dtype=object)[np.full(truth.size, int(shares.argmax()))]
-    score = probabilities[:, labels.index(classes[-1] if positive is None else positive)]
-    rows = prepare(task, truth, majority, score, probabilities, labels, positive=positive).weighted(weight)
-    found = measure(rows, own, skip_undefined=True)
-    # If one error is much more expensive than the other, always predicting the rarer class may cost less.
-    other = replace(rows, predicted=~rows.predicted) if task == "binary" else rows
-    return found | {name: min(found[name], measure_one(name, other)) for name in found if is_expected_cost(name)}
+        truth = truth.astype(np.float64)
+    labels = [*classes, *unseen(truth, classes)] if task != "regression" else []
+    # The baseline's predictions replace these.
+    rows = prepare(task, truth, truth, truth if task == "regression" else None, None, labels, positive=positive)
+    rows = rows.weighted(weight)
+    found = measure(without_features(rows), own, skip_undefined=True)
+    costs = {name: measure_one(name, without_features(rows, name)) for name in found if is_expected_cost(name)}
+    return found | costs
+
+
+def without_features(rows: Rows, metric: str | None = None) -> Rows:
+    """Return the rows with the predictions of the baseline, see :func:`baseline`.
+
+    :param rows: labels and predictions of any model
+    :param metric: name of an expected cost, for which the baseline of a binary ML task predicts the class that costs
+        less; for other metrics it predicts the most frequent class
+    """
+    size = len(rows)
+    if rows.task == "regression":
+        value = np.full(size, np.average(rows.truth, weights=rows.weight))
+        return replace(rows, predicted=value, score=value, interval=None)
+    if rows.task == "binary":
+        share = float(np.average(rows.truth, weights=rows.weight))
+        guess = replace(rows, predicted=np.full(size, share > 0.5), score=np.full(size, share))
+        if metric is None or not is_expected_cost(metric):
+            return guess
+        # If one error is much more expensive than the other, always predicting the rarer class may cost less.
+        return min(guess, replace(guess, predicted=~guess.predicted), key=lambda found: measure_one(metric, found))
+    classes = rows.score.shape[1] if rows.score is not None else int(max(rows.truth.max(), rows.predicted.max())) + 1
+    mass = np.bincount(rows.truth, weights=rows.weight, minlength=classes)
+    shares = mass / mass.sum()
+    return replace(rows, predicted=np.full(size, shares.argmax()), score=np.broadcast_to(shares, (size, classes)))
 
 
 def reliability(

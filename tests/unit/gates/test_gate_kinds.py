@@ -304,6 +304,59 @@ def test_the_baselines_that_are_not_beaten_are_named(data):
     )
 
 
+def noise(truth, score):
+    """The evidence about a binary model whose scores are ``score``."""
+    rows = prepare("binary", truth, score > 0.5, score, None, [False, True])
+    return Evidence(
+        task="binary",
+        truth=truth,
+        candidate=Measurement("m v1", measure(rows, [COST]), rows=rows),
+        baseline=Measurement("baseline", baseline("binary", truth, [False, True], own=[COST])),
+        resampling=Resampling(len(truth)),
+    )
+
+
+COST = "expected_cost_fp1_fn20"
+
+
+@pytest.mark.parametrize("metric", ["roc_auc", "average_precision"])
+def test_few_models_that_learned_nothing_are_better_than_the_baseline_with_confidence(metric):
+    rng, passed, plain = np.random.default_rng(0), 0, 0
+    declared = {"metric": metric, "better_than_baseline_by": 0}
+    rounds = 100
+    for _ in range(rounds):
+        found = noise(rng.random(300) < 0.3, rng.random(300))
+        passed += check({**declared, "confidence": 0.95}, found).passed
+        plain += check(declared, found).passed
+    # 5% are expected. If the rate is 5%, more than 11 of 100 pass in 1.3% of the runs.
+    assert passed <= 11
+    assert plain >= 40
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_a_model_that_learned_something_is_better_than_the_baseline_with_confidence(task, tmp_path):
+    found = evidence(stored(tmp_path, table(task), task))
+    for metric in {"binary": ["roc_auc", "log_loss"], "multiclass": ["accuracy", "log_loss"], "regression": ["rmse"]}[
+        task
+    ]:
+        result = check({"metric": metric, "better_than_baseline_by": 0, "confidence": 0.95}, found)
+        assert result.passed, result.explanation
+        assert 0 < result.low < result.improvement
+        gap = found.candidate.metrics[metric] - found.baseline.metrics[metric]
+        assert result.improvement == pytest.approx(abs(gap))
+
+
+def test_a_cost_is_compared_with_the_class_that_costs_less():
+    rng = np.random.default_rng(0)
+    truth = rng.random(2_000) < 0.3
+    found = noise(truth, np.where(rng.random(2_000) < 0.6, truth, ~truth) * 0.8 + 0.1)
+    declared = {"metric": "expected_cost", "false_positive": 1, "false_negative": 20, "better_than_baseline_by": 0}
+    # Always predicting the positive class costs 0.7, and never predicting it costs 6. The model costs about 2.7.
+    assert found.baseline.metrics[COST] == pytest.approx((~truth).mean())
+    for more in ({}, {"confidence": 0.95}):
+        assert not check({**declared, **more}, found).passed
+
+
 @pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
 def test_the_tree_is_fitted_to_the_training_part(task, tmp_path):
     holes = table(task, 2_000, seed=1)

@@ -109,6 +109,7 @@ def test_default_gates_compare_with_baseline_and_champion():
     baseline, champion = default_gates("regression")
     assert [baseline.name, champion.name] == ["rmse better than the baseline", "rmse better than the champion"]
     assert (champion.better_than_champion_by.amount, champion.confidence) == (0, 0.95)
+    assert (baseline.better_than_baseline_by.amount, baseline.confidence) == (0, 0.95)
 
 
 @pytest.mark.parametrize(

@@ -47,7 +47,7 @@ def start(trainer: Any, model: str, client: MlflowClient, store: ArtifactStore) 
     :param trainer: the trainer
     :param model: name of the registered model
     :return: ``None`` if the training starts without trees
-    :raises MLOpsError: the version or its files do not exist any more, or are not those that were promoted
+    :raises MLOpsError: the version or its files do not exist any more, or files were changed after the promotion
     """
     if not isinstance(trainer, BoostingTrainerSpec) or trainer.warm_start is None:
         return None

@@ -87,7 +87,7 @@ def _registered(client: MlflowClient, refit: Refit, ref: ModelVersionRef, verdic
     """Check the version that was fitted again, and return its tags and the hashes of its model card."""
     require_same(client, ref)
     if stored_files(client, ref) != refit.files:
-        raise NotCacheableError(f"the files of {ref} are not those that the refit registered")
+        raise NotCacheableError(f"the files of {ref} differ from those that the refit registered")
     with registry_errors(f"The refit {ref} cannot be read"):
         version = client.get_model_version(ref.model, str(ref.version))
         judged = client.get_model_version(ref.model, str(refit.judged.version))

@@ -42,7 +42,7 @@ def receive(
     :param files: SHA-256 of each file of the version, by path
     :param tags: where the version comes from
     :raises RegistryError: MLflow refuses the version
-    :raises ModelCorruptError: the files in the target are not those of the source
+    :raises ModelCorruptError: the files in the target differ from those of the source
     """
     run_tags = {"mlops.model": model, **package.run_tags, **tags}
     with run_for(client, store, model, key, package.run_name, run_tags) as run_id:

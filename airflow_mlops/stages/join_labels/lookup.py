@@ -28,6 +28,7 @@ class Tally:
 
     :param rows: number of predictions
     :param labelled: number of predictions whose label is neither null nor NaN
+    :param infinite: number of predictions whose label is infinite
     :param matched: number of predictions that match a row of the labels
     :param repeated: number of predictions that match several rows of the labels
     :param contradicted: row numbers of the predictions with several different labels
@@ -35,6 +36,7 @@ class Tally:
 
     rows: int = 0
     labelled: int = 0
+    infinite: int = 0
     matched: int = 0
     repeated: int = 0
     contradicted: list[NDArray[np.int64]] = field(default_factory=list)
@@ -50,6 +52,8 @@ class Tally:
         matched = found.matched
         self.rows += found.predictions
         self.labelled += found.predictions - (pc.sum(pc.is_null(label, nan_is_null=True)).as_py() or 0)
+        if pa.types.is_floating(label.type):
+            self.infinite += pc.sum(pc.is_inf(label)).as_py() or 0
         self.matched += int(matched.sum())
         self.repeated += found.repeated
         self._matched_bits.append((first_row, np.packbits(matched)))

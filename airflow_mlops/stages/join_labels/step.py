@@ -237,14 +237,19 @@ def _check(
 ) -> str:
     """Check the result of the join, and return why predictions have no label, as a sentence; empty if nothing is known.
 
-    :raises SchemaError: key columns have incomparable types or are written in different forms, or a prediction has
-        several labels or weights and no column says which of them is valid
+    :raises SchemaError: key columns have incomparable types or are written in different forms, a label is infinite, or
+        a prediction has several labels or weights and no column says which of them is valid
     """
     name = labels.name
     for key in labels.keys:
         key.check()
     if tally.contradicted:
         raise _ambiguous(_distinct(predictions, np.concatenate(tally.contradicted)), name, spec)
+    if tally.infinite:
+        raise SchemaError(
+            f"Label {spec.label.name!r} of dataset {name} is infinite for {counted(tally.infinite, 'prediction')}. Correct the label, or "
+            "make it null."
+        )
     missed = None
     if tally.matched < tally.rows and labels.rows:
         missed = near_misses.find(

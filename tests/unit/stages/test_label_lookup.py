@@ -72,7 +72,7 @@ def cases(draw: st.DrawFn) -> tuple[pa.Table, pa.Table, dict[str, str]]:
 
 
 def same_key(value: object) -> object:
-    """Return what equal keys have in common: -0.0 is 0.0 and NaN is NaN. A null key equals nothing."""
+    """Return what equal keys have in common: -0.0 is 0.0. Null and NaN equal nothing."""
     return repr(value + 0.0) if isinstance(value, float) else value
 
 
@@ -81,7 +81,8 @@ def in_memory(left: pa.Table, right: pa.Table, orders: dict[str, str]) -> list[o
 
     def key(row: dict) -> tuple | None:
         values = [row[name] for name in left.column_names]
-        return None if None in values else tuple(map(same_key, values))
+        missing = any(value is None or value != value for value in values)
+        return None if missing else tuple(map(same_key, values))
 
     def rank(value: object) -> tuple:
         return (0,) if value is None or value != value else (1, value)
@@ -202,6 +203,15 @@ def test_nan_counts_as_no_label(tmp_path):
     spec = JoinLabelsSpec(predictions=predictions.ref, labels=labels.ref, on=["k"], label="y", name="o")
     result = join_labels.run(spec, StepContext(store))
     assert (result.labelled, result.coverage) == (1, 0.25)
+
+
+def test_an_infinite_label_is_refused(tmp_path):
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    predictions = _written(store, "inf_p", pa.table({"k": [1, 2, 3]}))
+    labels = _written(store, "inf_l", pa.table({"k": [1, 2, 4], "y": [1.0, float("-inf"), float("inf")]}))
+    spec = JoinLabelsSpec(predictions=predictions.ref, labels=labels.ref, on=["k"], label="y", name="o")
+    with pytest.raises(SchemaError, match="'y' of dataset inf_l is infinite for 1 prediction"):
+        join_labels.run(spec, StepContext(store))
 
 
 def weights(store: ArtifactStore, right: pa.Table, **orders) -> list[object]:

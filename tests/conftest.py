@@ -45,12 +45,12 @@ def group(path: str) -> str:
     """The group of a test file. One xdist worker runs the tests of a group, one after the other.
 
     Most files share no fixtures, so each is a group. The files on the cluster share a namespace and an MLflow server, and those
-    in a folder ``live`` an Airflow.
+    in a folder ``live`` an Airflow. The files on the cluster are two groups, because they wait for pods most of the time.
 
     :param path: relative to the root of the repository
     """
     parts = path.split("/")
-    return next((part for part in ("kubernetes", "live") if part in parts), path)
+    return " ".join(part for part in ("kubernetes", "live") if part in parts) or path
 
 
 class Groups(LoadScopeScheduling):

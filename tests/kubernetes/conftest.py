@@ -2,8 +2,8 @@
 
 KUBECONFIG names the cluster. Its nodes must mount this machine's ``/tmp`` and reach this machine's address, as a cluster on
 the same machine does. ``MLOPS_TEST_IMAGE`` names a runner image that the nodes have, and ``MLOPS_TEST_IMAGE_BUILD`` may name
-a file that exists as long as the image is being built. ``MLOPS_TEST_CLUSTER_DOWN`` may name a command that stops the cluster
-after its last test. With ``MLOPS_TEST_SOURCE=1`` pods run the checkout instead of the package in the image.
+a file that exists as long as the image is being built. With ``MLOPS_TEST_SOURCE=1`` pods run the checkout instead of the
+package in the image.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import tempfile
 import threading
 import time
@@ -150,9 +149,6 @@ def cluster() -> Iterator[Cluster]:
         os.umask(old)
         core.delete_namespace(name, grace_period_seconds=0)
         shutil.rmtree(folder, ignore_errors=True)
-        # An idle cluster takes a tenth of a core.
-        if down := os.environ.get("MLOPS_TEST_CLUSTER_DOWN"):
-            subprocess.run([down], check=True, stdout=subprocess.DEVNULL, timeout=300)
 
 
 def _grant(api: Any, namespace: str, document: dict[str, Any]) -> None:

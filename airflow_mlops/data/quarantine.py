@@ -21,6 +21,6 @@ def quarantine_name(name: str) -> str:
 def quarantines_of(name: str) -> set[str]:
     """Return the names of the datasets that can contain quarantined rows of ``name``.
 
-    If ``name`` is the name of the valid rows of other datasets, the quarantine of these datasets is included.
+    Validated rows are in a dataset of their own: for ``trips_valid``, the result includes ``trips_quarantine``.
     """
     return {quarantine_name(name), quarantine_name(name.removesuffix(_VALID))}

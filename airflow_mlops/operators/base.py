@@ -149,10 +149,12 @@ class StepOperator(SpecParameters, BaseOperator):
         return None
 
     def urls(self, context: Context, run_id: str | None = None, **more: str) -> dict[str, str]:
-        """Return the addresses for an event: ``task``, ``run`` and those in ``more``. Unknown addresses are empty.
+        """Return the URLs for a notification: ``task`` (the log), ``run`` (the MLflow run) and those in ``more``.
+
+        A URL that is not known is an empty string.
 
         :param run_id: id of the MLflow run
-        :param more: additional addresses by name
+        :param more: additional URLs by name
         """
         from airflow_mlops.links.mlflow import run_page
 
@@ -395,9 +397,9 @@ def _provenance(context: Context) -> Provenance:
 
 
 class _Series(NamedTuple):
-    """The current series of tries of a task.
+    """The first try of a task and its retries, until a user clears the task. They share one result.
 
-    :param id: identifier of the series
+    :param id: identifier of the series of tries
     :param is_cleared: whether the series began because a user cleared the task
     """
 

@@ -298,7 +298,11 @@ class Ledger:
             AttributeError,
             RecursionError,
         ) as error:
-            log.warning("The file %s cannot be used (%s). Each entry is read from its own file.", self._pack_key, error)
+            log.warning(
+                "The packed copy of the ledger, %s, cannot be read (%s). The entries are read from their own files, which is slower.",
+                self._pack_key,
+                error,
+            )
             return []
         return pack if previous == ["", *map(_sha256, pack[:-1])] else []
 

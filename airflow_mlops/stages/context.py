@@ -52,7 +52,10 @@ class StepContext:
 
     @property
     def kept(self) -> KeptSelections | None:
-        """Return the selections of datasets that all tries of the task share; ``None`` without an Airflow task."""
+        """Return the record of the datasets that the first try selected, so that retries read the same datasets.
+
+        :return: ``None`` without an Airflow task
+        """
         return None if self.is_adhoc else KeptSelections(self.store, self.key)
 
     def processed(self, rows: int) -> None:

@@ -167,7 +167,7 @@ class SourceFolder:
         if absent:
             raise SchemaError(
                 f"{where} has no {named('column', absent)}, which the feature views declare. "
-                f"Add every column to the dataset, or correct the feature views. The columns of the dataset are: "
+                f"Add the missing columns to the dataset, or correct the feature views. The columns of the dataset are: "
                 f"{', '.join(present.names)}."
             )
         fields = [

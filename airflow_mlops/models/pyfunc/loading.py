@@ -91,7 +91,7 @@ def load_answer(folder: Path, name: str, description: Model, *, allow_pyfunc: bo
 
 
 def engine(description: Model) -> str:
-    """Return the name of the engine that computes the predictions."""
+    """Return MLflow's loader module and MLflow's version as text, such as ``mlflow.sklearn (mlflow 3.1.0)``."""
     import mlflow
 
     return f"{_loader(description)} (mlflow {mlflow.__version__})"

@@ -45,7 +45,7 @@ SEEN = [Depends(readable)]
 
 
 def visible(name: ModelName, rights: AccessDep, found: StoreDep) -> ModelFacts:
-    """Return all facts about a model that the user may see. Otherwise, the answer is 404."""
+    """Return all facts about a model. The response is 404 if it does not exist or the user may not see it."""
     facts = models.model(found, name)
     if facts is None or not rights.sees(facts.dags):
         raise unknown()

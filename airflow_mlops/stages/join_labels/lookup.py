@@ -1,4 +1,8 @@
-"""Look up the label of each prediction. DuckDB joins the keys in bounded memory. Labels are chosen batch by batch."""
+"""Look up the label of each prediction.
+
+DuckDB joins the keys in bounded memory. If several rows of the labels match a prediction, one of them is chosen. This is
+done batch by batch.
+"""
 
 from __future__ import annotations
 

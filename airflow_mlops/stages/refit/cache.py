@@ -33,11 +33,13 @@ _VERSION_TAGS = (IDENTITY, REFIT_OF_TAG, JUDGED_RUN_TAG)
 
 
 def inputs(spec: RefitSpec, context: StepContext) -> dict[str, Any]:
-    """Return the verdict, the winner with its training, files and model card, the user's code and the request.
+    """Return everything that determines the result of a refit.
 
-    The retraining request is part of the inputs, because the MLflow run of the refit records it.
+    This is the verdict, the winner with its training, files and model card, the user's code, and the retraining request,
+    which the MLflow run of the refit records.
 
-    :raises NotCacheableError: no candidate won, the winner is another version by now, or its training set was purged
+    :raises NotCacheableError: no candidate won, MLflow now uses the winner's number for a different version, or the
+        training set of the winner was purged
     """
     winner = spec.verdict.winner
     if winner is None:

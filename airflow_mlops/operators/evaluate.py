@@ -32,8 +32,8 @@ class EvaluateOperator(StepOperator):
     :param part: split part of the training set that holds the held-out data; by default `test`
     :param gates: the gates that a candidate must pass: a list of dicts, or the name of a YAML file with such a list,
         next to the DAG file. By default, a candidate must be better than the baseline and better than the champion,
-        each with 95% confidence. If no gate in the list compares with the champion, a gate is added: the candidate must not be
-        worse than the champion. ``{"champion": "ignore"}`` in the list prevents the additional gate
+        each with 95% confidence. If no gate in the list compares with the champion, a gate is added: the candidate must
+        not be worse than the champion. ``{"champion": "ignore"}`` in the list prevents the additional gate
     :param metric: name of the metric that ranks the passing candidates. The winner is the first candidate that is at
         most one standard error worse than the best one. By default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass)
         or ``rmse`` (regression). A custom metric is named by its import path, ``package.module:function``, an expected

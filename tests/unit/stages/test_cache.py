@@ -168,13 +168,18 @@ def test_another_version_is_another_input(store, monkeypatch):
 
 def profiled(store, run_id, cache="use", **spec):
     """Profile the rows as a task of a DAG run does."""
-    content = parse(ProfileSpec, spec, "The step").model_dump(mode="json")
+    return as_task("profile", parse(ProfileSpec, spec, "The step"), store, run_id, cache)
+
+
+def as_task(step, spec, store, run_id, cache):
+    """Run a step as a task of a DAG run does."""
+    content = spec.model_dump(mode="json")
     provenance = Provenance(dag_id="d", run_id=run_id, task_id="t")
     call = StepCall(
-        step="profile",
+        step=step,
         spec=content,
         store=store.url,
-        key=result_key("profile", content, provenance),
+        key=result_key(step, content, provenance),
         version=__version__,
         provenance=provenance,
         cache=cache,
@@ -293,19 +298,8 @@ def test_a_profile_of_purged_rows_fails_as_without_the_cache(place):
 
 def built(store, run_id, ref, cache="use"):
     """Build a training set as a task of a DAG run does."""
-    content = parse(TrainingSetSpec, {**STEPS["training_set"][0], "entities": ref}, "").model_dump(mode="json")
-    provenance = Provenance(dag_id="d", run_id=run_id, task_id="t")
-    return run_call(
-        StepCall(
-            step="training_set",
-            spec=content,
-            store=store.url,
-            key=result_key("training_set", content, provenance),
-            version=__version__,
-            provenance=provenance,
-            cache=cache,
-        )
-    )
+    spec = parse(TrainingSetSpec, {**STEPS["training_set"][0], "entities": ref}, "")
+    return as_task("training_set", spec, store, run_id, cache)
 
 
 def test_a_purged_training_set_is_built_again_and_purged_events_fail_as_without_the_cache(place):

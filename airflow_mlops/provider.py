@@ -135,6 +135,22 @@ def get_provider_info() -> dict[str, Any]:
                         "example": "4GB",
                         "default": "",
                     },
+                    "signing_key": {
+                        "description": "File with the private key of an elliptic curve (PEM), with which steps sign the entries of "
+                        "the ledger. By default, entries are not signed.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/etc/mlops/signing.pem",
+                        "default": "",
+                    },
+                    "verifying_key": {
+                        "description": "File with the public key (PEM) of ``signing_key``. If it is set, only champions whose "
+                        "promotion was signed with this key are used. By default, signatures are not checked.",
+                        "version_added": "0.1.0",
+                        "type": "string",
+                        "example": "/etc/mlops/verifying.pem",
+                        "default": "",
+                    },
                     "preload": {
                         "description": "Modules, separated by commas, that the scheduler imports before LocalExecutor "
                         "forks its workers, so that the tasks need not import them. The scheduler takes longer to start "

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from airflow.sdk import conf
 
-from airflow_mlops.registry.cache import DEFAULT_SIZE
+from airflow_mlops.core.sizes import MEMORY_VARIABLE
+from airflow_mlops.registry.cache import DEFAULT_SIZE, SIZE_VARIABLE
+from airflow_mlops.registry.signatures import SIGNING_VARIABLE, VERIFYING_VARIABLE
 
 
 def default_store() -> str:
@@ -43,18 +46,20 @@ def webhook_conn_id() -> str:
     return conf.get("mlops", "webhook_conn_id", fallback="") or ""
 
 
-def cache_size() -> str:
-    """Return the size of the cache of models on a worker, such as ``50GB``: ``[mlops] cache_size``, by default 10GB."""
-    return conf.get("mlops", "cache_size", fallback="") or DEFAULT_SIZE
+def step_environment() -> dict[str, str]:
+    """Return the environment variables that pass settings to the process of a step, by name.
 
-
-def memory() -> str:
-    """Return the memory that DuckDB may use in a step, such as ``4GB``: ``[mlops] memory``.
-
-    If the setting is empty, an empty string is returned, and DuckDB may use half of the memory that the process may
-    use.
+    These are the size of the cache of models (``[mlops] cache_size``, by default 10GB), the memory that DuckDB may use
+    (``[mlops] memory``, by default empty, which means half of the memory that the process may use), and the files with the
+    keys for signatures of the ledger (``[mlops] signing_key`` and ``[mlops] verifying_key``, by default empty).
     """
-    return conf.get("mlops", "memory", fallback="") or ""
+    return {
+        SIZE_VARIABLE: conf.get("mlops", "cache_size", fallback="") or DEFAULT_SIZE,
+        MEMORY_VARIABLE: conf.get("mlops", "memory", fallback="") or "",
+        # A setting that is empty must not turn off a check that the machine's own environment asks for.
+        SIGNING_VARIABLE: conf.get("mlops", "signing_key", fallback="") or os.environ.get(SIGNING_VARIABLE, ""),
+        VERIFYING_VARIABLE: conf.get("mlops", "verifying_key", fallback="") or os.environ.get(VERIFYING_VARIABLE, ""),
+    }
 
 
 def preload() -> list[str]:

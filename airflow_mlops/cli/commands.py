@@ -37,7 +37,7 @@ from airflow_mlops.core.errors import (
 from airflow_mlops.core.references import MLflowTarget
 from airflow_mlops.core.secrets import mask_urls
 from airflow_mlops.core.windows import Window
-from airflow_mlops.settings import default_store
+from airflow_mlops.settings import default_store, step_environment
 
 if TYPE_CHECKING:
     from airflow_mlops.data.prediction_log import PredictionLog
@@ -61,6 +61,8 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
 
     @functools.wraps(function)
     def run(args: Namespace) -> None:
+        # As in a task: some commands run steps in this process.
+        os.environ.update(step_environment())
         try:
             function(args)
         except MLOpsError as error:
@@ -91,6 +93,7 @@ def ledger(args: Namespace) -> None:
     _require(entries, found)
     if args.verify:
         entries, warning = _verify(found, args)
+        found.require_signatures()
         print(
             f"The ledger of model {args.model!r} is complete and unchanged. It has {len(entries)} entries, the last "
             f"one from {entries[-1].time:%F %T} UTC.{warning}"

@@ -20,8 +20,6 @@ from airflow_mlops.core import termination
 from airflow_mlops.core.connections import environment_name, to_json
 from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError
 from airflow_mlops.core.parent import MODULES_VARIABLE, PARENT_VARIABLE
-from airflow_mlops.core.sizes import MEMORY_VARIABLE
-from airflow_mlops.registry.cache import SIZE_VARIABLE
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -109,7 +107,7 @@ class ProcessRunner(Runner[Process]):
         return result
 
     def _environment(self, conn_ids: set[str], context: Context) -> dict[str, str]:
-        from airflow_mlops.settings import cache_size, memory
+        from airflow_mlops.settings import step_environment
 
         inherited = {
             name: value
@@ -122,8 +120,7 @@ class ProcessRunner(Runner[Process]):
             "PYTHONUNBUFFERED": "1",
             MODULES_VARIABLE: os.pathsep.join(module_folders(context)),
             PARENT_VARIABLE: str(os.getpid()),
-            SIZE_VARIABLE: cache_size(),
-            MEMORY_VARIABLE: memory(),
+            **step_environment(),
         }
         return {**inherited, **secrets, **own, **self.compute.env}
 

@@ -31,13 +31,10 @@ class WorkerRunner(Runner[Worker]):
     _running = False
 
     def run(self, call: StepCall, conn_ids: set[str], context: Context) -> dict[str, Any]:
-        from airflow_mlops.core.sizes import MEMORY_VARIABLE
-        from airflow_mlops.registry.cache import SIZE_VARIABLE
-        from airflow_mlops.settings import cache_size, memory
+        from airflow_mlops.settings import step_environment
         from airflow_mlops.stages.runner import run_call
 
-        os.environ[SIZE_VARIABLE] = cache_size()
-        os.environ[MEMORY_VARIABLE] = memory()
+        os.environ.update(step_environment())
         sys.path.extend(folder for folder in module_folders(context) if folder not in sys.path)
         self._running = True
         try:

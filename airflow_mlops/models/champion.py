@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_mlops.core.errors import ModelCorruptError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract
 from airflow_mlops.models.scorer import Scorer
+from airflow_mlops.registry import signatures
 from airflow_mlops.registry.integrity import download_unchanged
 from airflow_mlops.registry.ledger import Ledger
+from airflow_mlops.registry.versions import champion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -58,13 +61,26 @@ def download_champion(
     :param store: the artifact store with the ledger
     :param ref: the model version
     :param progress: function that logs a message about files that were not checked
-    :raises ModelCorruptError: a file of the version was changed after its promotion
+    :raises ModelCorruptError: a file of the version was changed after its promotion, or signatures are required and the
+        promotion of the champion was not signed
     :raises RegistryError: the version or its files no longer exist
     """
     promotion = Ledger(store, ref.model).promotion(ref.version)
+    if promotion is None and signatures.required():
+        _require_no_champion(client, ref)
     if promotion is None or not promotion.files:
         why = (
             "did not promote it" if promotion is None else "has no hashes of them, because an earlier release wrote it"
         )
         progress(f"The files of {ref} are not checked: the ledger {why}.")
     return download_unchanged(client, ref, promotion)
+
+
+def _require_no_champion(client: MlflowClient, ref: ModelVersionRef) -> None:
+    """Refuse a champion that the ledger never promoted: its promotion cannot have been signed."""
+    present = champion(client, ref.model)
+    if present is not None and present.version == ref.version:
+        raise ModelCorruptError(
+            f"The champion {ref} has no signature, because the ledger did not promote it. Evaluate and promote the version, or set "
+            "the alias in MLflow to a version whose promotion was signed."
+        )

@@ -13,6 +13,8 @@ the SHA-256 of each change of the champion as a tag of the new champion (:mod:`a
 removal of the last change is detected as well. Each entry has its own file, because object stores cannot append to a
 file. The artifact store creates a file only if it does not exist, so two writers never use the same number.
 
+With a key, entries are also signed (:mod:`airflow_mlops.registry.signatures`).
+
 A *pack* has the content of many entries in one object, so that reading a long ledger takes few requests::
 
     indexes/ledger/MODEL.json.gz
@@ -42,6 +44,7 @@ from airflow_mlops.core.errors import RegistryError, StoreError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.data.store import ATTEMPTS, ArtifactStore, pauses
+from airflow_mlops.registry import signatures
 from airflow_mlops.registry.approval import ApprovalRecord
 from airflow_mlops.registry.canary_step import CanaryStep
 from airflow_mlops.registry.endpoint import Endpoint
@@ -153,6 +156,7 @@ class Entry(Decision):
     :param model: name of the registered model
     :param time: time at which the entry was written, UTC
     :param previous: SHA-256 of the previous entry's file; empty for the first entry
+    :param signature: the signature of the entry; ``None`` if the writer had no key
     :param sha256: SHA-256 of this entry's file; not stored in the file
     """
 
@@ -164,6 +168,7 @@ class Entry(Decision):
     model: str
     time: UtcDatetime
     previous: str
+    signature: str | None = Field(default=None, exclude=True)
     sha256: str = Field(default="", exclude=True)
 
     def promotes(self, version: int) -> bool:
@@ -341,8 +346,9 @@ class Ledger:
     def promotion(self, version: int) -> Entry | None:
         """Return the last entry that promoted a version; ``None`` if the ledger has no such entry.
 
-        The chain of hashes is not checked.
+        The chain of hashes is not checked. The signature of the entry is checked if signatures are required.
 
+        :raises ModelCorruptError: the entry has no valid signature, but a signature is required
         :raises RegistryError: a file of the ledger is not an entry, or an entry is missing
         """
         keys = self.store.keys(self.folder)
@@ -350,8 +356,22 @@ class Ledger:
         contents = self._contents(keys)
         for key in sorted(contents, reverse=True):
             if (entry := self._parse(key, contents[key])).promotes(version):
+                self._require_signature(entry, contents[key])
                 return entry
         return None
+
+    def require_signatures(self) -> None:
+        """Check the signature of each entry that was read. Each promotion must have one if signatures are required.
+
+        :raises ModelCorruptError: a signature is not valid, or a promotion has none
+        """
+        for entry, content in zip(self._entries, self._files, strict=True):
+            if entry.signature or entry.decision == "promoted":
+                self._require_signature(entry, content)
+
+    def _require_signature(self, entry: Entry, content: bytes) -> None:
+        if signatures.required():
+            signatures.require_valid(json.loads(content), f"entry {entry.seq} of the ledger, {self.url(entry.seq)},")
 
     def count(self) -> int:
         """Return the number of entries, without reading them."""
@@ -376,6 +396,7 @@ class Ledger:
         :param decide: function that takes the existing entries and returns the decision, or ``None`` to append nothing
         :return: the new or existing entry; ``None`` if ``decide`` returned ``None``
         :raises RegistryError: an existing entry was changed, removed or inserted
+        :raises SpecError: the entry cannot be signed with the configured key
         :raises StoreError: the ledger cannot be read or written, or other tasks were faster at every attempt
         """
         for pause in pauses():
@@ -394,10 +415,13 @@ class Ledger:
                 time=datetime.now(timezone.utc),
                 previous=entries[-1].sha256 if entries else "",
             )
-            data = json.dumps(entry.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False).encode()
+            content = entry.model_dump(mode="json")
+            if signature := signatures.sign(content):
+                content[signatures.FIELD] = signature
+            data = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False).encode()
             if self.store.create_exclusive(self._key(entry.seq), data):
                 self._unpacked += 1
-                entry = self._append(entry, data)
+                entry = self._append(entry.model_copy(update={"signature": signature}), data)
                 self._write_pack()
                 return entry
             time.sleep(pause)

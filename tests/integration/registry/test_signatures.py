@@ -1,0 +1,202 @@
+"""With a key, the entries of the ledger are signed, and only champions whose promotion was signed are used."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from airflow_mlops.core.errors import ModelCorruptError, SpecError
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.registry.aliases import verify
+from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.signatures import SIGNING_VARIABLE, VERIFYING_VARIABLE
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import step as evaluate
+from airflow_mlops.stages.evaluate.spec import EvaluateSpec
+from airflow_mlops.stages.promote import step as promote
+from airflow_mlops.stages.promote.spec import PromoteSpec
+from airflow_mlops.stages.score import step as score
+from airflow_mlops.stages.score.spec import ScoreSpec
+from tests.support.candidates import register, training_set
+
+GATES = [{"metric": "accuracy", "min": 0.6}, {"champion": "ignore"}]
+
+
+def key_pair(folder: Path, curve: str = "SECP256R1") -> tuple[Path, Path]:
+    """The files of a new private key and its public key."""
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    private = ec.generate_private_key(getattr(ec, curve)())
+    files = folder / f"{uuid.uuid4().hex}.pem", folder / f"{uuid.uuid4().hex}.pub"
+    pem = serialization.Encoding.PEM
+    secret = (serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    files[0].write_bytes(private.private_bytes(pem, *secret))
+    files[1].write_bytes(private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
+    return files
+
+
+@pytest.fixture
+def keys(tmp_path):
+    return key_pair(tmp_path)
+
+
+@pytest.fixture
+def signed(keys, monkeypatch):
+    """Steps sign what they record."""
+    monkeypatch.setenv(SIGNING_VARIABLE, str(keys[0]))
+
+
+@pytest.fixture
+def dataset(store):
+    return training_set(store)
+
+
+@pytest.fixture
+def promoted(client, store, dataset, tmp_path):
+    """Evaluate and promote a new version of the model."""
+    model = f"delays_{uuid.uuid4().hex[:8]}"
+
+    def promoted():
+        ref = register(client, tmp_path / uuid.uuid4().hex, dataset, (2, 0), model=model)
+        verdict = evaluate.run(EvaluateSpec(candidates=[ref], gates=GATES), step(store)).verdict
+        assert promote.run(PromoteSpec(verdict=verdict), step(store)).promoted
+        return ref
+
+    return promoted
+
+
+def step(store):
+    return StepContext(store=store, key=f"results/{uuid.uuid4().hex}.json")
+
+
+def scored(store, model, dataset):
+    result = score.run(ScoreSpec(model=model, dataset=dataset, part="test", window="2013-04"), step(store))
+    return open_dataset(store, result.dataset).rows
+
+
+def edit(store, ledger, seq, **changes):
+    """Write an entry anew, as everybody who may write to the store can."""
+    path = f"{ledger.folder}/{seq:08d}.json"
+    content = json.loads(store.read_bytes(path))
+    store.write_bytes(path, json.dumps({**content, **changes}).encode())
+
+
+def test_a_signed_champion_scores_and_a_forged_promotion_does_not(
+    client, store, dataset, promoted, signed, keys, monkeypatch
+):
+    first = promoted()
+    monkeypatch.delenv(SIGNING_VARIABLE)
+    monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
+    assert scored(store, first.model, dataset) > 0
+    ledger = Ledger(store, first.model)
+    # Whoever may write to MLflow and to the store can promote, but cannot sign.
+    promoted()
+    with pytest.raises(ModelCorruptError, match=r"00000002\.json, has no signature"):
+        scored(store, first.model, dataset)
+    # The signature of another entry does not help.
+    edit(store, ledger, 2, signature=ledger.entries()[0].signature)
+    with pytest.raises(ModelCorruptError, match=r"00000002\.json, was signed with another key, or changed"):
+        scored(store, first.model, dataset)
+    client.set_registered_model_alias(first.model, "champion", str(first.version))
+    assert scored(store, first.model, dataset) > 0
+
+
+@pytest.mark.parametrize("changes", [{"reason": "Another"}, {"files": {}}, {"card": {}}, {"signature": "{}"}])
+def test_a_changed_promotion_is_not_the_signed_one(changes, store, dataset, promoted, signed, keys, monkeypatch):
+    ref = promoted()
+    monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
+    ledger = Ledger(store, ref.model)
+    assert ledger.promotion(ref.version) is not None
+    edit(store, ledger, 1, **changes)
+    with pytest.raises(ModelCorruptError, match="entry 1 of the ledger"):
+        ledger.promotion(ref.version)
+
+
+def test_the_key_must_be_the_one_that_signed(store, promoted, signed, keys, tmp_path, monkeypatch):
+    ref = promoted()
+    monkeypatch.setenv(VERIFYING_VARIABLE, str(key_pair(tmp_path)[1]))
+    with pytest.raises(ModelCorruptError, match="was signed with another key"):
+        Ledger(store, ref.model).promotion(ref.version)
+
+
+def test_a_champion_that_the_ledger_did_not_promote_is_refused(
+    client, store, dataset, promoted, signed, keys, tmp_path, monkeypatch
+):
+    ref = promoted()
+    monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
+    other = register(client, tmp_path / "other", dataset, (0, 2), model=ref.model)
+    client.set_registered_model_alias(ref.model, "champion", str(other.version))
+    with pytest.raises(ModelCorruptError, match="the ledger did not promote it"):
+        scored(store, ref.model, dataset)
+    # A challenger that a DAG names needs no promotion.
+    client.set_registered_model_alias(ref.model, "champion", str(ref.version))
+    spec = ScoreSpec(model=ref.model, version=other.version, dataset=dataset, part="test", window="2013-04")
+    assert score.run(spec, step(store)).dataset.rows > 0
+
+
+def test_verification_reads_every_signature(client, store, promoted, signed, keys, monkeypatch):
+    ref = promoted()
+    ledger = Ledger(store, ref.model)
+    ledger.record("r", lambda entries: refused(entries, "first"))
+    monkeypatch.delenv(SIGNING_VARIABLE)
+    # Only promotions need a signature.
+    ledger.record("s", lambda entries: refused(entries, "second"))
+    monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
+    assert [entry.signature is None for entry in verify(client, ledger)] == [False, False, True]
+    ledger.require_signatures()
+    edit(store, ledger, 3, signature=ledger.entries()[1].signature)
+    ledger.entries()
+    with pytest.raises(ModelCorruptError, match="entry 3 of the ledger"):
+        ledger.require_signatures()
+
+
+def refused(entries, reason):
+    champion = entries[-1].champion
+    return Decision(decision="refused", replaced=champion, champion=champion, reason=reason)
+
+
+def test_fields_that_this_release_does_not_know_are_signed_too(store, promoted, signed, keys, monkeypatch):
+    ref = promoted()
+    monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
+    ledger = Ledger(store, ref.model)
+    edit(store, ledger, 1, a_field_of_a_newer_release=1)
+    with pytest.raises(ModelCorruptError):
+        ledger.promotion(ref.version)
+
+
+@pytest.mark.parametrize("variable", [SIGNING_VARIABLE, VERIFYING_VARIABLE])
+@pytest.mark.parametrize("content", [None, b"", b"no key"])
+def test_a_key_that_cannot_be_read_is_an_error(variable, content, store, promoted, signed, tmp_path, monkeypatch):
+    ref = promoted()
+    if content is not None:
+        (tmp_path / "key").write_bytes(content)
+    monkeypatch.setenv(variable, str(tmp_path / "key"))
+    ledger = Ledger(store, ref.model)
+    with pytest.raises(SpecError, match=r"\[mlops\] (signing|verifying)_key"):
+        ledger.promotion(ref.version)
+        ledger.record("r", lambda entries: refused(entries, "any"))
+    assert ledger.count() == 1
+
+
+def test_sigstore_s_own_command_verifies_an_entry(store, promoted, signed, keys, tmp_path):
+    ref = promoted()
+    content = json.loads(store.read_bytes(f"ledger/{ref.model}/00000001.json"))
+    (tmp_path / "entry.sig").write_text(content.pop("signature"))
+    file = tmp_path / "entry.json"
+    file.write_text(json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+    command = [sys.executable, "-m", "model_signing", "verify", "key", str(file)]
+    options = ["--signature", str(tmp_path / "entry.sig"), "--public_key", str(keys[1])]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+def test_without_keys_nothing_is_signed(store, promoted):
+    ref = promoted()
+    assert "signature" not in json.loads(store.read_bytes(f"ledger/{ref.model}/00000001.json"))
+    assert "model_signing" not in sys.modules or Ledger(store, ref.model).promotion(ref.version).signature is None

@@ -22,7 +22,9 @@ class Model(BaseModel):
 
 
 def choices(name: Any, known: Iterable[str]) -> str:
-    """Return the clause of an error message that lists the valid names and suggests the one most similar to ``name``.
+    """Return a clause for an error message, such as ``choose one of auc, f1 (did you mean 'f1'?)``.
+
+    The suggestion is the valid name most similar to ``name``. It is left out if no valid name is similar.
 
     :param name: the unknown name that the user wrote
     :param known: the valid names
@@ -62,7 +64,8 @@ def parse(model: type[Any], value: Any, where: str, **context: Any) -> Any:
 def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Yield the location and the message of each problem.
 
-    If a value has none of several allowed types, pydantic reports one error for each type. They become one problem.
+    If several types are allowed for a value and it has none of them, pydantic reports one error for each type. These
+    errors are combined into one problem.
 
     :param value: the validated value
     :param errors: pydantic's errors. If several types are allowed for a value, the last item of an error's location is

@@ -68,8 +68,8 @@ class Provenance(Model):
     def left_out(self) -> set[str]:
         """Return the features that a training set must leave out, because requests name them as broken.
 
-        The newest request of each model counts. If requests for several models started the DAG run, a feature is left
-        out only if each of them names it.
+        If a model has several requests, only the newest is used. If the DAG run was started by requests for several
+        models, a feature is left out only if the requests of all models name it.
         """
         newest = {request.model: set(request.without) for request in self.requests}
         return set.intersection(*newest.values()) if newest else set()
@@ -96,7 +96,7 @@ def _connection_ids(value: Any) -> Iterator[str]:
 
 
 class Origin(Model):
-    """The Airflow task that computed a result that a later task took from the cache.
+    """The Airflow task that computed a cached result.
 
     :param map_index: index of a mapped task instance; -1 if the task is not mapped
     :param key: key of the result in the artifact store
@@ -121,7 +121,8 @@ class Result(Model):
     :param summary: one sentence about what the step did. Operators write the sentence to the task's log
     :param usage: time, memory and bytes that the step used; ``None`` if the step was not run by an operator, and in
         results of earlier releases
-    :param cached: the task that computed this result, if it was taken from the cache; ``None`` if the step computed it
+    :param cached: the task that computed the result, if the step took it from the cache; ``None`` if the step computed
+        the result itself
     """
 
     summary: str
@@ -145,8 +146,8 @@ class StepCall(Model):
     :param key: key of the result in the artifact store
     :param version: version of ``airflow_mlops`` that created the call
     :param provenance: Airflow task that created the call
-    :param cache: ``use`` returns the result of an earlier task if nothing has changed, ``renew`` computes the result
-        and caches it; ``None`` if the step does not use the cache
+    :param cache: how the step uses the cache. ``use`` returns the result of an earlier task if its inputs were the
+        same. ``renew`` always computes the result and caches it. ``None`` does not use the cache
     """
 
     step: Name

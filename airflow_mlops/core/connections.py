@@ -16,7 +16,7 @@ from airflow_mlops.core.secrets import remember, remember_fields
 if TYPE_CHECKING:
     from sqlalchemy import URL
 
-# SQLAlchemy's names of Airflow connection types, if the names differ.
+# SQLAlchemy's dialects of the Airflow connection types that SQLAlchemy knows by a different name.
 _DIALECTS = {
     "postgres": "postgresql",
     "mssql": "mssql+pymssql",

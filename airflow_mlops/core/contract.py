@@ -194,10 +194,10 @@ class ModelContract(Model):
     :param positive: for a binary task, the positive class. The model's score is the probability of this class
     :param threshold: for a binary task, the decision threshold. The model predicts ``positive`` if the score is at
         least the threshold
-    :param threshold_choice: how the threshold was set with ``threshold=``; ``None`` if it is the threshold of the
-        estimator, and in contracts written before this field existed
-    :param calibration: how the probabilities were calibrated with ``calibration=``; ``None`` if they are those of the
-        estimator, and in contracts written before this field existed. The calibration is part of the ONNX export
+    :param threshold_choice: how the threshold was set with ``threshold=``; ``None`` if ``threshold=`` was not set, and
+        in contracts written before this field existed
+    :param calibration: how the probabilities were calibrated with ``calibration=``; ``None`` if ``calibration=`` was
+        not set, and in contracts written before this field existed. The calibration is part of the ONNX export
     :param interval: the prediction intervals that were set with ``interval=``; ``None`` without them, and in contracts
         written before this field existed
     :param metrics: metrics on held-out rows, by name of the metric
@@ -207,9 +207,9 @@ class ModelContract(Model):
         it was evaluated
     :param dataset_name: name of the dataset with the id ``dataset_id``
     :param timestamp: event time column of the dataset ``dataset_id``; ``None`` if the dataset has no event time column
-    :param refit_of: number of the version from which this version was fitted again on all rows of the training set,
-        held-out rows included. ``metrics`` and the scores in the profile are those of that version. ``None`` for a
-        version that was fitted to the split part ``train`` only
+    :param refit_of: for a refit, number of the original version. A refit is fitted to all rows of the training set,
+        including the held-out rows. Its ``metrics`` and the scores in its profile are those of the original version.
+        ``None`` for a version that was fitted to the split part ``train`` only
     :param watched: columns of the training set that monitoring compares like features, although the model does not use
         them. Scoring copies a watched column to the predictions if the scored dataset has this column
     :param sample_weight: column of the training set with the weights of the rows in training and in ``metrics``;

@@ -37,10 +37,10 @@ _NOT_ISO_8601 = "is not a date or a point in time in ISO 8601"
 
 
 class Instant(NamedTuple):
-    """A point in time.
+    """A point in time that was parsed from text.
 
-    :param micros: microseconds since 1970
-    :param nanos: further nanoseconds, 0 to 999
+    :param micros: microseconds since 1970, rounded down
+    :param nanos: nanoseconds after ``micros``, 0 to 999
     :param naive: whether the text has no time zone
     """
 

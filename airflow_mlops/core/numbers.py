@@ -7,9 +7,11 @@ _INEXACT = 1e15
 
 
 def rounded(value: float, digits: int = 4) -> str:
-    """Format a number with significant digits, and with all digits before the decimal point: ``0.7123``, ``12,345``.
+    """Format a number, such as ``0.7123`` or ``12,345``.
 
-    :param digits: number of significant digits of a number with fewer digits before the decimal point
+    The digits before the decimal point are never rounded. Numbers of 1e15 and more are in scientific notation.
+
+    :param digits: number of significant digits, if the number has fewer digits before the decimal point
     """
     whole = 10**digits - 0.5 <= abs(value) < _INEXACT
     return f"{value:,.0f}" if whole else f"{value:,.{digits}g}"

@@ -1,4 +1,6 @@
-"""Hashes of the user's own code: of the modules that an import path names, and of all modules that these import.
+"""Hashes of the user's own code.
+
+For the modules that import paths name, the hashes cover these modules and all modules that they import.
 
 The code is not run. The modules are found as Python's import system finds them, and their import statements are read
 from their source text. The standard library and installed packages are not followed, because their versions are known,
@@ -54,11 +56,9 @@ def environment() -> str:
 def _files_of(metadata: str) -> str:
     """Return a hash of the files of a package that was installed from a repository, a folder or a file.
 
-    The hash is empty for a package from a package index and for an editable package.
-
-    The code of an editable package is outside of ``site-packages`` and is treated like other modules of the user.
-
     :param metadata: the folder ``*.dist-info``
+    :return: the hash; empty for a package from a package index. It is also empty for an editable package, whose code is
+        outside of ``site-packages`` and is treated like other modules of the user
     """
     try:
         origin = Path(metadata, "direct_url.json").read_text(encoding="utf-8")
@@ -124,7 +124,7 @@ def module_of(path: str) -> str:
 
 
 def _with_parents(name: str) -> list[str]:
-    """Return a module's name after the names of the packages that contain it, which Python imports first."""
+    """Return the names of a module's packages, outermost first, and the name of the module. Python imports them all."""
     parts = name.split(".")
     return [".".join(parts[: count + 1]) for count in range(len(parts))]
 
@@ -213,9 +213,9 @@ def _source(spec: ModuleSpec) -> bytes | None:
 
 
 def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
-    """Yield each name that a module imports anywhere in its code, and whether the name certainly names a module.
+    """Yield each name that a module imports anywhere in its code, and whether the name is that of a module.
 
-    In ``from a import b``, ``b`` may be a module or an attribute.
+    The second value is ``False`` for ``b`` in ``from a import b``, because ``b`` may be a module or an attribute.
 
     :raises NotCacheableError: a name is computed, or the source text cannot be parsed
     """

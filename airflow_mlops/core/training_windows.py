@@ -140,6 +140,6 @@ TrainingWindow = Annotated[
 
 
 class WindowRule(Model):
-    """Contains one rule, so that a rule can be validated on its own."""
+    """A model whose only field is a rule, so that pydantic can validate a rule on its own."""
 
     window: TrainingWindow = Field()

@@ -10,10 +10,10 @@ class Usage(Model):
     """The resources that a step used. The time in which a pod starts and Python imports libraries is not included.
 
     :param seconds: elapsed time
-    :param cpu_seconds: CPU time of the process and of the processes that it has started and that have ended
-    :param peak_memory_mb: largest resident memory of the process, with its libraries, or of the largest process that it
-        has started, in MB (1,000,000 bytes). If the operating system cannot restart the measurement for each step, the
-        value covers the process since its start
+    :param cpu_seconds: CPU time of the process and of its child processes that have ended
+    :param peak_memory_mb: peak resident memory in MB (1,000,000 bytes) of the process or, if larger, of its largest
+        child process. The memory of the libraries is included. If the operating system cannot reset the peak before
+        each step, the value is the peak since the process started
     :param gpu_seconds: elapsed time multiplied by the number of GPUs that the process could use, whether or not it did;
         ``None`` without a GPU
     :param read_bytes: bytes read from the artifact store

@@ -122,7 +122,10 @@ def _check_day(text: str, calendar: Calendar) -> None:
 
 
 def _has_own_format(text: str, calendar: Calendar) -> bool:
-    """Return whether ``text`` is a partition key with a known start. Its format may contain slashes and brackets."""
+    """Return whether ``text`` is a partition key with a known start.
+
+    Such a key is not parsed, because a user-defined format may contain slashes and brackets.
+    """
     return text == calendar.key and calendar.key_start is not None
 
 
@@ -203,9 +206,10 @@ def parse_instant(text: str, name: str = UTC, calendar: Calendar = UTC_CALENDAR)
 
 
 def parse_moment(text: str, calendar: Calendar = UTC_CALENDAR) -> datetime:
-    """Parse a point in time that is not the end of a window, such as the time for which a snapshot is read.
+    """Parse a point in time that is not a part of a window, such as the time for which a snapshot is read.
 
-    The forms are those of :func:`parse_instant`.
+    This function reads the same forms as :func:`parse_instant`. Its error message lists only these forms, and not
+    those of windows.
 
     :param calendar: properties of the DAG run
     :raises ValueError: the text is not a point in time. The message lists the valid forms

@@ -47,7 +47,7 @@ def _moment(value: Any, info: ValidationInfo) -> Any:
 
 
 Moment = Annotated[UtcDatetime, BeforeValidator(_moment)]
-"""A point in time, written like the end of a window: ``2013-04-01T06:00Z``, or ``2013-04`` for its first instant."""
+"""A point in time, such as ``2013-04-01T06:00Z``. A calendar period, such as ``2013-04``, stands for its start."""
 
 
 class Window(Model):
@@ -115,7 +115,10 @@ class Window(Model):
 
     @property
     def short_label(self) -> str:
-        """Return at most 10 characters for a chart's axis: :attr:`label` without the time zone, or the first day."""
+        """Return a text of at most 10 characters for a chart's axis.
+
+        For a calendar period, this is the start of :attr:`label`. For any other window, it is the first day.
+        """
         short = window_text.label(self.start, self.end, self.zone)
         return (short or local(self.start, self.zone).isoformat())[:10]
 
@@ -126,9 +129,11 @@ class Window(Model):
 
     @property
     def identity(self) -> str:
-        """Return the text of a year, month, day or hour in UTC, otherwise start and end in UTC.
+        """Return the text that identifies the window in ids and file names.
 
-        The text does not depend on the window's time zone, and is the same in every version of this package.
+        A year, month, day or hour in UTC is written as such, for example ``2013-04``. Any other window is written as
+        start and end in UTC. The text does not depend on the window's time zone, and is the same in every version of
+        this package.
         """
         short = window_text.label(self.start, self.end, UTC)
         named = short is not None and _NAMED_PERIOD.fullmatch(short)
@@ -178,7 +183,10 @@ class Window(Model):
 
 
 def missing(wanted: Window, windows: Sequence[Window]) -> list[Window]:
-    """Return the parts of ``wanted`` that no window covers, ordered by time and in the time zone of ``wanted``."""
+    """Return the parts of ``wanted`` that none of ``windows`` covers, in order of time.
+
+    They have the time zone of ``wanted``.
+    """
     found, covered = [], wanted.start
     for window in sorted(windows, key=lambda item: item.start):
         if window.start > covered and covered < wanted.end:

@@ -41,9 +41,9 @@ def name_of(found: tzinfo | str | None) -> str:
 def instant(time: datetime, name: str) -> datetime:
     """Convert a local time in the zone ``name`` to UTC.
 
-    If the local time occurs twice because clocks are turned back, the first of the two instants is returned. If it does
-    not occur because clocks are turned forward, it is read with the offset before the change. Therefore the start of a
-    day is always its first instant.
+    When clocks are turned back, some local times occur twice. The first of the two instants is returned. When clocks
+    are turned forward, some local times do not occur. They are read with the offset before the change. Therefore the
+    start of a day is always its first instant.
 
     :param time: local time, as a ``datetime`` without a time zone
     :param name: name or offset of the time zone

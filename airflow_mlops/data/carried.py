@@ -1,4 +1,4 @@
-"""Conversion of columns to types that DuckDB returns bit for bit, and back.
+"""Convert columns to types that DuckDB returns bit for bit, and convert the results back.
 
 DuckDB compares floating-point numbers by value, has fewer types of times than Arrow, and has no dictionaries. Values
 that a query only returns, or compares for exact equality, are therefore converted to integers of the same width.
@@ -18,7 +18,7 @@ def carried(values: Any) -> Any:
     """Convert an Arrow array, or chunked array, to a type that DuckDB returns unchanged, see :func:`carried_type`.
 
     :param values: the array
-    :raises pyarrow.ArrowNotImplementedError: there is no such type, as for nested types and for intervals
+    :raises pyarrow.ArrowNotImplementedError: DuckDB has no such type. This is the case for nested types and intervals
     """
     if isinstance(values, pa.ChunkedArray):
         return pa.chunked_array([carried(chunk) for chunk in values.chunks], carried_type(values.type))

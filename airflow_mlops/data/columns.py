@@ -32,7 +32,7 @@ def predictions_name(model: str, apart: Apart | None = None) -> str:
     """Return the default name of the datasets of predictions of a model.
 
     :param model: name of the model
-    :param apart: the kind of predictions that are kept apart; ``None`` for those of the champion
+    :param apart: kind of the predictions, if they are stored separately; ``None`` for the champion's predictions
     """
     return f"{model}_{apart}_predictions" if apart else f"{model}_predictions"
 
@@ -75,13 +75,13 @@ def reserved_message(names: Iterable[str], where: str) -> str | None:
 
 
 def check_private(hashed: Collection[str], dropped: Collection[str], conn_id: str | None) -> None:
-    """Check the choice of the columns of predictions to hash or to drop.
+    """Check the parameters ``hash_columns``, ``drop_columns`` and ``hash_conn_id`` of a step that writes predictions.
 
     :param hashed: columns that are replaced by keyed hashes
     :param dropped: columns that are not written
     :param conn_id: id of the Airflow connection with the secret key for the hashes
-    :raises ValueError: ``conn_id`` is missing, a column is in both ``hashed`` and ``dropped``, or scoring adds a column
-        of this name
+    :raises ValueError: ``conn_id`` is missing, a column is in both ``hashed`` and ``dropped``, or a column is one that
+        scoring adds
     """
     if hashed and not conn_id:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Conversion of Arrow tables to pandas that does not round ids."""
+"""Convert Arrow tables to pandas DataFrames without rounding large integers, such as ids."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class ColumnFacts:
 def as_frame(table: pa.Table, facts: Mapping[str, ColumnFacts] | None = None) -> pd.DataFrame:
     """Convert a table to a DataFrame without changing large integers.
 
-    pandas converts integers with nulls to doubles by default, which changes ids beyond 2**53. Such columns become
+    Arrow's own conversion changes integers with nulls to doubles, which rounds ids beyond 2**53. Such columns become
     ``Int64`` or ``UInt64`` instead. Decimals become doubles, so that they can be compared with other numbers. Columns
     of whole decimals beyond 2**53 are usually ids, and become Python integers.
 

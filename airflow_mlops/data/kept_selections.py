@@ -31,9 +31,10 @@ class KeptSelections:
     def find(
         self, chosen: DatasetSelection, how: Sequence[Any], find: Callable[[DatasetSelection], list[Dataset]]
     ) -> list[Dataset]:
-        """Return the datasets that the first try found for a selection; the first try finds them and stores their ids.
+        """Return the datasets of a selection.
 
-        If nothing is found, the error is not stored, so a retry searches again.
+        The first try searches the datasets and stores their ids. A retry opens the datasets with these ids. If nothing
+        is found, nothing is stored, so a retry searches again.
 
         :param chosen: names the datasets and their windows
         :param how: everything else that determines the result of ``find``, as JSON values

@@ -31,7 +31,7 @@ class _Instants(NamedTuple):
     """The values of a column, like :class:`~airflow_mlops.core.moments.Instant`.
 
     :param micros: microseconds since 1970, int64
-    :param nanos: further nanoseconds, int64; ``None`` if they are all 0
+    :param nanos: nanoseconds after ``micros``, 0 to 999, int64; ``None`` if they are all 0
     :param naive: boolean array that is true for values without a time zone, or one boolean for the whole column
     """
 
@@ -91,7 +91,7 @@ def instants(values: pa.Array, what: str, *, first_row: int = 0) -> tuple[pa.Arr
     :param values: an Arrow array of timestamps, dates or ISO 8601 text
     :param what: subject of error messages: the column and its origin
     :param first_row: number of rows before ``values``, for the row numbers in error messages
-    :return: microseconds since 1970, and further nanoseconds (0 to 999); int64 arrays that are null for a null
+    :return: two int64 arrays: microseconds since 1970, and the nanoseconds after them (0 to 999). A null stays null
     :raises SchemaError: a value is not a point in time in the years 1 to 9999
     """
     found = _read(values, what, first_row)
@@ -103,7 +103,7 @@ def ranks_of(micros: pa.Array, nanos: pa.Array) -> pa.Array:
     """Rank moments like :func:`ranks`.
 
     :param micros: microseconds since 1970, from :func:`instants`
-    :param nanos: further nanoseconds
+    :param nanos: nanoseconds after ``micros``, from :func:`instants`
     """
     places = pc.rank(micros, tiebreaker="dense").cast(pa.int64())
     if pc.any(pc.greater(nanos, 0)).as_py():

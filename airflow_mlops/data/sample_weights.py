@@ -24,7 +24,7 @@ def check_column(dataset: Dataset, column: str) -> None:
 
     :param dataset: the training set
     :param column: name of the column
-    :raises WeightError: the dataset has no such column, or it is a feature, the label, a key or the event time
+    :raises WeightError: the dataset has no such column, or the column is a feature, the label, a key or the event time
     """
     name, details = dataset.manifest.name, dataset.manifest.details
     if column not in dataset.manifest.column_names:
@@ -57,9 +57,9 @@ def sample_weights(dataset: Dataset, part: str | None, column: str) -> NDArray[n
 def as_weights(values: pa.Array | pa.ChunkedArray, column: str, where: str) -> NDArray[np.float64]:
     """Convert the values of a column to weights, shape (n,).
 
-    Weights are finite numbers of at least 0, and at least one is above 0. Libraries compute with weights in single
-    precision, so a weight is also refused if it becomes infinite in single precision, or if a positive weight becomes
-    0.
+    Weights are finite numbers of at least 0, and at least one weight is above 0. Libraries compute with weights in
+    single precision. Therefore a weight is also refused if single precision changes it to infinity, or from a positive
+    number to 0.
 
     :param values: the values
     :param column: name of the column, for errors
@@ -88,10 +88,12 @@ def as_weights(values: pa.Array | pa.ChunkedArray, column: str, where: str) -> N
 
 
 def why_no_weights(values: pa.Array | pa.ChunkedArray) -> str | None:
-    """Return why values cannot be weights, as a phrase such as ``null in 3 rows (of 10)``, see :func:`as_weights`.
+    """Return why values cannot be weights, as a phrase such as ``null in 3 rows (of 10)``.
+
+    :func:`as_weights` describes which values can be weights.
 
     :param values: the values of a column
-    :return: ``None`` if they can be weights, or if there are no values
+    :return: ``None`` if the values can be weights, or if there are no values
     """
     if not is_number(values.type):
         return f"of the type {values.type}"

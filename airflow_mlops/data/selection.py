@@ -187,7 +187,10 @@ def _parts_of_one(one: Dataset, other: Dataset) -> bool:
 
 
 def contents(datasets: Sequence[Dataset]) -> list[dict[str, str | None]]:
-    """Return what determines the rows of datasets: the id of each dataset and, if only a part is read, this part."""
+    """Describe, as JSON, everything that determines the rows of datasets.
+
+    For each dataset, this is its id, the name of its time column and, if only a part of its window is read, this part.
+    """
     return [
         {
             "id": dataset.manifest.id,

@@ -1,4 +1,4 @@
-"""Rows in a temporary file, of which only a part is in memory at the same time."""
+"""Store rows in a temporary file, so that only a part of the rows is in memory at the same time."""
 
 from __future__ import annotations
 

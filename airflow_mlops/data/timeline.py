@@ -24,7 +24,7 @@ from airflow_mlops.data.store import ArtifactStore
 
 _SECOND = timedelta(seconds=1)
 _FIRST = datetime.min.replace(tzinfo=timezone.utc)
-# More folders of periods than this are listed together.
+# If more periods than this are needed, all periods of the level are listed together.
 _FEW_PERIODS = 8
 
 
@@ -173,10 +173,10 @@ class Timeline:
     def recent(self, count: int, before: Window) -> tuple[dict[Window, str], datetime | None]:
         """Find the last windows of each length that start before a window.
 
-        :param count: the smallest number of files to find for each subfolder level, if there are that many
+        :param count: minimum number of files to find in the subfolder of each length, if it has that many files
         :param before: time window. Only files of windows that start earlier are found
-        :return: the keys of the found files by window, and a time after which no other window ends; this time is
-            ``None`` if there are no other windows
+        :return: the keys of the found files by window, and a time. No window that was not found ends after this time.
+            The time is ``None`` if all windows were found
         :raises StoreError: the store cannot be read
         """
         top = self.store.keys(self.folder)
@@ -223,7 +223,7 @@ class Timeline:
         return self._newest_places(sorted((key for key in keys if key.endswith(self.suffix)), key=_name))
 
     def _newest_places(self, keys: Iterable[str]) -> list[str]:
-        """Leave out files of earlier versions of this package that exist with the same name in a subfolder."""
+        """Return ``keys`` without each file in FOLDER whose name also exists in a subfolder, where it is newer."""
         places: dict[str, str] = {}
         for key in keys:
             if not _name(key).startswith(".") and len(key) > len(places.get(_name(key), "")):

@@ -339,7 +339,7 @@ def doubles_of_text(text: pa.Array) -> pa.Array:
 def _exact_doubles(values: pa.Array) -> pa.Array:
     """Convert decimals to doubles like :func:`as_doubles`, but refuse large numbers that would be rounded.
 
-    :raises pyarrow.ArrowInvalid: a number beyond 2**53 would be rounded. This also applies to integers
+    :raises pyarrow.ArrowInvalid: a number of at least 2**53 would be rounded
     """
     doubles = as_doubles(values)
     large = pc.fill_null(pc.greater_equal(pc.abs(doubles), 2.0**53), False)
@@ -552,7 +552,9 @@ def conformed(data: Any, schema: pa.Schema, what: str) -> Any:
 
 
 def as_numbers(values: Any) -> Any:
-    """Convert a column of decimals to ``int64`` if all values are whole and fit, otherwise to ``double``.
+    """Convert a column of decimals to ``int64`` or ``double``.
+
+    ``int64`` is used if the type has no decimal places and all values fit. ``double`` is used otherwise.
 
     Columns of other types are returned unchanged.
     """

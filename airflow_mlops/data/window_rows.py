@@ -18,8 +18,8 @@ _DATE = r"^\s*[^Tt\s]+\s*$"
 def inside(values: Any, window: Window, what: str, *, first_row: int = 0) -> Any:
     """Return for each time whether it lies in the window.
 
-    A date is read as the start of the day in the window's time zone, in any form of ISO 8601. All other values are read as in
-    :func:`airflow_mlops.data.moments.as_utc`.
+    A date, in any form of ISO 8601, is read as the start of the day in the window's time zone. All other values are
+    read as in :func:`airflow_mlops.data.moments.as_utc`.
 
     :param values: an Arrow array or chunked array of timestamps, dates or ISO 8601 text
     :param what: subject of error messages: the column and its origin

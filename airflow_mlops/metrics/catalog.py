@@ -72,8 +72,8 @@ INTERVAL_METRICS: dict[str, Metric] = {
     COVERAGE: Metric(COVERAGE, ("regression",), True),
     WIDTH: Metric(WIDTH, ("regression",), False),
 }
-"""The built-in metrics of models with prediction intervals: the share of the labels in the intervals, and their mean
-width. ``coverage`` alone is the share of the predictions that have a label.
+"""The built-in metrics of models with prediction intervals: the share of the labels in the intervals, and the mean
+width of the intervals. The name ``coverage`` means something else: the share of the predictions that have a label.
 """
 
 MAIN_METRIC: dict[Task, str] = {"binary": "roc_auc", "multiclass": "roc_auc_ovr", "regression": "rmse"}
@@ -227,10 +227,10 @@ def check_on_request(name: str) -> str:
 
 
 def check_chooses(name: str | None) -> None:
-    """Check that a metric is suitable for the choice of the best of several models.
+    """Check that a metric can choose the best of several models.
 
     :param name: name of the metric; ``None`` for the default
-    :raises ValueError: the metric is one of prediction intervals
+    :raises ValueError: the metric is one of :data:`INTERVAL_METRICS`
     """
     if name in INTERVAL_METRICS:
         raise ValueError(

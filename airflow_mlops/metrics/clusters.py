@@ -78,7 +78,7 @@ def dense(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def alike(groups: NDArray[np.int64]) -> Design:
-    """Return the design of values that are equal within each cluster, which is the largest possible design effect.
+    """Return the design effect of values that are equal within each cluster. No other values have a larger effect.
 
     :param groups: the number of the cluster of each row, shape (n,)
     :return: the design effect and the effective number of clusters. With a single cluster, the effect is infinite

@@ -203,7 +203,7 @@ def _areas(candidate: Rows, champion: Rows, clusters: NDArray[np.int64] | None) 
 
 
 def relative_error(influence: NDArray[np.float64]) -> float:
-    """Compute how precise the standard error of a sum is, as a relative standard error.
+    """Compute the relative standard error of the standard error of a sum.
 
     The relative error of a standard error is half the relative error of the variance. The error of the variance grows
     with the kurtosis of the summands (R. Miller, "Beyond ANOVA", 1986, chapter 7).

@@ -1,4 +1,4 @@
-"""Read the metrics that a declaration contains together with their parameters: expected costs and Tweedie deviances.
+"""Read metrics that are declared with parameters: expected costs and Tweedie deviances.
 
 This module imports no heavy library, because DAG files that declare gates import this module during parsing.
 """

@@ -1,4 +1,4 @@
-"""Confidence intervals that keep their confidence with few rows, few errors, few rows of a class, or skewed losses."""
+"""Confidence intervals that stay valid with few rows, few errors, few rows of a class, or skewed losses."""
 
 from __future__ import annotations
 
@@ -41,12 +41,13 @@ def proportion(value: float, rows: float, z: float) -> Interval:
 def bounded(value: float, variance: float, rows: float, z: float) -> Interval:
     """Compute the interval of an estimate from 0 to 1 that is not a proportion, such as an area under the ROC curve.
 
-    The interval is Wilson's interval with an effective number of rows. That is the number of rows of a proportion with
+    The interval is Wilson's interval with an effective number of rows, the number of rows with which a proportion has
     the same variance (E. Korn and B. Graubard, "Confidence Intervals for Proportions With Small Expected Number of
-    Positive Counts Estimated From Survey Data", Survey Methodology 24, 1998). The variance is itself estimated, and
-    with few rows it is often far too small, or 0. The variance of a proportion is the largest possible one. The ratio
-    of the estimated variance to this variance is therefore shrunk towards 1: it is averaged with the ratio 1 of z**2
-    further rows, as in Wilson's own correction.
+    Positive Counts Estimated From Survey Data", Survey Methodology 24, 1998).
+
+    With few rows, the estimated variance is often far too small, or 0. Its ratio to the variance of a proportion, which
+    is the largest possible variance, is therefore shrunk towards 1. As in Wilson's own correction, z**2 rows with the
+    ratio 1 are added.
 
     :param value: the estimate
     :param variance: estimated variance of the estimate; infinite or NaN if it is unknown

@@ -1,1 +1,1 @@
-"""Databases of Airflow connections: how they are reached and why they fail."""
+"""Databases of Airflow connections: how to connect, their errors and types, and tables for predictions."""

@@ -1,4 +1,4 @@
-"""How a database of an Airflow connection is reached, by ADBC or SQLAlchemy."""
+"""Convert an Airflow connection to the parameters of ADBC or SQLAlchemy for its database."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ _PASSING_SQLITE = (
 def is_final(error: BaseException, database: str) -> bool:
     """Return whether a query would fail again on the same data, because the error is in the query or in the data.
 
-    If the driver reports a SQLSTATE, it decides. The drivers of MySQL, MariaDB and SQLite report none, so the number of
-    the error (MySQL, MariaDB) or the text of the message (SQLite) decides. For other drivers, the class of the
-    exception decides.
+    The result depends on the SQLSTATE, if the driver reports one. The drivers of MySQL, MariaDB and SQLite do not. For
+    MySQL and MariaDB, the result depends on the error number, and for SQLite, on the text of the message. Otherwise, it
+    depends on the class of the exception.
 
     :param error: exception of a database driver
     :param database: kind of the database, such as ``postgresql``, ``mysql`` or ``sqlite``

@@ -19,7 +19,7 @@ from airflow_mlops.data.databases.connections import check_type, create_engine, 
 from airflow_mlops.data.databases.failures import is_final
 
 Part = Mapping[str, Any]
-"""The columns and values that select the replaced rows."""
+"""The values, by column name, that all rows of a part of a table have. Rows with other values are in other parts."""
 
 _BATCH_ROWS = 5_000
 _SECONDS = 3_600
@@ -32,7 +32,8 @@ _POSTGRES_LOCK = """
     )
 """
 _MYSQL_LOCK = "SELECT GET_LOCK(concat('mlops-', md5(concat(coalesce(:schema, database()), '.', :name))), :seconds)"
-# The columns of a table: name, type and whether every insert must have a value. A table that does not exist has none.
+# Queries for the columns of a table: name, type and whether every insert must have a value. The result is empty if the
+# table does not exist.
 _COLUMNS = {
     "postgresql": """
         SELECT attname::text, format_type(atttypid, atttypmod), attnotnull AND NOT (atthasdef OR attidentity <> '')
@@ -433,7 +434,7 @@ def _alchemy_type(kind: pa.DataType) -> Any:
 
 
 def _kept_errors(batches: Iterator[pa.RecordBatch], failed: list[BaseException]) -> Iterator[pa.RecordBatch]:
-    """Yield ``batches``, and append an error to ``failed``, because Arrow keeps only the text of the error."""
+    """Yield ``batches``. If this fails, append the exception to ``failed``, because Arrow keeps only its text."""
     try:
         yield from batches
     except BaseException as error:

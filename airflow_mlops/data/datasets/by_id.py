@@ -11,7 +11,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.manifest import Manifest, manifest_key
 from airflow_mlops.data.store import ArtifactStore
 
-# Largest number of names under which a dataset is looked for, besides the hints.
+# Maximum number of names, besides the hints, under which a dataset is searched.
 _NAMES = 64
 
 
@@ -46,7 +46,7 @@ class Finder:
         self._names: list[str] | None = None
 
     def find(self, ids: Sequence[str], hints: Iterable[str]) -> dict[str, DatasetSummary]:
-        """Return the datasets by id, without those that were not found or whose manifest is damaged.
+        """Find datasets and return them by id. A dataset that is not found, or has a damaged manifest, is left out.
 
         :param ids: ids of the datasets
         :param hints: texts, some of which are names of datasets. These names are searched first
@@ -81,7 +81,7 @@ def hints_of(dataset: DatasetSummary | Manifest) -> list[str]:
 def parents_of(store: ArtifactStore, manifests: Iterable[Manifest]) -> dict[str, str]:
     """Return the name, the window and the short id of each parent of some datasets, by the parent's id.
 
-    :return: the parents that are in the store
+    Parents that are not found are left out.
     """
     finder = Finder(store)
     titles: dict[str, str] = {}

@@ -90,9 +90,10 @@ def find_datasets(
 
 
 def find_whole_datasets(store: ArtifactStore, name: str, within: Window | None = None) -> list[Dataset]:
-    """Open all rows of the current datasets named ``name`` with windows that overlap ``within``, ordered by time.
+    """Open the current datasets named ``name`` with windows that overlap ``within``, ordered by time.
 
-    A dataset is left out if newer datasets of other windows replace it completely.
+    Each dataset is opened with all its rows, also with those outside ``within``. A dataset is left out if newer
+    datasets of other windows replace it completely.
 
     :raises DatasetNotFoundError: there is no such dataset
     :raises SchemaError: newer datasets replace only a part of a dataset
@@ -176,7 +177,10 @@ def _overlap(windows: list[Window]) -> bool:
 
 
 def _with_parts(store: ArtifactStore, name: str, found: list[tuple[Dataset, Window]]) -> list[tuple[Dataset, Window]]:
-    """Return the found datasets and, for divided windows, the other versions' datasets, to which only slots refer."""
+    """Return ``found``, with all datasets of each divided window (:func:`is_divided`).
+
+    The pointer of a window refers to one dataset only. The datasets of the other model versions are found in slots.
+    """
     divided = [dataset.window for dataset, _ in found if is_divided(dataset.manifest) and dataset.window is not None]
     if not divided:
         return found
@@ -227,7 +231,7 @@ def snapshot(store: ArtifactStore, name: str, at: datetime | None = None) -> Dat
 
 
 def neighbouring_manifest(store: ArtifactStore, name: str, window: Window) -> Manifest | None:
-    """Read the manifest of the last dataset before ``window``; without one, of the first dataset after ``window``.
+    """Read the manifest of the last dataset before ``window`` or, if there is none, of the first dataset after it.
 
     Datasets whose manifest is damaged are skipped.
 

@@ -1,4 +1,4 @@
-"""The hash of the values of rows, which does not depend on how a version of Arrow writes them to files."""
+"""Hash the values of rows. The hash does not depend on the bytes that a version of Arrow writes to files."""
 
 from __future__ import annotations
 

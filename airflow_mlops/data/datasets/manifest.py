@@ -40,7 +40,7 @@ class FileEntry(Model):
 
     @property
     def values(self) -> str:
-        """Return a hash that is equal for equal rows: of the values or, in manifests of format 1, of the bytes."""
+        """Return the hash that identifies the rows: ``content`` or, in manifests of format 1, ``sha256``."""
         return self.content or self.sha256
 
 

@@ -42,8 +42,8 @@ class Entry:
     :param manifest: manifest of the dataset
     :param window: time window of the dataset; ``None`` for a snapshot
     :param written: time at which the dataset became the current dataset of its window
-    :param state: for a window, ``current``, or ``replaced`` or ``partly replaced`` by newer datasets of overlapping
-        windows. For a snapshot, ``current`` if it is the newest, otherwise ``earlier``. For both, ``withdrawn``
+    :param state: ``current``, ``withdrawn`` or, for a window, ``replaced`` or ``partly replaced`` by newer datasets of
+        overlapping windows. A snapshot that is not the newest is ``earlier``
     :param pointer: pointer to the dataset; ``None`` if the window or snapshot was withdrawn
     :param withdrawn: time, person and reason of the withdrawal; empty if the window or snapshot was not withdrawn
     """

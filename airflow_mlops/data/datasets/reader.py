@@ -78,9 +78,9 @@ class Dataset:
         self._verified: set[str] = set()
 
     def weighted(self, column: str | None) -> Dataset:
-        """Return a copy of this dataset with the name of the column of row weights for a training.
+        """Return a copy of this dataset with a different :attr:`sample_weight`.
 
-        :class:`airflow_mlops.data.row_weights.RowWeights` reads these weights.
+        :class:`airflow_mlops.data.row_weights.RowWeights` reads the weights in this column.
 
         :param column: name of the column of weights; ``None`` if the training has no such column
         """

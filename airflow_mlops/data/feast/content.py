@@ -74,7 +74,7 @@ def _lasting(value: Any) -> Any:
 def _is_run(text: Any) -> bool:
     """Return whether Feast runs the source text of a function instead of the pickled function.
 
-    A pickled function contains more than its source text, so this text alone does not identify it.
+    The source text does not identify a pickled function, because the function contains more than the text.
     """
     if not isinstance(text, str):
         return False
@@ -98,7 +98,7 @@ def _files(store: FeatureStore, item: Any) -> list[str]:
 
 
 def _code(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each Python file of the repository, which functions of on-demand feature views may use."""
+    """Return the SHA-256 of each Python file of the repository. On-demand feature views may use code of all files."""
     return {file.relative_to(folder).as_posix(): _sha256(file) for file in sorted(folder.rglob("*.py"))}
 
 

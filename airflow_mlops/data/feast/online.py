@@ -1,4 +1,4 @@
-"""Online lookup: features are read from Feast's online store, as the point-in-time join would join them now."""
+"""Online lookup: read the newest feature values from Feast's online store, by the rules of the point-in-time join."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def look_up(store: FeatureStore, request: FeatureRequest, entities: pa.Table, no
     :param entities: table with the join keys and the inputs of on-demand feature views
     :param now: the time at which the age of the values is computed
     :return: table with the columns ``request.refs`` and a row for each row of ``entities``
-    :raises FeatureStoreError: the online store cannot be read, or a value has another type than its view declares
+    :raises FeatureStoreError: the online store cannot be read, or a value does not have the type that its view declares
     """
     columns: dict[str, pa.Array] = {}
     for view in request.views:

@@ -294,7 +294,7 @@ def require_nanoseconds(store: FeatureStore, request: ViewRequest) -> None:
 
 
 def _columns(source: Any) -> dict[str, str]:
-    """Return the name of each column in the files, by the name that the field mapping of the source gives to it."""
+    """Return the names of renamed columns in the files, by the names that the source's field mapping gives to them."""
     return {mapped: name for name, mapped in (source.field_mapping or {}).items()}
 
 

@@ -196,7 +196,7 @@ def parse_repo(store: FeatureStore) -> RepoContents:
 
 
 def apply(store: FeatureStore, contents: RepoContents) -> None:
-    """Register the definitions of a repository and remove all others from the registry, as ``feast apply`` does.
+    """Register the definitions of a repository, and remove all other definitions, as ``feast apply`` does.
 
     :param store: the Feast repository
     :param contents: definitions of the repository, from :func:`parse_repo`

@@ -81,7 +81,7 @@ class Outcomes:
         )
 
     def prepared(self, task: Task) -> Rows:
-        """Convert the labelled predictions to the form from which custom metrics are computed."""
+        """Convert the labelled predictions to :class:`Rows`, without the probabilities of a multiclass model."""
         if task == "regression":
             return Rows(task, self.truth, self.score, self.score, self.weight)
         if task == "binary":

@@ -23,11 +23,11 @@ def roc_auc(outcomes: Outcomes, z: float) -> Interval:
 
 
 def average_precision(outcomes: Outcomes, z: float) -> Interval:
-    """Measure average precision with an interval around an estimate without its bias.
+    """Measure average precision. The interval is computed around an estimate that corrects the bias of the value.
 
     With few positive rows, average precision is biased upwards, because each positive row counts towards its own
-    precision. The estimate leaves each positive row out of its own precision. The interval always contains the measured
-    value.
+    precision. The estimate leaves each positive row out of its own precision. If necessary, the interval is extended
+    to contain the measured value.
 
     :param z: quantile of the normal distribution, such as 1.96
     :raises UnmeasurableError: all labels are of one class

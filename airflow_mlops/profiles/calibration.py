@@ -98,10 +98,10 @@ class ProbabilityCalibration(Model):
 
 
 class Tail(Model):
-    """How the errors change with the prediction at one end of the predictions.
+    """How the errors change with the prediction among the smallest or among the largest predictions.
 
-    The outermost bins are wide, and predictions that drifted lie at their outer ends, where errors are often larger.
-    The slopes are those of straight lines that are fitted to the errors in the outermost bins by least squares. The
+    The outermost bins are wide. Predictions that drifted lie at their outer ends, where errors are often larger. Least
+    squares fit a straight line to the errors in the outermost bins. The fields contain the slopes of such lines. The
     variances of the slopes allow for unequal variances of the errors (H. White, "A Heteroskedasticity-Consistent
     Covariance Matrix Estimator and a Direct Test for Heteroskedasticity", Econometrica 48, 1980).
 

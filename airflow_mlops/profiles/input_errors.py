@@ -2,8 +2,8 @@
 
 The loss model of :mod:`airflow_mlops.profiles.calibration` depends on the prediction only. If the inputs drift, rows
 with the same prediction have other inputs, and often other errors: the model extrapolates, or the noise depends on a
-feature. This dependence is measured by a least-squares regression on the held-out rows. It explains the losses, minus
-the means of the loss model, by each numeric feature and its square.
+feature. This dependence is measured by a least-squares regression on the held-out rows. The regression predicts the
+loss of a row, minus the mean loss according to the loss model, from the numeric features and their squares.
 
 The difference between the means of these terms in a window and in the held-out rows gives the change of the mean loss
 (regression estimator: W. Cochran, "Sampling Techniques", 3rd edition, 1977, chapter 7). The covariance of the

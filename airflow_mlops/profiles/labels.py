@@ -1,4 +1,4 @@
-"""Conversion of labels to a column that can be profiled, so that label drift can be measured."""
+"""Convert labels to a column that can be profiled, to measure label drift."""
 
 from __future__ import annotations
 

@@ -37,7 +37,10 @@ class Shard(Model):
 
 
 def identities(datasets: Sequence[Dataset]) -> list[str]:
-    """Return what determines the rows of each dataset: its id and, if only a part is read, the window of this part."""
+    """Return a text for each dataset that determines its rows.
+
+    The text is the id of the dataset and, if only a part is read, the window of this part and the time column.
+    """
     return [
         f"{dataset.manifest.id} {dataset.window} of {dataset.time_column}"
         if dataset.window != dataset.manifest.window

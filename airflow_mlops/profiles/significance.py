@@ -241,11 +241,12 @@ def fisher(pair: Pair) -> float:
 
 
 def unseen_values(pair: Pair) -> float:
-    """Compute the p-value of the number of unseen rows (rows of the window with a value new to the reference).
+    """Compute the p-value of the number of unseen rows.
 
-    If the samples are pooled and rows are assigned to them at random, a value is unseen if all its rows fall into the
-    window. The null distribution of the number of unseen rows is simulated. The simulation treats values as
-    independent. It therefore ignores that the total number of rows is fixed.
+    A row of the window is unseen if its value does not occur in the reference. If the samples are pooled and rows are
+    assigned to them at random, a value is unseen if all its rows fall into the window. The null distribution of the
+    number of unseen rows is simulated. The simulation treats values as independent. It therefore ignores that the total
+    number of rows is fixed.
 
     :param pair: the row counts of the two samples for each of k values, integers
     """

@@ -10,9 +10,8 @@ by a tag of the registered model. A task sets this tag before it moves the alias
 another task removes the tag before the repair, the crash is not detected, and the alias seems to have been moved by a
 person. A rollback to the right version then repairs the alias.
 
-An entry may also record that a person moved the alias (:mod:`airflow_mlops.registry.outside_moves`). The alias is not
-moved for such an entry, because it is already where the person moved it, or where it was moved since. Only the tags are
-set.
+An entry may also record that a person moved the alias (:mod:`airflow_mlops.registry.outside_moves`). For such an entry,
+only the tags are set. The alias is not moved, because MLflow already has this change, or a later one.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ _DUPLICATE_ROW, _ATTEMPTS = ("IntegrityError", "UniqueViolation"), 5
 
 
 def carry_out(client: MlflowClient, ledger: Ledger) -> None:
-    """Move the alias ``champion`` to the version that the last change of the champion in the ledger made champion.
+    """Complete the last change of the champion in the ledger: set the aliases and tags in MLflow.
 
     Nothing is done if the aliases were already moved for this entry, or if a person moved the alias afterwards. The new
     champion gets tags with the time, the replaced version, and the number and SHA-256 of the entry. The alias
@@ -158,7 +157,7 @@ def last_move(entries: Sequence[Entry]) -> Entry | None:
 
 
 def is_unfinished(client: MlflowClient, move: Entry) -> bool:
-    """Return whether the aliases are not yet moved as ``move`` requires.
+    """Return whether a change of the champion is not complete in MLflow yet.
 
     In this case, the task that wrote the entry has crashed or is still running.
 
@@ -276,6 +275,6 @@ def champion_before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVers
 
 
 def last_champion(entries: Sequence[Entry]) -> ModelVersionRef | None:
-    """Return the champion according to the ledger; the last one if the model has no champion any more."""
+    """Return the champion according to the ledger. If the model has no champion any more, return its last champion."""
     move = last_move(entries)
     return (move.champion or move.replaced) if move is not None else None

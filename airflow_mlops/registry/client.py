@@ -40,9 +40,9 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
     """Connect to the MLflow server of ``target``, and make this server MLflow's default in the process.
 
     The host of the Airflow connection is the tracking URI (``http://mlflow:5000``, ``sqlite:////srv/mlflow.db``,
-    ``databricks``). If the host has no scheme, the scheme is the connection's schema if that is ``http`` or ``https``,
-    otherwise ``http``. Any other schema is appended to an HTTP address as a path, and the port is added if the host has
-    none. Login and password are used for basic authentication. A password without a login is used as a bearer token.
+    ``databricks``). A host without a scheme gets the scheme ``http`` or, if the connection's schema is ``https``, the
+    scheme ``https``. Any other schema is appended to an HTTP address as a path. The port is added if the host has none.
+    Login and password are used for basic authentication. A password without a login is used as a bearer token.
 
     :param target: MLflow server and experiment
     :param connection: function that returns an Airflow connection by its id
@@ -209,7 +209,7 @@ def is_missing(error: Exception) -> bool:
 
 @contextmanager
 def unless_missing() -> Iterator[None]:
-    """End the block without an error if something does not exist in MLflow."""
+    """Ignore MLflow's error that something does not exist. The error ends the block."""
     from mlflow.exceptions import MlflowException
 
     try:

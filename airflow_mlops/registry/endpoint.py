@@ -1,4 +1,4 @@
-"""The online endpoint that a ledger entry is about."""
+"""The online endpoint whose deployment or removal a ledger entry records."""
 
 from __future__ import annotations
 

@@ -91,12 +91,11 @@ def folder_name(name: str) -> str:
 class Decision(Model):
     """A decision about a model's champion, canary or endpoints, with the facts that it is based on.
 
-    :param decision: kind of decision. ``requested`` means that monitoring or a user requested retraining;
-        ``provenance`` contains the request. ``acknowledged`` means that a user acknowledged the verdict ``watch`` on
-        ``window``. ``moved_outside`` means that a person moved or deleted the alias ``champion`` in MLflow; ``outside``
-        has the details. The field ``endpoint`` has the details of ``deployed`` and ``undeployed``, ``canary`` those of
-        the kinds ``canary_...``, and ``received`` those of ``received``. Entries of a newer release may have other
-        kinds
+    :param decision: kind of decision. ``requested``: monitoring or a user requested retraining; ``provenance`` contains
+        the request. ``acknowledged``: a user acknowledged the verdict ``watch`` on ``window``. ``moved_outside``: a
+        person moved or deleted the alias ``champion`` in MLflow; see ``outside``. ``deployed`` and ``undeployed``: see
+        ``endpoint``. ``canary_...``: see ``canary``. ``received``: see ``received``. Entries of a newer release may
+        have other kinds
     :param replaced: the champion before the decision; ``None`` if the model had no champion
     :param champion: the champion after the decision; ``None`` if the model has no champion
     :param candidates: metrics and gate results of each candidate
@@ -116,8 +115,8 @@ class Decision(Model):
     :param window: the acknowledged window; ``None`` for other decisions
     :param endpoint: the endpoint that was deployed or removed; ``None`` for other decisions
     :param canary: the step of a canary, including the step ``promoted`` that ends it; ``None`` for other decisions
-    :param received: the version that was copied from another registry, even if ``airflow mlops promote`` promotes it;
-        ``None`` for other decisions
+    :param received: the version that was copied from another registry, in ``received``, and in ``promoted`` if a person
+        promoted this version with ``airflow mlops promote``; ``None`` for other decisions
     :param outside: how the change of the alias in MLflow was noticed; ``None`` for other decisions
     """
 
@@ -187,7 +186,7 @@ class Entry(Decision):
 
 
 class Ledger:
-    """The ledger of one registered model: a record of decisions and retraining requests that is only appended to.
+    """The ledger of one registered model, an append-only record of decisions and retraining requests.
 
     :param store: artifact store with the files of the ledger
     :param model: name of the registered model

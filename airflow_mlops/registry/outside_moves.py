@@ -40,7 +40,7 @@ def record(client: MlflowClient, ledger: Ledger, entry_id: str, noticed_by: Obse
     """
 
     def decide(entries: Sequence[Entry]) -> Decision | None:
-        # If the alias is right, nothing is to be completed, even while a promotion is in progress.
+        # If the alias names the champion of the ledger, nothing is left to do, even while a promotion is in progress.
         if number(champion(client, ledger.model)) == known(entries):
             return None
         now = settled_champion(client, ledger, entries)

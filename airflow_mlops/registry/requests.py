@@ -3,9 +3,9 @@
 :mod:`airflow_mlops.policy.retraining` decides whether to request retraining after a window. MonitorOperator sends the
 asset event of a recorded request (:mod:`airflow_mlops.operators.retraining`).
 
-A request is *answered* when the first training step of a DAG run that it started begins (:func:`answer`), or when its
-candidate is promoted or refused. Only answered requests limit later requests, because it is unknown whether a training
-will ever start for a request that is not answered. The states of a request are:
+A request is *answered* when a DAG run that the request has started begins its first training step (:func:`answer`), or
+when its candidate is promoted or refused. Only answered requests limit later requests. For any other request, it is
+unknown whether a training will ever start. The states of a request are:
 
 - ``answered``;
 - ``moot``: not answered, and the champion has changed since for another reason;
@@ -61,7 +61,7 @@ class RecordedRequest:
     """A request in the ledger, and its state.
 
     :param seq: number of the entry in the ledger
-    :param replaced: whether the champion has changed since the request, other than to a candidate of this request
+    :param replaced: whether the champion was changed after the request to a version that is not its candidate
     """
 
     request: Request
@@ -72,9 +72,10 @@ class RecordedRequest:
 
 @dataclass(frozen=True)
 class Counted:
-    """The requests that count when a window is about to request retraining.
+    """The earlier requests that are taken into account when a window may request retraining.
 
-    :param requests: the window's own earlier request, and those that may prevent a new one (see :func:`counted`)
+    :param requests: the earlier request of this window, and requests that may prevent a new request, see
+        :func:`counted`
     :param refused: the requests whose candidates were refused since the champion last changed, newest first
     :param replaced: ids of the requests after which the champion changed for another reason
     """
@@ -152,7 +153,7 @@ def recorded_requests(store: ArtifactStore, model: str, entries: Sequence[Entry]
 
 
 def counted(recorded: Sequence[RecordedRequest], entries: Sequence[Entry], window: Window, seen: int) -> Counted:
-    """Return the requests that count when ``window`` is about to request retraining.
+    """Return the earlier requests that are taken into account when ``window`` may request retraining.
 
     These are the window's own request, answered requests and an open request of a later window. Requests that were
     recorded while the window was being checked count as well, because nobody could have answered them yet.

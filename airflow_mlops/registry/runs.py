@@ -138,7 +138,7 @@ def _delete_unclaimed(
 ) -> None:
     """Delete the runs of a key that no file claims.
 
-    They were created by a try that another try preceded, or by a request that was repeated because its response was
+    They were created by a try that claimed the key too late, or by a request that was repeated because its response was
     lost.
     """
     others = [run.info.run_id for run in _runs(client, experiment_id, key) if run.info.run_id != run_id]
@@ -185,7 +185,7 @@ def experiment_for(client: MlflowClient, name: str) -> str:
 def _unclaimed(client: MlflowClient, experiment_id: str, key: str) -> str | None:
     """Return the oldest run of a key.
 
-    A try that crashed before its claim created the run, or an earlier release, which had no claims.
+    The run was created by a try that crashed before its claim, or by an earlier release, which had no claims.
     """
     found = _runs(client, experiment_id, key)
     return str(found[0].info.run_id) if found else None

@@ -122,7 +122,7 @@ def register(
 ) -> ModelVersionRef:
     """Register a logged model as a version of ``model``, and return the version.
 
-    A run has one version. If a version was already registered from the run, it is returned instead. Several versions
+    A run has one version. If a version was already registered from the run, that version is returned. Several versions
     may be registered at the same time, if two tries of a task run at the same time or a response of MLflow was lost. In
     this case, only the first version is kept. Other models that the run has logged are deleted.
 
@@ -159,7 +159,7 @@ def register(
 
 
 def _delete_other_models(client: MlflowClient, run_id: str, model_id: str | None) -> None:
-    """Delete the models that a run has logged, except that of its version."""
+    """Delete the models that a run has logged, except the model of the run's version."""
     if model_id is None:
         return
     experiment_id = client.get_run(run_id).info.experiment_id

@@ -196,8 +196,7 @@ def on_one_grid(first: Histogram, second: Histogram) -> tuple[Histogram, Pair]:
 
     :param first: one histogram
     :param second: the other histogram
-    :return: two items: the histogram of all values, and the counts of the two given histograms in the bins of this
-        histogram
+    :return: the histogram of all values, and the counts of ``first`` and ``second`` in the bins of this histogram
     """
     counter = HistogramCounter()
     for part in (first, second):

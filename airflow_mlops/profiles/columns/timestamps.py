@@ -60,7 +60,7 @@ class TimestampColumn(Model):
     def span(self) -> tuple[int, int] | None:
         """Return the first and the last hour with a row, in hours since Monday, 29 December 1969.
 
-        For dates, the unit is days. ``None`` if no value lies within the years 1 to 9999.
+        For dates, the unit is days. The result is ``None`` if no value lies within the years 1 to 9999.
         """
         if self.min is None or self.max is None:
             return None
@@ -70,7 +70,7 @@ class TimestampColumn(Model):
 
 
 def timestamp_kind(data_type: pa.DataType) -> Kind | None:
-    """Return the kind of profile for columns of ``data_type``; ``None`` for a type of neither timestamps nor dates."""
+    """Return the kind of profile for timestamps or dates; ``None`` if ``data_type`` is another type."""
     data_type = plain(data_type)
     if pa.types.is_timestamp(data_type):
         return "timestamp"

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_ROWS = 200_000
-"""The largest number of older rows that a challenger is trained on. More rows are sampled at random."""
+"""The largest number of older rows to which a challenger is fitted. If there are more, a random sample is used."""
 _MICROSECOND = timedelta(microseconds=1)
 _FIX = "Write all windows with the same types."
 
@@ -172,8 +172,8 @@ def probe(
         pasts = _pasts(rows.older, check.window)
         others = Others()
         if trainer is None:
-            # Each challenger is fitted twice: to its older rows and one half of the window, and to them and the other
-            # half.
+            # Each challenger is fitted twice: to its older rows and one half of the window, and to its older rows and
+            # the other half.
             fitted = sum(2 * table.num_rows + rows.current.num_rows for table in pasts.values())
             others = other_trainers(present, training.trainer, entries, fitted, client)
         comparison = cross_fit(
@@ -210,8 +210,8 @@ def _fit(training: Training, contract: ModelContract) -> Fit:
 def metric_of(policy: Policy, contract: ModelContract) -> str:
     """Return the metric by which challengers are compared.
 
-    This is the policy's metric. Without it, or if it has no loss for each row, this is the first metric of the ML task
-    that was measured for the champion on held-out rows.
+    This is the metric of the policy. If the policy names no metric, or a metric without a loss for each row, this is
+    the first metric of the ML task that was measured for the champion on held-out rows.
     """
     metric = policy.metric
     if metric is not None and realised(contract.task, [metric]):

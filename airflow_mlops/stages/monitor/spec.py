@@ -46,15 +46,16 @@ class MonitorResult(Result):
     :param headline: the main reason, in at most 90 characters
     :param details: the facts behind the decision, one sentence each
     :param reason: the headline and the details as one text
-    :param metrics: the numbers that were measured, by name: ``rows``, ``labelled``, ``coverage``, ``features_drifted``
-        (number of features), ``feature_drift`` (effect of the drift of ``most_drifted``, a share of rows),
-        ``prediction_drift`` (the same for the scores), ``label_drift``, ``multivariate_drift``, ``newest_row_age_days``
-        (at the time of the check) and ``newest_row_behind_days`` (at the end of the window); realised performance under
-        the name of the metric, with the suffixes ``_low``, ``_high`` and ``_reference``; estimated performance under
-        the same names with the prefix ``estimated_``; ``bias`` (mean of prediction minus label), ``interval_coverage``
-        (share of the labels in their prediction interval) and ``positive_rate`` (share of positive predictions of a
-        binary model), with the same suffixes; and ``label_delay_median``, ``label_delay_p90`` and ``label_delay_p99``,
-        in days
+    :param metrics: the numbers that were measured, by name. ``rows`` and ``labelled`` are numbers of predictions, and
+        ``coverage`` is the share of the predictions that have a label. ``features_drifted`` is the number of drifted
+        features. ``feature_drift`` (of ``most_drifted``), ``prediction_drift`` (of the scores), ``label_drift`` and
+        ``multivariate_drift`` are effects of drift, as shares of rows. ``newest_row_age_days`` is the age of the newest
+        row at the time of the check, and ``newest_row_behind_days`` its age at the end of the window. Realised
+        performance has the name of the metric, with the suffixes ``_low``, ``_high`` and ``_reference`` for the
+        interval and the value at training. Estimated performance has the same names with the prefix ``estimated_``.
+        ``bias`` (mean of prediction minus label), ``interval_coverage`` (share of the labels in their prediction
+        interval) and ``positive_rate`` (share of positive predictions of a binary model) have the same suffixes.
+        ``label_delay_median``, ``label_delay_p90`` and ``label_delay_p99`` are in days
     :param metric: name of the metric of realised performance; ``None`` if realised performance was not measured
     :param most_drifted: the drifted feature with the largest effect; if no feature drifted, the measured feature with
         the largest effect

@@ -52,7 +52,7 @@ def run(spec: ReceivedSpec, context: StepContext) -> PromoteResult:
     here.
 
     :raises RegistryError: the version was not received, the champion is not the expected one, or MLflow cannot be used
-    :raises ModelCorruptError: a file of the version is not the one that was received
+    :raises ModelCorruptError: a file of the version has changed since the version was received
     """
     client = connect(spec.mlflow, context.connection)
     ledger = Ledger(context.store, spec.model)

@@ -237,7 +237,10 @@ class Replay:
         return self._trained[number]
 
     def winner(self, number: int) -> Recipe:
-        """Return the best candidate after window ``number``; without candidates, the first trainer with all windows."""
+        """Return the best candidate after window ``number``.
+
+        If no loss is defined in the window, return the candidate of the first champion's trainer and all windows.
+        """
         trained = self._challengers(number)
         if trained is None:
             return Recipe(None, None)
@@ -251,19 +254,22 @@ class Replay:
         return best
 
     def _ageing(self, number: int, recipe: Recipe) -> float:
-        """Return the mean of :meth:`_aged` over the windows before ``number``; 0 if it is unknown for all of them."""
+        """Return the mean additional loss (:meth:`_aged`) in the windows before ``number``; 0 if no value is known."""
         known = [self._aged(earlier, recipe) for earlier in range(1, number)]
         found = [loss for loss in known if loss is not None]
         return fmean(found) if found else 0.0
 
     def _aged(self, number: int, recipe: Recipe) -> float | None:
-        """Return the loss in window ``number`` of the model trained before it, minus the cross-fitted loss there.
+        """Return the additional loss of a candidate one window after its training.
 
+        This is the loss in window ``number`` of the model that was trained before this window, minus the cross-fitted
+        loss in this window.
         :return: ``None`` if a loss is not defined, such as in a window of one class
         """
         if (number, recipe) not in self._ages:
             trained = self._challengers(number)
-            # With no more windows than ``past``, the candidate of all windows is the same, and only it was trained.
+            # If there are at most ``past`` windows, the candidate of all windows has the same rows. Only that candidate
+            # was trained.
             whole = recipe._replace(past=None)
             crossed = None if trained is None else trained.losses.get(recipe, trained.losses.get(whole))
             try:
@@ -276,7 +282,7 @@ class Replay:
 
     def _model(self, model: _Model) -> Fitted:
         number, (trainer, past) = model
-        # With no more windows than ``past``, the model of all windows is the same.
+        # If there are at most ``past`` windows, the model of all windows is the same.
         past = None if past is None or past > number else past
         key = number, Recipe(trainer, past)
         if key not in self._models:

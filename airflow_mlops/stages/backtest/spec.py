@@ -48,7 +48,7 @@ class BacktestSpec(Spec):
 
 
 class Step(Model):
-    """What one strategy did in one window.
+    """The result of one strategy in one window.
 
     :param loss: mean loss of the champion in the window
     :param value: metric of the champion in the window
@@ -80,12 +80,12 @@ class Replayed(Model):
 
     @property
     def mean_loss(self) -> float:
-        """Return the mean over the windows of the mean loss."""
+        """Return the average of the mean losses of the windows."""
         return sum(step.loss for step in self.steps) / len(self.steps)
 
     @property
     def mean_value(self) -> float:
-        """Return the mean over the windows of the metric."""
+        """Return the average of the metric over the windows."""
         return sum(step.value for step in self.steps) / len(self.steps)
 
     @property
@@ -105,7 +105,7 @@ class Replayed(Model):
 
     @property
     def judged_asks(self) -> int:
-        """Return the number of trainings that a later window judges."""
+        """Return the number of trainings for which it is known whether they helped."""
         return sum(step.helped is not None for step in self.steps)
 
 
@@ -120,7 +120,7 @@ class BacktestResult(Result):
     :param fits: number of models that were fitted for all strategies together
     :param seconds: time of all these fits, in seconds
     :param page_url: URL of the HTML page in the artifact store
-    :param metric: the metric of ``value``, which also defines the loss
+    :param metric: name of the metric, which also defines the loss
     :param strategies: the replays of ``never``, ``every window``, ``policy`` and ``oracle``
     """
 

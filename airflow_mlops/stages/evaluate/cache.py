@@ -1,4 +1,4 @@
-"""What determines a verdict, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+"""The inputs and the artifacts of an evaluation, for the cache (:mod:`airflow_mlops.stages.cache`)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 def inputs(spec: EvaluateSpec, context: StepContext) -> dict[str, Any]:
-    """Return candidates, champion, data, gates and the code of custom metrics.
+    """Return everything that determines the verdict: candidates, champion, data, gates and code of custom metrics.
 
     :raises NotCacheableError: TrainOperator did not train a candidate or the champion, or a gate measures time or
         trains the candidate again

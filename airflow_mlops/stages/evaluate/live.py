@@ -90,7 +90,7 @@ def load(
 
     :param folder: folder with the downloaded files of the version
     :param allow_pyfunc: whether code that is stored with the model may run
-    :raises ModelFormatError: the version cannot be loaded, or was never evaluated, or loading it would run code and
+    :raises ModelFormatError: the version cannot be loaded or was never evaluated, or loading would run code and
         ``allow_pyfunc`` is false
     """
     if has_contract(folder):
@@ -272,8 +272,8 @@ def _of_version(dataset: Dataset, version: int, columns: Sequence[str]) -> Itera
 def _pair(found: Sequence[_Scored]) -> tuple[LiveRows, list[NDArray[np.int64]]]:
     """Find the rows that each version predicted once.
 
-    :return: the numbers of rows that were left out; and for each version, the positions of the other rows among the
-        rows of this version. All versions have the order of the first version
+    :return: two items: the numbers of rows that were left out, and for each version, the positions of the found rows
+        among the rows of this version. For all versions, the found rows are in the order of the first version
     """
     distinct, repeated = zip(*(_distinct(item.ids) for item in found), strict=True)
     common = reduce(np.intersect1d, distinct)

@@ -102,7 +102,7 @@ def compare(
     :param own: custom metrics and expected costs to compute in addition to the built-in metrics
     :param allow_pyfunc: whether code that is stored with a model may run
     :param groups: the column that names the cluster of each row; by default, rows are independent
-    :param live: logged predictions, which are measured instead of predictions that the models make now
+    :param live: logged predictions, which are measured instead of new predictions of the models
     :raises SpecError: the champion was trained on rows of live evidence, or the dataset has no column ``groups``
     :raises EvaluationError: predictions are not finite, or no metric can be computed on the rows
     :raises MetricError: a custom metric fails

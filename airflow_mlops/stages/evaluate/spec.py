@@ -38,8 +38,8 @@ class EvaluateSpec(Spec):
     :param part: name of the held-out split part of the dataset, such as ``test``
     :param gates: declarations of the gates that a candidate must pass, see :mod:`airflow_mlops.gates.rules`. By
         default, a candidate must be better than the baseline and better than the champion, each with 95% confidence.
-        If no declared gate compares with the champion or ignores it, a gate is added, see
-        :func:`airflow_mlops.gates.rules.with_champion`
+        A gate that compares with the champion is added, unless a declared gate compares with the champion or ignores
+        the champion, see :func:`airflow_mlops.gates.rules.with_champion`
     :param metric: name of the metric that ranks the candidates that pass every gate, see
         :func:`airflow_mlops.stages.evaluate.verdict.choose`; by default the main metric of the ML task. A custom metric
         is given by its import path, see :mod:`airflow_mlops.metrics.custom`, and an expected cost as a mapping with its

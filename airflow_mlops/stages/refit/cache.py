@@ -1,4 +1,4 @@
-"""What determines a refit, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+"""The inputs and the artifacts of a refit, for the cache (:mod:`airflow_mlops.stages.cache`)."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ _VERSION_TAGS = (IDENTITY, REFIT_OF_TAG, JUDGED_RUN_TAG)
 def inputs(spec: RefitSpec, context: StepContext) -> dict[str, Any]:
     """Return everything that determines the result of a refit.
 
-    This is the verdict, the winner with its training, files and model card, the user's code, and the retraining request,
-    which the MLflow run of the refit records.
+    The inputs are the verdict, the winner with its training, files and model card, the user's code, and the retraining
+    request, which the MLflow run of the refit records.
 
     :raises NotCacheableError: no candidate won, MLflow now uses the winner's number for a different version, or the
         training set of the winner was purged

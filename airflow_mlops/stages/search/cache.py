@@ -1,4 +1,4 @@
-"""What determines the result of a search, for the cache (:mod:`airflow_mlops.stages.cache`).
+"""The inputs and the artifacts of a search, for the cache (:mod:`airflow_mlops.stages.cache`).
 
 Only a search with one worker is cached. With several workers, the trials depend on how fast each worker is.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def inputs(spec: SearchSpec, context: StepContext) -> dict[str, Any]:
-    """Return the training set, the user's code and the retraining request.
+    """Return everything that determines the result of a search: spec, training set, user's code and retraining request.
 
     The retraining request is part of the inputs, because the MLflow run of the search records it.
 

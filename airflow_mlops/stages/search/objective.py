@@ -39,9 +39,9 @@ class Attempt:
     A step of a trial is a fold of a cross-validation, an epoch of a network, or a round of boosted trees.
 
     :param checkpoint: key of the trial's checkpoint in the artifact store
-    :param report: function to call after each step, with the number of the step from 0, the value that the pruner
-        compares, all metrics of the step by name, and whether the step is the last. The function raises an exception to
-        end the trial early
+    :param report: function to call after each step. Its arguments are the number of the step from 0, the value that the
+        pruner compares, all metrics of the step by name, and whether the step is the last. The function raises an
+        exception to end the trial early
     :param progress: function that writes a message to the task's log
     """
 
@@ -95,7 +95,7 @@ class CrossValidation:
 class Validation:
     """An objective function that trains a network or boosted trees, and returns the metric on their validation rows.
 
-    Each epoch or each few rounds is a step of the trial. The pruner compares the validation loss of the steps.
+    An epoch, or a few rounds, are a step of the trial. The pruner compares the validation loss of the steps.
 
     :param dataset: the training set
     :param data: a sample of the split part ``train``

@@ -25,10 +25,10 @@ class Row(NamedTuple):
     """The summary of one strategy.
 
     :param value: mean of the metric over the windows
-    :param loss: mean loss, with the difference from that of the oracle
+    :param loss: mean loss, with the difference from the oracle's mean loss
     :param trainings: number of trainings
     :param comparisons: number of windows in which challengers were trained and compared
-    :param false_asks: number of trainings that did not help, of the trainings that were judged by later windows
+    :param false_asks: number of trainings that did not help, and the number of trainings that later windows judged
     """
 
     name: str

@@ -1,10 +1,15 @@
 """Moments: points in time in UTC with microseconds, in the years 1 to 9999.
 
-A moment can be written as ISO 8601 text: a date (``2024-03-05``, ``20240305``, ``2024-065``, ``2024-W10-2``,
-``2024-03``, ``2024``), which may be followed by ``T`` or a space, a time (``06:30:00``, ``06:30``, ``06``, ``063000``)
-with 1 to 9 digits after the second, and a time zone (``Z``, ``+00``, ``+0000``, ``+00:00``, ``+00:00:00``, ``UTC`` or
-``GMT``). A space before the time zone is allowed. ``24:00`` is the midnight at the end of the day, and a second 60 is
-the first second of the next minute. Text without a time zone is read as UTC.
+A moment can be written as ISO 8601 text:
+
+- a date: ``2024-03-05``, ``20240305``, ``2024-065``, ``2024-W10-2``, ``2024-03`` or ``2024``;
+- a date, ``T`` or a space, and a time: ``06:30:00``, ``06:30``, ``06`` or ``063000``. Seconds can have a fraction of 1
+  to 9 digits;
+- a date and a time with a time zone: ``Z``, ``+00``, ``+0000``, ``+00:00``, ``+00:00:00``, ``UTC`` or ``GMT``. A space
+  before the time zone is allowed.
+
+``24:00`` is the midnight at the end of the day, and a second 60 is the first second of the next minute. Text without a
+time zone is read as UTC.
 
 Any other text is an error. Ambiguous dates such as ``9/30/2024`` are not guessed. :mod:`airflow_mlops.data.moments`
 converts columns of such text.

@@ -74,15 +74,14 @@ def _files_of(metadata: str) -> str:
 
 
 def hashes(paths: Iterable[str]) -> dict[str, str]:
-    """Return the SHA-256 of each of the user's modules on which the objects with these import paths depend.
-
+    """Hash the user's modules that define objects, and all modules that these modules import.
     A package in ``site-packages`` that an import path names is one entry, with a hash of all of its Python files.
 
     :param paths: import paths of objects, such as ``package.module:function`` or ``package.module.Class``, or of
         modules
     :return: the SHA-256 by name of the module. Modules that do not exist are included, with an empty text
-    :raises NotCacheableError: a module is not Python source text, imports modules whose names it computes, or may have
-        changed since this process imported it
+    :raises NotCacheableError: a module is not Python source text, imports modules whose names it computes, runs code
+        that no import statement names (such as ``exec``), or may have changed since this process imported it
     """
     invalidate_caches()
     found: dict[str, str] = {}
@@ -217,7 +216,8 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
 
     The second value is ``False`` for ``b`` in ``from a import b``, because ``b`` may be a module or an attribute.
 
-    :raises NotCacheableError: a name is computed, or the source text cannot be parsed
+    :raises NotCacheableError: a name is computed, the module runs code that no import statement names, or the source
+        text cannot be parsed
     """
     try:
         tree = ast.parse(source)

@@ -161,7 +161,10 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 class MaskedStream:
-    """A text stream that masks what is written to it. All other attributes are those of the wrapped stream."""
+    """A text stream that masks credentials in the written text. All other attributes are those of ``stream``.
+
+    :param stream: the stream to which the masked text is written
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

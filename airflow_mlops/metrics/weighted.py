@@ -50,7 +50,7 @@ def mean(values: NDArray[Any], weight: NDArray[np.float64] | None) -> float:
 
 
 def contributions(values: NDArray[np.float64], weight: NDArray[np.float64] | None) -> NDArray[np.float64]:
-    """Return the contributions of rows to the weighted mean of ``values``, shape (n,); ``values`` without weights."""
+    """Return the contribution of each row to the weighted mean, shape (n,). Without weights, return ``values``."""
     if weight is None:
         return values
     middle = mean(values, weight)

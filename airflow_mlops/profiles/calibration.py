@@ -128,7 +128,8 @@ class LossModel(Model):
     :param absolute_variance: variance of the absolute errors in each bin, shape (k,)
     :param squared: mean squared error in each bin, shape (k,)
     :param squared_variance: variance of the squared errors in each bin, shape (k,)
-    :param tails: the lower and the upper end; empty in profiles of early versions, and with a single bin
+    :param tails: how the errors change among the smallest and among the largest predictions; empty in profiles of early
+        versions, and with a single bin
     :param inputs: how the errors change with the features; ``None`` in profiles of early versions, and without numeric
         features
     """

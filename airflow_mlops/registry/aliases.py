@@ -55,7 +55,7 @@ def carry_out(client: MlflowClient, ledger: Ledger) -> None:
     Nothing is done if the aliases were already moved for this entry, or if a person moved the alias afterwards. The new
     champion gets tags with the time, the replaced version, and the number and SHA-256 of the entry. The alias
     ``previous_champion`` is set to the replaced version, and removed if that version was deleted. Earlier moves are
-    always complete, because every decision first carries out the previous decision.
+    always complete, because every decision first completes the previous decision.
 
     :raises RegistryError: the version does not exist any more, or MLflow refuses the change
     :raises RegistryUnavailableError: MLflow does not respond

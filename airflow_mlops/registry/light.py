@@ -41,7 +41,7 @@ def champion_version(address: str, found: ConnectionInfo, model: str) -> int | N
 
 
 def credentials(found: ConnectionInfo) -> Any:
-    """Return the parameter ``auth`` of requests: login and password, a bearer token, or ``None``."""
+    """Return the parameter ``auth`` for the library requests: login and password, a bearer token, or ``None``."""
     if found.login or not found.secret:
         return (found.login, found.secret or "") if found.login else None
 

@@ -72,9 +72,11 @@ class ParquetSource:
         """Build the SQL query for the rows within ``span``.
 
         The columns of the query are the join keys ``k0``, ``k1``, ..., the features ``f0``, ``f1``, ..., the event time
-        ``t`` and the creation time ``created`` in microseconds since 1970, the number of the file (``file``), and the
-        number of the row in the file (``row``). DuckDB reads local files itself. Files that DuckDB and Arrow would read
-        differently are read by Arrow and copied into a table of the database.
+        ``t`` and the creation time ``created``. Both times are in microseconds since 1970. The last two columns are the
+        number of the file (``file``) and the number of the row in the file (``row``).
+
+        DuckDB reads local files itself. Files that DuckDB and Arrow would read differently are read by Arrow and copied
+        into a table of the database.
 
         :param connection: the DuckDB connection
         :param number: number of this source, which makes names unique in a query with several sources

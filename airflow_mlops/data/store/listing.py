@@ -92,8 +92,8 @@ class Listing(Location):
 def _local(folder: str) -> dict[str, dict[str, Any]]:
     """List the files in a local folder and its subfolders, with the metadata that readers use.
 
-    fsspec's own listing takes several times as long, leaves out folders that cannot be read, and leaves out all files
-    of a folder if one of them is deleted meanwhile.
+    fsspec's own listing takes several times as long, and leaves out folders that cannot be read. If a file is deleted
+    during the listing, fsspec leaves out all files of its folder.
     """
     found: dict[str, dict[str, Any]] = {}
     folders = [folder.rstrip("/")]

@@ -47,8 +47,9 @@ class EmbeddingColumn(Model):
 
     :param rows: number of rows, including null rows
     :param missing: number of null rows
-    :param odd: number of unusable rows. A row is unusable if a component is null, NaN, infinite or too large for single
-        precision, if it has no components, or if the number of components is not among the four most frequent numbers
+    :param odd: number of unusable rows. A row is unusable if it has no components, or if a component is null, NaN,
+        infinite or too large for single precision. Only rows with one of the four most frequent numbers of components
+        are usable
     :param parts: profiles of the usable rows by number of components, the most frequent number first; at most four
     """
 

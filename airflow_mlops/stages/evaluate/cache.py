@@ -106,7 +106,7 @@ def _champion(client: MlflowClient, store: ArtifactStore, model: str) -> list[tu
 
 
 def _run(client: MlflowClient, ref: ModelVersionRef) -> dict[str, Any] | None:
-    """Return the parts of a run that the model card shows. Evaluations themselves add other tags and files."""
+    """Return the parts of a run that the model card shows. Tags and files that evaluations add are left out."""
     if not ref.run_id:
         return None
     with registry_errors(f"The MLflow run of {ref} cannot be read"):

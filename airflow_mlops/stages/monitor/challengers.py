@@ -142,8 +142,8 @@ def probe(
 ) -> Probe:
     """Train challengers, and compare them with the champion on the labelled rows of the window.
 
-    Nothing is trained if the policy does not use the trigger ``challenger``, if too few labels have arrived, or if
-    challengers were trained for a window less than ``policy.probe`` ago and performance is not significantly worse.
+    Nothing is trained if the policy does not use the trigger ``challenger``, or if too few labels have arrived.
+    Challengers are trained at most once in the period ``policy.probe``, unless performance is significantly worse.
 
     :param check: the check of the predictions of all versions
     :param present: the champion

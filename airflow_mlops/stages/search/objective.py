@@ -95,7 +95,7 @@ class CrossValidation:
 class Validation:
     """An objective function that trains a network or boosted trees, and returns the metric on their validation rows.
 
-    An epoch, or a few rounds, are a step of the trial. The pruner compares the validation loss of the steps.
+    A step of the trial is one epoch or a few rounds. The pruner compares the validation loss of the steps.
 
     :param dataset: the training set
     :param data: a sample of the split part ``train``

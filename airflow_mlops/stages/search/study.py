@@ -178,7 +178,7 @@ class Study:
         return self.study.get_trials(deepcopy=False)
 
     def _recover(self) -> None:
-        """Queue the trials again that an earlier try of this task started but did not finish."""
+        """Repeat the trials that an earlier try of this task started but did not finish."""
         trials = self._trials()
         repeated = {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
         for trial in trials:

@@ -65,7 +65,7 @@ class Timeline:
 
 
 class _Window(NamedTuple):
-    """A window of the timeline. Performance is ``None`` if it is unknown or in another metric than the timeline."""
+    """A window of the timeline. Performance is ``None`` if it is unknown or was measured by a different metric."""
 
     report: Report
     realised: Performance | None

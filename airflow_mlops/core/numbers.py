@@ -9,7 +9,7 @@ _INEXACT = 1e15
 def rounded(value: float, digits: int = 4) -> str:
     """Format a number, such as ``0.7123`` or ``12,345``.
 
-    The digits before the decimal point are never rounded. Numbers of 1e15 and more are in scientific notation.
+    Below 1e15, the digits before the decimal point are not rounded. Larger numbers are in scientific notation.
 
     :param digits: number of significant digits, if the number has fewer digits before the decimal point
     """

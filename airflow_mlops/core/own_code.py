@@ -1,6 +1,6 @@
 """Hashes of the user's own code.
 
-For the modules that import paths name, the hashes cover these modules and all modules that they import.
+Import paths name objects in the user's modules. The hashes cover these modules and all modules that they import.
 
 The code is not run. The modules are found as Python's import system finds them, and their import statements are read
 from their source text. The standard library and installed packages are not followed, because their versions are known,
@@ -39,8 +39,8 @@ _LOADING = ("pydoc", "runpy")
 def environment() -> str:
     """Return a fingerprint of Python's version, the kind of machine, and the versions of all installed packages.
 
-    For packages that were installed from a repository, a folder or a file, the hashes of their files count as well,
-    because such a package can be built again with the same version.
+    A package that was installed from a repository, a folder or a file can be built again with the same version.
+    Therefore the fingerprint also covers the hashes of the files of such packages.
     """
     # The names of these folders contain the versions. Reading the metadata of all packages takes a second.
     packages = {

@@ -53,9 +53,9 @@ def remember(value: str | None) -> None:
 
 
 def remember_fields(fields: Mapping[str, Any]) -> None:
-    """Mask, in all later text, the values of fields whose names show that they are secret, such as ``client_secret``.
+    """Mask the values of secret fields in all later text.
 
-    Nested mappings are searched as well.
+    The name of a secret field contains a word such as ``secret`` or ``password``. Nested mappings are searched as well.
     """
     for name, value in fields.items():
         if isinstance(value, Mapping):

@@ -160,7 +160,7 @@ def _bounds(text: str, name: str, calendar: Calendar) -> tuple[datetime, datetim
 
 
 def _check_key(start: datetime, end: datetime, calendar: Calendar) -> None:
-    """Check that the window that the partition key names agrees with the DAG's timetable.
+    """Check that the window in the partition key agrees with the DAG's timetable.
 
     :raises ValueError: the partition begins outside the window, or the timetable's partitions are longer
     """

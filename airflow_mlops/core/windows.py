@@ -117,7 +117,8 @@ class Window(Model):
     def short_label(self) -> str:
         """Return a text of at most 10 characters for a chart's axis.
 
-        For a calendar period, this is the start of :attr:`label`. For any other window, it is the first day.
+        For a calendar period, the text is :attr:`label` without the time zone, cut to 10 characters. For any other
+        window, it is the first day.
         """
         short = window_text.label(self.start, self.end, self.zone)
         return (short or local(self.start, self.zone).isoformat())[:10]

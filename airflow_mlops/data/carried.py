@@ -35,7 +35,7 @@ def carried(values: Any) -> Any:
 
 
 def carried_type(kind: pa.DataType) -> pa.DataType:
-    """Return the type to which values of the type ``kind`` are converted, so that DuckDB returns them unchanged.
+    """Return the type to which :func:`carried` converts values of the type ``kind``.
 
     :raises pyarrow.ArrowNotImplementedError: there is no such type
     """

@@ -95,7 +95,7 @@ def remove_leftovers(store: ArtifactStore, found: Iterable[Leftover]) -> None:
 
 
 def orphans(store: ArtifactStore, keys: Iterable[str], listed: Collection[str], before: datetime) -> list[str]:
-    """Return the files that no manifest lists and that were written before a time.
+    """Return the files that were written before a time and are not listed in a manifest.
 
     Files are written before their manifest, so a new file that no manifest lists may belong to a running task.
 

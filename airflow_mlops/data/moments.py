@@ -369,8 +369,10 @@ def _remainder(values: Any, divisor: int) -> Any:
 
 
 def _refuse(array: pa.Array, refused: Any, what: str, reason: str, row: int) -> NoReturn:
-    """Raise an error that names the first value of ``array`` for which ``refused`` is true.
+    """Raise an error that names the first refused value.
 
+    :param array: the values
+    :param refused: boolean array that is true for each refused value
     :param reason: why the value is refused, as a clause such as ``is before the year 1 in UTC``
     :raises SchemaError: always
     """

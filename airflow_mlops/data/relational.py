@@ -79,7 +79,7 @@ def _spilling(memory_limit: str) -> Iterator[None]:
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Return whether an error of DuckDB means that its temporary files need more space than the disk has."""
+    """Return whether DuckDB raised an error because the disk has too little space for its temporary files."""
     text = str(error)
     return "max_temp_directory_size" in text or "No space left on device" in text
 

@@ -215,7 +215,7 @@ def window_of(datasets: Sequence[Dataset]) -> Window | None:
 
 
 def coverage(datasets: Sequence[Dataset], wanted: Window | None = None) -> dict[str, Any]:
-    """Describe the rows that datasets lack, for the manifest of a dataset that is computed from them.
+    """Describe the gaps and quarantined rows of datasets, for the manifest of a dataset that is computed from them.
 
     :param datasets: the datasets
     :param wanted: window that the datasets should cover; by default from the earliest start to the latest end

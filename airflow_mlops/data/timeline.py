@@ -46,7 +46,7 @@ class _Level:
         return window.start.isoformat()[: self.digits]
 
     def first_period(self, window: Window) -> str:
-        """Return the name of the first period that may have a window of this level that overlaps ``window``."""
+        """Return the name of the first period whose windows may overlap ``window``."""
         earliest = _FIRST + self.longest + _SECOND
         return (max(window.start, earliest) - self.longest - _SECOND).isoformat()[: self.digits]
 
@@ -223,7 +223,10 @@ class Timeline:
         return self._newest_places(sorted((key for key in keys if key.endswith(self.suffix)), key=_name))
 
     def _newest_places(self, keys: Iterable[str]) -> list[str]:
-        """Return ``keys`` without each file in FOLDER whose name also exists in a subfolder, where it is newer."""
+        """Return ``keys`` without outdated and hidden files.
+
+        A file in FOLDER is outdated if a subfolder contains a file with the same name.
+        """
         places: dict[str, str] = {}
         for key in keys:
             if not _name(key).startswith(".") and len(key) > len(places.get(_name(key), "")):

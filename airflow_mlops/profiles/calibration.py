@@ -100,8 +100,8 @@ class ProbabilityCalibration(Model):
 class Tail(Model):
     """How the errors change with the prediction among the smallest or among the largest predictions.
 
-    The outermost bins are wide. Predictions that drifted lie at their outer ends, where errors are often larger. Least
-    squares fit a straight line to the errors in the outermost bins. The fields contain the slopes of such lines. The
+    The outermost bins are wide. Drifted predictions lie at the outer ends of these bins, where errors are often larger.
+    Straight lines are fitted to the errors in the outermost bins by least squares, and the fields are the slopes. The
     variances of the slopes allow for unequal variances of the errors (H. White, "A Heteroskedasticity-Consistent
     Covariance Matrix Estimator and a Direct Test for Heteroskedasticity", Econometrica 48, 1980).
 

@@ -77,8 +77,9 @@ class ModelProfile(Model):
     :param intervals: 95% confidence intervals of the metrics on the held-out rows, by metric, and those of the mean
         error (``bias``) and of the share of positive predictions (``positive_rate``). Monitoring compares a window with
         them. A metric that cannot be measured on logged predictions has no interval
-    :param constant: for each numeric feature, the share of the calendar spans of the split part `train` (``hour``,
-        ``day``, ``week``, ``month``, ``year``) in which the feature has a single value; empty if unknown
+    :param constant: how often each numeric feature is constant: by feature and kind of calendar span (``hour``,
+        ``day``, ``week``, ``month``, ``year``), the share of the spans of the split part `train` in which the feature
+        has a single value; empty if unknown
     :param weighted: ``segments`` and ``intervals`` with the weights of the held-out rows (``sample_weight``). Windows
         whose rows have weights are compared with these values; ``None`` if the held-out rows have no weights
     """

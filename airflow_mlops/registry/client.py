@@ -41,8 +41,9 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
 
     The host of the Airflow connection is the tracking URI (``http://mlflow:5000``, ``sqlite:////srv/mlflow.db``,
     ``databricks``). A host without a scheme gets the scheme ``http`` or, if the connection's schema is ``https``, the
-    scheme ``https``. Any other schema is appended to an HTTP address as a path. The port is added if the host has none.
-    Login and password are used for basic authentication. A password without a login is used as a bearer token.
+    scheme ``https``. A schema other than ``http`` and ``https`` is appended to an HTTP address as a path. The port is
+    added if the host has none. Login and password are used for basic authentication. A password without a login is used
+    as a bearer token.
 
     :param target: MLflow server and experiment
     :param connection: function that returns an Airflow connection by its id

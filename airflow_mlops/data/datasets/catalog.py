@@ -263,7 +263,7 @@ def in_slot(store: ArtifactStore, name: str, slot: str) -> Dataset | None:
 def in_slots(store: ArtifactStore, name: str, within: Window | None = None) -> dict[str, Manifest]:
     """Read the manifest of each slot's current dataset, by name of the slot. A slot is a pointer to a current dataset.
 
-    :param within: time window. Slots whose dataset has a window that does not overlap it are left out
+    :param within: time window. Slots of datasets whose window does not overlap ``within`` are left out
     """
     found = {}
     for pointer in read_all(store, slots_of(store, name).find(within)):

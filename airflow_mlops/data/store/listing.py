@@ -85,7 +85,7 @@ class Listing(Location):
         }
 
     def _is(self, key: str, path: str) -> bool:
-        """Return whether a path of the filesystem is that of ``key``."""
+        """Return whether ``path`` is the path of ``key`` in the filesystem."""
         return str(path).strip("/") == self.path(key).strip("/")
 
 

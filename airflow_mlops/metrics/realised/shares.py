@@ -95,8 +95,8 @@ def f1_macro(outcomes: Outcomes, z: float) -> Interval:
 def expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
     """Measure the mean cost of a row.
 
-    The interval combines the intervals of two shares, that of false positives and that of false negatives. It is
-    computed by MOVER with the correlation of the shares (G. Zou and A. Donner, 2008, see :func:`balanced_accuracy`).
+    The interval combines the intervals of two shares of rows: false positives and false negatives. It is computed by
+    MOVER with the correlation of the shares (G. Zou and A. Donner, 2008, see :func:`balanced_accuracy`).
     The usual interval of a mean would have the width 0 without errors, and would be too narrow with few expensive
     errors.
 

@@ -1,8 +1,8 @@
 """Categorical text columns and boolean columns.
 
 Every value is counted exactly as long as a column has at most 4,096 distinct values with at most 32 KiB of text in
-total. With more values, rows are counted by the hashes of their values (:mod:`hashing`), and the frequent values come
-from a frequent-items sketch of Apache DataSketches, which has an error of at most 0.4% of the rows.
+total. With more values, rows are counted by the hashes of their values (:mod:`hashing`). The frequent values then come
+from a frequent-items sketch of Apache DataSketches. The error of the sketch is at most 0.4% of the rows.
 
 A profile depends on the values alone, except for this sketch and the field ``top``, which is derived from the sketch.
 Profiling the same rows in a different order, or merging the profiles of subsets, gives the same profile byte for byte.

@@ -14,8 +14,8 @@ The replay runs no Airflow tasks. It trains the models of all strategies on the 
   window. The second term is the mean additional loss after one window. For each earlier window, the same training on
   the windows before it gives a model. The additional loss is the loss of this model in the window, minus the
   cross-fitted loss in the window. The second term favours candidates whose models stay good.
-- If there are several trainers, the first trainer whose best candidate is at most one standard error worse than the
-  best of all is chosen, as by EvaluateOperator.
+- With several trainers, the one-standard-error rule of EvaluateOperator chooses the trainer: the first trainer whose
+  best candidate is at most one standard error worse than the best candidate of all trainers.
 - ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy
   requests it. The ``oracle`` predicts each window with the best of all models trained before it, chosen with the
   window's labels.

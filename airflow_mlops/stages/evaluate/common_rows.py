@@ -48,9 +48,9 @@ def refuse_training_rows(
 ) -> None:
     """Check that no candidate was trained on the rows on which the candidates are compared.
 
-    Rows are checked only if the candidates have different training sets, because a candidate that was trained on some
-    of the rows would have an advantage over the others. Training sets that no longer exist, or that identify rows by
-    other columns, are not checked.
+    Such a candidate would have an advantage over the others. Rows are therefore checked if the candidates have
+    different training sets. Training sets that no longer exist, or that identify rows by other columns, are not
+    checked.
 
     :param contracts: the contract of each candidate
     :param dataset: the dataset on which the candidates are compared

@@ -50,8 +50,8 @@ class EvaluateSpec(Spec):
         independent
     :param allow_pyfunc: whether code that is stored with a version may run, see
         :mod:`airflow_mlops.models.pyfunc.loading`
-    :param allow_code: whether the gate ``reproducible`` may run code that a candidate's MLflow run names and that is
-        not an estimator of a well-known package, see :mod:`airflow_mlops.models.trainers.known`
+    :param allow_code: whether the gate ``reproducible`` may run any code that a candidate's MLflow run names. By
+        default, it may run only estimators of well-known packages, see :mod:`airflow_mlops.models.trainers.known`
     :param card: purpose, limits and owner for the model cards
     """
 

@@ -52,7 +52,7 @@ class Check:
 
     @property
     def quarantined(self) -> int:
-        """Return the number of rows of the window that validation has quarantined, so that they were not scored."""
+        """Return the number of rows of the window that were not scored, because validation had quarantined them."""
         return sum(map(quarantined_rows, self.datasets))
 
     @property

@@ -289,7 +289,7 @@ def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
 
 
 def _estimated_unweighted(contract: ModelContract) -> list[str]:
-    """Return a sentence that says that an estimate does not use weights of rows; empty for a model without them."""
+    """Return a note that an estimate does not use weights of rows; empty for a model that was trained without them."""
     if contract.sample_weight is None:
         return []
     sentence = (

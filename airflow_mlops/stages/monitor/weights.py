@@ -86,7 +86,7 @@ def _absent(check: Check, reference: TrainingReference, column: str) -> str | No
 
 
 def unweighted(column: str, why: str) -> str:
-    """Return a sentence that says that weights of rows are not used.
+    """Return a note that weights of rows are not used, and why.
 
     :param why: the reason, as a clause
     """

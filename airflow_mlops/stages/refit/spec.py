@@ -13,8 +13,8 @@ class RefitSpec(Spec):
     """Parameters of a refit, which fits the winner of ``verdict`` again on all rows of its training set.
 
     :param verdict: the verdict of an evaluation
-    :param allow_code: whether code may run that the winner's MLflow run names and that is not an estimator of a
-        well-known package, see :mod:`airflow_mlops.models.trainers.known`
+    :param allow_code: whether the refit may run any code that the winner's MLflow run names. By default, it may run
+        only estimators of well-known packages, see :mod:`airflow_mlops.models.trainers.known`
     """
 
     verdict: VerdictInput

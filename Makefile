@@ -81,7 +81,14 @@ lock: ## Regenerate constraints.txt and docker/hashes.txt from pyproject.toml wi
 	  | grep -v -i -E '^(nvidia-|triton==|cuda-)' | sed -E 's/\+cpu$$//'; } > constraints.txt
 	build/lock/bin/uv pip compile --quiet --universal --no-deps --python-version 3.11 --format pylock.toml \
 	  --output-file build/lock/pylock.toml constraints.txt
-	build/lock/bin/python docker/hashes.py write build/lock/pylock.toml > docker/hashes.txt
+	# What the torch of PyPI requires beside these: the libraries of CUDA.
+	{ echo "# Written by 'make lock': the libraries of CUDA that the torch of PyPI requires. That for CPUs requires none."; \
+	  grep -E '^torch==' constraints.txt | build/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \
+	    --default-index https://pypi.org/simple --constraints constraints.txt --no-header --no-annotate - \
+	  | sed -nE 's/^((nvidia|triton|cuda)[^ ]*).*/\1/p'; } > docker/cuda.txt
+	{ grep -E '^torch==' constraints.txt; grep -v '^#' docker/cuda.txt; } | build/lock/bin/uv pip compile --quiet --universal --no-deps --python-version 3.11 \
+	  --default-index https://pypi.org/simple --format pylock.toml --output-file build/lock/pylock.cuda.toml -
+	build/lock/bin/python docker/hashes.py write build/lock/pylock.toml build/lock/pylock.cuda.toml > docker/hashes.txt
 	rm -rf build/lock
 
 $(BIN)/python:

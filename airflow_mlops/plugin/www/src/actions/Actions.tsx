@@ -17,7 +17,7 @@ export const Actions = ({ model, onDone }: { model: ModelFacts; onDone: () => vo
         ? (["Approve", "Reject"] as const).map((option) => (
             <Action
               act={(note) => answer(approval, option, note)}
-              asks={{ label: "Note, for the ledger", required: false }}
+              asks={{ label: "Note (recorded in the ledger)", required: false }}
               confirm={option}
               key={option}
               name={option}
@@ -37,7 +37,7 @@ export const Actions = ({ model, onDone }: { model: ModelFacts; onDone: () => vo
               act={(note) =>
                 post("acknowledge", { window: monitoring.window, note })
               }
-              asks={{ label: "Note, for the ledger", required: false }}
+              asks={{ label: "Note (recorded in the ledger)", required: false }}
               confirm="Acknowledge"
               name="Acknowledge"
               onDone={onDone}
@@ -49,15 +49,15 @@ export const Actions = ({ model, onDone }: { model: ModelFacts; onDone: () => vo
           {monitoring || model.scoring ? (
             <Action
               act={(reason) => post("retrain", { reason })}
-              asks={{ label: "Reason, for the ledger", required: true }}
+              asks={{ label: "Reason (recorded in the ledger)", required: true }}
               confirm="Request retraining"
               name="Request retraining"
               onDone={onDone}
               title={`Request retraining of ${name}`}
             >
               <Text>
-                The request is recorded in the ledger and sent as the asset event that monitoring would send. It starts the DAGs
-                that are scheduled on it{model.dags.train.length ? `: ${model.dags.train.join(", ")}` : ""}.
+                The request is recorded in the ledger. MonitorOperator's asset event is sent, which starts the DAGs that are
+                scheduled on the asset{model.dags.train.length ? `: ${model.dags.train.join(", ")}` : ""}.
               </Text>
             </Action>
           ) : null}

@@ -23,8 +23,8 @@ const Shown = ({ name, onShown, version }: { name: string; version: number | nul
         <Table.Header>
           <Table.Row>
             <Table.ColumnHeader />
-            <Table.ColumnHeader>Champion now: {data.current.version}</Table.ColumnHeader>
-            <Table.ColumnHeader>Afterwards: {data.target.version}</Table.ColumnHeader>
+            <Table.ColumnHeader>Current champion: {data.current.version}</Table.ColumnHeader>
+            <Table.ColumnHeader>After the rollback: {data.target.version}</Table.ColumnHeader>
           </Table.Row>
         </Table.Header>
         <Table.Body>
@@ -60,7 +60,7 @@ export const Rollback = ({ model, onDone }: { model: ModelFacts; onDone: () => v
         const body = { version: target, reason, champion: shown?.current.version };
         return (await change<ActionDone>("POST", apiPath("models", model.name, "rollback"), body)).message;
       }}
-      asks={{ label: "Reason, for the ledger", required: true }}
+      asks={{ label: "Reason (recorded in the ledger)", required: true }}
       confirm={target === undefined ? "Roll back" : `Roll back to version ${target}`}
       name="Roll back"
       onDone={onDone}

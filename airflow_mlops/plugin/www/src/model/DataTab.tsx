@@ -141,7 +141,7 @@ export const DataTab = ({ name }: { name: string }) => {
         {(["there", "quarantined", "replaced", "missing"] as const).map((kind) => (
           <HStack gap={1} key={kind}>
             <Square kind={kind} />
-            {{ there: "there", quarantined: "with quarantined rows", replaced: "replaced", missing: "missing" }[kind]}
+            {{ there: "present", quarantined: "with quarantined rows", replaced: "replaced", missing: "missing" }[kind]}
           </HStack>
         ))}
       </HStack>
@@ -158,7 +158,7 @@ export const DataTab = ({ name }: { name: string }) => {
           />
         </Box>
       ))}
-      {data.datasets.length === 0 ? <Text>No dataset of this model has windows.</Text> : null}
+      {data.datasets.length === 0 ? <Text>The datasets of this model have no windows.</Text> : null}
       {data.lineage.nodes.length > 0 ? (
         <>
           <Heading as="h3" mb={2} size="sm">

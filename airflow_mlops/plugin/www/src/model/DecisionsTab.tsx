@@ -97,7 +97,7 @@ export const DecisionsTab = ({ model }: { model: ModelFacts }) => {
       {chain.intact ? (
         <Text color="fg.muted" mb={3}>
           {decisions.length === 0
-            ? "Nothing has been decided yet."
+            ? "There are no decisions yet."
             : `${decisions.length} ${decisions.length === 1 ? "entry" : "entries"}. The chain of hashes is intact.`}
         </Text>
       ) : (

@@ -27,7 +27,7 @@ export const Distribution = ({ column, model, window }: { column: string; model:
           <Text mb={2}>
             {[
               data.effect === null ? null : `Effect ${number(data.effect)}`,
-              data.test === null ? null : `decided by ${data.test.replaceAll("_", " ")}`,
+              data.test === null ? null : `test: ${data.test.replaceAll("_", " ")}`,
               data.adjusted_p_value === null ? null : `adjusted ${pValue(data.adjusted_p_value)}`,
               data.note,
             ]

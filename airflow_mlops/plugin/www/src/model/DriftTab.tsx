@@ -23,7 +23,7 @@ export const DriftTab = ({ name }: { name: string }) => {
     <>
       <Problems failure={failure} texts={data.problems} />
       {data.features.length === 0 ? (
-        <Text>No window with a test for drift has been monitored yet.</Text>
+        <Text>No window has been tested for drift yet.</Text>
       ) : (
         <Flex alignItems="flex-start" columnGap={8} flexWrap="wrap">
           <Box maxW="100%">

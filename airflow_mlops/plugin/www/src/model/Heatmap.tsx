@@ -54,8 +54,8 @@ export const Heatmap = ({ drift, onSelect, selected }: Props) => {
   return (
     <Box>
       <Text color="fg.muted" fontSize="xs" mb={2}>
-        Features are ranked by drift times importance. ● drifted, ✕ broken. The stronger the colour, the larger the effect: at least this
-        share of rows would need a different value to match the reference.
+        Features are ranked by drift times importance. ● drifted, ✕ broken. A stronger colour is a larger effect. The effect is the
+        smallest share of rows that would need a different value to match the reference.
       </Text>
       <Table.ScrollArea maxW="100%" ref={area}>
         <table aria-label="Drift of features by window" ref={table} style={{ borderSpacing: 2, borderCollapse: "separate" }}>

@@ -87,8 +87,8 @@ const Facts = ({ model }: { model: ModelFacts }) => (
       <Text>
         Version {model.scoring.version} scored {number(model.scoring.rows)} rows
         {model.scoring.window ? ` of ${model.scoring.window.label}` : ""} <Ago time={model.scoring.scored_at} />.{" "}
-        {model.labels_until ? `Labels until ${moment(model.labels_until)}` : "No labels yet"}
-        {model.monitoring ? `, for ${percent(model.monitoring.coverage)} of the last window.` : "."}
+        {model.labels_until ? `Labels until ${moment(model.labels_until)}.` : "No labels yet."}
+        {model.monitoring ? ` ${percent(model.monitoring.coverage)} of the predictions of the last window have a label.` : ""}
       </Text>
     ) : null}
     {model.request ? (

@@ -101,7 +101,7 @@ export const VersionsTab = ({ name }: { name: string }) => {
     <>
       <Problems failure={failure} texts={data.problems} />
       {versions.length === 0 ? (
-        <Text>No version is known.</Text>
+        <Text>No versions were found.</Text>
       ) : (
         <Table.ScrollArea aria-label="Versions, scrollable" role="group" tabIndex={0}>
           <Table.Root aria-label="Versions side by side" size="sm">

@@ -61,7 +61,7 @@ export const ModelsPage = () => {
             {found.length === models.length ? "" : `${found.length} of `}
             {models.length} {models.length === 1 ? "model" : "models"}
           </Text>
-          {models.length === 0 ? <Text>No model has been trained, scored or monitored by a DAG that you may read.</Text> : null}
+          {models.length === 0 ? <Text>There are no models yet. A model is listed once a DAG that you may read has trained, scored or monitored it.</Text> : null}
           <ModelList models={found.slice((page - 1) * PAGE, page * PAGE)} />
           {pages > 1 ? (
             <HStack aria-label="Pages" as="nav" mt={3}>

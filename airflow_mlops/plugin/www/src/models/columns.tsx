@@ -83,7 +83,7 @@ const Fresh = ({ model }: { model: Overview }) => (
     )}
     <Muted>
       {model.labels_until ? `labels until ${model.labels_until.slice(0, 10)}` : "no labels"}
-      {model.labels_until && model.monitoring ? `, for ${percent(model.monitoring.coverage)} of the last window` : ""}
+      {model.labels_until && model.monitoring ? `, ${percent(model.monitoring.coverage)} of the last window labelled` : ""}
     </Muted>
   </Box>
 );
@@ -110,6 +110,6 @@ export const COLUMNS: Column[] = [
   { title: "Metric", cell: (model) => <Metric model={model} /> },
   { title: "Champion", cell: (model) => <Champion model={model} /> },
   { title: "Freshness", cell: (model) => <Fresh model={model} /> },
-  { title: "Waiting", cell: (model) => <Waiting model={model} /> },
+  { title: "Pending", cell: (model) => <Waiting model={model} /> },
   { title: "Owner", cell: (model) => model.owner ?? "–" },
 ];

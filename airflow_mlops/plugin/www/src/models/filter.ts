@@ -1,7 +1,7 @@
 import type { Overview, Verdict } from "../api/types";
 
 export const PAGE = 50;
-export const SORTS = { attention: "What needs attention", name: "Name", champion: "Newest champion", scored: "Oldest scoring" };
+export const SORTS = { attention: "Needs attention first", name: "Name", champion: "Newest champion first", scored: "Least recently scored first" };
 export type Sort = keyof typeof SORTS;
 
 /** What the page shows, as its URL says it. */

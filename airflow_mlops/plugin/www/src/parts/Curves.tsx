@@ -64,7 +64,7 @@ export const Curves = ({ curves }: { curves: Curve[] }) => {
               </text>
             ))}
           <text fill={MUTED} fontSize="11" textAnchor="end" x={right} y={HEIGHT - 4}>
-            epoch, or round of boosting
+            epoch or boosting round
           </text>
           {drawn.map(({ metric, points: found }, index) => (
             <g key={metric}>
@@ -77,7 +77,7 @@ export const Curves = ({ curves }: { curves: Curve[] }) => {
         </svg>
       )}
       {curves.some((curve, index) => curve.points.length > (drawn[index]?.points.length ?? 0)) ? (
-        <Text color="red.fg">In some epochs the loss is infinite or not a number.</Text>
+        <Text color="red.fg">The loss is infinite or NaN in some epochs.</Text>
       ) : null}
     </Box>
   );

@@ -8,15 +8,15 @@ const KINDS: Record<DecisionKind, Kind> = {
   rolled_back: { name: "Rollback", path: "M0 6L6 -5H-6Z", color: "var(--chakra-colors-purple-solid)" },
   moved_outside: { name: "Change in MLflow", path: "M-6 0H5M1 -4L5 0L1 4", color: "var(--chakra-colors-yellow-solid)", open: true },
   refused: { name: "Refusal", path: "M-5 -5L5 5M5 -5L-5 5", color: "var(--chakra-colors-red-solid)", open: true },
-  requested: { name: "Request for retraining", path: "M0 -6L6 0L0 6L-6 0Z", color: "var(--chakra-colors-orange-solid)" },
+  requested: { name: "Retraining request", path: "M0 -6L6 0L0 6L-6 0Z", color: "var(--chakra-colors-orange-solid)" },
   acknowledged: { name: "Acknowledgement", path: "M-6 0L-2 5L6 -5", color: "var(--chakra-colors-blue-solid)", open: true },
   received: { name: "Copy from another registry", path: "M0 6L6 -1H2V-6H-2V-1H-6Z", color: "var(--chakra-colors-blue-solid)" },
   deployed: { name: "Deployment", path: "M-5 -5H5V5H-5Z", color: "var(--chakra-colors-teal-solid)" },
-  undeployed: { name: "Removal of an endpoint", path: "M-5 -5H5V5H-5Z", color: "var(--chakra-colors-teal-solid)", open: true },
-  canary_started: { name: "Start of a canary", path: "M-6 5L0 -5L6 5", color: "var(--chakra-colors-cyan-solid)", open: true },
-  canary_widened: { name: "Larger share of a canary", path: "M-6 5L0 -5L6 5Z", color: "var(--chakra-colors-cyan-solid)" },
-  canary_held: { name: "Canary keeps its share", path: "M-6 -2H6M-6 2H6", color: "var(--chakra-colors-cyan-solid)", open: true },
-  canary_withdrawn: { name: "Withdrawal of a canary", path: "M-5 -5L5 5M5 -5L-5 5", color: "var(--chakra-colors-orange-solid)", open: true },
+  undeployed: { name: "Endpoint removed", path: "M-5 -5H5V5H-5Z", color: "var(--chakra-colors-teal-solid)", open: true },
+  canary_started: { name: "Canary started", path: "M-6 5L0 -5L6 5", color: "var(--chakra-colors-cyan-solid)", open: true },
+  canary_widened: { name: "Canary share increased", path: "M-6 5L0 -5L6 5Z", color: "var(--chakra-colors-cyan-solid)" },
+  canary_held: { name: "Canary share unchanged", path: "M-6 -2H6M-6 2H6", color: "var(--chakra-colors-cyan-solid)", open: true },
+  canary_withdrawn: { name: "Canary withdrawn", path: "M-5 -5L5 5M5 -5L-5 5", color: "var(--chakra-colors-orange-solid)", open: true },
 };
 
 /** Name, shape and colour of a kind of decision, which may be one of a newer release. */
@@ -32,7 +32,7 @@ export const change = ({ canary, champion, decision, endpoint, replaced, window 
   if (endpoint)
     return `version ${endpoint.version.version}${endpoint.follows ? " (follows the champion)" : ""}, ${endpoint.namespace}/${endpoint.name}`;
   if (canary && decision !== "promoted")
-    return `version ${canary.version.version} answers ${canary.share ? `${Math.round(1000 * canary.share) / 10}%` : "none"} of the requests`;
+    return `version ${canary.version.version} answers ${canary.share ? `${Math.round(1000 * canary.share) / 10}% of the` : "no"} requests`;
   if (decision === "acknowledged" || decision === "requested") return window ? `window ${window.label}` : "";
   if (decision === "refused") return champion === null ? "no champion" : `version ${champion} stays champion`;
   if (decision !== "promoted" && decision !== "rolled_back" && decision !== "moved_outside") return "";

@@ -7,24 +7,24 @@ const METRICS: Record<string, string> = {
   brier: "Brier score: mean squared error of the probabilities; lower is better",
   coverage: "share of the predictions that have a label",
   ece: "expected calibration error: mean difference between predicted probability and share of positive rows, over ten bins; lower is better",
-  expected_cost: "mean cost of a row, with the costs of a false positive (fp) and a false negative (fn) in the name; lower is better",
+  expected_cost: "mean cost of a row; the name holds the costs of a false positive (fp) and a false negative (fn); lower is better",
   f1: "harmonic mean of precision and recall",
   f1_macro: "mean of the F1 scores of the classes",
-  feature_drift: "effect of the drift of the most drifted feature, as a share of rows",
-  gamma_deviance: "mean gamma deviance, the error of positive amounts in proportion to their size; lower is better",
+  feature_drift: "effect size of the most drifted feature, as a share of rows",
+  gamma_deviance: "mean gamma deviance, an error for positive amounts, relative to their size; lower is better",
   interval_coverage: "share of the labels that lie in their prediction interval",
   interval_width: "mean width of the prediction intervals, in the unit of the label; lower is better",
-  label_drift: "effect of the drift of the labels, as a share of rows",
+  label_drift: "effect size of the drift of the labels, as a share of rows",
   log_loss: "mean of -log(probability of the true class); lower is better",
   mae: "mean absolute error; lower is better",
-  multivariate_drift: "effect of the drift of the joint distribution of the features (error of reconstructing them with PCA), as a share of rows",
-  poisson_deviance: "mean Poisson deviance, the error of counts in proportion to their size; lower is better",
-  prediction_drift: "effect of the drift of the scores, as a share of rows",
+  multivariate_drift: "effect size of the drift of all features together (PCA reconstruction error), as a share of rows",
+  poisson_deviance: "mean Poisson deviance, an error for counts, relative to their size; lower is better",
+  prediction_drift: "effect size of the drift of the scores, as a share of rows",
   r2: "R²: share of the labels' variance that the model explains",
   rmse: "root mean squared error; lower is better",
   roc_auc: "area under the ROC curve: probability that a positive row has a higher score than a negative one; 0.5 is chance",
   roc_auc_ovr: "mean area under the ROC curves of each class against the rest; 0.5 is chance",
-  tweedie_deviance: "mean Tweedie deviance, the error of amounts of which many are 0, with its power (p) in the name; lower is better",
+  tweedie_deviance: "mean Tweedie deviance, an error for amounts that are often 0; the name holds the power (p); lower is better",
 };
 
 /** Of names such as `estimated_roc_auc_low`, `expected_cost_fp1_fn20` and `tweedie_deviance_p1.5`, the part that names the metric. */
@@ -47,7 +47,7 @@ const TESTS: Record<string, string> = {
   projection: "Kolmogorov-Smirnov test of the embeddings along a random direction",
   unseen: "has the share of rows with values that do not occur in the reference changed?",
   weekday: "chi-square test: have the shares of the weekdays changed?",
-  words: "has the share of rows with some word changed?",
+  words: "has the share of rows that contain a word changed?",
 };
 
 /** The meaning of the test that decides whether a column has drifted; undefined if the test is unknown. */

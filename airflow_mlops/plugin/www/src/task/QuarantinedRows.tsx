@@ -16,7 +16,7 @@ export const QuarantinedRows = ({ loaded: { data, failure } }: { loaded: Loaded<
     <Heading as="h3" mb={1} size="sm">
       Quarantined rows
     </Heading>
-    {failure?.status === 403 ? <Text color="fg.muted">Rows are shown to users who may read assets.</Text> : <Problems failure={failure} />}
+    {failure?.status === 403 ? <Text color="fg.muted">You need permission to read assets to see the rows.</Text> : <Problems failure={failure} />}
     {data ? (
       <>
         <Text color="fg.muted">

@@ -35,7 +35,7 @@ it("draws the losses of a training that runs", async () => {
   show({ [`${TASK}/progress`]: { run_url: "http://mlflow/#/runs/a", status: "RUNNING", curves, trials: [], problems: [] } });
   const chart = await screen.findByRole("img", { name: "Loss by epoch, 2 epochs: train loss 0.500, validation loss 0.800" });
   expect(chart.querySelectorAll("path[stroke-width='2']").length).toBe(2);
-  expect(screen.getByText("In some epochs the loss is infinite or not a number.")).toBeTruthy();
+  expect(screen.getByText("The loss is infinite or NaN in some epochs.")).toBeTruthy();
 });
 
 it("lists the trials of a search that runs", async () => {
@@ -51,7 +51,7 @@ it("lists the trials of a search that runs", async () => {
 
 it("says so if a task has neither a result nor a run", async () => {
   show({});
-  expect(await screen.findByText(/has no result/)).toBeTruthy();
+  expect(await screen.findByText(/no machine-learning result/)).toBeTruthy();
 });
 
 it("shows what proves a split", async () => {
@@ -65,8 +65,8 @@ it("shows what proves a split", async () => {
 it("shows what the task used", async () => {
   const usage = { seconds: 2, cpu_seconds: 1.5, gpu_seconds: null, peak_memory_mb: 312, read_bytes: 1_500_000, written_bytes: 0, rows: 500 };
   show({ [TASK]: { kind: "other", model: null, summary: "Ingested.", result: { usage } } });
-  expect((await screen.findByText("largest memory")).closest("tr")?.textContent).toContain("312 MB");
-  expect(screen.getByText("speed").closest("tr")?.textContent).toContain("250 rows/s");
+  expect((await screen.findByText("peak memory")).closest("tr")?.textContent).toContain("312 MB");
+  expect(screen.getByText("throughput").closest("tr")?.textContent).toContain("250 rows/s");
   expect(screen.getByText("read from the artifact store").closest("tr")?.textContent).toContain("1.500 MB");
   expect(screen.queryByText("GPU time")).toBeNull();
 });
@@ -86,5 +86,5 @@ it("shows the first quarantined rows as text", async () => {
 
 it("shows no rows to users who may not read assets", async () => {
   show({ [TASK]: validated }, [`${TASK}/samples`]);
-  expect(await screen.findByText(/who may read assets/)).toBeTruthy();
+  expect(await screen.findByText(/permission to read assets/)).toBeTruthy();
 });

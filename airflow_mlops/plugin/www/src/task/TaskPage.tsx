@@ -180,10 +180,10 @@ const usage = (used: Fields): [string, unknown][] => {
       ["elapsed time", amount("seconds", "s")],
       ["CPU time", amount("cpu_seconds", "s")],
       ["GPU time", amount("gpu_seconds", "s")],
-      ["largest memory", amount("peak_memory_mb", "MB")],
+      ["peak memory", amount("peak_memory_mb", "MB")],
       ["read from the artifact store", amount("read_bytes", "MB", 1e6)],
       ["written to the artifact store", amount("written_bytes", "MB", 1e6)],
-      ["speed", rate],
+      ["throughput", rate],
     ] as [string, unknown][]
   ).filter(([, value]) => value !== null);
 };
@@ -210,7 +210,7 @@ export const TaskPage = ({ dagId, mapIndex, runId, taskId }: { dagId: string; ru
     return progress?.status ? (
       <TrainingProgress progress={progress} />
     ) : (
-      <Text color="fg.muted">This task has no result of a machine-learning step (yet).</Text>
+      <Text color="fg.muted">This task has no machine-learning result yet. Only tasks of airflow-mlops operators have results here.</Text>
     );
   }
   const View = VIEWS[data?.kind ?? ""];

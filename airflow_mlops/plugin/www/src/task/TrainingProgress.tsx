@@ -52,7 +52,7 @@ const Trials = ({ trials }: { trials: Trial[] }) => (
 /** What a training or a search has logged to MLflow so far. */
 export const TrainingProgress = ({ progress }: { progress: Progress }) => (
   <>
-    {progress.status === "RUNNING" ? <Text fontWeight="bold">The training is running.</Text> : null}
+    {progress.status === "RUNNING" ? <Text fontWeight="bold">Training is running.</Text> : null}
     {progress.status === "RUNNING" && progress.run_url ? (
       <Link color="fg.info" href={progress.run_url} rel="noopener noreferrer" target="_blank">
         Open the MLflow run

@@ -104,7 +104,7 @@ def _value(backend: Any, conn_id: str) -> Any:
     if isinstance(backend, ExecutionAPISecretsBackend):
         return _from_api(conn_id)
     if type(backend).get_connection.__qualname__.startswith("BaseSecretsBackend."):
-        # The value is not parsed, because a value that cannot be parsed does not mean that the backend is unavailable.
+        # The value is not parsed: a backend that returns an invalid value is still available.
         return backend.get_conn_value(conn_id)
     return backend.get_connection(conn_id)
 

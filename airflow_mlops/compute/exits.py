@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 
-# An exit status above this number is that number plus a signal, as shells and containers report it.
+# Shells and containers report a process that a signal ended with this number plus the number of the signal.
 _SHELL = 128
 _CRASHED = (
     "A library that is not written in Python crashed. The log above shows where, if Python could still write it; compare "

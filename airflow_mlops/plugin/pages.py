@@ -56,7 +56,7 @@ _POLICIES = {
 _OF_MODELS = ("reports", "backtests")
 _ABSENT = "This page does not exist."
 
-# Errors of opening a path that is not a regular file: a part is missing, is a symbolic link, or is of another kind.
+# Errors of opening a path that is not a regular file, such as a missing path, a symbolic link, a folder or a pipe.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG)
 
 app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_url=None)
@@ -89,7 +89,7 @@ def may_read(key: Annotated[str, Path()], rights: AccessDep) -> None:
         require_assets(rights)
         return
     try:
-        # If nothing else is known of the model, only users who may read all DAGs can see its pages.
+        # If the model has no facts in the index, only users who may read all DAGs can see its pages.
         dags = (models.dags(ArtifactStore(default_store()), rest[0]) or ModelDags()) if rest else None
     except StoreError as error:
         raise HTTPException(502, str(error)) from None

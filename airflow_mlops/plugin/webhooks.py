@@ -41,7 +41,7 @@ _LARGEST = 64 * 1024
 _REPLAY_WINDOW = 300
 # Largest number of digits of a time. Python refuses to convert text with thousands of digits to an integer.
 _DIGITS = 20
-# MLflow sends a request again after this status.
+# MLflow repeats a request that is answered with this status.
 _TRY_AGAIN = 503
 
 app = FastAPI(title="MLOps webhooks", docs_url=None, redoc_url=None, openapi_url=None)
@@ -161,13 +161,13 @@ def _look(model: str, conn_id: str) -> None:
         store = ArtifactStore(default_store())
         ledger = Ledger(store, model)
         if not ledger.count():
-            # The registry may have models that this package does not know.
+            # The registry may contain models that have no ledger.
             return
         spec = OutsideMovesSpec(model=model, noticed_by="webhook", mlflow=MLflowTarget(conn_id=conn_id))
         found = step.run(spec, StepContext(store, f"webhooks/{model}/{uuid4().hex}", server.connection))
         if found is not None:
             log.info("%s", found.summary)
-        # For a change that this package makes, the task that makes the change creates the event.
+        # If a task of this package changed the champion, that task creates the event.
         found = found or step.last(ledger, "webhook")
         if found is not None:
             server.emit_champion(found)

@@ -21,7 +21,7 @@ def grow_on_oom(error: MLOpsError, factor: float, context: Context) -> MLOpsErro
     :param error: the error of the pod
     :param factor: the parameter ``grow_memory`` of the pod; 1 means that the memory does not grow
     :param context: Airflow's context of the task
-    :return: the error with which the task fails. The error is retryable if the next try requests more memory
+    :return: the error with which the task fails. It is retryable if the next try will request more memory
     """
     if not isinstance(error, MemoryLimitError) or factor <= 1:
         return error

@@ -12,10 +12,10 @@ _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def namespace_for(given: str | None, hook: KubernetesHook) -> str:
-    """Return the namespace to use: the first of these that is set.
+    """Return the namespace to use.
 
-    The candidates are ``given``, the namespace of the Airflow connection, the namespace in which Airflow runs, and
-    ``default``.
+    It is ``given`` if set, or else the namespace of the Airflow connection, or else the namespace in which Airflow
+    runs, or else ``default``.
 
     :param given: the namespace that the user has set; ``None`` if none is set
     :param hook: hook of the Airflow connection to the cluster

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from airflow_mlops.core.calls import StepCall
 
-# A retry finds the running pod by this label. A cleared task has a new key, so it does not find its earlier pod.
+# A retry finds the running pod by this label. A cleared task has another value, so it does not find its earlier pod.
 CALL_LABEL = "airflow-mlops/call"
 
 

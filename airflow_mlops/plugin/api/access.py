@@ -26,7 +26,7 @@ class Access:
     """The rights of a user.
 
     :param user: name of the user
-    :param account: the user as the auth manager knows them
+    :param account: the auth manager's object for the user
     :param readable: ids of the DAGs that the user may read
     :param editable: ids of the DAGs that the user may edit
     :param reads_all: whether the user may read all DAGs
@@ -41,11 +41,11 @@ class Access:
     edits_all: bool
 
     def sees(self, dags: ModelDags) -> bool:
-        """Return whether the user may see a model with these DAGs."""
+        """Return whether the user may see a model that these DAGs train, score or monitor."""
         return self.reads_all or bool(self.readable & dags.ids())
 
     def acts(self, dags: ModelDags) -> bool:
-        """Return whether the user may act on a model with these DAGs."""
+        """Return whether the user may act on a model that these DAGs train, score or monitor."""
         return self.sees(dags) and (self.edits_all or bool(self.editable & dags.ids()))
 
 
@@ -57,8 +57,8 @@ def access(account: Annotated[Any, Depends(get_user)]) -> Access:
     known = _all_dags()
 
     def everywhere(method: Any, found: frozenset[str]) -> bool:
-        # If a request names no DAG, an auth manager may answer for the DAGs of the user's teams only, so the ids are
-        # compared too.
+        # Without a DAG id, some auth managers check only the DAGs of the user's teams. Therefore the ids are compared
+        # as well.
         return found >= known and manager.is_authorized_dag(method=method, user=account)
 
     return Access(

@@ -28,7 +28,10 @@ router = APIRouter()
 
 
 def _completed(found: list[Overview], rights: Access) -> list[Overview]:
-    """Add owners, tags and requests for approval from Airflow's database, and whether the user may act on a model."""
+    """Complete the overviews of models from Airflow's database.
+
+    Added are owners, tags, open requests for approval, and whether the user may act on the model.
+    """
     completed = dag_facts.complete(found, rights.readable)
     return [item.model_copy(update={"can_act": rights.acts(item.dags)}) for item in completed]
 
@@ -55,7 +58,7 @@ def drift_map(
     features: Annotated[int, Query(ge=1, le=500)] = 30,
     windows: Annotated[int, Query(ge=1, le=drift.LONGEST)] = 36,
 ) -> DriftMap:
-    """Return the drift of the features that matter most, in the last windows."""
+    """Return the drift of the highest-ranked features in the last windows."""
     return drift.drift_map(store, name, features, windows)
 
 

@@ -36,8 +36,7 @@ def verify(pods: Sequence[Json], ref: ModelVersionRef, check: Check, token: str 
     :raises DeploymentError: a pod cannot be reached, or gives another answer
     """
     for pod in pods:
-        # The first version is the version that answers requests without a version, apart from requests that a canary
-        # answers.
+        # Requests without a version are answered by the first version in the list, or by a canary.
         versions = _ask(pod, ref, "", None, token).get("versions") or ["?"]
         if versions[0] != str(ref.version):
             why = ", so the champion has changed meanwhile: clear the task" if follows else ""

@@ -21,11 +21,10 @@ INSTANCE, MANAGED_BY, MANAGER = "app.kubernetes.io/instance", "app.kubernetes.io
 # The pods that were made from one manifest have the same value of this label.
 TEMPLATE = "airflow-mlops/template"
 _SPOOL = "/var/spool/airflow-mlops"
-# Number of words of a command before the arguments: python -m airflow_mlops.serving.
+# Number of words before the arguments of a command: the command starts with python -m airflow_mlops.serving.
 _INTERPRETER = 3
-# _DRAIN: seconds for which a pod still answers after Kubernetes has decided to end it, because Services still send
-# requests to the pod. _GRACE: seconds until the pod is killed, in which it answers these requests and uploads its
-# spool.
+# _DRAIN: seconds for which a terminating pod still answers, because Services still send requests to it.
+# _GRACE: seconds after which a terminating pod is killed. Until then, it answers requests and uploads its spool.
 _DRAIN, _GRACE = 5, 60
 
 

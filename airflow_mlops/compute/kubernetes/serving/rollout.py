@@ -124,7 +124,7 @@ class Rollout:
         api.write_record(Record(good=good, trying=release))
         self._begun = True
         apply_all(api, made)
-        # A task that was lost may have created objects that this release does not contain.
+        # An earlier task that was lost may have created objects that are not part of this release.
         delete_others(api, record.trying, [*made, *(good.manifests if good is not None else [])])
         self._log.info("Applied %s %s, which serves %s.", self._target.kind, api, self._chosen.version)
         return release, time.time()

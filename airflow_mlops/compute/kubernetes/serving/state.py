@@ -33,7 +33,7 @@ def is_ready(live: Json) -> bool:
 
 
 def ignored(live: Json) -> str | None:
-    """Return why the cluster ignores a setting in the manifest of a ready object; ``None`` if it ignores none."""
+    """Return why the cluster ignores a setting in the manifest of a ready object; ``None`` if it uses all settings."""
     if live.get("kind") != KSERVE or live["spec"]["predictor"].get("canaryTrafficPercent") is None:
         return None
     if (live["status"].get("components") or {}).get("predictor", {}).get("latestReadyRevision"):
@@ -45,7 +45,10 @@ def ignored(live: Json) -> str | None:
 
 
 def template(manifest: Json) -> str:
-    """Return the label by which the pods of the object that runs the servers are found."""
+    """Return the value of the label :data:`~.manifests.TEMPLATE` of the pods that a manifest describes.
+
+    :param manifest: manifest of the object that runs the servers
+    """
     metadata = (manifest if manifest.get("kind") == KSERVE else manifest["spec"]["template"])["metadata"]
     found: str = metadata["labels"][TEMPLATE]
     return found

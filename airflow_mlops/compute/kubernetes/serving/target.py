@@ -69,7 +69,10 @@ class Target(ABC):
 
     @property
     def needs_version(self) -> str | None:
-        """Return the name of a set field that servers following the champion do not support; ``None`` without one."""
+        """Return the name of a field that needs a fixed version of the model.
+
+        Such a field is set, and servers that follow the champion do not support it. Return ``None`` if there is none.
+        """
         return None
 
     @abstractmethod

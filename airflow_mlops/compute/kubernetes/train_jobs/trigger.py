@@ -30,7 +30,8 @@ class TrainJobTrigger(BaseTrigger):
     :param kubernetes_conn_id: id of the Airflow connection to the cluster
     :param since: time at which the task began to wait, in seconds since 1970
     :param schedule_timeout: seconds within which each pod must be scheduled to a node
-    :param startup_timeout: seconds from scheduling within which the container of each pod must run
+    :param startup_timeout: additional seconds for a scheduled pod. Its container must run within ``schedule_timeout``
+        plus ``startup_timeout`` seconds of the pod's creation
     :param deadline: time at which the ``execution_timeout`` of the task ends, in seconds since 1970
     :param poll_interval: seconds between two requests
     """

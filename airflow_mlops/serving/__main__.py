@@ -1,7 +1,7 @@
 """The command ``python -m airflow_mlops.serving MODEL --store URL``, which serves the champion or a version of a model.
 
-The Airflow connection to MLflow comes from the environment variable ``AIRFLOW_CONN_MLFLOW_DEFAULT``, and the token that
-requests must carry from ``MLOPS_SERVE_TOKEN``. ``airflow mlops serve`` starts this command.
+The environment variable ``AIRFLOW_CONN_MLFLOW_DEFAULT`` contains the Airflow connection to MLflow. The environment
+variable ``MLOPS_SERVE_TOKEN`` contains the token that requests must carry. ``airflow mlops serve`` starts this command.
 """
 
 from __future__ import annotations

@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 
 
 def place(model: str, value: Any) -> float:
-    """Return the place of a value: a number, at least 0 and less than 1, that is computed from a hash of the value.
+    """Hash a value to a number of at least 0 and less than 1.
 
-    The number is the same in all servers. The numbers of many values are uniformly distributed. An integer and an equal
+    All servers compute the same number. The numbers of many values are uniformly distributed. An integer and an equal
     float have the same number.
 
     :param model: name of the registered model
@@ -43,11 +43,11 @@ class Canary:
 
     :param model: name of the registered model
     :param versions: the loaded canary
-    :param share: share of the values, or of the requests, that the canary answers, 0 to 1, unless CanaryOperator has
-        set one
-    :param key: field of the rows whose value decides; ``None`` for the id of the request
-    :param report: function that is called when the canary is withdrawn, with the number of its version and the reason,
-        a sentence
+    :param share: share of the requests, or of the values of ``key``, that the canary answers, 0 to 1. A share that
+        CanaryOperator has set takes precedence
+    :param key: field of the rows whose value decides which version answers; ``None`` for the id of the request
+    :param report: function that is called when the canary is withdrawn. Its arguments are the number of the canary's
+        version and the reason, a sentence
     :ivar withdrawn: number of the version that was withdrawn last; ``None`` if no version was withdrawn
     """
 
@@ -69,8 +69,8 @@ class Canary:
     def choose(self, champion: Served, rows: Rows, request_id: str) -> Served:
         """Return the version that answers a request for the champion.
 
-        The champion answers if the rows have no value or different values in the key column, or if the canary cannot
-        take the fields of the champion.
+        The champion answers if the key column is empty or has several values in the rows, or if the canary needs other
+        fields than the champion.
 
         :param champion: the champion
         :param rows: the rows of the request

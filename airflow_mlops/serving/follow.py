@@ -1,13 +1,14 @@
 """Follow the champion, or load one version, in a separate process: ``python -m airflow_mlops.serving.follow``.
 
-With a number or alias as argument, the process follows the version with this number or alias instead, and the share of
-the requests that this version answers as a canary.
+If the argument is a version number or an alias, the process follows that version instead. It also follows the share of
+the requests that the version answers as a canary.
 
-The process imports MLflow's client, so that the server does not need to import it. The process loads each new champion
-before the server does, so a model that crashes on loading does not end the server. The process writes a line with a
-JSON object for each version that it is about to load, that can be served, or that failed. The first line that it reads
-from standard input contains the settings as JSON. Each further line names a canary that the server has withdrawn; the
-process then withdraws the canary from all servers.
+The process imports MLflow's client, so that the server does not need to import it. The process loads each new version
+before the server does, so a model that crashes on loading does not end the server.
+
+The process reports to the server on standard output, with one JSON object per line: a version that it starts to load, a
+version that can be served, or an error. The first line of standard input contains the settings as JSON. Each further
+line names a canary that the server has withdrawn. The process then withdraws this canary from all servers.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served
 
 _RETRY_SECONDS = 5.0
-# Pauses between tries to load a version that has failed. They double.
+# Pauses between the attempts to load a version that has failed. Each pause is twice as long as the one before.
 _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
 
 
@@ -56,7 +57,7 @@ class Failures:
 
     @property
     def _pause(self) -> float:
-        # A larger power does not fit in a float, and its pause is longer than the longest.
+        # The exponent is bounded, because a larger power does not fit in a float.
         return min(_FIRST_PAUSE * 2.0 ** min(self.count - 1, 100), _LONGEST_PAUSE) if self.count else 0.0
 
     def add(self, version: int) -> None:
@@ -70,7 +71,7 @@ class Failures:
 
 
 def main() -> None:
-    """Report each new champion, or the version to serve, until the server ends and thereby closes standard input."""
+    """Report each new version until standard input is closed, which happens when the server ends."""
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.WARNING)
     given = json.loads(sys.stdin.readline())
     spec = ServeSpec.model_validate(given["spec"])
@@ -105,7 +106,7 @@ def main() -> None:
                 raise MLOpsError(f"Model {spec.model!r} has no {target} yet. {what}.")
             if ref.version == current.get("version"):
                 if said or share != current.get("share"):
-                    # The alias is again at the version that is loaded, or the version answers another share.
+                    # The alias points to the loaded version again, or the share of the canary has changed.
                     said, current["share"] = "", share
                     _say(**current)
             elif failures.due(ref.version):

@@ -56,7 +56,7 @@ class Following:
         self._late = False
         # The version whose loading failed last, and how many times in a row.
         self._failures: tuple[int | None, int] = (None, 0)
-        # The line that informs the process about the canary that this server has withdrawn.
+        # The line that tells the process which canary this server has withdrawn.
         self._withdrawn: str | None = None
         self._telling = threading.Lock()
         self.problem = f"The {target or 'champion'} is being loaded."
@@ -88,7 +88,7 @@ class Following:
         with self._telling:
             process = self._process
             if self._withdrawn is not None and process is not None and process.stdin is not None:
-                # If this process has ended, the next one gets the line.
+                # If the process has ended, the process that replaces it gets the line.
                 with suppress(OSError, ValueError):
                     process.stdin.write(self._withdrawn)
                     process.stdin.flush()

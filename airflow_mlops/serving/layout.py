@@ -24,7 +24,7 @@ def online_folder(model: str, apart: Apart | None = None) -> str:
     """Return the folder of the artifact store with the logged predictions of a model.
 
     :param model: name of the registered model
-    :param apart: kind of the predictions, if they are stored separately from those of the champion
+    :param apart: ``shadow`` or ``canary`` for predictions of such a version; ``None`` for those of the champion
     """
     return f"{f'online-{apart}' if apart else 'online'}/{folder_name(model)}"
 

@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Together with the tenth of a second for which answers wait in the server, predictions are on the disk within a second.
+# Answers wait up to 0.1 seconds in the server, so predictions are on the disk within a second.
 _FLUSH_SECONDS, _UPLOAD_SECONDS, _MERGE_SECONDS = 0.8, 10.0, 60.0
 # Largest number of rows that wait in memory to be written to the spool.
 _WAITING_ROWS = 20_000
@@ -103,7 +103,7 @@ class PredictionSpool:
     :param window: length of the time windows, ``hour`` or ``day``
     :param metrics: the metrics of the server
     :param name: name of the datasets of predictions; ``MODEL_predictions`` by default
-    :param apart: kind of the predictions, if they are stored separately from those of the champion
+    :param apart: ``shadow`` or ``canary`` for predictions of such a version; ``None`` for those of the champion
     :param privacy: columns to hash or drop
     :param sample: share of the requests that are logged, 0 to 1
     """
@@ -289,7 +289,7 @@ def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: A
     :param spec: settings of the server
     :param store: the artifact store
     :param metrics: the metrics of the server
-    :param apart: kind of the other version; ``None`` for the champion
+    :param apart: ``shadow`` or ``canary``; ``None`` for the champion
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
     :raises SpecError: the connection ``hash_conn_id`` has no password, or one that is too short
     """
@@ -323,7 +323,7 @@ def _logged(answers: Sequence[Answer], privacy: Privacy, sample: float, apart: A
 
     :param privacy: columns to hash or drop
     :param sample: share of the requests that are logged
-    :param apart: kind of the predictions, if they are stored separately from those of the champion
+    :param apart: ``shadow`` or ``canary`` for predictions of such a version; ``None`` for those of the champion
     """
     served = answers[0].served
     rows = [answer.rows.count for answer in answers]

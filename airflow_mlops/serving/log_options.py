@@ -27,10 +27,12 @@ def in_sample(request_id: str, share: float) -> bool:
 
 
 def with_privacy(details: Mapping[str, Any], private: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts for the manifest of predictions with hashed and dropped columns, as for scoring in batches.
+    """Add the hashed and dropped columns to the facts for the manifest of predictions.
 
-    :param details: the facts without these columns
-    :param private: :attr:`Privacy.details`
+    A dropped column is no longer a key. A hashed or dropped column is no longer the event time.
+
+    :param details: the facts, before columns are hashed or dropped
+    :param private: the hashed and dropped columns, from :attr:`Privacy.details`
     """
     fates = hashed_or_dropped(private)
     timestamp = details.get("timestamp")
@@ -45,11 +47,11 @@ def with_privacy(details: Mapping[str, Any], private: Mapping[str, Any]) -> dict
 def strictest(details: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the privacy options of a dataset whose rows were logged with different options.
 
-    A column is dropped if any of them drops it, and hashed if any of them hashes it. If the secret keys differ, the
-    first key is used.
+    A column is dropped if it was dropped from any rows. Otherwise, it is hashed if it was hashed in any rows. If the
+    secret keys differ, the first key is used.
 
-    :param details: facts about the rows
-    :return: the facts ``hashed``, ``dropped`` and ``hash_key_id`` of the dataset, without empty ones
+    :param details: the facts that were logged with each set of rows
+    :return: the facts ``hashed``, ``dropped`` and ``hash_key_id`` of the dataset. Empty facts are left out
     """
     dropped = sorted({name for item in details for name in item.get("dropped", ())})
     hashed = sorted({name for item in details for name in item.get("hashed", ())} - {*dropped})

@@ -52,7 +52,7 @@ def merge(
     :param model: name of the registered model
     :param name: name of the datasets of predictions
     :param now: current time; windows that end later are not merged
-    :param apart: kind of the predictions, if they are stored separately from those of the champion
+    :param apart: ``shadow`` or ``canary`` for predictions of such a version; ``None`` for those of the champion
     :return: the manifests of the new datasets
     :raises StoreError: the store cannot be used
     """

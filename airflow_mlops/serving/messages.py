@@ -118,9 +118,9 @@ def json_object(data: bytes) -> dict[str, Any]:
 def _refuse_repeated(data: bytes, body: dict[str, Any]) -> None:
     """Refuse a body in which an object has a field twice, because the parser keeps only the last of the two fields.
 
-    In JSON, a quote and a colon follow the name of each field. If the text has as many of them as the parsed body has
-    fields, no field is repeated. Otherwise, which is rare, a slower parser reads the text again to find repeated
-    fields.
+    In JSON, the name of each field ends with a quote and a colon. If the text contains as many such pairs as the parsed
+    body has fields, no field is repeated. Otherwise, a slower parser reads the text again to find repeated fields. This
+    is rare.
     """
     fields = _fields(body)
     if fields == data.count(b":") or (fields == data.count(b'":') and _SPACED.search(data) is None):
@@ -129,7 +129,10 @@ def _refuse_repeated(data: bytes, body: dict[str, Any]) -> None:
 
 
 def _fields(body: dict[str, Any]) -> int:
-    """Return the number of fields of the body and of the objects in it that requests usually have."""
+    """Count the fields of the body and of the objects in the body.
+
+    Only objects at the places where requests usually have them are counted.
+    """
     count = len(body)
     for name, value in body.items():
         if type(value) is dict:

@@ -105,7 +105,12 @@ class Metrics:
         counter.inc()
 
     def count_of_version(self, version: int, seconds: float, *, failed: bool) -> None:
-        """Count a request that a version has answered, or failed to answer, and the time that it took."""
+        """Count a request to a version, and record the time that the version took.
+
+        :param version: number of the version
+        :param seconds: time that the version took to predict the rows
+        :param failed: whether the version failed to predict the rows
+        """
         found = self._of_versions.get(version)
         if found is None:
             found = self._of_versions[version] = (

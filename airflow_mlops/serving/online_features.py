@@ -73,7 +73,7 @@ class Lookup:
     :param store: Feast's repository
     :param request: the features to look up
     :param columns: the fields of a row of a request without lookup
-    :param wanted: Feast's reference by name of each looked-up column
+    :param wanted: Feast reference ``view:feature`` of each looked-up column, by name of the column
     :param thread: the thread that must call :meth:`rows`
     """
 
@@ -140,11 +140,14 @@ class Lookup:
 
 
 def _wanted(contract: ModelContract, columns: InputColumns, training: Manifest) -> dict[str, str]:
-    """Return Feast's reference of each feature and logged column that comes from Feast, by name of the column."""
+    """Return the Feast reference ``view:feature`` of each feature and logged column that comes from Feast.
+
+    The keys of the result are the names of the columns.
+    """
     used = {*(feature.name for feature in contract.features), *columns.carried}
     found = {}
     for ref in training.details.get("feature_refs") or ():
-        # A training set has a feature under its own name, or with the name of its view if the name alone is ambiguous.
+        # In a training set, a feature has its own name, or ``view__feature`` if the name alone is ambiguous.
         full = ref.replace(":", "__")
         name = full if full in training.column_names else ref.partition(":")[2]
         if name in used and name not in training.details.get("keys", ()):

@@ -159,8 +159,7 @@ class Rows:
 def _checked(values: list[Any], feature: FeatureColumn) -> list[Any]:
     kinds = set(map(type, values))
     if kinds == _DOUBLES and feature.kind == "number" and isfinite(sum(values)):
-        # The most frequent case is decided in a fraction of the time: the sum of doubles is finite only if all of them
-        # are.
+        # This check of the most frequent case is faster: the sum of doubles is finite only if all of them are finite.
         return values
     if feature.kind == "string":
         if not kinds <= {str, _NULL}:
@@ -201,7 +200,7 @@ def as_column(values: list[Any], name: str, kind: pa.DataType) -> pa.Array:
             texts = pa.array(values, pa.string())
             return texts.cast(_UTC) if texts.null_count == len(texts) else as_utc(texts, f"The field {name!r}")
         if pa.types.is_decimal(kind):
-            # The shortest text of a JSON number is the number that is meant.
+            # repr() gives the shortest text of the number, which is usually the text in the JSON body.
             values = [Decimal(repr(value)) if isinstance(value, float) else value for value in values]
         return pa.array(values, kind)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError):

@@ -84,7 +84,10 @@ class Served:
 
     @property
     def details(self) -> dict[str, Any]:
-        """Return the facts for the manifest of the predictions, as for batch scoring without privacy options."""
+        """Return the facts for the manifest of the predictions.
+
+        The facts are those of batch scoring, before columns are hashed or dropped.
+        """
         contract = self.model.contract
         return {
             "model": self.ref.model,

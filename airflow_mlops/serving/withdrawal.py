@@ -11,11 +11,10 @@ from statistics import median
 
 # Number of the last answers of a version that are compared.
 _KEPT = 1_000
-# Failures: smallest number of failures of the canary; constant and factor of the limit for its share of failures, see
-# `worse`.
+# Failures of the canary: the smallest number of failures; the constant and the factor in the limit of `worse`.
 _FAILURES, _FAILED, _TIMES_FAILED = 10, 0.01, 3.0
-# Latency: smallest number of answers of each version; factor and number of milliseconds by which the canary must be
-# slower; number of answers of the canary between two comparisons.
+# Latency: the smallest number of answers of each version; the factor and the milliseconds by which the canary must be
+# slower; the number of answers of the canary between two comparisons.
 _ANSWERS, _TIMES_SLOWER, _SLOWER_MS, _EVERY = 200, 2.0, 5.0, 50
 
 

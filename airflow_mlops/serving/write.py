@@ -58,9 +58,9 @@ class Packed(NamedTuple):
     body: bytes
 
     def numbered(self, version: int) -> bytes:
-        """Return the answer as bytes for a message that also lists the model versions of its answers.
+        """Return the answer as bytes for a message with several answers.
 
-        :param version: index in this list of the version that has answered
+        :param version: index of the answer's version in the list of versions of the message
         """
         return b"".join((_ANSWER.pack(version, len(self.head), len(self.body)), self.head, self.body))
 
@@ -69,7 +69,7 @@ def packed(answer: Answer, apart: Apart | None) -> Packed:
     """Return an answer as bytes.
 
     :param answer: the answer
-    :param apart: kind of the predictions, if they are stored separately from those of the champion
+    :param apart: ``shadow`` or ``canary`` for predictions of such a version; ``None`` for those of the champion
     :raises ValueError: a text cannot be encoded
     """
     rows, found = answer.rows, answer.found
@@ -133,7 +133,7 @@ def _answers(body: bytes, versions: Sequence[Served]) -> Iterator[tuple[Apart | 
 
 
 def _description(served: Served) -> str:
-    """Return as JSON the facts about a version that the log needs."""
+    """Return the facts about a version that the log needs, as JSON."""
     carried = pa.schema(list(served.columns.carried.items()))
     return json.dumps(
         {

@@ -67,8 +67,8 @@ class Writing:
         self._process: Process | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopped = asyncio.Event()
-        # Numbers of rows: sent to the running process; written or counted as not logged by this process; counted as not
-        # logged by this process.
+        # Counts of rows, for the running process: rows sent to it; rows that it has written or counted as not logged;
+        # rows that it has counted as not logged.
         self._sent, self._settled, self._dropped = 0, 0, 0.0
 
     async def start(self) -> None:
@@ -96,7 +96,7 @@ class Writing:
         """Log an answer, if its request is in the sample. If the buffer is full, its rows are counted as not logged.
 
         :param answer: the answer
-        :param apart: kind of the predictions, if they are stored separately from those of the champion
+        :param apart: ``shadow`` or ``canary`` for predictions of such a version; ``None`` for those of the champion
         """
         if not in_sample(answer.request_id, self._spec.sample):
             return

@@ -21,7 +21,9 @@ class DagFacts:
 
 
 def complete(found: Sequence[Overview], readable: Collection[str] | None = None) -> list[Overview]:
-    """Return the overviews, each with the owners and tags of the model's DAGs and its open request for approval.
+    """Add owners, tags and open requests for approval to overviews of models.
+
+    Owners and tags come from the DAGs of the model.
 
     :param found: overviews of models
     :param readable: ids of the DAGs that the user may read; ``None`` for all. Facts about other DAGs are not added

@@ -23,7 +23,7 @@ class Event:
 
     :param name: name of the event, which is the name of a field of :class:`Notify`
     :param model: name of the registered model
-    :param summary: one sentence that describes the event
+    :param summary: one sentence about the event
     :param version: number of the model version; ``None`` if the event is not about a version
     :param reason: one sentence that explains the event; may be empty
     :param urls: URLs by name: ``task`` (log in Airflow), ``run`` (MLflow run), ``report`` (drift report), ``ledger``

@@ -61,9 +61,9 @@ def emit_request(request: Request, teams: set[str] | None = None) -> list[str]:
 
     :param request: the request
     :param teams: teams of the user, if Airflow runs with several teams
-    :return: the DAGs that the event starts
-    :raises MLOpsError: all DAGs that are scheduled on the asset are paused, or there are none, or the database could
-        not be read or written
+    :return: ids of the DAGs that the event starts
+    :raises MLOpsError: no DAG is scheduled on the asset, all these DAGs are paused, or the database could not be read
+        or written
     """
     from airflow.assets.manager import asset_manager
     from airflow.models.asset import AssetModel
@@ -103,8 +103,7 @@ def require_listeners(model: str) -> list[str]:
 
     :param model: name of the registered model
     :return: ids of the DAGs that are not paused
-    :raises MLOpsError: all DAGs that are scheduled on the asset are paused, or there are none, or the database could
-        not be read
+    :raises MLOpsError: no DAG is scheduled on the asset, all these DAGs are paused, or the database could not be read
     """
     found = retraining_consumers(model)
     awake = [dag.dag_id for dag in found if not dag.paused]

@@ -28,7 +28,7 @@ class SklearnTrainer(dict[str, Any]):
     :param name: name of the candidate in MLflow; by default the name of the class
     :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the stored
         model may contain
-    :param serialization: ``skops``, or ``cloudpickle`` for models that skops cannot store; loading a cloudpickle file
+    :param serialization: ``skops``, or ``cloudpickle`` for models that skops cannot store. Loading a cloudpickle file
         can run code
     """
 
@@ -68,7 +68,7 @@ class FunctionTrainer(dict[str, Any]):
     :param name: name of the candidate in MLflow; by default the name of the function
     :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the stored
         model may contain
-    :param serialization: ``skops``, or ``cloudpickle`` for models that skops cannot store; loading a cloudpickle file
+    :param serialization: ``skops``, or ``cloudpickle`` for models that skops cannot store. Loading a cloudpickle file
         can run code
     """
 
@@ -208,16 +208,15 @@ class XGBoostTrainer(_BoostingTrainer):
     :param params: parameters of ``xgboost.train``, such as ``max_depth`` and ``learning_rate``
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
     :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and
-        less than 1. Whole groups are held out if the training set was split by group, the newest rows if it has event
-        times, and otherwise random rows. The split part ``test`` is not used
-    :param patience: number of rounds without a lower validation loss after which training stops; the trees after the
-        best round are dropped. ``None`` always trains ``rounds`` rounds, and still keeps only the trees up to the best
-        round
+        less than 1. If the training set was split by group, whole groups are held out. Otherwise, the newest rows are
+        held out if it has event times, and random rows if not. The split part ``test`` is not used
+    :param patience: number of rounds without a lower validation loss after which training stops. ``None`` always trains
+        ``rounds`` rounds. In both cases, the trees after the best round are dropped
     :param checkpoint_every: number of rounds between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
-    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training
-        starts without trees if there is no champion, or if the champion has other features, other classes, another
-        objective or another library
+    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds. By default, the
+        training starts without trees. It also starts without trees if there is no champion, or if the champion has
+        other features, classes, objective or library
     :param name: name of the candidate in MLflow; by default the name of the library
     """
 
@@ -233,16 +232,15 @@ class LightGBMTrainer(_BoostingTrainer):
     :param params: parameters of ``lightgbm.train``, such as ``num_leaves`` and ``learning_rate``
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
     :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and
-        less than 1. Whole groups are held out if the training set was split by group, the newest rows if it has event
-        times, and otherwise random rows. The split part ``test`` is not used
-    :param patience: number of rounds without a lower validation loss after which training stops; the trees after the
-        best round are dropped. ``None`` always trains ``rounds`` rounds, and still keeps only the trees up to the best
-        round
+        less than 1. If the training set was split by group, whole groups are held out. Otherwise, the newest rows are
+        held out if it has event times, and random rows if not. The split part ``test`` is not used
+    :param patience: number of rounds without a lower validation loss after which training stops. ``None`` always trains
+        ``rounds`` rounds. In both cases, the trees after the best round are dropped
     :param checkpoint_every: number of rounds between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
-    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training
-        starts without trees if there is no champion, or if the champion has other features, other classes, another
-        objective or another library
+    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds. By default, the
+        training starts without trees. It also starts without trees if there is no champion, or if the champion has
+        other features, classes, objective or library
     :param name: name of the candidate in MLflow; by default the name of the library
     """
 
@@ -259,16 +257,15 @@ class CatBoostTrainer(_BoostingTrainer):
     :param params: parameters of ``catboost.CatBoost``, such as ``depth`` and ``learning_rate``
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
     :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and
-        less than 1. Whole groups are held out if the training set was split by group, the newest rows if it has event
-        times, and otherwise random rows. The split part ``test`` is not used
-    :param patience: number of rounds without a lower validation loss after which training stops; the trees after the
-        best round are dropped. ``None`` always trains ``rounds`` rounds, and still keeps only the trees up to the best
-        round
+        less than 1. If the training set was split by group, whole groups are held out. Otherwise, the newest rows are
+        held out if it has event times, and random rows if not. The split part ``test`` is not used
+    :param patience: number of rounds without a lower validation loss after which training stops. ``None`` always trains
+        ``rounds`` rounds. In both cases, the trees after the best round are dropped
     :param checkpoint_every: number of rounds between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
-    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds; the training
-        starts without trees if there is no champion, or if the champion has other features, other classes, another
-        objective or another library
+    :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds. By default, the
+        training starts without trees. It also starts without trees if there is no champion, or if the champion has
+        other features, classes, objective or library
     :param name: name of the candidate in MLflow; by default the name of the library
     """
 
@@ -333,8 +330,7 @@ class Search(dict[str, Any]):
         the training set (by time, by group, or stratified). Networks and boosted trees are measured on their
         validation rows instead
     :param pruner: ``median`` stops a trial that is worse than the median of the other trials at the same fold, epoch or
-        round;
-        ``None`` stops no trial
+        round. ``None`` stops no trial
     :param storage_conn_id: Airflow connection to the database that stores the Optuna study; required if the artifact
         store is not a file system
     :raises SpecError: the search is invalid

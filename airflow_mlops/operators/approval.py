@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 APPROVE, REJECT = "Approve", "Reject"
 _DEFAULTS = {"approve": [APPROVE], "reject": [REJECT], "fail": None}
-# Key in the task state store: the request that was sent, and the answer to the request.
+# Key in the task state store, whose value contains the request that was sent and the answer to it.
 _STATE = "mlops.approval"
 # Characters with a meaning in Markdown. An underscore between two letters or digits has no meaning.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>#|~&]|(?<![^\W_])_|_(?![^\W_])")
-# Characters of an address that are kept in a link. Others, such as parentheses, are percent-encoded.
+# Characters of an address that are kept in a link. All other characters, such as parentheses, are percent-encoded.
 _IN_ADDRESS = "/:?&=#%+,;@~!$*'[]"
 
 

@@ -27,10 +27,11 @@ if TYPE_CHECKING:
     from airflow_mlops.core.calls import Provenance, Spec, StepCall
     from airflow_mlops.observability.samples import Sample
 
-# Keys in the task state store: the key of the step call for which an event was sent, and the current series of tries.
+# Keys in the task state store, of two values: the key of the last step call for which notifiers were called, and the
+# current series of tries.
 _NOTIFIED, _SERIES = "mlops.told", "mlops.series"
-# Airflow stores at most 250 characters as the name of a task instance. The DAG author's map_index_template may use the
-# rest.
+# Airflow stores at most 250 characters as the name of a task instance. The other 50 are left for the DAG author's
+# map_index_template.
 _LONGEST_DECISION = 200
 
 
@@ -149,9 +150,9 @@ class StepOperator(SpecParameters, BaseOperator):
         return None
 
     def urls(self, context: Context, run_id: str | None = None, **more: str) -> dict[str, str]:
-        """Return the URLs for a notification: ``task`` (the log), ``run`` (the MLflow run) and those in ``more``.
+        """Return URLs for a notification: ``task`` (the log), ``run`` (the MLflow run) and the URLs in ``more``.
 
-        A URL that is not known is an empty string.
+        An unknown URL is an empty string.
 
         :param run_id: id of the MLflow run
         :param more: additional URLs by name
@@ -309,13 +310,13 @@ class StepOperator(SpecParameters, BaseOperator):
     def _do_render_template_fields(
         self, parent: Any, template_fields: Iterable[str], context: Context, jinja_env: Environment, seen_oids: set[int]
     ) -> None:
-        # The parameters of a mapped task are known only now.
+        # Before this point, the parameters of a mapped task are not known.
         if parent is self:
             self._read_files(jinja_env)
             self._refuse_stored_secrets(template_fields)
         super()._do_render_template_fields(parent, template_fields, context, jinja_env, seen_oids)
         if parent is self:
-            # Airflow stores and shows the rendered fields. It masks only what it knows as a secret.
+            # Airflow stores and shows the rendered fields. It masks only values that are registered as secrets.
             for name in template_fields:
                 mask_credentials(getattr(self, name, None))
 
@@ -430,6 +431,6 @@ def _was_cleared(stored: dict[str, Any], clears: int, context: Context) -> bool:
     # not change it.
     if ti.max_tries != stored["max_tries"]:
         return True
-    # If the DAG's retries have changed, max_tries can equal the stored number by chance. The number of clears of the
-    # run does not suffice, because it counts the clears of all tasks.
+    # If the DAG's retries have changed, max_tries can equal the stored number by chance. The number of clears alone
+    # is not enough, because it counts the clears of all tasks of the run.
     return clears != stored["clears"] and ti.max_tries == ti.try_number - 1 + int(context["task"].retries or 0)

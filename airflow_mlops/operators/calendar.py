@@ -58,7 +58,7 @@ def calendar(context: Context, period: str | None = None) -> Calendar:
 
 
 def _misleading_day(context: Context, zone: str) -> tuple[str, str] | None:
-    """Return the pair of ``{{ ds }}``, a day in UTC, and the day of the run in ``zone``; ``None`` if they are equal."""
+    """Return the day of the run in UTC (``{{ ds }}``) and in ``zone``; ``None`` if both are the same day."""
     from airflow_mlops.core.zones import zone as zone_of
 
     day, moment = context.get("ds"), _utc(context.get("logical_date"))
@@ -69,7 +69,7 @@ def _misleading_day(context: Context, zone: str) -> tuple[str, str] | None:
 
 
 def _utc(moment: datetime | None) -> datetime | None:
-    # A plain datetime, because pendulum's has other rules of arithmetic.
+    # pendulum's datetimes have other rules of arithmetic, so a standard datetime is returned.
     return datetime.fromtimestamp(moment.timestamp(), timezone.utc) if moment is not None else None
 
 
@@ -128,9 +128,10 @@ def _sent(context: Context) -> list[Window]:
 
 
 def _partitions(timetable: Any, start: datetime) -> tuple[dict[datetime, datetime], timedelta | None]:
-    """Return the end of the partition that begins at ``start``, and the shortest length of a partition from there on.
+    """Return the partition that begins at ``start``, and the shortest length of the next partitions.
 
-    :return: the end by start, empty if no partition begins at ``start``; the length, ``None`` if it is unknown
+    :return: a dict with the start and the end of the partition, which is empty if no partition begins at ``start``; and
+        the shortest length, or ``None`` if it is unknown
     """
     starts = list(islice(dropwhile(lambda found: found < start, _starts(timetable, start)), _PARTITIONS))
     lengths = [after - before for before, after in pairwise(starts)]
@@ -148,7 +149,8 @@ def _starts(timetable: Any, start: datetime) -> Iterator[datetime]:
     if not hasattr(timetable, "iter_partition_dagrun_infos"):
         return
     zone = getattr(timetable, "_timezone", timezone.utc)
-    # The timetable reads the local time of the bounds. A local time occurs twice when clocks are turned back.
+    # The search begins three hours early: the timetable reads the bounds as local times, and a local time occurs twice
+    # when clocks are turned back.
     first = (start - timedelta(hours=3)).astimezone(zone)
     last = first.replace(year=min(first.year + 50, 9998), day=min(first.day, 28))
     try:

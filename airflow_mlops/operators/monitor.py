@@ -98,8 +98,7 @@ class MonitorOperator(StepOperator):
     def samples(self, result: dict[str, Any]) -> list[Sample]:
         from airflow_mlops.observability.samples import monitored
 
-        # The exported metrics are those of the newest window. If a later window was checked before, nothing is
-        # exported.
+        # The exported metrics describe the newest window. Nothing is exported if a later window was already checked.
         return [] if result.get("superseded") else monitored(result)
 
     def finish(self, result: dict[str, Any], context: Context) -> None:

@@ -53,8 +53,8 @@ class SpecParameters:
     :cvar step: name of the stage's folder in ``airflow_mlops.stages``
     :cvar spec: class of the step's spec
     :cvar untemplated: names of the parameters that Airflow does not render
-    :cvar safeguards: names of the parameters for which null from a template is refused although their default is
-        ``None``, because the task would do without the check or the limit that the DAG declares
+    :cvar safeguards: names of parameters whose default is ``None``, but for which null from a template is an error.
+        Otherwise, the task would silently run without the check or the limit that the DAG declares
     :cvar structured: names of the parameters in which numbers, booleans and null from templates keep their types, see
         :mod:`airflow_mlops.operators.rendering`
     :cvar parameters: names of the keyword parameters, beginning with those of the base classes
@@ -142,10 +142,13 @@ class SpecParameters:
                 setattr(self, name, defined(value))
 
     def _may_be_null(self, name: str, written: Any) -> bool:
-        """Return whether the parameter may be null: a null value of ``written`` then means that it is not set."""
+        """Return whether a template of the parameter may be rendered to null, which means that it is not set.
+
+        :param written: value of the parameter in the DAG file
+        """
         if name in self.optional:
             return name not in self.safeguards
-        # A skipped task has no output. The spec of the step decides whether the step needs it.
+        # The output of a skipped task is null. The spec decides whether the step needs the output.
         return name in self.required and isinstance(written, XComArg)
 
     def _with_request(self, context: Context) -> Context:

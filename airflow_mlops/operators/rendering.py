@@ -51,7 +51,8 @@ def is_known_text(value: Any) -> bool:
 
 
 def _is_reference(value: Any) -> bool:
-    # A task output is a template as text, but not in the text of a list or a dict. ``dag.param()`` never is.
+    # str() of a task output is a template. str() of a list or dict that contains a task output is not, and neither is
+    # str() of ``dag.param()``.
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
@@ -64,8 +65,8 @@ class Expression:
 
     :param text: the template
     :param environment: the Jinja environment of the task
-    :param scalars: whether a number or a boolean keeps its type. Null always does
-    :param free: whether text that is written like a number, a boolean or null becomes one
+    :param scalars: whether a number or a boolean keeps its type. Null always keeps its type
+    :param free: whether text that is written like a number, a boolean or null is converted to that type
     """
 
     def __init__(self, text: str, environment: jinja2.Environment, *, scalars: bool, free: bool) -> None:
@@ -79,7 +80,7 @@ class Expression:
         value = self._value(context)
         if isinstance(value, (list, tuple, Mapping)) or (isinstance(value, Sequence) and not isinstance(value, str)):
             return value
-        # As text, null would be the name ``None``.
+        # Rendered as text, null would be ``None``.
         if value is None or (self.scalars and isinstance(value, (bool, int, float))):
             return value
         text = str(value)
@@ -160,7 +161,7 @@ class Missing(jinja2.StrictUndefined):
 
 
 class MissingRequest(Missing):
-    """Placeholder for the request for retraining in a run that no request started. Its fields are missing, too."""
+    """Placeholder for the request for retraining, in a run that no request started. All its fields are missing."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

@@ -161,12 +161,13 @@ def _earlier_events(asset: Asset) -> Sequence[AssetEventResult]:
 
 
 def _sent_by_another_task(earlier: Sequence[AssetEventResult], request: dict[str, Any], context: Context) -> str | None:
-    """Return the DAG run and the task that sent ``request``; ``None`` if no task did, or only this one."""
+    """Return the task that sent ``request``, with its DAG run; ``None`` if no task other than this one sent it."""
     ti = context["ti"]
     own = (ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index)
     for event in earlier:
         sent = _request_in(event)
-        # Ids repeat after the artifact store was emptied. Therefore the creation times are compared as well.
+        # If the artifact store was emptied, a new request can have the id of an old one. Therefore the creation times
+        # are compared as well.
         if all(sent.get(name) == request[name] for name in ("id", "created")):
             source = (event.source_dag_id, event.source_run_id, event.source_task_id, event.source_map_index)
             if source != own:
@@ -177,8 +178,8 @@ def _sent_by_another_task(earlier: Sequence[AssetEventResult], request: dict[str
 def _last_without_run(earlier: Sequence[AssetEventResult]) -> str | None:
     """Return the window of the last request if no DAG run was created for it; otherwise ``None``.
 
-    If a user has cleared the task, the last request can be the same request, sent before the task was cleared. In a
-    retry it cannot, because Airflow stores the events of a task only when the task succeeds.
+    After a user has cleared the task, the last request can be the one that the task sent before. In a retry, it cannot
+    be, because Airflow stores the events of a task only when the task succeeds.
 
     :param earlier: asset events, newest first
     """
@@ -186,7 +187,7 @@ def _last_without_run(earlier: Sequence[AssetEventResult]) -> str | None:
     sent = [event for event in earlier if _request_in(event).get("id") is not None]
     if not sent:
         return None
-    # The plugin sends a request again without a partition key.
+    # One request can have two events, because the plugin sends it again without a partition key.
     last = _request_in(sent[0])
     same = [event for event in sent if _request_in(event) == last]
     if any(event.created_dagruns or event.timestamp > before for event in same):

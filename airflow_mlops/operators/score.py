@@ -104,14 +104,15 @@ class ScoreOperator(StepOperator):
                 f"Task {self.task_id!r} has {len(instances)} mapped instances, but shards={call.spec['shards']}, so some rows would "
                 f"not be scored. Map the task over all shards, with .expand(shard=list(range({call.spec['shards']})))."
             )
-        # The key was computed before, so a retry has the same key, whichever shards have succeeded since.
+        # The field ``succeeded`` is set after the key was computed, so it does not change the key of a retry.
         succeeded = sorted(number for number, state in instances.items() if state == "success")
         return call.model_copy(update={"spec": {**call.spec, "succeeded": succeeded}})
 
     def samples(self, result: dict[str, Any]) -> list[Sample]:
         from airflow_mlops.observability.samples import scored
 
-        # Alerts watch the scoring of each model. Shadow predictions must not hide that this scoring has stopped.
+        # Alerts use these metrics to notice that the scoring of a model has stopped. Shadow predictions must not hide
+        # this.
         return scored(result) if self.version is None and self.alias is None else []
 
     def finish(self, result: dict[str, Any], context: Context) -> None:

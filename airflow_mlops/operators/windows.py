@@ -78,9 +78,13 @@ def check_rule(rule: Any, where: str) -> None:
 def with_run_window(entities: Any, context: Context) -> Any:
     """Return ``entities`` with the window of the run, from which a window rule derives the training window.
 
-    The window is the first of these that exists: ``window`` in ``entities``; the monitored window of the retraining
-    request that started the run (if there are several requests, the window that ends last); the partition key; the data
-    interval.
+    The window is the first of these that exists:
+
+    - ``window`` in ``entities``;
+    - the monitored window of the retraining request that started the run. If there are several requests, it is the
+      window that ends last;
+    - the partition key;
+    - the data interval.
 
     :param entities: a selection of datasets by name. Anything else is returned unchanged
     :raises SpecError: the run has none of these windows

@@ -15,17 +15,17 @@ from airflow_mlops.core.errors import ComputeError, by_name
 async def ask(
     module: str, question: Any, what: str, environment: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any] | None, str]:
-    """Run ``python -m MODULE`` and return its answer, and the text that it has written to standard error.
+    """Run ``python -m MODULE``, and return its answer and the text that it wrote to standard error.
 
-    The module reads the question as JSON from standard input. The last line of its output is a JSON object that
-    contains ``result``, or ``error``, the name of a class in :mod:`airflow_mlops.core.errors`, and ``message``. The
-    process is killed if the calling coroutine is cancelled.
+    The module reads the question as JSON from standard input. The last line of its output is a JSON object. The object
+    contains ``result`` or, after a failure, ``error`` (the name of a class in :mod:`airflow_mlops.core.errors`) and
+    ``message``. The process is killed if the calling coroutine is cancelled.
 
     :param module: name of the module
     :param question: the question, a value that can be converted to JSON
     :param what: the start of the error message if the process fails, such as ``The registry cannot be read``
-    :param environment: further environment variables, for secrets: other users can read the arguments of a process, but
-        not its environment
+    :param environment: additional environment variables, for secrets. Other users can read the arguments of a process,
+        but not its environment
     :raises ComputeError: the process failed
     :raises MLOpsError: the error that the module names
     """

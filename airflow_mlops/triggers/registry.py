@@ -36,8 +36,8 @@ class RegistryTrigger(BaseEventTrigger):
     If a person moves or deletes the alias ``champion`` in MLflow, the Airflow trigger writes an entry ``moved_outside``
     to the ledger, and fires one event. Promotions and rollbacks of this package are already in the ledger and fire no
     event. Changes that another watcher or a webhook has recorded fire no event of this trigger either. If the alias
-    changes several times between two checks, only the last change is noticed, and no change is noticed if the alias
-    names the same version as before.
+    changes several times between two checks, only the last change is noticed. No change is noticed if the alias then
+    names the same version as at the first check.
 
     The entries with an event are recorded in the asset state store. A restarted triggerer fires no second event for an
     entry. An event is fired again only if the triggerer stops during the delivery of the event, which takes a few
@@ -129,7 +129,7 @@ class RegistryTrigger(BaseEventTrigger):
 
         address = server_address(found)
         if address is None:
-            # A registry without a server can be read only by MLflow's client.
+            # Only MLflow's client can read a registry that has no server, so the step compares the champions.
             return True
         try:
             now = champion_version(address, found, self.model)
@@ -153,14 +153,14 @@ class RegistryTrigger(BaseEventTrigger):
 
     @cached_property
     def _identity(self) -> str:
-        # Airflow runs Airflow triggers with equal arguments only once, so no two watchers have the same identity.
+        # Airflow runs triggers with equal arguments only once. Therefore, different watchers have different identities.
         return fingerprint(self.serialize()[1])[:16]
 
     @property
     def _prefix(self) -> str:
-        """Return the start of the ids of the ledger entries of this trigger.
+        """Return the prefix of the ids of the ledger entries that this trigger writes.
 
-        Each observer fires events for its own entries only.
+        The trigger fires events only for these entries.
         """
         return f"registry/{self.model}/{self._identity}/"
 
@@ -171,7 +171,7 @@ class RegistryTrigger(BaseEventTrigger):
     async def _first(self) -> int:
         """Return the number of the last ledger entry for which an event was fired.
 
-        When the trigger starts for the first time, this is the number of the last entry that it has recorded, or 0.
+        When the trigger starts for the first time, this is the number of the last entry that it has written, or 0.
         """
         if self.asset_state_store is not None:
             try:

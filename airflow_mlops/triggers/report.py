@@ -162,18 +162,22 @@ class _Reports:
 
 
 def _is_new(key: str, report: ReportSummary, fired: dict[str, str]) -> bool:
-    # A report that is older than all recorded reports was fired earlier and removed from the record.
+    # An event for a report that is older than all recorded reports was fired earlier. The report was then removed from
+    # the record.
     return fired.get(key) != report.created.isoformat() and report.created >= _oldest(fired)
 
 
 def _recent(fired: dict[str, str]) -> dict[str, str]:
-    """Return ``fired`` without the reports that are too old to be confused with a new report, see :data:`_HORIZON`."""
+    """Return ``fired`` without the reports that are more than :data:`_HORIZON` older than the newest report.
+
+    A new report cannot be that old.
+    """
     return {key: created for key, created in fired.items() if parse(created) >= _oldest(fired)}
 
 
 def _oldest(fired: dict[str, str]) -> datetime:
     newest = max(map(parse, fired.values()), default=None)
-    # A report with a time in the future, caused by a wrong clock, must not make all other reports old until that time.
+    # If a wrong clock gave a report a time in the future, other reports must not count as old until that time.
     return min(newest, datetime.now(timezone.utc)) - _HORIZON if newest else datetime.min.replace(tzinfo=timezone.utc)
 
 

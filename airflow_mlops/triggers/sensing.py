@@ -17,7 +17,7 @@ class SensingTrigger(BaseTrigger):
     """An Airflow trigger that fires when the condition of a sensor is met, or when a check fails.
 
     If the condition is met, the payload of the event has the field ``result``. If a check fails, it has the fields
-    ``error``, the name of a class in :mod:`airflow_mlops.core.errors`, and ``message``.
+    ``error`` (the name of a class in :mod:`airflow_mlops.core.errors`) and ``message``.
 
     :param spec: the spec of the sensor as JSON
     :param poke_interval: seconds between two checks

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("airflow_mlops.cli")
 # Arguments without a flag.
 _POSITIONAL = ("model", "version")
-# Smallest age of files that clean deletes, because newer files may belong to a running task.
+# Smallest age of files that the command ``clean`` deletes. Newer files may belong to a running task.
 _LEAST_AGE = timedelta(days=1)
 _FIRST, _LAST = datetime(1, 1, 1, tzinfo=timezone.utc), datetime(9999, 12, 31, tzinfo=timezone.utc)
 
@@ -74,10 +74,10 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
 
 
 def _with_flags(message: str, args: Namespace) -> str:
-    """Return an error message in which the arguments of the command replace the names of the step's parameters."""
+    """Replace the names of the step's parameters in an error message by the arguments of the command."""
     for name in vars(args):
         argument = name.upper() if name in _POSITIONAL else f"--{name.replace('_', '-')}"
-        # As parse() and the steps name them: `older_than: ...` and `Set \`older_than\``.
+        # parse() writes a name as "older_than: ...", and the steps write it between backquotes or as "older_than=".
         message = re.sub(rf"(?<=[:;] ){name}(?=: )|`{name}`|\b{name}=", argument, message)
     return message.replace("mlflow.conn_id: ", "--mlflow-conn-id: ")
 
@@ -142,7 +142,10 @@ def _require(entries: list[Entry], ledger: Ledger) -> None:
 
 
 def _verify(ledger: Ledger, args: Namespace) -> tuple[list[Entry], str]:
-    """Verify the ledger and the files of the champion. Return the entries, and a note on what could not be checked."""
+    """Verify the ledger and the files of the champion.
+
+    :return: the entries of the ledger, and a note about the champion's files or about what could not be checked
+    """
     from airflow_mlops.registry.aliases import verify
     from airflow_mlops.registry.client import connect
     from airflow_mlops.registry.integrity import verify_champion
@@ -216,7 +219,7 @@ def rollback(args: Namespace) -> None:
         "mlflow": {"conn_id": args.mlflow_conn_id},
     }
     spec = parse(RollbackSpec, fields, "The rollback")
-    # Without a ledger, there is no earlier champion. This is checked before MLflow is imported, which takes seconds.
+    # Without a ledger, there is no earlier champion. This check comes first, because importing MLflow takes seconds.
     found = _ledger(args)
     _require(found.entries(), found)
     user = getuser()
@@ -256,7 +259,8 @@ def promote(args: Namespace) -> None:
     )
     result = received.run(spec, context)
     print(result.summary)
-    # The asset names no server, so an event about the champion of another registry would start the DAGs of this one.
+    # The asset does not name a registry. An event about the champion in another registry would start this registry's
+    # DAGs.
     if result.promoted and store.url == default_store().rstrip("/"):
         server.emit_champion(result)
 

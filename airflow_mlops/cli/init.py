@@ -124,9 +124,9 @@ def _duration(text: str) -> timedelta:
 
 
 def _require_same_rows(conn_id: str, place: files.Place, proposal: Proposal, found: sample.Sample) -> None:
-    """Check that the query with the bounds of the windows finds all rows of the sample.
+    """Check that the query of a window finds all rows of the sample.
 
-    If the time column contains text, a database compares the bounds as text and not as times, and can miss rows.
+    If the time column contains text, the database compares the bounds of the window as text, and can miss rows.
 
     :raises SpecError: the query finds another number of rows
     """

@@ -111,7 +111,7 @@ def dataset_rows(found: Iterable[Entry]) -> Rows:
 
 
 def replayed(result: BacktestResult) -> Rows:
-    """Return one row for each window: the metric and the trainings of each strategy, and the policy's triggers."""
+    """Return one row for each window, with the metric and the trainings of each strategy, and the policy's triggers."""
     rows: list[dict[str, Any]] = []
     for steps in zip(*(item.steps for item in result.strategies), strict=True):
         row: dict[str, Any] = {"window": steps[0].window.label}

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _SHORTEST_DATE = len("2024-3-5")
-# Dates such as 31.12.2024, 12/31/24 and 31-Dec-2024, which a time may follow.
+# Dates such as 31.12.2024, 12/31/24 and 31-Dec-2024, with or without a time of day.
 _FOREIGN_DATE = re.compile(r"\s*(\d{1,2}([./-])(\d{1,2}|[A-Za-z]{3})\2(\d{4}|\d{2})|\d{4}([./])\d{1,2}\5\d{1,2})(?!\S)")
 # Number of values of a text column that are read to decide whether the column contains times.
 _TEXTS = 1_000

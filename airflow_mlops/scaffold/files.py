@@ -17,7 +17,7 @@ from airflow_mlops.scaffold import schedules, suite
 from airflow_mlops.scaffold.proposal import Proposal, wait_days
 
 CI = Literal["github", "gitlab"]
-# A list whose line would have at least this many characters is written with one text in each line.
+# If a list would need a line of at least this many characters, each of its texts is written on its own line.
 _LINE = 100
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _PIPELINES: dict[CI, tuple[str, str]] = {
@@ -47,7 +47,7 @@ def _literal(value: str | list[str]) -> str:
 
 
 def _plain(name: str) -> str:
-    """Return a column name for a comment or a page, quoted if the name could end a line or a code span."""
+    """Return a column name for a comment or a page. A name that could end a line or a code span is quoted."""
     return name if name.isprintable() and "`" not in name else repr(name).replace("`", "'")
 
 
@@ -78,7 +78,7 @@ def write(folder: Path, name: str, place: Place, proposal: Proposal, complete: b
     :param name: name of the model
     :param place: the source of the rows
     :param proposal: the proposal
-    :param complete: whether the sample of the proposal has all rows
+    :param complete: whether the sample of the proposal contains all rows of the data
     :param ci: CI system for which a pipeline is written; ``None`` for no pipeline
     :return: paths of the files, relative to ``folder``
     """

@@ -24,7 +24,7 @@ Every = Literal["day", "week", "month"]
 _ID = re.compile(r"(^|[^a-z])(id|key|uuid|number|nr|no)$|id$", re.IGNORECASE)
 # A text column with more categories than this, and with more than half of its values distinct, is an id or free text.
 _CATEGORIES = 1_000
-# Number of rows that a window should have, so that monitoring can distinguish a change from chance.
+# Number of rows that a window should have, so that monitoring can distinguish a change from random variation.
 _WINDOW_ROWS = 300
 _MONTHS_SPAN, _WEEKS_SPAN = timedelta(days=120), timedelta(days=42)
 
@@ -169,7 +169,7 @@ def _time(columns: dict[str, Column], person: Person) -> str:
             "No column contains dates or points in time in ISO 8601, such as 2024-03-05 or 2024-03-05T06:30:00Z, so the data "
             "cannot be divided into windows. Add the time at which each row was created, or convert it in the source."
         )
-    # The time of a row is never null, and other times are often known only later.
+    # The event time is never null. A column of times with nulls is often known only later.
     without_nulls = [name for name in found if not columns[name].nulls]
     if len(found) == 1 or len(without_nulls) == 1:
         return (without_nulls or found)[0]

@@ -55,7 +55,10 @@ def start(every: Every, at: datetime) -> datetime:
 
 
 def last_complete(every: Every, first: datetime, last: datetime) -> str:
-    """Return the partition key of the last window before the window of ``last``, or of the only window."""
+    """Return the partition key of the window before the one that contains ``last``.
+
+    If ``first`` and ``last`` are in the same window, return the key of that window.
+    """
     return key(every, max(first, start(every, last) - timedelta(seconds=1)))
 
 

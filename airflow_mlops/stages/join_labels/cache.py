@@ -13,10 +13,10 @@ from airflow_mlops.stages.join_labels.step import pseudonymizers
 
 
 def inputs(spec: JoinLabelsSpec, context: StepContext) -> dict[str, Any]:
-    """Return the predictions and the labels.
+    """Return the inputs of the join: the predictions and the labels.
 
     :raises NotCacheableError: a dataset was purged
-    :raises SpecError: the connection has another key than the one with which scoring hashed a column of ``on``
+    :raises SpecError: scoring hashed a column of ``on`` with another key than that of the connection
     """
     predictions = select(context.store, spec.predictions, kept=context.kept)
     labels = select(context.store, spec.labels, kept=context.kept)
@@ -31,7 +31,7 @@ def inputs(spec: JoinLabelsSpec, context: StepContext) -> dict[str, Any]:
 
 
 def artifacts(result: JoinLabelsResult, spec: JoinLabelsSpec, context: StepContext) -> dict[str, str]:
-    """Check the files of the labelled predictions against their hashes, and return the id of the dataset by its name.
+    """Check the files of the labelled predictions against their hashes, and return the name and id of the dataset.
 
     :raises NotCacheableError: no labels were joined, or the dataset was purged
     :raises MLOpsError: the dataset does not exist any more, or was changed
@@ -42,7 +42,7 @@ def artifacts(result: JoinLabelsResult, spec: JoinLabelsSpec, context: StepConte
 
 
 def replay(result: JoinLabelsResult, spec: JoinLabelsSpec, context: StepContext) -> None:
-    """Make the labelled predictions the current ones of their window and of each dataset of predictions."""
+    """Make the labelled predictions the current dataset of their window, and the current labels of the predictions."""
     assert result.dataset is not None  # artifacts() requires it
     predictions = select(context.store, spec.predictions, kept=context.kept)
     point_to(context.store, result.dataset, [dataset.manifest.id for dataset in predictions])

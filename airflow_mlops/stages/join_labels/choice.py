@@ -41,12 +41,13 @@ class Found:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Choose one label for each prediction.
 
-        With ``order``, only the labels of a prediction with the greatest ``order`` are considered. Without ``order``, a
+        If ``order`` is set, only the labels with the greatest ``order`` of each prediction are considered. Otherwise, a
         null label is ignored if the prediction also has a label that is not null. If several rows with the same label
         are left, the last row is chosen.
 
         :param values: the labels, one per row of the dataset of labels
-        :param order: a number for each label, which is greater for a later correction; ``None`` if the order is unknown
+        :param order: a number for each label. A later correction of a label has a greater number. ``None`` if the order
+            of the corrections is unknown
         :param weight: the weight in the row of each label; ``None`` if the rows have no weights
         :return: for each prediction, the row number of the chosen label, or -1 if the prediction has no label; and the
             row numbers of the predictions for which different labels or different weights are left
@@ -61,7 +62,7 @@ class Found:
         np.maximum.at(row, kept.prediction, kept.label)
         different = kept._different(codes)
         if weight is not None and len(codes):
-            # The weight of a row without a label does not matter.
+            # Different weights do not matter if the chosen label is null.
             different |= kept._different(_codes(weight)) & (codes[row] >= 0)
         return row, np.flatnonzero((row >= 0) & different)
 

@@ -23,9 +23,9 @@ _Convert = Callable[[Any], Any]
 class KeyColumn:
     """A key column of predictions and labels, which converts the values of both to a common form.
 
-    Two keys are equal if their converted values are equal. Numbers are compared as numbers, and numbers and text as
-    text. A value that cannot equal any value of the other type becomes null, because null keys match no row. An example
-    is 2.5 if the other type is an integer. The columns may be converted in batches.
+    Two keys are equal if their converted values are equal. Two numbers are compared as numbers. A number and a text are
+    compared as text. A value that cannot equal any value of the other type becomes null, because null keys match no
+    row. For example, 2.5 becomes null if the other column has integers. The columns may be converted in batches.
 
     :param key: name of the column
     :param predictions: type of the column in the predictions, a stored type
@@ -41,7 +41,7 @@ class KeyColumn:
         if found is None:
             raise self._incomparable()
         self._of_predictions, self._of_labels = found
-        # Form that a text of the labels must have to be equal to a value of the predictions.
+        # Regular expression for the texts of the labels that can equal a value of the predictions.
         self._pattern = _form(predictions) if is_text(labels) else None
         self._has_values = self._has_form = False
 
@@ -73,9 +73,11 @@ class KeyColumn:
         return self._converted(self._of_labels, column)
 
     def check(self) -> None:
-        """Check, after all labels were converted, that a text of the labels can equal a value of the predictions.
+        """Check that at least one text of the labels can equal a value of the predictions.
 
-        :raises SchemaError: the labels have texts, but none that a number or boolean of the predictions can equal
+        Call this method after all labels were converted.
+
+        :raises SchemaError: the predictions have numbers or booleans, and no text of the labels can equal such a value
         """
         if self._has_values and not self._has_form:
             raise self._incomparable()

@@ -1,7 +1,7 @@
 """Look up the label of each prediction.
 
-DuckDB joins the keys in bounded memory. If several rows of the labels match a prediction, one of them is chosen. This is
-done batch by batch.
+DuckDB joins the keys in bounded memory. If several rows of the labels match a prediction, one of these rows is chosen.
+The rows are chosen batch by batch.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tally:
-    """What was counted while labels were looked up.
+    """Counters of a lookup of labels.
 
     :param rows: number of predictions
     :param labelled: number of predictions whose label is neither null nor NaN
@@ -50,8 +50,9 @@ class Tally:
         """Add consecutive predictions.
 
         :param first_row: row number of the first added prediction
-        :param label: their labels
-        :param contradicted: positions among the added predictions, from 0, of those with several different labels
+        :param label: labels of the added predictions
+        :param contradicted: positions of the predictions with several different labels, counted from the first added
+            prediction
         """
         matched = found.matched
         self.rows += found.predictions
@@ -93,8 +94,9 @@ def look_up(
     prediction.
 
     :param tally: counters, to which each prediction is added
-    :return: tables with the column ``label`` and, if ``labels_timestamp`` contains times, the column ``label_at``, for
-        consecutive predictions. They are null for a prediction without a label
+    :return: tables with the column ``label`` for consecutive predictions. They also have the column of weights, if one
+        is set, and the column ``label_at``, if ``labels_timestamp`` contains times. The label of a prediction without a
+        label is null
     """
     same = " AND ".join(f"p.k{n} = l.k{n}" for n in range(len(labels.keys)))
     others = ", ".join(f"l.{name}" for name in (LABEL_ROW, *labels.carried_columns))
@@ -162,13 +164,14 @@ def _in_order(
 ) -> tuple[Found, pa.Table, NDArray[np.bool_]]:
     """Sort pairs by prediction, and then by descending ``labels_timestamp``.
 
-    The last pair of a prediction has the label that became known first. The choice of a label prefers the last pair.
+    The last pair of a prediction therefore has the label that became known first. :meth:`Found.choose` prefers the last
+    pair.
     """
     pairs, prediction = pairs.filter(pa.array(is_pair)).combine_chunks(), prediction[is_pair]
     keys: list[Any] = [pairs[LABEL_ROW].to_numpy()]
     if labels.by_time is not None:
         ranks = labels.by_time.ranks([_array(pairs, f"time{n}") for n in range(len(labels.by_time.types))]).to_numpy()
-        # A label whose time is unknown comes first.
+        # Labels without a time come first.
         keys.append(np.where(ranks == 0, np.iinfo(np.int64).min, -ranks))
     order = np.lexsort((*keys, prediction))
     pairs = pairs.take(pa.array(order)).combine_chunks()

@@ -46,7 +46,7 @@ class NearMisses:
     :param rows: number of these predictions
     :param column: key column with the different forms
     :param prediction: key of one of these predictions
-    :param label: for times, a key of the labels; otherwise the key that differs from ``prediction`` only in its form
+    :param label: key of the labels that differs from ``prediction`` only in its form; for times, any time of the labels
     :param are_times: whether the keys are times as text, and no label has a time in the form of the predictions
     """
 
@@ -88,17 +88,18 @@ def find(
 ) -> NearMisses | None:
     """Find predictions that match no label only because of the form of a key.
 
-    Two keys differ only in their form if they are equal without spaces at the ends, repeated spaces, upper and lower
-    case, leading zeros, a final ``.0`` and the form of Unicode. Times as text, such as ``2024-03-05`` and ``3/5/2024``,
-    differ in their form if no label has a time in the form of the prediction. The rows are read in batches.
+    Two keys differ only in their form if they are equal after normalization. Normalization ignores outer and repeated
+    spaces, upper and lower case, leading zeros, a final ``.0`` and the Unicode normal form. Times as text, such as
+    ``2024-03-05`` and ``3/5/2024``, differ in their form if no label has a time in the form of the prediction. The rows
+    are read in batches.
 
     :param connection: database that compares the keys
     :param unmatched: reads the comparable key columns (:mod:`~.keys`) of the predictions that match no label, with the
         number of rows before each table
     :param labels: reads the comparable key columns of the labels
     :param schema: names and types of the comparable key columns
-    :param hashed: key columns with hashes, which have no forms
-    :return: ``None`` if there are no such predictions. If there are several kinds, the most frequent kind is described
+    :param hashed: key columns with hashes, which are not searched
+    :return: the most frequent kind of such predictions; ``None`` if there are none
     """
     texts = [field.name for field in schema if is_text(field.type) and field.name not in hashed]
     if not texts:
@@ -134,7 +135,7 @@ def _spelling(
     ])  # fmt: skip
     same = " AND ".join(f"p.k{n} = l.k{n}" for n, _ in enumerate(schema))
     mine, theirs = (", ".join(f"{side}.t{n}" for n, _ in enumerate(texts)) for side in "pl")
-    # The example is that of the first prediction. The names are generated here.
+    # The first prediction is the example. All names in the query are generated here.
     pairs = (
         f"SELECT p.row AS row, any_value(ROW({mine})) AS mine, arg_min(ROW({theirs}), l.row) AS theirs "  # noqa: S608
         f"FROM unmatched p JOIN labels l ON {same} GROUP BY p.row"
@@ -168,7 +169,7 @@ def _without_differences(text: pa.Array) -> pa.Array:
 def _times(
     left: Callable[[], Iterator[pa.ChunkedArray]], right: Callable[[], Iterator[pa.ChunkedArray]], column: str
 ) -> NearMisses | None:
-    """Find predictions whose key is a time in a form, such as ``3/5/2024``, that no time among the labels has.
+    """Find predictions whose key is a time as text, in a form such as ``3/5/2024`` that no time of the labels has.
 
     :param left: reads the key column of the predictions that match no label
     :param right: reads the key column of the labels
@@ -186,7 +187,7 @@ def _times(
             separated = separated or pc.any(_is_separated(there)).as_py()
     if not shapes:
         return None
-    # Digits without separators count as times only if some label is certainly a time.
+    # Digits without separators count as times only if at least one label is a time with separators.
     is_time = _is_time if separated else _is_separated
     known = pa.array(sorted(shapes), pa.string())
 

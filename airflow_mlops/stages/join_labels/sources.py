@@ -58,7 +58,7 @@ class Windows:
     def _read_schema(self, dataset: Dataset) -> pa.Schema:
         schema = dataset.schema
         for key in self._times:
-            # Refuses types that are not times, even in a window without rows.
+            # This raises an error for types that are not times, even in a window without rows.
             as_utc(pa.array([], schema.field(key).type), self._time(key, dataset))
         return pa.schema([
             (name, UTC if name in self._times else schema.field(name).type) for name in self._columns
@@ -130,7 +130,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Order:
-    """A column that orders labels: times, or values with an order.
+    """A column that determines the order of labels. It contains times or other values that can be compared.
 
     :param column: name of the column
     :param kind: type of the column
@@ -163,7 +163,10 @@ class Order:
         return [pa.int64(), pa.int64()] if self.is_time else [carried_type(self.kind)]
 
     def columns(self, batch: pa.RecordBatch, first_row: int) -> list[pa.Array]:
-        """Return the columns that the join returns for :meth:`ranks`: microseconds and nanoseconds, or values."""
+        """Return the columns from which :meth:`ranks` computes the order after the join.
+
+        For times, they are microseconds and nanoseconds. For other types, they are the values.
+        """
         values = batch[self.column]
         return list(instants(values, self.what, first_row=first_row)) if self.is_time else [carried(values)]
 
@@ -184,7 +187,7 @@ class Labels:
     :param by_time: order by ``labels_timestamp``; ``None`` if it is not set
     :param by_version: order by ``labels_version``; ``None`` if it is not set
     :param weight: name and type of the column ``sample_weight``; ``None`` if it is not set
-    :param rows: number of rows that were read last
+    :param rows: number of rows that the last call of :meth:`batches` has read
     :raises SchemaError: the type of a column cannot be a key or a label, or the values of a column have no order
     """
 
@@ -256,7 +259,7 @@ class Labels:
 
     @property
     def orders(self) -> list[tuple[str, Order]]:
-        """Return the orders with the prefix of their columns."""
+        """Return each order that is set, with the prefix of the names of its columns."""
         found = [("time", self.by_time), ("version", self.by_version)]
         return [(name, order) for name, order in found if order is not None]
 

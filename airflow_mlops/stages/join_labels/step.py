@@ -84,7 +84,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
                 **({"repeated": repeated} if repeated else {}),
             },
             provenance=context.provenance,
-            # For each dataset of predictions, its slot points at the current dataset with labels.
+            # Each dataset of predictions has a pointer (slot) to its current labelled predictions.
             slots=[dataset.manifest.id for dataset in predictions],
         )
     context.processed(rows)
@@ -104,7 +104,8 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
 def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
     """Check that labelled predictions of a shadow or a canary are not mixed with those of the champion.
 
-    :raises SpecError: the name is that of the champion's labelled predictions, or the predictions are of both kinds
+    :raises SpecError: the joined dataset would have the name of the champion's labelled predictions, or the predictions
+        are of several kinds
     """
     found = {kept_apart(dataset.manifest.details): dataset.manifest for dataset in predictions}
     kind = next((kind for kind in found if kind is not None), None)
@@ -267,7 +268,7 @@ def _check(
 
 
 def _distinct(predictions: Predictions, rows: NDArray[np.int64]) -> pa.Table:
-    """Return the distinct keys of the predictions with the row numbers ``rows``, which ascend."""
+    """Return the distinct keys of the predictions with the row numbers ``rows``, which are in ascending order."""
     found: list[pa.Table] = []
     for first, table in predictions.tables():
         here = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + table.num_rows)] - first

@@ -150,11 +150,11 @@ def _features(store: FeatureStore, views: Sequence[str]) -> dict[str, dict[str, 
 
 
 class _Online:
-    """The online store of a Feast project, to which chunks are written without replacing newer values by older values.
+    """Writes chunks to the online store of a Feast project. Newer values are never replaced by older values.
 
-    Feast writes the newest values of the materialized window, even if the online store contains newer values.
-    Therefore, if an old window is materialized again, Feast receives a window that ends at the newest time that was
-    ever materialized.
+    Feast itself writes the newest values of the materialized window, even if the online store contains newer values.
+    If an old window is materialized again, Feast therefore gets a window that ends at the newest time that was ever
+    materialized.
 
     :param store: the Feast project
     :param views: names of the feature views to materialize
@@ -209,9 +209,10 @@ class _Online:
                 yield request
 
     def _calls(self, chunk: Window) -> dict[tuple[datetime, datetime], list[str]]:
-        """Return the names of the feature views by the start and end time with which Feast must materialize them.
+        """Return the calls of Feast that materialize a chunk.
 
-        Feast then materializes all feature views with the same times in one call.
+        The keys are the start and end times of the calls. The values are the names of the feature views. One call
+        materializes all feature views with the same times.
         """
         calls: dict[tuple[datetime, datetime], list[str]] = {}
         last = chunk.end - _TICK

@@ -18,7 +18,7 @@ from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
 
 
 def inputs(spec: ProfileSpec, context: StepContext) -> dict[str, Any]:
-    """Return the rows and, if ``model`` determines the columns, the version with its contract and profile.
+    """Return the inputs of the profile: the rows and, if ``model`` determines the columns, the version of the model.
 
     :raises NotCacheableError: a dataset was purged, or the model has no champion
     """
@@ -36,7 +36,7 @@ def inputs(spec: ProfileSpec, context: StepContext) -> dict[str, Any]:
     return {
         "spec": spec.model_dump(mode="json", exclude={"dataset"}),
         "datasets": contents(datasets),
-        # Shards are row groups, which a file with the same rows may divide differently.
+        # Shards consist of row groups. Two files with the same rows may have different row groups.
         "files": [[file.sha256 for file in dataset.manifest.files] for dataset in datasets],
         "version": version,
     }

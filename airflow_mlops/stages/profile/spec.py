@@ -17,8 +17,8 @@ class ProfileSpec(Spec):
 
     :param dataset: the rows to profile
     :param model: name of the model that made the predictions. The features of the model and the scores are profiled
-    :param columns: names of the columns to profile, instead of the columns of ``model``. Without ``model`` and
-        ``columns``, every column of a supported type is profiled
+    :param columns: names of the columns to profile, instead of the columns of ``model``. If neither ``model`` nor
+        ``columns`` is set, every column of a supported type is profiled
     :param shard: index of the shard to profile, from 0
     :param shards: number of shards into which the rows are divided
     :param on_missing: what to do if there is no dataset or no champion: ``fail`` raises an error, ``skip`` returns no

@@ -1,8 +1,8 @@
 """What determines predictions, for the cache (:mod:`airflow_mlops.stages.cache`).
 
-Rows of predictions contain the time at which they were made, so scoring again writes another dataset. The earlier
-predictions are returned only while they are the current predictions of their version, and no newer predictions overlap
-their window.
+Each prediction contains the time at which it was made, so scoring again writes another dataset. Cached predictions are
+returned only if they are still the current predictions of their version, and if no newer predictions overlap their
+window.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from airflow_mlops.stages.score.step import version_of
 
 
 def inputs(spec: ScoreSpec, context: StepContext) -> dict[str, Any]:
-    """Return the rows, the version that scores now, the identifier of the key for hashes, and the DAG.
+    """Return the inputs of the scoring: the rows, the version to score with, the id of the key for hashes, and the DAG.
 
-    :raises NotCacheableError: the rows are divided into shards or were purged, the predictions are written to a table
-        or have no window, there is no version to score with, or TrainOperator did not train it
+    :raises NotCacheableError: the rows are divided into shards or were purged; the predictions are written to a table
+        or have no window; there is no version to score with; or TrainOperator did not train the version
     """
     if spec.shards is not None:
         raise NotCacheableError("a scoring in shards is not cached")
@@ -63,15 +63,15 @@ def _rows(spec: ScoreSpec, context: StepContext) -> tuple[list[Dataset], Window]
 
 
 def artifacts(result: ScoreResult, spec: ScoreSpec, context: StepContext) -> dict[str, str]:
-    """Check the files of the predictions against their hashes, and return the id of the dataset by its name.
+    """Check the files of the predictions against their hashes, and return the name and id of the dataset.
 
-    :raises NotCacheableError: the predictions were replaced, newer ones overlap their window, or another version scores
-        now
+    :raises NotCacheableError: the predictions were replaced, newer predictions overlap their window, or a new scoring
+        would use another version
     :raises MLOpsError: the predictions were purged or changed
     """
     if result.dataset is None or result.scored_by is None:
         raise NotCacheableError("no predictions were written")
-    # The champion may have changed after the inputs were read, and changed back since.
+    # The champion may have changed after the inputs were read, and may have changed back.
     if result.scored_by != version_of(spec, connect(spec.mlflow, context.connection)):
         raise NotCacheableError(f"{result.scored_by} is not the version that scores now")
     found = verified(context.store, result.dataset)

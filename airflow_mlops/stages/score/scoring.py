@@ -73,11 +73,11 @@ class Scoring:
             return self._commit(writer, details, time.perf_counter() - started)
 
     def one_shard(self, shard: Round, load: Callable[[], Scorer]) -> Piece:
-        """Predict the rows of a shard, and write them where no reader of datasets sees them.
+        """Predict the rows of a shard, and write them to files that no manifest lists yet.
 
         If an earlier try has scored the shard, its predictions are returned.
 
-        :param load: loads the model
+        :param load: function that loads the model
         """
         if (found := shard.piece()) is not None:
             return found
@@ -90,7 +90,7 @@ class Scoring:
         return shard.add(Piece(written=written, details=details, engine=model.engine, seconds=seconds))
 
     def dataset_of_shards(self, shard: Round) -> Manifest | None:
-        """Commit the dataset if all shards are scored. It refers to the files of the shards, so no rows are copied.
+        """Commit the dataset if all shards are scored. No rows are copied: the dataset consists of the shards' files.
 
         :return: manifest of the dataset of predictions; ``None`` if another shard commits it
         """
@@ -98,7 +98,7 @@ class Scoring:
         if pieces is None or not shard.owns_dataset():
             return None
         with self._writer() as writer:
-            # As in a single pass, only a dataset without rows has a file without rows.
+            # Files without rows are left out, unless the whole dataset has no rows, as in a single pass.
             for piece in [piece for piece in pieces if piece.rows] or pieces[:1]:
                 writer.include(piece.written)
             return self._commit(writer, pieces[0].details, sum(piece.seconds for piece in pieces))
@@ -129,7 +129,7 @@ class Scoring:
                 try:
                     scored = _with_event_time(scored, timestamp, row)
                 except SchemaError:
-                    # The error message names the position among all rows, which is counted only for an error.
+                    # The error message names the position among all rows. The rows are counted only after an error.
                     _with_event_time(scored, timestamp, row + self._rows_before(timestamp, shard, count))
                     raise
                 scored = _with_types(scored, schema, self.datasets[0])

@@ -8,8 +8,8 @@ What the shards agree on is in the artifact store::
     checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/pieces/SHARD.json    the finished files of the shard
     checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/owner.json           the shard that commits the dataset
 
-HASH is a hash of the spec without the shard. All of these objects except the selections are created only if they are
-absent. Therefore the first task decides, and retries read its decision.
+HASH is a hash of the spec without the shard. An existing object, except for selections, is never overwritten.
+Therefore the first task decides, and the other tasks and retries read its decision.
 
 In a *round*, all shards use one model version. A retry belongs to the round of its first try. A cleared shard stays in
 the round if another shard of the round has succeeded. Otherwise, for example if all shards were cleared, it begins a
@@ -37,7 +37,7 @@ from airflow_mlops.stages.score.spec import ScoreSpec
 class Piece(Model):
     """The predictions of one shard.
 
-    :param written: files with the predictions, which no manifest lists; none if the shard has no rows
+    :param written: files with the predictions, which no manifest lists yet. There are none if the shard has no rows
     :param details: details for the manifest of the dataset
     :param engine: library that ran the model
     :param seconds: time to read, score and write the rows
@@ -56,7 +56,7 @@ class Piece(Model):
 
 @dataclass(frozen=True)
 class Round:
-    """One shard's view of the shards that use the same model version.
+    """A round of shards that use the same model version, as seen by one shard.
 
     :param group: folder of the rounds of a mapped task
     :param number: number of the round, from 0
@@ -83,7 +83,9 @@ class Round:
     def version(self, resolve: Callable[[], ModelVersionRef | None]) -> ModelVersionRef | None:
         """Return the model version that the first shard has claimed.
 
-        :param resolve: returns the version to claim, or ``None`` if there is none and all shards are to be skipped
+        :param resolve: function that returns the version to claim, or ``None`` if there is no version. All shards are
+            then skipped
+        :return: the claimed version; ``None`` if all shards are skipped
         """
         key = self._key("version.json")
         if not self.store.exists(key):
@@ -187,8 +189,8 @@ def spans(
 ) -> list[tuple[Dataset, range]]:
     """Return the rows of a shard, as positions in the split part of each dataset. Every row is in exactly one shard.
 
-    A shard has consecutive batches of the single pass. The model gets the same batches as in a single pass, so that it
-    computes the same values to the last bit.
+    A shard consists of consecutive batches of a scoring without shards. The model gets the same batches, so its
+    predictions are the same to the last bit.
 
     :param batch_rows: number of rows in a batch. The last batch of each file may have fewer
     """

@@ -32,8 +32,9 @@ __all__ = ["run", "score"]
 def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     """Predict the rows of the dataset with the champion or the given version, and write the predictions as a dataset.
 
-    With ``shards``, predict the rows of one shard. The task that finds all shards scored writes the dataset, the index
-    and the table; the others return a result without a dataset. See :mod:`airflow_mlops.stages.score.shards`.
+    With ``shards``, predict the rows of one shard. The task that scores the last missing shard writes the dataset, the
+    index and the table. All other tasks return a result without a dataset. See
+    :mod:`airflow_mlops.stages.score.shards`.
 
     With ``write_to``, the predictions are read back from the committed dataset and written into the table. If the task
     ends between the two commits, it has no result yet, so its retry scores again and completes the table.
@@ -106,9 +107,10 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
 
 
 def version_of(spec: ScoreSpec, client: MlflowClient) -> ModelVersionRef | None:
-    """Return the version to score with at this moment; ``None`` if it does not exist and ``on_missing`` is ``skip``.
+    """Return the version to score with at this moment.
 
-    :raises RegistryError: the version does not exist, and ``on_missing`` is ``fail``
+    :return: the version; ``None`` if no version has the alias and ``on_missing`` is ``skip``
+    :raises RegistryError: no version has the number; or no version has the alias, and ``on_missing`` is ``fail``
     """
     if spec.version is not None:
         return models.version(client, spec.model, spec.version)

@@ -1,7 +1,7 @@
 """Set aside rows of the split part ``train`` for a calibration, a decision threshold or prediction intervals.
 
 The model is not fitted to these rows, and gates do not use them. If a training needs rows for a calibration and for a
-threshold, each of them gets one half of the rows. A threshold that is chosen on the rows of the calibration would be
+threshold, each of the two gets half of the rows. A threshold that is chosen on the rows of the calibration would be
 biased, because the calibration was fitted to these rows.
 """
 
@@ -52,7 +52,7 @@ class Divided:
 
 
 def uses(spec: TrainSpec) -> list[str]:
-    """Return the uses for which rows are set aside: ``calibration``, ``threshold`` or both of them, or ``interval``."""
+    """Return the uses for which rows must be set aside, among ``calibration``, ``threshold`` and ``interval``."""
     found = []
     if spec.calibration is not None and not spec.calibration.maps:
         found.append("calibration")

@@ -20,9 +20,10 @@ from airflow_mlops.stages.train.spec import TrainResult, TrainSpec
 
 
 def inputs(spec: TrainSpec, context: StepContext) -> dict[str, Any]:
-    """Return the training set, the user's code, the version that the training continues and the retraining request.
+    """Return the inputs of the training.
 
-    The retraining request is part of the inputs, because the MLflow run of the training records it.
+    They are the training set, the user's code, the version from which ``warm_start`` continues, and the retraining
+    request. The MLflow run of the training records the request.
 
     :raises NotCacheableError: the training runs on several nodes, or its search is stored in a database
     """
@@ -41,7 +42,7 @@ def inputs(spec: TrainSpec, context: StepContext) -> dict[str, Any]:
 
 
 def artifacts(result: TrainResult, spec: TrainSpec, context: StepContext) -> dict[str, str]:
-    """Return the training set, and the hashes of the files of the version, which are downloaded for this.
+    """Return the id of the training set, and the hashes of the files of the version. The files are downloaded for this.
 
     :raises RegistryError: the version, its files or its run do not exist any more
     :raises NotCacheableError: the run was deleted or has another URL, a search before the training cannot be repeated,

@@ -54,7 +54,8 @@ def calibrated(
     """Calibrate a model.
 
     :param contract: contract of the model without calibration
-    :param aside: the rows to fit the calibration to; ``None`` if the rule has functions of an earlier training
+    :param aside: the rows to fit the calibration to; ``None`` if the rule contains the fitted calibration functions of
+        an earlier training
     :param part: name of the split part that the training reads; ``None`` for all rows
     :param train: the rows that the model was fitted to
     :param test: rows of the split part ``test``, on which the probabilities without calibration are measured
@@ -69,7 +70,7 @@ def calibrated(
         )
     method, classes = rule.method, len(contract.classes)
     if classes > 2 and method != "temperature" and rule.maps and len(rule.maps) != classes:
-        # The refit has other classes than the judged version, and fails its check of the signature.
+        # A refit found other classes than the judged version has. Its check of the signature fails later.
         return model, contract
     if aside is None:
         found = Calibration(method=method, maps=rule.maps)
@@ -108,10 +109,7 @@ def with_metrics(
 
 
 def measured(contract: ModelContract, test: TrainingData, predictions: Predictions) -> dict[str, float]:
-    """Return the metrics of probabilities by name.
-
-    They are log loss and, for a binary task, Brier score and calibration error.
-    """
+    """Return log loss and, for a binary task, Brier score and calibration error, by name of the metric."""
     found = measure(predicted(test.labels, predictions, contract, test.metric_weights))
     return {name: found[name] for name in _METRICS if name in found}
 

@@ -153,7 +153,7 @@ def _with_class_weight(spec: TrainSpec, train: TrainingData, run: TrainingRun) -
         return train
     weights = train.weights
     if _streams(spec):
-        # The trainer streams the rows itself, and the sample of them in ``train`` has no weights.
+        # The trainer streams the rows itself. ``train`` is only a sample of these rows, and has no weights.
         rule = RowWeights.of(run.dataset)
         weights = None if rule is None else rule.read(run.dataset, run.part)
     return replace(train, weights=with_class_weight(spec.class_weight, train.labels, train.classes, weights))

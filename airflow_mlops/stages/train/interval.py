@@ -42,7 +42,7 @@ def with_interval(
 
     :param rule: the coverage of the intervals
     :param contract: contract of the model without intervals
-    :param aside: the rows whose residuals determine the margin; ``None`` if the rule has the margin of an earlier
+    :param aside: the rows whose residuals determine the margin; ``None`` if the rule contains the margin of an earlier
         training
     :param part: name of the split part that the training reads; ``None`` for all rows
     :param exported: the ONNX export of the model

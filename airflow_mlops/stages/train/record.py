@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 # Maximum number of parameters that MLflow accepts in one request.
 _BATCH = 100
-# Seconds between the attempts to log what another try logs at the same time.
+# Seconds between attempts to log, while another try of the task logs the same data.
 _PAUSES = (0.1, 0.5)
 
 
@@ -145,8 +145,8 @@ def log_run(
         )
 
     def log_params() -> None:
-        # MLflow refuses changed parameters. A retry may change a parameter that is an object with its address in its
-        # text.
+        # MLflow refuses to change a logged parameter. The text of an object may contain its memory address, which
+        # differs in a retry.
         known = client.get_run(run_id).data.params
         new = [Param(name, str(value)) for name, value in params.items() if name not in known]
         for start in range(0, len(new), _BATCH):
@@ -226,7 +226,8 @@ def log_model(
     try:
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     except MlflowException:
-        # If MLflow's response was lost, its client repeats the request, and MLflow refuses the repetition.
+        # If the response of the server was lost, MLflow's client repeats the request, and the server refuses the
+        # repeated request.
         outputs = client.get_run(run_id).outputs
         if outputs is None or all(output.model_id != logged.model_id for output in outputs.model_outputs):
             raise

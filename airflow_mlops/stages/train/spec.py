@@ -36,9 +36,9 @@ class TrainSpec(Spec):
         :mod:`airflow_mlops.models.calibration`; by default they are not calibrated
     :param interval: coverage of the prediction intervals of a regression, see :mod:`airflow_mlops.models.conformal`; by
         default, the model has no intervals
-    :param class_weight: ``balanced``, or the weight of each class by the class as text, see
-        :func:`airflow_mlops.models.class_weights.with_class_weight`. It multiplies the weights of the rows in the fit
-        only
+    :param class_weight: ``balanced``, or a mapping from each class, as text, to its weight, see
+        :func:`airflow_mlops.models.class_weights.with_class_weight`. The class weights multiply the row weights in the
+        fit, and are not used in metrics
     :param sample_weight: column of the training set with the weights of the rows in the fit and in all metrics; by
         default all rows have the same weight
     :param seed: random seed. The same data, code and seed give the same model

@@ -111,7 +111,10 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
 
 
 def _metrics(client: MlflowClient, candidate: ModelVersionRef) -> dict[str, float]:
-    """Read the metrics of a version from its contract. Another try may have logged other metrics to the run since."""
+    """Read the metrics of a version from its contract.
+
+    The run is not read, because another try may have logged other metrics to it in the meantime.
+    """
     return dict(OnnxModel.load(download(client, candidate)).contract.metrics)
 
 
@@ -142,7 +145,7 @@ def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
 
 
 def assist(spec: TrainSpec, context: StepContext) -> None:
-    """Run the share of a multi-node training on this node. Only the first node stores the model.
+    """Run the part of a multi-node training that belongs to this node. Only the first node stores the model.
 
     :raises SpecError: the trainer is not a TorchTrainer
     :raises TrainingError: a process of this node failed
@@ -209,7 +212,7 @@ def _train_and_register(
                 model_id = record.log_model(client, run_id, spec, description, folder, fitted.metrics)
             candidate = register(client, spec.model, run_id, model_id, tags)
         except RegistryError:
-            # Another try of this task may have registered its model meanwhile, and deleted the model of this try.
+            # In the meantime, another try of this task may have registered its model and deleted the model of this try.
             other = of_run(client, spec.model, run_id)
             if other is None:
                 raise

@@ -13,7 +13,9 @@ from airflow_mlops.stages.training_set.windows import resolve_window
 
 
 def inputs(spec: TrainingSetSpec, context: StepContext) -> dict[str, Any]:
-    """Return the events, the window, the features and their sources, and the features that are left out.
+    """Return the inputs of the training set.
+
+    They are the events, the window, the features with their sources, and the features that are left out.
 
     :raises NotCacheableError: a dataset of events was purged, or a source of features has no hash
     """
@@ -31,7 +33,7 @@ def inputs(spec: TrainingSetSpec, context: StepContext) -> dict[str, Any]:
 
 
 def artifacts(result: TrainingSetResult, spec: TrainingSetSpec, context: StepContext) -> dict[str, str]:
-    """Check the files of the training set against their hashes, and return the id of the dataset by its name."""
+    """Check the files of the training set against their hashes, and return its name and id."""
     return verified(context.store, result.dataset)
 
 

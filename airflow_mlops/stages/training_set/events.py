@@ -36,8 +36,8 @@ def read_events(
 
     :param datasets: the datasets that ``spec.entities`` selects
     :param join_columns: columns that the join of features needs in addition to the event time
-    :param broken: columns that need not exist in every dataset. The type of such a column is that of the first dataset
-        that has it. In the rows of a dataset that lacks the column, or has it in another type, the column is null
+    :param broken: columns that need not exist in every dataset. The type of such a column comes from the first dataset
+        that has the column. The column is null in the rows of a dataset that lacks it or has it in another type
     :return: the events, and the number of rows that were left out, by reason (``label_unknown``)
     :raises EmptyWindowError: the datasets have no rows
     :raises SchemaError: an event time is null, or a column has different types in different windows
@@ -168,7 +168,7 @@ def _sorted(events: Rows, spec: TrainingSetSpec) -> Iterator[pa.Table]:
 
 
 def _sortable(kind: pa.DataType) -> pa.DataType:
-    """Return a type in which DuckDB returns values of the type ``kind`` unchanged, and in the same order."""
+    """Return a type to which values of the type ``kind`` are cast, so that DuckDB sorts them and keeps every digit."""
     if pa.types.is_float16(kind):
         return pa.float32()
     if pa.types.is_duration(kind) or ((pa.types.is_timestamp(kind) or pa.types.is_time64(kind)) and kind.unit == "ns"):
@@ -299,7 +299,10 @@ def positive_class(label: pa.ChunkedArray, declared: Any, name: str) -> Any:
 
 
 def _is_text(value: Any, text: Any) -> bool:
-    """Return whether ``text`` is a label value as text: ``1`` and ``1.0`` are one number, and ``True`` is the number 1."""
+    """Return whether ``text`` is a label value as text.
+
+    ``1`` and ``1.0`` are the same number, and ``True`` is the number 1.
+    """
     if str(value) == text or not isinstance(text, str) or not isinstance(value, (int, float)):
         return str(value) == text
     with suppress(InvalidOperation):

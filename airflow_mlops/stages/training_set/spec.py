@@ -57,11 +57,12 @@ class Split(Model):
         for example ``14D`` for the last 14 days, or ``window`` for the window that the run processes, if the training
         set has a window rule
     :param group: name of the group column; required for the method ``group``
-    :param gap: for the method ``time``, length of the time before the first row of ``test``. Rows in this time are in
-        no split part. The gap should be as long as the time after an event in which its label is decided. Otherwise,
-        the labels of the last rows of ``train`` depend on what happens in ``test``. By default, there is no gap
-    :param stratify: for the method ``random``, whether both split parts have the same shares of the classes, up to
-        whole rows
+    :param gap: for the method ``time``, length of a period that ends at the first row of ``test``. Rows in this period
+        are in no split part. The gap should be as long as the time after an event in which its label is decided.
+        Otherwise, the labels of the last rows of ``train`` depend on events during ``test``. By default, there is no
+        gap
+    :param stratify: for the method ``random``, whether both split parts have the same shares of the classes, except for
+        rounding to whole rows
     :param seed: random seed of all methods except ``time``
     """
 
@@ -150,7 +151,7 @@ class TrainingSetSpec(Spec):
         feature with a higher score is rejected as leakage
     :param memory_limit: memory that sorting the events and joining the features may use before they continue in
         temporary files, for example ``500MB`` or ``2GB``; by default ``[mlops] memory``. Python and its libraries need
-        additional memory, and so do about 40 bytes for each event
+        additional memory, and each event about 40 bytes
     :param owner: owner of the dataset, recorded in its manifest
     :param description: description of the dataset, recorded in its manifest
     """

@@ -45,7 +45,7 @@ def divide(
     run_starts: datetime | None = None,
     label: str | None = None,
 ) -> tuple[dict[str, Numbers], dict[str, Any]]:
-    """Assign each row to the split part ``train`` or ``test``, or to none if it is in the gap between them.
+    """Assign each row to the split part ``train`` or ``test``. Rows in the gap between them are in no split part.
 
     Rows with equal ids get the same split part.
 
@@ -85,11 +85,10 @@ def divide(
 
 
 def _by_class(ids: Numbers, label: pa.ChunkedArray, split: Split) -> Numbers:
-    """Return the held-out rows: the same share of the rows of each class."""
+    """Return a mask of the held-out rows, shape (n,). The same share of each class is held out."""
     distinct, first, inverse = np.unique(ids, return_index=True, return_inverse=True)
     codes = row_ids(pa.table({"label": label}), ["label"])
-    # Rows with equal ids may have different labels. The smallest code decides, which does not depend on the order of
-    # rows.
+    # Rows with equal ids may have different labels. Their smallest code is used, so the order of rows does not matter.
     classes = codes[first]
     np.minimum.at(classes, inverse, codes)
     held_out = np.zeros(len(distinct), bool)
@@ -119,7 +118,7 @@ def _by_time(times: Numbers, split: Split, run_starts: datetime | None) -> Numbe
         cut = int(times.max()) - split.test_size // timedelta(microseconds=1) + 1
     else:
         share = _share(split)
-        # The cut is between two different times, and the share of later rows is as close as possible to test_size.
+        # Rows with equal times are not separated. The share of held-out rows is as close as possible to test_size.
         moments, counts = np.unique(times, return_counts=True)
         later = counts[::-1].cumsum()[::-1] / len(times)
         cut = int(moments[1:][np.argmin(np.abs(later[1:] - share))]) if len(moments) > 1 else int(moments[0])

@@ -82,7 +82,7 @@ def _write(
     spec, events = _renamed(spec, events)
     label = spec.label.name if spec.label else None
     keys = list(dict.fromkeys([*joined.keys, *(name for name in spec.keys if name != spec.timestamp)]))
-    # These columns stay in the training set, because the champion may need them when candidates are compared with it.
+    # The left-out features stay in the training set as columns, because the champion may need them in a comparison.
     left_out = context.provenance.left_out() if label else set()
     joined_names = joined.features.column_names
     features = [name for name in [*spec.columns, *joined_names] if name not in left_out]

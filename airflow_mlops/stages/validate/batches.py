@@ -1,9 +1,11 @@
-"""Validate a window that does not fit into memory as one DataFrame, with the same results.
+"""Validate a window whose rows do not fit into memory as one DataFrame. The results are the same as for one DataFrame.
 
-Great Expectations validates batches of the window on pandas. The results of expectations about single rows are merged.
-All other expectations, such as those about means and distinct values, read all rows, but only of the columns that they
-name. Great Expectations' SQL engine is not an alternative: version 1.24 does not support DuckDB, the SQLAlchemy dialect
-for DuckDB cannot list columns with SQLAlchemy 2.1, and all unexpected rows would become Python objects at once.
+Great Expectations validates batches of the window with pandas. The results of expectations about single rows are
+merged. All other expectations, such as those about means and distinct values, read all rows at once. If possible, they
+read only the columns that they name.
+
+Great Expectations' SQL engine is not used. Version 1.24 does not support DuckDB, the SQLAlchemy dialect for DuckDB
+cannot list columns with SQLAlchemy 2.1, and all unexpected rows would become Python objects at once.
 """
 
 from __future__ import annotations
@@ -58,15 +60,15 @@ def run_in_batches(
     :param rows: rows of the dataset
     :param name: name of the dataset
     :param site: existing folder for the HTML pages of the Data Docs
-    :return: the results as from :func:`~.checkpoint.run_suite`, but without the lists of all unexpected values; and for
-        each result, the numbers of the rows that do not meet the expectation, in ascending order
+    :return: the results of the suite, and for each result the numbers of the rows that do not meet the expectation, in
+        ascending order. Unlike the results of :func:`~.checkpoint.run_suite`, they do not list all unexpected values
     :raises ValidationError: Great Expectations cannot run the suite
     :raises SpecError: the bounds of an expectation do not fit a column of dates or times
     """
     suite = with_time_bounds(suite, rows.schema.empty_table())
     for position, expectation in enumerate(suite.expectations):
         expectation.meta = {**(expectation.meta or {}), _POSITION: position}
-    # Adding a suite to a project changes its expectations, so they are collected before.
+    # The expectations are collected before a session adds the suite to a project, because this changes them.
     streamed = {
         position: one for position, one in enumerate(suite.expectations)
         if one.expectation_type in _ABOUT_SINGLE_ROWS and getattr(one, "row_condition", None) is None
@@ -160,7 +162,11 @@ def _frame(table: pa.Table, facts: dict[str, ColumnFacts]) -> pd.DataFrame:
 
 
 def _frame_of(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd.DataFrame:
-    """Return what an expectation needs: all rows of the columns that it names, the row count, or the column names."""
+    """Return the data that an expectation needs.
+
+    An expectation about the number of rows gets rows without columns. An expectation about the names of columns gets
+    columns without rows. All others get all rows of the columns that they name, or of all columns.
+    """
     import pandas as pd
 
     if expectation.expectation_type in _COUNT_ROWS:
@@ -168,7 +174,7 @@ def _frame_of(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd
     if expectation.expectation_type in _NAME_COLUMNS:
         return _frame(rows.schema.empty_table(), facts)
     columns = _columns(expectation)
-    # A condition on rows may name any column.
+    # The condition of an expectation on its rows may name any column.
     if not columns or getattr(expectation, "row_condition", None) is not None or not {*columns} <= {*rows.schema.names}:
         return _frame(rows.table(), facts)
     return _frame(rows.table(columns), facts)

@@ -31,9 +31,10 @@ _QUERIES = frozenset(
 
 
 def inputs(spec: ValidateSpec, context: StepContext) -> dict[str, Any]:
-    """Return the rows, the content of the suite, and the code of a function that returns it.
+    """Return the inputs of the validation: the rows, the content of the suite, and the code that defines the suite.
 
-    :raises NotCacheableError: a dataset was purged, or the suite has parameters, or expectations whose code is not known
+    :raises NotCacheableError: a dataset was purged, the suite has parameters or queries, or the code of an expectation
+        is not known
     """
     datasets = select(context.store, spec.dataset, kept=context.kept)
     require_unpurged(datasets)
@@ -48,7 +49,7 @@ def _suite(given: str | dict[str, Any]) -> dict[str, Any]:
     if isinstance(given, str) and not given.endswith(".json"):
         checkpoint.quiet_great_expectations()
         suite = suites.load_suite(given)
-        # The expectations may be of classes of the user's own.
+        # The user may have defined classes of expectations.
         classes = (f"{type(item).__module__}:{type(item).__name__}" for item in suite.expectations)
         code = own_code.hashes([given, *(path for path in classes if not path.startswith("great_expectations."))])
         return {"content": _self_contained(suite.to_json_dict()), "code": code}
@@ -99,7 +100,7 @@ def artifacts(result: ValidateResult, spec: ValidateSpec, context: StepContext) 
 
 
 def replay(result: ValidateResult, spec: ValidateSpec, context: StepContext) -> None:
-    """Make the written datasets the current ones, and store the outcomes, which lineage reads."""
+    """Make the written datasets the current datasets of their windows, and store the outcomes for lineage."""
     if result.quarantined is not None and isinstance(result.dataset, DatasetRef):
         # With on_failure="quarantine", the step writes both datasets. Otherwise it writes none.
         point_to(context.store, result.dataset)

@@ -1,8 +1,9 @@
 """A view of Great Expectations' Data Docs that escapes all text from users: names, notes, and values of the data.
 
 Great Expectations escapes the parameters of sentences, but not the cells of tables, the names of columns and the names
-of suites. Escaping all texts beforehand would escape the parameters twice. Therefore the characters with a meaning in
-HTML are replaced by characters of a private use area before a page is rendered, and by their HTML entities afterwards.
+of suites. Escaping all texts beforehand would escape the parameters twice. Therefore each character with a meaning in
+HTML is replaced by a placeholder (a Unicode private use character) before a page is rendered. Afterwards, its HTML
+entity replaces the placeholder.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class EscapedPageView(DefaultJinjaPageView):
         return page.translate(_SHOW)
 
     def _hidden(self, value: Any) -> Any:
-        """Return the value with the placeholders in all texts, except in HTML that a renderer has generated."""
+        """Return the value with placeholders in all its texts, except in HTML that a renderer has generated."""
         if isinstance(value, str):
             return value.translate(_HIDE)
         if isinstance(value, Mapping):

@@ -34,9 +34,10 @@ class Rows:
 
     @property
     def fits(self) -> bool:
-        """Return whether all rows are validated at once: if there are few rows, or if a column has categories.
+        """Return whether all rows are validated at once.
 
-        The batches of a column with categories would have different categories.
+        This is the case if there are few rows, or if a column has categories, because each batch of such a column would
+        have other categories.
         """
         return self.count <= self._batch_rows or any(map(_has_categories, self.schema.types))
 
@@ -65,7 +66,7 @@ class Rows:
             yield first, pa.Table.from_batches(waiting, self.schema)
 
     def facts(self) -> dict[str, ColumnFacts]:
-        """Return, by column, the facts about its values that decide its type in pandas."""
+        """Return the facts about the values of each column that determine its type in pandas, by name of the column."""
         names = [field.name for field in self.schema if _depends_on_values(field.type)]
         found = dict.fromkeys(self.schema.names, ColumnFacts())
         if names:

@@ -22,8 +22,8 @@ class ValidateSpec(Spec):
         arguments and returns an ``ExpectationSuite``
     :param on_failure: what happens if an expectation fails. ``fail`` fails the task. ``warn`` writes a message to the
         log, and the task succeeds. ``quarantine`` writes the failing rows to the dataset ``NAME_quarantine`` and the
-        other rows to ``NAME_valid``, and the task succeeds. It fails if every row failed, or if a failed expectation
-        concerns the whole table
+        other rows to ``NAME_valid``, and the task succeeds. With ``quarantine``, the task still fails if every row
+        failed, or if a failed expectation concerns the whole table
     :param owner: owner of the written datasets, if the validated dataset has no owner
     """
 

@@ -1,8 +1,8 @@
 """Dates and times in expectations.
 
-Great Expectations compares Python objects: a date with a date, a time with a time zone only with another such time.
-Therefore all columns of dates or times, and the bounds of the expectations for them, are converted to UTC timestamps. A
-date becomes its midnight.
+Great Expectations compares Python objects. A date can be compared only with a date, and a time with a time zone only
+with a time with a time zone. Therefore all columns of dates or times, and the bounds of the expectations for them, are
+converted to UTC timestamps. A date becomes midnight of that day.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from great_expectations import ExpectationSuite
 
-# Expectations with bounds that are values of the column. The bounds of other expectations are numbers, such as counts.
+# Expectations whose bounds are compared with values of the column. Other bounds are numbers, such as counts.
 _BOUNDED = frozenset({
     "expect_column_values_to_be_between", "expect_column_min_to_be_between", "expect_column_max_to_be_between",
 })  # fmt: skip
 _BOUNDS = ("min_value", "max_value")
-# Great Expectations compares times with the text of the listed values, so no time is ever equal to one of them.
+# Lists of values. Great Expectations compares times with the listed values as text, so no time equals a listed value.
 _LISTS = ("value_set", "quantile_ranges")
 
 
@@ -77,5 +77,5 @@ def _time(value: Any, what: str) -> Any:
         value = datetime(value.year, value.month, value.day)
     if isinstance(value, datetime):
         return value.replace(tzinfo=timezone.utc) if value.tzinfo is None else value.astimezone(timezone.utc)
-    # None, or a parameter of the suite, which Great Expectations replaces when the suite runs.
+    # The value is None or a parameter of the suite, which Great Expectations replaces when the suite runs.
     return value

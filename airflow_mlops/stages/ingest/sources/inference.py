@@ -67,7 +67,10 @@ class Notation:
     thousands: str = ""
 
     def normalised(self, values: pa.Array) -> pa.Array:
-        """Return numbers with the decimal point ``.`` and without digit groups. Other text does not become a number."""
+        """Rewrite numbers with the decimal point ``.`` and without digit groups.
+
+        Any other text never becomes a number.
+        """
         values = pc.utf8_trim_whitespace(values)
         if self.thousands:
             group, point = re.escape(self.thousands), re.escape(self.decimal)
@@ -206,7 +209,7 @@ class TextColumn:
 
     @property
     def lost(self) -> str | None:
-        """Return the first value that looks like a number, but would change if it was read and written as one.
+        """Return the first value that looks like a number, but would change if it was read as a number and written.
 
         The value is ``None`` if the column contains other text, or if its type is not text.
         """
@@ -225,7 +228,7 @@ class TextColumn:
             return True
         if pa.types.is_decimal(kind):
             return self._whole or (pa.types.is_decimal(found) and found.scale <= kind.scale)
-        # Whether values fit other types, such as timestamps, is known only when they are converted.
+        # For other types, such as timestamps, only the conversion shows whether all values fit.
         return not (pa.types.is_integer(kind) or pa.types.is_boolean(kind))
 
     def misfit(self, kind: pa.DataType) -> str | None:

@@ -74,7 +74,7 @@ class SQLiteSource(QuerySource):
         return False
 
     def _expected(self, cursor: Any, types: ColumnTypes) -> tuple[list[str], dict[str, pa.DataType]]:
-        """Return the column names of the result, and by column the SQLite types that are known before rows are read."""
+        """Return the column names of the result, and the column types that are known before rows are read, by name."""
         # Views cannot have parameters, and the columns do not depend on them.
         cursor.execute(
             f"CREATE TEMP VIEW mlops_columns AS\n{bind_placeholders(self.sql, {'start': 'NULL', 'end': 'NULL'})}"

@@ -93,9 +93,9 @@ class ColumnTypes:
         )
 
     def convert(self, batch: pa.RecordBatch, row: int = 0, origin: str = "") -> pa.RecordBatch:
-        """Return ``batch`` with declared columns in the declared types, and other columns in types that can be stored.
+        """Convert declared columns to the declared types, and other columns to types that can be stored.
 
-        Text columns whose types are inferred later are left unchanged. A second conversion does not change the batch.
+        Text columns whose types are inferred later are not changed. A second conversion does not change the batch.
 
         :param row: number of rows before ``batch`` in the source, for the row numbers in error messages
         :param origin: URL of the file of the rows, for error messages; empty if the source is a query
@@ -114,7 +114,7 @@ class ColumnTypes:
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
     def _wanted(self, name: str, found: pa.DataType) -> pa.DataType | None:
-        """Return the type to which a column is converted before its type is stored; ``None`` if it is not converted.
+        """Return the type to which a column must be converted; ``None`` if the values need no conversion.
 
         A column is converted to its declared type. Without a declared type, it is converted to its type in the
         neighbouring window in two cases: it is text in this window and a time in the neighbouring window, or one of the

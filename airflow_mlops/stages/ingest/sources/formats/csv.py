@@ -27,7 +27,8 @@ from airflow_mlops.stages.ingest.sources.formats.source_file import HashingReade
 from airflow_mlops.stages.ingest.sources.formats.text import Block, decode, native, whole_records
 from airflow_mlops.stages.ingest.sources.suffixes import has_tabs
 
-# Each block takes a millisecond for each column. Blocks of files with many columns are therefore larger, up to 16 MB.
+# Parsing a block takes at least a millisecond per column. Blocks of files with many columns are therefore larger, up to
+# 16 MB.
 _COLUMNS_PER_CHUNK, _MOST_CHUNKS = 2000, 4
 # Number of lines that messages and the manifest name.
 _MOST_LINES = 10
@@ -248,8 +249,8 @@ class _Reader:
         :param names: names of all columns of the file
         :param kinds: Arrow type by column
         :param wanted: names of the columns to read
-        :param quoted: the columns in which a quoted text can mean null: ``True`` for every null text, ``False`` for the
-            texts in ``na_values``
+        :param quoted: columns in which a quoted text can mean null. The value is ``True`` if the empty text and the
+            texts in ``na_values`` mean null, and ``False`` if only the texts in ``na_values`` do
         """
         from pyarrow import csv
 

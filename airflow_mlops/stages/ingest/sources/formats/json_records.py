@@ -33,7 +33,7 @@ _ROW = re.compile(r" in row (\d+)$")
 # Numbers that Arrow might read as a different number, if their column is declared as a decimal.
 _LONG_NUMBER = re.compile(rb"[0-9]{39}|[0-9.][eE][+-]?[0-9]")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-# What Arrow reads as another record on the same line.
+# Text that Arrow would read as a second record on the same line.
 _RECORD_AFTER = re.compile(rb"\}[ \t\r]*(?:null|\{)")
 
 
@@ -42,7 +42,7 @@ class Records:
 
     :param file: the file that contains the records
     :param block: the records
-    :param unit: what ``block.line`` counts: ``line`` or ``record``
+    :param unit: unit of ``block.line``: ``line`` or ``record``
     """
 
     def __init__(self, file: SourceFile, block: Block, unit: str) -> None:
@@ -208,7 +208,7 @@ class Records:
             hint = f", for example types={{{name!r}: 'string'}} for the JSON text of each value"
             return self._mismatch(name, kinds.get(name, _a(before)), _a(after), number, hint)
         if not inner and is_list(declared) and after == "array":
-            # The later value, an array, has the declared type. The error is about the first value of the other kind.
+            # The later value is an array and has the declared type. The error is about the first value of another kind.
             first = (number for number, record in self._values() if kind_of(record.get(name)) == before)
             return self._mismatch(name, declared, _a(before), next(first, self._block.line))
         return self._mismatch(name, declared, f"{_a(after)}{f' at {name}{inner}' if inner else ''}", number)

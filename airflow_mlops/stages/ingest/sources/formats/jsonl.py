@@ -61,7 +61,7 @@ class _Reader:
 
     def __init__(self, file: SourceFile) -> None:
         self._file = file
-        # Types of the columns: as error messages name them, and as Arrow reads them.
+        # Types of the columns as they appear in error messages, and as Arrow reads them.
         self._named: dict[str, pa.DataType] = {}
         self._kinds: dict[str, pa.DataType] = {}
         self._decimals: Mapping[str, pa.DataType] = {}
@@ -129,7 +129,8 @@ class _Reader:
         self._decimals = {
             name: kinds[name] for name in wanted if name not in as_text and not kinds[name].equals(self._kinds[name])
         }
-        # Arrow would ignore the other fields of a struct like the other columns.
+        # With ``columns``, Arrow ignores unexpected columns, and also unexpected fields of structs. The fields are
+        # therefore checked separately.
         self._structs = {name: kinds[name] for name in wanted if file.spec.columns and _has_struct(kinds[name])}
         self._options = arrow_json.ParseOptions(
             explicit_schema=pa.schema([(name, self._kinds[name]) for name in wanted]),

@@ -91,7 +91,7 @@ class SourceFile:
                 kinds[column.name] = column.type if counts_units else read_as(declared)
                 continue
             kind = _times_as_text(column.type)
-            # A wider type of another file or window holds these values as well.
+            # A wider type from another file or window can also represent these values.
             before = known.get(column.name)
             common = common_type(kind, read_as(before)) if before is not None else kind
             is_wanted = self.spec.columns is None or column.name in self.spec.columns

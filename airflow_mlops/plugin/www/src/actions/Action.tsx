@@ -8,18 +8,18 @@ type Props = {
   name: string;
   title: string;
   children: ReactNode;
-  /** The label of the text that the user writes; without it there is none. */
+  /** The label of the text field; without it, the dialog has no text field. */
   asks?: { label: string; required: boolean };
   confirm: string;
-  /** Whether what is shown may be confirmed already. */
+  /** Whether the user may confirm the action now. */
   ready?: boolean;
-  /** Do it, and return what happened in one sentence. */
+  /** Performs the action, and returns the result in one sentence. */
   act: (text: string) => Promise<string>;
-  /** Called when the dialog closes after something happened. */
+  /** Called when the dialog closes after the action succeeded. */
   onDone: () => void;
 };
 
-/** A button whose dialog says what would happen, asks once, and then says what happened. */
+/** A button with a dialog, which describes the action, asks for confirmation, and shows the result. */
 export const Action = ({ act, asks, children, confirm, name, onDone, ready = true, title }: Props) => {
   const [open, setOpen] = useState(false);
   const [text, setText] = useState("");

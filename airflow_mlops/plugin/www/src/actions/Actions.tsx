@@ -6,7 +6,7 @@ import { Action } from "./Action";
 import { answer } from "./approval";
 import { Rollback } from "./Rollback";
 
-/** What the user may do. Airflow itself decides who may answer a request for approval. */
+/** The actions that the user may perform. Airflow itself decides who may answer a request for approval. */
 export const Actions = ({ model, onDone }: { model: ModelFacts; onDone: () => void }) => {
   const { approval, monitoring, name } = model;
   const post = async (action: string, body: unknown) =>

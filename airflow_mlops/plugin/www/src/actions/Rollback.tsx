@@ -48,7 +48,7 @@ const Shown = ({ name, onShown, version }: { name: string; version: number | nul
   );
 };
 
-/** A rollback to a former champion. What would change is shown before it can be confirmed. */
+/** A rollback to a former champion. The dialog shows the changes before the user can confirm them. */
 export const Rollback = ({ model, onDone }: { model: ModelFacts; onDone: () => void }) => {
   const [version, setVersion] = useState<number | null>(null);
   const [shown, setShown] = useState<Preview | null>(null);

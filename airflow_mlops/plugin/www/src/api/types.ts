@@ -4,7 +4,7 @@ export type Verdict = "healthy" | "watch" | "retrain";
 
 export type Window = { start: string; end: string; label: string };
 
-/** The last windows, oldest first: each list has one item for each of them. */
+/** The last windows, oldest first. Each list has one item for each window. */
 export type Trend = { windows: string[]; values: (number | null)[]; estimated: (number | null)[]; verdicts: Verdict[] };
 
 export type Monitoring = {

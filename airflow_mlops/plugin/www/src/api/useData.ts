@@ -7,8 +7,8 @@ export type Loaded<T> = { data: T | null; failure: Failure | null; reload: () =>
 type State<T> = { path: string | null; data: T | null; failure: Failure | null };
 
 /**
- * Load JSON, and load it again every `seconds` while the page is visible. What was loaded stays on the page when a
- * later request fails. `path` may be `null` as long as nothing is to be loaded.
+ * Load JSON from `path`, and load it again every `seconds` while the page is visible. If a later request fails, the data
+ * that was loaded before is kept. If `path` is `null`, nothing is loaded.
  */
 export const useData = <T>(path: string | null, seconds = 0): Loaded<T> => {
   const [state, setState] = useState<State<T>>({ path: null, data: null, failure: null });

@@ -75,7 +75,7 @@ const Calendar = ({ days }: { days: Day[] }) => {
   );
 };
 
-/** A text that fits into a box of the graph, without the times of midnight. The title of the box has it all. */
+/** Shorten a text to the width of a box. Times at midnight are left out. The tooltip of the box shows the whole text. */
 const short = (text: string): string => {
   const days = text.replaceAll(/T00:00:00(Z|\+00:00)?/g, "");
   return days.length > 22 ? `${days.slice(0, 21)}…` : days;
@@ -131,7 +131,7 @@ const Lineage = ({ lineage }: { lineage: ModelData["lineage"] }) => {
   );
 };
 
-/** The windows of each dataset that the model reads, and the way from raw data to predictions. */
+/** The windows of each dataset that the model reads, and the lineage from raw data to predictions. */
 export const DataTab = ({ name }: { name: string }) => {
   const { data, failure, reload } = useData<ModelData>(apiPath("models", name, "data"));
   if (data === null) return failure ? <Problems failure={failure} onRetry={reload} /> : <Loading />;

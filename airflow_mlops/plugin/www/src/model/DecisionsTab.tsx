@@ -28,7 +28,7 @@ const failure = ({ gates }: Decision["candidates"][number]) => {
 
 const LONG = 300;
 
-/** A reason; of a long one, such as all facts of a verdict, the first sentence, and the others on demand. */
+/** A reason. If it is long, only the first sentence is shown, and the others on demand. */
 const Reason = ({ text }: { text: string }) => {
   const end = text.length > LONG ? text.search(/\. [A-Z]/) + 1 : 0;
   return end === 0 ? (

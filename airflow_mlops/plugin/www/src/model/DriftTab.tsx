@@ -9,7 +9,7 @@ import { Problems } from "../parts/Problems";
 import { Distribution } from "./Distribution";
 import { Heatmap } from "./Heatmap";
 
-/** The drift of the features that matter most, and the distributions behind one cell. */
+/** The drift of the highest-ranked features, and the distributions of the selected feature and window. */
 export const DriftTab = ({ name }: { name: string }) => {
   const { data, failure, reload } = useData<Drift>(`${apiPath("models", name, "drift")}?features=30&windows=36`);
   const [params, setParams] = useSearchParams();

@@ -13,14 +13,14 @@ const describe = (cell: DriftCell): string => {
   return `effect ${number(cell.effect)}${cell.drifted ? ", drifted" : ""}`;
 };
 
-/** The colour grows with the effect; drift and broken columns have a sign of their own. */
+/** A larger effect has a stronger colour. Broken columns have the strongest colour. */
 const background = (cell: DriftCell): string => {
   if (cell === null) return "transparent";
   const share = cell.broken ? 1 : Math.min(1, Math.max(0, (cell.effect ?? 0) / 0.5));
   return `color-mix(in srgb, var(--chakra-colors-orange-solid) ${Math.round(share * 80)}%, var(--chakra-colors-bg-muted))`;
 };
 
-/** The names stay where they are while the windows are scrolled, and leave room for windows on a narrow screen. */
+/** The names of the features stay visible while the windows are scrolled. On a narrow screen, they use less width. */
 const NAME = {
   background: "var(--chakra-colors-bg)",
   left: 0,
@@ -32,7 +32,7 @@ const NAME = {
   whiteSpace: "normal",
 } as const;
 
-/** Features by windows. One cell is in the tab order; the arrow keys move within the map. */
+/** A map of features by windows. One cell is in the tab order, and the arrow keys move to the other cells. */
 export const Heatmap = ({ drift, onSelect, selected }: Props) => {
   const table = useRef<HTMLTableElement>(null);
   const area = useRef<HTMLDivElement>(null);

@@ -60,13 +60,13 @@ const Mark = ({ kind }: { kind: Decision["decision"] }) => {
 /** The metric by window with its interval, the versions that scored, and the decisions on the same axis. */
 export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
   const [ref, width] = useWidth();
-  // A key may be pressed again before the page has shown the window of the key before.
+  // A key can be pressed again before the previous selection is rendered.
   const reached = useRef(selected);
   useEffect(() => {
     reached.current = selected;
   }, [selected]);
   const metric = windows.findLast((point) => point.metric !== null)?.metric ?? null;
-  // A line of two metrics would be wrong: windows of another metric keep their place without a value.
+  // A line must not mix two metrics, so windows with another metric have no value.
   const level = (point: Point, of: "realised" | "estimated"): Level | null => (point.metric === metric ? point[of] : null);
   const events = place(decisions, windows);
   const bounds = windows.flatMap((point) =>
@@ -98,7 +98,7 @@ export const Timeline = ({ decisions, onSelect, selected, windows }: Props) => {
       .x((point) => x(middle(point)))
       .y((point) => y(value(level(point, of) as Level) ?? 0))(windows) ?? "";
 
-  // The label at the right edge ends there. One that would cover the label before it is left out.
+  // The label at the right edge is right-aligned. A label that would overlap the previous label is left out.
   const wide = (tick: Date) => 8 * x.tickFormat()(tick).length;
   const ticks = x.ticks(Math.max(2, Math.floor(width / 110))).filter((tick, index, all) => {
     const before = all[index - 1];

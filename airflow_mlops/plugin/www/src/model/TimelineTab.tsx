@@ -32,14 +32,14 @@ const Report = ({ point }: { point: Point }) =>
     </Link>
   ) : null;
 
-/** The timeline, what is known about the selected window, and the same windows as a table. */
+/** The timeline, the facts about the selected window, and the same windows as a table. */
 export const TimelineTab = ({ model }: { model: ModelFacts }) => {
   const [params, setParams] = useSearchParams();
   const [rows, setRows] = useState(ROWS);
   const span = params.get("span") ?? "36";
   const windows = span === "all" ? model.windows : model.windows.slice(-(Number(span) || 36));
   const start = windows[0]?.window.start;
-  // Decisions before the first window that is shown would all stand at its edge.
+  // Decisions before the first shown window would all be drawn at the left edge.
   const decisions =
     windows.length === model.windows.length || start === undefined
       ? model.decisions

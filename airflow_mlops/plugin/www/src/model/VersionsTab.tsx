@@ -12,7 +12,7 @@ import { Problems } from "../parts/Problems";
 const text = (value: unknown): string => (typeof value === "string" ? value : (JSON.stringify(value) ?? "–"));
 const names = (versions: ModelVersion[], of: (version: ModelVersion) => string[]) => [...new Set(versions.flatMap(of))];
 
-/** Links come from data: only http and https addresses become one. */
+/** A link to another site. Addresses come from data, so only http and https addresses become links. */
 const Outside = ({ children, href }: { children: ReactNode; href: string | null }) => {
   const valid = href !== null && URL.canParse(href) && ["http:", "https:"].includes(new URL(href).protocol);
   return valid ? (
@@ -90,7 +90,7 @@ const rows = (versions: ModelVersion[]): { title: string; rows: Row[] }[] => [
   },
 ];
 
-/** Versions side by side; the champion first, then the newest. */
+/** Versions side by side. The champion comes first, then the newest version. */
 export const VersionsTab = ({ name }: { name: string }) => {
   const { data, failure, reload } = useData<Versions>(apiPath("models", name, "versions"));
   const [shown, setShown] = useState(5);

@@ -1,20 +1,22 @@
 import type { Decision, Point } from "../api/types";
 
 export type Event = { at: number; decision: Decision };
-/** A mark is drawn `offset` pixels beside its place `x`. Only the first of several marks at one place has a line below it. */
+/** A mark is drawn `offset` pixels beside `x`. Of several marks at the same `x`, only the first has a line below it. */
 export type Placed = { x: number; offset: number; first: boolean; decision: Decision };
 export type Run = { version: number; start: number; end: number };
 
 const ms = Date.parse;
-/** Later decisions stand this far behind the last window, as a share of the time of all windows. */
+/** Largest distance of a decision from the end of the last window, as a share of the time that all windows span. */
 const LATER = 0.15;
 const MARK = 15;
 
 /**
- * Where decisions stand on the axis of the windows. A decision stands at its own time. In a backfill, every window was
- * checked after the last one had ended, so the times of decisions say nothing about the data: there, a decision stands at
- * the end of the newest window that had been checked before it, or at the start of the first window. A decision long after
- * the last window stands at the right edge: at its own time, it would leave no room for the windows.
+ * Places decisions on the time axis of the windows. By default, a decision is placed at its own time.
+ *
+ * In a backfill, every window was checked after the last window had ended, so the times of decisions are unrelated to the
+ * data. A decision is then placed at the end of the newest window that had been checked before the decision, or at the
+ * start of the first window. A decision long after the last window is placed at the right edge, so that the windows keep
+ * enough room.
  */
 export const place = (decisions: Decision[], windows: Point[]): Event[] => {
   const first = windows[0];
@@ -33,7 +35,7 @@ export const place = (decisions: Decision[], windows: Point[]): Event[] => {
     });
 };
 
-/** Put marks that would cover each other side by side, to the left where there is no room to the right. */
+/** Places marks that would overlap side by side: to the right, or to the left if there is no room to the right. */
 export const spread = (events: Event[], x: (at: number) => number, width: number): Placed[] => {
   const groups: Event[][] = [];
   for (const event of [...events].sort((one, other) => one.at - other.at)) {

@@ -4,8 +4,8 @@ type Node = ModelData["lineage"]["nodes"][number];
 export type Placed = Node & { layer: number; row: number };
 
 /**
- * Places nodes in layers: a node stands one layer behind the last of those that it was made from. Edges to unknown nodes
- * and edges that close a cycle are left out of the layers.
+ * Places nodes in layers. The layer of a node comes directly after the last layer of its parents. Edges to unknown nodes
+ * and edges that close a cycle are ignored.
  */
 export const layers = ({ edges, nodes }: ModelData["lineage"]): Placed[] => {
   const known = new Set(nodes.map(({ id }) => id));

@@ -4,7 +4,7 @@ export const PAGE = 50;
 export const SORTS = { attention: "Needs attention first", name: "Name", champion: "Newest champion first", scored: "Least recently scored first" };
 export type Sort = keyof typeof SORTS;
 
-/** What the page shows, as its URL says it. */
+/** The filters, the order and the page, as the URL contains them. */
 export type View = { text: string; verdict: string; owner: string; tag: string; sort: Sort; page: number };
 
 export const viewOf = (params: URLSearchParams): View => {
@@ -22,7 +22,7 @@ export const viewOf = (params: URLSearchParams): View => {
 
 const URGENCY: Record<Verdict | "none", number> = { retrain: 0, watch: 1, none: 3, healthy: 4 };
 
-/** Smaller is more urgent: a waiting approval counts like a verdict of retrain, an acknowledged watch less than a new one. */
+/** A smaller number is more urgent. A pending approval ranks like the verdict retrain, an acknowledged watch below a new watch. */
 export const urgency = (model: Overview): number => {
   if (model.approval !== null) return 0;
   const verdict = model.monitoring?.verdict ?? "none";

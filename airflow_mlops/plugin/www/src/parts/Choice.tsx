@@ -2,7 +2,7 @@ import { NativeSelect } from "@chakra-ui/react";
 
 type Props = {
   label: string;
-  /** The text of the choice that limits nothing; without it, there is none. */
+  /** The text of the option without a filter; without it, there is no such option. */
   empty?: string;
   options: Record<string, string>;
   value: string;

@@ -17,10 +17,10 @@ const STYLES = [
 const style = (index: number) => STYLES[index % STYLES.length] ?? STYLES[0];
 const named = (metric: string) => metric.replaceAll("_", " ");
 
-/** Losses by epoch, or of boosted trees by round. They are numbered from 1. */
+/** Losses by epoch, or by round for boosted trees. Epochs and rounds are numbered from 1. */
 export const Curves = ({ curves }: { curves: Curve[] }) => {
   const [ref, width] = useWidth();
-  // A training that diverges logs no number, which JSON has as null.
+  // A training that diverges logs NaN or infinity, which is null in JSON.
   const drawn = curves.map(({ metric, points }) => ({ metric, points: points.filter((point): point is [number, number] => point[1] !== null) }));
   const points = drawn.flatMap((curve) => curve.points);
   if (points.length === 0) return null;

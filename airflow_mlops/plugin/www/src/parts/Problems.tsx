@@ -2,7 +2,7 @@ import { Alert, Button } from "@chakra-ui/react";
 
 import type { Failure } from "../api/client";
 
-/** What could not be read, in place; the rest of the page is shown. */
+/** Errors and warnings about data that could not be read. The rest of the page is still shown. */
 export const Problems = ({ failure, onRetry, texts = [] }: { failure?: Failure | null; onRetry?: () => void; texts?: string[] }) => (
   <>
     {failure ? (

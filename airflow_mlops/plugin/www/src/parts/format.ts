@@ -27,7 +27,7 @@ export const moment = (time: string): string => {
   return clock.startsWith("00:00:00.000") ? day : `${day} ${clock.slice(0, 5)} UTC`;
 };
 
-/** Three significant digits, and no more digits than a count has. */
+/** A number with four significant digits, or three below 1. Integers, and numbers from 1,000 on, have no decimals. */
 export const number = (value: number | null | undefined): string => {
   if (value === null || value === undefined || !Number.isFinite(value)) return "–";
   // Adding 0 turns -0 into 0.
@@ -37,12 +37,12 @@ export const number = (value: number | null | undefined): string => {
   return size < 0.0001 ? value.toExponential(2) : value.toPrecision(size < 1 ? 3 : 4);
 };
 
-/** Whole percent, rounded down. 0.29 * 100 is a little less than 29 for a computer, so digits beyond the ninth do not count. */
+/** Whole percent, rounded down. Digits beyond the ninth are ignored, because 0.29 * 100 is slightly less than 29 in floating point. */
 export const percent = (value: number | null | undefined): string =>
   value === null || value === undefined ? "–" : `${value > 0 && value < 0.01 ? "< 1" : Math.floor(Number((value * 100).toFixed(9)))}%`;
 
 /** The share of a bar in a histogram, with one decimal. */
 export const share = (value: number): string => (value > 0 && value < 0.001 ? "< 0.1%" : `${(value * 100).toFixed(1)}%`);
 
-/** A p value. What is too small for a computer's number is not zero. */
+/** A p value. A very small value is shown as an upper bound, because it is not zero. */
 export const pValue = (value: number): string => (value < 0.001 ? "p < 0.001" : `p = ${value.toFixed(3)}`);

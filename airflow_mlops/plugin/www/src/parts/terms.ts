@@ -1,4 +1,4 @@
-/** What the recorded names of metrics and drift tests mean, in one clause each. */
+/** The meaning of the recorded names of metrics and drift tests, in one clause each. */
 
 const METRICS: Record<string, string> = {
   average_precision: "area under the precision-recall curve; 1 is perfect",
@@ -27,7 +27,7 @@ const METRICS: Record<string, string> = {
   tweedie_deviance: "mean Tweedie deviance, an error for amounts that are often 0; the name holds the power (p); lower is better",
 };
 
-/** Of names such as `estimated_roc_auc_low`, `expected_cost_fp1_fn20` and `tweedie_deviance_p1.5`, the part that names the metric. */
+/** The part of a recorded name, such as `estimated_roc_auc_low` or `expected_cost_fp1_fn20`, that names the metric. */
 const base = (name: string): string =>
   name.replace(/^(estimated|uncalibrated|in_sample)_/, "").replace(/(_(low|high|reference)|(?<=^expected_cost)_fp.*|(?<=^tweedie_deviance)_p.*)$/, "");
 

@@ -27,7 +27,7 @@ const text = (value: unknown): string => {
   return JSON.stringify(value);
 };
 
-/** Pages of this package open; another address is text. */
+/** A link to a page. Addresses come from data, so nothing is shown if the address is not http or https. */
 const Page = ({ children, href }: { children: ReactNode; href: unknown }) => {
   if (typeof href !== "string" || !URL.canParse(href, document.baseURI)) return null;
   const target = new URL(href, document.baseURI);
@@ -40,7 +40,7 @@ const Page = ({ children, href }: { children: ReactNode; href: unknown }) => {
 
 const numbers = (value: unknown): [string, unknown][] => Object.entries(fields(value));
 
-/** A table of names and values; the metrics come last, because only their names have a known meaning. */
+/** A table of names and values. The metrics come last, and the meanings of their names are shown as tooltips. */
 const Facts = ({ facts, metrics, title }: { title: string; facts: [string, unknown][]; metrics?: unknown }) => (
   <Table.Root aria-label={title} maxW="720px" size="sm">
     <Table.Body>
@@ -169,7 +169,7 @@ const Training = ({ result }: { result: Fields }) => (
 const simple = (result: Fields): [string, unknown][] =>
   Object.entries(result).filter(([name, value]) => name !== "summary" && (typeof value !== "object" || value === null || Array.isArray(value)));
 
-/** What the task used, without what it did not use. */
+/** The resources that the task used. Unknown values are left out. */
 const usage = (used: Fields): [string, unknown][] => {
   const amount = (name: string, unit: string, divisor = 1): string | null =>
     typeof used[name] === "number" ? `${number(used[name] / divisor)} ${unit}` : null;
@@ -197,7 +197,7 @@ const VIEWS: Record<string, (props: { result: Fields; split?: Fields | undefined
   training_set: Split,
 };
 
-/** What one task found. Before Airflow 3.4 the tab stands on every task, so it says where it has nothing to say. */
+/** The result of one task. Before Airflow 3.4, every task has this tab, so a task without a result shows a message. */
 export const TaskPage = ({ dagId, mapIndex, runId, taskId }: { dagId: string; runId: string; taskId: string; mapIndex: string }) => {
   const place = ["tasks", dagId, runId, taskId, mapIndex];
   const { data, failure, reload } = useData<TaskResult>(apiPath(...place), 15);

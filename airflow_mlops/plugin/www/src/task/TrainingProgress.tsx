@@ -49,7 +49,7 @@ const Trials = ({ trials }: { trials: Trial[] }) => (
   </>
 );
 
-/** What a training or a search has logged to MLflow so far. */
+/** The curves and trials that a training or a search has logged to MLflow so far. */
 export const TrainingProgress = ({ progress }: { progress: Progress }) => (
   <>
     {progress.status === "RUNNING" ? <Text fontWeight="bold">Training is running.</Text> : null}

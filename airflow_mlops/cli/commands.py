@@ -427,7 +427,7 @@ def purge(args: Namespace) -> None:
 
 @command
 def clean(args: Namespace) -> None:
-    """Run ``airflow mlops clean --older-than 7D``, which deletes what crashed tasks have left in the artifact store."""
+    """Run ``airflow mlops clean --older-than 7D``, which deletes files of crashed tasks from the artifact store."""
     from airflow_mlops.cli.tables import leftover_rows
     from airflow_mlops.data.leftovers import find_leftovers, remove_leftovers
 

@@ -46,7 +46,7 @@ def models(args: Namespace) -> None:
 
 @command
 def status(args: Namespace) -> None:
-    """Run ``airflow mlops status MODEL``, which shows what is known about a model."""
+    """Run ``airflow mlops status MODEL``, which shows the facts about a model."""
     from airflow_mlops.overview.models import model as read
 
     store = store_of(args)

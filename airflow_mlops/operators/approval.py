@@ -33,7 +33,7 @@ _IN_ADDRESS = "/:?&=#%+,;@~!$*'[]"
 
 @dataclass(frozen=True, kw_only=True)
 class Approval:
-    """The approval that the promotion of a model needs: who can answer, and what happens if nobody answers.
+    """The approval that a promotion needs: who can answer the request, and the result if nobody answers.
 
     The request for approval appears under *Required Actions* in Airflow. While the task waits, it occupies neither a
     worker nor the triggerer. Only a retry that waits for the answer to an earlier request occupies the triggerer.

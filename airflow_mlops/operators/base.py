@@ -118,7 +118,7 @@ class StepOperator(SpecParameters, BaseOperator):
         of the stored step call, and passes it to ``_run``.
 
         :param spec: the parsed spec of the step
-        :param resumed: whether ``run_on`` deferred the task after the step was started, and the task now continues
+        :param resumed: whether the task continues after ``run_on`` had started the step and deferred the task
         """
         return spec
 

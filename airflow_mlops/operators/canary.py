@@ -27,8 +27,8 @@ class CanaryOperator(ChampionOperator):
 
     :param model: name of the registered model
     :param version: number or alias of the version to roll out
-    :param shares: shares of the requests that the version answers, one after the other, ascending, each greater than 0
-        and less than 1; by default 0.05, 0.2 and 0.5
+    :param shares: shares of the requests that the version answers, one after the other. They are ascending, greater
+        than 0 and less than 1. By default, they are 0.05, 0.2 and 0.5
     :param promote: whether the version becomes champion after the last share. If not, the version keeps the last share,
         and the result contains the verdict for a PromoteOperator
     :param outcomes: name of the champion's labelled predictions; by default ``MODEL_outcomes``

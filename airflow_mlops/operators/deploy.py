@@ -91,7 +91,7 @@ class DeployOperator(StepOperator):
 
     def build_spec(self, context: Context) -> dict[str, Any]:
         fields = super().build_spec(context)
-        # Templates render to text, so a parameter of the DAG run that is undefined or None arrives as text as well.
+        # Templates render to text, so an undefined or None parameter of the DAG run is rendered to text, too.
         return fields | {"version": None} if fields.get("version") in ("", "None") else fields
 
     def after_step(self, result: dict[str, Any], call: StepCall, context: Context) -> dict[str, Any]:

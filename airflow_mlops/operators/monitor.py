@@ -34,10 +34,9 @@ class MonitorOperator(StepOperator):
     :param profiles: the output of a ProfileOperator for the same dataset, which may be mapped over shards. The profiles
         are merged, and the features are not read again
     :param policy: conditions and limits for retraining, as fields of :class:`~airflow_mlops.policy.spec.Policy`
-    :param trainer: the trainer of the challengers that are compared with the champion; by default the trainer of the
-        champion, and those of the other candidates of the last decision. A FunctionTrainer, and a trainer with
-        functions or classes of your own, must be named here, because monitoring does not run code that only an MLflow
-        run names
+    :param trainer: the trainer of the challengers that are compared with the champion; by default the trainers of the
+        champion and of the other candidates in the last decision. A FunctionTrainer, and a trainer with functions or
+        classes of your own, must be named here, because monitoring does not run code that only an MLflow run names
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     :raises SpecError: the policy, the reference or the trainer is invalid
     """

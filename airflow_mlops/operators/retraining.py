@@ -226,7 +226,7 @@ def triggering_requests(context: Context) -> list[Request]:
 
 
 def _last_of_each(requests: Sequence[Request]) -> list[Request]:
-    """Return the requests without repetitions. A request that was sent several times keeps its last place."""
+    """Return the distinct requests. A request that was sent several times is at the place of its last event."""
     last = {(request.id, request.created): number for number, request in enumerate(requests)}
     return [requests[number] for number in sorted(last.values())]
 

@@ -43,7 +43,7 @@ class RollbackOperator(ChampionOperator):
 
     def build_spec(self, context: Context) -> dict[str, Any]:
         fields = super().build_spec(context)
-        # Templates render to text, so a parameter of the DAG run that is undefined or None arrives as text as well.
+        # Templates render to text, so an undefined or None parameter of the DAG run is rendered to text, too.
         return fields | {"to_version": None} if self.to_version in ("", "None") else fields
 
     def decision(self, result: dict[str, Any]) -> str:

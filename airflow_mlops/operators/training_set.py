@@ -26,15 +26,15 @@ class BuildTrainingSetOperator(StepOperator):
         ``{"name": ..., "window": ...}`` for the datasets of a window
     :param window: rule for the window of the training set: a :class:`~airflow_mlops.operators.Rolling`, an
         :class:`~airflow_mlops.operators.Expanding` or a :class:`~airflow_mlops.operators.Decay`. The training window
-        ends with the window of the run: ``window`` in ``entities``, or by default the monitored window of the
-        retraining request that started the run, or else the partition key or data interval. ``entities`` must name a
-        dataset
+        ends with the window of the run. This window is ``window`` in ``entities``. By default, it is the monitored
+        window of the retraining request that started the run, or else the partition key or the data interval.
+        ``entities`` must name a dataset
     :param timestamp: name of the column in ``entities`` with the event time
     :param repo: path of the folder of the Feast repository, on the machine on which the step runs; not needed if all
         features are in ``columns``
     :param feature_service: name of the Feast feature service with the features to join
     :param features: references of features, such as ``weather:temp``, instead of a feature service
-    :param columns: names of columns in ``entities`` that are features, too. The values must be known at the event time
+    :param columns: names of columns in ``entities`` to use as features. The values must be known at the event time
     :param keys: names of columns in ``entities`` that identify a row and are kept; join keys are always kept
     :param watched: names of columns in ``entities`` that are monitored but are not features: text, timestamps,
         embeddings
@@ -44,10 +44,11 @@ class BuildTrainingSetOperator(StepOperator):
     :param positive: for a binary task, the label of the positive class, such as ``bad``; by default the last of the two
         labels in sorted order
     :param split: split method ``random``, ``time``, ``group`` or ``hash``; ``None`` for the single split part `data`;
-        or a dict with ``method`` and these optional fields: ``test_size`` (a share such as 0.3, ``14D`` for the last 14
-        days, or with the parameter ``window`` the text ``window`` for the window of the run), ``group`` (name of the
-        group column), ``gap`` (for ``time``, such as ``7D``: rows in this time before the held-out rows are left out),
-        ``stratify`` (for ``random``) and ``seed``
+        or a dict with ``method`` and the optional fields of :class:`~airflow_mlops.stages.training_set.spec.Split`.
+        ``test_size`` is a share such as 0.3, or ``14D`` for the last 14 days. With the parameter ``window``, it can
+        also be ``window`` for the window of the run. ``group`` is the name of the group column. ``gap``, such as
+        ``7D``, is for ``time``: rows in this time before the held-out rows are left out. ``stratify`` is for
+        ``random``. ``seed`` is the random seed
     :param max_single_feature_score: largest score that one feature may reach as the only predictor of the label: AUC,
         or R² for a regression. A feature above this limit fails the task, because it probably leaks the label
     :param memory_limit: memory that sorting and joining may use before they continue on disk, such as ``2GB``; by

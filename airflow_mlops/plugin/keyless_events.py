@@ -1,6 +1,6 @@
 """The listener that starts DAGs without partitions on requests for retraining and on changes of the champion.
 
-The partition key of a request's event is the monitored window. The partition key of a new champion's event is that of
+The event of a request has the monitored window as partition key. The event of a new champion has the partition key of
 the run that promoted it. On an event with a partition key, Airflow 3.3 starts only DAGs with partitions. If a DAG
 without partitions is scheduled on the asset, this listener therefore registers the event a second time without a key.
 Airflow calls the listener in the API server, after it has stored the event.

@@ -34,7 +34,7 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> FastAPI:
     :param spec: settings of the server
     :param access_log: stream to which the access log is written; by default, none is written
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
-    :raises SpecError: the connection ``hash_conn_id`` has no password, or one that is too short
+    :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short
     """
     store, versions, metrics, access = ArtifactStore(spec.store), Versions(), Metrics(), AccessLog(access_log)
     writing = Writing(spec, metrics) if spec.log else None

@@ -45,7 +45,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
 
 
 class Failures:
-    """The version whose loading failed last, and the time of its next try. Other versions are tried immediately.
+    """Remembers the version that last failed to load, and when to try it again. Other versions are tried immediately.
 
     :param version: number of the version; ``None`` if there was no failure
     :param count: number of times that loading the version has failed

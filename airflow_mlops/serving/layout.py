@@ -1,4 +1,4 @@
-"""Names of what the server writes: folders, windows and columns of logged predictions."""
+"""Names of the folders, windows and columns of logged predictions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def online_folder(model: str, apart: Apart | None = None) -> str:
     """Return the folder of the artifact store with the logged predictions of a model.
 
     :param model: name of the registered model
-    :param apart: ``shadow`` or ``canary`` for predictions of such a version; ``None`` for those of the champion
+    :param apart: ``shadow`` or ``canary`` for predictions of a shadow or canary version; ``None`` for the champion
     """
     return f"{f'online-{apart}' if apart else 'online'}/{folder_name(model)}"
 

@@ -103,7 +103,7 @@ class PredictionSpool:
     :param window: length of the time windows, ``hour`` or ``day``
     :param metrics: the metrics of the server
     :param name: name of the datasets of predictions; ``MODEL_predictions`` by default
-    :param apart: ``shadow`` or ``canary`` for predictions of such a version; ``None`` for those of the champion
+    :param apart: ``shadow`` or ``canary`` for predictions of a shadow or canary version; ``None`` for the champion
     :param privacy: columns to hash or drop
     :param sample: share of the requests that are logged, 0 to 1
     """
@@ -323,7 +323,7 @@ def _logged(answers: Sequence[Answer], privacy: Privacy, sample: float, apart: A
 
     :param privacy: columns to hash or drop
     :param sample: share of the requests that are logged
-    :param apart: ``shadow`` or ``canary`` for predictions of such a version; ``None`` for those of the champion
+    :param apart: ``shadow`` or ``canary`` for predictions of a shadow or canary version; ``None`` for the champion
     """
     served = answers[0].served
     rows = [answer.rows.count for answer in answers]

@@ -52,7 +52,7 @@ def merge(
     :param model: name of the registered model
     :param name: name of the datasets of predictions
     :param now: current time; windows that end later are not merged
-    :param apart: ``shadow`` or ``canary`` for predictions of such a version; ``None`` for those of the champion
+    :param apart: ``shadow`` or ``canary`` for predictions of a shadow or canary version; ``None`` for the champion
     :return: the manifests of the new datasets
     :raises StoreError: the store cannot be used
     """
@@ -101,7 +101,7 @@ def _write(
     merged: list[str],
     new: list[str],
 ) -> Manifest:
-    """Write a dataset with the rows of the current dataset, if there is one, and of new files.
+    """Write a dataset with the rows of new files and, if it exists, of the current dataset.
 
     :param before: the current dataset; ``None`` if there is none, or if it was purged
     :param merged: names of the files from which the current dataset was made, which may be deleted by now

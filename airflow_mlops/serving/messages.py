@@ -55,7 +55,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         while True:
             message = await request.receive()
             if message["type"] == "http.disconnect":
-                # The client has closed the connection and reads no answer. The status is that of nginx.
+                # The client has closed the connection and reads no answer. nginx uses the same status.
                 raise RefusedError(499, "The client closed the connection before it had sent the body.")
             part = message.get("body", b"")
             size += len(part)

@@ -10,10 +10,11 @@ from airflow_mlops.serving.rows import InputColumns, Rows
 
 
 def difference(sent: InputColumns, wanted: InputColumns) -> str | None:
-    """Return why rows for one version cannot be passed to another version, as a clause; ``None`` if they can.
+    """Return why the rows of a request for the champion cannot be passed to another version.
 
-    :param sent: fields of the rows, which are those of the champion
-    :param wanted: fields of the other version
+    :param sent: fields of the rows of the champion
+    :param wanted: fields of the rows of the other version
+    :return: the reason as a clause; ``None`` if the rows can be passed on
     """
     kinds = {feature.name: feature.kind for feature in sent.features}
     for feature in wanted.features:

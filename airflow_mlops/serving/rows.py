@@ -22,7 +22,7 @@ from airflow_mlops.serving.layout import REQUEST_COLUMNS
 _NULL = type(None)
 _NUMBERS = {int, float, bool, _NULL}
 _DOUBLES = {float}
-# If a column has at most this many times, they are parsed one by one, which is then faster than parsing the column.
+# A column with at most this number of times is parsed value by value, which is faster for few values.
 _FEW = 20
 _INT64, _LARGEST = 2**63, sys.float_info.max
 _WHAT = {"number": "a number or null", "integer": "an integer", "string": "a text or null"}
@@ -57,7 +57,7 @@ class InputColumns:
         self.keys = [name for name in keys if name in self.carried or name in known]
         self.timestamp = contract.timestamp if contract.timestamp in self.carried else None
         self._known = known | self.carried.keys()
-        #: Columns of a logged row, without those of the prediction.
+        #: Columns of a logged row, without the columns of the prediction.
         self.schema = pa.schema(
             [
                 *(pa.field(feature.name, _LOGGED[feature.kind]) for feature in self.features),

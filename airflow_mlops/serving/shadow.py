@@ -113,7 +113,7 @@ class Shadow:
 
 
 def main() -> None:
-    """Score rows until the server ends and thereby closes standard input."""
+    """Score rows until standard input is closed, which happens when the server ends."""
     # Ctrl-C is handled by the server, which then closes standard input.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.INFO, format="%(levelname)s shadow: %(message)s")

@@ -69,7 +69,7 @@ def packed(answer: Answer, apart: Apart | None) -> Packed:
     """Return an answer as bytes.
 
     :param answer: the answer
-    :param apart: ``shadow`` or ``canary`` for predictions of such a version; ``None`` for those of the champion
+    :param apart: ``shadow`` or ``canary`` for predictions of a shadow or canary version; ``None`` for the champion
     :raises ValueError: a text cannot be encoded
     """
     rows, found = answer.rows, answer.found

@@ -39,8 +39,8 @@ _RESTART_SECONDS, _STOP_SECONDS = 2.0, 20.0
 class _Batch:
     """Answers that wait to be sent in one message.
 
-    The keys of ``versions`` are the ``id()`` of each version that has answered. The values are pairs of its index in
-    the message and the version.
+    ``versions`` maps the ``id()`` of each version that has answered to a pair: the index of the version in the message,
+    and the version.
     """
 
     versions: dict[int, tuple[int, Served]] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Writing:
         """Log an answer, if its request is in the sample. If the buffer is full, its rows are counted as not logged.
 
         :param answer: the answer
-        :param apart: ``shadow`` or ``canary`` for predictions of such a version; ``None`` for those of the champion
+        :param apart: ``shadow`` or ``canary`` for predictions of a shadow or canary version; ``None`` for the champion
         """
         if not in_sample(answer.request_id, self._spec.sample):
             return

@@ -2,9 +2,9 @@
 
 A stage that supports the cache has a module ``cache`` with three functions::
 
-    def inputs(spec, context) -> dict       # what determines the result, as JSON; raises NotCacheableError
-    def artifacts(result, spec, context) -> dict[str, str]   # hashes of what the result refers to; raises if it is gone
-    def replay(result, spec, context) -> None                # repeats what the step does apart from its artifacts
+    def inputs(spec, context) -> dict       # everything that determines the result, as JSON; raises NotCacheableError
+    def artifacts(result, spec, context) -> dict[str, str]   # hashes of the result's artifacts; raises if one is gone
+    def replay(result, spec, context) -> None                # repeats the step's effects other than its artifacts
 
 The key of an entry is the fingerprint of the inputs. The entry names the stored result of the task that computed it. A
 wrong hit is worse than a miss: if something cannot be hashed or checked, the step is computed, and the log says why.

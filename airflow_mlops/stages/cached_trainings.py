@@ -1,4 +1,4 @@
-"""What determines a training or a search, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+"""The inputs that trainings and searches share in the cache (:mod:`airflow_mlops.stages.cache`)."""
 
 from __future__ import annotations
 

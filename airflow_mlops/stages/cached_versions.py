@@ -1,4 +1,4 @@
-"""What determines the predictions of a model version, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+"""Model versions as inputs and artifacts in the cache (:mod:`airflow_mlops.stages.cache`)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def content(ref: ModelVersionRef, folder: Path) -> dict[str, Any]:
 
 
 def require_same(client: MlflowClient, ref: ModelVersionRef) -> None:
-    """Check that the number of a version still belongs to it. A new server may use the number for another version.
+    """Check that the number of a version still belongs to this version, and not to a version on a new server.
 
     :raises NotCacheableError: the number belongs to a different version
     :raises RegistryError: the version does not exist any more

@@ -28,7 +28,7 @@ class StepContext:
         task
     :param connection: function that looks up an Airflow connection by its id
     :param provenance: Airflow task that started the step
-    :param meter: measures what the step uses; ``None`` if a script runs the step
+    :param meter: meter of the resources that the step uses; ``None`` if a script runs the step
     """
 
     store: ArtifactStore

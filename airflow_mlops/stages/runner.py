@@ -26,12 +26,12 @@ _TRAINING_STEPS = frozenset({"training_set", "search", "train"})
 def run_call(call: StepCall, connection: ConnectionResolver = from_environment) -> dict[str, Any]:
     """Run the step that ``call`` describes, and return the result of the step as a dict of JSON values.
 
-    If the artifact store already contains the result, or ``call.cache`` is ``use`` and nothing has changed since
-    another task computed it, the step does not run. In a TrainJob, only node 0 returns the result; the other nodes
-    return ``{}``.
+    If the artifact store already contains the result, the step does not run. The same applies if ``call.cache`` is
+    ``use`` and the cache contains a result for the same inputs. In a TrainJob, only node 0 returns the result. The
+    other nodes return ``{}``.
 
-    An error of a data library that another try cannot correct becomes one :class:`UnsupportedDataError`, and its
-    traceback is logged. An exception of the user's own code is raised unchanged.
+    If a data library raises an error that another try cannot correct, its traceback is logged, and
+    :class:`UnsupportedDataError` is raised. An exception of the user's own code is raised unchanged.
 
     :param connection: function that looks up an Airflow connection by its id
     :raises SpecError: a different version of this package created the call, or the spec of the step is invalid
@@ -93,7 +93,7 @@ def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -
         result = module.run(spec, context)
     usage = meter.usage()
     log.info("%s", usage.sentence())
-    # The resources that reading the cache used must not be recorded as those of the training.
+    # The usage of a cached step must not replace the recorded usage of the training.
     if is_computed:
         record(usage, call.step, result, spec, connection)
     answer = result.model_copy(update={"usage": usage}).model_dump(mode="json")

@@ -33,7 +33,7 @@ class Meter:
         self.rows: int | None = None
         self._read, self._written = store.traffic.read, store.traffic.written
         self._children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        # Resets the kernel's record of the peak memory (VmHWM). If this is not permitted, the record covers the whole
+        # This resets the kernel's record of the peak memory (VmHWM). Without permission, the record covers the whole
         # life of the process.
         with suppress(OSError):
             (_PROCESS / "clear_refs").write_text("5")
@@ -61,8 +61,8 @@ class Meter:
         except (OSError, IndexError, ValueError):
             return round(peak_memory() / 1e6, 1)
         children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-        # The peak of the largest child process that has ended. It belongs to the step only if it has grown since the
-        # step began.
+        # The peak memory of the largest child process that has ended. The peak belongs to the step only if it has grown
+        # since the step began.
         return round(max(own, 1024 * children if children > self._children else 0) / 1e6, 1)
 
 

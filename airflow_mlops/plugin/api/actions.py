@@ -131,7 +131,7 @@ def _teams(rights: Access) -> set[str]:
 
 @router.get("/models/{name}/rollback", dependencies=SEEN)
 def preview_rollback(name: ModelName, store: StoreDep, version: int | None = None) -> RollbackPreview:
-    """Return what a rollback would change. Nothing is changed."""
+    """Return the changes that a rollback would make. Nothing is changed."""
     return rollbacks.preview(name, Ledger(store, name).entries(), version)
 
 

@@ -121,7 +121,7 @@ _PAGES = ("docs_url", "report_url")
 
 @router.get(_TASK)
 def task_result(found: TaskDep) -> TaskResult:
-    """Return the result of a task of this package. URLs of pages are those at which the plugin serves them."""
+    """Return the result of a task of this package, with the URLs at which the plugin serves its pages."""
     pages = {name: page_address(url) for name in _PAGES if isinstance(url := found.result.get(name), str)}
     return found.model_copy(update={"result": {**found.result, **pages}})
 
@@ -134,7 +134,7 @@ def quarantined_samples(found: TaskDep, store: StoreDep) -> Samples:
 
 @router.get(f"{_TASK}/progress")
 def training_progress(dag_id: str, run_id: str, task_id: str, map_index: int, rights: AccessDep) -> Progress:
-    """Return what a training or a search has logged to MLflow so far."""
+    """Return the curves and trials that a training or a search has logged to MLflow so far."""
     if dag_id not in rights.readable:
         raise unknown("task")
     try:

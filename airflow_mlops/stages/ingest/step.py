@@ -90,7 +90,7 @@ def _checked(
     earlier: Manifest | None,
     context: StepContext,
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the batches. Before the first batch, compare the columns with those of a neighbouring window."""
+    """Yield the batches. Before the first batch, compare its columns with the columns of a neighbouring window."""
     first = True
     for batch in batches:
         if first and earlier is not None:

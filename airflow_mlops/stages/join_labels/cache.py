@@ -1,4 +1,4 @@
-"""What determines labelled predictions, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+"""Cache support of the stage ``join_labels``, see :mod:`airflow_mlops.stages.cache`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What determines predictions, for the cache (:mod:`airflow_mlops.stages.cache`).
+"""Cache support of the stage ``score``, see :mod:`airflow_mlops.stages.cache`.
 
 Each prediction contains the time at which it was made, so scoring again writes another dataset. Cached predictions are
 returned only if they are still the current predictions of their version, and if no newer predictions overlap their

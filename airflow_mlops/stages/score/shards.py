@@ -1,6 +1,6 @@
 """The shards of a scoring: mapped tasks that score the rows of the same datasets with the same model version.
 
-What the shards agree on is in the artifact store::
+The shards share these objects in the artifact store::
 
     checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/members/SHARD.json   the task that takes part as this shard
     checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/version.json         the claimed model version
@@ -166,7 +166,7 @@ class Round:
 def join(spec: ScoreSpec, context: StepContext) -> Round:
     """Return the round in which the task takes part as the shard ``spec.shard``.
 
-    :raises SpecError: the step runs outside of Airflow, where it is unknown which tasks are shards of one scoring
+    :raises SpecError: the step runs outside of Airflow, where the other shards are unknown
     """
     assert spec.shard is not None  # checked by the spec
     assert spec.shards is not None

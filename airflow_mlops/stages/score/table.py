@@ -51,7 +51,9 @@ def check_rows(window: Window | None, keys: list[str], name: str) -> None:
 
 
 def write(table: Table, predictions: Dataset) -> int:
-    """Replace the predictions of a window, model, version and dataset name in a table with those of a dataset.
+    """Write the predictions of a dataset into a table.
+
+    Rows in the table with the same window, model, version and dataset name are replaced.
 
     :param table: the table
     :param predictions: dataset of predictions with a window

@@ -1,4 +1,4 @@
-"""What determines a candidate, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+"""Cache support of the stage ``train``, see :mod:`airflow_mlops.stages.cache`."""
 
 from __future__ import annotations
 

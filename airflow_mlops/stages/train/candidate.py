@@ -28,7 +28,8 @@ from airflow_mlops.stages.train import calibration, interval, threshold
 from airflow_mlops.stages.train.aside import Divided, divided
 from airflow_mlops.stages.train.spec import TrainSpec
 
-# Number of held-out rows in which the labels of a model's own predict() are compared with those of its contract.
+# Number of held-out rows for which the labels from the model's own predict() are compared with the labels from the
+# contract.
 _COMPARED = 2_000
 
 

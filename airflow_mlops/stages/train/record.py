@@ -171,7 +171,7 @@ def log_run(
 def _insist(request: Callable[[], None]) -> None:
     """Send an idempotent request, and repeat it if MLflow refuses it.
 
-    If two requests add the same objects at the same time, as two tries of a task may do, MLflow refuses one of them.
+    If two tries of a task add the same objects at the same time, MLflow refuses one of the requests.
     """
     from mlflow.exceptions import MlflowException
 

@@ -1,4 +1,4 @@
-"""What determines a training set, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+"""Cache support of the stage ``training_set``, see :mod:`airflow_mlops.stages.cache`."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ class _Source:
     def _of(self, dataset: Dataset, *, empty: bool = False) -> Iterator[pa.Table]:
         """Read the columns of a dataset. Columns that the dataset lacks, or has in another type, are null.
 
-        :param empty: whether only one table without rows is read
+        :param empty: whether to return a single table without rows
         """
         schema = dataset.schema
         lacking = {

@@ -186,7 +186,7 @@ def _write(
 def _run_starts(run: Window, datasets: Sequence[Dataset], timestamp: str) -> datetime:
     """Return the first event time that lies in the window of the run.
 
-    Event times that are dates became midnights in UTC, but their days are those of the window's time zone.
+    Event times that are dates were converted to midnight UTC, although they are days in the window's time zone.
     """
     if run.zone == UTC:
         return run.start

@@ -1,4 +1,4 @@
-"""What determines the result of a validation, for the cache (:mod:`airflow_mlops.stages.cache`)."""
+"""Cache support of the stage ``validate``, see :mod:`airflow_mlops.stages.cache`."""
 
 from __future__ import annotations
 

@@ -142,9 +142,9 @@ def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -
 
 
 def _make_quantiles_storable() -> None:
-    """Correct the expectation about quantiles, whose result Great Expectations 1.24 cannot write as JSON.
+    """Make the results of the expectation about quantiles storable.
 
-    ``success`` is NumPy's boolean, and the list of successes contains NumPy's booleans.
+    The results contain NumPy booleans, which Great Expectations 1.24 cannot write as JSON.
     """
     from great_expectations.expectations.core.expect_column_quantile_values_to_be_between import (
         ExpectColumnQuantileValuesToBeBetween as Quantiles,
@@ -206,7 +206,10 @@ def require_computed(found: ExpectationSuiteValidationResult, suite: str) -> Non
 
 
 def outcome(result: ExpectationValidationResult) -> ExpectationOutcome:
-    """Return whether one expectation passed and, if it checks rows, the number of rows that do not meet it."""
+    """Return the outcome of one expectation: whether it passed, and the number of rows that do not meet it.
+
+    The number is ``None`` if the expectation concerns the whole table.
+    """
     about_rows = "unexpected_index_list" in result.result
     return ExpectationOutcome(
         expectation=title(result),

@@ -72,7 +72,7 @@ class EndpointApi:
         self._unless_absent("DELETE", _path(manifest), [("propagationPolicy", "Foreground")])
 
     def pods(self, template: str | None = None) -> list[Json]:
-        """Read the pods of the endpoint, without those that are being deleted.
+        """Read the pods of the endpoint that are not being deleted.
 
         :param template: value of the label ``airflow-mlops/template``; by default all pods
         """

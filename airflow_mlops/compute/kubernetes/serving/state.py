@@ -55,7 +55,7 @@ def template(manifest: Json) -> str:
 
 
 def address(live: Json) -> str | None:
-    """Return the URL that the cluster has assigned to the object that runs the servers; ``None`` without one."""
+    """Return the URL that the cluster has assigned to the object that runs the servers; ``None`` if it has no URL."""
     url = (live.get("status") or {}).get("url")
     return str(url).rstrip("/") if url else None
 

@@ -287,7 +287,7 @@ def _name(call: StepCall) -> str:
 
 
 def _labels(context: Context) -> dict[str, str]:
-    """Return the labels that KubernetesPodOperator sets on a pod, without those that differ between tries."""
+    """Return the labels that KubernetesPodOperator sets on a pod, without labels that differ between tries."""
     ti = context["ti"]
     labels = {"dag_id": ti.dag_id, "task_id": ti.task_id, "run_id": ti.run_id}
     if ti.map_index is not None and ti.map_index >= 0:

@@ -38,7 +38,7 @@ _NOT_FINITE = ("nan", "NaN", "NAN", "-nan", "inf", "-inf", "Inf", "-Inf", "INF",
 # Whole numbers as pandas writes them if a value of the column is missing. A double holds 15 digits exactly.
 _INTEGRAL = r"^-?(0|[1-9]\d{0,14})(\.0)?$"
 _FIXED = r"^-?(0|[1-9]\d*)\.\d+$"
-# Numbers in general, and those whose decimals do not end with zeros.
+# Numbers in general, and numbers whose decimals do not end with zeros.
 _NUMBER = r"^-?((0|[1-9]\d*)?\.\d+|0|[1-9]\d*)([eE][+-]?\d+)?$"
 _CANONICAL = r"^-?((0|[1-9]\d*)?\.(\d*[1-9]|0)|0|[1-9]\d*)([eE][+-]?\d+)?$"
 # Notations of numbers. `1E5` may be an id, unless other numbers have decimals: R writes numbers with decimals in this

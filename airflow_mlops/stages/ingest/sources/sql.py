@@ -67,7 +67,10 @@ class QuerySource(ABC):
         )
 
     def read_error(self, error: BaseException) -> SourceError:
-        """Create the error for a database that cannot be reached, or that fails while rows are read. It is retried."""
+        """Create the error for a database that cannot be reached, or that fails while rows are read.
+
+        A task with this error is retried.
+        """
         return SourceError(
             f"The database of connection {self.info.conn_id!r} ({self.info.conn_type}) could not be read: "
             f"{self.driver_message(error)}. Nothing was written, and a retry starts from the beginning. Check that the "

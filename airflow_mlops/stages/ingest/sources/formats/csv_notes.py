@@ -29,7 +29,7 @@ class ColumnNotes:
         self._name = name
         self._notation = notation
         self._values = self._numbers = 0
-        # Values that are not numbers; if there are more than `_MOST_TOKENS`, only some of them.
+        # Values that are not numbers. If there are more than `_MOST_TOKENS`, only some are kept.
         self._others: set[str] = set()
         self._comma_groups = self._decimal_comma = notation == Notation()
         self._other_groups = self._comma_groups

@@ -128,7 +128,7 @@ class Rows:
         """Return the text with ``xx`` instead of each escaped separator, quote, line break or escape character."""
         escape = (self.options.escapechar or "").encode()
         if escape:
-            # Pairs of escape characters come first. A single one that is left then escapes the next character.
+            # Pairs of escape characters are replaced first. Each remaining escape character escapes the next character.
             for character in (escape, self.quote(), *self._ends):
                 text = text.replace(escape + character, b"xx") if character else text
         return text

@@ -16,7 +16,7 @@ from airflow_mlops.stages.ingest.sources.formats import source_file
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
 from airflow_mlops.stages.ingest.sources.formats.text import Block
 
-# Numbers stay text: their values are not needed, and Python refuses to convert those with thousands of digits.
+# Numbers stay text, because their values are not needed. Python refuses to convert numbers with thousands of digits.
 _DECODER = json.JSONDecoder(parse_int=str, parse_float=str)
 _SPACE = re.compile("[ \\t\\n\\r]*")
 

@@ -50,7 +50,10 @@ def inexact_double(value: Any, kind: pa.DataType, *, rounds: bool = False) -> st
 
 
 def misfit_decimal(value: Any, kind: pa.DataType) -> str | None:
-    """Return the first number in a JSON value that the decimal type, also in lists and structs, cannot represent."""
+    """Return the first number in a JSON value that its decimal type cannot represent.
+
+    Numbers in lists and structs are checked as well.
+    """
     if pa.types.is_nested(kind):
         found = (misfit_decimal(one, inner) for one, inner in _inner(value, kind))
         return next((number for number in found if number is not None), None)
@@ -64,7 +67,7 @@ def misfit_decimal(value: Any, kind: pa.DataType) -> str | None:
 
 
 def other_field(value: Any, kind: pa.DataType) -> str | None:
-    """Return the path of the first field in a JSON value that its struct type does not have; ``None`` without one."""
+    """Return the path of the first field in a JSON value that its struct type lacks; ``None`` if there is none."""
     if pa.types.is_struct(kind) and isinstance(value, dict):
         for name, inner in value.items():
             index = kind.get_field_index(name)

@@ -43,7 +43,7 @@ def read_blocks(file: SourceFile, blocks: Iterator[Block], unit: str) -> Iterato
 
     :param file: the file that contains the rows
     :param blocks: blocks of JSON lines
-    :param unit: what ``line`` of a block counts, for error messages: ``line`` or ``record``
+    :param unit: unit of ``line`` of a block, for error messages: ``line`` or ``record``
     """
     reader = _Reader(file)
     for block in blocks:

@@ -42,7 +42,7 @@ def calendar(context: Context, period: str | None = None) -> Calendar:
     zone = _zone(timetable, dag, sent)
     start = _utc(context.get("partition_date"))
     ends, cadence = _partitions(timetable, start) if start is not None else ({}, None)
-    # If another DAG passes on the partition, the window in the event of that DAG gives the length of the partition.
+    # If another DAG has sent the partition key, the window in that DAG's event determines the length of the partition.
     passed_on = {window.start: window.end for window in sent if window.start == start}
     first, last = _utc(context.get("data_interval_start")), _utc(context.get("data_interval_end"))
     interval = {first: last} if first is not None and last is not None and first < last else {}

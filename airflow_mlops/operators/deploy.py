@@ -135,5 +135,5 @@ class DeployOperator(StepOperator):
         super().on_kill()
         if self._rollout is not None:
             self._rollout.put_back()
-            # Otherwise Airflow would continue the task.
+            # Without this exception, Airflow would continue the task.
             raise SystemExit(143)

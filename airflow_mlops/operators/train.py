@@ -112,7 +112,7 @@ class TrainOperator(StepOperator):
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
         place = self.place()
-        # The run of a cached training belongs to the task that trained, perhaps with another image.
+        # The run of a cached training belongs to the task that trained the model, perhaps with another image.
         if result.get("cached") is None and (digest := place.get("image_digest")):
             from airflow_mlops.hooks.mlflow import MLflowHook
 

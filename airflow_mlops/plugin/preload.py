@@ -33,7 +33,7 @@ def on_starting(component: Any) -> None:
 
 def import_all(modules: list[str]) -> None:
     """Import ``modules``. If an import fails, a warning is logged and no error is raised."""
-    # OpenMP reads this when it is loaded; see airflow_mlops.stages.runner.
+    # OpenMP reads this variable when its library is loaded, see airflow_mlops.stages.runner.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     for module in modules:
         start = time.perf_counter()

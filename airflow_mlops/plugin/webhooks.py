@@ -30,14 +30,14 @@ from airflow_mlops.settings import default_store, webhook_conn_id
 
 log = logging.getLogger(__name__)
 
-# Names of MLflow 3 (mlflow.webhooks).
+# Names of headers and events in MLflow 3 (mlflow.webhooks).
 _ID, _TIME, _SIGNATURE = "X-MLflow-Delivery-Id", "X-MLflow-Timestamp", "X-MLflow-Signature"
 _ENTITY, _ACTIONS = "model_version_alias", ("created", "deleted")
 _SIGNATURE_VERSION = "v1,"
-# Events of aliases have some hundred bytes.
+# Largest body, in bytes. Events of aliases have a few hundred bytes.
 _LARGEST = 64 * 1024
-# Largest accepted difference, in seconds, between the signed time and this server's clock. MLflow's retries keep the
-# first signature, and end earlier.
+# Largest accepted difference, in seconds, between the signed time and this server's clock. A retry of MLflow has the
+# signature of the first request, and all retries end within this time.
 _REPLAY_WINDOW = 300
 # Largest number of digits of a time. Python refuses to convert text with thousands of digits to an integer.
 _DIGITS = 20

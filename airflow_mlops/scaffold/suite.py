@@ -10,7 +10,7 @@ from airflow_mlops.scaffold.proposal import Proposal
 
 # Text columns with at most this many distinct values get an expectation that lists the values.
 _CATEGORIES = 20
-# A window whose number of rows is below this share of the mean number is incomplete.
+# A window is considered incomplete if its number of rows is below this share of the mean number of rows.
 _FEWEST = 0.25
 
 

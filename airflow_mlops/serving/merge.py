@@ -37,7 +37,7 @@ from airflow_mlops.serving.log_options import conformed, strictest, with_privacy
 log = logging.getLogger(__name__)
 
 _FILE = re.compile(r"^v(?P<version>\d+)-[0-9a-f]{32}\.parquet$")
-# Time after the end of a window in which servers upload their last predictions of it.
+# Time after the end of a window within which servers upload their last predictions for the window.
 _MARGIN = timedelta(minutes=1)
 # Time from the end of a merged window to the deletion of its files.
 _KEPT = timedelta(days=2)
@@ -114,7 +114,7 @@ def _write(
         for batch in before.batches() if before is not None else ():
             writer.write(conformed(pa.Table.from_batches([batch]), parts[0][0], options).replace_schema_metadata(None))
         for key, (details, _) in zip(new, facts, strict=True):
-            # Threads of Arrow may still hold objects of Python when the process ends. This aborts the process.
+            # No threads are used: if threads of Arrow still hold Python objects when the process ends, it aborts.
             with pq.ParquetFile(io.BytesIO(store.read_bytes(key))) as parquet:
                 table = parquet.read(use_threads=False)
             writer.write(conformed(table, details, options).replace_schema_metadata(None))

@@ -59,8 +59,8 @@ class OnlineFeatures:
             )
         with repository.locked(store, shared=True):
             plan = request.resolve(store, service, None if service else refs)
-        # The registry is not read again: its later changes concern later versions, and its file may be incomplete while
-        # it is written.
+        # The registry is not read again. Later changes concern later versions of the model, and the file of the
+        # registry may be incomplete while it is written.
         registry: Any = store.registry
         with suppress(AttributeError):
             registry.cached_registry_proto_ttl = timedelta(0)

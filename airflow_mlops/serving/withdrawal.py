@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
-# Number of the last answers of a version that are compared.
+# Number of answers of a version that are compared: the last 1,000.
 _KEPT = 1_000
 # Failures of the canary: the smallest number of failures; the constant and the factor in the limit of `worse`.
 _FAILURES, _FAILED, _TIMES_FAILED = 10, 0.01, 3.0

@@ -74,8 +74,7 @@ def packed(answer: Answer, apart: Apart | None) -> Packed:
     """
     rows, found = answer.rows, answer.found
     carried = rows.carried
-    # The predictions are sent as Python values, and not as Arrow data, because that takes a tenth of the time for a few
-    # rows.
+    # The predictions are sent as Python values. For a few rows, this takes a tenth of the time that Arrow data takes.
     head = to_json(
         (
             apart, answer.request_id, answer.at, answer.latency_ms, rows.count, rows.features, list(carried),

@@ -98,7 +98,7 @@ def same_origin(request: Request) -> None:
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _JSON:
         raise HTTPException(415, f"The body of the request must be JSON (Content-Type: {_JSON}).")
     bearer = request.headers.get("authorization", "").lower().startswith("bearer ")
-    # In this mode Airflow adds a token to all requests, so a token does not show where a request comes from.
+    # If all users are admins, Airflow adds a token to every request, so the token does not prove where it comes from.
     added = conf.getboolean("core", "simple_auth_manager_all_admins", fallback=False)
     if bearer and not added:
         return

@@ -110,7 +110,7 @@ class Session:
         """
         from great_expectations.core.id_dict import BatchSpec
 
-        # Great Expectations shows the name of an asset from here, but does not write it for an asset of DataFrames.
+        # Data Docs show this name as the name of the data. Great Expectations does not set it for DataFrames.
         batch_spec = results.meta.get("batch_spec") or {}
         results.meta["batch_spec"] = BatchSpec({**batch_spec, "data_asset_name": self._name})
         self._context.validation_results_store.set(identifier, results)

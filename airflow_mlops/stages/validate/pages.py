@@ -14,7 +14,7 @@ _DROPPED = {"script", "noscript", "iframe", "footer"}
 # In a stylesheet: an image or font from the internet.
 _REMOTE_URL = re.compile(r"""url\(\s*['"]?(?:https?:)?//[^)]*\)""")
 _CHART = '<p class="note">A chart that needs scripts from the internet is left out.</p>'
-# Replaces Bootstrap and Font Awesome, as far as the templates of Great Expectations use them.
+# This stylesheet replaces the parts of Bootstrap and Font Awesome that the templates of Great Expectations use.
 _STYLE = """<style>
 :root { color-scheme: light dark; }
 body { margin: 0; font: 15px/1.5 system-ui, sans-serif; background: Canvas; color: CanvasText; }

@@ -14,7 +14,7 @@ _CONTAINER = "kserve-container"
 # Knative, which runs the pods in KServe's serverless mode, refuses these fields or sets them itself.
 _NOT_OF_POD = ("restartPolicy", "terminationGracePeriodSeconds")
 _NOT_OF_CONTAINER = ("lifecycle", "startupProbe")
-# Seconds before the first liveness check. Elsewhere, the startup probe gives the server time to start.
+# Seconds before the first liveness check. Without Knative, the startup probe gives the server time to start.
 _START = 30
 
 
@@ -41,7 +41,7 @@ def inference_service(
     spec = deepcopy(template["spec"])
     for field in _NOT_OF_POD:
         spec.pop(field, None)
-    # Knative accepts the security context of a container, but that of a pod only if an administrator allows it.
+    # Knative accepts the security context of a pod only if an administrator allows it, but always that of a container.
     security = spec.pop("securityContext", {})
     for container in spec["containers"]:
         container["securityContext"] = {**security, **container.get("securityContext", {})}

@@ -41,8 +41,8 @@ _FIXED = r"^-?(0|[1-9]\d*)\.\d+$"
 # Numbers in general, and numbers whose decimals do not end with zeros.
 _NUMBER = r"^-?((0|[1-9]\d*)?\.\d+|0|[1-9]\d*)([eE][+-]?\d+)?$"
 _CANONICAL = r"^-?((0|[1-9]\d*)?\.(\d*[1-9]|0)|0|[1-9]\d*)([eE][+-]?\d+)?$"
-# Notations of numbers. `1E5` may be an id, unless other numbers have decimals: R writes numbers with decimals in this
-# form.
+# Notations of numbers. `1E5` may be an id. If other numbers have decimals, it is a number, because R writes such
+# columns in this form.
 _NOTATIONS = {
     "2": r"^-?\d+$",
     "2.0": r"\.0$",
@@ -258,7 +258,7 @@ def _whole(values: pa.Array) -> pa.Array:
         return pc.equal(values.cast(pa.int64()).cast(values.type), values)
     except pa.ArrowInvalid:
         pass
-    # At most 18 digits always fit; the rest is compared in Python.
+    # Integers of at most 18 digits always fit. Longer integers are compared in Python.
     whole = pc.match_substring_regex(values, r"^(0|-?[1-9]\d{0,17})$")
     long = values.filter(pc.match_substring_regex(values, r"^-?[1-9]\d{18}$")).to_pylist()
     fitting = [text for text in long if -(2**63) <= int(text) < 2**63]

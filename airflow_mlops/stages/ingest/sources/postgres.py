@@ -50,8 +50,8 @@ class PostgresSource(QuerySource):
             with suppress(driver.Error):
                 cursor.execute(NOTICE_LOST_CLIENT)
                 cursor.fetchall()
-            # The transaction is read-only, and not the session, because a connection pooler such as PgBouncer would
-            # hand a read-only session to other clients.
+            # Only the transaction is read-only. A connection pooler such as PgBouncer would pass a read-only session on
+            # to other clients.
             cursor.execute("BEGIN TRANSACTION READ ONLY")
             if self.window:
                 # COPY does not support parameters, so the bounds are passed as settings of the session.

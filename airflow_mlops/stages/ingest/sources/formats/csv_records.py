@@ -204,7 +204,7 @@ class Rows:
         for run in re.compile(re.escape(self.quote()) + b"+").finditer(masked, start):
             if not self.options.doublequote:
                 return run.start()
-            # An even number of quotes are doubled quotes. The last of an odd number of quotes closes the value.
+            # In an even number of quotes, all are doubled quotes. In an odd number, the last quote closes the value.
             if (run.end() - run.start()) % 2:
                 return run.end() - 1
         return None

@@ -159,7 +159,7 @@ class _Document:
             except RecursionError:
                 raise self._malformed("is nested too deeply") from None
             except json.JSONDecodeError as error:
-                # A value that is cut off by the end of the text so far fails there, or where its last string begins.
+                # If the text so far ends inside a value, decoding fails at its end or at the start of its last string.
                 cut = error.msg.startswith("Unterminated string") or error.pos > len(self._text) - 16
                 if not cut or not self._fill():
                     self._at = min(error.pos, len(self._text))

@@ -12,7 +12,7 @@ import pyarrow as pa
 from airflow_mlops.stages.ingest.sources.formats import source_file
 from airflow_mlops.stages.ingest.sources.formats.source_file import HashingReader, SourceFile
 
-# The byte order mark of UTF-32 begins with that of UTF-16.
+# UTF-32 comes first, because its byte order mark begins with the byte order mark of UTF-16.
 _MARKS = {
     codecs.BOM_UTF8: "utf-8",
     codecs.BOM_UTF32_LE: "utf-32-le",
@@ -21,7 +21,7 @@ _MARKS = {
     codecs.BOM_UTF16_BE: "utf-16-be",
 }
 # The first bytes of other formats, whose files often have the suffix of a text format. Text can begin with letters such
-# as PAR1, so the bytes after them, which text does not have, belong to the pattern.
+# as PAR1. Therefore the patterns also contain the next bytes, which do not occur in text.
 _SIGNATURES = {
     rb"\x1f\x8b": "gzip file",
     rb"PK\x03\x04": "zip archive or Excel workbook",
@@ -167,7 +167,7 @@ def whole_records(
             waiting = waiting[end:]
         else:
             require_size(file, waiting, line)
-        # A long row is searched again from its beginning, so the text must grow in proportion.
+        # A long row is searched again from its beginning, so the text is doubled before the next search.
         least = 0 if end else min(2 * len(waiting), source_file.MAX_RECORD_BYTES + 1)
     if waiting:
         if check_end is not None:

@@ -79,7 +79,7 @@ class Asked:
 
 
 class Absent:
-    """Raises an error that names the missing argument for each question, because no person is at the terminal."""
+    """Replaces the person if there is no terminal. Each question raises an error that names the missing argument."""
 
     def choose(self, flag: str, question: str, options: Sequence[str]) -> str:
         raise _unknown(flag, question, options)

@@ -35,7 +35,7 @@ def from_text(text: str) -> Compute:
 
 
 def default_place() -> Compute:
-    """Return the default of ``run_on``: the setting ``[mlops] run_on``, or the Airflow worker if the setting is empty.
+    """Return the value of the setting ``[mlops] run_on``. If the setting is empty, return :class:`Worker`.
 
     :raises SpecError: the setting cannot be parsed
     """

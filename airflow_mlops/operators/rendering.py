@@ -94,7 +94,10 @@ class Expression:
 
 
 def _single_expression(text: str, environment: jinja2.Environment) -> str | None:
-    """Return the expression in ``text`` if ``text`` is exactly one expression in double braces, otherwise ``None``."""
+    """Return the expression of a template that is exactly one expression in double braces.
+
+    Return ``None`` for any other text.
+    """
     found = _EXPRESSION.fullmatch(text.strip())
     if found is None:
         return None
@@ -113,7 +116,7 @@ def _from_text(text: str) -> Any:
 def with_expressions(
     value: Any, environment: jinja2.Environment, done: Collection[int], *, structured: bool, free: bool = False
 ) -> Any:
-    """Replace each template in ``value`` that keeps its type by an :class:`Expression`, and return the result.
+    """Replace each template in ``value`` whose result keeps its type by an :class:`Expression`.
 
     :param done: ids of values that must not be rendered, because they come from XCom
     :param structured: whether the value is a structured parameter, in which numbers and booleans keep their types

@@ -41,7 +41,7 @@ class Expanding(dict[str, Any]):
 
 
 class Decay(dict[str, Any]):
-    """A window from the oldest data to the end of the window of the run, with row weights that halve with age.
+    """A window from the oldest data to the end of the window of the run. Older rows have smaller weights.
 
     The weight of a row is ``0.5 ** (age / half_life)``, where the age is the elapsed time from the event to the end of
     the run's window. Trainers pass the weights to the estimator as ``sample_weight``.

@@ -94,7 +94,10 @@ class Column:
         return moments.as_utc(self.values, f"Column {self.name!r}")
 
     def bounds(self) -> tuple[Any, Any]:
-        """Return the smallest and the largest finite value of a column of numbers; ``(None, None)`` if there is none."""
+        """Return the smallest and the largest finite value of a column of numbers.
+
+        Return ``(None, None)`` if the column has no finite value.
+        """
         import pyarrow.compute as pc
 
         found = pc.min_max(self.values.filter(pc.is_finite(self.values))).as_py()

@@ -6,9 +6,11 @@ the requests that the version answers as a canary.
 The process imports MLflow's client, so that the server does not need to import it. The process loads each new version
 before the server does, so a model that crashes on loading does not end the server.
 
-The process reports to the server on standard output, with one JSON object per line: a version that it starts to load, a
-version that can be served, or an error. The first line of standard input contains the settings as JSON. Each further
-line names a canary that the server has withdrawn. The process then withdraws this canary from all servers.
+The process reports to the server on standard output, with one JSON object per line. It reports each version that it
+starts to load, each version that can be served, a removed alias, and errors.
+
+The first line of standard input contains the settings as JSON. Each further line names a canary that the server has
+withdrawn. The process then withdraws this canary from all servers.
 """
 
 from __future__ import annotations

@@ -291,7 +291,7 @@ def open_spool(spec: ServeSpec, store: ArtifactStore, metrics: Metrics, apart: A
     :param metrics: the metrics of the server
     :param apart: ``shadow`` or ``canary``; ``None`` for the champion
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
-    :raises SpecError: the connection ``hash_conn_id`` has no password, or one that is too short
+    :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short
     """
     name = predictions_name(spec.model, apart) if apart else spec.predictions
     return PredictionSpool(
@@ -304,7 +304,7 @@ def prepare(spec: ServeSpec) -> None:
     """Check the connection with the secret key for the hashes, and create the folder of the spool.
 
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
-    :raises SpecError: the connection ``hash_conn_id`` has no password, or one that is too short
+    :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short
     """
     _privacy(spec)
     _folder(spec).mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -116,7 +116,7 @@ def json_object(data: bytes) -> dict[str, Any]:
 
 
 def _refuse_repeated(data: bytes, body: dict[str, Any]) -> None:
-    """Refuse a body in which an object has a field twice, because the parser keeps only the last of the two fields.
+    """Refuse a body in which an object has a field twice. The parser would keep only the last of the two fields.
 
     In JSON, the name of each field ends with a quote and a colon. If the text contains as many such pairs as the parsed
     body has fields, no field is repeated. Otherwise, a slower parser reads the text again to find repeated fields. This

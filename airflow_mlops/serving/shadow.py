@@ -52,7 +52,10 @@ def packed(answers: Sequence[Answer]) -> bytes:
 
 
 def unpacked(source: BinaryIO) -> tuple[list[tuple[str, float, int]], Rows] | None:
-    """Read a message of :func:`packed`; ``None`` at the end of the input, even if the last message is incomplete."""
+    """Read a message that :func:`packed` has created.
+
+    :return: the requests and the rows; ``None`` at the end of the input, also after an incomplete message
+    """
     sizes = source.read(_HEAD.size)
     if len(sizes) < _HEAD.size:
         return None

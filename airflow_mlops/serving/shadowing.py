@@ -104,7 +104,10 @@ class Shadowing:
                 log.exception("%d rows could not be given to the shadow.", count)
 
     def _next(self) -> list[Answer] | None:
-        """Wait for queued answers, and return some consecutive answers of one version; ``None`` after :meth:`stop`."""
+        """Wait for queued answers.
+
+        :return: consecutive answers of one version; ``None`` after :meth:`stop`
+        """
         with self._changed:
             while not self._queue:
                 if self._stopped.is_set():

@@ -147,7 +147,7 @@ def _description(served: Served) -> str:
 
 @dataclass(frozen=True)
 class _Model:
-    """The contract and the engine of a version, in place of the loaded model, which this process does not need."""
+    """The contract and the engine of a version. They replace the loaded model, which this process does not need."""
 
     contract: ModelContract
     engine: str

@@ -101,7 +101,10 @@ class MonitorReportTrigger(BaseEventTrigger):
         return f"mlops.reports.{fingerprint([self.model, self.decisions, self.store])[:16]}"
 
     async def _load_fired(self) -> dict[str, str] | None:
-        """Return the creation times of the reports with a fired event, by report key; ``None`` at the first start."""
+        """Return the reports for which an event was fired.
+
+        :return: creation time by report key; ``None`` when the trigger starts for the first time
+        """
         if self.asset_state_store is not None:
             try:
                 return await self.asset_state_store.aget(self._state_key)  # type: ignore[return-value]

@@ -221,6 +221,10 @@ def _node(pod: Json) -> str:
 
 
 def _line(text: str, position: int) -> str:
-    """Return the line at index ``position`` among the non-blank lines of ``text``; empty if ``text`` is blank."""
+    """Return a line of ``text``.
+
+    :param position: index of the line among the lines that are not blank
+    :return: the line; empty if ``text`` is blank
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[position] if lines else "")[:500]

@@ -16,7 +16,7 @@ _STATE = "mlops_memory_factor"
 
 
 def grow_on_oom(error: MLOpsError, factor: float, context: Context) -> MLOpsError:
-    """Let the next try of the task request ``factor`` times as much memory if ``error`` is a :class:`MemoryLimitError`.
+    """If ``error`` is a :class:`MemoryLimitError`, let the next try of the task request ``factor`` times the memory.
 
     :param error: the error of the pod
     :param factor: the parameter ``grow_memory`` of the pod; 1 means that the memory does not grow

@@ -157,12 +157,18 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 def _form(kind: pa.DataType) -> str | None:
-    """Return a regular expression for the texts that can equal a value of the type ``kind``; ``None`` for all texts."""
+    """Return a regular expression for the texts that can equal a value of the type ``kind``.
+
+    Return ``None`` if any text can equal a value of this type.
+    """
     return _NUMBER if _is_number(kind) else _BOOLEAN if pa.types.is_boolean(kind) else None
 
 
 def _as_text(column: Any, decimal: bool) -> Any:
-    """Convert a column to text, without -0 and, if ``decimal``, without trailing zeros behind the decimal point."""
+    """Convert a column to text. -0 becomes 0.
+
+    :param decimal: whether to remove trailing zeros after the decimal point
+    """
     if pa.types.is_floating(column.type):
         column = _as_doubles(column)
     # Numbers are converted to text, and not text to numbers, because the texts 7 and 007 are different keys.

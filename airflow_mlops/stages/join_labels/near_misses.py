@@ -157,7 +157,7 @@ def _for_distinct(column: Any, convert: Callable[[pa.Array], pa.Array]) -> pa.Ar
 
 
 def _without_differences(text: pa.Array) -> pa.Array:
-    """Convert texts that differ only in spaces, case, leading zeros, ``.0`` or the Unicode form to the same text."""
+    """Normalize texts: spaces, case, leading zeros, a final ``.0`` and the Unicode normal form."""
     text = pc.utf8_lower(pc.utf8_trim_whitespace(pc.utf8_normalize(text, form="NFC")))
     text = pc.replace_substring_regex(text, r"\s+", " ")
     text = pc.replace_substring_regex(text, r"^([+-]?\d+)\.0+$", r"\1")

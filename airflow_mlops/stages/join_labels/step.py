@@ -170,7 +170,7 @@ def _empty(labels: Labels) -> pa.Table:
 
 
 def _versions(predictions: Sequence[Dataset]) -> dict[str, dict[str, int]]:
-    """Return the number of predictions by model version; empty if the model version of a dataset is not known."""
+    """Return the number of predictions of each model version. If the version of a dataset is unknown, return ``{}``."""
     counts: Counter[str] = Counter()
     for dataset in predictions:
         details = dataset.manifest.details
@@ -236,8 +236,9 @@ def _check(
     spec: JoinLabelsSpec,
     hashed: dict[str, Pseudonymizer],
 ) -> str:
-    """Check the result of the join, and return why predictions have no label, as a sentence; empty if nothing is known.
+    """Check the result of the join.
 
+    :return: a sentence that explains why predictions have no label; empty if no explanation was found
     :raises SchemaError: key columns have incomparable types or are written in different forms, a label is infinite, or
         a prediction has several labels or weights and no column says which of them is valid
     """

@@ -120,8 +120,8 @@ class ScoreResult(Result):
     :param scored_by: model version that computed the predictions; ``None`` if nothing was scored
     :param engine: library that ran the model, such as ``onnxruntime 1.31.1 (CPUExecutionProvider)`` or
         ``mlflow.xgboost (mlflow 3.17.2)``
-    :param rows_per_second: number of rows divided by the time to read, score and write them, in seconds; for a shard,
-        the rows and the time of the shard
+    :param rows_per_second: number of rows per second, measured over reading, scoring and writing; for a shard, of the
+        shard only
     :param written_to: table of ``write_to``, which contains the predictions; ``None`` without ``write_to``
     """
 

@@ -197,7 +197,7 @@ def in_order(metrics: dict[str, float]) -> dict[str, float]:
 
 
 class Phase:
-    """Context manager that measures the duration of its block, and logs the duration if the block raises no error.
+    """Context manager that measures the duration of its block. If the block raises no error, the duration is logged.
 
     :param done: start of the log message, such as ``Fitted``
     :ivar seconds: duration of the block, in seconds

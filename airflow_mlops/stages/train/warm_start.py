@@ -32,7 +32,7 @@ def resolved(spec: TrainSpec, client: MlflowClient, context: StepContext) -> Tra
 
 
 def started(run: TrainingRun, spec: TrainSpec, client: MlflowClient, context: StepContext) -> TrainingRun:
-    """Return ``run`` with the files of the version whose trees are continued; unchanged without ``warm_start``.
+    """Add the files of the version whose trees are continued to ``run``. Without ``warm_start``, nothing is added.
 
     :raises ModelCorruptError: a file of the version was changed after its promotion
     :raises RegistryError: the version or its files do not exist any more

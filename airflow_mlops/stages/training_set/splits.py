@@ -194,7 +194,7 @@ def _share(split: Split) -> float:
 
 
 def _shuffle(ids: Numbers, seed: int) -> Numbers:
-    """Map 64-bit numbers to evenly distributed 64-bit numbers that depend on ``seed`` (the finaliser of SplitMix64)."""
+    """Hash 64-bit numbers to evenly distributed 64-bit numbers, with the finaliser of SplitMix64 and a seed."""
     with np.errstate(over="ignore"):
         mixed = ids + np.uint64((seed * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) % 2**64)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

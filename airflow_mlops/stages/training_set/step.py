@@ -255,8 +255,8 @@ def _repeated(ids: Numbers, labels: pa.ChunkedArray) -> dict[str, int]:
     """Count the rows that repeat the keys and the event time of another row.
 
     :param ids: id of each row, from its keys and event time, shape (n,)
-    :return: number of these rows (``rows``), and number of these rows with a different label (``labels``); empty if no
-        row is repeated
+    :return: ``rows`` is the number of these rows, and ``labels`` the number of different labels that they add; empty if
+        no row is repeated
     """
     order = np.argsort(ids, kind="stable")
     same = ids[order[1:]] == ids[order[:-1]]

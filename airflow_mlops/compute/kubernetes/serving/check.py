@@ -53,7 +53,10 @@ def verify(pods: Sequence[Json], ref: ModelVersionRef, check: Check, token: str 
 
 
 def problem(pods: Sequence[Json]) -> str:
-    """Return why a running pod is not ready, according to the server in it; empty if no server gives a reason."""
+    """Ask the servers in the pods why they are not ready.
+
+    :return: the first reason that a server gives; empty if none gives a reason
+    """
     for pod in pods:
         try:
             _call(pod, "/v2/health/ready", None, {})

@@ -58,7 +58,7 @@ def open_source(spec: IngestSpec, connection: ConnectionResolver) -> Source:
 
 
 def _open_query(spec: IngestSpec, connection: ConnectionResolver) -> Source:
-    """Create the source of a query, which uses an ADBC driver if the driver is installed, otherwise SQLAlchemy."""
+    """Create the source of a query. It uses an ADBC driver if the driver is installed, and otherwise SQLAlchemy."""
     assert spec.conn_id is not None  # validated by the spec
     info = connection(spec.conn_id)
     check_type(info)

@@ -54,7 +54,7 @@ class AlchemySource(QuerySource):
     _cancel: Callable[[], object] | None = None
 
     def is_settled(self) -> bool:
-        """Return ``False``, because the column types of each batch are inferred from the Python values of the batch."""
+        """Return ``False``, because the column types are inferred from the Python values of each batch."""
         return False
 
     def batches(self, types: ColumnTypes) -> Iterator[pa.RecordBatch]:

@@ -7,9 +7,10 @@ _WINDOWS = ("thumbs.db", "desktop.ini")
 
 
 def is_hidden(path: str) -> bool:
-    """Return whether the name of a file, or of a folder in its path, begins with ``_`` or ``.``, as in Spark and Hive.
+    """Return whether a file is hidden, by the rule of Spark and Hive.
 
-    A partition folder such as ``_year=2024`` is not hidden. ``Thumbs.db`` and ``desktop.ini`` of Windows are hidden.
+    A file is hidden if its name, or the name of a folder in its path, begins with ``_`` or ``.``. A partition folder
+    such as ``_year=2024`` is not hidden. ``Thumbs.db`` and ``desktop.ini`` of Windows are hidden.
     """
     if path.lower().rpartition("/")[2] in _WINDOWS:
         return True

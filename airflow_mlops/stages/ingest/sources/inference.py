@@ -85,7 +85,7 @@ class Notation:
 
 
 def untyped(name: str, notation: Notation = Notation()) -> pa.Field:
-    """Return an Arrow field for a text column, marked so that the type is inferred from all values of the column."""
+    """Return an Arrow field for a text column whose type must be inferred from all values. Its metadata marks it."""
     metadata = {_UNTYPED: b"", _DECIMAL: notation.decimal.encode(), _THOUSANDS: notation.thousands.encode()}
     return pa.field(name, pa.string(), metadata=metadata)
 

@@ -108,7 +108,7 @@ def _in_folder(fs: Any, folder: str, public: str) -> list[str]:
 
 
 def _with_literal_folders(fs: Any, path: str) -> str:
-    """Return a glob pattern in which brackets and question marks in the names of existing folders are escaped."""
+    """Escape brackets and question marks in a glob pattern, where they belong to the names of existing folders."""
     literal, pattern = "", ""
     parts = path.split("/")
     for index, part in enumerate(parts):

@@ -56,7 +56,10 @@ def has_tabs(file: OpenFile) -> bool:
 
 
 def _names(file: OpenFile) -> Iterator[str]:
-    """Yield the names that can have the suffix, in lower case and without a suffix of a compression."""
+    """Yield the names of a file in lower case, without the suffix of a compression.
+
+    The only file in an archive has two names: the name of the archive and its own name.
+    """
     names = [str(file.path)]
     if isinstance(file, ArchiveMember):
         names = [*names, file.member] if file.is_alone else [file.member]

@@ -27,7 +27,7 @@ from airflow_mlops.stages.ingest.sources.formats.source_file import HashingReade
 from airflow_mlops.stages.ingest.sources.formats.text import Block, decode, native, whole_records
 from airflow_mlops.stages.ingest.sources.suffixes import has_tabs
 
-# Parsing a block takes at least a millisecond per column. Blocks of files with many columns are therefore larger, up to
+# Parsing a block takes about a millisecond per column. Blocks of files with many columns are therefore larger, up to
 # 16 MB.
 _COLUMNS_PER_CHUNK, _MOST_CHUNKS = 2000, 4
 # Number of lines that messages and the manifest name.
@@ -337,7 +337,7 @@ class _Reader:
         return found[0] if found else block.line
 
     def _refuse_bad_rows(self, rest: Iterator[Block], names: Sequence[str]) -> None:
-        """Count the rows with too many or too few values in the rest of the file, and raise an error with the number.
+        """Raise an error with the number of rows that have too many or too few values in the whole file.
 
         :param rest: the remaining blocks of the file
         :param names: names of the columns

@@ -28,8 +28,9 @@ class Rows:
     sep: bytes
 
     def end(self, text: bytes, line: int) -> int:
-        """Return the length in bytes of the whole rows at the start of ``text``, which begins at the start of a row.
+        """Return the length in bytes of the whole rows at the start of ``text``.
 
+        :param text: text that begins at the start of a row, and may end inside a row
         :param line: number of the first line of ``text``, for error messages
         :raises MalformedFileError: a quoted value is followed by text, as in ``"say \\"hi\\""`` without an escape
             character. Arrow's parser would drop quotes and split the value
@@ -85,7 +86,7 @@ class Rows:
             yield line, text[start:]
 
     def without_comments(self, chunks: Iterator[bytes]) -> Iterator[bytes]:
-        """Yield the text with blank lines instead of comment lines, which keeps the line numbers of the other lines."""
+        """Yield the text with blank lines instead of comment lines. The line numbers of other lines do not change."""
         comment = (self.options.comment or "").encode()
         if not comment:
             yield from chunks
@@ -200,7 +201,10 @@ class Rows:
         return max(end, masked.rfind(b"\n", at) + 1), None
 
     def _closing(self, masked: bytes, start: int) -> int | None:
-        """Return the offset of the quote that closes the value that begins at ``start``; ``None`` if there is none."""
+        """Return the offset of the quote that closes a value; ``None`` if the value is not closed.
+
+        :param start: offset at which the value begins
+        """
         for run in re.compile(re.escape(self.quote()) + b"+").finditer(masked, start):
             if not self.options.doublequote:
                 return run.start()
@@ -220,9 +224,9 @@ class Rows:
 
 
 def _end_of_regular(parts: list[bytes], length: int) -> int:
-    """Return the length in bytes of the whole rows in a text. Every second part of the text must be inside quotes.
+    """Return the length in bytes of the whole rows in a text.
 
-    :param parts: the text, split at the quotes
+    :param parts: the text, split at the quotes. Every second part is inside quotes
     :param length: length of the text in bytes
     """
     offset = length

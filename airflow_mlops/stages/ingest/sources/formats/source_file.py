@@ -239,7 +239,7 @@ def _decompressed(file: OpenFile, raw: BinaryIO) -> BinaryIO:
 
 
 def read_as(kind: pa.DataType) -> pa.DataType:
-    """Return the type with which a column of a text file is read, before the values are converted to ``kind``."""
+    """Return the type with which a column of a text file is read. The values are converted to ``kind`` afterwards."""
     if pa.types.is_struct(kind):
         return pa.struct([field.with_type(read_as(field.type)) for field in kind])
     if is_list(kind):

@@ -28,7 +28,7 @@ def training_spec(
 
     The spec names code by import paths, and anyone who can write to the MLflow run can change it.
 
-    :param action: what the spec is read for, as a participle in error messages, such as ``reproduced``
+    :param action: purpose of reading the spec, as a participle in error messages, such as ``reproduced``
     :param allow_code: whether the spec may name other code than estimators of well-known packages, see
         :mod:`airflow_mlops.models.trainers.known`
     :raises RegistryError: TrainOperator did not train the version
@@ -49,7 +49,7 @@ def training_spec(
 def run_file(client: MlflowClient, ref: ModelVersionRef, file: str, action: str = "reproduced") -> dict[str, Any]:
     """Read a JSON file from the version's MLflow run.
 
-    :param action: what the file is read for, as a participle in error messages, such as ``reproduced``
+    :param action: purpose of reading the file, as a participle in error messages, such as ``reproduced``
     :raises RegistryError: the run has no such file
     """
     without = f"{ref} cannot be {action}, because "

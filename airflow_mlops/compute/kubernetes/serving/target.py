@@ -134,8 +134,9 @@ class Deployment(Target):
 
 @dataclass(kw_only=True)
 class KServe(Target):
-    """Serves a model with an InferenceService of KServe, whose predictor is a container of the runner image.
+    """Serves a model with an InferenceService of KServe. Its predictor is a container of the runner image.
 
+    :param pod: see :class:`Target`, also for ``name`` and ``url``
     :param replicas: smallest number of pods
     :param max_replicas: largest number of pods; by default ``replicas``
     :param canary_percent: share of the requests that the new version gets, in percent. The previous version gets the

@@ -67,7 +67,7 @@ class Records:
                 raise self._malformed(number, "has more than one value")
 
     def with_text_values(self, names: Collection[str]) -> Records:
-        """Return the records with JSON strings as values of the keys ``names``, see :mod:`.json_text`."""
+        """Return the records with the values of the keys ``names`` converted to JSON strings, see :mod:`.json_text`."""
         lines = (with_text_values(line, names) for line in self._block.text.split(b"\n"))
         return Records(self._file, Block(b"\n".join(lines), self._block.line), self._unit)
 

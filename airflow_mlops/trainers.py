@@ -58,9 +58,9 @@ class FunctionTrainer(dict[str, Any]):
 
     ``X`` is a pandas DataFrame of the features (float64 and text), and ``y`` is a NumPy array of the labels. The
     function returns a fitted estimator with scikit-learn's interface that accepts such a DataFrame and can be exported
-    to ONNX. If the rows of the training set have weights (:class:`~airflow_mlops.operators.Decay`, or ``sample_weight``
-    or ``class_weight`` of TrainOperator), the function is called with ``sample_weight`` as well, an array of shape
-    (n,).
+    to ONNX. If the rows have weights, the function also receives the keyword argument ``sample_weight``, an array of
+    shape (n,). Weights come from :class:`~airflow_mlops.operators.Decay` or from ``sample_weight`` or ``class_weight``
+    of TrainOperator.
 
     :param function: import path of the function, such as ``my_package.my_module:train``; the module must be importable
         where the step runs, for example a module in the folder of the DAG files

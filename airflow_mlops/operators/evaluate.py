@@ -27,8 +27,8 @@ class EvaluateOperator(StepOperator):
         ``[{"model": "delays", "version": 7}]``. The candidates are in order of preference, the preferred one first
     :param model: name of the registered model; by default the model of the candidates
     :param dataset: the training set with the held-out data; by default the training set of the candidates
-    :param evidence: datasets of labelled predictions of the candidates and of the champion, instead of ``dataset``: a
-        list whose items are outputs of JoinLabelsOperators or ``{"name": ..., "window": ...}``
+    :param evidence: datasets of labelled predictions of the candidates and of the champion, instead of ``dataset``. An
+        item of the list is the output of a JoinLabelsOperator or ``{"name": ..., "window": ...}``
     :param part: split part of the training set that holds the held-out data; by default `test`
     :param gates: the gates that a candidate must pass: a list of dicts, or the name of a YAML file with such a list,
         next to the DAG file. By default, a candidate must be better than the baseline and better than the champion,

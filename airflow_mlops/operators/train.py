@@ -29,16 +29,16 @@ class TrainOperator(StepOperator):
         import paths of custom metrics, ``package.module:function``; expected costs such as ``{"metric":
         "expected_cost", "false_positive": 1, "false_negative": 20}``; and deviances such as ``poisson_deviance`` or
         ``{"metric": "tweedie_deviance", "power": 1.5}``
-    :param threshold: the decision threshold of a binary model: a number from 0 to 1, or a rule by which it is chosen on
-        training rows that the model is not fitted to: ``{"maximise": "f1"}`` (or ``accuracy``, ``balanced_accuracy``),
-        ``{"precision": 0.9}``, ``{"recall": 0.9}`` or ``{"cost": {"false_positive": 1, "false_negative": 20}}``. By
-        default, the threshold of the estimator, 0.5
+    :param threshold: the decision threshold of a binary model: a number from 0 to 1, or a rule. A rule is
+        ``{"maximise": "f1"}`` (or ``accuracy``, ``balanced_accuracy``), ``{"precision": 0.9}``, ``{"recall": 0.9}`` or
+        ``{"cost": {"false_positive": 1, "false_negative": 20}}``. It chooses the threshold on training rows that the
+        model is not fitted to. By default, the threshold of the estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, on training rows that the
         model is not fitted to: ``"isotonic"``, ``"sigmoid"`` or ``"temperature"``. By default, the probabilities are
         not calibrated
     :param interval: the nominal coverage of the prediction intervals of a regression, such as ``0.9`` or ``{"coverage":
-        0.9}``: the share of the labels that lie in their interval if the data do not change. The width is computed from
-        training rows that the model is not fitted to. By default, a model has no intervals
+        0.9}``. The coverage is the share of the labels that lie in their interval if the data do not change. The width
+        is computed from training rows that the model is not fitted to. By default, a model has no intervals
     :param class_weight: ``"balanced"``, or a mapping from class to a weight greater than 0. Classes that are not in the
         mapping have the weight 1. The weights are passed to the fit and to early stopping, multiplied by those of the
         rows (:class:`~airflow_mlops.operators.Decay`) and of ``sample_weight``. Class weights do not change metrics,

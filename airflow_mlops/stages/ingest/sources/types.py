@@ -117,8 +117,10 @@ class ColumnTypes:
         """Return the type to which a column must be converted; ``None`` if the values need no conversion.
 
         A column is converted to its declared type. Without a declared type, it is converted to its type in the
-        neighbouring window in two cases: it is text in this window and a time in the neighbouring window, or one of the
-        two types is an integer and the other is a floating-point number.
+        neighbouring window in two cases:
+
+        - The column is text in this window and a time in the neighbouring window.
+        - The column is an integer in one window and a floating-point number in the other window.
         """
         expected = self.get(name)
         if name in self.declared or expected is None:

@@ -17,6 +17,7 @@ window have a slot for each model version.
 """
 
 from airflow_mlops.data.datasets.catalog import (
+    current_datasets,
     datasets_inside,
     find_datasets,
     find_whole_datasets,
@@ -40,6 +41,7 @@ __all__ = [
     "FileEntry",
     "Manifest",
     "WrittenFiles",
+    "current_datasets",
     "datasets_inside",
     "find_datasets",
     "find_whole_datasets",

@@ -9,7 +9,7 @@ from airflow_mlops.data.selection import contents, select
 from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
-from airflow_mlops.stages.join_labels.step import pseudonymizers
+from airflow_mlops.stages.join_labels.step import pseudonymizers, slots
 
 
 def inputs(spec: JoinLabelsSpec, context: StepContext) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def artifacts(result: JoinLabelsResult, spec: JoinLabelsSpec, context: StepConte
 
 
 def replay(result: JoinLabelsResult, spec: JoinLabelsSpec, context: StepContext) -> None:
-    """Make the labelled predictions the current dataset of their window, and the current labels of the predictions."""
+    """Make the labelled predictions the current dataset of their window, and the current labels of each whole dataset."""
     assert result.dataset is not None  # artifacts() requires it
     predictions = select(context.store, spec.predictions, kept=context.kept)
-    point_to(context.store, result.dataset, [dataset.manifest.id for dataset in predictions])
+    point_to(context.store, result.dataset, slots(predictions))

@@ -84,8 +84,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
                 **({"repeated": repeated} if repeated else {}),
             },
             provenance=context.provenance,
-            # Each dataset of predictions has a pointer (slot) to its current labelled predictions.
-            slots=[dataset.manifest.id for dataset in predictions],
+            slots=slots(predictions),
         )
     context.processed(rows)
     return JoinLabelsResult(
@@ -99,6 +98,11 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         + (f" Several rows of {labels[0].manifest.name} match {counted(repeated, 'prediction')}." if repeated else "")
         + (f" {note}" if note else ""),
     )
+
+
+def slots(predictions: Sequence[Dataset]) -> list[str]:
+    """Return the names of the slots that point at the labelled predictions: the ids of the datasets that were read whole."""
+    return [dataset.manifest.id for dataset in predictions if dataset.window == dataset.manifest.window]
 
 
 def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:

@@ -16,8 +16,9 @@ import pyarrow.compute as pc
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import LABEL
-from airflow_mlops.data.datasets import Dataset, Manifest, in_slot
+from airflow_mlops.data.datasets import Dataset, Manifest, current_datasets, in_slot
 from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics import realised as performance
 from airflow_mlops.metrics.catalog import REALISED
 from airflow_mlops.profiles.columns.categorical import CategoricalColumn
@@ -204,14 +205,33 @@ def _text(value: Any) -> str:
 
 def _outcomes(present: Sequence[Dataset], log: PredictionLog, outcomes: str) -> list[OutcomeSummary]:
     found: dict[tuple[str, int], tuple[Dataset | None, Dataset]] = {}
-    for dataset in present:
-        joined = in_slot(log.store, outcomes, dataset.manifest.id)
-        if joined is not None and joined.manifest.purged is not None:
-            joined = None
+    for dataset, joined in _joined(present, log.store, outcomes):
         # A dataset of labelled predictions may cover several windows. It is reported once for each version.
         about = joined.manifest.id if joined is not None else dataset.manifest.id
         found[about, dataset.manifest.details["model_version"]] = (joined, dataset)
     return [_outcome(joined, dataset) for joined, dataset in found.values()]
+
+
+def _joined(
+    present: Sequence[Dataset], store: ArtifactStore, outcomes: str
+) -> Iterator[tuple[Dataset, Dataset | None]]:
+    """Yield each dataset of predictions with its labelled predictions, or with ``None`` if no labels were joined.
+
+    If labels were joined only to parts of a dataset, it is yielded with the labelled predictions of each part.
+    """
+    whole = {dataset.manifest.id: in_slot(store, outcomes, dataset.manifest.id) for dataset in present}
+    windows = [dataset.window for dataset in present if dataset.window and whole[dataset.manifest.id] is None]
+    parts: list[Dataset] = []
+    if windows:
+        reach = Window(start=min(window.start for window in windows), end=max(window.end for window in windows))
+        parts = current_datasets(store, outcomes, reach)
+    for dataset in present:
+        joined = whole[dataset.manifest.id]
+        own = [joined] if joined else [part for part in parts if dataset.manifest.id in part.manifest.parents]
+        unpurged = [item for item in own if item.manifest.purged is None]
+        yield from ((dataset, item) for item in unpurged)
+        if not unpurged:
+            yield dataset, None
 
 
 def _outcome(joined: Dataset | None, predictions: Dataset) -> OutcomeSummary:

@@ -166,6 +166,26 @@ def test_windows_that_were_joined_together_are_one_row_for_each_version(store, m
     assert {row.window for row in found} == {"2013-Q2"}
 
 
+def test_labels_of_a_part_are_not_those_of_the_whole_dataset(store, model):
+    data = flights(10)
+    times = pa.array([datetime(2013, 4, 1 + 3 * day, tzinfo=timezone.utc) for day in range(10)], data["time_hour"].type)
+    data = data.set_column(data.schema.get_field_index("time_hour"), "time_hour", times)
+    score_rows(store, model, 1, "2013-04", data)
+
+    def happened() -> dict:
+        found = summary(PredictionLog(store, "delays"), "delays_outcomes").happened
+        return {Window.model_validate(row.window): (row.rows, row.labelled) for row in found}
+
+    early, late = map(Window.model_validate, ("2013-04-01..2013-04-09", "2013-04-10..2013-04-30"))
+    for part in (early, late):
+        join_delays(store, {"name": "delays_predictions", "window": part}, data)
+    assert happened() == {early: (3, 3), late: (7, 7)}
+    join_delays(store, {"name": "delays_predictions", "window": "2013-04"}, data.slice(1))
+    # Labels that are joined to a part again do not replace those of the whole dataset.
+    join_delays(store, {"name": "delays_predictions", "window": early}, data)
+    assert happened() == {Window.model_validate("2013-04"): (10, 9)}
+
+
 @pytest.mark.parametrize("labels", [None, ["much"] * 3])
 def test_labels_are_counted_even_if_performance_cannot_be_measured(store, model, labels, monkeypatch):
     monkeypatch.setattr(query, "BATCH_ROWS", 1)

@@ -138,12 +138,17 @@ def from_integers(values: Any, kind: pa.DataType, what: str, *, first_row: int =
     :param kind: timestamp type with the unit of the integers, or date type
     :param what: subject of error messages: the column and its origin
     :param first_row: number of rows before ``values``, for the row numbers in error messages
-    :raises SchemaError: a value is outside the years 1 to 9999, or all values look like dates, such as 20240305 or 2024
+    :raises SchemaError: a value is outside the years 1 to 9999; all values look like dates, such as 20240305 or 2024; or
+        some values look like dates, such as 20240305, and others do not
     """
 
     def convert(array: pa.Array, row: int) -> pa.Array:
         ticks = array.cast(pa.int64())
         is_day, is_year = _looks_like_day(ticks), _is_between(ticks, 1900, 2100)
+        # As numbers of days, dates are refused below, because they would be after the year 9999.
+        if not pa.types.is_date32(kind) and _is_mixed(ticks, is_day):
+            reason = "looks like a date, but other values look like numbers of units since 1970. Write all values in one form"
+            _refuse(array, is_day, what, reason, row)
         if pa.types.is_date(kind):
             if pc.all(is_day).as_py():
                 return as_type(ticks.cast(pa.string()), kind, what, first_row=row)
@@ -180,6 +185,16 @@ def _looks_like_day(numbers: pa.Array) -> pa.Array:
     month, day = _remainder(_floor_divide(numbers, 100), 100), _remainder(numbers, 100)
     is_day = pc.and_(pc.is_in(month, pa.array(range(1, 13))), pc.is_in(day, pa.array(range(1, 32))))
     return pc.and_(_is_between(numbers, 1900_01_01, 2100_12_31), is_day)
+
+
+def _is_mixed(numbers: pa.Array, is_day: pa.Array) -> bool:
+    """Return whether some numbers, but not all, have the form YYYYMMDD.
+
+    A column of counts since 1970 can have such numbers by chance. It then has numbers of the same size without the form.
+    """
+    same_size = _is_between(numbers, 1900_01_01, 2100_12_31)
+    others = pc.any(pc.and_not(same_size, is_day)).as_py()
+    return bool(pc.any(is_day).as_py()) and not others and not pc.all(is_day).as_py()
 
 
 def _is_between(numbers: pa.Array, first: int, last: int) -> pa.Array:

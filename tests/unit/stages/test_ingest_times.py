@@ -190,6 +190,17 @@ def test_integers_that_look_like_dates_are_dates_in_every_format(file, kind, ing
     assert ingest(file, types={"t": kind})["t"].to_pylist() == [date(2024, 3, 5), date(1999, 12, 31)]
 
 
+@pytest.mark.parametrize("kind", ["timestamp[s]", "timestamp[ms]"])
+@pytest.mark.parametrize("other", [1_704_436_200, 0])
+def test_integers_of_which_only_some_look_like_dates_are_refused(file, kind, other, ingest):
+    write(file, [other, 20240305])
+    with pytest.raises(SchemaError, match="contains '20240305' in row 2, which looks like a date, but other values"):
+        ingest(file, types={"t": kind})
+    # Seconds of August 1970 have the form of a date by chance.
+    write(file, [20000101, 20000199, 0])
+    assert len(ingest(file, types={"t": "timestamp[s]"})["t"]) == 3
+
+
 @pytest.mark.parametrize("kind", ["date32", "timestamp[s]", "list<item: date32>", "list<item: timestamp[s]>"])
 @pytest.mark.parametrize("number", [2024, 20240305])
 def test_integers_in_lists_are_read_as_integers_of_a_column(kind, number, tmp_path, ingest):

@@ -117,7 +117,9 @@ def replayed(result: BacktestResult) -> Rows:
         row: dict[str, Any] = {"window": steps[0].window.label}
         for item, step in zip(result.strategies, steps, strict=True):
             mark = " *" if step.trained else ""
-            row[f"{result.metric} {item.strategy}"] = f"{rounded(step.value)}{mark}"
+            row[f"{result.metric} {item.strategy}"] = (
+                f"{'no labels' if step.value is None else rounded(step.value)}{mark}"
+            )
             if item.strategy == "policy":
                 row["triggers"] = ", ".join(step.triggers)
         rows.append(row)

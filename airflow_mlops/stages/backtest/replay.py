@@ -127,7 +127,7 @@ class Replay:
         steps = []
         for number in self._monitored:
             models = [self._start, *((known, self.winner(known)) for known in range(self.first, number - self.delay))]
-            steps.append(min((self._step(number, model) for model in models), key=lambda step: step.loss))
+            steps.append(min((self._step(number, model) for model in models), key=lambda step: step.loss or 0.0))
         return Replayed(strategy="oracle", steps=steps)
 
     def policy(self, policy: Policy) -> Replayed:
@@ -190,8 +190,8 @@ class Replay:
             until = range(index + 1, following + 1)
             if not until:
                 continue
-            kept = [self._step(self.first + later, served[index]).loss for later in until]
-            helped = sum(steps[later].loss for later in until) < sum(kept)
+            kept = [self._step(self.first + later, served[index]).loss or 0.0 for later in until]
+            helped = sum(steps[later].loss or 0.0 for later in until) < sum(kept)
             found[index] = steps[index].model_copy(update={"helped": helped})
         return found
 
@@ -222,6 +222,8 @@ class Replay:
 
     def _challengers(self, number: int) -> Trained | None:
         """Return the challengers of window ``number``; ``None`` if no loss is defined, as in a window of one class."""
+        if not self.periods[number].rows.num_rows:
+            return None
         if number not in self._trained:
             older: dict[int | None, pa.Table] = {}
             for past in PASTS:
@@ -273,11 +275,10 @@ class Replay:
             whole = recipe._replace(past=None)
             crossed = None if trained is None else trained.losses.get(recipe, trained.losses.get(whole))
             try:
-                self._ages[number, recipe] = (
-                    None if crossed is None else self._step(number, (number - 1, recipe)).loss - float(crossed.mean())
-                )
+                loss = None if crossed is None else self._step(number, (number - 1, recipe)).loss
             except TrainingError:
-                self._ages[number, recipe] = None
+                loss = None
+            self._ages[number, recipe] = None if loss is None or crossed is None else loss - float(crossed.mean())
         return self._ages[number, recipe]
 
     def _model(self, model: _Model) -> Fitted:
@@ -303,9 +304,11 @@ class Replay:
         return compare_all(ref, self._compared[key], trained, self.metric, number - model[0])
 
     def _step(self, number: int, model: _Model, trained: bool = False) -> Step:
-        key = (model, number)
+        key, rows = (model, number), self.periods[number].rows
+        if not rows.num_rows:
+            return Step(window=self._window(number), loss=None, value=None, trained=trained)
         if key not in self._measured:
-            fitted, rows = self._model(model), self.periods[number].rows
+            fitted = self._model(model)
             found = losses(self.metric, fitted.contract, rows.column(LABEL), fitted.predict(rows))
             self._measured[key] = float(found.mean()), value_of(self.metric, found)
         loss, value = self._measured[key]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 from pydantic import Field, model_validator
 
 from airflow_mlops.core.base import Model, Name
@@ -50,8 +52,8 @@ class BacktestSpec(Spec):
 class Step(Model):
     """The result of one strategy in one window.
 
-    :param loss: mean loss of the champion in the window
-    :param value: metric of the champion in the window
+    :param loss: mean loss of the champion in the window; ``None`` if the window has no labels
+    :param value: metric of the champion in the window; ``None`` if the window has no labels
     :param trained: whether a model was trained after the window
     :param triggers: the retraining triggers whose condition was met
     :param compared: whether challengers were trained and compared with the champion after the window
@@ -60,8 +62,8 @@ class Step(Model):
     """
 
     window: Window
-    loss: float
-    value: float
+    loss: float | None
+    value: float | None
     trained: bool = False
     triggers: list[Trigger] = Field(default_factory=list)
     compared: bool = False
@@ -80,13 +82,13 @@ class Replayed(Model):
 
     @property
     def mean_loss(self) -> float:
-        """Return the average of the mean losses of the windows."""
-        return sum(step.loss for step in self.steps) / len(self.steps)
+        """Return the average of the mean losses of the windows with labels."""
+        return fmean(step.loss for step in self.steps if step.loss is not None)
 
     @property
     def mean_value(self) -> float:
-        """Return the average of the metric over the windows."""
-        return sum(step.value for step in self.steps) / len(self.steps)
+        """Return the average of the metric over the windows with labels."""
+        return fmean(step.value for step in self.steps if step.value is not None)
 
     @property
     def trainings(self) -> int:

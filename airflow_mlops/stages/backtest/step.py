@@ -96,6 +96,11 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
         coverage = table.num_rows / rows if rows else 0.0
         periods.append(Period(window, whole.slice(start, table.num_rows), groups, coverage))
         start += table.num_rows
+    if not any(table.num_rows for table in tables[1:]):
+        raise DatasetNotFoundError(
+            f"No row of dataset {name!r} after {since.label} has a label, so no model can be measured. Join labels first, or "
+            "replay other windows."
+        )
     metric = metric_of(spec.policy, contract)
     others = Others()
     if spec.trainer is None:

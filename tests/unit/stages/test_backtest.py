@@ -116,6 +116,21 @@ def test_windows_in_which_too_few_predictions_have_a_label_are_not_compared():
     assert world.policy(Policy(min_coverage=0.4)).comparisons == 6
 
 
+def test_a_window_without_labels_has_no_value_and_its_rows_train_no_model():
+    world = replay([1.0] * 6 + [-1.0] * 4)
+    unlabelled = (5, 9)
+    world.periods = [
+        replace(period, rows=period.rows.slice(0, 0), coverage=0.0) if number in unlabelled else period
+        for number, period in enumerate(world.periods)
+    ]
+    for strategy in (world.never(), world.every_window(), world.policy(Policy()), world.oracle()):
+        missing = [number for number, step in enumerate(strategy.steps, 3) if step.value is None]
+        assert (missing, [step.loss is None for step in strategy.steps].count(True)) == ([5, 9], 2)
+        assert strategy.mean_loss > 0
+        assert strategy.mean_value > 0
+    assert [number for number, step in enumerate(world.policy(Policy()).steps, 3) if step.trained] == [6]
+
+
 @pytest.mark.parametrize(
     ("measured", "wanted", "metric"),
     [

@@ -79,6 +79,19 @@ def test_the_chart_has_a_line_for_each_strategy_and_a_mark_for_each_training():
     assert "2013-06: RMSE 2 by policy, trained afterwards (challenger)" in titles
 
 
+def test_windows_without_labels_have_no_value_and_no_mark():
+    found = result()
+    unlabelled = [item.steps[1].model_copy(update={"loss": None, "value": None}) for item in found.strategies]
+    for item, step in zip(found.strategies, unlabelled, strict=True):
+        item.steps[1] = step
+    page = render(found)
+    rows = {row[0]: row[1:] for row in rows_of(page)}
+    assert rows["2013-05"][:4] == ["no labels", "no labels ↻", "no labels", "no labels"]
+    assert rows["policy"][0] == "1.333"
+    assert page.count("<title>2013-05") == 0
+    assert found.model_dump(mode="json")["strategies"][0]["steps"][1]["value"] is None
+
+
 def test_the_policy_is_text_that_the_command_reads():
     policy = Policy.model_validate({"max_age": "P90D", "cooldown": "30D", "budget": {"requests": 4, "period": "365D"}})
     assert Policy.model_validate(yaml.safe_load(policy_text(policy))) == policy

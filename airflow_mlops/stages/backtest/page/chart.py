@@ -49,7 +49,7 @@ def chart(strategies: Sequence[Replayed], metric: str) -> Markup:
     :param strategies: strategies over the same windows
     :param metric: name of the metric
     """
-    values = [step.value for item in strategies for step in item.steps]
+    values = [step.value for item in strategies for step in item.steps if step.value is not None]
     windows = [step.window for step in strategies[0].steps]
     axes = Axes.around(values, len(windows))
     # The policy is drawn last, above the other lines.
@@ -78,15 +78,15 @@ def _sample(style: Style) -> Markup:
 
 def _line(item: Replayed, metric: str, axes: Axes) -> list[Markup]:
     style = STYLES[item.strategy]
-    points = [(axes.x(index), axes.y(step.value)) for index, step in enumerate(item.steps)]
-    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
+    # The line skips windows without labels.
+    points = [
+        (step, axes.x(index), axes.y(step.value)) for index, step in enumerate(item.steps) if step.value is not None
+    ]
+    path = "M" + "L".join(f"{x:.1f} {y:.1f}" for _, x, y in points)
     draw = _point(item, style)
     return [
         _stroke(path, style),
-        *(
-            element("g", element("title", _title(item, step, metric)), draw(step, x, y))
-            for step, (x, y) in zip(item.steps, points, strict=True)
-        ),
+        *(element("g", element("title", _title(item, step, metric)), draw(step, x, y)) for step, x, y in points),
     ]
 
 
@@ -110,4 +110,4 @@ def _square(x: float, y: float) -> Markup:
 
 def _title(item: Replayed, step: Step, metric: str) -> str:
     trained = f", trained afterwards ({', '.join(step.triggers)})" if step.triggers and step.trained else ""
-    return f"{step.window.label}: {metric} {rounded(step.value)} by {item.strategy}{trained}"
+    return f"{step.window.label}: {metric} {rounded(step.value or 0.0)} by {item.strategy}{trained}"

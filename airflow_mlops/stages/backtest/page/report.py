@@ -17,7 +17,7 @@ from airflow_mlops.performance.findings import loss_name
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.policy.wording import capitalized, metric_name, number, share
 from airflow_mlops.stages.backtest.page.chart import chart, legend, trained_mark
-from airflow_mlops.stages.backtest.spec import BacktestResult, Replayed
+from airflow_mlops.stages.backtest.spec import BacktestResult, Replayed, Step
 from airflow_mlops.stages.monitor.page import report as monitoring
 
 
@@ -132,14 +132,17 @@ def _lines(result: BacktestResult) -> list[Line]:
         Line(
             window=step.window.label,
             values=[
-                f"{number(item.steps[index].value)}{' ↻' if item.steps[index].trained else ''}"
-                for item in result.strategies
+                f"{_value(item.steps[index])}{' ↻' if item.steps[index].trained else ''}" for item in result.strategies
             ],
             triggers=", ".join(step.triggers),
             result=results[step.helped] if step.trained else "",
         )
         for index, step in enumerate(policy.steps)
     ]
+
+
+def _value(step: Step) -> str:
+    return "no labels" if step.value is None else number(step.value)
 
 
 def _facts(result: BacktestResult) -> list[tuple[str, str]]:

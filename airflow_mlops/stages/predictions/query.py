@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -247,7 +248,11 @@ def _outcome(joined: Dataset | None, predictions: Dataset) -> OutcomeSummary:
     batches = tally.counted(joined, version)
     metric = REALISED[contract.task][0]
     try:
-        estimate, note = performance.measure(metric, performance.outcomes(batches, contract), _CONFIDENCE), ""
+        found = performance.outcomes(batches, contract)
+        if contract.task == "binary" and np.isin(found.score, (0, 1)).all():
+            # The scores of a model that predicts labels only have no order within a class.
+            metric = "accuracy"
+        estimate, note = performance.measure(metric, found, _CONFIDENCE), ""
     except performance.UnmeasurableError as error:
         estimate, note = None, str(error)
         # The labels are counted even if the metric cannot be measured.

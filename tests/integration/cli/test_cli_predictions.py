@@ -204,7 +204,7 @@ def write_predictions(store, task: str, classes: list, **columns) -> None:
     rows = len(columns["score"])
     table = pa.table({**columns, "model_version": [1] * rows, "latency_ms": [0.1] * rows})
     details = {
-        "model": "other", "model_version": 1, "task": task, "classes": classes, "positive": None, "engine": "x",
+        "model": "other", "model_version": 1, "task": task, "classes": classes, "positive": True, "engine": "x",
         "features": [name for name in columns if name.startswith("f")],
     }  # fmt: skip
     with DatasetWriter(store, "other_predictions") as writer:
@@ -236,6 +236,13 @@ def test_regressions_multiclass_models_and_unusual_columns_are_summarised(store)
     assert answers.results[0].predicted == {"2": 0.5, "0": 0.25, "1": 0.25}
     assert (answers.happened[0].metric, answers.happened[0].value) == ("accuracy", 1.0)
     json.loads(answers.model_dump_json())
+
+
+def test_a_model_that_predicts_labels_only_has_an_accuracy(store):
+    labels = [True, False] * 20
+    write_predictions(store, "binary", [False, True], prediction=labels, score=[float(label) for label in labels])
+    (happened,) = summary(PredictionLog(store, "other"), "other_outcomes").happened
+    assert (happened.metric, happened.value) == ("accuracy", 1.0)
 
 
 @pytest.mark.parametrize("command", [("predictions",), ("purge", "--older-than", "90D")])

@@ -69,7 +69,7 @@ def progress(client: MlflowClient, dag_id: str, run_id: str, task_id: str, map_i
     :raises RegistryError: MLflow cannot be read
     """
     with registry_errors(f"The MLflow run of task {task_id!r} cannot be read"):
-        experiments = [item.experiment_id for item in client.search_experiments()]
+        experiments = _experiments(client)
         tags = {"mlops.dag_id": dag_id, "mlops.dag_run_id": run_id, "mlops.task_id": task_id}
         index = str(map_index) if map_index >= 0 else ""
         # MLflow filters by the map index, because the other mapped tasks may have many newer runs.
@@ -86,6 +86,16 @@ def progress(client: MlflowClient, dag_id: str, run_id: str, task_id: str, map_i
                     trials=trials,
                 )
     return Progress()
+
+
+def _experiments(client: MlflowClient) -> list[str]:
+    found: list[str] = []
+    page = None
+    while page is None or page.token:
+        # MLflow returns at most 1,000 experiments at once.
+        page = client.search_experiments(page_token=page.token if page is not None else None)
+        found += [item.experiment_id for item in page]
+    return found
 
 
 def _search(client: MlflowClient, experiments: list[str], tags: dict[str, str], most: int) -> list[Any]:

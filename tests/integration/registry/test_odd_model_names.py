@@ -1,8 +1,9 @@
-"""Registered models with odd names, or without the run of a version, are found in a real MLflow server."""
+"""Models with odd names or without the run of a version, and runs of many experiments, are found in a real MLflow."""
 
 from __future__ import annotations
 
 import uuid
+from functools import partial
 
 import pytest
 
@@ -41,6 +42,14 @@ def test_the_versions_of_a_model_are_found_by_its_name(start, registered, client
     assert verify(client, ledger) == []
     assert [item.version for item in from_mlflow(client, ledger, [], "").versions] == [1]
     assert identical(client, other, "one").model == other
+
+
+def test_a_run_is_found_in_any_of_many_experiments(client, monkeypatch):
+    oldest, _ = (client.create_experiment(f"many {uuid.uuid4().hex[:8]}") for _ in range(2))
+    tags = {"mlops.dag_id": "train", "mlops.dag_run_id": oldest, "mlops.task_id": "network"}
+    run = client.create_run(oldest, tags=tags)
+    monkeypatch.setattr(client, "search_experiments", partial(client.search_experiments, max_results=1))
+    assert progress(client, "train", oldest, "network", -1, "").status == run.info.status
 
 
 def test_the_versions_of_a_model_are_listed_without_the_run_of_one(registered, client, store):

@@ -59,6 +59,14 @@ class Behaviour(Gate):
         index = np.sort(random.permutation(len(data.truth))[:ROWS])
         rows = data.take(features, index)
         changed = self._changed(rows.column(self.feature).combine_chunks(), random)
+        if changed is None:
+            return self._result(
+                None,
+                self.tolerance,
+                True,
+                f"Nothing was checked, because {self.feature!r} {self._unchangeable}.",
+                rows=0,
+            )
         position = features.index(self.feature)
         violating = self._violations(
             model.predict(rows), model.predict(rows.set_column(position, self.feature, changed)), self.slack
@@ -79,9 +87,14 @@ class Behaviour(Gate):
     def _violation(self) -> str:
         """Return the first words of the explanation, which describe a violation."""
 
+    @property
     @abstractmethod
-    def _changed(self, values: pa.Array, random: Any) -> pa.Array:
-        """Return changed values of the feature for all rows.
+    def _unchangeable(self) -> str:
+        """Return why :meth:`_changed` returns ``None``, as the predicate of a sentence about the feature."""
+
+    @abstractmethod
+    def _changed(self, values: pa.Array, random: Any) -> pa.Array | None:
+        """Return changed values of the feature for all rows; ``None`` if no value would change.
 
         :param values: the original values, shape (n,)
         :param random: a NumPy random generator
@@ -123,7 +136,13 @@ class Direction(Behaviour):
     def _violation(self) -> str:
         return f"A larger {self.feature} {'lowers' if self.direction == 'increasing' else 'raises'} the score"
 
-    def _changed(self, values: pa.Array, random: Any) -> pa.Array:
+    @property
+    def _unchangeable(self) -> str:
+        if self.step:
+            return "has no finite value in the held-out rows"
+        return "has the same value in all held-out rows. To check the gate on such rows, set `step`"
+
+    def _changed(self, values: pa.Array, random: Any) -> pa.Array | None:
         import numpy as np
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -139,7 +158,10 @@ class Direction(Behaviour):
         spread = float(finite.std()) if finite.size else 0.0
         if pa.types.is_integer(values.type):
             spread = math.ceil(spread)
-        return pa.array(numbers + (self.step or spread), mask=np.isnan(numbers))
+        step = self.step or spread
+        if not step or not finite.size:
+            return None
+        return pa.array(numbers + step, mask=np.isnan(numbers))
 
     def _violations(self, before: Predictions, after: Predictions, slack: float) -> NDArray[Any]:
         raised = after.score - before.score
@@ -165,10 +187,15 @@ class Invariance(Behaviour):
     def _violation(self) -> str:
         return f"A different value of {self.feature} changes the score by more than {self.slack:g}"
 
-    def _changed(self, values: pa.Array, random: Any) -> pa.Array:
+    @property
+    def _unchangeable(self) -> str:
+        return "has the same value in all held-out rows"
+
+    def _changed(self, values: pa.Array, random: Any) -> pa.Array | None:
         import pyarrow as pa
 
-        return values.take(pa.array(random.permutation(len(values))))
+        shuffled = values.take(pa.array(random.permutation(len(values))))
+        return None if shuffled.equals(values) else shuffled
 
     def _violations(self, before: Predictions, after: Predictions, slack: float) -> NDArray[Any]:
         import numpy as np

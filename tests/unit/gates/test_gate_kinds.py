@@ -429,6 +429,18 @@ def test_infinite_values_do_not_hide_a_wrong_direction(tmp_path):
     assert check(declared, evidence(data, (2, 0.5))).passed
 
 
+def test_a_constant_feature_is_reported_as_not_checked(tmp_path):
+    rows = table()
+    wind = pa.array([3.0] * len(rows))
+    found = evidence(stored(tmp_path, rows.set_column(rows.column_names.index("wind"), "wind", wind)), (2, -0.5))
+    direction = {"behaviour": "direction", "feature": "wind", "direction": "increasing"}
+    for declared in (direction, {"behaviour": "invariance", "feature": "wind"}):
+        result = check(declared, found)
+        assert (result.passed, result.measured, result.rows) == (True, None, 0)
+        assert "Nothing was checked, because 'wind' has the same value" in result.explanation
+    assert not check({**direction, "step": 1}, found).passed
+
+
 class Undefined:
     """A model whose second predictions are not numbers."""
 

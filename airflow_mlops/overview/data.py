@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window, missing
 from airflow_mlops.data.datasets.by_id import Finder, hints_of
+from airflow_mlops.data.datasets.catalog import is_divided_source
 from airflow_mlops.data.datasets.manifest import manifests_folder
-from airflow_mlops.data.datasets.pointers import windows_of
+from airflow_mlops.data.datasets.pointers import slots_of, windows_of
 from airflow_mlops.data.quarantine import quarantines_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.timeline import window_of
@@ -21,7 +23,7 @@ from airflow_mlops.overview.facts import WindowFacts
 from airflow_mlops.overview.scoring import LastScoring
 from airflow_mlops.registry.ledger import Entry
 
-_VERSION = 1
+_VERSION = 2
 # Largest number of datasets in the graph.
 _NODES = 200
 
@@ -30,7 +32,8 @@ class DataWindow(Model):
     """The current dataset of a window.
 
     :param id: id of the dataset
-    :param rows: number of rows; ``None`` if its manifest cannot be read
+    :param rows: number of rows; ``None`` if its manifest cannot be read. For online predictions, which are divided over
+        several datasets, the number of rows of all of them
     :param quarantined: number of rows of the window that validation has quarantined
     :param replaced: number of earlier datasets of the same window
     """
@@ -157,16 +160,15 @@ class _Graph:
 
 def _windows(store: ArtifactStore, name: str) -> DatasetWindows:
     pointers, manifests = _contents(store, name)
+    parts = _parts(store, name, manifests)
     quarantined: dict[Window, int] = {}
     for other in quarantines_of(name):
         current, apart = _contents(store, other)
         for window, dataset_id in current.items():
             # The rows that failed the first validation are not among those of the second one.
-            quarantined[window] = quarantined.get(window, 0) + apart.get(dataset_id, (0, None))[0]
-    written: dict[str, int] = {}
-    for _, text in manifests.values():
-        if text is not None:
-            written[text] = written.get(text, 0) + 1
+            lost = apart[dataset_id].rows if dataset_id in apart else 0
+            quarantined[window] = quarantined.get(window, 0) + lost
+    written = Counter(item.window for item in manifests.values())
     windows = sorted(pointers, key=lambda window: (window.start, window.end))
     gaps = missing(Window(start=windows[0].start, end=max(w.end for w in windows)), windows) if windows else []
     return DatasetWindows(
@@ -175,9 +177,9 @@ def _windows(store: ArtifactStore, name: str) -> DatasetWindows:
             DataWindow(
                 window=WindowFacts.of(window),
                 id=pointers[window],
-                rows=manifests[pointers[window]][0] if pointers[window] in manifests else None,
+                rows=_rows(parts.get(window) or {pointers[window]}, manifests),
                 quarantined=quarantined.get(window, 0),
-                replaced=max(0, written.get(str(window), 1) - 1),
+                replaced=max(0, written[str(window)] - max(1, len(parts.get(window, ())))),
             )
             for window in windows
         ],
@@ -185,32 +187,70 @@ def _windows(store: ArtifactStore, name: str) -> DatasetWindows:
     )
 
 
-def _contents(store: ArtifactStore, name: str) -> tuple[dict[Window, str], dict[str, tuple[int, str | None]]]:
-    """Return the id of the current dataset of each window, and rows and window of each dataset by its id."""
+class _Written(NamedTuple):
+    """Fields of a manifest.
+
+    :param divided: whether the dataset has only a part of the rows of its window
+    """
+
+    rows: int
+    window: str | None
+    divided: bool
+
+
+def _rows(ids: Iterable[str], manifests: Mapping[str, _Written]) -> int | None:
+    """Return the number of rows of some datasets together; ``None`` if a manifest cannot be read."""
+    found = [manifests.get(dataset_id) for dataset_id in ids]
+    return None if None in found else sum(item.rows for item in found if item is not None)
+
+
+def _contents(store: ArtifactStore, name: str) -> tuple[dict[Window, str], dict[str, _Written]]:
+    """Return the id of the current dataset of each window, and the fields of each manifest by the id of the dataset."""
     listed = {**windows_of(store, name).find_info(), **store.find_info(manifests_folder(name))}
-    listed = {key: info for key, info in listed.items() if not key.rpartition("/")[2].startswith(".")}
-    if not listed:
-        return {}, {}
-    key = f"indexes/datasets/{name}.json.gz"
-    known = copies.load(store, key, _VERSION)
-    found = copies.read(store, listed, _short, known)
-    if found.read:
-        copies.save(store, key, _VERSION, found.values)
     pointers, manifests = {}, {}
-    for path, (_, value) in found.values.items():
-        if not isinstance(value, dict):
-            continue
+    for path, value in _read(store, f"indexes/datasets/{name}.json.gz", listed):
         if path.startswith(f"{manifests_folder(name)}/"):
-            manifests[str(value["id"])] = (int(value["rows"]), value["window"])
+            manifests[str(value["id"])] = _Written(int(value["rows"]), value["window"], bool(value["divided"]))
         elif (window := window_of(path)) is not None:
             pointers[window] = str(value["id"])
     return pointers, manifests
 
 
+def _parts(store: ArtifactStore, name: str, manifests: Mapping[str, _Written]) -> dict[Window, set[str]]:
+    """Return the ids of the datasets that divide the rows of a window. Each has its own slot."""
+    found: dict[Window, set[str]] = {}
+    if not any(item.divided for item in manifests.values()):
+        return found
+    for _, value in _read(store, f"indexes/datasets/{name}.slots.json.gz", slots_of(store, name).find_info()):
+        manifest = manifests.get(str(value["id"]))
+        if manifest is not None and manifest.divided and manifest.window is not None:
+            found.setdefault(Window.model_validate(manifest.window), set()).add(str(value["id"]))
+    return found
+
+
+def _read(store: ArtifactStore, key: str, listed: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the key and the short content of each listed file that can be read.
+
+    :param key: key of the object with copies of the files
+    """
+    listed = {path: info for path, info in listed.items() if not path.rpartition("/")[2].startswith(".")}
+    if not listed:
+        return
+    found = copies.read(store, listed, _short, copies.load(store, key, _VERSION))
+    if found.read:
+        copies.save(store, key, _VERSION, found.values)
+    yield from ((path, value) for path, (_, value) in found.values.items() if isinstance(value, dict))
+
+
 def _short(key: str, content: bytes) -> Any:
-    """Return the fields of a pointer or manifest that :func:`_windows` needs; ``None`` if the file is damaged."""
+    """Return the fields of a pointer, slot or manifest that :func:`_windows` needs; ``None`` if the file is damaged."""
     try:
         found = json.loads(content)
-        return {"id": str(found["id"]), "rows": int(found.get("rows", 0)), "window": found.get("window")}
+        return {
+            "id": str(found["id"]),
+            "rows": int(found.get("rows", 0)),
+            "window": found.get("window"),
+            "divided": is_divided_source(found.get("source")),
+        }
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from itertools import pairwise
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pyarrow.compute as pc
 
@@ -211,7 +211,12 @@ def is_divided(manifest: Manifest) -> bool:
     This is the case for online predictions, because each request is answered by one version. In batch scoring, each
     version scores all rows of the window.
     """
-    return bool((manifest.source or {}).get("online"))
+    return is_divided_source(manifest.source)
+
+
+def is_divided_source(source: Mapping[str, Any] | None) -> bool:
+    """Return whether the ``source`` of a manifest is that of a part of a window, see :func:`is_divided`."""
+    return bool((source or {}).get("online"))
 
 
 def _last_answer(dataset: Dataset) -> tuple[float, str]:

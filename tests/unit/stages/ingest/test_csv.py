@@ -27,6 +27,24 @@ def rows(ingestion, written):
 
 
 @pytest.mark.parametrize(
+    "content", ['[{"a": 1}]', '[\n  {"a": 1, "b": 2},\n  {"a": 3, "b": 4}\n]\n', '{"a": 1}\n{"a": 2}\n']
+)
+def test_json_is_named_as_json(rows, content):
+    with pytest.raises(MalformedFileError, match="contains JSON, not CSV.*format"):
+        rows(content)
+    # Without a header, the first value can be JSON.
+    assert rows('{"a": 1}\t2\n', sep="\t", quotechar=None, names=["a", "b"]) == [{"a": '{"a": 1}', "b": 2}]
+
+
+@pytest.mark.parametrize(
+    ("header", "message"), [("a,,c,", "^Columns 2, 4 of .* have no name"), ("a,", "^Column 2 of .* has no")]
+)
+def test_columns_without_a_name_are_counted(rows, header, message):
+    with pytest.raises(SchemaError, match=message):
+        rows(f"{header}\n1,2,3,4\n")
+
+
+@pytest.mark.parametrize(
     ("content", "options", "expected"),
     [
         ('a,b\n1,"say \\"hi\\", ok"\n', {"escapechar": "\\"}, [{"a": 1, "b": 'say "hi", ok'}]),

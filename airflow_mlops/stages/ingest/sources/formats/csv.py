@@ -36,6 +36,7 @@ _CELL = re.compile(
     r"In CSV column #(\d+): Row #(\d+): (?:CSV conversion error to .+?: )?(?:invalid value '(.*)'|(.*))", re.DOTALL
 )
 _ROW = re.compile(r"CSV parse error: Row #(\d+): Expected \d+ columns, got (\d+)")
+_JSON = re.compile(rb'\s*(\[\s*)?\{\s*["}]')
 _SEPARATOR_LINE = re.compile(rb'"?sep=([\x00-\x7f])"?(\r?\n|\Z)', re.IGNORECASE)
 
 
@@ -107,9 +108,17 @@ class _Reader:
             self._file.notes.extend(text for text in columns.notes() if text not in self._file.notes)
 
     def _blocks(self, raw: HashingReader) -> Iterator[Block]:
-        """Yield blocks of whole rows, without skipped lines and comment lines."""
+        """Yield blocks of whole rows, without skipped lines and comment lines.
+
+        :raises MalformedFileError: a quote is misplaced, or the file contains JSON instead of a header
+        """
         chunks = _without_lines(decode(self._file, raw, self._options.encoding), self._options.skiprows)
         first, line = next(chunks, b""), 1 + self._options.skiprows
+        if self._options.has_header and _JSON.match(first):
+            raise self._file.malformed(
+                "contains JSON, not CSV",
+                "Give its name the suffix .json, or .jsonl if each line is an object, or set `format` to 'json' or 'jsonl'.",
+            )
         if self._options.skiprows == 0 and (found := _SEPARATOR_LINE.match(first)):
             self._use_separator(found[1].decode())
             first, line = first[found.end() :], line + 1
@@ -170,8 +179,9 @@ class _Reader:
         if unnamed and self._file.spec.columns is None:
             named = [name for name in names if name]
             select = f"Select the other columns with columns={named!r}, or name" if named else "Name"
+            which, have = ("Column", "has") if len(unnamed) == 1 else ("Columns", "have")
             raise SchemaError(
-                f"Column {', '.join(unnamed)} of {self._file.url} has no name in line {header.line}. {select} all columns "
+                f"{which} {', '.join(unnamed)} of {self._file.url} {have} no name in line {header.line}. {select} all columns "
                 "with csv={'header': 0, 'names': [...]}."
             )
         return names

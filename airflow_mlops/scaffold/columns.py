@@ -17,7 +17,13 @@ if TYPE_CHECKING:
 _SHORTEST_DATE = len("2024-3-5")
 # Dates such as 31.12.2024, 12/31/24 and 31-Dec-2024, with or without a time of day.
 _FOREIGN_DATE = re.compile(r"\s*(\d{1,2}([./-])(\d{1,2}|[A-Za-z]{3})\2(\d{4}|\d{2})|\d{4}([./])\d{1,2}\5\d{1,2})(?!\S)")
-# Number of values of a text column that are read to decide whether the column contains times.
+# Numbers that are not numbers for a reader of CSV: $1,234.50, 1.234,50 €, 12%.
+_CURRENCY = r"([$\u00a2-\u00a5\u20a0-\u20cf%]|EUR|USD|GBP|CHF|JPY|kr|zł)"
+_AMOUNT = re.compile(
+    rf"\s*[-+(]?\s*({_CURRENCY}\s*)?[-+]?\d+([.,'\u2019 \u00a0\u202f]\d{{3}})*([.,]\d+)?\s*{_CURRENCY}?\s*\)?\s*"
+)
+_AMOUNT_MARK = re.compile(rf"{_CURRENCY}|\d[.,'\u2019]\d")
+# Number of values of a text column that are read to decide whether the column contains times or amounts.
 _TEXTS = 1_000
 
 
@@ -63,6 +69,17 @@ class Column:
         """Return whether the values are text with days, months and years in another form than ISO 8601."""
         texts = self.values.drop_null()[:_TEXTS].to_pylist() if self.is_text else []
         return bool(texts) and not self.is_time and all(map(_FOREIGN_DATE.match, texts))
+
+    @cached_property
+    def is_amount(self) -> bool:
+        """Return whether the values are text that looks like amounts, such as ``$1,234.50``, ``1.234,50 €`` or ``12%``."""
+        texts = self.values.drop_null()[:_TEXTS].to_pylist() if self.is_text else []
+        return bool(texts) and all(map(_AMOUNT.fullmatch, texts)) and any(map(_AMOUNT_MARK.search, texts))
+
+    @property
+    def example(self) -> Any:
+        """Return the first value that is not null."""
+        return self.values.drop_null()[0].as_py()
 
     @property
     def is_text(self) -> bool:

@@ -134,6 +134,12 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
     if taken_names := reserved_message([time, *keys], "The data"):
         raise SpecError(taken_names)
     task, positive = _task(columns[label], given.positive)
+    sample.notes.extend(
+        f"Column {name!r} looks like amounts, such as {columns[name].example!r}, but it is text, so each value is a "
+        "category. To use the amounts, convert the column to numbers in the source."
+        for name in (label, *given.features)
+        if columns[name].is_amount
+    )
     excluded = dict.fromkeys(given.exclude, "excluded by you")
     if given.features:
         features = [name for name in given.features if name not in excluded]
@@ -253,6 +259,8 @@ def _reason(column: Column, label: Column, keys: list[str]) -> str:
         return "a time"
     if column.is_foreign_date:
         return "a date that is not in ISO 8601"
+    if column.is_amount:
+        return f"text that looks like amounts, such as {column.example!r}"
     if is_reserved(column.name):
         return "named like a column of predictions"
     if column.nulls == rows:

@@ -79,6 +79,14 @@ def test_everything_but_the_label_and_its_delay_is_found():
         (pa.array(["12/31/24 10:00", "1/1/25 9:00"] * 300), "a date that is not in ISO 8601"),
         (pa.array(["31-Dec-2024", "2024/12/31"] * 300), "a date that is not in ISO 8601"),
         (pa.array(["1.2.3.4", "10.5.24b", "12-20"] * 200), None),
+        (
+            pa.array(["1.234,50 €", "-3,00 €", "1.234.567 €"] * 200),
+            "text that looks like amounts, such as '1.234,50 €'",
+        ),
+        (pa.array(["$1,234.50", "$5", "($3)"] * 200), "text that looks like amounts"),
+        (pa.array(["EUR 12", "12 %", "1'000.5"] * 200), "text that looks like amounts"),
+        (pa.array(["UA 123", "12", "1,5,6"] * 200), None),
+        (pa.array(["030 123 456", "007", "12"] * 200), None),
         (pa.array([None] * 300 + [1.0] * 300), None),
         (pa.array(["2024-03-05"] * 599 + ["2024-03-06"]), "a time"),
     ],
@@ -89,6 +97,14 @@ def test_a_column_that_cannot_be_a_feature_is_excluded_with_the_reason(values, r
         assert "other" in found.features
     else:
         assert found.excluded["other"].startswith(reason)
+
+
+def test_a_label_and_a_chosen_feature_of_amounts_are_named():
+    amounts = pa.array(["$1,234.50", "$5", "$3"] * 200)
+    sample = Sample(table(late=amounts, price=amounts), True, [])
+    propose(sample, Given(label="late", label_delay=timedelta(0), features=["price"]), Silent())
+    for name, note in zip(("late", "price"), sample.notes, strict=True):
+        assert f"{name!r} looks like amounts, such as '$1,234.50'" in note
 
 
 def test_free_text_is_no_feature():

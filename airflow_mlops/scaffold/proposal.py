@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError, listed
 from airflow_mlops.data.columns import is_reserved, reserved_message
+from airflow_mlops.data.types import as_numbers
 from airflow_mlops.scaffold.columns import Column, of, span
 from airflow_mlops.stages.training_set.events import infer_task
 
@@ -140,6 +141,11 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
         for name in (label, *given.features)
         if columns[name].is_amount
     )
+    if task == "regression" and (classes := _whole_classes(columns[label])):
+        sample.notes.append(
+            f"The label {label!r} has only the numbers {listed(classes)}, which are stored as {columns[label].type}, so the "
+            "proposed task is regression. If they are classes, convert the column to integers in the source."
+        )
     excluded = dict.fromkeys(given.exclude, "excluded by you")
     if given.features:
         features = [name for name in given.features if name not in excluded]
@@ -236,7 +242,8 @@ def _task(label: Column, positive: str | None) -> tuple[str, str | None]:
         )
     if not (label.is_number or label.is_text or str(label.type) == "bool"):
         raise SpecError(f"The label {label.name!r} has the type {label.type}. A label has numbers, booleans or text.")
-    task = infer_task(label.values.drop_null())
+    # As in BuildTrainingSetOperator.
+    task = infer_task(as_numbers(label.values.drop_null()))
     if task != "binary":
         if positive is not None:
             raise SpecError(
@@ -248,6 +255,18 @@ def _task(label: Column, positive: str | None) -> tuple[str, str | None]:
         raise SpecError(f"--positive is {positive!r}, but the values of {label.name!r} are {listed(found)}.")
     # The positive class of numbers and booleans is the greater value by default, as in BuildTrainingSetOperator.
     return task, positive or (found[-1] if label.is_text else None)
+
+
+def _whole_classes(label: Column) -> list[str]:
+    """Return the values of a label that would be classes if they were integers; empty if there are none."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    try:
+        whole = pc.cast(as_numbers(label.values.drop_null()), pa.int64())
+    except pa.ArrowInvalid:
+        return []
+    return [] if infer_task(whole) == "regression" else [str(value) for value in sorted(whole.unique().to_pylist())]
 
 
 def _reason(column: Column, label: Column, keys: list[str]) -> str:

@@ -6,6 +6,7 @@ import ast
 import json
 import sys
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 
 import pyarrow as pa
 import pytest
@@ -133,6 +134,24 @@ def test_a_column_that_comes_with_the_label_is_no_feature():
 def test_the_task_is_that_of_the_training_set(late, task, positive):
     found = proposed(table(late=pa.array(late)))
     assert (found.task, found.positive) == (task, positive)
+
+
+@pytest.mark.parametrize(
+    ("late", "task", "classes"),
+    [
+        ([1.0, 2.0, None] * 200, "regression", "1, 2"),
+        ([Decimal("1.0"), Decimal("3.0")] * 300, "regression", "1, 3"),
+        ([Decimal(f"{row}.50") for row in range(600)], "regression", None),
+        ([Decimal(1), Decimal(2), Decimal(3)] * 200, "multiclass", None),
+        ([float(row) for row in range(600)], "regression", None),
+        ([0.5, 1.0] * 300, "regression", None),
+        ([0.0, 1.0, None] * 200, "binary", None),
+    ],
+)
+def test_numbers_that_may_be_classes_are_named(late, task, classes):
+    sample = Sample(table(late=pa.array(late)), True, [])
+    assert propose(sample, Given(label="late", label_delay=timedelta(0)), Silent()).task == task
+    assert [f"numbers {classes}," in note for note in sample.notes] == ([True] if classes else [])
 
 
 @pytest.mark.parametrize(

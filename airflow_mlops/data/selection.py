@@ -220,7 +220,8 @@ def coverage(datasets: Sequence[Dataset], wanted: Window | None = None) -> dict[
     :param datasets: the datasets
     :param wanted: window that the datasets should cover; by default from the earliest start to the latest end
     :return: if there are gaps, ``windows`` with the windows of the datasets, and ``gaps`` with the windows that no
-        dataset covers; if validation has quarantined rows of the datasets, ``quarantined`` with their number
+        dataset covers; if validation has quarantined rows of the datasets, ``quarantined`` with their number, and
+        ``quarantined_estimated`` if the number is an estimate
     """
     window = wanted or window_of(datasets)
     windows = [dataset.window for dataset in datasets if dataset.window is not None]
@@ -230,13 +231,25 @@ def coverage(datasets: Sequence[Dataset], wanted: Window | None = None) -> dict[
         found = {"windows": [item.label for item in windows], "gaps": [item.label for item in gaps]}
     if lost := sum(map(quarantined_rows, datasets)):
         found["quarantined"] = lost
+    if any(map(is_quarantine_estimated, datasets)):
+        found["quarantined_estimated"] = True
     return found
 
 
 def quarantined_rows(dataset: Dataset) -> int:
     """Return how many rows validation has quarantined before the rows reached a dataset.
 
-    The number is 0 if only a part of the dataset is selected, because it is not known for parts.
+    If only a part of the dataset is selected, its number is not known. It is estimated from the share of all rows.
     """
     manifest = dataset.manifest
-    return int(manifest.details.get("quarantined", 0)) if dataset.window == manifest.window else 0
+    lost = int(manifest.details.get("quarantined", 0))
+    if not lost or dataset.window == manifest.window:
+        return lost
+    return round(lost * dataset.rows / manifest.rows) if manifest.rows else 0
+
+
+def is_quarantine_estimated(dataset: Dataset) -> bool:
+    """Return whether the number of :func:`quarantined_rows` is an estimate."""
+    details = dataset.manifest.details
+    is_part = dataset.window != dataset.manifest.window
+    return bool(details.get("quarantined_estimated") or (is_part and details.get("quarantined")))

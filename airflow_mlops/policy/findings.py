@@ -145,6 +145,8 @@ class Findings(Model):
     :param datasets: the datasets of predictions
     :param rows: number of predictions of ``scored_by``
     :param quarantined: number of rows that validation has quarantined, so that they were not scored
+    :param quarantined_estimated: whether ``quarantined`` is an estimate from the share in a longer window, because the
+        predictions are a part of a dataset
     :param labelled: number of predictions with a label
     :param coverage: share of the predictions that have a label; ``None`` without predictions
     :param age_days: days from the end of the champion's training data to the end of the window
@@ -190,6 +192,7 @@ class Findings(Model):
     datasets: list[DatasetRef] = Field(default_factory=list)
     rows: int = 0
     quarantined: int = 0
+    quarantined_estimated: bool = False
     labelled: int = 0
     coverage: float | None = None
     age_days: float | None = None

@@ -83,9 +83,9 @@ def quarantined_rows(findings: Findings) -> list[Observation]:
     lost, rows = findings.quarantined, findings.rows + findings.quarantined
     if not lost or lost < _MANY_QUARANTINED * rows:
         return []
-    return [
-        stated(f"{lost:,} of {counted(rows, 'row')} ({share(lost / rows, 0)}) failed validation and were not scored")
-    ]
+    about = "About " if findings.quarantined_estimated else ""
+    text = f"{about}{lost:,} of {counted(rows, 'row')} ({share(lost / rows, 0)}) failed validation and were not scored"
+    return [stated(text)]
 
 
 def staleness(findings: Findings) -> list[Observation]:

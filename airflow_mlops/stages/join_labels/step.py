@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+_QUARANTINED = ("quarantined", "quarantined_estimated")
+
+
 def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     """Write a copy of the predictions with the column ``label``. The label is null while it is not known.
 
@@ -136,7 +139,7 @@ def _without(details: Mapping[str, Any], replaced: str | None) -> dict[str, Any]
     out, because :func:`coverage` sums it over all predictions.
     """
     kept = {key: [name for name in details[key] if name != replaced] for key in ("hashed", "dropped") if key in details}
-    return {**{key: value for key, value in details.items() if key != "quarantined"}, **kept}
+    return {**{key: value for key, value in details.items() if key not in _QUARANTINED}, **kept}
 
 
 def _with_labels(

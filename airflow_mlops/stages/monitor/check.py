@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.prediction_versions import latest_version, rows_by_version
-from airflow_mlops.data.selection import quarantined_rows
+from airflow_mlops.data.selection import is_quarantine_estimated, quarantined_rows
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.policy.spec import Policy
 
@@ -54,6 +54,11 @@ class Check:
     def quarantined(self) -> int:
         """Return the number of rows of the window that were not scored, because validation had quarantined them."""
         return sum(map(quarantined_rows, self.datasets))
+
+    @property
+    def is_quarantine_estimated(self) -> bool:
+        """Return whether :attr:`quarantined` is an estimate, because predictions are a part of a dataset."""
+        return any(map(is_quarantine_estimated, self.datasets))
 
     @property
     def latest_version(self) -> int | None:

@@ -58,6 +58,7 @@ def compose(check: Check, champion: ChampionFacts, measured: Measurements, chang
         datasets=[dataset.ref for dataset in check.datasets],
         rows=check.rows if measured.rows is None else measured.rows,
         quarantined=check.quarantined,
+        quarantined_estimated=check.is_quarantine_estimated,
         labelled=realised.labelled,
         coverage=realised.coverage,
         age_days=champion.age_days,

@@ -54,6 +54,15 @@ def read(store: ArtifactStore, **fields: Any) -> list[tuple[str, str]]:
     return [(row["t"].date().isoformat(), row["tag"]) for row in rows]
 
 
+def test_the_quarantined_rows_of_a_part_are_estimated_from_the_share_of_the_whole_dataset(store):
+    put(store, "2013-04", details={"quarantined": 60})
+    assert coverage(pick(store, window="2013-04")) == {"quarantined": 60}
+    part = coverage(pick(store, window="2013-04-01..2013-04-10"))
+    assert part == {"quarantined": 20, "quarantined_estimated": True}
+    put(store, "2013-04", name="predictions", details=part)
+    assert coverage(pick(store, name="predictions", window="2013-04")) == part
+
+
 def test_a_range_with_a_gap_fails_and_names_what_is_missing(store):
     put(store, "2013-01")
     put(store, "2013-03")

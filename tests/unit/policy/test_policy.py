@@ -86,6 +86,8 @@ def test_many_quarantined_rows_are_reported_first(quarantined, decision):
     assert verdict.decision == decision
     said = "700 of 6,700 rows (10%) failed validation and were not scored"
     assert verdict.headline.startswith(said) == (decision == "watch")
+    about = decide(findings(quarantined=quarantined, quarantined_estimated=True)).headline
+    assert about.startswith(f"About {said}") == (decision == "watch")
 
 
 def weighted(effect: float, importance: float | None, column: str = "temp") -> Drift:

@@ -91,20 +91,23 @@ def acceptable(performance: Performance, policy: Policy) -> str:
 def few_large_errors(findings: Findings) -> list[Observation]:
     """Return an observation if an error is more than ten times what a standard allows, but not significantly.
 
-    Chance alone is no explanation: few rows with very large errors, such as wrong labels, make the interval wide.
+    A metric whose higher values are better is reported if it is as far below a standard. Only metrics without a lower
+    end, such as R², can be. Chance alone is no explanation: few rows with very large errors, such as wrong labels, make
+    the interval wide.
     """
     judged, policy = judged_performance(findings), findings.policy
-    if judged is None or judged.higher_is_better or is_worse(judged, policy):
+    if judged is None or is_worse(judged, policy):
         return []
     limits = [standard.limit for standard in standards(judged, policy)]
-    exceeded = [limit for limit in limits if limit > 0 and judged.value > _FAR * limit]
+    sign = -1 if judged.higher_is_better else 1
+    exceeded = [limit for limit in limits if limit > 0 and sign * (judged.value - limit) > (_FAR - 1) * limit]
     if not exceeded:
         return []
-    metric = capitalized(metric_name(judged.metric))
+    metric = f"{capitalized(metric_name(judged.metric))} {number(judged.value)}"
     why = "few rows have very large errors"
-    return [
-        stated(f"{metric} {number(judged.value)} is more than ten times the allowed {number(min(exceeded))}; {why}"),
-    ]
+    if judged.higher_is_better:
+        return [stated(f"{metric} is far below the required {number(max(exceeded))}; {why}")]
+    return [stated(f"{metric} is more than ten times the allowed {number(min(exceeded))}; {why}")]
 
 
 def bias_of(findings: Findings) -> list[str]:

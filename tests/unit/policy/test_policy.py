@@ -71,6 +71,18 @@ def test_drift_with_acceptable_performance_is_healthy_and_told_below():
     assert "0.02 (min_effect)" in explained
 
 
+@pytest.mark.parametrize(("value", "decision"), [(-7.0, "healthy"), (-3e28, "watch")])
+def test_a_metric_without_a_lower_end_far_below_the_limit_is_reported(value, decision):
+    r2 = Performance(
+        metric="own:r2", greater_is_better=True, value=value, low=2 * value - 1, high=1.0, reference=0.9, labels=5_000
+    )
+    verdict = decide(findings(performance=r2))
+    assert verdict.decision == decision
+    assert ("is far below the required 0.880; few rows have very large errors" in verdict.headline) == (
+        decision == "watch"
+    )
+
+
 @pytest.mark.parametrize(("value", "decision"), [(9.9, "healthy"), (3e28, "watch")])
 def test_an_error_far_above_the_limit_is_reported_even_if_it_is_not_significant(value, decision):
     # One wrong label makes the mean error large, and its interval wide.

@@ -16,6 +16,7 @@ from pydantic import (
 )
 
 from airflow_mlops.core.base import Model, Name
+from airflow_mlops.core.secrets import url_credentials
 from airflow_mlops.core.windows import Moment, Window
 
 
@@ -180,6 +181,46 @@ class TableTarget(Model):
     table: str = Field(pattern=r"^[^.\x00]+(\.[^.\x00]+)?$")
 
 
+_DELTA_STORES = ("s3://", "s3a://")
+
+
+class DeltaTarget(Model):
+    """A Delta table, into which predictions are written.
+
+    :param delta: absolute path of a folder, or URL in an object store, such as ``s3://bucket/predictions``
+    :param conn_id: id of the Airflow connection of the type ``aws`` for a table in S3. By default, the credentials of
+        the environment in which the step runs are used
+    """
+
+    delta: str
+    conn_id: str | None = Field(default=None, min_length=1)
+
+    @model_validator(mode="after")
+    def _reachable(self) -> DeltaTarget:
+        if not self.delta.startswith(("/", "file:///", *_DELTA_STORES)):
+            raise ValueError(
+                f"{self.delta!r} is neither an absolute path nor a URL that starts with file:///, "
+                f"{' or '.join(_DELTA_STORES)}"
+            )
+        # Libraries for Delta disagree about their meaning in paths.
+        if found := sorted(set("%?#[]|\\^\0\n") & set(self.delta)):
+            raise ValueError(
+                f"{self.delta!r} contains {found[0]!r}, which paths of Delta tables cannot contain. Rename it."
+            )
+        if next(url_credentials(self.delta), None) is not None:
+            raise ValueError("`delta` is a URL with credentials. Remove them, and set `conn_id` or the environment.")
+        if self.conn_id is not None and not self.delta.startswith(_DELTA_STORES):
+            raise ValueError(
+                "`conn_id` is only used with a table in S3. Remove `conn_id`, or set `delta` to a URL that starts with s3://"
+            )
+        return self
+
+
+def _table_kind(value: Any) -> str:
+    found = value.keys() if isinstance(value, dict) else type(value).model_fields if isinstance(value, Model) else ()
+    return "delta" if "delta" in found else "table"
+
+
 class WrittenTable(TableTarget):
     """A table with the number of rows that were written to it.
 
@@ -187,3 +228,23 @@ class WrittenTable(TableTarget):
     """
 
     rows: int
+
+
+class WrittenDeltaTable(DeltaTarget):
+    """A Delta table with the number of rows that were written to it.
+
+    :param rows: number of rows
+    """
+
+    rows: int
+
+
+AnyTableTarget = Annotated[
+    Annotated[TableTarget, Tag("table")] | Annotated[DeltaTarget, Tag("delta")], Discriminator(_table_kind)
+]
+"""A table of a database, or a Delta table."""
+
+AnyWrittenTable = Annotated[
+    Annotated[WrittenTable, Tag("table")] | Annotated[WrittenDeltaTable, Tag("delta")], Discriminator(_table_kind)
+]
+"""A table of a database or a Delta table, with the number of rows that were written to it."""

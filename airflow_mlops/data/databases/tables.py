@@ -120,7 +120,7 @@ class Table(ABC):
                 self._create(schema)
                 found = self._columns()
             self._check(schema, found)
-            return self._replace(schema, part, _kept_errors(self._checked(batches), failed))
+            return self._replace(schema, part, kept_errors(self._checked(batches), failed))
 
     @abstractmethod
     @contextmanager
@@ -433,7 +433,7 @@ def _alchemy_type(kind: pa.DataType) -> Any:
     return sa.DateTime(timezone=True) if pa.types.is_timestamp(kind) else sa.Text()
 
 
-def _kept_errors(batches: Iterator[pa.RecordBatch], failed: list[BaseException]) -> Iterator[pa.RecordBatch]:
+def kept_errors(batches: Iterator[pa.RecordBatch], failed: list[BaseException]) -> Iterator[pa.RecordBatch]:
     """Yield ``batches``. If this fails, append the exception to ``failed``, because Arrow keeps only its text."""
     try:
         yield from batches

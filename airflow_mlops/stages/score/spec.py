@@ -9,12 +9,12 @@ from pydantic import Field, model_validator
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import (
+    AnyTableTarget,
+    AnyWrittenTable,
     DatasetLike,
     DatasetRef,
     MLflowTarget,
     ModelVersionRef,
-    TableTarget,
-    WrittenTable,
 )
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import check_private, predictions_name
@@ -42,7 +42,8 @@ class ScoreSpec(Spec):
     :param drop_columns: columns of ``dataset`` that are not written to the predictions
     :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
         ``hash_columns``
-    :param write_to: table of a database into which the predictions are written as well; by default no table
+    :param write_to: table of a database, or Delta table, into which the predictions are written as well; by default no
+        table
     :param shard: index of the shard to score, from 0; by default all rows are scored
     :param shards: number of shards into which the rows are divided
     :param succeeded: map indexes of the instances of the mapped task that have succeeded, in ascending order. They do
@@ -62,7 +63,7 @@ class ScoreSpec(Spec):
     hash_columns: list[str] = Field(default_factory=list)
     drop_columns: list[str] = Field(default_factory=list)
     hash_conn_id: str | None = None
-    write_to: TableTarget | None = None
+    write_to: AnyTableTarget | None = None
     shard: int | None = Field(default=None, ge=0)
     shards: int | None = Field(default=None, ge=1)
     succeeded: list[int] = Field(default_factory=list)
@@ -129,4 +130,4 @@ class ScoreResult(Result):
     scored_by: ModelVersionRef | None = None
     engine: str | None = None
     rows_per_second: float | None = None
-    written_to: WrittenTable | None = None
+    written_to: AnyWrittenTable | None = None

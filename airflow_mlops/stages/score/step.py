@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import RegistryError
-from airflow_mlops.core.references import ModelVersionRef, WrittenTable
-from airflow_mlops.data.databases.tables import open_table
+from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset, Manifest
 from airflow_mlops.data.privacy import Privacy
 from airflow_mlops.data.selection import select, window_of
@@ -45,7 +44,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     :raises ModelFormatError: the version cannot be loaded; or loading runs code that is stored in the model version,
         and ``allow_pyfunc`` is not set
     :raises SchemaError: a feature is absent from the dataset, or a column has the name of a column that scoring adds
-    :raises TableError: the table of ``write_to`` cannot hold the predictions, or the database rejects them. The dataset
+    :raises TableError: the table of ``write_to`` cannot hold the predictions, or rejects them. The dataset
         of predictions exists
     :raises DatasetCorruptError: the predictions of another shard were deleted or changed before they became a dataset
     """
@@ -57,7 +56,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         details = datasets[0].manifest.details
         kept = [key for key in details.get("keys") or [] if key not in spec.drop_columns]
         writing.check_rows(window, kept, datasets[0].manifest.name)
-        table = open_table(context.connection(spec.write_to.conn_id), spec.write_to.table)
+        table = writing.open_target(spec.write_to, context.connection)
     client = connect(spec.mlflow, context.connection)
     version = shard.version(partial(version_of, spec, client)) if shard else version_of(spec, client)
     if version is None:
@@ -101,8 +100,8 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         index.update(context.store, spec.model, "scoring", manifest.name)
     if table is None or spec.write_to is None:
         return found
-    written = WrittenTable(**spec.write_to.model_dump(), rows=writing.write(table, Dataset(context.store, manifest)))
-    into = f"Wrote {counted(written.rows, 'row')} to table {written.table!r} of connection {written.conn_id!r}."
+    written, where = writing.written(spec.write_to, writing.write(table, Dataset(context.store, manifest)))
+    into = f"Wrote {counted(written.rows, 'row')} to {where}."
     return found.model_copy(update={"summary": f"{found.summary} {into}", "written_to": written})
 
 

@@ -1,4 +1,4 @@
-"""Write a dataset of predictions into a table of a database.
+"""Write a dataset of predictions into a table of a database or a Delta table.
 
 The table has the keys and the event time of each row, the prediction, the score, and the columns of :data:`ORIGIN`. For
 a model with prediction intervals, it also has the ends of the interval.
@@ -6,16 +6,20 @@ a model with prediction intervals, it also has the ends of the interval.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 import pyarrow as pa
 
+from airflow_mlops.core.connections import ConnectionResolver
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.references import DeltaTarget, TableTarget, WrittenDeltaTable, WrittenTable
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import INTERVAL_COLUMNS
-from airflow_mlops.data.databases.tables import Table
+from airflow_mlops.data.databases.tables import Part, open_table
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.delta.storage import s3_options
+from airflow_mlops.data.delta.table import DeltaTable
 
 ORIGIN = pa.schema(
     [
@@ -31,6 +35,50 @@ ORIGIN = pa.schema(
 """The columns that say where a prediction comes from. The first five select the rows that are replaced."""
 
 _PART = ("window_start", "window_end", "model_name", "model_version", "dataset_name")
+
+
+class Replaceable(Protocol):
+    """A table in which a part can be replaced."""
+
+    def replace(self, schema: pa.Schema, part: Part, batches: Iterable[pa.RecordBatch]) -> int:
+        """Replace the rows of ``part`` with ``batches``, all or none, and return their number."""
+
+
+def open_target(target: TableTarget | DeltaTarget, connection: ConnectionResolver) -> Replaceable:
+    """Return the table of ``write_to``, without connecting.
+
+    :param target: the table
+    :param connection: returns the Airflow connection with an id
+    :raises SpecError: the connection has another type, or a package is not installed
+    :raises TableError: rows cannot be written to this kind of database
+    """
+    if isinstance(target, TableTarget):
+        return open_table(connection(target.conn_id), target.table)
+    return DeltaTable(target.delta, s3_options(connection(target.conn_id)) if target.conn_id else None)
+
+
+def written(target: TableTarget | DeltaTarget, rows: int) -> tuple[WrittenTable | WrittenDeltaTable, str]:
+    """Return the table with the number of rows that were written to it, and the description of the table."""
+    if isinstance(target, TableTarget):
+        where = f"table {target.table!r} of connection {target.conn_id!r}"
+        return WrittenTable(**target.model_dump(), rows=rows), where
+    return WrittenDeltaTable(**target.model_dump(), rows=rows), f"Delta table {target.delta!r}"
+
+
+class _Rows:
+    """The rows of a dataset of predictions as they are written. Each iteration reads them again."""
+
+    def __init__(self, predictions: Dataset, columns: list[str], schema: pa.Schema, origin: dict[str, Any]) -> None:
+        self._predictions = predictions
+        self._columns = columns
+        self._schema = schema
+        self._origin = origin
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        for batch in self._predictions.batches(columns=self._columns):
+            constant = [pa.repeat(pa.scalar(self._origin[field.name], field.type), batch.num_rows) for field in ORIGIN]
+            columns = [*batch.select(self._columns).columns, *constant]
+            yield pa.RecordBatch.from_arrays(columns, names=self._schema.names)
 
 
 def check_rows(window: Window | None, keys: list[str], name: str) -> None:
@@ -50,7 +98,7 @@ def check_rows(window: Window | None, keys: list[str], name: str) -> None:
         )
 
 
-def write(table: Table, predictions: Dataset) -> int:
+def write(table: Replaceable, predictions: Dataset) -> int:
     """Write the predictions of a dataset into a table.
 
     Rows in the table with the same window, model, version and dataset name are replaced.
@@ -58,8 +106,8 @@ def write(table: Table, predictions: Dataset) -> int:
     :param table: the table
     :param predictions: dataset of predictions with a window
     :return: number of rows written
-    :raises TableError: the table cannot hold the predictions, or the database rejects them
-    :raises TableUnavailableError: the database cannot be reached, or fails temporarily
+    :raises TableError: the table cannot hold the predictions, or rejects them
+    :raises TableUnavailableError: the table cannot be reached, or fails temporarily
     """
     manifest = predictions.manifest
     details = manifest.details
@@ -76,10 +124,5 @@ def write(table: Table, predictions: Dataset) -> int:
     wanted = [*details["keys"], details["timestamp"], "prediction", "score", *INTERVAL_COLUMNS]
     columns = [name for name in dict.fromkeys(wanted) if name in predictions.schema.names]
     schema = pa.schema([predictions.schema.field(name).remove_metadata() for name in columns] + list(ORIGIN))
-
-    def rows() -> Iterator[pa.RecordBatch]:
-        for batch in predictions.batches(columns=columns):
-            constant = [pa.repeat(pa.scalar(origin[field.name], field.type), batch.num_rows) for field in ORIGIN]
-            yield pa.RecordBatch.from_arrays([*batch.select(columns).columns, *constant], names=schema.names)
-
-    return table.replace(schema, {name: origin[name] for name in _PART}, rows())
+    part = {name: origin[name] for name in _PART}
+    return table.replace(schema, part, _Rows(predictions, columns, schema, origin))

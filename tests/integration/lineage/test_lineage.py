@@ -483,6 +483,17 @@ def test_a_table_of_predictions_has_the_name_that_ingestion_gives_it(monkeypatch
     assert named("crm.predictions") == ("airflow-connection://lineage_bi", "crm.predictions")
 
 
+def test_a_delta_table_of_predictions_has_the_name_of_its_folder():
+    from airflow_mlops.core.references import DeltaTarget
+    from airflow_mlops.lineage.sources import table
+
+    for url, name in {
+        "s3a://lake/bi/predictions": ("s3://lake", "bi/predictions"), "/data/predictions": ("file", "/data/predictions")
+    }.items():  # fmt: skip
+        (found,) = table(DeltaTarget(delta=url))
+        assert (found.namespace, found.name) == name
+
+
 def test_a_rollback_emits_the_new_champion(monkeypatch, tmp_path):
     from airflow_mlops.lineage import lineage_of
 

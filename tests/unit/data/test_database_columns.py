@@ -66,6 +66,23 @@ def test_a_spec_names_the_connection_and_a_table_with_at_most_a_schema():
             parse(ScoreSpec, {**fields, "write_to": {"conn_id": "bi", "table": wrong}}, "Task 'score'")
 
 
+def test_a_spec_names_a_delta_table_and_only_for_s3_a_connection():
+    fields = {"model": "m", "dataset": {"name": "rows"}}
+
+    def target(**write_to):
+        return parse(ScoreSpec, {**fields, "write_to": write_to}, "Task 'score'")
+
+    assert target(delta="s3://lake/predictions", conn_id="lake").connections() == {"lake", "mlflow_default"}
+    assert target(delta="/data/my predictions").connections() == {"mlflow_default"}
+    for wrong in (
+        {"delta": "predictions"}, {"delta": "gs://lake/predictions"}, {"delta": "/data/a%41"}, {"delta": "/x", "table": "y"},
+        {"delta": "s3://key:geheim-4711@lake/predictions"}, {"delta": "/data/predictions", "conn_id": "lake"},
+    ):  # fmt: skip
+        with pytest.raises(SpecError, match="Task 'score' .*write_to.delta") as caught:
+            target(**wrong)
+        assert "geheim" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["a#b", "a?b", "a%41b", "a b"])
 def test_an_sqlite_file_may_have_any_path(name, tmp_path):
     path = tmp_path / name / "x.db"

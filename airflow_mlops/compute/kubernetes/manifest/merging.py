@@ -20,33 +20,51 @@ _KEYS = {
 }
 # Lists that are replaced as a whole.
 _WHOLE = ("command", "args")
+# Kubernetes accepts only one field of these objects, apart from the name of an item: variables have a value or a
+# source, and volumes and sources have one kind. Items of a list have the name of the list and [].
+_ONE_FIELD = ("env[]", "volumes[]", "valueFrom")
+# Of the fields of these objects, Kubernetes accepts one handler.
+_HANDLED = ("startupProbe", "livenessProbe", "readinessProbe", "preStop", "postStart")
+_HANDLERS = frozenset({"exec", "httpGet", "tcpSocket", "grpc", "sleep"})
 
 
 def merge(base: Any, over: Any, name: str = "") -> Any:
     """Merge two values and return the merged copy. If a field is set in both values, ``over`` takes precedence.
 
     Objects are merged field by field, and lists of named items item by item. Other lists are concatenated without
-    duplicates.
+    duplicates. If Kubernetes accepts only one of several fields, such as ``value`` and ``valueFrom`` of a variable, the
+    fields of ``base`` that ``over`` does not have are left out.
 
     :param name: name of the field that holds the two values; empty for whole manifests
     """
     if isinstance(base, dict) and isinstance(over, dict):
-        merged = {key: deepcopy(value) for key, value in base.items()}
+        excluded = _excluded(base, over, name)
+        merged = {key: deepcopy(value) for key, value in base.items() if key not in excluded}
         for key, value in over.items():
             merged[key] = merge(base[key], value, key) if key in base else deepcopy(value)
         return merged
     if isinstance(base, list) and isinstance(over, list) and name not in _WHOLE:
-        return _merge_lists(base, over, _KEYS.get(name))
+        return _merge_lists(base, over, name)
     return deepcopy(over)
 
 
-def _merge_lists(base: list[Any], over: list[Any], key: str | None) -> list[Any]:
+def _excluded(base: dict[str, Any], over: dict[str, Any], name: str) -> set[str]:
+    """Return the fields of ``base`` that Kubernetes does not accept together with those of ``over``."""
+    if name in _ONE_FIELD and over.keys() - {"name"}:
+        return base.keys() - over.keys() - {"name"}
+    if name in _HANDLED and over.keys() & _HANDLERS:
+        return (base.keys() & _HANDLERS) - over.keys()
+    return set()
+
+
+def _merge_lists(base: list[Any], over: list[Any], name: str) -> list[Any]:
+    key = _KEYS.get(name)
     merged = deepcopy(base)
     positions = {item.get(key): position for position, item in enumerate(base)} if key else {}
     for item in over:
         position = positions.get(item.get(key)) if key else None
         if position is not None:
-            merged[position] = merge(merged[position], item)
+            merged[position] = merge(merged[position], item, f"{name}[]")
         elif key or item not in merged:
             merged.append(deepcopy(item))
     return merged

@@ -64,6 +64,48 @@ def test_merge_keeps_all_of_over_and_every_part_of_base_that_over_does_not_contr
     assert json.dumps([base, over]) == before
 
 
+SECRET = {"secretKeyRef": {"name": "s", "key": "k"}}
+
+
+@pytest.mark.parametrize(
+    ("base", "over", "merged"),
+    [
+        ({"env": [{"name": "A", "value": "1"}]}, {"env": [{"name": "A", "valueFrom": SECRET}]}, None),
+        ({"env": [{"name": "A", "valueFrom": SECRET}]}, {"env": [{"name": "A", "value": "1"}]}, None),
+        (
+            {"env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]},
+            {"env": [{"name": "A", "valueFrom": SECRET}]},
+            None,
+        ),
+        (
+            {"volumes": [{"name": "data", "emptyDir": {}}]},
+            {"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "c"}}]},
+            None,
+        ),
+        # Settings of the same kind of volume are kept.
+        (
+            {"volumes": [{"name": "shm", "emptyDir": {"medium": "Memory"}}]},
+            {"volumes": [{"name": "shm", "emptyDir": {"sizeLimit": "1Gi"}}]},
+            {"volumes": [{"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "1Gi"}}]},
+        ),
+        (
+            {"livenessProbe": {"httpGet": {"path": "/live", "port": 80}, "periodSeconds": 2}},
+            {"livenessProbe": {"exec": {"command": ["true"]}}},
+            {"livenessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 2}},
+        ),
+        (
+            {"livenessProbe": {"httpGet": {"path": "/live", "port": 80}}},
+            {"livenessProbe": {"httpGet": {"path": "/other"}, "periodSeconds": 9}},
+            {"livenessProbe": {"httpGet": {"path": "/other", "port": 80}, "periodSeconds": 9}},
+        ),
+        ({"preStop": {"exec": {"command": ["sleep", "5"]}}}, {"preStop": {"sleep": {"seconds": 9}}}, None),
+        ({"labels": {"exec": "1"}}, {"labels": {"grpc": "2"}}, {"labels": {"exec": "1", "grpc": "2"}}),
+    ],
+)  # fmt: skip
+def test_of_fields_that_exclude_each_other_only_that_of_over_is_kept(base, over, merged):
+    assert merge(base, over) == (merged or over)
+
+
 @pytest.mark.parametrize(
     ("text", "amount"),
     [

@@ -134,7 +134,7 @@ def monitored(result: dict[str, Any]) -> list[Sample]:
     return [
         *_one_of("mlops.monitor.decision", get_args(Decision), result["decision"], about),
         *_samples("mlops.monitor", values, about),
-        *_performance(measured, about),
+        *_performance(measured, result.get("metric"), about),
         *(
             sample
             for name, percentile in (("median", "50"), ("p90", "90"), ("p99", "99"))
@@ -180,10 +180,12 @@ def decided(result: dict[str, Any], outcome: str) -> list[Sample]:
     ]
 
 
-def _performance(measured: dict[str, float], about: dict[str, str]) -> Iterator[Sample]:
+def _performance(measured: dict[str, float], metric: str | None, about: dict[str, str]) -> Iterator[Sample]:
     found = {key.removeprefix("estimated_") for key in measured}
     on_request = {name for name in found if is_expected_cost(name) or is_deviance(name)}
-    names = sorted({name for names in REALISED.values() for name in names} | {COVERAGE} | on_request)
+    # Only the result says which metric is a custom one: its name is an import path.
+    judged = {metric} if metric is not None else set()
+    names = sorted({name for names in REALISED.values() for name in names} | {COVERAGE} | on_request | judged)
     for source, prefix in (("realised", ""), ("estimated", "estimated_")):
         for name in names:
             ends = ("", "_low", "_high", "_reference")

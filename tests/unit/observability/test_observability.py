@@ -96,6 +96,15 @@ def test_metrics_with_parameters_are_exported_by_their_name():
     assert found["mlops.monitor.performance", "poisson_deviance", "realised"] == 1
 
 
+def test_a_custom_metric_is_exported():
+    measured = {"shop.metrics:profit": 0.6, "shop.metrics:profit_low": 0.5, "shop.metrics:profit_reference": 0.7}
+    found = values(monitored({**monitor_result(), "metrics": measured, "metric": "shop.metrics:profit"}))
+    assert found["mlops.monitor.performance", "shop.metrics:profit", "realised"] == 0.6
+    assert found["mlops.monitor.performance_low", "shop.metrics:profit", "realised"] == 0.5
+    assert found["mlops.monitor.performance_reference", "shop.metrics:profit", "realised"] == 0.7
+    assert not [key for key in found if "shop.metrics:profit_low" in key]
+
+
 def test_what_was_not_measured_is_not_exported():
     empty = {**monitor_result("retrain"), "metrics": {"rows": 0}, "champion": None, "scored_by": None}
     assert {name for name, *_ in values(monitored(empty))} == {

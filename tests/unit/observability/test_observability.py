@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from airflow_mlops.metrics.catalog import COVERAGE, REALISED
+from airflow_mlops.metrics.catalog import COVERAGE, REALISED, find_metric
 from airflow_mlops.observability.export import export
 from airflow_mlops.observability.samples import METRICS, Sample, decided, monitored, scored
 from airflow_mlops.operators import MonitorOperator, PromoteOperator, RollbackOperator, ScoreOperator
@@ -207,11 +207,17 @@ EXPRESSIONS = [
 ]
 
 
+# The metrics of realised performance.
+JUDGED = [
+    *(metric for names in REALISED.values() for metric in names),
+    *(COVERAGE, "expected_cost_fp1_fn20", "poisson_deviance", "gamma_deviance", "tweedie_deviance_p1.5"),
+]
+
+
 def exported() -> dict[str, dict[str, set[str]]]:
     """The values of every label of every metric."""
     known: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
-    metrics = [metric for names in REALISED.values() for metric in names] + [COVERAGE]
-    every = {name: number for metric in metrics for name, number in performance(metric=metric).items()}
+    every = {name: number for metric in JUDGED for name, number in performance(metric=metric).items()}
     for samples in (*groups().values(), monitored({**monitor_result(), "metrics": every})):
         for metric, _, labels in samples:
             for name, text in labels.items():
@@ -229,7 +235,12 @@ def unknown(expression: str) -> set[str]:
             if label not in known.get(metric, {}):
                 found.add(f"{metric}{{{label}}}")
             elif text != "$model":
-                found |= {f"{metric}{{{label}={one}}}" for one in text.split("|") if one not in known[metric][label]}
+                values = known[metric][label]
+                found |= {
+                    f"{metric}{{{label}={one}}}"
+                    for one in text.split("|")
+                    if not any(re.fullmatch(one, value) for value in values)
+                }
     bare = re.sub(r"\{[^}]*\}", "", expression)
     names = set(re.findall(r"(?<![\w:$])([a-zA-Z_:][\w:]*)(?![\w:]|\()", bare))
     return found | (names - known.keys() - labels - KEYWORDS)
@@ -268,6 +279,15 @@ def test_the_page_names_every_metric_and_every_alert():
         assert f"`{rule['alert']}`" in page
 
 
+def test_a_fall_of_every_built_in_metric_fires_the_alert_in_the_right_direction():
+    (rule,) = (rule for rule in alerts() if rule["alert"] == "ModelPerformanceFell")
+    rising, falling = re.findall(r'metric=~"(.+?)"', rule["expr"])
+    for name in JUDGED:
+        greater_is_better = find_metric(name).higher_is_better
+        assert (re.fullmatch(rising, name) is not None) == greater_is_better, name
+        assert (re.fullmatch(falling, name) is not None) != greater_is_better, name
+
+
 def test_promtool_accepts_the_alert_rules():
     done = promtool("check", "rules", ALERTS)
     assert done.returncode == 0, done.stderr
@@ -280,6 +300,7 @@ def at(second: int, samples: list[Sample]) -> list[Sample]:
 
 
 FELL = at(0, monitored(monitor_result("retrain", **performance(value=0.7))))
+F1_FELL = at(0, monitored(monitor_result("retrain", **performance(metric="f1", value=0.7))))
 ROSE = at(0, monitored(monitor_result("retrain", **performance(metric="rmse", value=0.9))))
 HEALTHY = at(0, monitored(monitor_result()))
 HELD_BACK = at(0, monitored({**monitor_result("watch", **performance(value=0.7)), "held_back": ["performance"]}))
@@ -295,6 +316,7 @@ REFUSED_BEFORE = at(-60, REFUSED)
         pytest.param([*HEALTHY, *PROMOTED, *SCORED], 1, set(), id="all is well"),
         pytest.param(IMMATURE, 3, set(), id="too few labels to judge performance"),
         pytest.param(FELL, 0, {"ModelPerformanceFell"}, id="a metric fell"),
+        pytest.param(F1_FELL, 0, {"ModelPerformanceFell"}, id="a metric of classes fell"),
         pytest.param(HELD_BACK, 3, {"ModelPerformanceFell"}, id="a metric fell, and retraining is held back"),
         pytest.param([*ROSE, *PROMOTED], 0, {"ModelPerformanceFell"}, id="an error rose"),
         pytest.param(FELL, 2, {"ModelPerformanceFell", "ModelRetrainingOverdue"}, id="no candidate since"),

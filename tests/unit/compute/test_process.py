@@ -95,6 +95,17 @@ def test_settings_of_the_gpus_are_inherited(monkeypatch):
     assert gpus.items() <= env.items()
 
 
+def test_names_in_any_script_reach_a_process_in_any_locale(tmp_path, monkeypatch, caplog):
+    class InAscii(subprocess.Popen):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **{"encoding": "ascii", **kwargs})
+
+    monkeypatch.setattr(subprocess, "Popen", InAscii)
+    caplog.set_level(logging.INFO)
+    fail(Process(python=script(tmp_path, "cat; echo; exit 3")), tmp_path, spec={"name": "\u9042\u5ef6"})
+    assert "\u9042\u5ef6" in caplog.text
+
+
 def test_environment_is_not_shown_when_rendered():
     assert "hunter2" not in repr(Process(python="python", env={"TOKEN": "hunter2"}))
 

@@ -37,6 +37,7 @@ _INHERITED = (
     "SSL_CERT_FILE",
     "REQUESTS_CA_BUNDLE",
     "LD_LIBRARY_PATH",
+    *(name for proxy in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY") for name in (proxy, proxy.lower())),
 )
 # Seconds that the process has after SIGTERM to end its query and to write a checkpoint. Airflow kills a task 5 s after
 # a user ended it, and would leave the process behind.

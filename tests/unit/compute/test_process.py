@@ -95,6 +95,14 @@ def test_settings_of_the_gpus_are_inherited(monkeypatch):
     assert gpus.items() <= env.items()
 
 
+def test_proxies_are_inherited(monkeypatch):
+    proxies = {"HTTPS_PROXY": "http://proxy:3128", "https_proxy": "http://proxy:3128", "NO_PROXY": "minio,mlflow"}
+    for name, value in proxies.items():
+        monkeypatch.setenv(name, value)
+    env = ProcessRunner(Process(python="python"), log)._environment(set(), {})
+    assert proxies.items() <= env.items()
+
+
 def test_names_in_any_script_reach_a_process_in_any_locale(tmp_path, monkeypatch, caplog):
     class InAscii(subprocess.Popen):
         def __init__(self, *args, **kwargs):

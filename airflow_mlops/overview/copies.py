@@ -1,7 +1,8 @@
 """Copies of many small files of the artifact store in one object, so that reading all of them takes few requests.
 
 A copy contains for each file the values that a reader needs and a stamp, which is a text made from the filesystem's
-metadata of the file. If the stamp of a file in a listing differs from that in the copy, the file itself is read.
+metadata of the file. If the stamp of a file in a listing differs from that in the copy, the file itself is read. A file
+without a value, which this version of the package cannot read, is not copied, because another version may read it.
 """
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ def stamp(info: Mapping[str, Any]) -> str:
 class Copy:
     """The stamp of each file and the value made from its content, by key of the file.
 
-    :param read: number of files that were read because the stored copy did not have them
+    :param values: the value is ``None`` if the file cannot be read
+    :param read: number of values that were read from their files because the stored copy did not have them
     """
 
     values: dict[str, tuple[str, Any]]
@@ -76,7 +78,7 @@ def read(
             values[key] = (stamps[key], make(key, contents[key]))
         elif key in known and known[key][0] == stamps[key]:
             values[key] = known[key]
-    return Copy(values, len(contents))
+    return Copy(values, sum(values[key][1] is not None for key in contents))
 
 
 def load(store: ArtifactStore, key: str, version: int) -> dict[str, tuple[str, Any]]:
@@ -85,7 +87,8 @@ def load(store: ArtifactStore, key: str, version: int) -> dict[str, tuple[str, A
         content = json.loads(gzip.decompress(store.read_bytes(key)))
         if content["version"] != version:
             return {}
-        return {str(name): (str(item[0]), item[1]) for name, item in content["files"].items()}
+        # Copies of earlier releases have files without a value.
+        return {str(name): (str(item[0]), item[1]) for name, item in content["files"].items() if item[1] is not None}
     except FileNotFoundError:
         return {}
     except (OSError, EOFError, zlib.error, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
@@ -95,7 +98,8 @@ def load(store: ArtifactStore, key: str, version: int) -> dict[str, tuple[str, A
 
 def save(store: ArtifactStore, key: str, version: int, values: Mapping[str, tuple[str, Any]]) -> None:
     """Store a copy. It is never required, so a failure is only logged."""
-    content = json.dumps({"version": version, "files": values}, ensure_ascii=False, allow_nan=False)
+    files = {name: item for name, item in values.items() if item[1] is not None}
+    content = json.dumps({"version": version, "files": files}, ensure_ascii=False, allow_nan=False)
     try:
         store.write_bytes(key, gzip.compress(content.encode(), compresslevel=5, mtime=0))
     except StoreError as error:

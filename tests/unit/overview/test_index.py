@@ -247,6 +247,20 @@ def test_points_of_another_version_are_read_from_the_reports(store: ArtifactStor
     assert monitoring.points(store, "delays") == expected
 
 
+def test_a_report_that_only_another_version_can_read_is_read_by_that_version(
+    store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = [reports.publish(store, month) for month in MONTHS[:5]]
+    expected = monitoring.points(store, "delays")
+    store.delete("indexes/monitoring/delays.json.gz")
+    with monkeypatch.context() as earlier:
+        parse = monitoring.parse
+        earlier.setattr(monitoring, "parse", lambda key, text: None if key == keys[2] else parse(key, text))
+        assert monitoring.points(store, "delays")[1] == [keys[2]]
+    assert monitoring.points(store, "delays") == expected
+    assert len(copies.load(store, "indexes/monitoring/delays.json.gz", 1)) == 5
+
+
 def test_a_model_that_was_only_trained_is_listed_with_the_dags_that_trained_it(store: ArtifactStore) -> None:
     by_name(store)
     index.trained(store, version(2), "train")

@@ -74,8 +74,9 @@ class MLflowHook(BaseHook):
         from airflow_mlops.compute.connections import airflow_connection
         from airflow_mlops.registry.light import credentials, server_address
 
-        found = airflow_connection(self.mlflow_conn_id)
         try:
+            # The connection may be defined only where the step runs, for example in a Kubernetes Secret.
+            found = airflow_connection(self.mlflow_conn_id)
             if (address := server_address(found)) is not None:
                 for name, value in tags.items():
                     requests.post(

@@ -14,6 +14,12 @@ PREDICTION_COLUMNS = ("prediction", "score", "model_name", "model_version", "sco
 INTERVAL_COLUMNS = ("prediction_lower", "prediction_upper")
 """The columns that scoring adds after ``score`` for models with prediction intervals: the ends of the intervals."""
 
+ATTRIBUTION_COLUMNS = ("attributions", "attribution_base")
+"""The columns that scoring adds with ``explain``: the attribution of each feature, and the base they are added to."""
+
+ADDED_COLUMNS = (*PREDICTION_COLUMNS, *INTERVAL_COLUMNS, *ATTRIBUTION_COLUMNS)
+"""All columns that scoring may add."""
+
 Apart = Literal["shadow", "canary"]
 """The kinds of predictions that are stored separately from those of the champion.
 
@@ -25,7 +31,7 @@ LABEL, LABEL_AT = "label", "label_at"
 """The columns that JoinLabelsOperator adds to predictions: the label, and the time at which it became known."""
 
 
-_RESERVED = frozenset({*PREDICTION_COLUMNS, *INTERVAL_COLUMNS, LABEL, LABEL_AT})
+_RESERVED = frozenset({*ADDED_COLUMNS, LABEL, LABEL_AT})
 
 
 def predictions_name(model: str, apart: Apart | None = None) -> str:
@@ -92,7 +98,7 @@ def check_private(hashed: Collection[str], dropped: Collection[str], conn_id: st
             f"`hash_columns` and `drop_columns` both have the {named('column', sorted(both))}. Name each column in only one "
             "of them."
         )
-    if own := [name for name in (*PREDICTION_COLUMNS, *INTERVAL_COLUMNS) if name in {*hashed, *dropped}]:
+    if own := [name for name in ADDED_COLUMNS if name in {*hashed, *dropped}]:
         raise ValueError(
             f"Scoring adds the {named('column', own)}, which cannot be hashed or dropped. Correct "
             "`hash_columns` and `drop_columns`."

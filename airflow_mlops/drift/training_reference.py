@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import DatasetNotFoundError, ModelFormatError, SpecError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
-from airflow_mlops.data.columns import INTERVAL_COLUMNS, LABEL, LABEL_AT, PREDICTION_COLUMNS
+from airflow_mlops.data.columns import ADDED_COLUMNS, LABEL, LABEL_AT
 from airflow_mlops.data.datasets import Dataset, open_dataset
 from airflow_mlops.data.prediction_versions import latest_version
 from airflow_mlops.data.privacy import hashed_or_dropped
@@ -203,4 +203,4 @@ def _schema_changes(
         return schema.changes(known.features.columns, {}, schemas)
     trained = {column.name: column.type for column in training_set.manifest.columns}
     found = schema.changes(known.features.columns, trained, schemas)
-    return [*found, *schema.added(trained, schemas, (*PREDICTION_COLUMNS, *INTERVAL_COLUMNS, LABEL, LABEL_AT))]
+    return [*found, *schema.added(trained, schemas, (*ADDED_COLUMNS, LABEL, LABEL_AT))]

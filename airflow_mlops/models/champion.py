@@ -19,6 +19,8 @@ from airflow_mlops.registry.versions import champion
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+    from airflow_mlops.models.attributions import Explainer
+
 
 def load_champion(
     client: MlflowClient,
@@ -50,6 +52,27 @@ def load_champion(
 
     contract = contracts.read(client, store, ref).contract
     return pyfunc_model.load_measured(folder, str(ref), contract, allow_pyfunc=allow_pyfunc)
+
+
+def load_explained_champion(
+    client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, progress: Callable[[str], None]
+) -> tuple[OnnxModel, Explainer]:
+    """Load a model version as :func:`load_champion` does, and what computes its attributions.
+
+    :param client: client of the MLflow server
+    :param store: the artifact store with the ledger
+    :param ref: the model version
+    :param progress: function that logs a message about files that were not checked
+    :raises ModelCorruptError: the files of the version were changed after its promotion
+    :raises ModelFormatError: there are no exact attributions for the version, or it cannot be loaded
+    """
+    from airflow_mlops.models import attributions
+
+    folder = download_champion(client, store, ref, progress)
+    if not has_contract(folder):
+        raise attributions.refusal(str(ref))
+    model = OnnxModel.load(folder)
+    return model, attributions.load(folder, model.contract, str(ref))
 
 
 def download_champion(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.data.columns import INTERVAL_COLUMNS, LABEL, LABEL_AT, PREDICTION_COLUMNS
+from airflow_mlops.data.columns import ADDED_COLUMNS, LABEL, LABEL_AT
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.profiles.columns.categorical import category_kind
 from airflow_mlops.profiles.columns.embeddings import is_embedding
@@ -33,7 +33,7 @@ def with_watched_columns(
     time = contract.timestamp
     keys = set(dataset.manifest.details.get("keys") or ()) - {time}
     # Names of the columns that ScoreOperator and JoinLabelsOperator add.
-    ours = {*PREDICTION_COLUMNS, *INTERVAL_COLUMNS, LABEL, LABEL_AT}
+    ours = {*ADDED_COLUMNS, LABEL, LABEL_AT}
     others = {*(feature.name for feature in contract.features), contract.label, *keys, *ours}
     maybe = [field.name for field in dataset.schema if field.name not in others and _is_watchable(field.type)]
     if not maybe:

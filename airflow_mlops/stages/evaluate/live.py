@@ -22,7 +22,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetNotFoundError, EvaluationError, SpecError
 from airflow_mlops.core.references import Chosen, DatasetRef, ModelVersionRef
-from airflow_mlops.data.columns import INTERVAL_COLUMNS, LABEL, LABEL_AT, PREDICTION_COLUMNS
+from airflow_mlops.data.columns import ADDED_COLUMNS, LABEL, LABEL_AT, PREDICTION_COLUMNS
 from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter, open_dataset
 from airflow_mlops.data.row_identity import row_ids, shared_rows
 from airflow_mlops.data.selection import select, window_of
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 # Columns that identify a prediction of the online endpoint.
 _REQUEST = ("request_id", "request_row", "scored_at")
 _VERSION = "model_version"
-_ADDED = frozenset({*PREDICTION_COLUMNS, *INTERVAL_COLUMNS, LABEL, LABEL_AT})
+_ADDED = frozenset({*ADDED_COLUMNS, LABEL, LABEL_AT})
 
 
 @dataclass(frozen=True)

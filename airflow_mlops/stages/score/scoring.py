@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,20 +16,23 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SchemaError, named
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data import prediction_log as predictions
-from airflow_mlops.data.columns import INTERVAL_COLUMNS, PREDICTION_COLUMNS
+from airflow_mlops.data.columns import ADDED_COLUMNS
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.moments import UTC, as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, hashed_or_dropped
 from airflow_mlops.data.selection import coverage
 from airflow_mlops.data.types import common_schema, conformed
+from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.predicted import with_predictions
 from airflow_mlops.models.scorer import Scorer
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score import shards
+from airflow_mlops.stages.score.attributions import with_attributions
 from airflow_mlops.stages.score.shards import Piece, Round
 
 if TYPE_CHECKING:
     from airflow_mlops.core.windows import Window
+    from airflow_mlops.models.attributions import Explainer
 
 BATCH_ROWS = 65_536
 _BATCHES, _FEWEST_ROWS = 16, 1_024
@@ -59,32 +62,34 @@ class Scoring:
     privacy: Privacy = KEEP_ALL
     shadow: bool = False
 
-    def all_rows(self, model: Scorer) -> Manifest:
+    def all_rows(self, model: Scorer, explainer: Explainer | None = None) -> Manifest:
         """Predict all rows, and write the rows and predictions as a dataset.
 
         Reading, scoring and writing run at the same time on different batches. Memory use does not depend on the number
         of rows.
 
+        :param model: the model
+        :param explainer: computes the attributions that are written as well; by default none are written
         :return: manifest of the dataset of predictions
         """
         started = time.perf_counter()
         with self._writer() as writer:
-            details = self._write(writer, model)
+            details = self._write(writer, model, explainer)
             return self._commit(writer, details, time.perf_counter() - started)
 
-    def one_shard(self, shard: Round, load: Callable[[], Scorer]) -> Piece:
+    def one_shard(self, shard: Round, load: Callable[[], tuple[Scorer, Explainer | None]]) -> Piece:
         """Predict the rows of a shard, and write them to files that no manifest lists yet.
 
         If an earlier try has scored the shard, its predictions are returned.
 
-        :param load: function that loads the model
+        :param load: function that loads the model, and the object that computes the attributions if they are written, too
         """
         if (found := shard.piece()) is not None:
             return found
-        model = load()
+        model, explainer = load()
         started = time.perf_counter()
         with self._writer() as writer:
-            details = self._write(writer, model, shard.shard, shard.shards)
+            details = self._write(writer, model, explainer, shard.shard, shard.shards)
             written = writer.finish()
         seconds = time.perf_counter() - started
         return shard.add(Piece(written=written, details=details, engine=model.engine, seconds=seconds))
@@ -110,7 +115,9 @@ class Scoring:
     def _writer(self) -> DatasetWriter:
         return DatasetWriter(self.context.store, self.name, predictions.folder(self.window, self.version.version))
 
-    def _write(self, writer: DatasetWriter, model: Scorer, shard: int = 0, count: int = 1) -> dict[str, Any]:
+    def _write(
+        self, writer: DatasetWriter, model: Scorer, explainer: Explainer | None, shard: int = 0, count: int = 1
+    ) -> dict[str, Any]:
         """Predict the rows of a shard. Return the details for the manifest.
 
         :param count: number of shards
@@ -119,13 +126,16 @@ class Scoring:
         self.privacy.require(carried, self.datasets[0].manifest.name)
         predictions.claim(self.context.store, self.name, self._slot, self.datasets, self.part, self.context.provenance)
         details = _details(self.datasets[-1], model, self.version, carried, self.privacy)
+        if explainer is not None:
+            details["attribution_scale"] = explainer.scale
         timestamp = details["timestamp"]
+        private = hashed_or_dropped(self.privacy.details)
         schema = _common(self.datasets, carried, timestamp)
         with ThreadPoolExecutor(2, "score") as threads:
             pending: Future[None] | None = None
             row = 0
             for batch in _read_ahead(self._batches(carried, shard, count), threads):
-                scored = _scored(batch.select(carried), model, self.version)
+                scored = _scored(batch.select(carried), model, self.version, explainer, private)
                 try:
                     scored = _with_event_time(scored, timestamp, row)
                 except SchemaError:
@@ -140,7 +150,7 @@ class Scoring:
             if pending is not None:
                 pending.result()
             elif shard == 0:
-                empty = _empty_batch(self.datasets[0], carried, model.contract, self.version)
+                empty = _empty_batch(self.datasets[0], carried, model.contract, self.version, explainer, private)
                 empty = _with_types(_with_event_time(empty, timestamp, 0), schema, self.datasets[0])
                 writer.write(self.privacy.apply(empty))
         return details | ({"shadow": True} if self.shadow else {})
@@ -215,7 +225,7 @@ def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, versi
                 f"Dataset {name!r} does not have the {named('feature', missing)} of {version}. "
                 f"Score a dataset with all features. The columns of the dataset are: {', '.join(columns)}."
             )
-    if taken := [name for name in carried if name in (*PREDICTION_COLUMNS, *INTERVAL_COLUMNS)]:
+    if taken := [name for name in carried if name in ADDED_COLUMNS]:
         raise SchemaError(
             f"Dataset {datasets[0].manifest.name!r} has the {named('column', taken)}, which "
             "scoring adds as well. Choose other names in the dataset."
@@ -256,26 +266,45 @@ def _what(dataset: Dataset) -> str:
     return f"The windows of dataset {dataset.manifest.name!r}"
 
 
-def _scored(batch: pa.RecordBatch, model: Scorer, version: ModelVersionRef) -> pa.RecordBatch:
+def _scored(
+    batch: pa.RecordBatch,
+    model: Scorer,
+    version: ModelVersionRef,
+    explainer: Explainer | None = None,
+    private: Collection[str] = (),
+) -> pa.RecordBatch:
+    """Return the rows with the columns that scoring adds.
+
+    :param explainer: computes the attributions; ``None`` if they are not written
+    :param private: names of hashed and dropped columns, which have no attributions
+    """
     started = time.perf_counter()
     found = model.predict(batch)
     seconds = time.perf_counter() - started
     rows = batch.num_rows
     now = pa.scalar(datetime.now(timezone.utc), pa.timestamp("us", "UTC"))
     latency = pa.scalar(1000 * seconds / max(1, rows))
-    return with_predictions(
+    scored = with_predictions(
         batch, model.contract, version, found.prediction, found.score, pa.repeat(now, rows), pa.repeat(latency, rows)
     )
+    return scored if explainer is None else with_attributions(scored, batch, found, explainer, private)
 
 
 def _empty_batch(
-    dataset: Dataset, carried: Sequence[str], contract: ModelContract, version: ModelVersionRef
+    dataset: Dataset,
+    carried: Sequence[str],
+    contract: ModelContract,
+    version: ModelVersionRef,
+    explainer: Explainer | None,
+    private: Collection[str],
 ) -> pa.RecordBatch:
     """Return a batch of predictions without rows, which is written for a window without rows."""
     schema = pa.schema([dataset.schema.field(name) for name in carried]).remove_metadata()
     batch = pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
     times, latency = pa.array([], pa.timestamp("us", "UTC")), pa.array([], pa.float64())
-    return with_predictions(batch, contract, version, np.empty(0), np.empty(0), times, latency)
+    found = Predictions(np.empty(0), np.empty(0), np.empty((0, len(contract.classes))))
+    scored = with_predictions(batch, contract, version, found.prediction, found.score, times, latency)
+    return scored if explainer is None else with_attributions(scored, batch, found, explainer, private)
 
 
 def _with_event_time(batch: pa.RecordBatch, name: str | None, row: int) -> pa.RecordBatch:

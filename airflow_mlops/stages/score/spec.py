@@ -38,6 +38,8 @@ class ScoreSpec(Spec):
         ``skip`` writes no dataset
     :param allow_pyfunc: whether code that is stored in the model version may run when the model is loaded, see
         :mod:`airflow_mlops.models.pyfunc.loading`
+    :param explain: whether to write the attribution of each feature to each prediction, see
+        :mod:`airflow_mlops.models.attributions`
     :param hash_columns: columns to write as keyed hashes (pseudonyms) instead of their values
     :param drop_columns: columns of ``dataset`` that are not written to the predictions
     :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
@@ -60,6 +62,7 @@ class ScoreSpec(Spec):
     name: Name | None = None
     on_missing: Literal["fail", "skip"] = "fail"
     allow_pyfunc: bool = Field(default=False, strict=True)
+    explain: bool = False
     hash_columns: list[str] = Field(default_factory=list)
     drop_columns: list[str] = Field(default_factory=list)
     hash_conn_id: str | None = None

@@ -12,7 +12,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset, Manifest
 from airflow_mlops.data.privacy import Privacy
 from airflow_mlops.data.selection import select, window_of
-from airflow_mlops.models.champion import load_champion
+from airflow_mlops.models.champion import load_champion, load_explained_champion
 from airflow_mlops.overview import index
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.client import connect
@@ -24,6 +24,9 @@ from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from airflow_mlops.models.attributions import Explainer
+    from airflow_mlops.models.scorer import Scorer
 
 __all__ = ["run", "score"]
 
@@ -42,7 +45,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         the version does not exist
     :raises ModelCorruptError: a file of the version was added, removed or changed after its promotion
     :raises ModelFormatError: the version cannot be loaded; or loading runs code that is stored in the model version,
-        and ``allow_pyfunc`` is not set
+        and ``allow_pyfunc`` is not set; or ``explain`` is set, and there are no exact attributions for the version
     :raises SchemaError: a feature is absent from the dataset, or a column has the name of a column that scoring adds
     :raises TableError: the table of ``write_to`` cannot hold the predictions, or rejects them. The dataset
         of predictions exists
@@ -63,12 +66,12 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         return ScoreResult(dataset=None, summary=f"No rows were scored. {_lacks(spec)}.")
     privacy = Privacy.of(spec.hash_columns, spec.drop_columns, spec.hash_conn_id, context.connection)
     scoring = Scoring(datasets, version, spec.predictions, spec.part, window, context, privacy, spec.shadow)
-    load = partial(load_champion, client, context.store, version, context.progress, allow_pyfunc=spec.allow_pyfunc)
+    load = partial(_load, spec, client, context, version)
     manifest: Manifest | None
     if shard is None:
-        model = load()
+        model, explainer = load()
         started = time.perf_counter()
-        manifest = scoring.all_rows(model)
+        manifest = scoring.all_rows(model, explainer)
         rows, engine, seconds, which = manifest.rows, model.engine, time.perf_counter() - started, ""
     else:
         piece = scoring.one_shard(shard, load)
@@ -103,6 +106,14 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     written, where = writing.written(spec.write_to, writing.write(table, Dataset(context.store, manifest)))
     into = f"Wrote {counted(written.rows, 'row')} to {where}."
     return found.model_copy(update={"summary": f"{found.summary} {into}", "written_to": written})
+
+
+def _load(
+    spec: ScoreSpec, client: MlflowClient, context: StepContext, version: ModelVersionRef
+) -> tuple[Scorer, Explainer | None]:
+    if spec.explain:
+        return load_explained_champion(client, context.store, version, context.progress)
+    return load_champion(client, context.store, version, context.progress, allow_pyfunc=spec.allow_pyfunc), None
 
 
 def version_of(spec: ScoreSpec, client: MlflowClient) -> ModelVersionRef | None:

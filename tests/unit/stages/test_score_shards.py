@@ -74,7 +74,7 @@ def task(
     datasets = select(store, spec.dataset, kept=joined.kept)
     claimed = joined.version(lambda: version(champion))
     work = Scoring(datasets, claimed, "delays_predictions", part, window_of(datasets), context, privacy)
-    work.one_shard(joined, lambda: MODEL)
+    work.one_shard(joined, lambda: (MODEL, None))
     return joined, work.dataset_of_shards(joined)
 
 

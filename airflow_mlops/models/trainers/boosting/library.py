@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import packages_distributions
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.relational import available_cpus
-from airflow_mlops.models.onnx.boosting import Ensemble
+from airflow_mlops.models.onnx.boosting import Ensemble, Link
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
 from airflow_mlops.models.trainers.boosting.progress import Progress
 from airflow_mlops.models.trainers.boosting.rows import Rows
@@ -102,6 +102,21 @@ class Library(Protocol):
         :raises TrainingError: the library refuses the parameters or the rows
         """
 
+    def contributions(
+        self, content: bytes, encoding: Encoding
+    ) -> tuple[Link, Callable[[NDArray[np.float32]], NDArray[np.float64]]]:
+        """Read a stored model, and return its link function and a function that computes contributions.
+
+        That function takes encoded rows, and returns the contributions of the features to each output and, in the last
+        place, the base, shape (n, outputs, features + 1). They add up to the log-odds of the second class (binary), the
+        values before softmax (multiclass), or the value or its logarithm (regression).
+
+        :param content: the model in the library's own format
+        :param encoding: the encoding of its inputs
+        :raises ValueError: the library cannot read the model
+        :raises SpecError: the library is not installed
+        """
+
 
 def load(name: str) -> ModuleType:
     """Import a library, such as ``xgboost``.
@@ -114,7 +129,7 @@ def load(name: str) -> ModuleType:
         if error.name != name:
             raise
         raise SpecError(
-            f"The trainer needs {name}, which is not installed where the step runs. Install airflow-mlops[{name}] there."
+            f"The model needs {name}, which is not installed where the step runs. Install airflow-mlops[{name}] there."
         ) from None
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError, TrainingError, one_line
-from airflow_mlops.models.onnx.boosting import AT_MOST, IN, Ensemble, Tree
+from airflow_mlops.models.onnx.boosting import AT_MOST, IN, Ensemble, Link, Tree
 from airflow_mlops.models.onnx.histograms import round_down
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
 from airflow_mlops.models.trainers.boosting.library import Job, choose, gpus, load, threads
@@ -172,10 +172,35 @@ class LightGBMModel:
         fields = _fields(header)
         outputs = int(fields["num_tree_per_iteration"])
         trees = [_tree(_fields(part), number % outputs) for number, part in enumerate(parts)]
-        # The text of the objective contains its parameters, such as "binary sigmoid:1".
-        options = dict(item.split(":", 1) for item in fields["objective"].split()[1:] if ":" in item)
-        scale = float(options.get("sigmoid", 1)) if self._link == "logit" else 1.0
-        return Ensemble(trees, np.zeros(outputs), self._link, scale=scale)
+        return Ensemble(trees, np.zeros(outputs), self._link, scale=_scale(fields, self._link))
+
+
+def contributions(
+    content: bytes, encoding: Encoding
+) -> tuple[Link, Callable[[NDArray[np.float32]], NDArray[np.float64]]]:
+    """Read a stored model, as described in :class:`~airflow_mlops.models.trainers.boosting.library.Library`."""
+    lightgbm = load("lightgbm")
+    try:
+        booster = lightgbm.Booster(model_str=content.decode())
+    except lightgbm.basic.LightGBMError as error:
+        raise ValueError(f"LightGBM cannot read {FILE} ({one_line(error, 200)})") from error
+    fields = _fields(content.decode().partition("\nTree=")[0])
+    objective = fields["objective"].split()[0]
+    (link,) = {links[objective] for links in _OBJECTIVES.values() if objective in links}
+    scale = _scale(fields, link)
+
+    def found(matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        values = booster.predict(matrix, pred_contrib=True, **threads({}, "num_threads"))
+        return scale * np.asarray(values, dtype=np.float64).reshape(len(matrix), -1, len(encoding.features) + 1)
+
+    return link, found
+
+
+def _scale(fields: dict[str, str], link: str) -> float:
+    """Return the factor that converts the sum of the trees to log-odds; 1 for other links."""
+    # The text of the objective contains its parameters, such as "binary sigmoid:1".
+    options = dict(item.split(":", 1) for item in fields["objective"].split()[1:] if ":" in item)
+    return float(options.get("sigmoid", 1)) if link == "logit" else 1.0
 
 
 def _fields(text: str) -> dict[str, str]:

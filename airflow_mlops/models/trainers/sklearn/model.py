@@ -18,7 +18,7 @@ from airflow_mlops.models.onnx.svm import multiply_kernels
 from airflow_mlops.models.onnx.trees import split_forests
 from airflow_mlops.models.threshold import threshold, without_threshold
 from airflow_mlops.models.trainers.base import TrainingData
-from airflow_mlops.models.trainers.sklearn import ebm
+from airflow_mlops.models.trainers.sklearn import ebm, linear
 from airflow_mlops.models.trainers.sklearn.preprocessing import nearest_neighbours
 from airflow_mlops.models.trainers.spec import TrainerSpec
 
@@ -67,6 +67,8 @@ class SklearnModel:
         if ebm.is_ebm(self._best):
             self.packages.append(ebm.PACKAGE)
         self._check_classes(data)
+        # Scoring computes attributions from them.
+        self._terms = linear.terms(self._best, data)
 
     def _check_classes(self, data: TrainingData) -> None:
         if self.task == "regression":
@@ -147,6 +149,8 @@ class SklearnModel:
                 pip_requirements=requirements,
                 skops_trusted_types=trusted,
             )
+        if self._terms is not None:
+            linear.write(folder, self._terms)
 
     def _trusted_types(self) -> list[str]:
         """Return the types in the model that skops loads only if they are listed as trusted.

@@ -1,0 +1,245 @@
+"""The contributions of features to a linear model of scikit-learn, as stored data.
+
+The contribution of a feature to a row is its part of the linear predictor, minus the mean of this part over the
+training rows. Scoring computes contributions from a JSON file, so it neither loads the estimator nor runs its code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from airflow_mlops.core.base import Model
+from airflow_mlops.models import inputs
+from airflow_mlops.models.onnx.boosting import Link
+from airflow_mlops.models.threshold import without_threshold
+from airflow_mlops.models.trainers.base import TrainingData
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FILE = "linear.json"
+
+# The link of each supported estimator. Subclasses may predict otherwise, so they are not supported.
+_LINKS: dict[str, Link] = {
+    **dict.fromkeys(("LinearRegression", "Ridge", "RidgeCV", "Lasso", "LassoCV"), "identity"),
+    **dict.fromkeys(("ElasticNet", "ElasticNetCV", "HuberRegressor", "BayesianRidge", "SGDRegressor"), "identity"),
+    **dict.fromkeys(("PoissonRegressor", "GammaRegressor"), "log"),
+}
+_CLASSIFIERS = ("LogisticRegression", "LogisticRegressionCV")
+
+
+class Number(Model):
+    """A numeric feature.
+
+    :param feature: name of the feature
+    :param fill: number that replaces nulls; ``None`` if the model allows no nulls
+    :param mean: mean over the training rows
+    :param weights: coefficient of the feature for each of the k outputs, shape (k,)
+    """
+
+    feature: str
+    fill: float | None
+    mean: float
+    weights: list[float]
+
+
+class Text(Model):
+    """A text feature.
+
+    :param feature: name of the feature
+    :param texts: the texts that the model distinguishes. The empty text stands for null
+    :param contributions: contribution of each text to each of the k outputs, shape (texts, k)
+    :param other: contribution of any other text, shape (k,)
+    """
+
+    feature: str
+    texts: list[str]
+    contributions: list[list[float]]
+    other: list[float]
+
+
+class Terms(Model):
+    """The terms of a linear model.
+
+    :param link: name of the function that converts the linear predictors to probabilities or values
+    :param base: mean of each of the k linear predictors over the training rows, shape (k,)
+    :param numbers: the numeric features
+    :param texts: the text features
+    """
+
+    link: Link
+    base: list[float]
+    numbers: list[Number] = Field(default_factory=list)
+    texts: list[Text] = Field(default_factory=list)
+
+    def contributions(self, data: pa.RecordBatch | pa.Table, features: Sequence[str]) -> NDArray[np.float64]:
+        """Return the contributions of ``features`` and, in the last place, the base, shape (n, k, features + 1)."""
+        found = np.zeros((data.num_rows, len(self.base), len(features) + 1))
+        found[:, :, -1] = self.base
+        for number in self.numbers:
+            values = inputs.numbers(inputs.column(data, number.feature), number.feature).astype(np.float64)
+            if number.fill is not None:
+                values[np.isnan(values)] = number.fill
+            found[:, :, features.index(number.feature)] += np.outer(values - number.mean, number.weights)
+        for text in self.texts:
+            given = inputs.texts(inputs.column(data, text.feature), text.feature)
+            table = np.array([*text.contributions, text.other])
+            codes = pc.index_in(given.dictionary, pa.array(text.texts, given.dictionary.type))
+            # The last row of the table is that of other texts.
+            places = pc.fill_null(codes, len(text.texts)).to_numpy(zero_copy_only=False)
+            found[:, :, features.index(text.feature)] += table[places[given.indices.to_numpy()]]
+        return found
+
+
+def terms(estimator: Any, data: TrainingData) -> Terms | None:
+    """Return the terms of a linear model.
+
+    :param estimator: the fitted estimator or pipeline
+    :param data: the rows that it was fitted to
+    :return: ``None`` if the estimator is not linear, or is combined with other transformers than imputation,
+        standardisation and one-hot columns
+    """
+    from sklearn import linear_model
+    from sklearn.pipeline import Pipeline
+
+    chosen = without_threshold(estimator)
+    *before, last = [step for _, step in chosen.steps] if isinstance(chosen, Pipeline) else [chosen]
+    name = type(last).__name__
+    if type(last) is not getattr(linear_model, name, None):
+        return None
+    link = _LINKS.get(name)
+    if name in _CLASSIFIERS:
+        link = "logit" if len(data.classes) == 2 else "softmax"
+    columns = _columns(before, data)
+    if link is None or columns is None:
+        return None
+    weights = np.atleast_2d(np.asarray(last.coef_, dtype=np.float64))
+    base = np.broadcast_to(np.asarray(last.intercept_, dtype=np.float64), len(weights)).copy()
+    found = Terms(link=link, base=[])
+    for feature, part, places in columns:
+        chosen_weights = weights[:, places]
+        if isinstance(part, _Standardised):
+            scaled = chosen_weights[:, 0] / part.scale
+            values = data.frame[feature].to_numpy(np.float64)
+            if part.fill is not None:
+                values = np.where(np.isnan(values), part.fill, values)
+            mean = float(values.mean())
+            base += scaled * (mean - part.shift)
+            found.numbers.append(Number(feature=feature, fill=part.fill, mean=mean, weights=scaled.tolist()))
+        else:
+            counts = data.frame[feature].value_counts()
+            shares = np.array([counts.get(text, 0) for text in part]) / max(1, len(data.frame))
+            mean_of_each = chosen_weights @ shares
+            base += mean_of_each
+            found.texts.append(
+                Text(
+                    feature=feature,
+                    texts=part,
+                    contributions=(chosen_weights.T - mean_of_each).tolist(),
+                    other=(-mean_of_each).tolist(),
+                )
+            )
+    return found.model_copy(update={"base": base.tolist()})
+
+
+def write(folder: Path, found: Terms) -> None:
+    """Write the terms into the folder of a model."""
+    (folder / FILE).write_text(found.model_dump_json(indent=1), "utf-8")
+
+
+class _Standardised:
+    """The imputation and standardisation of a numeric feature."""
+
+    def __init__(self, fill: float | None, shift: float, scale: float) -> None:
+        self.fill, self.shift, self.scale = fill, shift, scale
+
+
+# A feature, its transformation (one-hot columns: the texts), and the positions of its columns.
+_Column = tuple[str, "_Standardised | list[str]", list[int]]
+
+
+def _columns(steps: Sequence[Any], data: TrainingData) -> list[_Column] | None:
+    """Return the columns of the linear model; ``None`` if a transformer is not supported."""
+    from sklearn.compose import ColumnTransformer
+
+    if not (len(steps) == 1 and isinstance(steps[0], ColumnTransformer)):
+        return _found(steps, [feature.name for feature in data.features], 0, data)
+    columns: list[_Column] = []
+    if steps[0].transformer_weights:
+        return None
+    for name, transformer, names in steps[0].transformers_:
+        place = steps[0].output_indices_[name]
+        if place.start == place.stop:
+            continue
+        found = _found([transformer], names, place.start, data) if isinstance(names, list) else None
+        if found is None:
+            return None
+        columns += found
+    return columns
+
+
+def _found(steps: Sequence[Any], names: Sequence[str], start: int, data: TrainingData) -> list[_Column] | None:
+    """Return the columns that transformers, one after the other, make of the features ``names``."""
+    from sklearn.pipeline import Pipeline
+    from sklearn.preprocessing import OneHotEncoder
+
+    flat = list(_flat(steps, Pipeline))
+    kinds = {feature.name: feature.kind for feature in data.features}
+    if len(flat) == 1 and type(flat[0]) is OneHotEncoder:
+        return _texts(flat[0], names, start) if all(kinds.get(name) == "string" for name in names) else None
+    if any(kinds.get(name) != "number" for name in names):
+        return None
+    return _numbers(flat, names, start)
+
+
+def _flat(steps: Sequence[Any], pipeline: Any) -> Iterator[Any]:
+    for step in steps:
+        if isinstance(step, pipeline):
+            yield from _flat([inner for _, inner in step.steps], pipeline)
+        else:
+            yield step
+
+
+def _texts(encoder: Any, names: Sequence[str], start: int) -> list[_Column] | None:
+    plain = encoder.handle_unknown == "ignore" and encoder.drop is None
+    if not plain or encoder.min_frequency is not None or encoder.max_categories is not None:
+        return None
+    columns: list[_Column] = []
+    for name, texts in zip(names, encoder.categories_, strict=True):
+        columns.append((name, [str(text) for text in texts], list(range(start, start + len(texts)))))
+        start += len(texts)
+    return columns
+
+
+def _numbers(steps: Sequence[Any], names: Sequence[str], start: int) -> list[_Column] | None:
+    from sklearn.impute import SimpleImputer
+    from sklearn.preprocessing import StandardScaler
+
+    kinds = [type(step) for step in steps]
+    if kinds not in ([], [SimpleImputer], [StandardScaler], [SimpleImputer, StandardScaler]):
+        return None
+    fills: list[float | None] = [None] * len(names)
+    if SimpleImputer in kinds:
+        imputer = steps[0]
+        # Without `keep_empty_features`, the imputer removes features that are null in all training rows.
+        if imputer.add_indicator or imputer.keep_empty_features or imputer.missing_values is not np.nan:
+            return None
+        found = imputer.statistics_.astype(np.float64)
+        names = [name for name, fill in zip(names, found, strict=True) if not np.isnan(fill)]
+        fills = found[~np.isnan(found)].tolist()
+    shifts, scales = np.zeros(len(names)), np.ones(len(names))
+    if StandardScaler in kinds:
+        scaler = steps[-1]
+        shifts = shifts if scaler.mean_ is None else scaler.mean_
+        scales = scales if scaler.scale_ is None else scaler.scale_
+    return [
+        (name, _Standardised(fill, float(shift), float(scale)), [start + place])
+        for place, (name, fill, shift, scale) in enumerate(zip(names, fills, shifts, scales, strict=True))
+    ]

@@ -1,0 +1,120 @@
+"""Attributions beside the predictions of trained models: their layout, privacy, shards, label joins and monitoring."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from airflow_mlops.core.calls import Provenance
+from airflow_mlops.core.errors import ModelFormatError
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.policy.findings import Report
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels import step as join_labels
+from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
+from airflow_mlops.stages.monitor import step as monitor
+from airflow_mlops.stages.monitor.spec import MonitorSpec
+from airflow_mlops.stages.score import step as score
+from airflow_mlops.stages.score.spec import ScoreSpec
+from airflow_mlops.stages.train import step as train
+from airflow_mlops.stages.train.spec import TrainSpec
+from airflow_mlops.trainers import LightGBMTrainer, SklearnTrainer
+from tests.support.deployed import flights as simple_flights
+from tests.support.deployed import promote, scoring_set, write
+from tests.support.training import FEATURES, flights, training_set
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LINEAR = SklearnTrainer("sklearn.linear_model.LogisticRegression")
+TREES = LightGBMTrainer({"num_threads": 1, "num_leaves": 8}, rounds=10)
+
+
+def champion(client, store, trainer, **details) -> str:
+    model = f"late_{uuid.uuid4().hex[:8]}"
+    spec = TrainSpec(dataset=training_set(store, **details), model=model, trainer=trainer)
+    made = train.run(spec, StepContext(store, uuid.uuid4().hex)).candidate
+    client.set_registered_model_alias(model, "champion", str(made.version))
+    return model
+
+
+def do(store, model, data, month="2013-04", **fields):
+    rows = write(store, f"rows_{model}", data.drop_columns(["late"]), month, {"keys": ["flight"], "timestamp": None})
+    spec = ScoreSpec(model=model, dataset=rows, **{"explain": True, **fields})
+    return score.run(spec, StepContext(store=store)).dataset
+
+
+def margins(table: pa.Table) -> np.ndarray:
+    """Return the base plus the sum of the attributions of each row."""
+    sums = [sum(item["value"] for item in row) for row in table["attributions"].to_pylist()]
+    return table["attribution_base"].to_numpy() + np.array(sums)
+
+
+@pytest.mark.parametrize("trainer", [LINEAR, TREES])
+def test_predictions_have_attributions_that_labels_and_monitoring_leave_alone(trainer, client, store):
+    model, data = champion(client, store, trainer), flights(400, seed=7)
+    made = open_dataset(store, do(store, model, data))
+    table = made.table()
+    logit = np.log(table["score"].to_numpy() / (1 - table["score"].to_numpy()))
+    assert np.abs(margins(table) - logit).max() < 1e-4
+    assert made.manifest.details["attribution_scale"] == "log-odds of late = 1"
+    for row in table["attributions"].to_pylist():
+        assert {item["feature"] for item in row} == set(FEATURES)
+        sizes = [abs(item["value"]) for item in row]
+        assert sizes == sorted(sizes, reverse=True)
+    # A window without attributions is read together with one that has them.
+    plain = open_dataset(store, do(store, model, data, "2013-05", explain=False))
+    assert not {"attributions", "attribution_base"} & {*plain.manifest.column_names}
+    for month in ("2013-04", "2013-05"):
+        labels = write(store, f"labels_{model}", data.select(["flight", "late"]), month)
+    both = JoinLabelsSpec(
+        predictions={"name": made.manifest.name, "window": "2013-04..2013-05"},
+        labels=labels, on=["flight"], label="late", name=f"{model}_outcomes",
+    )  # fmt: skip
+    joined = join_labels.run(both, StepContext(store=store)).dataset
+    assert open_dataset(store, joined).table()["attributions"].null_count == plain.rows
+    spec = MonitorSpec(model=model, dataset=joined, window="2013-04..2013-05")
+    assert monitor.run(spec, StepContext(store=store)).summary
+    (key,) = [name for name in store.find(f"reports/{model}") if name.endswith(".json")]
+    report = Report.model_validate(store.read_json(key))
+    assert report.performance is not None
+    assert "attribution" not in json.dumps(report.model_dump(mode="json"))
+
+
+def test_hashed_and_dropped_features_have_no_attribution(client, store, monkeypatch):
+    key = json.dumps({"conn_type": "generic", "password": "key-" + uuid.uuid4().hex})
+    monkeypatch.setenv("AIRFLOW_CONN_KEYS", key)
+    model = champion(client, store, LINEAR)
+    private = {"hash_columns": ["carrier"], "drop_columns": ["hour"], "hash_conn_id": "keys"}
+    data = flights(50, seed=7)
+    full, kept = (open_dataset(store, do(store, model, data, **fields)).table() for fields in ({}, private))
+    for row, all_of_row in zip(kept["attributions"].to_pylist(), full["attributions"].to_pylist(), strict=True):
+        assert row == [item for item in all_of_row if item["feature"] not in ("carrier", "hour")]
+
+
+def test_shards_and_windows_without_rows_have_the_columns(client, store):
+    model, data = champion(client, store, LINEAR), flights(3_000, seed=7)
+    one = open_dataset(store, do(store, model, data)).table()
+    rows = write(
+        store, f"rows_{model}", data.drop_columns(["late"]), "2013-04", {"keys": ["flight"], "timestamp": None}
+    )
+    for shard in range(2):
+        spec = ScoreSpec(model=model, dataset=rows, explain=True, shard=shard, shards=2, name="in_shards")
+        task = Provenance(dag_id="d", run_id="r", task_id="score", map_index=shard)
+        last = score.run(spec, StepContext(store=store, key=f"key-{shard}", provenance=task))
+    assert open_dataset(store, last.dataset).table()["attributions"].equals(one["attributions"])
+    empty = open_dataset(store, do(store, model, data.slice(0, 0), "2013-05"))
+    assert empty.rows == 0
+    assert empty.schema.field("attributions").type == one.schema.field("attributions").type
+
+
+def test_versions_without_exact_attributions_are_refused_before_anything_is_written(client, store, tmp_path):
+    ref = promote(client, tmp_path, store, f"delays_{uuid.uuid4().hex[:8]}")
+    spec = ScoreSpec(model=ref.model, dataset=scoring_set(store, simple_flights(20), "2013-04"), explain=True)
+    with pytest.raises(ModelFormatError, match="LightGBM"):
+        score.run(spec, StepContext(store=store))
+    assert not store.find(f"datasets/{ref.model}_predictions")

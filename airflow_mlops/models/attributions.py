@@ -26,8 +26,9 @@ from pydantic import ValidationError
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import EvaluationError, ModelFormatError, SpecError, named
 from airflow_mlops.models.onnx.boosting import Link
-from airflow_mlops.models.trainers.boosting import lightgbm
+from airflow_mlops.models.trainers.boosting import catboost, lightgbm, xgboost
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
+from airflow_mlops.models.trainers.boosting.library import Library
 from airflow_mlops.models.trainers.boosting.model import ENCODING_FILE
 from airflow_mlops.models.trainers.sklearn import linear
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
 # Rows of one call, which bounds the memory for the contributions to all classes.
 _ROWS = 4096
-_LIBRARIES = (lightgbm,)
+_LIBRARIES: tuple[Library, ...] = (xgboost, lightgbm, catboost)
 
 Contributions = Callable[["pa.RecordBatch | pa.Table"], "NDArray[np.float64]"]
 """Returns the contributions of the features and, in the last place, the base, shape (n, outputs, features + 1)."""
@@ -153,6 +154,6 @@ def refusal(name: str) -> ModelFormatError:
     :param name: name of the version, such as ``delays v3``
     """
     return ModelFormatError(
-        f"explain=True needs a model with exact attributions, but {name} is none. Remove `explain`, or train LightGBM or a "
+        f"explain=True needs a model with exact attributions, but {name} is none. Remove `explain`, or train XGBoost, LightGBM, CatBoost or a "
         "linear or logistic regression of scikit-learn (with the default preprocessing) with TrainOperator."
     )

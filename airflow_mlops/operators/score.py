@@ -48,8 +48,8 @@ class ScoreOperator(StepOperator):
         runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
         is not templated, so that only the author of the DAG can set it
     :param explain: whether to write by how much each feature moved each prediction: the columns ``attributions`` and
-        ``attribution_base``. The task fails if the model has no exact attributions. LightGBM and linear and logistic
-        regressions of scikit-learn have them
+        ``attribution_base``. The task fails if the model has no exact attributions. XGBoost, LightGBM, CatBoost, and
+        linear and logistic regressions of scikit-learn have them
     :param hash_columns: names of the columns that are stored as keyed hashes (HMAC-SHA256) in the predictions
     :param drop_columns: names of the columns that are not stored in the predictions
     :param hash_conn_id: id of the Airflow connection with the secret key for hashing in the password field; required

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from airflow_mlops.core.contract import Calibration, ModelContract
@@ -18,11 +19,17 @@ from airflow_mlops.models import attributions
 from airflow_mlops.models.inputs import frame
 from airflow_mlops.models.scorer import from_values
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
+from airflow_mlops.models.trainers.boosting import catboost, lightgbm, xgboost
 from airflow_mlops.models.trainers.boosting import trainer as boosting
 from airflow_mlops.models.trainers.boosting.model import ENCODING_FILE, BoostedModel
 from airflow_mlops.models.trainers.sklearn import linear
 from airflow_mlops.models.trainers.sklearn import trainer as sklearn
-from airflow_mlops.models.trainers.spec import LightGBMTrainerSpec, SklearnTrainerSpec
+from airflow_mlops.models.trainers.spec import (
+    CatBoostTrainerSpec,
+    LightGBMTrainerSpec,
+    SklearnTrainerSpec,
+    XGBoostTrainerSpec,
+)
 from airflow_mlops.models.training_data import read_part
 from tests.support.training import FEATURES, flights
 
@@ -31,17 +38,25 @@ LINEAR = {
     "multiclass": "sklearn.linear_model.LogisticRegression",
     "regression": "sklearn.linear_model.Ridge",
 }
-BOOSTED = {"lightgbm": (LightGBMTrainerSpec, {"num_threads": 1, "num_leaves": 8})}
+BOOSTED = {
+    "xgboost": (XGBoostTrainerSpec, {"nthread": 1, "max_depth": 4}),
+    "lightgbm": (LightGBMTrainerSpec, {"num_threads": 1, "num_leaves": 8}),
+    "catboost": (CatBoostTrainerSpec, {"thread_count": 1, "depth": 4}),
+}
+# XGBoost computes in single precision.
+TOLERANCE = {"xgboost": 1e-5}
 
 
 class Case:
     """A fitted model, the folder of its version, and the margins that its library computes."""
 
-    def __init__(self, kind: str, task: str, folder: Path, table: pa.Table | None = None, **params) -> None:
+    def __init__(
+        self, kind: str, task: str, folder: Path, table: pa.Table | None = None, features=FEATURES, **params
+    ) -> None:
         store, rows = ArtifactStore(f"file://{folder}/store"), flights(700, task, seed=1) if table is None else table
         with DatasetWriter(store, "late_training") as writer:
             writer.write(rows, "train")
-            details = {"label": "late", "task": task, "features": FEATURES, "timestamp": None}
+            details = {"label": "late", "task": task, "features": features, "timestamp": None}
             dataset = open_dataset(store, writer.commit(details=details)[0].ref)
         self.data: TrainingData = read_part(dataset, "train")
         self.folder = folder / "model"
@@ -73,10 +88,22 @@ class Case:
         rows = frame(table, self.data.features)
         if self.data.task == "multiclass":
             if isinstance(self.model, BoostedModel):
-                return self.model.booster._booster.predict(self.model.encoding.matrix(table), raw_score=True)
+                return raw(self.model, table)
             return self.model.estimator.decision_function(rows)
         found = self.model.predict(rows)
         return np.log(found[:, 1:] / found[:, :1]) if self.data.task == "binary" else found
+
+
+def raw(model: BoostedModel, table: pa.Table) -> np.ndarray:
+    """Return the values before softmax from the library's own prediction."""
+    matrix, booster = model.encoding.matrix(table), model.booster
+    if isinstance(booster, lightgbm.LightGBMModel):
+        return booster._booster.predict(matrix, raw_score=True)
+    if isinstance(booster, xgboost.XGBoostModel):
+        rows = booster._xgboost.DMatrix(matrix, feature_types=xgboost._types(model.encoding), enable_categorical=True)
+        return booster._booster.predict(rows, output_margin=True)
+    rows = booster._catboost.Pool(catboost._inputs(booster._catboost, matrix, model.encoding))
+    return booster._model.predict(rows, prediction_type="RawFormulaVal")
 
 
 def write(model: BoostedModel, folder: Path) -> None:
@@ -108,9 +135,25 @@ def test_base_and_attributions_add_up_to_the_margin_of_each_row(kind, task, tmp_
         given = case.explainer().attribute(batch, found)
         expected = case.margins(table)
         chosen = expected[:, 0] if task != "multiclass" else expected.max(axis=1)
-        assert np.abs(given.base + given.values.sum(axis=1) - chosen).max() < 1e-6
+        assert np.abs(given.base + given.values.sum(axis=1) - chosen).max() < TOLERANCE.get(kind, 1e-6)
         # `tail` has too many texts to be split by.
         assert (np.abs(given.values[:, :4]).max(axis=0) > 1e-3).all()
+
+
+@pytest.mark.parametrize("kind", ["linear", *BOOSTED])
+def test_each_attribution_is_that_of_its_feature(kind, tmp_path):
+    table, features = flights(700, seed=1), ["hour", "carrier", "distance", "weekend"]
+    for number, (name, late) in enumerate(
+        {"carrier": pc.equal(table["carrier"], "B6"), "distance": pc.greater(table["distance"], 800)}.items()
+    ):
+        rows = table.set_column(table.schema.get_field_index("late"), "late", pc.fill_null(late, False))
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        case = Case(kind, "binary", folder, rows, features)
+        found = case.explainer().attribute(rows.combine_chunks().to_batches()[0], case.predictions(rows))
+        sizes = np.abs(found.values).mean(axis=0)
+        assert features[sizes.argmax()] == name
+        assert np.sort(sizes)[-2] < sizes.max() / 3
 
 
 @pytest.mark.parametrize("kind", ["linear", *BOOSTED])
@@ -129,6 +172,10 @@ def test_attributions_explain_the_positive_class_whichever_it_is(kind, tmp_path)
 @pytest.mark.parametrize(("kind", "task", "params", "scale"), [
     ("lightgbm", "binary", {"sigmoid": 2.5}, "log-odds of late = 1"),
     ("lightgbm", "regression", {"objective": "poisson"}, "logarithm of late"),
+    ("xgboost", "regression", {"objective": "count:poisson"}, "logarithm of late"),
+    ("xgboost", "binary", {"base_score": 0.2}, "log-odds of late = 1"),
+    ("catboost", "regression", {"loss_function": "Tweedie:variance_power=1.5"}, "logarithm of late"),
+    ("catboost", "regression", {"loss_function": "Quantile:alpha=0.7"}, "late"),
     ("linear", "regression", {"estimator": "sklearn.linear_model.PoissonRegressor"}, "logarithm of late"),
 ])  # fmt: skip
 def test_margins_of_other_links_and_scales(kind, task, params, scale, tmp_path):
@@ -139,8 +186,8 @@ def test_margins_of_other_links_and_scales(kind, task, params, scale, tmp_path):
     case, rows = Case(kind, task, tmp_path, table, **params), odd(200, task, 1)
     given = case.explainer().attribute(rows.combine_chunks().to_batches()[0], case.predictions(rows))
     margins = case.margins(rows)[:, 0]
-    expected = margins if task == "binary" else np.log(margins)
-    assert np.abs(given.base + given.values.sum(axis=1) - expected).max() < 1e-6
+    expected = np.log(margins) if scale.startswith("logarithm") else margins
+    assert np.abs(given.base + given.values.sum(axis=1) - expected).max() < TOLERANCE.get(kind, 1e-6)
     assert case.explainer().scale == scale
 
 

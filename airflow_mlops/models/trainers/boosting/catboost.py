@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError, TrainingError, one_line
-from airflow_mlops.models.onnx.boosting import ABOVE, IN, CategoryNumbers, Ensemble, Tree
+from airflow_mlops.models.onnx.boosting import ABOVE, IN, CategoryNumbers, Ensemble, Link, Tree
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
 from airflow_mlops.models.trainers.boosting.library import Job, choose, gpus, load, threads
 from airflow_mlops.models.trainers.boosting.progress import Progress
@@ -166,6 +166,34 @@ def _inputs(catboost: Any, matrix: NDArray[np.float32], encoding: Encoding) -> A
             names = np.array([str(code).encode() for code in range(size + 1)], dtype=object)
             categories[:, column] = names[np.nan_to_num(matrix[:, place], nan=size).astype(np.int64)]
     return catboost.FeaturesData(num_feature_data=numbers, cat_feature_data=categories)
+
+
+def contributions(
+    content: bytes, encoding: Encoding
+) -> tuple[Link, Callable[[NDArray[np.float32]], NDArray[np.float64]]]:
+    """Read a stored model, as described in :class:`~airflow_mlops.models.trainers.boosting.library.Library`."""
+    catboost = load("catboost")
+    model = catboost.CatBoost()
+    try:
+        model.load_model(blob=content)
+    except catboost.CatBoostError as error:
+        raise ValueError(f"CatBoost cannot read {FILE} ({one_line(error, 200)})") from error
+    objective = model.get_all_params()["loss_function"].partition(":")[0]
+    (link,) = {links[objective] for links in _OBJECTIVES.values() if objective in links}
+    # CatBoost's columns are the numeric features, followed by the text features and the base.
+    texts = encoding.categorical
+    columns = [place for place in range(len(encoding.features)) if place not in texts] + texts
+    count = threads({}, "thread_count")
+
+    def found(matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        rows = catboost.Pool(_inputs(catboost, matrix, encoding))
+        values = np.asarray(model.get_feature_importance(rows, type="ShapValues", **count), dtype=np.float64)
+        values = values.reshape(len(matrix), -1, len(columns) + 1)
+        ordered = np.empty_like(values)
+        ordered[:, :, [*columns, len(columns)]] = values
+        return ordered
+
+    return link, found
 
 
 class CatBoostModel:

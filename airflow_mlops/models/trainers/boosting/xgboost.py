@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError, TrainingError
-from airflow_mlops.models.onnx.boosting import BELOW, IN, Ensemble, Tree
+from airflow_mlops.models.onnx.boosting import BELOW, IN, Ensemble, Link, Tree
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
 from airflow_mlops.models.trainers.boosting.library import Job, choose, gpus, load, threads
 from airflow_mlops.models.trainers.boosting.rows import Rows
@@ -162,6 +162,27 @@ class XGBoostModel:
         elif self._link == "log":
             given = np.log(given)
         return Ensemble(trees, np.broadcast_to(given, (outputs,)).copy(), self._link)
+
+
+def contributions(
+    content: bytes, encoding: Encoding
+) -> tuple[Link, Callable[[NDArray[np.float32]], NDArray[np.float64]]]:
+    """Read a stored model, as described in :class:`~airflow_mlops.models.trainers.boosting.library.Library`."""
+    xgboost = load("xgboost")
+    booster = xgboost.Booster(threads({}, "nthread"))
+    try:
+        booster.load_model(bytearray(content))
+    except xgboost.core.XGBoostError as error:
+        raise ValueError(f"XGBoost cannot read {FILE} ({_first_line(error)})") from error
+    objective = json.loads(booster.save_config())["learner"]["objective"]["name"]
+    (link,) = {links[objective] for links in _OBJECTIVES.values() if objective in links}
+
+    def found(matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+        rows = xgboost.DMatrix(matrix, feature_types=_types(encoding), enable_categorical=True)
+        values = booster.predict(rows, pred_contribs=True)
+        return np.asarray(values, dtype=np.float64).reshape(len(matrix), -1, len(encoding.features) + 1)
+
+    return link, found
 
 
 def _tree(item: dict[str, Any], target: int) -> Tree:

@@ -118,7 +118,8 @@ def terms(estimator: Any, data: TrainingData) -> Terms | None:
     if name in _CLASSIFIERS:
         link = "logit" if len(data.classes) == 2 else "softmax"
     columns = _columns(before, data)
-    if link is None or columns is None:
+    # After sparsify(), the coefficients are a sparse matrix.
+    if link is None or columns is None or not isinstance(last.coef_, np.ndarray):
         return None
     weights = np.atleast_2d(np.asarray(last.coef_, dtype=np.float64))
     base = np.broadcast_to(np.asarray(last.intercept_, dtype=np.float64), len(weights)).copy()

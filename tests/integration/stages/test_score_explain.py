@@ -12,12 +12,14 @@ import pytest
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import ModelFormatError
 from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 from airflow_mlops.stages.monitor import step as monitor
 from airflow_mlops.stages.monitor.spec import MonitorSpec
+from airflow_mlops.stages.predictions.query import summary
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from airflow_mlops.stages.train import step as train
@@ -83,6 +85,8 @@ def test_predictions_have_attributions_that_labels_and_monitoring_leave_alone(tr
     report = Report.model_validate(store.read_json(key))
     assert report.performance is not None
     assert "attribution" not in json.dumps(report.model_dump(mode="json"))
+    counts = [item.rows for item in summary(PredictionLog(store, model), f"{model}_outcomes").how_many]
+    assert counts == [400, 400]
 
 
 def test_hashed_and_dropped_features_have_no_attribution(client, store, monkeypatch):

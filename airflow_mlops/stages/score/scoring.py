@@ -82,7 +82,7 @@ class Scoring:
 
         If an earlier try has scored the shard, its predictions are returned.
 
-        :param load: function that loads the model, and the object that computes the attributions if they are written, too
+        :param load: function that loads the model and, if attributions are written, the object that computes them
         """
         if (found := shard.piece()) is not None:
             return found

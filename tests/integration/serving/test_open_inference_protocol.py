@@ -175,3 +175,47 @@ def test_tritons_client(server, expected):
             client.infer(server.model, inputs[:1])
         with pytest.raises(InferenceServerException, match="no GET"):
             client.get_model_config(server.model)
+
+
+# What `kserve.InferenceRESTClient` of kserve 0.21.0 sends for TABLE, with data as JSON and as bytes. The package needs
+# other versions of libraries than Airflow, so its requests are recorded here.
+KSERVE_JSON = (
+    '{"id":"seven","model_name":"arrivals","inputs":['
+    '{"name":"carrier","shape":[4,1],"datatype":"BYTES","data":["AA","Ünïted 航空","ZZ",""]},'
+    '{"name":"distance","shape":[4,1],"datatype":"FP64","data":[0.5,-2.25,1.0,3.5]},'
+    '{"name":"hour","shape":[4,1],"datatype":"INT64","data":[7,23,0,12]}]}'
+).encode()
+KSERVE_HEAD = (
+    b'{"id":"seven","model_name":"arrivals","inputs":['
+    b'{"name":"carrier","shape":[4,1],"datatype":"BYTES","parameters":{"binary_data_size":35}},'
+    b'{"name":"distance","shape":[4,1],"datatype":"FP64","parameters":{"binary_data_size":32}},'
+    b'{"name":"hour","shape":[4,1],"datatype":"INT64","parameters":{"binary_data_size":32}}],'
+    b'"parameters":{"binary_data_output":true}}'
+)
+KSERVE_DATA = b"".join(
+    [texts(TABLE["carrier"]), struct.pack("<4d", *TABLE["distance"]), struct.pack("<4q", *TABLE["hour"])]
+)
+
+
+def test_requests_of_kserves_client(server, expected):
+    """The client reads ``live``, ``ready``, the status of a model, and ``id``, ``model_name`` and ``outputs``."""
+    assert requests.get(f"{server.url}/v2/health/live", timeout=20).json()["live"] is True
+    assert requests.get(f"{server.url}/v2/health/ready", timeout=20).json()["ready"] is True
+    assert requests.get(f"{server.url}/v2/models/{server.model}/ready", timeout=20).ok
+    assert not requests.get(f"{server.url}/v2/models/other/ready", timeout=20).ok
+    as_bytes = {"prediction": texts(expected["prediction"]), "score": np.array(expected["score"], "<f8").tobytes()}
+    binary = {"Content-Type": "application/octet-stream", "Inference-Header-Content-Length": str(len(KSERVE_HEAD))}
+    for body, headers, wanted in (
+        (KSERVE_JSON, {"Content-Type": "application/json"}, expected),
+        (KSERVE_HEAD + KSERVE_DATA, binary, as_bytes),
+    ):
+        answer = requests.post(server.infer, data=body, headers=headers, timeout=20)
+        size = int(answer.headers.get("Inference-Header-Content-Length", len(answer.content)))
+        described, rest = json.loads(answer.content[:size]), answer.content[size:]
+        found = {}
+        for output in described["outputs"]:
+            length = output.get("parameters", {}).get("binary_data_size", 0)
+            part, rest = rest[:length], rest[length:]
+            if output["name"] != "probabilities":
+                found[output["name"]] = part if length else output["data"]
+        assert (described["id"], described["model_name"], found, rest) == ("seven", server.model, wanted, b"")

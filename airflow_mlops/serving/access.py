@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, BinaryIO
 from pydantic_core import to_json
 
 if TYPE_CHECKING:
-    from fastapi import Request, Response
+    from starlette.requests import Request
+    from starlette.responses import Response
 
 _FLUSH_SECONDS = 0.5
 

@@ -1,4 +1,4 @@
-"""The FastAPI application: the routes of the endpoint, and its additional processes.
+"""The ASGI application: the routes of the endpoint, and its additional processes.
 
 These processes follow the champion and the canary, write the log, and score in the shadow.
 """
@@ -11,9 +11,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import BinaryIO
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
-from airflow_mlops import __version__
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.access import AccessLog
 from airflow_mlops.serving.canary import Canary
@@ -28,7 +27,7 @@ from airflow_mlops.serving.versions import Versions
 from airflow_mlops.serving.writing import Writing
 
 
-def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> FastAPI:
+def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> Starlette:
     """Return the application, which loads the champion when it starts.
 
     :param spec: settings of the server
@@ -51,7 +50,7 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> FastAPI:
     started = [item for item in (following, canary_following, shadowing) if item is not None]
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
         for item in started:
             item.start()
         if writing is not None:
@@ -65,9 +64,7 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> FastAPI:
         ended = [writing.stop()] if writing is not None else []
         await asyncio.gather(*ended, *(loop.run_in_executor(None, item.stop) for item in started))
 
-    app = FastAPI(
-        title=f"airflow-mlops: {spec.model}", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None
-    )
+    app = Starlette(lifespan=lifespan)
     # The first matching route is used, so the routes of the most frequent requests come first.
     for path, call, name, method in (
         ("/predict", endpoint.predict, "predict", "POST"),

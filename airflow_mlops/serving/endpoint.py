@@ -7,10 +7,10 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from fastapi import Request, Response
 from pydantic_core import to_json
+from starlette.responses import Response
 
 from airflow_mlops import __version__
 from airflow_mlops.core.errors import SchemaError
@@ -35,6 +35,9 @@ from airflow_mlops.serving.shadowing import Shadowing
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
 from airflow_mlops.serving.writing import Writing
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 log = logging.getLogger(__name__)
 

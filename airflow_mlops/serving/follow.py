@@ -32,12 +32,11 @@ from airflow_mlops.core.secrets import MaskedStream
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.champion import download_champion
 from airflow_mlops.models.onnx.scorer import has_contract
-from airflow_mlops.overview import index
 from airflow_mlops.registry import canary as canaries
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.ledger import Ledger
-from airflow_mlops.serving.light import without_pandas
+from airflow_mlops.serving.light import postpone, without_pandas
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served
 
@@ -75,11 +74,15 @@ class Failures:
 def main() -> None:
     """Report each new version until standard input is closed, which happens when the server ends."""
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.WARNING)
+    # On a busy machine, answers come first.
+    os.nice(5)
     given = json.loads(sys.stdin.readline())
     spec = ServeSpec.model_validate(given["spec"])
     if spec.feast_repo is None:
         # MLflow's client imports pandas if it can, which takes 40 MB.
         without_pandas()
+    # Importing MLflow's client also imports these, which takes 11 MB.
+    postpone("mlflow.genai", "mlflow.gateway")
     withdrawn: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(withdrawn,), daemon=True).start()
     store, failures = ArtifactStore(spec.store), Failures(*given["failures"])
@@ -156,6 +159,8 @@ def _withdraw(client: Any, store: ArtifactStore, model: str, report: dict[str, A
     Any other canary is withdrawn only from the server that reported it.
     """
     if canaries.withdraw(client, Ledger(store, model), report["withdrawn"], report["reason"]):
+        from airflow_mlops.overview import index
+
         index.update(store, model, "decisions")
 
 

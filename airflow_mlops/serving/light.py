@@ -1,10 +1,13 @@
-"""Keep pandas out of a process that does not need it."""
+"""Keep out of a process what it does not need: pandas, and parts of MLflow."""
 
 from __future__ import annotations
 
 import sys
-from importlib.abc import MetaPathFinder
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
 
 class _NoPandas(MetaPathFinder):
@@ -20,3 +23,56 @@ def without_pandas() -> None:
     and, in the middle of a request, a second.
     """
     sys.meta_path.insert(0, _NoPandas())
+
+
+class _Postponed(ModuleType):
+    """A module whose code runs when one of its attributes is used for the first time."""
+
+    def __getattr__(self, name: str) -> Any:
+        # The import system asks for names with underscores.
+        if name.startswith("__"):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        self.__class__ = ModuleType  # type: ignore[assignment]
+        spec = self.__spec__
+        assert spec is not None
+        assert isinstance(spec.loader, _PostponedLoader)
+        spec.loader.own.exec_module(self)
+        return getattr(self, name)
+
+
+class _PostponedLoader(Loader):
+    def __init__(self, own: Loader) -> None:
+        self.own = own
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = _Postponed(spec.name)
+        if spec.submodule_search_locations is not None:
+            # Submodules can be imported before the code of their package runs.
+            module.__path__ = spec.submodule_search_locations
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        pass
+
+
+class _Postponing(MetaPathFinder):
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(name, path, target) if name in self._names else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = _PostponedLoader(spec.loader)
+        return spec
+
+
+def postpone(*names: str) -> None:
+    """Run the code of modules only when one of their attributes is used, instead of when they are imported.
+
+    If a later release of a library uses such a module at once, only the saving is lost.
+
+    :param names: full names of modules that are not imported yet
+    """
+    sys.meta_path.insert(0, _Postponing(names))

@@ -30,7 +30,6 @@ from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.datasets.catalog import read_manifest
 from airflow_mlops.data.datasets.pointers import slot_id
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.overview import index
 from airflow_mlops.serving.layout import DETAILS, SHARE, online_folder
 from airflow_mlops.serving.log_options import conformed, strictest, with_privacy
 
@@ -86,6 +85,9 @@ def merge(
             for key in keys:
                 store.delete(key)
     if written and apart is None:
+        # Rarely needed, and 3 MB in the memory of a server.
+        from airflow_mlops.overview import index
+
         index.update(store, model, "scoring", name)
     return written
 

@@ -8,12 +8,15 @@ import re
 import secrets
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fastapi import Request, Response
 from pydantic_core import from_json, to_json
+from starlette.responses import Response
 
 from airflow_mlops.core.errors import SchemaError
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 T = TypeVar("T")
 

@@ -12,7 +12,8 @@ from airflow_mlops.serving.messages import RefusedError, json_answer
 from airflow_mlops.serving.metrics import Metrics
 
 if TYPE_CHECKING:
-    from fastapi import Request, Response
+    from starlette.requests import Request
+    from starlette.responses import Response
 
 
 def answered(

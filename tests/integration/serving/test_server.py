@@ -39,6 +39,7 @@ from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served
 from airflow_mlops.stages.deploy.spec import Check
 from airflow_mlops.stages.runner import run_call
+from benchmarks.serve import memory_mb
 from tests.integration.conftest import free_port
 from tests.support.endpoint import answering
 from tests.support.lifecycle import MODEL, Lifecycle
@@ -308,11 +309,12 @@ def test_a_new_champion_takes_over_without_a_failed_request(champion, server, tm
     assert found["versions"] == ["1"]
 
 
-def test_no_process_of_the_server_imports_pandas(server):
+def test_the_processes_of_a_server_are_small(server):
     """pandas would take 40 to 60 MB in each of the three processes."""
     processes = [server.process.pid, *(child.pid for child in psutil.Process(server.process.pid).children())]
     assert len(processes) == 3
     assert not any("/pandas/" in mapped.path for pid in processes for mapped in psutil.Process(pid).memory_maps())
+    assert memory_mb([psutil.Process(pid) for pid in processes]) < 300
 
 
 def test_a_deployment_is_verified_by_version_and_scores(champion, tmp_path, monkeypatch):

@@ -15,9 +15,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
-from fastapi import Request, Response
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.responses import Response
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.references import ModelVersionRef

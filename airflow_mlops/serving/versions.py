@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +104,22 @@ class Served:
             "keys": self.columns.keys,
             "timestamp": self.columns.timestamp,
         }
+
+    @cached_property
+    def description(self) -> str:
+        """Return as JSON the facts that the process that writes the log needs. They are sent ten times a second."""
+        import pyarrow as pa
+
+        carried = pa.schema(list(self.columns.carried.items()))
+        return json.dumps(
+            {
+                "ref": self.ref.model_dump(mode="json"),
+                "contract": self.model.contract.model_dump_json(),
+                "engine": self.model.engine,
+                "carried": base64.b64encode(carried.serialize().to_pybytes()).decode(),
+                "keys": self.columns.keys,
+            }
+        )
 
 
 def example(contract: ModelContract) -> dict[str, Any]:

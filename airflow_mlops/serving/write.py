@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import os
 import signal
 import struct
 import sys
@@ -94,7 +95,7 @@ def message(versions: Sequence[Served], numbered: Sequence[bytes]) -> bytes:
     :param versions: the versions
     :param numbered: the answers as bytes, see :meth:`Packed.numbered`
     """
-    head = json.dumps([_description(served) for served in versions]).encode()
+    head = json.dumps([served.description for served in versions]).encode()
     return b"".join((_MESSAGE.pack(len(head), sum(map(len, numbered))), head, *numbered))
 
 
@@ -131,20 +132,6 @@ def _answers(body: bytes, versions: Sequence[Served]) -> Iterator[tuple[Apart | 
         start = end
 
 
-def _description(served: Served) -> str:
-    """Return the facts about a version that the log needs, as JSON."""
-    carried = pa.schema(list(served.columns.carried.items()))
-    return json.dumps(
-        {
-            "ref": served.ref.model_dump(mode="json"),
-            "contract": served.model.contract.model_dump_json(),
-            "engine": served.model.engine,
-            "carried": base64.b64encode(carried.serialize().to_pybytes()).decode(),
-            "keys": served.columns.keys,
-        }
-    )
-
-
 @dataclass(frozen=True)
 class _Model:
     """The contract and the engine of a version. They replace the loaded model, which this process does not need."""
@@ -168,6 +155,8 @@ def _version(description: str) -> Served:
 def main() -> None:
     """Log answers until standard input is closed, which happens when the server ends."""
     without_pandas()
+    # On a busy machine, answers come first.
+    os.nice(5)
     # Arrow's own allocator keeps the memory of written batches, about 20 MB.
     pa.set_memory_pool(pa.system_memory_pool())
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from contextlib import suppress
@@ -33,6 +34,8 @@ _BUFFER_BYTES = 32 << 20
 # Answers with more rows are packed in a thread.
 _ROWS_HERE = 256
 _RESTART_SECONDS, _STOP_SECONDS = 2.0, 20.0
+# With its defaults, glibc keeps the freed memory of written batches: 40 MB after a second of 64 clients.
+_MALLOC = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "131072"}
 
 
 @dataclass
@@ -141,7 +144,7 @@ class Writing:
 
     async def _open(self) -> Process:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "airflow_mlops.serving.write", stdin=PIPE, stdout=PIPE
+            sys.executable, "-m", "airflow_mlops.serving.write", stdin=PIPE, stdout=PIPE, env={**_MALLOC, **os.environ}
         )
         assert process.stdin is not None
         process.stdin.write(json.dumps(self._spec.for_processes()).encode() + b"\n")

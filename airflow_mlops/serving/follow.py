@@ -74,8 +74,6 @@ class Failures:
 def main() -> None:
     """Report each new version until standard input is closed, which happens when the server ends."""
     logging.basicConfig(stream=MaskedStream(sys.stderr), level=logging.WARNING)
-    # On a busy machine, answers come first.
-    os.nice(5)
     given = json.loads(sys.stdin.readline())
     spec = ServeSpec.model_validate(given["spec"])
     if spec.feast_repo is None:

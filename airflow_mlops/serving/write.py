@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import json
 import logging
-import os
 import signal
 import struct
 import sys
@@ -155,8 +154,6 @@ def _version(description: str) -> Served:
 def main() -> None:
     """Log answers until standard input is closed, which happens when the server ends."""
     without_pandas()
-    # On a busy machine, answers come first.
-    os.nice(5)
     # Arrow's own allocator keeps the memory of written batches, about 20 MB.
     pa.set_memory_pool(pa.system_memory_pool())
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -273,8 +273,9 @@ def test_the_note_about_quoted_empty_values_among_numbers_names_an_option_that_w
         ("a;b\n1;2\n", {}, SchemaError, ["'a;b'", "'sep': ';'"]),
         ("sep=;\na;b\n1;2\n", {"sep": "|"}, SpecError, ["sep=;", "'|'"]),
         (",a\n0,1\n", {}, SchemaError, ["Column 1", "columns=['a']"]),
-        ("a,b\n1,\u00e9\n".encode("latin-1"), {}, SchemaError, ["'b'", "line 2", "'encoding'"]),
-        ("a,\u00e9\n1,2\n".encode("latin-1"), {}, MalformedFileError, ["header", "'encoding'"]),
+        # latin-1 would read the bytes 0x80 to 0x9f as control characters, without an error.
+        ("a,b\n1,\u20ac\n".encode("cp1252"), {}, SchemaError, ["'b'", "line 2", "'encoding': 'cp1252'"]),
+        ("a,\u20ac\n1,2\n".encode("cp1252"), {}, MalformedFileError, ["header", "'encoding': 'cp1252'"]),
         ("a,b\n1,2\n".encode("utf-16-le"), {}, MalformedFileError, ["NUL", "utf-16-le"]),
         ("a,b\n1,2\n".encode("utf-16")[:-1], {}, MalformedFileError, ["utf-16-le", "line 2"]),
         ("a\n\u00e9\n".encode("latin-1"), {"encoding": "ascii"}, MalformedFileError, ["ascii", "line 1"]),

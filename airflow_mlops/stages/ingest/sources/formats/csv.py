@@ -167,7 +167,7 @@ class _Reader:
         except UnicodeDecodeError:
             raise self._file.malformed(
                 "has a header that is not UTF-8",
-                "Set the encoding of the file, for example csv={'encoding': 'latin-1'}.",
+                "Set the encoding of the file, for example csv={'encoding': 'cp1252'}.",
             ) from None
         others = [sep for sep in ",;\t|" if sep in names[0]]
         if len(names) == 1 and others and self._options.sep is None:
@@ -215,7 +215,7 @@ class _Reader:
                 line = self._line_of(block, int(found[1]))
                 raise self._file.malformed(
                     f"contains text that is not UTF-8, and line {line} has {found[2]} values instead of {len(columns.names)}",
-                    "Set the encoding of the file, for example csv={'encoding': 'latin-1'}, or correct the rows.",
+                    "Set the encoding of the file, for example csv={'encoding': 'cp1252'}, or correct the rows.",
                 ) from None
             found = _CELL.search(str(error))
             if found is None:
@@ -227,7 +227,7 @@ class _Reader:
             if "UTF8" in (found[4] or ""):
                 raise SchemaError(
                     f"Column {name!r} of {self._file.url} contains text that is not UTF-8 in line {line}. Set the encoding "
-                    f"of the file, for example csv={{'encoding': 'latin-1'}}, or ingest the bytes unchanged with "
+                    f"of the file, for example csv={{'encoding': 'cp1252'}}, or ingest the bytes unchanged with "
                     f"types={{{name!r}: 'binary'}}."
                 ) from None
             raise columns.mismatch(name, line, found[3], found[4]) from None

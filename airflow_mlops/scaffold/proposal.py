@@ -204,7 +204,12 @@ def _keys(columns: dict[str, Column], time: str, label: str, complete: bool, per
     named = [name for name in unique if name != label and _ID.search(name)]
     if len(named) == 1 and complete:
         return named
-    others = [column.name for column in columns.values() if column.is_whole or column.is_time]
+    # Ids with a null are often stored as floating-point numbers.
+    others = [
+        column.name
+        for column in columns.values()
+        if column.is_whole or column.is_time or (column.is_number and _ID.search(column.name))
+    ]
     options = [*named, *(name for name in others if name not in (*named, label))]
     return person.choose_several(
         "--keys", "Which columns together identify a row, so that its label is found later?", options
@@ -218,6 +223,17 @@ def _require_keys(columns: dict[str, Column], keys: list[str], label: str) -> No
         raise SpecError("At least one column must identify a row. Name it with --keys.")
     if label in keys:
         raise SpecError(f"The label {label!r} cannot identify a row. Choose other columns for --keys.")
+    if nested := [name for name in keys if pa.types.is_nested(columns[name].type)]:
+        raise SpecError(
+            f"Column {nested[0]!r} has the type {columns[nested[0]].type}, so it cannot identify a row. Choose other columns "
+            "for --keys, or add a column with the id in the source."
+        )
+    # Labels are not joined by null keys.
+    if empty := [name for name in keys if columns[name].nulls]:
+        raise SpecError(
+            f"{counted(columns[empty[0]].nulls, 'row')} without a value in column {empty[0]!r} cannot be identified. Choose "
+            "other columns for --keys, or remove these rows in the source."
+        )
     table = pa.table({name: columns[name].values for name in keys})
     groups = table.group_by(keys).aggregate([([], "count_all")])
     repeated = table.num_rows - groups.num_rows

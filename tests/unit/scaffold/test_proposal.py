@@ -171,6 +171,8 @@ def test_a_number_or_a_boolean_can_be_the_positive_class(late, positive):
         ({}, {"label": "nothing"}, "no column 'nothing'"),
         ({}, {"keys": ["amount"]}, "do not identify a row"),
         ({}, {"keys": ["late"]}, "cannot identify"),
+        ({"order_id": pa.array([{"id": row} for row in range(600)])}, {"keys": ["order_id"]}, "struct.*--keys"),
+        ({"order_id": pa.array([None, None, *range(598)])}, {"keys": ["order_id"]}, "2 rows without a value.*order_id"),
         ({"late": pa.array([1] * 600)}, {}, "fewer than two"),
         ({"late": pa.array([[1]] * 600)}, {}, "fewer than two|has the type list"),
         ({}, {"positive": "yes", "label": "amount"}, "two classes"),
@@ -192,6 +194,20 @@ def test_keys_are_asked_for_if_no_column_is_named_like_an_id_or_rows_are_missing
         proposed(table().rename_columns(["row", "at", "amount", "late"]))
     with pytest.raises(SpecError, match="--keys"):
         proposed(table(), complete=False)
+
+
+def test_ids_stored_as_floating_point_numbers_are_among_the_proposed_keys():
+    offered = []
+
+    class Person(Silent):
+        def choose_several(self, flag, question, options):
+            offered.extend(options)
+            return ["order_id"]
+
+    found = table(order_id=pa.array([float(row) for row in range(600)]))
+    answers = Given(label="late", label_delay=timedelta(0))
+    assert propose(Sample(found, True, []), answers, Person()).keys == ["order_id"]
+    assert offered == ["order_id", "at"]
 
 
 @pytest.mark.parametrize(("rows", "every"), [(600, "month"), (60_000, "month")])

@@ -25,7 +25,7 @@ def propose(name: str, proposal: Proposal, complete: bool) -> dict[str, Any]:
     :param complete: whether the sample has all rows, so that the number of rows in a window is known
     """
     rules: list[dict[str, Any]] = []
-    if complete and (fewest := int(proposal.window_rows * _FEWEST)) > 1:
+    if complete and (fewest := min(int(proposal.window_rows * _FEWEST), _fewest_before_the_last(proposal))) > 1:
         notes = "A window with fewer rows is an incomplete delivery."
         rules.append(_rule("expect_table_row_count_to_be_between", notes, min_value=fewest))
     required = (proposal.time, *proposal.keys)
@@ -37,6 +37,19 @@ def propose(name: str, proposal: Proposal, complete: bool) -> dict[str, Any]:
     for column in (proposal.columns[feature] for feature in proposal.features):
         rules.extend(_values(column))
     return {"name": name, "expectations": rules, "meta": {}, "notes": "Proposed by `airflow mlops init` from a sample."}
+
+
+def _fewest_before_the_last(proposal: Proposal) -> int:
+    """Return the lowest number of rows in a window of the sample, or the number of all rows if there is only one window.
+
+    The first window is often shorter than the others, and no later delivery completes it. The last window may be
+    completed later, so it is not counted.
+    """
+    import pyarrow.compute as pc
+
+    starts = pc.floor_temporal(proposal.columns[proposal.time].times().drop_null(), unit=proposal.every)
+    earlier = starts.filter(pc.less(starts, pc.max(starts)))
+    return int(pc.min(pc.value_counts(earlier if len(earlier) else starts).field("counts")).as_py())
 
 
 def _values(column: Column) -> list[dict[str, Any]]:

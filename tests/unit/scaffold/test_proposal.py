@@ -317,3 +317,11 @@ def test_what_is_no_table_is_refused(table_):
 def test_names_that_are_words_of_sql_are_quoted():
     assert of_table("user", "postgres").of_window("at", ["order"]).endswith('ORDER BY "order"')
     assert of_table("user", "mysql").select == "SELECT * FROM `user`"
+
+
+def test_the_suite_accepts_a_first_window_of_few_rows():
+    # Midnight of 1 February in Berlin is in January in UTC.
+    at = [datetime(2024, 1, 31, 23, tzinfo=timezone.utc) + timedelta(days=row // 5) for row in range(600)]
+    rules = suite.propose("shop", proposed(table(at=pa.array(at, pa.timestamp("us", "UTC")))), True)["expectations"]
+    (floor,) = (rule["kwargs"]["min_value"] for rule in rules if "row_count" in rule["type"])
+    assert floor == 5

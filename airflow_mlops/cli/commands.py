@@ -78,6 +78,8 @@ def _with_flags(message: str, args: Namespace) -> str:
     for name in vars(args):
         argument = name.upper() if name in _POSITIONAL else f"--{name.replace('_', '-')}"
         # parse() writes a name as "older_than: ...", and the steps write it between backquotes or as "older_than=".
+        # In a shell, a mapping is one word.
+        message = re.sub(rf"\b{name}=(\{{[^{{}}]*\}})", rf'{argument} "\1"', message)
         message = re.sub(rf"(?<=[:;] ){name}(?=: )|`{name}`|\b{name}=", argument, message)
     return message.replace("mlflow.conn_id: ", "--mlflow-conn-id: ")
 

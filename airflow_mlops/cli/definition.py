@@ -41,6 +41,14 @@ _COMMANDS = (
                 nargs="+",
                 help="Files of rows: CSV, JSON lines or Parquet, as paths, URLs or patterns",
             ),
+            Arg(
+                ("--csv",),
+                help="How CSV files are written: the parameter csv of IngestOperator as YAML or JSON, such as \"{'sep': ';'}\"",
+            ),
+            Arg(
+                ("--types",),
+                help="Types of columns: the parameter types of IngestOperator as YAML or JSON, such as \"{'zip': string}\"",
+            ),
             Arg(("--conn-id",), help="Id of the Airflow connection to the database of --table"),
             Arg(("--table",), help="Table or view, as TABLE or SCHEMA.TABLE"),
             Arg(("--label",), help="Column that the model predicts"),

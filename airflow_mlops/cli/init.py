@@ -9,7 +9,9 @@ from argparse import Namespace
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import yaml
 
 from airflow_mlops import server
 from airflow_mlops.cli.commands import command
@@ -33,13 +35,16 @@ def init(args: Namespace) -> None:
     files.require_new(folder)
     if bool(args.files) == bool(args.table) or bool(args.conn_id) != bool(args.table):
         raise SpecError("Name the data with --files, or with --conn-id and --table.")
+    if args.csv and not args.files:
+        raise SpecError("--csv describes CSV files, so it needs --files.")
+    options = {name: _mapping(name, text) for name in ("csv", "types") if (text := getattr(args, name))}
     if args.table:
         info = server.connection(args.conn_id)
         whole = of_table(args.table, info.conn_type)
-        spec = parse(IngestSpec, {"name": args.name, "conn_id": args.conn_id, "sql": whole.select}, "init")
+        source = {"conn_id": args.conn_id, "sql": whole.select}
     else:
-        urls = [url if _URL.match(url) else os.path.abspath(os.path.expanduser(url)) for url in args.files]
-        spec = parse(IngestSpec, {"name": args.name, "files": urls}, "init")
+        source = {"files": [url if _URL.match(url) else os.path.abspath(os.path.expanduser(url)) for url in args.files]}
+    spec = parse(IngestSpec, {"name": args.name, **source, **options}, "init")
     found = sample.read(spec, server.connection)
     given = Given(
         label=args.label, time=args.time, keys=_names(args.keys), features=_names(args.features),
@@ -47,10 +52,10 @@ def init(args: Namespace) -> None:
     )  # fmt: skip
     proposal = propose(found, given, Asked() if sys.stdin.isatty() else Absent())
     if args.table:
-        place = files.Place([], args.conn_id, whole.of_window(proposal.time, proposal.keys))
+        place = files.Place([], args.conn_id, whole.of_window(proposal.time, proposal.keys), options)
         _require_same_rows(args.conn_id, place, proposal, found)
     else:
-        place = files.Place(spec.files)
+        place = files.Place(spec.files, options=options)
     written = files.write(folder, args.name, place, proposal, found.complete, args.ci)
     _show(proposal, found, folder, written)
 
@@ -107,6 +112,20 @@ def _until_valid(question: str, read: Callable[[str], T]) -> T:
 
 def _names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
+def _mapping(name: str, text: str) -> dict[str, Any]:
+    """Return the value of ``--csv`` or ``--types``.
+
+    :raises SpecError: it is not a mapping
+    """
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        found = None
+    if not isinstance(found, dict):
+        raise SpecError(f"--{name} must be a mapping in YAML or JSON, such as \"{{'a': 'b'}}\", but it is {text!r}.")
+    return found
 
 
 def _delay(text: str | None) -> timedelta | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -33,17 +34,28 @@ class Place:
     :param files: URLs of files; empty for a table
     :param conn_id: id of the Airflow connection to the database; ``None`` for files
     :param query: query that selects the rows of a window; ``None`` for files
+    :param options: further parameters of IngestOperator: ``csv`` and ``types``
     """
 
     files: list[str]
     conn_id: str | None = None
     query: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _literal(value: str | list[str]) -> str:
     """Return text or a list of texts as Python code. JSON and Python write both in the same way."""
     line = json.dumps(value, ensure_ascii=False)
     return line if len(line) < _LINE or isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=4)
+
+
+def _nested(value: Any) -> str:
+    """Return a mapping, and the values in it, as Python code."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_nested(name)}: {_nested(item)}" for name, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_nested, value)) + "]"
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def _plain(name: str) -> str:
@@ -103,7 +115,7 @@ def write(folder: Path, name: str, place: Place, proposal: Proposal, complete: b
         loader=PackageLoader("airflow_mlops.scaffold"), undefined=StrictUndefined, keep_trailing_newline=True,
         trim_blocks=True, lstrip_blocks=True, autoescape=False,  # noqa: S701 - Python, Markdown and YAML
     )  # fmt: skip
-    environment.filters |= {"python": _literal, "plain": _plain}
+    environment.filters |= {"python": _literal, "nested": _nested, "plain": _plain}
     rendered = {
         f"{name}.py": "dags.py.jinja",
         f"tests/test_{name}.py": "test_dags.py.jinja",

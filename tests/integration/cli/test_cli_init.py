@@ -113,3 +113,37 @@ def test_a_table_is_read_by_window(init, shop, tmp_path, monkeypatch):
 def test_arguments_that_do_not_fit_are_refused(words, message, init, shop):
     with pytest.raises(SystemExit, match=message):
         init(*words)
+
+
+EUROPEAN = "order_id;at;zip;items;late\n" + "\n".join(
+    f"{order};{at};0{number % 9}1;{items},5;{late}" for number, (order, at, items, late) in enumerate(ROWS)
+)
+
+
+def test_the_remedy_of_an_error_can_be_passed_on_and_is_in_the_dags(init, tmp_path, airflow_db):
+    (tmp_path / "orders.csv").write_text(EUROPEAN)
+    words = ("orders", "--files", tmp_path / "orders.csv", "--label", "late", "--label-delay", "0")
+    with pytest.raises(SystemExit) as failure:
+        init(*words)
+    # The error names the argument in a form that a shell can take.
+    assert "--csv \"{'sep': ';'}\"" in str(failure.value)
+    init(*words, "--csv", "{'sep': ';', 'decimal': ','}", "--types", '{"zip": "string"}')
+    ingest = dags(tmp_path / "orders")["orders_ingest"].get_task("ingest")
+    assert ingest.csv == {"sep": ";", "decimal": ","}
+    assert ingest.types == {"zip": "string"}
+    suite = (tmp_path / "orders" / "suites" / "orders.json").read_text()
+    assert '"items"' in suite
+
+
+@pytest.mark.parametrize(
+    "words", [("--csv", "a"), ("--types", "[1]"), ("--csv", "{'sepa': ';'}"), ("--types", "{'zip': 'nothing'}")]
+)
+def test_options_of_the_source_that_cannot_be_read_are_refused(words, init, file, tmp_path):
+    with pytest.raises(SystemExit, match=words[0]):
+        init("orders", "--files", file, *words)
+    assert not (tmp_path / "orders").exists()
+
+
+def test_options_of_csv_files_need_files(init, shop):
+    with pytest.raises(SystemExit, match="needs --files"):
+        init("orders", "--conn-id", "shop", "--table", "orders", "--csv", "{'sep': ';'}")

@@ -153,7 +153,9 @@ class Approval:
         approved = event["chosen_options"] == [APPROVE]
         user, at = event.get("responded_by_user"), event.get("responded_at") or datetime.now(timezone.utc)
         if not user:
-            note = f"nobody answered within {self.timeout}, which counts as {'approval' if approved else 'rejection'}"
+            note = (
+                f"nobody answered within {self.timeout}, so the promotion is {'approved' if approved else 'rejected'}"
+            )
             return ApprovalRecord(by="", at=at, decision="approved" if approved else "timed_out", note=note)
         by = user["name"] if user["name"] == user["id"] else f"{user['name']} ({user['id']})"
         note = str((event.get("params_input") or {}).get("note") or "")

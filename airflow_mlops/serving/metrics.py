@@ -70,7 +70,7 @@ class Metrics:
         )
         self.canary_withdrawn = Gauge(
             "mlops_serve_canary_withdrawn_version",
-            "Number of the canary that the server withdrew, because it did worse than the champion; 0 if it is not withdrawn",
+            "Number of the canary version that the server withdrew, because it did worse than the champion; 0 if none was withdrawn",
             registry=self.registry,
         )
         self.shadow_version = Gauge(

@@ -22,7 +22,7 @@ def difference(sent: InputColumns, wanted: InputColumns) -> str | None:
             return f"requests do not have its feature {feature.name!r}, because it is not a feature of the champion"
         kind = kinds.get(feature.name, feature.kind)
         if kind != feature.kind and (kind, feature.kind) != ("integer", "number"):
-            return f"its feature {feature.name!r} is of the kind {feature.kind}, and that of the champion is {kind}"
+            return f"its feature {feature.name!r} has the type {feature.kind}, but the champion's feature has the type {kind}"
     return None
 
 

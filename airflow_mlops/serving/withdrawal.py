@@ -75,5 +75,5 @@ def worse(canary: Record, champion: Record) -> str | None:
         return None
     mine, theirs = canary.median, champion.median
     if mine > max(_TIMES_SLOWER * theirs, theirs + _SLOWER_MS):
-        return f"its median time is {mine:.3g} ms, and that of the champion is {theirs:.3g} ms"
+        return f"its median time is {mine:.3g} ms, the champion's is {theirs:.3g} ms"
     return None

@@ -76,4 +76,4 @@ def require_repeatable(client: MlflowClient, run_id: str) -> None:
     if RESUMED_TAG in data.tags:
         raise NotCacheableError("the search was interrupted, and a search that continues chooses other parameters")
     if data.metrics.get("trials_failed"):
-        raise NotCacheableError("a trial of the search failed, which may have depended on the machine")
+        raise NotCacheableError("a trial of the search failed, perhaps because of the machine")

@@ -116,7 +116,7 @@ def _last_window(facts: ModelFacts) -> Window:
         found = facts.scoring.window
     if found is None:
         raise MLOpsError(
-            f"No window of {facts.name} was monitored or scored yet, so there is no window for which to train. Start its "
+            f"No window of {facts.name} was monitored or scored yet, so a request for retraining cannot name a window. Start its "
             "training DAG instead."
         )
     # The label has the time zone of the window.

@@ -90,7 +90,9 @@ def check_rows(window: Window | None, keys: list[str], name: str) -> None:
     :raises SpecError: the predictions have no window or no keys
     """
     if window is None:
-        raise SpecError(f"`write_to` replaces the rows of a time window, but dataset {name!r} has none. Set `window`.")
+        raise SpecError(
+            f"`write_to` replaces the rows of a time window, but dataset {name!r} has no window. Set `window`."
+        )
     if not keys:
         raise SpecError(
             f"`write_to` identifies rows by their keys, but dataset {name!r} has no keys. Set `keys` where "

@@ -65,8 +65,8 @@ def calibrated(
     """
     if contract.threshold != THRESHOLD:
         raise SpecError(
-            f"`calibration` is set, and the estimator has its own threshold ({contract.threshold:g}) on probabilities that are not "
-            "calibrated. Remove `calibration`, or set `threshold` instead of the TunedThresholdClassifierCV or FixedThresholdClassifier."
+            f"`calibration` cannot be used, because the estimator has its own threshold ({contract.threshold:g}), which applies to probabilities "
+            "that are not calibrated. Remove `calibration`, or set `threshold` instead of the TunedThresholdClassifierCV or FixedThresholdClassifier."
         )
     method, classes = rule.method, len(contract.classes)
     if classes > 2 and method != "temperature" and rule.maps and len(rule.maps) != classes:

@@ -54,7 +54,7 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     """
     resolved = resolve_window(spec, context.store)
     if resolved is not None:
-        context.progress(f"The window of the training set is {resolved.window.label}, by the rule {resolved.rule}.")
+        context.progress(f"The rule {resolved.rule} gives the training window {resolved.window.label}.")
     datasets = select(context.store, resolved.entities if resolved else spec.entities, spec.timestamp, context.kept)
     source = FeatureSource(spec)
     left_out = context.provenance.left_out() if spec.label else set()

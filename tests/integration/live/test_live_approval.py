@@ -165,7 +165,7 @@ def test_the_scheduler_ends_the_wait(airflow, model):
     assert model.champion() == 1
     (entry,) = model.entries()
     assert (entry.approval.by, entry.approval.decision) == ("", "timed_out")
-    assert entry.reason == "Nobody answered within 0:00:01, which counts as rejection."
+    assert entry.reason == "Nobody answered within 0:00:01, so the promotion is rejected."
 
 
 def test_a_champion_that_changes_meanwhile_is_not_overwritten(airflow, model):

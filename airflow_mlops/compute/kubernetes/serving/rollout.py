@@ -107,7 +107,7 @@ class Rollout:
         if record.model is None and live[0] is not None:
             raise SpecError(
                 f"The ConfigMap that records how {self._target.kind} {api} was deployed is missing, so the {self._target.kind} "
-                "could not be restored: delete it, or set another name=."
+                f"could not be restored: delete the {self._target.kind}, or set another name=."
             )
         good = record.good
         endpoint = Endpoint(

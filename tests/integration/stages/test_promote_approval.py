@@ -207,8 +207,8 @@ def test_on_timeout_determines_the_meaning_of_no_answer(
         assert "ApprovalTimeoutError: Nobody answered the request for approval within 0:00:01" in capfd.readouterr().out
         return
     assert [(entry.approval.by, entry.approval.decision) for entry in entries] == [("", decision)]
-    meaning = "approval" if on_timeout == "approve" else "rejection"
-    assert f"obody answered within 0:00:01, which counts as {meaning}" in run.xcom("promote")["summary"]
+    meaning = "approved" if on_timeout == "approve" else "rejected"
+    assert f"obody answered within 0:00:01, so the promotion is {meaning}" in run.xcom("promote")["summary"]
 
 
 def test_an_approved_winner_is_refused_if_the_champion_changed_meanwhile(client, store, versions, run_dag):

@@ -80,8 +80,8 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
     :param paths: import paths of objects, such as ``package.module:function`` or ``package.module.Class``, or of
         modules
     :return: the SHA-256 by name of the module. Modules that do not exist are included, with an empty text
-    :raises NotCacheableError: a module is not Python source text, imports modules whose names it computes, runs code
-        that no import statement names (such as ``exec``), or may have changed since this process imported it
+    :raises NotCacheableError: a module is not Python source text, may run code that no import statement names (such as
+        with ``exec``), or may have changed since this process imported it
     """
     invalidate_caches()
     found: dict[str, str] = {}
@@ -98,7 +98,7 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
                 # recorded.
                 if module == name and is_module:
                     if module in sys.modules:
-                        raise NotCacheableError(f"the module {module!r} is imported, but has no file that is known")
+                        raise NotCacheableError(f"the module {module!r} is imported, but its file is unknown")
                     found[module] = ""
                 continue
             if _is_pinned(spec):
@@ -216,8 +216,8 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
 
     The second value is ``False`` for ``b`` in ``from a import b``, because ``b`` may be a module or an attribute.
 
-    :raises NotCacheableError: a name is computed, the module runs code that no import statement names, or the source
-        text cannot be parsed
+    :raises NotCacheableError: the module may run code that no import statement names, or the source text cannot be
+        parsed
     """
     try:
         tree = ast.parse(source)
@@ -244,7 +244,7 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
                 known.add(id(node.func))
                 yield first.value, True
         if id(node) not in known and (way := _other_way(node)):
-            raise NotCacheableError(f"the module {spec.name!r} imports a module whose name it computes ({way})")
+            raise NotCacheableError(f"the module {spec.name!r} may run code that no import statement names ({way})")
 
 
 def _other_way(node: ast.AST) -> str | None:

@@ -109,8 +109,8 @@ def _as_one_dataset(value: Any) -> Any:
     found = _as_dataset(value)
     if isinstance(found, list):
         raise ValueError(
-            f"{len(found)} datasets are given, but this step reads one training set, because a training set has one split. "
-            "Build one training set of all rows with BuildTrainingSetOperator(entities=...), or map the task over the "
+            f"This step reads one training set, but {len(found)} are given. Their splits cannot be combined. Build one "
+            "training set of all rows with BuildTrainingSetOperator(entities=...), or map the task over the "
             "training sets with .expand(dataset=...)."
             if found
             else "No dataset is given, because every upstream task was skipped. Skip this task too, for example with its "

@@ -51,7 +51,7 @@ class RollingSpec(Model):
                 start = instant(subtract_period(local(start, run.zone), days), run.zone)
         except (ValueError, OverflowError):
             raise ValueError(
-                f"{self} before the end of {run.label} begins before year 1. Use a shorter length."
+                f"The window of {self} for {run.label} would begin before year 1. Use a shorter length."
             ) from None
         return Window(start=start, end=run.end, zone=run.zone)
 

@@ -36,7 +36,7 @@ class Usage(Model):
 
     def sentence(self) -> str:
         """Return a sentence for the log of the task."""
-        gpu = "" if self.gpu_seconds is None else f", {self.gpu_seconds:,.1f} s of GPUs"
+        gpu = "" if self.gpu_seconds is None else f", {self.gpu_seconds:,.1f} s of GPU time"
         rate = self.rows_per_second
         rows = f" for {counted(self.rows or 0, 'row')} ({rate:,.0f} per second)" if rate else ""
         return (

@@ -80,8 +80,8 @@ class RowWeights:
         found = found * self.decay.weights(rows.column(self.decay.column))
         if len(found) and not found.any():
             raise WeightError(
-                f"The products of the weights in column {self.sample!r} and by age (Decay) are 0 in all rows of {where}. Use a longer "
-                "half-life, or other weights."
+                f"All rows of {where} have the weight 0, because column {self.sample!r} multiplied by the weight by age "
+                "(Decay) is 0. Use a longer half-life, or other weights."
             )
         return found
 

@@ -29,15 +29,15 @@ def check_column(dataset: Dataset, column: str) -> None:
     name, details = dataset.manifest.name, dataset.manifest.details
     if column not in dataset.manifest.column_names:
         raise WeightError(
-            f"Dataset {name!r} has no column {column!r}, which holds the weights of the rows (`sample_weight`). Name the column in "
-            "`watched` of BuildTrainingSetOperator, or correct `sample_weight`."
+            f"Dataset {name!r} has no column {column!r} with row weights. Name the column in `watched` of "
+            "BuildTrainingSetOperator, or correct `sample_weight`."
         )
     for key, role in _ROLES.items():
         found = details.get(key) or []
         if column in ([found] if isinstance(found, str) else found):
             raise WeightError(
-                f"Column {column!r} of dataset {name!r} is {role}, so it cannot hold the weights of the rows (`sample_weight`). "
-                "Use another column, named in `watched` of BuildTrainingSetOperator."
+                f"Column {column!r} of dataset {name!r} is {role}, so it cannot contain row weights. Set `sample_weight` to "
+                "another column, named in `watched` of BuildTrainingSetOperator."
             )
 
 
@@ -69,20 +69,20 @@ def as_weights(values: pa.Array | pa.ChunkedArray, column: str, where: str) -> N
     kind = values.type
     if not is_number(kind):
         raise WeightError(
-            f"Column {column!r} of {where} has the type {kind}, but weights of rows (`sample_weight`) are numbers. Convert it where "
-            "the data is ingested, or use another column."
+            f"Column {column!r} of {where} has the type {kind}, but row weights are numbers. Convert the column where "
+            "the data is ingested, or set `sample_weight` to another column."
         )
     found = numbers(values)
     if problems := _problems(found, values.null_count):
         raise WeightError(
-            f"Column {column!r} of {where} cannot hold the weights of rows (`sample_weight`), because it is {problems} "
-            f"(of {len(found):,}). Weights are finite numbers of at least 0: correct them where the data is ingested, or leave these "
-            "rows out of the training set."
+            f"Column {column!r} of {where} cannot contain row weights, because it is {problems} (of {len(found):,}). "
+            "Weights are finite numbers of at least 0. Correct them where the data is ingested, or leave these rows out of "
+            "the training set."
         )
     if len(found) and not found.any():
         raise WeightError(
-            f"Column {column!r} of {where} is 0 in all {counted(len(found), 'row')}, so no row has a weight (`sample_weight`). Correct "
-            "the weights where the data is ingested, or use another column."
+            f"Column {column!r} of {where} is 0 in all {counted(len(found), 'row')}, but at least one row weight must be above 0. Correct "
+            "the weights where the data is ingested, or set `sample_weight` to another column."
         )
     return found
 

@@ -88,10 +88,12 @@ def select_one(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | None
     found = select(store, chosen, kept=kept)
     if len(found) == 1 and found[0].window == found[0].manifest.window:
         return found[0]
-    name = found[0].manifest.name
+    name, windows = found[0].manifest.name, _listed([dataset.window for dataset in found if dataset.window])
+    problem = f"{len(found)} are selected ({windows}). Their splits cannot be combined."
+    if len(found) == 1:
+        problem = f"only a part of it is selected ({windows})."
     raise SpecError(
-        f"This step reads one whole training set, because a training set has one split, but the selection of dataset {name!r} "
-        f"contains {_listed([dataset.window for dataset in found if dataset.window])}. Choose the window of one training set, "
+        f"This step reads one whole training set of dataset {name!r}, but {problem} Choose the window of one training set, "
         "or build one training set of all rows with BuildTrainingSetOperator(entities=...)."
     )
 

@@ -162,7 +162,7 @@ def parse_manifest(data: bytes, name: str, dataset_id: str, url: str) -> Manifes
     if (manifest.name, manifest.id) != (name, dataset_id) or manifest.identity() != dataset_id:
         raise _corrupt(name, dataset_id, url, "its content does not have this id")
     if manifest.rows != sum(file.rows for file in manifest.files):
-        raise _corrupt(name, dataset_id, url, "its number of rows is not that of its files")
+        raise _corrupt(name, dataset_id, url, "its number of rows is not the sum of the rows of its files")
     folder = f"datasets/{name}/files/"
     for file in manifest.files:
         if not file.path.startswith(folder) or ".." in file.path.split("/"):

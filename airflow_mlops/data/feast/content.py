@@ -89,7 +89,7 @@ def _is_run(text: Any) -> bool:
 def _files(store: FeatureStore, item: Any) -> list[str]:
     if not parquet_source.is_parquet(store, item):
         raise NotCacheableError(
-            f"the source of feature view {item.view.name!r} is not Parquet files, so its rows have no hash"
+            f"the source of feature view {item.view.name!r} does not consist of Parquet files, so its rows have no hash"
         )
     dataset = parquet_source.open_files(store, item)
     if not isinstance(dataset.filesystem, LocalFileSystem):

@@ -62,9 +62,10 @@ def open_store(repo: str) -> FeatureStore:
         )
     unset = sorted({name for name in _VARIABLE.findall(config.read_text()) if name not in os.environ})
     if unset:
+        plural, verb, object_ = ("s", "are", "them") if len(unset) > 1 else ("", "is", "it")
         raise FeatureStoreError(
-            f"{config} uses the environment variable {', '.join(unset)}, which is not set where the step runs. "
-            "Set it for the Airflow workers, or with run_on=Process(env={...})."
+            f"{config} uses the environment variable{plural} {', '.join(unset)}, which {verb} not set where the step runs. "
+            f"Set {object_} for the Airflow workers, or with run_on=Process(env={{...}})."
         )
     # This logger writes "Registry cache expired" dozens of times in every task.
     logging.getLogger("feast.infra.registry").setLevel(logging.WARNING)

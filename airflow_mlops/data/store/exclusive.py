@@ -56,7 +56,9 @@ class ExclusiveWriting(Reading, Writing):
                     self.traffic.count(written=0 if self._local else len(data))
                     return True
             time.sleep(pause)
-        raise self._failed("write", key, TimeoutError(f"{ATTEMPTS} attempts met other writers of this file"))
+        raise self._failed(
+            "write", key, TimeoutError(f"another writer changed the file during each of {ATTEMPTS} attempts")
+        )
 
     def _require_conditional_writes(self) -> None:
         """Check once per store, and version of its client library, that existing files are not replaced.

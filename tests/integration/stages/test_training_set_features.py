@@ -633,5 +633,5 @@ def test_a_function_that_feast_runs_from_its_pickle_counts_with_the_pickle(tmp_p
 def test_sources_without_a_hash_are_not_cached(feast_store, monkeypatch):
     request = feast_request.resolve(feast_store, None, ["lasting:value"])
     monkeypatch.setattr(parquet_source, "is_parquet", lambda *_: False)
-    with pytest.raises(NotCacheableError, match="feature view 'lasting' is not Parquet files"):
+    with pytest.raises(NotCacheableError, match="feature view 'lasting' does not consist of Parquet"):
         content.describe(feast_store, request)

@@ -76,12 +76,12 @@ def test_a_module_that_appears_later_counts(folder):
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("import importlib\nname = 'x'\nimportlib.import_module(name)\n", "name it computes"),
-        ("from importlib import import_module as load\nload('x' + 'y')\n", "name it computes"),
-        ("from importlib import import_module\nlist(map(import_module, ['x']))\n", "name it computes"),
-        ("import runpy\nrunpy.run_path('x.py')\n", "name it computes"),
-        ("exec(open('x.py').read())\n", "name it computes"),
-        ("import own_ghost\n", "no file that is known"),
+        ("import importlib\nname = 'x'\nimportlib.import_module(name)\n", "no import statement names"),
+        ("from importlib import import_module as load\nload('x' + 'y')\n", "no import statement names"),
+        ("from importlib import import_module\nlist(map(import_module, ['x']))\n", "no import statement names"),
+        ("import runpy\nrunpy.run_path('x.py')\n", "no import statement names"),
+        ("exec(open('x.py').read())\n", "no import statement names"),
+        ("import own_ghost\n", "its file is unknown"),
         ("def broken(:\n", "cannot be parsed"),
     ],
 )

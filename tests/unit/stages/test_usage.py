@@ -69,7 +69,7 @@ def test_memory_of_a_process_that_the_step_started_counts(store):
 
 
 def test_gpus_that_a_process_can_use_are_counted(tmp_path, monkeypatch):
-    # Device files of GPUs cannot exist here, so empty files take their place.
+    # Device files of GPU time cannot exist here, so empty files take their place.
     for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm"):
         (tmp_path / name).touch()
     monkeypatch.setattr(usage, "_DEVICES", tmp_path)
@@ -102,7 +102,7 @@ def test_the_sentence_has_the_numbers():
         "2.0 s",
         "1,000 rows (500 per second)",
         "3.2 s of CPU",
-        "4.0 s of GPUs",
+        "4.0 s of GPU time",
         "1,234 MB",
         "1.5 MB",
         "0.0 MB",

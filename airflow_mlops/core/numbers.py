@@ -9,7 +9,8 @@ _INEXACT = 1e15
 def rounded(value: float, digits: int = 4) -> str:
     """Format a number, such as ``0.7123`` or ``12,345``.
 
-    Below 1e15, the digits before the decimal point are not rounded. Larger numbers are in scientific notation.
+    Below 1e15, the digits before the decimal point are not rounded. From 1e15 on, the number is in scientific notation,
+    such as ``1.235e+15``.
 
     :param digits: number of significant digits, if the number has fewer digits before the decimal point
     """

@@ -114,7 +114,7 @@ def profile(batches: Iterable[pa.RecordBatch], columns: Sequence[str] | None = N
             index = batch.schema.get_field_index(name)
             if index < 0:
                 raise SchemaError(
-                    f"Column {name!r} is absent in some rows of the data, although the first rows have it: write all files "
+                    f"Column {name!r} is absent in some rows of the data, although the first rows have it. Write all files "
                     "with the same columns, or remove the column from columns=."
                 )
             counter.update(name, batch.column(index))
@@ -136,14 +136,14 @@ def merge(profiles: Iterable[Profile]) -> Profile:
         if item.columns.keys() != counters.keys():
             raise SchemaError(
                 f"Profiles cannot be merged, because columns {sorted(item.columns.keys() ^ counters.keys())} are absent "
-                "from some profiles: set the same columns= for all profiles."
+                "from some profiles. Set the same columns= for all profiles."
             )
         for name, column in item.columns.items():
             counter = counters[name]
             if _family(counter.kind) != _family(column.kind):
                 raise SchemaError(
                     f"Profiles cannot be merged, because column {name!r} is {counter.kind} in one profile and {column.kind} "
-                    "in another: convert the column to one type."
+                    "in another. Convert the column to one type."
                 )
             counter.add(column)
     return Profile(rows=rows, columns={name: counter.result() for name, counter in counters.items()})
@@ -193,13 +193,13 @@ def _counters(schema: pa.Schema, columns: Sequence[str] | None) -> dict[str, Cou
         if index < 0:
             raise SchemaError(
                 f"Column {name!r} cannot be profiled, because the dataset has only the columns "
-                f"{', '.join(map(repr, schema.names))}: correct columns=."
+                f"{', '.join(map(repr, schema.names))}. Correct columns=."
             )
         counter = counter_for(schema.field(index).type)
         if counter is None and columns is not None:
             raise SchemaError(
-                f"Column {name!r} cannot be profiled, because its type is {schema.field(index).type}: remove it from "
-                "columns=. Only numbers, text, booleans, timestamps, dates and embeddings can be profiled."
+                f"Column {name!r} cannot be profiled, because its type is {schema.field(index).type}. Only numbers, text, "
+                "booleans, timestamps, dates and embeddings can be profiled. Remove the column from columns=."
             )
         if counter is not None:
             counters[name] = counter

@@ -172,9 +172,9 @@ def held_out(
             costs[metric] = losses(metric, known)
         except UnmeasurableError as error:
             log.warning(
-                "The profile has no losses by segment for %s, because in the %s held-out rows of dataset %r with the "
-                "label %r, %s. Monitoring will not compare segments by this metric. Hold out more rows to have them.",
-                metric, f"{known.rows:,}", contract.dataset_name, contract.label, error,
+                "The profile has no losses by segment for %s, because %s (%s held-out rows of dataset %r, label %r). "
+                "Monitoring will not compare segments by this metric. Hold out more rows.",
+                metric, error, f"{known.rows:,}", contract.dataset_name, contract.label,
             )  # fmt: skip
     return SegmentLosses(cuts=dict(cuts), losses=tally(cuts, features, costs, known.weight))
 

@@ -93,7 +93,7 @@ def read(store: ArtifactStore, ref: ProfileRef) -> Shard:
         data = store.read_bytes(key)
     except FileNotFoundError:
         raise DatasetNotFoundError(
-            f"The profile of shard {ref.shard} of dataset {ref.name!r} is not in the artifact store {store.url}: check that "
+            f"The profile of shard {ref.shard} of dataset {ref.name!r} is not in the artifact store {store.url}. Check that "
             "[mlops] artifacts or store= names the same store everywhere."
         ) from None
     try:
@@ -103,7 +103,7 @@ def read(store: ArtifactStore, ref: ProfileRef) -> Shard:
     except (ValueError, ValidationError, OSError):
         raise DatasetCorruptError(
             f"The profile of shard {ref.shard} of dataset {ref.name!r} cannot be read, because it was changed or written by "
-            f"a different version of airflow-mlops: delete {store.url_of(key)} and clear the task that wrote it."
+            f"a different version of airflow-mlops. Delete {store.url_of(key)} and clear the task that wrote it."
         ) from None
 
 
@@ -118,13 +118,13 @@ def whole(shards: Sequence[Shard], datasets: Sequence[Dataset]) -> Profile:
     name, wanted = datasets[0].manifest.name, identities(datasets)
     if any(shard.datasets != wanted for shard in shards):
         raise SpecError(
-            f"The profiles do not belong to the monitored dataset {name!r} ({wanted[0][:12]}): pass the same dataset= to "
+            f"The profiles do not belong to the monitored dataset {name!r} ({wanted[0][:12]}). Pass the same dataset= to "
             "ProfileOperator and MonitorOperator, and clear the ProfileOperator tasks if the dataset was written again."
         )
     if len(numbers := sorted({shard.shards for shard in shards})) > 1:
         raise SpecError(
             f"The profiles of dataset {name!r} come from runs of ProfileOperator with different numbers of shards "
-            f"({' and '.join(map(str, numbers))}): pass the output of a single mapped ProfileOperator."
+            f"({' and '.join(map(str, numbers))}). Pass the output of a single mapped ProfileOperator."
         )
     found = Counter(shard.shard for shard in shards)
     missing = [number for number in range(numbers[0]) if number not in found]
@@ -132,7 +132,7 @@ def whole(shards: Sequence[Shard], datasets: Sequence[Dataset]) -> Profile:
     if missing or twice:
         wrong = [f"no profiles of {_listed(missing)}"] * bool(missing) + [f"several of {_listed(twice)}"] * bool(twice)
         raise SpecError(
-            f"Dataset {name!r} has {numbers[0]} shards, but there are {' and '.join(wrong)}: map ProfileOperator over "
+            f"Dataset {name!r} has {numbers[0]} shards, but there are {' and '.join(wrong)}. Map ProfileOperator over "
             f"shard=list(range({numbers[0]})), and pass the output of all mapped tasks to MonitorOperator."
         )
     # The profiles are always merged in the same order, so that the result is the same.

@@ -211,7 +211,7 @@ def complete(client: MlflowClient, ledger: Ledger) -> bool:
         # The caller looks up the current champion.
         if is_missing(error):
             return True
-        log.warning("%s Until this succeeds, the champion in the ledger counts.", error)
+        log.warning("%s Until MLflow accepts the change, the champion in the ledger is used.", error)
         return False
     return True
 
@@ -246,8 +246,8 @@ def check_hashes(ledger: Ledger, entries: Sequence[Entry], versions: Iterable[Mo
         found = hashes.get(int(seq))
         if found != known:
             raise ledger.tampered(
-                f"entry {seq}, {ledger.url(int(seq))}, {'is missing' if found is None else 'was changed'}, "
-                f"according to the tags of v{version.version} in MLflow"
+                f"entry {seq} {'is missing' if found is None else 'was changed'}, according to the tags of "
+                f"v{version.version} in MLflow ({ledger.url(int(seq))})"
             )
 
 

@@ -131,7 +131,7 @@ def verify_champion(client: MlflowClient, model: str, entries: Sequence[Entry]) 
     if promotion is None:
         return f"The files of the champion v{ref.version} were not checked, because the ledger did not promote it."
     if not promotion.files:
-        return f"The files of the champion v{ref.version} were not checked, because entry {promotion.seq} has no hashes of them."
+        return f"The files of the champion v{ref.version} were not checked, because ledger entry {promotion.seq} contains no file hashes."
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         download_into(client, ref, folder)

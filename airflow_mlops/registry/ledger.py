@@ -260,7 +260,7 @@ class Ledger:
             if key > self._key(seq):
                 if self.store.exists(self._key(seq)):
                     return True
-                raise self.tampered(f"entry {seq}, {self.url(seq)}, is missing")
+                raise self.tampered(f"entry {seq} is missing ({self.url(seq)})")
             if key != self._key(seq):
                 raise self.tampered(f"entry {seq} was replaced by {self.store.url_of(key)}")
         return False
@@ -318,7 +318,11 @@ class Ledger:
         try:
             self.store.write_bytes(self._pack_key, gzip.compress(content.encode(), mtime=0))
         except StoreError as error:
-            log.warning("The ledger of %r has no pack of its entries, so reading it is slow: %s", self.model, error)
+            log.warning(
+                "The packed copy of the ledger of %r cannot be written, so reading the ledger is slow. %s",
+                self.model,
+                error,
+            )
         self._unpacked = 0
 
     def _parse(self, key: str, content: bytes) -> Entry:
@@ -378,11 +382,10 @@ class Ledger:
 
     def _broken_link(self, entry: Entry) -> str:
         if not self._entries:
-            return f"entry 1, {self.url(entry.seq)}, was written after another entry, which was removed"
+            return f"entry 1 was written after another entry, which was removed ({self.url(entry.seq)})"
         last = self._entries[-1].seq
-        return (
-            f"entry {last}, {self.url(last)}, was changed after entry {entry.seq}, {self.url(entry.seq)}, was written"
-        )
+        # Someone changed entry `last`, or its hash in the next entry.
+        return f"entry {last} does not match its hash in entry {entry.seq} ({self.url(last)})"
 
     def record(self, entry_id: str, decide: Callable[[list[Entry]], Decision | None]) -> Entry | None:
         """Append a decision to the ledger, at most once for each ``entry_id``.
@@ -439,7 +442,7 @@ class Ledger:
     def tampered(self, problem: str) -> RegistryError:
         """Create the error for a ledger that was tampered with.
 
-        :param problem: a clause that names the entry, its file and the change, such as ``entry 3, URL, is missing``
+        :param problem: a clause that names the entry, its file and the change, such as ``entry 3 is missing (URL)``
         """
         return RegistryError(
             f"The ledger of {self.model!r} was tampered with: {problem}. "

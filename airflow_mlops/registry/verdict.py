@@ -140,8 +140,8 @@ class LiveRows(Model):
     def sentence(self) -> str:
         """Return a sentence with the number of compared rows and of those left out."""
         return (
-            f"{self.rows:,} rows were predicted by all versions and have a label; left out were {self.unpaired:,} rows that "
-            f"only some of the versions predicted, {self.repeated:,} that one of them predicted several times, and "
+            f"{self.rows:,} rows were predicted by all versions and have a label. Left out: {self.unpaired:,} rows "
+            f"predicted by only some versions, {self.repeated:,} predicted several times by one version, and "
             f"{self.unlabelled:,} without a label."
         )
 

@@ -225,7 +225,9 @@ def test_a_change_to_the_last_entry_is_found_by_its_hash_in_mlflow(
     *_, last = sorted(store.find(f"ledger/{name}"))
     store.write_json(last, {**store.read_json(last), "reason": "It is much better."})
     assert viewer.get(f"{API}/{name}").json()["chain"]["intact"]
-    assert f"entry 2, {store.url_of(last)}, was changed" in viewer.get(f"{API}/{name}/versions").json()["ledger"]
+    problem = viewer.get(f"{API}/{name}/versions").json()["ledger"]
+    assert "entry 2 was changed" in problem
+    assert store.url_of(last) in problem
 
 
 def test_without_mlflow_a_rollback_says_so_and_leaves_no_entry(app: Any, store: ArtifactStore, model: str) -> None:

@@ -82,7 +82,7 @@ def test_every_row_is_in_exactly_one_shard_and_the_shards_merge_to_what_one_pass
 @pytest.mark.parametrize(
     ("given", "named"),
     [
-        ([0, 1], ["'rows' has 3 shards", "no profiles of shard 2:", "shard=list(range(3))"]),
+        ([0, 1], ["'rows' has 3 shards", "no profiles of shard 2.", "shard=list(range(3))"]),
         ([2], ["'rows' has 3 shards", "no profiles of shards 0, 1"]),
         ([0, 1, 2, 1], ["'rows' has 3 shards", "several of shard 1"]),
         ([0, 0, 2, 2], ["'rows' has 3 shards", "no profiles of shard 1", "several of shards 0, 2"]),

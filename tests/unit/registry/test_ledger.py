@@ -94,13 +94,13 @@ def test_concurrent_writers_get_distinct_numbers(tmp_path):
 @pytest.mark.parametrize(
     ("tampering", "problem"),
     [
-        ("change", "entry 2, {2}, was changed after entry 3, {3}, was written"),
-        ("remove", "entry 2, {2}, is missing"),
-        ("remove the first", "entry 1, {1}, is missing"),
+        ("change", "entry 2 does not match its hash in entry 3 ({2})"),
+        ("remove", "entry 2 is missing ({2})"),
+        ("remove the first", "entry 1 is missing ({1})"),
         ("garbage", "{2} is not an entry"),
         ("reorder", "entry 2 was replaced by {2}"),
         ("insert", "entry 3 was replaced by {2b}"),
-        ("begin anew", "entry 1, {1}, was written after another entry, which was removed"),
+        ("begin anew", "entry 1 was written after another entry, which was removed ({1})"),
     ],
 )
 def test_tampering_is_detected_and_located(store, tampering, problem):

@@ -130,7 +130,7 @@ def change(store: ArtifactStore, seq: int) -> None:
 def test_a_removed_entry_is_found_in_spite_of_the_pack(store):
     append(store, 40)
     store.delete("ledger/delays/00000005.json")
-    with pytest.raises(RegistryError, match="entry 5, .* is missing"):
+    with pytest.raises(RegistryError, match="entry 5 is missing"):
         Ledger(store, "delays").entries()
 
 
@@ -138,7 +138,7 @@ def test_a_changed_entry_of_the_pack_is_found_in_the_files(store):
     append(store, 40)
     change(store, 5)
     assert reasons(Ledger(store, "delays").entries())[4] == "Number 5 ä"
-    with pytest.raises(RegistryError, match="entry 5, .* was changed"):
+    with pytest.raises(RegistryError, match="entry 5 does not match its hash in entry 6"):
         Ledger(store, "delays").entries(every_file=True)
 
 
@@ -147,7 +147,7 @@ def test_a_changed_entry_after_the_pack_is_found(store, seq):
     append(store, 40)
     assert len(json.loads(gzip.decompress(store.read_bytes(PACK)))) == 34
     change(store, seq)
-    with pytest.raises(RegistryError, match=f"entry {seq}, .* was changed"):
+    with pytest.raises(RegistryError, match=f"entry {seq} does not match its hash in entry {seq + 1}"):
         Ledger(store, "delays").entries()
 
 
@@ -187,5 +187,5 @@ def test_a_pack_that_cannot_be_read_is_not_needed(store, monkeypatch):
 def test_a_removed_entry_is_found_when_a_promotion_is_looked_up(store):
     append(store, 20)
     store.delete("ledger/delays/00000005.json")
-    with pytest.raises(RegistryError, match="entry 5, .* is missing"):
+    with pytest.raises(RegistryError, match="entry 5 is missing"):
         Ledger(store, "delays").promotion(1)

@@ -71,6 +71,18 @@ def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
     return _predictions(np.concatenate(outputs), tree, contract)
 
 
+def untrainable(data: HeldOut) -> str:
+    """Return why :func:`small_tree` fits no tree, as a clause. Call this function only if it returned ``None``."""
+    if data.part == TRAIN:
+        return f"they are evaluated on the split part {TRAIN!r}, to which the tree would be fitted"
+    name = f"dataset {data.dataset.manifest.name!r}"
+    if TRAIN not in data.dataset.ref.parts:
+        return f"{name} has no split part {TRAIN!r}"
+    labels = f"fewer than two different values of the label {data.label!r}"
+    weights = f", or only the weight 0 in column {data.weight_column!r}" if data.weight_column else ""
+    return f"the sampled rows of the split part {TRAIN!r} of {name} have {labels}{weights}"
+
+
 def _sample(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
     """Read a random sample of the rows with a label, in the order of the dataset."""
     rows = dataset.ref.parts[TRAIN]

@@ -70,9 +70,9 @@ def refuse_training_rows(
             continue
         if shared:
             raise SpecError(
-                f"{ref} was trained on {shared:,} of the rows on which the candidates are compared, and the other "
-                "candidates were trained on another dataset, so their metrics cannot be compared. Leave `dataset` out if "
-                "their training sets have the same held-out rows, or set it to a dataset without their training rows."
+                f"{ref} was trained on {shared:,} of the rows on which the candidates are compared, so the metrics of the "
+                "candidates, which have different training sets, cannot be compared. Set `dataset` to a dataset without "
+                "their training rows, or leave it out if their training sets have the same held-out rows."
             )
 
 

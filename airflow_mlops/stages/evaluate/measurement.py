@@ -37,7 +37,7 @@ from airflow_mlops.registry.received import VERSION_TAG
 from airflow_mlops.registry.versions import champion, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import live as logged
-from airflow_mlops.stages.evaluate.baselines import small_tree
+from airflow_mlops.stages.evaluate.baselines import small_tree, untrainable
 from airflow_mlops.stages.evaluate.candidates import Candidate, check_contract, for_positive, load
 from airflow_mlops.stages.evaluate.live import Live
 
@@ -117,9 +117,7 @@ def compare(
     context.progress(
         f"{tree.name.capitalize()}: {_numbers(tree.metrics)}"
         if tree is not None
-        else "The simple decision tree that candidates are compared with was not trained, because dataset "
-        f"{data.dataset.manifest.name!r} has no split part 'train' apart from the evaluated part, or 'train' has fewer than "
-        "two different labels."
+        else f"Candidates are not compared with a simple decision tree, because {untrainable(data)}."
     )
     ref = champion(client, model)
     measured_champion, problem, stand_in = None, None, None

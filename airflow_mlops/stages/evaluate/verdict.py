@@ -195,7 +195,10 @@ def _why(item: CandidateVerdict, choice: Choice, metric: str) -> str:
     if item.candidate == best.candidate:
         return f"Passed every gate with {value}. {_tie(choice, metric)}".rstrip()
     if choice.better is not None and item.candidate == choice.better.candidate:
-        return f"Passed every gate with {value}, but {_tie(choice, metric)}"
+        return (
+            f"Passed every gate with {value}, but the difference from v{best.candidate.version} ({rounded(best.metrics[metric])}) "
+            f"is at most {_one_error(choice)}"
+        )
     equal = item.metrics[metric] == best.metrics[metric]
     other = "is equal and listed first" if equal else "is better"
     if choice.better is not None and item.metrics[metric] != best.metrics[metric]:
@@ -205,13 +208,18 @@ def _why(item: CandidateVerdict, choice: Choice, metric: str) -> str:
 
 def _tie(choice: Choice, metric: str) -> str:
     """Return a sentence that explains why the candidate with the best value was not chosen; empty if it was chosen."""
-    best, better = choice.best, choice.better
+    better = choice.better
     if better is None or choice.standard_error is None:
         return ""
-    return (
-        f"v{better.candidate.version} ({rounded(better.metrics[metric])}) is better by no more than one standard error "
-        f"({rounded(choice.standard_error, 2)}). This counts as equal, and v{best.candidate.version} is listed first."
-    )
+    return f"The difference from v{better.candidate.version} ({rounded(better.metrics[metric])}) is at most {_one_error(choice)}"
+
+
+def _one_error(choice: Choice) -> str:
+    """Return the end of a sentence that explains the one-standard-error rule."""
+    assert choice.better is not None
+    assert choice.standard_error is not None
+    chosen, better = choice.best.candidate.version, choice.better.candidate.version
+    return f"one standard error ({rounded(choice.standard_error, 2)}), so v{chosen}, which is listed before v{better}, is chosen."
 
 
 def _reason(

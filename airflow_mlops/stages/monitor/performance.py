@@ -207,7 +207,7 @@ def estimated(
     policy, metric = check.policy, _metric(check.policy, contract)
     labelled = judged is not None
     if judged is not None and judged.weight is not None:
-        why = f"realised performance is weighted by column {judged.weight!r}, and an estimate counts each row once"
+        why = f"realised performance is weighted by column {judged.weight!r}, and estimates do not support row weights"
         return Estimated(None, [f"Performance was not estimated from the scores, because {why}."])
     columns = ["score", LABEL] if labelled else ["score"]
     batches = check.batches(columns)

@@ -104,7 +104,7 @@ def _check(spec: MonitorSpec, context: StepContext) -> Check:
         name, kind = apart[0]
         raise SpecError(
             f"Dataset {name!r} has {kind} predictions, and a monitoring report is about the predictions of the "
-            "champion. Set `dataset` to those, and compare the two versions with EvaluateOperator."
+            "champion. Set `dataset` to the champion's predictions, and compare the two versions with EvaluateOperator."
         )
     window = spec.window or window_of(datasets) or getattr(spec.dataset, "window", None)
     if window is None:

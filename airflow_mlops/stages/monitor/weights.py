@@ -91,6 +91,6 @@ def unweighted(column: str, why: str) -> str:
     :param why: the reason, as a clause
     """
     return (
-        f"Performance counts each row once, in production and at training. The weights in column {column!r} (sample_weight), "
-        f"which training and gates used, are not used here, because {why}."
+        f"Performance in production and at training is not weighted by column {column!r} (sample_weight), because {why}. The "
+        "training of the model and the gates used these weights."
     )

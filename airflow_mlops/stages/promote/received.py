@@ -113,11 +113,13 @@ def _received(spec: ReceivedSpec, entries: Sequence[Entry]) -> tuple[Entry, Rece
 
 def _require_champion(spec: ReceivedSpec, now: ModelVersionRef | None) -> None:
     if (now and now.version) != spec.replaces:
-        expected = f"v{spec.replaces}" if spec.replaces is not None else "no version"
+        expected = f"The expected champion of {spec.model} is v{spec.replaces}"
+        if spec.replaces is None:
+            expected = f"{spec.model} is expected to have no champion"
         present = f"v{now.version} is the champion" if now else "the model has no champion"
         raise RegistryError(
-            f"{spec.model} v{spec.version} was to replace {expected}, but {present}. Look at the ledger, and set `replaces` to the "
-            "current champion if the decision is still right."
+            f"{expected}, but {present}. Look at the ledger, and set `replaces` to {now.version if now else 'none'} if "
+            f"v{spec.version} should still be promoted."
         )
 
 

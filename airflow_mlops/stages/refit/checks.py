@@ -36,7 +36,7 @@ def same_signature(judged: ModelContract, refitted: ModelContract) -> GateResult
         explanation = f"The two versions have different {' and '.join(differing)}."
         if differing == ["classes"]:
             new = [value for value in refitted.classes if value not in judged.classes]
-            explanation = f"The held-out rows have the classes {', '.join(map(repr, new))}, which the judged version does not know."
+            explanation = f"The held-out rows have the classes {', '.join(map(repr, new))}, which the evaluated version does not know."
     return GateResult(gate="same signature", measured=None, asked=None, passed=not differing, explanation=explanation)
 
 
@@ -93,8 +93,8 @@ def not_worse(metric: Metric, judged: Rows, refitted: Rows) -> GateResult:
         measured=found.candidate,
         asked=found.champion,
         passed=passed,
-        explanation=f"{metric.name} on the held-out rows, which the version was fitted to, is {rounded(found.candidate)} (judged "
-        f"version: {rounded(found.champion)}), which is {'not ' if passed else ''}significantly worse.",
+        explanation=f"{metric.name} on the held-out rows, which are training rows of the refit, is {rounded(found.candidate)}, "
+        f"{'not ' if passed else ''}significantly worse than that of the evaluated version ({rounded(found.champion)}).",
         improvement=found.improvement.value,
         high=high,
         confidence=CONFIDENCE,

@@ -359,7 +359,9 @@ def test_a_person_makes_a_copy_the_champion_that_they_expect_to_replace(
     airflow, development, production, model, capsys
 ):
     version, client = copy(development, model).candidate, production.client
-    with pytest.raises(SystemExit, match="was to replace v7, but the model has no champion. .* set --replaces"):
+    with pytest.raises(
+        SystemExit, match="expected champion of .* is v7, but the model has no champion. .* set --replaces to none"
+    ):
         airflow("promote", model, 1, "--replaces", 7)
     assert len(Ledger(production.store, model).entries()) == 1
     airflow("promote", model, 1, "--replaces", "none")

@@ -21,7 +21,7 @@ from airflow_mlops.metrics.rows import Rows, prepare
 from airflow_mlops.metrics.values import baseline, measure
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.pyfunc.scorer import PyfuncModel
-from airflow_mlops.stages.evaluate.baselines import small_tree
+from airflow_mlops.stages.evaluate.baselines import small_tree, untrainable
 from tests.support.candidates import FEATURES, held_out, linear
 
 ROWS = 4_000
@@ -383,7 +383,11 @@ def test_the_tree_is_fitted_to_the_training_part(task, tmp_path):
 def test_without_a_training_part_there_is_no_tree(data, tmp_path):
     assert small_tree(data, contract()) is None
     one_class = table(seed=1).filter(pa.array(np.asarray(table(seed=1)["label"])))
-    assert small_tree(stored(tmp_path / "one", table(), train=one_class), contract()) is None
+    without_tree = stored(tmp_path / "one", table(), train=one_class)
+    assert small_tree(without_tree, contract()) is None
+    assert "no split part 'train'" in untrainable(data)
+    assert "fewer than two different values of the label" in untrainable(without_tree)
+    assert "evaluated on the split part 'train'" in untrainable(replace(data, part="train"))
 
 
 def test_the_tree_refuses_what_are_no_weights(tmp_path):

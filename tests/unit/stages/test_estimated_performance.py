@@ -110,8 +110,8 @@ def test_a_model_with_weights_of_rows_is_compared_with_its_performance_without_t
     assert realised.performance.reference == pytest.approx(rmse(rows(0)))
     assert realised.performance.reference_low < rmse(rows(0)) < realised.performance.reference_high
     (note,) = [note for note in realised.notes if "'weight'" in note]
-    assert note.startswith("Performance counts each row once, in production and at training")
-    assert note.endswith("because the predictions do not have this column.")
+    assert note.startswith("Performance in production and at training is not weighted by column 'weight'")
+    assert "because the predictions do not have this column. " in note
     estimated = performance.estimated(check(store, window.drop_columns("label")), weighted, Realised())
     assert estimated.performance.reference == realised.performance.reference
     (note,) = estimated.notes

@@ -138,7 +138,7 @@ def test_realised_performance_is_weighted_in_the_window_and_at_training(store, p
     )
     estimated = performance.estimated(checked, known, realised)
     assert estimated.performance is None
-    assert "an estimate counts each row once" in estimated.notes[0]
+    assert "estimates do not support row weights" in estimated.notes[0]
     # Without labels, the estimate is compared with training without weights.
     alone = performance.estimated(check(store, window.drop_columns("label")), known, performance.Realised())
     assert (alone.performance.weight, alone.performance.reference) == (None, profile.intervals["roc_auc"].value)
@@ -209,8 +209,8 @@ def test_a_window_without_weights_is_compared_without_weights(store, profile, ta
     assert found.value == pytest.approx(auc(window), abs=1e-12)
     assert found.reference == pytest.approx(auc(HELD_OUT))
     (note,) = realised.notes
-    assert note.startswith("Performance counts each row once, in production and at training")
-    assert note.endswith(f"are not used here, because {why}.")
+    assert note.startswith("Performance in production and at training is not weighted by column 'weight'")
+    assert f"because {why}. " in note
 
 
 def test_versions_without_stored_weighted_performance_and_models_without_weights_count_each_row_once(store, profile):

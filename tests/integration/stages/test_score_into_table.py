@@ -143,7 +143,7 @@ def test_hashed_and_dropped_columns_and_refusals(store, champion, bi, monkeypatc
         do(store, champion, rows)
     assert bi("SELECT * FROM predictions") == before
     history = len(PredictionLog(store, champion.model).history())
-    with pytest.raises(SpecError, match="'raw' has none. Set `window`"):
+    with pytest.raises(SpecError, match="'raw' has no window. Set `window`"):
         do(store, champion, write(store, "raw", data))
     with pytest.raises(SpecError, match="'keyless' has no keys"):
         do(store, champion, write(store, "keyless", data, "2013-05"))

@@ -36,7 +36,7 @@ def same_signature(judged: ModelContract, refitted: ModelContract) -> GateResult
         explanation = f"The two versions have different {' and '.join(differing)}."
         if differing == ["classes"]:
             new = [value for value in refitted.classes if value not in judged.classes]
-            explanation = f"The held-out rows have the classes {', '.join(map(repr, new))}, which the evaluated version does not know."
+            explanation = f"The held-out rows have the classes {', '.join(map(repr, new))}, which the judged version does not know."
     return GateResult(gate="same signature", measured=None, asked=None, passed=not differing, explanation=explanation)
 
 
@@ -94,7 +94,7 @@ def not_worse(metric: Metric, judged: Rows, refitted: Rows) -> GateResult:
         asked=found.champion,
         passed=passed,
         explanation=f"{metric.name} on the held-out rows, which are training rows of the refit, is {rounded(found.candidate)}, "
-        f"{'not ' if passed else ''}significantly worse than that of the evaluated version ({rounded(found.champion)}).",
+        f"{'not ' if passed else ''}significantly worse than that of the judged version ({rounded(found.champion)}).",
         improvement=found.improvement.value,
         high=high,
         confidence=CONFIDENCE,

@@ -68,8 +68,8 @@ def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ..
     errors are combined into one problem.
 
     :param value: the validated value
-    :param errors: pydantic's errors. If several types are allowed for a value, the last item of an error's location is
-        the type
+    :param errors: pydantic's errors. If several types are allowed for a value, the last item of the location of an error
+        of the value itself is the type
     """
     for location, group in groupby(errors, key=lambda item: item["loc"][:-1]):
         same = list(group)

@@ -76,7 +76,9 @@ class ExpandingSpec(Model):
         :raises ValueError: ``since`` is not before the end of the run's window
         """
         if self.since >= run.end:
-            raise ValueError(f"{self} begins after the window {run.label} of the run ends. Use an earlier `since`.")
+            raise ValueError(
+                f"{self} does not begin before the end of the window {run.label} of the run. Use an earlier `since`."
+            )
         return Window(start=self.since, end=run.end, zone=run.zone)
 
     def __str__(self) -> str:
@@ -106,7 +108,7 @@ class DecaySpec(Model):
         start = first()
         if start >= run.end:
             raise ValueError(
-                f"{self} selects no data, because the oldest data begins after the window {run.label} ends."
+                f"{self} selects no data, because the oldest data does not begin before the end of the window {run.label}."
             )
         return Window(start=start, end=run.end, zone=run.zone)
 

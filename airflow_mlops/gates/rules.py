@@ -76,8 +76,8 @@ def ignores_champion(gates: Sequence[Gate]) -> bool:
 def with_champion(gates: Sequence[Gate], metric: str, greater_is_better: bool | None = None) -> list[Gate]:
     """Return the gates, and add a gate that requires a candidate not to be worse than the champion.
 
-    No gate is added if ``gates`` contain a comparison with the champion on all held-out rows, or ignore the champion. A
-    gate on slices is not sufficient, because slices that are too small for a decision do not fail such a gate.
+    No gate is added if ``gates`` contain a comparison with the champion on all held-out rows, or the declaration
+    ``{"champion": "ignore"}``. A gate on slices is not sufficient, because slices that are too small for a decision do not fail such a gate.
 
     :param gates: the declared gates
     :param metric: name of the compared metric, which is the metric that ranks the candidates

@@ -23,10 +23,12 @@ class OtherTrainer(Model):
 class Challenger(Model):
     """A challenger, compared with the champion on the labelled rows of a window.
 
+    A challenger is fitted twice, each time to its older rows and one half of the compared window (cross-fitting).
+
     :param trainer: the trainer that fitted the challenger; ``None`` for the champion's trainer
     :param past: number of windows that the challenger was trained on; ``None`` for all windows. The compared window is
-        included, because the challenger is also trained on one half of its rows
-    :param trained_rows: number of rows that the challenger was trained on; the larger number of its two trainings
+        included
+    :param trained_rows: number of rows of the larger of the two fits
     :param value: metric of the challenger
     :param gain: mean loss of the champion minus mean loss of the challenger; positive if the challenger is better
     :param standard_error: standard error of ``gain``

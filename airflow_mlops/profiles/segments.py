@@ -188,7 +188,7 @@ def tally(
     """Average losses by metric, feature and segment. Memory does not grow with the number of rows.
 
     :param cuts: the segments by feature name
-    :param batches: features of n rows. A feature is left out if the column is absent, or if the kind of the column
+    :param batches: features of the rows, n rows in all batches. A feature is left out if the column is absent, or if the kind of the column
         differs from the kind at training
     :param costs: losses of these rows by metric, each of shape (n,). A metric is left out for a feature if the mean or
         the variance of a segment is not finite

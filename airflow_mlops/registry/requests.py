@@ -153,10 +153,11 @@ def recorded_requests(store: ArtifactStore, model: str, entries: Sequence[Entry]
 
 
 def counted(recorded: Sequence[RecordedRequest], entries: Sequence[Entry], window: Window, seen: int) -> Counted:
-    """Return the earlier requests that are taken into account when ``window`` may request retraining.
+    """Return the recorded requests that can prevent ``window`` from requesting retraining.
 
-    These are the window's own request, answered requests and an open request of a later window. Requests that were
-    recorded while the window was being checked count as well, because nobody could have answered them yet.
+    These are the request that monitoring made for this window, all answered requests, and an open request of a later
+    window. Requests that were recorded during the check of the window are also returned unless they are moot, because
+    no training could have started for them yet.
 
     :param recorded: all requests in the ledger with their states, from :func:`recorded_requests`
     :param entries: entries of the ledger, oldest first

@@ -34,7 +34,8 @@ class InputColumns:
     """The fields that a row of a request has: all features, and optionally the columns that are only logged.
 
     The columns that are only logged are the keys, the event time and the watched columns of the training set, with
-    their types in the training set, and the weight of the row as a floating-point number.
+    their types in the training set (times as UTC timestamps in microseconds), and the weight of the row as a
+    floating-point number.
 
     :param contract: contract of the model
     :param training: columns of the training set; ``None`` if its manifest no longer exists

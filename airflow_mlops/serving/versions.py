@@ -89,7 +89,8 @@ class Served:
     def details(self) -> dict[str, Any]:
         """Return the facts for the manifest of the predictions.
 
-        The facts are those of batch scoring, before columns are hashed or dropped.
+        Batch scoring records the same facts. ``keys`` and ``timestamp`` also name columns that the log later hashes or
+        drops.
         """
         contract = self.model.contract
         return {

@@ -1,4 +1,4 @@
-"""Every step gives the same result in the worker, in another Python and in a pod."""
+"""The steps give the same results in the worker, in another Python and in a pod."""
 
 from __future__ import annotations
 

@@ -170,9 +170,10 @@ def unjudged_performance(findings: Findings) -> list[Observation]:
 
 
 def fell(performance: Performance, policy: Policy) -> str:
-    """Return a clause without a subject about a worse value, such as ``fell to 0.598``.
+    """Return a clause without a subject: ``fell to 0.598`` or ``rose to 31.2``.
 
-    A value that breaks the bound need not have changed since training, so the clause is then ``is 0.598``.
+    If the value breaks the absolute bound, the clause is ``is 0.598``, because the value need not have changed since
+    training.
     """
     broken = _broken(performance, policy)
     if broken is not None and broken.kind == "bound":

@@ -43,8 +43,8 @@ class BacktestSpec(Spec):
         has_challengers = "challenger" in self.policy.retrain_on and self.policy.probe is not None
         if not has_challengers and self.policy.max_age is None:
             raise ValueError(
-                "the policy has neither challengers (retrain_on with challenger, and probe) nor max_age, and a backtest cannot "
-                "replay other triggers"
+                "a backtest replays only the triggers challenger and age, and the policy has neither: add challenger to `retrain_on` "
+                "and set `probe`, or set `max_age`"
             )
         return self
 

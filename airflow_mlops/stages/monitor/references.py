@@ -157,11 +157,12 @@ def _read(store: ArtifactStore, key: str) -> WindowProfile | None:
 def _split(
     training: Profile, windows: Sequence[WindowProfile], current: Profile, min_rows: int
 ) -> tuple[dict[str, Profile], list[str]]:
-    """Return a reference profile for each column of ``training``.
+    """Divide the columns of ``training`` between two references, earlier windows and training.
 
     A column is compared with ``windows`` if the windows have enough values of the column, and otherwise with training.
 
-    :return: the profiles by the name of the reference, and the names of the columns that are compared with training
+    :return: the profile of each reference with its columns, by the name of the reference; and the names of the columns
+        that are compared with training
     """
     like = {name: current.columns[name] for name in training.columns if name in current.columns}
     known = earlier_windows.combined(windows, Profile(rows=current.rows, columns=like), min_rows)

@@ -203,11 +203,13 @@ class TrainingSetSpec(Spec):
                 f"The event time {self.timestamp!r} cannot be a feature. Remove it from `columns`, and use columns "
                 "derived from it instead, such as the hour."
             )
-        if self.label is not None and self.label.name in (*self.columns, *self.keys, self.timestamp, *self.watched):
-            raise ValueError(
-                f"The label {self.label.name!r} is also the event time, or is in `columns`, `keys` or `watched`. "
-                "Remove the column from this parameter, or set a different name for the label."
-            )
+        if self.label is not None and self.label.name == self.timestamp:
+            raise ValueError(f"The label {self.label.name!r} is also the event time. Set another label.")
+        for name, columns in (("columns", self.columns), ("keys", self.keys), ("watched", self.watched)):
+            if self.label is not None and self.label.name in columns:
+                raise ValueError(
+                    f"The label {self.label.name!r} is also in `{name}`. Remove it there, or set another label."
+                )
         # Keys and event times keep their names, by which labels are joined later. Other columns are renamed.
         if taken := reserved_message((*self.keys, self.timestamp), "The training set"):
             raise ValueError(taken)

@@ -177,10 +177,11 @@ def _batch(
 
 
 def _array(name: str, values: list[Any], types: ColumnTypes, earlier: pa.DataType | None) -> pa.Array:
-    """Convert values to an Arrow array of the type that Arrow infers.
+    """Convert values to an Arrow array.
 
-    The type in a neighbouring window (``earlier``) is used only if no number changes. If this type was passed to Arrow,
-    Arrow would truncate 1.5 to an integer.
+    Arrow infers the type from the values. If the column has another numeric type in a neighbouring window
+    (``earlier``), the array is then converted to that type, unless a number would change. ``earlier`` is not passed to
+    ``pa.array``, which would truncate 1.5 to 1.
 
     :param types: the declared column types
     :param earlier: type of the column in a neighbouring window; ``None`` if unknown

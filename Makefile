@@ -71,6 +71,9 @@ pictures: ## Take the pictures of the docs from a running demo (make demo DETACH
 	CHROMIUM=$$(command -v chromium || command -v chromium-browser) \
 	  node demo/pictures.mjs http://127.0.0.1:$(or $(AIRFLOW_PORT),8080) docs/images
 
+# A failure before a pipe must not leave a file with a header only.
+lock: SHELL := /bin/bash
+lock: .SHELLFLAGS := -o pipefail -ec
 lock: ## Regenerate constraints.txt and docker/hashes.txt from pyproject.toml with the newest releases that fit together
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --upgrade pip

@@ -156,7 +156,7 @@ def _verify(ledger: Ledger, args: Namespace) -> tuple[list[Entry], str]:
         client = connect(MLflowTarget(conn_id=args.mlflow_conn_id), server.connection)
     except (ConnectionNotFoundError, ConnectionUnavailableError, RegistryUnavailableError) as error:
         return (
-            ledger.entries(),
+            ledger.entries(every_file=True),
             f" The ledger was not compared with MLflow, so a removal of the last entries would not be noticed. {error}",
         )
     entries = verify(client, ledger)

@@ -6,15 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_mlops.core.errors import ModelCorruptError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract
 from airflow_mlops.models.scorer import Scorer
-from airflow_mlops.registry import signatures
-from airflow_mlops.registry.integrity import download_unchanged
+from airflow_mlops.registry.integrity import download_unchanged, require_promoted
 from airflow_mlops.registry.ledger import Ledger
-from airflow_mlops.registry.versions import champion
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +26,7 @@ def load_champion(
     progress: Callable[[str], None],
     *,
     allow_pyfunc: bool,
+    named: bool,
 ) -> Scorer:
     """Load a model version, and check that its files have not changed since its promotion.
 
@@ -39,12 +37,13 @@ def load_champion(
     :param store: the artifact store with the ledger
     :param ref: the model version
     :param progress: function that logs a message about files that were not checked
+    :param named: whether a person named the version, so that it need not be the champion
     :param allow_pyfunc: whether a version without an ONNX export, whose loading runs stored code, may be loaded
     :raises ModelCorruptError: the files or the contract of the version were changed after its promotion
     :raises ModelFormatError: the version cannot be loaded, was never evaluated, or contains code that loading would run
         although ``allow_pyfunc`` is ``False``
     """
-    folder = download_champion(client, store, ref, progress)
+    folder = download_champion(client, store, ref, progress, named=named)
     if has_contract(folder):
         return OnnxModel.load(folder)
     from airflow_mlops.models import contracts
@@ -55,7 +54,7 @@ def load_champion(
 
 
 def load_explained_champion(
-    client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, progress: Callable[[str], None]
+    client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, progress: Callable[[str], None], *, named: bool
 ) -> tuple[OnnxModel, Explainer]:
     """Load a model version as :func:`load_champion` does, and what computes its attributions.
 
@@ -63,12 +62,13 @@ def load_explained_champion(
     :param store: the artifact store with the ledger
     :param ref: the model version
     :param progress: function that logs a message about files that were not checked
+    :param named: whether a person named the version, so that it need not be the champion
     :raises ModelCorruptError: the files of the version were changed after its promotion
     :raises ModelFormatError: there are no exact attributions for the version, or it cannot be loaded
     """
     from airflow_mlops.models import attributions
 
-    folder = download_champion(client, store, ref, progress)
+    folder = download_champion(client, store, ref, progress, named=named)
     if not has_contract(folder):
         raise attributions.refusal(str(ref))
     model = OnnxModel.load(folder)
@@ -76,7 +76,7 @@ def load_explained_champion(
 
 
 def download_champion(
-    client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, progress: Callable[[str], None]
+    client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, progress: Callable[[str], None], *, named: bool
 ) -> Path:
     """Download the files of a model version, and check them against the ledger's entry of its promotion.
 
@@ -84,26 +84,17 @@ def download_champion(
     :param store: the artifact store with the ledger
     :param ref: the model version
     :param progress: function that logs a message about files that were not checked
+    :param named: whether a person named the version, so that it need not be the champion
     :raises ModelCorruptError: a file of the version was changed after its promotion, or signatures are required and the
         promotion of the champion was not signed
     :raises RegistryError: the version or its files no longer exist
     """
+    if not named:
+        require_promoted(store, ref)
     promotion = Ledger(store, ref.model).promotion(ref.version)
-    if promotion is None and signatures.required():
-        _require_no_champion(client, ref)
     if promotion is None or not promotion.files:
         why = (
             "did not promote it" if promotion is None else "has no hashes of them, because an earlier release wrote it"
         )
         progress(f"The files of {ref} are not checked: the ledger {why}.")
     return download_unchanged(client, ref, promotion)
-
-
-def _require_no_champion(client: MlflowClient, ref: ModelVersionRef) -> None:
-    """Refuse a champion that the ledger never promoted: its promotion cannot have been signed."""
-    present = champion(client, ref.model)
-    if present is not None and present.version == ref.version:
-        raise ModelCorruptError(
-            f"The champion {ref} has no signature, because the ledger did not promote it. Evaluate and promote the version, or set "
-            "the alias in MLflow to a version whose promotion was signed."
-        )

@@ -28,6 +28,7 @@ from airflow_mlops.core.errors import ModelCorruptError, ModelFormatError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, PROFILE_FILE, read_contract
+from airflow_mlops.registry import signatures
 from airflow_mlops.registry.aliases import COMPARED_TAG, CONTRACT_TAG, SINCE_TAG
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import require_unchanged
@@ -110,7 +111,10 @@ def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> Ve
     digest = tags.get(CONTRACT_TAG)
     promotion = Ledger(store, ref.model).promotion(ref.version)
     promoted = promotion.contract_sha256 if promotion is not None else None
-    if promoted is not None and digest != promoted and store.exists(_key(ref, promoted)):
+    if promotion is not None and CONTRACT_FILE in promotion.files:
+        # The contract is one of the promoted files. A tag in MLflow must not replace it.
+        digest = None
+    if promoted is not None and digest != promoted and (signatures.required() or store.exists(_key(ref, promoted))):
         raise ModelCorruptError(
             f"The tag {CONTRACT_TAG} of {ref} in MLflow names another contract than the one that was promoted. Set the tag "
             f"to {promoted}."

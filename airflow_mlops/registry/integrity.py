@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.errors import ModelCorruptError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry import signatures
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.ledger import Entry, Ledger
 from airflow_mlops.registry.names import CARD_FILES, EVALUATION_FOLDER
@@ -95,6 +96,24 @@ def download_promoted(client: MlflowClient, store: ArtifactStore, ref: ModelVers
     :raises RegistryError: the version or its files do not exist any more
     """
     return download_unchanged(client, ref, Ledger(store, ref.model).promotion(ref.version))
+
+
+def require_promoted(store: ArtifactStore, ref: ModelVersionRef) -> None:
+    """If signatures are required, check that the ledger has promoted a champion, with the hashes of its files.
+
+    :param store: artifact store with the ledger
+    :param ref: the champion, according to the alias in MLflow
+    :raises ModelCorruptError: the ledger has no signed promotion of the version
+    :raises RegistryError: the ledger was tampered with
+    """
+    if signatures.required():
+        promotion = Ledger(store, ref.model).promotion(ref.version)
+        if promotion is None or not promotion.files:
+            why = "the ledger did not promote it" if promotion is None else "its promotion has no hashes of its files"
+            raise ModelCorruptError(
+                f"The champion {ref} has no signature, because {why}. Evaluate and promote the version, or set the alias in MLflow to "
+                "a version whose promotion was signed."
+            )
 
 
 def require_unchanged(ref: ModelVersionRef, promotion: Entry, folder: Path, *names: str) -> None:

@@ -40,7 +40,7 @@ from pydantic import ConfigDict, Field, ValidationError
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance, Request
-from airflow_mlops.core.errors import RegistryError, StoreError
+from airflow_mlops.core.errors import ModelCorruptError, RegistryError, StoreError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.data.store import ATTEMPTS, ArtifactStore, pauses
@@ -359,22 +359,42 @@ class Ledger:
         contents = self._contents(keys)
         for key in sorted(contents, reverse=True):
             if (entry := self._parse(key, contents[key])).promotes(version):
-                self._require_signature(entry, contents[key])
+                self._require_signature(entry, contents[key], key)
                 return entry
         return None
 
     def require_signatures(self) -> None:
-        """Check the signature of each entry that was read. Each promotion must have one if signatures are required.
+        """Check the signatures of the entries that were read, if signatures are required.
 
-        :raises ModelCorruptError: a signature is not valid, or a promotion has none
+        Promotions before the first signed entry need no signature.
+
+        :raises ModelCorruptError: a signature is not valid, or a later promotion has none
         """
-        for entry, content in zip(self._entries, self._files, strict=True):
-            if entry.signature or entry.decision == "promoted":
-                self._require_signature(entry, content)
+        began = False
+        for entry in self._entries:
+            began = began or entry.signature is not None
+            if entry.signature or (began and entry.decision == "promoted"):
+                self.require_signed(entry)
 
-    def _require_signature(self, entry: Entry, content: bytes) -> None:
-        if signatures.required():
-            signatures.require_valid(json.loads(content), f"entry {entry.seq} of the ledger, {self.url(entry.seq)},")
+    def require_signed(self, entry: Entry) -> None:
+        """Check the signature of an entry that was read, if signatures are required.
+
+        :raises ModelCorruptError: the entry has no valid signature
+        """
+        self._require_signature(entry, self._files[entry.seq - 1], self._key(entry.seq))
+
+    def _require_signature(self, entry: Entry, content: bytes, key: str) -> None:
+        if not signatures.required():
+            return
+        name = f"entry {self.store.url_of(key)} of the ledger"
+        signatures.require_valid(json.loads(content), name)
+        # A signed entry that was copied from another place vouches for nothing here.
+        other = entry.champion is not None and entry.champion.model != self.model
+        if entry.model != self.model or other or self._key(entry.seq) != key:
+            raise ModelCorruptError(
+                f"The {name} was signed as entry {entry.seq} of the ledger of {entry.model!r}. Restore the files under "
+                f"{self.store.url_of(self.folder)} from a backup."
+            )
 
     def count(self) -> int:
         """Return the number of entries, without reading them."""

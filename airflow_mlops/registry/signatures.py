@@ -41,20 +41,21 @@ def sign(entry: Mapping[str, Any]) -> str | None:
     signing, _ = _library()
     try:
         signer = signing.Config().use_elliptic_key_signer(private_key=_readable(key))
-    except (OSError, ValueError, TypeError) as error:
+    # Keys of other kinds raise errors of several types.
+    except Exception as error:
         raise _unusable("signing_key", SIGNING_VARIABLE, key, "a private", error) from error
     with tempfile.TemporaryDirectory() as folder:
         content, signature = Path(folder, "entry.json"), Path(folder, "entry.sig")
         content.write_bytes(_signed_bytes(entry))
         signer.sign(content, signature)
-        return signature.read_text()
+        return signature.read_text(encoding="utf-8")
 
 
 def require_valid(entry: Mapping[str, Any], name: str) -> None:
     """Check the signature of an entry with the public key that ``MLOPS_VERIFYING_KEY`` names.
 
     :param entry: the entry as JSON
-    :param name: what the error calls the entry, such as ``entry 3 of the ledger, URL,``
+    :param name: what the error calls the entry, such as ``entry URL of the ledger``
     :raises ModelCorruptError: the entry has no signature, or the private key of this public key did not sign it
     :raises SpecError: the key cannot be used, or model-signing is not installed
     """
@@ -62,15 +63,16 @@ def require_valid(entry: Mapping[str, Any], name: str) -> None:
     _, verifying = _library()
     try:
         verifier = verifying.Config().use_elliptic_key_verifier(public_key=_readable(key))
-    except (OSError, ValueError, TypeError) as error:
+    # Keys of other kinds raise errors of several types.
+    except Exception as error:
         raise _unusable("verifying_key", VERIFYING_VARIABLE, key, "a public", error) from error
     if not isinstance(entry.get(FIELD), str):
         raise _invalid(name, key, "has no signature")
     with tempfile.TemporaryDirectory() as folder:
         content, signature = Path(folder, "entry.json"), Path(folder, "entry.sig")
-        content.write_bytes(_signed_bytes(entry))
-        signature.write_text(entry[FIELD])
         try:
+            content.write_bytes(_signed_bytes(entry))
+            signature.write_text(entry[FIELD], encoding="utf-8")
             verifier.verify(content, signature)
         # A damaged bundle raises errors of several libraries. Any of them means that the entry is not vouched for.
         except Exception as error:
@@ -108,5 +110,6 @@ def _unusable(setting: str, variable: str, key: str, kind: str, error: Exception
 def _invalid(name: str, key: str, problem: str) -> ModelCorruptError:
     return ModelCorruptError(
         f"The {name} {problem}, but the setting [mlops] verifying_key (environment variable {VERIFYING_VARIABLE}) requires a signature "
-        f"that fits {key!r}. Promote the version again with `[mlops] signing_key`, or roll back to a version whose promotion was signed."
+        f"that fits {key!r}. Roll back to a version whose promotion was signed, or promote another version with `[mlops] signing_key` "
+        "while `verifying_key` is not set."
     )

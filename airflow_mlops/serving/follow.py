@@ -114,7 +114,7 @@ def main() -> None:
                     _say(**current)
             elif failures.due(ref.version):
                 trying = ref.version
-                folder = _load(client, store, ref, spec, other=len(sys.argv) > 1)
+                folder = _load(client, store, ref, spec, other=len(sys.argv) > 1, named=target != models.CHAMPION)
                 current, said = (
                     {"version": ref.version, "run_id": ref.run_id, "folder": str(folder), "share": share},
                     "",
@@ -135,9 +135,11 @@ def main() -> None:
         time.sleep(pause)
 
 
-def _load(client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, *, other: bool) -> Path:
+def _load(
+    client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, *, other: bool, named: bool
+) -> Path:
     """Download, check and load a version, and return the folder with its files."""
-    folder = download_champion(client, store, ref, lambda text: print(text, file=sys.stderr))
+    folder = download_champion(client, store, ref, lambda text: print(text, file=sys.stderr), named=named)
     if not has_contract(folder):
         raise ModelFormatError(
             f"{ref} cannot be served, because TrainOperator did not train it. Score it in batches with ScoreOperator, or train "

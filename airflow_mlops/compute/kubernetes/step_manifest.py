@@ -17,6 +17,8 @@ from airflow_mlops.compute.kubernetes.pod import Pod
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.secrets import credential_paths
+from airflow_mlops.registry.signatures import VERIFYING_VARIABLE
+from airflow_mlops.settings import step_environment
 from airflow_mlops.stages.calls import KEY_VARIABLE, STORE_VARIABLE, call_key
 
 if TYPE_CHECKING:
@@ -53,11 +55,16 @@ def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) ->
         credentials
     """
     manifest = multiply_memory(pod.manifest(template), memory_factor(context))
+    name = main_container(manifest)
     env = [
         {"name": STORE_VARIABLE, "value": literal(call.store)},
         {"name": KEY_VARIABLE, "value": literal(call_key(call))},
     ]
-    manifest = merge(manifest, {"spec": {"containers": [{"name": main_container(manifest), "env": env}]}})
+    if key := step_environment()[VERIFYING_VARIABLE]:
+        # A pod that lacks the file fails, instead of using a champion that nobody signed. The pod's own value counts.
+        variable = {"name": VERIFYING_VARIABLE, "value": literal(key)}
+        manifest = merge({"spec": {"containers": [{"name": name, "env": [variable]}]}}, manifest)
+    manifest = merge(manifest, {"spec": {"containers": [{"name": name, "env": env}]}})
     check_fields(manifest)
     return manifest
 

@@ -20,6 +20,7 @@ from airflow_mlops.models.refitting import Refitted, refit
 from airflow_mlops.performance.cross_fitting import PASTS, Fit
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.integrity import require_promoted
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.backtest.page.report import render
 from airflow_mlops.stages.backtest.replay import Period, Replay
@@ -58,6 +59,8 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
     )
     if ref is None:
         raise RegistryError(f"Model {spec.model!r} has no champion. Promote a version, or set `version`.")
+    if spec.version is None:
+        require_promoted(context.store, ref)
     contract = contracts.read(client, context.store, ref).contract
     try:
         training = training_of(ref, spec.trainer, client)

@@ -152,6 +152,7 @@ class _Task:
         )
 
     def _judged(self, rollout: canaries.Rollout, now: ModelVersionRef, found: Comparison, step: CanaryStep) -> Decision:
+        self.ledger.require_signed(rollout.entries[0])
         files = next((item.files for entry in rollout.entries for item in entry.candidates), {})
         wider = next((share for share in self.spec.shares if share > step.share), None)
         about = found.gates[0].explanation

@@ -36,7 +36,7 @@ def run(spec: DeploySpec, context: StepContext) -> DeployResult:
     """
     client = connect(spec.mlflow, context.connection)
     ref = _chosen(client, spec)
-    folder = download_champion(client, context.store, ref, context.progress)
+    folder = download_champion(client, context.store, ref, context.progress, named=spec.version is not None)
     if not has_contract(folder):
         raise ModelFormatError(
             f"{ref} cannot be served, because TrainOperator did not train it. Score it in batches with ScoreOperator, or train "

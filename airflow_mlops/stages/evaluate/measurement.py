@@ -32,7 +32,7 @@ from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.metrics.values import baseline, measure
 from airflow_mlops.models import importance as permutation
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.integrity import download_promoted
+from airflow_mlops.registry.integrity import download_promoted, require_promoted
 from airflow_mlops.registry.received import VERSION_TAG
 from airflow_mlops.registry.versions import champion, version
 from airflow_mlops.stages.context import StepContext
@@ -120,6 +120,8 @@ def compare(
         else f"Candidates are not compared with a simple decision tree, because {untrainable(data)}."
     )
     ref = champion(client, model)
+    if ref is not None:
+        require_promoted(context.store, ref)
     measured_champion, problem, stand_in = None, None, None
     if ref is not None and live is not None:
         measured_champion, problem = _logged_champion(client, ref, data, first, context, own, live, allow_pyfunc)

@@ -21,6 +21,7 @@ from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.verdict import decide
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.integrity import require_promoted
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.monitor import (
@@ -66,6 +67,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     facts, measured = ChampionFacts(), Measurements()
     earlier = report.history(check.model, check.window, store)
     if present is not None:
+        require_promoted(store, present)
         stored = contracts.read(client, store, present)
         facts = champion.facts(check, present, stored, client)
         if check.rows:

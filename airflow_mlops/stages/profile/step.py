@@ -16,6 +16,7 @@ from airflow_mlops.profiles import shards
 from airflow_mlops.profiles.profile import profile
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.integrity import require_promoted
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
 
@@ -68,5 +69,6 @@ def _reference(
     champion = versions.champion(client, model)
     if champion is None:
         return None
+    require_promoted(context.store, champion)
     version = training_reference.version_of(datasets, champion, client)
     return training_reference.load(version, contracts.read(client, context.store, version), datasets, context.store)

@@ -57,6 +57,7 @@ def run(spec: ReceivedSpec, context: StepContext) -> PromoteResult:
     client = connect(spec.mlflow, context.connection)
     ledger = Ledger(context.store, spec.model)
     found, received = _received(spec, ledger.entries())
+    ledger.require_signed(found)
     ref = received.version
     _require_unchanged(client, received)
     card = card_hashes(client, ref)

@@ -111,9 +111,13 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
 def _load(
     spec: ScoreSpec, client: MlflowClient, context: StepContext, version: ModelVersionRef
 ) -> tuple[Scorer, Explainer | None]:
+    named = spec.version is not None or spec.alias not in (None, models.CHAMPION)
     if spec.explain:
-        return load_explained_champion(client, context.store, version, context.progress)
-    return load_champion(client, context.store, version, context.progress, allow_pyfunc=spec.allow_pyfunc), None
+        return load_explained_champion(client, context.store, version, context.progress, named=named)
+    scorer = load_champion(
+        client, context.store, version, context.progress, allow_pyfunc=spec.allow_pyfunc, named=named
+    )
+    return scorer, None
 
 
 def version_of(spec: ScoreSpec, client: MlflowClient) -> ModelVersionRef | None:

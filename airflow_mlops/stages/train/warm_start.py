@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.models.champion import download_champion
 from airflow_mlops.models.trainers.base import TrainingRun
 from airflow_mlops.models.trainers.spec import BoostingTrainerSpec
+from airflow_mlops.registry.integrity import require_promoted
 from airflow_mlops.registry.versions import champion, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.train.spec import TrainSpec
@@ -27,6 +28,8 @@ def resolved(spec: TrainSpec, client: MlflowClient, context: StepContext) -> Tra
     found = champion(client, spec.model)
     if found is None:
         context.progress(f"{spec.model!r} has no champion, so the training starts without trees.")
+    else:
+        require_promoted(context.store, found)
     number = None if found is None else found.version
     return spec.model_copy(update={"trainer": trainer.model_copy(update={"warm_start": number})})
 
@@ -41,6 +44,6 @@ def started(run: TrainingRun, spec: TrainSpec, client: MlflowClient, context: St
     if not isinstance(trainer, BoostingTrainerSpec) or not isinstance(trainer.warm_start, int):
         return run
     ref = version(client, spec.model, trainer.warm_start)
-    folder = download_champion(client, context.store, ref, context.progress)
+    folder = download_champion(client, context.store, ref, context.progress, named=True)
     context.progress(f"The training continues the trees of {ref}.")
     return replace(run, start=folder)

@@ -117,7 +117,9 @@ def evidence_of(client: MlflowClient, ledger: Ledger, ref: ModelVersionRef) -> E
     :raises RegistryError: the version was not evaluated, it did not pass, or the ledger was tampered with
     :raises ModelCorruptError: the model card or the verdict was changed after the promotion
     """
-    promotion = next((entry for entry in reversed(ledger.entries()) if entry.promotes(ref.version)), None)
+    # The chain of hashes is checked first, and then the signature.
+    ledger.entries()
+    promotion = ledger.promotion(ref.version)
     card = card_hashes(client, ref)
     if promotion is None:
         return _evaluated(client, ref, card)

@@ -189,7 +189,7 @@ def test_pages_are_readable_in_both_colour_modes_on_wide_and_narrow_screens(
         (page(model.name, "data"), "2013-Q1: 2 rows", f"{model.name}_training"),
         ("/dags/ui_promote/plugin/mlops-models", "Trains", model.name),
         (f"{task}/promote/plugin/mlops-result", "Promoted", PLANTED),
-        (f"{task}/evaluate/plugin/mlops-result", "no result"),
+        (f"{task}/evaluate/plugin/mlops-result", "no machine-learning result"),
         (f"/plugin/mlops?q={year}", year, f"{year}_new", "fell significantly"),
         (page(year, "timeline"), "Report of 2013-12", "Retraining was requested", "Version 5 was trained"),
         (page(year, "drift"), "weather_hourly__wind_speed", "broken"),

@@ -388,7 +388,7 @@ def test_an_entry_of_a_move_vouches_for_nothing(client, store, promoted):
     assert SINCE_TAG not in client.get_model_version(v1.model, "3").tags
     assert Ledger(store, v1.model).promotion(3) is None
     logged = []
-    download_champion(client, store, v3, logged.append)
+    download_champion(client, store, v3, logged.append, named=False)
     assert logged == [f"The files of {v3} are not checked: the ledger did not promote it."]
 
 

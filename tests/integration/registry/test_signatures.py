@@ -12,6 +12,7 @@ import pytest
 
 from airflow_mlops.core.errors import ModelCorruptError, SpecError
 from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.models import contracts
 from airflow_mlops.registry.aliases import verify
 from airflow_mlops.registry.ledger import Decision, Ledger
 from airflow_mlops.registry.signatures import SIGNING_VARIABLE, VERIFYING_VARIABLE
@@ -39,6 +40,16 @@ def key_pair(folder: Path, curve: str = "SECP256R1") -> tuple[Path, Path]:
     files[0].write_bytes(private.private_bytes(pem, *secret))
     files[1].write_bytes(private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))
     return files
+
+
+def rsa_key(*, private: bool) -> bytes:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    made, pem = rsa.generate_private_key(65537, 2048), serialization.Encoding.PEM
+    if private:
+        return made.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return made.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 @pytest.fixture
@@ -97,11 +108,13 @@ def test_a_signed_champion_scores_and_a_forged_promotion_does_not(
     ledger = Ledger(store, first.model)
     # Whoever may write to MLflow and to the store can promote, but cannot sign.
     promoted()
-    with pytest.raises(ModelCorruptError, match=r"00000002\.json, has no signature"):
+    with pytest.raises(ModelCorruptError, match=r"00000002\.json of the ledger has no signature"):
         scored(store, first.model, dataset)
     # The signature of another entry does not help.
     edit(store, ledger, 2, signature=ledger.entries()[0].signature)
-    with pytest.raises(ModelCorruptError, match=r"00000002\.json, was signed with another key, or changed"):
+    with pytest.raises(
+        ModelCorruptError, match=r"00000002\.json of the ledger was signed with another key, or changed"
+    ):
         scored(store, first.model, dataset)
     client.set_registered_model_alias(first.model, "champion", str(first.version))
     assert scored(store, first.model, dataset) > 0
@@ -114,7 +127,7 @@ def test_a_changed_promotion_is_not_the_signed_one(changes, store, dataset, prom
     ledger = Ledger(store, ref.model)
     assert ledger.promotion(ref.version) is not None
     edit(store, ledger, 1, **changes)
-    with pytest.raises(ModelCorruptError, match="entry 1 of the ledger"):
+    with pytest.raises(ModelCorruptError, match=r"00000001\.json of the ledger"):
         ledger.promotion(ref.version)
 
 
@@ -152,7 +165,7 @@ def test_verification_reads_every_signature(client, store, promoted, signed, key
     ledger.require_signatures()
     edit(store, ledger, 3, signature=ledger.entries()[1].signature)
     ledger.entries()
-    with pytest.raises(ModelCorruptError, match="entry 3 of the ledger"):
+    with pytest.raises(ModelCorruptError, match=r"00000003\.json of the ledger"):
         ledger.require_signatures()
 
 
@@ -170,10 +183,59 @@ def test_fields_that_this_release_does_not_know_are_signed_too(store, promoted, 
         ledger.promotion(ref.version)
 
 
+def test_a_signed_entry_counts_only_in_its_own_place(store, promoted, signed, keys, monkeypatch):
+    ref = promoted()
+    monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
+    content = store.read_bytes(f"ledger/{ref.model}/00000001.json")
+    # The ledger of another model, and another number.
+    store.write_bytes("ledger/other/00000001.json", content)
+    with pytest.raises(ModelCorruptError, match=f"was signed as entry 1 of the ledger of '{ref.model}'"):
+        Ledger(store, "other").promotion(ref.version)
+    store.write_bytes(f"ledger/{ref.model}/00000002.json", content)
+    with pytest.raises(ModelCorruptError, match="was signed as entry 1"):
+        Ledger(store, ref.model).promotion(ref.version)
+
+
+def test_an_evaluation_refuses_a_champion_that_nobody_signed(
+    client, store, dataset, promoted, signed, keys, tmp_path, monkeypatch
+):
+    ref = promoted()
+    weak, mine = (register(client, tmp_path / name, dataset, (0, 1), model=ref.model) for name in ("weak", "mine"))
+    client.set_registered_model_alias(ref.model, "champion", str(weak.version))
+    monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
+    spec = EvaluateSpec(candidates=[mine], gates=[{"metric": "accuracy", "better_than_champion_by": 0}])
+    with pytest.raises(ModelCorruptError, match="the ledger did not promote it"):
+        evaluate.run(spec, step(store))
+
+
+def test_a_tag_in_mlflow_does_not_replace_the_promoted_contract(client, store, promoted):
+    ref = promoted()
+    found = contracts.read(client, store, ref)
+    client.set_model_version_tag(ref.model, str(ref.version), contracts.CONTRACT_TAG, "0" * 64)
+    assert contracts.read(client, store, ref).contract == found.contract
+
+
+def test_promotions_before_the_first_signature_are_no_error(store, promoted, keys, monkeypatch):
+    ref = promoted()
+    monkeypatch.setenv(SIGNING_VARIABLE, str(keys[0]))
+    promoted()
+    monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
+    ledger = Ledger(store, ref.model)
+    assert [entry.signature is None for entry in ledger.entries()] == [True, False]
+    ledger.require_signatures()
+    monkeypatch.delenv(SIGNING_VARIABLE)
+    promoted()
+    ledger.entries()
+    with pytest.raises(ModelCorruptError, match=r"00000003\.json of the ledger has no signature"):
+        ledger.require_signatures()
+
+
 @pytest.mark.parametrize("variable", [SIGNING_VARIABLE, VERIFYING_VARIABLE])
-@pytest.mark.parametrize("content", [None, b"", b"no key"])
+@pytest.mark.parametrize("content", [None, b"", b"no key", "rsa"])
 def test_a_key_that_cannot_be_read_is_an_error(variable, content, store, promoted, signed, tmp_path, monkeypatch):
     ref = promoted()
+    if content == "rsa":
+        content = rsa_key(private=variable == SIGNING_VARIABLE)
     if content is not None:
         (tmp_path / "key").write_bytes(content)
     monkeypatch.setenv(variable, str(tmp_path / "key"))

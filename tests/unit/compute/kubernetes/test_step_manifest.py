@@ -104,3 +104,18 @@ def test_a_template_that_is_no_pod_is_named(tmp_path, content):
     (tmp_path / "pod.yaml").write_text(content)
     with pytest.raises(SpecError, match=r"pod\.yaml"):
         read_template("pod.yaml", {"dag": SimpleNamespace(folder=str(tmp_path))})
+
+
+def test_a_pod_checks_signatures_if_the_deployment_requires_them(monkeypatch):
+    def variables(**options):
+        (container,) = manifest(call(), **options)["spec"]["containers"]
+        return {item["name"]: item.get("value") for item in container["env"]}
+
+    assert "MLOPS_VERIFYING_KEY" not in variables()
+    monkeypatch.setenv("AIRFLOW__MLOPS__VERIFYING_KEY", "/etc/mlops/$1.pem")
+    assert variables()["MLOPS_VERIFYING_KEY"] == "/etc/mlops/$$1.pem"
+    # The private key stays where it is, and a pod may have the public key elsewhere.
+    monkeypatch.setenv("AIRFLOW__MLOPS__SIGNING_KEY", "/etc/mlops/private.pem")
+    found = variables(env={"MLOPS_VERIFYING_KEY": "/keys/public.pem"})
+    assert found["MLOPS_VERIFYING_KEY"] == "/keys/public.pem"
+    assert "MLOPS_SIGNING_KEY" not in found

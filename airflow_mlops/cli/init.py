@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import sys
@@ -120,9 +121,13 @@ def _mapping(name: str, text: str) -> dict[str, Any]:
     :raises SpecError: it is not a mapping
     """
     try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError:
-        found = None
+        # As error messages write it, such as {'sep': '\t'}.
+        found = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        try:
+            found = yaml.safe_load(text)
+        except yaml.YAMLError:
+            found = None
     if not isinstance(found, dict):
         raise SpecError(f"--{name} must be a mapping in YAML or JSON, such as \"{{'a': 'b'}}\", but it is {text!r}.")
     return found
@@ -153,9 +158,8 @@ def _require_same_rows(conn_id: str, place: files.Place, proposal: Proposal, fou
         return
     first, end = schedules.bounds(proposal.every, proposal.first, proposal.last)
     window = f"{first.isoformat()}/{end.isoformat()}"
-    spec = parse(
-        IngestSpec, {"name": "rows", "conn_id": conn_id, "sql": place.query, "window": window}, "init"
-    )  # fmt: skip
+    source = {"conn_id": conn_id, "sql": place.query, "window": window, **place.options}
+    spec = parse(IngestSpec, {"name": "rows", **source}, "init")
     expected = len(found.table) - proposal.columns[proposal.time].nulls
     try:
         rows = len(sample.read(spec, server.connection).table)

@@ -24,7 +24,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.core.errors import EvaluationError, ModelFormatError, SpecError, named
+from airflow_mlops.core.errors import EvaluationError, ModelFormatError, SpecError, TrainingError, named
 from airflow_mlops.models.onnx.boosting import Link
 from airflow_mlops.models.trainers.boosting import catboost, lightgbm, xgboost
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
@@ -145,7 +145,16 @@ def _encoded(
 ) -> Contributions:
     if [feature.name for feature in encoding.features] != list(features):
         raise ValueError(f"{ENCODING_FILE} has other features than the model contract")
-    return lambda data: ask(encoding.matrix(data))
+
+    def contributions(data: pa.RecordBatch | pa.Table) -> NDArray[np.float64]:
+        try:
+            return ask(encoding.matrix(data))
+        except TrainingError as error:
+            raise EvaluationError(
+                f"The attributions cannot be computed: {error} Without `explain`, these rows are scored."
+            ) from error
+
+    return contributions
 
 
 def refusal(name: str) -> ModelFormatError:
@@ -155,5 +164,6 @@ def refusal(name: str) -> ModelFormatError:
     """
     return ModelFormatError(
         f"explain=True needs a model with exact attributions, but {name} is none. Remove `explain`, or train XGBoost, LightGBM, CatBoost or a "
-        "linear or logistic regression of scikit-learn (with the default preprocessing) with TrainOperator."
+        "linear or logistic regression of scikit-learn (with the default preprocessing) with TrainOperator. A linear model of an earlier "
+        "release must be trained again."
     )

@@ -23,8 +23,11 @@ import re
 
 import pyarrow as pa
 
-STATISTICS_DIGITS = 15
-"""The number of digits up to which the minimum and maximum of a decimal column are stored exactly, as JSON numbers."""
+STATISTICS_DIGITS, STATISTICS_SCALE = 15, 5
+"""Up to this precision and scale, the minimum and maximum of a decimal column are stored exactly, as JSON numbers.
+
+Numbers below 0.00001 are written with an exponent, which readers of decimals do not accept.
+"""
 
 _DECIMAL = re.compile(r"decimal\((?P<p>\d+),(?P<s>\d+)\)")
 
@@ -72,7 +75,7 @@ def has_inexact_statistics(found: str) -> bool:
     :param found: the Delta type of the column
     """
     decimal = _DECIMAL.fullmatch(found)
-    return decimal is not None and int(decimal["p"]) > STATISTICS_DIGITS
+    return decimal is not None and (int(decimal["p"]) > STATISTICS_DIGITS or int(decimal["s"]) > STATISTICS_SCALE)
 
 
 def writable(values: pa.Array) -> pa.Array:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SpecError
 
 # Extra fields that select other credentials than those of the connection. Ignoring them would write as another user.
-_UNSUPPORTED = ("role_arn", "assume_role_method", "profile_name", "credential_source")
+_UNSUPPORTED = ("role_arn", "assume_role_method", "profile_name", "credential_source", "session_kwargs")
 
 
 def s3_options(info: ConnectionInfo) -> dict[str, str]:
@@ -36,6 +38,11 @@ def s3_options(info: ConnectionInfo) -> dict[str, str]:
         raise SpecError(
             f"Connection {info.conn_id!r} has only one part of the access key. Set the key id as login and the secret "
             "key as password, or neither to use the credentials of the environment."
+        )
+    if key and not extra.get("aws_session_token") and os.environ.get("AWS_SESSION_TOKEN"):
+        raise SpecError(
+            f"Connection {info.conn_id!r} has an access key, but the step's environment has a session token "
+            "(AWS_SESSION_TOKEN), which would be sent with the key. Unset the variable, or leave `conn_id` out."
         )
     services = extra.get("service_config")
     service = services.get("s3") if isinstance(services, dict) else None

@@ -5,17 +5,19 @@ from __future__ import annotations
 import random
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SpecError, TableError, TableUnavailableError, one_line
 from airflow_mlops.data.databases.tables import Part, kept_errors
 from airflow_mlops.data.delta.column_types import (
     STATISTICS_DIGITS,
+    STATISTICS_SCALE,
     fits,
     has_inexact_statistics,
     new_type,
@@ -32,6 +34,7 @@ ATTEMPTS = 10
 # In seconds. Pauses grow, so that tasks that rewrite the same file do not conflict again.
 _PAUSE, _LONGEST_PAUSE = 0.1, 10.0
 # Delta allows these characters only in tables with column mapping.
+_INEXACT_PARTITIONS = ("decimal", "double", "binary")
 _FORBIDDEN = frozenset(" ,;{}()\n\t=")
 _COLOURS = re.compile("\x1b\\[\\d*m")
 _LONGEST_MESSAGE = 500
@@ -94,11 +97,12 @@ class DeltaTable:
         seen: dict[str, str] = {}
         for field in schema:
             name = field.name
-            if (other := seen.setdefault(name.casefold(), name)) != name:
+            if (other := seen.get(name.casefold())) is not None:
                 raise TableError(
                     f"{self.where} cannot have both the column {other!r} and the column {name!r}. Rename one of them "
                     "where the data is ingested."
                 )
+            seen[name.casefold()] = name
             if found := sorted(_FORBIDDEN & set(name)):
                 raise TableError(
                     f"{self.where} cannot have the column {name!r}, because Delta allows no {found[0]!r} in names of "
@@ -152,8 +156,7 @@ class DeltaTable:
                 "another table."
             )
         known = {field.name: field for field in table.schema().fields}
-        chosen = settings.get("delta.dataSkippingStatsColumns")
-        statistics = list(known) if chosen is None else [name.strip().strip("`") for name in chosen.split(",")]
+        statistics = _with_statistics(table)
         for field in schema:
             wanted = new_type(field.type)
             column = known.pop(field.name, None)
@@ -165,16 +168,40 @@ class DeltaTable:
                     f"Column {field.name!r} of Delta table {self.url!r} has the type {found}, which does not hold every "
                     f"{field.type}. Change it to {wanted}, or write to another table."
                 )
-            if has_inexact_statistics(found) and field.name in statistics:
+            self._check_statistics(field.name, found, statistics)
+            if field.name in table.metadata().partition_columns and found.startswith(_INEXACT_PARTITIONS):
                 raise TableError(
-                    f"Column {field.name!r} of Delta table {self.url!r} has the type {found}. Its statistics would be "
-                    f"inexact beyond {STATISTICS_DIGITS} digits, so that filters miss rows. Set the table's property "
-                    "delta.dataSkippingStatsColumns to a list of other columns, or write to another table."
+                    f"{self.where} is partitioned by column {field.name!r} of the type {found}, whose values deltalake does not "
+                    "write unchanged. Write to another table."
                 )
         for name, column in known.items():
+            self._check_statistics(name, str(column.type.type), statistics)
             if not column.nullable and "delta.generationExpression" not in column.metadata:
                 raise TableError(f"{self.where} has the column {name!r}, which allows no null. Let it allow nulls.")
         return bool(known)
+
+    def _check_statistics(self, name: str, found: str, statistics: Sequence[str]) -> None:
+        if has_inexact_statistics(found) and name in statistics:
+            raise TableError(
+                f"Column {name!r} of Delta table {self.url!r} has the type {found}. Its statistics would be inexact beyond "
+                f"{STATISTICS_DIGITS} digits, or {STATISTICS_SCALE} decimal places, so that filters miss rows. Set the table's "
+                "property delta.dataSkippingStatsColumns to a list of other columns, or write to another table."
+            )
+
+    def _check_values(self, batch: pa.RecordBatch, table: deltalake.DeltaTable, statistics: Sequence[str]) -> None:
+        """Refuse values that deltalake would change, or whose statistics would hide other rows."""
+        partitions = table.metadata().partition_columns
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            if name in partitions and pa.types.is_string(column.type) and pc.any(pc.equal(column, "")).as_py():
+                raise TableError(
+                    f"{self.where} is partitioned by column {name!r}, which contains an empty text. deltalake would write null. Write "
+                    "to another table."
+                )
+            if name in statistics and pa.types.is_floating(column.type) and pc.any(pc.is_inf(column)).as_py():
+                raise TableError(
+                    f"Column {name!r} contains infinity, with which the statistics of Delta table {self.url!r} would hide other rows. "
+                    "Set the table's property delta.dataSkippingStatsColumns to a list of other columns, or correct the model."
+                )
 
     def _commit(
         self,
@@ -187,12 +214,13 @@ class DeltaTable:
         """Delete and add the rows in one commit, and return the number of added rows."""
         from deltalake import write_deltalake
 
-        written = 0
+        written, statistics = 0, _with_statistics(table)
         columns = pa.schema([(field.name, writable_type(field.type)) for field in schema])
 
         def rows() -> Iterator[pa.RecordBatch]:
             nonlocal written
             for batch in batches:
+                self._check_values(batch, table, statistics)
                 written += batch.num_rows
                 yield pa.RecordBatch.from_arrays([writable(column) for column in batch.columns], schema=columns)
 
@@ -237,6 +265,14 @@ class DeltaTable:
                 f"{self.where} could not be written: {message}. A retry writes all rows again. Check that the table can "
                 "be reached and its credentials are valid where the step runs."
             ) from None
+
+
+def _with_statistics(table: deltalake.DeltaTable) -> list[str]:
+    """Return the names of the columns whose minimum and maximum the table stores for each file."""
+    chosen = table.metadata().configuration.get("delta.dataSkippingStatsColumns")
+    if chosen is None:
+        return [field.name for field in table.schema().fields]
+    return [name.strip().strip("`") for name in chosen.split(",")]
 
 
 def _literal(value: Any) -> str:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from airflow_mlops.models.attributions import Explainer
 
 BATCH_ROWS = 65_536
+# Each attribution is a text and a number, so wide rows are scored in smaller batches.
+_ATTRIBUTIONS = 2**21
 _BATCHES, _FEWEST_ROWS = 16, 1_024
 
 T = TypeVar("T")
@@ -134,7 +136,10 @@ class Scoring:
         with ThreadPoolExecutor(2, "score") as threads:
             pending: Future[None] | None = None
             row = 0
-            for batch in _read_ahead(self._batches(carried, shard, count), threads):
+            batches = self._batches(carried, shard, count)
+            if explainer is not None:
+                batches = _sliced(batches, max(1, _ATTRIBUTIONS // len(explainer.features)))
+            for batch in _read_ahead(batches, threads):
                 scored = _scored(batch.select(carried), model, self.version, explainer, private)
                 try:
                     scored = _with_event_time(scored, timestamp, row)
@@ -344,6 +349,13 @@ def _batch_rows(datasets: Sequence[Dataset], part: str | None) -> int:
     """Return the number of rows in a batch. Small datasets have several batches, so that shards can divide them."""
     rows = sum(file.rows for dataset in datasets for file in dataset.files(part))
     return min(BATCH_ROWS, max(_FEWEST_ROWS, -(-rows // _BATCHES)))
+
+
+def _sliced(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+    """Yield ``batches`` in slices of at most ``rows`` rows."""
+    for batch in batches:
+        for start in range(0, batch.num_rows, rows):
+            yield batch.slice(start, rows)
 
 
 def _read_ahead(items: Iterable[T], threads: ThreadPoolExecutor) -> Iterator[T]:

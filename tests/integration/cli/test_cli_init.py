@@ -135,6 +135,18 @@ def test_the_remedy_of_an_error_can_be_passed_on_and_is_in_the_dags(init, tmp_pa
     assert '"items"' in suite
 
 
+def test_the_remedy_for_tabs_is_accepted(init, tmp_path):
+    (tmp_path / "orders.csv").write_text(
+        "order_id\tat\titems\tlate\n" + "\n".join("\t".join(map(str, row)) for row in ROWS)
+    )
+    words = ("orders", "--files", tmp_path / "orders.csv", "--label", "late", "--label-delay", "0")
+    with pytest.raises(SystemExit) as failure:
+        init(*words)
+    _, _, remedy = str(failure.value).partition('--csv "')
+    init(*words, "--csv", remedy.partition('"')[0])
+    assert dags(tmp_path / "orders")["orders_ingest"].get_task("ingest").csv == {"sep": "\t"}
+
+
 @pytest.mark.parametrize(
     "words", [("--csv", "a"), ("--types", "[1]"), ("--csv", "{'sepa': ';'}"), ("--types", "{'zip': 'nothing'}")]
 )

@@ -230,8 +230,36 @@ def test_decimals_of_a_table_of_the_user_have_no_inexact_statistics(table):
     assert chosen.replace(rows.schema, {"v": 1}, [rows]) == 1
     found = opened(chosen).to_pyarrow_dataset().to_table(filter=pa.compute.field("big") > pa.scalar(Decimal(2**64 - 2)))
     assert found["big"].to_pylist() == [Decimal(2**64 - 1)]
+    # Other columns of a rewritten file get new statistics, too. Small numbers would be written with an exponent.
+    for kind in (pa.decimal128(30, 2), pa.decimal128(15, 8)):
+        other = own(DeltaTable(f"{table.url}_{kind.scale}"), [*fields[:1], ("other", kind)])
+        with pytest.raises(TableError, match="'other' .* delta.dataSkippingStatsColumns"):
+            other.replace(rows.schema.remove(1), {"v": 1}, [rows.select(["v"])])
     short = pa.record_batch({"v": [1], "big": pa.array([Decimal("0.1")], pa.decimal128(15, 2))})
     assert DeltaTable(f"{table.url}_short").replace(short.schema, {"v": 1}, [short]) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "message"),
+    [
+        (pa.array([1.0, float("inf")]), {}, "'x' contains infinity"),
+        (pa.array(["a", ""]), {"partition_by": ["x"]}, "'x', which contains an empty text"),
+        (pa.array([Decimal("-1.10"), None]), {"partition_by": ["x"]}, "partitioned by column 'x' of the type decimal"),
+    ],
+    ids=["infinity", "empty", "decimal"],
+)
+def test_values_that_would_be_changed_or_hide_other_rows_are_refused(values, settings, message, table):
+    rows = pa.record_batch({"v": [1, 1], "x": values})
+    own(table, list(rows.schema), **settings)
+    with pytest.raises(TableError, match=message):
+        table.replace(rows.schema, {"v": 1}, [rows])
+    assert opened(table).to_pyarrow_table().num_rows == 0
+
+
+def test_columns_of_one_name_are_refused(table):
+    schema = pa.schema([("v", pa.int64()), ("x", pa.int64()), ("x", pa.string())])
+    with pytest.raises(TableError, match="'x' and the column 'x'"):
+        table.replace(schema, {"v": 1}, [])
 
 
 @pytest.mark.parametrize(

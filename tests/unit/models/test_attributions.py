@@ -233,3 +233,21 @@ def test_a_value_that_is_not_finite_is_refused(tmp_path):
     infinite = table.set_column(1, "distance", pa.array([np.inf] * 10)).combine_chunks().to_batches()[0]
     with pytest.raises(EvaluationError, match="'distance'"):
         case.explainer().attribute(infinite, found)
+
+
+def test_a_scaler_that_does_not_centre_shifts_nothing(tmp_path):
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    case = Case("linear", "regression", tmp_path)
+    data = case.data
+    numbers = [feature for feature in data.features if feature.kind == "number"]
+    names = [feature.name for feature in numbers]
+    rows = data.frame[names].fillna(0.0)
+    data = TrainingData(data.task, data.label, numbers, data.table, rows, data.labels, data.classes)
+    fitted = make_pipeline(StandardScaler(with_mean=False), Ridge()).fit(rows, data.labels)
+    terms = linear.terms(fitted, data)
+    assert terms is not None
+    every = terms.contributions(pa.RecordBatch.from_pandas(rows, preserve_index=False), names)
+    assert np.abs(every[:, 0].sum(axis=1) - fitted.predict(rows)).max() < 1e-6

@@ -238,7 +238,8 @@ def _numbers(steps: Sequence[Any], names: Sequence[str], start: int) -> list[_Co
     shifts, scales = np.zeros(len(names)), np.ones(len(names))
     if StandardScaler in kinds:
         scaler = steps[-1]
-        shifts = shifts if scaler.mean_ is None else scaler.mean_
+        # mean_ is computed even if it is not subtracted.
+        shifts = scaler.mean_ if scaler.with_mean else shifts
         scales = scales if scaler.scale_ is None else scaler.scale_
     return [
         (name, _Standardised(fill, float(shift), float(scale)), [start + place])

@@ -120,6 +120,8 @@ class _Task:
         self, rollout: canaries.Rollout, now: ModelVersionRef, contract: ModelContract, metric: str
     ) -> Decision | None:
         self.state, self.share = "waiting", rollout.step.share
+        # A promotion repeats the hashes of the files from this entry.
+        self.ledger.require_signed(rollout.entries[0])
         spec, step = self.spec, rollout.step
         strata: dict[tuple[int, str], int] = {}
         names = (
@@ -152,7 +154,6 @@ class _Task:
         )
 
     def _judged(self, rollout: canaries.Rollout, now: ModelVersionRef, found: Comparison, step: CanaryStep) -> Decision:
-        self.ledger.require_signed(rollout.entries[0])
         files = next((item.files for entry in rollout.entries for item in entry.candidates), {})
         wider = next((share for share in self.spec.shares if share > step.share), None)
         about = found.gates[0].explanation

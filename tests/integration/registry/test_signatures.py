@@ -163,6 +163,10 @@ def test_verification_reads_every_signature(client, store, promoted, signed, key
     monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
     assert [entry.signature is None for entry in verify(client, ledger)] == [False, False, True]
     ledger.require_signatures()
+    signed_entry, unsigned = ledger.entries()[1:]
+    ledger.require_signed(signed_entry)
+    with pytest.raises(ModelCorruptError, match="has no signature"):
+        ledger.require_signed(unsigned)
     edit(store, ledger, 3, signature=ledger.entries()[1].signature)
     ledger.entries()
     with pytest.raises(ModelCorruptError, match=r"00000003\.json of the ledger"):

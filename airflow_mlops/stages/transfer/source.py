@@ -117,12 +117,11 @@ def evidence_of(client: MlflowClient, ledger: Ledger, ref: ModelVersionRef) -> E
     :raises RegistryError: the version was not evaluated, it did not pass, or the ledger was tampered with
     :raises ModelCorruptError: the model card or the verdict was changed after the promotion
     """
-    # The chain of hashes is checked first, and then the signature.
-    ledger.entries()
-    promotion = ledger.promotion(ref.version)
+    promotion = next((entry for entry in reversed(ledger.entries()) if entry.promotes(ref.version)), None)
     card = card_hashes(client, ref)
     if promotion is None:
         return _evaluated(client, ref, card)
+    ledger.require_signed(promotion)
     judged = promotion.refit.judged if promotion.refit and promotion.refit.version == ref else ref
     evaluation = next((item for item in promotion.candidates if item.candidate == judged), None)
     if evaluation is None or not promotion.files:

@@ -279,7 +279,11 @@ class PredictionSpool:
             # These two metrics describe the champion's log only.
             return
         self._metrics.spooled.set(self._spooled())
-        ages = [time.time() - path.stat().st_ctime for path in self._folder.glob("*.arrows") if path.exists()]
+        ages = []
+        for path in self._folder.glob("*.arrows"):
+            # The other thread deletes a file once its rows are in the log.
+            with suppress(FileNotFoundError):
+                ages.append(time.time() - path.stat().st_ctime)
         self._metrics.lag.set(max(ages, default=0.0))
 
 

@@ -36,7 +36,7 @@ class DatasetSummary(BaseModel):
 
 
 class Finder:
-    """Finds datasets by their ids.
+    """Finds datasets by their ids, and remembers those that it has found.
 
     :param store: artifact store with the datasets
     """
@@ -44,6 +44,7 @@ class Finder:
     def __init__(self, store: ArtifactStore) -> None:
         self._store = store
         self._names: list[str] | None = None
+        self._found: dict[str, DatasetSummary] = {}
 
     def find(self, ids: Sequence[str], hints: Iterable[str]) -> dict[str, DatasetSummary]:
         """Find datasets and return them by id. A dataset that is not found, or has a damaged manifest, is left out.
@@ -52,12 +53,14 @@ class Finder:
         :param hints: texts, some of which are names of datasets. These names are searched first
         """
         first = [name for name in dict.fromkeys(hints) if name and "/" not in name]
-        found = self._read(ids, first)
+        found = {dataset_id: self._found[dataset_id] for dataset_id in ids if dataset_id in self._found}
+        found |= self._read([dataset_id for dataset_id in ids if dataset_id not in found], first)
         others = [dataset_id for dataset_id in ids if dataset_id not in found]
         if others:
             if self._names is None:
                 self._names = [key.rpartition("/")[2] for key in self._store.keys("datasets")]
             found |= self._read(others, [name for name in self._names if name not in first][:_NAMES])
+        self._found |= found
         return found
 
     def _read(self, ids: Sequence[str], names: Sequence[str]) -> dict[str, DatasetSummary]:
@@ -78,12 +81,11 @@ def hints_of(dataset: DatasetSummary | Manifest) -> list[str]:
     return [*(value for value in dataset.source.values() if isinstance(value, str)), dataset.name]
 
 
-def parents_of(store: ArtifactStore, manifests: Iterable[Manifest]) -> dict[str, str]:
+def parents_of(finder: Finder, manifests: Iterable[Manifest]) -> dict[str, str]:
     """Return the name, the window and the short id of each parent of some datasets, by the parent's id.
 
     Parents that are not found are left out.
     """
-    finder = Finder(store)
     titles: dict[str, str] = {}
     for manifest in manifests:
         found = finder.find(manifest.parents, hints_of(manifest))

@@ -14,7 +14,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.datasets import Manifest, open_dataset
-from airflow_mlops.data.datasets.by_id import parents_of
+from airflow_mlops.data.datasets.by_id import Finder, parents_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.base import Gate
 from airflow_mlops.gates.evidence import HeldOut
@@ -110,12 +110,14 @@ def log(
     verdict: Verdict,
     card: Card,
     importances: Mapping[str, float],
+    finder: Finder,
 ) -> None:
     """Log verdict, plots, model card and tags to the candidate's MLflow run, and write a description to the registry.
 
     A description that a person has written is kept.
 
     :param importances: permutation importance of each feature
+    :param finder: finds the parents of the datasets, for all candidates of an evaluation
     :raises RegistryError: MLflow cannot be used
     """
     from airflow_mlops.models import explanation_plots
@@ -128,7 +130,7 @@ def log(
             f"Verdict, plots and model card of {ref} are not logged, because this version has no MLflow run."
         )
         return
-    facts = _facts(client, context, item, compared, gates, verdict, card, importances)
+    facts = _facts(client, context, item, compared, gates, verdict, card, importances, finder)
     with tempfile.TemporaryDirectory() as temporary, registry_errors(f"The evaluation of {ref} cannot be logged"):
         folder = Path(temporary)
         (folder / "verdict.json").write_text(verdict.model_dump_json(indent=1))
@@ -161,6 +163,7 @@ def _facts(
     verdict: Verdict,
     card: Card,
     importances: Mapping[str, float],
+    finder: Finder,
 ) -> model_card.Facts:
     """Collect the contents of the candidate's model card."""
     candidate, measurement, data = item.candidate, item.measurement, compared.data
@@ -181,7 +184,7 @@ def _facts(
         importance_rows=min(data.truth.size, importance.ROWS),
         measured_on=measured_on,
         trained_on=trained_on,
-        parents=parents_of(context.store, [measured_on, *([trained_on] if trained_on else [])]),
+        parents=parents_of(finder, [measured_on, *([trained_on] if trained_on else [])]),
         tags=run.tags,
         params=run.params,
         reproducible=TRAINING_FILE in files,

@@ -11,6 +11,7 @@ from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.data.datasets.by_id import Finder
 from airflow_mlops.gates.base import Gate, MetricGate
 from airflow_mlops.gates.baseline import BeatsABaseline
 from airflow_mlops.gates.evidence import Evidence, HeldOut
@@ -144,13 +145,14 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         ignored=ignores_champion(gates),
         live=live.rows if live is not None else None,
     )
+    finder = Finder(context.store)
     for item in compared.candidates:
         # Tags and files of the champion record why it was promoted, so a later evaluation does not overwrite them.
         if item.candidate.ref != compared.champion:
             if live is None:
                 evaluate_record.tag_compared(client, item, compared)
             evaluate_record.log(
-                client, context, item, compared, gates, verdict, spec.card, importances[item.candidate.ref]
+                client, context, item, compared, gates, verdict, spec.card, importances[item.candidate.ref], finder
             )
     held = f"{data.truth.size:,} {'held-out' if live is None else 'live'} rows of {verdict.dataset_name}"
     models = f"{len(judged)} candidate{'s' if len(judged) > 1 else ''}"

@@ -29,7 +29,7 @@ def test_a_parent_has_its_name_its_window_and_its_short_id(store):
     april, whole = write(store, "flights", APRIL), write(store, "weather")
     gone = whole.ref.model_copy(update={"id": "0" * 64})
     child = write(store, "training", source={"entities": "flights"}, parents=[april.ref, whole.ref, gone])
-    assert parents_of(store, [child]) == {
+    assert parents_of(Finder(store), [child]) == {
         april.id: f"flights 2013-04 ({april.id[:12]})",
         whole.id: f"weather snapshot ({whole.id[:12]})",
     }

@@ -96,12 +96,15 @@ def put(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, data: 
     return digest
 
 
-def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> VersionContract:
+def read(
+    client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, ledger: Ledger | None = None
+) -> VersionContract:
     """Read the model contract and the profile of ``ref``, without downloading the model.
 
     If the ledger has promoted the version, the contract and the profile must be those that were promoted. For a foreign
     version whose promoted contract was deleted, the contract that the version's tag names is accepted.
 
+    :param ledger: the ledger of the model, if it was read before; by default it is read here
     :raises ModelCorruptError: the contract or the profile was changed after the promotion
     :raises ModelFormatError: the version has no contract, or the contract cannot be read
     :raises RegistryError: the version or its files no longer exist
@@ -109,7 +112,7 @@ def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef) -> Ve
     with registry_errors(f"The contract of {ref} cannot be read"):
         tags = client.get_model_version(ref.model, str(ref.version)).tags
     digest = tags.get(CONTRACT_TAG)
-    promotion = Ledger(store, ref.model).promotion(ref.version)
+    promotion = (ledger or Ledger(store, ref.model)).promotion(ref.version)
     promoted = promotion.contract_sha256 if promotion is not None else None
     if promotion is not None and CONTRACT_FILE in promotion.files:
         # The contract is one of the promoted files. A tag in MLflow must not replace it.

@@ -212,6 +212,11 @@ class Ledger:
         self._entries, self._files, self._unpacked = [], [], 0
         return self._read_newer(packed=not every_file)
 
+    @property
+    def known(self) -> list[Entry]:
+        """Return the entries that this object has read, oldest first."""
+        return [*self._entries]
+
     def updated_entries(self) -> list[Entry]:
         """Return all entries, oldest first. Entries that this object has read before are not read again.
 
@@ -349,11 +354,16 @@ class Ledger:
     def promotion(self, version: int) -> Entry | None:
         """Return the last entry that promoted a version; ``None`` if the ledger has no such entry.
 
-        The chain of hashes is not checked. The signature of the entry is checked if signatures are required.
+        If this object has read such an entry before, that entry is returned. Otherwise, the entries are read, and the chain
+        of hashes is not checked. The signature of the entry is checked if signatures are required.
 
         :raises ModelCorruptError: the entry has no valid signature, but a signature is required
         :raises RegistryError: a file of the ledger is not an entry, or an entry is missing
         """
+        for entry in reversed(self._entries):
+            if entry.promotes(version):
+                self.require_signed(entry)
+                return entry
         keys = self.store.keys(self.folder)
         self._lacks_files(keys)
         contents = self._contents(keys)

@@ -32,7 +32,6 @@ from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset, datasets_inside, open_dataset
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_weights import Decay
-from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.catalog import REALISED, realised
 from airflow_mlops.metrics.clusters import codes
@@ -48,7 +47,7 @@ from airflow_mlops.policy.checks import is_worse
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.registry import integrity
-from airflow_mlops.registry.ledger import Entry
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.performance import Realised
 from airflow_mlops.stages.monitor.trainings import Others, Training, other_trainers, training_of
@@ -136,7 +135,7 @@ def probe(
     stored: VersionContract,
     realised: Realised,
     earlier: Sequence[Findings],
-    entries: Sequence[Entry],
+    ledger: Ledger,
     trainer: AnyTrainer | None,
     client: MlflowClient,
 ) -> Probe:
@@ -150,7 +149,7 @@ def probe(
     :param stored: the model contract that is stored with the champion
     :param realised: realised performance of the window
     :param earlier: findings of earlier windows, ordered by time
-    :param entries: the ledger of the model, oldest first
+    :param ledger: the ledger of the model, which was read before
     :param trainer: the trainer of the operator; by default the trainers of the champion and of the other candidates of
         the last decision
     :raises MLOpsError: a challenger could not be trained or compared, and a retry may help or ``trainer`` is set. Other
@@ -175,10 +174,10 @@ def probe(
             # Each challenger is fitted twice: to its older rows and one half of the window, and to its older rows and
             # the other half.
             fitted = sum(2 * table.num_rows + rows.current.num_rows for table in pasts.values())
-            others = other_trainers(present, training.trainer, entries, fitted, client)
+            others = other_trainers(present, training.trainer, ledger.known, fitted, client)
         comparison = cross_fit(
             {key: _fit(item, contract) for key, item in ((None, training), *others.trainings.items())},
-            _champion(present, contract, check.store, client),
+            _champion(present, contract, ledger, client),
             rows.current,
             pasts,
             metric_of(check.policy, contract),
@@ -220,14 +219,13 @@ def metric_of(policy: Policy, contract: ModelContract) -> str:
     return (realised(contract.task, contract.metrics) or REALISED[contract.task])[0]
 
 
-def _champion(
-    present: ModelVersionRef, contract: ModelContract, store: ArtifactStore, client: MlflowClient
-) -> Champion:
+def _champion(present: ModelVersionRef, contract: ModelContract, ledger: Ledger, client: MlflowClient) -> Champion:
     loaded: list[OnnxModel] = []
 
     def predict(rows: pa.Table) -> Any:
         if not loaded:
-            loaded.append(OnnxModel.load(integrity.download_promoted(client, store, present)))
+            promotion = ledger.promotion(present.version)
+            loaded.append(OnnxModel.load(integrity.download_unchanged(client, present, promotion)))
         return loaded[0].predict(rows)
 
     return Champion(present, contract, predict)

@@ -68,7 +68,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     earlier = report.history(check.model, check.window, store)
     if present is not None:
         require_promoted(store, present)
-        stored = contracts.read(client, store, present)
+        stored = contracts.read(client, store, present, ledger)
         facts = champion.facts(check, present, stored, client)
         if check.rows:
             *earlier_versions, latest = check.of_each_version()
@@ -77,9 +77,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
             measured = replace(
                 measured, realised=realised, replaced=[replaced.measure(item, client) for item in earlier_versions]
             )
-            probed = challengers.probe(
-                check, present, stored, measured.realised, earlier, entries, spec.trainer, client
-            )
+            probed = challengers.probe(check, present, stored, measured.realised, earlier, ledger, spec.trainer, client)
             measured = replace(measured, challenger=probed.comparison, notes=[*measured.notes, *probed.notes])
         else:
             references.forget(store, check.model, check.window)

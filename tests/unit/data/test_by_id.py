@@ -53,3 +53,13 @@ def test_a_damaged_manifest_is_not_found(content, store):
     known = write(store, "flights")
     store.write_bytes(manifest_key("flights", known.id), content)
     assert Finder(store).find([known.id], ["flights"]) == {}
+
+
+def test_a_dataset_is_read_once(store, monkeypatch):
+    known = write(store, "flights", APRIL)
+    finder = Finder(store)
+    found = finder.find([known.id], ["flights"])
+    read: list[str] = []
+    monkeypatch.setattr(ArtifactStore, "read_many", lambda self, keys: read.extend(keys) or {})
+    assert finder.find([known.id], ["flights"]) == found
+    assert read == []

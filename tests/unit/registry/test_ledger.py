@@ -198,3 +198,17 @@ def test_an_entry_of_a_newer_release_is_read_and_stays_in_the_chain(store):
     assert [decisions.facts(entry).decision for entry in found] == ["promoted", "canary_widened", "promoted"]
     standing = decisions.standing(store, "delays", found[:2])
     assert (standing.champion.version, former_champions(found)) == (1, [1, 2])
+
+
+def test_a_promotion_that_was_read_is_not_read_again(store, monkeypatch):
+    ledger = Ledger(store, "delays")
+    append(ledger, "a", promotion(1))
+    reader = Ledger(store, "delays")
+    reader.entries()
+    append(ledger, "b", promotion(2, 1))
+    # A promotion after the entries were read is found in the store.
+    assert reader.promotion(2).seq == 2
+    read: list[str] = []
+    monkeypatch.setattr(ArtifactStore, "read_many", lambda self, keys: read.extend(keys) or {})
+    assert reader.promotion(1) == reader.known[0]
+    assert read == []

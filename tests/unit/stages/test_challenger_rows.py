@@ -17,6 +17,7 @@ from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.gains import compare
 from airflow_mlops.policy.spec import Policy
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.monitor import challengers
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.performance import Realised
@@ -63,7 +64,7 @@ def given(store, monkeypatch):
             [open_dataset(store, outcomes[checked])], store,
         )  # fmt: skip
         stored = VersionContract(contract=contract)
-        probe = challengers.probe(check, V1, stored, Realised(), [], [], LINEAR, None)
+        probe = challengers.probe(check, V1, stored, Realised(), [], Ledger(store, "delays"), LINEAR, None)
         assert bool(seen) is (probe.comparison is not None)
         return seen[0] if seen else None
 

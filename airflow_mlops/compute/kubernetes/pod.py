@@ -135,6 +135,10 @@ class Pod(Compute):
                     f"Pod(secrets={{{name!r}: ...}}) is invalid: write the value as 'secret/key', the name of a Secret and "
                     "one of its keys."
                 )
+        if twice := sorted(self.env.keys() & self.secrets.keys()):
+            raise SpecError(
+                f"Pod(...) sets the environment variable {twice[0]!r} in env= and in secrets=: remove it from one of them."
+            )
         if self.memory and "{{" not in self.memory and not is_amount(self.memory):
             raise SpecError(
                 f"Pod(memory={self.memory!r}) is not an amount of memory: write a number with a unit, such as '512Mi' or "

@@ -9,6 +9,7 @@ from typing import Any
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.manifest.memory import multiply
 
+_SHARED_MEMORY = "shared-memory"
 _COMMAND = ["python", "-m", "airflow_mlops.stages"]
 
 
@@ -41,10 +42,10 @@ def default_pod(container: str, *, memory: str | None, mount_token: bool, termin
                         {"name": "MLOPS_NODE", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}},
                     ],
                     "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-                    "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],  # noqa: S108
+                    "volumeMounts": [{"name": _SHARED_MEMORY, "mountPath": "/dev/shm"}],  # noqa: S108
                 }
             ],
-            "volumes": [{"name": "shared-memory", "emptyDir": shared_memory}],
+            "volumes": [{"name": _SHARED_MEMORY, "emptyDir": shared_memory}],
         },
     }
 
@@ -59,13 +60,20 @@ def main_container(pod: Json) -> str:
 
 
 def multiply_memory(pod: Json, factor: float) -> Json:
-    """Return a copy of the pod in which the container that runs the step has ``factor`` times the memory."""
+    """Return a copy of the pod in which the container that runs the step has ``factor`` times the memory.
+
+    The size limit of the shared memory grows in the same way.
+    """
     pod = deepcopy(pod)
     name = main_container(pod)
     container = next(item for item in pod["spec"]["containers"] if item["name"] == name)
     for amounts in container.get("resources", {}).values():
         if "memory" in amounts:
             amounts["memory"] = multiply(str(amounts["memory"]), factor)
+    for volume in pod["spec"].get("volumes") or []:
+        shared = volume.get("emptyDir") if volume["name"] == _SHARED_MEMORY else None
+        if shared and "sizeLimit" in shared:
+            shared["sizeLimit"] = multiply(str(shared["sizeLimit"]), factor)
     return pod
 
 

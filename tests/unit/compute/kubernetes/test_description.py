@@ -146,6 +146,7 @@ def test_every_field_reaches_the_kubernetes_client():
         ({"image": "i", "memory": "8 GB"}, "memory='8 GB'"),
         ({"image": "i", "grow_memory": 0.5}, "grow_memory=0.5"),
         ({"image": "i", "secrets": {"T": "token"}}, "'secret/key'"),
+        ({"image": "i", "env": {"T": "a"}, "secrets": {"T": "s/k"}}, "'T' in env= and in secrets="),
     ],
 )
 def test_invalid_fields_are_errors_when_the_dag_is_parsed(arguments, message):

@@ -127,3 +127,6 @@ def test_memory_is_multiplied_only_in_the_container_that_runs_the_step():
     pod = multiply_memory(Pod(image="i", memory="3Gi").manifest(template), 2)
     assert pod["spec"]["containers"][0]["resources"] == {"limits": {"memory": "6Gi"}, "requests": {"memory": "6Gi"}}
     assert pod["spec"]["containers"][1]["resources"] == {"limits": {"memory": "1Gi"}}
+    # Shared memory stays half of the memory.
+    (volume,) = pod["spec"]["volumes"]
+    assert volume["emptyDir"] == {"medium": "Memory", "sizeLimit": "3Gi"}

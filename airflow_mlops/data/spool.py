@@ -33,15 +33,17 @@ def spooled(rows: Iterable[pa.Table | pa.RecordBatch], schema: pa.Schema | None 
     if schema is None:
         first = next(iterator)
         schema, iterator = first.schema, chain([first], iterator)
-    schema = pa.schema([field.with_type(_decoded(field.type)) for field in schema])
+    schema = as_values(schema)
     with tempfile.TemporaryDirectory(prefix="mlops-spool-") as folder:
         file = _File(Path(folder) / "rows.arrow", schema)
         file.write(item.cast(schema) for item in iterator)
         yield Rows({name: _Column(file, name, schema.field(name).type) for name in schema.names}, file.num_rows)
 
 
-def _decoded(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
+def as_values(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with the type of the values in place of each dictionary type."""
+    kinds = (field.type.value_type if pa.types.is_dictionary(field.type) else field.type for field in schema)
+    return pa.schema([field.with_type(kind) for field, kind in zip(schema, kinds, strict=True)])
 
 
 class _File:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -17,7 +17,7 @@ from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SpecError, 
 from airflow_mlops.data import expressions, relational
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.moments import as_utc, is_text
-from airflow_mlops.data.spool import Rows, spooled
+from airflow_mlops.data.spool import Rows, as_values, spooled
 from airflow_mlops.data.types import as_doubles, as_numbers, as_stored, common_schema, conformed
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
@@ -44,31 +44,28 @@ def read_events(
     :raises TrainingError: the label of every event is null, or a label is infinite
     """
     source = _Source(spec, datasets, join_columns, broken)
-    with ExitStack() as stack:
-        with spooled(source.batches(), source.schema) as events:
-            name = datasets[0].manifest.name
-            if source.timeless:
-                raise SchemaError(
-                    f"The event time {spec.timestamp!r} is null in {counted(source.timeless, 'row')} of dataset {name!r}, but a "
-                    "point-in-time join needs the time of every event. Drop or correct these rows upstream."
-                )
-            if not source.rows:
-                raise EmptyWindowError(
-                    f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to a window with rows."
-                )
-            if source.infinite:
-                raise TrainingError(
-                    f"The label {_label_name(spec)!r} is infinite in {counted(source.infinite, 'row')}. "
-                    "Correct the computation of the label, which may divide by zero."
-                )
-            if not events.num_rows:
-                raise TrainingError(
-                    f"The label {_label_name(spec)!r} of all {source.rows:,} events is null, so it is not known yet. Build "
-                    "the training set from an older window."
-                )
-            dropped = {"label_unknown": source.rows - events.num_rows}
-            ordered = stack.enter_context(spooled(_sorted(events, spec), events.schema))
-        yield with_numbers(ordered, [_label_name(spec)]), dropped
+    with spooled(_sorted(source.batches(), source.schema, spec), source.schema) as events:
+        name = datasets[0].manifest.name
+        if source.timeless:
+            raise SchemaError(
+                f"The event time {spec.timestamp!r} is null in {counted(source.timeless, 'row')} of dataset {name!r}, but a "
+                "point-in-time join needs the time of every event. Drop or correct these rows upstream."
+            )
+        if not source.rows:
+            raise EmptyWindowError(
+                f"Dataset {name!r} has no rows, so there are no events to join features to. Set `window` to a window with rows."
+            )
+        if source.infinite:
+            raise TrainingError(
+                f"The label {_label_name(spec)!r} is infinite in {counted(source.infinite, 'row')}. "
+                "Correct the computation of the label, which may divide by zero."
+            )
+        if not events.num_rows:
+            raise TrainingError(
+                f"The label {_label_name(spec)!r} of all {source.rows:,} events is null, so it is not known yet. Build "
+                "the training set from an older window."
+            )
+        yield with_numbers(events, [_label_name(spec)]), {"label_unknown": source.rows - events.num_rows}
 
 
 class _Source:
@@ -140,31 +137,36 @@ class _Source:
         return table.select(self._wanted).append_column(self._spec.label.name, label).filter(pc.is_valid(label))
 
 
-def _sorted(events: Rows, spec: TrainingSetSpec) -> Iterator[pa.Table]:
-    """Sort events by time, and then by the other columns. Equal events keep their order."""
-    fields = {f"c{i}": field for i, field in enumerate(events.schema) if not pa.types.is_null(field.type)}
+def _sorted(events: Iterable[pa.Table], schema: pa.Schema, spec: TrainingSetSpec) -> Iterator[pa.Table]:
+    """Sort events by time, and then by the other columns. Equal events keep their order.
+
+    :param schema: the columns of the events; columns of dictionary type are returned as their values
+    """
+    schema = as_values(schema)
+    fields = {f"c{i}": field for i, field in enumerate(schema) if not pa.types.is_null(field.type)}
     others = [name for name, field in fields.items() if not pa.types.is_nested(field.type)]
     time = next(name for name in others if fields[name].name == spec.timestamp)
     kinds = {name: _sortable(field.type) for name, field in fields.items()}
 
     def numbered() -> Iterator[pa.RecordBatch]:
         start = 0
-        for batch in events.to_batches():
-            columns = [batch.column(field.name).cast(kinds[name]) for name, field in fields.items()]
-            numbers = pa.array(np.arange(start, start + batch.num_rows))
-            yield pa.RecordBatch.from_arrays([*columns, numbers], [*fields, "n"])
-            start += batch.num_rows
+        for table in events:
+            for batch in table.to_batches():
+                columns = [batch.column(field.name).cast(kinds[name]) for name, field in fields.items()]
+                numbers = pa.array(np.arange(start, start + batch.num_rows))
+                yield pa.RecordBatch.from_arrays([*columns, numbers], [*fields, "n"])
+                start += batch.num_rows
 
-    schema = pa.schema([*kinds.items(), ("n", pa.int64())])
+    read = pa.schema([*kinds.items(), ("n", pa.int64())])
     order = ", ".join(f"{name} NULLS LAST" for name in dict.fromkeys([time, *others, "n"]))
     sql = f"SELECT {', '.join(fields)} FROM events ORDER BY {order}"  # noqa: S608 - the names are generated here
     with relational.connect(spec.memory_limit) as connection:
-        for batch in relational.stream(connection, sql, {"events": (schema, numbered())}):
+        for batch in relational.stream(connection, sql, {"events": (read, numbered())}):
             columns = {
                 field.name: batch.column(name).cast(kinds[name]).cast(field.type) for name, field in fields.items()
             }
             nulls = pa.nulls(batch.num_rows)
-            yield pa.table([columns.get(field.name, nulls) for field in events.schema], schema=events.schema)
+            yield pa.table([columns.get(field.name, nulls) for field in schema], schema=schema)
 
 
 def _sortable(kind: pa.DataType) -> pa.DataType:

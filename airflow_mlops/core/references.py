@@ -216,9 +216,20 @@ class DeltaTarget(Model):
         return self
 
 
+class IcebergTarget(Model):
+    """An Iceberg table, into which predictions are written.
+
+    :param iceberg: name of the table with its namespaces, such as ``sales.predictions``
+    :param conn_id: id of the Airflow connection of the type ``iceberg``, which describes the catalog
+    """
+
+    iceberg: str = Field(pattern=r"^[^.\x00]+(\.[^.\x00]+)+$")
+    conn_id: str = Field(min_length=1)
+
+
 def _table_kind(value: Any) -> str:
     found = value.keys() if isinstance(value, dict) else type(value).model_fields if isinstance(value, Model) else ()
-    return "delta" if "delta" in found else "table"
+    return next((kind for kind in ("delta", "iceberg") if kind in found), "table")
 
 
 class WrittenTable(TableTarget):
@@ -239,12 +250,27 @@ class WrittenDeltaTable(DeltaTarget):
     rows: int
 
 
+class WrittenIcebergTable(IcebergTarget):
+    """An Iceberg table with the number of rows that were written to it.
+
+    :param rows: number of rows
+    """
+
+    rows: int
+
+
 AnyTableTarget = Annotated[
-    Annotated[TableTarget, Tag("table")] | Annotated[DeltaTarget, Tag("delta")], Discriminator(_table_kind)
+    Annotated[TableTarget, Tag("table")]
+    | Annotated[DeltaTarget, Tag("delta")]
+    | Annotated[IcebergTarget, Tag("iceberg")],
+    Discriminator(_table_kind),
 ]
-"""A table of a database, or a Delta table."""
+"""A table of a database, a Delta table, or an Iceberg table."""
 
 AnyWrittenTable = Annotated[
-    Annotated[WrittenTable, Tag("table")] | Annotated[WrittenDeltaTable, Tag("delta")], Discriminator(_table_kind)
+    Annotated[WrittenTable, Tag("table")]
+    | Annotated[WrittenDeltaTable, Tag("delta")]
+    | Annotated[WrittenIcebergTable, Tag("iceberg")],
+    Discriminator(_table_kind),
 ]
-"""A table of a database or a Delta table, with the number of rows that were written to it."""
+"""A table of a database, a Delta table or an Iceberg table, with the number of rows that were written to it."""

@@ -14,7 +14,7 @@ from openlineage.client.facet_v2 import input_statistics_input_dataset
 
 from airflow_mlops.compute.connections import airflow_connection
 from airflow_mlops.core.errors import MLOpsError
-from airflow_mlops.core.references import DeltaTarget, TableTarget
+from airflow_mlops.core.references import AnyTableTarget, DeltaTarget, IcebergTarget
 from airflow_mlops.data.databases.connections import database_path
 from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.lineage import facets
@@ -71,11 +71,14 @@ def query(spec: IngestSpec) -> OperatorLineage[Any, Any]:
     return OperatorLineage(inputs=found.inputs, run_facets=found.run_facets, job_facets=found.job_facets)
 
 
-def table(target: TableTarget | DeltaTarget) -> list[OutputDataset]:
+def table(target: AnyTableTarget) -> list[OutputDataset]:
     """Return the OpenLineage output for a table to which predictions are written."""
     if isinstance(target, DeltaTarget):
         namespace, folder = place(target.delta)
         return [OutputDataset(namespace, folder, facets=facets.source(namespace))]
+    if isinstance(target, IcebergTarget):
+        namespace = connection_namespace(target.conn_id)
+        return [OutputDataset(namespace, target.iceberg, facets=facets.source(namespace))]
     hook, info, dialect, schema = _database(target.conn_id)
     name = ".".join('"' + part.replace('"', '""') + '"' for part in target.table.split("."))
     parser = SQLParser(dialect=dialect, default_schema=schema)

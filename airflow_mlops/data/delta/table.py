@@ -15,15 +15,8 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SpecError, TableError, TableUnavailableError, one_line
 from airflow_mlops.data.databases.tables import Part, kept_errors
-from airflow_mlops.data.delta.column_types import (
-    STATISTICS_DIGITS,
-    STATISTICS_SCALE,
-    fits,
-    has_inexact_statistics,
-    new_type,
-    writable,
-    writable_type,
-)
+from airflow_mlops.data.delta.statistics import STATISTICS_DIGITS, STATISTICS_SCALE, has_inexact_statistics
+from airflow_mlops.data.lake_types import fits, new_type, writable, writable_type
 
 if TYPE_CHECKING:
     import deltalake

@@ -44,8 +44,8 @@ class ScoreSpec(Spec):
     :param drop_columns: columns of ``dataset`` that are not written to the predictions
     :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
         ``hash_columns``
-    :param write_to: table of a database, or Delta table, into which the predictions are written as well; by default no
-        table
+    :param write_to: table of a database, Delta table or Iceberg table, into which the predictions are written as well;
+        by default no table
     :param shard: index of the shard to score, from 0; by default all rows are scored
     :param shards: number of shards into which the rows are divided
     :param succeeded: map indexes of the instances of the mapped task that have succeeded, in ascending order. They do

@@ -1,4 +1,4 @@
-"""Write a dataset of predictions into a table of a database or a Delta table.
+"""Write a dataset of predictions into a table of a database, a Delta table or an Iceberg table.
 
 The table has the keys and the event time of each row, the prediction, the score, and the columns of :data:`ORIGIN`. For
 a model with prediction intervals, it also has the ends of the interval.
@@ -13,13 +13,23 @@ import pyarrow as pa
 
 from airflow_mlops.core.connections import ConnectionResolver
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.core.references import DeltaTarget, TableTarget, WrittenDeltaTable, WrittenTable
+from airflow_mlops.core.references import (
+    AnyTableTarget,
+    AnyWrittenTable,
+    IcebergTarget,
+    TableTarget,
+    WrittenDeltaTable,
+    WrittenIcebergTable,
+    WrittenTable,
+)
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import INTERVAL_COLUMNS
 from airflow_mlops.data.databases.tables import Part, open_table
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.delta.storage import s3_options
 from airflow_mlops.data.delta.table import DeltaTable
+from airflow_mlops.data.iceberg.catalog import properties
+from airflow_mlops.data.iceberg.table import IcebergTable
 
 ORIGIN = pa.schema(
     [
@@ -44,7 +54,7 @@ class Replaceable(Protocol):
         """Replace the rows of ``part`` with ``batches``, all or none, and return their number."""
 
 
-def open_target(target: TableTarget | DeltaTarget, connection: ConnectionResolver) -> Replaceable:
+def open_target(target: AnyTableTarget, connection: ConnectionResolver) -> Replaceable:
     """Return the table of ``write_to``, without connecting.
 
     :param target: the table
@@ -54,14 +64,19 @@ def open_target(target: TableTarget | DeltaTarget, connection: ConnectionResolve
     """
     if isinstance(target, TableTarget):
         return open_table(connection(target.conn_id), target.table)
+    if isinstance(target, IcebergTarget):
+        return IcebergTable(target.iceberg, target.conn_id, properties(connection(target.conn_id)))
     return DeltaTable(target.delta, s3_options(connection(target.conn_id)) if target.conn_id else None)
 
 
-def written(target: TableTarget | DeltaTarget, rows: int) -> tuple[WrittenTable | WrittenDeltaTable, str]:
+def written(target: AnyTableTarget, rows: int) -> tuple[AnyWrittenTable, str]:
     """Return the table with the number of rows that were written to it, and the description of the table."""
     if isinstance(target, TableTarget):
         where = f"table {target.table!r} of connection {target.conn_id!r}"
         return WrittenTable(**target.model_dump(), rows=rows), where
+    if isinstance(target, IcebergTarget):
+        where = f"Iceberg table {target.iceberg!r} of connection {target.conn_id!r}"
+        return WrittenIcebergTable(**target.model_dump(), rows=rows), where
     return WrittenDeltaTable(**target.model_dump(), rows=rows), f"Delta table {target.delta!r}"
 
 

@@ -81,6 +81,14 @@ def test_a_spec_names_a_delta_table_and_only_for_s3_a_connection():
         with pytest.raises(SpecError, match="Task 'score' .*write_to.delta") as caught:
             target(**wrong)
         assert "geheim" not in str(caught.value)
+    assert target(iceberg="a.b.predictions", conn_id="lake").connections() == {"lake", "mlflow_default"}
+    for wrong in (
+        {"iceberg": "predictions", "conn_id": "lake"},
+        {"iceberg": "a.b"},
+        {"iceberg": "a..b", "conn_id": "x"},
+    ):
+        with pytest.raises(SpecError, match="Task 'score' .*write_to.iceberg"):
+            target(**wrong)
 
 
 @pytest.mark.parametrize("name", ["a#b", "a?b", "a%41b", "a b"])

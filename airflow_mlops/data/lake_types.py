@@ -1,0 +1,79 @@
+"""The types of Delta and Iceberg tables for the column types of datasets.
+
+===================  =================  =================
+stored as            Delta              Iceberg
+===================  =================  =================
+``bool``             ``boolean``        ``boolean``
+``int64``            ``long``           ``long``
+``uint64``           ``decimal(20,0)``  ``decimal(20,0)``
+``double``           ``double``         ``double``
+``decimal128(p,s)``  ``decimal(p,s)``   ``decimal(p,s)``
+``string``           ``string``         ``string``
+``binary``           ``binary``         ``binary``
+``date32``           ``date``           ``date``
+``timestamp``        ``timestamp``      ``timestamptz``
+===================  =================  =================
+
+Other types are refused, as in tables of databases.
+"""
+
+from __future__ import annotations
+
+import re
+
+import pyarrow as pa
+
+DECIMAL = re.compile(r"decimal\((?P<p>\d+), ?(?P<s>\d+)\)")
+"""The type of decimals, with its precision ``p`` and its scale ``s``."""
+
+
+def new_type(kind: pa.DataType, timestamp: str = "timestamp") -> str | None:
+    """Return the type of a new column for a column of the type ``kind``; ``None`` if there is no such type.
+
+    :param kind: the Arrow type
+    :param timestamp: name of the type of points in time
+    """
+    if pa.types.is_boolean(kind):
+        return "boolean"
+    if pa.types.is_int64(kind):
+        return "long"
+    if pa.types.is_uint64(kind):
+        return "decimal(20,0)"
+    if pa.types.is_float64(kind):
+        return "double"
+    if pa.types.is_decimal128(kind) and 0 <= kind.scale <= kind.precision:
+        return f"decimal({kind.precision},{kind.scale})"
+    if pa.types.is_string(kind):
+        return "string"
+    if pa.types.is_binary(kind):
+        return "binary"
+    if pa.types.is_date32(kind):
+        return "date"
+    return timestamp if pa.types.is_timestamp(kind) and kind.unit == "us" and kind.tz == "UTC" else None
+
+
+def fits(kind: pa.DataType, found: str, timestamp: str = "timestamp") -> bool:
+    """Return whether an existing column can store every value of an Arrow type unchanged.
+
+    :param kind: the Arrow type
+    :param found: the type of the column
+    :param timestamp: name of the type of points in time
+    """
+    wanted = new_type(kind, timestamp)
+    if wanted is None or wanted == found:
+        return wanted is not None
+    new, old = DECIMAL.fullmatch(wanted), DECIMAL.fullmatch(found)
+    if new is None or old is None:
+        return False
+    scale = int(new["s"])
+    return int(old["s"]) >= scale and int(old["p"]) - int(old["s"]) >= int(new["p"]) - scale
+
+
+def writable(values: pa.Array) -> pa.Array:
+    """Convert a column of a dataset to the Arrow type that is written. Delta and Iceberg have no unsigned integers."""
+    return values.cast(pa.decimal128(20, 0)) if pa.types.is_uint64(values.type) else values
+
+
+def writable_type(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the columns that :func:`writable` returns for columns of the type ``kind``."""
+    return pa.decimal128(20, 0) if pa.types.is_uint64(kind) else kind

@@ -74,6 +74,9 @@ class Asked:
     def duration(self, flag: str, question: str) -> timedelta:
         return _until_valid(f"{question} (such as 0, 12h or 30D): ", _duration)
 
+    def confirm(self, question: str) -> bool:
+        return _until_valid(f"{question} (yes or no): ", _yes)
+
     def _asked(self, question: str, options: Sequence[str], fits: Callable[[list[str]], bool]) -> list[str]:
         def read(text: str) -> list[str]:
             names = _names(text)
@@ -85,7 +88,10 @@ class Asked:
 
 
 class Absent:
-    """Replaces the person if there is no terminal. Each question raises an error that names the missing argument."""
+    """Replaces the person if there is no terminal. Each question raises an error that names the missing argument.
+
+    Questions with yes or no are answered with no.
+    """
 
     def choose(self, flag: str, question: str, options: Sequence[str]) -> str:
         raise _unknown(flag, question, options)
@@ -95,6 +101,9 @@ class Absent:
 
     def duration(self, flag: str, question: str) -> timedelta:
         raise _unknown(flag, question, ("0", "12h", "30D"))
+
+    def confirm(self, question: str) -> bool:
+        return False
 
 
 def _unknown(flag: str, question: str, options: Sequence[str]) -> SpecError:
@@ -109,6 +118,12 @@ def _until_valid(question: str, read: Callable[[str], T]) -> T:
             print(error)
         except EOFError:
             raise SpecError("The input has ended before all questions were answered.") from None
+
+
+def _yes(text: str) -> bool:
+    if (answer := text.strip().lower()) not in ("yes", "y", "no", "n"):
+        raise SpecError("Write yes or no.")
+    return answer.startswith("y")
 
 
 def _names(text: str | None) -> list[str]:
@@ -174,7 +189,8 @@ def _require_same_rows(conn_id: str, place: files.Place, proposal: Proposal, fou
 
 def _show(proposal: Proposal, found: sample.Sample, folder: Path, written: list[Path]) -> None:
     rows = f"{len(found.table):,} rows" if found.complete else f"the first {len(found.table):,} rows"
-    print(f"Read {rows} from {proposal.first:%Y-%m-%d} to {proposal.last:%Y-%m-%d}.")
+    # The windows of the DAGs are in UTC.
+    print(f"Read {rows} from {proposal.first:%Y-%m-%d} to {proposal.last:%Y-%m-%d} (UTC).")
     for note in found.notes:
         print(f"  {note}")
     positive = f", positive class {proposal.positive}" if proposal.positive is not None else ""

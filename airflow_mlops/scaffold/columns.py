@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.moments import parse_instant
 from airflow_mlops.data import moments
+from airflow_mlops.stages.ingest.sources.formats.csv_columns import NULL_TEXT
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +24,11 @@ _AMOUNT = re.compile(
     rf"\s*[-+(]?\s*({_CURRENCY}\s*)?[-+]?\d+([.,'\u2019 \u00a0\u202f]\d{{3}})*([.,]\d+)?\s*{_CURRENCY}?\s*\)?\s*"
 )
 _AMOUNT_MARK = re.compile(rf"{_CURRENCY}|\d[.,'\u2019]\d")
+_OFFSET = re.compile(r"[T ]\d{2}.*([+-]\d{2}(:?\d{2})?)\s*$")
+# Numbers in text. A number that begins with a zero is part of a code, such as a postcode.
+_NUMBER = r"^\s*[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?[.,]\d+)([eE][-+]?\d+)?\s*$"
+# In a column of at least this many different numbers, single other texts are probably errors of input.
+_ERRORS_SHARE, _ERRORS_KINDS, _NUMBERS_KINDS = 0.01, 3, 20
 # Number of values of a text column that are read to decide whether the column contains times or amounts.
 _TEXTS = 1_000
 
@@ -65,21 +71,70 @@ class Column:
         return bool(texts) and all(map(_is_moment, texts))
 
     @cached_property
+    def offset(self) -> str | None:
+        """Return the first offset other than UTC in a text column of times, such as ``+01:00``; ``None`` without one."""
+        found = (_OFFSET.search(text) for text in self._texts) if self.is_time else ()
+        return next((one[1] for one in found if one and one[1].strip("+-0:")), None)
+
+    @cached_property
     def is_foreign_date(self) -> bool:
         """Return whether the values are text with days, months and years in another form than ISO 8601."""
-        texts = self.values.drop_null()[:_TEXTS].to_pylist() if self.is_text else []
+        texts = self._texts
         return bool(texts) and not self.is_time and all(map(_FOREIGN_DATE.match, texts))
 
     @cached_property
     def is_amount(self) -> bool:
         """Return whether the values are text that looks like amounts, such as ``$1,234.50``, ``1.234,50 €`` or ``12%``."""
-        texts = self.values.drop_null()[:_TEXTS].to_pylist() if self.is_text else []
+        texts = self._texts
         return bool(texts) and all(map(_AMOUNT.fullmatch, texts)) and any(map(_AMOUNT_MARK.search, texts))
+
+    @cached_property
+    def missing(self) -> list[str]:
+        """Return the distinct texts that mean a missing value, such as ``n/a`` or ``-``, in the order of their first rows."""
+        if not self.is_text:
+            return []
+        return [text for text in self.values.drop_null().unique().to_pylist() if NULL_TEXT.match(text)]
+
+    @cached_property
+    def not_numbers(self) -> list[str]:
+        """Return the distinct other texts of a text column that contains numbers.
+
+        The list is empty if the column does not contain numbers. The other texts are those for a missing value, or at
+        most three in 1% of the rows.
+        """
+        import pyarrow.compute as pc
+
+        if not self.is_text:
+            return []
+        number = pc.match_substring_regex(self.values, _NUMBER)
+        numbers, others = self.values.filter(number), self.values.filter(pc.invert(number))
+        if not len(numbers) or not len(others):
+            return []
+        found: list[str] = others.unique().to_pylist()
+        if set(found) <= set(self.missing):
+            return found
+        share = len(others) / (len(numbers) + len(others))
+        errors = share <= _ERRORS_SHARE and len(found) <= _ERRORS_KINDS and len(numbers.unique()) >= _NUMBERS_KINDS
+        return found if errors else []
+
+    @cached_property
+    def _texts(self) -> list[str]:
+        """Return the first texts of a text column, without the texts for a missing value."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if not self.is_text:
+            return []
+        texts = self.values.drop_null()
+        if self.missing:
+            texts = texts.filter(pc.invert(pc.is_in(texts, pa.array(self.missing, texts.type))))
+        found: list[str] = texts[:_TEXTS].to_pylist()
+        return found
 
     @property
     def example(self) -> Any:
-        """Return the first value that is not null."""
-        return self.values.drop_null()[0].as_py()
+        """Return the first value that is not null and does not mean a missing value."""
+        return self._texts[0] if self._texts else self.values.drop_null()[0].as_py()
 
     @property
     def is_text(self) -> bool:

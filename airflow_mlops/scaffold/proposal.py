@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from airflow_mlops.core.contract import Task
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError, listed
 from airflow_mlops.data.columns import is_reserved, reserved_message
 from airflow_mlops.data.types import as_numbers
+from airflow_mlops.scaffold import leaks
 from airflow_mlops.scaffold.columns import Column, of, span
 from airflow_mlops.stages.training_set.events import infer_task
 
@@ -47,6 +49,9 @@ class Person(Protocol):
     def duration(self, flag: str, question: str) -> timedelta:
         """Return a duration, which may be zero, see :meth:`choose`."""
 
+    def confirm(self, question: str) -> bool:
+        """Return the answer to a question with yes or no; ``False`` if nobody can be asked."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -79,6 +84,8 @@ class Proposal:
     :param first: first time in the sample
     :param last: last time in the sample
     :param window_rows: mean number of rows of a window of the sample, rounded down
+    :param confirmed: features that predict the label almost perfectly, and are known at the time of the row as the user
+        has answered
     """
 
     columns: dict[str, Column]
@@ -87,13 +94,14 @@ class Proposal:
     label: str
     features: list[str]
     excluded: dict[str, str]
-    task: str
+    task: Task
     positive: str | None
     delay: timedelta
     every: Every
     first: datetime
     last: datetime
     window_rows: int
+    confirmed: list[str]
 
 
 def propose(sample: Sample, given: Given, person: Person) -> Proposal:
@@ -120,6 +128,11 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
         sample.notes.append(
             f"{counted(columns[time].nulls, 'row')} without a time in column {time!r} will be left out."
         )
+    if columns[time].offset:
+        sample.notes.append(
+            f"The times in column {time!r} have offsets such as {columns[time].offset}, but the windows are days in UTC. For "
+            'windows in a time zone, replace timezone="UTC" in the schedules.'
+        )
     label = given.label or _label(columns, time, person)
     if label == time:
         raise SpecError(f"Column {time!r} cannot be both the time and the label. Correct --time or --label.")
@@ -135,6 +148,12 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
     if taken_names := reserved_message([time, *keys], "The data"):
         raise SpecError(taken_names)
     task, positive = _task(columns[label], given.positive)
+    sample.notes.extend(
+        f"Column {name!r} contains {listed(columns[name].not_numbers)} among numbers, so each value is a category. Read these "
+        "texts as null, or correct them in the source."
+        for name in (label, *given.features)
+        if columns[name].not_numbers
+    )
     sample.notes.extend(
         f"Column {name!r} looks like amounts, such as {columns[name].example!r}, but it is text, so each value is a "
         "category. To use the amounts, convert the column to numbers in the source."
@@ -155,10 +174,24 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
         reasons = {column.name: _reason(column, columns[label], keys) for column in others}
         excluded |= {name: reason for name, reason in reasons.items() if reason}
         features = [name for name, reason in reasons.items() if not reason]
+    leaking = leaks.find(columns[label], [columns[name] for name in features], task)
+    confirmed: list[str] = []
+    for name, score in leaking.items():
+        alone = f"Column {name!r} alone predicts {label!r} almost perfectly ({score})"
+        if name in given.features:
+            sample.notes.append(
+                f"{alone}. BuildTrainingSetOperator refuses such a feature, because it is usually known only with the label. "
+                f"Remove it from --features, or set max_single_feature_score=1 if it is known at {time!r}."
+            )
+        elif person.confirm(f"{alone}. Is it already known at {time!r}?"):
+            confirmed.append(name)
+        else:
+            features.remove(name)
+            excluded[name] = f"predicts the label alone almost perfectly, {score}, so it is probably known only with it"
     if not features:
         raise SpecError(
             "No column is left that could be a feature: "
-            + "; ".join(f"{name!r} is {reason}" for name, reason in excluded.items())
+            + "; ".join(f"{name!r} ({reason})" for name, reason in excluded.items())
             + ". Name the features by --features."
         )
     first, last = span(columns[time])
@@ -167,7 +200,7 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
     return Proposal(
         columns=columns, time=time, keys=keys, label=label, features=features, excluded=excluded, task=task,
         positive=positive, delay=delay, every=every, first=first, last=last,
-        window_rows=len(sample.table) // windows,
+        window_rows=len(sample.table) // windows, confirmed=confirmed,
     )  # fmt: skip
 
 
@@ -244,7 +277,7 @@ def _require_keys(columns: dict[str, Column], keys: list[str], label: str) -> No
         )
 
 
-def _task(label: Column, positive: str | None) -> tuple[str, str | None]:
+def _task(label: Column, positive: str | None) -> tuple[Task, str | None]:
     """Return the ML task and the positive class.
 
     :param label: the label
@@ -294,6 +327,8 @@ def _reason(column: Column, label: Column, keys: list[str]) -> str:
         return "a time"
     if column.is_foreign_date:
         return "a date that is not in ISO 8601"
+    if column.not_numbers:
+        return f"text that contains {', '.join(map(repr, column.not_numbers))} among numbers"
     if column.is_amount:
         return f"text that looks like amounts, such as {column.example!r}"
     if is_reserved(column.name):
@@ -304,21 +339,11 @@ def _reason(column: Column, label: Column, keys: list[str]) -> str:
         return f"of the type {column.type}"
     if column.distinct == 1 and not column.nulls:
         return "the same in all rows"
-    if label.nulls and column.nulls and _known_with(column, label):
+    if leaks.known_with(column, label):
         return "known only when the label is known"
     if column.is_text and column.distinct > max(_CATEGORIES, (rows - column.nulls) / 2):
         return "different in most rows"
     return ""
-
-
-def _known_with(column: Column, label: Column) -> bool:
-    """Return whether a column is null in all rows without a label, and in few other rows."""
-    import pyarrow.compute as pc
-
-    without = pc.is_null(label.values)
-    null = pc.is_null(column.values)
-    both = pc.sum(pc.and_(without, null)).as_py() or 0
-    return bool(both == label.nulls and column.nulls <= 1.1 * label.nulls)
 
 
 def _every(length: timedelta, rows: int) -> Every:

@@ -19,6 +19,8 @@ from airflow_mlops.data.columns import LabelColumn, reserved_message
 from airflow_mlops.data.expression_syntax import parse
 
 SplitMethod = Literal["random", "time", "group", "hash"]
+MAX_SINGLE_FEATURE_SCORE = 0.99
+"""The default of ``max_single_feature_score``."""
 RUN_WINDOW: Literal["window"] = "window"
 """The ``test_size`` that holds out the rows of the window of the run."""
 
@@ -170,7 +172,7 @@ class TrainingSetSpec(Spec):
     task: Task | None = None
     positive: bool | int | float | str | None = None
     split: Annotated[Split | None, BeforeValidator(_as_split)] = Split()
-    max_single_feature_score: float = Field(default=0.99, gt=0.5, le=1.0)
+    max_single_feature_score: float = Field(default=MAX_SINGLE_FEATURE_SCORE, gt=0.5, le=1.0)
     memory_limit: str | None = Field(default=None, pattern=SIZE)
     owner: str = ""
     description: str = ""

@@ -159,3 +159,31 @@ def test_options_of_the_source_that_cannot_be_read_are_refused(words, init, file
 def test_options_of_csv_files_need_files(init, shop):
     with pytest.raises(SystemExit, match="needs --files"):
         init("orders", "--conn-id", "shop", "--table", "orders", "--csv", "{'sep': ';'}")
+
+
+def test_the_dates_of_the_rows_are_those_of_the_windows(init, tmp_path, capsys):
+    rows = "\n".join(f"{order},{at}T00:30:00+01:00,{items},{late}" for order, at, items, late in ROWS)
+    (tmp_path / "orders.csv").write_text("order_id,at,items,late\n" + rows)
+    init("orders", "--files", tmp_path / "orders.csv", "--label", "late", "--label-delay", "0")
+    # Half past midnight of 1 January in Berlin is in the window of December.
+    assert "from 2023-12-31 to 2024-06-26 (UTC)" in capsys.readouterr().out
+    assert "+01:00" not in (tmp_path / "orders" / "orders.py").read_text()
+
+
+def test_a_person_can_keep_a_column_that_predicts_the_label_alone(init, tmp_path, monkeypatch, capsys):
+    (tmp_path / "orders.csv").write_text(
+        "order_id,at,items,late,state\n"
+        + "\n".join(f"{','.join(map(str, row))},{'no' if row[3] else 'ok'}" for row in ROWS)
+    )
+    words = "orders", "--files", tmp_path / "orders.csv", "--label", "late", "--label-delay", "0"
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
+    init(*words, "--folder", "alone")
+    assert "Not a feature: state (predicts the label alone" in capsys.readouterr().out
+    answers = iter(["maybe", "yes"])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr("builtins.input", lambda _: next(answers))
+    init(*words, "--folder", "asked")
+    assert next(answers, None) is None
+    task = dags(tmp_path / "asked")["orders_train"].get_task("training_set")
+    assert task.max_single_feature_score == 1.0
+    assert "state" in task.columns

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
+import random
 import sys
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
@@ -38,6 +40,9 @@ class Silent:
     def duration(self, flag, question):
         self.asked.append(flag)
         raise SpecError(flag)
+
+    def confirm(self, question):
+        return False
 
 
 def table(rows: int = 600, **columns) -> pa.Table:
@@ -86,6 +91,14 @@ def test_everything_but_the_label_and_its_delay_is_found():
         ),
         (pa.array(["$1,234.50", "$5", "($3)"] * 200), "text that looks like amounts"),
         (pa.array(["EUR 12", "12 %", "1'000.5"] * 200), "text that looks like amounts"),
+        (pa.array(["12 %", "n/a", "7 %"] * 200), "text that looks like amounts, such as '12 %'"),
+        (pa.array(["n/a", "1.234,50 €"] * 300), "text that looks like amounts, such as '1.234,50 €'"),
+        (pa.array(["31.12.2024", "-"] * 300), "a date that is not in ISO 8601"),
+        (pa.array(["12", "7.5", "NULL"] * 200), "text that contains 'NULL' among numbers"),
+        (pa.array(["?", *map(str, range(599))]), "text that contains '?' among numbers"),
+        (pa.array([None, "12 pieces", *map(str, range(598))]), "text that contains '12 pieces' among numbers"),
+        (pa.array(["1", "2", "X"] * 200), None),
+        (pa.array(["0712", "0815", "-"] * 200), None),
         (pa.array(["UA 123", "12", "1,5,6"] * 200), None),
         (pa.array(["030 123 456", "007", "12"] * 200), None),
         (pa.array([None] * 300 + [1.0] * 300), None),
@@ -102,7 +115,7 @@ def test_a_column_that_cannot_be_a_feature_is_excluded_with_the_reason(values, r
 
 def test_a_label_and_a_chosen_feature_of_amounts_are_named():
     amounts = pa.array(["$1,234.50", "$5", "$3"] * 200)
-    sample = Sample(table(late=amounts, price=amounts), True, [])
+    sample = Sample(table(late=amounts, price=pa.array(["$1,234.50", "$5"] * 300)), True, [])
     propose(sample, Given(label="late", label_delay=timedelta(0), features=["price"]), Silent())
     for name, note in zip(("late", "price"), sample.notes, strict=True):
         assert f"{name!r} looks like amounts, such as '$1,234.50'" in note
@@ -117,9 +130,50 @@ def test_a_column_that_comes_with_the_label_is_no_feature():
     late = pa.array([row % 2 if row < 500 else None for row in range(600)])
     known_later = pa.array([row * 1.5 if row < 500 else None for row in range(600)])
     sometimes_null = pa.array([row * 1.5 if row % 3 else None for row in range(600)])
-    found = proposed(table(late=late, refund=known_later, discount=sometimes_null))
-    assert found.excluded["refund"] == "known only when the label is known"
+    some_later = pa.array([row * 1.5 if row < 500 and row % 3 else None for row in range(600)])
+    found = proposed(table(late=late, refund=known_later, reason=some_later, discount=sometimes_null))
+    assert found.excluded["refund"] == found.excluded["reason"] == "known only when the label is known"
     assert "discount" in found.features
+
+
+def test_a_column_that_predicts_the_label_alone_is_asked_about_and_left_out_without_an_answer():
+    chance = random.Random(1)
+    late = [chance.random() < 0.3 for _ in range(600)]
+    refund = pa.array([chance.uniform(1, 9) if value else 0.0 for value in late])
+    state = pa.array(["returned" if value else chance.choice(["kept", "lost"]) for value in late])
+    hint = pa.array([value ^ (chance.random() < 0.2) for value in late])
+    found_in = table(late=pa.array(late), refund=refund, state=state, hint=hint)
+    found = proposed(found_in)
+    assert found.features == ["amount", "hint"]
+    assert all("AUC 1.0000" in found.excluded[name] for name in ("refund", "state"))
+
+    class Person(Silent):
+        def confirm(self, question):
+            return "'refund'" in question
+
+    asked = propose(Sample(found_in, True, []), Given(label="late", label_delay=timedelta(0)), Person())
+    assert (asked.features, asked.confirmed) == (["amount", "refund", "hint"], ["refund"])
+    sample = Sample(found_in, True, [])
+    chosen = Given(label="late", label_delay=timedelta(0), features=["refund", "hint"])
+    assert propose(sample, chosen, Silent()).features == ["refund", "hint"]
+    assert ["max_single_feature_score" in note for note in sample.notes] == [True]
+
+
+def test_a_multiple_of_a_numeric_label_is_no_feature():
+    chance = random.Random(1)
+    price = [chance.lognormvariate(3, 1) for _ in range(600)]
+    near = pa.array([value * chance.uniform(0.7, 1.3) for value in price])
+    found = proposed(table(late=pa.array(price), gross=pa.array([value * 1.19 for value in price]), near=near))
+    assert found.features == ["amount", "near"]
+    assert "R² 1.0000" in found.excluded["gross"]
+
+
+def test_the_training_set_accepts_a_feature_that_the_user_knows_in_time(tmp_path):
+    found = dataclasses.replace(proposed(table()), confirmed=["amount"])
+    files.write(tmp_path / "a", "orders", files.Place(["/data/a.csv"]), found, True, None)
+    files.write(tmp_path / "b", "orders", files.Place(["/data/a.csv"]), proposed(table()), True, None)
+    assert "max_single_feature_score=1.0" in (tmp_path / "a" / "orders.py").read_text()
+    assert "max_single_feature_score" not in (tmp_path / "b" / "orders.py").read_text()
 
 
 @pytest.mark.parametrize(
@@ -266,12 +320,12 @@ def test_a_suite_accepts_the_sample_and_refuses_what_is_missing():
 
 
 def test_the_bounds_of_a_suite_are_finite():
-    amount = pa.array([1.5, float("inf"), float("-inf"), float("nan"), 1e308, -1e308] * 100)
+    amount = pa.array([1.5, float("inf"), float("-inf"), float("nan"), 1e308, -1e308, 2.5] * 86)[:600]
     found = suite.propose("orders", proposed(table(amount=amount)), True)
     json.dumps(found, allow_nan=False)
     rules = {rule["type"]: rule["kwargs"] for rule in found["expectations"]}
     assert rules["expect_column_values_to_be_between"]["max_value"] == sys.float_info.max
-    infinite = table(amount=pa.array([float("inf"), float("-inf")] * 300))
+    infinite = table(amount=pa.array([float("inf"), float("inf"), float("-inf")] * 200))
     types = [rule["type"] for rule in suite.propose("orders", proposed(infinite), True)["expectations"]]
     assert "expect_column_values_to_be_between" not in types
 
@@ -325,3 +379,11 @@ def test_the_suite_accepts_a_first_window_of_few_rows():
     rules = suite.propose("shop", proposed(table(at=pa.array(at, pa.timestamp("us", "UTC")))), True)["expectations"]
     (floor,) = (rule["kwargs"]["min_value"] for rule in rules if "row_count" in rule["type"])
     assert floor == 5
+
+
+def test_times_with_an_offset_are_named_because_the_windows_are_in_utc():
+    at = [f"{START + timedelta(days=row):%Y-%m-%d} 00:00:00" for row in range(600)]
+    for suffix, expected in (("+01:00", ["+01:00"]), ("-0500", ["-0500"]), ("Z", []), ("+00:00", []), ("", [])):
+        sample = Sample(table(at=pa.array([text + suffix for text in at])), True, [])
+        propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
+        assert [note.split("such as ")[1].split(",")[0] for note in sample.notes if "offsets" in note] == expected

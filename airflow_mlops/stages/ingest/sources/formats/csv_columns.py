@@ -15,10 +15,10 @@ from airflow_mlops.stages.ingest.sources.formats.csv_notes import ColumnNotes
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile, read_as
 from airflow_mlops.stages.ingest.sources.inference import Notation, untyped
 
-# Texts that usually mean a missing value.
-_NULL_TEXT = re.compile(
+NULL_TEXT = re.compile(
     r"(?i)\s*(|[^\w\s]{1,3}|[#<(\\]?n[/.]?a\.?[>)]?|[#<(\\]?(nan|null|none|nil|missing|unknown)[>)]?|\\n)\s*\Z"
 )
+"""Texts that usually mean a missing value."""
 
 
 class MisfitError(Exception):
@@ -128,7 +128,7 @@ class Columns:
     def _hint(self, name: str, value: str) -> str:
         """Return more remedies for a value that does not have the declared type, as the end of a sentence."""
         kind = self._declared[name]
-        if _NULL_TEXT.match(value):
+        if NULL_TEXT.match(value):
             return f", or read this text as null with null_values=[{value!r}]"
         if pa.types.is_boolean(kind):
             true, false = self._options.true_values or ["true", "1"], self._options.false_values or ["false", "0"]

@@ -87,11 +87,19 @@ def with_run_window(entities: Any, context: Context) -> Any:
     - the data interval.
 
     :param entities: a selection of datasets by name. Anything else is returned unchanged
-    :raises SpecError: the run has none of these windows
+    :raises SpecError: the run has none of these windows, or ``window`` in ``entities`` is empty text
     """
     if isinstance(entities, str):
         entities = {"name": entities}
-    if not isinstance(entities, Mapping) or "name" not in entities or "id" in entities or entities.get("window"):
+    if not isinstance(entities, Mapping) or "name" not in entities or "id" in entities:
+        return entities
+    if (window := entities.get("window")) is not None:
+        if isinstance(window, str) and not window.strip():
+            # A template of a parameter that is not set, for example.
+            raise SpecError(
+                "`window` in `entities` is empty text. Set the window of the run, or remove `window` to use the retraining "
+                "request, the partition key or the data interval of the run."
+            )
         return entities
     return {**entities, "window": _run_window(context)}
 

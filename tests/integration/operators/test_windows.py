@@ -58,6 +58,13 @@ def test_a_window_in_entities_comes_first():
     assert with_run_window(given, {"partition_key": "2013-04", **events(event("2013-05"))}) == given
 
 
+@pytest.mark.parametrize("window", ["", " \n"])
+def test_an_empty_window_is_not_replaced_by_the_window_of_the_run(window):
+    with pytest.raises(SpecError, match="`window` in `entities` is empty"):
+        with_run_window({"name": "orders", "window": window}, {"partition_key": "2013-04", **events(event("2013-05"))})
+    assert anchored({"name": "orders", "window": None}, partition_key="2013-04") == Window.model_validate("2013-04")
+
+
 def test_a_run_without_a_window_is_refused():
     with pytest.raises(SpecError, match="no retraining request, no partition key and no data interval"):
         with_run_window({"name": "orders"}, {})

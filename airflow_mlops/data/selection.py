@@ -9,11 +9,20 @@ from typing import Any
 from airflow_mlops.core.errors import DatasetNotFoundError, IncompleteWindowError, SpecError
 from airflow_mlops.core.references import Chosen, DatasetRef, DatasetSelection
 from airflow_mlops.core.windows import Window, missing
-from airflow_mlops.data.datasets import Dataset, find_datasets, find_whole_datasets, open_dataset, snapshot
+from airflow_mlops.core.zones import UTC
+from airflow_mlops.data.datasets import (
+    TIMESTAMP_IS_DATE,
+    Dataset,
+    find_datasets,
+    find_whole_datasets,
+    open_dataset,
+    snapshot,
+)
 from airflow_mlops.data.datasets.catalog import is_divided
 from airflow_mlops.data.datasets.pointers import snapshot_keys, window_keys
 from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.data.window_rows import are_dates
 
 _Find = Callable[[DatasetSelection], list[Dataset]]
 # Number of windows that an error names.
@@ -214,6 +223,34 @@ def window_of(datasets: Sequence[Dataset]) -> Window | None:
     zones = {window.zone for window in windows}
     start, end = min(window.start for window in windows), max(window.end for window in windows)
     return Window(start=start, end=end, zone=zones.pop()) if len(zones) == 1 else Window(start=start, end=end)
+
+
+def dates_detail(datasets: Sequence[Dataset], time_column: str) -> dict[str, bool]:
+    """Return the detail for the manifest of a dataset whose times are dates of other datasets, converted to midnight in UTC.
+
+    Windows read such times as days in their own time zone. The detail is left out where it changes nothing: in UTC, and
+    without a window.
+
+    :param datasets: the datasets with the dates
+    :param time_column: name of the column with the dates
+    :return: the detail; empty if the column has other times
+    """
+    if not any(dataset.window is not None and dataset.window.zone != UTC for dataset in datasets):
+        return {}
+    return {TIMESTAMP_IS_DATE: True} if have_dates(datasets, time_column) else {}
+
+
+def have_dates(datasets: Sequence[Dataset], time_column: str) -> bool:
+    """Return whether a column of times has only dates, or timestamps that were dates.
+
+    :param datasets: the datasets
+    :param time_column: name of the column
+    """
+    return all(
+        dataset.has_dates(time_column)
+        or all(are_dates(batch.column(0)) for batch in dataset.batches(columns=[time_column]))
+        for dataset in datasets
+    )
 
 
 def coverage(datasets: Sequence[Dataset], wanted: Window | None = None) -> dict[str, Any]:

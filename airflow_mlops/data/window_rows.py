@@ -15,7 +15,7 @@ from airflow_mlops.data.moments import as_type, as_utc, is_text
 _DATE = r"^\s*[^Tt\s]+\s*$"
 
 
-def inside(values: Any, window: Window, what: str, *, first_row: int = 0) -> Any:
+def inside(values: Any, window: Window, what: str, *, first_row: int = 0, dates: bool = False) -> Any:
     """Return for each time whether it lies in the window.
 
     A date, in any form of ISO 8601, is read as the start of the day in the window's time zone. All other values are
@@ -24,12 +24,16 @@ def inside(values: Any, window: Window, what: str, *, first_row: int = 0) -> Any
     :param values: an Arrow array or chunked array of timestamps, dates or ISO 8601 text
     :param what: subject of error messages: the column and its origin
     :param first_row: number of rows before ``values``, for the row numbers in error messages
+    :param dates: whether timestamps are dates that were converted to midnight in UTC, see :func:`are_dates`
     :return: an array of booleans, with null for a null time
     :raises SchemaError: a value is not a point in time
     """
-    found = _between(as_utc(values, what, first_row=first_row), window.start, window.end)
+    times = as_utc(values, what, first_row=first_row)
+    found = _between(times, window.start, window.end)
     if window.zone == UTC:
         return found
+    if dates and pa.types.is_timestamp(values.type):
+        return _date_inside(times, window)
     if pa.types.is_date(values.type):
         return _date_inside(values, window)
     if not is_text(values.type):

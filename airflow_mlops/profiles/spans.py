@@ -66,7 +66,8 @@ def with_constant_spans(
     names = [name for name in names if name != time]
     if not names:
         return known
-    zone = dataset.window.zone if dataset.window is not None else UTC
+    # Dates were converted to midnight in UTC.
+    zone = dataset.window.zone if dataset.window is not None and not dataset.has_dates(time) else UTC
     return known.model_copy(update={"constant": constant_shares(dataset.batches(part, [time, *names]), time, zone)})
 
 

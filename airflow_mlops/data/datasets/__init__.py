@@ -30,11 +30,12 @@ from airflow_mlops.data.datasets.catalog import (
     snapshot,
 )
 from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest
-from airflow_mlops.data.datasets.reader import Dataset
+from airflow_mlops.data.datasets.reader import TIMESTAMP_IS_DATE, Dataset
 from airflow_mlops.data.datasets.writer import DATA, DatasetWriter, WrittenFiles, make_current, schema_difference
 
 __all__ = [
     "DATA",
+    "TIMESTAMP_IS_DATE",
     "ColumnEntry",
     "Dataset",
     "DatasetWriter",

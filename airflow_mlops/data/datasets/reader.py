@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 _Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 
 
+TIMESTAMP_IS_DATE = "timestamp_is_date"
+"""The detail of a manifest that says that the event times are dates, which were converted to midnight in UTC."""
+
+
 class _Recent:
     """A cache of the small files that were read last, by URL and hash.
 
@@ -107,6 +111,14 @@ class Dataset:
     def time_column(self) -> str | None:
         """Return the name of the column with the time of each row, or ``None`` if the dataset does not record one."""
         return self.manifest.time_column or self.manifest.details.get("timestamp")
+
+    def has_dates(self, time_column: str) -> bool:
+        """Return whether the timestamps of a column are dates that were converted to midnight in UTC.
+
+        :param time_column: name of the column
+        """
+        details = self.manifest.details
+        return bool(details.get(TIMESTAMP_IS_DATE) and details.get("timestamp") == time_column)
 
     def within(self, window: Window, time_column: str) -> Dataset:
         """Return a dataset with only the rows of this dataset whose time lies in ``window``.
@@ -448,7 +460,7 @@ class DatasetSlice(Dataset):
                 f"{what} is null in {counted(times.null_count, 'row')}, so it is not known whether these rows lie in the window "
                 f"{self._window.label}. Choose a window that contains the whole dataset."
             )
-        return inside(times, self._window, what)
+        return inside(times, self._window, what, dates=self.has_dates(self._time_column))
 
 
 class DatasetRows(Dataset):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecErr
 from airflow_mlops.data import prediction_log as log
 from airflow_mlops.data import relational
 from airflow_mlops.data.columns import LABEL, LABEL_AT, kept_apart
-from airflow_mlops.data.datasets import Dataset, DatasetWriter
+from airflow_mlops.data.datasets import TIMESTAMP_IS_DATE, Dataset, DatasetWriter
 from airflow_mlops.data.moments import UTC
 from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.selection import coverage, select, window_of
@@ -76,7 +76,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
             source={"predictions": predictions[0].manifest.name, "labels": labels[0].manifest.name},
             parents=[dataset.ref for dataset in (*predictions, *labels)],
             details={
-                **_without(predictions[-1].manifest.details, spec.sample_weight),
+                **_without(predictions, spec.sample_weight),
                 "label": spec.label.name,
                 "label_expression": spec.label.expression,
                 "labelled": labelled,
@@ -132,12 +132,15 @@ def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
         )
 
 
-def _without(details: Mapping[str, Any], replaced: str | None) -> dict[str, Any]:
+def _without(predictions: Sequence[Dataset], replaced: str | None) -> dict[str, Any]:
     """Return the details of predictions that apply to the joined dataset.
 
     The name of a replaced column is left out of the hashed and dropped columns. The number of quarantined rows is left
-    out, because :func:`coverage` sums it over all predictions.
+    out, because :func:`coverage` sums it over all predictions. Event times are dates if they are in all predictions.
     """
+    details = dict(predictions[-1].manifest.details)
+    if not all(dataset.manifest.details.get(TIMESTAMP_IS_DATE) for dataset in predictions):
+        details.pop(TIMESTAMP_IS_DATE, None)
     kept = {key: [name for name in details[key] if name != replaced] for key in ("hashed", "dropped") if key in details}
     return {**{key: value for key, value in details.items() if key not in _QUARANTINED}, **kept}
 

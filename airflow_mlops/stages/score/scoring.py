@@ -20,7 +20,7 @@ from airflow_mlops.data.columns import ADDED_COLUMNS
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.moments import UTC, as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, hashed_or_dropped
-from airflow_mlops.data.selection import coverage
+from airflow_mlops.data.selection import coverage, dates_detail
 from airflow_mlops.data.types import common_schema, conformed
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.predicted import with_predictions
@@ -127,7 +127,7 @@ class Scoring:
         carried = _carried_columns(self.datasets, model.contract, self.version)
         self.privacy.require(carried, self.datasets[0].manifest.name)
         predictions.claim(self.context.store, self.name, self._slot, self.datasets, self.part, self.context.provenance)
-        details = _details(self.datasets[-1], model, self.version, carried, self.privacy)
+        details = _details(self.datasets, model, self.version, carried, self.privacy)
         if explainer is not None:
             details["attribution_scale"] = explainer.scale
         timestamp = details["timestamp"]
@@ -326,10 +326,12 @@ def _with_event_time(batch: pa.RecordBatch, name: str | None, row: int) -> pa.Re
 
 
 def _details(
-    dataset: Dataset, model: Scorer, version: ModelVersionRef, carried: Sequence[str], privacy: Privacy
+    datasets: Sequence[Dataset], model: Scorer, version: ModelVersionRef, carried: Sequence[str], privacy: Privacy
 ) -> dict[str, Any]:
-    details = dataset.manifest.details
+    details = datasets[-1].manifest.details
     timestamp = details.get("timestamp") or (model.contract.timestamp if model.contract.timestamp in carried else None)
+    if timestamp in hashed_or_dropped(privacy.details):
+        timestamp = None
     return {
         "model": version.model,
         "model_version": version.version,
@@ -340,7 +342,8 @@ def _details(
         "positive": model.contract.positive,
         "features": [feature.name for feature in model.contract.features],
         "keys": [key for key in details.get("keys", []) if key not in privacy.dropped],
-        "timestamp": None if timestamp in hashed_or_dropped(privacy.details) else timestamp,
+        "timestamp": timestamp,
+        **(dates_detail(datasets, timestamp) if timestamp else {}),
         **privacy.details,
     }
 

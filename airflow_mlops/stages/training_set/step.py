@@ -21,9 +21,8 @@ from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
 from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_identity import row_ids
-from airflow_mlops.data.selection import coverage, select, window_of
+from airflow_mlops.data.selection import coverage, dates_detail, have_dates, select, window_of
 from airflow_mlops.data.spool import Rows
-from airflow_mlops.data.window_rows import are_dates
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set.events import (
     infer_task,
@@ -112,6 +111,7 @@ def _write(
         "split": None,
         "dropped": dropped,
         "infinite": _count_infinite(table, features),
+        **dates_detail(datasets, spec.timestamp),
         **coverage(datasets, resolved.window if resolved else None),
         **(resolved.describe() if resolved else {}),
     }
@@ -190,8 +190,7 @@ def _run_starts(run: Window, datasets: Sequence[Dataset], timestamp: str) -> dat
     """
     if run.zone == UTC:
         return run.start
-    batches = (batch for dataset in datasets for batch in dataset.batches(columns=[timestamp]))
-    if not all(are_dates(batch.column(0)) for batch in batches):
+    if not have_dates(datasets, timestamp):
         return run.start
     return local(run.start, run.zone).replace(tzinfo=timezone.utc)
 

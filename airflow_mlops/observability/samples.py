@@ -19,6 +19,17 @@ from airflow_mlops.policy.findings import Decision
 _DAY = 86_400
 _VERSION = ("model", "version")
 _PERFORMANCE = (*_VERSION, "metric", "source")
+_ENDS = {
+    "": "",
+    "_low": ": lower end of the confidence interval",
+    "_high": ": upper end of the confidence interval",
+    "_reference": ": the value on held-out data at training",
+}
+# Measurements in the result of a check that are no metrics of performance.
+_MEASURED = {
+    "bias": "Mean error (prediction minus label) in the window",
+    "positive_rate": "Share of positive predictions of a binary model in the window",
+}
 _OUTCOMES = ("promoted", "refused", "rolled_back", "unchanged")
 
 
@@ -90,6 +101,11 @@ METRICS: dict[str, Metric] = {
             "The model's performance on held-out data at training, with the same metric.",
             _PERFORMANCE,
         ),
+        *(
+            Metric(f"mlops.monitor.{name}{suffix}", f"{meaning}{part}.")
+            for name, meaning in _MEASURED.items()
+            for suffix, part in _ENDS.items()
+        ),
         Metric(
             "mlops.monitor.label_delay_seconds",
             "Time from events to their labels, by percentile.",
@@ -130,6 +146,7 @@ def monitored(result: dict[str, Any]) -> list[Sample]:
         "label_drift_ratio": measured.get("label_drift"),
         "multivariate_drift_ratio": measured.get("multivariate_drift"),
         "newest_row_timestamp_seconds": end - behind * _DAY if behind is not None else None,
+        **{name + suffix: measured.get(name + suffix) for name in _MEASURED for suffix in _ENDS},
     }
     return [
         *_one_of("mlops.monitor.decision", get_args(Decision), result["decision"], about),
@@ -188,8 +205,7 @@ def _performance(measured: dict[str, float], metric: str | None, about: dict[str
     names = sorted({name for names in REALISED.values() for name in names} | {COVERAGE} | on_request | judged)
     for source, prefix in (("realised", ""), ("estimated", "estimated_")):
         for name in names:
-            ends = ("", "_low", "_high", "_reference")
-            values = {f"performance{end}": measured.get(f"{prefix}{name}{end}") for end in ends}
+            values = {f"performance{end}": measured.get(f"{prefix}{name}{end}") for end in _ENDS}
             yield from _samples("mlops.monitor", values, {**about, "metric": name, "source": source})
 
 

@@ -41,9 +41,10 @@ def monitor_result(decision: str = "healthy", **metrics: float) -> dict[str, Any
         "newest_row_behind_days": 1.5,
     }
     delays = {"label_delay_median": 1.0, "label_delay_p90": 2.5, "label_delay_p99": 7.0}
+    others = {**performance(metric="bias", value=0.02), **performance(metric="positive_rate", value=0.3)}
     result = MonitorResult(
         decision=decision, reason="", model="delays", window="2013-04", champion=version(4), scored_by=version(),
-        metrics={**counted, **delays, **performance(), **performance("estimated_"), **metrics}, metric="roc_auc",
+        metrics={**counted, **delays, **performance(), **performance("estimated_"), **others, **metrics}, metric="roc_auc",
         most_drifted=None, report_url="", summary="",
     )  # fmt: skip
     return result.model_dump(mode="json")

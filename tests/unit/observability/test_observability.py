@@ -105,6 +105,15 @@ def test_a_custom_metric_is_exported():
     assert not [key for key in found if "shop.metrics:profit_low" in key]
 
 
+def test_the_mean_error_and_the_rate_of_positives_are_exported_with_their_intervals():
+    found = values(monitored(monitor_result()))
+    assert [found[f"mlops.monitor.bias{end}",] for end in ("", "_low", "_high", "_reference")] == pytest.approx(
+        [0.02, 0.01, 0.03, 0.86]
+    )
+    assert found["mlops.monitor.positive_rate",] == 0.3
+    assert found["mlops.monitor.positive_rate_high",] == pytest.approx(0.31)
+
+
 def test_what_was_not_measured_is_not_exported():
     empty = {**monitor_result("retrain"), "metrics": {"rows": 0}, "champion": None, "scored_by": None}
     assert {name for name, *_ in values(monitored(empty))} == {

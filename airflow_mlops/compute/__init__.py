@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 from airflow.sdk import conf
 
 from airflow_mlops.compute.base import Compute
@@ -11,6 +9,7 @@ from airflow_mlops.compute.kubernetes.pod import Pod
 from airflow_mlops.compute.kubernetes.serving.target import Deployment, KServe
 from airflow_mlops.compute.process import Process
 from airflow_mlops.compute.worker import Worker
+from airflow_mlops.core import strict_json
 from airflow_mlops.core.errors import SpecError
 
 _BY_NAME: dict[str, type[Compute]] = {"Worker": Worker, "Process": Process, "Pod": Pod}
@@ -23,7 +22,7 @@ def from_text(text: str) -> Compute:
         invalid
     """
     try:
-        ((name, options),) = (json.loads(text) if text.lstrip().startswith("{") else {text.strip(): {}}).items()
+        ((name, options),) = (strict_json.loads(text) if text.lstrip().startswith("{") else {text.strip(): {}}).items()
         return _BY_NAME[name](**options)
     except SpecError:
         raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from itertools import groupby
 from typing import Annotated, Any
@@ -43,6 +44,9 @@ _MOST_SHOWN = 80
 def parse(model: type[Any], value: Any, where: str, **context: Any) -> Any:
     """Validate ``value`` and return it as an instance of ``model``.
 
+    Infinite numbers and NaN are refused everywhere in ``value``. JSON, in which specs and trainings are stored and sent,
+    does not have them, and pydantic would write null.
+
     :param model: the pydantic model
     :param value: the value to validate
     :param where: what is being configured, such as ``Task 'train'``; the error message starts with it
@@ -51,6 +55,9 @@ def parse(model: type[Any], value: Any, where: str, **context: Any) -> Any:
     """
     from pydantic import ValidationError
 
+    for at, number in _not_finite(value):
+        name = "NaN" if math.isnan(number) else "infinite, or too large for a double"
+        raise SpecError(f"{where} cannot run as it is configured: {'.'.join(at)} is {name}. Use a finite number.")
     try:
         return model.model_validate(value, context=context)
     except ValidationError as error:
@@ -59,6 +66,19 @@ def parse(model: type[Any], value: Any, where: str, **context: Any) -> Any:
             for at, message in _problems(value, error.errors())
         )
         raise SpecError(f"{where} cannot run as it is configured: {problems}.") from None
+
+
+def _not_finite(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], float]]:
+    """Yield the location and the value of each number in ``value`` that is infinite or NaN."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            yield at or ("the value",), value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from _not_finite(item, (*at, str(key)))
+    elif isinstance(value, list | tuple):
+        for number, item in enumerate(value):
+            yield from _not_finite(item, (*at, str(number)))
 
 
 def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], str]]:

@@ -8,11 +8,11 @@ size, and only users with access to the artifact store can read it.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 
 from airflow_mlops import __version__
+from airflow_mlops.core import strict_json
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.calls import StepCall
 from airflow_mlops.core.errors import ComputeError, SpecError
@@ -75,7 +75,7 @@ def read_call(store: str, key: str) -> StepCall:
     :raises SpecError: this version of the package cannot read the call, or the call was changed
     :raises ComputeError: the call is not in the artifact store
     """
-    found: StepCall = parse(StepCall, json.loads(_read(store, key)), f"The deferred call {key}")
+    found: StepCall = parse(StepCall, strict_json.loads(_read(store, key)), f"The deferred call {key}")
     return found
 
 
@@ -102,7 +102,7 @@ def parse_call(text: str | bytes) -> StepCall:
 
     :raises SpecError: the other process uses a different version of this package
     """
-    content = json.loads(text)
+    content = strict_json.loads(text)
     # The version is checked before validation, because calls of a different version may have different fields.
     check_version(str(content.get("version")))
     return StepCall.model_validate(content)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
 
 from pydantic import Field, ValidationError
 
+from airflow_mlops.core import strict_json
 from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetFormatError
@@ -145,7 +145,7 @@ def parse_manifest(data: bytes, name: str, dataset_id: str, url: str) -> Manifes
     :raises DatasetCorruptError: the content is not the manifest of this dataset, or names files elsewhere in the store
     """
     try:
-        content = json.loads(data)
+        content = strict_json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _corrupt(name, dataset_id, url, f"it is not valid JSON: {error}") from None
     written_as = content.get("format") if isinstance(content, dict) else None

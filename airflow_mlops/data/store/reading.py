@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any, cast
 
+from airflow_mlops.core import strict_json
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.data.store.files import ReadableFile
 from airflow_mlops.data.store.location import Location
@@ -67,7 +67,7 @@ class Reading(Location):
 
     def _parse_json(self, key: str, data: bytes) -> Any:
         try:
-            return json.loads(data)
+            return strict_json.loads(data)
         except ValueError as error:
             raise StoreError(
                 f"The file {key!r} in the artifact store {self.url} is not valid JSON ({error}). Restore the file, or "

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import json
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_mlops.core import strict_json
 from airflow_mlops.core.errors import SpecError, one_line
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def read_json(path: str) -> dict[str, Any]:
     :raises SpecError: the file cannot be read, or is not a JSON object
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = strict_json.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise SpecError(
             f"The suite {path} cannot be read where the step runs: {error.strerror}. Correct `suite`."

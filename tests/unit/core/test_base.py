@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
+from airflow_mlops.core import strict_json
 from airflow_mlops.core.base import Model, parse
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.errors import SpecError, StoreError
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.gates.bounds import Bound
+from airflow_mlops.operators.rendering import _from_text
+from airflow_mlops.stages.train.spec import TrainSpec
+from airflow_mlops.stages.validate.suites import read_json
 
 
 class Inner(Model):
@@ -76,3 +83,35 @@ def test_a_value_of_one_type_and_unknown_fields_are_named():
         "inner.sise",
         "b",
     }
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), 1e308 * 10])
+def test_numbers_that_json_does_not_have_are_refused_wherever_they_are(number):
+    ridge = {"estimator": "sklearn.linear_model.Ridge", "params": {"steps": [{"alpha": number}]}}
+    with pytest.raises(SpecError, match=r"trainer\.params\.steps\.0\.alpha is (infinite|NaN)"):
+        parse(TrainSpec, {"model": "m", "trainer": ridge}, "Task 'train'")
+
+
+def test_a_number_that_is_too_large_in_a_template_is_refused():
+    # Rendered parameters become numbers.
+    number = _from_text("1e400")
+    with pytest.raises(SpecError, match="max is infinite"):
+        parse(Bound, {"metric": "roc_auc", "max": number}, "The gate")
+
+
+@pytest.mark.parametrize("text", ["1e400", "-1e400", "NaN", "Infinity", '{"a": [1, -Infinity]}'])
+def test_json_that_python_reads_and_that_is_no_json_is_refused(text, tmp_path):
+    with pytest.raises(ValueError, match="JSON number|too large"):
+        strict_json.loads(text)
+    store = ArtifactStore(f"file://{tmp_path}")
+    store.write_bytes("a.json", text.encode())
+    with pytest.raises(StoreError, match=r"a\.json"):
+        store.read_json("a.json")
+    (tmp_path / "suite.json").write_text(text)
+    with pytest.raises(SpecError, match="not valid JSON"):
+        read_json(str(tmp_path / "suite.json"))
+
+
+def test_numbers_of_strict_json_are_those_of_json():
+    text = '{"a": 1e308, "b": -0.5, "c": 123456789012345678901234567890, "d": 5e-324}'
+    assert strict_json.loads(text) == json.loads(text)

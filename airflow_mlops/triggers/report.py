@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 _DELIVERY = 5.0
 # The assumed maximum time from the start of a check by MonitorOperator to its report.
 _HORIZON = timedelta(days=7)
+# Follows the key of a report that could not be read at the first look. Its time is the time of this look.
+_UNREAD = "?"
 
 
 class MonitorReportTrigger(BaseEventTrigger):
@@ -76,23 +78,32 @@ class MonitorReportTrigger(BaseEventTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         reports = _Reports(self.store or default_store(), self.model)
         fired = await self._load_fired()
+        first, started, failed = fired is None, datetime.now(timezone.utc), False
         while True:
             try:
                 found = await asyncio.to_thread(reports.changed)
             except (StoreError, OSError) as error:
+                failed = True
                 self.log.warning("The monitoring reports on model %r cannot be read: %s", self.model, error)
             else:
-                new = {} if fired is None else {key: found[key] for key in found if _is_new(key, found[key], fired)}
+                if fired is None:
+                    # Reports that were written after the start, while the store could not be read, are new.
+                    fired = {
+                        key: report.created.isoformat()
+                        for key, report in found.items()
+                        if not failed or report.created <= started
+                    }
+                    fired |= {key + _UNREAD: started.isoformat() for key in reports.unread}
+                new = {key: found[key] for key in found if _is_new(key, found[key], fired)}
                 for key, report in sorted(new.items(), key=lambda item: item[1].created):
                     if report.verdict.decision in self.decisions:
                         yield TriggerEvent(_payload(report, reports.page_url(key)))  # type: ignore[no-untyped-call]
                 if new:
                     await asyncio.sleep(_DELIVERY)
-                if new or fired is None:
-                    fired = _recent(
-                        {**(fired or {}), **{key: report.created.isoformat() for key, report in found.items()}}
-                    )
+                if new or first:
+                    fired = _recent({**fired, **{key: report.created.isoformat() for key, report in found.items()}})
                     await self._save_fired(fired)
+                    first = False
             await asyncio.sleep(self.poke_interval)
 
     @property
@@ -122,12 +133,16 @@ class MonitorReportTrigger(BaseEventTrigger):
 
 
 class _Reports:
-    """Reads the monitoring reports on a model. A report is read again only if the file of the report has changed."""
+    """Reads the monitoring reports on a model. A report is read again only if the file of the report has changed.
+
+    :ivar unread: keys of the reports that could not be read in the last call of :meth:`changed`
+    """
 
     def __init__(self, store: str, model: str) -> None:
         self._url = store
         self._model = model
         self._read: dict[str, Any] = {}
+        self.unread: list[str] = []
 
     @cached_property
     def _store(self) -> ArtifactStore:
@@ -150,6 +165,7 @@ class _Reports:
         from airflow_mlops.policy import archive
 
         found = {}
+        self.unread = []
         for key, info in archive.all_info(self._store, self._model).items():
             if info == self._read.get(key):
                 continue
@@ -157,6 +173,7 @@ class _Reports:
                 report = archive.read(self._store, key)
             except StoreError as error:
                 log.warning("%s", error)
+                self.unread.append(key)
                 continue
             if report is not None:
                 found[key] = report
@@ -167,6 +184,8 @@ class _Reports:
 def _is_new(key: str, report: ReportSummary, fired: dict[str, str]) -> bool:
     # An event for a report that is older than all recorded reports was fired earlier. The report was then removed from
     # the record.
+    if (unread := fired.get(key + _UNREAD)) and report.created <= parse(unread):
+        return False
     return fired.get(key) != report.created.isoformat() and report.created >= _oldest(fired)
 
 

@@ -14,7 +14,8 @@ from typing import Any
 
 from airflow_mlops.policy.findings import Findings, Report
 
-_PARAM = re.compile(r"^:param (\w+): (.*?)(?=^:param |\Z)", re.MULTILINE | re.DOTALL)
+# The lines of a description after the first are indented.
+_PARAM = re.compile(r"^:param (\w+):[ \n](.*(?:\n[ \t]+\S.*)*)", re.MULTILINE)
 _ROLE = re.compile(r":\w+:`~?([^`]*)`")
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 
 import jsonschema
 import pytest
 
-from airflow_mlops.policy.findings import Report
+from airflow_mlops.policy.findings import Findings, Report
 from airflow_mlops.stages.monitor.report_schema import report_schema
 from tests.unit.stages.test_report import report
 
@@ -37,6 +38,15 @@ def test_the_schema_describes_the_fields():
     assert schema["properties"]["coverage"]["description"].startswith("share of the predictions")
     assert schema["$defs"]["Drift"]["properties"]["psi"]["description"].startswith("population stability index")
     assert set(schema["properties"]) == set(Report.model_fields)
+
+
+def test_the_description_of_a_field_ends_before_the_next_docstring():
+    schema = report_schema()
+    firsts = [inspect.getdoc(part).partition("\n")[0].rstrip(".") for part in (Report, Findings)]
+    for part in (schema, *schema["$defs"].values()):
+        for name, found in part.get("properties", {}).items():
+            assert not [text for text in firsts if text in found.get("description", "")], name
+    assert schema["properties"]["provenance"]["description"].endswith("did not store the task")
 
 
 def test_the_wheel_contains_the_schema():

@@ -28,7 +28,7 @@ def from_text(text: str) -> Compute:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpecError(
-            f"{text!r} is not a valid value of run_on ({error}): write Worker, "
+            f"{text!r} is not a valid value of run_on ({error}). Write Worker, "
             '{"Process": {"python": "/path/to/python"}} or {"Pod": {"image": "..."}}.'
         ) from None
 

@@ -73,7 +73,7 @@ class Runner(ABC, Generic[Description]):
         """
         raise SpecError(
             f"run_on= of this task was changed to {self.compute!r} while the task was deferred, so the running step cannot "
-            "be found again: clear the task to run the step with the new run_on=."
+            "be found again. Clear the task to run the step with the new run_on=."
         )
 
     def facts(self) -> dict[str, str]:

@@ -128,14 +128,14 @@ def _from_api(conn_id: str) -> Any:
 def undefined(conn_id: str) -> ConnectionNotFoundError:
     """Return the error for a connection that is not defined in Airflow."""
     return ConnectionNotFoundError(
-        f"Connection {conn_id!r} is not defined in Airflow: add it under Admin, Connections, "
+        f"Connection {conn_id!r} is not defined in Airflow. Add it under Admin, Connections, "
         f"with `airflow connections add {conn_id}`, or as AIRFLOW_CONN_{conn_id.upper()}."
     )
 
 
 def _denied(conn_id: str) -> ConnectionNotFoundError:
     return ConnectionNotFoundError(
-        f"Airflow does not give this task the connection {conn_id!r}: grant the task access to it, or name a connection "
+        f"Airflow does not give this task the connection {conn_id!r}. Grant the task access to it, or name a connection "
         "that it may use."
     )
 
@@ -145,9 +145,9 @@ def _unavailable(conn_id: str, where: str, error: Exception) -> MLOpsError:
     if type(error).__name__ == "AirflowConfigException" or isinstance(error, ImportError):
         return SpecError(
             f"Connection {conn_id!r} cannot be looked up, because the secrets backend cannot be loaded "
-            f"({one_line(error, _MOST)}): correct the section [secrets] or [workers] of Airflow's configuration."
+            f"({one_line(error, _MOST)}). Correct the section [secrets] or [workers] of Airflow's configuration."
         )
     return ConnectionUnavailableError(
-        f"Connection {conn_id!r} cannot be looked up, because {where} does not answer ({one_line(error, _MOST)}): check "
+        f"Connection {conn_id!r} cannot be looked up, because {where} does not answer ({one_line(error, _MOST)}). Check "
         "that the worker can reach it."
     )

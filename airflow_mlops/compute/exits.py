@@ -11,23 +11,23 @@ _CRASHED = (
     "the versions of the libraries with those of an environment that works"
 )
 _SIGNALS = {
-    "SIGKILL": "The kernel does this when memory runs out: look at the memory of the machine or of its container at that "
+    "SIGKILL": "The kernel does this when memory runs out. Look at the memory of the machine or of its container at that "
     "time, and in the log of the kernel (`dmesg`) for `Out of memory`",
-    "SIGTERM": "A user, the cluster or a restart of the worker ended the process: look at the log of the worker at that "
+    "SIGTERM": "A user, the cluster or a restart of the worker ended the process. Look at the log of the worker at that "
     "time",
-    "SIGINT": "A user or a restart of the worker ended the process: look at the log of the worker at that time",
-    "SIGHUP": "The worker that started the process ended: look at the log of the worker at that time",
+    "SIGINT": "A user or a restart of the worker ended the process. Look at the log of the worker at that time",
+    "SIGHUP": "The worker that started the process ended. Look at the log of the worker at that time",
     "SIGSEGV": _CRASHED,
     "SIGBUS": f"{_CRASHED}, and look whether the disk or the shared memory (`/dev/shm`) is full",
     "SIGABRT": _CRASHED,
     "SIGFPE": _CRASHED,
-    "SIGILL": "A library was built for another type of processor: install a build of the library for this machine",
-    "SIGXCPU": "The process used more CPU time than its limit: look at `ulimit -t` of the worker",
-    "SIGXFSZ": "The process wrote a larger file than its limit: look at `ulimit -f` of the worker",
+    "SIGILL": "A library was built for another type of processor. Install a build of the library for this machine",
+    "SIGXCPU": "The process used more CPU time than its limit. Look at `ulimit -t` of the worker",
+    "SIGXFSZ": "The process wrote a larger file than its limit. Look at `ulimit -f` of the worker",
 }
 _STATUSES = {
-    126: "The file cannot be executed: look at its permissions",
-    127: "The shell did not find a command: look at `PATH` and at the last line of output",
+    126: "The file cannot be executed. Look at its permissions",
+    127: "The shell did not find a command. Look at `PATH` and at the last line of output",
 }
 
 

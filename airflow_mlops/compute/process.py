@@ -103,7 +103,7 @@ class ProcessRunner(Runner[Process]):
         if result is None:
             raise ComputeError(
                 f"The process of {self.compute.python!r} ended without an error, but its result is not in the artifact store "
-                f"{call.store}: check that the process can reach this store."
+                f"{call.store}. Check that the process can reach this store."
             )
         return result
 
@@ -147,7 +147,7 @@ class ProcessRunner(Runner[Process]):
             )
         except OSError as error:
             raise SpecError(
-                f"Python interpreter {python!r} cannot be started on this worker ({error.strerror}): correct "
+                f"Python interpreter {python!r} cannot be started on this worker ({error.strerror}). Correct "
                 "Process(python=...)."
             ) from None
         self._child = child
@@ -211,7 +211,7 @@ def _failure(python: str, status: int, reported: dict[str, Any], output: _Output
         return error
     if not reported and output.missing_module:
         return SpecError(
-            f"{python!r} cannot import airflow_mlops ({output.missing_module}): install airflow-mlops with the extras of "
+            f"{python!r} cannot import airflow_mlops ({output.missing_module}). Install airflow-mlops with the extras of "
             "this step in its environment."
         )
     last = f" Its last line of output is {output.last!r}." if status > 0 and output.last else ""

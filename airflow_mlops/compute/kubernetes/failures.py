@@ -34,7 +34,7 @@ def cannot_be_pulled(pod: Json) -> MLOpsError | None:
     for status, reason, message in _waiting(pod):
         if reason in _IMAGE:
             return ImageError(
-                f"Image {status.get('image')!r} cannot be pulled ({reason}: {message}): check its name and tag, and that "
+                f"Image {status.get('image')!r} cannot be pulled ({reason}: {message}). Check its name and tag, and that "
                 "the namespace has a Secret for the image registry (image_pull_secrets=)."
             )
     return None
@@ -45,7 +45,7 @@ def cannot_be_configured(pod: Json) -> MLOpsError | None:
     for status, reason, message in _waiting(pod):
         if reason in _CONFIG:
             return SpecError(
-                f"Container {status.get('name')!r} cannot be started ({reason}: {message}): correct Pod(...), or create "
+                f"Container {status.get('name')!r} cannot be started ({reason}: {message}). Correct Pod(...), or create "
                 "the object that the message names in the namespace of the pod."
             )
     return None
@@ -85,7 +85,7 @@ def failure(pod: Json | None, container: str, warnings: list[str], error: str) -
     reason = status.get("reason")
     if reason == "DeadlineExceeded":
         return ComputeError(
-            f"Pod {name!r} ran longer than Pod(active_deadline=...) allows, and Kubernetes ended it: increase the deadline."
+            f"Pod {name!r} ran longer than Pod(active_deadline=...) allows, and Kubernetes ended it. Increase the deadline."
         )
     if reason:
         return ComputeError(
@@ -154,7 +154,7 @@ def _exit(pod: Json, container: str, ended: Json) -> MLOpsError:
         )
     if reason in _COMMAND or code in (126, 127):
         return ImageError(
-            f"Image {_image(pod, container)!r} cannot run the step ({text or f'exit code {code}'}): use an image that has "
+            f"Image {_image(pod, container)!r} cannot run the step ({text or f'exit code {code}'}). Use an image that has "
             "the command `python` and airflow-mlops with the extras of the step, such as the images in docker/."
         )
     if (error := termination.error_in(reported)) is not None:

@@ -121,34 +121,34 @@ class Pod(Compute):
 
     def __post_init__(self) -> None:
         if not self.image and not self.pod_template_file:
-            raise SpecError("Pod(...) has no image: set image=, or a pod_template_file= that names an image.")
+            raise SpecError("Pod(...) has no image. Set image=, or a pod_template_file= that names an image.")
         if self.nodes < 1:
-            raise SpecError(f"Pod(nodes={self.nodes}) is invalid: set nodes= to 1 or more.")
+            raise SpecError(f"Pod(nodes={self.nodes}) is invalid. Set nodes= to 1 or more.")
         if self.grow_memory < 1:
             raise SpecError(
-                f"Pod(grow_memory={self.grow_memory}) is invalid: set grow_memory= to 1, which keeps the memory, or more. "
+                f"Pod(grow_memory={self.grow_memory}) is invalid. Set grow_memory= to 1, which keeps the memory, or more. "
                 "For example, 2 doubles the memory after each try that was OOMKilled."
             )
         for name, value in self.secrets.items():
             if not isinstance(value, str) or value.count("/") != 1:
                 raise SpecError(
-                    f"Pod(secrets={{{name!r}: ...}}) is invalid: write the value as 'secret/key', the name of a Secret and "
+                    f"Pod(secrets={{{name!r}: ...}}) is invalid. Write the value as 'secret/key', the name of a Secret and "
                     "one of its keys."
                 )
         if twice := sorted(self.env.keys() & self.secrets.keys()):
             raise SpecError(
-                f"Pod(...) sets the environment variable {twice[0]!r} in env= and in secrets=: remove it from one of them."
+                f"Pod(...) sets the environment variable {twice[0]!r} in env= and in secrets=. Remove it from one of them."
             )
         if self.memory and "{{" not in self.memory and not is_amount(self.memory):
             raise SpecError(
-                f"Pod(memory={self.memory!r}) is not an amount of memory: write a number with a unit, such as '512Mi' or "
+                f"Pod(memory={self.memory!r}) is not an amount of memory. Write a number with a unit, such as '512Mi' or "
                 "'8Gi'."
             )
         for name in self.template_fields:
             if has_secret_template(getattr(self, name)):
                 raise SpecError(
                     f"Pod({name}=...) is a template of a secret in Airflow, which would be in the manifest of the pod, where "
-                    "anyone who can read pods could read it: store the secret in a Kubernetes Secret, and name the "
+                    "anyone who can read pods could read it. Store the secret in a Kubernetes Secret, and name the "
                     "Secret and its key in secrets=."
                 )
         if self.nodes > 1:

@@ -68,7 +68,7 @@ class KubernetesRunner(Runner[Pod]):
         result = read_result(store, call.key)
         if result is None:
             raise ComputeError(
-                f"The pod ended without an error, but its result is not in the artifact store {call.store}: check that the "
+                f"The pod ended without an error, but its result is not in the artifact store {call.store}. Check that the "
                 "pod can reach this store."
             )
         return result

@@ -102,9 +102,9 @@ def check_fields(manifest: Json) -> None:
     except Exception as error:  # noqa: BLE001 - the client raises errors of many types
         raise SpecError(f"Pod(...) does not describe a valid pod: {' '.join(str(error).split())}.") from None
     if missing := missing_fields(manifest, known):
-        raise SpecError(f"Kubernetes pods have no field {missing[0]!r}: correct Pod(...) or its pod_template_file=.")
+        raise SpecError(f"Kubernetes pods have no field {missing[0]!r}. Correct Pod(...) or its pod_template_file=.")
     if found := next(credential_paths(manifest), None):
         raise SpecError(
-            f"The field {found!r} of the pod contains a URL with credentials, which anyone who can read pods could read: "
-            "store the value in a Kubernetes Secret, and name the Secret and its key in Pod(secrets=...)."
+            f"The field {found!r} of the pod contains a URL with credentials, which anyone who can read pods could read. "
+            "Store the value in a Kubernetes Secret, and name the Secret and its key in Pod(secrets=...)."
         )

@@ -77,7 +77,7 @@ def train_job(pod: Json, nodes: int, runtime: str, defaults: Collection[str] = (
     if unsupported:
         hint = ", or list the keys you need in secrets=" if unsupported[0].endswith(".envFrom") else ""
         raise SpecError(
-            f"Pod(nodes={nodes}) creates a TrainJob, which does not support the field {unsupported[0]!r}: set the field in "
+            f"Pod(nodes={nodes}) creates a TrainJob, which does not support the field {unsupported[0]!r}. Set the field in "
             f"the training runtime {runtime!r}{hint}."
         )
     template = {"metadata": {name: own[name] for name in _METADATA if own.get(name)}, "spec": patch}

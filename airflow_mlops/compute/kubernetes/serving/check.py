@@ -39,7 +39,7 @@ def verify(pods: Sequence[Json], ref: ModelVersionRef, check: Check, token: str 
         # Requests without a version are answered by the first version in the list, or by a canary.
         versions = _ask(pod, ref, "", None, token).get("versions") or ["?"]
         if versions[0] != str(ref.version):
-            why = ", so the champion has changed meanwhile: clear the task" if follows else ""
+            why = ", so the champion has changed meanwhile. Clear the task" if follows else ""
             raise _final(f"{_name(pod)} answers with v{versions[0]} instead of v{ref.version}{why}.")
         # These rows come from no client, so they must not be logged for monitoring.
         body = {"id": "airflow-mlops-check", "rows": check.rows, "log": False}
@@ -48,7 +48,7 @@ def verify(pods: Sequence[Json], ref: ModelVersionRef, check: Check, token: str 
         if len(scores) != len(check.scores) or not all(map(_equal, scores, check.scores)):
             raise _final(
                 f"{_name(pod)} answers with {ref}, but the scores of its input example are {scores} instead of "
-                f"{check.scores}: check that the image has the versions of the libraries with which Airflow's worker scores."
+                f"{check.scores}. Check that the image has the versions of the libraries with which Airflow's worker scores."
             )
 
 
@@ -77,7 +77,7 @@ def _ask(pod: Json, ref: ModelVersionRef, path: str, body: Any, token: str | Non
         except urllib.error.HTTPError as error:
             if error.code == 401:
                 raise _final(
-                    f"{_name(pod)} demands a token: set token_conn_id= to an Airflow connection whose password is the token."
+                    f"{_name(pod)} demands a token. Set token_conn_id= to an Airflow connection whose password is the token."
                 ) from None
             if error.code != 503 or not remaining:
                 raise _final(
@@ -87,7 +87,7 @@ def _ask(pod: Json, ref: ModelVersionRef, path: str, body: Any, token: str | Non
             if not remaining:
                 raise DeploymentError(
                     f"{_name(pod)} gives no valid response at {pod['status'].get('podIP')}:{PORT} "
-                    f"({type(error).__name__}: {error}): check that Airflow's worker may reach the addresses of pods."
+                    f"({type(error).__name__}: {error}). Check that Airflow's worker may reach the addresses of pods."
                 ) from None
         time.sleep(_PAUSE)
     raise AssertionError

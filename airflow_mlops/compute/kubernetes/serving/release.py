@@ -81,6 +81,6 @@ def from_config_map(found: Json | None) -> Record:
     except (KeyError, TypeError, ValidationError):
         metadata = found["metadata"]
         raise SpecError(
-            f"ConfigMap {metadata['namespace']}/{metadata['name']} is not the record of an endpoint: restore it, or delete it "
+            f"ConfigMap {metadata['namespace']}/{metadata['name']} is not the record of an endpoint. Restore it, or delete it "
             f"together with the objects that have the label {INSTANCE}={metadata['name'].removesuffix('-airflow-mlops')}."
         ) from None

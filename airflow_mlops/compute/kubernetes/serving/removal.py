@@ -26,7 +26,7 @@ def find(name: str | None, model: str, namespace: str | None, conn_id: str) -> E
     except Exception as error:  # noqa: BLE001 - becomes an error of this package
         raise explained(error, api) from None
     if record.model not in (None, model):
-        raise SpecError(f"The endpoint {api} serves the model {record.model!r}, and not {model!r}: set another name=.")
+        raise SpecError(f"The endpoint {api} serves the model {record.model!r}, and not {model!r}. Set another name=.")
     found = record.good or record.trying
     return found.endpoint if found is not None else None
 

@@ -58,7 +58,7 @@ def wait_until_gone(api: EndpointApi, manifest: Json, *, only_deleted: bool = Fa
             return
         if time.monotonic() > end:
             raise ComputeError(
-                f"{manifest['kind']} {api} was not deleted within {_DELETION_SECONDS} s: check its finalizers."
+                f"{manifest['kind']} {api} was not deleted within {_DELETION_SECONDS} s. Check its finalizers."
             )
         time.sleep(_POLL_SECONDS)
 

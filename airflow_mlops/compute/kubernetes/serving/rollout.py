@@ -56,7 +56,7 @@ class Rollout:
         if chosen.follows and (field := target.needs_version):
             raise SpecError(
                 f"{type(target).__name__}({field}=...) shares the requests between two versions, but both would follow the "
-                "champion: set version=."
+                "champion. Set version=."
             )
         self._id = call_id(call)
 
@@ -107,7 +107,7 @@ class Rollout:
         if record.model is None and live[0] is not None:
             raise SpecError(
                 f"The ConfigMap that records how {self._target.kind} {api} was deployed is missing, so the {self._target.kind} "
-                f"could not be restored: delete the {self._target.kind}, or set another name=."
+                f"could not be restored. Delete the {self._target.kind}, or set another name=."
             )
         good = record.good
         endpoint = Endpoint(
@@ -159,19 +159,19 @@ class Rollout:
         model = self._chosen.model
         if record.model not in (None, model):
             raise SpecError(
-                f"{self._target.kind} {self._api} serves the model {record.model!r}: set another name= for {model!r}."
+                f"{self._target.kind} {self._api} serves the model {record.model!r}. Set another name= for {model!r}."
             )
         found = record.good or record.trying
         if found is not None and found.endpoint.kind != self._target.kind:
             raise SpecError(
-                f"The endpoint {self._api} is a {found.endpoint.kind}: remove it with UndeployOperator, or set another name= "
+                f"The endpoint {self._api} is a {found.endpoint.kind}. Remove it with UndeployOperator, or set another name= "
                 f"for the {self._target.kind}."
             )
 
     def _check_owner(self, manifest: Json, live: Json | None) -> None:
         if live is not None and (live["metadata"].get("labels") or {}).get(manifests.MANAGED_BY) != manifests.MANAGER:
             raise SpecError(
-                f"{manifest['kind']} {self._api} exists, and DeployOperator did not create it: delete it, or set another name=."
+                f"{manifest['kind']} {self._api} exists, and DeployOperator did not create it. Delete it, or set another name=."
             )
 
     def _wait(self, release: Release, since: float, event: dict[str, Any] | None) -> list[Json]:

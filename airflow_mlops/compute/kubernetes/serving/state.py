@@ -39,7 +39,7 @@ def ignored(live: Json) -> str | None:
     if (live["status"].get("components") or {}).get("predictor", {}).get("latestReadyRevision"):
         return None
     return (
-        "KServe ignores canary_percent=, because it does not run this InferenceService in its serverless mode: install Knative, "
+        "KServe ignores canary_percent=, because it does not run this InferenceService in its serverless mode. Install Knative, "
         "or remove canary_percent=."
     )
 

@@ -43,14 +43,14 @@ class Target(ABC):
         here, pod = type(self).__name__, self.pod
         for name, unset in (("nodes", 1), ("grow_memory", 1), ("active_deadline", None)):
             if getattr(pod, name) != unset:
-                raise SpecError(f"{here}(pod=Pod({name}=...)) is invalid, because servers do not end: remove {name}=.")
+                raise SpecError(f"{here}(pod=Pod({name}=...)) is invalid, because servers do not end. Remove {name}=.")
         if self.url and next(url_credentials(self.url), None) is not None:
             raise SpecError(
-                f"{here}(url=...) contains credentials, which the ledger would store: remove them from url=."
+                f"{here}(url=...) contains credentials, which the ledger would store. Remove them from url=."
             )
         if self.name and "{" not in self.name and not (_NAME.fullmatch(self.name) and len(self.name) <= _LONGEST):
             raise SpecError(
-                f"{here}(name={self.name!r}) is invalid: write at most {_LONGEST} lower-case letters, digits and hyphens, "
+                f"{here}(name={self.name!r}) is invalid. Write at most {_LONGEST} lower-case letters, digits and hyphens, "
                 "beginning with a letter."
             )
 
@@ -110,15 +110,17 @@ class Deployment(Target):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.replicas < 1:
-            raise SpecError(f"Deployment(replicas={self.replicas}) is invalid: set replicas= to 1 or more.")
+            raise SpecError(f"Deployment(replicas={self.replicas}) is invalid. Set replicas= to 1 or more.")
         if self.max_replicas is not None and self.max_replicas < self.replicas:
-            raise SpecError(f"Deployment(max_replicas={self.max_replicas}) is invalid: it is smaller than replicas=.")
+            raise SpecError(
+                f"Deployment(max_replicas={self.max_replicas}) is invalid, because it is smaller than replicas=."
+            )
         if self.max_replicas is not None and self.pod.cpu is None:
             raise SpecError(
-                "Deployment(max_replicas=...) scales by the use of the CPUs that a pod requests: set Pod(cpu=...)."
+                "Deployment(max_replicas=...) scales by the use of the CPUs that a pod requests. Set Pod(cpu=...)."
             )
         if not 1 <= self.target_cpu <= 100:
-            raise SpecError(f"Deployment(target_cpu={self.target_cpu}) is invalid: write a percentage from 1 to 100.")
+            raise SpecError(f"Deployment(target_cpu={self.target_cpu}) is invalid. Write a percentage from 1 to 100.")
 
     def manifests(self, name: str, namespace: str, pod: Json, served: Mapping[str, Sequence[str]]) -> list[Json]:
         found = [
@@ -154,12 +156,14 @@ class KServe(Target):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.replicas < 1:
-            raise SpecError(f"KServe(replicas={self.replicas}) is invalid: set replicas= to 1 or more.")
+            raise SpecError(f"KServe(replicas={self.replicas}) is invalid. Set replicas= to 1 or more.")
         if self.max_replicas is not None and self.max_replicas < self.replicas:
-            raise SpecError(f"KServe(max_replicas={self.max_replicas}) is invalid: it is smaller than replicas=.")
+            raise SpecError(
+                f"KServe(max_replicas={self.max_replicas}) is invalid, because it is smaller than replicas=."
+            )
         if self.canary_percent is not None and not 0 <= self.canary_percent <= 100:
             raise SpecError(
-                f"KServe(canary_percent={self.canary_percent}) is invalid: write a percentage from 0 to 100."
+                f"KServe(canary_percent={self.canary_percent}) is invalid. Write a percentage from 0 to 100."
             )
 
     @property

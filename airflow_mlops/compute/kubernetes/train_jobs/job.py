@@ -66,7 +66,7 @@ class StepTrainJob:
         """
         if call.step != "train" or call.spec["trainer"].get("kind") != "torch":
             raise SpecError(
-                f"Pod(nodes={pod.nodes}) works only for a TrainOperator with a TorchTrainer: remove nodes= from the run_on= "
+                f"Pod(nodes={pod.nodes}) works only for a TrainOperator with a TorchTrainer. Remove nodes= from the run_on= "
                 "of this task."
             )
         template = read_template(pod.pod_template_file, context)
@@ -163,7 +163,7 @@ class StepTrainJob:
         if missing := missing_fields(self.job, created):
             self.api.delete("Background")
             raise SpecError(
-                f"Kubeflow Trainer in this cluster does not know the field {missing[0]!r} of a TrainJob: install Kubeflow "
+                f"Kubeflow Trainer in this cluster does not know the field {missing[0]!r} of a TrainJob. Install Kubeflow "
                 "Trainer 2.3 or newer."
             )
 
@@ -174,7 +174,7 @@ class StepTrainJob:
         while self.api.get() is not None:
             if time.monotonic() > end:
                 raise ComputeError(
-                    f"TrainJob {self._full_name!r} of an earlier try was not deleted within {_DELETION_SECONDS} s: check its "
+                    f"TrainJob {self._full_name!r} of an earlier try was not deleted within {_DELETION_SECONDS} s. Check its "
                     "finalizers."
                 )
             time.sleep(_POLL_SECONDS)
@@ -183,7 +183,7 @@ class StepTrainJob:
         if event["status"] == "timeout":
             self._finish(succeeded=False)
             raise ComputeError(
-                f"TrainJob {self._full_name!r} ran longer than the execution_timeout of the task and was deleted: increase "
+                f"TrainJob {self._full_name!r} ran longer than the execution_timeout of the task and was deleted. Increase "
                 "execution_timeout=."
             )
         if event["status"] == "error":
@@ -275,7 +275,7 @@ def _validated(job: Json) -> Json:
     except (ValueError, TypeError, AttributeError) as error:
         raise SpecError(f"Pod(...) does not describe a valid TrainJob: {' '.join(str(error).split())}.") from None
     if missing := missing_fields(job, known):
-        raise SpecError(f"TrainJobs have no field {missing[0]!r}: correct Pod(...) or its pod_template_file=.")
+        raise SpecError(f"TrainJobs have no field {missing[0]!r}. Correct Pod(...) or its pod_template_file=.")
     return known
 
 

@@ -72,7 +72,7 @@ def refused(status: int, body: str, namespace: str) -> MLOpsError:
     if status == 404 and about is None:
         # The API server does not know the kind TrainJob, so its response is not about an object.
         found: MLOpsError = ComputeError(
-            "Kubeflow Trainer is not installed in the cluster: install version 2.3 or newer, or train on one node with "
+            "Kubeflow Trainer is not installed in the cluster. Install version 2.3 or newer, or train on one node with "
             "Pod(nodes=1)."
         )
         found.retryable = False
@@ -133,7 +133,7 @@ class Watch:
             )
         last = f" Last warning of the cluster: {warnings[-1]}" if warnings else ""
         return ComputeError(
-            f"TrainJob {name!r} has no pod after schedule_timeout= ({seconds} s): check that the Kubeflow Trainer controller "
+            f"TrainJob {name!r} has no pod after schedule_timeout= ({seconds} s). Check that the Kubeflow Trainer controller "
             f"runs in the cluster and that the training runtime {job['spec']['runtimeRef']['name']!r} exists.{last}"
         )
 

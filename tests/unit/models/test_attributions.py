@@ -251,3 +251,21 @@ def test_a_scaler_that_does_not_centre_shifts_nothing(tmp_path):
     assert terms is not None
     every = terms.contributions(pa.RecordBatch.from_pandas(rows, preserve_index=False), names)
     assert np.abs(every[:, 0].sum(axis=1) - fitted.predict(rows)).max() < 1e-6
+
+
+@pytest.mark.parametrize(("task", "multi_class"), [("multiclass", "ovr"), ("binary", "multinomial")])
+def test_probabilities_that_do_not_follow_from_the_margins_are_refused(task, multi_class, tmp_path, monkeypatch):
+    from sklearn.linear_model import LogisticRegression
+
+    def predict_proba(self, rows):
+        # As scikit-learn computes it up to version 1.7 with multi_class=.
+        margins = self.decision_function(rows)
+        ovr = multi_class == "ovr"
+        found = 1 / (1 + np.exp(-margins)) if ovr else np.exp(np.column_stack([-margins, margins]))
+        return found / found.sum(axis=1, keepdims=True)
+
+    assert Case("linear", task, tmp_path).explainer().features
+    monkeypatch.setattr(LogisticRegression, "predict_proba", predict_proba)
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ModelFormatError, match="exact attributions"):
+        Case("linear", task, tmp_path / "other").explainer()

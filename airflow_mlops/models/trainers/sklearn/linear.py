@@ -33,6 +33,8 @@ _LINKS: dict[str, Link] = {
     **dict.fromkeys(("PoissonRegressor", "GammaRegressor"), "log"),
 }
 _CLASSIFIERS = ("LogisticRegression", "LogisticRegressionCV")
+# Number of rows on which probabilities are compared.
+_COMPARED = 100
 
 
 class Number(Model):
@@ -121,6 +123,8 @@ def terms(estimator: Any, data: TrainingData) -> Terms | None:
     # After sparsify(), the coefficients are a sparse matrix.
     if link is None or columns is None or not isinstance(last.coef_, np.ndarray):
         return None
+    if name in _CLASSIFIERS and not _has_link(chosen, link, data):
+        return None
     weights = np.atleast_2d(np.asarray(last.coef_, dtype=np.float64))
     base = np.broadcast_to(np.asarray(last.intercept_, dtype=np.float64), len(weights)).copy()
     found = Terms(link=link, base=[])
@@ -148,6 +152,21 @@ def terms(estimator: Any, data: TrainingData) -> Terms | None:
                 )
             )
     return found.model_copy(update={"base": base.tolist()})
+
+
+def _has_link(classifier: Any, link: Link, data: TrainingData) -> bool:
+    """Return whether the probabilities of a classifier follow from its linear predictors by ``link``.
+
+    Up to version 1.7, ``multi_class`` of scikit-learn's logistic regressions chose others, such as one-vs-rest for
+    several classes. They are compared on some training rows, because newer versions do not have the parameter.
+    """
+    rows = data.frame.head(_COMPARED)
+    margins = np.asarray(classifier.decision_function(rows), dtype=np.float64)
+    if link == "logit":
+        margins = np.column_stack([np.zeros(len(margins)), margins])
+    expected = np.exp(margins - margins.max(axis=1, keepdims=True))
+    expected /= expected.sum(axis=1, keepdims=True)
+    return bool(np.allclose(classifier.predict_proba(rows), expected, rtol=1e-6, atol=1e-9))
 
 
 def write(folder: Path, found: Terms) -> None:

@@ -25,12 +25,13 @@ class ExclusiveWriting(Reading, Writing):
     def create_exclusive(self, key: str, data: bytes) -> bool:
         """Write the file ``key`` only if it does not exist.
 
-        If several writers try to write the file at the same time, exactly one writer succeeds. The first call for an
-        object store checks that the store honours this condition.
+        If several writers try to write different contents at the same time, exactly one writer succeeds. A writer whose
+        content is in the file has succeeded, because its client library repeats a write whose response was lost. The
+        first call for an object store checks that the store honours this condition.
 
         :param key: key of the file
         :param data: content of the file
-        :return: ``True`` if the file was written, ``False`` if the file already existed
+        :return: ``True`` if the file was written, ``False`` if the file already existed with another content
         :raises StoreError: the store is full, cannot be written, or replaces existing files
         """
         if not self._local:
@@ -46,7 +47,7 @@ class ExclusiveWriting(Reading, Writing):
                     else:
                         self.fs.pipe_file(self.path(key), data, mode="create")
                 except FileExistsError:
-                    return False
+                    return self._has(key, data)
                 except OSError as error:
                     # S3 answers 409 while another writer creates the file. The next attempt shows whether that writer
                     # has succeeded.
@@ -59,6 +60,13 @@ class ExclusiveWriting(Reading, Writing):
         raise self._failed(
             "write", key, TimeoutError(f"another writer changed the file during each of {ATTEMPTS} attempts")
         )
+
+    def _has(self, key: str, data: bytes) -> bool:
+        try:
+            return self.read_bytes(key) == data
+        except FileNotFoundError:
+            # Another task has deleted the file meanwhile.
+            return False
 
     def _require_conditional_writes(self) -> None:
         """Check once per store, and version of its client library, that existing files are not replaced.

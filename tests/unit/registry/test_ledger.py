@@ -212,3 +212,17 @@ def test_a_promotion_that_was_read_is_not_read_again(store, monkeypatch):
     monkeypatch.setattr(ArtifactStore, "read_many", lambda self, keys: read.extend(keys) or {})
     assert reader.promotion(1) == reader.known[0]
     assert read == []
+
+
+def test_a_write_whose_response_was_lost_has_succeeded(store, monkeypatch):
+    real = ArtifactStore._link_exclusive
+
+    def repeated(self, key, data):
+        real(self, key, data)
+        return real(self, key, data)
+
+    monkeypatch.setattr(ArtifactStore, "_link_exclusive", repeated)
+    assert store.create_exclusive("folder/a.json", b"1")
+    assert not store.create_exclusive("folder/a.json", b"2")
+    append(Ledger(store, "delays"), "a", promotion(1))
+    assert len(Ledger(store, "delays").entries()) == 1

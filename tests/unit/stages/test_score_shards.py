@@ -359,3 +359,20 @@ def test_fewer_mapped_tasks_than_shards_are_refused(states, monkeypatch):
         operator.call(ScoreSpec(model="delays", dataset={"name": "rows"}, shard=0, shards=3), context_of(states))
     enough = context_of({"score_0": "success", "score_1": "running", "score_2": None})
     assert operator.call(ScoreSpec(model="delays", dataset={"name": "rows"}), enough).spec["succeeded"] == [0]
+
+
+def test_a_piece_is_kept_if_the_response_to_its_write_was_lost(store, monkeypatch):
+    ref = scoring_set(store, flights(20), "2013-04")
+    real = store.fs.pipe_file
+
+    def repeated(path, data, mode="overwrite", **options):
+        # The client library repeats a write whose response was lost.
+        if mode == "create":
+            real(path, data, mode=mode, **options)
+        return real(path, data, mode=mode, **options)
+
+    monkeypatch.setattr(type(store.fs), "pipe_file", staticmethod(repeated))
+    found = every(store, ref, 2)
+    monkeypatch.undo()
+    open_dataset(store, found.ref).verify()
+    assert_equal(store, found, single(store, ref))

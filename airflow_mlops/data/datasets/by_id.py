@@ -54,7 +54,9 @@ class Finder:
         """
         first = [name for name in dict.fromkeys(hints) if name and "/" not in name]
         found = {dataset_id: self._found[dataset_id] for dataset_id in ids if dataset_id in self._found}
-        found |= self._read([dataset_id for dataset_id in ids if dataset_id not in found], first)
+        # The first name is usually that of all parents, and each name takes a request for each id.
+        for name in first:
+            found |= self._read([dataset_id for dataset_id in ids if dataset_id not in found], [name])
         others = [dataset_id for dataset_id in ids if dataset_id not in found]
         if others:
             if self._names is None:
@@ -64,6 +66,8 @@ class Finder:
         return found
 
     def _read(self, ids: Sequence[str], names: Sequence[str]) -> dict[str, DatasetSummary]:
+        if not ids:
+            return {}
         wanted = {manifest_key(name, dataset_id): dataset_id for dataset_id in ids for name in names}
         found = {}
         for key, content in self._store.read_many(wanted).items():

@@ -73,6 +73,19 @@ class Groups(LoadScopeScheduling):
         self.workqueue.move_to_end(names[0], last=False)
         super()._assign_work_unit(node)
 
+    def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
+        super().mark_test_complete(node, item_index, duration)
+        if (in_use := os.environ.get("MLOPS_TEST_CLUSTER_IN_USE")) and not self._needs_cluster():
+            Path(in_use).unlink(missing_ok=True)
+
+    def _needs_cluster(self) -> bool:
+        """Whether a test on the cluster is still to end."""
+        return any(name.startswith("kubernetes") for name in self.workqueue) or any(
+            name.startswith("kubernetes") and not all(tests.values())
+            for units in self.assigned_work.values()
+            for name, tests in units.items()
+        )
+
 
 def image_is_being_built() -> bool:
     """Whether the tests of the cluster would wait for the image of their pods; see tests/kubernetes/conftest.py."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 from collections import Counter
@@ -14,6 +15,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from airflow_mlops.core import secrets
+from tests.support.airflow_db import FOLDER as MADE
 from tests.support.live import LiveAirflow
 
 if TYPE_CHECKING:
@@ -98,6 +100,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
     # not work with pytest 9.2.
     config.option.loadscopereorder = False
     return Groups(config, log)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """In a new environment, the first xdist worker collects alone, and the others find the libraries compiled.
+
+    Otherwise each compiles them: a collection then takes 37 s of CPU time instead of 12 s.
+    """
+    compiled = MADE / "compiled"
+    if "PYTEST_XDIST_WORKER" in os.environ and not compiled.exists():
+        MADE.mkdir(parents=True, exist_ok=True)
+        with (MADE / "compiling").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not compiled.exists():
+                result = yield
+                compiled.touch()
+                return result
+    return (yield)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -60,13 +60,24 @@ def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) ->
         {"name": STORE_VARIABLE, "value": literal(call.store)},
         {"name": KEY_VARIABLE, "value": literal(call_key(call))},
     ]
-    if key := step_environment()[VERIFYING_VARIABLE]:
-        # A pod that lacks the file fails, instead of using a champion that nobody signed. The pod's own value counts.
-        variable = {"name": VERIFYING_VARIABLE, "value": literal(key)}
-        manifest = merge({"spec": {"containers": [{"name": name, "env": [variable]}]}}, manifest)
-    manifest = merge(manifest, {"spec": {"containers": [{"name": name, "env": env}]}})
+    manifest = merge(with_verifying_key(manifest, name), {"spec": {"containers": [{"name": name, "env": env}]}})
     check_fields(manifest)
     return manifest
+
+
+def with_verifying_key(manifest: Json, name: str) -> Json:
+    """Return the manifest of a pod that requires signed promotions if ``[mlops] verifying_key`` is set.
+
+    A pod that lacks the file of the key fails, instead of using a champion that nobody signed. If the pod already sets
+    the environment variable, its own value counts.
+
+    :param manifest: the manifest
+    :param name: name of the container that uses champions
+    """
+    if not (key := step_environment()[VERIFYING_VARIABLE]):
+        return manifest
+    variable = {"name": VERIFYING_VARIABLE, "value": literal(key)}
+    return merge({"spec": {"containers": [{"name": name, "env": [variable]}]}}, manifest)
 
 
 def read_template(path: str | None, context: Context) -> Json:

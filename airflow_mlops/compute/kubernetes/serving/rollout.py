@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import conf
 from airflow.sdk.exceptions import TaskDeferred
 
 from airflow_mlops.compute.kubernetes.manifest import Json
+from airflow_mlops.compute.kubernetes.manifest.pod import main_container
 from airflow_mlops.compute.kubernetes.serving import manifests, state
 from airflow_mlops.compute.kubernetes.serving.api import EndpointApi
 from airflow_mlops.compute.kubernetes.serving.check import problem, verify
@@ -21,7 +22,12 @@ from airflow_mlops.compute.kubernetes.serving.release import Record, Release
 from airflow_mlops.compute.kubernetes.serving.restoring import apply_all, delete_others, put_back, wait_until_gone
 from airflow_mlops.compute.kubernetes.serving.target import Target
 from airflow_mlops.compute.kubernetes.serving.trigger import RolloutTrigger
-from airflow_mlops.compute.kubernetes.step_manifest import call_id, check_fields, read_template
+from airflow_mlops.compute.kubernetes.step_manifest import (
+    call_id,
+    check_fields,
+    read_template,
+    with_verifying_key,
+)
 from airflow_mlops.core.errors import ComputeError, DeploymentError, MLOpsError, SpecError, one_line
 from airflow_mlops.registry.endpoint import Endpoint
 from airflow_mlops.stages.deploy.spec import Check, DeployResult, DeploySpec
@@ -51,7 +57,8 @@ class Rollout:
         self._api = EndpointApi(target.object_name(chosen.model), pod.namespace, pod.kubernetes_conn_id)
         self._begun = False
         words = manifests.command(DeploySpec.model_validate(call.spec), call.store)
-        self._pod = manifests.server_pod(pod, read_template(pod.pod_template_file, context), words)
+        made = manifests.server_pod(pod, read_template(pod.pod_template_file, context), words)
+        self._pod = with_verifying_key(made, main_container(made))
         check_fields(self._pod)
         if chosen.follows and (field := target.needs_version):
             raise SpecError(

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from airflow_mlops.compute import Pod
+from airflow_mlops.compute import Deployment, KServe, Pod
 from airflow_mlops.core.calls import Provenance, StepCall
 from airflow_mlops.core.errors import MemoryLimitError, SpecError
+from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.stages.calls import KEY_VARIABLE, STORE_VARIABLE, call_key
+from airflow_mlops.stages.deploy.spec import DeployResult
 
 SPEC = {"sql": "SELECT '$(HOME) $$x' FROM secret_table", "text": "漢" * 200_000}
 
@@ -106,9 +108,21 @@ def test_a_template_that_is_no_pod_is_named(tmp_path, content):
         read_template("pod.yaml", {"dag": SimpleNamespace(folder=str(tmp_path))})
 
 
-def test_a_pod_checks_signatures_if_the_deployment_requires_them(monkeypatch):
+def endpoint(kind: type, **options) -> dict:
+    """The manifest of a server's pod."""
+    from airflow_mlops.compute.kubernetes.serving.rollout import Rollout
+
+    target = kind(pod=Pod(image="i", namespace="n", **options))
+    ref = ModelVersionRef(model="late", version=3, run_id="r")
+    chosen = DeployResult(model="late", version=ref, follows=True, check_key="k", summary="")
+    return Rollout(target, call(step="deploy", spec={"model": "late"}), chosen, {}, None)._pod
+
+
+@pytest.mark.parametrize("kind", [None, Deployment, KServe], ids=["step", "deployment", "kserve"])
+def test_a_pod_checks_signatures_if_the_deployment_requires_them(monkeypatch, kind):
     def variables(**options):
-        (container,) = manifest(call(), **options)["spec"]["containers"]
+        made = endpoint(kind, **options) if kind else manifest(call(), **options)
+        (container,) = made["spec"]["containers"]
         return {item["name"]: item.get("value") for item in container["env"]}
 
     assert "MLOPS_VERIFYING_KEY" not in variables()

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from pydantic import ValidationError
 
 from airflow_mlops.core.contract import ModelContract
@@ -33,7 +34,6 @@ from airflow_mlops.models.trainers.boosting.model import ENCODING_FILE
 from airflow_mlops.models.trainers.sklearn import linear
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from airflow_mlops.metrics.predictions import Predictions
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
 # Rows of one call, which bounds the memory for the contributions to all classes.
 _ROWS = 4096
 _LIBRARIES: tuple[Library, ...] = (xgboost, lightgbm, catboost)
+
+# The type is the same for all models, so that predictions of several versions can be read together.
+_LISTS = pa.list_(pa.struct([("feature", pa.string()), ("value", pa.float64())]))
 
 Contributions = Callable[["pa.RecordBatch | pa.Table"], "NDArray[np.float64]"]
 """Returns the contributions of the features and, in the last place, the base, shape (n, outputs, features + 1)."""
@@ -155,6 +158,20 @@ def _encoded(
             ) from error
 
     return contributions
+
+
+def sorted_lists(features: Sequence[str], values: NDArray[np.float64]) -> pa.Array:
+    """Return the attributions of each row as a list of features and values, the largest absolute value first.
+
+    :param features: names of the k features
+    :param values: their attributions, shape (n, k)
+    """
+    rows, width = values.shape
+    order = np.argsort(-np.abs(values), axis=1, kind="stable")
+    names = pa.array(features, pa.string()).take(pa.array(order.ravel()))
+    numbers = pa.array(np.take_along_axis(values, order, axis=1).ravel())
+    items = pa.StructArray.from_arrays([names, numbers], fields=list(_LISTS.value_type))
+    return pa.ListArray.from_arrays(pa.array(np.arange(rows + 1) * width, pa.int32()), items, type=_LISTS)
 
 
 def refusal(name: str) -> ModelFormatError:

@@ -62,7 +62,8 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> Starlette
         access.flush()
         loop = asyncio.get_running_loop()
         ended = [writing.stop()] if writing is not None else []
-        await asyncio.gather(*ended, *(loop.run_in_executor(None, item.stop) for item in started))
+        stopped = [*started, endpoint.explaining]
+        await asyncio.gather(*ended, *(loop.run_in_executor(None, item.stop) for item in stopped))
 
     app = Starlette(lifespan=lifespan)
     # The first matching route is used, so the routes of the most frequent requests come first.

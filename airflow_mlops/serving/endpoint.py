@@ -6,7 +6,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_json
@@ -19,6 +19,7 @@ from airflow_mlops.metrics.interval_ends import ends
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving import protocol
 from airflow_mlops.serving.canary import Canary
+from airflow_mlops.serving.explaining import Explained, Explaining
 from airflow_mlops.serving.log import Answer
 from airflow_mlops.serving.messages import (
     RefusedError,
@@ -44,6 +45,8 @@ log = logging.getLogger(__name__)
 # Requests with more rows are scored in a thread, and larger bodies are parsed in a thread, so that other requests do
 # not have to wait.
 _ROWS_HERE, _BYTES_HERE = 256, 65_536
+# The fields of a request to /predict, in the order of the documentation.
+_FIELDS = dict.fromkeys(("id", "rows", "entities", "log", "explain"))
 _BINARY_HEADER = "inference-header-content-length"
 
 
@@ -69,6 +72,7 @@ class Endpoint:
         shadowing: Shadowing | None = None,
         canary: Canary | None = None,
     ) -> None:
+        self.explaining = Explaining(spec.load_seconds)
         self._writing, self._shadowing, self._canary = writing, shadowing, canary
         self._spec, self._versions, self._metrics, self._problem = spec, versions, metrics, problem
         self._token = spec.token.get_secret_value().encode() if spec.token else None
@@ -125,7 +129,7 @@ class Endpoint:
         rows = await in_thread_if(large, protocol.read, body, memoryview(data)[size:], served)
         request_id = request_id_of(request, body)
         served, rows = self._routed(request, served, rows, request_id)
-        found = await self._predict(served, rows, request_id)
+        found, _ = await self._predict(served, rows, request_id)
         return await in_thread_if(large, _tensors, served, found, request_id, body)
 
     async def predict(self, request: Request) -> Response:
@@ -134,13 +138,17 @@ class Endpoint:
         data = await read_body(request, self._spec.max_body, self._spec.request_seconds)
         large = len(data) > _BYTES_HERE
         body = await in_thread_if(large, json_object, data)
-        if type(logged := body.get("log", True)) is not bool:
-            raise SchemaError("`log` is neither true nor false.")
+        if unknown := body.keys() - _FIELDS.keys():
+            raise SchemaError(f"The request has the field {min(unknown)[:60]!r}. Its fields are {', '.join(_FIELDS)}.")
+        for name in ("log", "explain"):
+            if type(body.get(name, True)) is not bool:
+                raise SchemaError(f"`{name}` is neither true nor false.")
         request_id = request_id_of(request, body)
         rows, missing = await self._rows(served, body, large)
         served, rows = self._routed(request, served, rows, request_id)
-        found = await self._predict(served, rows, request_id, logged=logged)
-        return await in_thread_if(large, _predictions, served, found, request_id, missing)
+        explain = self.explaining.explain if body.get("explain", False) else None
+        found, explained = await self._predict(served, rows, request_id, logged=body.get("log", True), explain=explain)
+        return await in_thread_if(large, _predictions, served, found, request_id, missing, explained)
 
     async def _rows(self, served: Served, body: dict[str, Any], large: bool) -> tuple[Rows, list[list[str]]]:
         """Return the rows of a request, and the names of the looked-up features that are null for each entity.
@@ -222,7 +230,15 @@ class Endpoint:
         if self._canary is not None:
             self._canary.answered(self._versions.champion, served, 1000 * seconds, failed=failed)
 
-    async def _predict(self, served: Served, rows: Rows, request_id: str, *, logged: bool = True) -> Predictions:
+    async def _predict(
+        self,
+        served: Served,
+        rows: Rows,
+        request_id: str,
+        *,
+        logged: bool = True,
+        explain: Callable[[Served, Rows, Predictions], Awaitable[Explained]] | None = None,
+    ) -> tuple[Predictions, Explained | None]:
         began = time.perf_counter()
         try:
             if rows.count > _ROWS_HERE:
@@ -237,13 +253,15 @@ class Endpoint:
         seconds = time.perf_counter() - began
         self._count(served, seconds)
         self._metrics.rows.observe(rows.count)
+        # A refused request is not logged, because the client may send it again.
+        explained = await explain(served, rows, found) if explain is not None else None
         if self._writing is not None and rows.count and logged:
             answer = Answer(served, rows, found, request_id, time.time(), 1000 * seconds)
             by_canary = self._canary is not None and self._canary.versions.champion is served
             await self._writing.add(answer, "canary" if by_canary else None)
             if self._shadowing is not None and served is self._versions.champion:
                 self._shadowing.offer(answer)
-        return found
+        return found, explained
 
 
 def _tensors(served: Served, found: Predictions, request_id: str, body: dict[str, Any]) -> Response:
@@ -255,8 +273,14 @@ def _tensors(served: Served, found: Predictions, request_id: str, body: dict[str
     return Response(b"".join([content, *buffers]), headers=headers, media_type="application/octet-stream")
 
 
-def _predictions(served: Served, found: Predictions, request_id: str, missing: Sequence[list[str]]) -> Response:
-    predictions = [
+def _predictions(
+    served: Served,
+    found: Predictions,
+    request_id: str,
+    missing: Sequence[list[str]],
+    explained: Explained | None = None,
+) -> Response:
+    predictions: list[dict[str, Any]] = [
         {"prediction": prediction, "score": score}
         for prediction, score in zip(found.prediction.tolist(), found.score.tolist(), strict=True)
     ]
@@ -266,6 +290,9 @@ def _predictions(served: Served, found: Predictions, request_id: str, missing: S
                 prediction[name] = value
     for prediction, names in zip(predictions, missing, strict=False):
         prediction["missing"] = names
-    return json_answer(
-        {"id": request_id, "model": served.ref.model, "version": served.ref.version, "predictions": predictions}
-    )
+    body = {"id": request_id, "model": served.ref.model, "version": served.ref.version, "predictions": predictions}
+    if explained is not None:
+        for prediction, attributions in zip(predictions, explained.rows, strict=True):
+            prediction.update(attributions)
+        body["attribution_scale"] = explained.scale
+    return json_answer(body)

@@ -144,6 +144,8 @@ def requested(body: Mapping[str, Any]) -> dict[str, bool]:
     :return: for each output, whether its data must be binary; empty if the request names no outputs
     :raises SchemaError: ``outputs`` has another form, or requests an extension that the server does not support
     """
+    if "explain" in _parameters(body):
+        raise SchemaError("`infer` returns no attributions. Send the rows to `predict` with `explain`.")
     outputs = body.get("outputs")
     if outputs is None:
         return {}

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import struct
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.secrets import MaskedStream
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.serving import frames
 from airflow_mlops.serving.following import Following
 from airflow_mlops.serving.log import Answer, PredictionSpool, open_spool
 from airflow_mlops.serving.metrics import Metrics
@@ -33,22 +33,14 @@ from airflow_mlops.serving.versions import Versions
 
 log = logging.getLogger(__name__)
 
-_HEAD = struct.Struct(">II")
-
 
 def packed(answers: Sequence[Answer]) -> bytes:
     """Return a message with the rows of answers of one version, without the predictions.
 
-    The message contains the lengths of its two parts, then the requests as JSON (id, time of the answer, number of
-    rows), and the rows as an Arrow stream.
+    The message contains the requests (id, time of the answer, number of rows), and the rows.
     """
-    head = json.dumps([[answer.request_id, answer.at, answer.rows.count] for answer in answers]).encode()
-    sink = pa.BufferOutputStream()
-    batch = answers[0].served.columns.logged([answer.rows for answer in answers])
-    with pa.ipc.new_stream(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-    body = sink.getvalue()
-    return _HEAD.pack(len(head), body.size) + head + body.to_pybytes()
+    head = [[answer.request_id, answer.at, answer.rows.count] for answer in answers]
+    return frames.packed(head, answers[0].served.columns.logged([answer.rows for answer in answers]))
 
 
 def unpacked(source: BinaryIO) -> tuple[list[tuple[str, float, int]], Rows] | None:
@@ -56,17 +48,13 @@ def unpacked(source: BinaryIO) -> tuple[list[tuple[str, float, int]], Rows] | No
 
     :return: the requests and the rows; ``None`` at the end of the input, also after an incomplete message
     """
-    sizes = source.read(_HEAD.size)
-    if len(sizes) < _HEAD.size:
+    found = frames.unpacked(source)
+    if found is None:
         return None
-    head_size, body_size = _HEAD.unpack(sizes)
-    head, body = source.read(head_size), source.read(body_size)
-    if len(body) < body_size:
-        return None
-    table = pa.ipc.open_stream(body).read_all()
+    head, table = found
     columns = {name: table[name].combine_chunks() for name in table.column_names}
     plain = {name: values.to_pylist() for name, values in columns.items() if _is_feature(values.type)}
-    return [(name, at, count) for name, at, count in json.loads(head)], Rows(table.num_rows, plain, columns)
+    return [(name, at, count) for name, at, count in head], Rows(table.num_rows, plain, columns)
 
 
 def _is_feature(kind: pa.DataType) -> bool:

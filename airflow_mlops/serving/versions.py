@@ -38,12 +38,14 @@ class Served:
     :param columns: the fields of a row of a request
     :param lookup: looks up features in Feast's online store; ``None`` if the server looks up no features, or no feature
         comes from Feast
+    :param folder: the downloaded files; ``None`` in the process that only writes the log
     """
 
     ref: ModelVersionRef
     model: OnnxModel
     columns: InputColumns
     lookup: Lookup | None = None
+    folder: Path | None = None
     loaded: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     @classmethod
@@ -74,7 +76,8 @@ class Served:
         contract = model.contract
         training = _training(store, contract)
         columns = InputColumns(contract, *_columns(store, training))
-        served = cls(ref, model, columns, features.lookup(contract, columns, training) if features else None)
+        lookup = features.lookup(contract, columns, training) if features else None
+        served = cls(ref, model, columns, lookup, folder)
         if spec.log:
             where = None if other else f"The predictions of {ref} have"
             served.columns.require_private(spec.hash_columns, spec.drop_columns, where)

@@ -317,6 +317,27 @@ def test_the_processes_of_a_server_are_small(server):
     assert memory_mb([psutil.Process(pid) for pid in processes]) < 300
 
 
+def test_attributions_are_answered_on_request(server):
+    plain = requests.post(server.predict, json={"rows": [ROW, {**ROW, "amount": None}], "explain": False}).json()
+    assert len(psutil.Process(server.process.pid).children()) == 2
+    answer = requests.post(server.predict, json={"rows": [ROW, {**ROW, "amount": None}], "explain": True}).json()
+    assert answer.pop("attribution_scale").startswith("log-odds of late")
+    for prediction in answer["predictions"]:
+        parts, base = prediction.pop("attributions"), prediction.pop("attribution_base")
+        assert {item["feature"] for item in parts} == {*ROW}
+        margin = base + sum(item["value"] for item in parts)
+        assert 1 / (1 + np.exp(-margin)) == pytest.approx(prediction["score"], abs=1e-6)
+    assert answer["predictions"] == plain["predictions"]
+    inputs = [{"name": name, "shape": [1, 1], "datatype": "FP64", "data": [ROW[name]]} for name in COLUMNS]
+    for url, body, named in (
+        (server.predict, {"rows": [ROW], "explain": 1}, "`explain`"),
+        (server.predict, {"rows": [ROW], "explian": True}, "'explian'"),
+        (server.infer, {"inputs": inputs, "parameters": {"explain": True}}, "`predict`"),
+    ):
+        refused = requests.post(url, json=body)
+        assert (refused.status_code, named in refused.json()["error"]) == (422, True), refused.text
+
+
 def test_a_deployment_is_verified_by_version_and_scores(champion, tmp_path, monkeypatch):
     from airflow_mlops.compute.kubernetes.serving import check
 

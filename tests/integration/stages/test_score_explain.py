@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from typing import TYPE_CHECKING
@@ -11,9 +12,15 @@ import pytest
 
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import ModelFormatError
+from airflow_mlops.data.columns import ATTRIBUTION_COLUMNS
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.policy.findings import Report
+from airflow_mlops.registry import versions
+from airflow_mlops.registry.versions import download
+from airflow_mlops.serving.explaining import Explained, Explaining
+from airflow_mlops.serving.spec import ServeSpec
+from airflow_mlops.serving.versions import Served
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
@@ -50,6 +57,19 @@ def do(store, model, data, month="2013-04", **fields):
     return score.run(spec, StepContext(store=store)).dataset
 
 
+def explained_online(client, store, model, data) -> Explained:
+    """The attributions that the online server returns for the same rows."""
+    ref = versions.champion(client, model)
+    served = Served.load(ref, download(client, ref), store, ServeSpec(model=model, store=store.url, log=False))
+    # JSON has the same numbers, with fractions or without.
+    rows = served.columns.rows(json.loads(json.dumps(data.select(FEATURES).to_pylist())))
+    explaining = Explaining(60)
+    try:
+        return asyncio.run(explaining.explain(served, rows, served.predict(rows)))
+    finally:
+        explaining.stop()
+
+
 def margins(table: pa.Table) -> np.ndarray:
     """Return the base plus the sum of the attributions of each row."""
     sums = [sum(item["value"] for item in row) for row in table["attributions"].to_pylist()]
@@ -64,6 +84,9 @@ def test_predictions_have_attributions_that_labels_and_monitoring_leave_alone(tr
     logit = np.log(table["score"].to_numpy() / (1 - table["score"].to_numpy()))
     assert np.abs(margins(table) - logit).max() < 1e-4
     assert made.manifest.details["attribution_scale"] == "log-odds of late = 1"
+    online = explained_online(client, store, model, data)
+    assert online.scale == "log-odds of late = 1"
+    assert online.rows == table.select(ATTRIBUTION_COLUMNS).to_pylist()
     for row in table["attributions"].to_pylist():
         assert {item["feature"] for item in row} == set(FEATURES)
         sizes = [abs(item["value"]) for item in row]

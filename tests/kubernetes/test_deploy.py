@@ -24,7 +24,7 @@ from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.runner import run_call
-from tests.kubernetes.conftest import Cluster
+from tests.kubernetes.conftest import ROOT, Cluster
 from tests.kubernetes.live.test_train_jobs import CRD
 from tests.support.training import training_set
 
@@ -247,6 +247,45 @@ def test_an_endpoint_answers_and_comes_back_after_an_image_that_does_not_start(
     ]
     assert len(uploaded) == 1
     assert run("UndeployOperator(task_id='undeploy')").xcom("undeploy")["removed"] is False
+
+
+def test_the_example_deploys_the_champion(cluster, champion, endpoints, server, run, run_dag, monkeypatch, capfd):
+    """dags/flights_deploy.py, with another model and with the volume in which the tests have the artifact store."""
+    monkeypatch.syspath_prepend(str(ROOT / "dags"))
+    import flights
+
+    monkeypatch.setitem(flights.default_args, "model", MODEL)
+    monkeypatch.setenv("AIRFLOW__MLOPS__ARTIFACTS", cluster.store)
+    monkeypatch.setenv("AIRFLOW_VAR_FLIGHTS_IMAGE", cluster.image)
+    (secret,) = cluster.core.list_namespaced_secret(
+        cluster.namespace, field_selector=f"metadata.name={endpoints.secret}"
+    ).items
+    cluster.core.create_namespaced_secret(
+        cluster.namespace, {"metadata": {"name": "airflow-mlops"}, "data": secret.data}
+    )
+    fields = {name: value for name, value in cluster.pod_fields().items() if name != "image"}
+    source = (ROOT / "dags" / "flights_deploy.py").read_text()
+    assert source.count("    deferrable=True,\n") == 1
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    done = run_dag(
+        source.replace("    deferrable=True,\n", f"    deferrable=True,\n    **{fields!r},\n"),
+        connections={
+            "kubernetes_default": cluster.connection,
+            "mlflow_default": json.dumps({"conn_type": "mlflow", "host": server}),
+        },
+    )
+    logged = capfd.readouterr().out
+    assert done.states() == {"deploy": "success"}, logged[-6000:]
+    assert "Pausing task as DEFERRED" in logged
+    addresses = endpoints.addresses()
+    assert len(addresses) == 2
+    assert {endpoints.ask(address, [ROW])["version"] for address in addresses} == {1}
+    entry = Ledger(ArtifactStore(cluster.store), MODEL).entries()[-1]
+    assert (entry.decision, entry.endpoint.follows, entry.provenance.dag_id) == ("deployed", True, "flights_deploy")
+    ((uri, extra),) = done.asset_events()
+    assert (uri, extra["version"]) == (f"mlops://{MODEL}/deployed", 1)
+    assert run("UndeployOperator(task_id='undeploy')").states() == {"undeploy": "success"}
+    assert endpoints.names() == {kind: [] for kind in KINDS}
 
 
 def test_a_pinned_version_with_wrong_scores_is_removed(cluster, champion, endpoints, run, capfd):

@@ -86,6 +86,22 @@ def last_rollout(entries: Sequence[Entry]) -> Rollout | None:
     return Rollout(steps[starts[-1] :], _promotion(entries, steps[-1]) is not None) if starts else None
 
 
+def rollout_under_way(ledger: Ledger, version: ModelVersionRef) -> Rollout | None:
+    """Return the rollout of a version that is in progress; ``None`` if there is none.
+
+    If signatures are required, the entries of its start and of its current share must be signed.
+
+    :raises ModelCorruptError: one of the two entries has no valid signature, but a signature is required
+    :raises RegistryError: the ledger was tampered with
+    """
+    found = last_rollout(ledger.updated_entries())
+    if found is None or not found.under_way or found.version.version != version.version:
+        return None
+    for entry in (found.entries[0], found.entries[-1]):
+        ledger.require_signed(entry)
+    return found
+
+
 def ended(entries: Sequence[Entry], version: ModelVersionRef) -> Entry | None:
     """Return the entry that ended a version's last rollout; ``None`` if it was never a canary, or has not ended."""
     own = [entry for entry in entries if entry.canary is not None and entry.canary.version == version]

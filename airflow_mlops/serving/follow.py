@@ -33,8 +33,10 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.champion import download_champion
 from airflow_mlops.models.onnx.scorer import has_contract
 from airflow_mlops.registry import canary as canaries
+from airflow_mlops.registry import signatures
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.integrity import download_unchanged
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.serving.light import postpone, without_pandas
 from airflow_mlops.serving.spec import ServeSpec
@@ -87,6 +89,8 @@ def main() -> None:
     target = sys.argv[1] if len(sys.argv) > 1 else str(spec.version or models.CHAMPION)
     client: Any = None
     current: dict[str, Any] = {}
+    # The share of the canary according to its tag in MLflow.
+    tag: str | None = None
     said = ""
     report: dict[str, Any] | None = None
     while True:
@@ -99,7 +103,7 @@ def main() -> None:
                 _withdraw(client, store, spec.model, report)
                 report = None
             ref, tags = models.find_tagged(client, spec.model, target)
-            share = tags.get(canaries.SHARE_TAG)
+            found = tags.get(canaries.SHARE_TAG)
             if ref is None:
                 if target != models.CHAMPION and (current or not said):
                     # The server may still have a version that an earlier process has reported.
@@ -108,17 +112,17 @@ def main() -> None:
                 what = "Promote a version" if target == models.CHAMPION else "Set the alias in MLflow"
                 raise MLOpsError(f"Model {spec.model!r} has no {target} yet. {what}.")
             if ref.version == current.get("version"):
-                if said or share != current.get("share"):
+                if said or found != tag:
                     # The alias points to the loaded version again, or the share of the canary has changed.
-                    said, current["share"] = "", share
+                    share = _share(store, ref, spec, target, found)
+                    said, tag, current["share"] = "", found, share
                     _say(**current)
             elif failures.due(ref.version):
                 trying = ref.version
-                folder = _load(client, store, ref, spec, other=len(sys.argv) > 1, named=target != models.CHAMPION)
-                current, said = (
-                    {"version": ref.version, "run_id": ref.run_id, "folder": str(folder), "share": share},
-                    "",
-                )
+                folder = _load(client, store, ref, spec, target, other=len(sys.argv) > 1)
+                share = _share(store, ref, spec, target, found)
+                current = {"version": ref.version, "run_id": ref.run_id, "folder": str(folder), "share": share}
+                said, tag = "", found
                 _say(**current)
                 if target.isdecimal() and len(sys.argv) == 1:
                     # A version never changes.
@@ -135,11 +139,47 @@ def main() -> None:
         time.sleep(pause)
 
 
+def _share(store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, target: str, tag: str | None) -> str | None:
+    """Return the share of the requests that a version answers as a canary; ``None`` if there is none.
+
+    Whoever may write to MLflow can set the tag. If signatures are required, the share in the ledger counts.
+
+    :param tag: the share according to MLflow
+    :raises ModelCorruptError: the ledger entry with the share was not signed, but a signature is required
+    """
+    if target != spec.canary or not signatures.required():
+        return tag
+    rollout = canaries.rollout_under_way(Ledger(store, ref.model), ref)
+    return f"{rollout.step.share:g}" if rollout is not None else "0"
+
+
+def _download(client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, target: str) -> Path:
+    """Download the files of a version, and check them against the ledger.
+
+    A champion is checked against its promotion, and a canary against the start of its rollout.
+
+    :raises ModelCorruptError: a file was changed, or a signature is required and the ledger has none
+    """
+    rollout = canaries.rollout_under_way(Ledger(store, ref.model), ref) if target == spec.canary else None
+    if rollout is not None:
+        start = rollout.entries[0]
+        files = next((item.files for item in start.candidates), {})
+        return download_unchanged(client, ref, start.model_copy(update={"files": files}))
+    if target == spec.canary and signatures.required():
+        raise ModelCorruptError(
+            f"The canary {ref} is not served, because the setting [mlops] verifying_key requires a signed rollout, and the ledger "
+            "has none of this version in progress. Start it with CanaryOperator."
+        )
+    return download_champion(
+        client, store, ref, lambda text: print(text, file=sys.stderr), named=target != models.CHAMPION
+    )
+
+
 def _load(
-    client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, *, other: bool, named: bool
+    client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, target: str, *, other: bool
 ) -> Path:
     """Download, check and load a version, and return the folder with its files."""
-    folder = download_champion(client, store, ref, lambda text: print(text, file=sys.stderr), named=named)
+    folder = _download(client, store, ref, spec, target)
     if not has_contract(folder):
         raise ModelFormatError(
             f"{ref} cannot be served, because TrainOperator did not train it. Score it in batches with ScoreOperator, or train "

@@ -16,6 +16,10 @@ from airflow_mlops.models import contracts
 from airflow_mlops.registry.aliases import verify
 from airflow_mlops.registry.ledger import Decision, Ledger
 from airflow_mlops.registry.signatures import SIGNING_VARIABLE, VERIFYING_VARIABLE
+from airflow_mlops.serving import follow
+from airflow_mlops.serving.spec import ServeSpec
+from airflow_mlops.stages.canary import step as canary
+from airflow_mlops.stages.canary.spec import CanarySpec
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import step as evaluate
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec
@@ -260,6 +264,40 @@ def test_sigstore_s_own_command_verifies_an_entry(store, promoted, signed, keys,
     options = ["--signature", str(tmp_path / "entry.sig"), "--public_key", str(keys[1])]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_canary_answers_only_with_a_signed_rollout_and_its_share(
+    client, store, promoted, dataset, signed, keys, tmp_path, monkeypatch
+):
+    champion = promoted()
+    v2 = register(client, tmp_path / "v2", dataset, (2, 1), model=champion.model)
+    spec = ServeSpec(model=champion.model, store=store.url, canary="canary")
+
+    def share(tag):
+        return follow._share(store, v2, spec, "canary", tag)
+
+    def download():
+        return follow._download(client, store, v2, spec, "canary")
+
+    monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
+    with pytest.raises(ModelCorruptError, match="CanaryOperator"):
+        download()
+    rollout = CanarySpec(model=champion.model, version=v2.version, shares=[0.05, 0.2])
+    assert canary.run(rollout, step(store)).state == "started"
+    # Whoever may write to MLflow can set another share, or another file.
+    assert share("0.9") == "0.05"
+    file = download() / "model.onnx"
+    file.write_bytes(b"changed")
+    assert (download() / "model.onnx").read_bytes() != b"changed"
+    ledger = Ledger(store, v2.model)
+    seq = ledger.count()
+    entry = json.loads(store.read_bytes(f"{ledger.folder}/{seq:08d}.json"))
+    edit(store, ledger, seq, canary={**entry["canary"], "share": 0.9})
+    for check in (download, lambda: share("0.9")):
+        with pytest.raises(ModelCorruptError, match="signed with another key"):
+            check()
+    monkeypatch.delenv(VERIFYING_VARIABLE)
+    assert share("0.9") == "0.9"
 
 
 def test_without_keys_nothing_is_signed(store, promoted):

@@ -45,7 +45,7 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> Starlette
         share = CANARY_SHARE if spec.canary_share is None else spec.canary_share
         others = Versions()
         canary_following = Following(spec, store, others, spec.canary, features=features)
-        canary = Canary(spec.model, others, share, spec.canary_key, canary_following.withdraw)
+        canary = Canary(spec.model, others, share, spec.canary_key, canary_following.withdraw, canary_following.count)
     endpoint = Endpoint(spec, versions, metrics, lambda: following.problem, writing, shadowing, canary)
     started = [item for item in (following, canary_following, shadowing) if item is not None]
 

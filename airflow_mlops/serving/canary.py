@@ -14,6 +14,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
+from airflow_mlops.registry.canary_counts import ServerCounts
+from airflow_mlops.serving.failure_counts import FailureCounts
 from airflow_mlops.serving.other_columns import difference
 from airflow_mlops.serving.rows import Rows
 from airflow_mlops.serving.versions import Served, Versions
@@ -48,6 +50,8 @@ class Canary:
     :param key: field of the rows whose value decides which version answers; ``None`` for the id of the request
     :param report: function that is called when the canary is withdrawn. Its arguments are the number of the canary's
         version and the reason, a sentence
+    :param count: function that is called every 10 seconds with the numbers of failed requests, while CanaryOperator
+        sets the share
     :ivar withdrawn: number of the version that was withdrawn last; ``None`` if no version was withdrawn
     """
 
@@ -58,9 +62,11 @@ class Canary:
         share: float,
         key: str | None,
         report: Callable[[int, str], None] = lambda version, reason: None,
+        count: Callable[[ServerCounts], None] = lambda counts: None,
     ) -> None:
         self.versions = versions
         self._report = report
+        self._counts = FailureCounts(count)
         self._model, self._share, self._key = model, share, key
         self._judged: tuple[Served, Served, bool] | None = None
         self._records: dict[int, Record] = defaultdict(Record)
@@ -111,8 +117,12 @@ class Canary:
         if not self._records.keys() <= {*known}:
             # One of the two versions is new, so the comparison starts again.
             self._records.clear()
+        by_canary = served.ref.version == canary.ref.version
+        if self.versions.share is not None and canary.ref.version != self.withdrawn:
+            pair = (canary.ref.version, champion.ref.version)
+            self._counts.add(*pair, self.versions.share, by_canary=by_canary, failed=failed)
         self._records[served.ref.version].add(milliseconds, failed=failed)
-        if served.ref.version != canary.ref.version or canary.ref.version == self.withdrawn:
+        if not by_canary or canary.ref.version == self.withdrawn:
             return
         if reason := worse(self._records[canary.ref.version], self._records[champion.ref.version]):
             self.withdrawn = canary.ref.version

@@ -10,7 +10,8 @@ The process reports to the server on standard output, with one JSON object per l
 starts to load, each version that can be served, a removed alias, and errors.
 
 The first line of standard input contains the settings as JSON. Each further line names a canary that the server has
-withdrawn. The process then withdraws this canary from all servers.
+withdrawn, or has counts of failed requests. The process then withdraws this canary from all servers, or writes the
+counts to the artifact store.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import queue
 import sys
 import threading
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,9 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.champion import download_champion
 from airflow_mlops.models.onnx.scorer import has_contract
 from airflow_mlops.registry import canary as canaries
-from airflow_mlops.registry import signatures
+from airflow_mlops.registry import canary_counts, signatures
 from airflow_mlops.registry import versions as models
+from airflow_mlops.registry.canary_counts import ServerCounts
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import download_unchanged
 from airflow_mlops.registry.ledger import Ledger
@@ -84,7 +87,9 @@ def main() -> None:
     # Importing MLflow's client also imports these, which takes 11 MB.
     postpone("mlflow.genai", "mlflow.gateway")
     withdrawn: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_listen, args=(withdrawn,), daemon=True).start()
+    # The last counts that are not written yet. Later counts include earlier ones.
+    counted: deque[ServerCounts] = deque(maxlen=1)
+    threading.Thread(target=_listen, args=(withdrawn, counted), daemon=True).start()
     store, failures = ArtifactStore(spec.store), Failures(*given["failures"])
     target = sys.argv[1] if len(sys.argv) > 1 else str(spec.version or models.CHAMPION)
     client: Any = None
@@ -102,6 +107,8 @@ def main() -> None:
             if report is not None:
                 _withdraw(client, store, spec.model, report)
                 report = None
+            if counted:
+                canary_counts.write(store, spec.model, counted.pop())
             ref, tags = models.find_tagged(client, spec.model, target)
             found = tags.get(canaries.SHARE_TAG)
             if ref is None:
@@ -208,10 +215,14 @@ def _say(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
 
 
-def _listen(withdrawn: queue.SimpleQueue[dict[str, Any]]) -> None:
-    """Read the reports of withdrawn canaries from standard input, and end this process when the input is closed."""
+def _listen(withdrawn: queue.SimpleQueue[dict[str, Any]], counted: deque[ServerCounts]) -> None:
+    """Read withdrawn canaries and counts from standard input, and end this process when the input is closed."""
     for line in sys.stdin:
-        withdrawn.put(json.loads(line))
+        message = json.loads(line)
+        if "counts" in message:
+            counted.append(ServerCounts.model_validate(message["counts"]))
+        else:
+            withdrawn.put(message)
     os._exit(0)
 
 

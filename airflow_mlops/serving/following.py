@@ -15,6 +15,7 @@ from typing import Any
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.registry.canary_counts import ServerCounts
 from airflow_mlops.serving.online_features import OnlineFeatures
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
@@ -82,15 +83,19 @@ class Following:
         :param reason: the reason, as a sentence
         """
         self._withdrawn = json.dumps({"withdrawn": version, "reason": reason}) + "\n"
-        self._tell()
+        self._tell(self._withdrawn)
 
-    def _tell(self) -> None:
+    def count(self, counts: ServerCounts) -> None:
+        """Write the numbers of failed requests to the artifact store, where CanaryOperator reads them."""
+        self._tell(json.dumps({"counts": counts.model_dump(mode="json")}) + "\n")
+
+    def _tell(self, line: str | None) -> None:
         with self._telling:
             process = self._process
-            if self._withdrawn is not None and process is not None and process.stdin is not None:
-                # If the process has ended, the process that replaces it gets the line.
+            if line is not None and process is not None and process.stdin is not None:
+                # If the process has ended, the process that replaces it gets a withdrawal, and the next counts.
                 with suppress(OSError, ValueError):
-                    process.stdin.write(self._withdrawn)
+                    process.stdin.write(line)
                     process.stdin.flush()
 
     def _run(self) -> None:
@@ -117,7 +122,7 @@ class Following:
             process.stdin.flush()
         with process:
             assert process.stdout is not None
-            self._tell()
+            self._tell(self._withdrawn)
             refused = False
             try:
                 for line in process.stdout:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import deque
 from statistics import median
 
+from airflow_mlops.gates.failures import Requests, excessive
+
 # Number of answers of a version that are compared: the last 1,000.
 _KEPT = 1_000
-# Failures of the canary: the smallest number of failures; the constant and the factor in the limit of `worse`.
-_FAILURES, _FAILED, _TIMES_FAILED = 10, 0.01, 3.0
 # Latency: the smallest number of answers of each version; the factor and the milliseconds by which the canary must be
 # slower; the number of answers of the canary between two comparisons.
 _ANSWERS, _TIMES_SLOWER, _SLOWER_MS, _EVERY = 200, 2.0, 5.0, 50
@@ -66,7 +66,7 @@ def worse(canary: Record, champion: Record) -> str | None:
       more than twice the champion's and more than 5 ms longer. This case is checked after every 50th answer of the
       canary.
     """
-    if canary.failures >= _FAILURES and canary.failed > _FAILED + _TIMES_FAILED * champion.failed:
+    if excessive([Requests(len(canary), canary.failures, len(champion), champion.failures)]):
         return (
             f"it failed {canary.failures:,} of its last {len(canary):,} requests ({canary.failed:.1%}), and the champion "
             f"{champion.failures:,} of {len(champion):,} ({champion.failed:.1%})"

@@ -9,12 +9,15 @@ most ``1 - confidence``, however many comparisons there are (Bonferroni's inequa
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 
+from airflow_mlops.gates.failures import SHARE, TIMES, Requests, excessive, limit
 from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.two_groups import Difference, difference
 from airflow_mlops.policy.wording import metric_name, number
+from airflow_mlops.registry.canary_counts import ShareCounts
 from airflow_mlops.registry.verdict import GateResult
 from airflow_mlops.stages.canary.evidence import Answers
 
@@ -26,7 +29,7 @@ _TIMES_SLOWER, _SLOWER_MS = 2.0, 5.0
 class Comparison:
     """The result of one comparison.
 
-    :param gates: the result of each requirement: performance, and latency if it is known
+    :param gates: the result of each requirement: performance, and latency and failures if they are known
     :param metrics: the metric of the canary, by name
     :param champion_metrics: the metric of the champion, by name
     :param worse: why the canary is withdrawn, in one sentence; empty if it is not withdrawn
@@ -79,6 +82,29 @@ def compare(
         worse = worse or ("" if latency.passed else latency.explanation)
     name = "mse" if metric == "rmse" else metric
     return Comparison(gates, {name: value}, {name: before}, worse, uncertain)
+
+
+def failures(counts: Mapping[float, ShareCounts]) -> GateResult | None:
+    """Return whether a canary fails requests too often, by :mod:`airflow_mlops.gates.failures`.
+
+    :param counts: the requests at each share of the canary
+    :return: ``None`` if no requests to the canary were counted
+    """
+    parts = [Requests(each.canary, each.canary_failed, each.champion, each.champion_failed) for each in counts.values()]
+    total, failed, others, others_failed = (sum(column) for column in zip(*parts, strict=True)) if parts else (0,) * 4
+    if not total:
+        return None
+    accepted = limit(parts)
+    champion = f"{others_failed:,} of {others:,} ({others_failed / others:.2%})" if others else "none"
+    return GateResult(
+        gate=f"fails at most {SHARE:.0%} plus {TIMES:g} times the champion's share of the requests",
+        measured=failed / total,
+        asked=accepted,
+        passed=not excessive(parts),
+        explanation=f"The canary failed {failed:,} of {total:,} requests ({failed / total:.2%}) and the champion {champion}. "
+        f"{accepted:.2%} are accepted.",
+        rows=total,
+    )
 
 
 def _performance(

@@ -14,7 +14,7 @@ from airflow_mlops.metrics.catalog import REALISED, is_on_request, realised
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models import contracts
 from airflow_mlops.overview import index
-from airflow_mlops.registry import aliases, versions
+from airflow_mlops.registry import aliases, canary_counts, versions
 from airflow_mlops.registry import canary as canaries
 from airflow_mlops.registry.canary_step import CanaryStep
 from airflow_mlops.registry.client import connect
@@ -23,7 +23,7 @@ from airflow_mlops.registry.ledger import Decision, Entry, Ledger
 from airflow_mlops.registry.origins import origin
 from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
 from airflow_mlops.stages.canary import evidence
-from airflow_mlops.stages.canary.comparison import Comparison, compare
+from airflow_mlops.stages.canary.comparison import Comparison, compare, failures
 from airflow_mlops.stages.canary.spec import CanaryResult, CanarySpec, State
 from airflow_mlops.stages.context import StepContext
 
@@ -123,6 +123,10 @@ class _Task:
         # A promotion repeats the hashes of the files from this entry.
         self.ledger.require_signed(rollout.entries[0])
         spec, step = self.spec, rollout.step
+        failed = failures(canary_counts.total(self.context.store, self.ref, now, rollout.entries[0].time))
+        if failed is not None and not failed.passed:
+            # Failed requests have no predictions, so this is known without labels.
+            return self._judged(rollout, now, Comparison([failed], {}, {}, failed.explanation), step)
         strata: dict[tuple[int, str], int] = {}
         names = (
             spec.canary_outcomes or f"{spec.model}_canary_outcomes",
@@ -149,6 +153,8 @@ class _Task:
         if found is None:
             self.reason = f"{self.ref} and {now} have no window in which both have labelled predictions."
             return None
+        if failed is not None:
+            found.gates.append(failed)
         return self._judged(
             rollout, now, found, CanaryStep(version=self.ref, share=step.share, looks=look, labels=mine.labels)
         )

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import requests
 
+from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.registry import canary_counts
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.versions import by_alias
 from airflow_mlops.serving.canary import place
@@ -74,6 +76,7 @@ def wait_for(condition) -> None:
 
 
 def test_entities_keep_their_version_and_failures_are_shown_counted_and_end_the_canary(client, store, model, tmp_path):
+    began = datetime.now(timezone.utc)
     # The share in MLflow counts, and not that of the option.
     options = ("--canary", "canary", "--canary-share", "0.9", "--canary-key", "flight")
     with served(model, tmp_path / "spool", *options) as server:
@@ -103,6 +106,18 @@ def test_entities_keep_their_version_and_failures_are_shown_counted_and_end_the_
             assert answer["model_version"] == "2"
             named = f"{server.url}/v2/models/{model.model}/versions/1/predict"
             assert ask(theirs[0], path=named).json()["version"] == 1
+            # CanaryOperator reads the failures of all servers from the artifact store.
+            row = {"distance": 1.0, "wind": 0.0, "flight": theirs[0]}
+            v2, v1, since = (*(ModelVersionRef(model=model.model, version=n, run_id="") for n in (2, 1)), began)
+            wait_for(
+                lambda: (
+                    session.post(server.predict, json={"rows": [row], "log": False}).ok
+                    and canary_counts.total(store, v2, v1, since)
+                )
+            )
+            (counts,) = canary_counts.total(store, v2, v1, since).items()
+            assert (counts[0], counts[1].canary_failed, counts[1].champion_failed) == (0.3, 0, 0)
+            assert counts[1].canary > 0
             # No other version answers in its place.
             failures = [ask(theirs[0], wind=7.0) for _ in range(10)]
             assert {answer.status_code for answer in failures} == {500}

@@ -14,6 +14,8 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.registry import canary as canaries
+from airflow_mlops.registry import canary_counts
+from airflow_mlops.registry.canary_counts import ServerCounts, ShareCounts
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.versions import by_alias, champion
 from airflow_mlops.stages.canary import step as canary
@@ -126,6 +128,34 @@ def test_a_canary_that_does_worse_is_withdrawn_and_not_started_again(client, sto
     client.set_registered_model_alias(model.name, "challenger", "3")
     assert do("d").state == "started"
     assert by_alias(client, model.name, "canary") == model.versions[2]
+
+
+def test_a_canary_that_fails_requests_of_all_servers_together_is_withdrawn_without_labels(
+    client, store, model, do, answer
+):
+    def count(server: str, failed: int, champion: int = 1, **changes) -> None:
+        shares = {0.1: ShareCounts(canary=200, canary_failed=failed, champion=1_800, champion_failed=2)}
+        fields = {"server": server, "canary": 2, "champion": champion, "began": datetime.now(timezone.utc), **changes}
+        canary_counts.write(store, model.name, ServerCounts(shares=shares, **fields))
+
+    do("a")
+    count("one", 3)
+    # Counts of an earlier rollout, and of one with another champion.
+    count("old", 100, began=datetime.now(timezone.utc) - timedelta(days=1))
+    count("other", 100, champion=3)
+    assert do("b").state == "waiting"
+    answer(0.3)
+    assert do("c").state == "widened"
+    *_, gate = Ledger(store, model.name).entries()[-1].candidates[0].gates
+    assert (gate.measured, gate.rows, gate.passed) == (3 / 200, 200, True)
+    # The file of a server is replaced, and the servers are added up.
+    count("one", 4)
+    count("two", 7)
+    found = do("d")
+    assert (found.state, found.share, share(client, model)) == ("withdrawn", 0, "0")
+    assert "failed 11 of 400 requests (2.75%) and the champion 4 of 3,600" in found.reason
+    (gate,) = Ledger(store, model.name).entries()[-1].candidates[0].gates
+    assert not gate.passed
 
 
 def test_servers_withdraw_a_canary_for_all_once(client, store, model, do):

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.gates.failures import Requests, excessive
+from airflow_mlops.serving import failure_counts
 from airflow_mlops.serving.canary import Canary, place
 from airflow_mlops.serving.endpoint import Endpoint
 from airflow_mlops.serving.metrics import Metrics
@@ -151,6 +153,38 @@ def test_a_canary_that_fails_or_is_slow_is_withdrawn_and_its_successor_is_not():
     chosen.versions.promote(successor)
     chosen.answered(champion, successor, 1.0)
     assert chosen.choose(champion, rows(champion, 5), "id") is successor
+
+
+def test_failures_are_counted_for_each_share_while_the_operator_sets_it(monkeypatch):
+    monkeypatch.setattr(failure_counts, "_REPORT_SECONDS", 0.0)
+    champion, new, reports = served(1), served(2), []
+    chosen = Canary("m", canary(new).versions, 0.5, None, count=reports.append)
+    chosen.answered(champion, new, 1.0, failed=True)
+    assert reports == []
+    chosen.versions.share = 0.1
+    for version, failed in ((new, True), (new, False), (champion, False), (served(7), True)):
+        chosen.answered(champion, version, 1.0, failed=failed)
+    chosen.versions.share = 0.5
+    chosen.answered(champion, champion, 1.0, failed=True)
+    last = reports[-1]
+    assert (last.canary, last.champion, last.server) == (2, 1, reports[0].server)
+    assert {share: tuple(counts.model_dump().values()) for share, counts in last.shares.items()} == {
+        0.1: (2, 1, 1, 0), 0.5: (0, 0, 1, 1),
+    }  # fmt: skip
+    # A comparison with another champion begins anew, in another file.
+    chosen.answered(served(3), new, 1.0)
+    assert (reports[-1].champion, [*reports[-1].shares]) == (3, [0.5])
+    assert reports[-1].server != last.server
+
+
+def test_a_bad_hour_of_both_versions_does_not_withdraw_the_canary():
+    quiet, bad = Requests(50_000, 0, 1_000_000, 0), Requests(100_000, 5_000, 100_000, 5_000)
+    assert not excessive([quiet, bad])
+    assert excessive([Requests(*(sum(column) for column in zip(quiet, bad, strict=True)))])
+    assert excessive([quiet, bad._replace(canary_failed=18_000)])
+    assert not excessive([Requests(9, 9, 9, 0)])
+    assert excessive([Requests(10, 10, 0, 0)])
+    assert not excessive([])
 
 
 @given(st.lists(st.booleans(), max_size=60))

@@ -1,0 +1,53 @@
+"""The rule by which a canary fails too many requests. Servers and CanaryOperator use it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# The smallest number of failures, and the constant and the factor in the limit.
+FEWEST, SHARE, TIMES = 10, 0.01, 3.0
+
+
+class Requests(NamedTuple):
+    """The requests of the canary and of the champion while the canary had one share of them.
+
+    :param canary: number of requests to the canary
+    :param canary_failed: number of them that it failed to answer
+    :param champion: number of requests to the champion
+    :param champion_failed: number of them that it failed to answer
+    """
+
+    canary: int
+    canary_failed: int
+    champion: int
+    champion_failed: int
+
+    @property
+    def champion_rate(self) -> float:
+        """Return the share of failures of the champion, 0 to 1; 0 without requests."""
+        return self.champion_failed / self.champion if self.champion else 0.0
+
+
+def limit(requests: Iterable[Requests]) -> float:
+    """Return the share of its requests that a canary may fail: 1% plus three times the champion's share.
+
+    The champion's share is that of the same times, because requests may fail more often at some times. It is averaged
+    with the canary's requests as weights.
+
+    :param requests: the requests at each share of the canary
+    """
+    parts = list(requests)
+    total = sum(part.canary for part in parts)
+    expected = sum(part.canary * part.champion_rate for part in parts)
+    return SHARE + TIMES * (expected / total if total else 0.0)
+
+
+def excessive(requests: Iterable[Requests]) -> bool:
+    """Return whether a canary fails too often: at least 10 requests, and more than :func:`limit` of its requests.
+
+    :param requests: the requests at each share of the canary
+    """
+    parts = list(requests)
+    failed, total = (sum(column) for column in ((p.canary_failed for p in parts), (p.canary for p in parts)))
+    return failed >= FEWEST and failed > limit(parts) * total

@@ -143,6 +143,10 @@ class WeightError(MLOpsError):
     """The column of row weights is absent, is used for something else, or has values that are not weights."""
 
 
+class CostError(MLOpsError):
+    """A column of costs is absent, or has values that are not costs."""
+
+
 class EvaluationError(MLOpsError):
     """Predictions cannot be evaluated, for example because labels are null or of a single class, or scores are NaN."""
 

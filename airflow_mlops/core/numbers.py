@@ -1,9 +1,12 @@
-"""Numbers in messages and pages."""
+"""Numbers in messages and pages, and the range of costs."""
 
 from __future__ import annotations
 
 # Floating-point numbers from here on do not have all digits before the decimal point.
 _INEXACT = 1e15
+
+SMALLEST_COST, LARGEST_COST = 1e-100, 1e100
+"""The smallest cost above 0, and the largest one. Sums of their squares are neither 0 nor infinite."""
 
 
 def rounded(value: float, digits: int = 4) -> str:

@@ -1,8 +1,9 @@
 """Costs of the two errors of a binary classifier, and the metric ``expected_cost``, the mean cost of a row.
 
 A declaration names the metric and its costs:
-``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``. Everywhere else, one name contains both,
-such as ``expected_cost_fp1_fn20``. Equal costs give equal names, and the name is valid in MLflow, so results of
+``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``. A cost that differs between rows is the name of a column: with ``"false_negative": "amount"``, a false negative costs
+the row's ``amount``. Everywhere else, one name contains both costs, such as ``expected_cost_fp1_fn20`` or, with a
+column, ``expected_cost_fp1_fn-amount``. Equal costs give equal names, and the name is valid in MLflow, so results of
 different costs never have the same name.
 
 This module imports no heavy library, because DAG files that declare gates import this module during parsing.
@@ -12,37 +13,53 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+
+from airflow_mlops.core.numbers import LARGEST_COST, SMALLEST_COST
 
 NAME = "expected_cost"
 """The name of the metric in a declaration with its costs."""
 
-SMALLEST, LARGEST = 1e-100, 1e100
-"""The smallest cost above 0, and the largest one. Sums of their squares are neither 0 nor infinite."""
+SMALLEST, LARGEST = SMALLEST_COST, LARGEST_COST
 
 _FIELDS = ("false_positive", "false_negative")
 _NUMBER = r"\d[\d.]*(?:e-?\d+)?"
-_METRIC = re.compile(f"{NAME}_fp({_NUMBER})_fn({_NUMBER})")
+# The name of a column follows a hyphen. Costs are not negative, so no number begins with one.
+_COLUMN = r"[^\W\d]\w*"
+_METRIC = re.compile(f"{NAME}_fp({_NUMBER}|-{_COLUMN})_fn({_NUMBER}|-{_COLUMN})")
 
 
 class Costs(NamedTuple):
-    """The costs of a false positive and of a false negative, in the same unit. A correct prediction costs nothing."""
+    """The costs of a false positive and of a false negative, in the same unit. A correct prediction costs nothing.
 
-    false_positive: float
-    false_negative: float
+    A cost is a number, or the name of the column with the cost of each row.
+    """
+
+    false_positive: float | str
+    false_negative: float | str
 
     @property
     def metric(self) -> str:
         """Return the name of the metric with these costs, such as ``expected_cost_fp1_fn20``."""
         return f"{NAME}_fp{_text(self.false_positive)}_fn{_text(self.false_negative)}"
 
+    @property
+    def columns(self) -> list[str]:
+        """Return the names of the columns with the costs of the rows, each once."""
+        return list(dict.fromkeys(cost for cost in self if isinstance(cost, str)))
+
+    @property
+    def most(self) -> float:
+        """Return the largest cost that a row can have; infinity if it depends on a column."""
+        return max(math.inf if isinstance(cost, str) else cost for cost in self)
+
 
 def parse_costs(declared: Any) -> Costs:
     """Read the costs from a mapping with the keys ``false_positive`` and ``false_negative``.
 
-    :raises ValueError: a key is missing or unknown, a cost is neither 0 nor a number from :data:`SMALLEST` to
-        :data:`LARGEST`, or both costs are 0
+    :raises ValueError: a key is missing or unknown, a cost is neither 0, a number from :data:`SMALLEST` to
+        :data:`LARGEST` nor the name of a column, or both costs are 0
     """
     if not isinstance(declared, Mapping) or set(declared) != {*_FIELDS}:
         raise ValueError(
@@ -58,7 +75,8 @@ def costs_of(metric: str) -> Costs | None:
     """Return the costs that the name of a metric contains; ``None`` for other metrics."""
     found = _METRIC.fullmatch(metric)
     try:
-        costs = parse_costs(dict(zip(_FIELDS, found.groups(), strict=True))) if found else None
+        given = [cost.removeprefix("-") for cost in found.groups()] if found else []
+        costs = parse_costs(dict(zip(_FIELDS, given, strict=True))) if given else None
     except ValueError:
         return None
     # A second spelling, such as fp1.0, would be a second name for the same metric.
@@ -80,7 +98,20 @@ def name_costs(declared: Any) -> Any:
     return {**others, "metric": costs.metric}
 
 
-def _cost(name: str, value: Any) -> float:
+def cost_columns(metrics: Iterable[str]) -> list[str]:
+    """Return the names of the columns that the expected costs among ``metrics`` use, each once."""
+    found = (costs_of(metric) for metric in metrics)
+    return list(dict.fromkeys(column for costs in found if costs is not None for column in costs.columns))
+
+
+def _cost(name: str, value: Any) -> float | str:
+    if isinstance(value, str) and not _is_number(value):
+        if not re.fullmatch(_COLUMN, value):
+            raise ValueError(
+                f"{name} is {value!r}, but the name of a column of costs consists of letters, digits and underscores and does not "
+                "begin with a digit; rename the column in BuildTrainingSetOperator, or set a number"
+            )
+        return value
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError, OverflowError):
@@ -91,6 +122,17 @@ def _cost(name: str, value: Any) -> float:
     return number + 0.0
 
 
-def _text(cost: float) -> str:
+def _is_number(text: str) -> bool:
+    # A rendered template is text.
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _text(cost: float | str) -> str:
+    if isinstance(cost, str):
+        return f"-{cost}"
     # MLflow allows no plus sign in a name.
     return repr(cost).removesuffix(".0").replace("+", "")

@@ -148,13 +148,16 @@ def _mean(loss: Callable[[Rows], NDArray[Any]]) -> Statistic:
 
 
 def _expected_cost(costs: Costs) -> Statistic:
-    # Errors are summed before they are multiplied with their costs: counts are exact, so only the last step is rounded.
+    # Errors are summed before they are multiplied with a cost that is a number: counts are exact, so only the last step
+    # is rounded. Costs of a column are multiplied row by row.
     def terms(rows: Rows) -> Iterator[NDArray[Any]]:
         yield np.ones(len(rows))
-        yield rows.predicted & ~rows.truth
-        yield rows.truth & ~rows.predicted
+        errors = (rows.predicted & ~rows.truth, rows.truth & ~rows.predicted)
+        for cost, error in zip(costs, errors, strict=True):
+            yield rows.cost(cost) * error if isinstance(cost, str) else error
 
-    return Statistic(terms, lambda sums: _ratio(sums[..., 1:] @ np.array(costs), sums[..., 0]))
+    factors = np.array([1.0 if isinstance(cost, str) else cost for cost in costs])
+    return Statistic(terms, lambda sums: _ratio(sums[..., 1:] @ factors, sums[..., 0]))
 
 
 def _deviances(metric: str, power: float, rows: Rows) -> NDArray[np.float64]:

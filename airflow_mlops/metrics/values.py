@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -137,6 +137,7 @@ def baseline(
     positive: Any = None,
     own: Iterable[str] = (),
     weight: NDArray[np.float64] | None = None,
+    costs: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> dict[str, float]:
     """Compute the metrics of a baseline model that uses no features.
 
@@ -149,6 +150,7 @@ def baseline(
         baseline is left out
     :param weight: the weight of each row in the metrics, the mean and the class frequencies, shape (n,); ``None`` if
         all rows have the same weight
+    :param costs: the columns of costs that ``own`` names, each of shape (n,)
     :return: the metrics by name
     """
     truth = np.asarray(y_true)
@@ -157,10 +159,10 @@ def baseline(
     labels = [*classes, *unseen(truth, classes)] if task != "regression" else []
     # The baseline's predictions replace these.
     rows = prepare(task, truth, truth, truth if task == "regression" else None, None, labels, positive=positive)
-    rows = rows.weighted(weight)
+    rows = replace(rows.weighted(weight), costs=costs or {})
     found = measure(without_features(rows), own, skip_undefined=True)
-    costs = {name: measure_one(name, without_features(rows, name)) for name in found if is_expected_cost(name)}
-    return found | costs
+    least = {name: measure_one(name, without_features(rows, name)) for name in found if is_expected_cost(name)}
+    return found | least
 
 
 def without_features(rows: Rows, metric: str | None = None) -> Rows:

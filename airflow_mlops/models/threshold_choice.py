@@ -9,8 +9,9 @@ labels. Ties: the smallest threshold is chosen.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from airflow_mlops.models.threshold_rule import NEVER, ThresholdRule
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Cost = NDArray[np.float64] | float
+
 _POINTS = 101
 
 
@@ -28,25 +31,37 @@ _POINTS = 101
 class Thresholds:
     """The k thresholds of n rows that give different labels, in descending order.
 
+    With weights, each row counts by its weight in ``hits``, ``predicted``, ``positives``, ``total`` and ``cost``.
+
     :param value: the thresholds, shape (k,)
     :param hits: number of positive rows that are predicted to be positive, shape (k,)
     :param predicted: number of rows that are predicted to be positive, shape (k,)
     :param positives: number of positive rows
-    :param rows: number of rows
+    :param total: number of rows
+    :param cost: sum of the costs of all errors, shape (k,); ``None`` if no costs were given
     """
 
     value: NDArray[np.float64]
-    hits: NDArray[np.int64]
-    predicted: NDArray[np.int64]
-    positives: int
-    rows: int
+    hits: NDArray[Any]
+    predicted: NDArray[Any]
+    positives: float
+    total: float
+    cost: NDArray[np.float64] | None = None
 
     @classmethod
-    def of(cls, truth: NDArray[np.bool_], score: NDArray[np.float64]) -> Thresholds:
+    def of(
+        cls,
+        truth: NDArray[np.bool_],
+        score: NDArray[np.float64],
+        weight: NDArray[np.float64] | None = None,
+        costs: tuple[Cost, Cost] | None = None,
+    ) -> Thresholds:
         """Return the thresholds of n rows.
 
         :param truth: whether each row is positive, shape (n,) with n > 0
         :param score: probability of the positive class, shape (n,)
+        :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
+        :param costs: costs of a false positive and of a false negative: numbers, or the cost of each row, shape (n,)
         """
         # In float32, the midpoint of two scores would be rounded differently.
         lows, group = np.unique(-np.asarray(score, dtype=np.float64), return_inverse=True)
@@ -54,13 +69,33 @@ class Thresholds:
         middle = (lows[:-1] + lows[1:]) / 2
         # No number lies between two neighbouring doubles. The threshold is then the higher score.
         middle = np.where(middle > lows[1:], middle, lows[:-1])
-        size = len(lows)
+        each = np.ones(len(truth), dtype=np.int64) if weight is None else weight
+
+        def sums(values: NDArray[Any]) -> NDArray[Any]:
+            found = np.bincount(group, weights=values, minlength=len(lows))
+            return found.astype(np.int64) if weight is None and values.dtype.kind == "i" else found
+
+        positive, negative = sums(each * truth), sums(each * ~truth)
+        hits, wrong = (np.concatenate([[0], found.cumsum()]) for found in (positive, negative))
+        cost = None
+        if costs is not None:
+            charged, missed = costs
+            # Numbers are multiplied with the sums, so that counts stay exact. The costs of missed rows are added from the
+            # lowest score on, so that they are exactly 0 where no row is missed.
+            paid = (
+                charged * wrong
+                if np.isscalar(charged)
+                else np.concatenate([[0], sums(charged * each * ~truth).cumsum()])
+            )
+            left = missed * positive if np.isscalar(missed) else sums(missed * each * truth)
+            cost = np.asarray(paid + np.concatenate([left[::-1].cumsum()[::-1], [0]]), dtype=np.float64)
         return cls(
             np.concatenate([[NEVER], middle, [0.0]]),
-            np.concatenate([[0], np.bincount(group, weights=truth, minlength=size).cumsum().astype(np.int64)]),
-            np.concatenate([[0], np.bincount(group, minlength=size).cumsum()]),
-            int(truth.sum()),
-            len(truth),
+            hits,
+            hits + wrong,
+            hits[-1].item(),
+            (hits[-1] + wrong[-1]).item(),
+            cost,
         )
 
     @property
@@ -78,19 +113,20 @@ class Thresholds:
 
         It is minus infinity where the condition of the rule is not met.
         """
-        false_positives, missed = self.predicted - self.hits, self.positives - self.hits
+        false_positives = self.predicted - self.hits
         if rule.cost is not None:
-            return -(rule.cost["false_positive"] * false_positives + rule.cost["false_negative"] * missed)
+            assert self.cost is not None
+            return -self.cost
         if rule.precision is not None:
             return np.where(self.precision >= rule.precision, self.recall, -np.inf)
         if rule.recall is not None:
             return np.where(self.recall >= rule.recall, self.precision, -np.inf)
         if rule.maximise == "f1":
             return 2 * self.hits / (self.positives + self.predicted)
-        negatives = self.rows - self.positives
+        negatives = self.total - self.positives
         rejected = negatives - false_positives
         if rule.maximise == "accuracy":
-            return np.asarray((self.hits + rejected) / self.rows)
+            return np.asarray((self.hits + rejected) / self.total)
         # A sum of two fractions would be rounded, so equally good thresholds could differ.
         return np.asarray((self.hits * negatives + rejected * self.positives) / (2 * self.positives * negatives))
 
@@ -104,12 +140,17 @@ class Thresholds:
             threshold=float(self.value[index]),
             precision=None if math.isnan(precision) else precision,
             recall=float(self.recall[index]),
-            positives=float(self.predicted[index] / self.rows),
+            positives=float(self.predicted[index] / self.total),
         )
 
 
 def choose(
-    rule: ThresholdRule, truth: NDArray[np.bool_], score: NDArray[np.float64], source: str
+    rule: ThresholdRule,
+    truth: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    source: str,
+    weight: NDArray[np.float64] | None = None,
+    costs: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> tuple[float, ThresholdChoice]:
     """Choose the threshold, and describe the choice.
 
@@ -117,22 +158,31 @@ def choose(
     :param truth: whether each row is positive, shape (n,), with rows of both classes
     :param score: probability of the positive class, shape (n,)
     :param source: description of how the rows were chosen
+    :param weight: the weight of each row in the rule, above 0, shape (n,); ``None`` if each row counts once
+    :param costs: the columns of costs that the rule names, each of shape (n,)
     :raises TrainingError: no threshold meets the condition of the rule
     """
-    found = Thresholds.of(truth, score)
+    given = None
+    if rule.cost is not None:
+        first, second = (
+            costs[cost] if costs is not None and isinstance(cost, str) else cost
+            for cost in (rule.cost["false_positive"], rule.cost["false_negative"])
+        )
+        given = first, second
+    found = Thresholds.of(truth, score, weight, given)
     goal = found.goal(rule)
     best = goal.max()
     if best == -np.inf:
         raise TrainingError(
-            f"No threshold has a precision of at least {rule.precision:g} on the {found.rows:,} rows on which it is chosen "
-            f"({source}, {found.positives:,} positive): the greatest is {np.nanmax(found.precision):.4g}. Set a lower precision, or "
+            f"No threshold has a precision of at least {rule.precision:g} on the {len(truth):,} rows on which it is chosen "
+            f"({source}, {int(truth.sum()):,} positive): the greatest is {np.nanmax(found.precision):.4g}. Set a lower precision, or "
             "use more rows or a better model."
         )
     index = len(goal) - 1 - int(goal[::-1].argmax())
     shown = np.unique(np.linspace(0, len(goal) - 1, _POINTS).astype(int))
     choice = ThresholdChoice(
         rule=str(rule),
-        rows=found.rows,
+        rows=len(truth),
         source=source,
         point=found.point(index),
         curve=[found.point(place) for place in shown],

@@ -26,15 +26,15 @@ class ThresholdRule(Model):
         chosen, which has the greatest recall
     :param recall: the smallest accepted recall. Of the thresholds that reach it, the threshold with the greatest
         precision is chosen
-    :param cost: costs of a ``false_positive`` and of a ``false_negative``. The threshold minimises the mean cost of a
-        row
+    :param cost: costs of a ``false_positive`` and of a ``false_negative``, each a number or the name of the column with
+        the cost of each row. The threshold minimises the mean cost of a row
     :param value: the threshold itself. In a declaration, it is a plain number
     """
 
     maximise: Literal["f1", "accuracy", "balanced_accuracy"] | None = None
     precision: float | None = Field(default=None, gt=0, le=1)
     recall: float | None = Field(default=None, gt=0, le=1)
-    cost: Annotated[dict[str, float], BeforeValidator(lambda value: parse_costs(value)._asdict())] | None = None
+    cost: Annotated[dict[str, float | str], BeforeValidator(lambda value: parse_costs(value)._asdict())] | None = None
     value: float | None = None
 
     @model_validator(mode="before")
@@ -57,6 +57,11 @@ class ThresholdRule(Model):
             raise ValueError(f"the threshold is {self.value:g}, but must be a number from 0 to 1")
         return self
 
+    @property
+    def cost_columns(self) -> list[str]:
+        """Return the names of the columns with the costs of the rows, each once."""
+        return [] if self.cost is None else parse_costs(self.cost).columns
+
     def __str__(self) -> str:
         if self.maximise:
             return f"greatest {self.maximise}"
@@ -65,7 +70,11 @@ class ThresholdRule(Model):
         if self.recall is not None:
             return f"recall at least {self.recall:g}"
         if self.cost is not None:
-            return f"least cost (false positive {self.cost['false_positive']:g}, false negative {self.cost['false_negative']:g})"
+            positive, negative = (
+                f"column {cost!r}" if isinstance(cost, str) else f"{cost:g}"
+                for cost in (self.cost["false_positive"], self.cost["false_negative"])
+            )
+            return f"least cost (false positive {positive}, false negative {negative})"
         return "given as a number"
 
 

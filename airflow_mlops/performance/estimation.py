@@ -114,7 +114,7 @@ def estimate(
     gradient = (slope * p * (1 - p)) @ basis
     spread = z * math.sqrt(variance + gradient @ np.asarray(calibration.covariance) @ gradient)
     costs = costs_of(metric)
-    most = math.inf if metric == "log_loss" else max(costs) if costs is not None else 1.0
+    most = math.inf if metric == "log_loss" else costs.most if costs is not None else 1.0
     return Interval(value, max(0.0, value - spread), min(most, value + spread))
 
 

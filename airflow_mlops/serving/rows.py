@@ -17,6 +17,7 @@ from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.core.moments import parse_instant
 from airflow_mlops.data.moments import as_utc, is_time
 from airflow_mlops.data.privacy import Pseudonymizer, require_private
+from airflow_mlops.metrics.costs import cost_columns
 from airflow_mlops.serving.layout import REQUEST_COLUMNS
 
 _NULL = type(None)
@@ -34,8 +35,8 @@ class InputColumns:
     """The fields that a row of a request has: all features, and optionally the columns that are only logged.
 
     The columns that are only logged are the keys, the event time and the watched columns of the training set, with
-    their types in the training set (times as UTC timestamps in microseconds), and the weight of the row as a
-    floating-point number.
+    their types in the training set (times as UTC timestamps in microseconds), and the weight and the costs of the row as
+    floating-point numbers.
 
     :param contract: contract of the model
     :param training: columns of the training set; ``None`` if its manifest no longer exists
@@ -45,15 +46,16 @@ class InputColumns:
     def __init__(self, contract: ModelContract, training: pa.Schema | None = None, keys: Sequence[str] = ()) -> None:
         self.features = contract.features
         known = {feature.name for feature in self.features}
-        others = [name for name in (contract.timestamp, contract.sample_weight) if name]
+        amounts = [*cost_columns(contract.metrics), *([contract.sample_weight] if contract.sample_weight else [])]
+        others = [*([contract.timestamp] if contract.timestamp else []), *amounts]
         wanted = [*keys, *others, *contract.watched]
         self.carried: dict[str, pa.DataType] = {}
         for name in dict.fromkeys(wanted):
             # The log has separate columns for the request.
             logged = name in known or name in REQUEST_COLUMNS
             if training is not None and name in training.names and not logged:
-                # A weight may have a fraction, although all weights in the training set are whole.
-                kind = pa.float64() if name == contract.sample_weight else training.field(name).type
+                # A weight or a cost may have a fraction, although all of them in the training set are whole.
+                kind = pa.float64() if name in amounts else training.field(name).type
                 self.carried[name] = _UTC if is_time(kind) else kind
         self.keys = [name for name in keys if name in self.carried or name in known]
         self.timestamp = contract.timestamp if contract.timestamp in self.carried else None
@@ -100,7 +102,7 @@ class InputColumns:
                 unknown = row.keys() - self._known
                 raise SchemaError(
                     f"Row {number} has the field {min(unknown)!r}, which is neither a feature of the model nor a key, a "
-                    f"watched column or the weight of the rows of its training set. The fields are: {', '.join(sorted(self._known))}."
+                    f"watched column, the weight or a cost of the rows of its training set. The fields are: {', '.join(sorted(self._known))}."
                 )
         features = {}
         for feature in self.features:

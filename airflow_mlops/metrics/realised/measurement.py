@@ -32,7 +32,8 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     - ``f1`` and ``balanced_accuracy``: derived from Wilson's intervals.
     - ``log_loss``, ``brier``, ``mae`` and deviances: the interval of a mean, corrected for skewness.
     - ``rmse``: the square root of the interval of the mean squared error.
-    - Expected costs: derived from Wilson's intervals of the shares of both errors.
+    - Expected costs: derived from Wilson's intervals of the shares of both errors. If a cost is a column, see
+      :func:`airflow_mlops.metrics.realised.shares.expected_cost`.
     - Custom metrics: a bootstrap over rows.
 
     For clustered rows (``outcomes.groups``), the interval is widened by :class:`airflow_mlops.metrics.clusters.Design`.
@@ -49,7 +50,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     :param task: the ML task (binary, multiclass, regression), which custom metrics need
     :raises UnmeasurableError: there are no labels; for a metric that needs both classes, too few rows of a class have a
         label or a prediction; a deviance is undefined for a label or a prediction; the errors have no finite mean; all
-        rows are of one cluster; or a custom metric needs probabilities that are not logged, or is undefined on too many
+        rows are of one cluster; the rows lack a column of costs; or a custom metric needs probabilities that are not logged, or is undefined on too many
         bootstrap samples
     :raises MetricError: the custom metric fails
     """
@@ -98,7 +99,7 @@ def widened(metric: str, interval: Interval, clusters: Design, confidence: float
         raise UnmeasurableError("all rows are of one group")
     most = 1.0 if find_metric(metric).higher_is_better or metric == "brier" else math.inf
     if (costs := costs_of(metric)) is not None:
-        most = max(costs)
+        most = costs.most
     value = interval.value
     low, high = value - factor * (value - interval.low), value + factor * (interval.high - value)
     return Interval(value, max(0.0, low), min(most, high))

@@ -38,11 +38,12 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
     :param outcomes: the labelled predictions
     :return: losses, shape (n,)
     :raises UnmeasurableError: the metric is ``roc_auc`` and a class has fewer than two rows, or a deviance is undefined
-        for a label or a prediction
+        for a label or a prediction, or the rows lack a column of costs
     """
     if (costs := costs_of(metric)) is not None:
         false_positive, false_negative = errors(outcomes)
-        return costs.false_positive * false_positive + costs.false_negative * false_negative
+        first, second = (outcomes.cost(cost) for cost in costs)
+        return np.asarray(first * false_positive + second * false_negative)
     if (power := power_of(metric)) is not None:
         return _deviances(power, outcomes)
     with np.errstate(over="ignore", invalid="ignore"):

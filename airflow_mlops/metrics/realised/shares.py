@@ -100,24 +100,67 @@ def expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
     The usual interval of a mean would have the width 0 without errors, and would be too narrow with few expensive
     errors.
 
+    If the cost of an error is a column, the interval of its mean cost is Wilson's interval of the share of errors, in
+    which each row counts by its cost, multiplied by the mean of the column. Such an interval ignores that the costs of
+    other rows may be higher, so the result is at each end at least as wide as the usual interval of the mean cost,
+    corrected for skewness.
+
     :param costs: the costs of both errors
+    :raises UnmeasurableError: the rows lack a column of costs, or there are too few rows for their mean
     """
-    shares = [weighted.share(error, outcomes.weight, z) for error in errors(outcomes)]
-    first, second = (share.value for share in shares)
-    if outcomes.weight is None:
+    found = [
+        _mean_cost(outcomes.cost(cost), error, outcomes, z) for cost, error in zip(costs, errors(outcomes), strict=True)
+    ]
+    if outcomes.weight is None and not costs.columns:
         # The sums of errors are exact integers, and the sum of their costs is rounded once.
         value = float(np.dot(costs, [int(error.sum()) for error in errors(outcomes)])) / outcomes.rows
     else:
-        value = float(np.dot(costs, (first, second)))
-    # The two errors exclude each other, so their shares have the correlation -sqrt(odds). If all rows have the same
-    # error, the correlation is undefined and counts as 0.
-    odds = first * second / ((1 - first) * (1 - second)) if max(first, second) < 1 else 0.0
-    below, above = (
-        np.array([cost * width for cost, width in zip(costs, widths, strict=True)])
-        for widths in ([share.value - share.low for share in shares], [share.high - share.value for share in shares])
-    )
-    low, high = (math.sqrt(max(0.0, sides @ sides - 2 * math.sqrt(odds) * sides.prod())) for sides in (below, above))
-    return Interval(value, max(0.0, value - low), min(max(costs), value + high))
+        value = sum(mean.value for mean, _ in found)
+    # No row has both errors, so the covariance of the two costs of a row is minus the product of their means. If a
+    # variance is 0, the correlation is undefined and counts as 0.
+    (first, first_variance), (second, second_variance) = found
+    spread = math.sqrt(first_variance) * math.sqrt(second_variance)
+    correlation = min(1.0, first.value * second.value / spread) if spread > 0 else 0.0
+    below = np.array([mean.value - mean.low for mean, _ in found])
+    above = np.array([mean.high - mean.value for mean, _ in found])
+    low, high = (math.sqrt(max(0.0, sides @ sides - 2 * correlation * sides.prod())) for sides in (below, above))
+    if costs.columns:
+        mean = _mean_of_rows(costs, outcomes, z)
+        low, high = max(low, value - mean.low), max(high, mean.high - value)
+    return Interval(value, max(0.0, value - low), min(costs.most, value + high))
+
+
+def _mean_cost(
+    cost: npt.NDArray[np.float64] | float, error: npt.NDArray[np.bool_], outcomes: Outcomes, z: float
+) -> tuple[Interval, float]:
+    """Measure the mean cost of one kind of error, and the variance of this cost between rows.
+
+    :param cost: the cost, or the cost of each row, shape (n,)
+    :param error: whether each row has the error, shape (n,)
+    """
+    weight = outcomes.weight
+    if not isinstance(cost, np.ndarray):
+        share = weighted.share(error, weight, z)
+        return Interval(*(cost * end for end in (share.value, share.low, share.high))), cost**2 * share.value * (
+            1 - share.value
+        )
+    charged = cost > 0
+    if not charged.any():
+        return Interval(0.0, 0.0, 0.0), 0.0
+    share = weighted.share(error[charged], (cost if weight is None else cost * weight)[charged], z)
+    mean, value = weighted.mean(cost, weight), weighted.mean(cost * error, weight)
+    variance = weighted.mean(np.square(cost * error - value), weight)
+    return Interval(value, mean * share.low, mean * share.high), variance
+
+
+def _mean_of_rows(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
+    each = np.asarray(sum(outcomes.cost(cost) * error for cost, error in zip(costs, errors(outcomes), strict=True)))
+    found = weighted.interval(each, outcomes.weight, z)
+    if not math.isfinite(found.high - found.low):
+        raise UnmeasurableError(
+            "the costs have no finite mean and standard error, because they are too large or too few"
+        )
+    return found
 
 
 def missed(outcomes: Outcomes) -> Bools:

@@ -9,7 +9,7 @@ answered nothing in some windows. A metric that is not a mean over rows is compa
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 
 import numpy as np
@@ -24,7 +24,8 @@ from airflow_mlops.data.datasets import Dataset, find_whole_datasets
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.catalog import is_deviance, is_expected_cost
 from airflow_mlops.metrics.clusters import codes
-from airflow_mlops.metrics.realised import COLUMNS, UnmeasurableError, losses, measurable, outcomes
+from airflow_mlops.metrics.costs import cost_columns
+from airflow_mlops.metrics.realised import COLUMNS, UnmeasurableError, costs, losses, measurable, outcomes
 from airflow_mlops.metrics.two_groups import Group
 
 #: Metrics of logged predictions by which a canary can be compared: means over rows, and the area under the ROC curve.
@@ -80,7 +81,7 @@ def read(
     for dataset in _datasets(store, name, shares[0][0]):
         # A window has the same identity in every time zone.
         window = dataset.window.identity if dataset.window else ""
-        for step, rows in _by_share(_rows(dataset, ref, groups), shares).items():
+        for step, rows in _by_share(_rows(dataset, ref, groups, cost_columns([metric])), shares).items():
             parts.setdefault((step, window), []).append(rows)
     tables = {key: pa.concat_tables(found, promote_options="permissive") for key, found in sorted(parts.items())}
     found, labels_now = _losses(tables, contract, metric, groups, strata, len(shares) - 1)
@@ -95,13 +96,15 @@ def _datasets(store: ArtifactStore, name: str, since: datetime) -> list[Dataset]
         return []
 
 
-def _rows(dataset: Dataset, ref: ModelVersionRef, groups: str | None) -> pa.Table:
+def _rows(dataset: Dataset, ref: ModelVersionRef, groups: str | None, costs: Sequence[str]) -> pa.Table:
     present = dataset.manifest.column_names
-    wanted = [*COLUMNS, "model_version", "scored_at", "latency_ms", *([groups] if groups else [])]
+    wanted = [*COLUMNS, "model_version", "scored_at", "latency_ms", *([groups] if groups else []), *costs]
     if absent := [column for column in wanted if column not in present]:
-        what = "Set `groups` to a column that is logged." if absent == [groups] else (
-            "Set `outcomes` and `canary_outcomes` to datasets that JoinLabelsOperator wrote for online predictions."
-        )  # fmt: skip
+        what = "Set `outcomes` and `canary_outcomes` to datasets that JoinLabelsOperator wrote for online predictions."
+        if absent[0] in costs:
+            what = "Set `metric` to an expected cost whose columns are logged."
+        elif absent == [groups]:
+            what = "Set `groups` to a column that is logged."
         raise SpecError(f"Dataset {dataset.manifest.name!r} has no column {absent[0]!r}. {what}")
     if dataset.manifest.details.get("model") != ref.model:
         raise SpecError(
@@ -142,6 +145,7 @@ def _losses(
         found = outcomes(batches, contract)
         if not found.rows:
             continue
+        found = replace(found, costs=costs(batches, contract, cost_columns([metric])))
         try:
             values.append(losses(metric, found))
         except UnmeasurableError as error:

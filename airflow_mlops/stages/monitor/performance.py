@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from airflow_mlops.core.contract import ModelContract
@@ -15,6 +15,7 @@ from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.metrics.catalog import COVERAGE, ESTIMATED, REALISED, is_custom, is_expected_cost
 from airflow_mlops.metrics.catalog import realised as realised_metrics
 from airflow_mlops.metrics.clusters import Design
+from airflow_mlops.metrics.costs import cost_columns
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.performance import at_training, estimation
 from airflow_mlops.performance.bias import bias
@@ -28,6 +29,7 @@ from airflow_mlops.profiles.calibration import Calibration, Floats, LossModel
 from airflow_mlops.profiles.profile import ModelProfile, WeightedPerformance
 from airflow_mlops.profiles.training import BIAS
 from airflow_mlops.stages.monitor import clusters
+from airflow_mlops.stages.monitor import costs as row_costs
 from airflow_mlops.stages.monitor import weights as row_weights
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.weights import Weights
@@ -48,6 +50,7 @@ class Realised:
     :param notes: further remarks, one sentence each
     :param design: how much clusters widen the interval of the metric; ``None`` for independent rows
     :param weights: the weights of the measured rows
+    :param costs: the columns of costs that the metric names, for the rows with a label, each of shape (n,)
     """
 
     labelled: int = 0
@@ -60,6 +63,7 @@ class Realised:
     notes: list[str] = field(default_factory=list)
     design: Design | None = None
     weights: Weights = field(default_factory=Weights)
+    costs: Mapping[str, Floats] = field(default_factory=dict)
 
     @property
     def judged(self) -> Performance | None:
@@ -112,6 +116,12 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     if weights.refused is not None:
         immature = young or _too_few(labelled, coverage, policy)
         return Realised(labelled, coverage, unmeasured=weights.refused, immature=immature, notes=notes, weights=weights)
+    try:
+        costs = row_costs.read(check, contract, metric)
+    except metrics.UnmeasurableError as error:
+        immature = young or _too_few(labelled, coverage, policy)
+        return Realised(labelled, coverage, unmeasured=str(error), immature=immature, notes=notes, weights=weights)
+    outcomes = replace(outcomes, costs=costs)
     if weights.values is not None:
         outcomes = outcomes.weighted(weights.values)
     reason = young or _too_few(outcomes.rows, coverage, policy)
@@ -143,6 +153,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         notes=notes,
         design=known,
         weights=weights,
+        costs=costs,
     )
 
 
@@ -212,6 +223,10 @@ def estimated(
     columns = ["score", LABEL] if labelled else ["score"]
     batches = check.batches(columns)
     try:
+        if cost_columns([metric]):
+            raise metrics.UnmeasurableError(
+                "the costs are in a column, and estimates support only costs that are numbers"
+            )
         if metric not in ESTIMATED and not is_expected_cost(metric):
             raise metrics.UnmeasurableError(
                 f"{metric} needs labels; {', '.join(name for name in REALISED[contract.task] if name in ESTIMATED)} can be "

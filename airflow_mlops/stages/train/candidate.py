@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.data.cost_columns import read_costs
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.catalog import INTERVAL_METRICS, METRICS, is_deviance, is_on_request
+from airflow_mlops.metrics.costs import cost_columns
 from airflow_mlops.metrics.domain import wrong_predictions
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import predicted
@@ -27,6 +29,10 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.train import calibration, interval, threshold
 from airflow_mlops.stages.train.aside import Divided, divided
 from airflow_mlops.stages.train.spec import TrainSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 # Number of held-out rows for which the labels from the model's own predict() are compared with the labels from the
 # contract.
@@ -99,6 +105,7 @@ def fit_candidate(
     :param test: rows of the split part ``test``
     :param run: checkpoint and log functions of the training
     :raises TrainingError: the model cannot be fitted to the data
+    :raises CostError: a column of costs is absent from the training set, or has values that are not costs
     :raises ModelFormatError: the model cannot be exported to ONNX
     """
     trainer: Any = trainer_module(spec.trainer.kind)
@@ -106,6 +113,10 @@ def fit_candidate(
     threshold.check_task(spec.threshold, train.task)
     calibration.check_task(spec.calibration, train.task)
     interval.check_task(spec.interval, train.task)
+    # Columns without valid costs fail here, before the fit.
+    costs = read_costs(dataset, TEST, cost_columns(spec.metrics))
+    if spec.threshold is not None:
+        read_costs(dataset, run.part, spec.threshold.cost_columns)
     train, run, parts = _without_set_aside(spec, dataset, train, run)
     train = _with_class_weight(spec, train, run)
     with Phase(context, "Fitted") as fitting:
@@ -128,7 +139,7 @@ def fit_candidate(
             contract = interval.with_interval(
                 spec.interval, contract, parts.interval, run.part, export.content, context.progress
             )
-        metrics = _measure(contract, test, export.predictions, spec.metrics)
+        metrics = _measure(contract, test, export.predictions, spec.metrics, costs)
         _report_undefined(model, test, export.predictions, [*{*spec.metrics} - {*metrics}], context)
         contract = calibration.with_metrics(contract, test, export.predictions, context.progress)
     contract = contract.model_copy(update={"metrics": metrics, "parity": export.parity})
@@ -184,9 +195,13 @@ def _report_undefined(
 
 
 def _measure(
-    contract: ModelContract, test: TrainingData, predictions: Predictions, own: Sequence[str]
+    contract: ModelContract,
+    test: TrainingData,
+    predictions: Predictions,
+    own: Sequence[str],
+    costs: Mapping[str, NDArray[np.float64]],
 ) -> dict[str, float]:
-    found = measure(predicted(test.labels, predictions, contract, test.metric_weights), own)
+    found = measure(predicted(test.labels, predictions, contract, test.metric_weights, costs), own)
     return in_order(found)
 
 

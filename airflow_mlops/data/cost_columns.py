@@ -1,0 +1,65 @@
+"""Reads columns with the cost of each row, which an expected cost names (:mod:`airflow_mlops.metrics.costs`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from airflow_mlops.core.counts import counted
+from airflow_mlops.core.errors import CostError
+from airflow_mlops.core.numbers import LARGEST_COST, SMALLEST_COST
+from airflow_mlops.data.sample_weights import is_number, numbers
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from airflow_mlops.data.datasets import Dataset
+
+
+def read_costs(dataset: Dataset, part: str | None, columns: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """Read the cost of each row, shape (n,), from each column.
+
+    :param dataset: the dataset
+    :param part: name of the split part; ``None`` for all rows
+    :param columns: names of the columns
+    :raises CostError: the dataset lacks a column, a column is the label, or some values are not costs
+    """
+    name, details = dataset.manifest.name, dataset.manifest.details
+    for column in columns:
+        if column not in dataset.manifest.column_names:
+            raise CostError(
+                f"Dataset {name!r} has no column {column!r} with costs. Name the column in `features` or `watched` of "
+                "BuildTrainingSetOperator, or correct the costs."
+            )
+        if column == details.get("label"):
+            raise CostError(
+                f"Column {column!r} of dataset {name!r} is the label, so it cannot contain costs. Name another column in the costs."
+            )
+    if not columns:
+        return {}
+    table = dataset.table(part, list(columns))
+    where = f"split part {part!r} of dataset {name!r}" if part else f"dataset {name!r}"
+    for column in columns:
+        if (wrong := why_no_costs(table.column(column))) is not None:
+            raise CostError(
+                f"Column {column!r} of {where} cannot contain costs, because it is {wrong}. Costs are finite numbers of at least 0. "
+                "Correct them where the data is ingested, or leave these rows out of the dataset."
+            )
+    return {column: numbers(table.column(column)) for column in columns}
+
+
+def why_no_costs(values: pa.Array | pa.ChunkedArray) -> str | None:
+    """Return why values cannot be costs, as a phrase such as ``null in 3 rows (of 10)``; ``None`` if they can."""
+    if not is_number(values.type):
+        return f"of the type {values.type}"
+    found = numbers(values)
+    wrong = {
+        "null": values.null_count,
+        "negative": int((found < 0).sum()),
+        f"NaN, infinite or above {LARGEST_COST:g}": int((~(found <= LARGEST_COST)).sum()) - values.null_count,
+        f"above 0 but below {SMALLEST_COST:g}": int(((found > 0) & (found < SMALLEST_COST)).sum()),
+    }
+    listed = " and ".join(f"{what} in {counted(rows, 'row')}" for what, rows in wrong.items() if rows)
+    return f"{listed} (of {len(found):,})" if listed else None

@@ -19,6 +19,7 @@ because smaller differences from 0 and 1 are rounding errors in single precision
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,13 +75,17 @@ def require_rows(method: CalibrationMethod, labels: NDArray[Any], classes: Seque
 
 
 def fit(
-    method: CalibrationMethod, probabilities: NDArray[np.float64], codes: NDArray[np.int64]
+    method: CalibrationMethod,
+    probabilities: NDArray[np.float64],
+    codes: NDArray[np.int64],
+    weight: NDArray[np.float64] | None = None,
 ) -> list[CalibrationMap]:
     """Fit the functions of a calibration.
 
     :param method: the calibration method
     :param probabilities: probabilities of the classes, shape (n, k)
     :param codes: position of each row's class, shape (n,). Every class must occur
+    :param weight: the weight of each row, above 0 and with the mean 1, shape (n,); ``None`` if each row counts once
     :return: one function for each class; a single function for two classes, and for ``temperature``
     :raises SpecError: scikit-learn is too old for the method
     """
@@ -102,7 +107,11 @@ def fit(
     given = _given_scores(probabilities.shape[1])
     # The scores do not depend on the other rows, so one fold is enough.
     rows = np.arange(len(codes))
-    found = CalibratedClassifierCV(FrozenEstimator(given), method=method, cv=[(rows, rows)]).fit(scores, codes)
+    calibration = CalibratedClassifierCV(FrozenEstimator(given), method=method, cv=[(rows, rows)])
+    with warnings.catch_warnings():
+        # scikit-learn warns that the frozen estimator is not fitted with the weights.
+        warnings.filterwarnings("ignore", message=".*sample_weight", category=UserWarning)
+        found = calibration.fit(scores, codes, sample_weight=weight)
     (calibrated,) = found.calibrated_classifiers_
     if method == "isotonic":
         return [

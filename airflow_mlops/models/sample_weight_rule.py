@@ -21,14 +21,10 @@ class _Declared(Model):
     sample_weight: SampleWeight
 
 
-def refusal(
-    trainer: Mapping[str, Any], *, chooses_threshold: bool, calibrates: bool, finds_interval: bool
-) -> str | None:
+def refusal(trainer: Mapping[str, Any], *, finds_interval: bool) -> str | None:
     """Return why a training does not accept weights of rows, and what to do; ``None`` if it accepts weights.
 
     :param trainer: the fields of the trainer
-    :param chooses_threshold: whether a rule chooses the decision threshold
-    :param calibrates: whether the training fits a calibration
     :param finds_interval: whether the training computes prediction intervals
     """
     if trainer.get("kind") == "search":
@@ -38,35 +34,22 @@ def refusal(
             "a TorchTrainer with dataset= does not support sample_weight, because a Dataset may change the number of rows; remove "
             "dataset=, or weigh the rows in the loss of your module"
         )
-    if chooses_threshold:
-        return "sample_weight is set, but a threshold is chosen on rows without weights; give threshold as a number"
-    if calibrates:
-        return "sample_weight is set, but a calibration is fitted to rows without weights; remove one of the two"
     if finds_interval:
         return "sample_weight is set, but the margin of prediction intervals is found on rows without weights; remove one of the two"
     return None
 
 
-def check_sample_weight(
-    where: str, declared: Any, trainer: Any, threshold: Any, calibration: Any, interval: Any
-) -> None:
+def check_sample_weight(where: str, declared: Any, trainer: Any, interval: Any) -> None:
     """Validate the column of weights in a DAG file, together with the other parameters, which are valid already.
 
     :param where: start of the error message, such as ``The sample weight of task 'train'``
     :param declared: the declared column of weights
     :param trainer: the declared trainer; a template is not checked
-    :param threshold: the declared threshold; a template is not checked
-    :param calibration: the declared calibration; a template is not checked
     :param interval: the declared prediction intervals; a template is not checked
     :raises SpecError: ``declared`` is not a column name, or the training does not accept weights
     """
     fields = trainer if isinstance(trainer, Mapping) else {}
-    problem = refusal(
-        fields,
-        chooses_threshold=isinstance(threshold, Mapping),
-        calibrates=bool(calibration),
-        finds_interval=interval is not None,
-    )
+    problem = refusal(fields, finds_interval=interval is not None)
     if problem is not None:
         raise SpecError(f"{where} cannot be used: {problem}.")
     parse(_Declared, {"sample_weight": declared}, where)

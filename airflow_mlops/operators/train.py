@@ -106,7 +106,7 @@ class TrainOperator(StepOperator):
         if sample_weight is not None and not is_template(sample_weight):
             from airflow_mlops.models.sample_weight_rule import check_sample_weight
 
-            declared = [None if is_template(item) else item for item in (trainer, threshold, calibration, interval)]
+            declared = [None if is_template(item) else item for item in (trainer, interval)]
             check_sample_weight(f"The sample weight of task {self.task_id!r}", sample_weight, *declared)
         self.assign_parameters(locals())
 

@@ -1,7 +1,7 @@
 """Calibrate the probabilities of a candidate by the method of the training (``calibration=``).
 
 The calibration functions are fitted to rows that :mod:`airflow_mlops.stages.train.aside` sets aside, and become a part
-of the model. Both its predictions in Python and its ONNX export are calibrated. Scoring, serving, gates and monitoring
+of the model. If the training has a column of weights, each row counts by its weight. Both its predictions in Python and its ONNX export are calibrated. Scoring, serving, gates and monitoring
 use the export, so all of them use calibrated probabilities.
 """
 
@@ -14,9 +14,11 @@ import numpy as np
 
 from airflow_mlops.core.contract import THRESHOLD, Calibration, ModelContract, ReliabilityPoint, Task
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.data.sample_weights import sample_weights
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import encode, is_positive, predicted
 from airflow_mlops.metrics.values import measure, reliability
+from airflow_mlops.metrics.weighted import scaled
 from airflow_mlops.models import calibration, parity
 from airflow_mlops.models.calibration_rule import CalibrationRule
 from airflow_mlops.models.onnx.scorer import OnnxModel
@@ -61,6 +63,7 @@ def calibrated(
     :param test: rows of the split part ``test``, on which the probabilities without calibration are measured
     :return: the calibrated model, and its contract with the calibration
     :raises SpecError: the estimator sets a threshold
+    :raises TrainingError: too few of the rows have a weight above 0
     :raises ModelFormatError: the model cannot be exported to ONNX
     """
     if contract.threshold != THRESHOLD:
@@ -76,10 +79,13 @@ def calibrated(
         found = Calibration(method=method, maps=rule.maps)
     else:
         first = parity.export(model, contract, train, test, lambda message: None)
-        probabilities, codes = _rows(OnnxModel(first.content, contract), aside, part)
+        probabilities, codes, weight = _rows(OnnxModel(first.content, contract), aside, part)
+        if weight is not None:
+            calibration.require_rows(method, codes, range(classes), f"{aside.source}, with a weight above 0")
+            weight = scaled(weight)
         found = Calibration(
             method=method,
-            maps=calibration.fit(method, probabilities, codes),
+            maps=calibration.fit(method, probabilities, codes, weight),
             rows=len(codes),
             source=aside.source,
             before=measured(contract, test, first.predictions),
@@ -118,14 +124,17 @@ def _curve(contract: ModelContract, test: TrainingData, predictions: Predictions
     if contract.task != "binary":
         return []
     truth = is_positive(test.labels, contract.classes, contract.positive)
-    bins = zip(*reliability(truth, predictions.score), strict=True)
+    bins = zip(*reliability(truth, predictions.score, test.metric_weights), strict=True)
     return [ReliabilityPoint(predicted=predicted, observed=observed, rows=rows) for predicted, observed, rows in bins]
 
 
-def _rows(model: OnnxModel, aside: SetAside, part: str | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the probabilities of the rows set aside, shape (n, k), and the position of each row's class, shape (n,).
+def _rows(
+    model: OnnxModel, aside: SetAside, part: str | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64] | None]:
+    """Return the probabilities of the rows set aside, shape (n, k), the position of each row's class, shape (n,), and
+    the weight of each row in metrics, shape (n,), or ``None`` if each row counts once.
 
-    Rows of a class that the model does not know are left out.
+    Rows of a class that the model does not know, and rows with the weight 0, are left out.
     """
     contract = model.contract
     names = [feature.name for feature in contract.features]
@@ -134,4 +143,8 @@ def _rows(model: OnnxModel, aside: SetAside, part: str | None) -> tuple[NDArray[
     column = aside.chosen.table(part, [contract.label]).column(contract.label)
     labels = label_values(column, contract.task, f"Label {contract.label!r}")
     codes = encode(labels, contract.classes)
-    return probabilities[codes >= 0], codes[codes >= 0]
+    if contract.sample_weight is None:
+        return probabilities[codes >= 0], codes[codes >= 0], None
+    weight = sample_weights(aside.chosen, part, contract.sample_weight)
+    counted = (codes >= 0) & (weight > 0)
+    return probabilities[counted], codes[counted], weight[counted]

@@ -76,8 +76,6 @@ class TrainSpec(Spec):
         if self.sample_weight is not None:
             problem = refusal(
                 self.trainer.model_dump(include={"kind", "dataset"}),
-                chooses_threshold=self.threshold is not None and self.threshold.value is None,
-                calibrates=self.calibration is not None,
                 finds_interval=self.interval is not None,
             )
             if problem is not None:

@@ -46,7 +46,7 @@ class LogOdds(Probabilities):
         return odds[:, 1] if X.shape[1] == 2 else odds
 
 
-def by_sklearn(method, probabilities, codes, new):
+def by_sklearn(method, probabilities, codes, new, weight=None):
     """What scikit-learn makes of a classifier with these probabilities, without this package's functions."""
     model = LogOdds() if method == "sigmoid" else Probabilities()
     model.classes_ = np.arange(probabilities.shape[1])
@@ -54,7 +54,7 @@ def by_sklearn(method, probabilities, codes, new):
         probabilities = np.round(probabilities / STEP) * STEP
     rows = np.arange(len(codes))
     calibrated = CalibratedClassifierCV(FrozenEstimator(model), method=method, cv=[(rows, rows)])
-    return calibrated.fit(probabilities, codes).predict_proba(new)
+    return calibrated.fit(probabilities, codes, sample_weight=weight).predict_proba(new)
 
 
 def exported(classes, opset=18):
@@ -184,6 +184,25 @@ def test_a_row_whose_classes_are_all_improbable_gets_equal_probabilities():
     given_ = np.array([[0.2, 0.3, 0.5]])
     for found in (calibrate("isotonic", never, given_), by_onnx("isotonic", never, given_)):
         np.testing.assert_allclose(found, np.full((1, 3), 1 / 3))
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("ignore:.*sample_weight")
+def test_weights_are_those_of_scikit_learn(method, classes):
+    random = np.random.default_rng(3)
+    probabilities = random.dirichlet(np.ones(classes), 400)
+    codes = np.array([random.choice(classes, p=row) for row in probabilities])
+    weight = random.integers(1, 4, 400).astype(float)
+    found = calibrate(method, fit(method, probabilities, codes, weight), probabilities)
+    expected = by_sklearn(method, probabilities, codes, probabilities, weight)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    if method != "sigmoid":
+        # A sigmoid is fitted to targets that depend on the number of rows.
+        repeated = np.repeat(np.arange(400), weight.astype(int))
+        again = calibrate(method, fit(method, probabilities[repeated], codes[repeated]), probabilities)
+        np.testing.assert_allclose(found, again, atol=1e-4)
+    assert np.abs(found - calibrate(method, fit(method, probabilities, codes), probabilities)).max() > 1e-3
 
 
 def test_rounding_of_equal_scores_in_single_precision_does_not_matter():

@@ -171,3 +171,17 @@ def test_a_rule_is_stored_and_read_again(declared):
     spec = parse(TrainSpec, fields, "Task 'train'")
     assert TrainSpec.model_validate_json(spec.model_dump_json()) == spec
     assert (spec.threshold is None) == (declared is None)
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from([{"maximise": "f1"}, {"maximise": "balanced_accuracy"}, {"recall": 0.5}, COST]))
+def test_a_weight_counts_like_that_many_rows(data, rule):
+    size = data.draw(st.integers(2, 12))
+    whole = st.lists(st.integers(0, 5), min_size=size, max_size=size)
+    score, truth = np.array(data.draw(whole)) / 5, np.array(data.draw(whole)) % 2 == 0
+    assume(truth.any() and not truth.all())
+    weight = np.array(data.draw(whole)) + 1
+    given_rule = ThresholdRule.model_validate(rule)
+    value, choice = choose(given_rule, truth, score, "rows", weight.astype(float))
+    again, repeated = choose(given_rule, np.repeat(truth, weight), np.repeat(score, weight), "rows")
+    assert (value, choice.point, choice.curve) == (again, repeated.point, repeated.curve)

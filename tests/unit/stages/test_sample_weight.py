@@ -22,12 +22,14 @@ from airflow_mlops.gates.evidence import HeldOut
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.pyfunc.scorer import PyfuncModel
+from airflow_mlops.models.threshold_choice import choose
 from airflow_mlops.models.training_data import read_part
 from airflow_mlops.operators import TrainOperator
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate.candidates import Candidate, with_weights
 from airflow_mlops.stages.evaluate.common_rows import common_training_set
 from airflow_mlops.stages.monitor.trainings import Training, _check_weights
+from airflow_mlops.stages.train.aside import divided
 from airflow_mlops.stages.train.candidate import fit_candidate, load_all, load_data
 from airflow_mlops.stages.train.runs import unlogged_run
 from airflow_mlops.stages.train.spec import TrainSpec
@@ -214,8 +216,7 @@ def test_trainings_that_cannot_use_weights_are_refused_in_the_dag_file(tmp_path)
     for fields, problem in (
         ({"trainer": TorchTrainer("m.n:Net", dataset="m.n:Rows")}, "a TorchTrainer with dataset= does not support"),
         ({"trainer": search}, "a Search does not support sample_weight"),
-        ({"trainer": LOGISTIC, "threshold": {"maximise": "f1"}}, "give threshold as a number"),
-        ({"trainer": LOGISTIC, "calibration": "sigmoid"}, "remove one of the two"),
+        ({"trainer": LOGISTIC, "interval": 0.9}, "remove one of the two"),
     ):
         with pytest.raises(SpecError, match=f"sample weight of task 'train' cannot be used: .*{problem}"):
             TrainOperator(**{**declared, **fields})
@@ -229,6 +230,43 @@ def test_trainings_that_cannot_use_weights_are_refused_in_the_dag_file(tmp_path)
         )
     with pytest.raises(TrainingError, match="sample_weight"):
         fit(tmp_path / "neighbours", NEIGHBOURS)
+
+
+def test_a_threshold_and_a_calibration_count_each_row_by_its_weight(tmp_path):
+    # About 150 rows are set aside for the calibration and 150 for the threshold. Rows with the weight 0 do not count.
+    store = ArtifactStore(tmp_path.as_uri())
+
+    def rows(size, seed):
+        random = np.random.default_rng(seed)
+        return flights(size, seed=seed).append_column("weight", pa.array(random.integers(0, 4, size).astype(float)))
+
+    ref = training_set(store, rows(1_500, 1), rows(200, 2))
+    fields = {"ref": ref, "calibration": "sigmoid", "threshold": {"maximise": "f1"}}
+    _, found, _ = fit(tmp_path, LOGISTIC, **fields)
+    _, plain, _ = fit(tmp_path, LOGISTIC, column=None, **fields)
+    choice, calibration = found.contract.threshold_choice, found.contract.calibration
+    assert choice.rows < plain.contract.threshold_choice.rows
+    assert calibration.rows < plain.contract.calibration.rows
+    # Exactly as if each row occurred as often as its weight says, and the fit had the same model.
+    spec = TrainSpec(dataset=ref, model="late", trainer=LOGISTIC, seed=0, sample_weight="weight", **{
+        name: value for name, value in fields.items() if name != "ref"
+    })  # fmt: skip
+    dataset, train, _ = load_data(spec, store)
+    aside = divided(spec, dataset, "train", train.labels).threshold.chosen.table("train")
+    repeated = aside.take(pa.array(np.repeat(np.arange(aside.num_rows), aside["weight"].to_numpy().astype(int))))
+    score = OnnxModel(found.exported, found.contract).predict(repeated.select(FEATURES)).score
+    late = repeated["late"].to_numpy()
+    value, expected = choose(spec.threshold, late, score, choice.source)
+    assert found.contract.threshold == value
+    assert choice.point == expected.point
+    assert choice.rows == int((aside["weight"].to_numpy() > 0).sum())
+    # Of the rows that are not late, only three have a weight above 0, and the model is fitted to them.
+    table = weighted(1_000, 1)
+    late = table["late"].to_numpy()
+    few = pa.array(np.where(late | (np.cumsum(~late) <= 3), 1.0, 0.0))
+    one_class = training_set(store, table.drop_columns(["weight"]).append_column("weight", few), weighted(200, 2))
+    with pytest.raises(TrainingError, match="rows with a weight above 0 .*of one class"):
+        fit(tmp_path, LOGISTIC, ref=one_class, threshold={"maximise": "f1"})
 
 
 def test_weights_that_leave_nothing_to_fit_or_to_measure_are_refused(tmp_path):

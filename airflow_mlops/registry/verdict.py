@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.core.windows import UtcDatetime
 
 
 def _finite(value: Any) -> Any:
@@ -75,6 +76,36 @@ class GateResult(Model):
     rows: int | None = None
     detectable: FiniteOrNone = None
     slices: list[SliceResult] = Field(default_factory=list)
+
+
+class WindowValue(Model):
+    """A metric of one version on a held-out window, with its 95% confidence interval.
+
+    :param low: lower end of the interval; ``None`` if there are too few rows
+    :param high: upper end of the interval; ``None`` if there are too few rows
+    """
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class HeldOutWindow(Model):
+    """The metric of the verdict on one of the consecutive windows of the held-out rows.
+
+    :param start: start of the window
+    :param end: end of the window, which is not part of it
+    :param rows: number of held-out rows in the window
+    :param candidates: the metric of each candidate, by number of the version. Candidates whose metric is undefined in
+        the window are left out
+    :param champion: the metric of the champion; ``None`` if it was not measured or is undefined in the window
+    """
+
+    start: UtcDatetime
+    end: UtcDatetime
+    rows: int
+    candidates: dict[int, WindowValue] = Field(default_factory=dict)
+    champion: WindowValue | None = None
 
 
 class CandidateVerdict(Model):
@@ -168,6 +199,8 @@ class Verdict(Model):
         have the same weight, and in verdicts of earlier releases
     :param live: numbers of rows if the models were compared by their predictions in production; ``None`` if they were
         compared on held-out rows, and in verdicts of earlier releases
+    :param windows: the metric on each window of the held-out rows, in the order of time; empty if the training set was
+        not split into windows (``windows``), and in verdicts of earlier releases
     :param refit: how the winner was fitted again; ``None`` if it was not. If the refit passed its checks, ``winner`` is
         the version that was fitted again, and the metrics are those of the judged version
     """
@@ -188,6 +221,7 @@ class Verdict(Model):
     metric_code: dict[str, str] = Field(default_factory=dict)
     sample_weight: str | None = None
     live: LiveRows | None = None
+    windows: list[HeldOutWindow] = Field(default_factory=list)
     refit: Refit | None = None
 
     def files_of(self, version: ModelVersionRef) -> dict[str, str]:

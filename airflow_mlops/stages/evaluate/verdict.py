@@ -16,6 +16,7 @@ from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, LiveRows, Verdict
 from airflow_mlops.stages.evaluate.measurement import Compared
+from airflow_mlops.stages.evaluate.windows import by_window
 
 
 def judge(ref: ModelVersionRef, gates: Sequence[Gate], evidence: Evidence) -> CandidateVerdict:
@@ -149,6 +150,7 @@ def decide(
         metric_code=dict(metric_code),
         sample_weight=data.weight_column,
         live=live,
+        windows=by_window(compared, metric.name),
     )
 
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from airflow_mlops.core.errors import SchemaError, TrainingError
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.moments import as_utc
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.training_data import TRAIN
 
@@ -22,7 +24,7 @@ def make_folds(
     """Divide the rows of the split part ``train`` into folds.
 
     The folds follow the split of the training set. After a split by time, the validation rows of each fold are later
-    than its training rows. After a split by group, all rows of a group are in the same fold. After any other split, the
+    than its training rows, by the ``gap`` of the split if it has one. After a split by group, all rows of a group are in the same fold. After any other split, the
     rows are shuffled. For a classification, the folds are stratified by class, except after a split by time.
 
     :param dataset: the training set
@@ -47,8 +49,19 @@ def make_folds(
     shuffled: dict[str, Any] = {"n_splits": folds, "shuffle": True, "random_state": seed}
     classes = _codes(data.labels)
     if method == "time":
-        order = np.argsort(_column(dataset, details["timestamp"]), kind="stable")
+        times = _times(dataset, details["timestamp"])
+        order = np.argsort(times, kind="stable")
         found = [(order[learned], order[held]) for learned, held in model_selection.TimeSeriesSplit(folds).split(rows)]
+        # Manifests of earlier releases do not have the seconds.
+        gap = (split.get("gap") or {}).get("seconds")
+        if gap is not None:
+            micros = round(gap * 1e6)
+            found = [(learned[times[learned] < times[held].min() - micros], held) for learned, held in found]
+            if not all(len(learned) for learned, _ in found):
+                raise TrainingError(
+                    f"With the gap of {split['gap']['duration']} of training set {dataset.manifest.name!r}, a fold of {folds} has no rows to fit a model to. "
+                    "Set a smaller `folds`, or use a longer window."
+                )
     elif method == "group":
         groups = _codes(_column(dataset, split["group"]))
         if (known := groups.max() + 1) < folds:
@@ -82,6 +95,13 @@ def _codes(values: NDArray[Any]) -> NDArray[np.int64]:
     """Return for each value an integer code from 0. Equal values have the same code."""
     _, found = np.unique(values.astype(str), return_inverse=True)
     return np.asarray(found, np.int64)
+
+
+def _times(dataset: Dataset, name: str) -> NDArray[np.int64]:
+    """Return the event times in microseconds since 1970, shape (n,)."""
+    _column(dataset, name)
+    column = dataset.table(TRAIN, [name]).column(name)
+    return np.asarray(as_utc(column, f"The event time {name!r}").cast(pa.int64()).to_numpy())
 
 
 def _column(dataset: Dataset, name: str) -> NDArray[Any]:

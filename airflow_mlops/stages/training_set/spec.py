@@ -63,6 +63,9 @@ class Split(Model):
         are in no split part. The gap should be as long as the time after an event in which its label is decided.
         Otherwise, the labels of the last rows of ``train`` depend on events during ``test``. By default, there is no
         gap
+    :param windows: for the method ``time``, number of consecutive windows of equal length into which the time of ``test``
+        is divided. Gates use all rows of ``test``, and an evaluation also measures each window. By default, ``test`` is
+        not divided
     :param stratify: for the method ``random``, whether both split parts have the same shares of the classes, except for
         rounding to whole rows
     :param seed: random seed of all methods except ``time``
@@ -74,6 +77,7 @@ class Split(Model):
     ] = 0.3
     group: str | None = None
     gap: Annotated[timedelta | None, BeforeValidator(_as_gap)] = None
+    windows: int | None = Field(default=None, ge=2, le=100)
     stratify: bool = False
     seed: int = 0
 
@@ -88,6 +92,10 @@ class Split(Model):
                 raise ValueError(
                     "`gap` is not longer than zero. Set it to a positive duration such as 7D, or remove it."
                 )
+        if self.windows is not None and self.method != "time":
+            raise ValueError(
+                f"`windows` is set, but the method is {self.method!r}. Remove `windows`, or set `method` to 'time'."
+            )
         if self.stratify and self.method != "random":
             raise ValueError(
                 f"`stratify` is true, but the method is {self.method!r}. Remove `stratify`, or set `method` to 'random'."

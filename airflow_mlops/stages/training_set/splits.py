@@ -57,7 +57,7 @@ def divide(
     :param label: name of the label column with classes, if ``split.stratify`` is set
     :return: for each split part a boolean mask of its rows, shape (n,), and the description of the split for the
         manifest
-    :raises TrainingError: a split part would be empty
+    :raises TrainingError: a split part or a window of ``test`` would be empty
     """
     times = as_utc(table[timestamp], f"The event time {timestamp!r}").cast(pa.int64()).to_numpy()
     facts: dict[str, Any] = {}
@@ -72,7 +72,8 @@ def divide(
     train = ~test
     if split.gap is not None and test.any():
         train &= times < times[test].min() - split.gap // timedelta(microseconds=1)
-        facts["gap"] = {"duration": _text(split.gap), "rows": int((~test & ~train).sum())}
+        left_out = int((~test & ~train).sum())
+        facts["gap"] = {"duration": _text(split.gap), "seconds": split.gap.total_seconds(), "rows": left_out}
     for part, mask in (("test", test), ("train", train)):
         if not mask.any():
             gap = f" and gap={_text(split.gap)}" if split.gap is not None else ""
@@ -80,6 +81,8 @@ def divide(
                 f"The split by {split.method} with test_size={_text(split.test_size)}{gap} leaves the split part {part!r} "
                 f"empty ({len(test):,} rows{_span(times)}). Change `test_size`, or build the training set from more rows."
             )
+    if split.windows is not None:
+        facts["windows"] = _windows(times[test], split)
     parts = {"train": train, "test": test}
     return parts, _proof(split, parts, ids, times, facts)
 
@@ -123,6 +126,31 @@ def _by_time(times: Numbers, split: Split, run_starts: datetime | None) -> Numbe
         later = counts[::-1].cumsum()[::-1] / len(times)
         cut = int(moments[1:][np.argmin(np.abs(later[1:] - share))]) if len(moments) > 1 else int(moments[0])
     return times >= cut
+
+
+def _windows(times: Numbers, split: Split) -> list[dict[str, Any]]:
+    """Divide the time of the held-out rows into consecutive windows of equal length.
+
+    :param times: event time of each held-out row in microseconds since 1970, shape (n,)
+    :return: start, end (excluded) and number of rows of each window
+    :raises TrainingError: a window has no rows
+    """
+    assert split.windows is not None
+    end = int(times.max()) + 1
+    fixed = isinstance(split.test_size, timedelta)
+    start = end - split.test_size // timedelta(microseconds=1) if fixed else int(times.min())
+    edges = [start + (end - start) * number // split.windows for number in range(split.windows + 1)]
+    counts = np.diff(np.searchsorted(np.sort(times), edges))
+    if not counts.all():
+        first = int(counts.argmin())
+        raise TrainingError(
+            f"Window {first + 1} of the {split.windows} windows of the split part 'test' ({_iso(edges[first])} to {_iso(edges[first + 1])}) "
+            "has no rows. Set a smaller `windows`, or another `test_size`."
+        )
+    return [
+        {"start": _iso(edges[number]), "end": _iso(edges[number + 1]), "rows": int(counts[number])}
+        for number in range(split.windows)
+    ]
 
 
 def _by_group(table: pa.Table | Rows, split: Split) -> tuple[Numbers, dict[str, Any]]:

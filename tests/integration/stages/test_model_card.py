@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from datetime import datetime, timedelta, timezone
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from markdown_it import MarkdownIt
 
@@ -158,6 +160,36 @@ def test_each_candidate_has_a_card_with_the_numbers_of_the_verdict(client, conte
     assert f"    airflow mlops reproduce {good.model} {good.version}\n" in markdown
     assert float(table["distance"][-1]) > 0.2 > float(table["wind"][-1])
     assert "does not record how the version was trained" in cards(client, weak, tmp_path / "weak")[0]
+
+
+def test_a_card_shows_the_metric_of_each_held_out_window(client, context, make, tmp_path):
+    rows = held_out()
+    hours = pa.array(range(rows.num_rows), pa.int64())
+    times = pc.multiply(hours, 3_600_000_000).cast(pa.timestamp("us", "UTC"))
+    half = rows.num_rows // 2 // 24 * 24
+    edges = [datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(hours=hour) for hour in (0, half, rows.num_rows)]
+    windows = [
+        {"start": edges[0].isoformat(), "end": edges[1].isoformat(), "rows": half},
+        {"start": edges[1].isoformat(), "end": edges[2].isoformat(), "rows": rows.num_rows - half},
+    ]
+    split = {"method": "time", "windows": windows}
+    test = rows.append_column("at", times)
+    dataset = training_set(context.store, test=test, parts=("test",), timestamp="at", split=split)
+    champion, good = make(dataset, WEAK), make(dataset, GOOD)
+    client.set_registered_model_alias(champion.model, "champion", str(champion.version))
+    verdict = evaluate.run(EvaluateSpec(candidates=[good]), context).verdict
+    assert [window.rows for window in verdict.windows] == [half, rows.num_rows - half]
+    table = rows_of(cards(client, good, tmp_path / "windows")[0])
+    for window, start in zip(verdict.windows, edges[:2], strict=True):
+        value = window.candidates[good.version]
+        assert window.champion.value < value.value
+        shown = [
+            f"{window.rows:,}",
+            f"{value.value:.4g}",
+            f"{value.low:.4g} to {value.high:.4g}",
+            f"{window.champion.value:.4g}",
+        ]
+        assert table[f"{start:%Y-%m-%d %H:%M} UTC"][1:] == shown
 
 
 def test_the_intervals_are_those_of_the_bootstrap(client, context, make, tmp_path):

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import SchemaError, SpecError, TrainingError
@@ -127,6 +128,27 @@ def test_a_duration_holds_out_the_last_days_before_the_last_event():
     }
 
 
+def test_the_held_out_time_is_divided_into_windows_of_equal_length():
+    hours = list(range(24 * 30))
+    split = Split(method="time", test_size="9D", windows=3, gap="7D")
+    parts, facts = divide(table(hours, hours), split, "time", ["key"])
+    assert parts["test"].sum() == 9 * 24
+    # The last held-out event is at 23:00, and the windows end a microsecond later.
+    assert [window["start"] for window in facts["windows"]] == [
+        f"1970-01-{day}T23:00:00.000001Z" for day in (21, 24, 27)
+    ]
+    assert [window["rows"] for window in facts["windows"]] == [72, 72, 72]
+    # Each window ends where the next one starts.
+    assert [window["end"] for window in facts["windows"][:2]] == [window["start"] for window in facts["windows"][1:]]
+    few = table([0, 1, 2, 3, 9, 10], [0, 1, 2, 3, 9, 10])
+    _, facts = divide(few, Split(method="time", test_size=0.5, windows=2), "time", ["key"])
+    assert [window["rows"] for window in facts["windows"]] == [1, 2]
+    with pytest.raises(TrainingError, match=r"Window 2 of the 3 windows .* has no rows"):
+        divide(few, Split(method="time", test_size=0.5, windows=3), "time", ["key"])
+    with pytest.raises(ValidationError, match="`windows` is set, but the method is 'random'"):
+        Split(windows=2)
+
+
 def test_rows_of_one_identity_stay_in_one_part():
     parts, _ = divide(table([1, 2, 3, 4] * 50, [0] * 200), Split(test_size=0.5), "time", ["key"])
     test = parts["test"]
@@ -139,7 +161,7 @@ def test_a_gap_leaves_out_the_rows_whose_labels_depend_on_the_held_out_time():
     parts, facts = divide(table(hours, hours), Split(method="time", test_size="10D", gap="7D"), "time", ["key"])
     assert facts["time"]["train"] == ["1970-01-01T00:00:00Z", "1970-01-13T23:00:00Z"]
     assert facts["time"]["test"][0] == "1970-01-21T00:00:00Z"
-    assert facts["gap"] == {"duration": "7D", "rows": 7 * 24}
+    assert facts["gap"] == {"duration": "7D", "seconds": 7 * 86400, "rows": 7 * 24}
     assert parts["train"].sum() + parts["test"].sum() == 24 * 23
     with pytest.raises(TrainingError, match=r"test_size=10D and gap=20D leaves the split part 'train' empty"):
         divide(table(hours, hours), Split(method="time", test_size="10D", gap="20D"), "time", ["key"])

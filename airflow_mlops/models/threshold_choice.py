@@ -54,7 +54,7 @@ class Thresholds:
         truth: NDArray[np.bool_],
         score: NDArray[np.float64],
         weight: NDArray[np.float64] | None = None,
-        costs: tuple[Cost, Cost] | None = None,
+        costs: tuple[Cost, ...] | None = None,
     ) -> Thresholds:
         """Return the thresholds of n rows.
 
@@ -82,13 +82,15 @@ class Thresholds:
             charged, missed = costs
             # Numbers are multiplied with the sums, so that counts stay exact. The costs of missed rows are added from the
             # lowest score on, so that they are exactly 0 where no row is missed.
-            paid = (
-                charged * wrong
-                if np.isscalar(charged)
-                else np.concatenate([[0], sums(charged * each * ~truth).cumsum()])
-            )
-            left = missed * positive if np.isscalar(missed) else sums(missed * each * truth)
-            cost = np.asarray(paid + np.concatenate([left[::-1].cumsum()[::-1], [0]]), dtype=np.float64)
+            if isinstance(charged, np.ndarray):
+                paid = sums(charged * each * ~truth).cumsum()
+            else:
+                paid = charged * negative.cumsum()
+            if isinstance(missed, np.ndarray):
+                left = sums(missed * each * truth)[::-1].cumsum()[::-1]
+            else:
+                left = missed * positive[::-1].cumsum()[::-1]
+            cost = np.concatenate([[0.0], paid]) + np.concatenate([left, [0.0]])
         return cls(
             np.concatenate([[NEVER], middle, [0.0]]),
             hits,
@@ -162,13 +164,9 @@ def choose(
     :param costs: the columns of costs that the rule names, each of shape (n,)
     :raises TrainingError: no threshold meets the condition of the rule
     """
-    given = None
+    given: tuple[Cost, ...] | None = None
     if rule.cost is not None:
-        first, second = (
-            costs[cost] if costs is not None and isinstance(cost, str) else cost
-            for cost in (rule.cost["false_positive"], rule.cost["false_negative"])
-        )
-        given = first, second
+        given = tuple(_of_rows(rule.cost[error], costs or {}) for error in ("false_positive", "false_negative"))
     found = Thresholds.of(truth, score, weight, given)
     goal = found.goal(rule)
     best = goal.max()
@@ -188,3 +186,7 @@ def choose(
         curve=[found.point(place) for place in shown],
     )
     return float(found.value[index]), choice
+
+
+def _of_rows(cost: float | str, columns: Mapping[str, NDArray[np.float64]]) -> Cost:
+    return columns[cost] if isinstance(cost, str) else cost

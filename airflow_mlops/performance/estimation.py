@@ -99,7 +99,8 @@ def estimate(
     :param confidence: confidence of the interval, such as 0.95
     :param threshold: for binary models, the lowest score for which the positive class is predicted; ``None`` for
         multiclass models, where the score is the probability of the predicted class
-    :raises UnmeasurableError: there are no scores, or, for ``roc_auc``, fewer than two rows of one class are expected
+    :raises UnmeasurableError: there are no scores, or, for ``roc_auc``, fewer than two rows of one class are expected,
+        or the costs of an expected cost are in a column
     """
     if not scores.total:
         raise UnmeasurableError("there are no scores")
@@ -166,7 +167,10 @@ def _losses(metric: str, score: Floats, threshold: float | None) -> tuple[Floats
         return np.ones(len(score)), np.zeros(len(score))
     positive = (score >= threshold).astype(float)
     if (costs := costs_of(metric)) is not None:
-        return costs.false_negative * (1 - positive), costs.false_positive * positive
+        first, second = costs
+        if isinstance(first, str) or isinstance(second, str):
+            raise UnmeasurableError("the costs are in a column, and estimates support only costs that are numbers")
+        return second * (1 - positive), first * positive
     return positive, 1 - positive
 
 

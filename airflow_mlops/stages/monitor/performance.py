@@ -15,7 +15,6 @@ from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.metrics.catalog import COVERAGE, ESTIMATED, REALISED, is_custom, is_expected_cost
 from airflow_mlops.metrics.catalog import realised as realised_metrics
 from airflow_mlops.metrics.clusters import Design
-from airflow_mlops.metrics.costs import cost_columns
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.performance import at_training, estimation
 from airflow_mlops.performance.bias import bias
@@ -223,10 +222,6 @@ def estimated(
     columns = ["score", LABEL] if labelled else ["score"]
     batches = check.batches(columns)
     try:
-        if cost_columns([metric]):
-            raise metrics.UnmeasurableError(
-                "the costs are in a column, and estimates support only costs that are numbers"
-            )
         if metric not in ESTIMATED and not is_expected_cost(metric):
             raise metrics.UnmeasurableError(
                 f"{metric} needs labels; {', '.join(name for name in REALISED[contract.task] if name in ESTIMATED)} can be "

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.core.errors import CostError, EvaluationError, SpecError
@@ -162,6 +162,7 @@ def test_a_threshold_has_the_least_weighted_cost(data):
     size = data.draw(st.integers(2, 12))
     whole = st.lists(st.integers(0, 6), min_size=size, max_size=size)
     score, truth = np.array(data.draw(whole)) / 6, np.array(data.draw(whole)) % 2 == 0
+    assume(truth.any())
     first, second, weight = (np.array(data.draw(whole), dtype=float) for _ in range(3))
     rule = ThresholdRule.model_validate({"cost": {"false_positive": "a", "false_negative": "b"}})
     value, _ = choose(rule, truth, score, "rows", weight + 1, {"a": first, "b": second})

@@ -175,6 +175,20 @@ class Column:
         found = pc.min_max(self.values.filter(pc.is_finite(self.values))).as_py()
         return found["min"], found["max"]
 
+    @cached_property
+    def alike(self) -> list[str]:
+        """Return the first two texts that differ only by blanks at their ends or by letter case; empty without such texts.
+
+        Only columns with few distinct values are compared.
+        """
+        if not self.is_text or self.distinct > _TEXTS:
+            return []
+        seen: dict[str, str] = {}
+        for text in self.values.drop_null().unique().to_pylist():
+            if (other := seen.setdefault(text.strip().casefold(), text)) != text:
+                return [other, text]
+        return []
+
     def categories(self) -> list[str]:
         """Return the distinct values of a text column in sorted order, without null."""
         return sorted(self.values.drop_null().unique().to_pylist())

@@ -147,6 +147,11 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
     _require_keys(columns, keys, label)
     if taken_names := reserved_message([time, *keys], "The data"):
         raise SpecError(taken_names)
+    if alike := columns[label].alike:
+        raise SpecError(
+            f"The label {label!r} has the values {' and '.join(map(repr, alike))}, which differ only by blanks or letter case, but "
+            "would be different classes. Correct them in the source, for example with a view."
+        )
     task, positive = _task(columns[label], given.positive)
     sample.notes.extend(
         f"Column {name!r} contains {listed(columns[name].not_numbers)} among numbers, so each value is a category. Read these "
@@ -194,6 +199,12 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
             + "; ".join(f"{name!r} ({reason})" for name, reason in excluded.items())
             + ". Name the features by --features."
         )
+    sample.notes.extend(
+        f"Column {name!r} has values such as {' and '.join(map(repr, columns[name].alike))}, which differ only by blanks or "
+        "letter case, so they are different categories. Correct them in the source."
+        for name in features
+        if columns[name].alike
+    )
     first, last = span(columns[time])
     every = given.every or _every(last - first, len(sample.table))
     windows = max(1, round((last - first) / _LENGTH[every]))

@@ -62,7 +62,7 @@ class CsvOptions(Model):
     :param true_values: text or texts that mean true in columns of type bool, instead of ``true`` and ``1``
     :param false_values: text or texts that mean false in columns of type bool, instead of ``false`` and ``0``
     :param on_bad_lines: what happens if a row has more or fewer values than the header. ``error`` fails the task.
-        ``skip`` leaves out the row. The number of skipped rows and the first line numbers are logged and recorded in
+        ``skip`` leaves out the row. The same holds for a row that repeats the header. The number of skipped rows and the first line numbers are logged and recorded in
         the manifest
     """
 

@@ -263,7 +263,7 @@ def require_classes(label: pa.ChunkedArray, task: Task, name: str, where: str) -
     :param task: ML task: ``binary``, ``multiclass`` or ``regression``
     :param name: name of the label, for the error message
     :param where: description of the rows for the error message, such as ``the split part 'test'``
-    :raises TrainingError: all rows have the same label
+    :raises TrainingError: all rows have the same label, or two classes differ only by blanks
     :raises SpecError: the ML task is binary, but the label has more than two distinct values
     """
     distinct = pc.count_distinct(label).as_py()
@@ -272,6 +272,16 @@ def require_classes(label: pa.ChunkedArray, task: Task, name: str, where: str) -
             f"The label {name!r} is {label[0].as_py()!r} in all {len(label):,} rows of {where}, so a model cannot be "
             "trained or evaluated on them. Set a longer `window` or a different `split`, or correct `label`."
         )
+    if is_text(label.type):
+        texts = label.unique().to_pylist()
+        stripped = [text.strip() for text in texts]
+        if len(set(stripped)) < len(texts):
+            first = next(text for text, plain in zip(texts, stripped, strict=True) if stripped.count(plain) > 1)
+            same = [text for text in texts if text.strip() == first.strip()]
+            raise TrainingError(
+                f"The label {name!r} has the values {' and '.join(map(repr, same[:2]))}, which differ only by blanks, but "
+                "would be different classes. Remove the blanks in the source."
+            )
     if task == "binary" and distinct > 2:
         raise SpecError(
             f"The label {name!r} has {distinct} different values, so the ML task is not binary. Omit `task`, or "

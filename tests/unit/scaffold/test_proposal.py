@@ -330,6 +330,17 @@ def test_the_bounds_of_a_suite_are_finite():
     assert "expect_column_values_to_be_between" not in types
 
 
+@pytest.mark.parametrize(("one", "other"), [("yes", "yes "), ("Yes", "yes"), (" no", "NO")])
+def test_texts_that_differ_only_by_blanks_or_case_are_named(one, other):
+    texts = pa.array([one, other, "x"] * 200)
+    with pytest.raises(SpecError, match="differ only by blanks or letter case"):
+        proposed(table(late=texts))
+    sample = Sample(table(kind=texts, other=pa.array(["a", "b", "c"] * 200)), True, [])
+    propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
+    assert [note for note in sample.notes if "differ only" in note and f"{one!r} and {other!r}" in note]
+    assert not [note for note in sample.notes if "'other'" in note]
+
+
 @given(name=NAMES, positive=NAMES)
 def test_names_of_any_kind_are_only_text_in_the_files(name, positive, tmp_path_factory):
     labels = pa.array([positive, positive + "'"] * 300)

@@ -17,7 +17,7 @@ from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.data import spool
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.stages.training_set.events import read_events, with_numbers
+from airflow_mlops.stages.training_set.events import read_events, require_classes, with_numbers
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
 KINDS = {
@@ -99,3 +99,9 @@ def test_problems_are_counted_in_all_batches(tmp_path):
     dataset = written(tmp_path, table, table)
     with pytest.raises(TrainingError, match="infinite in 4 rows"), read_events(spec(label="y"), [dataset], []):
         pass
+
+
+def test_classes_that_differ_only_by_blanks_are_refused():
+    with pytest.raises(TrainingError, match="'yes' and 'yes ', which differ only by blanks"):
+        require_classes(pa.chunked_array([["no", "yes", "yes "]]), "multiclass", "late", "the events")
+    require_classes(pa.chunked_array([["a", "A"]]), "binary", "late", "the events")

@@ -313,6 +313,20 @@ def test_irregular_rows_can_be_left_out_and_are_counted_in_the_whole_file(ingest
     assert note in caplog.text
 
 
+def test_a_header_that_is_repeated_is_no_row(ingestion, written, monkeypatch):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", 100)
+    lines = ["id,amount", *("id,amount" if number in (40, 90) else f"{number},1.5" for number in range(1, 100))]
+    path = written("a.csv", "\r\n".join(lines))
+    with pytest.raises(MalformedFileError, match="repeats its header in line 41"):
+        ingestion.run(path)
+    found = ingestion.rows(path, csv={"on_bad_lines": "skip"})
+    assert (len(found), found[0]) == (97, {"id": 1, "amount": 1.5})
+    assert "2 rows that repeat the header" in ingestion.result.notes[0]
+    # A row that only begins like the header, and the only column of a file, are data.
+    assert len(ingestion.rows(written("b.csv", "id,amount\nid,2\n"))) == 1
+    assert len(ingestion.rows(written("c.csv", "id\nid\n"))) == 1
+
+
 def test_a_wrong_row_in_a_large_block_is_found_quickly(rows):
     started = time.process_time()
     with pytest.raises(MalformedFileError, match="line 300002: 1"):

@@ -32,6 +32,8 @@ from airflow_mlops.stages.ingest.sources.suffixes import has_tabs
 _COLUMNS_PER_CHUNK, _MOST_CHUNKS = 2000, 4
 # Number of lines that messages and the manifest name.
 _MOST_LINES = 10
+# A row of a single value may be equal to the header by chance.
+_FEWEST_NAMES = 2
 _CELL = re.compile(
     r"In CSV column #(\d+): Row #(\d+): (?:CSV conversion error to .+?: )?(?:invalid value '(.*)'|(.*))", re.DOTALL
 )
@@ -67,6 +69,8 @@ class _Reader:
         )
         self._bad_rows = 0
         self._bad_lines: list[tuple[int, int]] = []
+        # Number of rows that repeat the header.
+        self._headers = 0
         # Numbers of the skipped rows in the current block.
         self._skipped: list[int] = []
         self._chunks_per_block = 1
@@ -100,10 +104,13 @@ class _Reader:
                 self._refuse_bad_rows(blocks, names)
             row = 0
             for batch in table.to_batches():
-                yield self._converted(block, columns, batch, row)
+                yield self._converted(block, columns, self._without_headers(block, columns, batch, row), row)
                 row += batch.num_rows
         if self._bad_rows:
             self._record_bad_rows()
+        if self._headers:
+            rows = "row that repeats" if self._headers == 1 else "rows that repeat"
+            self._file.notes.append(f"Skipped {self._headers:,} {rows} the header of {self._file.url}.")
         if columns is not None:
             self._file.notes.extend(text for text in columns.notes() if text not in self._file.notes)
 
@@ -232,6 +239,40 @@ class _Reader:
                 ) from None
             raise columns.mismatch(name, line, found[3], found[4]) from None
 
+    def _without_headers(self, block: Block, columns: Columns, batch: pa.RecordBatch, row: int) -> pa.RecordBatch:
+        """Return a batch without rows that repeat the header, as files that were appended to each other have.
+
+        :param row: number of rows of the block before ``batch``
+        :raises MalformedFileError: a row repeats the header, and bad lines are not skipped
+        """
+        names = columns.wanted
+        is_text = all(pa.types.is_string(column.type) for column in batch.columns)
+        if self._options.names or not self._options.has_header or len(names) < _FEWEST_NAMES or not is_text:
+            return batch
+        headers = pc.equal(batch.column(0), names[0])
+        if not pc.any(headers).as_py():
+            return batch
+        for name, column in zip(names, batch.columns, strict=True):
+            headers = pc.and_(headers, pc.fill_null(pc.equal(column, name), False))
+        headers = pc.fill_null(headers, False)
+        if not (count := pc.sum(headers).as_py()):
+            return batch
+        if self._options.on_bad_lines == "error":
+            line = self._line_of(block, self._number_in_block(row + pc.index(headers, True).as_py()))
+            raise self._file.malformed(
+                f"repeats its header in line {line}",
+                "Remove the repeated header, or leave such rows out with csv={'on_bad_lines': 'skip'}.",
+            )
+        self._headers += count
+        return batch.filter(pc.invert(headers))
+
+    def _number_in_block(self, index: int) -> int:
+        """Return the number of a row in its block, from 1, from its index among the rows that were not skipped."""
+        number = index + 1
+        for skipped in self._skipped:
+            number += skipped <= number
+        return number
+
     def _converted(self, block: Block, columns: Columns, batch: pa.RecordBatch, row: int) -> pa.RecordBatch:
         """Return a batch of a block with the declared types.
 
@@ -241,9 +282,7 @@ class _Reader:
         try:
             return columns.converted(batch)
         except MisfitError as misfit:
-            number = row + misfit.row + 1
-            for skipped in self._skipped:
-                number += skipped <= number
+            number = self._number_in_block(row + misfit.row)
             raise columns.mismatch(misfit.name, self._line_of(block, number), misfit.value, "") from None
 
     def _parse(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -197,6 +198,11 @@ class Column:
 def of(table: pa.Table) -> dict[str, Column]:
     """Return the columns of a table by name, in the order of the table."""
     return {name: Column(name, table[name]) for name in table.column_names}
+
+
+def twins(names: Collection[str], name: str) -> list[str]:
+    """Return the other names that differ from ``name`` only by letter case."""
+    return [other for other in names if other != name and other.casefold() == name.casefold()]
 
 
 def span(column: Column) -> tuple[datetime, datetime]:

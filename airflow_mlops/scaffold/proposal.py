@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import SpecError, listed
+from airflow_mlops.core.errors import SpecError, listed, named
 from airflow_mlops.data.columns import is_reserved, reserved_message
 from airflow_mlops.data.types import as_numbers
 from airflow_mlops.scaffold import leaks
-from airflow_mlops.scaffold.columns import Column, of, span
+from airflow_mlops.scaffold.columns import Column, of, span, twins
 from airflow_mlops.stages.training_set.events import infer_task
 
 if TYPE_CHECKING:
@@ -205,6 +205,11 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
         for name in features
         if columns[name].alike
     )
+    if same := [name for name in (time, *keys, *features) if twins(columns, name)]:
+        sample.notes.append(
+            f"The suite has no expectations for {named('column', same)}, because another name differs only by letter case, which "
+            "Great Expectations ignores. Rename one of the columns in the source."
+        )
     first, last = span(columns[time])
     every = given.every or _every(last - first, len(sample.table))
     windows = max(1, round((last - first) / _LENGTH[every]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from airflow_mlops.scaffold.columns import Column
+from airflow_mlops.scaffold.columns import Column, twins
 from airflow_mlops.scaffold.proposal import Proposal
 
 # Text columns with at most this many distinct values get an expectation that lists the values.
@@ -28,14 +28,16 @@ def propose(name: str, proposal: Proposal, complete: bool) -> dict[str, Any]:
     if complete and (fewest := min(int(proposal.window_rows * _FEWEST), _fewest_before_the_last(proposal))) > 1:
         notes = "A window with fewer rows is an incomplete delivery."
         rules.append(_rule("expect_table_row_count_to_be_between", notes, min_value=fewest))
-    required = (proposal.time, *proposal.keys)
+    # Great Expectations ignores the case of names, and would check one column by the values of another.
+    required = [name for name in (proposal.time, *proposal.keys) if not twins(proposal.columns, name)]
     rules.extend(_rule("expect_column_values_to_not_be_null", column=column) for column in required)
-    if len(proposal.keys) == 1:
+    if len(proposal.keys) == 1 and proposal.keys[0] in required:
         rules.append(_rule("expect_column_values_to_be_unique", column=proposal.keys[0]))
-    else:
+    elif set(proposal.keys) <= set(required):
         rules.append(_rule("expect_compound_columns_to_be_unique", column_list=proposal.keys))
     for column in (proposal.columns[feature] for feature in proposal.features):
-        rules.extend(_values(column))
+        if not twins(proposal.columns, column.name):
+            rules.extend(_values(column))
     return {"name": name, "expectations": rules, "meta": {}, "notes": "Proposed by `airflow mlops init` from a sample."}
 
 

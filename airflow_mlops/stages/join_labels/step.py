@@ -141,7 +141,9 @@ def _without(predictions: Sequence[Dataset], replaced: str | None) -> dict[str, 
     details = dict(predictions[-1].manifest.details)
     if not all(dataset.manifest.details.get(TIMESTAMP_IS_DATE) for dataset in predictions):
         details.pop(TIMESTAMP_IS_DATE, None)
-    kept = {key: [name for name in details[key] if name != replaced] for key in ("hashed", "dropped") if key in details}
+    kept: dict[str, Any] = {
+        key: [name for name in details[key] if name != replaced] for key in ("hashed", "dropped") if key in details
+    }
     return {**{key: value for key, value in details.items() if key not in _QUARANTINED}, **kept}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
@@ -216,6 +216,13 @@ def outcome(result: ExpectationValidationResult) -> ExpectationOutcome:
         success=bool(result.success),
         unexpected=int(result.result.get("unexpected_count") or 0) if about_rows else None,
     )
+
+
+def columns(kwargs: Mapping[str, Any]) -> list[str]:
+    """Return the columns that the arguments of an expectation name."""
+    single = [kwargs[key] for key in ("column", "column_A", "column_B") if isinstance(kwargs.get(key), str)]
+    several = [name for name in kwargs.get("column_list") or () if isinstance(name, str)]
+    return [*single, *several]
 
 
 def title(result: ExpectationValidationResult) -> str:

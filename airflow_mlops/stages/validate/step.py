@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import SpecError, ValidationError
+from airflow_mlops.core.errors import SchemaError, SpecError, ValidationError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS, quarantine_name, valid_name
@@ -30,7 +30,7 @@ from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResul
 from airflow_mlops.stages.validate.suites import load_suite
 
 if TYPE_CHECKING:
-    from great_expectations.core import ExpectationSuiteValidationResult
+    from great_expectations.core import ExpectationSuite, ExpectationSuiteValidationResult
     from numpy.typing import NDArray
 
 
@@ -39,7 +39,8 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
 
     :raises SpecError: the suite cannot be loaded, or contains an unknown expectation; the datasets have different
         names; or only some rows of a dataset are selected, and ``on_failure`` is not ``quarantine``
-    :raises SchemaError: the windows of the dataset have columns of different types
+    :raises SchemaError: the windows of the dataset have columns of different types, or an expectation names a column
+        whose name differs from another one only by letter case
     :raises ValidationError: an expectation could not be computed; an expectation failed, and ``on_failure`` is
         ``fail``; or ``on_failure`` is ``quarantine``, and a failed expectation concerns the whole table or every row
         failed
@@ -49,6 +50,7 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     datasets = select(context.store, spec.dataset, kept=context.kept)
     _check(datasets, spec)
     suite, name = load_suite(spec.suite), datasets[0].manifest.name
+    _require_distinct(suite, datasets)
     rows = Rows(datasets)
     context.processed(rows.count)
     with tempfile.TemporaryDirectory() as site:
@@ -98,6 +100,25 @@ def _check(datasets: Sequence[Dataset], spec: ValidateSpec) -> None:
             f"tasks after this one would read the whole dataset. Select whole windows, or set on_failure='quarantine', "
             f"which writes the validated rows to {names[0]}_valid."
         )
+
+
+def _require_distinct(suite: ExpectationSuite, datasets: Sequence[Dataset]) -> None:
+    """Check that Great Expectations, which ignores the case of names, reads the columns that the suite names.
+
+    :raises SchemaError: a named column differs from another one only by letter case
+    """
+    names: dict[str, list[str]] = {}
+    for column in dict.fromkeys(name for dataset in datasets for name in dataset.manifest.column_names):
+        names.setdefault(column.casefold(), []).append(column)
+    for column in (
+        found for expectation in suite.expectations for found in checkpoint.columns(expectation.configuration.kwargs)
+    ):
+        if len(same := names.get(column.casefold(), [])) > 1:
+            raise SchemaError(
+                f"The suite {suite.name!r} names column {column!r}, but the columns {' and '.join(map(repr, same))} differ only by letter "
+                "case, which Great Expectations ignores, so it could check one by the values of the other. Rename one of them "
+                "in the source, or remove the expectation."
+            )
 
 
 def write_outcomes(store: ArtifactStore, key: str, outcomes: Sequence[ExpectationOutcome]) -> None:

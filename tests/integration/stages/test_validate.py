@@ -525,3 +525,13 @@ def made():
     assert fingerprint(inputs(spec, context)) == first
     (tmp_path / "own_suite.py").write_text(code + "# changed\n")
     assert fingerprint(inputs(spec, context)) != first
+
+
+def test_a_column_is_not_checked_by_the_values_of_one_whose_name_differs_only_by_case(context):
+    with DatasetWriter(context.store, "flights") as writer:
+        writer.write(pa.table({"Distance": [1, 2], "distance": [100, 200], "carrier": ["UA", "AA"]}))
+        ref = writer.commit(window=APRIL)[0].ref
+    with pytest.raises(SchemaError, match="'Distance' and 'distance' differ only by letter case"):
+        validate(context, ref, FAR)
+    # Other columns can be checked.
+    assert validate(context, ref, NOT_NULL).success

@@ -398,3 +398,12 @@ def test_times_with_an_offset_are_named_because_the_windows_are_in_utc():
         sample = Sample(table(at=pa.array([text + suffix for text in at])), True, [])
         propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
         assert [note.split("such as ")[1].split(",")[0] for note in sample.notes if "offsets" in note] == expected
+
+
+def test_columns_whose_names_differ_only_by_case_have_no_expectations():
+    sample = Sample(table(Amount=pa.array([row % 5 for row in range(600)])), True, [])
+    found = propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
+    assert [note for note in sample.notes if "'amount', 'Amount'" in note]
+    named = [rule["kwargs"].get("column") for rule in suite.propose("orders", found, True)["expectations"]]
+    assert {"amount", "Amount"}.isdisjoint(named)
+    assert "order_id" in named

@@ -50,7 +50,7 @@ def parquet_file():
 
 
 WHOLE = {
-    "csv": b'a,b,c\n1,"x, y",2.5\n2,"say ""hi""",\n\n3,"two\nlines",nan\n' * 3,
+    "csv": b"a,b,c\n" + b'1,"x, y",2.5\n2,"say ""hi""",\n\n3,"two\nlines",nan\n' * 3,
     "json": b'{"n": 2, "rows": [{"a": 1, "b": {"c": [1, 2]}}, {"a": null, "b": {"c": []}}], "x": "\\u00e9"}',
     "jsonl": b'{"a": 1, "b": "x"}\n{"a": 2.5, "b": "\\ud83d\\ude00"}\n\n{"a": null, "b": "]}"}\n',
     "parquet": parquet_file(),

@@ -30,6 +30,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The search for cyclic garbage took an eighth of the CPU time, because the imported libraries are many objects.
 gc.set_threshold(10_000, 10, 10)
+# So it did in the processes that tests start. Python imports sitecustomize.py from this folder when it starts.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(TESTS / "support" / "startup"), os.environ.get("PYTHONPATH")])
+)
 
 # No example is timed, because a loaded machine is no failure. CI draws the same examples in every run; elsewhere each
 # run draws others, which finds more.

@@ -52,9 +52,9 @@ os.environ.update(
     OMP_WAIT_POLICY="PASSIVE",
 )
 
-# For each request, MLflow's client tries to import these 14 times, to find out whether it runs on Databricks. If they are not
+# For each request, MLflow's client tries to import these 16 times, to find out whether it runs on Databricks. If they are not
 # installed, each attempt searches the whole path: a third of the client's CPU time.
-for _name in ("dbruntime", "IPython"):
+for _name in ("dbruntime", "IPython", "pyspark"):
     if find_spec(_name) is None:
         sys.modules[_name] = None  # type: ignore[assignment]
 

@@ -7,8 +7,9 @@ generated rows, promoted, and served by four servers at the same time:
 - ``mlflow models serve`` with the scikit-learn model;
 - ``bare``: FastAPI with ONNX Runtime, which neither checks nor logs.
 
-A client process keeps 1, 8 or 64 connections of one server busy with requests of 1 or 100 rows, then those of the next one, and so
-on for some rounds. A figure is the median of the rounds, so that other work on the machine slows all servers alike. The last line is
+A client process keeps 8 or 64 connections of one server busy with requests of 1 or 100 rows, then those of the next one, and so
+on for some rounds. With one connection, each request is sent to all servers in turns. A figure is the median of the rounds, so that
+other work on the machine slows all servers alike. The last line is
 JSON: requests a second and the 99th percentile of the latency for the logistic regression, 8 connections and one row; the seconds
 until the server is ready; and the memory of the server and of the process that writes its log (``peak_mb``), and with the process
 that follows the champion (``all_mb``). ``load_average`` is that of the machine before and after.
@@ -166,15 +167,12 @@ def memory_mb(processes: list[psutil.Process]) -> int:
 
 def load(port: int, path: str, body: bytes, connections: int, seconds: float) -> dict[str, float]:
     """Keep ``connections`` connections busy. Return requests a second and percentiles of the latency in milliseconds."""
-    request = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
+    request = _request(path, body)
     took: list[float] = []
     end = time.perf_counter() + seconds
 
     def work() -> None:
-        with socket.create_connection(("127.0.0.1", port)) as connection:
-            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with _connected(port) as connection:
             while time.perf_counter() < end:
                 began = time.perf_counter()
                 connection.sendall(request)
@@ -187,7 +185,43 @@ def load(port: int, path: str, body: bytes, connections: int, seconds: float) ->
         thread.start()
     for thread in threads:
         thread.join()
-    passed = time.perf_counter() - began
+    return _figures(took, time.perf_counter() - began)
+
+
+def alternating(servers: dict[str, tuple[int, str, bytes]], seconds: float) -> dict[str, dict[str, float]]:
+    """Ask several servers in turns, over one connection to each, so that other work on the machine slows all alike.
+
+    :param servers: port, path and body for each server
+    :param seconds: length of the measurement of each server
+    """
+    took: dict[str, list[float]] = {server: [] for server in servers}
+    with ExitStack() as stack:
+        asked = [
+            (took[server], stack.enter_context(_connected(port)), _request(path, body))
+            for server, (port, path, body) in servers.items()
+        ]
+        end = time.perf_counter() + seconds * len(servers)
+        while time.perf_counter() < end:
+            for times, connection, request in asked:
+                began = time.perf_counter()
+                connection.sendall(request)
+                _answer(connection)
+                times.append(time.perf_counter() - began)
+    return {server: _figures(times, sum(times)) for server, times in took.items()}
+
+
+def _connected(port: int) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port))
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def _request(path: str, body: bytes) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+def _figures(took: list[float], passed: float) -> dict[str, float]:
     return {
         "requests_per_second": round(len(took) / passed, 1),
         "p50_ms": round(1000 * float(np.quantile(took, 0.5)), 2),
@@ -299,11 +333,18 @@ def measured(kind: str, servers: dict[str, int], seconds: float, rounds: int) ->
         objects = {"rows": [dict(zip(names, row, strict=True)) for row in values[:rows]]}
         for connections in (1, 8, 64):
             found: dict[str, list[dict[str, float]]] = {server: [] for server in servers}
+            asked = {
+                server: (
+                    port,
+                    paths.get(server, f"/v2/models/{kind}/predict"),
+                    json.dumps(split if server == "mlflow" else objects).encode(),
+                )
+                for server, port in servers.items()
+            }
             for _ in range(rounds):
-                for server, port in servers.items():
-                    body = json.dumps(split if server == "mlflow" else objects).encode()
-                    path = paths.get(server, f"/v2/models/{kind}/predict")
-                    found[server].append(load(port, path, body, connections, seconds))
+                together = alternating(asked, seconds) if connections == 1 else {}
+                for server, (port, path, body) in asked.items():
+                    found[server].append(together.get(server) or load(port, path, body, connections, seconds))
             for server, each in found.items():
                 middle = {name: round(float(np.median([one[name] for one in each])), 2) for name in each[0]}
                 figures[f"{kind}, {server}, {connections} connections, {rows} rows"] = middle

@@ -119,8 +119,9 @@ class Canary:
             self._records.clear()
         by_canary = served.ref.version == canary.ref.version
         if self.versions.share is not None and canary.ref.version != self.withdrawn:
-            pair = (canary.ref.version, champion.ref.version)
-            self._counts.add(*pair, self.versions.share, by_canary=by_canary, failed=failed)
+            self._counts.add(
+                canary.ref.version, champion.ref.version, self.versions.share, by_canary=by_canary, failed=failed
+            )
         self._records[served.ref.version].add(milliseconds, failed=failed)
         if not by_canary or canary.ref.version == self.withdrawn:
             return

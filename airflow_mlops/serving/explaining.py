@@ -12,7 +12,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import pyarrow as pa
 
@@ -93,7 +93,7 @@ class Explaining:
             with suppress(OSError):
                 process.stdin.write(message)
                 process.stdin.flush()
-            answer = unpacked(process.stdout)
+            answer = unpacked(cast("BinaryIO", process.stdout))
         finally:
             timer.cancel()
         if answer is None:

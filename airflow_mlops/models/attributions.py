@@ -103,7 +103,7 @@ class Explainer:
         if infinite := [self.features[place] for place in np.flatnonzero(~np.isfinite(values).all(axis=0))]:
             raise EvaluationError(
                 f"The attributions of the {named('feature', infinite)} are not finite numbers. Remove infinite values from "
-                "the data, or `explain` from the task."
+                "the data, or `explain`."
             )
         return Attributions(values, base)
 

@@ -42,7 +42,7 @@ class AccessLog:
             asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
         scope, status, client = request.scope, response.status_code, request.scope["client"]
         line = {
-            "@timestamp": datetime.now(timezone.utc).isoformat(),
+            "@timestamp": datetime.now(timezone.utc),
             "@version": "1",
             "message": f"{scope['method']} {scope['path']} {status}",
             "call": call,

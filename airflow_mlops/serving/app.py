@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from typing import BinaryIO
 
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.access import AccessLog
@@ -20,7 +21,7 @@ from airflow_mlops.serving.endpoint import Endpoint
 from airflow_mlops.serving.following import Following
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.online_features import OnlineFeatures
-from airflow_mlops.serving.routes import answered, unknown
+from airflow_mlops.serving.routes import Answered, unknown
 from airflow_mlops.serving.shadowing import Shadowing
 from airflow_mlops.serving.spec import CANARY_SHARE, ServeSpec
 from airflow_mlops.serving.versions import Versions
@@ -74,15 +75,15 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> Starlette
         ("", endpoint.model, "model", "GET"),
     ):
         for middle in ("", "/versions/{version}"):
-            route = answered(call, name, metrics, access, endpoint.authorize)
-            app.add_route(f"/v2/models/{{model}}{middle}{path}", route, methods=[method])
+            answered = Answered(call, name, metrics, access, endpoint.authorize)
+            app.router.routes.append(Route(f"/v2/models/{{model}}{middle}{path}", answered, methods=[method]))
     for path, call, name in (
         ("/v2", endpoint.server, "server"),
         ("/v2/health/live", endpoint.live, "live"),
         ("/v2/health/ready", endpoint.ready, "ready"),
         ("/metrics", endpoint.metrics, "metrics"),
     ):
-        app.add_route(path, answered(call, name, metrics, access, None), methods=["GET"])
+        app.router.routes.append(Route(path, Answered(call, name, metrics, access, None), methods=["GET"]))
     for status in (404, 405):
         # Without this handler, the message would be in the field `detail`, where clients of the protocol do not expect
         # it.

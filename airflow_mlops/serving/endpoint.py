@@ -23,6 +23,7 @@ from airflow_mlops.serving.explaining import Explained, Explaining
 from airflow_mlops.serving.log import Answer
 from airflow_mlops.serving.messages import (
     RefusedError,
+    header,
     in_thread_if,
     json_answer,
     json_object,
@@ -117,12 +118,12 @@ class Endpoint:
         """Answer ``POST /v2/models/M[/versions/V]/infer``, of the Open Inference Protocol."""
         served = self._served(request)
         data = await read_body(request, self._spec.max_body, self._spec.request_seconds)
-        header = request.headers.get(_BINARY_HEADER)
-        if header is not None and not (header.isdigit() and int(header) <= len(data)):
+        length = header(request, _BINARY_HEADER.encode())
+        if length is not None and not (length.isdigit() and int(length) <= len(data)):
             raise RefusedError(
-                400, f"The header Inference-Header-Content-Length is {header!r}, but the body has {len(data)} bytes."
+                400, f"The header Inference-Header-Content-Length is {length!r}, but the body has {len(data)} bytes."
             )
-        size = len(data) if header is None else int(header)
+        size = len(data) if length is None else int(length)
         large = len(data) > _BYTES_HERE
         body = await in_thread_if(large, json_object, data[:size])
         protocol.requested(body)  # refuses before the rows are scored
@@ -186,7 +187,7 @@ class Endpoint:
         """
         if self._token is None:
             return
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        scheme, _, token = (header(request, b"authorization") or "").partition(" ")
         if scheme.lower() != "bearer" or not secrets.compare_digest(token.strip().encode(), self._token):
             raise RefusedError(401, "Send the token of this server as `Authorization: Bearer TOKEN`.")
 

@@ -26,6 +26,7 @@ _NUMPY = {
     "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
     "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
+_WHOLE = {name for name, code in _NUMPY.items() if "i" in code or "u" in code}
 
 
 def metadata(served: Served, versions: Sequence[str]) -> dict[str, Any]:
@@ -73,6 +74,8 @@ def read(body: Mapping[str, Any], binary: memoryview, served: Served) -> Rows:
     found: dict[str, list[Any]] = {}
     for item in inputs:
         name = item.get("name")
+        if not isinstance(name, str):
+            raise SchemaError(f"An input has the name {str(name)[:60]!r}, which is not a text.")
         if name not in features and name not in columns.carried:
             raise SchemaError(f"The input {name!r} is neither a feature of the model nor a key of its training set.")
         if name in found:
@@ -98,16 +101,20 @@ def _values(item: Mapping[str, Any], name: str, binary: memoryview) -> tuple[lis
     ):
         raise SchemaError(f"The input {name!r} has the shape {shape!r}, but must have the shape [rows, 1] or [rows].")
     rows = shape[0]
-    if datatype not in _NUMPY and datatype != "BYTES":
+    if not isinstance(datatype, str) or (datatype not in _NUMPY and datatype != "BYTES"):
         raise SchemaError(
             f"The input {name!r} has the datatype {datatype!r}. Send one of {', '.join(_NUMPY)} or BYTES."
         )
+    if "shared_memory_region" in _parameters(item):
+        raise SchemaError(f"The input {name!r} has the parameter 'shared_memory_region', which is not supported.")
     size = _parameters(item).get("binary_data_size")
     if size is None:
         values = item.get("data")
         if not isinstance(values, list):
             raise SchemaError(f"The input {name!r} has no list `data`.")
         values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in values]
+        if datatype in _WHOLE and float in set(map(type, values)):
+            raise SchemaError(f"The input {name!r} has the datatype {datatype}, but its data is not only integers.")
     else:
         if type(size) is not int or not 0 <= size <= len(binary):
             raise SchemaError(

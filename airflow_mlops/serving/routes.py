@@ -1,10 +1,13 @@
-"""Create routes from functions that compute an answer. Errors become answers, and requests are counted and logged."""
+"""Routes that call functions that compute an answer. Errors become answers, and requests are counted and logged."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from starlette.requests import Request
 
 from airflow_mlops.core.errors import FeatureStoreError, MLOpsError, SchemaError
 from airflow_mlops.serving.access import AccessLog
@@ -12,18 +15,16 @@ from airflow_mlops.serving.messages import RefusedError, json_answer
 from airflow_mlops.serving.metrics import Metrics
 
 if TYPE_CHECKING:
-    from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
+
+log = logging.getLogger(__name__)
 
 
-def answered(
-    call: Callable[[Request], Any],
-    name: str,
-    metrics: Metrics,
-    access: AccessLog,
-    authorize: Callable[[Request], None] | None,
-) -> Callable[[Request], Any]:
-    """Return a route that turns errors into answers, and counts and logs the request.
+class Answered:
+    """A route that turns errors into answers, and counts and logs the request.
+
+    It is an ASGI application, because Starlette wraps functions in several others, which takes time.
 
     :param call: function that computes the answer to a request
     :param name: name of the function, for the metrics and the access log
@@ -32,12 +33,25 @@ def answered(
     :param authorize: function that refuses requests without a token; ``None`` if no token is needed
     """
 
-    async def route(request: Request) -> Response:
+    def __init__(
+        self,
+        call: Callable[[Request], Any],
+        name: str,
+        metrics: Metrics,
+        access: AccessLog,
+        authorize: Callable[[Request], None] | None,
+    ) -> None:
+        self._call, self._name, self._authorize = call, name, authorize
+        self._metrics, self._access = metrics, access
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        request = Request(scope, receive, send)
         began = time.perf_counter()
         try:
-            if authorize is not None:
-                authorize(request)
-            response: Response = await call(request)
+            if self._authorize is not None:
+                self._authorize(request)
+            response: Response = await self._call(request)
         except RefusedError as error:
             response = json_answer({"error": str(error)}, error.status)
         except SchemaError as error:
@@ -46,14 +60,15 @@ def answered(
             response = json_answer({"error": str(error)}, 503)
         except MLOpsError as error:
             response = json_answer({"error": str(error)}, 500)
+        except Exception:
+            log.exception("A request could not be answered.")
+            response = json_answer({"error": "The server could not answer the request. Its log says why."}, 500)
         seconds = time.perf_counter() - began
-        metrics.count(name, response.status_code)
-        if name in ("infer", "predict"):
-            metrics.seconds.observe(seconds)
-            access.add(request, response, name, seconds)
-        return response
-
-    return route
+        self._metrics.count(self._name, response.status_code)
+        if self._name in ("infer", "predict"):
+            self._metrics.seconds.observe(seconds)
+            self._access.add(request, response, self._name, seconds)
+        await response(scope, receive, send)
 
 
 async def unknown(request: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.serving import messages
-from airflow_mlops.serving.messages import json_answer, json_object
+from airflow_mlops.serving.messages import json_answer, json_object, request_id_of
 
 VALUES = st.recursive(
     st.none()
@@ -62,3 +63,18 @@ def test_numbers_that_json_lacks_are_null_in_an_answer():
     # A linear model with a feature that is infinite in single precision answers with such a score.
     answer = json_answer({"score": [0.5, float("nan"), float("inf"), -float("inf")]})
     assert answer.body == b'{"score":[0.5,null,null,null]}'
+
+
+@pytest.mark.parametrize("given", [0, False, 5, [], {}, ["a"], "x" * 201])
+def test_an_id_that_is_no_text_is_refused(given):
+    with pytest.raises(SchemaError, match="id of the request"):
+        request_id_of(SimpleNamespace(scope={"headers": []}), {"id": given})
+
+
+def test_the_id_of_the_body_comes_before_that_of_the_header():
+    request = SimpleNamespace(
+        scope={"headers": [(b"host", b"h"), (b"x-request-id", b"seven"), (b"x-request-id", b"8")]}
+    )
+    assert request_id_of(request, {"id": "nine"}) == "nine"
+    assert {request_id_of(request, body) for body in ({}, {"id": None}, {"id": ""})} == {"seven"}
+    assert len(request_id_of(SimpleNamespace(scope={"headers": []}), {})) == 32

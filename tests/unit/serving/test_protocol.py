@@ -1,0 +1,74 @@
+"""Requests of the Open Inference Protocol that are no requests are refused, and never crash the server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from airflow_mlops.core.contract import FeatureColumn, ModelContract
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.core.references import ModelVersionRef
+from airflow_mlops.serving import protocol
+from airflow_mlops.serving.access import AccessLog
+from airflow_mlops.serving.metrics import Metrics
+from airflow_mlops.serving.routes import Answered
+from airflow_mlops.serving.rows import InputColumns
+from airflow_mlops.serving.versions import Served
+
+CONTRACT = ModelContract(
+    task="regression", label="y", dataset_name="d", dataset_id="i", features=[FeatureColumn(name="x", kind="number")]
+)
+SERVED = Served(ModelVersionRef(model="m", version=1, run_id=""), None, InputColumns(CONTRACT))
+X = {"name": "x", "shape": [1, 1], "datatype": "FP64", "data": [0.5]}
+
+
+def read(**changes):
+    return protocol.read({"inputs": [{**X, **changes}]}, memoryview(b""), SERVED).features["x"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": ["x"]},
+        {"name": {}},
+        {"name": None},
+        {"datatype": ["FP64"]},
+        {"datatype": {}},
+        {"datatype": "INT64"},
+        {"parameters": {"shared_memory_region": "r"}},
+        {"parameters": []},
+        {"parameters": {"binary_data_size": True}},
+        {"shape": [True, 1]},
+        {"data": {"a": 1}},
+        {"data": [{}]},
+    ],
+)
+def test_wrong_inputs_are_refused(changes):
+    with pytest.raises(SchemaError):
+        read(**changes)
+
+
+def test_integers_and_nulls_are_numbers():
+    assert read(datatype="INT64", data=[3]) == [3]
+    assert read(datatype="INT64", data=[None]) == [None]
+    assert read(data=[[3]]) == [3]
+
+
+def test_an_unexpected_error_is_answered_and_counted(caplog):
+    async def call(request):
+        raise TypeError("secret")
+
+    sent, metrics = [], Metrics()
+
+    async def send(message):
+        sent.append(message)
+
+    route = Answered(call, "infer", metrics, AccessLog(None), None)
+    scope = {"type": "http", "headers": [], "method": "POST", "path": "/", "client": None}
+    asyncio.run(route(scope, None, send))
+    assert sent[0]["status"] == 500
+    assert "secret" not in json.loads(sent[1]["body"])["error"]
+    assert metrics.registry.get_sample_value("mlops_serve_requests_total", {"call": "infer", "status": "500"}) == 1
+    assert "secret" in caplog.text

@@ -143,8 +143,8 @@ class WeightError(MLOpsError):
     """The column of row weights is absent, is used for something else, or has values that are not weights."""
 
 
-class CostError(MLOpsError):
-    """A column of costs is absent, or has values that are not costs."""
+class MetricColumnError(MLOpsError):
+    """A column that a metric names, such as a column of costs, is absent or has invalid values."""
 
 
 class EvaluationError(MLOpsError):

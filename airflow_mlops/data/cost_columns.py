@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import CostError
+from airflow_mlops.core.errors import MetricColumnError
 from airflow_mlops.core.numbers import LARGEST_COST, SMALLEST_COST
 from airflow_mlops.data.sample_weights import is_number, numbers
 
@@ -24,17 +24,17 @@ def read_costs(dataset: Dataset, part: str | None, columns: Sequence[str]) -> di
     :param dataset: the dataset
     :param part: name of the split part; ``None`` for all rows
     :param columns: names of the columns
-    :raises CostError: the dataset lacks a column, a column is the label, or some values are not costs
+    :raises MetricColumnError: the dataset lacks a column, a column is the label, or some values are not costs
     """
     name, details = dataset.manifest.name, dataset.manifest.details
     for column in columns:
         if column not in dataset.manifest.column_names:
-            raise CostError(
+            raise MetricColumnError(
                 f"Dataset {name!r} has no column {column!r} with costs. Name the column in `features` or `watched` of "
                 "BuildTrainingSetOperator, or correct the costs."
             )
         if column == details.get("label"):
-            raise CostError(
+            raise MetricColumnError(
                 f"Column {column!r} of dataset {name!r} is the label, so it cannot contain costs. Name another column in the costs."
             )
     if not columns:
@@ -43,7 +43,7 @@ def read_costs(dataset: Dataset, part: str | None, columns: Sequence[str]) -> di
     where = f"split part {part!r} of dataset {name!r}" if part else f"dataset {name!r}"
     for column in columns:
         if (wrong := why_no_costs(table.column(column))) is not None:
-            raise CostError(
+            raise MetricColumnError(
                 f"Column {column!r} of {where} cannot contain costs, because it is {wrong}. Costs are finite numbers of at least 0. "
                 "Correct them where the data is ingested, or leave these rows out of the dataset."
             )

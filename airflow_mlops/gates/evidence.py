@@ -73,7 +73,7 @@ class HeldOut:
     :param truth: the true labels or values, shape (n,)
     :param weight: the weight of each row in metrics, shape (n,); ``None`` if all rows have the same weight
     :param weight_column: name of the column of the weights; ``None`` without weights
-    :param costs: the columns of costs that the metrics of the evaluation name, each of shape (n,)
+    :param columns: the columns that the metrics of the evaluation name, such as costs, each of shape (n,)
     """
 
     dataset: Dataset
@@ -83,7 +83,7 @@ class HeldOut:
     truth: NDArray[Any] = field(repr=False)
     weight: NDArray[np.float64] | None = field(default=None, repr=False)
     weight_column: str | None = None
-    costs: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield ``columns`` of the held-out rows in batches, in the order of the dataset."""

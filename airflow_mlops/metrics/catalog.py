@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 
 from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
-from airflow_mlops.metrics import costs, declarations, deviances
+from airflow_mlops.metrics import costs, declarations, deviances, rankings
 
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -119,9 +119,14 @@ def is_deviance(name: str) -> bool:
     return deviances.power_of(name) is not None
 
 
+def is_ranking(name: str) -> bool:
+    """Return whether ``name`` is NDCG with its parameters, such as ``ndcg_k10_by-query``."""
+    return rankings.ranking_of(name) is not None
+
+
 def is_on_request(name: str) -> bool:
-    """Return whether a metric is computed only on request: a custom metric, an expected cost or a deviance."""
-    return is_custom(name) or is_expected_cost(name) or is_deviance(name)
+    """Return whether a metric is computed only on request: a custom metric, an expected cost, a deviance or NDCG."""
+    return is_custom(name) or is_expected_cost(name) or is_deviance(name) or is_ranking(name)
 
 
 def realised(task: Task, names: Iterable[str]) -> list[str]:
@@ -129,14 +134,15 @@ def realised(task: Task, names: Iterable[str]) -> list[str]:
 
     :param task: the ML task (binary, multiclass, regression)
     :param names: names of metrics
-    :return: those of :data:`REALISED`, in its order, followed by the expected costs (binary) or the deviances
+    :return: those of :data:`REALISED`, in its order, followed by the expected costs (binary) or the deviances and NDCG
         (regression)
     """
     given = list(names)
     own = [
         name
         for name in given
-        if (task == "binary" and is_expected_cost(name)) or (task == "regression" and is_deviance(name))
+        if (task == "binary" and is_expected_cost(name))
+        or (task == "regression" and (is_deviance(name) or is_ranking(name)))
     ]
     return [*(name for name in REALISED[task] if name in given), *own]
 
@@ -146,7 +152,7 @@ def is_mean_of_rows(name: str) -> bool:
 
     The value of such a metric for a window follows from its values for parts of the window.
     """
-    return name not in ("roc_auc", *BY_INFLUENCE)
+    return name not in ("roc_auc", *BY_INFLUENCE) and not is_ranking(name)
 
 
 def is_custom(name: str) -> bool:
@@ -175,18 +181,22 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
         )
     if name == deviances.TWEEDIE:
         raise ValueError(f"{name!r} has no power; write {{'metric': {name!r}, 'power': 1.5}} with your power")
+    if name == rankings.NDCG:
+        raise ValueError(
+            f"{name!r} has no parameters; write {{'metric': {name!r}, 'k': 10, 'group': 'query'}} with your number of rows and column"
+        )
     on_request = is_on_request(name)
     built_in = METRICS | INTERVAL_METRICS
     if name not in built_in and not on_request:
-        known = [*built_in, costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE]
+        known = [*built_in, costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE, rankings.NDCG]
         raise ValueError(
             f"{name!r} is not a metric: {choices(name, known)}, or use the import path of a custom metric, "
             "'package.module:function'"
         )
     if greater_is_better is not None:
         raise ValueError(f"greater_is_better is set for the built-in metric {name!r}; remove greater_is_better")
-    if is_deviance(name):
-        return Metric(name, ("regression",), False)
+    if is_deviance(name) or is_ranking(name):
+        return Metric(name, ("regression",), is_ranking(name))
     return Metric(name, ("binary",), False, of_labels=True) if on_request else built_in[name]
 
 
@@ -217,11 +227,11 @@ def check_import_path(path: str) -> str:
 
 
 def check_on_request(name: str) -> str:
-    """Return ``name`` if it is an expected cost, a deviance, or has the form of an import path.
+    """Return ``name`` if it is an expected cost, a deviance, NDCG, or has the form of an import path.
 
     :raises ValueError: ``name`` is none of these
     """
-    if name in (costs.NAME, deviances.TWEEDIE):
+    if name in (costs.NAME, deviances.TWEEDIE, rankings.NDCG):
         find_metric(name)
     return name if is_on_request(name) else check_import_path(name)
 

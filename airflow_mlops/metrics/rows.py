@@ -30,7 +30,7 @@ class Rows:
         shape (n, k); regression: predicted value, shape (n,). ``None`` for a classifier without probabilities
     :param weight: the weight of each row in metrics, at least 0, shape (n,); ``None`` if all rows have the same weight
     :param interval: the prediction intervals of the model; ``None`` for a model without them
-    :param costs: the columns of costs that expected costs name, each of shape (n,), finite and at least 0
+    :param columns: the columns that metrics name, each of shape (n,): costs, finite and at least 0, or codes of groups
     """
 
     task: Task
@@ -39,7 +39,7 @@ class Rows:
     score: NDArray[np.float64] | None = field(repr=False)
     weight: NDArray[np.float64] | None = field(default=None, repr=False)
     interval: PredictionInterval | None = None
-    costs: Mapping[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -50,19 +50,19 @@ class Rows:
             return self
         score = None if self.score is None else self.score[index]
         weight = None if self.weight is None else self.weight[index]
-        costs = {name: values[index] for name, values in self.costs.items()}
-        return Rows(self.task, self.truth[index], self.predicted[index], score, weight, self.interval, costs)
+        columns = {name: values[index] for name, values in self.columns.items()}
+        return Rows(self.task, self.truth[index], self.predicted[index], score, weight, self.interval, columns)
 
     def cost(self, given: float | str) -> NDArray[np.float64] | float:
         """Return a cost: the number itself, or the values of the column with this name, shape (n,).
 
         :raises EvaluationError: the rows have no such column
         """
-        if isinstance(given, str) and given not in self.costs:
+        if isinstance(given, str) and given not in self.columns:
             raise EvaluationError(
                 f"The costs are in column {given!r}, which these rows do not have. Use another metric here, or costs that are numbers."
             )
-        return self.costs[given] if isinstance(given, str) else given
+        return self.columns[given] if isinstance(given, str) else given
 
     def weighted(self, weight: NDArray[np.float64] | None) -> Rows:
         """Return the rows with weights. A row with the weight 0 is not measured.
@@ -129,7 +129,7 @@ def predicted(
     predictions: Predictions,
     contract: ModelContract,
     weight: NDArray[np.float64] | None = None,
-    costs: Mapping[str, NDArray[np.float64]] | None = None,
+    columns: Mapping[str, NDArray[Any]] | None = None,
 ) -> Rows:
     """Check the labels and predictions of a model with a contract, and convert them like :func:`prepare`.
 
@@ -137,7 +137,7 @@ def predicted(
     :param predictions: the predictions for the same rows
     :param contract: the model contract, which contains the ML task, the classes and the prediction intervals
     :param weight: the weight of each row, see :meth:`Rows.weighted`
-    :param costs: the columns of costs, each of shape (n,)
+    :param columns: the columns that the metrics name, such as costs, each of shape (n,)
     :raises EvaluationError: see :func:`prepare` and :meth:`Rows.weighted`
     """
     labels_only = contract.task != "regression" and predictions.probabilities is None
@@ -150,7 +150,7 @@ def predicted(
         contract.classes,
         positive=contract.positive,
     )
-    return replace(rows.weighted(weight), interval=contract.interval, costs=costs or {})
+    return replace(rows.weighted(weight), interval=contract.interval, columns=columns or {})
 
 
 def _regression(truth: NDArray[np.float64], value: NDArray[np.float64]) -> Rows:

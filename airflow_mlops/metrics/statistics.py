@@ -24,13 +24,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from airflow_mlops.core.errors import EvaluationError
-from airflow_mlops.metrics import losses
+from airflow_mlops.metrics import groups, losses
 from airflow_mlops.metrics.catalog import COVERAGE, WIDTH
 from airflow_mlops.metrics.costs import Costs, costs_of
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.interval_ends import covers
 from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, log_losses, squared_errors
+from airflow_mlops.metrics.rankings import Ranking, ranking_of
 from airflow_mlops.metrics.ranks import mean_placement, placements, precision_terms
 from airflow_mlops.metrics.rows import Rows
 
@@ -102,6 +103,8 @@ def statistic(metric: str, rows: Rows) -> Statistic:
     """
     if (costs := costs_of(metric)) is not None:
         return _weighted(_expected_cost(costs))
+    if (ranking := ranking_of(metric)) is not None:
+        return Statistic(partial(_group_gains, metric, ranking), lambda sums: _ratio(sums[..., 1], sums[..., 0]))
     if (power := power_of(metric)) is not None:
         return _weighted(_mean(partial(_deviances, metric, power)))
     return _weighted(_MULTICLASS[metric] if rows.task == "multiclass" else _OTHERS[metric])
@@ -170,6 +173,25 @@ def _deviances(metric: str, power: float, rows: Rows) -> NDArray[np.float64]:
         # A row that is not measured may have any label and prediction.
         truth, value = (np.where(rows.weight > 0, each, 1.0) for each in (truth, value))
     return losses.deviances(power, truth, value)
+
+
+def _group_gains(metric: str, ranking: Ranking, rows: Rows) -> Iterator[NDArray[Any]]:
+    # The first row of a group stands for the group, so a bootstrap of the rows draws whole groups.
+    if rows.weight is not None:
+        raise EvaluationError(
+            f"{metric} counts each group once, so it does not support weights of rows. Remove `sample_weight`."
+        )
+    if ranking.group not in rows.columns:
+        raise EvaluationError(
+            f"{metric} needs column {ranking.group!r}, which these rows do not have. Use another metric here."
+        )
+    if (wrong := groups.wrong_relevance(rows.truth)) is not None:
+        raise EvaluationError(f"{metric} is undefined, because {wrong}. Use another metric, or correct these rows.")
+    found = groups.ndcg(rows.columns[ranking.group], rows.truth, _score(rows), ranking.k)
+    counts, values = np.zeros(len(rows)), np.zeros(len(rows))
+    counts[found.first], values[found.first] = 1.0, found.value
+    yield counts
+    yield values
 
 
 def _ratio(above: NDArray[np.float64], below: NDArray[np.float64], otherwise: float = np.nan) -> NDArray[np.float64]:

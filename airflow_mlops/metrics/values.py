@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from airflow_mlops.core.contract import Task
-from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.errors import EvaluationError, SpecError
 from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import (
     INTERVAL_METRICS,
@@ -18,6 +18,7 @@ from airflow_mlops.metrics.catalog import (
     find_metric,
     is_custom,
     is_expected_cost,
+    is_ranking,
     metrics_for,
 )
 from airflow_mlops.metrics.deviances import power_of
@@ -41,7 +42,7 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
     :param own: import paths of custom metrics, expected costs and deviances
     :param skip_undefined: whether to leave out a custom metric that is undefined on these rows
     :return: the metrics by name
-    :raises EvaluationError: a deviance is undefined for a label
+    :raises EvaluationError: a deviance or NDCG is undefined for a label
     :raises MetricError: a custom metric fails, or is undefined and ``skip_undefined`` is false
     """
     names = metrics_for(rows.task)
@@ -53,6 +54,11 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
     for name in dict.fromkeys(own):
         if is_expected_cost(name):
             values[name] = statistic(name, rows).measure(rows)
+            continue
+        if is_ranking(name):
+            values[name] = statistic(name, rows).measure(rows)
+            if math.isnan(values[name]):
+                raise EvaluationError(f"{name} is undefined, because no row has a label above 0. Use more rows.")
             continue
         if power_of(name) is not None:
             if undefined(name, rows) is None:
@@ -137,7 +143,7 @@ def baseline(
     positive: Any = None,
     own: Iterable[str] = (),
     weight: NDArray[np.float64] | None = None,
-    costs: Mapping[str, NDArray[np.float64]] | None = None,
+    columns: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, float]:
     """Compute the metrics of a baseline model that uses no features.
 
@@ -150,7 +156,7 @@ def baseline(
         baseline is left out
     :param weight: the weight of each row in the metrics, the mean and the class frequencies, shape (n,); ``None`` if
         all rows have the same weight
-    :param costs: the columns of costs that ``own`` names, each of shape (n,)
+    :param columns: the columns that the metrics of ``own`` name, each of shape (n,)
     :return: the metrics by name
     """
     truth = np.asarray(y_true)
@@ -159,7 +165,7 @@ def baseline(
     labels = [*classes, *unseen(truth, classes)] if task != "regression" else []
     # The baseline's predictions replace these.
     rows = prepare(task, truth, truth, truth if task == "regression" else None, None, labels, positive=positive)
-    rows = replace(rows.weighted(weight), costs=costs or {})
+    rows = replace(rows.weighted(weight), columns=columns or {})
     found = measure(without_features(rows), own, skip_undefined=True)
     least = {name: measure_one(name, without_features(rows, name)) for name in found if is_expected_cost(name)}
     return found | least

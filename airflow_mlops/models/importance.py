@@ -30,7 +30,7 @@ def measure(
     take: Callable[[Sequence[str], NDArray[np.int64]], pa.Table],
     metric: Metric,
     weight: NDArray[np.float64] | None = None,
-    costs: Mapping[str, NDArray[np.float64]] | None = None,
+    columns: Mapping[str, NDArray[Any]] | None = None,
 ) -> dict[str, float]:
     """Measure the permutation importance of each feature on a random sample of at most :data:`ROWS` rows.
 
@@ -39,22 +39,22 @@ def measure(
     :param take: function that takes column names and ascending row positions and returns these columns of these rows
     :param metric: the metric whose degradation is measured
     :param weight: the weight of each row in the metric, shape (n,); ``None`` if all rows have the same weight
-    :param costs: the columns of costs that the metric names, each of shape (n,)
+    :param columns: the columns that the metric names, such as costs, each of shape (n,)
     :return: by feature name, the degradation of the metric in the unit of the metric. The dict is empty if the metric
         cannot be measured on the sample
     """
     contract, random = model.contract, np.random.default_rng(SEED)
     rows = np.sort(random.permutation(len(truth))[:ROWS])
     weight = None if weight is None else weight[rows]
-    costs = {name: values[rows] for name, values in (costs or {}).items()}
+    columns = {name: values[rows] for name, values in (columns or {}).items()}
     truth, sample = truth[rows], take([item.name for item in contract.features], rows)
     try:
-        unshuffled = measure_one(metric.name, predicted(truth, model.predict(sample), contract, weight, costs))
+        unshuffled = measure_one(metric.name, predicted(truth, model.predict(sample), contract, weight, columns))
         importances = {}
         for position, feature in enumerate(contract.features):
             shuffled = sample.column(position).take(pa.array(random.permutation(len(rows))))
             predictions = model.predict(sample.set_column(position, feature.name, shuffled))
-            value = measure_one(metric.name, predicted(truth, predictions, contract, weight, costs))
+            value = measure_one(metric.name, predicted(truth, predictions, contract, weight, columns))
             importances[feature.name] = metric.sign * (unshuffled - value)
     except (EvaluationError, MetricError):
         # A small sample may have one class only, or a custom metric may be undefined on it.

@@ -48,7 +48,7 @@ def model_profile(
     predictions: Predictions,
     importance: Mapping[str, float],
     weight: npt.NDArray[np.float64] | None = None,
-    costs: Mapping[str, npt.NDArray[np.float64]] | None = None,
+    columns: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> ModelProfile:
     """Profile the features of the split part `train`, and the predictions and losses of the held-out split part `test`.
 
@@ -64,7 +64,7 @@ def model_profile(
     :param weight: the weights of the held-out rows in metrics, shape (n,); ``None`` if each row counts once. With
         weights, the profile contains the performance with and without them, because the rows of a window may have no
         weights
-    :param costs: the columns of costs that metrics of the contract name, each of shape (n,)
+    :param columns: the columns that metrics of the contract name, such as costs, each of shape (n,)
     """
     scores = pa.RecordBatch.from_pydict({"score": pa.array(predictions.score)})
     labelled = pa.RecordBatch.from_pydict(
@@ -72,10 +72,10 @@ def model_profile(
     )
     features = profile(training(), [feature.name for feature in contract.features])
     known = outcomes([labelled], contract)
-    if costs:
+    if columns:
         # Training requires finite labels, so only rows without a finite score are left out.
         finite = np.isfinite(np.asarray(predictions.score, dtype=float))
-        known = replace(known, costs={name: values[finite] for name, values in costs.items()})
+        known = replace(known, columns={name: values[finite] for name, values in columns.items()})
     cuts = segments.cut(features.columns)
     return ModelProfile(
         features=features,

@@ -14,10 +14,9 @@ import pyarrow.compute as pc
 from airflow_mlops.core.contract import ModelContract, PredictionInterval, Task
 from airflow_mlops.core.errors import EvaluationError
 from airflow_mlops.data.columns import LABEL
-from airflow_mlops.data.cost_columns import why_no_costs
-from airflow_mlops.data.sample_weights import numbers
 from airflow_mlops.metrics import weighted
 from airflow_mlops.metrics.clusters import codes as cluster_codes
+from airflow_mlops.metrics.columns import columns_of, converted, why_invalid
 from airflow_mlops.metrics.rows import Rows
 
 COLUMNS = (LABEL, "prediction", "score")
@@ -49,7 +48,7 @@ class Outcomes:
         rows
     :param weight: the weight of each row, above 0 and with the mean 1, shape (n,); ``None`` if each row counts once
     :param interval: the prediction intervals of the model; ``None`` for a model without them
-    :param costs: the columns of costs that expected costs name, each of shape (n,), finite and at least 0
+    :param columns: the columns that metrics name, each of shape (n,): costs, finite and at least 0, or codes of groups
     """
 
     truth: npt.NDArray[Any]
@@ -62,7 +61,7 @@ class Outcomes:
     groups: npt.NDArray[np.int64] | None = None
     weight: Floats | None = None
     interval: PredictionInterval | None = None
-    costs: Mapping[str, Floats] = field(default_factory=dict)
+    columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     @property
     def rows(self) -> int:
@@ -82,7 +81,7 @@ class Outcomes:
             codes=None if self.codes is None else self.codes[:, kept],
             groups=None if self.groups is None else self.groups[kept],
             weight=weighted.scaled(weight[kept]),
-            costs={name: values[kept] for name, values in self.costs.items()},
+            columns={name: values[kept] for name, values in self.columns.items()},
         )
 
     def cost(self, given: float | str) -> Floats | float:
@@ -90,16 +89,16 @@ class Outcomes:
 
         :raises UnmeasurableError: the rows have no such column
         """
-        if isinstance(given, str) and given not in self.costs:
+        if isinstance(given, str) and given not in self.columns:
             raise UnmeasurableError(f"the costs are in column {given!r}, which is not available here")
-        return self.costs[given] if isinstance(given, str) else given
+        return self.columns[given] if isinstance(given, str) else given
 
     def prepared(self, task: Task) -> Rows:
         """Convert the labelled predictions to :class:`Rows`, without the probabilities of a multiclass model."""
         if task == "regression":
-            return Rows(task, self.truth, self.score, self.score, self.weight)
+            return Rows(task, self.truth, self.score, self.score, self.weight, columns=self.columns)
         if task == "binary":
-            return Rows(task, self.truth, self.truth == self.right, self.score, self.weight, costs=self.costs)
+            return Rows(task, self.truth, self.truth == self.right, self.score, self.weight, columns=self.columns)
         assert self.codes is not None
         return Rows(task, self.codes[0], self.codes[1], None, self.weight)
 
@@ -151,26 +150,25 @@ def measurable(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> It
         yield rows.filter(pa.array(finite))
 
 
-def costs(
-    batches: Iterable[pa.RecordBatch], contract: ModelContract, columns: Sequence[str]
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Return the columns of costs of the rows that :func:`outcomes` collects, each of shape (n,).
+def columns(
+    batches: Iterable[pa.RecordBatch], contract: ModelContract, metrics: Sequence[str]
+) -> dict[str, npt.NDArray[Any]]:
+    """Return the columns that metrics name, for the rows that :func:`outcomes` collects, each of shape (n,).
 
-    :param batches: record batches with at least the columns :data:`LABEL`, ``score`` and ``columns``
+    :param batches: record batches with at least the columns :data:`LABEL` and ``score``, and those that the metrics name
     :param contract: contract of the model
-    :param columns: names of the columns
-    :raises UnmeasurableError: some values are not costs
+    :param metrics: names of the metrics
+    :raises UnmeasurableError: some values are invalid
     """
-    parts = list(measurable(batches, contract)) if columns else []
-    found = {}
-    for column in columns:
-        values = (
-            pa.chunked_array([part.column(column) for part in parts]) if parts else pa.chunked_array([], pa.float64())
-        )
-        if (wrong := why_no_costs(values)) is not None:
-            raise UnmeasurableError(f"column {column!r} with the costs is {wrong}")
-        found[column] = numbers(values)
-    return found
+    names = columns_of(metrics)
+    parts = list(measurable(batches, contract)) if names else []
+    if not parts:
+        return {}
+    values = {name: pa.chunked_array([part.column(name) for part in parts]) for name in names}
+    for name in names:
+        if (wrong := why_invalid(metrics, name, values[name])) is not None:
+            raise UnmeasurableError(f"column {name!r}, which the metric needs, is {wrong}")
+    return converted(metrics, values)
 
 
 def clusters(batches: Iterable[pa.RecordBatch], contract: ModelContract, column: str) -> npt.NDArray[np.int64]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics import custom, weighted
-from airflow_mlops.metrics.catalog import COVERAGE, find_metric, is_custom
+from airflow_mlops.metrics.catalog import COVERAGE, find_metric, is_custom, is_ranking
 from airflow_mlops.metrics.clusters import Design, design
 from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.costs import costs_of
@@ -34,6 +34,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     - ``rmse``: the square root of the interval of the mean squared error.
     - Expected costs: derived from Wilson's intervals of the shares of both errors. If a cost is a column, see
       :func:`airflow_mlops.metrics.realised.shares.expected_cost`.
+    - NDCG: Wilson's interval with an effective number of groups.
     - Custom metrics: a bootstrap over rows.
 
     For clustered rows (``outcomes.groups``), the interval is widened by :class:`airflow_mlops.metrics.clusters.Design`.
@@ -60,6 +61,8 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
         return _custom(metric, outcomes.prepared(task), confidence)
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     costs = costs_of(metric)
+    if is_ranking(metric):
+        return ranking.ndcg(metric, outcomes, z)
     if costs is not None:
         found = shares.expected_cost(costs, outcomes, z)
     else:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from airflow_mlops.metrics import intervals, weighted
+from airflow_mlops.metrics.groups import ndcg as group_ndcg
+from airflow_mlops.metrics.groups import wrong_relevance
 from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.rankings import ranking_of
 from airflow_mlops.metrics.ranks import Area, area, precision_of_others
-from airflow_mlops.metrics.realised.labelled import Outcomes, UnmeasurableError, two_classes
+from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError, two_classes
 from airflow_mlops.metrics.statistics import influence
 
 
@@ -39,6 +44,43 @@ def average_precision(outcomes: Outcomes, z: float) -> Interval:
     middle = precision_of_others(outcomes.truth, outcomes.score, outcomes.weight) if positives > 1 else value
     found = intervals.bounded(middle, float(np.square(by_row).sum()), independent, quantile)
     return Interval(value, min(value, found.low), max(value, found.high))
+
+
+def ndcg(metric: str, outcomes: Outcomes, z: float) -> Interval:
+    """Measure NDCG with an interval from the variance between groups.
+
+    :param metric: name of the metric with its parameters
+    :param z: quantile of the normal distribution, such as 1.96
+    :raises UnmeasurableError: see :func:`by_group`
+    """
+    value, influence, groups = by_group(metric, outcomes)
+    return intervals.bounded(value, float(np.square(influence).sum()), groups, z)
+
+
+def by_group(metric: str, outcomes: Outcomes) -> tuple[float, Floats, int]:
+    """Compute NDCG, and the influence of each group on it.
+
+    :param metric: name of the metric with its parameters
+    :return: the metric, the influence of each group at the position of its first row, shape (n,), and the number of
+        groups with a label above 0
+    :raises UnmeasurableError: the rows lack the column of the groups, have weights or clusters, or have labels that are
+        no relevance; or no label is above 0
+    """
+    ranking = ranking_of(metric)
+    assert ranking is not None
+    if ranking.group not in outcomes.columns:
+        raise UnmeasurableError(f"the groups are in column {ranking.group!r}, which is not available here")
+    if outcomes.weight is not None or outcomes.groups is not None:
+        raise UnmeasurableError(
+            f"{metric} counts each of its groups once, and supports neither weights of rows nor `groups` of the policy"
+        )
+    if (wrong := wrong_relevance(outcomes.truth)) is not None:
+        raise UnmeasurableError(wrong)
+    value, found = influence(metric, outcomes.prepared("regression"))
+    if math.isnan(value):
+        raise UnmeasurableError("no label is above 0")
+    groups = group_ndcg(outcomes.columns[ranking.group], outcomes.truth, outcomes.score, ranking.k)
+    return value, found, len(groups.first)
 
 
 def area_of(outcomes: Outcomes) -> Area:

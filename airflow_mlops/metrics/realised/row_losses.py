@@ -11,8 +11,9 @@ from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, deviances, squared_errors
+from airflow_mlops.metrics.rankings import ranking_of
 from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
-from airflow_mlops.metrics.realised.ranking import area_of
+from airflow_mlops.metrics.realised.ranking import area_of, by_group
 from airflow_mlops.metrics.realised.shares import errors, missed
 from airflow_mlops.metrics.statistics import influence
 
@@ -27,6 +28,8 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
     The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore ``1 - area - n *
     influence``, where n is the number of rows. The influence of the row on the area is computed by the infinitesimal
     jackknife. The variance of the mean of these losses is DeLong's variance of the area.
+
+    The losses of NDCG are defined in the same way, and the influence of a group is divided among its rows.
 
     The losses of average precision, precision, recall, F1 and balanced accuracy are defined in the same way.
 
@@ -44,6 +47,12 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
         false_positive, false_negative = errors(outcomes)
         first, second = (outcomes.cost(cost) for cost in costs)
         return np.asarray(first * false_positive + second * false_negative)
+    if (ranking := ranking_of(metric)) is not None:
+        value, of_groups, _ = by_group(metric, outcomes)
+        _, first, codes = np.unique(outcomes.columns[ranking.group], return_index=True, return_inverse=True)
+        # The influence of a group is divided among its rows.
+        shared = (of_groups[first] / np.bincount(codes))[codes]
+        return np.asarray((1 - value) - shared * outcomes.rows)
     if (power := power_of(metric)) is not None:
         return _deviances(power, outcomes)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -25,7 +25,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.catalog import is_deviance, is_expected_cost
 from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.costs import cost_columns
-from airflow_mlops.metrics.realised import COLUMNS, UnmeasurableError, costs, losses, measurable, outcomes
+from airflow_mlops.metrics.realised import COLUMNS, UnmeasurableError, columns, losses, measurable, outcomes
 from airflow_mlops.metrics.two_groups import Group
 
 #: Metrics of logged predictions by which a canary can be compared: means over rows, and the area under the ROC curve.
@@ -145,7 +145,7 @@ def _losses(
         found = outcomes(batches, contract)
         if not found.rows:
             continue
-        found = replace(found, costs=costs(batches, contract, cost_columns([metric])))
+        found = replace(found, columns=columns(batches, contract, [metric]))
         try:
             values.append(losses(metric, found))
         except UnmeasurableError as error:

@@ -161,7 +161,7 @@ def _baseline(data: HeldOut, contract: ModelContract, own: Sequence[str]) -> dic
         positive=contract.positive,
         own=own,
         weight=data.weight,
-        costs=data.costs,
+        columns=data.columns,
     )
 
 
@@ -184,7 +184,7 @@ def _measure(candidate: Candidate, data: HeldOut, own: Sequence[str], live: Live
         batches = data.batches([item.name for item in contract.features])
         predictions = concatenate((candidate.model.predict(batch) for batch in batches), contract)
     try:
-        rows = predicted(data.truth, predictions, contract, data.weight, data.costs)
+        rows = predicted(data.truth, predictions, contract, data.weight, data.columns)
         if contract.task == "binary":
             # The score contains the same information. Without the probabilities, memory falls to a third.
             predictions = replace(predictions, probabilities=None)
@@ -199,7 +199,7 @@ def _measure_tree(data: HeldOut, contract: ModelContract, own: Sequence[str]) ->
     predictions = small_tree(data, contract)
     if predictions is None:
         return None
-    rows = predicted(data.truth, predictions, contract, data.weight, data.costs)
+    rows = predicted(data.truth, predictions, contract, data.weight, data.columns)
     metrics = measure(rows, own, skip_undefined=True)
     return Measurement("a decision tree of depth 3", metrics, predictions, rows)
 
@@ -276,4 +276,4 @@ def importance(candidate: Candidate, data: HeldOut, metric: Metric) -> dict[str,
 
     :return: the importance by feature name; empty if the importance cannot be measured
     """
-    return permutation.measure(candidate.model, data.truth, data.take, metric, data.weight, data.costs)
+    return permutation.measure(candidate.model, data.truth, data.take, metric, data.weight, data.columns)

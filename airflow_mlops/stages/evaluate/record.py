@@ -77,7 +77,7 @@ def keep_contract(
         measurement.predictions,
         importance.shares(importances),
         data.weight,
-        data.costs,
+        data.columns,
     )
     profile, contract = with_watched_columns(profile, contract, dataset, part)
     profile = with_constant_spans(profile, contract, dataset, part)

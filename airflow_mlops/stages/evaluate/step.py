@@ -11,7 +11,6 @@ from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.cost_columns import read_costs
 from airflow_mlops.data.datasets.by_id import Finder
 from airflow_mlops.gates.base import Gate, MetricGate
 from airflow_mlops.gates.baseline import BeatsABaseline
@@ -27,7 +26,7 @@ from airflow_mlops.metrics.catalog import (
     is_on_request,
     metrics_for,
 )
-from airflow_mlops.metrics.costs import cost_columns
+from airflow_mlops.metrics.columns import read_columns
 from airflow_mlops.models import contracts as contracts_of_versions
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import file_hashes
@@ -63,7 +62,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     :raises RegistryError: MLflow cannot be used, or a version does not exist
     :raises EvaluationError: the held-out data is empty or contains only one class, or predictions are not finite
     :raises MetricError: a custom metric fails
-    :raises CostError: a column of costs is absent from the rows, or has values that are not costs
+    :raises MetricColumnError: a column that a metric names is absent from the rows, or has invalid values
     :raises SchemaError: ML task, label or features of a candidate do not match the held-out data
     """
     context = context.for_call()
@@ -102,7 +101,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         if spec.dataset is not None:
             _warn_of_other_dataset(candidate, data.dataset.manifest.id, context)
     data = with_weights(data, candidates, live=live is not None)
-    data = replace(data, costs=read_costs(data.dataset, data.part, cost_columns([metric.name, *own])))
+    data = replace(data, columns=read_columns(data.dataset, data.part, [metric.name, *own]))
     if data.weight is not None:
         for path in filter(is_custom, own):
             custom.load(path).require_weights()

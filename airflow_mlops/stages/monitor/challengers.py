@@ -35,7 +35,7 @@ from airflow_mlops.data.row_weights import Decay
 from airflow_mlops.data.types import concatenated
 from airflow_mlops.metrics.catalog import REALISED, realised
 from airflow_mlops.metrics.clusters import codes
-from airflow_mlops.metrics.costs import cost_columns
+from airflow_mlops.metrics.columns import columns_of
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.models.onnx.scorer import OnnxModel
@@ -210,11 +210,11 @@ def _fit(training: Training, contract: ModelContract) -> Fit:
 def metric_of(policy: Policy, contract: ModelContract) -> str:
     """Return the metric by which challengers are compared.
 
-    This is the metric of the policy. If the policy names no metric, a metric without a loss for each row, or an expected
-    cost whose costs are in a column, this is the first metric of the ML task that was measured for the champion on held-out rows.
+    This is the metric of the policy. If the policy names no metric, a metric without a loss for each row, or a metric that
+    names a column, this is the first metric of the ML task that was measured for the champion on held-out rows.
     """
     metric = policy.metric
-    if metric is not None and realised(contract.task, [metric]) and not cost_columns([metric]):
+    if metric is not None and realised(contract.task, [metric]) and not columns_of([metric]):
         return metric
     # A classifier that predicts labels only has no roc_auc on held-out rows, but an accuracy.
     return (realised(contract.task, contract.metrics) or REALISED[contract.task])[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.counts import counted
@@ -27,11 +28,13 @@ from airflow_mlops.policy.wording import metric_name, number, only
 from airflow_mlops.profiles.calibration import Calibration, Floats, LossModel
 from airflow_mlops.profiles.profile import ModelProfile, WeightedPerformance
 from airflow_mlops.profiles.training import BIAS
-from airflow_mlops.stages.monitor import clusters
-from airflow_mlops.stages.monitor import costs as row_costs
+from airflow_mlops.stages.monitor import clusters, metric_columns
 from airflow_mlops.stages.monitor import weights as row_weights
 from airflow_mlops.stages.monitor.check import Check
 from airflow_mlops.stages.monitor.weights import Weights
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Realised:
     :param notes: further remarks, one sentence each
     :param design: how much clusters widen the interval of the metric; ``None`` for independent rows
     :param weights: the weights of the measured rows
-    :param costs: the columns of costs that the metric names, for the rows with a label, each of shape (n,)
+    :param columns: the columns that the metric names, for the rows with a label, each of shape (n,)
     """
 
     labelled: int = 0
@@ -62,7 +65,7 @@ class Realised:
     notes: list[str] = field(default_factory=list)
     design: Design | None = None
     weights: Weights = field(default_factory=Weights)
-    costs: Mapping[str, Floats] = field(default_factory=dict)
+    columns: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     @property
     def judged(self) -> Performance | None:
@@ -116,11 +119,11 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         immature = young or _too_few(labelled, coverage, policy)
         return Realised(labelled, coverage, unmeasured=weights.refused, immature=immature, notes=notes, weights=weights)
     try:
-        costs = row_costs.read(check, contract, metric)
+        columns = metric_columns.read(check, contract, metric)
     except metrics.UnmeasurableError as error:
         immature = young or _too_few(labelled, coverage, policy)
         return Realised(labelled, coverage, unmeasured=str(error), immature=immature, notes=notes, weights=weights)
-    outcomes = replace(outcomes, costs=costs)
+    outcomes = replace(outcomes, columns=columns)
     if weights.values is not None:
         outcomes = outcomes.weighted(weights.values)
     reason = young or _too_few(outcomes.rows, coverage, policy)
@@ -152,7 +155,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         notes=notes,
         design=known,
         weights=weights,
-        costs=costs,
+        columns=columns,
     )
 
 

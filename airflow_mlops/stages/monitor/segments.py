@@ -52,7 +52,7 @@ def compare(check: Check, reference: TrainingReference, realised: Realised) -> S
 
     outcomes = metrics.outcomes(check.batches(metrics.COLUMNS), contract)
     outcomes = replace(outcomes, groups=clusters.measured(check, contract))
-    outcomes = replace(outcomes, costs=realised.costs)
+    outcomes = replace(outcomes, columns=realised.columns)
     outcomes = outcomes if values is None else outcomes.weighted(values)
     losses = metrics.losses(metric, outcomes)
     current = segments.tally(cuts, rows(), {metric: losses}, outcomes.weight)[metric]

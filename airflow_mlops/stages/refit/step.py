@@ -15,10 +15,9 @@ import pyarrow as pa
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelFormatError, RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.cost_columns import read_costs
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.metrics.catalog import MAIN_METRIC, METRICS, Metric, find_metric, is_custom
-from airflow_mlops.metrics.costs import cost_columns
+from airflow_mlops.metrics.columns import read_columns
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.models.calibration_rule import CalibrationRule
@@ -283,14 +282,14 @@ def _check(
     sample = train.table.take(pa.array(chosen))
     deviation = standard_deviation(train.labels) if contract.task == "regression" else None
     new = OnnxModel(fitted.exported, fitted.contract)
-    costs = read_costs(dataset, TEST, cost_columns([metric.name]))
+    columns = read_columns(dataset, TEST, [metric.name])
     return [
         signature,
         checks.stable_predictions(judged.model.predict(sample), new.predict(sample), deviation),
         checks.not_worse(
             metric,
-            predicted(test.labels, before, contract, test.metric_weights, costs),
-            predicted(test.labels, fitted.predictions, fitted.contract, test.metric_weights, costs),
+            predicted(test.labels, before, contract, test.metric_weights, columns),
+            predicted(test.labels, fitted.predictions, fitted.contract, test.metric_weights, columns),
         ),
     ]
 

@@ -22,7 +22,7 @@ from airflow_mlops.data.moments import UTC, as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, hashed_or_dropped
 from airflow_mlops.data.selection import coverage, dates_detail
 from airflow_mlops.data.types import common_schema, conformed
-from airflow_mlops.metrics.costs import cost_columns
+from airflow_mlops.metrics.columns import columns_of
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.predicted import with_predictions
 from airflow_mlops.models.scorer import Scorer
@@ -209,8 +209,8 @@ def score(
 def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
     """Return the names of the columns that are copied to the predictions.
 
-    These columns are the keys, the event time and the features. Watched columns and the columns with the weights and the
-    costs of rows are also copied, if all datasets have them. If the manifest of the first dataset lists no keys, all its columns are
+    These columns are the keys, the event time and the features. Watched columns and the columns that metrics and
+    weights name are also copied, if all datasets have them. If the manifest of the first dataset lists no keys, all its columns are
     copied.
 
     :raises SchemaError: a feature is absent, or a column has the name of a column that scoring adds
@@ -221,7 +221,7 @@ def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, versi
     carried = present
     if "keys" in details:
         everywhere = [set(dataset.manifest.column_names) for dataset in datasets]
-        others = {*contract.watched, contract.sample_weight, *cost_columns(contract.metrics)}.intersection(*everywhere)
+        others = {*contract.watched, contract.sample_weight, *columns_of(contract.metrics)}.intersection(*everywhere)
         wanted = {*details["keys"], details.get("timestamp"), *features, *others}
         carried = [name for name in present if name in wanted]
     for dataset in datasets:

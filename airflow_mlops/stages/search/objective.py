@@ -16,11 +16,9 @@ import pyarrow as pa
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import TrainingError
-from airflow_mlops.data.cost_columns import read_costs
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.data.sample_weights import numbers
 from airflow_mlops.metrics.catalog import Metric
-from airflow_mlops.metrics.costs import cost_columns
+from airflow_mlops.metrics.columns import columns_of, converted, read_columns
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.metrics.values import measure_one
 from airflow_mlops.models.inputs import frame
@@ -81,7 +79,7 @@ class CrossValidation:
     def __init__(self, dataset: Dataset, data: TrainingData, metric: Metric, folds: int, seed: int) -> None:
         self._dataset, self._data, self._metric, self._seed = dataset, data, metric, seed
         self._folds = make_folds(dataset, data, folds, seed)
-        self._costs = read_costs(dataset, TRAIN, cost_columns([metric.name]))
+        self._columns = read_columns(dataset, TRAIN, [metric.name])
 
     def __call__(self, trainer: TrainerSpec, attempt: Attempt) -> float:
         module: Any = trainer_module(getattr(trainer, "kind"))  # noqa: B009
@@ -90,8 +88,8 @@ class CrossValidation:
             model: FittedModel = module.fit(trainer, _rows(self._data, fitted), self._seed)
             answers = model.predict(self._data.frame.iloc[measured].reset_index(drop=True))
             contract = new_contract(self._dataset, self._data, model)
-            costs = {name: column[measured] for name, column in self._costs.items()}
-            values.append(_measure(contract, self._metric.name, self._data.labels[measured], answers, costs))
+            columns = {name: column[measured] for name, column in self._columns.items()}
+            values.append(_measure(contract, self._metric.name, self._data.labels[measured], answers, columns))
             mean = float(np.mean(values))
             attempt.report(step, mean, {self._metric.name: mean}, step == len(self._folds) - 1)
         return mean
@@ -129,33 +127,34 @@ class Validation:
             log_files=lambda folder, name: None,
         )
         model = module.fit(trainer, self._data, self._seed, run)
-        labels, answers, costs = self._held_out(module, model, trainer)
-        return _measure(new_contract(self._dataset, self._data, model), self._metric.name, labels, answers, costs)
+        labels, answers, found = self._held_out(module, model, trainer)
+        return _measure(new_contract(self._dataset, self._data, model), self._metric.name, labels, answers, found)
 
     def _held_out(
         self, module: Any, model: FittedModel, trainer: TrainerSpec
-    ) -> tuple[NDArray[Any], NDArray[np.float64], dict[str, NDArray[np.float64]]]:
+    ) -> tuple[NDArray[Any], NDArray[np.float64], dict[str, NDArray[Any]]]:
         data = self._data
         columns = [*(feature.name for feature in data.features), data.label]
-        amounts = cost_columns([self._metric.name])
+        metrics = [self._metric.name]
         # All values are checked first, because the validation rows are read in parts.
-        read_costs(self._dataset, TRAIN, amounts)
-        columns += [name for name in amounts if name not in columns]
-        labels, answers, costs = [], [], {name: [np.empty(0)] for name in amounts}
+        read_columns(self._dataset, TRAIN, metrics)
+        columns += [name for name in columns_of(metrics) if name not in columns]
+        parts: dict[str, list[pa.Array]] = {name: [] for name in columns_of(metrics)}
+        labels, answers = [], []
         for rows in module.validation_rows(trainer, self._dataset, data, TRAIN, columns, self._seed):
             if rows.num_rows:
                 column = pa.chunked_array([rows.column(data.label)])
                 labels.append(label_values(column, data.task, f"Label {data.label!r} in split part {TRAIN!r}"))
                 answers.append(model.predict(frame(rows, data.features)))
-                for name, parts in costs.items():
-                    parts.append(numbers(rows.column(name)))
+                for name, found in parts.items():
+                    found.append(rows.column(name))
         if not labels:
             raise TrainingError(
                 f"No row of training set {self._dataset.manifest.name!r} is held out for validation. Use more rows, or "
                 "set a larger `validation`."
             )
-        found = {name: np.concatenate(parts) for name, parts in costs.items()}
-        return np.concatenate(labels), np.concatenate(answers), found
+        values = {name: pa.chunked_array(found) for name, found in parts.items()}
+        return np.concatenate(labels), np.concatenate(answers), converted(metrics, values)
 
 
 def _measure(
@@ -163,16 +162,16 @@ def _measure(
     metric: str,
     labels: NDArray[Any],
     answers: NDArray[np.float64],
-    costs: Mapping[str, NDArray[np.float64]],
+    columns: Mapping[str, NDArray[Any]],
 ) -> float:
     """Compute a metric of predictions.
 
     :param metric: name of the metric
     :param labels: true labels, shape (n,)
     :param answers: class probabilities, shape (n, k), or predicted values of a regression, shape (n, 1)
-    :param costs: the columns of costs that the metric names, each of shape (n,)
+    :param columns: the columns that the metric names, such as costs, each of shape (n,)
     """
-    return measure_one(metric, predicted(labels, from_values(answers, contract), contract, costs=costs))
+    return measure_one(metric, predicted(labels, from_values(answers, contract), contract, columns=columns))
 
 
 def _rows(data: TrainingData, rows: NDArray[np.int64]) -> TrainingData:

@@ -14,7 +14,7 @@ from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.catalog import INTERVAL_METRICS, METRICS, is_deviance, is_on_request
-from airflow_mlops.metrics.costs import cost_columns
+from airflow_mlops.metrics.columns import read_columns
 from airflow_mlops.metrics.domain import wrong_predictions
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import predicted
@@ -31,7 +31,6 @@ from airflow_mlops.stages.train.aside import Divided, divided
 from airflow_mlops.stages.train.spec import TrainSpec
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
 # Number of held-out rows for which the labels from the model's own predict() are compared with the labels from the
@@ -105,7 +104,7 @@ def fit_candidate(
     :param test: rows of the split part ``test``
     :param run: checkpoint and log functions of the training
     :raises TrainingError: the model cannot be fitted to the data
-    :raises CostError: a column of costs is absent from the training set, or has values that are not costs
+    :raises MetricColumnError: a column that a metric names is absent from the training set, or has invalid values
     :raises ModelFormatError: the model cannot be exported to ONNX
     """
     trainer: Any = trainer_module(spec.trainer.kind)
@@ -113,8 +112,8 @@ def fit_candidate(
     threshold.check_task(spec.threshold, train.task)
     calibration.check_task(spec.calibration, train.task)
     interval.check_task(spec.interval, train.task)
-    # Columns without valid costs fail here, before the fit.
-    costs = read_costs(dataset, TEST, cost_columns(spec.metrics))
+    # Columns with invalid values fail here, before the fit.
+    columns = read_columns(dataset, TEST, spec.metrics)
     if spec.threshold is not None:
         read_costs(dataset, run.part, spec.threshold.cost_columns)
     train, run, parts = _without_set_aside(spec, dataset, train, run)
@@ -139,7 +138,7 @@ def fit_candidate(
             contract = interval.with_interval(
                 spec.interval, contract, parts.interval, run.part, export.content, context.progress
             )
-        metrics = _measure(contract, test, export.predictions, spec.metrics, costs)
+        metrics = _measure(contract, test, export.predictions, spec.metrics, columns)
         _report_undefined(model, test, export.predictions, [*{*spec.metrics} - {*metrics}], context)
         contract = calibration.with_metrics(contract, test, export.predictions, context.progress)
     contract = contract.model_copy(update={"metrics": metrics, "parity": export.parity})
@@ -199,9 +198,9 @@ def _measure(
     test: TrainingData,
     predictions: Predictions,
     own: Sequence[str],
-    costs: Mapping[str, NDArray[np.float64]],
+    columns: Mapping[str, NDArray[Any]],
 ) -> dict[str, float]:
-    found = measure(predicted(test.labels, predictions, contract, test.metric_weights, costs), own)
+    found = measure(predicted(test.labels, predictions, contract, test.metric_weights, columns), own)
     return in_order(found)
 
 

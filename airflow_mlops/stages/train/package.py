@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
-from airflow_mlops.data.cost_columns import read_costs
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.metrics.catalog import MAIN_METRIC, METRICS
-from airflow_mlops.metrics.costs import cost_columns
+from airflow_mlops.metrics.columns import read_columns
 from airflow_mlops.models import importance
 from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE, OnnxModel
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
@@ -82,7 +81,7 @@ def write_package(
         fitted.predictions,
         _importance(fitted, test) if importances is None else importances,
         test.metric_weights,
-        read_costs(dataset, TEST, cost_columns(contract.metrics)),
+        read_columns(dataset, TEST, contract.metrics),
     )
     profile, contract = with_watched_columns(profile, contract, dataset, part)
     profile = with_constant_spans(profile, contract, dataset, part)

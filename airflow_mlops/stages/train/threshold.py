@@ -50,7 +50,7 @@ def with_threshold(
     :param progress: function that writes a message to the task's log
     :raises SpecError: the estimator sets a threshold as well
     :raises TrainingError: no threshold meets the rule, or the rows with a weight above 0 are of one class
-    :raises CostError: a column of costs is absent, or has values that are not costs
+    :raises MetricColumnError: a column of costs is absent, or has values that are not costs
     """
     if contract.threshold != THRESHOLD:
         raise SpecError(

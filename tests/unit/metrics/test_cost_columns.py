@@ -11,7 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from airflow_mlops.core.errors import CostError, EvaluationError, SpecError
+from airflow_mlops.core.errors import EvaluationError, MetricColumnError, SpecError
 from airflow_mlops.data.cost_columns import read_costs, why_no_costs
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
@@ -41,7 +41,7 @@ cost = st.one_of(column, st.floats(1e-100, 1e100), st.just(0.0))
 
 
 def outcomes(truth, predicted, **costs) -> Outcomes:
-    return Outcomes(truth, predicted.astype(float), truth == predicted, costs=costs)
+    return Outcomes(truth, predicted.astype(float), truth == predicted, columns=costs)
 
 
 @given(st.lists(st.tuples(cost, cost).filter(any), min_size=2, max_size=2))
@@ -66,7 +66,7 @@ def test_the_names_and_their_columns():
 
 def test_the_value_by_hand():
     # One false positive costs 1, two false negatives cost 10 and 2.5.
-    rows = Rows("binary", TRUTH, PREDICTED, PREDICTED.astype(float), costs={"amount": AMOUNT})
+    rows = Rows("binary", TRUTH, PREDICTED, PREDICTED.astype(float), columns={"amount": AMOUNT})
     assert measure_all(rows, [NAME])[NAME] == 13.5 / 6
     value, by_row = influence(NAME, rows)
     np.testing.assert_allclose(by_row, (np.array([0, 10, 2.5, 1, 0, 0]) - value) / 6, atol=1e-6)
@@ -79,7 +79,10 @@ def test_the_value_by_hand():
     weights = np.array([1.0, 2, 0, 1, 1, 1])
     assert measure_all(rows.weighted(weights), [NAME])[NAME] == pytest.approx(21 / 6)
     assert measure(NAME, seen.weighted(weights), 0.95).value == pytest.approx(21 / 6)
-    for without, error in ((replace(rows, costs={}), EvaluationError), (replace(seen, costs={}), UnmeasurableError)):
+    for without, error in (
+        (replace(rows, columns={}), EvaluationError),
+        (replace(seen, columns={}), UnmeasurableError),
+    ):
         with pytest.raises(error, match="column 'amount'"):
             measure(NAME, without, 0.95) if isinstance(without, Outcomes) else measure_all(without, [NAME])
 
@@ -88,7 +91,7 @@ def test_the_baseline_predicts_the_class_that_costs_less():
     truth = np.array([0] * 8 + [1] * 2)
     # To predict the negative class costs the amounts of two rows, the positive class 8.
     for amount, expected in ((1.0, 0.2), (39.0, 0.8)):
-        found = baseline("binary", truth, [0, 1], positive=1, own=[NAME], costs={"amount": np.full(10, amount)})
+        found = baseline("binary", truth, [0, 1], positive=1, own=[NAME], columns={"amount": np.full(10, amount)})
         assert found[NAME] == pytest.approx(expected)
 
 
@@ -96,7 +99,7 @@ def test_models_are_compared_by_the_costs_of_the_rows():
     random = np.random.default_rng(0)
     truth, amount = random.random(500) < 0.3, random.lognormal(0, 1, 500)
     candidate, champion = (
-        Rows("binary", truth, truth ^ (random.random(500) < share), None, costs={"amount": amount})
+        Rows("binary", truth, truth ^ (random.random(500) < share), None, columns={"amount": amount})
         for share in (0.1, 0.3)
     )
     resampling = Resampling(500)
@@ -194,9 +197,9 @@ def test_columns_of_a_training_set(tmp_path):
     table = flights(20).append_column("amount", pa.array([None, *range(19)]))
     dataset = open_dataset(store, training_set(store, flights(20).append_column("amount", pa.array(range(20))), table))
     assert read_costs(dataset, "train", ["amount"])["amount"].tolist() == list(range(20))
-    with pytest.raises(CostError, match=r"'amount' of split part 'test'.*null in 1 row \(of 20\)"):
+    with pytest.raises(MetricColumnError, match=r"'amount' of split part 'test'.*null in 1 row \(of 20\)"):
         read_costs(dataset, "test", ["amount"])
-    with pytest.raises(CostError, match="no column 'fee'"):
+    with pytest.raises(MetricColumnError, match="no column 'fee'"):
         read_costs(dataset, "train", ["fee"])
-    with pytest.raises(CostError, match="'late'.*is the label"):
+    with pytest.raises(MetricColumnError, match="'late'.*is the label"):
         read_costs(dataset, "train", ["late"])

@@ -1,4 +1,4 @@
-"""Costs in a column, through search, training, threshold, gates, scoring and monitoring, with a real MLflow."""
+"""Costs in a column, and groups of a ranking, from training through gates and scoring to monitoring, with a real MLflow."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.metrics import ndcg_score
 
-from airflow_mlops.core.errors import CostError
+from airflow_mlops.core.errors import MetricColumnError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.policy.findings import Report
@@ -112,9 +113,57 @@ def test_costs_in_a_column_from_the_search_to_monitoring(client, store, tmp_path
     gaps = pa.array([None, -1.0, *rows["amount"].to_pylist()[2:]])
     broken = report(unlabelled.drop_columns(["amount"]).append_column("amount", gaps))
     assert broken.performance is None
-    assert "column 'amount' with the costs is null in 1 row and negative in 1 row" in broken.unmeasured
+    assert "column 'amount', which the metric needs, is null in 1 row and negative in 1 row" in broken.unmeasured
 
     # A training without valid costs fails before the fit.
     holes = training_set(store, with_amounts(100, 1), with_amounts(100, 2, amount=pa.array([None] * 99 + [1.0])))
-    with pytest.raises(CostError, match="null in 99 rows"):
+    with pytest.raises(MetricColumnError, match="null in 99 rows"):
         fit(dataset=holes)
+
+
+def test_a_ranking_from_training_to_monitoring(client, store):
+    name, metric = "ndcg_k3_by-query", {"metric": "ndcg", "k": 3, "group": "query"}
+    model = f"relevance_{uuid.uuid4().hex[:8]}"
+
+    def queries(rows: int, seed: int) -> pa.Table:
+        table = flights(rows, "regression", seed)
+        # Relevance from 0 to 4, by queries of ten rows.
+        relevance = np.clip(np.round(table["late"].to_numpy() + 1), 0, 4)
+        table = table.set_column(table.schema.get_field_index("late"), "late", pa.array(relevance))
+        return table.append_column("query", pa.array([f"q{number // 10}" for number in range(rows)]))
+
+    def by_hand(rows: pa.Table, value: np.ndarray) -> float:
+        gain, query = np.exp2(rows["late"].to_numpy()) - 1, np.array(rows["query"].to_pylist())
+        each = [(query == one) for one in np.unique(query)]
+        return float(np.mean([ndcg_score([gain[one]], [value[one]], k=3) for one in each if gain[one].any()]))
+
+    def context():
+        return StepContext(store, f"results/{uuid.uuid4().hex}.json")
+
+    dataset = training_set(store, queries(900, 1), queries(400, 2), task="regression")
+    trees = SklearnTrainer("sklearn.tree.DecisionTreeRegressor", params={"max_depth": 4, "min_samples_leaf": 20})
+    spec = TrainSpec(dataset=dataset, model=model, trainer=trees, metrics=[metric])
+    made = train.run(spec, context())
+    found = OnnxModel.load(download(client, made.candidate))
+    test = open_dataset(store, dataset).table("test")
+    assert made.metrics[name] == pytest.approx(by_hand(test, found.predict(test).score))
+    gates = [{**metric, "min": 0.1, "confidence": 0.95}, {**metric, "better_than_baseline_by": 0.05}]
+    verdict = evaluate.run(EvaluateSpec(candidates=[made.candidate], gates=gates, metric=metric), context()).verdict
+    assert verdict.winner == made.candidate
+    assert verdict.baseline_metrics[name] < made.metrics[name]
+
+    client.set_registered_model_alias(model, "champion", str(made.candidate.version))
+    rows, details = queries(400, 3), {"keys": ["flight"], "timestamp": None, "features": FEATURES}
+    window, labels = (
+        write(store, "asked", rows.drop_columns(["late"]), "2024-05", details),
+        write(store, "clicked", rows),
+    )
+    predictions = score.run(ScoreSpec(model=model, dataset=window, name="ranked"), context()).dataset
+    joined = JoinLabelsSpec(predictions=predictions, labels=labels, on=["flight"], label="late", name="judged")
+    outcomes = join_labels.run(joined, context()).dataset
+    policy = {**metric, "probe": None, "min_labels": 100}
+    monitor.run(MonitorSpec(model=model, dataset=outcomes, policy=policy), context())
+    seen = Report.model_validate(store.read_json(f"reports/{model}/2024-05.json"))
+    assert seen.performance.value == pytest.approx(by_hand(rows, found.predict(rows).score))
+    assert seen.performance.low < seen.performance.value < seen.performance.high
+    assert seen.performance.reference == pytest.approx(made.metrics[name])

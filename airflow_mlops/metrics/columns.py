@@ -1,0 +1,66 @@
+"""The columns that metrics name: costs of rows (:mod:`airflow_mlops.metrics.costs`), and the groups of a ranking
+(:mod:`airflow_mlops.metrics.rankings`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.counts import counted
+from airflow_mlops.core.errors import MetricColumnError
+from airflow_mlops.data.cost_columns import read_costs, why_no_costs
+from airflow_mlops.data.sample_weights import numbers
+from airflow_mlops.metrics.clusters import codes
+from airflow_mlops.metrics.costs import cost_columns
+from airflow_mlops.metrics.rankings import group_columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from airflow_mlops.data.datasets import Dataset
+
+
+def columns_of(metrics: Iterable[str]) -> list[str]:
+    """Return the names of the columns that ``metrics`` name, each once."""
+    names = list(metrics)
+    return list(dict.fromkeys([*cost_columns(names), *group_columns(names)]))
+
+
+def read_columns(dataset: Dataset, part: str | None, metrics: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Read the columns that metrics name, each of shape (n,): the costs of rows, and codes of groups.
+
+    :param dataset: the dataset
+    :param part: name of the split part; ``None`` for all rows
+    :param metrics: names of the metrics
+    :raises MetricColumnError: the dataset lacks a column, a column is the label, or some values are invalid
+    """
+    names, where = list(metrics), f"{f'split part {part!r} of ' if part else ''}dataset {dataset.manifest.name!r}"
+    found = dict(read_costs(dataset, part, cost_columns(names)))
+    for column in group_columns(names):
+        if column not in dataset.manifest.column_names:
+            raise MetricColumnError(
+                f"Dataset {dataset.manifest.name!r} has no column {column!r}, which names the groups of a ranking. Name the column "
+                "in `keys` or `watched` of BuildTrainingSetOperator, or correct the metric."
+            )
+        values = dataset.table(part, [column]).column(column)
+        if (wrong := why_invalid(names, column, values)) is not None:
+            raise MetricColumnError(
+                f"Column {column!r} of {where} cannot name the groups of a ranking, because it is {wrong}. Fill the nulls where the "
+                "data is ingested, or leave these rows out of the dataset."
+            )
+        found |= converted(names, {column: values})
+    return found
+
+
+def why_invalid(metrics: Sequence[str], column: str, values: pa.ChunkedArray) -> str | None:
+    """Return why a column cannot be used by metrics, as a phrase such as ``null in 3 rows (of 10)``; ``None`` if it can."""
+    if column in cost_columns(metrics):
+        return why_no_costs(values)
+    return f"null in {counted(values.null_count, 'row')} (of {len(values):,})" if values.null_count else None
+
+
+def converted(metrics: Sequence[str], values: Mapping[str, pa.ChunkedArray]) -> dict[str, NDArray[Any]]:
+    """Convert columns with valid values: costs to float64, and groups to codes, each of shape (n,)."""
+    costs = cost_columns(metrics)
+    return {name: numbers(column) if name in costs else codes(column) for name, column in values.items()}

@@ -1,0 +1,41 @@
+"""The columns of a window that the metric of the policy names: costs of rows, or the groups of a ranking.
+
+They come with the scored rows. A window in which only some rows have valid values is not measured, because leaving out
+the other rows would give a different metric under the same name.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.data.columns import LABEL
+from airflow_mlops.data.privacy import hashed_or_dropped
+from airflow_mlops.metrics import realised as metrics
+from airflow_mlops.metrics.columns import columns_of
+from airflow_mlops.stages.monitor.check import Check
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def read(check: Check, contract: ModelContract, metric: str) -> dict[str, NDArray[Any]]:
+    """Read the columns that a metric names, for the rows whose performance is measured, each of shape (n,).
+
+    :param check: a check of predictions with the column ``label``
+    :param contract: contract of the version that made the predictions
+    :param metric: name of the metric
+    :raises UnmeasurableError: the predictions lack a column, or some values are invalid
+    """
+    columns = columns_of([metric])
+    if not columns:
+        return {}
+    for column in columns:
+        fates = {hashed_or_dropped(item.manifest.details).get(column) for item in check.datasets} - {None}
+        if fates:
+            raise metrics.UnmeasurableError(
+                f"scoring {' or '.join(sorted(map(str, fates)))} column {column!r}, which the metric needs"
+            )
+        if not check.has_columns(column):
+            raise metrics.UnmeasurableError(f"the predictions do not have column {column!r}, which the metric needs")
+    return metrics.columns(check.batches(list(dict.fromkeys([LABEL, "score", *columns]))), contract, [metric])

@@ -184,6 +184,7 @@ class _BoostingTrainer(dict[str, Any]):
         checkpoint_every: int = 100,
         device: Literal["auto", "cpu", "cuda"] = "auto",
         warm_start: Literal["champion"] | None = None,
+        group: str | None = None,
         name: str | None = None,
     ) -> None:
         super().__init__(
@@ -195,6 +196,7 @@ class _BoostingTrainer(dict[str, Any]):
             checkpoint_every=checkpoint_every,
             device=device,
             warm_start=warm_start,
+            group=group,
             name=name,
         )
 
@@ -217,6 +219,10 @@ class XGBoostTrainer(_BoostingTrainer):
     :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds. By default, the
         training starts without trees. It also starts without trees if there is no champion, or if the champion has
         other features, classes, objective or library
+    :param group: for a ranking, column of the training set whose values name the groups, such as a query. The ML task is
+        a regression whose label is the relevance, a whole number from 0 to 31. The objective is
+        ``rank:ndcg``, or ``rank:pairwise`` in ``params``. Whole groups are held out for early stopping, which measures NDCG@10. All
+        rows are held in memory
     :param name: name of the candidate in MLflow; by default the name of the library
     """
 
@@ -241,6 +247,10 @@ class LightGBMTrainer(_BoostingTrainer):
     :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds. By default, the
         training starts without trees. It also starts without trees if there is no champion, or if the champion has
         other features, classes, objective or library
+    :param group: for a ranking, column of the training set whose values name the groups, such as a query. The ML task is
+        a regression whose label is the relevance, a whole number from 0 to 31. The objective is
+        ``lambdarank``. Whole groups are held out for early stopping, which measures NDCG@10. All
+        rows are held in memory
     :param name: name of the candidate in MLflow; by default the name of the library
     """
 
@@ -266,6 +276,10 @@ class CatBoostTrainer(_BoostingTrainer):
     :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds. By default, the
         training starts without trees. It also starts without trees if there is no champion, or if the champion has
         other features, classes, objective or library
+    :param group: for a ranking, column of the training set whose values name the groups, such as a query. The ML task is
+        a regression whose label is the relevance, a whole number from 0 to 31. The objective is
+        ``YetiRank``, or ``QueryRMSE`` in ``params``. Whole groups are held out for early stopping, which measures NDCG@10. All
+        rows are held in memory
     :param name: name of the candidate in MLflow; by default the name of the library
     """
 

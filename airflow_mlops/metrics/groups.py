@@ -57,4 +57,4 @@ def _discounted(
     # Rows with equal predictions share the mean of their gains.
     tie = np.cumsum(starts | np.concatenate([[True], level[1:] != level[:-1]])) - 1
     mean = np.bincount(tie, weights=gains) / np.bincount(tie)
-    return np.bincount(group, weights=mean[tie] * discount)
+    return np.bincount(group, weights=mean[tie] * discount).astype(np.float64)

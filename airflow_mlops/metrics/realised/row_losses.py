@@ -45,8 +45,8 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
     """
     if (costs := costs_of(metric)) is not None:
         false_positive, false_negative = errors(outcomes)
-        first, second = (outcomes.cost(cost) for cost in costs)
-        return np.asarray(first * false_positive + second * false_negative)
+        each = [outcomes.cost(cost) for cost in costs]
+        return np.asarray(each[0] * false_positive + each[1] * false_negative)
     if (ranking := ranking_of(metric)) is not None:
         value, of_groups, _ = by_group(metric, outcomes)
         _, first, codes = np.unique(outcomes.columns[ranking.group], return_index=True, return_inverse=True)

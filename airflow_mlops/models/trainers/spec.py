@@ -141,6 +141,7 @@ class TorchTrainerSpec(TrainerSpec):
 class BoostingTrainerSpec(TrainerSpec):
     """The fields of trainers of boosted trees. :class:`airflow_mlops.trainers.XGBoostTrainer` documents all fields.
 
+    :param group: column whose values name the groups of a ranking; ``None`` for other models
     :param warm_start: ``champion``, or the number of the version to start from. The training replaces ``champion`` by
         the number and records it
     """
@@ -151,6 +152,7 @@ class BoostingTrainerSpec(TrainerSpec):
     checkpoint_every: int = Field(default=100, ge=1)
     device: Literal["auto", "cpu", "cuda"] = "auto"
     warm_start: Literal["champion"] | Annotated[int, Field(ge=1)] | None = None
+    group: str | None = Field(default=None, min_length=1)
 
     streams: ClassVar[bool] = True
     searchable: ClassVar[frozenset[str]] = frozenset({"rounds", "patience"})

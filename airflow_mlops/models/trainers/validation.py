@@ -32,6 +32,7 @@ def held_out(
     validation: float,
     seed: int,
     *,
+    group: str | None = None,
     setting: str = "validation",
     otherwise: str = _OTHERWISE,
 ) -> tuple[NDArray[np.bool_], str]:
@@ -42,6 +43,7 @@ def held_out(
     :param rows: number of rows of the split part
     :param validation: fraction of the rows to hold out
     :param seed: seed of the random choice
+    :param group: column whose groups are held out as a whole; by default the column by which the training set was split
     :param setting: what the rows are held out for, in errors
     :param otherwise: what to do instead of using more rows, in errors
     :return: whether each row is held out, shape (n,), and a description for the log
@@ -51,14 +53,15 @@ def held_out(
         return np.zeros(rows, dtype=bool), "no rows"
     details = dataset.manifest.details if dataset is not None else {}
     split, random = details.get("split") or {}, np.random.default_rng((seed, 2**32))
-    if dataset is not None and split.get("method") == "group":
+    group = group or (split["group"] if split.get("method") == "group" else None)
+    if dataset is not None and group is not None:
         import pandas as pd
 
-        groups, _ = pd.factorize(_column(dataset, part, split["group"], otherwise).to_pandas(), use_na_sentinel=False)
+        groups, _ = pd.factorize(_column(dataset, part, group, otherwise).to_pandas(), use_na_sentinel=False)
         shuffled = random.permutation(int(groups.max()) + 1)
         sizes = np.bincount(groups)[shuffled].cumsum()
         last = int(np.searchsorted(sizes, validation * rows)) + 1
-        chosen, how = np.isin(groups, shuffled[:last]), f"all rows of {last:,} values of {split['group']!r}"
+        chosen, how = np.isin(groups, shuffled[:last]), f"all rows of {last:,} values of {group!r}"
     elif dataset is not None and details.get("timestamp"):
         name = str(details["timestamp"])
         times = as_utc(_column(dataset, part, name, otherwise), f"The event time {name!r}").cast(pa.int64()).to_numpy()

@@ -85,6 +85,10 @@ class TrainSpec(Spec):
     @model_validator(mode="after")
     def _predicts_numbers(self) -> TrainSpec:
         if self.interval is not None:
+            if getattr(self.trainer, "group", None) is not None:
+                raise ValueError(
+                    "interval is set, but the scores of a ranking are not in the unit of the label; remove interval"
+                )
             excluded = ("threshold", "calibration", "class_weight")
             problem = interval_refusal(**{name: getattr(self, name) is not None for name in excluded})
             if problem is not None:

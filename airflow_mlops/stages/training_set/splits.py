@@ -137,8 +137,9 @@ def _windows(times: Numbers, split: Split) -> list[dict[str, Any]]:
     """
     assert split.windows is not None
     end = int(times.max()) + 1
-    fixed = isinstance(split.test_size, timedelta)
-    start = end - split.test_size // timedelta(microseconds=1) if fixed else int(times.min())
+    start = int(times.min())
+    if isinstance(split.test_size, timedelta):
+        start = end - split.test_size // timedelta(microseconds=1)
     edges = [start + (end - start) * number // split.windows for number in range(split.windows + 1)]
     counts = np.diff(np.searchsorted(np.sort(times), edges))
     if not counts.all():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError, TrainingError, one_line
 from airflow_mlops.models.onnx.boosting import ABOVE, IN, CategoryNumbers, Ensemble, Link, Tree
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
-from airflow_mlops.models.trainers.boosting.library import Job, choose, gpus, load, threads
+from airflow_mlops.models.trainers.boosting.library import RANKING, Job, choose, gpus, load, objectives, threads
 from airflow_mlops.models.trainers.boosting.progress import Progress
 from airflow_mlops.models.trainers.boosting.rows import Rows
 from airflow_mlops.models.trainers.spec import BoostingTrainerSpec
@@ -24,13 +24,20 @@ if TYPE_CHECKING:
 
 # A null of a text feature is a category, because CatBoost has no missing categories.
 FILE, NULLS = "booster.cbm", True
-_OBJECTIVES: dict[Task, dict[str, Any]] = {
+_OBJECTIVES: dict[str, dict[str, Any]] = {
     "binary": {"Logloss": "logit", "CrossEntropy": "logit"},
     "multiclass": {"MultiClass": "softmax"},
     "regression": {
         **dict.fromkeys(("RMSE", "MAE", "Quantile", "MAPE", "Huber", "LogCosh", "Expectile"), "identity"),
         **dict.fromkeys(("Poisson", "Tweedie"), "log"),
     },
+    RANKING: dict.fromkeys(
+        (
+            "YetiRank",
+            "QueryRMSE",
+        ),
+        "identity",
+    ),
 }
 # Seconds between two snapshots, which CatBoost writes to the local disk.
 SNAPSHOT_SECONDS = 10
@@ -45,7 +52,8 @@ def has_gpu() -> bool:
 
 def check(spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> None:
     """Check the parameters, as described in :class:`~airflow_mlops.models.trainers.boosting.library.Library`."""
-    choose(_OBJECTIVES[task], spec.params, "loss_function", next(iter(_OBJECTIVES[task])))
+    found = objectives(_OBJECTIVES, task, spec)
+    choose(found, spec.params, "loss_function", next(iter(found)))
     params, texts = spec.params, any(feature.kind == "string" for feature in features)
     if params.get("grow_policy", "SymmetricTree") != "SymmetricTree":
         raise SpecError(
@@ -69,7 +77,8 @@ def train(job: Job) -> CatBoostModel:
     :raises TrainingError: CatBoost refuses the parameters or the rows
     """
     catboost = load("catboost")
-    objective, link = choose(_OBJECTIVES[job.task], job.spec.params, "loss_function", next(iter(_OBJECTIVES[job.task])))
+    known = objectives(_OBJECTIVES, job.task, job.spec)
+    objective, link = choose(known, job.spec.params, "loss_function", next(iter(known)))
     progress, spec = job.progress, job.spec
     with tempfile.TemporaryDirectory(prefix="mlops-") as folder:
         snapshot = Path(folder) / "snapshot"
@@ -86,6 +95,7 @@ def train(job: Job) -> CatBoostModel:
             "random_seed": job.seed,
             "task_type": "GPU" if job.gpu else "CPU",
             "train_dir": folder,
+            **({"eval_metric": "NDCG:top=10;type=Exp"} if job.rows.groups is not None else {}),
             "verbose": False,
         }
         if job.gpu and job.held_out is not None and spec.patience is not None:
@@ -117,7 +127,7 @@ def train(job: Job) -> CatBoostModel:
         if job.gpu:
             losses: list[float] = []
             if held_out is not None:
-                (losses,) = (list(values) for values in model.get_evals_result()["validation"].values())
+                losses = _losses(model.get_evals_result()["validation"])
             progress.record(len(losses) or model.tree_count_ - before, losses)
         if held_out is not None:
             model.shrink(min(before + progress.state.best_round, model.tree_count_))
@@ -133,7 +143,7 @@ class _Follower:
     def after_iteration(self, info: Any) -> bool:
         state, losses = self._progress.state, []
         if self._measured:
-            (losses,) = (list(values) for values in info.metrics["validation"].values())
+            losses = _losses(info.metrics["validation"])
         # A resumed training continues at the round of CatBoost's snapshot, which can be earlier than that of the
         # checkpoint. ``after`` adds 1 to the round.
         state.round = info.iteration - 1
@@ -145,10 +155,19 @@ class _Follower:
         return self._snapshot.read_bytes() if self._snapshot.exists() else None
 
 
+def _losses(metrics: Mapping[str, Sequence[float]]) -> list[float]:
+    ndcg = next((values for name, values in metrics.items() if name.startswith("NDCG")), None)
+    if ndcg is not None:
+        # The metric of rankings is from 0 to 1, and higher values are better.
+        return [1 - value for value in ndcg]
+    (losses,) = (list(values) for values in metrics.values())
+    return losses
+
+
 def _pool(catboost: Any, rows: Rows) -> Any:
     found = _inputs(catboost, rows.all(), rows.encoding)
     rows.drop_cache()
-    return catboost.Pool(found, rows.labels, weight=rows.weights)
+    return catboost.Pool(found, rows.labels, weight=rows.weights, group_id=rows.groups)
 
 
 def _inputs(catboost: Any, matrix: NDArray[np.float32], encoding: Encoding) -> Any:

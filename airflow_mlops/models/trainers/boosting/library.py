@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+RANKING = "ranking"
+"""Key of the objectives of rankings."""
+
+
 @dataclass(frozen=True)
 class Job:
     """The arguments of one training, in the form that all libraries share.
@@ -165,6 +169,22 @@ def gpus() -> int:
         return 0
     count = ctypes.c_int()
     return count.value if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 else 0
+
+
+def objectives(tables: dict[str, dict[str, Any]], task: Task, spec: BoostingTrainerSpec) -> dict[str, Any]:
+    """Return the objectives that suit an ML task; those of rankings if the trainer has groups.
+
+    :param tables: the objectives by ML task, and those of rankings as :data:`RANKING`
+    :raises SpecError: the trainer has groups, and the ML task is not a regression
+    """
+    if spec.group is None:
+        return tables[task]
+    if task != "regression":
+        raise SpecError(
+            f"The trainer has group={spec.group!r}, but the ML task is {task}. A ranking needs task='regression' and a label that is "
+            "the relevance of the row. Remove group, or build the training set with this task."
+        )
+    return tables[RANKING]
 
 
 def choose(objectives: dict[str, Any], params: dict[str, Any], name: str, default: str) -> tuple[str, Any]:

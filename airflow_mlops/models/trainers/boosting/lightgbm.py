@@ -12,7 +12,7 @@ from airflow_mlops.core.errors import SpecError, TrainingError, one_line
 from airflow_mlops.models.onnx.boosting import AT_MOST, IN, Ensemble, Link, Tree
 from airflow_mlops.models.onnx.histograms import round_down
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
-from airflow_mlops.models.trainers.boosting.library import Job, choose, gpus, load, threads
+from airflow_mlops.models.trainers.boosting.library import RANKING, Job, choose, gpus, load, objectives, threads
 from airflow_mlops.models.trainers.boosting.rows import Rows
 from airflow_mlops.models.trainers.spec import BoostingTrainerSpec
 
@@ -22,13 +22,14 @@ if TYPE_CHECKING:
 FILE, NULLS = "booster.txt", False
 # With more features, LightGBM recommends histograms by column.
 _WIDE = 256
-_OBJECTIVES: dict[Task, dict[str, Any]] = {
+_OBJECTIVES: dict[str, dict[str, Any]] = {
     "binary": {"binary": "logit", "cross_entropy": "logit"},
     "multiclass": {"multiclass": "softmax"},
     "regression": {
         **dict.fromkeys(("regression", "regression_l1", "huber", "fair", "quantile", "mape"), "identity"),
         **dict.fromkeys(("poisson", "gamma", "tweedie"), "log"),
     },
+    RANKING: dict.fromkeys(("lambdarank",), "identity"),
 }
 # Bits of a node's decision type.
 _CATEGORY, _DEFAULT_LEFT, _NAN = 1, 2, 2
@@ -52,7 +53,8 @@ def has_gpu() -> bool:
 
 def check(spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> None:
     """Check the parameters, as described in :class:`~airflow_mlops.models.trainers.boosting.library.Library`."""
-    choose(_OBJECTIVES[task], spec.params, "objective", next(iter(_OBJECTIVES[task])))
+    found = objectives(_OBJECTIVES, task, spec)
+    choose(found, spec.params, "objective", next(iter(found)))
     allowed = {"boosting": ("gbdt", "goss"), "linear_tree": (False,), "zero_as_missing": (False,), "reg_sqrt": (False,)}
     for name, values in {**allowed, "use_missing": (True,)}.items():
         if name in spec.params and spec.params[name] not in values:
@@ -66,12 +68,15 @@ def train(job: Job) -> LightGBMModel:
     :raises TrainingError: LightGBM refuses the parameters or the rows
     """
     lightgbm = load("lightgbm")
-    objective, link = choose(_OBJECTIVES[job.task], job.spec.params, "objective", next(iter(_OBJECTIVES[job.task])))
+    known = objectives(_OBJECTIVES, job.task, job.spec)
+    objective, link = choose(known, job.spec.params, "objective", next(iter(known)))
     wide = len(job.rows.encoding.features) > _WIDE
     params = {
         "force_col_wise" if wide else "force_row_wise": True,
         "verbose": -1,
         **threads(job.spec.params, "num_threads", "num_thread", "nthread", "nthreads", "n_jobs"),
+        # Early stopping of a ranking measures NDCG@10.
+        **({"eval_at": 10} if job.rows.groups is not None else {}),
         **job.spec.params,
         "objective": objective,
         **({"num_class": job.classes} if job.task == "multiclass" else {}),
@@ -90,6 +95,9 @@ def train(job: Job) -> LightGBMModel:
     def after(environment: Any) -> None:
         losses = environment.evaluation_result_list
         loss = float(losses[0][2]) if losses else None
+        if loss is not None and losses[0][3]:
+            # NDCG is from 0 to 1, and higher values are better.
+            loss = 1 - loss
         if progress.after(loss, lambda: environment.model.model_to_string().encode()):
             raise lightgbm.callback.EarlyStopException(environment.iteration, losses)
 
@@ -140,6 +148,7 @@ def _dataset(lightgbm: Any, rows: Rows, params: dict[str, Any], *, streamed: boo
         [Chunk(chunk) for chunk in rows.chunks] if streamed else rows.all(),
         label=rows.labels,
         weight=rows.weights,
+        group=None if rows.groups is None else np.unique(rows.groups, return_counts=True)[1],
         categorical_feature=rows.encoding.categorical,
         params=params,
         reference=reference,

@@ -103,7 +103,8 @@ class BoostedModel:
 def target(spec: BoostingTrainerSpec, data: TrainingData) -> dict[str, Any]:
     """Return the properties that must be equal so that one training can continue the trees of another."""
     objective = spec.params.get("loss_function", spec.params.get("objective"))
-    return {"task": data.task, "label": data.label, "classes": data.classes, "objective": objective}
+    group = {} if spec.group is None else {"group": spec.group}
+    return {"task": data.task, "label": data.label, "classes": data.classes, "objective": objective, **group}
 
 
 def earlier(folder: Path, file: str, spec: BoostingTrainerSpec, data: TrainingData) -> tuple[bytes, Encoding] | None:

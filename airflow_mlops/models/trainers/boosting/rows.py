@@ -52,7 +52,10 @@ class Rows:
     :param chosen: whether each of the n rows of the chunks belongs to these rows, shape (n,)
     :param labels: class indices, or values for a regression, shape (n,)
     :param weights: weight of each row, shape (n,); ``None`` if all rows have the same weight
+    :ivar groups: code of the group of each row of a ranking, ascending, shape (n,); ``None`` for other models
     """
+
+    groups: NDArray[np.int64] | None = None
 
     def __init__(
         self,

@@ -14,6 +14,7 @@ from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
+from airflow_mlops.models.trainers.boosting.groups import GroupedRows, read_groups
 from airflow_mlops.models.trainers.boosting.library import Job, Library
 from airflow_mlops.models.trainers.boosting.model import BoostedModel, earlier
 from airflow_mlops.models.trainers.boosting.progress import Progress
@@ -40,6 +41,7 @@ def fit(spec: BoostingTrainerSpec, data: TrainingData, seed: int, run: TrainingR
     library.check(spec, data.task, data.features)
     chunks = Chunks.of(data, run)
     labels, weights = numbered(data), _weights(data, run)
+    groups = None if spec.group is None else read_groups(spec.group, data, run, weights)
     validation, how = _held_out(spec, data, seed, run)
     _check_classes(data, labels[~validation], spec.validation)
     _check_weights(weights, validation, spec.validation)
@@ -56,14 +58,20 @@ def fit(spec: BoostingTrainerSpec, data: TrainingData, seed: int, run: TrainingR
         data.features, chunks.each(texts), nulls=library.NULLS, known=start[1].vocabularies if start else None
     )
     gpu = _uses_gpu(spec, library)
+
+    def rows(chosen: NDArray[np.bool_]) -> Rows:
+        if groups is not None:
+            return GroupedRows(chunks, encoding, chosen, labels, groups)
+        return Rows(chunks, encoding, chosen, labels, weights)
+
     progress = Progress(spec, run, spec.warm_start if start and isinstance(spec.warm_start, int) else None)
     progress.message(f"Training {spec.label} on {'a GPU' if gpu else 'CPUs'}, with {how} for validation.")
     job = Job(
         spec=spec,
         task=data.task,
         classes=len(data.classes),
-        rows=Rows(chunks, encoding, ~validation, labels, weights),
-        held_out=Rows(chunks, encoding, validation, labels, weights) if validation.any() else None,
+        rows=rows(~validation),
+        held_out=rows(validation) if validation.any() else None,
         seed=seed % 2**31,
         gpu=gpu,
         start=start[0] if start else None,
@@ -93,7 +101,7 @@ def validation_rows(
     :param columns: names of the columns to read
     :param seed: seed of the training, which determines the held-out rows
     """
-    chosen, _ = held_out(dataset, part, len(data.labels), spec.validation, seed)
+    chosen, _ = held_out(dataset, part, len(data.labels), spec.validation, seed, group=spec.group)
     first = 0
     for group in dataset.row_groups(part):
         rows = dataset.read_row_group(group, columns)
@@ -110,7 +118,7 @@ def _held_out(
     spec: BoostingTrainerSpec, data: TrainingData, seed: int, run: TrainingRun | None
 ) -> tuple[NDArray[np.bool_], str]:
     dataset, part = (run.dataset, run.part) if run is not None else (None, None)
-    return held_out(dataset, part, len(data.labels), spec.validation, seed)
+    return held_out(dataset, part, len(data.labels), spec.validation, seed, group=spec.group)
 
 
 def _weights(data: TrainingData, run: TrainingRun | None) -> NDArray[np.float64] | None:

@@ -12,7 +12,7 @@ from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.models.onnx.boosting import BELOW, IN, Ensemble, Link, Tree
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
-from airflow_mlops.models.trainers.boosting.library import Job, choose, gpus, load, threads
+from airflow_mlops.models.trainers.boosting.library import RANKING, Job, choose, gpus, load, objectives, threads
 from airflow_mlops.models.trainers.boosting.rows import Rows
 from airflow_mlops.models.trainers.spec import BoostingTrainerSpec
 
@@ -26,10 +26,11 @@ _VALUES = {
     ),
     **dict.fromkeys(("count:poisson", "reg:gamma", "reg:tweedie"), "log"),
 }
-_OBJECTIVES: dict[Task, dict[str, Any]] = {
+_OBJECTIVES: dict[str, dict[str, Any]] = {
     "binary": {"binary:logistic": "logit"},
     "multiclass": {"multi:softprob": "softmax"},
     "regression": _VALUES,
+    RANKING: dict.fromkeys(("rank:ndcg", "rank:pairwise"), "identity"),
 }
 
 
@@ -40,7 +41,8 @@ def has_gpu() -> bool:
 
 def check(spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> None:
     """Check the parameters, as described in :class:`~airflow_mlops.models.trainers.boosting.library.Library`."""
-    choose(_OBJECTIVES[task], spec.params, "objective", next(iter(_OBJECTIVES[task])))
+    found = objectives(_OBJECTIVES, task, spec)
+    choose(found, spec.params, "objective", next(iter(found)))
     for name, allowed in {"booster": "gbtree", "multi_strategy": "one_output_per_tree", "tree_method": "hist"}.items():
         if spec.params.get(name, allowed) != allowed:
             raise SpecError(
@@ -55,7 +57,8 @@ def train(job: Job) -> XGBoostModel:
     :raises TrainingError: XGBoost refuses the parameters or the rows
     """
     xgboost = load("xgboost")
-    objective, link = choose(_OBJECTIVES[job.task], job.spec.params, "objective", next(iter(_OBJECTIVES[job.task])))
+    known = objectives(_OBJECTIVES, job.task, job.spec)
+    objective, link = choose(known, job.spec.params, "objective", next(iter(known)))
     params = {
         **threads(job.spec.params, "nthread", "n_jobs"),
         **job.spec.params,
@@ -67,6 +70,8 @@ def train(job: Job) -> XGBoostModel:
         # A resumed training then draws the same random numbers as an uninterrupted training.
         "seed_per_iteration": True,
         "disable_default_eval_metric": job.held_out is None,
+        # rank:pairwise would measure MAP, which needs labels of 0 and 1.
+        **({"eval_metric": "ndcg@10"} if job.rows.groups is not None else {}),
     }
     progress = job.progress
     saved = progress.resume()
@@ -93,6 +98,9 @@ def train(job: Job) -> XGBoostModel:
                 place = first + progress.state.round
                 booster.update(rows, place)
                 loss = float(booster.eval_set(evals, place).rpartition(":")[2]) if evals else None
+                if loss is not None and job.rows.groups is not None:
+                    # NDCG is from 0 to 1, and higher values are better.
+                    loss = 1 - loss
                 if progress.after(loss, lambda: bytes(booster.save_raw("ubj"))):
                     break
     except xgboost.core.XGBoostError as error:
@@ -126,8 +134,10 @@ def _iterator(xgboost: Any, rows: Rows) -> Any:
                 return False
             chunk = rows.chunks[self._at]
             start, end = rows.spans[chunk]
-            weights = {} if rows.weights is None else {"weight": rows.weights[start:end]}
-            input_data(data=rows.matrix(chunk), label=rows.labels[start:end], feature_types=types, **weights)
+            others: dict[str, NDArray[Any]] = {} if rows.weights is None else {"weight": rows.weights[start:end]}
+            if rows.groups is not None:
+                others["qid"] = rows.groups[start:end]
+            input_data(data=rows.matrix(chunk), label=rows.labels[start:end], feature_types=types, **others)
             self._at += 1
             return True
 

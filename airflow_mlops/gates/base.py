@@ -129,8 +129,8 @@ class MetricGate(Gate):
     predictions.
 
     :cvar against_champion: whether the gate compares the candidate with the champion
-    :param metric: name of a built-in metric, of an expected cost (:mod:`airflow_mlops.metrics.costs`) or of a deviance
-        (:mod:`airflow_mlops.metrics.deviances`), or the import path of a custom metric
+    :param metric: name of a built-in metric, of an expected cost (:mod:`airflow_mlops.metrics.costs`), of a deviance
+        (:mod:`airflow_mlops.metrics.deviances`) or of NDCG (:mod:`airflow_mlops.metrics.rankings`), or the import path of a custom metric
         (:mod:`airflow_mlops.metrics.custom`)
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for other metrics
     """

@@ -27,11 +27,13 @@ class TrainOperator(StepOperator):
         dict with the same fields; or the output of a SearchOperator, which contains the best parameters
     :param metrics: metrics that are measured on the split part `test` and logged in addition to the built-in metrics:
         import paths of custom metrics, ``package.module:function``; expected costs such as ``{"metric":
-        "expected_cost", "false_positive": 1, "false_negative": 20}``; and deviances such as ``poisson_deviance`` or
-        ``{"metric": "tweedie_deviance", "power": 1.5}``
+        "expected_cost", "false_positive": 1, "false_negative": 20}``, in which either cost can be the name of a column;
+        deviances such as ``poisson_deviance`` or ``{"metric": "tweedie_deviance", "power": 1.5}``; and
+        ``{"metric": "ndcg", "k": 10, "group": "query"}``
     :param threshold: the decision threshold of a binary model: a number from 0 to 1, or a rule. A rule is
         ``{"maximise": "f1"}`` (or ``accuracy``, ``balanced_accuracy``), ``{"precision": 0.9}``, ``{"recall": 0.9}`` or
-        ``{"cost": {"false_positive": 1, "false_negative": 20}}``. It chooses the threshold on training rows that the
+        ``{"cost": {"false_positive": 1, "false_negative": "amount"}}``, where a cost is a number or the name of a
+        column. It chooses the threshold on training rows that the
         model is not fitted to. By default, the threshold of the estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, on training rows that the
         model is not fitted to: ``"isotonic"``, ``"sigmoid"`` or ``"temperature"``. By default, the probabilities are

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.counts import counted
 
@@ -28,6 +30,24 @@ class Usage(Model):
     read_bytes: int = 0
     written_bytes: int = 0
     rows: int | None = None
+
+    @classmethod
+    def total(cls, steps: Collection[Usage]) -> Usage:
+        """Add up the resources of several steps. The peak memory is that of the step with the largest peak.
+
+        Rows and GPU time are ``None`` if no step has them.
+        """
+        gpu = [step.gpu_seconds for step in steps if step.gpu_seconds is not None]
+        rows = [step.rows for step in steps if step.rows is not None]
+        return cls(
+            seconds=round(sum(step.seconds for step in steps), 3),
+            cpu_seconds=round(sum(step.cpu_seconds for step in steps), 3),
+            peak_memory_mb=max((step.peak_memory_mb for step in steps), default=0),
+            gpu_seconds=round(sum(gpu), 3) if gpu else None,
+            read_bytes=sum(step.read_bytes for step in steps),
+            written_bytes=sum(step.written_bytes for step in steps),
+            rows=sum(rows) if rows else None,
+        )
 
     @property
     def rows_per_second(self) -> float | None:

@@ -11,8 +11,10 @@ from pydantic import AwareDatetime, Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.core.usage import Usage
 from airflow_mlops.registry.aliases import check_hashes, last_move
 from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.step_usage import by_step
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult
 
 if TYPE_CHECKING:
@@ -26,8 +28,8 @@ _CARD = "evaluation/model_card.html"
 class MetricValue(Model):
     """The value of a metric on the held-out rows.
 
-    :param low: lower confidence bound; ``None`` without a gate on the metric
-    :param high: upper confidence bound; ``None`` without a gate on the metric
+    :param low: lower end of the 95% confidence interval; ``None`` if it is unknown
+    :param high: upper end of the 95% confidence interval; ``None`` if it is unknown
     """
 
     value: float
@@ -49,7 +51,12 @@ class VersionFacts(Model):
     :param created: time of its registration in MLflow, or of the decision about it; ``None`` if unknown
     :param champion: whether it is the champion according to the ledger
     :param challenger: whether MLflow has the alias ``challenger`` for it
+    :param judged: the version whose metrics are shown, because this version was fitted again from it on all rows,
+        held-out rows included; ``None`` for other versions
     :param params: parameters of its MLflow run
+    :param steps: names of the steps that recorded what they used for the version
+    :param usage: the sum of what these steps used; ``None`` if no step recorded it. An evaluation counts for each of its
+        candidates
     :param card: address of the model card in MLflow; ``None`` if it is unknown
     :param mlflow_url: address of its MLflow run; ``None`` if MLflow has no HTTP address
     """
@@ -61,7 +68,10 @@ class VersionFacts(Model):
     challenger: bool = False
     metrics: dict[str, MetricValue] = Field(default_factory=dict)
     gates: list[GateResult] = Field(default_factory=list)
+    judged: int | None = None
     params: dict[str, str] = Field(default_factory=dict)
+    steps: list[str] = Field(default_factory=list)
+    usage: Usage | None = None
     dataset: TrainingData | None = None
     card: str | None = None
     mlflow_url: str | None = None
@@ -94,7 +104,12 @@ def from_ledger(entries: Sequence[Entry]) -> dict[int, VersionFacts]:
         refitted = entry.refit.version if entry.refit is not None else None
         if entry.refit is not None and refitted is not None and entry.refit.judged.version in found:
             judged = found[entry.refit.judged.version]
-            update = {"version": refitted.version, "run_id": refitted.run_id, "gates": entry.refit.checks}
+            update = {
+                "version": refitted.version,
+                "run_id": refitted.run_id,
+                "gates": entry.refit.checks,
+                "judged": judged.version,
+            }
             found[refitted.version] = judged.model_copy(update=update)
     move = last_move(entries)
     # A person may have deleted the alias.
@@ -111,7 +126,7 @@ def _judged(item: CandidateVerdict, entry: Entry) -> VersionFacts:
         version=item.candidate.version,
         run_id=item.candidate.run_id,
         created=entry.time,
-        metrics={name: _metric(name, value, item.gates) for name, value in item.metrics.items()},
+        metrics={name: _metric(name, value, item) for name, value in item.metrics.items()},
         gates=item.gates,
         dataset=TrainingData(name=(entry.dataset_name or "") if own else "", id=origin.dataset)
         if origin is not None and origin.dataset
@@ -119,9 +134,13 @@ def _judged(item: CandidateVerdict, entry: Entry) -> VersionFacts:
     )
 
 
-def _metric(name: str, value: float, gates: Sequence[GateResult]) -> MetricValue:
-    # Only a gate on the metric itself has the interval of the metric. A gate on an improvement has another interval.
-    for gate in gates:
+def _metric(name: str, value: float, item: CandidateVerdict) -> MetricValue:
+    if name in item.intervals:
+        low, high = item.intervals[name]
+        return MetricValue(value=value, low=low, high=high)
+    # Verdicts of earlier releases have no intervals. Of their gates, only one on the metric itself has the interval of
+    # the metric. A gate on an improvement has another interval.
+    for gate in item.gates:
         if gate.gate.split(" ", 1)[0] == name and gate.improvement is None and gate.measured == value:
             return MetricValue(value=value, low=gate.low, high=gate.high)
     return MetricValue(value=value)
@@ -176,6 +195,8 @@ def _completed(client: MlflowClient, item: Any, known: VersionFacts | None, ui: 
     if run is not None:
         tags = run.data.tags
         update["params"] = dict(run.data.params)
+        if steps := by_step(tags):
+            update |= {"steps": list(steps), "usage": Usage.total(steps.values())}
         if not facts.metrics:
             update["metrics"] = {name: MetricValue(value=value) for name, value in run.data.metrics.items()}
         if facts.dataset is None and tags.get("mlops.dataset"):

@@ -120,6 +120,8 @@ class CandidateVerdict(Model):
         did not train. ``None`` for a version that TrainOperator trained, because the files of such a version contain a
         contract
     :param files: SHA-256 of each file of the evaluated version, by path; empty in verdicts of earlier releases
+    :param intervals: lower and upper end of the 95% confidence interval of each metric. A metric is left out if there
+        are too few rows. Empty in verdicts of earlier releases
     """
 
     candidate: ModelVersionRef
@@ -129,6 +131,7 @@ class CandidateVerdict(Model):
     reason: str = ""
     contract_sha256: str | None = None
     files: dict[str, str] = Field(default_factory=dict)
+    intervals: dict[str, tuple[FiniteOrNone, FiniteOrNone]] = Field(default_factory=dict)
 
 
 class Refit(Model):

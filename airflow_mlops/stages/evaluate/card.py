@@ -21,7 +21,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
-from pydantic import ValidationError
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.numbers import rounded
@@ -35,7 +34,8 @@ from airflow_mlops.gates.slices import NotWorseOnSlices
 from airflow_mlops.metrics.comparison import estimate
 from airflow_mlops.metrics.resampling import ROUNDS, ROW_ROUNDS, Resampling
 from airflow_mlops.models.explanation import Explanation
-from airflow_mlops.registry.names import SEARCH_TAG, USAGE_TAG
+from airflow_mlops.registry.names import SEARCH_TAG
+from airflow_mlops.registry.step_usage import by_step
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Refit, Verdict
 from airflow_mlops.stages.evaluate.card_spec import Card
 
@@ -62,6 +62,9 @@ LINEAGE = {
     "mlops.image_digest": "Digest of the image",
     "mlops.gpu": "GPU",
 }
+
+
+Intervals = Mapping[str, tuple[float, float] | None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +94,7 @@ class Facts:
     verdict: Verdict
     gates: Sequence[Gate]
     rows: int
-    intervals: Mapping[str, tuple[float, float] | None]
+    intervals: Intervals
     importance: Mapping[str, float]
     importance_rows: int
     measured_on: Manifest
@@ -167,25 +170,16 @@ class Facts:
 
     @property
     def used(self) -> dict[str, Usage]:
-        """Return the resources that earlier steps used for the version, by name of the step."""
-        found: dict[str, dict[str, str]] = {}
-        for tag, value in sorted(self.tags.items()):
-            if tag.startswith(f"{USAGE_TAG}."):
-                step, _, name = tag.removeprefix(f"{USAGE_TAG}.").partition(".")
-                found.setdefault(step, {})[name] = value
-        used = {}
-        for step, fields in found.items():
-            # A person may have changed the tags.
-            with suppress(ValidationError):
-                used[step] = Usage.model_validate(fields)
-        return used
+        """Return the resources that earlier steps used for the version, by name of the step, and their sum."""
+        steps = by_step(self.tags)
+        return {**steps, "all steps": Usage.total(steps.values())} if len(steps) > 1 else steps
 
     def _results(self, kind: type[Gate]) -> list[GateResult]:
         named = {gate.name for gate in self.gates if isinstance(gate, kind)}
         return [result for result in self.candidate.gates if result.gate in named]
 
 
-def intervals(measurement: Measurement, resampling: Resampling) -> dict[str, tuple[float, float] | None]:
+def intervals(measurement: Measurement, resampling: Resampling) -> Intervals:
     """Compute the two-sided 95% confidence interval of each metric by bootstrapping.
 
     :class:`airflow_mlops.metrics.comparison.Estimate` describes the method.

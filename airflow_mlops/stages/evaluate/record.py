@@ -111,6 +111,7 @@ def log(
     verdict: Verdict,
     card: Card,
     importances: Mapping[str, float],
+    intervals: model_card.Intervals,
     finder: Finder,
 ) -> None:
     """Log verdict, plots, model card and tags to the candidate's MLflow run, and write a description to the registry.
@@ -118,6 +119,7 @@ def log(
     A description that a person has written is kept.
 
     :param importances: permutation importance of each feature
+    :param intervals: 95% confidence interval of each metric
     :param finder: finds the parents of the datasets, for all candidates of an evaluation
     :raises RegistryError: MLflow cannot be used
     """
@@ -131,7 +133,7 @@ def log(
             f"Verdict, plots and model card of {ref} are not logged, because this version has no MLflow run."
         )
         return
-    facts = _facts(client, context, item, compared, gates, verdict, card, importances, finder)
+    facts = _facts(client, context, item, compared, gates, verdict, card, importances, intervals, finder)
     with tempfile.TemporaryDirectory() as temporary, registry_errors(f"The evaluation of {ref} cannot be logged"):
         folder = Path(temporary)
         (folder / "verdict.json").write_text(verdict.model_dump_json(indent=1))
@@ -164,10 +166,11 @@ def _facts(
     verdict: Verdict,
     card: Card,
     importances: Mapping[str, float],
+    intervals: model_card.Intervals,
     finder: Finder,
 ) -> model_card.Facts:
     """Collect the contents of the candidate's model card."""
-    candidate, measurement, data = item.candidate, item.measurement, compared.data
+    candidate, data = item.candidate, compared.data
     ref = candidate.ref
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         run = client.get_run(ref.run_id).data
@@ -180,7 +183,7 @@ def _facts(
         verdict=verdict,
         gates=gates,
         rows=data.truth.size,
-        intervals=model_card.intervals(measurement, compared.resampling),
+        intervals=intervals,
         importance=importances,
         importance_rows=min(data.truth.size, importance.ROWS),
         measured_on=measured_on,

@@ -42,6 +42,7 @@ from airflow_mlops.stages.evaluate.candidates import (
     load,
     with_weights,
 )
+from airflow_mlops.stages.evaluate.card import intervals
 from airflow_mlops.stages.evaluate.common_rows import refuse_training_rows
 from airflow_mlops.stages.evaluate.live import Live
 from airflow_mlops.stages.evaluate.measurement import Compared, Measured, compare, importance
@@ -136,6 +137,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         for item in compared.candidates
     }
     files = {ref: file_hashes(folder) for ref, folder in folders.items()}
+    bounds = {item.candidate.ref: intervals(item.measurement, compared.resampling) for item in compared.candidates}
     verdict = decide(
         model,
         compared,
@@ -143,6 +145,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         choice,
         contracts,
         files,
+        bounds,
         metric,
         custom.source_hashes(own),
         ignored=ignores_champion(gates),
@@ -155,7 +158,16 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
             if live is None:
                 evaluate_record.tag_compared(client, item, compared)
             evaluate_record.log(
-                client, context, item, compared, gates, verdict, spec.card, importances[item.candidate.ref], finder
+                client,
+                context,
+                item,
+                compared,
+                gates,
+                verdict,
+                spec.card,
+                importances[item.candidate.ref],
+                bounds[item.candidate.ref],
+                finder,
             )
     held = f"{data.truth.size:,} {'held-out' if live is None else 'live'} rows of {verdict.dataset_name}"
     models = f"{len(judged)} candidate{'s' if len(judged) > 1 else ''}"

@@ -15,6 +15,7 @@ from airflow_mlops.metrics.comparison import compare
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, LiveRows, Verdict
+from airflow_mlops.stages.evaluate.card import Intervals
 from airflow_mlops.stages.evaluate.measurement import Compared
 from airflow_mlops.stages.evaluate.windows import by_window
 
@@ -96,6 +97,7 @@ def decide(
     choice: Choice,
     contracts: Mapping[ModelVersionRef, str | None],
     files: Mapping[ModelVersionRef, dict[str, str]],
+    intervals: Mapping[ModelVersionRef, Intervals],
     metric: Metric,
     metric_code: Mapping[str, str],
     *,
@@ -111,6 +113,7 @@ def decide(
     :param contracts: SHA-256 of the model contract that the evaluation wrote for each candidate; ``None`` for a
         candidate that TrainOperator trained
     :param files: SHA-256 of each file of each candidate, by path
+    :param intervals: 95% confidence interval of each metric of each candidate
     :param metric: the metric that ranks the candidates
     :param metric_code: SHA-256 of the source file of each custom metric, by import path
     :param ignored: whether the gates ignore the champion
@@ -123,6 +126,7 @@ def decide(
                 "reason": _why(item, choice, metric.name),
                 "contract_sha256": contracts[item.candidate],
                 "files": files[item.candidate],
+                "intervals": {name: found for name, found in intervals[item.candidate].items() if found is not None},
             },
         )
         for item in judged

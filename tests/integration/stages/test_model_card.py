@@ -102,6 +102,7 @@ def test_each_candidate_has_a_card_with_the_numbers_of_the_verdict(client, conte
     }
     for name, value in used.items():
         client.set_tag(good.run_id, f"mlops.usage.train.{name}", str(value))
+        client.set_tag(good.run_id, f"mlops.usage.refit.{name}", str(value))
     client.set_tag(good.run_id, "mlops.usage.search.seconds", "a minute")
     client.log_dict(good.run_id, {}, "training.json")
     gates = [
@@ -123,6 +124,7 @@ def test_each_candidate_has_a_card_with_the_numbers_of_the_verdict(client, conte
             assert [cell for cell in table[name] if " to " not in cell][:3] == shown
             low, high = map(float, table[name][1].split(" to "))
             assert low < value < high
+            assert found.intervals[name] == pytest.approx((low, high), abs=1e-12, rel=1e-3)
         for gate in found.gates:
             state = "passed" if gate.passed else "failed"
             measured, asked = ("" if number is None else f"{number:.4g}" for number in (gate.measured, gate.asked))
@@ -154,8 +156,9 @@ def test_each_candidate_has_a_card_with_the_numbers_of_the_verdict(client, conte
     markdown, _ = cards(client, good, tmp_path / "again")
     table = rows_of(markdown)
     assert (table["max_depth"], table["DAG"]) == (["7"], ["flights_train"])
-    # Time, CPU time, no GPU, memory, rows. What cannot be read is left out.
-    assert table["train"] == ["12.5", "20.0", "", "1,234", "600"]
+    # Time, CPU time, no GPU, memory, rows, rows per second, MB. What cannot be read is left out.
+    assert table["train"] == ["12.5", "20.0", "", "1,234", "600", "48", "0.0", "0.0"]
+    assert table["all steps"] == ["25.0", "40.0", "", "1,234", "1,200", "48", "0.0", "0.0"]
     assert "search" not in table
     assert f"    airflow mlops reproduce {good.model} {good.version}\n" in markdown
     assert float(table["distance"][-1]) > 0.2 > float(table["wind"][-1])

@@ -35,7 +35,7 @@ const task = `/dags/flights_train/runs/${encodeURIComponent(await newestTraining
 const PICTURES = [
   { file: "airflow", path: "/dags/flights_train", text: "Last 24 Hours", width: 1500, height: 900 },
   { file: "report", path: await reportOf(MONTH), text: `flight_delays · ${MONTH}`, width: 1024, height: 1480 },
-  { file: "ui-model", path: MODEL, text: "request for retraining", width: 1280, height: 860 },
+  { file: "ui-model", path: MODEL, text: "retraining request", width: 1280, height: 860 },
   { file: "ui-drift", path: `${MODEL}?tab=drift`, text: "Features are ranked", width: 1280, height: 900, mode: "dark" },
   { file: "ui-task", path: task, text: "passed every gate", width: 1280, height: 900 },
 ];

@@ -81,15 +81,21 @@ def pending(readable: Collection[str] | None = None) -> dict[str, PendingApprova
                 TaskInstance.task_id,
                 TaskInstance.map_index,
                 HITLDetail.subject,
+                HITLDetail.assignees,
             )
             .join(HITLDetail, HITLDetail.ti_id == TaskInstance.id)
             .where(HITLDetail.responded_at.is_(None), TaskInstance.state.in_(("awaiting_input", "deferred")))
             .order_by(HITLDetail.created_at)
         )
-        for dag_id, run_id, task_id, map_index, subject in rows:
+        for dag_id, run_id, task_id, map_index, subject, assignees in rows:
             match = _SUBJECT.fullmatch(subject or "")
             if match is not None and (readable is None or dag_id in readable):
                 found[match.group(1)] = PendingApproval(
-                    dag_id=dag_id, run_id=run_id, task_id=task_id, map_index=map_index, subject=subject
+                    dag_id=dag_id,
+                    run_id=run_id,
+                    task_id=task_id,
+                    map_index=map_index,
+                    subject=subject,
+                    assignees=[str(user["id"]) for user in assignees or ()],
                 )
     return found

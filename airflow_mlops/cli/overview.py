@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -127,10 +128,12 @@ def _row(item: Overview) -> dict[str, Any]:
 
     last, scoring = item.monitoring, item.scoring
     shown = last.trend if last is not None else Trend()
-    value = next((found[-1] for found in (shown.values, shown.estimated) if found and found[-1] is not None), None)
-    waiting = [
+    realised = shown.values[-1] if shown.values else None
+    value = realised if realised is not None or not shown.estimated else shown.estimated[-1]
+    estimated = " (estimated)" if realised is None else ""
+    pending = [
         "approval" if item.approval is not None else "",
-        "retraining requested" if item.request is not None else "",
+        _request(item),
     ]
     return {
         "model": item.name,
@@ -138,14 +141,33 @@ def _row(item: Overview) -> dict[str, Any]:
         "since (UTC)": f"{item.champion.since:%F %H:%M}" if item.champion is not None else "",
         "candidate": f"v{item.candidate.version}" if item.candidate is not None else "",
         "window": last.window.label if last is not None else "",
-        "verdict": (last.verdict + (" (acknowledged)" if last.acknowledged else "")) if last is not None else "",
+        "verdict": last.verdict + _about(item) if last is not None else "",
         "headline": last.headline if last is not None else "",
-        "metric": f"{last.metric} {rounded(value)}" if last is not None and value is not None else "",
-        "labels": f"{last.coverage:.0%}" if last is not None and last.coverage is not None else "",
+        "metric": f"{last.metric} {rounded(value)}{estimated}" if last is not None and value is not None else "",
+        "labels": _share(last.coverage if last is not None else None),
         "scored": scoring.window.label if scoring is not None and scoring.window is not None else "",
-        "waiting": ", ".join(filter(None, waiting)),
+        "pending": ", ".join(filter(None, pending)),
         "owner": item.owner or "",
     }
+
+
+def _request(item: Overview) -> str:
+    if item.request is None:
+        return ""
+    return "retraining requested" if item.request.started is None else "training started"
+
+
+def _about(item: Overview) -> str:
+    """Return what has happened since the last verdict, in brackets."""
+    last, champion = item.monitoring, item.champion
+    if last is not None and champion is not None and champion.since > last.checked:
+        return f" (before v{champion.version})"
+    return " (acknowledged)" if last is not None and last.acknowledged else ""
+
+
+def _share(share: float | None) -> str:
+    """Return whole percent, rounded down, so that only a complete share is 100%."""
+    return "" if share is None else f"{math.floor(round(100 * share, 9))}%"
 
 
 def _show(facts: ModelFacts, output: str) -> None:
@@ -155,6 +177,10 @@ def _show(facts: ModelFacts, output: str) -> None:
         lines["reason"] = facts.champion.reason
     if facts.request is not None:
         lines["request"] = facts.request.reason
+    if facts.request is not None and facts.request.started is not None:
+        task = facts.request.training
+        place = f" ({task.dag_id} {task.run_id})" if task is not None else ""
+        lines["training"] = f"started {facts.request.started:%F %H:%M} UTC{place}"
     if facts.approval is not None:
         lines["approval"] = f"{facts.approval.subject} ({facts.approval.dag_id} {facts.approval.run_id})"
     for name, dags in facts.dags.model_dump().items():
@@ -180,7 +206,7 @@ def _window(point: Point) -> dict[str, Any]:
         "verdict": point.verdict,
         "version": f"v{point.version}" if point.version is not None else "",
         "rows": f"{point.rows:,}",
-        "labels": f"{point.coverage:.0%}" if point.coverage is not None else "",
+        "labels": _share(point.coverage),
         "metric": point.metric or "",
         "realised": _level(point.realised),
         "estimated": _level(point.estimated),

@@ -18,10 +18,11 @@ from airflow_mlops.overview.facts import (
     Champion,
     DecisionFacts,
     OpenRequest,
+    TaskFacts,
     WindowFacts,
 )
 from airflow_mlops.registry.ledger import Entry, Ledger, folder_name
-from airflow_mlops.registry.requests import BY_USER, recorded_requests
+from airflow_mlops.registry.requests import BY_USER, read_answer, recorded_requests
 from airflow_mlops.registry.verdict import CandidateVerdict
 
 # Version of the stored copy of the entries, and the largest number of entries that are read without a copy.
@@ -42,7 +43,7 @@ class Standing(Model):
 
     :param champion: the champion; ``None`` if the model has no champion
     :param previous: the version that the champion replaced
-    :param request: the open request for retraining; ``None`` if no request is open
+    :param request: the last request for retraining; ``None`` if there is none, or it led to a decision
     :param acknowledged: the last acknowledgement of each of the last acknowledged windows
     :param train: DAGs that promoted, refused or rolled back a version
     :param monitor: DAGs that requested retraining
@@ -94,7 +95,7 @@ def _parse(content: bytes) -> Entry | None:
 
 
 def standing(store: ArtifactStore, model: str, entries: Sequence[Entry]) -> Standing:
-    """Return the result of all decisions: the champion, the open retraining request, and the acknowledged windows.
+    """Return the result of all decisions: the champion, the last retraining request, and the acknowledged windows.
 
     :param entries: entries of the ledger, oldest first
     :raises StoreError: the store cannot be read
@@ -117,12 +118,21 @@ def standing(store: ArtifactStore, model: str, entries: Sequence[Entry]) -> Stan
 def _open_request(store: ArtifactStore, model: str, entries: Sequence[Entry]) -> OpenRequest | None:
     if not any(entry.decision == "requested" for entry in entries):
         return None
-    opened = [item for item in recorded_requests(store, model, entries) if item.state == "open"]
-    if not opened:
+    recorded = recorded_requests(store, model, entries)
+    decided = {
+        request.id for entry in entries if entry.decision != "requested" for request in entry.provenance.requests
+    }
+    last = next((item for item in reversed(recorded) if item.state == "open"), recorded[-1])
+    if last.state not in ("open", "answered") or last.request.id in decided or last.replaced:
         return None
     # An entry of a ledger that was tampered with may be missing, so its number is not its place.
-    request, by = opened[-1].request, author_of(next(entry for entry in entries if entry.seq == opened[-1].seq))
-    return OpenRequest(id=request.id, reason=request.reason, created=request.created, by=by)
+    by = author_of(next(entry for entry in entries if entry.seq == last.seq))
+    request, begun = last.request, read_answer(store, last.request) if last.state == "answered" else None
+    found = OpenRequest(id=request.id, reason=request.reason, created=request.created, state=last.state, by=by)
+    if begun is None:
+        return found
+    task = TaskFacts(dag_id=begun.dag_id, run_id=begun.run_id, task_id=begun.task_id) if begun.dag_id else None
+    return found.model_copy(update={"started": begun.time, "training": task})
 
 
 def _acknowledged(entries: Sequence[Entry]) -> list[AcknowledgedWindow]:

@@ -192,12 +192,15 @@ class Scoring(Model):
 
 
 class OpenRequest(Model):
-    """The open request for retraining.
+    """The last request for retraining, if no candidate has been promoted or refused for it.
 
     :param id: id of the request
     :param reason: why retraining is requested
     :param created: time at which the request was created
+    :param state: ``answered`` if a training has begun, else ``open``
     :param by: user who requested the retraining; ``monitoring: DAG x, task y`` if monitoring requested it
+    :param started: time at which the training began; ``None`` if it has not begun
+    :param training: the first task of the training; ``None`` if the training has not begun
     """
 
     id: str
@@ -205,6 +208,8 @@ class OpenRequest(Model):
     created: AwareDatetime
     state: Literal["open", "answered", "expired", "moot"] = "open"
     by: str | None = None
+    started: AwareDatetime | None = None
+    training: TaskFacts | None = None
 
 
 class PendingApproval(Model):
@@ -212,6 +217,8 @@ class PendingApproval(Model):
 
     :param map_index: index of a mapped task instance; -1 if the task is not mapped
     :param subject: title of the request
+    :param assignees: ids of the users who may answer; empty if Airflow has no list of users for the request
+    :param can_answer: whether Airflow lets the user answer
     """
 
     dag_id: str
@@ -219,6 +226,8 @@ class PendingApproval(Model):
     task_id: str
     map_index: int
     subject: str
+    assignees: list[str] = Field(default_factory=list)
+    can_answer: bool = False
 
 
 class ModelDags(Model):
@@ -244,7 +253,7 @@ class Overview(Model):
         elsewhere
     :param previous: the version that the champion replaced
     :param labels_until: end of the last monitored window in which predictions have labels
-    :param request: the open request for retraining; ``None`` if no request is open
+    :param request: the last request for retraining; ``None`` if there is none, or it led to a decision
     :param approval: the request for approval that waits for an answer; ``None`` if there is none
     :param can_act: whether the user may roll back, request retraining and acknowledge
     :param problems: what could not be read, one sentence each

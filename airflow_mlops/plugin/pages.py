@@ -9,10 +9,11 @@ import errno
 import mimetypes
 import os
 import stat
+from collections.abc import Awaitable, Callable
 from pathlib import Path as LocalPath
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Path, Response
+from fastapi import Depends, FastAPI, HTTPException, Path, Request, Response
 from fastapi.staticfiles import StaticFiles
 
 from airflow_mlops.core.errors import StoreError
@@ -60,6 +61,17 @@ _ABSENT = "This page does not exist."
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENXIO, errno.ENAMETOOLONG)
 
 app = FastAPI(title="MLOps artifacts", docs_url=None, redoc_url=None, openapi_url=None)
+
+
+@app.middleware("http")
+async def _headers(request: Request, respond: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Keep answers out of the caches of proxies, errors included, because they depend on the rights of the user."""
+    response = await respond(request)
+    response.headers.setdefault("Cache-Control", "private, no-store")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
+
+
 app.mount("/api", api)
 # Webhooks need no login, because MLflow signs what it sends.
 app.mount("/webhooks", webhooks)
@@ -71,7 +83,6 @@ class _Bundle(StaticFiles):
     async def get_response(self, path: str, scope: Any) -> Response:
         response = await super().get_response(path, scope)
         response.headers["Cache-Control"] = "no-cache"
-        response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 
 
@@ -122,7 +133,6 @@ def artifact(key: Annotated[str, Path()]) -> Response:
         media_type=mimetypes.guess_type(key)[0] or "application/octet-stream",
         headers={
             "Content-Security-Policy": _POLICIES[folder],
-            "X-Content-Type-Options": "nosniff",
             "Referrer-Policy": "no-referrer",
             "Cache-Control": "private, no-cache",
         },

@@ -12,11 +12,12 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from airflow.api_fastapi.app import get_auth_manager
+from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
 from airflow.api_fastapi.core_api.security import get_user
 from airflow.configuration import conf
 from fastapi import Depends, HTTPException, Request
 
-from airflow_mlops.overview.facts import ModelDags
+from airflow_mlops.overview.facts import ModelDags, PendingApproval
 
 _JSON = "application/json"
 
@@ -47,6 +48,18 @@ class Access:
     def acts(self, dags: ModelDags) -> bool:
         """Return whether the user may act on a model that these DAGs train, score or monitor."""
         return self.sees(dags) and (self.edits_all or bool(self.editable & dags.ids()))
+
+    def answers(self, approval: PendingApproval) -> bool:
+        """Return whether Airflow's human-in-the-loop lets the user answer a request for approval."""
+        from airflow.models.dag import DagModel
+
+        manager = get_auth_manager()
+        details = DagDetails(id=approval.dag_id, team_name=DagModel.get_team_name(approval.dag_id))
+        may_answer: bool = manager.is_authorized_dag(
+            method="PUT", access_entity=DagAccessEntity.HITL_DETAIL, details=details, user=self.account
+        )
+        listed = {*approval.assignees}
+        return may_answer and (not listed or manager.is_authorized_hitl_task(assigned_users=listed, user=self.account))
 
 
 def access(account: Annotated[Any, Depends(get_user)]) -> Access:

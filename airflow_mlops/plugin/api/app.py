@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 
 from airflow_mlops.core.errors import MLOpsError, SpecError, StoreError
@@ -23,15 +22,15 @@ app.include_router(reading.router)
 app.include_router(actions.router)
 
 
-@app.middleware("http")
-async def _headers(request: Request, respond: Callable[[Request], Awaitable[Response]]) -> Response:
-    response = await respond(request)
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Cache-Control"] = "private, no-store"
-    return response
-
-
 @app.exception_handler(MLOpsError)
 def _failed(request: Request, error: MLOpsError) -> JSONResponse:
     status = 502 if isinstance(error, StoreError) else 422 if isinstance(error, SpecError) else 409
     return JSONResponse({"detail": str(error)}, status)
+
+
+@app.exception_handler(RequestValidationError)
+def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    """Name the invalid fields in one text. The values are left out, because JSON cannot represent all of them."""
+    problems = (f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in error.errors())
+    text = f"The request is invalid. {'; '.join(problems)}."
+    return JSONResponse({"detail": text.encode(errors="replace").decode()}, 422)

@@ -15,7 +15,7 @@ from airflow_mlops.links.mlflow import ui_address
 from airflow_mlops.overview import data, decisions, drift, index, models, progress, samples, tasks, versions
 from airflow_mlops.overview.data import ModelData
 from airflow_mlops.overview.drift import ColumnDrift, DriftMap
-from airflow_mlops.overview.facts import ModelFacts, Models, Overview
+from airflow_mlops.overview.facts import ModelFacts, Models, Overview, PendingApproval
 from airflow_mlops.overview.progress import Progress
 from airflow_mlops.overview.samples import Samples
 from airflow_mlops.overview.tasks import TaskResult
@@ -30,10 +30,16 @@ router = APIRouter()
 def _completed(found: list[Overview], rights: Access) -> list[Overview]:
     """Complete the overviews of models from Airflow's database.
 
-    Added are owners, tags, open requests for approval, and whether the user may act on the model.
+    Added are owners, tags, open requests for approval, and whether the user may act on the model and answer the request.
     """
-    completed = dag_facts.complete(found, rights.readable)
-    return [item.model_copy(update={"can_act": rights.acts(item.dags)}) for item in completed]
+    return [
+        item.model_copy(update={"can_act": rights.acts(item.dags), "approval": _approval(item.approval, rights)})
+        for item in dag_facts.complete(found, rights.readable)
+    ]
+
+
+def _approval(found: PendingApproval | None, rights: Access) -> PendingApproval | None:
+    return found and found.model_copy(update={"can_answer": rights.answers(found)})
 
 
 @router.get("/models")

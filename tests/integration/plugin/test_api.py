@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import pytest
 
@@ -134,7 +135,7 @@ def test_drift_is_ranked_and_shows_the_distributions_of_a_cell(app: Any, store: 
 
 
 def test_versions_without_mlflow_are_those_of_the_ledger(app: Any, store: ArtifactStore) -> None:
-    from airflow_mlops.registry.verdict import CandidateVerdict, GateResult
+    from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Refit
 
     gates = [
         GateResult(
@@ -142,13 +143,17 @@ def test_versions_without_mlflow_are_those_of_the_ledger(app: Any, store: Artifa
         )
     ]
     metrics = {"roc_auc": 0.7, "log_loss": 0.5}
-    verdict = CandidateVerdict(candidate=version(1), metrics=metrics, gates=gates, passed=True)
-    promote(store, 1, candidates=[verdict])
+    interval = {"log_loss": (0.4, float("inf"))}
+    verdict = CandidateVerdict(candidate=version(1), metrics=metrics, gates=gates, passed=True, intervals=interval)
+    refit = Refit(judged=version(1), version=version(2), rows=5, checks=[], passed=True, reason="")
+    promote(store, 2, candidates=[verdict], refit=refit, replaced=None)
     found = client(app, "viewer").get("/mlops/api/models/delays/versions").json()
-    [one] = found["versions"]
-    assert (one["version"], one["champion"]) == (1, True)
+    two, one = found["versions"]
+    assert (one["version"], one["champion"], one["judged"]) == (1, False, None)
+    # The interval of a verdict of an earlier release is that of a gate on the metric.
     assert one["metrics"]["roc_auc"] == {"value": 0.7, "low": 0.65, "high": 0.75}
-    assert one["metrics"]["log_loss"]["low"] is None
+    assert one["metrics"]["log_loss"] == {"value": 0.5, "low": 0.4, "high": None}
+    assert (two["version"], two["champion"], two["judged"], two["metrics"]) == (2, True, 1, one["metrics"])
     assert len(found["problems"]) == 1
 
 
@@ -160,7 +165,9 @@ def test_a_model_that_was_deleted_in_mlflow_is_shown_from_the_ledger(
     mlflow = MlflowClient(mlflow_connection)
     name = f"deleted-{store.url.rpartition('/')[2]}"
     mlflow.create_registered_model(name)
-    run = mlflow.create_run("0", tags={"mlops.verdict": "won"}).info.run_id
+    used = {"seconds": 4, "cpu_seconds": 3, "peak_memory_mb": 300, "read_bytes": 10, "written_bytes": 1, "rows": 50}
+    usage = {f"mlops.usage.{step}.{key}": str(value) for step in ("train", "evaluate") for key, value in used.items()}
+    run = mlflow.create_run("0", tags={"mlops.verdict": "won", **usage}).info.run_id
     mlflow.create_model_version(name, f"runs:/{run}/model", run)
     promote(store, 1, model=name)
     score(store, "2013-01", name=f"{name}_predictions", model=name)
@@ -168,6 +175,10 @@ def test_a_model_that_was_deleted_in_mlflow_is_shown_from_the_ledger(
     before = viewer.get(f"/mlops/api/models/{name}/versions").json()
     assert ([one["version"] for one in before["versions"]], before["problems"]) == ([1], [])
     assert before["versions"][0]["card"].endswith(f"/#/experiments/0/runs/{run}/artifacts/evaluation/model_card.html")
+    assert before["versions"][0]["steps"] == ["evaluate", "train"]
+    # What the steps used is added up, but for the peak memory.
+    total = {key: value if key == "peak_memory_mb" else 2 * value for key, value in used.items()}
+    assert before["versions"][0]["usage"] == {**total, "gpu_seconds": None}
     mlflow.delete_registered_model(name)
     found = viewer.get(f"/mlops/api/models/{name}/versions").json()
     [one] = found["versions"]
@@ -423,3 +434,73 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(app: Any, store: Art
     assert [point["window"]["label"] for point in found["windows"]] == ["2013-01"]
     assert found["champion"]["version"] == 1
     assert any("2013-02" in problem for problem in found["problems"])
+
+
+def test_no_answer_may_be_kept_by_a_proxy(app: Any, store: ArtifactStore) -> None:
+    promote(store, 1)
+    store.write_bytes("reports/delays/2013-01.html", b"<html>")
+    report = "artifacts/reports/delays/2013-01.html"
+    for role, path, status, kept in (
+        (None, "api/models", 401, "private, no-store"),
+        (None, report, 401, "private, no-store"),
+        ("viewer", "api/models", 200, "private, no-store"),
+        ("viewer", "api/models/nothing", 404, "private, no-store"),
+        ("viewer", report, 200, "private, no-cache"),
+        ("viewer", "artifacts/reports/nobody/2013-01.html", 404, "private, no-store"),
+        # The bundle holds no data, and each answer is checked with the server.
+        (None, "static/models.js", 200, "no-cache"),
+    ):
+        answer = client(app, role).get(f"/mlops/{path}")
+        assert (answer.status_code, answer.headers["cache-control"]) == (status, kept), path
+        assert answer.headers["x-content-type-options"] == "nosniff", path
+
+
+@pytest.mark.parametrize("reason", ["1e400", "NaN", '"\\ud800"', "null", "[]"])
+def test_a_request_that_json_cannot_repeat_is_refused_in_words(app: Any, store: ArtifactStore, reason: str) -> None:
+    promote(store, 1)
+    body = f'{{"reason": {reason}}}'
+    user = client(app, "user")
+    found = user.post("/mlops/api/models/delays/retrain", content=body, headers={"Content-Type": "application/json"})
+    assert found.status_code == 422
+    assert "body.reason: " in found.json()["detail"]
+
+
+NAMES = ["x" * 200, "ü" * 200, "a\"b'c", "日本語", "a\nb", "\0", "a/../b", "' OR 1=1 --"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_odd_names_are_known_or_unknown_and_no_error(app: Any, store: ArtifactStore, name: str) -> None:
+    escaped = quote(name, safe="")
+    admin = client(app, "admin")
+    for page in ("", "/drift", "/versions", "/data", "/rollback"):
+        assert admin.get(f"/mlops/api/models/{escaped}{page}").status_code == 404
+    for path in (f"api/dags/{escaped}", f"api/tasks/train/{escaped}/t/-1", f"artifacts/reports/{escaped}/x.html"):
+        assert admin.get(f"/mlops/{path}").status_code == 404
+    if not {"/", "\0", "\n"} & {*name} and len(escaped) < 250:
+        promote(store, 1, name)
+        assert admin.get(f"/mlops/api/models/{escaped}").json()["name"] == name
+        assert [item["name"] for item in admin.get("/mlops/api/models").json()["models"]] == [name]
+
+
+def test_an_approval_is_for_those_whom_airflow_lets_answer(
+    app: Any, store: ArtifactStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_mlops import dag_facts
+    from airflow_mlops.overview.facts import PendingApproval
+
+    promote(store, 1)
+    found = PendingApproval(dag_id="train", run_id="r", task_id="promote", map_index=-1, subject="Promote delays v2?")
+
+    def answers(role: str, name: str, *assignees: str) -> bool:
+        asked = found.model_copy(update={"assignees": [*assignees]})
+        monkeypatch.setattr(dag_facts, "pending", lambda readable: {"delays": asked})
+        user = client(app, role, name)
+        [listed] = user.get("/mlops/api/models").json()["models"]
+        assert user.get("/mlops/api/models/delays").json()["approval"] == listed["approval"]
+        assert listed["approval"]["assignees"] == [*assignees]
+        return bool(listed["approval"]["can_answer"])
+
+    assert [answers(role, "grace") for role in ("viewer", "user", "op", "admin")] == [False, True, True, True]
+    assert answers("user", "grace", "bob", "grace")
+    assert not answers("user", "grace", "bob")
+    assert not answers("viewer", "bob", "bob")

@@ -8,10 +8,12 @@ import pytest
 
 from airflow_mlops.cli.commands import _row
 from airflow_mlops.cli.overview import _decision
+from airflow_mlops.cli.overview import _row as _overview_row
 from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import decisions, models
+from airflow_mlops.overview.facts import OpenRequest, TaskFacts
 from airflow_mlops.registry import requests
 from airflow_mlops.registry.ledger import Ledger
 from tests.unit.overview.test_index import promote, store, version  # noqa: F401 - a fixture
@@ -58,3 +60,30 @@ def test_the_open_request_is_shown_although_an_earlier_entry_was_removed(store: 
     assert facts.champion is not None
     assert facts.request is not None
     assert (facts.champion.version, facts.request.by) == (2, "ann")
+
+
+def test_a_request_is_shown_until_it_has_led_to_a_decision(store: ArtifactStore) -> None:  # noqa: F811
+    def shown() -> OpenRequest | None:
+        return decisions.standing(store, "delays", Ledger(store, "delays").entries()).request
+
+    promote(store, 1)
+    asked = requests.by_user(Ledger(store, "delays"), APRIL, "Snow.", "ann", version(1)).requested
+    assert asked is not None
+    found = shown()
+    assert found is not None
+    assert (found.state, found.started, found.training) == ("open", None, None)
+    provenance = Provenance(dag_id="train", run_id="r", task_id="fit", requests=[asked])
+    requests.answer(store, provenance)
+    found = shown()
+    assert found is not None
+    assert (found.state, found.by, found.training) == (
+        "answered",
+        "ann",
+        TaskFacts(dag_id="train", run_id="r", task_id="fit"),
+    )
+    assert found.started is not None
+    facts = models.model(store, "delays")
+    assert facts is not None
+    assert _overview_row(facts)["pending"] == "training started"
+    promote(store, 2, provenance=provenance)
+    assert shown() is None

@@ -1,4 +1,4 @@
-import type { Decision, Overview, Point, Trend, Verdict, Window } from "./api/types";
+import type { Decision, ModelVersion, Overview, Point, Trend, Verdict, Window } from "./api/types";
 
 /** Values for tests. */
 export const month = (number: number): Window => {
@@ -22,7 +22,7 @@ export const overview = (name: string, verdict: Verdict | null = "healthy", fiel
   owner: "ops",
   tags: ["prod"],
   dags: { train: ["train"], score: ["score"], monitor: ["monitor"] },
-  champion: { version: 3, since: "2013-12-01T00:00:00Z", by: "admin", reason: "It passed every gate." },
+  champion: { version: 3, since: "2013-02-01T00:00:00Z", by: "admin", reason: "It passed every gate." },
   candidate: { version: 4, trained: "2013-12-02T00:00:00Z" },
   previous: 2,
   monitoring: verdict && {
@@ -42,6 +42,25 @@ export const overview = (name: string, verdict: Verdict | null = "healthy", fiel
   approval: null,
   can_act: true,
   problems: [],
+  ...fields,
+});
+
+/** A version with the facts that every version has. */
+export const version = (number: number, fields: Partial<ModelVersion> = {}): ModelVersion => ({
+  version: number,
+  run_id: null,
+  created: null,
+  champion: false,
+  challenger: false,
+  metrics: {},
+  gates: [],
+  judged: null,
+  params: {},
+  steps: [],
+  usage: null,
+  dataset: null,
+  card: null,
+  mlflow_url: null,
   ...fields,
 });
 

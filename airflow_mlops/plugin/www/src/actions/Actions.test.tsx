@@ -62,7 +62,7 @@ it("keeps the dialog open and says why when nothing happened", async () => {
 });
 
 it("answers a request for approval with Airflow's own API", async () => {
-  const approval = { dag_id: "d", run_id: "scheduled__2013-01-01T00:00:00+00:00", task_id: "g.promote", map_index: -1, subject: "Promote?" };
+  const approval = { dag_id: "d", run_id: "scheduled__2013-01-01T00:00:00+00:00", task_id: "g.promote", map_index: -1, subject: "Promote?", assignees: [], can_answer: true };
   const { sent } = show(model({ approval, can_act: false }), 200, {});
   press("Approve");
   await screen.findByRole("textbox");
@@ -72,6 +72,13 @@ it("answers a request for approval with Airflow's own API", async () => {
   expect(sent[0]?.url).toMatch(
     /api\/v2\/dags\/d\/dagRuns\/scheduled__2013-01-01T00%3A00%3A00%2B00%3A00\/taskInstances\/g\.promote\/-1\/hitlDetails$/,
   );
+});
+
+it("offers no answer to those whom Airflow does not let answer", () => {
+  const approval = { dag_id: "d", run_id: "r", task_id: "t", map_index: -1, subject: "Promote?", assignees: ["bob"], can_answer: false };
+  show(model({ approval }), 200, {});
+  expect(screen.queryByRole("button", { name: "Approve" })).toBeNull();
+  expect(screen.getByRole("button", { name: "Request retraining" })).toBeTruthy();
 });
 
 it("offers nothing to those who may not act, and no acknowledgement of what was acknowledged", () => {

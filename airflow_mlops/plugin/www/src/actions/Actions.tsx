@@ -6,14 +6,14 @@ import { Action } from "./Action";
 import { answer } from "./approval";
 import { Rollback } from "./Rollback";
 
-/** The actions that the user may perform. Airflow itself decides who may answer a request for approval. */
+/** The actions that the user may perform. Airflow's human-in-the-loop decides who may answer a request for approval. */
 export const Actions = ({ model, onDone }: { model: ModelFacts; onDone: () => void }) => {
   const { approval, monitoring, name } = model;
   const post = async (action: string, body: unknown) =>
     (await change<ActionDone>("POST", apiPath("models", name, action), body)).message;
   return (
     <HStack flexWrap="wrap" gap={2} mb={3}>
-      {approval
+      {approval?.can_answer
         ? (["Approve", "Reject"] as const).map((option) => (
             <Action
               act={(note) => answer(approval, option, note)}

@@ -31,12 +31,17 @@ export type Overview = {
   monitoring: Monitoring | null;
   scoring: { window: Window | null; scored_at: string; version: number; rows: number } | null;
   labels_until: string | null;
-  request: { id: string; reason: string; created: string; state: string; by: string | null } | null;
-  approval: TaskKey & { subject: string } | null;
+  /** The last request for retraining that has not led to a decision. `training` is the first task that it started. */
+  request: {
+    id: string; reason: string; created: string; state: string; by: string | null; started: string | null; training: TaskKey | null;
+  } | null;
+  approval: Approval | null;
   can_act: boolean;
   problems: string[];
 };
 
+/** A request for approval. `assignees` is empty if Airflow has no list of users for it. */
+export type Approval = TaskKey & { subject: string; assignees: string[]; can_answer: boolean };
 export type TaskKey = { dag_id: string; run_id: string; task_id: string; map_index: number };
 
 export type Level = { value: number; low: number; high: number; reference: number | null };
@@ -136,7 +141,12 @@ export type ModelVersion = {
   challenger: boolean;
   metrics: Record<string, { value: number; low: number | null; high: number | null }>;
   gates: Gate[];
+  /** The version whose metrics these are, if this version was fitted again from it. */
+  judged: number | null;
   params: Record<string, unknown>;
+  /** The steps that recorded what they used for the version, and the sum. */
+  steps: string[];
+  usage: Record<string, unknown> | null;
   dataset: { name: string; id: string; rows: number | null } | null;
   card: string | null;
   mlflow_url: string | null;

@@ -14,7 +14,7 @@ const describe = ({ found, window }: Day): string => {
   if (found === null) return `${window.label}: missing`;
   const parts = [`${number(found.rows)} rows`];
   if (found.quarantined) parts.push(`${number(found.quarantined)} quarantined`);
-  if (found.replaced) parts.push(`replaced ${found.replaced} times`);
+  if (found.replaced) parts.push(`replaced ${found.replaced === 1 ? "once" : `${found.replaced} times`}`);
   return `${window.label}: ${parts.join(", ")}`;
 };
 
@@ -30,7 +30,7 @@ const look = ({ found }: Day): keyof typeof LOOKS => {
   return found.quarantined ? "quarantined" : found.replaced ? "replaced" : "there";
 };
 
-const Square = ({ kind }: { kind: keyof typeof LOOKS }) => (
+const Square = ({ kind, width = "22px" }: { kind: keyof typeof LOOKS; width?: string }) => (
   <Box
     alignItems="center"
     borderRadius="3px"
@@ -41,34 +41,49 @@ const Square = ({ kind }: { kind: keyof typeof LOOKS }) => (
     height="22px"
     justifyContent="center"
     style={{ background: LOOKS[kind].background }}
-    width="22px"
+    width={width}
   >
     <span aria-hidden="true">{LOOKS[kind].sign}</span>
   </Box>
 );
 
-/** The windows of one dataset, a row for each year. */
-const Calendar = ({ days }: { days: Day[] }) => {
-  const years = new Map<string, Day[]>();
+const HIDDEN = { position: "absolute", width: 1, height: 1, overflow: "hidden", clipPath: "inset(50%)" } as const;
+const HOUR = 3_600_000;
+const DAY = 24 * HOUR;
+const length = ({ end, start }: Window): number => Date.parse(end) - Date.parse(start);
+/** A window begins at midnight of its own time zone, so the day in UTC may be the one before. */
+const begin = (window: Window): Date => new Date(Date.parse(window.start) + Math.min(14 * HOUR, length(window) / 2));
+const months = (window: Window): number => Math.min(12 - begin(window).getUTCMonth(), Math.max(1, Math.round(length(window) / (30.4 * DAY))));
+
+/** The windows of one dataset. A row is a year, or a month if the windows are days or shorter. Months stand in columns. */
+export const Calendar = ({ days }: { days: Day[] }) => {
+  const lengths = days.filter(({ found }) => found !== null).map(({ window }) => length(window));
+  const monthly = lengths.every((one) => one > 27 * DAY && one < 32 * DAY);
+  const short = Math.max(...lengths) < 2 * DAY;
+  const rows = new Map<string, Day[]>();
   for (const day of days) {
-    const year = day.window.start.slice(0, 4);
-    years.set(year, [...(years.get(year) ?? []), day]);
+    const row = begin(day.window).toISOString().slice(0, short ? 7 : 4);
+    rows.set(row, [...(rows.get(row) ?? []), day]);
   }
   return (
     <>
-      {[...years].map(([year, own]) => (
-        <HStack alignItems="flex-start" gap={2} key={year} mb={1}>
-          <Text color="fg.muted" minW="40px">
-            {year}
+      {[...rows].map(([row, own]) => (
+        <HStack alignItems="flex-start" gap={2} key={row} mb={1}>
+          <Text color="fg.muted" minW={short ? "60px" : "40px"}>
+            {row}
           </Text>
-          <HStack as="ul" flexWrap="wrap" gap="2px" listStyleType="none">
+          <Box as="ul" display={monthly ? "grid" : "flex"} flexWrap="wrap" gap="2px" gridTemplateColumns="repeat(12, minmax(0, 22px))" listStyleType="none" minW={0}>
             {own.map((day) => (
-              <li key={day.window.start + day.window.end} title={describe(day)}>
-                <Square kind={look(day)} />
-                <span style={{ position: "absolute", width: 1, height: 1, overflow: "hidden", clipPath: "inset(50%)" }}>{describe(day)}</span>
+              <li
+                key={day.window.start + day.window.end}
+                style={monthly ? { gridColumn: `${begin(day.window).getUTCMonth() + 1} / span ${months(day.window)}`, gridRow: 1 } : undefined}
+                title={describe(day)}
+              >
+                <Square kind={look(day)} width={monthly ? "100%" : "22px"} />
+                <span style={HIDDEN}>{describe(day)}</span>
               </li>
             ))}
-          </HStack>
+          </Box>
         </HStack>
       ))}
     </>

@@ -3,7 +3,7 @@ import { cleanup, fireEvent, render, screen } from "@testing-library/react";
 import { MemoryRouter } from "react-router-dom";
 import { afterEach, expect, it, vi } from "vitest";
 
-import { decision, overview, point } from "../fixtures";
+import { decision, month, overview, point, version } from "../fixtures";
 import { ModelPage } from "./ModelPage";
 
 afterEach(cleanup);
@@ -52,11 +52,15 @@ const ANSWERS: Record<string, unknown> = {
   },
   "/mlops/api/models/m/versions": {
     versions: [
-      {
-        version: 1, run_id: "run", created: null, champion: true, challenger: false, gates: [gate],
-        metrics: { roc_auc: { value: 0.7, low: null, high: null }, fit_seconds: { value: 12, low: null, high: null } },
-        params: { [planted]: { deep: 3 } }, dataset: null, card: null, mlflow_url: "javascript:alert(1)",
-      },
+      version(2, {
+        judged: 1,
+        steps: ["refit", "train"],
+        usage: { seconds: 10, cpu_seconds: 7.5, gpu_seconds: null, peak_memory_mb: 300, read_bytes: 2e6, written_bytes: 0, rows: 5000 },
+      }),
+      version(1, {
+        run_id: "run", champion: true, gates: [gate], params: { [planted]: { deep: 3 } }, mlflow_url: "javascript:alert(1)",
+        metrics: { roc_auc: { value: 0.7, low: 0.68, high: 0.72 }, fit_seconds: { value: 12, low: null, high: null } },
+      }),
     ],
     problems: ["MLflow does not know version 9."],
   },
@@ -129,8 +133,37 @@ it("keeps the metrics of the fit apart from those on held-out data", async () =>
   show("versions");
   await screen.findByText("fit_seconds");
   const titles = [...document.querySelectorAll("tbody tr:first-child")].map((row) => [row.textContent, row.nextSibling?.textContent]);
-  expect(titles).toContainEqual(["Metrics on held-out data", "roc_auc0.700"]);
-  expect(titles).toContainEqual(["Fit and conversion to ONNX", "fit_seconds12"]);
+  expect(titles).toContainEqual(["Metrics on held-out data (95% confidence interval)", "roc_auc0.700 (0.680 to 0.720)–"]);
+  expect(titles).toContainEqual(["Fit and conversion to ONNX", "fit_seconds12–"]);
+});
+
+it("adds up what the steps of a version used, and says whose metrics a refit shows", async () => {
+  show("versions");
+  const row = (name: string) => [...(screen.getByText(name).closest("tr")?.cells ?? [])].map((cell) => cell.textContent);
+  await screen.findByText("throughput");
+  expect(row("steps")).toEqual(["steps", "–", "refit, train"]);
+  expect(row("throughput")).toEqual(["throughput", "–", "500 rows/s"]);
+  expect(row("read from the artifact store")).toEqual(["read from the artifact store", "–", "2 MB"]);
+  expect(screen.queryByText("GPU time")).toBeNull();
+  expect(screen.getByText("fitted again from version 1, whose metrics are shown")).toBeTruthy();
+});
+
+it("says what has happened since the verdict, and who may answer a pending approval", async () => {
+  const page = ANSWERS["/mlops/api/models/m"] as object;
+  const champion = { version: 9, since: "2013-05-01T00:00:00Z", by: null, reason: "It passed." };
+  const approval = { dag_id: "d", run_id: "r", task_id: "t", map_index: -1, subject: planted, assignees: ["bob"], can_answer: false };
+  const training = { dag_id: "train", run_id: "r 1", task_id: "fit", map_index: -1 };
+  const request = { id: "1", reason: planted, created: month(4).start, state: "answered", by: null, started: month(4).start, training };
+  ANSWERS["/mlops/api/models/o"] = { ...page, name: "o", champion, approval, request };
+  show("timeline", "o");
+  expect(await screen.findByText(/Since this verdict, version 9 became champion/)).toBeTruthy();
+  expect(screen.getByText(/Only these users may answer: bob/)).toBeTruthy();
+  expect(screen.getByRole("link", { name: planted }).getAttribute("href")).toBe("/dags/d/runs/r/tasks/t/required_actions");
+  expect(screen.getByRole("link", { name: "The training in DAG train" }).getAttribute("href")).toBe("/dags/train/runs/r%201");
+  cleanup();
+  show("timeline");
+  await screen.findByRole("slider");
+  expect(screen.queryByText(/Since this verdict/)).toBeNull();
 });
 
 it("makes no link of an address that is a script", async () => {
@@ -144,4 +177,27 @@ it("shows the windows of each dataset, and those that are missing", async () => 
   show("data");
   expect(await screen.findByText("2013-Q1: 2,000 rows, 7 quarantined")).toBeTruthy();
   expect(screen.getByText("2013-Q2: missing")).toBeTruthy();
+});
+
+it("puts months into the columns of a calendar, whatever their time zone", async () => {
+  const found = (number: number, shift = "T00:00:00Z") => {
+    const { end, label, start } = month(number);
+    const window = { start: start.replace("T00:00:00Z", shift), end: end.replace("T00:00:00Z", shift), label };
+    return { window, id: label, rows: 5, quarantined: 0, replaced: 0 };
+  };
+  ANSWERS["/mlops/api/models/p"] = { ...(ANSWERS["/mlops/api/models/m"] as object), name: "p" };
+  ANSWERS["/mlops/api/models/p/data"] = {
+    datasets: [
+      { name: "raw", windows: [found(2), found(6)], missing: [{ start: month(3).start, end: month(5).end, label: "gap" }] },
+      // Midnight of April in Berlin, and midnight of May in Honolulu.
+      { name: "zones", windows: [{ ...found(4), window: { start: "2013-03-31T22:00:00Z", end: "2013-04-30T22:00:00Z", label: "berlin" } }, found(5, "T10:00:00Z")], missing: [] },
+    ],
+    lineage: { nodes: [], edges: [] },
+  };
+  show("data", "p");
+  await screen.findByText("2013-02: 5 rows");
+  const columns = [...document.querySelectorAll("li")].map((item) => [item.title.split(":")[0], item.style.gridColumn]);
+  expect(columns.filter(([, column]) => column)).toEqual([
+    ["2013-02", "2 / span 1"], ["gap", "3 / span 3"], ["2013-06", "6 / span 1"], ["berlin", "4 / span 1"], ["2013-05", "5 / span 1"],
+  ]);
 });

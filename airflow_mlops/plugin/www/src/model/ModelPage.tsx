@@ -10,7 +10,8 @@ import { Loading } from "../parts/Loading";
 import { Problems } from "../parts/Problems";
 import { Ago } from "../parts/Time";
 import { VerdictMark } from "../parts/VerdictMark";
-import { dagPage, modelsPage } from "../routes";
+import { dagPage, modelsPage, requiredAction, runPage } from "../routes";
+import { replacedSince } from "../models/filter";
 import { DataTab } from "./DataTab";
 import { DecisionsTab } from "./DecisionsTab";
 import { DriftTab } from "./DriftTab";
@@ -60,13 +61,41 @@ const Details = ({ texts }: { texts: string[] }) =>
     </Box>
   );
 
+/** A link to the run that trains because of a request. */
+const Training = ({ request: { training } }: { request: NonNullable<ModelFacts["request"]> }) =>
+  training ? (
+    <Link asChild color="fg.info">
+      <RouterLink to={runPage(training)}>The training in DAG {training.dag_id}</RouterLink>
+    </Link>
+  ) : (
+    <>The training</>
+  );
+
 const Facts = ({ model }: { model: ModelFacts }) => (
   <Box mb={4}>
     <HStack flexWrap="wrap" gap={3} mb={1}>
       <VerdictMark verdict={model.monitoring?.verdict ?? null} />
       <Text>{model.monitoring?.headline}</Text>
     </HStack>
+    {replacedSince(model) ? (
+      <Text>
+        Since this verdict, version {model.champion?.version} became champion. No window has been checked since.
+      </Text>
+    ) : null}
     <Details texts={model.details} />
+    {model.approval ? (
+      <Text fontWeight="bold">
+        Approval is pending:{" "}
+        <Link asChild color="fg.info">
+          <RouterLink to={requiredAction(model.approval)}>{model.approval.subject}</RouterLink>
+        </Link>
+        {model.approval.can_answer
+          ? ""
+          : model.approval.assignees.length
+            ? ` Only these users may answer: ${model.approval.assignees.join(", ")}.`
+            : " You may not answer, because you may not edit the DAG."}
+      </Text>
+    ) : null}
     <Text>
       {model.champion ? (
         <>
@@ -95,6 +124,14 @@ const Facts = ({ model }: { model: ModelFacts }) => (
       <Text>
         Retraining was requested <Ago time={model.request.created} />
         {model.request.by ? ` by ${model.request.by}` : ""}: {model.request.reason}
+        {model.request.started ? (
+          <>
+            {" "}
+            <Training request={model.request} /> began <Ago time={model.request.started} />, and no version has been promoted or refused since.
+          </>
+        ) : (
+          " No training has begun yet."
+        )}
       </Text>
     ) : null}
     {model.monitoring?.acknowledged ? (

@@ -8,6 +8,7 @@ import { moment, number } from "../parts/format";
 import { Loading } from "../parts/Loading";
 import { MetricName } from "../parts/MetricName";
 import { Problems } from "../parts/Problems";
+import { amounts } from "../parts/usage";
 
 const text = (value: unknown): string => (typeof value === "string" ? value : (JSON.stringify(value) ?? "–"));
 const names = (versions: ModelVersion[], of: (version: ModelVersion) => string[]) => [...new Set(versions.flatMap(of))];
@@ -51,11 +52,23 @@ const metricRows = (versions: ModelVersion[], ofFit: boolean): Row[] =>
       },
     }));
 
+const used = ({ usage }: ModelVersion): Map<string, string> => new Map(amounts(usage ?? {}));
+
+const resources = (versions: ModelVersion[]): Row[] => {
+  const found = names(versions, (version) => [...used(version).keys()]);
+  return found.length === 0
+    ? []
+    : [
+        { name: "steps", cell: ({ steps }) => steps.join(", ") || "–" },
+        ...found.map((name): Row => ({ name, cell: (version) => used(version).get(name) ?? "–" })),
+      ];
+};
+
 type Row = { name: string; metric?: boolean; cell: (version: ModelVersion) => ReactNode };
 
 const rows = (versions: ModelVersion[]): { title: string; rows: Row[] }[] => [
   {
-    title: "Metrics on held-out data",
+    title: "Metrics on held-out data (95% confidence interval)",
     rows: metricRows(versions, false),
   },
   {
@@ -80,6 +93,7 @@ const rows = (versions: ModelVersion[]): { title: string; rows: Row[] }[] => [
       },
     ],
   },
+  { title: "Resources used by all steps (an evaluation counts for each of its candidates)", rows: resources(versions) },
   { title: "Fit and conversion to ONNX", rows: metricRows(versions, true) },
   {
     title: "Parameters",
@@ -108,12 +122,17 @@ export const VersionsTab = ({ name }: { name: string }) => {
             <Table.Header>
               <Table.Row>
                 <Table.ColumnHeader>Version</Table.ColumnHeader>
-                {versions.map(({ challenger, champion, version }) => (
+                {versions.map(({ challenger, champion, judged, version }) => (
                   <Table.ColumnHeader key={version}>
-                    <HStack>
+                    <HStack flexWrap="wrap" maxW="200px" minW="150px" rowGap={0} whiteSpace="normal">
                       {version}
                       {champion ? <Badge colorPalette="green">champion</Badge> : null}
                       {challenger ? <Badge colorPalette="blue">challenger</Badge> : null}
+                      {judged === null ? null : (
+                        <Text color="fg.muted" fontSize="xs" fontWeight="normal">
+                          fitted again from version {judged}, whose metrics are shown
+                        </Text>
+                      )}
                     </HStack>
                   </Table.ColumnHeader>
                 ))}

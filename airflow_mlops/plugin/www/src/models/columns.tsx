@@ -7,7 +7,8 @@ import { number, percent } from "../parts/format";
 import { newest, Sparkline } from "../parts/Sparkline";
 import { Ago } from "../parts/Time";
 import { VerdictMark } from "../parts/VerdictMark";
-import { modelPage, taskPage } from "../routes";
+import { modelPage, requiredAction } from "../routes";
+import { replacedSince } from "./filter";
 
 export const Name = ({ model }: { model: Overview }) => (
   <Link asChild color="fg.info" fontWeight="bold" minW="140px" overflowWrap="anywhere">
@@ -28,6 +29,7 @@ const State = ({ model }: { model: Overview }) => (
       {model.monitoring?.acknowledged ? <Badge size="xs">acknowledged</Badge> : null}
     </HStack>
     {model.monitoring ? <Muted>{model.monitoring.headline}</Muted> : null}
+    {replacedSince(model) ? <Muted>Since then, version {model.champion?.version} became champion.</Muted> : null}
     {model.problems.map((problem) => (
       <Text color="fg.warning" fontSize="xs" key={problem}>
         {problem}
@@ -92,12 +94,12 @@ export const Waiting = ({ model }: { model: Overview }) => (
   <Box>
     {model.approval ? (
       <Link asChild color="fg.info">
-        <RouterLink to={`${taskPage(model.approval)}/required_actions`}>Approval: {model.approval.subject}</RouterLink>
+        <RouterLink to={requiredAction(model.approval)}>Approval: {model.approval.subject}</RouterLink>
       </Link>
     ) : null}
     {model.request ? (
       <Text title={model.request.reason}>
-        Retraining requested <Ago time={model.request.created} />
+        {model.request.started ? "Training began" : "Retraining requested"} <Ago time={model.request.started ?? model.request.created} />
       </Text>
     ) : null}
   </Box>

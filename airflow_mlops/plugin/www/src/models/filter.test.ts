@@ -16,12 +16,17 @@ describe("the models that a URL asks for", () => {
     expect(names("")).toEqual(["c_retrain", "a_watch", "d_new", "b_healthy"]);
   });
   it("puts a waiting approval before a watch, and an acknowledged watch behind a new one", () => {
-    const approval = { dag_id: "d", run_id: "r", task_id: "t", map_index: -1, subject: "Promote?" };
+    const approval = { dag_id: "d", run_id: "r", task_id: "t", map_index: -1, subject: "Promote?", assignees: [], can_answer: false };
     const seen = overview("a_seen", "watch");
     seen.monitoring!.acknowledged = { by: "admin", at: "2013-04-02T00:00:00Z", note: "" };
     const view = viewOf(new URLSearchParams());
     const found = select([seen, overview("w", "watch"), overview("z", "healthy", { approval })], view);
     expect(found.map((model) => model.name)).toEqual(["z", "w", "a_seen"]);
+  });
+  it("puts a verdict before which another champion was promoted behind a new watch", () => {
+    const champion = { version: 4, since: "2013-04-02T00:00:01Z", by: null, reason: "It passed." };
+    const found = select([overview("a", "retrain", { champion }), overview("b", "watch"), overview("c", "retrain")], viewOf(new URLSearchParams()));
+    expect(found.map((model) => model.name)).toEqual(["c", "b", "a"]);
   });
   it("filters by each of them and by all together", () => {
     expect(names("verdict=watch")).toEqual(["a_watch"]);

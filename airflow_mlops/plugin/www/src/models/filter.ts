@@ -22,11 +22,19 @@ export const viewOf = (params: URLSearchParams): View => {
 
 const URGENCY: Record<Verdict | "none", number> = { retrain: 0, watch: 1, none: 3, healthy: 4 };
 
-/** A smaller number is more urgent. A pending approval ranks like the verdict retrain, an acknowledged watch below a new watch. */
+/** Whether another version became champion after the last verdict. */
+export const replacedSince = ({ champion, monitoring }: Overview): boolean =>
+  champion !== null && monitoring !== null && Date.parse(champion.since) > Date.parse(monitoring.checked);
+
+/**
+ * A smaller number is more urgent. A pending approval ranks like the verdict retrain. A verdict to which somebody has
+ * responded, by an acknowledgement or with another champion, ranks below a new watch.
+ */
 export const urgency = (model: Overview): number => {
   if (model.approval !== null) return 0;
   const verdict = model.monitoring?.verdict ?? "none";
-  return URGENCY[verdict] + (verdict === "watch" && model.monitoring?.acknowledged ? 1 : 0);
+  const answered = replacedSince(model) || (verdict === "watch" && Boolean(model.monitoring?.acknowledged));
+  return answered ? Math.max(2, URGENCY[verdict]) : URGENCY[verdict];
 };
 
 export const owners = (model: Overview): string[] =>

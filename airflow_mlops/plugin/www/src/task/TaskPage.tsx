@@ -10,6 +10,7 @@ import { Gates } from "../parts/Gates";
 import { Loading } from "../parts/Loading";
 import { MetricName } from "../parts/MetricName";
 import { Problems } from "../parts/Problems";
+import { amounts } from "../parts/usage";
 import { VerdictMark } from "../parts/VerdictMark";
 import { modelPage } from "../routes";
 import { QuarantinedRows } from "./QuarantinedRows";
@@ -169,25 +170,6 @@ const Training = ({ result }: { result: Fields }) => (
 const simple = (result: Fields): [string, unknown][] =>
   Object.entries(result).filter(([name, value]) => name !== "summary" && (typeof value !== "object" || value === null || Array.isArray(value)));
 
-/** The resources that the task used. Unknown values are left out. */
-const usage = (used: Fields): [string, unknown][] => {
-  const amount = (name: string, unit: string, divisor = 1): string | null =>
-    typeof used[name] === "number" ? `${number(used[name] / divisor)} ${unit}` : null;
-  const { rows, seconds } = used;
-  const rate = typeof rows === "number" && typeof seconds === "number" && seconds > 0 ? `${number(Math.round(rows / seconds))} rows/s` : null;
-  return (
-    [
-      ["elapsed time", amount("seconds", "s")],
-      ["CPU time", amount("cpu_seconds", "s")],
-      ["GPU time", amount("gpu_seconds", "s")],
-      ["peak memory", amount("peak_memory_mb", "MB")],
-      ["read from the artifact store", amount("read_bytes", "MB", 1e6)],
-      ["written to the artifact store", amount("written_bytes", "MB", 1e6)],
-      ["throughput", rate],
-    ] as [string, unknown][]
-  ).filter(([, value]) => value !== null);
-};
-
 const VIEWS: Record<string, (props: { result: Fields; split?: Fields | undefined }) => ReactNode> = {
   evaluate: Evaluation,
   monitor: Monitoring,
@@ -234,7 +216,7 @@ export const TaskPage = ({ dagId, mapIndex, runId, taskId }: { dagId: string; ru
               <Heading as="h3" mb={1} mt={4} size="sm">
                 Resources used
               </Heading>
-              <Facts facts={usage(fields(data.result.usage))} title="Resources used" />
+              <Facts facts={amounts(fields(data.result.usage))} title="Resources used" />
             </>
           ) : null}
           {progress ? <TrainingProgress progress={progress} /> : null}

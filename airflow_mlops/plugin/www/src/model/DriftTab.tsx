@@ -1,4 +1,5 @@
-import { Box, Flex, Text } from "@chakra-ui/react";
+import { Box, Button, Flex, Text } from "@chakra-ui/react";
+import { useState } from "react";
 import { useSearchParams } from "react-router-dom";
 
 import { apiPath } from "../api/client";
@@ -9,9 +10,17 @@ import { Problems } from "../parts/Problems";
 import { Distribution } from "./Distribution";
 import { Heatmap } from "./Heatmap";
 
+const FEATURES = 30;
+/** The API returns at most this number of features. */
+const ALL = 500;
+
 /** The drift of the highest-ranked features, and the distributions of the selected feature and window. */
 export const DriftTab = ({ name }: { name: string }) => {
-  const { data, failure, reload } = useData<Drift>(`${apiPath("models", name, "drift")}?features=30&windows=36`);
+  const [most, setMost] = useState(FEATURES);
+  const { data: found, failure, reload } = useData<Drift>(`${apiPath("models", name, "drift")}?features=${most}&windows=36`);
+  const [data, setData] = useState(found);
+  // While more features are loaded, those that were loaded before stay.
+  if (found !== null && found !== data) setData(found);
   const [params, setParams] = useSearchParams();
   if (data === null) return failure ? <Problems failure={failure} onRetry={reload} /> : <Loading />;
   const row = data.features.findIndex(({ column }) => column === params.get("feature"));
@@ -42,6 +51,11 @@ export const DriftTab = ({ name }: { name: string }) => {
               }
               selected={selected}
             />
+            {most === FEATURES && data.features.length === FEATURES ? (
+              <Button mt={2} onClick={() => setMost(ALL)} size="xs" variant="outline">
+                Show all features
+              </Button>
+            ) : null}
           </Box>
           {selected && feature && window ? (
             <Box flex="1" minW="min(340px, 100%)">

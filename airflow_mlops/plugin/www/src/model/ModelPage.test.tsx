@@ -201,3 +201,18 @@ it("puts months into the columns of a calendar, whatever their time zone", async
     ["2013-02", "2 / span 1"], ["gap", "3 / span 3"], ["2013-06", "6 / span 1"], ["berlin", "4 / span 1"], ["2013-05", "5 / span 1"],
   ]);
 });
+
+it("loads the other features of a model that has many", async () => {
+  const drift = (count: number) => ({
+    features: Array.from({ length: count }, (_, number) => ({ column: `f${number}`, importance: null })),
+    windows: [month(1)],
+    cells: Array.from({ length: count }, () => [{ effect: 0.1, drifted: false, broken: false }]),
+  });
+  ANSWERS["/mlops/api/models/m/drift"] = drift(30);
+  show("drift");
+  const more = await screen.findByRole("button", { name: "Show all features" });
+  ANSWERS["/mlops/api/models/m/drift"] = drift(60);
+  fireEvent.click(more);
+  expect(await screen.findByText("f59")).toBeTruthy();
+  expect(screen.queryByRole("button", { name: "Show all features" })).toBeNull();
+});

@@ -18,3 +18,38 @@ def unweighted(X: Any, y: Any, *, params: dict[str, Any], seed: int) -> Any:  # 
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression().fit(X, y)
+
+
+def onnx_file(X: Any, y: Any, *, params: dict[str, Any], seed: int) -> Any:  # noqa: N803
+    """Return an ONNX model of all features as one matrix: a path, bytes or a ``ModelProto``."""
+    from pathlib import Path
+
+    from skl2onnx import to_onnx
+    from sklearn.impute import SimpleImputer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    values = X.to_numpy("float32")
+    model = to_onnx(
+        make_pipeline(SimpleImputer(), LogisticRegression()).fit(values, y), values, options={"zipmap": False}
+    )
+    if params["as"] == "proto":
+        return model
+    if params["as"] == "bytes":
+        return model.SerializeToString()
+    Path(params["as"]).write_bytes(model.SerializeToString())
+    return params["as"]
+
+
+def keras_network(X: Any, y: Any, *, params: dict[str, Any], seed: int) -> Any:  # noqa: N803
+    import keras
+
+    keras.utils.set_random_seed(seed)
+    inputs = keras.Input((X.shape[1],))
+    normalised = keras.layers.Normalization()
+    normalised.adapt(X.fillna(0).to_numpy("float32"))
+    hidden = keras.layers.Dense(8, activation="relu")(normalised(keras.ops.nan_to_num(inputs)))
+    model = keras.Model(inputs, keras.layers.Dense(1, activation=params["activation"])(hidden))
+    model.compile("adam", "binary_crossentropy")
+    model.fit(X.to_numpy("float32"), y, epochs=2, verbose=0)
+    return model

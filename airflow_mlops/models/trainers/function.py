@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import os
+from importlib.util import find_spec
 
 from airflow_mlops.core import imports
 from airflow_mlops.core.errors import SpecError, TrainingError
-from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
-from airflow_mlops.models.trainers.sklearn.model import SklearnModel
+from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
+from airflow_mlops.models.trainers.returned import fitted
 from airflow_mlops.models.trainers.spec import FunctionTrainerSpec
 
 
-def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingRun | None = None) -> SklearnModel:
-    """Call the user's function, which returns a fitted estimator.
+def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingRun | None = None) -> FittedModel:
+    """Call the user's function, which returns a fitted model, see :mod:`airflow_mlops.models.trainers.returned`.
 
     :param spec: the trainer, with the import path of the function
     :param data: features and labels of the rows to train on
@@ -20,8 +22,12 @@ def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingR
     :param run: not used
     :raises SpecError: the function does not exist, or does not have the signature ``(X, y, *, params, seed)`` or, if
         the rows have weights, ``(X, y, *, params, seed, sample_weight)``
-    :raises TrainingError: the function raises an exception, or does not return a fitted estimator
+    :raises TrainingError: the function raises an exception, or does not return a fitted model
+    :raises ModelFormatError: the model cannot be exported to ONNX
     """
+    if find_spec("tensorflow") is None:
+        # Keras uses TensorFlow by default.
+        os.environ.setdefault("KERAS_BACKEND", "torch")
     function = imports.load(spec.function, "function")
     if not callable(function):
         raise SpecError(f"{spec.function!r} is not a function. Set `function` to the import path of a function.")
@@ -40,20 +46,14 @@ def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingR
             "the function's signature."
         ) from None
     try:
-        estimator = function(data.frame, data.labels, **options)
+        returned = function(data.frame, data.labels, **options)
     except Exception as error:
         raise TrainingError(f"Function {spec.function!r} raised {type(error).__name__}: {error}") from error
-    required = "predict" if data.task == "regression" else "predict_proba"
-    if not hasattr(estimator, required):
-        raise TrainingError(
-            f"Function {spec.function!r} returned an object of type {type(estimator).__name__}, which has no {required}. "
-            "Return a fitted scikit-learn estimator."
-        )
-    return SklearnModel(
-        estimator,
+    return fitted(
+        returned,
+        spec,
         data,
         name=spec.name or function.__name__,
         params={"function": spec.function, **spec.params},
         sources={spec.function: function},
-        spec=spec,
     )

@@ -1,0 +1,124 @@
+"""A model that exists as an ONNX file, or that its own library exports to ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from airflow_mlops.core.contract import THRESHOLD, ModelContract, Precision
+from airflow_mlops.core.errors import ModelFormatError, SchemaError, TrainingError
+from airflow_mlops.models.onnx import flavor
+from airflow_mlops.models.onnx.adapt import adapted
+from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.models.trainers.base import TrainingData
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.models import Model
+    from numpy.typing import NDArray
+
+# Number of training rows on which the output is checked, and the largest accepted rounding error of probabilities.
+_ROWS, _ROUNDING = 2_000, 1e-3
+
+
+class OnnxFileModel:
+    """A model in ONNX format.
+
+    :param content: the serialised ONNX model, see :func:`airflow_mlops.models.onnx.adapt.adapted`
+    :param data: the training data
+    :param name: name of the model in MLflow
+    :param params: the training parameters that are logged to MLflow
+    :param sources: the classes and functions that the model was trained with, by import path
+    :param packages: names of the Python packages that trained the model
+    :param answer: function that predicts the rows of a DataFrame with the original model, for the comparison with the
+        export: probabilities, shape (n, classes) or, for two classes, (n, 1), or values, shape (n, 1); by default the
+        ONNX model itself predicts
+    :raises ModelFormatError: the ONNX model does not have the inputs and the output that the task needs
+    :raises TrainingError: the output are not probabilities, or not finite numbers
+    """
+
+    def __init__(
+        self,
+        content: bytes,
+        data: TrainingData,
+        *,
+        name: str,
+        params: dict[str, Any],
+        sources: dict[str, Any],
+        packages: Sequence[str] = (),
+        answer: Callable[[pd.DataFrame], NDArray[Any]] | None = None,
+    ) -> None:
+        self.name = name
+        self.params = params
+        self.sources = sources
+        self.packages = list(packages)
+        self._content = adapted(content, name, data.task, data.features, len(data.classes))
+        self._classes = len(data.classes)
+        self._answer = answer
+        # Only the inputs and the classes of the contract are used.
+        contract = ModelContract(
+            task=data.task,
+            label=data.label,
+            features=data.features,
+            classes=data.classes,
+            positive=data.positive,
+            dataset_name="",
+            dataset_id="",
+        )
+        self._onnx = OnnxModel(self._content, contract)
+        self._check(data)
+
+    def _check(self, data: TrainingData) -> None:
+        found = self._by_onnx(data.frame.head(_ROWS))
+        if wrong := int((~np.isfinite(found).all(axis=1)).sum()):
+            raise TrainingError(
+                f"{self.name} returns NaN or infinity for {wrong:,} of {len(found):,} training rows. Missing numbers are NaN; "
+                "replace them inside the model."
+            )
+        if self._classes:
+            outside = (found < -_ROUNDING).any(axis=1) | (np.abs(found.sum(axis=1) - 1) > _ROUNDING)
+            if wrong := int(outside.sum()):
+                raise TrainingError(
+                    f"The output of {self.name} is not a probability of each class for {wrong:,} of {len(found):,} training rows, "
+                    f"such as {np.round(found[outside][0], 4).tolist()}. End the model with a softmax, or with a sigmoid for one "
+                    "output."
+                )
+
+    def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+        if self._answer is None:
+            return self._by_onnx(frame)
+        found = np.asarray(self._answer(frame), dtype=np.float64).reshape(len(frame), -1)
+        return np.column_stack([1 - found, found]) if self._classes == 2 and found.shape[1] == 1 else found
+
+    def _by_onnx(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+        import pyarrow as pa
+
+        try:
+            found = self._onnx.predict(pa.Table.from_pandas(frame, preserve_index=False))
+        except (ModelFormatError, SchemaError):
+            raise
+        except Exception as error:
+            raise ModelFormatError(f"ONNX Runtime cannot run {self.name}: {error}. Export the model again.") from error
+        return found.score.reshape(-1, 1) if found.probabilities is None else found.probabilities
+
+    def threshold(self, positive: Any) -> float:
+        return THRESHOLD
+
+    def labels(self, frame: pd.DataFrame) -> None:
+        return None
+
+    def explain(self, data: TrainingData) -> None:
+        return None
+
+    def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
+        if precision != "float32":
+            raise ModelFormatError(
+                f"{self.name} cannot be exported in {precision}, because it is an ONNX model already."
+            )
+        return self._content
+
+    def save(self, folder: Path, model: Model, requirements: list[str], example: pd.DataFrame) -> None:
+        flavor.save(folder, model, requirements, self._content)

@@ -1,0 +1,97 @@
+"""Turn what a function of the user returns into a fitted model."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.errors import ModelFormatError, TrainingError, one_line
+from airflow_mlops.core.isolation import quiet
+from airflow_mlops.models.trainers.base import FittedModel, TrainingData
+from airflow_mlops.models.trainers.onnx_file import OnnxFileModel
+from airflow_mlops.models.trainers.sklearn.model import SklearnModel
+from airflow_mlops.models.trainers.spec import TrainerSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+
+def fitted(
+    returned: Any, spec: TrainerSpec, data: TrainingData, *, name: str, params: dict[str, Any], sources: dict[str, Any]
+) -> FittedModel:
+    """Return a fitted model for a scikit-learn estimator, a Keras model, or an ONNX model.
+
+    :param returned: the estimator, the Keras model, or the ONNX model as a path, as bytes or as a ``ModelProto``
+    :param spec: the trainer
+    :param data: the rows that the model was fitted to
+    :param name: name of the model in MLflow
+    :param params: the training parameters that are logged to MLflow
+    :param sources: the function, by import path
+    :raises TrainingError: the object is none of these, or does not fit the task
+    :raises ModelFormatError: the model cannot be exported to ONNX, or does not have the inputs and the output that
+        scoring needs
+    """
+    content = _onnx(returned, spec.path)
+    if content is not None:
+        return OnnxFileModel(content, data, name=name, params=params, sources=sources)
+    if _is_keras(returned):
+        return _keras(returned, data, name, params, sources)
+    required = "predict" if data.task == "regression" else "predict_proba"
+    if not hasattr(returned, required):
+        raise TrainingError(
+            f"Function {spec.path!r} returned an object of type {type(returned).__name__}, which has no {required}. "
+            "Return a fitted scikit-learn estimator, a Keras model, or an ONNX model."
+        )
+    return SklearnModel(returned, data, name=name, params=params, sources=sources, spec=spec)
+
+
+def _onnx(returned: Any, path: str) -> bytes | None:
+    if isinstance(returned, (str, PathLike)):
+        try:
+            return Path(returned).read_bytes()
+        except OSError as error:
+            raise TrainingError(
+                f"Function {path!r} returned the path {str(returned)!r}, which cannot be read: {one_line(error, 300)}. Return the "
+                "path of an ONNX file."
+            ) from error
+    if isinstance(returned, bytes):
+        return returned
+    onnx = sys.modules.get("onnx")
+    if onnx is not None and isinstance(returned, onnx.ModelProto):
+        content: bytes = returned.SerializeToString()
+        return content
+    return None
+
+
+def _is_keras(returned: Any) -> bool:
+    # An object of Keras exists only if Keras is imported.
+    keras = sys.modules.get("keras")
+    return keras is not None and isinstance(returned, getattr(keras, "Model", ()))
+
+
+def _keras(model: Any, data: TrainingData, name: str, params: dict[str, Any], sources: dict[str, Any]) -> FittedModel:
+    """Export a Keras model by Keras's own export, and compare the export with the Keras model."""
+    with tempfile.TemporaryDirectory(prefix="mlops-") as folder:
+        file = Path(folder) / "model.onnx"
+        try:
+            # torch warns about Keras's own code.
+            with quiet():
+                model.export(str(file), format="onnx", verbose=False)
+            content = file.read_bytes()
+        except Exception as error:
+            raise ModelFormatError(
+                f"Keras cannot export {name} to ONNX: {one_line(error, 300)}. Use layers that "
+                "`model.export(..., format='onnx')` supports, and one input of shape (features,)."
+            ) from error
+
+    packages = ["keras", sys.modules["keras"].backend.backend()]
+
+    def answer(frame: pd.DataFrame) -> NDArray[Any]:
+        found: NDArray[Any] = model.predict(frame.to_numpy("float32"), verbose=0)
+        return found
+
+    return OnnxFileModel(content, data, name=name, params=params, sources=sources, packages=packages, answer=answer)

@@ -1,0 +1,65 @@
+"""What a FunctionTrainer may return besides an estimator of scikit-learn: an ONNX model and a Keras model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from airflow_mlops.core.errors import TrainingError
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.models import parity
+from airflow_mlops.models.trainers import function
+from airflow_mlops.models.trainers.spec import FunctionTrainerSpec
+from airflow_mlops.models.training_data import new_contract, read_part
+from tests.support.training import training_set
+
+
+@pytest.fixture
+def parts(tmp_path):
+    store = ArtifactStore(tmp_path.as_uri())
+    dataset = open_dataset(store, training_set(store, features=["distance", "hour", "weekend"]))
+    return dataset, read_part(dataset, "train"), read_part(dataset, "test")
+
+
+def fit(name, train, **params):
+    return function.fit(FunctionTrainerSpec(function=f"tests.support.own_training:{name}", params=params), train, 3)
+
+
+def exported(model, parts):
+    dataset, train, test = parts
+    return parity.export(model, new_contract(dataset, train, model), train, test, lambda message: None)
+
+
+@pytest.mark.parametrize("form", ["proto", "bytes", "path"])
+def test_an_onnx_model_is_a_candidate(parts, tmp_path, form):
+    _, train, test = parts
+    model = fit("onnx_file", train, **{"as": str(tmp_path / "m.onnx") if form == "path" else form})
+    export = exported(model, parts)
+    assert export.parity.max_difference == 0
+    accuracy = np.mean(export.predictions.prediction == test.labels)
+    assert accuracy > 0.6
+    assert np.abs(export.predictions.probabilities.sum(axis=1) - 1).max() < 1e-6
+
+
+def test_a_path_that_is_no_file_is_refused(parts, monkeypatch):
+    from tests.support import own_training
+
+    monkeypatch.setattr(own_training, "unweighted", lambda X, y, *, params, seed: "/absent.onnx")  # noqa: N803
+    with pytest.raises(TrainingError, match=r"'/absent\.onnx', which cannot be read"):
+        fit("unweighted", parts[1])
+
+
+def test_a_keras_model_is_exported_by_keras_and_compared(parts, tmp_path):
+    _, train, test = parts
+    model = fit("keras_network", train, activation="sigmoid")
+    assert model.packages == ["keras", "torch"]
+    export = exported(model, parts)
+    assert 0 <= export.parity.max_difference < 1e-5
+    # The export is compared with the Keras model, not with itself.
+    assert model.predict(test.frame).shape == (300, 2)
+    model._answer = lambda frame: np.full(len(frame), 0.5)
+    assert export.predictions.score.std() > 0.01
+    assert np.all(model.predict(test.frame) == 0.5)
+    with pytest.raises(TrainingError, match="sigmoid"):
+        fit("keras_network", train, activation="linear")

@@ -58,7 +58,8 @@ class FunctionTrainer(dict[str, Any]):
 
     ``X`` is a pandas DataFrame of the features (float64 and text), and ``y`` is a NumPy array of the labels. The
     function returns a fitted estimator with scikit-learn's interface that accepts such a DataFrame and can be exported
-    to ONNX. If the rows have weights, the function also receives the keyword argument ``sample_weight``, an array of
+    to ONNX, a fitted Keras model of numeric features (extra ``keras``), or an ONNX model (a path, bytes or a
+    ``ModelProto``). If the rows have weights, the function also receives the keyword argument ``sample_weight``, an array of
     shape (n,). Weights come from :class:`~airflow_mlops.operators.Decay` or from ``sample_weight`` or ``class_weight``
     of TrainOperator.
 
@@ -85,6 +86,92 @@ class FunctionTrainer(dict[str, Any]):
             kind="function",
             function=function,
             params=params or {},
+            name=name,
+            trusted_types=list(trusted_types),
+            serialization=serialization,
+        )
+
+
+class NotebookTrainer(dict[str, Any]):
+    """A trainer that runs a Jupyter notebook with papermill, and takes the model that the notebook logs to MLflow.
+
+    It needs the extra ``notebook``. The notebook has a cell with the tag ``parameters``, which assigns defaults to
+    ``train_path`` and to its own parameters. ``train_path`` is the path of a Parquet file with the features and the
+    label of the training rows. The notebook can also assign ``contract`` (JSON text with task, label, features, classes
+    and positive class) and ``seed``. It must assign ``validation_path`` if ``validation`` is set, and
+    ``sample_weight``, the name of a column, if the rows have weights.
+
+    :param notebook: path of the notebook (``.ipynb``). A relative path is searched like a module, for example in the
+        folder of the DAG files
+    :param params: values of parameters of the notebook; each can be any JSON value
+    :param validation: fraction of the training rows that are written to ``validation_path`` instead of ``train_path``
+    :param name: name of the candidate in MLflow; by default the name of the notebook
+    :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the logged
+        model may contain
+    :param serialization: ``cloudpickle`` to also accept a model that was logged in a format whose loading can run code
+    """
+
+    def __init__(
+        self,
+        notebook: str,
+        params: dict[str, Any] | None = None,
+        *,
+        validation: float = 0.0,
+        name: str | None = None,
+        trusted_types: Sequence[str] = (),
+        serialization: Serialization = "skops",
+    ) -> None:
+        super().__init__(
+            kind="notebook",
+            notebook=notebook,
+            params=params or {},
+            validation=validation,
+            name=name,
+            trusted_types=list(trusted_types),
+            serialization=serialization,
+        )
+
+
+class ProjectTrainer(dict[str, Any]):
+    """A trainer that runs an MLflow Project, and takes the model that the project logs to MLflow.
+
+    The entry point declares the parameter ``train_path``, the path of a Parquet file with the features and the label of
+    the training rows, and its own parameters. It can also declare ``contract`` (JSON text with task, label, features,
+    classes and positive class) and ``seed``. It must declare ``validation_path`` if ``validation`` is set, and
+    ``sample_weight``, the name of a column, if the rows have weights.
+
+    :param project: path of the folder with the file ``MLproject``. A relative path is searched like a module, for
+        example in the folder of the DAG files
+    :param params: values of parameters of the entry point; values other than text are passed as JSON
+    :param entry_point: name of the entry point
+    :param env_manager: the environment in which MLflow runs the project: ``local``, which is the environment of the
+        step, ``virtualenv``, ``uv`` or ``conda``
+    :param validation: fraction of the training rows that are written to ``validation_path`` instead of ``train_path``
+    :param name: name of the candidate in MLflow; by default the name of the folder
+    :param trusted_types: types outside of scikit-learn, NumPy, SciPy and InterpretML's glass-box models that the logged
+        model may contain
+    :param serialization: ``cloudpickle`` to also accept a model that was logged in a format whose loading can run code
+    """
+
+    def __init__(
+        self,
+        project: str,
+        params: dict[str, Any] | None = None,
+        *,
+        entry_point: str = "main",
+        env_manager: Literal["local", "virtualenv", "uv", "conda"] = "local",
+        validation: float = 0.0,
+        name: str | None = None,
+        trusted_types: Sequence[str] = (),
+        serialization: Serialization = "skops",
+    ) -> None:
+        super().__init__(
+            kind="project",
+            project=project,
+            params=params or {},
+            entry_point=entry_point,
+            env_manager=env_manager,
+            validation=validation,
             name=name,
             trusted_types=list(trusted_types),
             serialization=serialization,
@@ -387,6 +474,8 @@ __all__ = [
     "FunctionTrainer",
     "Int",
     "LightGBMTrainer",
+    "NotebookTrainer",
+    "ProjectTrainer",
     "Search",
     "SklearnTrainer",
     "TorchTrainer",

@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +48,22 @@ def load(path: str, what: str) -> Any:
         ) from error
 
 
+@dataclass(frozen=True)
+class SourceFile:
+    """Code that is not imported: a notebook, or the file that describes a project.
+
+    :param file: path of the file
+    :param sha256: SHA-256 of the code
+    """
+
+    file: Path
+    sha256: str
+
+
 def source_hash(thing: Any) -> str:
     """Return the SHA-256 of the source file that defines ``thing``; without a source file, that of ``repr(thing)``."""
+    if isinstance(thing, SourceFile):
+        return thing.sha256
     try:
         return hashlib.sha256(Path(inspect.getfile(inspect.unwrap(thing))).read_bytes()).hexdigest()
     except (OSError, TypeError):
@@ -62,7 +77,7 @@ def git_commit(thing: Any) -> str | None:
     The result is ``None`` if the source file is not in a git checkout, or belongs to an installed package.
     """
     try:
-        file = Path(inspect.getfile(inspect.unwrap(thing)))
+        file = thing.file if isinstance(thing, SourceFile) else Path(inspect.getfile(inspect.unwrap(thing)))
         if "site-packages" in file.parts:
             return None
         found = subprocess.run(  # noqa: S603 - the path is trusted, because the DAG's author names the source file

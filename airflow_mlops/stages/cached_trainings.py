@@ -11,6 +11,7 @@ from airflow_mlops.metrics.catalog import is_custom
 from airflow_mlops.models.trainers.spec import (
     BoostingTrainerSpec,
     FunctionTrainerSpec,
+    ProgramTrainerSpec,
     SearchTrainerSpec,
     SklearnTrainerSpec,
     TorchTrainerSpec,
@@ -26,11 +27,17 @@ if TYPE_CHECKING:
 
 
 def import_paths(trainer: Any, metrics: Iterable[Any]) -> Iterator[str]:
-    """Yield the import paths of the user's classes and functions in a trainer or search, and in a list of metrics."""
+    """Yield the import paths of the user's classes and functions in a trainer or search, and in a list of metrics.
+
+    :raises NotCacheableError: the trainer runs a notebook or a project
+    """
     own: list[Any] = list(metrics)
     if isinstance(trainer, SearchTrainerSpec):
         own.append(trainer.metric)
         trainer = trainer.trainer
+    if isinstance(trainer, ProgramTrainerSpec):
+        # A notebook can run any code and read any file.
+        raise NotCacheableError(f"the code that {trainer.path!r} runs and the files that it reads are not known")
     yield from (metric for metric in own if isinstance(metric, str) and is_custom(metric))
     if isinstance(trainer, SklearnTrainerSpec):
         yield trainer.estimator

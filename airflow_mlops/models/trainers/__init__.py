@@ -13,6 +13,8 @@ from types import ModuleType
 _MODULES = {
     "sklearn": "airflow_mlops.models.trainers.sklearn.trainer",
     "function": "airflow_mlops.models.trainers.function",
+    "notebook": "airflow_mlops.models.trainers.programs.notebook",
+    "project": "airflow_mlops.models.trainers.programs.project",
     "torch": "airflow_mlops.models.trainers.torch.trainer",
     **dict.fromkeys(("xgboost", "lightgbm", "catboost"), "airflow_mlops.models.trainers.boosting.trainer"),
 }

@@ -14,6 +14,7 @@ from airflow_mlops.core import imports
 from airflow_mlops.models.trainers.spec import (
     BoostingTrainerSpec,
     FunctionTrainerSpec,
+    ProgramTrainerSpec,
     SklearnTrainerSpec,
     TorchTrainerSpec,
     TrainerSpec,
@@ -26,7 +27,7 @@ _METHODS = ("fit", "predict", "get_params")
 
 
 def own_code(trainer: TrainerSpec) -> list[str]:
-    """Return the import paths that a trainer runs, except estimator classes in public modules of :data:`PACKAGES`.
+    """Return the import paths, and the paths of notebooks and projects, that a trainer runs, except estimator classes in public modules of :data:`PACKAGES`.
 
     Only modules of :data:`PACKAGES` are imported. The parameters of an estimator are not checked, because they are JSON
     values, from which neither a trainer nor these packages import anything.
@@ -40,6 +41,8 @@ def own_code(trainer: TrainerSpec) -> list[str]:
         paths = [None if is_known_estimator(trainer.estimator) else trainer.estimator, trainer.preprocessing]
     elif isinstance(trainer, FunctionTrainerSpec):
         paths = [trainer.function]
+    elif isinstance(trainer, ProgramTrainerSpec):
+        paths = [trainer.path]
     elif isinstance(trainer, TorchTrainerSpec):
         paths = [trainer.module, trainer.dataset]
     elif isinstance(trainer, BoostingTrainerSpec):

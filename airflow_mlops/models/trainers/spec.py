@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
@@ -13,6 +14,8 @@ from airflow_mlops.models.trainers.space import ParameterSpec
 
 # package.module.Class, or package.module:function
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(\.|:)[A-Za-z_]\w*$")]
+# The parameters that a notebook or a project gets in addition to its own.
+PROGRAM_PARAMETERS = ("train_path", "validation_path", "contract", "seed", "sample_weight")
 
 
 class TrainerSpec(Model):
@@ -85,6 +88,67 @@ class FunctionTrainerSpec(TrainerSpec):
     @property
     def path(self) -> str:
         return self.function
+
+
+class ProgramTrainerSpec(TrainerSpec):
+    """The fields of trainers that run a program, and take the model that the program logs to MLflow.
+
+    :param validation: fraction of the training rows that the program gets separately, for early stopping
+    """
+
+    validation: float = Field(default=0.0, ge=0, lt=1)
+
+    # Names of the parameters that the training sets.
+    reserved: ClassVar[tuple[str, ...]] = PROGRAM_PARAMETERS
+
+    @model_validator(mode="after")
+    def _check_params(self) -> ProgramTrainerSpec:
+        if taken := [name for name in self.params if name in self.reserved]:
+            raise ValueError(
+                f"params cannot contain {taken[0]!r}, because the training sets this parameter; rename yours"
+            )
+        return self
+
+
+class NotebookTrainerSpec(ProgramTrainerSpec):
+    """A trainer that runs a Jupyter notebook.
+
+    :param notebook: path of the notebook; a relative path is searched in the folders from which modules are imported
+    """
+
+    kind: Literal["notebook"] = "notebook"
+    notebook: Annotated[str, Field(pattern=r"\.ipynb$")]
+
+    @property
+    def label(self) -> str:
+        return self.name or PurePosixPath(self.notebook).stem
+
+    @property
+    def path(self) -> str:
+        return self.notebook
+
+
+class ProjectTrainerSpec(ProgramTrainerSpec):
+    """A trainer that runs an MLflow Project.
+
+    :param project: path of the folder with the file ``MLproject``; a relative path is searched in the folders from
+        which modules are imported
+    :param entry_point: name of the entry point
+    :param env_manager: the environment in which MLflow runs the project; ``local`` is that of the step
+    """
+
+    kind: Literal["project"] = "project"
+    project: Annotated[str, Field(min_length=1)]
+    entry_point: str = "main"
+    env_manager: Literal["local", "virtualenv", "uv", "conda"] = "local"
+
+    @property
+    def label(self) -> str:
+        return self.name or PurePosixPath(self.project).name
+
+    @property
+    def path(self) -> str:
+        return self.project
 
 
 class TorchTrainerSpec(TrainerSpec):
@@ -255,6 +319,8 @@ def _kind(value: Any) -> str:
 AnyTrainer = Annotated[
     Annotated[SklearnTrainerSpec, Tag("sklearn")]
     | Annotated[FunctionTrainerSpec, Tag("function")]
+    | Annotated[NotebookTrainerSpec, Tag("notebook")]
+    | Annotated[ProjectTrainerSpec, Tag("project")]
     | Annotated[TorchTrainerSpec, Tag("torch")]
     | Annotated[XGBoostTrainerSpec, Tag("xgboost")]
     | Annotated[LightGBMTrainerSpec, Tag("lightgbm")]
@@ -326,6 +392,8 @@ class SearchTrainerSpec(Model):
 TrainerInput = Annotated[
     Annotated[SklearnTrainerSpec, Tag("sklearn")]
     | Annotated[FunctionTrainerSpec, Tag("function")]
+    | Annotated[NotebookTrainerSpec, Tag("notebook")]
+    | Annotated[ProjectTrainerSpec, Tag("project")]
     | Annotated[TorchTrainerSpec, Tag("torch")]
     | Annotated[XGBoostTrainerSpec, Tag("xgboost")]
     | Annotated[LightGBMTrainerSpec, Tag("lightgbm")]
@@ -344,6 +412,8 @@ def check_trainer(trainer: Any, where: str) -> None:
     """
     kinds: dict[str, type[Model]] = {
         "function": FunctionTrainerSpec,
+        "notebook": NotebookTrainerSpec,
+        "project": ProjectTrainerSpec,
         "torch": TorchTrainerSpec,
         "xgboost": XGBoostTrainerSpec,
         "lightgbm": LightGBMTrainerSpec,

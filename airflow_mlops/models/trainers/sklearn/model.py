@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -167,13 +168,23 @@ class SklearnModel:
                 "and classes at the top level of a module, or set serialization='cloudpickle', which can run code when the "
                 "model is loaded."
             ) from error
-        named = set(self.spec.trusted_types)
-        if unknown := [kind for kind in found if not kind.startswith(_TRUSTED) and kind not in named]:
-            raise ModelFormatError(
-                f"{self.name} contains types that skops cannot load without your consent. Review the code of these types. "
-                f"If the code is harmless, set trusted_types={sorted([*named, *unknown])!r} in the trainer."
-            )
-        return sorted(found)
+        return trusted_types(found, self.spec.trusted_types, self.name)
+
+
+def trusted_types(found: Sequence[str], named: Sequence[str], name: str) -> list[str]:
+    """Return the types in a model that skops loads only if they are listed as trusted.
+
+    :param found: the types that skops does not trust by default
+    :param named: the types that the user trusts
+    :param name: name of the model in errors
+    :raises ModelFormatError: neither this package nor the user trusts a type
+    """
+    if unknown := [kind for kind in found if not kind.startswith(_TRUSTED) and kind not in named]:
+        raise ModelFormatError(
+            f"{name} contains types that skops cannot load without your consent. Review the code of these types. "
+            f"If the code is harmless, set trusted_types={sorted({*named, *unknown})!r} in the trainer."
+        )
+    return sorted(found)
 
 
 def _conversions(*, doubles: bool) -> dict[str, Any]:

@@ -1,0 +1,47 @@
+"""The process that runs a notebook with papermill: ``python -m airflow_mlops.models.trainers.programs.kernel FILE``.
+
+papermill handles SIGTERM while a notebook runs, so it cannot run in the process of a step. On SIGTERM it ends the
+kernel.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from airflow_mlops.core.parent import end_with_parent
+
+
+def main() -> None:
+    """Run the notebook that the settings file names."""
+    from ipykernel.kernelspec import get_kernel_dict
+    from jupyter_client.kernelspec import KernelSpec
+    from jupyter_client.manager import AsyncKernelManager
+    from papermill.execute import execute_notebook
+
+    class OwnKernel(AsyncKernelManager):
+        """Starts the kernel in the Python that runs this process, whatever kernels are installed for the user."""
+
+        @property
+        def kernel_spec(self) -> Any:
+            return KernelSpec(**get_kernel_dict())
+
+    end_with_parent()
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    execute_notebook(
+        settings["notebook"],
+        settings["executed"],
+        parameters=settings["parameters"],
+        # As in Jupyter, relative paths in the notebook refer to its folder.
+        cwd=str(Path(settings["notebook"]).parent),
+        kernel_name="python3",
+        language="python",
+        progress_bar=False,
+        kernel_manager_class=OwnKernel,
+    )
+
+
+if __name__ == "__main__":
+    main()

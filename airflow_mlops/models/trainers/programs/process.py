@@ -1,0 +1,74 @@
+"""Run a program in a process of its own, which ends with the training."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from airflow_mlops.core.parent import PARENT_VARIABLE
+
+# Seconds between SIGTERM and SIGKILL. Kubernetes kills a pod 30 s after SIGTERM by default.
+_GRACE_SECONDS = 10.0
+# The program logs to a temporary store, and must not have the credentials of the MLflow server.
+_WITHOUT = (
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+    "MLFLOW_REGISTRY_URI",
+)
+
+
+def run(arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> int:
+    """Run Python with ``arguments`` until the process ends, and return its exit status.
+
+    If this process is interrupted meanwhile, for example by SIGTERM, the program is ended first.
+
+    :param arguments: the command line after ``python``
+    :param environment: environment variables to add
+    :param output: the file to which standard output and standard error are written
+    """
+    inherited = {name: value for name, value in os.environ.items() if name not in _WITHOUT}
+    inherited |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), PARENT_VARIABLE: str(os.getpid())}
+    with output.open("wb") as file:
+        process = subprocess.Popen(  # noqa: S603 - the DAG's author names the program
+            [sys.executable, *arguments],
+            env={**inherited, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            # A process group of its own, so that the children of the program are ended, too.
+            start_new_session=True,
+        )
+        try:
+            return process.wait()
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        _signal(process, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_GRACE_SECONDS)
+    # Children of the program may have outlived it.
+    _signal(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def last_line(output: Path) -> str:
+    """Return the last line that the program wrote, or an empty text."""
+    lines = output.read_text(errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "")

@@ -53,3 +53,20 @@ def keras_network(X: Any, y: Any, *, params: dict[str, Any], seed: int) -> Any: 
     model.compile("adam", "binary_crossentropy")
     model.fit(X.to_numpy("float32"), y, epochs=2, verbose=0)
     return model
+
+
+def torch_network(X: Any, y: Any, *, params: dict[str, Any], seed: int) -> Any:  # noqa: N803
+    import torch
+
+    torch.manual_seed(seed)
+
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = torch.nn.Sequential(torch.nn.Linear(X.shape[1], 4), torch.nn.Dropout(0.5))
+            self.last = torch.nn.Linear(4, params["outputs"])
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            return self.last(self.layers(torch.nan_to_num(rows) / 1000))
+
+    return Network()

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 def fitted(
     returned: Any, spec: TrainerSpec, data: TrainingData, *, name: str, params: dict[str, Any], sources: dict[str, Any]
 ) -> FittedModel:
-    """Return a fitted model for a scikit-learn estimator, a Keras model, or an ONNX model.
+    """Return a fitted model for a scikit-learn estimator, a Keras model, a PyTorch network, or an ONNX model.
 
-    :param returned: the estimator, the Keras model, or the ONNX model as a path, as bytes or as a ``ModelProto``
+    :param returned: the estimator, the Keras model, the PyTorch network, or the ONNX model as a path, as bytes or as a
+        ``ModelProto``
     :param spec: the trainer
     :param data: the rows that the model was fitted to
     :param name: name of the model in MLflow
@@ -40,11 +41,13 @@ def fitted(
         return OnnxFileModel(content, data, name=name, params=params, sources=sources)
     if _is_keras(returned):
         return _keras(returned, data, name, params, sources)
+    if _is_network(returned):
+        return _network(returned, data, name, params, sources)
     required = "predict" if data.task == "regression" else "predict_proba"
     if not hasattr(returned, required):
         raise TrainingError(
             f"Function {spec.path!r} returned an object of type {type(returned).__name__}, which has no {required}. "
-            "Return a fitted scikit-learn estimator, a Keras model, or an ONNX model."
+            "Return a fitted scikit-learn estimator, a Keras model, a PyTorch network, or an ONNX model."
         )
     return SklearnModel(returned, data, name=name, params=params, sources=sources, spec=spec)
 
@@ -73,6 +76,11 @@ def _is_keras(returned: Any) -> bool:
     return keras is not None and isinstance(returned, getattr(keras, "Model", ()))
 
 
+def _is_network(returned: Any) -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(returned, torch.nn.Module)
+
+
 def _keras(model: Any, data: TrainingData, name: str, params: dict[str, Any], sources: dict[str, Any]) -> FittedModel:
     """Export a Keras model by Keras's own export, and compare the export with the Keras model."""
     with tempfile.TemporaryDirectory(prefix="mlops-") as folder:
@@ -95,3 +103,41 @@ def _keras(model: Any, data: TrainingData, name: str, params: dict[str, Any], so
         return found
 
     return OnnxFileModel(content, data, name=name, params=params, sources=sources, packages=packages, answer=answer)
+
+
+def _network(
+    network: Any, data: TrainingData, name: str, params: dict[str, Any], sources: dict[str, Any]
+) -> FittedModel:
+    """Export a PyTorch network, such as a LightningModule, whose ``forward`` returns logits or values."""
+    import torch
+
+    from airflow_mlops.models.trainers.torch.onnx import network_to_onnx
+
+    network = network.cpu().eval()
+
+    class Answer(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, rows: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.network(rows)
+            if data.task == "regression":
+                return found
+            return torch.sigmoid(found) if found.shape[1] == 1 else torch.softmax(found, dim=1)
+
+    model = Answer().eval()
+    try:
+        content = network_to_onnx(model, {"rows": torch.zeros(2, len(data.features))}).SerializeToString()
+    except Exception as error:
+        raise ModelFormatError(
+            f"PyTorch cannot export {name} to ONNX: {one_line(error, 300)}. Its `forward` must take one float32 tensor of shape "
+            "(n, features), return a tensor of shape (n, classes) or (n, 1), and be supported by torch.export."
+        ) from error
+
+    def answer(frame: pd.DataFrame) -> NDArray[Any]:
+        with torch.inference_mode():
+            found: NDArray[Any] = model(torch.from_numpy(frame.to_numpy("float32"))).numpy()
+        return found
+
+    return OnnxFileModel(content, data, name=name, params=params, sources=sources, packages=["torch"], answer=answer)

@@ -1,4 +1,4 @@
-"""What a FunctionTrainer may return besides an estimator of scikit-learn: an ONNX model and a Keras model."""
+"""What a FunctionTrainer may return besides an estimator of scikit-learn: an ONNX model, a Keras model and a network."""
 
 from __future__ import annotations
 
@@ -63,3 +63,16 @@ def test_a_keras_model_is_exported_by_keras_and_compared(parts, tmp_path):
     assert np.all(model.predict(test.frame) == 0.5)
     with pytest.raises(TrainingError, match="sigmoid"):
         fit("keras_network", train, activation="linear")
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_a_torch_network_returns_logits(parts, outputs):
+    _, train, test = parts
+    model = fit("torch_network", train, outputs=outputs)
+    export = exported(model, parts)
+    assert 0 <= export.parity.max_difference < 1e-5
+    found = model.predict(test.frame)
+    # Dropout is off, and both forms are probabilities of two classes.
+    assert np.array_equal(found, model.predict(test.frame))
+    assert np.abs(found.sum(axis=1) - 1).max() < 1e-6
+    assert found[:, 1].std() > 0

@@ -21,13 +21,9 @@ def main() -> None:
     from jupyter_client.manager import AsyncKernelManager
     from papermill.execute import execute_notebook
 
-    class OwnKernel(AsyncKernelManager):
-        """Starts the kernel in the Python that runs this process, whatever kernels are installed for the user."""
-
-        @property
-        def kernel_spec(self) -> Any:
-            return KernelSpec(**get_kernel_dict())
-
+    # Starts the kernel in the Python that runs this process, whatever kernels are installed for the user.
+    here = KernelSpec(**get_kernel_dict())
+    own_kernel: Any = type("OwnKernel", (AsyncKernelManager,), {"kernel_spec": property(lambda self: here)})
     end_with_parent()
     settings = json.loads(Path(sys.argv[1]).read_text())
     execute_notebook(
@@ -39,7 +35,7 @@ def main() -> None:
         kernel_name="python3",
         language="python",
         progress_bar=False,
-        kernel_manager_class=OwnKernel,
+        kernel_manager_class=own_kernel,
     )
 
 

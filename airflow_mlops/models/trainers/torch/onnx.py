@@ -32,7 +32,7 @@ def export(network: torch.nn.Module, reader: Reader) -> bytes:
     from onnx import compose
 
     encoding, examples = _encoding(reader), _example_inputs(reader)
-    inner = compose.add_prefix(_network(network, examples), "network/")
+    inner = compose.add_prefix(network_to_onnx(network, examples), "network/")
     encoding.ir_version = inner.ir_version = min(encoding.ir_version, inner.ir_version)
     outputs = {item.name for item in encoding.graph.output}
     inputs = {item.name for item in inner.graph.input}
@@ -54,7 +54,12 @@ def _example_inputs(reader: Reader) -> dict[str, torch.Tensor]:
     }
 
 
-def _network(network: torch.nn.Module, examples: dict[str, torch.Tensor]) -> ModelProto:
+def network_to_onnx(network: torch.nn.Module, examples: dict[str, torch.Tensor]) -> ModelProto:
+    """Export a network for any number of rows. The output is ``found``.
+
+    :param network: the network
+    :param examples: example values of the inputs, of two rows each, by name
+    """
     rows = torch.export.Dim("rows")
     # Every pass of the exporter writes log messages, and torch warns that torchvision is not installed.
     with quiet():

@@ -238,7 +238,7 @@ def _selected(part: Part) -> BooleanExpression:
         literal = (
             value.astimezone(timezone.utc).isoformat(timespec="microseconds") if isinstance(value, datetime) else value
         )
-        found = And(found, EqualTo(name, value=literal))
+        found = And(found, EqualTo(term=name, value=literal))
     return found
 
 

@@ -5,6 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 
+class Doubled:
+    """A transformer of the user, which skops does not know."""
+
+    def fit(self, X: Any, y: Any = None) -> Doubled:  # noqa: N803
+        return self
+
+    def transform(self, X: Any) -> Any:  # noqa: N803
+        return X * 2
+
+
 def weighted(X: Any, y: Any, *, params: dict[str, Any], seed: int, sample_weight: Any = None) -> Any:  # noqa: N803
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

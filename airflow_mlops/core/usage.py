@@ -11,6 +11,9 @@ from airflow_mlops.core.counts import counted
 class Usage(Model):
     """The resources that a step used. The time in which a pod starts and Python imports libraries is not included.
 
+    With ``run_on=Spark(...)``, CPU time and bytes are those of the step and its executors together, and the peak memory
+    is that of the largest process.
+
     :param seconds: elapsed time
     :param cpu_seconds: CPU time of the process and of its child processes that have ended
     :param peak_memory_mb: peak resident memory in MB (1,000,000 bytes) of the process or, if larger, of its largest

@@ -26,7 +26,7 @@ from airflow_mlops.drift.findings import SchemaChange
 from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.models.onnx.scorer import PROFILE_FILE
 from airflow_mlops.profiles import multivariate
-from airflow_mlops.profiles.multivariate import ReconstructionErrors
+from airflow_mlops.profiles.multivariate import Reconstruction, ReconstructionErrors
 from airflow_mlops.profiles.profile import ModelProfile, Profile, profile
 from airflow_mlops.registry import versions
 
@@ -75,12 +75,11 @@ class TrainingReference:
         :param batches: rows of the predictions
         :param columns: names of the columns to profile
         """
-        reconstruction = self.profile.multivariate
-        if reconstruction is None or self.unfit(columns) is not None:
-            return profile(batches, columns)
-        errors = ReconstructionErrors(reconstruction)
-        found = profile(errors.count(batches), columns)
-        return Profile(rows=found.rows, columns={**found.columns, multivariate.ERROR: errors.result()})
+        return profile_with_errors(batches, columns, self.reconstruction(columns))
+
+    def reconstruction(self, columns: Sequence[str]) -> Reconstruction | None:
+        """Return what computes the reconstruction error from ``columns``; ``None`` if it cannot be computed."""
+        return self.profile.multivariate if self.unfit(columns) is None else None
 
     def unfit(self, columns: Sequence[str]) -> str | None:
         """Return why the reconstruction error cannot be computed from ``columns``.
@@ -93,6 +92,22 @@ class TrainingReference:
             return None
         schemas = (pa.schema([dataset.schema.field(name) for name in columns]) for dataset in self.datasets)
         return next((unfit for item in schemas if (unfit := reconstruction.mismatch(item)) is not None), None)
+
+
+def profile_with_errors(
+    batches: Iterable[pa.RecordBatch], columns: Sequence[str], reconstruction: Reconstruction | None
+) -> Profile:
+    """Profile rows of predictions.
+
+    :param batches: rows of the predictions
+    :param columns: names of the columns to profile
+    :param reconstruction: computes the reconstruction error of all features, which is profiled as well; by default none
+    """
+    if reconstruction is None:
+        return profile(batches, columns)
+    errors = ReconstructionErrors(reconstruction)
+    found = profile(errors.count(batches), columns)
+    return Profile(rows=found.rows, columns={**found.columns, multivariate.ERROR: errors.result()})
 
 
 def load(

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 from uuid import uuid4
 
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.connections import ConnectionResolver, from_environment
 from airflow_mlops.core.secrets import mask
+from airflow_mlops.core.termination import error_in
 from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.executors import Executors
 from airflow_mlops.stages.usage import Meter
 
 log = logging.getLogger("airflow_mlops.stages")
@@ -29,6 +33,8 @@ class StepContext:
     :param connection: function that looks up an Airflow connection by its id
     :param provenance: Airflow task that started the step
     :param meter: meter of the resources that the step uses; ``None`` if a script runs the step
+    :param executors: machines that run parts of the step, see :meth:`spread`; by default the step runs in this process
+        only
     """
 
     store: ArtifactStore
@@ -36,6 +42,7 @@ class StepContext:
     connection: ConnectionResolver = from_environment
     provenance: Provenance = field(default_factory=Provenance)
     meter: Meter | None = None
+    executors: Executors | None = None
 
     def for_call(self) -> StepContext:
         """Return the context with a key that is not empty.
@@ -62,6 +69,28 @@ class StepContext:
         """Record the number of rows that the step has processed, for its usage."""
         if self.meter is not None:
             self.meter.rows = rows
+
+    def spread(
+        self, function: str, arguments: Mapping[str, Any], parts: Sequence[Any], conn_ids: Iterable[str] = ()
+    ) -> list[Any]:
+        """Run ``function`` on ``executors`` once for each part, and return the results in the order of the parts.
+
+        :param function: import path of the function, see :func:`airflow_mlops.stages.executors.answer`
+        :param arguments: arguments that all parts share, as JSON values
+        :param parts: the argument of each part, as a JSON value
+        :param conn_ids: ids of the Airflow connections that the function uses
+        :raises MLOpsError: a part failed. If several parts failed, the error of the first is raised
+        """
+        assert self.executors is not None
+        answers = self.executors.run(function, arguments, parts, conn_ids)
+        if self.meter is not None:
+            self.meter.add_executors(answers)
+        for answer in answers:
+            if (error := error_in(answer)) is not None:
+                if answer.get("traceback"):
+                    log.error("An executor failed. Its traceback:\n%s", mask(answer["traceback"]))
+                raise error
+        return [answer["result"] for answer in answers]
 
     def progress(self, message: str) -> None:
         """Write a message about progress to the task's log, without credentials."""

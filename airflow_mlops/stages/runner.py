@@ -16,6 +16,7 @@ from airflow_mlops.stages import library_errors
 from airflow_mlops.stages.cache import Cached
 from airflow_mlops.stages.calls import check_version
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.executors import Executors
 from airflow_mlops.stages.usage import Meter, record
 
 log = logging.getLogger("airflow_mlops.stages")
@@ -23,7 +24,9 @@ log = logging.getLogger("airflow_mlops.stages")
 _TRAINING_STEPS = frozenset({"training_set", "search", "train"})
 
 
-def run_call(call: StepCall, connection: ConnectionResolver = from_environment) -> dict[str, Any]:
+def run_call(
+    call: StepCall, connection: ConnectionResolver = from_environment, executors: Executors | None = None
+) -> dict[str, Any]:
     """Run the step that ``call`` describes, and return the result of the step as a dict of JSON values.
 
     If the artifact store already contains the result, the step does not run. The same applies if ``call.cache`` is
@@ -34,6 +37,7 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
     :class:`UnsupportedDataError` is raised. An exception of the user's own code is raised unchanged.
 
     :param connection: function that looks up an Airflow connection by its id
+    :param executors: machines that run parts of the step; by default the step runs in this process only
     :raises SpecError: a different version of this package created the call, or the spec of the step is invalid
     :raises UnsupportedDataError: a library such as Arrow, DuckDB or pandas cannot process the data
     :raises MLOpsError: the step failed
@@ -51,7 +55,7 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
     # times slower. OpenMP reads this variable when its library is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        answer, cached = _run(call, store, connection)
+        answer, cached = _run(call, store, connection, executors)
     except Exception as error:
         explained = library_errors.explain(error, call.step)
         if explained is None:
@@ -65,7 +69,9 @@ def run_call(call: StepCall, connection: ConnectionResolver = from_environment) 
     return answer
 
 
-def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -> tuple[dict[str, Any], Cached | None]:
+def _run(
+    call: StepCall, store: ArtifactStore, connection: ConnectionResolver, executors: Executors | None
+) -> tuple[dict[str, Any], Cached | None]:
     """Run the step, or take its result from the cache. The result is empty on all nodes of a TrainJob except node 0.
 
     :return: the result, and the cache entry in which it must be stored; ``None`` instead of the entry if the result is
@@ -74,7 +80,14 @@ def _run(call: StepCall, store: ArtifactStore, connection: ConnectionResolver) -
     module = importlib.import_module(f"airflow_mlops.stages.{call.step}.step")
     spec = parse(get_type_hints(module.run)["spec"], call.spec, f"Step {call.step!r}")
     meter = Meter(store)
-    context = StepContext(store=store, key=call.key, connection=connection, provenance=call.provenance, meter=meter)
+    context = StepContext(
+        store=store,
+        key=call.key,
+        connection=connection,
+        provenance=call.provenance,
+        meter=meter,
+        executors=executors,
+    )
     # Kubeflow Trainer sets this variable for torchrun. All nodes receive the same call, and node 0 stores the result.
     if int(os.environ.get("PET_NODE_RANK") or 0):
         module.assist(spec, context)

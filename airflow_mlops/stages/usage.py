@@ -6,8 +6,10 @@ import logging
 import os
 import resource
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.connections import ConnectionResolver
@@ -32,6 +34,8 @@ class Meter:
         self._store = store
         self.rows: int | None = None
         self._read, self._written = store.traffic.read, store.traffic.written
+        # What executors used: CPU seconds, peak memory in MB, and bytes read and written.
+        self._elsewhere = {"cpu_seconds": 0.0, "peak_memory_mb": 0.0, "read_bytes": 0, "written_bytes": 0}
         self._children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
         # This resets the kernel's record of the peak memory (VmHWM). Without permission, the record covers the whole
         # life of the process.
@@ -40,17 +44,28 @@ class Meter:
         self._cpu = _cpu_seconds()
         self._started = time.perf_counter()
 
+    def add_executors(self, answers: Iterable[Mapping[str, Any]]) -> None:
+        """Add what executors used. The peak memory is that of the process with the highest peak.
+
+        :param answers: answers of :func:`airflow_mlops.stages.executors.answer`
+        """
+        for answer in answers:
+            for name, value in self._elsewhere.items():
+                used = answer[name]
+                self._elsewhere[name] = max(value, used) if name == "peak_memory_mb" else value + used
+
     def usage(self) -> Usage:
-        """Return the resources that the step has used so far."""
+        """Return the resources that the step has used so far, on this machine and on executors."""
+        elsewhere = self._elsewhere
         seconds = time.perf_counter() - self._started
         gpus = available_gpus()
         return Usage(
             seconds=round(seconds, 3),
-            cpu_seconds=round(_cpu_seconds() - self._cpu, 3),
+            cpu_seconds=round(_cpu_seconds() - self._cpu + elsewhere["cpu_seconds"], 3),
             gpu_seconds=round(seconds * gpus, 3) if gpus else None,
-            peak_memory_mb=self._peak_memory(),
-            read_bytes=self._store.traffic.read - self._read,
-            written_bytes=self._store.traffic.written - self._written,
+            peak_memory_mb=max(self._peak_memory(), round(elsewhere["peak_memory_mb"], 1)),
+            read_bytes=self._store.traffic.read - self._read + int(elsewhere["read_bytes"]),
+            written_bytes=self._store.traffic.written - self._written + int(elsewhere["written_bytes"]),
             rows=self.rows,
         )
 

@@ -18,6 +18,7 @@ from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import require_promoted
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.profile import on_executors
 from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
 
 
@@ -49,8 +50,12 @@ def run(spec: ProfileSpec, context: StepContext) -> ProfileResult:
     for dataset in datasets:
         dataset.require_columns(columns or ())
     names = columns or [column.name for column in datasets[0].manifest.columns]
-    batches = shards.batches(datasets, names, spec.shard, spec.shards)
-    found = reference.profile_of(batches, names) if reference is not None else profile(batches, columns)
+    if context.executors is not None and spec.shards == 1:
+        reconstruction = reference.reconstruction(names) if reference is not None else None
+        found = on_executors.profile_of(datasets, names, columns, reconstruction, context)
+    else:
+        batches = shards.batches(datasets, names, spec.shard, spec.shards)
+        found = reference.profile_of(batches, names) if reference is not None else profile(batches, columns)
     shard = shards.Shard(datasets=shards.identities(datasets), shard=spec.shard, shards=spec.shards, profile=found)
     name = datasets[0].manifest.name
     context.processed(found.rows)

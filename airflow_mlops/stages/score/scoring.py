@@ -16,6 +16,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SchemaError, named
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data import prediction_log as predictions
+from airflow_mlops.data import row_spans
 from airflow_mlops.data.columns import ADDED_COLUMNS
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.moments import UTC, as_utc, is_text
@@ -27,7 +28,6 @@ from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.predicted import with_predictions
 from airflow_mlops.models.scorer import Scorer
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.score import shards
 from airflow_mlops.stages.score.attributions import with_attributions
 from airflow_mlops.stages.score.shards import Piece, Round
 
@@ -162,8 +162,8 @@ class Scoring:
         return details | ({"shadow": True} if self.shadow else {})
 
     def _batches(self, columns: Sequence[str], shard: int, count: int) -> Iterator[pa.RecordBatch]:
-        size = _batch_rows(self.datasets, self.part)
-        for dataset, span in shards.spans(self.datasets, self.part, size, shard, count):
+        size = batch_rows(self.datasets, self.part)
+        for dataset, span in row_spans.spans(self.datasets, self.part, size, shard, count):
             yield from dataset.batches(self.part, columns, size, span)
 
     def _rows_before(self, column: str, shard: int, count: int) -> int:
@@ -349,7 +349,7 @@ def _details(
     }
 
 
-def _batch_rows(datasets: Sequence[Dataset], part: str | None) -> int:
+def batch_rows(datasets: Sequence[Dataset], part: str | None) -> int:
     """Return the number of rows in a batch. Small datasets have several batches, so that shards can divide them."""
     rows = sum(file.rows for dataset in datasets for file in dataset.files(part))
     return min(BATCH_ROWS, max(_FEWEST_ROWS, -(-rows // _BATCHES)))

@@ -8,6 +8,9 @@ The shards share these objects in the artifact store::
     checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/pieces/SHARD.json    the finished files of the shard
     checkpoints/scoring/DAG/RUN/TASK/HASH/ROUND/owner.json           the shard that commits the dataset
 
+Without mapped tasks, executors score the shards of one task, and the folder is ``scoring/parts/KEY``
+(:mod:`airflow_mlops.stages.score.on_executors`).
+
 HASH is a hash of the spec without the shard. An existing object, except for selections, is never overwritten.
 Therefore the first task decides, and the other tasks and retries read its decision.
 
@@ -19,14 +22,14 @@ new round, which the other shards join. A shard that was still running in the ol
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import DatasetCorruptError, SpecError
 from airflow_mlops.core.fingerprints import canonical_json, fingerprint
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.datasets import Dataset, WrittenFiles
+from airflow_mlops.data.datasets import WrittenFiles
 from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.results import task_folder
 from airflow_mlops.data.store import ArtifactStore
@@ -79,6 +82,10 @@ class Round:
     def is_newest(self) -> bool:
         """Return whether no task has begun a newer round."""
         return _newest(self.store, self.group) == self.number
+
+    def of(self, shard: int) -> Round:
+        """Return the round as seen by another shard."""
+        return replace(self, shard=shard)
 
     def version(self, resolve: Callable[[], ModelVersionRef | None]) -> ModelVersionRef | None:
         """Return the model version that the first shard has claimed.
@@ -182,29 +189,6 @@ def join(spec: ScoreSpec, context: StepContext) -> Round:
         if found.join(context.key, context.provenance.map_index, spec.succeeded):
             return found
         number += 1
-
-
-def spans(
-    datasets: Sequence[Dataset], part: str | None, batch_rows: int, shard: int, shards: int
-) -> list[tuple[Dataset, range]]:
-    """Return the rows of a shard, as positions in the split part of each dataset. Every row is in exactly one shard.
-
-    A shard consists of consecutive batches of a scoring without shards. The model gets the same batches, so its
-    predictions are the same to the last bit.
-
-    :param batch_rows: number of rows in a batch. The last batch of each file may have fewer
-    """
-    batches = []
-    for number, dataset in enumerate(datasets):
-        first = 0
-        for file in dataset.files(part):
-            rows = range(first, first + file.rows)
-            batches += [(number, rows[start : start + batch_rows]) for start in range(0, file.rows, batch_rows)]
-            first = rows.stop
-    found: dict[int, range] = {}
-    for number, rows in batches[-(-len(batches) * shard // shards) : -(-len(batches) * (shard + 1) // shards)]:
-        found[number] = range(found.get(number, rows).start, rows.stop)
-    return [(datasets[number], rows) for number, rows in found.items()]
 
 
 def _newest(store: ArtifactStore, group: str) -> int:

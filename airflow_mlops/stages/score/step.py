@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,15 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset, Manifest
 from airflow_mlops.data.privacy import Privacy
 from airflow_mlops.data.selection import select, window_of
-from airflow_mlops.models.champion import load_champion, load_explained_champion
+from airflow_mlops.models import attributions, contracts, sent_models
+from airflow_mlops.models.champion import download_champion, load_champion, load_explained_champion
+from airflow_mlops.models.onnx.scorer import has_contract
+from airflow_mlops.models.sent_models import SentModel
 from airflow_mlops.overview import index
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.client import connect
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.score import shards
+from airflow_mlops.stages.score import on_executors, shards
 from airflow_mlops.stages.score import table as writing
 from airflow_mlops.stages.score.scoring import Scoring, score
 from airflow_mlops.stages.score.spec import ScoreResult, ScoreSpec
@@ -38,6 +43,9 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     index and the table. All other tasks return a result without a dataset. See
     :mod:`airflow_mlops.stages.score.shards`.
 
+    With executors and without ``shards``, executors predict the rows, and this process writes the dataset, the index and
+    the table.
+
     With ``write_to``, the predictions are read back from the committed dataset and written into the table. If the task
     ends between the two commits, it has no result yet, so its retry scores again and completes the table.
 
@@ -53,6 +61,10 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     """
     shard = shards.join(spec, context) if spec.shards is not None else None
     datasets = select(context.store, spec.dataset, kept=shard.kept if shard else context.kept)
+    parts = None
+    if shard is None and context.executors is not None:
+        context = context.for_call()
+        parts = on_executors.parts(spec, datasets, context)
     window = spec.window or window_of(datasets)
     table = None
     if spec.write_to is not None:
@@ -61,14 +73,19 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         writing.check_rows(window, kept, datasets[0].manifest.name)
         table = writing.open_target(spec.write_to, context.connection)
     client = connect(spec.mlflow, context.connection)
-    version = shard.version(partial(version_of, spec, client)) if shard else version_of(spec, client)
+    one_version = shard or parts
+    version = one_version.version(partial(version_of, spec, client)) if one_version else version_of(spec, client)
     if version is None:
         return ScoreResult(dataset=None, summary=f"No rows were scored. {_lacks(spec)}.")
     privacy = Privacy.of(spec.hash_columns, spec.drop_columns, spec.hash_conn_id, context.connection)
     scoring = Scoring(datasets, version, spec.predictions, spec.part, window, context, privacy, spec.shadow)
     load = partial(_load, spec, client, context, version)
     manifest: Manifest | None
-    if shard is None:
+    if parts is not None:
+        started = time.perf_counter()
+        manifest, engine = on_executors.score(scoring, spec, parts, partial(_send, spec, client, context, version))
+        rows, seconds, which = manifest.rows, time.perf_counter() - started, ""
+    elif shard is None:
         model, explainer = load()
         started = time.perf_counter()
         manifest = scoring.all_rows(model, explainer)
@@ -108,10 +125,35 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     return found.model_copy(update={"summary": f"{found.summary} {into}", "written_to": written})
 
 
+@contextmanager
+def _send(spec: ScoreSpec, client: MlflowClient, context: StepContext, version: ModelVersionRef) -> Iterator[SentModel]:
+    """Check the files of the version, and pass them to executors."""
+    folder = download_champion(client, context.store, version, context.progress, named=_is_named(spec))
+    contract = None
+    if not has_contract(folder):
+        if spec.explain:
+            raise attributions.refusal(str(version))
+        contract = contracts.read(client, context.store, version).contract
+    with sent_models.sent(
+        context.store,
+        folder,
+        str(version),
+        explain=spec.explain,
+        contract=contract,
+        allow_pyfunc=spec.allow_pyfunc,
+    ) as model:
+        yield model
+
+
+def _is_named(spec: ScoreSpec) -> bool:
+    """Return whether a person named the version, so that it need not be the champion."""
+    return spec.version is not None or spec.alias not in (None, models.CHAMPION)
+
+
 def _load(
     spec: ScoreSpec, client: MlflowClient, context: StepContext, version: ModelVersionRef
 ) -> tuple[Scorer, Explainer | None]:
-    named = spec.version is not None or spec.alias not in (None, models.CHAMPION)
+    named = _is_named(spec)
     if spec.explain:
         return load_explained_champion(client, context.store, version, context.progress, named=named)
     scorer = load_champion(

@@ -36,6 +36,7 @@ from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.support.candidates import FEATURES, from_elsewhere, held_out, training_rows, training_set
 from tests.support.deployed import write
+from tests.support.executors import LocalExecutors
 
 LENIENT = [{"metric": "accuracy", "min": 0.6}, {"champion": "ignore"}]
 
@@ -123,6 +124,10 @@ def test_two_foreign_champions_are_promoted_scored_monitored_and_rolled_back(sto
     assert (scored.scored_by.version, scored.engine) == (1, f"mlflow.xgboost (mlflow {mlflow.__version__})")
     assert scored.engine in scored.summary
     assert open_dataset(store, scored.dataset).manifest.details["engine"] == scored.engine
+    apart = ScoreSpec(model=model, dataset=to_score(store, data.drop_columns(["label"])), name="on_executors")
+    there = score.run(apart, StepContext(store=store, executors=LocalExecutors(store.url)))
+    assert there.engine == scored.engine
+    assert open_dataset(store, there.dataset).table()["score"].equals(rows["score"])
 
     healthy = watch(store, model, scored, data, tolerance=0.05)
     assert healthy.decision == "healthy", healthy.reason

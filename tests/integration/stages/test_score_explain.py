@@ -34,6 +34,7 @@ from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import LightGBMTrainer, SklearnTrainer
 from tests.support.deployed import flights as simple_flights
 from tests.support.deployed import promote, scoring_set, write
+from tests.support.executors import LocalExecutors
 from tests.support.training import FEATURES, flights, training_set
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def test_hashed_and_dropped_features_have_no_attribution(client, store, monkeypa
         assert row == [item for item in all_of_row if item["feature"] not in ("carrier", "hour")]
 
 
-def test_shards_and_windows_without_rows_have_the_columns(client, store):
+def test_shards_executors_and_windows_without_rows_have_the_columns(client, store):
     model, data = champion(client, store, LINEAR), flights(3_000, seed=7)
     one = open_dataset(store, do(store, model, data)).table()
     rows = write(
@@ -134,6 +135,9 @@ def test_shards_and_windows_without_rows_have_the_columns(client, store):
         task = Provenance(dag_id="d", run_id="r", task_id="score", map_index=shard)
         last = score.run(spec, StepContext(store=store, key=f"key-{shard}", provenance=task))
     assert open_dataset(store, last.dataset).table()["attributions"].equals(one["attributions"])
+    spec = ScoreSpec(model=model, dataset=rows, explain=True, name="on_executors")
+    parts = score.run(spec, StepContext(store=store, executors=LocalExecutors(store.url)))
+    assert open_dataset(store, parts.dataset).table()["attributions"].equals(one["attributions"])
     empty = open_dataset(store, do(store, model, data.slice(0, 0), "2013-05"))
     assert empty.rows == 0
     assert empty.schema.field("attributions").type == one.schema.field("attributions").type

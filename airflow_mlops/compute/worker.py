@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow_mlops.compute.base import Compute, Runner
+from airflow_mlops.compute.base import Compute, Description, Runner
 from airflow_mlops.compute.connections import airflow_connection
 from airflow_mlops.compute.modules import module_folders
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
     from airflow_mlops.core.calls import StepCall
+    from airflow_mlops.stages.executors import Executors
 
 
 @dataclass
@@ -25,10 +27,14 @@ class Worker(Compute):
     runner: ClassVar[str] = "airflow_mlops.compute.worker:WorkerRunner"
 
 
-class WorkerRunner(Runner[Worker]):
+class InProcessRunner(Runner[Description]):
     """Calls the function of the step in the process of the task."""
 
     _running = False
+
+    def executors(self, call: StepCall) -> AbstractContextManager[Executors | None]:
+        """Return the machines that run parts of the step; by default none."""
+        return nullcontext()
 
     def run(self, call: StepCall, conn_ids: set[str], context: Context) -> dict[str, Any]:
         from airflow_mlops.settings import step_environment
@@ -38,7 +44,8 @@ class WorkerRunner(Runner[Worker]):
         sys.path.extend(folder for folder in module_folders(context) if folder not in sys.path)
         self._running = True
         try:
-            return run_call(call, airflow_connection)
+            with self.executors(call) as executors:
+                return run_call(call, airflow_connection, executors)
         finally:
             self._running = False
 
@@ -50,3 +57,7 @@ class WorkerRunner(Runner[Worker]):
         if self._running:
             self._running = False
             raise SystemExit(128 + signal.SIGTERM)
+
+
+class WorkerRunner(InProcessRunner[Worker]):
+    """Runs the whole step in the process of the task."""

@@ -20,8 +20,8 @@ SENSORS = ["airflow_mlops.sensors.feature_freshness", "airflow_mlops.sensors.mod
 
 HEAVY = {
     "datasketches", "feast", "fsspec", "great_expectations", "interpret", "kubernetes", "matplotlib", "mlflow", "numpy",
-    "onnx", "onnxruntime", "openlineage", "optuna", "pandas", "prometheus_client", "pyarrow", "requests", "scipy", "skl2onnx", "sklearn",
-    "skops", "sqlalchemy", "torch",
+    "onnx", "onnxruntime", "openlineage", "optuna", "pandas", "prometheus_client", "pyarrow", "pyspark", "requests", "scipy", "skl2onnx",
+    "sklearn", "skops", "sqlalchemy", "torch",
 }  # fmt: skip
 # Airflow itself imports these before it parses a DAG.
 AIRFLOWS_OWN = {"fsspec", "sqlalchemy"}

@@ -1,0 +1,215 @@
+"""Score and profile on a real Spark with two workers: the same results as on the worker, and errors as one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tarfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from airflow_mlops.compute import Spark
+from airflow_mlops.compute.spark.executors import SparkExecutors
+from airflow_mlops.core.calls import Provenance
+from airflow_mlops.core.connections import ConnectionInfo
+from airflow_mlops.core.errors import ComputeError, DatasetCorruptError, SpecError
+from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.score import step as score
+from airflow_mlops.stages.score.spec import ScoreSpec
+from tests.integration.conftest import free_port
+from tests.support.deployed import flights, promote, scoring_set
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("java"), reason="Spark needs Java: apt-get install default-jre-headless"),
+]
+
+MASTER, SECRET = "local-cluster[2,1,1024]", "SpArKsEcReT0123456789"
+ROWS = 9_000
+# A short life is not worth the compilation.
+_CHEAP = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
+DAG = """
+from airflow.sdk import DAG
+from airflow_mlops.compute import Spark
+from airflow_mlops.operators import ProfileOperator, ScoreOperator
+
+data = {{"name": "scoring_{model}", "window": "2013-04"}}
+spark = Spark(conf={{"spark.pyspark.python": {python!r}}})
+with DAG("spark_{model}", default_args={{"model": "{model}"}}):
+    there = ScoreOperator(task_id="there", dataset=data, run_on=spark)
+    here = ScoreOperator(task_id="here", dataset=data, name="predicted_here")
+    ProfileOperator(task_id="profile_there", dataset=there.output, run_on=spark)
+    ProfileOperator(task_id="profile_here", dataset=there.output)
+"""
+
+
+class Cluster:
+    """A driver in this process with two workers, which also serves Spark Connect."""
+
+    def __init__(self, folder: Path) -> None:
+        import pyspark
+        from pyspark.sql import SparkSession
+
+        self.events = folder / "events"
+        self.events.mkdir()
+        self.port = free_port()
+        settings = {
+            "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
+            "spark.connect.grpc.binding.port": self.port,
+            "spark.eventLog.enabled": "true",
+            "spark.eventLog.compress": "false",
+            "spark.eventLog.dir": f"file://{self.events}",
+            "spark.driver.memory": "512m",
+            "spark.executor.memory": "512m",
+            "spark.driver.extraJavaOptions": _CHEAP,
+            "spark.executor.extraJavaOptions": _CHEAP,
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.local.dir": str(folder),
+        }
+        builder = SparkSession.builder.master(MASTER)
+        for name, value in settings.items():
+            builder = builder.config(name, value)
+        self.session = builder.getOrCreate()
+        # What the executors log is in the folder of PySpark.
+        self.logs = Path(pyspark.__file__).parent / "work" / self.session.sparkContext.applicationId
+
+    def stop(self) -> None:
+        self.session.stop()
+        os.environ.pop("SPARK_CONNECT_MODE_ENABLED", None)
+
+    def connection(self, conn_id: str = "spark_connect_default") -> ConnectionInfo:
+        return ConnectionInfo.of(conn_id, conn_type="spark_connect", host="sc://127.0.0.1", port=self.port)
+
+    def executors(self, store: ArtifactStore, connection: ConnectionInfo | None = None) -> SparkExecutors:
+        place = Spark(conf={"spark.pyspark.python": sys.executable})
+        return SparkExecutors(place, store.url, lambda _: connection or self.connection(), "a test")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    pytest.importorskip("pyspark", reason="PySpark is not installed: pip install airflow-mlops[spark]")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+        found = Cluster(tmp_path_factory.mktemp("spark"))
+        yield found
+        found.stop()
+        shutil.rmtree(found.logs, ignore_errors=True)
+
+
+def test_scores_and_profiles_are_the_same_as_on_the_worker(cluster, run_dag, client, tmp_path):
+    from airflow_mlops.settings import default_store
+
+    store = ArtifactStore(default_store())
+    model = promote(client, tmp_path, store, f"delays_{uuid.uuid4().hex[:8]}").model
+    scoring_set(store, flights(ROWS), "2013-04", f"scoring_{model}")
+    connection = json.dumps({"conn_type": "spark_connect", "host": "sc://127.0.0.1", "port": cluster.port})
+    done = run_dag(DAG.format(model=model, python=sys.executable), connections={"spark_connect_default": connection})
+    assert set(done.states().values()) == {"success"}
+    results = {task: done.xcom(task) for task in ("there", "here")}
+    tables = {}
+    for task, result in results.items():
+        dataset = open_dataset(store, DatasetRef.model_validate(result["dataset"]))
+        tables[task] = dataset.table().drop_columns(["scored_at", "latency_ms"])
+        assert result["usage"]["rows"] == result["dataset"]["rows"] == ROWS
+        assert result["engine"].startswith("onnxruntime")
+    assert tables["there"].equals(tables["here"])
+    # Several executors wrote files. None passed through this process.
+    assert len(open_dataset(store, DatasetRef.model_validate(results["there"]["dataset"])).manifest.files) == 8
+    assert results["there"]["usage"]["read_bytes"] > 0
+    profiles = {place: done.xcom(f"profile_{place}")["profile"] for place in ("there", "here")}
+    assert profiles["there"] == profiles["here"]
+
+
+def test_a_part_whose_executor_is_lost_runs_again(cluster, store, tmp_path):
+    code = """
+import os
+import pathlib
+import airflow_mlops
+
+def part(store, arguments, number):
+    marker = pathlib.Path(arguments["folder"]) / str(number)
+    if number == 1 and not marker.exists():
+        marker.touch()
+        os._exit(1)
+    return [airflow_mlops.__file__, os.environ["AWS_SECRET_ACCESS_KEY"]]
+"""
+    (tmp_path / "lost_part.py").write_text(code)
+    executors = cluster.executors(store)
+    executors._opened().spark.addArtifacts(str(tmp_path / "lost_part.py"), pyfile=True)
+    context = StepContext(store, executors=executors)
+    found = context.spread("lost_part:part", {"folder": str(tmp_path)}, [0, 1])
+    executors.close()
+    assert (tmp_path / "1").exists()
+    # The executors run the code of this process, not what is installed there.
+    assert all(".zip/airflow_mlops/" in file for file, _ in found)
+    assert [secret for _, secret in found] == [SECRET, SECRET]
+
+
+def test_an_error_of_an_executor_is_the_error_of_the_step(cluster, store, client, tmp_path):
+    model = promote(client, tmp_path, store, f"delays_{uuid.uuid4().hex[:8]}").model
+    dataset = scoring_set(store, flights(3_000), "2013-04")
+    (file,) = open_dataset(store, dataset).manifest.files
+    store.local_path(file.path).write_bytes(b"changed")
+    # A driver in this process, which stays open because the process had it before.
+    connection = ConnectionInfo.of("spark", conn_type="spark", host=MASTER)
+    executors = cluster.executors(store, connection)
+    context = StepContext(store, "results/d/r/score/1.json", provenance=Provenance(run_id="r"), executors=executors)
+    with pytest.raises(DatasetCorruptError, match="was changed after it was written"):
+        score.run(ScoreSpec(model=model, dataset=dataset), context)
+    assert not store.find("checkpoints/models")
+    executors.close()
+    assert cluster.session.range(1).count() == 1
+
+
+def test_executors_without_python_are_one_sentence(cluster, store):
+    place = Spark(conf={"spark.pyspark.python": "/nowhere/python"})
+    executors = SparkExecutors(place, store.url, lambda _: cluster.connection(), "a test")
+    with pytest.raises(SpecError) as caught:
+        executors.run("airflow_mlops.stages.score.on_executors:score_shard", {}, [0], [])
+    assert "spark.pyspark.python" in str(caught.value)
+    assert "\tat " not in str(caught.value)
+    executors.close()
+
+
+def test_executors_use_the_python_of_a_packed_environment(cluster, store, tmp_path):
+    (tmp_path / "bin").mkdir()
+    python = tmp_path / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nexport PACKED=yes\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "packed_part.py").write_text("import os\n\ndef part(*_):\n    return os.environ['PACKED']\n")
+    with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as archive:
+        archive.add(tmp_path / "bin", "bin")
+    executors = SparkExecutors(
+        Spark(archive=str(tmp_path / "packed.tar.gz")), store.url, lambda _: cluster.connection(), "a test"
+    )
+    executors._opened().spark.addArtifacts(str(tmp_path / "packed_part.py"), pyfile=True)
+    assert StepContext(store, executors=executors).spread("packed_part:part", {}, [0]) == ["yes"]
+    executors.close()
+
+
+def test_a_server_that_does_not_answer_is_an_error_that_a_retry_may_not_have(store):
+    pytest.importorskip("pyspark")
+    nobody = ConnectionInfo.of("spark", conn_type="spark_connect", host="sc://127.0.0.1", port=free_port())
+    executors = SparkExecutors(Spark(), store.url, lambda _: nobody, "a test")
+    with pytest.raises(ComputeError) as caught:
+        executors.run("x:y", {}, [0], [])
+    assert caught.value.retryable
+
+
+def test_spark_never_shows_the_credentials_of_the_store(cluster):
+    """Runs last, when the executors have used the credentials."""
+    cluster.stop()
+    written = [path for folder in (cluster.events, cluster.logs) for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.read_bytes().count(b"MapInArrow") for path in written)
+    assert not [path for path in written if SECRET.encode() in path.read_bytes()]
+    assert os.environ["AWS_SECRET_ACCESS_KEY"] == SECRET

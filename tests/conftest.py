@@ -81,8 +81,9 @@ class Groups(LoadScopeScheduling):
 
     def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
         super().mark_test_complete(node, item_index, duration)
-        if (in_use := os.environ.get("MLOPS_TEST_CLUSTER_IN_USE")) and not self._needs_cluster():
-            Path(in_use).unlink(missing_ok=True)
+        in_use = Path(os.environ.get("MLOPS_TEST_CLUSTER_IN_USE", "/none"))
+        if in_use.exists() and not image_is_being_built() and not self._needs_cluster():
+            in_use.unlink(missing_ok=True)
 
     def _needs_cluster(self) -> bool:
         """Whether a test on the cluster is still to end."""

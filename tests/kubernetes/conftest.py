@@ -2,8 +2,9 @@
 
 KUBECONFIG names the cluster. Its nodes must mount this machine's ``/tmp`` and reach this machine's address, as a cluster on
 the same machine does. ``MLOPS_TEST_IMAGE`` names a runner image that the nodes have, and ``MLOPS_TEST_IMAGE_BUILD`` may name
-a file that exists as long as the image is being built. With ``MLOPS_TEST_SOURCE=1`` pods run the checkout instead of the
-package in the image.
+a file that exists as long as the image is being built. ``MLOPS_TEST_CLUSTER_IN_USE`` may name a file that tests/conftest.py removes
+when the last test on the cluster has ended. With ``MLOPS_TEST_SOURCE=1`` pods run the checkout instead of the package in the
+image.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -59,8 +59,7 @@ _SPOOL_BYTES = 1 << 30
 _SEGMENT_BYTES = 64 << 20
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """The predictions of one request.
 
     :param served: the version that has answered

@@ -127,10 +127,15 @@ class OnnxModel:
         for node in self._inputs:
             if node.name not in columns:
                 raise SchemaError(f"The data has no column {node.name!r}, which is a feature of the model.")
+        if rows == 1:
+            # As in `_values`, but lists are repeated in less time than arrays.
+            columns = {node.name: [columns[node.name][0]] * 2 for node in self._inputs}
         feeds = _feeds_of_numbers(columns, self._numeric)
         for node in self._inputs:
             if node.type == "tensor(string)":
                 feeds[node.name] = _texts(columns[node.name])
+        if rows == 1:
+            return self._predictions(self._values(feeds, 2)[:1])
         if 0 < rows <= _ROWS:
             return self._predictions(self._values(feeds, rows))
         return self._run(rows, {name: _slices(array) for name, array in feeds.items()})
@@ -153,7 +158,13 @@ class OnnxModel:
         return self._predictions(found)
 
     def _values(self, feeds: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
-        """Return the output of the model for a few rows, shape (rows, classes or 1)."""
+        """Return the output of the model for a few rows, shape (rows, classes or 1).
+
+        A row is computed together with another: ONNX Runtime multiplies a matrix of one row by another method, whose
+        sums differ in the last bit.
+        """
+        if rows == 1:
+            return self._values({name: np.repeat(feed, 2, axis=0) for name, feed in feeds.items()}, 2)[:1]
         width = max(1, len(self.contract.classes))
         (output,) = self._session.run([self._output], feeds)
         if output.size != rows * width:

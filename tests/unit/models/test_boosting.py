@@ -35,6 +35,7 @@ from airflow_mlops.models.trainers.spec import (
 from airflow_mlops.models.training_data import read_part
 from airflow_mlops.stages.search.objective import Attempt, Validation
 from airflow_mlops.trainers import CatBoostTrainer, Int, LightGBMTrainer, Search, XGBoostTrainer
+from tests.support.online import assert_online_equals_batch
 from tests.support.training import FEATURES, flights
 
 KINDS = {
@@ -105,7 +106,9 @@ def exported(model: BoostedModel, data: TrainingData) -> OnnxModel:
 
 
 def difference(model: BoostedModel, data: TrainingData, table: pa.Table) -> float:
-    found = exported(model, data).predict(table)
+    onnx_model = exported(model, data)
+    assert_online_equals_batch(onnx_model, table)
+    found = onnx_model.predict(table)
     answers = found.score.reshape(-1, 1) if found.probabilities is None else found.probabilities
     return float(np.abs(answers - model.predict(frame(table, data.features))).max())
 

@@ -18,6 +18,7 @@ from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.sklearn import trainer as sklearn
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
 from tests.support.odd_names import NUMBERS, TEXTS
+from tests.support.online import assert_online_equals_batch
 
 
 def difference() -> onnx.ModelProto:
@@ -94,7 +95,9 @@ def test_an_estimator_is_exported_with_features_of_any_name(estimator):
     model = sklearn.fit(SklearnTrainerSpec(estimator=estimator, params=params), data, 0)
     # Columns may be in any order, so each input must take the column of its name.
     shuffled = table.select(random.permutation(table.column_names).tolist())
-    found = OnnxModel(model.to_onnx(data), contract(features)).predict(shuffled)
+    exported = OnnxModel(model.to_onnx(data), contract(features))
+    assert_online_equals_batch(exported, shuffled)
+    found = exported.predict(shuffled)
     np.testing.assert_allclose(found.probabilities, model.predict(data.frame), atol=1e-5)
 
 
@@ -111,5 +114,7 @@ def test_a_network_is_exported_with_features_of_any_name():
     network = TabularNetwork(**encoding.shape).eval()
     with torch.inference_mode():
         expected = torch.softmax(network(*map(torch.from_numpy, encoding.inputs(table))).double(), 1).numpy()
-    found = OnnxModel(export(network, encoding), contract(features)).predict(table.select(table.column_names[::-1]))
+    exported = OnnxModel(export(network, encoding), contract(features))
+    assert_online_equals_batch(exported, table)
+    found = exported.predict(table.select(table.column_names[::-1]))
     np.testing.assert_allclose(found.probabilities, expected, atol=1e-6)

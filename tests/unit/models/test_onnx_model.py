@@ -20,6 +20,7 @@ from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.sklearn import trainer as sklearn
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec
+from tests.support.online import assert_online_equals_batch
 from tests.support.training import FEATURES, flights
 
 CLASSIFIERS = {
@@ -82,6 +83,7 @@ def test_the_export_of_a_classifier_gives_the_same_probabilities(estimator, task
         found = exported.predict(table)
         expected = model.predict(frame(table, exported.contract.features))
         np.testing.assert_allclose(found.probabilities, expected, atol=2e-5)
+        assert_online_equals_batch(exported, table)
         classes = np.array(exported.contract.classes, dtype=object)
         if task == "multiclass":
             assert (found.prediction == classes[found.probabilities.argmax(axis=1)]).all()
@@ -107,6 +109,7 @@ def test_the_export_of_a_regressor_gives_the_same_values(estimator):
     found = exported.predict(table)
     expected = model.predict(frame(table, exported.contract.features)).ravel()
     np.testing.assert_allclose(found.score, expected, atol=1e-4)
+    assert_online_equals_batch(exported, table)
     assert found.probabilities is None
     np.testing.assert_array_equal(found.prediction, found.score)
 
@@ -129,6 +132,7 @@ def test_the_export_of_a_regressor_of_counts_has_its_link(estimator, params):
     table = flights(300, "regression", seed=9)
     found = exported.predict(table).score
     np.testing.assert_allclose(found, model.predict(frame(table, exported.contract.features)).ravel(), rtol=1e-5)
+    assert_online_equals_batch(exported, table)
     assert found.min() > 0
     assert found.mean() == pytest.approx(counts.mean(), rel=0.2)
 

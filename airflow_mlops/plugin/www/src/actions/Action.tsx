@@ -59,9 +59,9 @@ export const Action = ({ act, asks, children, confirm, name, onDone, ready = tru
         <Dialog.Positioner>
           <Dialog.Content>
             <Dialog.Header>
-              <Dialog.Title>{title}</Dialog.Title>
+              <Dialog.Title overflowWrap="anywhere">{title}</Dialog.Title>
             </Dialog.Header>
-            <Dialog.Body fontSize="sm">
+            <Dialog.Body fontSize="sm" overflowWrap="anywhere">
               {done === null ? (
                 <>
                   {children}

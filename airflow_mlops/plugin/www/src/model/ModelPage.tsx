@@ -72,10 +72,10 @@ const Training = ({ request: { training } }: { request: NonNullable<ModelFacts["
   );
 
 const Facts = ({ model }: { model: ModelFacts }) => (
-  <Box mb={4}>
+  <Box mb={4} overflowWrap="anywhere">
     <HStack flexWrap="wrap" gap={3} mb={1}>
       <VerdictMark verdict={model.monitoring?.verdict ?? null} />
-      <Text>{model.monitoring?.headline}</Text>
+      <Text minW={0}>{model.monitoring?.headline}</Text>
     </HStack>
     {replacedSince(model) ? (
       <Text>
@@ -86,7 +86,7 @@ const Facts = ({ model }: { model: ModelFacts }) => (
     {model.approval ? (
       <Text fontWeight="bold">
         Approval is pending:{" "}
-        <Link asChild color="fg.info">
+        <Link asChild color="fg.info" display="inline">
           <RouterLink to={requiredAction(model.approval)}>{model.approval.subject}</RouterLink>
         </Link>
         {model.approval.can_answer
@@ -162,7 +162,11 @@ export const ModelPage = ({ name }: { name: string }) => {
         <Heading as="h1" overflowWrap="anywhere" size="xl">
           {name}
         </Heading>
-        {model?.tags.map((tag) => <Badge key={tag}>{tag}</Badge>)}
+        {model?.tags.map((tag) => (
+          <Badge key={tag} maxW="100%" overflowWrap="anywhere" whiteSpace="normal">
+            {tag}
+          </Badge>
+        ))}
       </HStack>
       <Problems
         failure={failure}

@@ -23,7 +23,7 @@ const Muted = ({ children }: { children: ReactNode }) => (
 );
 
 const State = ({ model }: { model: Overview }) => (
-  <Box minW="180px">
+  <Box minW="180px" overflowWrap="anywhere">
     <HStack flexWrap="wrap" gap={2}>
       <VerdictMark verdict={model.monitoring?.verdict ?? null} />
       {model.monitoring?.acknowledged ? <Badge size="xs">acknowledged</Badge> : null}
@@ -91,9 +91,9 @@ const Fresh = ({ model }: { model: Overview }) => (
 );
 
 export const Waiting = ({ model }: { model: Overview }) => (
-  <Box>
+  <Box minW="90px" overflowWrap="anywhere">
     {model.approval ? (
-      <Link asChild color="fg.info">
+      <Link asChild color="fg.info" display="inline">
         <RouterLink to={requiredAction(model.approval)}>Approval: {model.approval.subject}</RouterLink>
       </Link>
     ) : null}
@@ -113,5 +113,5 @@ export const COLUMNS: Column[] = [
   { title: "Champion", cell: (model) => <Champion model={model} /> },
   { title: "Freshness", cell: (model) => <Fresh model={model} /> },
   { title: "Pending", cell: (model) => <Waiting model={model} /> },
-  { title: "Owner", cell: (model) => model.owner ?? "–" },
+  { title: "Owner", cell: ({ owner }) => <Box minW="60px" overflowWrap="anywhere">{owner ?? "–"}</Box> },
 ];

@@ -10,7 +10,7 @@ type Props = {
 };
 
 export const Choice = ({ empty, label, onChange, options, value }: Props) => (
-  <NativeSelect.Root size="sm" width="auto">
+  <NativeSelect.Root maxW="min(260px, 100%)" size="sm" width="auto">
     <NativeSelect.Field aria-label={label} onChange={(event) => onChange(event.target.value)} value={value}>
       {empty === undefined ? null : <option value="">{empty}</option>}
       {value === "" || Object.hasOwn(options, value) ? null : <option value={value}>{value}</option>}

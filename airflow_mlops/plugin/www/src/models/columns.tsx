@@ -17,7 +17,7 @@ export const Name = ({ model }: { model: Overview }) => (
 );
 
 const Muted = ({ children }: { children: ReactNode }) => (
-  <Text color="fg.muted" fontSize="xs">
+  <Text color="fg.muted" fontSize="xs" overflowWrap="anywhere">
     {children}
   </Text>
 );
@@ -31,7 +31,7 @@ const State = ({ model }: { model: Overview }) => (
     {model.monitoring ? <Muted>{model.monitoring.headline}</Muted> : null}
     {replacedSince(model) ? <Muted>Since then, version {model.champion?.version} became champion.</Muted> : null}
     {model.problems.map((problem) => (
-      <Text color="fg.warning" fontSize="xs" key={problem}>
+      <Text color="fg.warning" fontSize="xs" key={problem} overflowWrap="anywhere">
         {problem}
       </Text>
     ))}
@@ -93,7 +93,7 @@ const Fresh = ({ model }: { model: Overview }) => (
 export const Waiting = ({ model }: { model: Overview }) => (
   <Box minW="90px" overflowWrap="anywhere">
     {model.approval ? (
-      <Link asChild color="fg.info" display="inline">
+      <Link asChild color="fg.info" display="inline" overflowWrap="anywhere">
         <RouterLink to={requiredAction(model.approval)}>Approval: {model.approval.subject}</RouterLink>
       </Link>
     ) : null}

@@ -9,7 +9,7 @@ The decisions are made by the code that MonitorOperator runs (:func:`airflow_mlo
 :mod:`airflow_mlops.stages.backtest.replay`. What is left out: artifact store, registry, gates, and the wait for the repair of
 broken inputs. Simulated worlds use linear models of a few matrix products, so that a replay takes about a second, and real
 series use trees. Labels that arrive later do not change the trainings of a window, so all delays share them. ``--quick``
-needs about 5 minutes of one core, and everything about half an hour.
+needs about 7 minutes of one core, and everything about 40 minutes.
 
 - ``none``: nothing changes
 - ``seasonal``: the inputs follow a season of 12 windows; the relation between inputs and label stays
@@ -31,6 +31,7 @@ The last line of the output is JSON. ``false_ask_rate`` is the share of windows 
 after which the policy retrained. ``found_within_one_window`` is the share of the changes in ``sudden``, ``recurring``, ``covariate harm``,
 ``broken`` and ``other kind`` after which the policy retrained in the first or second window whose labels had arrived. The other figures are
 ratios of mean losses and of numbers of trainings: the worst over all worlds, tasks, sizes and delays, averaged over the seeds.
+Standard errors are those of the means over the seeds. The worst of many noisy means is larger than the worst true mean.
 The series ``arrivals`` and ``weather`` are monitored from the 7th, 8th, 9th and 10th window on, and averaged over these four
 replays, because a training earlier or later by one window changes the loss by several percent. ``flights_value`` and
 ``flights_value_every_month`` are the mean ROC AUC of the year from May on.
@@ -40,10 +41,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from airflow_mlops.policy.spec import Policy
@@ -53,6 +55,8 @@ from benchmarks.worlds import REAL, SIMULATED, TASKS, World, simulated
 DELAYS = (0, 1, 3)
 SIZES = (200, 2_000, 20_000)
 MANY_ROWS, FEW_SEEDS = 20_000, 2
+FEW_ROWS, MANY_SEEDS = 200, 4
+"""Windows of 200 rows get 4 times the seeds, because a ratio of one seed has a standard deviation of up to 0.1."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,11 @@ class Cell:
     def mean(self, name: str) -> float:
         """Return the mean of a ratio or a number over the seeds."""
         return fmean(getattr(item, name) for item in self.outcomes)
+
+    def error(self, name: str) -> float:
+        """Return the standard error of the mean over the seeds; not a number for one seed."""
+        values = [getattr(item, name) for item in self.outcomes]
+        return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
 
     @property
     def retrains(self) -> float:
@@ -143,7 +152,8 @@ def cells(worlds: Iterable[str], sizes: Sequence[int], seeds: int, first_seed: i
             continue
         for rows in sizes:
             for task in TASKS:
-                numbers = range(first_seed, first_seed + (min(seeds, FEW_SEEDS) if rows >= MANY_ROWS else seeds))
+                count = min(seeds, FEW_SEEDS) if rows >= MANY_ROWS else seeds * (MANY_SEEDS if rows <= FEW_ROWS else 1)
+                numbers = range(first_seed, first_seed + count)
                 found = [replay(simulated(name, rows, task, seed), DELAYS) for seed in numbers]
                 for delay in DELAYS:
                     yield Cell(name, task, rows, delay, [item for outcomes in found for item in outcomes[delay]])
@@ -173,25 +183,26 @@ def _row(cell: Cell) -> str:
     found = f"{fmean(cell.found):.2f}" if cell.found else ""
     return (
         f"{cell.world:15} {cell.task:10} {cell.rows:6} {cell.delay:5} {cell.mean('to_every'):8.3f} "
-        f"{cell.mean('to_never'):8.3f} {cell.mean('to_oracle'):8.3f} {cell.mean('trainings'):5.1f}/"
+        f"{cell.error('to_every'):6.3f} {cell.mean('to_never'):8.3f} {cell.error('to_never'):6.3f} {cell.mean('to_oracle'):8.3f} {cell.mean('trainings'):5.1f}/"
         f"{cell.outcomes[0].every_trainings:<4} {found:>5}"
     )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=8)
+    parser.add_argument("--seeds", type=int, default=8, help="4 times as many with 200 rows, and 2 with 20,000 rows")
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--sizes", nargs="+", type=int, choices=SIZES, default=SIZES, help="rows of a window")
     parser.add_argument("--worlds", nargs="+", choices=[*SIMULATED, *REAL], default=[*SIMULATED, *REAL])
-    parser.add_argument("--quick", action="store_true", help="2 seeds, and no windows of 20,000 rows")
+    parser.add_argument("--quick", action="store_true", help="2 seeds, 8 with 200 rows, and no windows of 20,000 rows")
     arguments = parser.parse_args()
     print(__doc__)
     print("Loss relative to that of another strategy, and number of trainings, means over the seeds:\n")
     print(
-        f"{'world':15} {'task':10} {'rows':>6} {'delay':>5} {'/every':>8} {'/never':>8} {'/oracle':>8} {'trained':>9} found"
+        f"{'world':15} {'task':10} {'rows':>6} {'delay':>5} {'/every':>8} {'± s.e.':>6} {'/never':>8} {'± s.e.':>6} {'/oracle':>8} {'trained':>9} found"
     )
     started = time.perf_counter()
-    sizes, seeds = (SIZES[:2], 2) if arguments.quick else (SIZES, arguments.seeds)
+    sizes, seeds = (SIZES[:2], 2) if arguments.quick else (arguments.sizes, arguments.seeds)
     found = []
     for cell in cells(arguments.worlds, sizes, seeds, arguments.first_seed):
         print(_row(cell), flush=True)

@@ -167,6 +167,8 @@ def _about(item: Overview) -> str:
 
 def _share(share: float | None) -> str:
     """Return whole percent, rounded down, so that only a complete share is 100%."""
+    if share is not None and 0 < share < 0.01:
+        return "<1%"
     return "" if share is None else f"{math.floor(round(100 * share, 9))}%"
 
 

@@ -38,10 +38,9 @@ class Usage(Model):
     def total(cls, steps: Collection[Usage]) -> Usage:
         """Add up the resources of several steps. The peak memory is that of the step with the largest peak.
 
-        Rows and GPU time are ``None`` if no step has them.
+        The GPU time is ``None`` if no step has it. The rows are ``None``, because several steps process the same rows.
         """
         gpu = [step.gpu_seconds for step in steps if step.gpu_seconds is not None]
-        rows = [step.rows for step in steps if step.rows is not None]
         return cls(
             seconds=round(sum(step.seconds for step in steps), 3),
             cpu_seconds=round(sum(step.cpu_seconds for step in steps), 3),
@@ -49,7 +48,6 @@ class Usage(Model):
             gpu_seconds=round(sum(gpu), 3) if gpu else None,
             read_bytes=sum(step.read_bytes for step in steps),
             written_bytes=sum(step.written_bytes for step in steps),
-            rows=sum(rows) if rows else None,
         )
 
     @property

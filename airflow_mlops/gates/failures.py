@@ -30,10 +30,10 @@ class Requests(NamedTuple):
 
 
 def limit(requests: Iterable[Requests]) -> float:
-    """Return the share of its requests that a canary may fail: 1% plus three times the champion's share.
+    """Return the highest allowed failure rate of a canary: 1% plus three times the champion's failure rate.
 
-    The champion's share is that of the same times, because requests may fail more often at some times. It is averaged
-    with the canary's requests as weights.
+    Requests may fail more often at some times. The champion's rate is therefore measured separately for each share that
+    the canary had, and averaged with the canary's requests as weights.
 
     :param requests: the requests at each share of the canary
     """

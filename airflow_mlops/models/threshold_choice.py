@@ -103,7 +103,9 @@ class Thresholds:
     @property
     def precision(self) -> NDArray[np.float64]:
         """Return the precision at each threshold, shape (k,); NaN if no row is predicted to be positive."""
-        return np.where(self.predicted > 0, self.hits / np.maximum(1, self.predicted), np.nan)
+        # With weights of rows, the numbers of rows may be below 1.
+        some = self.predicted > 0
+        return np.where(some, self.hits / np.where(some, self.predicted, 1), np.nan)
 
     @property
     def recall(self) -> NDArray[np.float64]:

@@ -64,9 +64,9 @@ def send_request(
 ) -> Delivery:
     """Send an asset event that requests retraining, unless another task has sent the request.
 
-    The partition key of the event is the monitored window. Airflow stores the event when the task succeeds. Therefore a
-    retry sends the request again, but Airflow stores it only once. If a user clears the task, the request is sent
-    again.
+    The partition key of the event is the monitored window. Airflow stores the event only when the task succeeds, so the
+    event of a failed try is not stored, and its retry sends it again. If a user clears a task that has succeeded, a
+    second event is sent and stored.
 
     :param task: the running task. Its outlets contain ``alias``. The asset is added to the outlets if this is necessary
     :param alias: asset alias in the outlets of the task

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 
 from pydantic import Field, ValidationError
 
@@ -127,7 +128,11 @@ def _open_request(store: ArtifactStore, model: str, entries: Sequence[Entry]) ->
         return None
     # An entry of a ledger that was tampered with may be missing, so its number is not its place.
     by = author_of(next(entry for entry in entries if entry.seq == last.seq))
-    request, begun = last.request, read_answer(store, last.request) if last.state == "answered" else None
+    request, begun = last.request, None
+    if last.state == "answered":
+        # The file may be damaged, or of a later release.
+        with suppress(ValidationError):
+            begun = read_answer(store, request)
     found = OpenRequest(id=request.id, reason=request.reason, created=request.created, state=last.state, by=by)
     if begun is None:
         return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
@@ -141,7 +142,9 @@ def _metric(name: str, value: float, item: CandidateVerdict) -> MetricValue:
     # Verdicts of earlier releases have no intervals. Of their gates, only one on the metric itself has the interval of
     # the metric. A gate on an improvement has another interval.
     for gate in item.gates:
-        if gate.gate.split(" ", 1)[0] == name and gate.improvement is None and gate.measured == value:
+        # The bounds of gates are one-sided, so that only two at 97.5% are a 95% interval.
+        on_metric = gate.gate.split(" ", 1)[0] == name and gate.improvement is None and gate.measured == value
+        if on_metric and gate.confidence is not None and math.isclose(gate.confidence, 0.975):
             return MetricValue(value=value, low=gate.low, high=gate.high)
     return MetricValue(value=value)
 

@@ -93,8 +93,8 @@ class Losses(Model):
 
     :param rows: number of rows, shape (k,)
     :param mean: mean loss, shape (k,); 0 without rows
-    :param variance: sample variance of the loss, shape (k,); 0 with fewer than two rows. With weights of rows, the
-        variance of the mean times ``effective``
+    :param variance: sample variance of the loss, shape (k,); 0 with fewer than two rows. With weights of rows, it
+        is the variance of the weighted mean, multiplied by ``effective``
     :param weight: sum of the weights of the rows, shape (k,); empty if each row counts once
     :param effective: effective number of rows (Kish), shape (k,); empty if each row counts once
     """

@@ -130,7 +130,7 @@ class Endpoint:
         rows = await in_thread_if(large, protocol.read, body, memoryview(data)[size:], served)
         request_id = request_id_of(request, body)
         served, rows = self._routed(request, served, rows, request_id)
-        found, _ = await self._predict(served, rows, request_id)
+        found, _ = await self._predict(served, rows, request_id, routed=_is_routed(request))
         return await in_thread_if(large, _tensors, served, found, request_id, body)
 
     async def predict(self, request: Request) -> Response:
@@ -148,7 +148,8 @@ class Endpoint:
         rows, missing = await self._rows(served, body, large)
         served, rows = self._routed(request, served, rows, request_id)
         explain = self.explaining.explain if body.get("explain", False) else None
-        found, explained = await self._predict(served, rows, request_id, logged=body.get("log", True), explain=explain)
+        logged, routed = body.get("log", True), _is_routed(request)
+        found, explained = await self._predict(served, rows, request_id, routed=routed, logged=logged, explain=explain)
         return await in_thread_if(large, _predictions, served, found, request_id, missing, explained)
 
     async def _rows(self, served: Served, body: dict[str, Any], large: bool) -> tuple[Rows, list[list[str]]]:
@@ -215,7 +216,7 @@ class Endpoint:
 
         A request that names a version gets this version. If the canary cannot take the rows, the champion answers.
         """
-        if self._canary is None or "version" in request.path_params:
+        if self._canary is None or not _is_routed(request):
             return served, rows
         chosen = self._canary.choose(served, rows, request_id)
         if chosen is served:
@@ -226,9 +227,10 @@ class Endpoint:
             # A feature of the canary is a watched column of the champion, which requests may leave out.
             return served, rows
 
-    def _count(self, served: Served, seconds: float, *, failed: bool = False) -> None:
+    def _count(self, served: Served, seconds: float, *, failed: bool = False, routed: bool = True) -> None:
         self._metrics.count_of_version(served.ref.version, seconds, failed=failed)
-        if self._canary is not None:
+        # Requests that name a version are not part of the comparison.
+        if self._canary is not None and routed:
             self._canary.answered(self._versions.champion, served, 1000 * seconds, failed=failed)
 
     async def _predict(
@@ -237,6 +239,7 @@ class Endpoint:
         rows: Rows,
         request_id: str,
         *,
+        routed: bool,
         logged: bool = True,
         explain: Callable[[Served, Rows, Predictions], Awaitable[Explained]] | None = None,
     ) -> tuple[Predictions, Explained | None]:
@@ -247,12 +250,12 @@ class Endpoint:
             else:
                 found = served.predict(rows)
         except Exception:
-            self._count(served, time.perf_counter() - began, failed=True)
+            self._count(served, time.perf_counter() - began, failed=True, routed=routed)
             # The error message of a library is logged, but not sent to the client.
             log.exception("%s could not predict the rows of a request.", served.ref)
             raise RefusedError(500, f"{served.ref} could not predict these rows.") from None
         seconds = time.perf_counter() - began
-        self._count(served, seconds)
+        self._count(served, seconds, routed=routed)
         self._metrics.rows.observe(rows.count)
         # A refused request is not logged, because the client may send it again.
         explained = await explain(served, rows, found) if explain is not None else None
@@ -272,6 +275,11 @@ def _tensors(served: Served, found: Predictions, request_id: str, body: dict[str
     content = to_json(described, inf_nan_mode="null")
     headers = {_BINARY_HEADER: str(len(content))}
     return Response(b"".join([content, *buffers]), headers=headers, media_type="application/octet-stream")
+
+
+def _is_routed(request: Request) -> bool:
+    """Return whether the share of the canary decides which version answers."""
+    return "version" not in request.path_params
 
 
 def _predictions(

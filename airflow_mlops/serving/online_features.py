@@ -54,8 +54,8 @@ class OnlineFeatures:
         refs = list(dict.fromkeys(wanted.values()))
         if missing := repository.missing_features(store, service, refs):
             raise FeatureStoreError(
-                f"The Feast repository {self._repo} does not have the feature {missing[0]!r} any more, with which the model "
-                "was trained. Add it again, or train the model without it."
+                f"The Feast repository {self._repo} no longer has the feature {missing[0]!r}. The model was "
+                "trained with this feature. Add it again, or train the model without it."
             )
         with repository.locked(store, shared=True):
             plan = request.resolve(store, service, None if service else refs)

@@ -22,6 +22,9 @@ from airflow_mlops.core.contract import ModelContract
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+# Without the settings for garbage of tests/support/startup, which take memory, because the memory of servers is measured.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
 
 @contextmanager
 def answering(
@@ -37,7 +40,7 @@ def answering(
     connection = json.dumps({"conn_type": "mlflow", "host": mlflow})
     server = subprocess.Popen(
         [sys.executable, *command],
-        env={**os.environ, "AIRFLOW_CONN_MLFLOW_DEFAULT": connection, **environment},
+        env={**_ENVIRONMENT, "AIRFLOW_CONN_MLFLOW_DEFAULT": connection, **environment},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     lines: list[str] = []

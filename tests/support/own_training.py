@@ -75,6 +75,8 @@ def torch_network(X: Any, y: Any, *, params: dict[str, Any], seed: int) -> Any: 
             super().__init__()
             self.layers = torch.nn.Sequential(torch.nn.Linear(X.shape[1], 4), torch.nn.Dropout(0.5))
             self.last = torch.nn.Linear(4, params["outputs"])
+            if params.get("sigmoid"):
+                self.last = torch.nn.Sequential(self.last, torch.nn.Sigmoid())
 
         def forward(self, rows: torch.Tensor) -> torch.Tensor:
             return self.last(self.layers(torch.nan_to_num(rows) / 1000))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 
 # The variables with which fsspec and its packages find the artifact store and its credentials.
 _STORE_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_", "FSSPEC_")
+# They belong to the identity of the worker's machine or pod. Executors have their own.
+_IDENTITIES = {
+    "AWS_WEB_IDENTITY_TOKEN_FILE": ("AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME"),
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": (),
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI": ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",),
+    "AZURE_FEDERATED_TOKEN_FILE": ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST"),
+}
 _ANSWERS = "number long, answer string"
 # Airflow kills a task 5 s after a user ended it.
 _CLOSING_SECONDS = 4.0
@@ -57,7 +65,8 @@ class SparkExecutors:
         run = _runner(function, self._store, json.dumps(arguments), list(parts), self._environment(conn_ids))
         try:
             # One partition for each part: Spark schedules, repeats and speculates each part on its own.
-            rows = spark.range(0, len(parts), 1, len(parts)).mapInArrow(run, _ANSWERS).collect()
+            job = spark.range(0, len(parts), 1, len(parts)).mapInArrow(run, _ANSWERS)
+            rows = _in_thread(job.collect)
         except Exception as error:  # noqa: BLE001 - of PySpark, Py4J, gRPC or the JVM
             if self._session is None:
                 raise ComputeError(
@@ -75,6 +84,9 @@ class SparkExecutors:
 
     def _environment(self, conn_ids: Iterable[str]) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if name.startswith(_STORE_PREFIXES)}
+        for name in [name for name in _IDENTITIES if name in inherited]:
+            for left_out in (name, *_IDENTITIES[name]):
+                inherited.pop(left_out, None)
         connections = {environment_name(conn_id): to_json(self._connection(conn_id)) for conn_id in conn_ids}
         return {**inherited, **connections, **self._place.env}
 
@@ -87,6 +99,18 @@ class SparkExecutors:
         thread = Thread(target=close, args=(session,), name="close-spark", daemon=True)
         thread.start()
         thread.join(_CLOSING_SECONDS)
+
+
+def _in_thread(function: Callable[[], Any]) -> Any:
+    """Call a function in another thread.
+
+    If an exception, such as a timeout of Airflow, passes through the call of a job, PySpark waits for the end of the job.
+    """
+    pool = ThreadPoolExecutor(1, "spark-job")
+    try:
+        return pool.submit(function).result()
+    finally:
+        pool.shutdown(wait=False)
 
 
 def _runner(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import socket
 import sys
@@ -24,6 +25,7 @@ _PYTHON = "spark.sql.execution.pyspark.python"
 _UNPACKED = "environment"
 # PySpark sets this variable, and then starts no driver in this process.
 _REMOTE = "SPARK_CONNECT_MODE_ENABLED"
+_LOCAL = re.compile(r"local(-cluster)?(\[.*\])?")
 _CONNECT_PORT, _CONNECT_SECONDS = 15002, 10.0
 
 
@@ -59,12 +61,13 @@ def open_session(place: Spark, connection: ConnectionInfo, name: str, package: P
             "run_on=Spark(...) needs PySpark, which is not installed in the worker. Install airflow-mlops[spark]."
         ) from None
     was_remote = _REMOTE in os.environ
+    spark, is_own = None, True
     try:
         if connection.conn_type == "spark_connect":
             require_server(connection)
             settings = dict(place.conf)
             python = settings.pop("spark.pyspark.python", None)
-            spark, is_own = SparkSession.builder.remote(connect_url(connection)).create(), True
+            spark = SparkSession.builder.remote(connect_url(connection)).create()
             for key, value in settings.items():
                 spark.conf.set(key, value)
         elif connection.conn_type == "spark":
@@ -82,9 +85,10 @@ def open_session(place: Spark, connection: ConnectionInfo, name: str, package: P
         if python is not None:
             spark.conf.set(_PYTHON, python)
         spark.addArtifacts(str(package), pyfile=True)
-    except MLOpsError:
-        raise
-    except Exception as error:  # noqa: BLE001 - of PySpark, Py4J, gRPC or the JVM
+    except BaseException as error:
+        close(Session(spark, is_own, was_remote))
+        if isinstance(error, MLOpsError) or not isinstance(error, Exception):
+            raise
         raise failure(error, f"Spark of connection {connection.conn_id!r}") from None
     return Session(spark, is_own, was_remote)
 
@@ -117,9 +121,16 @@ def _classic(place: Spark, connection: ConnectionInfo, name: str) -> tuple[Any, 
             builder = builder.config(key, value)
     python = place.conf.get("spark.pyspark.python")
     # Local executors are on this machine, so the interpreter of the driver has their packages.
-    if python is None and master.startswith("local"):
+    if python is None and _LOCAL.fullmatch(master):
         python = sys.executable
-    return builder.getOrCreate(), running is None, python
+    if running is None:
+        return builder.getOrCreate(), True, python
+    # The settings and the jobs of the session that the process had stay as they are.
+    spark = SparkSession.builder.getOrCreate().newSession()
+    for key, value in place.conf.items():
+        if spark.conf.isModifiable(key):
+            spark.conf.set(key, value)
+    return spark, False, python
 
 
 def master_of(connection: ConnectionInfo) -> str:
@@ -133,7 +144,7 @@ def master_of(connection: ConnectionInfo) -> str:
         )
     host = connection.host
     # In a connection that is written as a URI, the type of the connection replaces the scheme of the master.
-    if "://" not in host and host != "yarn" and not host.startswith("local"):
+    if "://" not in host and host != "yarn" and not _LOCAL.fullmatch(host):
         host = f"spark://{host}"
     return f"{host}:{connection.port}" if connection.port else host
 
@@ -156,7 +167,7 @@ def connect_url(connection: ConnectionInfo) -> str:
         "use_ssl": str(connection.extra["use_ssl"]).lower() if "use_ssl" in connection.extra else None,
     }
     listed = ";".join(f"{name}={quote(value, safe='')}" for name, value in options.items() if value)
-    place = f"{url.netloc}:{connection.port}" if connection.port else url.netloc
+    place = f"{url.netloc}:{connection.port}" if connection.port and not url.port else url.netloc
     return f"sc://{place}/;{listed}" if listed else f"sc://{place}"
 
 
@@ -187,7 +198,8 @@ def close(session: Session) -> None:
     # The session may have ended together with its server.
     with suppress(Exception):
         session.spark.interruptAll()
-        if session.is_own:
+    if session.is_own:
+        with suppress(Exception):
             session.spark.stop()
     if not session.was_remote:
         os.environ.pop(_REMOTE, None)

@@ -33,7 +33,7 @@ class Spark(Compute):
     """
 
     conn_id: str = "spark_connect_default"
-    conf: dict[str, str] = field(default_factory=dict)
+    conf: dict[str, str] = field(default_factory=dict, repr=False)
     archive: str | None = None
     env: dict[str, str] = field(default_factory=dict, repr=False)
 

@@ -54,7 +54,7 @@ def find_datasets(
 ) -> list[Dataset]:
     """Open the current datasets named ``name``, ordered by time.
 
-    Each time belongs to one dataset only, except in windows of online predictions.
+    Each point in time belongs to only one dataset, except in windows of online predictions.
 
     A window of online predictions has one dataset for each version that has answered requests. All of them are
     returned; the dataset of the version that answered last is at the end.

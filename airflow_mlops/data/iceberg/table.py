@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from itertools import chain
-from typing import TYPE_CHECKING
+from json import JSONDecodeError
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -110,7 +111,9 @@ class IcebergTable:
     def _load_catalog(self) -> Catalog:
         from pyiceberg.catalog import load_catalog
 
-        return load_catalog(self._catalog, **self._properties)
+        catalog = load_catalog(self._catalog, **self._properties)
+        _recognise_landed(catalog)
+        return catalog
 
     def _open(self, schema: pa.Schema, part: Part) -> Table:
         from pyiceberg.exceptions import NoSuchNamespaceError, NoSuchTableError, TableAlreadyExistsError
@@ -164,6 +167,11 @@ class IcebergTable:
     def _commit(self, table: Table, schema: pa.Schema, part: Part, batches: Iterator[pa.RecordBatch]) -> int:
         """Delete and add the rows in one commit, and return the number of added rows."""
         columns = self._columns(schema, table)
+        if table.properties.get("write.update.isolation-level", "serializable") != "serializable":
+            raise TableError(
+                f"{self.where} has the property write.update.isolation-level, with which two tasks could write the same rows "
+                "twice. Set it to serializable."
+            )
         written = 0
 
         def rows() -> Iterator[pa.RecordBatch]:
@@ -203,7 +211,14 @@ class IcebergTable:
         :raises TableUnavailableError: the catalog or the table cannot be reached, or was changed by others during every
             attempt
         """
-        from pyiceberg.exceptions import CommitFailedException, ForbiddenError, UnauthorizedError, ValidationException
+        from pydantic import ValidationError
+        from pyiceberg.exceptions import (
+            CommitFailedException,
+            ForbiddenError,
+            NotInstalledError,
+            UnauthorizedError,
+            ValidationException,
+        )
 
         try:
             yield
@@ -218,7 +233,11 @@ class IcebergTable:
                     f"{self.where} was changed by others during each of {ATTEMPTS} attempts to write it: {message}. A "
                     "retry writes all rows again. Let fewer tasks write to it at the same time."
                 ) from None
-            if isinstance(error, (NotImplementedError, ValueError, ForbiddenError, UnauthorizedError)):
+            # A gateway between the step and the catalog may answer with a page instead of JSON.
+            final = isinstance(
+                error, (NotImplementedError, ValueError, ForbiddenError, UnauthorizedError, NotInstalledError)
+            )
+            if final and not isinstance(error, (JSONDecodeError, ValidationError)):
                 raise TableError(
                     f"{self.where} was not changed, because it rejected the rows: {message}. Correct the table, the connection or "
                     "the data, or write to another table."
@@ -227,6 +246,33 @@ class IcebergTable:
                 f"{self.where} could not be written: {message}. A retry writes all rows again. Check that the catalog and "
                 "the files of the table can be reached, and that the credentials are valid where the step runs."
             ) from None
+
+
+def _recognise_landed(catalog: Catalog) -> None:
+    """Let a commit succeed that was made, but reported as a conflict because a client library repeated the request.
+
+    PyIceberg 0.12 would delete the files of such a commit if there was nothing to replace, and the table would be
+    unreadable.
+    """
+    from pyiceberg.exceptions import CommitFailedException
+    from pyiceberg.table import CommitTableResponse
+    from pyiceberg.table.update import AddSnapshotUpdate
+
+    commit = catalog.commit_table
+
+    def commit_table(table: Table, requirements: Any, updates: Any) -> CommitTableResponse:
+        try:
+            return commit(table, requirements, updates)
+        except CommitFailedException:
+            ids = [update.snapshot.snapshot_id for update in updates if isinstance(update, AddSnapshotUpdate)]
+            found = catalog.load_table(table.name())
+            if not ids or any(found.metadata.snapshot_by_id(number) is None for number in ids):
+                raise
+            return CommitTableResponse.model_validate(
+                {"metadata": found.metadata, "metadata-location": found.metadata_location}
+            )
+
+    catalog.commit_table = commit_table  # type: ignore[method-assign]
 
 
 def _selected(part: Part) -> BooleanExpression:

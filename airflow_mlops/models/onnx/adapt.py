@@ -49,7 +49,12 @@ def adapted(content: bytes, name: str, task: Task, features: Sequence[FeatureCol
         model.opset_import.append(onnx.helper.make_opsetid("", 18))
     _adapt_inputs(model, name, features)
     _adapt_output(model, name, task, classes)
-    onnx.checker.check_model(model)
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:
+        raise ModelFormatError(
+            f"{name} cannot be adapted to this package's form: {one_line(error, 300)}. Export it with a newer opset."
+        ) from error
     adapted: bytes = model.SerializeToString()
     return adapted
 

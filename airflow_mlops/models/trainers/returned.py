@@ -114,6 +114,12 @@ def _network(
     from airflow_mlops.models.trainers.torch.onnx import network_to_onnx
 
     network = network.cpu().eval()
+    last = list(network.modules())[-1]
+    if data.task != "regression" and isinstance(last, (torch.nn.Sigmoid, torch.nn.Softmax, torch.nn.LogSoftmax)):
+        raise ModelFormatError(
+            f"{name} ends with {type(last).__name__}, but a network must return logits, because probabilities are computed "
+            "from them. Remove this layer."
+        )
 
     class Answer(torch.nn.Module):
         def __init__(self) -> None:

@@ -361,6 +361,11 @@ class SearchTrainerSpec(Model):
     def _check(self) -> SearchTrainerSpec:
         check_metric(self.metric, self.greater_is_better)
         check_chooses(self.metric)
+        if self.metric is None and getattr(self.trainer, "group", None) is not None:
+            raise ValueError(
+                "the trainer learns a ranking, whose scores cannot be compared by rmse, the default of a regression; set "
+                "metric, for example {'metric': 'ndcg', 'k': 10, 'group': ...}"
+            )
         if twice := sorted(set(self.space) & set(self.trainer.params)):
             raise ValueError(
                 f"parameter {twice[0]!r} is in both space and the trainer's params; remove it from one of them"

@@ -97,7 +97,7 @@ def failures(counts: Mapping[float, ShareCounts]) -> GateResult | None:
     accepted = limit(parts)
     champion = f"{others_failed:,} of {others:,} ({others_failed / others:.2%})" if others else "none"
     return GateResult(
-        gate=f"fails at most {SHARE:.0%} plus {TIMES:g} times the champion's share of the requests",
+        gate=f"fails at most {SHARE:.0%} of its requests plus {TIMES:g} times the champion's failure rate",
         measured=failed / total,
         asked=accepted,
         passed=not excessive(parts),

@@ -185,14 +185,15 @@ def intervals(measurement: Measurement, resampling: Resampling) -> Intervals:
     :class:`airflow_mlops.metrics.comparison.Estimate` describes the method.
 
     :param resampling: the bootstrap weights of the rows
-    :return: lower and upper end of the interval, by metric; ``None`` if there are too few rows
+    :return: lower and upper end of the interval, by metric; ``None`` if the error is unknown, because there are too few rows
+        or all resamples are equal
     """
     assert measurement.rows is not None
     one_sided = (1 + CONFIDENCE) / 2
     bounds: dict[str, tuple[float, float] | None] = {}
     for metric in measurement.metrics:
         interval = estimate(metric, measurement.rows, resampling)
-        known = interval.standard_error < float("inf")
+        known = 0 < interval.standard_error < float("inf")
         bounds[metric] = (interval.lower(one_sided), interval.upper(one_sided)) if known else None
     return bounds
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from airflow_mlops.core.errors import MetricError
 from airflow_mlops.core.moments import EPOCH
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.gates.evidence import Measurement
@@ -31,7 +32,6 @@ def by_window(compared: Compared, metric: str) -> list[HeldOutWindow]:
     :param compared: the measured models
     :param metric: name of the metric of the verdict
     :return: the windows in the order of time; empty if the held-out rows are not divided into windows
-    :raises MetricError: a custom metric fails
     """
     data, details = compared.data, compared.data.dataset.manifest.details
     declared = (details.get("split") or {}).get("windows") or []
@@ -70,7 +70,11 @@ def _measure(
     clusters = compared.resampling.clusters
     if clusters is not None:
         _, clusters = np.unique(clusters[index], return_inverse=True)
-    found = estimate(metric, measurement.rows.take(index), Resampling(len(index), clusters=clusters))
+    try:
+        found = estimate(metric, measurement.rows.take(index), Resampling(len(index), clusters=clusters))
+    except MetricError:
+        # The gates have used all rows. A custom metric may need a class that is absent from the window.
+        return None
     if not np.isfinite(found.value):
         return None
     # If all resamples are equal, for example because the few rows are ranked without an error, the error is unknown.

@@ -62,8 +62,9 @@ class CsvOptions(Model):
     :param true_values: text or texts that mean true in columns of type bool, instead of ``true`` and ``1``
     :param false_values: text or texts that mean false in columns of type bool, instead of ``false`` and ``0``
     :param on_bad_lines: what happens if a row has more or fewer values than the header. ``error`` fails the task.
-        ``skip`` leaves out the row. The same holds for a row that repeats the header. The number of skipped rows and the first line numbers are logged and recorded in
-        the manifest
+        ``skip`` leaves out the row. The number of skipped rows and the first line numbers are logged and recorded in
+        the manifest. The same holds for a row that repeats the header, of which only the number is logged, if at least
+        two columns are read and none of them is declared as a number, bool, time or binary
     """
 
     sep: _Character | None = None

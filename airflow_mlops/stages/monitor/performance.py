@@ -119,14 +119,14 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         immature = young or _too_few(labelled, coverage, policy)
         return Realised(labelled, coverage, unmeasured=weights.refused, immature=immature, notes=notes, weights=weights)
     try:
-        columns = metric_columns.read(check, contract, metric)
+        columns, missing = metric_columns.read(check, contract, metric), None
     except metrics.UnmeasurableError as error:
-        immature = young or _too_few(labelled, coverage, policy)
-        return Realised(labelled, coverage, unmeasured=str(error), immature=immature, notes=notes, weights=weights)
+        # The metric itself is not measured then, but bias and coverage of intervals do not need the columns.
+        columns, missing = {}, str(error)
     outcomes = replace(outcomes, columns=columns)
     if weights.values is not None:
         outcomes = outcomes.weighted(weights.values)
-    reason = young or _too_few(outcomes.rows, coverage, policy)
+    reason = missing or young or _too_few(outcomes.rows, coverage, policy)
     performance, known, trained = None, None, _at_training(reference, weights.column).intervals.get(BIAS)
     try:
         estimate = metrics.measure(metric, outcomes, policy.confidence, contract.task)

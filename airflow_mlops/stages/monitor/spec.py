@@ -26,8 +26,9 @@ class MonitorSpec(Spec):
     :param profiles: profiles of all shards of ``dataset``, or one profile of all rows; by default the check profiles
         the rows
     :param policy: the retraining policy
-    :param trainer: the trainer of challengers; by default the trainer of the champion, unless it runs user code, and
-        those of the other candidates of the last decision
+    :param trainer: the trainer of challengers; by default the trainer of the champion, and those of the other
+        candidates of the last decision that run no user code. If the champion's trainer runs user code, there are no
+        challengers
     """
 
     model: Name

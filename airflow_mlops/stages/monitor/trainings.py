@@ -115,7 +115,8 @@ def other_trainers(
     - its candidate is a network or boosted trees and was trained on a machine with a GPU, so the time without one is
       unknown;
     - it was trained with weights of rows (``sample_weight``), which challengers do not use;
-    - it runs user code, needs a library that is not installed, starts from an earlier version, or cannot be read.
+    - it runs user code, needs a library that is not installed, starts from an earlier version, learns a ranking, or
+      cannot be read.
 
     Candidates that TrainOperator did not train have no trainer. Of more than ten candidates, the first ten are read.
 
@@ -163,7 +164,11 @@ def _candidates(entries: Sequence[Entry], present: ModelVersionRef) -> list[Mode
 
 
 def _id(trainer: TrainerSpec) -> str:
-    return fingerprint(trainer.model_dump(mode="json", exclude=_IRRELEVANT))[:16]
+    fields = trainer.model_dump(mode="json", exclude=_IRRELEVANT)
+    # Trainers that were recorded without this field keep their ids.
+    if fields.get("group") is None:
+        fields.pop("group", None)
+    return fingerprint(fields)[:16]
 
 
 def _expected_seconds(candidate: ModelVersionRef, trainer: TrainerSpec, rows: int, client: MlflowClient) -> float:
@@ -201,6 +206,8 @@ def _check_installed(trainer: TrainerSpec) -> None:
             raise UnmeasurableError(f"{trainer.library} is not installed where monitoring runs")
         if trainer.warm_start is not None:
             raise UnmeasurableError("its trainer starts from an earlier version, which has learned from other rows")
+        if trainer.group is not None:
+            raise UnmeasurableError("its trainer learns a ranking, and challengers cannot learn rankings")
 
 
 def _recorded(ref: ModelVersionRef, client: MlflowClient) -> Training | None:

@@ -40,7 +40,9 @@ def same_signature(judged: ModelContract, refitted: ModelContract) -> GateResult
     return GateResult(gate="same signature", measured=None, asked=None, passed=not differing, explanation=explanation)
 
 
-def stable_predictions(judged: Predictions, refitted: Predictions, deviation: float | None) -> GateResult:
+def stable_predictions(
+    judged: Predictions, refitted: Predictions, deviation: float | None, of: str = "label"
+) -> GateResult:
     """Check that the two versions predict almost the same for rows to which both were fitted.
 
     The difference of a row is the largest absolute difference between the probabilities of a class or, for a
@@ -49,10 +51,12 @@ def stable_predictions(judged: Predictions, refitted: Predictions, deviation: fl
 
     :param judged: predictions of the version that passed the gates
     :param refitted: predictions of the refitted version for the same rows
-    :param deviation: for a regression, the standard deviation of the training labels; otherwise ``None``
+    :param deviation: for a regression, the standard deviation of the training labels; for a ranking, that of the scores
+        of ``judged``; otherwise ``None``
+    :param of: the values of which ``deviation`` is the standard deviation, for the explanation
     """
     found = float(_differences(judged, refitted, deviation).mean())
-    unit = "probability" if deviation is None else "share of four standard deviations of the label"
+    unit = "probability" if deviation is None else f"share of four standard deviations of the {of}"
     rows = len(judged.score)
     return GateResult(
         gate="stable predictions",

@@ -281,11 +281,16 @@ def _check(
     chosen = np.sort(np.random.default_rng(checks.SEED).permutation(train.table.num_rows)[: checks.ROWS])
     sample = train.table.take(pa.array(chosen))
     deviation = standard_deviation(train.labels) if contract.task == "regression" else None
+    old_predictions = judged.model.predict(sample)
+    ranks = getattr(judged.spec.trainer, "group", None) is not None
+    if ranks:
+        # The scores of a ranking are not in the unit of the label.
+        deviation = standard_deviation(old_predictions.score)
     new = OnnxModel(fitted.exported, fitted.contract)
     columns = read_columns(dataset, TEST, [metric.name])
     return [
         signature,
-        checks.stable_predictions(judged.model.predict(sample), new.predict(sample), deviation),
+        checks.stable_predictions(old_predictions, new.predict(sample), deviation, "scores" if ranks else "label"),
         checks.not_worse(
             metric,
             predicted(test.labels, before, contract, test.metric_weights, columns),

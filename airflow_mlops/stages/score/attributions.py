@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from airflow_mlops.data.columns import ATTRIBUTION_COLUMNS
-from airflow_mlops.models.attributions import sorted_lists
 
 if TYPE_CHECKING:
     from airflow_mlops.metrics.predictions import Predictions
@@ -28,6 +27,9 @@ def with_attributions(
     :param explainer: computes the attributions
     :param private: names of hashed and dropped features, whose attributions are left out
     """
+    # It imports the libraries of models, which the executors of Spark lack.
+    from airflow_mlops.models.attributions import sorted_lists
+
     values, base = explainer.attribute(rows, found)
     kept = [place for place, name in enumerate(explainer.features) if name not in private]
     added = (sorted_lists([explainer.features[place] for place in kept], values[:, kept]), pa.array(base))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.metrics.catalog import MAIN_METRIC, METRICS
+from airflow_mlops.metrics.catalog import MAIN_METRIC, find_metric, is_ranking
 from airflow_mlops.metrics.columns import read_columns
 from airflow_mlops.models import importance
 from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE, OnnxModel
@@ -23,6 +23,7 @@ from airflow_mlops.stages.train.candidate import Fitted
 
 if TYPE_CHECKING:
     from mlflow.models import Model, ModelSignature
+    from numpy.typing import NDArray
 
 EXAMPLE_ROWS = 5
 _PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow")
@@ -73,15 +74,16 @@ def write_package(
         code=None,
     )
     features = [feature.name for feature in contract.features]
+    columns = read_columns(dataset, TEST, contract.metrics)
     profile = model_profile(
         lambda: dataset.batches(part, features),
         lambda: dataset.batches(TEST, features),
         contract,
         test.labels,
         fitted.predictions,
-        _importance(fitted, test) if importances is None else importances,
+        _importance(fitted, test, columns) if importances is None else importances,
         test.metric_weights,
-        read_columns(dataset, TEST, contract.metrics),
+        columns,
     )
     profile, contract = with_watched_columns(profile, contract, dataset, part)
     profile = with_constant_spans(profile, contract, dataset, part)
@@ -94,17 +96,22 @@ def write_package(
     return description
 
 
-def _importance(fitted: Fitted, test: TrainingData) -> dict[str, float]:
-    """Return the permutation importance of each feature for the main metric of the ML task, by name of the feature.
+def _importance(fitted: Fitted, test: TrainingData, columns: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """Return the permutation importance of each feature, by name of the feature.
 
-    The importance is measured on the ONNX export, because scoring uses the export.
+    The importance is measured by the main metric of the ML task or, for a model that has one, by its ranking metric, because
+    the scores of a ranking have no unit. It is measured on the ONNX export, because scoring uses the export.
+
+    :param columns: the columns that the metrics of the model name, each of shape (n,)
     """
+    metric = next(filter(is_ranking, fitted.contract.metrics), MAIN_METRIC[fitted.contract.task])
     worse = importance.measure(
         OnnxModel(fitted.exported, fitted.contract),
         test.labels,
         lambda names, rows: test.table.select(names).take(rows),
-        METRICS[MAIN_METRIC[fitted.contract.task]],
+        find_metric(metric),
         test.metric_weights,
+        columns,
     )
     return importance.shares(worse)
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
-from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric
+from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric, is_ranking
 from airflow_mlops.models.calibration_rule import CalibrationInput
 from airflow_mlops.models.class_weight_rule import ClassWeight
 from airflow_mlops.models.interval_rule import IntervalInput
@@ -71,6 +71,11 @@ class TrainSpec(Spec):
             )
         return self
 
+    @property
+    def _is_ranker(self) -> bool:
+        trainer = self.trainer.trainer if isinstance(self.trainer, SearchTrainerSpec) else self.trainer
+        return getattr(trainer, "group", None) is not None
+
     @model_validator(mode="after")
     def _weighs_rows(self) -> TrainSpec:
         if self.sample_weight is not None:
@@ -80,12 +85,16 @@ class TrainSpec(Spec):
             )
             if problem is not None:
                 raise ValueError(problem)
+            if self._is_ranker or any(map(is_ranking, self.metrics)):
+                raise ValueError(
+                    "sample_weight is set, but rankings and ndcg do not support weights of rows; remove one of the two"
+                )
         return self
 
     @model_validator(mode="after")
     def _predicts_numbers(self) -> TrainSpec:
         if self.interval is not None:
-            if getattr(self.trainer, "group", None) is not None:
+            if self._is_ranker:
                 raise ValueError(
                     "interval is set, but the scores of a ranking are not in the unit of the label; remove interval"
                 )

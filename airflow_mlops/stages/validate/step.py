@@ -111,7 +111,11 @@ def _require_distinct(suite: ExpectationSuite, datasets: Sequence[Dataset]) -> N
     for column in dict.fromkeys(name for dataset in datasets for name in dataset.manifest.column_names):
         names.setdefault(column.casefold(), []).append(column)
     for column in (
-        found for expectation in suite.expectations for found in checkpoint.columns(expectation.configuration.kwargs)
+        found
+        for expectation in suite.expectations
+        # This expectation compares names exactly.
+        if expectation.configuration.type != "expect_column_to_exist"
+        for found in checkpoint.columns(expectation.configuration.kwargs)
     ):
         if len(same := names.get(column.casefold(), [])) > 1:
             raise SchemaError(

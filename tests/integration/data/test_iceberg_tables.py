@@ -28,6 +28,8 @@ from tests.support.deployed import flights, promote, scoring_set
 pyiceberg_catalog = pytest.importorskip("pyiceberg.catalog")
 schemas = pytest.importorskip("pyiceberg.schema")
 kinds = pytest.importorskip("pyiceberg.types")
+SqlCatalog = pytest.importorskip("pyiceberg.catalog.sql").SqlCatalog
+CommitFailedException = pytest.importorskip("pyiceberg.exceptions").CommitFailedException
 
 UTC = pa.timestamp("us", "UTC")
 ROWS = pa.schema([("id", pa.int64()), ("window_start", UTC), ("model", pa.string()), ("version", pa.int64())])
@@ -172,6 +174,25 @@ def test_the_number_of_attempts_is_limited(table, monkeypatch):
         replace(table, [9], at_end=other)
     assert caught.value.retryable
     assert content(table) == [(4, "delays", 1, 3)]
+
+
+def test_a_commit_that_is_reported_as_a_conflict_although_it_was_made(table, monkeypatch):
+    replace(table, [1], month=5)
+    calls = []
+    commit = SqlCatalog.commit_table
+
+    def repeated(self, *arguments):
+        commit(self, *arguments)
+        calls.append(1)
+        # As if the client library had repeated a request whose response was lost.
+        raise CommitFailedException("The table has been changed.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(SqlCatalog, "commit_table", repeated)
+        assert replace(table, [2, 3]) == 2
+    assert len(calls) == 1
+    assert replace(table, [4]) == 1
+    assert content(table) == [(4, "delays", 1, 4), (5, "delays", 1, 1)]
 
 
 TYPES = {

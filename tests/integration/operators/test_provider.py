@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -195,9 +196,12 @@ def store():
     ],
 )
 def test_a_page_has_its_content_type_and_a_restrictive_policy(key, kind, store):
-    from airflow_mlops.plugin.pages import artifact
+    from airflow_mlops.plugin import pages
 
-    response = artifact(key)
+    async def respond(_):
+        return pages.artifact(key)
+
+    response = asyncio.run(pages._headers(None, respond))
     assert response.body == store.read_bytes(key)
     assert response.headers["content-type"] == kind
     assert response.headers["x-content-type-options"] == "nosniff"

@@ -118,12 +118,15 @@ def test_entities_keep_their_version_and_failures_are_shown_counted_and_end_the_
             (counts,) = canary_counts.total(store, v2, v1, since).items()
             assert (counts[0], counts[1].canary_failed, counts[1].champion_failed) == (0.3, 0, 0)
             assert counts[1].canary > 0
+            # Requests that name the canary are not part of its share, and their failures do not withdraw it.
+            canary = f"{server.url}/v2/models/{model.model}/versions/2/predict"
+            assert {ask(theirs[0], wind=7.0, path=canary).status_code for _ in range(10)} == {500}
             # No other version answers in its place.
             failures = [ask(theirs[0], wind=7.0) for _ in range(10)]
             assert {answer.status_code for answer in failures} == {500}
             assert all("v2" in answer.json()["error"] for answer in failures)
             found = metrics(server)
-            assert found['mlops_serve_version_requests_total{status="failed",version="2"}'] == 10
+            assert found['mlops_serve_version_requests_total{status="failed",version="2"}'] == 20
             assert found["mlops_serve_canary_withdrawn_version"] == 2
             assert ask(theirs[0], wind=7.0).json()["version"] == 1
             # All other servers follow the alias.

@@ -50,6 +50,7 @@ def test_a_connection_that_names_no_server(host):
         ({"host": "yarn", "extra": {"queue": "q"}}, "yarn"),
         ({"host": "local[2]"}, "local[2]"),
         ({"host": "k8s://https://s", "port": 443}, "k8s://https://s:443"),
+        ({"host": "localhost", "port": 7077}, "spark://localhost:7077"),
     ],
 )
 def test_a_master(parts, master):
@@ -96,7 +97,7 @@ def test_executors_need_neither_airflow_nor_an_installed_package(tmp_path):
         archive.extractall(tmp_path)
     code = """
 import sys
-for name in ("airflow", "mlflow", "duckdb"):
+for name in ("airflow", "mlflow", "duckdb", "pandas", "scipy", "sklearn", "sqlalchemy", "jinja2"):
     sys.modules[name] = None
 import airflow_mlops.stages.executors, airflow_mlops.stages.score.on_executors, airflow_mlops.stages.profile.on_executors
 print(airflow_mlops.__file__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from airflow_mlops.core.errors import TrainingError
+from airflow_mlops.core.errors import ModelFormatError, TrainingError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import parity
@@ -79,3 +79,8 @@ def test_a_torch_network_returns_logits(parts, outputs):
     assert np.array_equal(found, model.predict(test.frame))
     assert np.abs(found.sum(axis=1) - 1).max() < 1e-6
     assert found[:, 1].std() > 0
+
+
+def test_a_torch_network_that_returns_probabilities_is_refused(parts):
+    with pytest.raises(ModelFormatError, match="ends with Sigmoid"):
+        fit("torch_network", parts[1], outputs=1, sigmoid=True)

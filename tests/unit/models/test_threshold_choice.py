@@ -153,7 +153,7 @@ def test_a_precision_that_no_threshold_has_is_refused():
         ({"precision": 0}, "precision"),
         ({"cost": {"false_positive": 1}}, "must name both errors"),
         (1.5, "the threshold is 1.5, but must be a number from 0 to 1"),
-        (float("nan"), "must be a number from 0 to 1"),
+        (float("nan"), "threshold is NaN. Use a finite number"),
         (True, "must be a number from 0 to 1"),
         ("f1", "'f1' is not a threshold"),
         ([0.5], "is not a threshold"),
@@ -185,3 +185,15 @@ def test_a_weight_counts_like_that_many_rows(data, rule):
     value, choice = choose(given_rule, truth, score, "rows", weight.astype(float))
     again, repeated = choose(given_rule, np.repeat(truth, weight), np.repeat(score, weight), "rows")
     assert (value, choice.point, choice.curve) == (again, repeated.point, repeated.curve)
+
+
+@pytest.mark.parametrize("rule", [{"recall": 0.9}, {"precision": 0.7}, {"maximise": "f1"}])
+def test_equal_weights_change_nothing_however_small_they_are(rule):
+    random = np.random.default_rng(0)
+    truth = random.random(2000) < 0.4
+    score = np.clip(truth * 0.3 + random.random(2000) * 0.7, 0, 1)
+    given_rule = ThresholdRule.model_validate(rule)
+    value, choice = choose(given_rule, truth, score, "rows")
+    again, weighted = choose(given_rule, truth, score, "rows", np.full(2000, 1 / 2000))
+    assert again == value
+    assert weighted.point.precision == pytest.approx(choice.point.precision)

@@ -96,6 +96,15 @@ def test_metrics_with_parameters_are_exported_by_their_name():
     assert found["mlops.monitor.performance", "poisson_deviance", "realised"] == 1
 
 
+def test_the_bounds_of_a_metric_that_names_a_column_are_no_metrics_of_their_own():
+    # A column may be called amount_low.
+    name = "expected_cost_fp1_fn-amount"
+    measured = {name: 2.0, f"{name}_low": 1.5, f"{name}_high": 2.5, f"{name}_reference": 1.0}
+    found = values(monitored({**monitor_result(), "metrics": measured}))
+    assert found["mlops.monitor.performance_low", name, "realised"] == 1.5
+    assert {text for _, *labels in found for text in labels if "fn-amount" in text} == {name}
+
+
 def test_a_custom_metric_is_exported():
     measured = {"shop.metrics:profit": 0.6, "shop.metrics:profit_low": 0.5, "shop.metrics:profit_reference": 0.7}
     found = values(monitored({**monitor_result(), "metrics": measured, "metric": "shop.metrics:profit"}))
@@ -219,7 +228,14 @@ EXPRESSIONS = [
 # The metrics of realised performance.
 JUDGED = [
     *(metric for names in REALISED.values() for metric in names),
-    *(COVERAGE, "expected_cost_fp1_fn20", "poisson_deviance", "gamma_deviance", "tweedie_deviance_p1.5"),
+    *(
+        COVERAGE,
+        "expected_cost_fp1_fn20",
+        "poisson_deviance",
+        "gamma_deviance",
+        "tweedie_deviance_p1.5",
+        "ndcg_k10_by-query",
+    ),
 ]
 
 

@@ -343,7 +343,7 @@ def test_a_contradictory_spec_is_refused(store, options, message):
 def test_rows_in_the_gap_of_a_split_are_in_no_part(store):
     result = build(store, write(store, events()), split={"method": "time", "test_size": "12h", "gap": "6h"})
     assert result.rows == {"train": 139, "test": 34}
-    assert details(store, result)["split"]["gap"] == {"duration": "0.25D", "rows": 17}
+    assert details(store, result)["split"]["gap"] == {"duration": "0.25D", "seconds": 21600, "rows": 17}
 
 
 def test_a_stratified_split_needs_classes(store):

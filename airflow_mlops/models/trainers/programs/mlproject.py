@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from airflow_mlops.core.parent import end_with_parent
 
@@ -14,13 +17,26 @@ def main() -> int:
     import mlflow.projects
     from mlflow.exceptions import ExecutionException
 
+    signal.signal(signal.SIGTERM, _end)
     end_with_parent()
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    if settings["env_manager"] != "local":
+        # The packages of the step would take precedence over those of the environment.
+        os.environ.pop("PYTHONPATH", None)
     try:
-        mlflow.projects.run(**json.loads(Path(sys.argv[1]).read_text()), backend="local", synchronous=True)
+        mlflow.projects.run(**settings, backend="local", synchronous=True)
     except ExecutionException:
         # The output above ends with the error of the project.
         return 1
     return 0
+
+
+def _end(number: int, _: object) -> NoReturn:
+    """End the program of the project, too, which MLflow started in the process group that this process leads."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGTERM)
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -132,9 +132,9 @@ def _assigned(program: str, source: str) -> Iterator[str]:
 
 
 def _failure(program: str, executed: Path, output: Path, status: int) -> str:
-    if executed.exists():
+    if cells := _executed(executed):
         number = started = 0
-        for cell in json.loads(executed.read_text(encoding="utf-8"))["cells"]:
+        for cell in cells["cells"]:
             number += not _tags(cell) & _ADDED
             for item in cell.get("outputs", ()):
                 if item.get("output_type") == "error":
@@ -148,14 +148,24 @@ def _failure(program: str, executed: Path, output: Path, status: int) -> str:
 
 def _log(run: TrainingRun | None, tracking: TemporaryTracking, executed: Path, folder: Path) -> None:
     """Log the executed notebook without credentials, and what the notebook logged, to the run of the training."""
-    if run is None or not executed.exists():
+    content = _executed(executed)
+    if run is None or content is None:
         return
     logged = folder / "logged"
     logged.mkdir()
     tracking.copy_logged(logged)
-    content = _masked(json.loads(executed.read_text(encoding="utf-8")))
-    (logged / Path(executed.name)).write_text(json.dumps(content, indent=1, ensure_ascii=False), encoding="utf-8")
+    text = json.dumps(_masked(content), indent=1, ensure_ascii=False)
+    (logged / executed.name).write_text(text, encoding="utf-8")
     run.log_files(logged, "notebook")
+
+
+def _executed(file: Path) -> dict[str, Any] | None:
+    """Read the executed notebook. It is incomplete if papermill was killed while it wrote the file."""
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return found
 
 
 def _masked(value: Any) -> Any:

@@ -11,14 +11,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from airflow_mlops.core.parent import PARENT_VARIABLE
+from airflow_mlops.core.secrets import remember_fields
 
 # Seconds between SIGTERM and SIGKILL. Kubernetes kills a pod 30 s after SIGTERM by default.
 _GRACE_SECONDS = 10.0
-# The program logs to a temporary store, and must not have the credentials of the MLflow server.
+# The program logs to a temporary store. It must not have Airflow's connections and settings, among which are the
+# credentials of the MLflow server, and the keys of the ledger.
+_WITHOUT_PREFIXES = ("AIRFLOW_CONN_", "AIRFLOW_VAR_", "AIRFLOW__", "MLFLOW_TRACKING_", "MLOPS_")
 _WITHOUT = (
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-    "MLFLOW_TRACKING_TOKEN",
     "MLFLOW_RUN_ID",
     "MLFLOW_EXPERIMENT_ID",
     "MLFLOW_EXPERIMENT_NAME",
@@ -35,7 +35,13 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], output: Path) 
     :param environment: environment variables to add
     :param output: the file to which standard output and standard error are written
     """
-    inherited = {name: value for name, value in os.environ.items() if name not in _WITHOUT}
+    # The program's output is logged, and may show its environment.
+    remember_fields(os.environ)
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _WITHOUT and not name.startswith(_WITHOUT_PREFIXES)
+    }
     inherited |= {"PYTHONPATH": os.pathsep.join(filter(None, sys.path)), PARENT_VARIABLE: str(os.getpid())}
     with output.open("wb") as file:
         process = subprocess.Popen(  # noqa: S603 - the DAG's author names the program

@@ -38,6 +38,8 @@ def fit(spec: ProjectTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
     """
     project = find(spec.project, "project")
     declared = _parameters(project, spec)
+    # The project may write files into its own folder when it runs.
+    code = SourceFile(project, _code_hash(project))
     program = f"Project {spec.project!r}"
     with tempfile.TemporaryDirectory(prefix="mlops-") as temporary:
         folder = Path(temporary)
@@ -74,7 +76,7 @@ def fit(spec: ProjectTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
             data,
             program,
             params={"project": spec.project, "entry_point": spec.entry_point, **spec.params},
-            sources={spec.project: SourceFile(project, _code_hash(project))},
+            sources={spec.project: code},
         )
 
 

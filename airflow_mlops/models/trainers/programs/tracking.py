@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import TrainingError
+from airflow_mlops.core.secrets import mask
 from airflow_mlops.registry.client import registry_errors
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ class TemporaryTracking:
                 logged
                 for experiment in experiments
                 for logged in client.search_logged_models([experiment.experiment_id])
+                # MLflow keeps the models whose logging failed.
+                if logged.status != "FAILED"
             ]
             if len(found) != 1:
                 names = ", ".join(sorted(repr(logged.name) for logged in found))
@@ -78,7 +81,7 @@ class TemporaryTracking:
                 if artifacts.is_dir() and any(artifacts.iterdir()):
                     shutil.copytree(artifacts, folder / "artifacts", dirs_exist_ok=True)
         if logged:
-            (folder / "logged.json").write_text(json.dumps(logged, indent=1))
+            (folder / "logged.json").write_text(mask(json.dumps(logged, indent=1)))
 
     def _local(self, uri: str) -> Path:
         from mlflow.utils.file_utils import local_file_uri_to_path

@@ -20,6 +20,7 @@ from fsspec.utils import infer_compression
 from airflow_mlops.core.errors import FilesNotReadyError, MalformedFileError, SchemaError, SourceError, SpecError
 from airflow_mlops.stages.ingest.sources.archives import ArchiveMember, members
 from airflow_mlops.stages.ingest.sources.hidden import is_hidden
+from airflow_mlops.stages.ingest.sources.suffixes import ARROW_CODECS
 from airflow_mlops.stages.ingest.sources.urls import without_credentials
 
 _GLOB = re.compile(r"[*?[]")
@@ -58,7 +59,8 @@ def find_files(url: str) -> list[FoundFile]:
             raise FilesNotReadyError(f"No file matches {public}. Check that the file has arrived, or correct `files`.")
         found: list[OpenFile] = []
         for name in paths:
-            compression = infer_compression(name)
+            # With the package zstandard, fsspec reads a truncated file without an error. Arrow reports it.
+            compression = None if name.endswith(tuple(ARROW_CODECS)) else infer_compression(name)
             file = OpenFile(fs, name, mode="rb", compression=compression)
             found.extend(members(file) if compression == "zip" else [file])
     return [FoundFile(file, _partition(file)) for file in found]

@@ -17,6 +17,9 @@ _SUFFIXES = {
     ".parquet": "parquet", ".pq": "parquet",
 }  # fmt: skip
 _TABS = (".tsv", ".tab")
+ARROW_CODECS = {".zst": "zstd", ".lz4": "lz4"}
+"""Compressions that Arrow decompresses, by suffix. fsspec reads truncated files of these kinds without an error."""
+
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip")
 
 

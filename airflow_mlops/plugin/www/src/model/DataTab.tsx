@@ -58,11 +58,13 @@ const months = (window: Window): number => Math.min(12 - begin(window).getUTCMon
 /** The windows of one dataset. A row is a year, or a month if the windows are days or shorter. Months stand in columns. */
 export const Calendar = ({ days }: { days: Day[] }) => {
   const lengths = days.filter(({ found }) => found !== null).map(({ window }) => length(window));
-  const monthly = lengths.every((one) => one > 27 * DAY && one < 32 * DAY);
+  const starts = new Set(days.map(({ window }) => begin(window).toISOString().slice(0, 7)));
+  const monthly = lengths.every((one) => one > 27 * DAY && one < 32 * DAY) && starts.size === days.length;
   const short = Math.max(...lengths) < 2 * DAY;
   const rows = new Map<string, Day[]>();
   for (const day of days) {
-    const row = begin(day.window).toISOString().slice(0, short ? 7 : 4);
+    // The label has the time zone of the window.
+    const row = short ? day.window.label.slice(0, 7) : begin(day.window).toISOString().slice(0, 4);
     rows.set(row, [...(rows.get(row) ?? []), day]);
   }
   return (

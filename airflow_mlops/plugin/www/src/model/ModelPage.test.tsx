@@ -157,7 +157,7 @@ it("says what has happened since the verdict, and who may answer a pending appro
   ANSWERS["/mlops/api/models/o"] = { ...page, name: "o", champion, approval, request };
   show("timeline", "o");
   expect(await screen.findByText(/Since this verdict, version 9 became champion/)).toBeTruthy();
-  expect(screen.getByText(/Only these users may answer: bob/)).toBeTruthy();
+  expect(screen.getByText(/Assigned users: bob/)).toBeTruthy();
   expect(screen.getByRole("link", { name: planted }).getAttribute("href")).toBe("/dags/d/runs/r/tasks/t/required_actions");
   expect(screen.getByRole("link", { name: "The training in DAG train" }).getAttribute("href")).toBe("/dags/train/runs/r%201");
   cleanup();

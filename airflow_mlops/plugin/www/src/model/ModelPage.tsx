@@ -79,7 +79,7 @@ const Facts = ({ model }: { model: ModelFacts }) => (
     </HStack>
     {replacedSince(model) ? (
       <Text>
-        Since this verdict, version {model.champion?.version} became champion. No window has been checked since.
+        Since this verdict, version {model.champion?.version} became champion. This window has not been checked since.
       </Text>
     ) : null}
     <Details texts={model.details} />
@@ -92,8 +92,8 @@ const Facts = ({ model }: { model: ModelFacts }) => (
         {model.approval.can_answer
           ? ""
           : model.approval.assignees.length
-            ? ` Only these users may answer: ${model.approval.assignees.join(", ")}.`
-            : " You may not answer, because you may not edit the DAG."}
+            ? ` Airflow does not let you answer. Assigned users: ${model.approval.assignees.join(", ")}.`
+            : " Airflow does not let you answer requests of this DAG."}
       </Text>
     ) : null}
     <Text>
@@ -127,7 +127,7 @@ const Facts = ({ model }: { model: ModelFacts }) => (
         {model.request.started ? (
           <>
             {" "}
-            <Training request={model.request} /> began <Ago time={model.request.started} />, and no version has been promoted or refused since.
+            <Training request={model.request} /> began <Ago time={model.request.started} />, and no version has been promoted or refused for it.
           </>
         ) : (
           " No training has begun yet."

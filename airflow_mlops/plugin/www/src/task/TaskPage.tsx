@@ -128,7 +128,9 @@ const Validation = ({ result }: { result: Fields }) => (
 const proof = (split: Fields): [string, unknown][] => [
   ["split", [split.method, split.test_size].filter((part) => part !== null && part !== undefined).map(text).join(", ")],
   ...Object.entries(fields(split.time)).map(([part, times]): [string, unknown] => [`times of ${part}`, list(times).map(text).join(" to ")]),
-  ...Object.entries(fields(split.gap)).map(([name, value]): [string, unknown] => [`gap before test, ${name}`, value]),
+  ...Object.entries(fields(split.gap))
+    .filter(([name]) => name !== "seconds")
+    .map(([name, value]): [string, unknown] => [`gap before test, ${name}`, value]),
   ["rows in both parts", split.overlap],
   ...Object.entries(fields(split.row_ids)).map(([part, hash]): [string, unknown] => [`SHA-256 of the row ids of ${part}`, hash]),
 ];

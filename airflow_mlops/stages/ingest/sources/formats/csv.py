@@ -104,8 +104,9 @@ class _Reader:
                 self._refuse_bad_rows(blocks, names)
             row = 0
             for batch in table.to_batches():
-                yield self._converted(block, columns, self._without_headers(block, columns, batch, row), row)
-                row += batch.num_rows
+                kept = self._without_headers(block, columns, batch, row)
+                yield self._converted(block, columns, kept, row)
+                row += kept.num_rows
         if self._bad_rows:
             self._record_bad_rows()
         if self._headers:
@@ -264,6 +265,8 @@ class _Reader:
                 "Remove the repeated header, or leave such rows out with csv={'on_bad_lines': 'skip'}.",
             )
         self._headers += count
+        numbers = [self._number_in_block(row + index) for index in pc.indices_nonzero(headers).to_pylist()]
+        self._skipped = sorted([*self._skipped, *numbers])
         return batch.filter(pc.invert(headers))
 
     def _number_in_block(self, index: int) -> int:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
     from airflow_mlops.stages.ingest.spec import IngestSpec
+from airflow_mlops.stages.ingest.sources.suffixes import ARROW_CODECS
 
 # Size of the blocks in which a text file is parsed. Types that are not known are inferred from the first block.
 BLOCK_BYTES = 4 << 20
@@ -225,10 +226,6 @@ def _read_errors(file: OpenFile) -> Iterator[None]:
 
 def _is_zip(fs: Any) -> bool:
     return "zip" in ((fs.protocol,) if isinstance(fs.protocol, str) else fs.protocol)
-
-
-# Compressions that Arrow decompresses. fsspec knows them only if further packages are installed.
-ARROW_CODECS = {".zst": "zstd", ".lz4": "lz4"}
 
 
 def _decompressed(file: OpenFile, raw: BinaryIO) -> BinaryIO:

@@ -170,7 +170,8 @@ def left(monkeypatch, tmp_path):
     monkeypatch.setattr(StepPodOperator, "failure", lambda operator, error, context: error)
     monkeypatch.setattr(StepTrainJob, "failure", lambda operator, error, context: error)
     monkeypatch.setattr(
-        "airflow_mlops.stages.runner.run_call", lambda call, connections, executors: keep("call", call.model_dump_json())
+        "airflow_mlops.stages.runner.run_call",
+        lambda call, connections, executors: keep("call", call.model_dump_json()),
     )
     # There is no cluster in which an endpoint could be looked for.
     monkeypatch.setattr("airflow_mlops.compute.kubernetes.serving.removal.find", lambda *args: None)

@@ -78,7 +78,7 @@ def test_names_of_usual_costs():
         ({"false_positive": 1, "false_negative": -1}, "false_negative is -1, but a cost must be 0, or a number"),
         ({"false_positive": 1e-200, "false_negative": 1}, "false_positive is 1e-200"),
         ({"false_positive": math.inf, "false_negative": 1}, "false_positive is inf"),
-        ({"false_positive": math.nan, "false_negative": 1}, "false_positive is nan"),
+        ({"false_positive": math.nan, "false_negative": 1}, "false_positive is (nan|NaN)"),
         ({"false_positive": "a lot", "false_negative": 1}, "false_positive is 'a lot'"),
         ({"false_positive": True, "false_negative": 1}, "false_positive is True"),
         ({"false_positive": 10**400, "false_negative": 1}, "but a cost must be"),

@@ -22,9 +22,6 @@ from airflow_mlops.core.contract import ModelContract
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# Without the settings for garbage of tests/support/startup, which take memory, because the memory of servers is measured.
-_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-
 
 @contextmanager
 def answering(
@@ -40,7 +37,8 @@ def answering(
     connection = json.dumps({"conn_type": "mlflow", "host": mlflow})
     server = subprocess.Popen(
         [sys.executable, *command],
-        env={**_ENVIRONMENT, "AIRFLOW_CONN_MLFLOW_DEFAULT": connection, **environment},
+        # Without the settings for garbage of tests/support/startup, which take memory, because it is measured.
+        env={**os.environ, "PYTHONPATH": "", "AIRFLOW_CONN_MLFLOW_DEFAULT": connection, **environment},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     lines: list[str] = []

@@ -139,7 +139,14 @@ def test_versions_without_mlflow_are_those_of_the_ledger(app: Any, store: Artifa
 
     gates = [
         GateResult(
-            gate="roc_auc at least 0.6", measured=0.7, asked=0.6, passed=True, explanation="", low=0.65, high=0.75
+            gate="roc_auc at least 0.6",
+            measured=0.7,
+            asked=0.6,
+            passed=True,
+            explanation="",
+            low=0.65,
+            high=0.75,
+            confidence=0.975,
         )
     ]
     metrics = {"roc_auc": 0.7, "log_loss": 0.5}
@@ -178,7 +185,7 @@ def test_a_model_that_was_deleted_in_mlflow_is_shown_from_the_ledger(
     assert before["versions"][0]["steps"] == ["evaluate", "train"]
     # What the steps used is added up, but for the peak memory.
     total = {key: value if key == "peak_memory_mb" else 2 * value for key, value in used.items()}
-    assert before["versions"][0]["usage"] == {**total, "gpu_seconds": None}
+    assert before["versions"][0]["usage"] == {**total, "gpu_seconds": None, "rows": None}
     mlflow.delete_registered_model(name)
     found = viewer.get(f"/mlops/api/models/{name}/versions").json()
     [one] = found["versions"]

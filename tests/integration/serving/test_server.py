@@ -309,12 +309,15 @@ def test_a_new_champion_takes_over_without_a_failed_request(champion, server, tm
     assert found["versions"] == ["1"]
 
 
-def test_the_processes_of_a_server_are_small(server):
+def test_the_processes_of_a_server_are_small(champion, tmp_path):
     """pandas would take 40 to 60 MB in each of the three processes."""
-    processes = [server.process.pid, *(child.pid for child in psutil.Process(server.process.pid).children())]
-    assert len(processes) == 3
-    assert not any("/pandas/" in mapped.path for pid in processes for mapped in psutil.Process(pid).memory_maps())
-    assert memory_mb([psutil.Process(pid) for pid in processes]) < 300
+    with served(champion, tmp_path) as server:
+        for _ in range(100):
+            assert requests.post(server.predict, json={"rows": [ROW] * 100}).ok
+        processes = [server.process.pid, *(child.pid for child in psutil.Process(server.process.pid).children())]
+        assert len(processes) == 3
+        assert not any("/pandas/" in mapped.path for pid in processes for mapped in psutil.Process(pid).memory_maps())
+        assert memory_mb([psutil.Process(pid) for pid in processes]) < 300
 
 
 def test_attributions_are_answered_on_request(server):

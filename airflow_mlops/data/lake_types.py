@@ -23,6 +23,8 @@ import re
 
 import pyarrow as pa
 
+from airflow_mlops.core.errors import TableError
+
 DECIMAL = re.compile(r"decimal\((?P<p>\d+), ?(?P<s>\d+)\)")
 """The type of decimals, with its precision ``p`` and its scale ``s``."""
 
@@ -77,3 +79,27 @@ def writable(values: pa.Array) -> pa.Array:
 def writable_type(kind: pa.DataType) -> pa.DataType:
     """Return the type of the columns that :func:`writable` returns for columns of the type ``kind``."""
     return pa.decimal128(20, 0) if pa.types.is_uint64(kind) else kind
+
+
+def check_columns(schema: pa.Schema, where: str) -> None:
+    """Check that a table can have the columns of predictions.
+
+    :param schema: the columns
+    :param where: description of the table in error messages
+    :raises TableError: two names differ only by letter case, which Spark, Trino and other engines ignore, or a column has a
+        type that is not written to tables
+    """
+    seen: dict[str, str] = {}
+    for field in schema:
+        name = field.name
+        if (other := seen.get(name.casefold())) is not None:
+            raise TableError(
+                f"{where} cannot have both the column {other!r} and the column {name!r}. Rename one of them where the data "
+                "is ingested."
+            )
+        seen[name.casefold()] = name
+        if new_type(field.type) is None:
+            raise TableError(
+                f"{where} cannot hold column {name!r}, because predictions with a column of the type {field.type} are not "
+                "written to tables. Choose another key, or convert the column where the data is ingested."
+            )

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from airflow_mlops.core.errors import SpecError, TableError, TableUnavailableError, one_line
 from airflow_mlops.data.databases.tables import Part, kept_errors
 from airflow_mlops.data.delta.statistics import STATISTICS_DIGITS, STATISTICS_SCALE, has_inexact_statistics
-from airflow_mlops.data.lake_types import fits, new_type, writable, writable_type
+from airflow_mlops.data.lake_types import check_columns, fits, new_type, writable, writable_type
 
 if TYPE_CHECKING:
     import deltalake
@@ -72,6 +72,7 @@ class DeltaTable:
         """
         from deltalake.exceptions import CommitFailedError
 
+        check_columns(schema, self.where)
         self._check_names(schema)
         for attempt in range(1, ATTEMPTS + 1):
             failed: list[BaseException] = []
@@ -87,25 +88,11 @@ class DeltaTable:
         raise AssertionError
 
     def _check_names(self, schema: pa.Schema) -> None:
-        seen: dict[str, str] = {}
-        for field in schema:
-            name = field.name
-            if (other := seen.get(name.casefold())) is not None:
-                raise TableError(
-                    f"{self.where} cannot have both the column {other!r} and the column {name!r}. Rename one of them "
-                    "where the data is ingested."
-                )
-            seen[name.casefold()] = name
+        for name in schema.names:
             if found := sorted(_FORBIDDEN & set(name)):
                 raise TableError(
                     f"{self.where} cannot have the column {name!r}, because Delta allows no {found[0]!r} in names of "
                     "columns. Rename it where the data is ingested."
-                )
-            if new_type(field.type) is None:
-                raise TableError(
-                    f"{self.where} cannot hold column {name!r}, because predictions with a column of the type "
-                    f"{field.type} are not written to tables. Choose another key, or convert the column where the data "
-                    "is ingested."
                 )
 
     def _open(self, schema: pa.Schema, part: Part) -> deltalake.DeltaTable:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from airflow_mlops.core.errors import SpecError, TableError, TableUnavailableError, one_line
 from airflow_mlops.data.databases.tables import Part, kept_errors
-from airflow_mlops.data.lake_types import fits, new_type, writable
+from airflow_mlops.data.lake_types import check_columns, fits, new_type, writable
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog
@@ -77,7 +77,7 @@ class IcebergTable:
         """
         from pyiceberg.exceptions import CommitFailedException, ValidationException
 
-        self._check_columns(schema)
+        check_columns(schema, self.where)
         for attempt in range(1, ATTEMPTS + 1):
             failed: list[BaseException] = []
             with self._errors(failed):
@@ -89,24 +89,6 @@ class IcebergTable:
                         raise
                     _pause(attempt)
         raise AssertionError
-
-    def _check_columns(self, schema: pa.Schema) -> None:
-        seen: dict[str, str] = {}
-        for field in schema:
-            name = field.name
-            # Spark, Trino and other engines do not distinguish them.
-            if (other := seen.get(name.casefold())) is not None:
-                raise TableError(
-                    f"{self.where} cannot have both the column {other!r} and the column {name!r}. Rename one of them "
-                    "where the data is ingested."
-                )
-            seen[name.casefold()] = name
-            if new_type(field.type) is None:
-                raise TableError(
-                    f"{self.where} cannot hold column {name!r}, because predictions with a column of the type "
-                    f"{field.type} are not written to tables. Choose another key, or convert the column where the data "
-                    "is ingested."
-                )
 
     def _load_catalog(self) -> Catalog:
         from pyiceberg.catalog import load_catalog

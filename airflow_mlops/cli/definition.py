@@ -58,7 +58,7 @@ _COMMANDS = (
             ),
             Arg(
                 ("--positive",),
-                help="Label of the positive class, for two classes of text (default: the last one in sorted order)",
+                help="Label of the positive class, for two classes of text (default: yes, y, true, t or 1)",
             ),
             Arg(("--time",), help="Column with the time at which the features of a row were known"),
             Arg(("--keys",), help="Columns that together identify a row, separated by commas"),
@@ -72,6 +72,7 @@ _COMMANDS = (
                 choices=("day", "week", "month"),
                 help="Length of a window (default: by the time span and the rows)",
             ),
+            Arg(("--timezone",), default="UTC", help="Time zone of the windows, such as Europe/Berlin (default: UTC)"),
             Arg(("--folder",), help="Folder to write, which must be new or empty (default: NAME)"),
             Arg(("--ci",), choices=("github", "gitlab"), help="Write a pipeline, too, that checks and tests the DAGs"),
             ARG_VERBOSE,

@@ -50,6 +50,7 @@ def init(args: Namespace) -> None:
     given = Given(
         label=args.label, time=args.time, keys=_names(args.keys), features=_names(args.features),
         exclude=_names(args.exclude), label_delay=_delay(args.label_delay), every=args.every, positive=args.positive,
+        timezone=args.timezone,
     )  # fmt: skip
     proposal = propose(found, given, Asked() if sys.stdin.isatty() else Absent())
     if args.table:
@@ -189,8 +190,7 @@ def _require_same_rows(conn_id: str, place: files.Place, proposal: Proposal, fou
 
 def _show(proposal: Proposal, found: sample.Sample, folder: Path, written: list[Path]) -> None:
     rows = f"{len(found.table):,} rows" if found.complete else f"the first {len(found.table):,} rows"
-    # The windows of the DAGs are in UTC.
-    print(f"Read {rows} from {proposal.first:%Y-%m-%d} to {proposal.last:%Y-%m-%d} (UTC).")
+    print(f"Read {rows} from {proposal.first:%Y-%m-%d} to {proposal.last:%Y-%m-%d} ({proposal.timezone}).")
     for note in found.notes:
         print(f"  {note}")
     positive = f", positive class {proposal.positive}" if proposal.positive is not None else ""

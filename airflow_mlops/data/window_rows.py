@@ -12,7 +12,7 @@ from airflow_mlops.core.zones import UTC, local
 from airflow_mlops.data.moments import as_type, as_utc, is_text
 
 # ISO 8601 text without a time of day, such as 2024-03-05, 20240305 and 2024-W10-2.
-_DATE = r"^\s*[^Tt\s]+\s*$"
+DATE = r"^\s*[^Tt\s]+\s*$"
 
 
 def inside(values: Any, window: Window, what: str, *, first_row: int = 0, dates: bool = False) -> Any:
@@ -38,7 +38,7 @@ def inside(values: Any, window: Window, what: str, *, first_row: int = 0, dates:
         return _date_inside(values, window)
     if not is_text(values.type):
         return found
-    is_date = pc.match_substring_regex(values, _DATE)
+    is_date = pc.match_substring_regex(values, DATE)
     texts = pc.if_else(is_date, values, pa.scalar(None, values.type))
     dates = as_type(texts, pa.date32(), what, first_row=first_row)
     return pc.if_else(is_date, _date_inside(dates, window), found)
@@ -48,7 +48,7 @@ def are_dates(values: Any) -> bool:
     """Return whether a column of times has only dates, which :func:`inside` reads as days in the window's time zone."""
     if not is_text(values.type):
         return bool(pa.types.is_date(values.type))
-    return pc.all(pc.match_substring_regex(values, _DATE)).as_py() is not False
+    return pc.all(pc.match_substring_regex(values, DATE)).as_py() is not False
 
 
 def _date_inside(dates: Any, window: Window) -> Any:

@@ -10,7 +10,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.moments import parse_instant
+from airflow_mlops.core.zones import zone
 from airflow_mlops.data import moments
+from airflow_mlops.data.window_rows import DATE
 from airflow_mlops.stages.ingest.sources.formats.csv_columns import NULL_TEXT
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ _AMOUNT = re.compile(
     rf"\s*[-+(]?\s*({_CURRENCY}\s*)?[-+]?\d+([.,'\u2019 \u00a0\u202f]\d{{3}})*([.,]\d+)?\s*{_CURRENCY}?\s*\)?\s*"
 )
 _AMOUNT_MARK = re.compile(rf"{_CURRENCY}|\d[.,'\u2019]\d")
+_ZONE = re.compile(r"(Z|[+-]\d{2}(:?\d{2})?)\s*$", re.IGNORECASE)
 _OFFSET = re.compile(r"[T ]\d{2}.*([+-]\d{2}(:?\d{2})?)\s*$")
 # Numbers in text. A number that begins with a zero is part of a code, such as a postcode.
 _NUMBER = r"^\s*[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?[.,]\d+)([eE][-+]?\d+)?\s*$"
@@ -76,6 +79,15 @@ class Column:
         """Return the first offset other than UTC in a text column of times, such as ``+01:00``; ``None`` without one."""
         found = (_OFFSET.search(text) for text in self._texts) if self.is_time else ()
         return next((one[1] for one in found if one and one[1].strip("+-0:")), None)
+
+    @property
+    def is_naive(self) -> bool:
+        """Return whether the values are points in time without a time zone. Dates are not points in time."""
+        import pyarrow as pa
+
+        if pa.types.is_timestamp(self.type):
+            return self.type.tz is None
+        return self.is_time and any(not re.match(DATE, text) and not _ZONE.search(text) for text in self._texts)
 
     @cached_property
     def is_foreign_date(self) -> bool:
@@ -159,12 +171,22 @@ class Column:
         """Return whether no value is null and no two rows have the same value."""
         return not self.nulls and self.distinct == len(self.values)
 
-    def times(self) -> pa.Array:
-        """Return the values as UTC timestamps.
+    def local_times(self, timezone: str) -> pa.ChunkedArray:
+        """Return the values as local times in a time zone, without nulls. A date is the start of this day in any zone.
 
+        :param timezone: name of the time zone
         :raises MLOpsError: a value is not a point in time
         """
-        return moments.as_utc(self.values, f"Column {self.name!r}")
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        values = self.values.drop_null()
+        utc = moments.as_utc(values, f"Column {self.name!r}")
+        wall = pc.local_timestamp(utc)
+        if pa.types.is_date(self.type):
+            return wall
+        local = pc.local_timestamp(utc.cast(pa.timestamp("us", timezone)))
+        return pc.if_else(pc.match_substring_regex(values, DATE), wall, local) if self.is_text else local
 
     def bounds(self) -> tuple[Any, Any]:
         """Return the smallest and the largest finite value of a column of numbers.
@@ -205,15 +227,16 @@ def twins(names: Collection[str], name: str) -> list[str]:
     return [other for other in names if other != name and other.casefold() == name.casefold()]
 
 
-def span(column: Column) -> tuple[datetime, datetime]:
-    """Return the first and the last point in time of a column of times.
+def span(column: Column, timezone: str) -> tuple[datetime, datetime]:
+    """Return the first and the last point in time of a column of times, in a time zone.
 
+    :param timezone: name of the time zone
     :raises MLOpsError: a value is not a point in time
     """
     import pyarrow.compute as pc
 
-    found = pc.min_max(column.times()).as_py()
-    return found["min"], found["max"]
+    found = pc.min_max(column.local_times(timezone)).as_py()
+    return found["min"].replace(tzinfo=zone(timezone)), found["max"].replace(tzinfo=zone(timezone))
 
 
 def _is_moment(text: str) -> bool:

@@ -107,8 +107,8 @@ def write(folder: Path, name: str, place: Place, proposal: Proposal, complete: b
         "monitoring": schedules.monitoring(every, wait_days(proposal.delay)),
         "first_key": schedules.key(every, proposal.first),
         "last_key": schedules.last_complete(every, proposal.first, proposal.last),
-        "first_minute": f"{begin:%Y-%m-%dT%H:%M}",
-        "last_minute": f"{end - timedelta(minutes=1):%Y-%m-%dT%H:%M}",
+        "first_minute": begin.isoformat(timespec="minutes"),
+        "last_minute": (end - timedelta(minutes=1)).isoformat(timespec="minutes"),
         "version": __version__,
     }
     environment = Environment(

@@ -7,10 +7,12 @@ import re
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal, Protocol
+from zoneinfo import ZoneInfo
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError, listed, named
+from airflow_mlops.core.zones import UTC, zone
 from airflow_mlops.data.columns import is_reserved, reserved_message
 from airflow_mlops.data.types import as_numbers
 from airflow_mlops.scaffold import leaks
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 Every = Literal["day", "week", "month"]
 # Usual names of columns that identify a row.
 _ID = re.compile(r"(^|[^a-z])(id|key|uuid|number|nr|no)$|id$", re.IGNORECASE)
+# Usual texts of the positive class.
+_POSITIVE = {"yes", "y", "true", "t", "1"}
 # A text column with more categories than this, and with more than half of its values distinct, is an id or free text.
 _CATEGORIES = 1_000
 # Number of rows that a window should have, so that monitoring can distinguish a change from random variation.
@@ -65,6 +69,7 @@ class Given:
     label_delay: timedelta | None = None
     every: Every | None = None
     positive: str | None = None
+    timezone: str = UTC
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,9 @@ class Proposal:
     :param positive: label of the positive class, for text labels of a binary task; otherwise ``None``
     :param delay: time after which the label of a row is known
     :param every: length of a window
-    :param first: first time in the sample
-    :param last: last time in the sample
+    :param timezone: name of the time zone of the windows
+    :param first: first time in the sample, in the time zone of the windows
+    :param last: last time in the sample, in the time zone of the windows
     :param window_rows: mean number of rows of a window of the sample, rounded down
     :param confirmed: features that predict the label almost perfectly, and are known at the time of the row as the user
         has answered
@@ -98,6 +104,7 @@ class Proposal:
     positive: str | None
     delay: timedelta
     every: Every
+    timezone: str
     first: datetime
     last: datetime
     window_rows: int
@@ -128,10 +135,16 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
         sample.notes.append(
             f"{counted(columns[time].nulls, 'row')} without a time in column {time!r} will be left out."
         )
-    if columns[time].offset:
+    _require_zone(given.timezone)
+    if columns[time].offset and given.timezone == UTC:
         sample.notes.append(
             f"The times in column {time!r} have offsets such as {columns[time].offset}, but the windows are days in UTC. For "
-            'windows in a time zone, replace timezone="UTC" in the schedules.'
+            "windows in a time zone, pass --timezone, such as --timezone Europe/Berlin."
+        )
+    if columns[time].is_naive and given.timezone != UTC:
+        sample.notes.append(
+            f"The times in column {time!r} have no time zone, and are read as UTC. If they are local times, pass "
+            f"--types \"{{{time!r}: 'timestamp[us, tz={given.timezone}]'}}\"."
         )
     label = given.label or _label(columns, time, person)
     if label == time:
@@ -152,7 +165,7 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
             f"The label {label!r} has the values {' and '.join(map(repr, alike))}, which differ only by blanks or letter case, but "
             "would be different classes. Correct them in the source, for example with a view."
         )
-    task, positive = _task(columns[label], given.positive)
+    task, positive = _task(columns[label], given.positive, person)
     sample.notes.extend(
         f"Column {name!r} contains {listed(columns[name].not_numbers)} among numbers, so each value is a category. Read these "
         "texts as null, or correct them in the source."
@@ -210,12 +223,12 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
             f"The suite has no expectations for {named('column', same)}, because another name differs only by letter case, which "
             "Great Expectations ignores. Rename one of the columns in the source."
         )
-    first, last = span(columns[time])
+    first, last = span(columns[time], given.timezone)
     every = given.every or _every(last - first, len(sample.table))
     windows = max(1, round((last - first) / _LENGTH[every]))
     return Proposal(
         columns=columns, time=time, keys=keys, label=label, features=features, excluded=excluded, task=task,
-        positive=positive, delay=delay, every=every, first=first, last=last,
+        positive=positive, delay=delay, every=every, timezone=given.timezone, first=first, last=last,
         window_rows=len(sample.table) // windows, confirmed=confirmed,
     )  # fmt: skip
 
@@ -293,11 +306,25 @@ def _require_keys(columns: dict[str, Column], keys: list[str], label: str) -> No
         )
 
 
-def _task(label: Column, positive: str | None) -> tuple[Task, str | None]:
+def _require_zone(name: str) -> None:
+    """Check that a time zone is UTC or has a name in the IANA database. Cron schedules do not accept offsets.
+
+    :raises SpecError: no time zone has this name
+    """
+    try:
+        found = zone(name)
+    except ValueError as error:
+        raise SpecError(f"--timezone: {error}") from None
+    if name != UTC and not isinstance(found, ZoneInfo):
+        raise SpecError(f"--timezone is the offset {name!r}. Write a name of the IANA database, such as Europe/Berlin.")
+
+
+def _task(label: Column, positive: str | None, person: Person) -> tuple[Task, str | None]:
     """Return the ML task and the positive class.
 
     :param label: the label
     :param positive: the given positive class; ``None`` if it was not given
+    :param person: answers which of two texts is the positive class
     :raises SpecError: the label has fewer than two values, or a type that cannot be a label, or ``positive`` is not one
         of its values, or is given for a task that is not binary
     """
@@ -318,8 +345,14 @@ def _task(label: Column, positive: str | None) -> tuple[Task, str | None]:
     found = label.categories() if label.is_text else sorted(map(str, label.values.drop_null().unique().to_pylist()))
     if positive is not None and positive not in found:
         raise SpecError(f"--positive is {positive!r}, but the values of {label.name!r} are {listed(found)}.")
-    # The positive class of numbers and booleans is the greater value by default, as in BuildTrainingSetOperator.
-    return task, positive or (found[-1] if label.is_text else None)
+    if positive is not None or not label.is_text:
+        # The positive class of numbers and booleans is the greater value by default, as in BuildTrainingSetOperator.
+        return task, positive
+    known = [text for text in found if text.strip().casefold() in _POSITIVE]
+    if len(known) == 1:
+        return task, known[0]
+    question = f"Which value of {label.name!r} is the positive class, the one that the model is to find"
+    return task, person.choose("--positive", question, found)
 
 
 def _whole_classes(label: Column) -> list[str]:

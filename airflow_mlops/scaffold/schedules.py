@@ -14,7 +14,7 @@ KEY_FORMATS: dict[Every, str] = {"day": "%Y-%m-%d", "week": "%G-W%V", "month": "
 class Schedule:
     """Arguments of ``CronPartitionTimetable``.
 
-    :param cron: cron expression in UTC
+    :param cron: cron expression in the time zone of the windows
     :param offset: number of windows from the run to the window that it processes; negative
     """
 
@@ -31,7 +31,7 @@ def monitoring(every: Every, delay: int) -> Schedule:
     """Return the schedule that processes each window when its labels are known.
 
     :param every: length of a window
-    :param delay: label delay in days. A run starts at least this many days after the end of its window, at 06:00 UTC
+    :param delay: label delay in days. A run starts at least this many days after the end of its window, at 06:00
     """
     if every == "day":
         return Schedule("0 6 * * *", -1 - delay)
@@ -44,12 +44,18 @@ def monitoring(every: Every, delay: int) -> Schedule:
 
 
 def key(every: Every, at: datetime) -> str:
-    """Return the partition key of the window that contains a point in time (UTC)."""
+    """Return the partition key of the window that contains a point in time.
+
+    :param at: the point in time, in the time zone of the windows
+    """
     return at.strftime(KEY_FORMATS[every])
 
 
 def start(every: Every, at: datetime) -> datetime:
-    """Return the start of the window that contains a point in time (UTC)."""
+    """Return the start of the window that contains a point in time.
+
+    :param at: the point in time, in the time zone of the windows
+    """
     day = {"day": at, "week": at - timedelta(days=at.weekday()), "month": at.replace(day=1)}[every]
     return day.replace(hour=0, minute=0, second=0, microsecond=0)
 

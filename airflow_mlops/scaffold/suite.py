@@ -49,7 +49,7 @@ def _fewest_before_the_last(proposal: Proposal) -> int:
     """
     import pyarrow.compute as pc
 
-    starts = pc.floor_temporal(proposal.columns[proposal.time].times().drop_null(), unit=proposal.every)
+    starts = pc.floor_temporal(proposal.columns[proposal.time].local_times(proposal.timezone), unit=proposal.every)
     earlier = starts.filter(pc.less(starts, pc.max(starts)))
     return int(pc.min(pc.value_counts(earlier if len(earlier) else starts).field("counts")).as_py())
 

@@ -170,6 +170,17 @@ def test_the_dates_of_the_rows_are_those_of_the_windows(init, tmp_path, capsys):
     assert "+01:00" not in (tmp_path / "orders" / "orders.py").read_text()
 
 
+def test_the_windows_are_in_the_given_time_zone(init, file, tmp_path, capsys):
+    init("orders", "--files", file, "--label", "late", "--label-delay", "0", "--timezone", "Europe/Berlin")
+    found = dags(tmp_path / "orders")
+    assert {str(found[name].timetable.timezone) for name in ("orders_ingest", "orders_monitor")} == {"Europe/Berlin"}
+    # A run that is triggered by hand has no timetable with a time zone.
+    assert str(found["orders_train"].timezone) == "Europe/Berlin"
+    assert "(Europe/Berlin)" in capsys.readouterr().out
+    readme = (tmp_path / "orders" / "README.md").read_text()
+    assert "--from-date 2024-01-01T00:00+01:00 --to-date 2024-06-30T23:59+02:00" in readme
+
+
 def test_a_person_can_keep_a_column_that_predicts_the_label_alone(init, tmp_path, monkeypatch, capsys):
     (tmp_path / "orders.csv").write_text(
         "order_id,at,items,late,state\n"

@@ -387,9 +387,11 @@ def test_names_that_are_words_of_sql_are_quoted():
 def test_the_suite_accepts_a_first_window_of_few_rows():
     # Midnight of 1 February in Berlin is in January in UTC.
     at = [datetime(2024, 1, 31, 23, tzinfo=timezone.utc) + timedelta(days=row // 5) for row in range(600)]
-    rules = suite.propose("shop", proposed(table(at=pa.array(at, pa.timestamp("us", "UTC")))), True)["expectations"]
-    (floor,) = (rule["kwargs"]["min_value"] for rule in rules if "row_count" in rule["type"])
-    assert floor == 5
+    for name, fewest in (("UTC", 5), ("Europe/Berlin", 37)):
+        found = proposed(table(at=pa.array(at, pa.timestamp("us", "UTC"))), timezone=name)
+        rules = suite.propose("shop", found, True)["expectations"]
+        (floor,) = (rule["kwargs"]["min_value"] for rule in rules if "row_count" in rule["type"])
+        assert floor == fewest
 
 
 def test_times_with_an_offset_are_named_because_the_windows_are_in_utc():
@@ -398,6 +400,67 @@ def test_times_with_an_offset_are_named_because_the_windows_are_in_utc():
         sample = Sample(table(at=pa.array([text + suffix for text in at])), True, [])
         propose(sample, Given(label="late", label_delay=timedelta(0)), Silent())
         assert [note.split("such as ")[1].split(",")[0] for note in sample.notes if "offsets" in note] == expected
+
+
+@pytest.mark.parametrize(
+    ("at", "zone", "first"),
+    [
+        # The last hour of a UTC month is in the next month in Berlin, and the first hour is in the previous month in New York.
+        (pa.array([datetime(2024, 1, 31, 23, 30), datetime(2024, 3, 5)], pa.timestamp("us", "UTC")), "Europe/Berlin", "2024-02"),
+        (pa.array([datetime(2024, 2, 1, 0, 30), datetime(2024, 3, 5)], pa.timestamp("us", "UTC")), "America/New_York", "2024-01"),
+        # Dates are days in the time zone.
+        (pa.array([datetime(2024, 2, 1).date(), datetime(2024, 3, 5).date()]), "America/New_York", "2024-02"),
+        (pa.array(["2024-02-01", "2024-03-05"]), "America/New_York", "2024-02"),
+        (pa.array(["2024-02-01T00:30:00Z", "2024-03-05"]), "America/New_York", "2024-01"),
+    ],
+)  # fmt: skip
+def test_windows_are_those_of_the_time_zone(at, zone, first):
+    rows = pa.chunked_array([at.take(pa.array([0] * 300 + [1] * 300))])
+    found = proposed(table(at=rows), every="month", timezone=zone)
+    assert (schedules.key("month", found.first), schedules.key("month", found.last)) == (first, "2024-03")
+    begin, _ = schedules.bounds("month", found.first, found.last)
+    assert begin.isoformat()[:16] == f"{first}-01T00:00"
+    assert begin.utcoffset() == found.first.utcoffset() != timedelta(0)
+
+
+@pytest.mark.parametrize(
+    ("at", "is_named"),
+    [
+        (["2024-01-01 10:00:00", "2024-03-01 10:00:00Z"], True),
+        (["2024-01-01T10:00:00+01:00", "2024-03-01T10:00:00Z"], False),
+        (["2024-01-01", "2024-03-01"], False),
+        (pa.array([datetime(2024, 1, 1), datetime(2024, 3, 1)], pa.timestamp("us")), True),
+        (pa.array([datetime(2024, 1, 1), datetime(2024, 3, 1)], pa.timestamp("us", "UTC")), False),
+    ],
+)
+def test_times_without_a_time_zone_are_named_where_the_windows_have_one(at, is_named):
+    rows = pa.array(at).take(pa.array([0, 1] * 300))
+    for name in ("UTC", "Europe/Berlin"):
+        sample = Sample(table(at=rows), True, [])
+        propose(sample, Given(label="late", label_delay=timedelta(0), timezone=name), Silent())
+        remedies = [note for note in sample.notes if "'at': 'timestamp[us, tz=Europe/Berlin]'" in note]
+        assert bool(remedies) == (is_named and name != "UTC")
+
+
+@pytest.mark.parametrize("name", ["Europe/Berlon", "+02:00", "", "../etc"])
+def test_what_is_no_time_zone_is_refused(name):
+    with pytest.raises(SpecError, match="--timezone"):
+        proposed(table(), timezone=name)
+
+
+@pytest.mark.parametrize(
+    ("late", "positive"), [(["Yes", "No"], "Yes"), (["t", "f"], "t"), (["bad", "good"], None), (["yes", "true"], None)]
+)
+def test_the_positive_class_of_two_texts_is_asked_for_unless_its_name_is_usual(late, positive):
+    person = Silent()
+    found = Sample(table(late=pa.array(late * 300)), True, [])
+    given_ = Given(label="late", label_delay=timedelta(0))
+    if positive:
+        assert propose(found, given_, person).positive == positive
+    else:
+        with pytest.raises(SpecError, match="--positive"):
+            propose(found, given_, person)
+        assert propose(found, dataclasses.replace(given_, positive=late[0]), person).positive == late[0]
 
 
 def test_columns_whose_names_differ_only_by_case_have_no_expectations():

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from airflow_mlops.core.contract import FeatureColumn, Precision, Task
+from airflow_mlops.core.contract import THRESHOLD, FeatureColumn, Precision, Task
 from airflow_mlops.models.explanation import Explanation
 
 if TYPE_CHECKING:
@@ -94,19 +94,22 @@ class FittedModel(Protocol):
         """
 
     def threshold(self, positive: Any) -> float:
-        """Return the smallest probability of ``positive`` for which the model predicts this class.
+        """Return the smallest probability of ``positive`` for which the model predicts this class; 0.5 by default.
 
         :raises ModelFormatError: the model does not choose the class by this probability
         """
+        return THRESHOLD
 
     def labels(self, frame: pd.DataFrame) -> NDArray[Any] | None:
         """Predict labels by the model's own rule. Return ``None`` if the model contract has the same rule."""
+        return None
 
     def explain(self, data: TrainingData) -> Explanation | None:
         """Return the importances and shape functions of a glass-box model (EBM); ``None`` for any other model.
 
         :param data: the data that the model was fitted to
         """
+        return None
 
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
         """Export the model to ONNX, with one input per feature. Each input has the name of its feature.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from airflow_mlops.core.contract import THRESHOLD, CalibrationMap, CalibrationMethod, Precision
+from airflow_mlops.core.contract import CalibrationMap, CalibrationMethod, Precision
 from airflow_mlops.models.calibration import calibrate
 from airflow_mlops.models.onnx import flavor
 from airflow_mlops.models.onnx.calibration import append
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from airflow_mlops.models.explanation import Explanation
 
 
-class CalibratedModel:
+class CalibratedModel(FittedModel):
     """A classifier with the function that calibrates its probabilities.
 
     :param inner: the fitted classifier
@@ -41,12 +41,7 @@ class CalibratedModel:
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         return calibrate(self.method, self.maps, self.inner.predict(frame))
 
-    def threshold(self, positive: Any) -> float:
-        return THRESHOLD
-
-    def labels(self, frame: pd.DataFrame) -> None:
-        # The classifier predicts labels from probabilities without the calibration.
-        return None
+    # `threshold` and `labels` are the defaults, because those of the classifier are for probabilities without the calibration.
 
     def explain(self, data: TrainingData) -> Explanation | None:
         return self.inner.explain(data)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from airflow_mlops.core.contract import THRESHOLD, ModelContract, Precision
+from airflow_mlops.core.contract import ModelContract, Precision
 from airflow_mlops.core.errors import ModelFormatError, SchemaError, TrainingError
 from airflow_mlops.models.onnx import flavor
 from airflow_mlops.models.onnx.adapt import adapted
 from airflow_mlops.models.onnx.scorer import OnnxModel
-from airflow_mlops.models.trainers.base import TrainingData
+from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _ROWS, _ROUNDING = 2_000, 1e-3
 
 
-class OnnxFileModel:
+class OnnxFileModel(FittedModel):
     """A model in ONNX format.
 
     :param content: the serialised ONNX model, see :func:`airflow_mlops.models.onnx.adapt.adapted`
@@ -103,15 +103,6 @@ class OnnxFileModel:
         except Exception as error:
             raise ModelFormatError(f"ONNX Runtime cannot run {self.name}: {error}. Export the model again.") from error
         return found.score.reshape(-1, 1) if found.probabilities is None else found.probabilities
-
-    def threshold(self, positive: Any) -> float:
-        return THRESHOLD
-
-    def labels(self, frame: pd.DataFrame) -> None:
-        return None
-
-    def explain(self, data: TrainingData) -> None:
-        return None
 
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
         if precision != "float32":

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from airflow_mlops.core.contract import THRESHOLD, Precision
+from airflow_mlops.core.contract import Precision
 from airflow_mlops.core.errors import ModelFormatError, one_line
 from airflow_mlops.models.onnx import boosting, flavor
-from airflow_mlops.models.trainers.base import TrainingData
+from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
 from airflow_mlops.models.trainers.boosting.library import Booster, distribution
 from airflow_mlops.models.trainers.spec import BoostingTrainerSpec
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ENCODING_FILE = "encoding.json"
 
 
-class BoostedModel:
+class BoostedModel(FittedModel):
     """A trained booster with the encoding of its inputs.
 
     :param booster: the trained booster
@@ -60,15 +60,6 @@ class BoostedModel:
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         return self.booster.predict(self.encoding.matrix(pa.Table.from_pandas(frame, preserve_index=False)))
-
-    def threshold(self, positive: Any) -> float:
-        return THRESHOLD
-
-    def labels(self, frame: pd.DataFrame) -> None:
-        return None
-
-    def explain(self, data: TrainingData) -> None:
-        return None
 
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
         if precision != "float32":

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from airflow_mlops.core import imports
-from airflow_mlops.core.contract import THRESHOLD, Precision
+from airflow_mlops.core.contract import Precision
 from airflow_mlops.core.errors import ModelFormatError, SpecError, one_line
 from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.models.onnx import flavor
-from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
+from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.models.trainers.torch import batches, processes
 from airflow_mlops.models.trainers.torch.checkpoint import State
@@ -121,7 +121,7 @@ def _log_curves(state: State, run: TrainingRun) -> None:
         run.log_files(Path(folder), "tensorboard")
 
 
-class TorchModel:
+class TorchModel(FittedModel):
     """A trained network with the reader that encodes its inputs."""
 
     def __init__(
@@ -159,15 +159,6 @@ class TorchModel:
             mean, scale = self.reader.label
             return np.asarray(found.numpy() * scale + mean)
         return np.asarray(torch.softmax(found, dim=1).numpy())
-
-    def threshold(self, positive: Any) -> float:
-        return THRESHOLD
-
-    def labels(self, frame: pd.DataFrame) -> None:
-        return None
-
-    def explain(self, data: TrainingData) -> None:
-        return None
 
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
         from airflow_mlops.models.trainers.torch.onnx import export

@@ -66,8 +66,8 @@ def _spilling(memory_limit: str) -> Iterator[None]:
     except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
         if is_disk_full(error):
             raise SpillError(
-                f"The disk is full: a query continues in temporary files in {tempfile.gettempdir()} beyond {memory_limit} of "
-                "memory, and they need more space. Free space there, set TMPDIR to a larger disk, or raise the memory limit.",
+                f"The disk is full. A query that needs more than {memory_limit} of memory writes temporary files to "
+                f"{tempfile.gettempdir()}. Free space there, set TMPDIR to a larger disk, or raise the memory limit.",
                 disk_full=True,
             ) from error
         if isinstance(error, duckdb.OutOfMemoryException):

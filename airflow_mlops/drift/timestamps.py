@@ -55,7 +55,7 @@ def compare(
         other = _compare(reference, current, design, summer)
         after = _hours(other)
         if after is not None and after.effect < most:
-            found = replace(other, note=f"compared without the change to or from summer time, as in {summer.zone}")
+            found = replace(other, note=f"compared after removing the clock change of {summer.zone}")
             most = after.effect
     return found
 

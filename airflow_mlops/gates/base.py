@@ -233,8 +233,8 @@ class MetricGate(Gate):
             margin.beyond(reference, self._metric.higher_is_better),
             low > step,
             f"{self.metric} {rounded(measured)} is an improvement of {rounded(improvement.value, 3)} over {other.name} "
-            f"({rounded(reference)}), above {rounded(low, 3)} with {percent(confidence)} confidence{shared} (required: above "
-            f"{rounded(step, 3)}). {comparison.rows:,} rows detect an improvement of {rounded(detectable, 2)} with {percent(POWER)} "
+            f"({rounded(reference)}). The improvement is above {rounded(low, 3)} with {percent(confidence)} confidence{shared} "
+            f"(required: above {rounded(step, 3)}). {comparison.rows:,} rows detect an improvement of {rounded(detectable, 2)} with {percent(POWER)} "
             "power.",
             improvement=improvement.value,
             low=low,

@@ -55,7 +55,7 @@ class Signature(Gate):
                 float(len(missing)),
                 0.0,
                 False,
-                f"{name} does not have {', '.join(map(repr, missing))} of the {len(features)} features that the model needs.",
+                f"{name} lacks {len(missing)} of the {len(features)} features of the model: {', '.join(map(repr, missing))}.",
             )
         rows = next((batch.slice(0, ROWS) for batch in dataset.batches(columns=features)), None)
         if rows is None or not rows.num_rows:

@@ -110,5 +110,5 @@ class MonitorOperator(StepOperator):
         # XCom contains the result with these fields.
         result.update(delivery.fields())
         if not delivery.sent or delivery.note:
-            doubt = "request may start no training" if delivery.sent else "request was sent before"
+            doubt = "request might not start a training" if delivery.sent else "request was sent before"
             show_decision(f"{self.decision(result)} ({doubt})", context)

@@ -35,7 +35,7 @@ class Delivery:
     :param sent: whether this task sends the request as an asset event
     :param asset: URI of the asset
     :param key: partition key of the event; ``None`` if nothing is sent, or if Airflow gives the event no key
-    :param note: why the request is not sent, or why it may start no training
+    :param note: why the request is not sent, or why it might not start a training
     """
 
     sent: bool
@@ -102,12 +102,12 @@ def send_request(
         task.outlets = [*task.outlets, Asset.ref(uri=uri)]
     log.info("The request %s is sent to %s with the partition key %s.", request["id"], uri, key)
     if (doubt := _doubt(uri, earlier, is_active=events is not None)) is not None:
-        log.warning("The request %s may start no training: %s.", request["id"], doubt)
+        log.warning("The request %s might not start a training: %s.", request["id"], doubt)
     return Delivery(True, uri, key, doubt)
 
 
 def _doubt(uri: str, earlier: Sequence[AssetEventResult], *, is_active: bool) -> str | None:
-    """Return why a request may start no training; ``None`` if nothing indicates this.
+    """Return why a request might not start a training; ``None`` if nothing indicates this.
 
     A task cannot find out from Airflow which DAGs are scheduled on an asset, or whether they are paused. It can find
     out whether the asset is active, and which DAG runs earlier events have started. An asset is active if a DAG uses

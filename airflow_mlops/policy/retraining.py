@@ -133,17 +133,15 @@ def waits_for_repair(findings: Findings, earlier: Sequence[Findings]) -> str | N
     if known and used <= UNIMPORTANT:
         return None
     uses = f"{share(used, 0)} of the permutation importance" if known else "an unknown share of the importance"
-    return f"those broken for fewer than {BROKEN_WINDOWS} windows in a row have {uses}"
+    return f"features broken for fewer than {BROKEN_WINDOWS} windows in a row have {uses}"
 
 
 def _inputs(findings: Findings, waits: str | None) -> str:
-    """Return one clause about the broken features: what is broken, and whether a request waits or leaves them out."""
+    """Return what is broken, and whether a request waits for repair or leaves the features out, without a full stop."""
     broken = broken_inputs(findings)
     clauses = listed([f"{name} {what}" for name, what in broken.items()], 10)
     if waits is not None:
-        return (
-            f"{clauses}; no model can learn from such inputs, and {waits}, so repair them and run MonitorOperator again"
-        )
+        return f"{clauses}, and {waits}. Repair these features and run MonitorOperator again"
     return f"{clauses}; a request leaves {listed(list(broken), 10)} out of the features"
 
 

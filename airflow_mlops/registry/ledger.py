@@ -458,7 +458,7 @@ class Ledger:
                 return entry
             time.sleep(pause)
         raise StoreError(
-            f"The ledger of {self.model!r} was not written, because other tasks wrote an entry before each of "
+            f"The ledger of {self.model!r} was not written, because other tasks wrote an entry during each of "
             f"{ATTEMPTS} attempts. Retry later."
         )
 

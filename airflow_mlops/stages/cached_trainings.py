@@ -68,7 +68,7 @@ def require_in_journal(search: SearchTrainerSpec) -> None:
     :raises NotCacheableError: the study is in a database
     """
     if search.storage_conn_id is not None:
-        raise NotCacheableError("the search is stored in a database, where other searches may continue it")
+        raise NotCacheableError("the search is stored in a database, so other searches may continue it")
 
 
 def require_repeatable(client: MlflowClient, run_id: str) -> None:
@@ -81,6 +81,6 @@ def require_repeatable(client: MlflowClient, run_id: str) -> None:
     with registry_errors(f"The run {run_id} cannot be looked up"):
         data = client.get_run(run_id).data
     if RESUMED_TAG in data.tags:
-        raise NotCacheableError("the search was interrupted, and a search that continues chooses other parameters")
+        raise NotCacheableError("the search was interrupted, and a resumed search tries different parameters")
     if data.metrics.get("trials_failed"):
         raise NotCacheableError("a trial of the search failed, perhaps because of the machine")

@@ -125,8 +125,8 @@ def _absent(store: ArtifactStore, name: str, within: Window | None) -> DatasetNo
 def _unknown(dataset: Dataset, window: Window) -> NoReturn:
     whole = dataset.window.label if dataset.window else ""
     raise SchemaError(
-        f"Only the rows of {window.label} must be read from dataset {dataset.manifest.name!r} of the window {whole}, "
-        "but the dataset does not record which column has the time of a row. Name the column in the selection, as in "
+        f"Only the rows of {window.label} are needed from dataset {dataset.manifest.name!r} of the window {whole}, "
+        "but the dataset does not name its time column. Name the column in the selection, as in "
         '{"name": ..., "window": ..., "time_column": ...}, choose a window that contains the whole dataset, or withdraw one '
         "of two overlapping windows with `airflow mlops datasets`."
     )

@@ -141,8 +141,8 @@ def rollback(name: ModelName, body: RollbackBody, facts: ActingDep, rights: Acce
     now = facts.champion.version if facts.champion is not None else None
     if body.champion is not None and body.champion != now:
         raise RegistryError(
-            f"{name} v{body.champion} is no longer the champion{f' (now v{now})' if now else ''}: look at the decisions, and roll "
-            "back again if that is still right."
+            f"{name} v{body.champion} is no longer the champion{f' (now v{now})' if now else ''}: check the decisions, and roll back "
+            "again if you still want to."
         )
     from airflow_mlops.core.base import parse
     from airflow_mlops.stages.context import StepContext

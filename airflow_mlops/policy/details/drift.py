@@ -37,7 +37,7 @@ def labels_not_followed(findings: Findings) -> Observation:
     """Return an observation that the labels drifted further than the scores."""
     label, scores = findings.label, findings.prediction
     moved = effect(scores.effect) if scores is not None else "unknown"
-    headline = f"Labels drifted (effect {effect(label.effect if label else None)}), and the scores did not follow"
+    headline = f"Labels drifted (effect {effect(label.effect if label else None)}), but the scores did not"
     return Observation(headline, [f"{headline}: the effect of score drift is {moved}."])
 
 

@@ -63,15 +63,13 @@ def infinite_values(findings: Findings) -> list[Observation]:
         (drift,) = found
         return [
             stated(
-                f"Feature {name(drift.column)} is infinite in {counted(drift.infinite, 'row')}; it never was {drift.when}"
+                f"Feature {name(drift.column)} has infinite values in {counted(drift.infinite, 'row')} (none {drift.when})"
             )
         ]
     times = {drift.when for drift in found}
     when = times.pop() if len(times) == 1 else "in the reference"
     columns = [f"{name(drift.column)} ({counted(drift.infinite, 'row')})" for drift in found]
-    headline, detail = (
-        f"Infinite values in {listed(columns, shown)}; they had none {when}" for shown in (3, _MAX_LISTED)
-    )
+    headline, detail = (f"Infinite values (none {when}) in {listed(columns, shown)}" for shown in (3, _MAX_LISTED))
     return [Observation(headline, [f"{detail}."])]
 
 

@@ -128,7 +128,9 @@ def coverage_of(findings: Findings) -> list[str]:
     if lost is None:
         return []
     level = level_of(lost, findings.policy).removesuffix(".")
-    return [f"{level}; {share(lost.nominal, 4 if lost.nominal > 0.9999 else 2)} was set at training."]
+    return [
+        f"{level}. The intervals were built for a coverage of {share(lost.nominal, 4 if lost.nominal > 0.9999 else 2)}."
+    ]
 
 
 def narrow_intervals(findings: Findings) -> list[Observation]:

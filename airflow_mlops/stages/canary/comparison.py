@@ -102,7 +102,7 @@ def failures(counts: Mapping[float, ShareCounts]) -> GateResult | None:
         asked=accepted,
         passed=not excessive(parts),
         explanation=f"The canary failed {failed:,} of {total:,} requests ({failed / total:.2%}) and the champion {champion}. "
-        f"{accepted:.2%} are accepted.",
+        f"A failure rate of at most {accepted:.2%} is accepted.",
         rows=total,
     )
 

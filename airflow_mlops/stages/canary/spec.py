@@ -56,7 +56,7 @@ class CanarySpec(Spec):
     def _ascending(self) -> CanarySpec:
         if sorted({*self.shares}) != self.shares:
             raise ValueError(
-                f"`shares` {self.shares} is not ascending. A share that shrinks would give entities back to the champion."
+                f"`shares` must be ascending, but is {self.shares}. A smaller share would give entities back to the champion."
             )
         return self
 

@@ -241,7 +241,7 @@ def _recorded(task: _Task, entry: Entry, url: str) -> CanaryResult:
             champion=before,
             candidates=[mine],
             reason=mine.reason,
-            policy="The two versions answered different requests, by chance.",
+            policy="Requests were assigned to the two versions at random.",
         )
     return task.result(
         state,
@@ -264,8 +264,8 @@ def _metric(spec: CanarySpec, contract: ModelContract, champion: ModelContract) 
         champion.task, champion.label, {*champion.classes}, champion.positive,
     ):  # fmt: skip
         raise SpecError(
-            f"The canary of {spec.model!r} predicts another label, or other classes, than the champion, so the two cannot be compared. "
-            "Promote it with PromoteOperator."
+            f"The canary and the champion of {spec.model!r} differ in label, ML task or classes, so they cannot be compared. "
+            "Promote the canary with PromoteOperator."
         )
     known = [name for name in REALISED[contract.task] if name in evidence.METRICS]
     # A classifier that predicts labels only has no roc_auc on held-out rows, but an accuracy.

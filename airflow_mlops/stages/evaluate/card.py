@@ -240,8 +240,8 @@ def for_refit(folder: Path, ref: ModelVersionRef, refit: Refit) -> str:
     """
     judged = refit.judged
     about = (
-        f"{_markdown(ref)} is {_markdown(judged)}, fitted again on all {refit.rows:,} rows of its training set, held-out rows "
-        f"included. The fitted version has no metrics: the metrics, gates and plots below are those of v{judged.version}."
+        f"{_markdown(ref)} is {_markdown(judged)}, fitted again on all {refit.rows:,} rows of its training set, including the "
+        f"held-out rows. It has no metrics of its own: the metrics, gates and plots below are those of v{judged.version}."
     )
     rows = "".join(
         f"| {_markdown(check.gate)} | {_markdown(check.measured)} | {_markdown(check.asked)} | {_markdown(check.explanation)} |\n"

@@ -37,7 +37,7 @@ def common_training_set(contracts: Sequence[ModelContract], part: str, store: Ar
             raise SpecError(
                 f"The candidates were trained on different datasets, and {problem}, so their metrics cannot be compared. "
                 'Build all training sets with the same held-out rows, for example with split={"method": "time", '
-                '"test_size": "14D"} and windows that end together, or set `dataset` to a dataset that contains none of their '
+                '"test_size": "14D"} and windows with the same end, or set `dataset` to a dataset that contains none of their '
                 "training rows."
             )
     return largest
@@ -70,9 +70,9 @@ def refuse_training_rows(
             continue
         if shared:
             raise SpecError(
-                f"{ref} was trained on {shared:,} of the rows on which the candidates are compared, so the metrics of the "
-                "candidates, which have different training sets, cannot be compared. Set `dataset` to a dataset without "
-                "their training rows, or leave it out if their training sets have the same held-out rows."
+                f"{ref} was trained on {shared:,} of the rows of the comparison, so it would have an advantage over the other "
+                "candidates. Set `dataset` to a dataset that contains no training rows of the candidates, or remove `dataset` "
+                "if their training sets have the same held-out rows."
             )
 
 

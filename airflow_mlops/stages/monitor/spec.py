@@ -70,7 +70,7 @@ class MonitorResult(Result):
     :param request_sent: whether this task sent ``request`` as an asset event. The step itself sends nothing
     :param request_asset: URI of the asset to which ``request`` was sent; ``None`` if it was not sent
     :param request_key: partition key of the asset event, which names the window; ``None`` if ``request`` was not sent
-    :param request_note: why ``request`` was not sent, or why it may start no training
+    :param request_note: why ``request`` was not sent, or why it might not start a training
     :param held_back: the retraining triggers that would request retraining if cooldown, budget, earlier refusals or
         broken inputs did not postpone the request
     """

@@ -103,8 +103,8 @@ def _check(spec: MonitorSpec, context: StepContext) -> Check:
     if apart := [(item.manifest.name, kind) for item in datasets if (kind := kept_apart(item.manifest.details))]:
         name, kind = apart[0]
         raise SpecError(
-            f"Dataset {name!r} has {kind} predictions, and a monitoring report is about the predictions of the "
-            "champion. Set `dataset` to the champion's predictions, and compare the two versions with EvaluateOperator."
+            f"Dataset {name!r} has {kind} predictions, but monitoring reports are only about the champion's predictions. "
+            "Set `dataset` to the champion's predictions. To compare the two versions, use EvaluateOperator."
         )
     window = spec.window or window_of(datasets) or getattr(spec.dataset, "window", None)
     if window is None:

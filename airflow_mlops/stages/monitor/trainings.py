@@ -93,8 +93,8 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
         return None
     if own := own_code(found.trainer):
         raise UnmeasurableError(
-            f"the trainer of {present} runs user code ({', '.join(own)}), which monitoring runs only if the "
-            "operator names it; set `trainer` to train challengers"
+            f"the trainer of {present} runs user code ({', '.join(own)}), and monitoring runs user code only if "
+            "`trainer` is set; set `trainer` to train challengers"
         )
     _check_weights(found, f"{present} was trained")
     _check_installed(found.trainer)
@@ -192,8 +192,8 @@ def _expected_seconds(candidate: ModelVersionRef, trainer: TrainerSpec, rows: in
 def _check_weights(training: Training, trained: str) -> None:
     if training.sample_weight is not None:
         raise UnmeasurableError(
-            f"{trained} with the weights in column {training.sample_weight!r} (sample_weight), but challengers are trained without "
-            "weights of rows; set `trainer` to train them anyway"
+            f"{trained} with the weights in column {training.sample_weight!r} (sample_weight), but challengers cannot use row "
+            "weights; set `trainer` to train challengers without weights"
         )
 
 
@@ -205,7 +205,7 @@ def _check_installed(trainer: TrainerSpec) -> None:
         if find_spec(trainer.library) is None:
             raise UnmeasurableError(f"{trainer.library} is not installed where monitoring runs")
         if trainer.warm_start is not None:
-            raise UnmeasurableError("its trainer starts from an earlier version, which has learned from other rows")
+            raise UnmeasurableError("its trainer starts from an earlier version, which was trained on other rows")
         if trainer.group is not None:
             raise UnmeasurableError("its trainer learns a ranking, and challengers cannot learn rankings")
 

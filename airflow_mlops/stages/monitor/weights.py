@@ -62,7 +62,7 @@ def read(check: Check, reference: TrainingReference) -> Weights:
         return Weights(notes=[unweighted(column, "the labelled predictions have no values in this column")])
     if (wrong := why_no_weights(values)) is not None:
         fix = (
-            f"The weights in column {column!r} (sample_weight) are finite numbers of at least 0. Score the window again with "
+            f"The weights in column {column!r} (sample_weight) must be finite numbers of at least 0. Score the window again with "
             "valid weights, or without the column (drop_columns) to count each row once."
         )
         return Weights(refused=f"the weights in column {column!r} are {wrong}", notes=[fix])

@@ -107,5 +107,5 @@ def _result(ref: ModelVersionRef, comparisons: list[Comparison]) -> ReproduceRes
     differing = [item.what for item in comparisons if item.verdict == "differs"]
     noted = [item.what for item in comparisons if item.verdict == "noted"]
     environment = f"; the environment differs ({', '.join(noted)})" if noted else ""
-    verdict = f"is not reproduced, because these differ: {', '.join(differing)}" if differing else "is reproduced"
+    verdict = f"is not reproduced. These differ: {', '.join(differing)}" if differing else "is reproduced"
     return ReproduceResult(reproduced=not differing, comparisons=comparisons, summary=f"{ref} {verdict}{environment}.")

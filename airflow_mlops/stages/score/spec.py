@@ -88,8 +88,8 @@ class ScoreSpec(Spec):
             raise ValueError("`version` and `alias` are both set. Remove one of them.")
         if self.shadow and self.name == predictions_name(self.model):
             raise ValueError(
-                f"`name` is {self.name!r}, which has the predictions of the champion. Set another name for those of "
-                "another version, or leave `name` out."
+                f"`name` is {self.name!r}, the dataset of the champion's predictions. Set a different name for predictions "
+                "of another version, or remove `name`."
             )
         return self
 

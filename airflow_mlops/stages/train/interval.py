@@ -63,12 +63,12 @@ def with_interval(
         margin = conformal.margin(truth, value, rule.coverage)
     if not np.isfinite(value).all() or not np.isfinite(margin):
         raise TrainingError(
-            f"The width of the prediction intervals is not a finite number on the {len(truth):,} rows that determine it ({aside.source}). Check "
+            f"The width of the prediction intervals, computed from {len(truth):,} rows ({aside.source}), is not a finite number. Check "
             "the labels and the features of these rows, or remove `interval`."
         )
     found = PredictionInterval(coverage=rule.coverage, margin=margin, rows=len(truth), source=aside.source)
     progress(
-        f"The prediction intervals with a coverage of {found.coverage:g} are the prediction plus and minus {margin:.6g}, by the "
+        f"A prediction interval is the prediction ± {margin:.6g} (coverage {found.coverage:g}). The margin is a quantile of the "
         f"residuals of {found.rows:,} training rows that the model was not fitted to ({aside.source})."
     )
     return contract.model_copy(update={"interval": found})

@@ -89,9 +89,7 @@ class Split(Model):
                     f"`gap` is set, but the method is {self.method!r}. Remove `gap`, or set `method` to 'time'."
                 )
             if self.gap <= timedelta(0):
-                raise ValueError(
-                    "`gap` is not longer than zero. Set it to a positive duration such as 7D, or remove it."
-                )
+                raise ValueError("`gap` must be longer than zero. Set it to a duration such as 7D, or remove it.")
         if self.windows is not None and self.method != "time":
             raise ValueError(
                 f"`windows` is set, but the method is {self.method!r}. Remove `windows`, or set `method` to 'time'."
@@ -117,7 +115,7 @@ class Split(Model):
                     "0 and 1, or `method` to 'time'."
                 )
             if self.test_size <= timedelta(0):
-                raise ValueError("`test_size` is not longer than zero. Set it to a positive duration such as 14D.")
+                raise ValueError("`test_size` must be longer than zero. Set it to a duration such as 14D.")
         elif not 0 < self.test_size < 1:
             raise ValueError(
                 f"`test_size` is {self.test_size}. Set it to a share between 0 and 1 (not included) or, for the method "

@@ -140,8 +140,8 @@ def evidence_of(client: MlflowClient, ledger: Ledger, ref: ModelVersionRef) -> E
 def _evaluated(client: MlflowClient, ref: ModelVersionRef, card: dict[str, str]) -> Evidence:
     if not ref.run_id:
         raise RegistryError(
-            f"{ref} has no MLflow run, so only a promotion keeps its evaluation, and the ledger of {ref.model!r} has none. Promote the "
-            "version first."
+            f"{ref} has no MLflow run and was never promoted, so its evaluation is not stored. Evaluate and promote the version "
+            "first."
         )
     unknown = RegistryError(
         f"{ref} was not evaluated in its registry, so there is no evidence to copy. Evaluate it with EvaluateOperator."

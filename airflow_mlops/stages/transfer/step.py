@@ -98,8 +98,8 @@ def _refuse_one_ledger(source: Ledger, target: Ledger) -> None:
         same = bool(first) and [item.sha256 for item in first] == [item.sha256 for item in other]
     if same:
         raise SpecError(
-            f"The ledger of {target.model!r} in {target.store.url} would be that of both registries, so versions of one could be "
-            "taken for versions of the other. Set the extra artifacts of the connection `target_conn_id` to another artifact "
+            f"Both registries would share the ledger of {target.model!r} in {target.store.url}, so versions of one registry could "
+            "be mistaken for versions of the other. Set the extra artifacts of the connection `target_conn_id` to another artifact "
             "store, or `target_model` to another name."
         )
 

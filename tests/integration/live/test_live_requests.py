@@ -203,7 +203,7 @@ def test_a_check_says_that_nothing_listens(airflow, store):
     assert (result["decision"], result["request_sent"]) == ("retrain", True)
     assert "nothing listens to mlops://lonely/retrain" in result["request_note"]
     (task,) = airflow.task_instances(dag, run)
-    assert task["rendered_map_index"].endswith("(request may start no training)")
+    assert task["rendered_map_index"].endswith("(request might not start a training)")
     assert states(store, "lonely") == {"2024-04": "open"}
     with pytest.raises(subprocess.CalledProcessError) as nobody:
         airflow.cli("mlops", "ledger", "lonely", "--requests")

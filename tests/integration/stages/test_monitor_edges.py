@@ -243,11 +243,11 @@ THREE = np.where(np.arange(1_000) < 3, np.inf, flights()["wind"].to_numpy())
         (replaced(flights(), late=~LATE), "watch", ["all 1,000 labels are of the negative class"]),
         (
             replaced(flights(), **MISSING), "watch",
-            ["carrier has no values", "no model can learn from such inputs"],
+            ["carrier has no values", "Repair these features"],
         ),
         (
             replaced(flights(), wind=THREE), "watch",
-            ["Feature wind is infinite in 3 rows; it never was at training"],
+            ["Feature wind has infinite values in 3 rows (none at training)"],
         ),
         (
             # The model hardly uses the wind, so that a model without the wind is the remedy.

@@ -448,7 +448,7 @@ def test_prediction_intervals_are_shown_scored_and_kept(client, chain):
     gates = [{"metric": "interval_coverage", "min": 0.8}, {"metric": "interval_width", "max": 3 * interval.margin}]
     verdict = chain.judge(judged, gates=gates)
     card = artifact(client, judged, "evaluation/model_card.md")
-    assert f"An interval is the prediction plus and minus {interval.margin:.4g}." in card
+    assert f"A prediction interval is the prediction ± {interval.margin:.4g}." in card
     assert "It should contain 90% of the labels. The width was found from the residuals of 80 training rows" in card
     assert f"| interval_coverage | {covered:.4g} |" in card
 

@@ -295,8 +295,8 @@ def test_one_registered_model_or_one_ledger_for_two_registries_is_refused(
         connections[name] = json.dumps({"conn_type": "mlflow", "host": host, "extra": extra})
         monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", connections[name])
     for name, problem in (
-        ("shared", "would be that of both registries"),
-        ("linked", "would be that of both registries"),
+        ("shared", "Both registries would share the ledger"),
+        ("linked", "Both registries would share the ledger"),
         ("same", "are the same registered model"),
         ("typo", "The extra artifacts of connection 'typo' is not text"),
     ):
@@ -323,7 +323,7 @@ def test_a_foreign_version_keeps_its_contract(development, production, model):
     spec = EvaluateSpec(candidates=[foreign], dataset=development.dataset, gates=GATES, allow_pyfunc=True)
     verdict = evaluate.run(spec, context(development.store)).verdict
     source = verdict.winner
-    with pytest.raises(RegistryError, match="has no MLflow run, so only a promotion keeps its evaluation"):
+    with pytest.raises(RegistryError, match="has no MLflow run and was never promoted"):
         send(development, source)
     promote.run(PromoteSpec(verdict=verdict), context(development.store))
     there = contracts.read(client, development.store, source)

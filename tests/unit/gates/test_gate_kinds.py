@@ -586,7 +586,7 @@ def test_a_dataset_to_score_must_have_the_features(tmp_path):
         "lacking": (
             served.drop_columns(["wind"]),
             False,
-            "Dataset 'lacking' does not have 'wind' of the 2 features",
+            "Dataset 'lacking' lacks 1 of the 2 features of the model: 'wind'",
         ),
         "retyped": (
             served.set_column(2, "wind", pa.array(["windy"] * 50)),

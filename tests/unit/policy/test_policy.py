@@ -168,7 +168,7 @@ def test_drift_that_grows_while_performance_falls_is_watched():
 def test_labels_that_the_scores_do_not_follow_are_watched():
     verdict = decide(findings(label=drift(0.3, "label")))
     assert verdict.decision == "watch"
-    assert verdict.headline.startswith("Labels drifted (effect 0.3), and the scores did not follow")
+    assert verdict.headline.startswith("Labels drifted (effect 0.3), but the scores did not")
     followed = decide(findings(label=drift(0.3, "label"), prediction=drift(0.25, "score")))
     assert followed.decision == "healthy"
     assert "Labels drifted (effect 0.3)." in followed.details
@@ -360,11 +360,11 @@ def test_broken_columns_are_named_whatever_is_decided():
     assert changed.startswith("Schema changed since training: gust is absent and temp changed from double to string")
     assert decide(findings(schema_changes=harmless)).decision == "healthy"
     infinite = drift(0.001).model_copy(update={"infinite": 1})
-    values = "Feature temp is infinite in 1 row; it never was at training"
+    values = "Feature temp has infinite values in 1 row (none at training)"
     assert decide(findings(features=[infinite])).headline.startswith(values)
     both = [infinite, infinite.model_copy(update={"column": "gust", "infinite": 3})]
     assert decide(findings(features=both)).headline.startswith(
-        "Infinite values in temp (1 row) and gust (3 rows); they had none"
+        "Infinite values (none at training) in temp (1 row) and gust (3 rows)"
     )
     empty = drift(0.9, "wind", "no row has a value").model_copy(update={"broken": True, "missing": 1.0})
     fallen = decide(findings(performance=auc(0.5), features=[empty, infinite], schema_changes=[gone]))
@@ -385,7 +385,9 @@ def test_broken_columns_are_named_whatever_is_decided():
         findings({"max_age": "P1D"}, age_days=9.0, features=[empty]),
     ):
         detail = decide(postponed).details[0]
-        assert detail.startswith("Retraining is postponed because wind has no values; no model can learn from")
+        assert detail.startswith(
+            "Retraining is postponed because wind has no values, and no feature would be left. Repair"
+        )
     assert decide(findings(performance=auc(0.5), features=[infinite])).decision == "retrain"
     assert decide(findings(performance=auc(0.5), schema_changes=harmless)).decision == "retrain"
 

@@ -115,7 +115,7 @@ def test_the_reason_names_every_active_trigger():
 def test_a_reason_is_given_once():
     fields = {**BAD, "features": [drifted(None).model_copy(update={"infinite": 3, "drifted": False})]}
     reason = decide(findings({"persistence": {"k": 2, "n": 2}}, **fields)).reason
-    assert reason.count("temp is infinite in 3 rows") == 1
+    assert reason.count("temp has infinite values in 3 rows") == 1
     retrain_on = {"retrain_on": ["estimated_performance"], "persistence": {"k": 2, "n": 2}}
     reason = decide(findings(retrain_on, **UNJUDGED, estimated=auc(0.6))).reason
     assert reason.count("Estimated ROC AUC: 0.600") == 1

@@ -99,7 +99,7 @@ def test_larger_noise_is_flagged_and_requests_retraining(store, reference):
     assert verdict.decision == "retrain"
     assert verdict.headline == reason
     assert "Realised interval coverage: 0.8" in verdict.details[0]
-    assert verdict.details[0].endswith("; 90.00% was set at training.")
+    assert verdict.details[0].endswith(". The intervals were built for a coverage of 90.00%.")
     # The bound of the policy is that of the error.
     assert lost_coverage(found(store, reference, rows(3), max=0.5)) is None
 

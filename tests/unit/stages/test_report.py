@@ -311,7 +311,7 @@ def test_segments_with_worse_performance_are_a_table_with_their_contributions():
     assert "by more than 0.02, in 22 of 50 segments; the first 10 are shown" in words
     assert "Mean 1 - ROC AUC (each row counts by its influence): 0.2800 at training, 0.3300 now" in words
     assert (
-        "-0.0100 comes from changed shares of the segments of carrier (the largest such effect of all features), and +0.0600 from changes inside these segments"
+        "By segments of carrier, -0.0100 comes from changed shares of the segments (the largest such effect of all features), and +0.0600 from changes inside the segments"
         in words
     )
     assert page.index("over time</h2>") < page.index("<h2>Why</h2>") < page.index("<h2>Features</h2>")

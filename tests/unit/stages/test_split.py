@@ -207,7 +207,7 @@ def test_a_group_that_is_not_a_column_is_named():
         ({"method": "time", "test_size": "soon"}, "test_size"),
         ({"method": "hash", "gap": "7D"}, "`gap` is set, but the method is 'hash'"),
         ({"method": "time", "gap": 7}, "7 has no unit"),
-        ({"method": "time", "gap": "0D"}, "`gap` is not longer than zero"),
+        ({"method": "time", "gap": "0D"}, "`gap` must be longer than zero"),
         ({"method": "time", "stratify": True}, "`stratify` is true, but the method is 'time'"),
     ],
 )

@@ -87,7 +87,7 @@ def _ask(pod: Json, ref: ModelVersionRef, path: str, body: Any, token: str | Non
             if not remaining:
                 raise DeploymentError(
                     f"{_name(pod)} gives no valid response at {pod['status'].get('podIP')}:{PORT} "
-                    f"({type(error).__name__}: {error}). Check that Airflow's worker may reach the addresses of pods."
+                    f"({type(error).__name__}: {error}). Check that Airflow's worker can reach the addresses of pods."
                 ) from None
         time.sleep(_PAUSE)
     raise AssertionError
@@ -103,7 +103,7 @@ def _call(pod: Json, path: str, body: Any, headers: dict[str, str]) -> dict[str,
     with _OPENER.open(request, timeout=_SECONDS) as response:
         found = json.loads(response.read())
     if not isinstance(found, dict):
-        raise ValueError(f"{path} answers with no JSON object")
+        raise ValueError(f"{path} does not answer with a JSON object")
     return found
 
 

@@ -50,8 +50,8 @@ def fit(spec: BoostingTrainerSpec, data: TrainingData, seed: int, run: TrainingR
         start = earlier(run.start, library.FILE, spec, data)
         if start is None:
             run.progress(
-                "The model of the warm start has other features, another label, other classes or another objective, or is of "
-                "another library. The training starts without trees."
+                "The model of the warm start differs in its features, label, classes, objective or library, so its trees are "
+                "not used. The training starts without trees."
             )
     texts = [feature.name for feature in data.features if feature.kind == "string"]
     encoding = Encoding.learn(

@@ -98,8 +98,8 @@ def _shift(loss: LossChange) -> str:
         return ""
     most, change = loss.shifts[0], loss.value - loss.reference
     return (
-        f"The mean loss changed by {change:+.4f}: {most.mix:+.4f} comes from changed shares of the segments of {most.feature} "
-        f"(the largest such effect of all features), and {most.rate:+.4f} from changes inside these segments."
+        f"The mean loss changed by {change:+.4f}. By segments of {most.feature}, {most.mix:+.4f} comes from changed shares of the "
+        f"segments (the largest such effect of all features), and {most.rate:+.4f} from changes inside the segments."
     )
 
 

@@ -35,15 +35,15 @@ _COMMANDS = (
         "Without a terminal, these facts must be arguments.",
         func=lazy_load_command("airflow_mlops.cli.init.init"),
         args=(
-            Arg(("name",), help="Name of the model, and the beginning of the names of its DAGs, such as churn"),
+            Arg(("name",), help="Name of the model, such as churn. The names of its DAGs begin with it"),
             Arg(
                 ("--files",),
                 nargs="+",
-                help="Files of rows: CSV, JSON lines or Parquet, as paths, URLs or patterns",
+                help="Data files (CSV, JSON lines or Parquet): paths, URLs or patterns",
             ),
             Arg(
                 ("--csv",),
-                help="How CSV files are written: the parameter csv of IngestOperator as YAML or JSON, such as \"{'sep': ';'}\"",
+                help="Options for reading CSV files: the parameter csv of IngestOperator as YAML or JSON, such as \"{'sep': ';'}\"",
             ),
             Arg(
                 ("--types",),
@@ -62,27 +62,31 @@ _COMMANDS = (
             ),
             Arg(("--time",), help="Column with the time at which the features of a row were known"),
             Arg(("--keys",), help="Columns that together identify a row, separated by commas"),
-            Arg(("--features",), help="Columns that are features, separated by commas (default: all that can be)"),
+            Arg(
+                ("--features",), help="Feature columns, separated by commas (default: all columns that can be features)"
+            ),
             Arg(
                 ("--exclude",),
-                help="Columns that are not features, separated by commas, such as those known only later",
+                help="Columns to exclude from the features, separated by commas, such as columns known only later",
             ),
             Arg(
                 ("--every",),
                 choices=("day", "week", "month"),
-                help="Length of a window (default: by the time span and the rows)",
+                help="Length of a window (default: derived from the time span and the number of rows)",
             ),
             Arg(("--timezone",), default="UTC", help="Time zone of the windows, such as Europe/Berlin (default: UTC)"),
             Arg(("--folder",), help="Folder to write, which must be new or empty (default: NAME)"),
-            Arg(("--ci",), choices=("github", "gitlab"), help="Write a pipeline, too, that checks and tests the DAGs"),
+            Arg(
+                ("--ci",), choices=("github", "gitlab"), help="Also write a CI pipeline that checks and tests the DAGs"
+            ),
             ARG_VERBOSE,
         ),
     ),
     ActionCommand(
         name="models",
         help="List all models with champion, last verdict, scoring and open requests",
-        description="List all models in the artifact store: champion and since when, verdict on the last monitored window, last "
-        "scoring, and what waits for somebody. The pages in Airflow show the same facts.",
+        description="List all models in the artifact store with the champion and its start, the verdict on the last monitored window, the "
+        "last scoring, and what needs action. The pages in Airflow show the same facts.",
         func=lazy_load_command("airflow_mlops.cli.overview.models"),
         args=(ARG_OUTPUT, _STORE, ARG_VERBOSE),
     ),
@@ -96,10 +100,10 @@ _COMMANDS = (
     ),
     ActionCommand(
         name="index",
-        help="Write the index of models again",
-        description="Write the index of models again, from the ledgers, the monitoring reports and the predictions in the artifact store, "
-        "and, for models that were only trained, from MLflow. "
-        "Steps keep the index up to date. This command is for an index whose update has failed.",
+        help="Rebuild the index of models",
+        description="Rebuild the index of models from the ledgers, the monitoring reports and the predictions in the artifact store. Models "
+        "that were only trained are read from MLflow. Steps keep the index up to date; run this command if an update of the index "
+        "failed.",
         func=lazy_load_command("airflow_mlops.cli.overview.index"),
         args=_COMMON,
     ),
@@ -107,11 +111,11 @@ _COMMANDS = (
         name="ledger",
         help="Show the promotions, refusals and rollbacks of a model, with user, time and reason",
         description="Show the promotion ledger of a model, oldest entry first. The chain of hashes in the ledger is always "
-        "verified. --verify also compares the ledger with MLflow: it detects whether the last entries were removed, and whether files of "
-        "the champion were changed after its promotion. --requests "
-        "shows the requests for retraining: answered (a training started, or its candidate was judged), moot (the champion changed "
-        "before), expired (a later window requested retraining before) or open; and the DAGs that are scheduled on the asset "
-        "mlops://MODEL/retrain. The exit status is then 1 if nothing listens.",
+        "verified. --verify also compares the ledger with MLflow. It detects whether the last entries were removed, and whether files of "
+        "the champion were changed after its promotion. --requests shows the requests for retraining and the DAGs that are scheduled "
+        "on the asset mlops://MODEL/retrain. A request is answered (a training started, or its candidate was judged), moot (the "
+        "champion changed first), expired (a later window requested retraining first) or open. With --requests, the exit status is 1 "
+        "if no DAG listens.",
         func=lazy_load_command("airflow_mlops.cli.commands.ledger"),
         args=(
             _MODEL,
@@ -127,7 +131,7 @@ _COMMANDS = (
     ),
     ActionCommand(
         name="rollback",
-        help="Make an earlier champion the champion again",
+        help="Roll back to a former champion",
         description="Move the alias champion back to an earlier version, record the rollback in the ledger with your user name, and "
         "send the asset event, as RollbackOperator does.",
         func=lazy_load_command("airflow_mlops.cli.commands.rollback"),
@@ -137,17 +141,17 @@ _COMMANDS = (
             Arg(
                 ("--to-version",),
                 type=positive_int(allow_zero=False),
-                help="Version to roll back to, which was champion before (default: the version that the current champion replaced)",
+                help="Former champion to roll back to (default: the version that the current champion replaced)",
             ),
             *_COMMON,
         ),
     ),
     ActionCommand(
         name="promote",
-        help="Make a version that was received from another registry the champion",
-        description="Make a version that TransferModelOperator has copied to a registry the champion there, with the evidence of its "
-        "source. The ledger of this registry records your user name and the reason. The command fails if the champion is not the one "
-        "that you expect to replace.",
+        help="Promote a version that was copied from another registry",
+        description="Promote a version that TransferModelOperator has copied to a registry, with the evidence of its source registry. "
+        "The ledger of the target registry records your user name and the reason. The command fails if the champion is not the "
+        "version in --replaces.",
         func=lazy_load_command("airflow_mlops.cli.commands.promote"),
         args=(
             _MODEL,
@@ -182,7 +186,7 @@ _COMMANDS = (
             Arg(
                 ("--allow-code",),
                 action="store_true",
-                help="Run the functions, networks and metrics that the MLflow run names, too (default: only estimators of "
+                help="Also run the functions, networks and metrics that the MLflow run names (default: only estimators of "
                 "scikit-learn, XGBoost, LightGBM, CatBoost and InterpretML)",
             ),
             ARG_OUTPUT,
@@ -191,7 +195,7 @@ _COMMANDS = (
     ),
     ActionCommand(
         name="serve",
-        help="Answer requests for predictions with the champion of a model, over HTTP",
+        help="Serve the champion of a model over HTTP",
         description="Start a server that speaks the Open Inference Protocol (REST), follows the champion and logs its predictions in the "
         "artifact store. Requests must carry the token in the environment variable MLOPS_SERVE_TOKEN if it is set. SIGTERM or "
         "Ctrl-C ends the server.",
@@ -219,11 +223,11 @@ _COMMANDS = (
             Arg(("--no-log",), action="store_true", help="Do not log predictions"),
             Arg(
                 ("--shadow",),
-                help="Number or alias of a version that scores the same rows in the shadow: its predictions are only logged",
+                help="Number or alias of a shadow version. It scores the same rows, and its predictions are only logged",
             ),
             Arg(
                 ("--canary",),
-                help="Number or alias of a version that answers a share of the requests",
+                help="Number or alias of a canary version, which answers a share of the requests",
             ),
             Arg(
                 ("--canary-share",),
@@ -232,18 +236,18 @@ _COMMANDS = (
             ),
             Arg(
                 ("--canary-key",),
-                help="Field of the rows whose value decides which version answers, such as a customer (default: the id of the "
+                help="Field of the rows, such as a customer id, whose value decides which version answers (default: the id of the "
                 "request)",
             ),
             Arg(
                 ("--hash-column",),
                 action="append",
-                help="A column that is logged as keyed hashes. Repeat the option for further columns",
+                help="Column to log as keyed hashes. Repeat the option for further columns",
             ),
             Arg(
                 ("--drop-column",),
                 action="append",
-                help="A column that is not logged. Repeat the option for further columns",
+                help="Column to leave out of the log. Repeat the option for further columns",
             ),
             Arg(("--hash-conn-id",), help="Airflow connection whose password is the secret key for the hashes"),
             Arg(
@@ -252,7 +256,7 @@ _COMMANDS = (
                 default=1.0,
                 help="Share of the requests that are logged, 0 to 1 (default: 1)",
             ),
-            Arg(("--feast-repo",), help="Feast repository in whose online store features are looked up"),
+            Arg(("--feast-repo",), help="Feast repository. Features are looked up in its online store"),
             Arg(
                 ("--spool",),
                 help="Folder for logged predictions that are not yet in the artifact store (default: in the folder for temporary files)",
@@ -264,17 +268,17 @@ _COMMANDS = (
     ActionCommand(
         name="backtest",
         help="Replay a retraining policy over the labelled windows of a model",
-        description="Train models on the labelled windows in the artifact store as a retraining policy would have, and compare the "
-        "policy with never retraining, with retraining after every window, and with an oracle that predicts each window with the "
-        "best model trained before it. No DAG runs, and nothing is registered. The result is printed, and written as an HTML page and as "
-        "JSON to the artifact store.",
+        description="Replay a retraining policy over the labelled windows in the artifact store, and train a model whenever the policy "
+        "requests retraining. The policy is compared with never retraining, with retraining after every window, and with an oracle, "
+        "which predicts each window with the best model trained before it. No DAG runs, and nothing is registered. The result is "
+        "printed, and written to the artifact store as an HTML page and as JSON.",
         func=lazy_load_command("airflow_mlops.cli.commands.backtest"),
         args=(
             _MODEL,
             Arg(
                 ("--version",),
                 type=positive_int(allow_zero=False),
-                help="Version to begin with, whose training set is the first window (default: the champion)",
+                help="Version to begin with (default: the champion). Its training set is the first window",
             ),
             Arg(("--policy",), help="YAML file with the retraining policy (default: the default policy)"),
             Arg(
@@ -291,8 +295,8 @@ _COMMANDS = (
             ),
             Arg(
                 ("--trainer",),
-                help="YAML file with the trainer, as it is recorded in mlops/training.json of the MLflow run (default: the trainer "
-                "of the version, unless it runs your code, and those of the other candidates)",
+                help="YAML file with the trainer, in the form of mlops/training.json of the MLflow run (default: the trainers of the "
+                "version and of the other candidates). Required if the trainer of the version runs your code",
             ),
             Arg(
                 ("--delay",),
@@ -373,7 +377,7 @@ _COMMANDS = (
     ),
     ActionCommand(
         name="clean",
-        help="Delete what crashed tasks have left in the artifact store",
+        help="Delete leftovers of crashed tasks from the artifact store",
         description="Delete old leftovers of crashed tasks from the artifact store: temporary files, files of datasets that no manifest "
         "lists, and unfinished uploads to S3. Datasets, results, reports and the ledger are never deleted.",
         func=lazy_load_command("airflow_mlops.cli.commands.clean"),

@@ -1,4 +1,4 @@
-"""Make an earlier champion the champion again, and record the reason in the ledger."""
+"""Roll back to a former champion, and record the reason in the ledger."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 def run(spec: RollbackSpec, context: StepContext) -> RollbackResult:
-    """Make an earlier champion the champion again, and record the rollback in the ledger.
+    """Roll back to a former champion, and record the rollback in the ledger.
 
     A model version contains the model, its threshold, its features and its preprocessing, so a rollback changes all of
     them together. If the Feast repository can be read, the rollback first checks that the features still exist.

@@ -49,9 +49,9 @@ def webhook_conn_id() -> str:
 def step_environment() -> dict[str, str]:
     """Return the environment variables that pass settings to the process of a step, by name.
 
-    These are the size of the cache of models (``[mlops] cache_size``, by default 10GB), the memory that DuckDB may use
-    (``[mlops] memory``, by default empty, which means half of the memory that the process may use), and the files with the
-    keys for signatures of the ledger (``[mlops] signing_key`` and ``[mlops] verifying_key``, by default empty).
+    The settings are ``cache_size`` (by default 10GB), ``memory`` (by default empty: DuckDB may then use half of the
+    memory that is available to the process), ``signing_key`` and ``verifying_key`` (by default empty), all in
+    ``[mlops]``.
     """
     return {
         SIZE_VARIABLE: conf.get("mlops", "cache_size", fallback="") or DEFAULT_SIZE,

@@ -75,7 +75,8 @@ def _files_of(metadata: str) -> str:
 
 def hashes(paths: Iterable[str]) -> dict[str, str]:
     """Hash the user's modules that define objects, and all modules that these modules import.
-    A package in ``site-packages`` that an import path names is one entry, with a hash of all of its Python files.
+
+    If an import path names a package in ``site-packages``, the package is one entry: the hash of all its Python files.
 
     :param paths: import paths of objects, such as ``package.module:function`` or ``package.module.Class``, or of
         modules

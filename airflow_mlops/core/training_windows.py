@@ -103,7 +103,7 @@ class DecaySpec(Model):
 
         :param run: window that the run processes
         :param first: function that returns the start of the oldest data
-        :raises ValueError: the oldest data begins after the run's window ends
+        :raises ValueError: the oldest data does not begin before the run's window ends
         """
         start = first()
         if start >= run.end:

@@ -198,9 +198,9 @@ def claim(
 ) -> None:
     """Reserve a slot, the pointer to the current predictions of a model version, for a task.
 
-    In the same DAG run, no other task that scores different rows can then replace the predictions of the task. The slot
-    can still be written by a retry of the task, by another DAG run, and by a task that scores the same rows, for
-    example with another map index after a clear.
+    Within one DAG run, a task that scores different rows can then no longer replace the predictions. A retry of the
+    task, another DAG run, and a task that scores the same rows (for example with a different map index after a clear)
+    can still write to the slot.
 
     :param store: the artifact store
     :param name: name of the dataset of predictions

@@ -27,8 +27,8 @@ def prefetch(
     """Iterate over ``batches`` in a separate thread that reads at most ``max_bytes`` plus one batch ahead.
 
     Drivers and the Parquet writer release the GIL, so reading and writing overlap. Python handles signals only in the
-    main thread, and only between calls into C. The main thread waits in Python code, so that a task that times out or
-    is ended by a user stops while a query runs.
+    main thread, and only between calls into C. The main thread therefore waits in Python code. A timeout, or a user,
+    can then stop the task while a query runs.
 
     At the end of the block the thread stops and closes ``batches``. If the thread still waits for the query, ``cancel``
     is called.

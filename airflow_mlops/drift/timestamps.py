@@ -2,9 +2,9 @@
 
 Later times and differences that follow from the calendar are not drift. For example, a window of one day has a single
 weekday, and April 2013 has five Mondays and Tuesdays but four of each other weekday. Rows are therefore compared by
-hour of the week. If an hour of the week occurs relatively more often in the time span of one sample, the rows of that
-sample in this hour are scaled down. Hours of the week that do not occur in both time spans are left out. The hours of
-the day are then compared over all weekdays, and the weekdays over all hours.
+hour of the week. If an hour of the week has a larger share of the time span of one sample, the row count of this hour
+is scaled down in that sample. Hours of the week that do not occur in both time spans are left out. The hours of the day
+are then compared over all weekdays, and the weekdays over all hours.
 
 Summer time is not drift either. If the hours of the day have changed, and one time span has a larger share of summer
 time than the other, the hours are compared once more as if both time spans had the same share

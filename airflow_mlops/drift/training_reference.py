@@ -1,7 +1,7 @@
 """The training reference, with which monitoring compares predictions.
 
-It consists of the profile and the contract of the model version that made the predictions, and of the columns of the
-predictions that can be compared with this profile.
+It belongs to the model version that made the predictions. It consists of the profile and the contract of the version,
+and the names of the columns that can be compared with the profile.
 """
 
 from __future__ import annotations

@@ -71,9 +71,10 @@ def measure(
     :param thresholds: ``min_rows`` and ``min_effect`` are used here
     :param reference_name: ``training``, or the label of earlier windows, such as ``2012-12``
     :param zone: time zone of the events, for the change to and from summer time; ``None`` if it is unknown
-    :param constant: for numeric columns, the share of the training data's calendar spans of about the window's length
-        in which the column had a single value, by column name. For a column without a share, only the distribution of
-        its values decides whether it is frozen, see :mod:`airflow_mlops.drift.breakage`
+    :param constant: how often each numeric column was constant, by column name. The training data are divided into
+        calendar spans of about the length of the window, and the value is the share of spans in which the column had a
+        single value. For a column without an entry, only the distribution of its values decides whether it is frozen,
+        see :mod:`airflow_mlops.drift.breakage`
     :param designs: the design effect of each column, if rows are clustered (:mod:`airflow_mlops.drift.clusters`)
     :return: the drift of each column; :func:`decide` decides which columns have drifted
     """

@@ -22,7 +22,7 @@ class BetterThanBaseline(MetricGate):
         baseline's value (``"2%"``)
     :param confidence: confidence of the one-sided lower bound of the improvement, as in
         :class:`airflow_mlops.gates.champion.BetterThanChampion`. If set, this bound must exceed the required
-        improvement, so that a model that learned nothing does not pass by chance
+        improvement. A model without skill then does not pass by chance
     """
 
     better_than_baseline_by: MarginInput

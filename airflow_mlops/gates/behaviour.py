@@ -85,7 +85,7 @@ class Behaviour(Gate):
     @property
     @abstractmethod
     def _violation(self) -> str:
-        """Return the first words of the explanation, which describe a violation."""
+        """Return the beginning of the explanation, which describes a violation."""
 
     @property
     @abstractmethod

@@ -183,8 +183,8 @@ def precision_of_others(
 ) -> float:
     """Estimate average precision without the bias that each positive row adds to its own precision.
 
-    The precision of a positive row is computed from the other rows, in which each of the other n - 1 positive rows has
-    the weight n / (n - 1). Without other rows above, the precision is 1.
+    The precision of a positive row is computed without the row itself. Each of the other n - 1 positive rows then has
+    the weight n / (n - 1). If no other row has a score at least as high, the precision is 1.
 
     :param positive: whether each row belongs to the positive class, with at least two positive rows, shape (n,)
     :param score: the model's score of each row, shape (n,)

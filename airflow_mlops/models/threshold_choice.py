@@ -1,9 +1,8 @@
 """Choose the decision threshold of a binary model on rows to which the model was not fitted.
 
 Rows with equal scores get equal labels, so with m different scores, only m + 1 thresholds give different labels. With
-the largest threshold, no row is predicted to be positive. Each threshold lies midway between the lowest score that is
-predicted to be positive and the next lower score, so that rounding in another library or batch size does not change
-labels. Ties: the smallest threshold is chosen.
+the largest threshold, no row is predicted to be positive. Each threshold lies midway between two neighbouring scores,
+so that rounding in another library or batch size does not change labels. Ties: the smallest threshold is chosen.
 """
 
 from __future__ import annotations

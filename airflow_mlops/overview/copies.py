@@ -1,8 +1,8 @@
 """Copies of many small files of the artifact store in one object, so that reading all of them takes few requests.
 
-A copy contains for each file the values that a reader needs and a stamp, which is a text made from the filesystem's
-metadata of the file. If the stamp of a file in a listing differs from that in the copy, the file itself is read. A file
-without a value, which this version of the package cannot read, is not copied, because another version may read it.
+A copy contains two things for each file: the values that a reader needs, and a stamp (text made from the filesystem's
+metadata of the file). If the stamp in a listing differs from the stamp in the copy, the file itself is read. A file
+that this version of the package cannot read is not copied, because another version may read it.
 """
 
 from __future__ import annotations

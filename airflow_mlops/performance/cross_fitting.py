@@ -5,9 +5,9 @@ challenger is trained on the compared rows themselves, its measured performance 
 therefore divided into an earlier and a later half. Each challenger is trained twice: on the older rows and one half of
 the window, to predict the other half.
 
-For clustered rows, such as the orders of one customer, all rows of a cluster are in the same half, because training on
-some rows of a cluster reveals too much about its other rows (H. Chiang, K. Kato, Y. Ma and Y. Sasaki, "Multiway Cluster
-Robust Double/Debiased Machine Learning", Journal of Business & Economic Statistics 40, 2022).
+If rows are clustered, such as the orders of one customer, all rows of a cluster are in the same half. Otherwise,
+training on some rows of a cluster would reveal too much about the others (H. Chiang, K. Kato, Y. Ma and Y. Sasaki,
+"Multiway Cluster Robust Double/Debiased Machine Learning", Journal of Business & Economic Statistics 40, 2022).
 
 Source of cross-fitting: V. Chernozhukov et al., "Double/debiased machine learning for treatment and structural
 parameters", The Econometrics Journal 21 (2018), section 3.

@@ -94,8 +94,9 @@ def best_gain(
     (V. Chernozhukov, S. Lee and A. Rosen, "Intersection Bounds: Estimation and Inference", Econometrica 81, 2013). With
     one trainer, nothing is subtracted.
 
-    For clustered rows, the quantile is that of Student's t with the smallest number of clusters of a window. The errors
-    of windows are assumed to be perfectly correlated, because the same clusters may occur in all windows.
+    For clustered rows, the quantile is taken from Student's t distribution, with the number of clusters of the window
+    that has the fewest. The errors of windows are assumed to be perfectly correlated, because the same clusters may
+    occur in all windows.
 
     :param current: the comparison on the current window
     :param earlier: comparisons on earlier windows, each with the number of windows from then to the current window.

@@ -5,8 +5,8 @@ differ by more than the sampling error of their rows, so the level is not treate
 are a sample. Under the hypothesis that nothing has changed, the current window is one more draw from the same
 distribution. The interval of the difference is a prediction interval for a new window (J. Higgins, S. Thompson and D.
 Spiegelhalter, "A Re-evaluation of Random-effects Meta-analysis", Journal of the Royal Statistical Society A 172, 2009).
-Its variance is the sum of three variances: that of the current value, that of the mean, and the variance between
-windows. The quantile is that of Student's t with one degree of freedom less than there are windows.
+Its variance is the sum of three variances: of the current value, of the mean, and between windows. With m windows, the
+quantile is taken from Student's t distribution with m - 1 degrees of freedom.
 
 The best of several versions is partly the best by chance. With k versions, the interval therefore has the confidence
 ``1 - (1 - confidence) / k`` (Bonferroni).

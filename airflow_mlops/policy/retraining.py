@@ -73,7 +73,7 @@ def plan(
     """Decide whether the window requests retraining.
 
     A new model cannot learn from broken features. A request waits for their repair as long as :func:`waits_for_repair`
-    gives a reason. Afterwards, the training leaves these features out.
+    gives a reason. If there is no reason, the training leaves these features out.
 
     :param earlier: findings of earlier windows, ordered by time. The current policy is applied to the earlier findings.
         Only windows with predictions of the same version count

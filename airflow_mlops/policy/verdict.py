@@ -184,7 +184,7 @@ def _others(findings: Findings, planned: RetrainingPlan, earlier: Sequence[Findi
 
 
 def _concerns(findings: Findings, planned: RetrainingPlan, earlier: Sequence[Findings]) -> list[Observation]:
-    """Return the observations that a person should look at, without those that the active triggers report."""
+    """Return the observations for a person to look at, except observations that the active triggers report."""
     if _is_first(planned):
         return []
     reported = {active.reason for active in planned.triggers}

@@ -74,12 +74,12 @@ class ModelProfile(Model):
     :param segments: losses of the held-out rows by segment
     :param importance: each feature's share of the total permutation importance on the held-out rows, from 0 to 1; empty
         if unknown
-    :param intervals: 95% confidence intervals of the metrics on the held-out rows, by metric, and those of the mean
-        error (``bias``) and of the share of positive predictions (``positive_rate``). Monitoring compares a window with
-        them. A metric that cannot be measured on logged predictions has no interval
-    :param constant: how often each numeric feature is constant: by feature and kind of calendar span (``hour``,
-        ``day``, ``week``, ``month``, ``year``), the share of the spans of the split part `train` in which the feature
-        has a single value; empty if unknown
+    :param intervals: 95% confidence intervals on the held-out rows, by name: of each metric, of the mean error
+        (``bias``) and of the share of positive predictions (``positive_rate``). Monitoring compares windows with these
+        intervals. A metric that cannot be measured on logged predictions has no interval
+    :param constant: how often each numeric feature is constant, by feature and calendar span (``hour``, ``day``,
+        ``week``, ``month``, ``year``). A value is the share of such spans in the split part `train` in which the
+        feature has a single value; empty if unknown
     :param weighted: ``segments`` and ``intervals`` with the weights of the held-out rows (``sample_weight``). Windows
         whose rows have weights are compared with these values; ``None`` if the held-out rows have no weights
     """

@@ -37,9 +37,9 @@ class Shard(Model):
 
 
 def identities(datasets: Sequence[Dataset]) -> list[str]:
-    """Return a text for each dataset that determines its rows.
+    """Return a text for each dataset. Datasets with the same text have the same rows.
 
-    The text is the id of the dataset and, if only a part is read, the window of this part and the time column.
+    The text is the id of the dataset. If only a part is read, the window of this part and the time column are appended.
     """
     return [
         f"{dataset.manifest.id} {dataset.window} of {dataset.time_column}"

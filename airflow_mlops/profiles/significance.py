@@ -278,8 +278,8 @@ def measures(pair: Pair, functions: Sequence[Callable[[Floats, Floats], Floats]]
     """Compute permutation p-values of distance measures, with a resolution of 0.001.
 
     :param pair: the row counts of the two samples in k bins
-    :param functions: functions that take two arrays of shape (draws, k), the counts of the reference and of the window,
-        and return the distances, shape (draws,)
+    :param functions: distance functions. Each takes the counts of the reference and of the window, two arrays of shape
+        (draws, k), and returns the distances, shape (draws,)
     :return: the p-value of each function
     """
     now = _draw(pair, np.random.default_rng(0), _MEASURE_DRAWS)

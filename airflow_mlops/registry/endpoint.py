@@ -1,4 +1,4 @@
-"""The online endpoint whose deployment or removal a ledger entry records."""
+"""The record of a deployed or removed online endpoint in a ledger entry."""
 
 from __future__ import annotations
 

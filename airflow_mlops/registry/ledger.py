@@ -19,8 +19,9 @@ A *pack* has the content of many entries in one object, so that reading a long l
 
     indexes/ledger/MODEL.json.gz
 
-A pack is rebuilt when it lacks many entries, and a pack that does not agree with the entries is not used. A change to
-the file of an entry that is in the pack is found by ``airflow mlops ledger --verify``, which reads each file.
+A pack is rebuilt when it lacks many entries. A pack that does not match the entries is not used. If the pack contains
+an entry, the file of the entry is not read. ``airflow mlops ledger --verify`` reads each file, and so finds changes to
+these files.
 """
 
 from __future__ import annotations

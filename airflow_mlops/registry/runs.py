@@ -38,8 +38,8 @@ def run_for(
     """Create the MLflow run with the tag ``mlops.key`` = ``key`` in ``experiment``, or resume the run in a retry.
 
     At the end of the block, the status of the run becomes ``FINISHED``. If the block raises an exception, the status
-    becomes ``FAILED``. If the block is interrupted, the status becomes ``KILLED``. A try that fails does not change the
-    status of a run that another try has finished meanwhile.
+    becomes ``FAILED``. If the block is interrupted, the status becomes ``KILLED``. If another try has finished the run
+    meanwhile, a failing try does not change its status.
 
     :param store: artifact store in which the tries of the task share the id of the run
     :param experiment: name of the MLflow experiment
@@ -138,8 +138,8 @@ def _delete_unclaimed(
 ) -> None:
     """Delete the runs of a key that no file claims.
 
-    They were created by a try that claimed the key too late, or by a request that was repeated because its response was
-    lost.
+    Such a run was created by a try that claimed the key too late, or by a request that was repeated after its response
+    was lost.
     """
     others = [run.info.run_id for run in _runs(client, experiment_id, key) if run.info.run_id != run_id]
     claimed = set(map(bytes.decode, store.read_many(store.keys(folder)).values())) if others else set()

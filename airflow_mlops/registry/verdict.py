@@ -228,7 +228,7 @@ class Verdict(Model):
     refit: Refit | None = None
 
     def files_of(self, version: ModelVersionRef) -> dict[str, str]:
-        """Return the SHA-256 of each file of a candidate or of the version that was fitted again, by path."""
+        """Return the SHA-256 of each file, by path, of a candidate or of the refitted version."""
         if self.refit is not None and version == self.refit.version:
             return self.refit.files
         return self.for_candidate(version).files

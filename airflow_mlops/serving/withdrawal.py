@@ -19,7 +19,7 @@ _ANSWERS, _TIMES_SLOWER, _SLOWER_MS, _EVERY = 200, 2.0, 5.0, 50
 
 
 class Record:
-    """The last answers of a version.
+    """Counts the failures and stores the times of the last answers of a version.
 
     :param kept: largest number of answers that are kept
     """

@@ -59,8 +59,8 @@ def find_datasets(
     A window of online predictions has one dataset for each version that has answered requests. All of them are
     returned; the dataset of the version that answered last is at the end.
 
-    Where windows overlap, the dataset that was written last has precedence. For example, days that are written after
-    their month replace these days of the month, and a month that is written after its days replaces the days. If a
+    Where windows overlap, the dataset that was written last has precedence. For example, a day that is written after
+    its month replaces this day of the month, and a month that is written after its days replaces all of them. If a
     dataset is partly replaced, or reaches beyond ``within``, only the rows with a time in the remaining window are
     read.
 

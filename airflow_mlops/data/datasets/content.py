@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 class ContentHash:
     """Computes the SHA-256 of rows. It does not depend on how the rows are divided into batches.
 
-    The hash of each column consists of the hashes of its validity, of the lengths of its texts and lists, and of its
+    The hash of a column combines three hashes: of the validity bitmap, of the lengths of texts and lists, and of the
     values without nulls. Values are hashed as Arrow stores them in memory, in little-endian order.
     """
 

@@ -296,7 +296,7 @@ def require_nanoseconds(store: FeatureStore, request: ViewRequest) -> None:
 
 
 def _columns(source: Any) -> dict[str, str]:
-    """Return the names of renamed columns in the files, by the names that the source's field mapping gives to them."""
+    """Return the field mapping of a source in reverse: the name of a column in the files, by its name in Feast."""
     return {mapped: name for name, mapped in (source.field_mapping or {}).items()}
 
 

@@ -31,9 +31,9 @@ _VARIABLE = re.compile(r"\$\{(\w+)\}")
 def lean_imports() -> Iterator[None]:
     """Make the import of Feast inside the block about four times as fast.
 
-    Most of the import time is spent on PyTorch, which Feast needs only to return tensors, and on typeguard, which
-    compiles Feast's classes a second time to check the types of arguments. Steps need neither PyTorch nor typeguard, so
-    both are disabled inside the block. After the block, they can be imported as usual.
+    PyTorch and typeguard take most of the import time. Feast uses PyTorch only to return tensors, and typeguard only to
+    check the types of arguments. Steps need neither, so both are disabled inside the block. After the block, they can
+    be imported as usual.
     """
     import typeguard
 

@@ -40,7 +40,7 @@ class Outcomes:
     :param skipped: number of labelled rows that were left out because the score or, for a regression, the label is not
         a finite number
     :param codes: multiclass: positions of the label and of the prediction among the k classes of the model, shape (2,
-        n). The position of a label that is not one of the classes is k, and the position of such a prediction is k + 1
+        n). An unknown label has the position k, and an unknown prediction the position k + 1
     :param unknown: multiclass: number of rows with a label that is not one of the model's classes. The predictions for
         these rows count as wrong
     :param example: a label that is not one of the model's classes; ``None`` if there is no such label

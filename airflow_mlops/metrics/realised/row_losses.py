@@ -33,8 +33,8 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
 
     The losses of average precision, precision, recall, F1 and balanced accuracy are defined in the same way.
 
-    For rows with weights, the weighted mean of the losses takes the place of the mean, and the influence of a row is
-    divided by the row's weight.
+    If rows have weights, the weighted mean of the losses replaces the mean, and the influence of a row is divided by
+    its weight.
 
     :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, or
         ``interval_coverage``

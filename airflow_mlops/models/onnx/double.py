@@ -8,7 +8,7 @@ import numpy as np
 
 
 def conversions() -> dict[str, Any]:
-    """Return arguments of ``convert_sklearn`` that replace ONNX's Imputer, which supports only single precision."""
+    """Return arguments of ``convert_sklearn`` for imputation in double precision. ONNX's Imputer does not support it."""
     from skl2onnx.shape_calculators.imputer import calculate_sklearn_imputer_output_shapes
     from sklearn.impute import SimpleImputer
 

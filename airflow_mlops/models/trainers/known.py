@@ -1,8 +1,8 @@
 """Check whether a recorded trainer runs only estimators of well-known packages.
 
-The author of a DAG decides which code a trainer runs. A trainer that was recorded in MLflow can be changed by anyone
-who may write MLflow runs, and an import path can name any function of any installed package. Therefore a recorded
-trainer runs without further consent only if it consists of estimator classes of the packages in :data:`PACKAGES`.
+The author of a DAG decides which code a trainer runs. Anyone who may write MLflow runs can change a trainer that is
+recorded in MLflow. Its import paths could then name any function of any installed package. A recorded trainer therefore
+runs without further consent only if it consists of estimator classes of the packages in :data:`PACKAGES`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ _METHODS = ("fit", "predict", "get_params")
 def own_code(trainer: TrainerSpec) -> list[str]:
     """Return the import paths, and the paths of notebooks and projects, that a trainer runs, except estimator classes in public modules of :data:`PACKAGES`.
 
-    Only modules of :data:`PACKAGES` are imported. The parameters of an estimator are not checked, because they are JSON
-    values, from which neither a trainer nor these packages import anything.
+    Only modules of :data:`PACKAGES` are imported. The parameters of an estimator are not checked. They are JSON values,
+    and neither trainers nor these packages import code that they name.
 
     :param trainer: the recorded trainer
     :return: the import paths, in the order of the fields; empty if the trainer runs no user code
@@ -55,8 +55,9 @@ def own_code(trainer: TrainerSpec) -> list[str]:
 def is_known_estimator(path: str) -> bool:
     """Return whether an import path names an estimator class in a public module of :data:`PACKAGES`.
 
-    The name of the module is checked before it is imported. The named object must be a class of these packages with the
-    methods of an estimator, because these packages also have functions that run code, download or write files.
+    The name of the module is checked before it is imported. The object must be a class of these packages with the
+    methods of an estimator. Other objects are refused, because some functions of these packages run code, download data
+    or write files.
 
     :raises SpecError: the module or the class does not exist
     """

@@ -9,11 +9,11 @@ The replay runs no Airflow tasks. It trains the models of all strategies on the 
   :class:`~airflow_mlops.performance.cross_fitting.Recipe`), chooses one, and fits it again on all rows of its windows.
   The new model predicts from the next window on.
 - The chosen candidate has the smallest expected loss in the next window, which is a sum of two terms. The first term is
-  the cross-fitted loss in the newest labelled window. It follows a change immediately, but alone it favours candidates
-  of few windows, because a model that was trained on half of a window profits from patterns that exist only in this
-  window. The second term is the mean additional loss after one window. For each earlier window, the same training on
-  the windows before it gives a model. The additional loss is the loss of this model in the window, minus the
-  cross-fitted loss in the window. The second term favours candidates whose models stay good.
+  the cross-fitted loss in the newest labelled window. It reacts to a change immediately. Alone, it would favour
+  candidates trained on few windows, because cross-fitting trains on half of the window and so learns patterns that
+  exist only in this window. The second term is the mean additional loss after one window. For each earlier window, the
+  same training on the windows before it gives a model. The additional loss is the loss of this model in the window,
+  minus the cross-fitted loss in the window. The second term favours candidates whose models stay good.
 - With several trainers, the one-standard-error rule of EvaluateOperator chooses the trainer: the first trainer whose
   best candidate is at most one standard error worse than the best candidate of all trainers.
 - ``never`` keeps the first model, ``every window`` trains after each window, and ``policy`` trains if the policy

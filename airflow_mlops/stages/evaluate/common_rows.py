@@ -49,8 +49,7 @@ def refuse_training_rows(
     """Check that no candidate was trained on the rows on which the candidates are compared.
 
     Such a candidate would have an advantage over the others. Rows are therefore checked if the candidates have
-    different training sets. Training sets that no longer exist, or that identify rows by other columns, are not
-    checked.
+    different training sets. A training set is not checked if it no longer exists or identifies rows by other columns.
 
     :param contracts: the contract of each candidate
     :param dataset: the dataset on which the candidates are compared

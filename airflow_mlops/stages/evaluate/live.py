@@ -138,8 +138,8 @@ def refuse_training_rows(
 ) -> None:
     """Check that no version was fitted to the rows of the evidence.
 
-    This can happen if a version scores a past window. Training sets that no longer exist, or that identify rows by
-    other columns, are not checked.
+    This can happen if a version scores a past window. A training set is not checked if it no longer exists or
+    identifies rows by other columns.
 
     :param contracts: the contract of each version
     :param data: the rows of the evidence

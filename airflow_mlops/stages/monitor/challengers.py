@@ -210,8 +210,8 @@ def _fit(training: Training, contract: ModelContract) -> Fit:
 def metric_of(policy: Policy, contract: ModelContract) -> str:
     """Return the metric by which challengers are compared.
 
-    This is the metric of the policy. If the policy names no metric, a metric without a loss for each row, or a metric that
-    names a column, this is the first metric of the ML task that was measured for the champion on held-out rows.
+    This is the metric of the policy if each row has a loss and the metric names no column. Otherwise, or if the policy
+    has no metric, it is the first metric of the ML task that was measured for the champion on held-out rows.
     """
     metric = policy.metric
     if metric is not None and realised(contract.task, [metric]) and not columns_of([metric]):

@@ -33,8 +33,7 @@ def find_changes(history: Sequence[Findings], rate: float) -> list[Change]:
     """Find the change points of realised performance and of drift in the most important features.
 
     Only windows with predictions of the same version are compared, because a different version has different metrics at
-    training. Two kinds of windows are left out: those whose performance cannot be judged, and those whose rows are
-    weighted in a different way.
+    training. A window is left out if its performance cannot be judged, or if its rows are weighted in a different way.
 
     For drift of a feature, the search uses the effect of the drift, which is a share of rows. The standard error of an
     effect on n rows is at most ``0.5 / sqrt(n)``. An unchanged feature has a small effect by chance. If a feature has

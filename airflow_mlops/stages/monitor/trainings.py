@@ -110,9 +110,9 @@ def other_trainers(
     in their class weights, count once. A trainer is also left out, and a note says why, if
 
     - there are :data:`MAX_OTHERS` others before it;
-    - its challengers, and those of the others before it, are expected to take more than :data:`MAX_SECONDS` seconds, in
-      proportion to the fit time and the number of rows of their candidates;
-    - its candidate is a network or boosted trees and was trained on a machine with a GPU, so the time without one is
+    - its challengers and those of the trainers before it are expected to take more than :data:`MAX_SECONDS` seconds.
+      The time is estimated from the fit time and the number of rows of each candidate;
+    - its candidate is a network or boosted trees and was trained on a machine with a GPU, so the time on a CPU is
       unknown;
     - it was trained with weights of rows (``sample_weight``), which challengers do not use;
     - it runs user code, needs a library that is not installed, starts from an earlier version, learns a ranking, or

@@ -14,8 +14,8 @@ class ReproduceSpec(Spec):
 
     The reproduction does not register a model version.
 
-    :param allow_code: whether code may run that the version's MLflow run names and that is not an estimator of a
-        well-known package, see :mod:`airflow_mlops.models.trainers.known`
+    :param allow_code: whether user code that the version's MLflow run names may run. By default, only estimators of
+        well-known packages run, see :mod:`airflow_mlops.models.trainers.known`
     """
 
     model: str

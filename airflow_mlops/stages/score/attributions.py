@@ -21,9 +21,9 @@ def with_attributions(
 
     The attributions of a row are sorted by their absolute value in descending order.
 
-    :param scored: the rows with their predictions
-    :param rows: the rows, with a column for each feature
-    :param found: the predictions
+    :param scored: the output rows, with the columns of the predictions
+    :param rows: the same rows as input, with a column for each feature
+    :param found: the predictions of these rows
     :param explainer: computes the attributions
     :param private: names of hashed and dropped features, whose attributions are left out
     """

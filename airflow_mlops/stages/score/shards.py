@@ -59,7 +59,7 @@ class Piece(Model):
 
 @dataclass(frozen=True)
 class Round:
-    """A round of shards that use the same model version, as seen by one shard.
+    """A round of scoring, from the point of view of one shard. All shards of a round use the same model version.
 
     :param group: folder of the rounds of a mapped task
     :param number: number of the round, from 0
@@ -84,7 +84,7 @@ class Round:
         return _newest(self.store, self.group) == self.number
 
     def of(self, shard: int) -> Round:
-        """Return the round as seen by another shard."""
+        """Return the same round from the point of view of another shard."""
         return replace(self, shard=shard)
 
     def version(self, resolve: Callable[[], ModelVersionRef | None]) -> ModelVersionRef | None:

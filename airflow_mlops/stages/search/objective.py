@@ -40,9 +40,9 @@ class Attempt:
     A step of a trial is a fold of a cross-validation, an epoch of a network, or a round of boosted trees.
 
     :param checkpoint: key of the trial's checkpoint in the artifact store
-    :param report: function to call after each step. Its arguments are the number of the step from 0, the value that the
-        pruner compares, all metrics of the step by name, and whether the step is the last. The function raises an
-        exception to end the trial early
+    :param report: function to call after each step. Its arguments are the number of the step (from 0), the value for
+        the pruner, all metrics of the step by name, and whether this is the last step. The function raises an exception
+        to end the trial early
     :param progress: function that writes a message to the task's log
     """
 

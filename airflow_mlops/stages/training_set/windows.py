@@ -17,7 +17,7 @@ from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
 @dataclass(frozen=True)
 class ResolvedWindow:
-    """A rule, and the window that it gives for one run.
+    """A window rule, applied to one run.
 
     :param run: window that the run processes
     :param window: window of the training set, which ends with ``run``

@@ -32,8 +32,8 @@ def merge(base: Any, over: Any, name: str = "") -> Any:
     """Merge two values and return the merged copy. If a field is set in both values, ``over`` takes precedence.
 
     Objects are merged field by field, and lists of named items item by item. Other lists are concatenated without
-    duplicates. If Kubernetes accepts only one of several fields, such as ``value`` and ``valueFrom`` of a variable, the
-    fields of ``base`` that ``over`` does not have are left out.
+    duplicates. Some fields exclude each other in Kubernetes, such as ``value`` and ``valueFrom`` of a variable. If
+    ``over`` sets one of them, the others are removed from ``base``.
 
     :param name: name of the field that holds the two values; empty for whole manifests
     """

@@ -84,8 +84,8 @@ def _not_finite(value: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[st
 def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ...], str]]:
     """Yield the location and the message of each problem.
 
-    If several types are allowed for a value and it has none of them, pydantic reports one error for each type. These
-    errors are combined into one problem.
+    If a value has none of its allowed types, pydantic reports one error for each type. These errors are combined into
+    one problem.
 
     :param value: the validated value
     :param errors: pydantic's errors. If several types are allowed for a value, the last item of the location of an error
@@ -117,7 +117,7 @@ def _shown(value: Any) -> str:
 
 
 def _kind(message: str) -> str | None:
-    """Return what a value should be according to pydantic's message, such as ``a number``.
+    """Return the expected kind of value from pydantic's message, such as ``a number``.
 
     :return: ``None`` if the message does not contain this
     """

@@ -208,7 +208,7 @@ class ModelContract(Model):
     :param dataset_name: name of the dataset with the id ``dataset_id``
     :param timestamp: event time column of the dataset ``dataset_id``; ``None`` if the dataset has no event time column
     :param refit_of: for a refit, number of the original version. A refit is fitted to all rows of the training set,
-        including the held-out rows. Its ``metrics`` and the scores in its profile are those of the original version.
+        including the held-out rows. Its ``metrics`` and the scores in its profile belong to the original version.
         ``None`` for a version that was fitted to the split part ``train`` only
     :param watched: columns of the training set that monitoring compares like features, although the model does not use
         them. Scoring copies a watched column to the predictions if the scored dataset has this column

@@ -213,7 +213,7 @@ def _source(spec: ModuleSpec) -> bytes | None:
 
 
 def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
-    """Yield each name that a module imports anywhere in its code, and whether the name is that of a module.
+    """Yield each name that a module imports anywhere in its code, and whether it names a module.
 
     The second value is ``False`` for ``b`` in ``from a import b``, because ``b`` may be a module or an attribute.
 

@@ -11,8 +11,8 @@ from airflow_mlops.core.counts import counted
 class Usage(Model):
     """The resources that a step used. The time in which a pod starts and Python imports libraries is not included.
 
-    With ``run_on=Spark(...)``, CPU time and bytes are those of the step and its executors together, and the peak memory
-    is that of the largest process.
+    With ``run_on=Spark(...)``, CPU time and bytes are summed over the step and its executors. The peak memory is
+    measured in the largest process.
 
     :param seconds: elapsed time
     :param cpu_seconds: CPU time of the process and of its child processes that have ended
@@ -36,7 +36,7 @@ class Usage(Model):
 
     @classmethod
     def total(cls, steps: Collection[Usage]) -> Usage:
-        """Add up the resources of several steps. The peak memory is that of the step with the largest peak.
+        """Add up the resources of several steps. The peak memory is the largest of all steps.
 
         The GPU time is ``None`` if no step has it. The rows are ``None``, because several steps process the same rows.
         """

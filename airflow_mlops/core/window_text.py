@@ -208,8 +208,8 @@ def parse_instant(text: str, name: str = UTC, calendar: Calendar = UTC_CALENDAR)
 def parse_moment(text: str, calendar: Calendar = UTC_CALENDAR) -> datetime:
     """Parse a point in time that is not a part of a window, such as the time for which a snapshot is read.
 
-    This function reads the same forms as :func:`parse_instant`. Its error message lists only these forms, and not
-    those of windows.
+    This function reads the same forms as :func:`parse_instant`. Its error message lists only these forms, and not the
+    forms of windows.
 
     :param calendar: properties of the DAG run
     :raises ValueError: the text is not a point in time. The message lists the valid forms

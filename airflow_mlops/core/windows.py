@@ -184,7 +184,7 @@ class Window(Model):
 
 
 def missing(wanted: Window, windows: Sequence[Window]) -> list[Window]:
-    """Return the parts of ``wanted`` that none of ``windows`` covers, in order of time.
+    """Return the parts of ``wanted`` that ``windows`` do not cover, in order of time.
 
     They have the time zone of ``wanted``.
     """

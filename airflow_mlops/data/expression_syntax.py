@@ -1,4 +1,4 @@
-"""Parser of expressions over columns. The syntax is that of Python without function calls.
+"""Parser of expressions over columns. The syntax is Python without function calls.
 
 A column name that is not a Python identifier, such as ``arrival delay``, is written between backticks, as in
 :meth:`pandas.DataFrame.query`. A backtick inside a name is doubled.

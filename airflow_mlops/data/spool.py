@@ -170,7 +170,7 @@ class Rows:
         return Rows(dict(zip(names, self._columns.values(), strict=True)), self.num_rows)
 
     def beside(self, other: Rows) -> Rows:
-        """Return rows with the columns of these rows, and then those of ``other``."""
+        """Return rows with the columns of these rows, followed by the columns of ``other``."""
         return Rows({**self._columns, **other._columns}, self.num_rows)
 
     def converted(self, name: str, kind: pa.DataType, convert: Convert) -> Rows:

@@ -45,7 +45,7 @@ _COLDEST, _HOTTEST = -100, 100
 class _Conversion(NamedTuple):
     """A conversion of units, ``factor * value + offset``.
 
-    :param looks: what a converted column looks like, as a clause without a subject, with ``{when}`` for the time of the
+    :param looks: a clause without a subject that describes a converted column, with ``{when}`` for the time of the
         reference
     :param before: the smallest and the largest value that can be converted
     :param now: the smallest and the largest value after the conversion

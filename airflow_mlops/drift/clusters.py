@@ -8,8 +8,8 @@ Data from Complex Sample Surveys", Journal of the American Statistical Associati
 
 A test compares many properties of a distribution: the share of each value, or the level, the spread and the quantiles
 of numbers. Each property has its own design effect, and the largest one is used, so the tests are conservative. For
-columns of other kinds (free text, timestamps, embeddings), the largest possible design effect is used, that of equal
-values within each cluster.
+columns of other kinds (free text, timestamps, embeddings), the design effect is the largest possible one: all values of
+a cluster are assumed to be equal.
 
 The reference is assumed to have the same design effect. If the clusters of window and reference are the same, their
 difference varies less than assumed, so the tests are again conservative.

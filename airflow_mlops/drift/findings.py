@@ -66,7 +66,7 @@ class Drift(Model):
     :param missing_reference: share of rows in the reference without a usable value
     :param unseen: share of rows with a value that does not occur in the reference; categories and booleans. If a
         profile does not keep all values, the share is estimated from a sample of values. For free text, one word is
-        drawn from each row, and ``unseen`` is the share of rows whose drawn word was never drawn in the reference
+        drawn from each row. ``unseen`` is the share of rows with a word that was never drawn in the reference
     :param new_values: the most frequent values that do not occur in the reference, with their shares of rows
     :param gone_values: the most frequent values that occur in the reference but not in the window, with their shares of
         rows in the reference. Values so rare that the window may lack them by chance are not included
@@ -94,7 +94,7 @@ class Drift(Model):
         below ``min_effect``. The change then counts although the effect is small
     :param drifted: whether the column has drifted
     :param importance: the feature's share of the total permutation importance, from 0 to 1; ``None`` if unknown
-    :param note: what is unusual about the column, or why its drift was not measured
+    :param note: remark about unusual values, or the reason why drift was not measured
     :param bins: bars of the histogram in the report
     """
 

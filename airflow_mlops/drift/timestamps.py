@@ -6,9 +6,9 @@ hour of the week. If an hour of the week has a larger share of the time span of 
 is scaled down in that sample. Hours of the week that do not occur in both time spans are left out. The hours of the day
 are then compared over all weekdays, and the weekdays over all hours.
 
-Summer time is not drift either. If the hours of the day have changed, and one time span has a larger share of summer
-time than the other, the hours are compared once more as if both time spans had the same share
-(:mod:`airflow_mlops.drift.summer_time`). The second comparison is reported if it explains at least half of the change.
+Summer time is not drift either. If the hours of the day have changed, and the two time spans have different shares of
+summer time, the hours are compared a second time with equal shares (:mod:`airflow_mlops.drift.summer_time`). The second
+comparison is reported if it explains at least half of the change.
 
 Scaling and mixing reduce the variance of the counts more than the mean, so the tests are conservative.
 """

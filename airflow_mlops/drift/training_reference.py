@@ -78,7 +78,7 @@ class TrainingReference:
         return profile_with_errors(batches, columns, self.reconstruction(columns))
 
     def reconstruction(self, columns: Sequence[str]) -> Reconstruction | None:
-        """Return what computes the reconstruction error from ``columns``; ``None`` if it cannot be computed."""
+        """Return the reconstruction of ``columns``; ``None`` if its error cannot be computed."""
         return self.profile.multivariate if self.unfit(columns) is None else None
 
     def unfit(self, columns: Sequence[str]) -> str | None:

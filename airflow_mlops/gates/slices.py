@@ -87,7 +87,7 @@ class NotWorseOnSlices(MetricGate):
         return self._combine(results, evidence.champion, each)
 
     def _slices(self, evidence: Evidence, champion: Measurement) -> Iterator[list[Slice]]:
-        """Yield the slices by each column, and then those that were discovered."""
+        """Yield the slices by each column, followed by the discovered slices."""
         from airflow_mlops.gates.slice_search import Slice, by_column, discover
         from airflow_mlops.metrics.statistics import row_losses
 

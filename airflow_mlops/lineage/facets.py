@@ -99,7 +99,7 @@ class MLOpsVerdictRunFacet(RunFacet):
 
 @attr.define(kw_only=True)
 class MLOpsUsageRunFacet(RunFacet):
-    """The run facet ``mlops_usage``, which holds what a task used, see :class:`~airflow_mlops.core.usage.Usage`.
+    """The run facet ``mlops_usage`` with the resources that a task used, see :class:`~airflow_mlops.core.usage.Usage`.
 
     :param seconds: elapsed time
     :param cpuSeconds: CPU time

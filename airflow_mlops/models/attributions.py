@@ -116,7 +116,7 @@ class Explainer:
 
 
 def load(folder: Path, contract: ModelContract, name: str) -> Explainer:
-    """Load what a version of TrainOperator needs to compute attributions.
+    """Load the explainer of a version that TrainOperator trained.
 
     :param folder: the downloaded files of the version
     :param contract: the model contract

@@ -56,7 +56,7 @@ def load_champion(
 def load_explained_champion(
     client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, progress: Callable[[str], None], *, named: bool
 ) -> tuple[OnnxModel, Explainer]:
-    """Load a model version as :func:`load_champion` does, and what computes its attributions.
+    """Load a model version as :func:`load_champion` does, together with its explainer.
 
     :param client: client of the MLflow server
     :param store: the artifact store with the ledger

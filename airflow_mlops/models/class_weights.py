@@ -28,7 +28,7 @@ def with_class_weight(
     :param classes: the distinct labels, sorted; empty for a regression
     :param weights: the weight of each row, shape (n,); ``None`` if all rows have the weight 1
     :return: weights, shape (n,)
-    :raises SpecError: the labels are those of a regression, or the mapping names an unknown class
+    :raises SpecError: the ML task is a regression, or the mapping names an unknown class
     :raises TrainingError: ``rule`` is ``balanced``, and the weights of all rows of a class are 0
     """
     if not classes:

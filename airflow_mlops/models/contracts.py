@@ -101,8 +101,8 @@ def read(
 ) -> VersionContract:
     """Read the model contract and the profile of ``ref``, without downloading the model.
 
-    If the ledger has promoted the version, the contract and the profile must be those that were promoted. For a foreign
-    version whose promoted contract was deleted, the contract that the version's tag names is accepted.
+    If the ledger has promoted the version, the contract and the profile must be unchanged since the promotion. For a
+    foreign version whose promoted contract was deleted, the contract that the version's tag names is accepted.
 
     :param ledger: the ledger of the model, if it was read before; by default it is read here
     :raises ModelCorruptError: the contract or the profile was changed after the promotion

@@ -41,7 +41,7 @@ _BATCH = 4096
 
 @dataclass(frozen=True)
 class Export:
-    """The ONNX export of a model, and how far its predictions deviate from those of the model.
+    """The ONNX export of a model, and the deviation of its predictions from the model.
 
     :param content: the serialised ONNX model
     :param predictions: predictions of the export for the split part ``test``
@@ -85,8 +85,8 @@ def export(
     :param train: split part `train`, to which the model was fitted
     :param test: split part `test`, on which the export is compared with the model
     :param progress: function that writes a message to the task's log
-    :raises ModelFormatError: the model cannot be exported, or the predictions of the export differ from those of the
-        model in float32 and in float64
+    :raises ModelFormatError: the model cannot be exported, or the export predicts differently from the model in float32
+        and in float64
     """
     rows = np.sort(np.random.default_rng(SEED).permutation(len(test.labels))[:ROWS])
     frame = test.frame.iloc[rows]

@@ -20,10 +20,10 @@ class CanaryOperator(ChampionOperator):
     The canary is withdrawn if it is worse than the champion, and promoted after the last share.
 
     Each run of the task makes one decision. It starts the canary, or it compares the labelled predictions of the canary
-    with those of the champion. After the comparison, it increases the share, keeps the share, withdraws the canary or
-    promotes the canary. Each decision is recorded in the ledger. A tag of the version in MLflow contains the share.
-    Servers with ``--canary`` apply a new share within seconds. The task succeeds without a decision while there are too
-    few labels, while no version has the alias ``version``, and after the canary of the version has ended.
+    and of the champion. After the comparison, it increases the share, keeps the share, withdraws the canary or promotes
+    the canary. Each decision is recorded in the ledger. A tag of the version in MLflow contains the share. Servers with
+    ``--canary`` apply a new share within seconds. The task succeeds without a decision while there are too few labels,
+    while no version has the alias ``version``, and after the canary of the version has ended.
 
     :param model: name of the registered model
     :param version: number or alias of the version to roll out
@@ -43,7 +43,8 @@ class CanaryOperator(ChampionOperator):
     :param min_labels: number of labelled predictions of the canary that a comparison needs, both at the current share
         and since the last comparison. The champion needs as many in total
     :param groups: column that names the cluster of each row, such as a customer; by default, rows are independent
-    :param confidence: probability that none of the comparisons withdraws a canary that is no worse than the champion
+    :param confidence: confidence of a withdrawal. Over all comparisons, a canary that is no worse than the champion is
+        withdrawn with a probability of at most ``1 - confidence``
     :param mlflow_conn_id: id of the Airflow connection to MLflow
     """
 

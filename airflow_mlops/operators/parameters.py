@@ -47,7 +47,7 @@ class _StepSpec:
 class SpecParameters:
     """Mixin for operators and sensors that run a step.
 
-    A keyword parameter of ``__init__`` sets the field of the spec with the same name. All parameters except those in
+    A keyword parameter of ``__init__`` sets the field of the spec with the same name. All parameters that are not in
     ``untemplated`` are template fields. Both rules apply to the class that sets ``step``, and not to its subclasses.
 
     :cvar step: name of the stage's folder in ``airflow_mlops.stages``

@@ -178,8 +178,8 @@ def _sent_by_another_task(earlier: Sequence[AssetEventResult], request: dict[str
 def _last_without_run(earlier: Sequence[AssetEventResult]) -> str | None:
     """Return the window of the last request if no DAG run was created for it; otherwise ``None``.
 
-    After a user has cleared the task, the last request can be the one that the task sent before. In a retry, it cannot
-    be, because Airflow stores the events of a task only when the task succeeds.
+    After a user has cleared the task, its own earlier request can be the last one. In a retry this is not possible,
+    because Airflow stores the events of a task only when the task succeeds.
 
     :param earlier: asset events, newest first
     """

@@ -28,7 +28,8 @@ class ScoreOperator(StepOperator):
     To score a large dataset in parallel, map the task over shards: ``ScoreOperator.partial(...,
     shards=8).expand(shard=list(range(8)))``. The predictions are one dataset, which the shard that finishes last
     writes. Only this shard returns the reference to the dataset, sends the events of the outlets, exports the metrics
-    and writes the table of ``write_to``. ``.output`` of the mapped task can be passed on like that of a single task.
+    and writes the table of ``write_to``. ``.output`` of the mapped task can be passed on like the output of a single
+    task.
 
     All shards use the version that the first shard finds, even if the champion changes meanwhile. A cleared shard uses
     this version again if another shard has succeeded. The version is looked up again in a new DAG run, and if no other

@@ -35,16 +35,16 @@ class TrainOperator(StepOperator):
         ``{"cost": {"false_positive": 1, "false_negative": "amount"}}``, where a cost is a number or the name of a
         column. It chooses the threshold on training rows that the
         model is not fitted to. By default, the threshold of the estimator, 0.5
-    :param calibration: method by which the probabilities of a classifier are calibrated, on training rows that the
-        model is not fitted to: ``"isotonic"``, ``"sigmoid"`` or ``"temperature"``. By default, the probabilities are
-        not calibrated
+    :param calibration: calibration method for the probabilities of a classifier: ``"isotonic"``, ``"sigmoid"`` or
+        ``"temperature"``. The calibration is fitted to training rows that the model is not fitted to. By default, the
+        probabilities are not calibrated
     :param interval: the nominal coverage of the prediction intervals of a regression, such as ``0.9`` or ``{"coverage":
         0.9}``. The coverage is the share of the labels that lie in their interval if the data do not change. The width
         is computed from training rows that the model is not fitted to. By default, a model has no intervals
     :param class_weight: ``"balanced"``, or a mapping from class to a weight greater than 0. Classes that are not in the
-        mapping have the weight 1. The weights are passed to the fit and to early stopping, multiplied by those of the
-        rows (:class:`~airflow_mlops.operators.Decay`) and of ``sample_weight``. Class weights do not change metrics,
-        gates and monitoring
+        mapping have the weight 1. They are multiplied by the row weights of :class:`~airflow_mlops.operators.Decay` and
+        ``sample_weight``, and passed to the fit and to early stopping. Class weights do not change metrics, gates and
+        monitoring
     :param sample_weight: column of the training set with the weight of each row, a finite number of at least 0. The
         weights are passed to the fit and to early stopping. They also weight metrics, gates and confidence bounds on
         the split part `test`, and realised performance in monitoring if the predictions or the labels have the column.

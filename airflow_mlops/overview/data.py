@@ -74,7 +74,7 @@ class Node(Model):
 class Lineage(Model):
     """A graph from raw data to the model and its predictions.
 
-    :param edges: pairs of node ids: a source, and what was made from it
+    :param edges: pairs of node ids: a source, and a dataset or model that was made from it
     """
 
     nodes: list[Node] = Field(default_factory=list)

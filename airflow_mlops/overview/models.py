@@ -83,7 +83,7 @@ def dags(store: ArtifactStore, name: str) -> ModelDags | None:
 
 
 def _tried(read: Callable[[], T], otherwise: T, problems: list[str]) -> T:
-    """Return what ``read`` returns, or ``otherwise`` if it fails. The error is added to ``problems``, once."""
+    """Return the result of ``read``, or ``otherwise`` if it fails. The error is added to ``problems``, once."""
     try:
         return read()
     except MLOpsError as error:

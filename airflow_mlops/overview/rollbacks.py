@@ -30,7 +30,7 @@ class RollbackPreview(Model):
 
 
 def preview(model: str, entries: Sequence[Entry], version: int | None) -> RollbackPreview:
-    """Return what a rollback to ``version`` would change.
+    """Return the changes that a rollback to ``version`` would make.
 
     :param entries: entries of the ledger, oldest first
     :param version: number of a former champion; by default the version that the champion replaced when it became

@@ -150,7 +150,7 @@ def _metric(name: str, value: float, item: CandidateVerdict) -> MetricValue:
 
 
 def from_mlflow(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry], ui: str) -> Versions:
-    """Return all versions in MLflow with what the ledger knows about them, newest first.
+    """Return all versions in MLflow with their facts from the ledger, newest first.
 
     :param entries: entries of the ledger, oldest first
     :param ui: address of MLflow's pages; empty if it has none

@@ -270,8 +270,8 @@ def value_of(metric: str, losses: NDArray[np.float64]) -> float:
 
     :param metric: the metric that determines the losses
     :param losses: losses, shape (n,)
-    :return: the root of the mean loss for ``rmse``, 1 minus the mean loss for metrics whose higher values are better,
-        and the mean loss for other metrics
+    :return: the root of the mean loss for ``rmse``; 1 minus the mean loss if higher values of the metric are better;
+        otherwise the mean loss
     """
     mean = float(losses.mean())
     if metric == "rmse":

@@ -194,8 +194,8 @@ class Performance(Model):
     :param reference_low: lower end of the confidence interval of ``reference``; ``None`` if unknown. Without an
         interval, ``reference`` counts as exact
     :param reference_high: upper end of the confidence interval of ``reference``; ``None`` if unknown
-    :param compared: number of models from which the version was selected on the held-out rows: the candidates, and the
-        champion if it was measured. The interval of the difference from ``reference`` is corrected for this number
+    :param compared: number of models in the selection on the held-out rows: the candidates, and the champion if it was
+        measured. The interval of the difference from ``reference`` is corrected for this number
     :param recent: the best level of recent champions; ``None`` unless the policy has ``best_recent`` and there are
         enough windows
     :param labels: number of labels; for an estimate, number of scores. Rows with the weight 0 do not count

@@ -137,7 +137,7 @@ def _grows(history: Sequence[Findings]) -> bool:
 
 
 def scores_do_not_follow(findings: Findings) -> bool:
-    """Return whether the effect of label drift exceeds that of score drift by at least :data:`NOT_FOLLOWED`."""
+    """Return whether the effect of label drift exceeds the effect of score drift by at least :data:`NOT_FOLLOWED`."""
     label, scores = findings.label, findings.prediction
     if label is None or not label.drifted:
         return False

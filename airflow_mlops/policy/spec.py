@@ -98,9 +98,9 @@ class Policy(PerformanceThresholds):
         current window is enough
     :param cooldown: the shortest time between the ends of two windows that request retraining
     :param budget: the largest number of requests in a period; a request counts at the end of the window that makes it
-    :param on_broken: what a request does about broken features. ``drop`` leaves them out of the training if the model
-        hardly uses them, or once they are broken in three windows in a row; until then, the request waits. ``wait``
-        always waits until they are repaired
+    :param on_broken: how a request treats broken features. ``drop`` leaves them out of the training if the model hardly
+        uses them, or once they are broken in three windows in a row; until then, the request waits. ``wait`` always
+        waits until they are repaired
     """
 
     max_staleness: Duration | None = None

@@ -3,10 +3,11 @@
 Retraining needs a retraining trigger: a condition that the policy enables and that retraining can remedy, such as a
 missing champion, realised performance that is significantly worse than at training, or old training data.
 
-``watch`` is for what a person should look at: a postponed request, broken inputs, missing or too few labels, a worse
-estimate, and drift that matters. Features drift with every season, often without harm. A window whose inputs drifted
-while performance is acceptable is ``healthy``, and the details list the drift. Estimated performance depends on the
-inputs alone. If realised performance drops and estimated performance does not, concept drift is likely.
+``watch`` means that a person should look at the window. The reasons are a postponed request, broken inputs, missing or
+too few labels, a worse estimate, or drift that matters. Features drift with every season, often without harm. A window
+whose inputs drifted while performance is acceptable is ``healthy``, and the details list the drift. Estimated
+performance depends on the inputs alone. If realised performance drops and estimated performance does not, concept drift
+is likely.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Performance estimation without labels uses this relation. For classification the relation is a calibration: a logistic
 regression on a linear spline of the score's logit (Platt scaling with knots) estimates the probability of the positive
 class (binary models) or of a correct prediction (multiclass models). The covariance of the coefficients measures the
-uncertainty of the calibration. For regression the relation is a loss model: the mean errors of the held-out rows, in
-bins of similar predictions, and how the errors change with the features
+uncertainty of the calibration. For regression, the relation is a loss model. It contains the mean errors of the
+held-out rows in bins of similar predictions, and the change of the errors with the features
 (:mod:`airflow_mlops.profiles.input_errors`).
 """
 

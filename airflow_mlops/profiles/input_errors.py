@@ -80,7 +80,7 @@ class InputErrors(Model):
 def learn(batches: Iterable[pa.RecordBatch], rests: Floats) -> InputErrors | None:
     """Learn how losses depend on the numeric features.
 
-    At most ten features are used, those that explain most of the variance of the losses.
+    At most ten features are used: the features that explain most of the variance of the losses.
 
     :param batches: features of the n held-out rows
     :param rests: absolute and squared errors of these rows, minus the means of the loss model, shape (n, 2)

@@ -2,13 +2,11 @@
 
 The relations between columns may change while each column keeps its distribution. Principal components are fitted to
 the split part `train`. They explain 65% of the variance of this split part. The reconstruction error of a row is the
-distance between the row and its projection on these components. The errors are profiled as a numeric column, and their
-drift is tested like that of any numeric column. The method follows A. Qahtan et al., "A PCA-Based Change Detection
-Framework for Multidimensional Data Streams", KDD (2015), and NannyML's multivariate drift detection. Categories are
-encoded by their frequency.
+distance between the row and its projection on these components. The errors are profiled and tested for drift like any
+numeric column. The method follows A. Qahtan et al., "A PCA-Based Change Detection Framework for Multidimensional Data
+Streams", KDD (2015), and NannyML's multivariate drift detection. Categories are encoded by their frequency.
 
-The reference errors are computed from the held-out split part `test`, because the errors of the rows to which the
-components were fitted are too small.
+The reference errors are computed from the held-out split part `test`. Errors of the fitted rows would be too small.
 """
 
 from __future__ import annotations

@@ -139,7 +139,7 @@ def verify_champion(client: MlflowClient, model: str, entries: Sequence[Entry]) 
     The files are downloaded again for this check.
 
     :param entries: all entries of the ledger, oldest first
-    :return: what was checked, in one sentence
+    :return: one sentence about the check
     :raises ModelCorruptError: a file was changed, added or removed after the promotion
     :raises RegistryError: MLflow cannot be used, or the files of the champion do not exist any more
     """

@@ -55,7 +55,7 @@ def require_valid(entry: Mapping[str, Any], name: str) -> None:
     """Check the signature of an entry with the public key that ``MLOPS_VERIFYING_KEY`` names.
 
     :param entry: the entry as JSON
-    :param name: what the error calls the entry, such as ``entry URL of the ledger``
+    :param name: name of the entry in the error, such as ``entry URL of the ledger``
     :raises ModelCorruptError: the entry has no signature, or the private key of this public key did not sign it
     :raises SpecError: the key cannot be used, or model-signing is not installed
     """

@@ -205,7 +205,7 @@ class Verdict(Model):
     :param windows: the metric on each window of the held-out rows, in the order of time; empty if the training set was
         not split into windows (``windows``), and in verdicts of earlier releases
     :param refit: how the winner was fitted again; ``None`` if it was not. If the refit passed its checks, ``winner`` is
-        the version that was fitted again, and the metrics are those of the judged version
+        the refitted version, and the metrics belong to the judged version
     """
 
     model: str

@@ -325,8 +325,8 @@ def _task(label: Column, positive: str | None, person: Person) -> tuple[Task, st
     :param label: the label
     :param positive: the given positive class; ``None`` if it was not given
     :param person: answers which of two texts is the positive class
-    :raises SpecError: the label has fewer than two values, or a type that cannot be a label, or ``positive`` is not one
-        of its values, or is given for a task that is not binary
+    :raises SpecError: the label has fewer than two values, or its type is not supported; ``positive`` is not a value of
+        the label, or the task is not binary
     """
     if label.distinct < 2:
         raise SpecError(

@@ -45,7 +45,7 @@ class Meter:
         self._started = time.perf_counter()
 
     def add_executors(self, answers: Iterable[Mapping[str, Any]]) -> None:
-        """Add what executors used. The peak memory is that of the process with the highest peak.
+        """Add what executors used. The peak memory is the largest of all processes.
 
         :param answers: answers of :func:`airflow_mlops.stages.executors.answer`
         """

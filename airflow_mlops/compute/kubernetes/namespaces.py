@@ -14,8 +14,8 @@ _OWN_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 def namespace_for(given: str | None, hook: KubernetesHook) -> str:
     """Return the namespace to use.
 
-    It is ``given`` if set, or else the namespace of the Airflow connection, or else the namespace in which Airflow
-    runs, or else ``default``.
+    It is the first of these that is set: ``given``, the namespace of the Airflow connection, the namespace in which
+    Airflow runs, ``default``.
 
     :param given: the namespace that the user has set; ``None`` if none is set
     :param hook: hook of the Airflow connection to the cluster

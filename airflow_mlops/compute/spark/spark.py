@@ -25,7 +25,7 @@ class Spark(Compute):
         (``sc://host``). With the type ``spark``, the host is a master: ``spark://host:7077``, ``yarn``,
         ``k8s://https://host`` or ``local[2]``; the worker then needs Java
     :param conf: settings of Spark, such as ``{"spark.executor.memory": "4g"}``. A server of Spark Connect accepts only
-        those that can be set in a session
+        settings that can be set in a session
     :param archive: path on the worker of a packed Python environment (``.tar.gz``, from ``venv-pack`` or ``conda-pack``).
         Executors unpack it and use its Python. By default they use their own Python
     :param env: environment variables of the executors, for example credentials of the artifact store. By default, the

@@ -36,7 +36,7 @@ class DatasetSummary(BaseModel):
 
 
 class Finder:
-    """Finds datasets by their ids, and remembers those that it has found.
+    """Finds datasets by their ids, and remembers the results.
 
     :param store: artifact store with the datasets
     """

@@ -215,7 +215,7 @@ def is_divided(manifest: Manifest) -> bool:
 
 
 def is_divided_source(source: Mapping[str, Any] | None) -> bool:
-    """Return whether the ``source`` of a manifest is that of a part of a window, see :func:`is_divided`."""
+    """Return whether the ``source`` of a manifest covers only a part of a window, see :func:`is_divided`."""
     return bool((source or {}).get("online"))
 
 

@@ -14,7 +14,7 @@ _UNSUPPORTED = ("role_arn", "assume_role_method", "profile_name", "credential_so
 def s3_options(info: ConnectionInfo) -> dict[str, str]:
     """Return the options of ``deltalake`` for an Airflow connection of the type ``aws``. They contain its secrets.
 
-    Without an access key in the connection, the credentials are those of the environment, as in Airflow.
+    If the connection has no access key, the credentials come from the environment, as in Airflow.
 
     :param info: the connection. Its login and password are the access key; its extra may have ``region_name``,
         ``endpoint_url`` and ``aws_session_token``

@@ -116,8 +116,8 @@ class OnnxModel:
     def predict_values(self, columns: Mapping[str, Sequence[Any]], rows: int) -> Predictions:
         """Predict rows that are given as Python values, which takes less time than :meth:`predict` for few rows.
 
-        The predictions equal those of :meth:`predict` for Arrow columns with the same values. A numeric column counts
-        as a column of integers if all its values are integers, otherwise as a column of doubles.
+        The predictions are equal to the predictions of :meth:`predict` for Arrow columns with the same values. A
+        numeric column counts as a column of integers if all its values are integers, otherwise as a column of doubles.
 
         :param columns: values of each feature: int, float or ``None`` for numbers, int for integers, and str or
             ``None`` for texts

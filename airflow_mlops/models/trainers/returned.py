@@ -1,4 +1,4 @@
-"""Turn what a function of the user returns into a fitted model."""
+"""Convert the result of a user's training function to a fitted model."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ _SAFE = [Depends(same_origin)]
 
 @router.post("/models/{name}/retrain", dependencies=_SAFE)
 def retrain(name: ModelName, body: RetrainBody, facts: ActingDep, rights: AccessDep, store: StoreDep) -> Done:
-    """Request retraining. The asset event is the same as that of MonitorOperator for the last window."""
+    """Request retraining. The asset event is the same as the event of MonitorOperator for the last window."""
     window = _last_window(facts)
     # Without a DAG that listens, the request would never be answered.
     server.require_listeners(name)

@@ -89,7 +89,7 @@ def acceptable(performance: Performance, policy: Policy) -> str:
 
 
 def few_large_errors(findings: Findings) -> list[Observation]:
-    """Return an observation if an error is more than ten times what a standard allows, but not significantly.
+    """Return an observation if an error is more than ten times the allowed error, but not significantly so.
 
     A metric whose higher values are better is reported if it is as far below a standard. Only metrics without a lower
     end, such as R², can be. Chance alone is no explanation: few rows with very large errors, such as wrong labels, make

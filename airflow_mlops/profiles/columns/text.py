@@ -39,8 +39,8 @@ Ints = npt.NDArray[np.int64]
 class Words(Model):
     """Row counts by the lower-case words in the rows. Only values with a space are split into words.
 
-    All counts are exact, except those of ``frequent``. Tests do not use ``frequent``. The report uses ``frequent`` to
-    name words.
+    All counts are exact, except in ``frequent``. Tests do not use ``frequent``. The report uses ``frequent`` to name
+    words.
 
     :param rows: number of rows with at least one word
     :param buckets: number of rows with a word of each hash bucket, shape (:data:`BUCKETS`,)

@@ -25,8 +25,8 @@ class BacktestSpec(Spec):
     :param delay: number of windows until the labels of a window have arrived; 0 if they are known at its end
     :param policy: the retraining policy. Only the triggers ``challenger`` and ``age`` are replayed, so the policy must
         have one of them
-    :param trainer: the trainer; by default the trainer of the version, unless it runs user code, and those of the other
-        candidates of the last decision
+    :param trainer: the trainer; by default the trainers of the version and of the other candidates in the last
+        decision. It is required if the trainer of the version runs user code
     """
 
     model: Name

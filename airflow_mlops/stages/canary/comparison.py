@@ -60,7 +60,8 @@ def compare(
     :param champion: labelled predictions of the champion
     :param metric: name of the metric to which the field ``losses`` of both belongs
     :param look: number of the comparison, from 1
-    :param confidence: probability that none of the comparisons withdraws a canary that is no worse
+    :param confidence: confidence of a withdrawal. Over all comparisons, a canary that is no worse than the champion is
+        withdrawn with a probability of at most ``1 - confidence``
     :param max_loss: largest accepted loss of the metric; ``None`` to accept a canary that is not significantly worse
     :return: ``None`` if no stratum has labelled rows of both
     """

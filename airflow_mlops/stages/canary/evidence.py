@@ -2,8 +2,9 @@
 
 Each request is answered by one of the two versions, so they have no rows in common. The version that answers is chosen
 at random, with the canary's share at that time as its probability. Rows are therefore compared within *strata*. A
-stratum is a period in which the share was constant, within one window of the datasets, because the canary may have
-answered nothing in some windows. A metric that is not a mean over rows is compared within whole periods.
+stratum is a period within one window of the datasets in which the share was constant. Windows are separate strata,
+because the canary may have answered nothing in some of them. A metric that is not a mean over rows is compared within
+whole periods.
 """
 
 from __future__ import annotations

@@ -36,7 +36,8 @@ class CanarySpec(Spec):
     :param min_labels: number of labelled predictions of the canary that a comparison needs, both at the current share
         and since the last comparison. The champion needs as many in total
     :param groups: column that names the cluster of each row, such as a customer; by default, rows are independent
-    :param confidence: probability that none of the comparisons withdraws a canary that is no worse than the champion
+    :param confidence: confidence of a withdrawal. Over all comparisons, a canary that is no worse than the champion is
+        withdrawn with a probability of at most ``1 - confidence``
     """
 
     model: Name

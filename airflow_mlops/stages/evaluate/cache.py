@@ -150,7 +150,7 @@ def _metrics(spec: EvaluateSpec, gates: Iterable[Gate]) -> list[str]:
 
 
 def artifacts(result: EvaluateResult, spec: EvaluateSpec, context: StepContext) -> dict[str, str]:
-    """Return the hashes of the data, of the candidates' files in MLflow, and of what the evaluation recorded there.
+    """Return the hashes of the data, of the candidates' files in MLflow, and of the evaluation's records in MLflow.
 
     :raises NotCacheableError: another evaluation has replaced the record, a person has deleted a part of it, or the
         candidates were compared with another champion

@@ -1,9 +1,9 @@
 """Read live evidence: the labelled predictions that several versions made for the same rows in production.
 
-Rows are paired by their identity: keys and event time. If all predictions are those of the online endpoint, the
-identity is the request and the number of the row in the request. A row counts if each of the compared versions has
-predicted it once, and its label is known in each of the datasets. The rows that count are written as a dataset, which
-is the held-out data of the evaluation.
+Rows are paired by their identity: keys and event time. If the online endpoint made all predictions, a row is identified
+by its request and its number in the request. A row counts if each of the compared versions has predicted it once, and
+its label is known in each of the datasets. The rows that count are written as a dataset, which is the held-out data of
+the evaluation.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Live:
         return Predictions(prediction, score, shares if contract.classes[-1] == contract.positive else shares[:, ::-1])
 
     def has_features(self, contract: ModelContract) -> bool:
-        """Return whether the rows have all features of a model, none of them hashed."""
+        """Return whether the rows have all features of a model, without hashed ones."""
         details = self.data.dataset.manifest.details
         present = {*self.data.dataset.manifest.column_names} - {*details.get("hashed", ())}
         return present.issuperset(feature.name for feature in contract.features)

@@ -29,7 +29,7 @@ _ELSEWHERE = {
 
 
 class CsvOptions(Model):
-    """Options of the CSV format. Names and meanings are those of ``pandas.read_csv``, except for missing values.
+    """Options of the CSV format. Names and meanings are the same as in ``pandas.read_csv``, except for missing values.
 
     An empty cell without quotes is null. An empty cell with quotes is the empty text, but null in columns that are
     declared as a type other than text. No other text is null by default. In columns that are declared as text, a cell
@@ -63,8 +63,9 @@ class CsvOptions(Model):
     :param false_values: text or texts that mean false in columns of type bool, instead of ``false`` and ``0``
     :param on_bad_lines: what happens if a row has more or fewer values than the header. ``error`` fails the task.
         ``skip`` leaves out the row. The number of skipped rows and the first line numbers are logged and recorded in
-        the manifest. The same holds for a row that repeats the header, of which only the number is logged, if at least
-        two columns are read and none of them is declared as a number, bool, time or binary
+        the manifest. A row that repeats the header is treated in the same way, but only the number of such rows is
+        logged. This rule applies if at least two columns are read and none of them is declared as a number, bool, time
+        or binary
     """
 
     sep: _Character | None = None

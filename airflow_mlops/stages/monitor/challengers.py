@@ -1,8 +1,8 @@
 """Train challengers for a window: trainers that are fitted to the newest labelled rows.
 
 The rows come from the champion's training set, and from the labelled predictions between the end of the training set
-and the end of the window. The trainer comes from the operator. By default, the champion's trainer and those of the
-other candidates of the last decision are used (:mod:`airflow_mlops.stages.monitor.trainings`).
+and the end of the window. The trainer comes from the operator. By default, the trainers of the champion and of the
+other candidates in the last decision are used (:mod:`airflow_mlops.stages.monitor.trainings`).
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ def _champion(present: ModelVersionRef, contract: ModelContract, ledger: Ledger,
 
 
 def _rows(check: Check, contract: ModelContract) -> Rows:
-    """Collect the labelled rows before the window, and those of the window.
+    """Collect the labelled rows before the window and in the window.
 
     :raises UnmeasurableError: the champion was trained on rows of the window, or rows or columns are absent
     """

@@ -26,9 +26,8 @@ class MonitorSpec(Spec):
     :param profiles: profiles of all shards of ``dataset``, or one profile of all rows; by default the check profiles
         the rows
     :param policy: the retraining policy
-    :param trainer: the trainer of challengers; by default the trainer of the champion, and those of the other
-        candidates of the last decision that run no user code. If the champion's trainer runs user code, there are no
-        challengers
+    :param trainer: the trainer of challengers; by default the trainers of the champion and of the other candidates in
+        the last decision, if they run no user code. If the champion's trainer runs user code, there are no challengers
     """
 
     model: Name

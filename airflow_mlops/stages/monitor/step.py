@@ -52,8 +52,8 @@ log = logging.getLogger(__name__)
 def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     """Measure drift and performance of a window, decide about retraining, and write the report.
 
-    :raises SpecError: the window is unknown, a parameter does not fit the predictions, or the predictions are those of
-        a shadow or a canary
+    :raises SpecError: the window is unknown, a parameter does not fit the predictions, or a shadow or a canary made the
+        predictions
     """
     store = context.store
     check = _check(spec, context)

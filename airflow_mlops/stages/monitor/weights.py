@@ -33,7 +33,7 @@ class Weights:
     :param values: the weight of each row whose performance is measured, shape (n,); ``None`` if each row counts once
     :param refused: a clause that explains why the weights cannot be used; ``None`` if they can be used, or there are
         none
-    :param notes: what the report says about weights, one sentence each
+    :param notes: sentences of the report about weights
     """
 
     column: str | None = None

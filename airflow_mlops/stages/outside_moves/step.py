@@ -41,7 +41,7 @@ class Look(Model):
 def run(spec: OutsideMovesSpec, context: StepContext) -> OutsideMovesResult | None:
     """Record that the champion was changed in MLflow.
 
-    :return: the new entry; ``None`` if the champion is the one that the ledger names
+    :return: the new entry; ``None`` if the ledger names the same champion
     :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
     """
     context = context.for_call()

@@ -64,7 +64,7 @@ def inputs(spec: RefitSpec, context: StepContext) -> dict[str, Any]:
 
 
 def artifacts(result: RefitResult, spec: RefitSpec, context: StepContext) -> dict[str, str]:
-    """Return the hashes of the training set, of both versions, and of what the refit recorded in MLflow.
+    """Return the hashes of the training set, of both versions, and of the refit's records in MLflow.
 
     :raises NotCacheableError: a person has deleted or changed a part of the record, or another refit has replaced it
     :raises MLOpsError: the training set was purged or changed, or a version does not exist any more

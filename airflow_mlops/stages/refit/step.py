@@ -159,7 +159,7 @@ def _open(client: MlflowClient, ref: ModelVersionRef, *, allow_code: bool) -> _J
 
 
 def copied(client: MlflowClient, ref: ModelVersionRef) -> tuple[str, dict[str, str]]:
-    """Return what a refit copies from the MLflow run of the judged version: the name of the experiment, and the tags."""
+    """Return the name of the experiment and the tags that a refit copies from the MLflow run of the judged version."""
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         found = client.get_run(ref.run_id)
         experiment = client.get_experiment(found.info.experiment_id).name

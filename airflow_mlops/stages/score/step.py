@@ -47,7 +47,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     the table.
 
     With ``write_to``, the predictions are read back from the committed dataset and written into the table. If the task
-    ends after the commit of the dataset and before that of the table, it has no result yet, so its retry scores again
+    ends after the dataset is committed and before the table is committed, it has no result yet. Its retry scores again
     and writes the table.
 
     :raises RegistryError: the model has no champion or no version with the alias, and ``on_missing`` is ``fail``; or

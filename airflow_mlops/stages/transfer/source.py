@@ -59,7 +59,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Evidence:
-    """The evidence for a version: what an evaluation measured, and the hashes of the files that it measured.
+    """The evidence for a version: the results of its evaluation, and the hashes of the files that were evaluated.
 
     :param promotion: the entry of the source's ledger that promoted the version; ``None`` if it was not promoted
     :param evaluation: metrics and gate results

@@ -34,7 +34,7 @@ def run(spec: TransferSpec, context: StepContext) -> TransferResult:
 
     :raises SpecError: source and target are the same registered model, or would share one ledger
     :raises RegistryError: MLflow cannot be used, the version was not evaluated, or it did not pass
-    :raises ModelCorruptError: a file is not the one that was evaluated
+    :raises ModelCorruptError: a file has changed since the evaluation
     :raises ModelFormatError: the version has no model contract
     """
     context = context.for_call()

@@ -49,7 +49,7 @@ def merge(base: Any, over: Any, name: str = "") -> Any:
 
 
 def _excluded(base: dict[str, Any], over: dict[str, Any], name: str) -> set[str]:
-    """Return the fields of ``base`` that Kubernetes does not accept together with those of ``over``."""
+    """Return the fields of ``base`` that Kubernetes does not accept together with the fields of ``over``."""
     if name in _ONE_FIELD and over.keys() - {"name"}:
         return base.keys() - over.keys() - {"name"}
     if name in _HANDLED and over.keys() & _HANDLERS:

@@ -71,7 +71,7 @@ class Progress:
         return self._error is not None or self._terminated or self._stops_early()
 
     def record(self, rounds: int, losses: Sequence[float]) -> None:
-        """Record all rounds of a training that has called :meth:`after` for none of them.
+        """Record all rounds of a training that never called :meth:`after`.
 
         :param rounds: number of completed rounds
         :param losses: validation loss after each round; empty without validation rows

@@ -1,6 +1,6 @@
 """Trainers that run a program of the user, and take the model that the program logs to MLflow.
 
 The program runs in a process of its own. It gets the rows as Parquet files, and logs to a temporary MLflow store in
-which nothing else is logged. Therefore exactly the models of this program are found there, however they were logged,
-and what the program logs cannot replace the metrics and parameters of the training.
+which nothing else is logged. Therefore only models of this program are found there, however they were logged. The
+program cannot overwrite the metrics and parameters of the training.
 """

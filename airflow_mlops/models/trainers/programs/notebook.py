@@ -147,7 +147,7 @@ def _failure(program: str, executed: Path, output: Path, status: int) -> str:
 
 
 def _log(run: TrainingRun | None, tracking: TemporaryTracking, executed: Path, folder: Path) -> None:
-    """Log the executed notebook without credentials, and what the notebook logged, to the run of the training."""
+    """Log the executed notebook without credentials, and everything that it logged, to the run of the training."""
     content = _executed(executed)
     if run is None or content is None:
         return

@@ -118,7 +118,7 @@ def _text(value: Any) -> str:
 
 
 def _log(run: TrainingRun | None, tracking: TemporaryTracking, output: Path, folder: Path) -> None:
-    """Log the output without credentials, and what the project logged, to the run of the training."""
+    """Log the output without credentials, and everything that the project logged, to the run of the training."""
     if run is None:
         return
     logged = folder / "logged"

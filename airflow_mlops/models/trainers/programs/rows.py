@@ -27,7 +27,7 @@ def write(
     :param data: the rows to fit a model to
     :param seed: seed of the training
     :param run: the training set, whose times or groups determine the validation rows; ``None`` for random rows
-    :return: the parameters of the program: the parameters of the trainer and those that the training sets
+    :return: the parameters of the program: the parameters of the trainer, and parameters that the training adds
     :raises TrainingError: no row is left for training or for validation
     """
     dataset, part = (run.dataset, run.part) if run is not None else (None, None)

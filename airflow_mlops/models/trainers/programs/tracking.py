@@ -68,7 +68,9 @@ class TemporaryTracking:
             return self._local(found[0].artifact_location)
 
     def copy_logged(self, folder: Path) -> None:
-        """Copy what the program logged besides the model: parameters and metrics as ``logged.json``, and artifacts.
+        """Copy everything that the program logged besides the model.
+
+        Parameters and metrics are written to ``logged.json``, and artifacts are copied as files.
 
         :param folder: an existing folder
         """

@@ -45,8 +45,8 @@ class Batches:
     :param validation: fraction of the rows to hold out, between 0 and 1
     :param seed: seed of the order and of the held-out rows
     :param share: the rows that this process reads
-    :param pinned: whether to put the training batches into pinned memory, from which they are copied to a GPU while the
-        CPU continues with other work
+    :param pinned: whether to put the training batches into pinned memory. They are then copied to a GPU while the CPU
+        continues with other work
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class Row(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One window: the metric of each strategy, and what the policy did.
+    """One window: the metric of each strategy, and the decision of the policy.
 
     :param values: the metric of each strategy, with a mark if a model was trained afterwards
     :param triggers: the triggers whose condition was met

@@ -35,7 +35,7 @@ def known_format(file: OpenFile) -> str | None:
 def format_of(file: OpenFile) -> str:
     """Return the format that the suffix of a file name implies.
 
-    :raises SpecError: the suffix is not known, or is that of a spreadsheet
+    :raises SpecError: the suffix is not known, or the file is a spreadsheet
     """
     found = known_format(file)
     if found is not None:

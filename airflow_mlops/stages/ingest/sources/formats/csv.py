@@ -241,7 +241,7 @@ class _Reader:
             raise columns.mismatch(name, line, found[3], found[4]) from None
 
     def _without_headers(self, block: Block, columns: Columns, batch: pa.RecordBatch, row: int) -> pa.RecordBatch:
-        """Return a batch without rows that repeat the header, as files that were appended to each other have.
+        """Return a batch without rows that repeat the header. Concatenated files have such rows.
 
         :param row: number of rows of the block before ``batch``
         :raises MalformedFileError: a row repeats the header, and bad lines are not skipped

@@ -30,8 +30,8 @@ def records(file: SourceFile, chunks: Iterator[bytes], path: Sequence[str] | Non
         sequence of objects; empty if the document is one record
     :return: blocks of lines. ``line`` of a block is the number of its first record in the document, from 1
     :raises MalformedFileError: the document is not JSON
-    :raises SchemaError: an element of the array is not an object; or ``record_path`` is not set, and the document is
-        one object with an array of objects, or one object whose values are objects with the same keys
+    :raises SchemaError: an element of the array is not an object; or ``record_path`` is not set, although the document
+        is a single object that contains an array of objects, or objects with the same keys
     :raises SpecError: the document has no key of ``path``
     """
     block: list[bytes] = []

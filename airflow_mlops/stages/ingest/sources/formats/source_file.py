@@ -135,7 +135,7 @@ class SourceFile:
         """Open the file for sequential reading, and record its hash in ``files_read``.
 
         If the block ends without an exception, the URL, SHA-256 and size in bytes are appended to ``files_read``. For a
-        compressed file, SHA-256 and size are those of the decompressed content.
+        compressed file, SHA-256 and size refer to the decompressed content.
 
         :return: context manager that yields the opened file
         :raises SourceError: the file cannot be opened or read

@@ -44,8 +44,8 @@ _MOST_SHOWN = 80
 def parse(model: type[Any], value: Any, where: str, **context: Any) -> Any:
     """Validate ``value`` and return it as an instance of ``model``.
 
-    Infinite numbers and NaN are refused everywhere in ``value``. JSON, in which specs and trainings are stored and sent,
-    does not have them, and pydantic would write null.
+    Infinite numbers and NaN are refused everywhere in ``value``. Specs and trainings are stored and sent as JSON, which
+    has no such numbers. pydantic would write null.
 
     :param model: the pydantic model
     :param value: the value to validate
@@ -88,8 +88,8 @@ def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ..
     one problem.
 
     :param value: the validated value
-    :param errors: pydantic's errors. If several types are allowed for a value, the last item of the location of an error
-        of the value itself is the type
+    :param errors: pydantic's errors. If several types are allowed for a value, the location of an error ends with the
+        type
     """
     for location, group in groupby(errors, key=lambda item: item["loc"][:-1]):
         same = list(group)

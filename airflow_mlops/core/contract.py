@@ -78,8 +78,8 @@ class ThresholdPoint(Model):
     They are measured on the rows on which the threshold was chosen.
 
     :param threshold: the threshold
-    :param precision: share of positive rows among those that are predicted to be positive; ``None`` if no row is
-        predicted to be positive
+    :param precision: share of positive rows among the rows that are predicted to be positive; ``None`` if there are no
+        such rows
     :param recall: share of the positive rows that are predicted to be positive
     :param positives: share of all rows that are predicted to be positive
     """

@@ -1,9 +1,9 @@
 """Mask credentials in text that leaves a step: errors, log messages and termination messages.
 
-Two things are masked: credentials that are recognisable by their form (user and password in a URL, the query of an HTTP
-URL, ``password=...``), and the values of secrets that this process has read from Airflow connections.
+Two kinds of text are masked. The first are credentials with a recognisable form: user and password in a URL, the query
+of an HTTP URL, ``password=...``. The second are secrets that this process has read from Airflow connections.
 
-All errors of this package pass :func:`mask`, and so do the messages of steps and the output of their processes.
+Errors of this package, messages of steps and the output of their processes pass :func:`mask`.
 """
 
 from __future__ import annotations

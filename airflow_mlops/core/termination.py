@@ -108,8 +108,8 @@ def parse(text: str) -> dict[str, Any]:
 def error_in(message: dict[str, Any]) -> MLOpsError | None:
     """Recreate the error that a parsed termination message reports.
 
-    :return: an error of the same class as in the step, a :class:`ComputeError` if the class is not one of this package,
-        or ``None`` if the message reports no error
+    :return: an error of the same class as in the step, or a :class:`ComputeError` if the class is not of this package;
+        ``None`` if the message reports no error
     """
     if "error" not in message:
         return None

@@ -19,8 +19,7 @@ class Usage(Model):
     :param peak_memory_mb: peak resident memory in MB (1,000,000 bytes) of the process or, if larger, of its largest
         child process. The memory of the libraries is included. If the operating system cannot reset the peak before
         each step, the value is the peak since the process started
-    :param gpu_seconds: elapsed time multiplied by the number of GPUs that the process could use, whether or not it did;
-        ``None`` without a GPU
+    :param gpu_seconds: elapsed time multiplied by the number of available GPUs, used or not; ``None`` without a GPU
     :param read_bytes: bytes read from the artifact store
     :param written_bytes: bytes written to the artifact store
     :param rows: rows of data that the step processed; ``None`` if it processes none

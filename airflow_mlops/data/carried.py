@@ -1,7 +1,8 @@
 """Convert columns to types that DuckDB returns bit for bit, and convert the results back.
 
-DuckDB compares floating-point numbers by value, has fewer types of times than Arrow, and has no dictionaries. Values
-that a query only returns, or compares for exact equality, are therefore converted to integers of the same width.
+DuckDB compares floating-point numbers by value, has fewer types of times than Arrow, and has no dictionaries. If a
+query only returns values, or compares them for exact equality, they are therefore converted to integers of the same
+width.
 """
 
 from __future__ import annotations

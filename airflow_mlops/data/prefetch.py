@@ -34,8 +34,8 @@ def prefetch(
     is called.
 
     :param batches: generator that runs the query and yields its rows
-    :param cancel: function that makes the query end with an error, or returns ``False`` if the query cannot be
-        cancelled. The function is called in a third thread, and may block
+    :param cancel: function that ends the query with an error. It returns ``False`` if the query cannot be cancelled.
+        The function is called in a third thread, and may block
     :param max_bytes: size in bytes of the batches that are read ahead
     """
     queue = _BoundedQueue(batches, max_bytes)

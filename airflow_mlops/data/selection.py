@@ -85,7 +85,7 @@ def _select(
 def select_one(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | None = None) -> Dataset:
     """Open the training set that a reference or selection names.
 
-    Several training sets cannot be combined: rows that are held out in one of them may be training rows in another, and
+    Several training sets cannot be combined. Held-out rows of one training set may be training rows of another, and
     each has its own features and window rule.
 
     :param store: the artifact store
@@ -200,7 +200,8 @@ def _parts_of_one(one: Dataset, other: Dataset) -> bool:
 def contents(datasets: Sequence[Dataset]) -> list[dict[str, str | None]]:
     """Describe, as JSON, everything that determines the rows of datasets.
 
-    For each dataset, this is its id, the name of its time column and, if only a part of its window is read, this part.
+    The description of a dataset has its id and the name of its time column. If only a part of its window is read, it
+    also has this part.
     """
     return [
         {
@@ -258,9 +259,9 @@ def coverage(datasets: Sequence[Dataset], wanted: Window | None = None) -> dict[
 
     :param datasets: the datasets
     :param wanted: window that the datasets should cover; by default from the earliest start to the latest end
-    :return: if there are gaps, ``windows`` with the windows of the datasets, and ``gaps`` with the windows that no
-        dataset covers; if validation has quarantined rows of the datasets, ``quarantined`` with their number, and
-        ``quarantined_estimated`` if the number is an estimate
+    :return: with gaps, the fields ``windows`` (the windows of the datasets) and ``gaps`` (the windows that no dataset
+        covers). With quarantined rows, the field ``quarantined`` with their number, and ``quarantined_estimated`` if
+        the number is an estimate
     """
     window = wanted or window_of(datasets)
     windows = [dataset.window for dataset in datasets if dataset.window is not None]

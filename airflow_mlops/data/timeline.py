@@ -173,7 +173,7 @@ class Timeline:
     def recent(self, count: int, before: Window) -> tuple[dict[Window, str], datetime | None]:
         """Find the last windows of each length that start before a window.
 
-        :param count: minimum number of files to find in the subfolder of each length, if it has that many files
+        :param count: number of files to find in the subfolder of each length; fewer if it has fewer
         :param before: time window. Only files of windows that start earlier are found
         :return: the keys of the found files by window, and a time. No window that was not found ends after this time.
             The time is ``None`` if all windows were found

@@ -45,7 +45,7 @@ def inside(values: Any, window: Window, what: str, *, first_row: int = 0, dates:
 
 
 def are_dates(values: Any) -> bool:
-    """Return whether a column of times has only dates, which :func:`inside` reads as days in the window's time zone."""
+    """Return whether a column of times has only dates. :func:`inside` reads dates as days in the window's time zone."""
     if not is_text(values.type):
         return bool(pa.types.is_date(values.type))
     return pc.all(pc.match_substring_regex(values, DATE)).as_py() is not False

@@ -68,8 +68,8 @@ def step_manifest(pod: Pod, template: Json, call: StepCall, context: Context) ->
 def with_verifying_key(manifest: Json, name: str) -> Json:
     """Return the manifest of a pod that requires signed promotions if ``[mlops] verifying_key`` is set.
 
-    A pod that lacks the file of the key fails, instead of using a champion that nobody signed. If the pod already sets
-    the environment variable, its own value counts.
+    A pod without the file of the key fails. It never uses an unsigned champion. If the pod already sets the environment
+    variable, its own value counts.
 
     :param manifest: the manifest
     :param name: name of the container that uses champions

@@ -37,8 +37,8 @@ _CLOSING_SECONDS = 4.0
 class SparkExecutors:
     """The executors of Spark. The session starts with the first part, so steps without parts start none.
 
-    Credentials of the store are in the code that Spark sends to the executors. They are not in the configuration of
-    Spark, so neither its UI nor its event log shows them.
+    Credentials of the store are in the code that Spark sends to the executors. They are not part of Spark's
+    configuration, so Spark's UI and event log do not show them.
 
     :param place: the value of ``run_on``
     :param store: URL of the artifact store
@@ -104,7 +104,7 @@ class SparkExecutors:
 def _in_thread(function: Callable[[], Any]) -> Any:
     """Call a function in another thread.
 
-    If an exception, such as a timeout of Airflow, passes through the call of a job, PySpark waits for the end of the job.
+    If an exception such as Airflow's timeout is raised during a job, PySpark waits for the end of the job.
     """
     pool = ThreadPoolExecutor(1, "spark-job")
     try:

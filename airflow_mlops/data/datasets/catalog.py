@@ -92,8 +92,8 @@ def find_datasets(
 def find_whole_datasets(store: ArtifactStore, name: str, within: Window | None = None) -> list[Dataset]:
     """Open the current datasets named ``name`` with windows that overlap ``within``, ordered by time.
 
-    Each dataset is opened with all its rows, also with those outside ``within``. A dataset is left out if newer
-    datasets of other windows replace it completely.
+    Each dataset is opened with all its rows, including rows outside ``within``. A dataset is left out if newer datasets
+    of other windows replace it completely.
 
     :raises DatasetNotFoundError: there is no such dataset
     :raises SchemaError: newer datasets replace only a part of a dataset
@@ -153,8 +153,8 @@ def datasets_inside(store: ArtifactStore, name: str, within: Window) -> list[Dat
 def _visible(store: ArtifactStore, name: str, within: Window | None) -> list[tuple[Dataset, Window]]:
     """Open the datasets that overlap ``within``, each with a window in which no newer dataset replaces it.
 
-    If newer datasets replace the middle of a window, the older dataset is returned twice, for the time before and
-    after.
+    If newer datasets replace the middle of a window, the older dataset is returned twice: for the time before, and for
+    the time after.
     """
     pointers = read_all(store, window_keys(store, name, within))
     windows = [(pointer, pointer.window) for pointer in pointers if pointer.window is not None]

@@ -12,7 +12,7 @@ Numbers below 0.00001 are written with an exponent, which readers of decimals do
 
 
 def has_inexact_statistics(found: str) -> bool:
-    """Return whether the minimum and maximum of a column can be inexact, so that readers skip files that have a value.
+    """Return whether inexact minima and maxima of a column can make readers skip files that contain a value.
 
     :param found: the Delta type of the column
     """

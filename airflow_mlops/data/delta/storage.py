@@ -18,8 +18,8 @@ def s3_options(info: ConnectionInfo) -> dict[str, str]:
 
     :param info: the connection. Its login and password are the access key; its extra may have ``region_name``,
         ``endpoint_url`` and ``aws_session_token``
-    :raises SpecError: the connection has another type or an extra field that selects other credentials, or only one
-        part of the access key is set
+    :raises SpecError: the connection has a different type, an extra field that selects other credentials, or only one
+        part of the access key
     """
     if info.conn_type != "aws":
         raise SpecError(

@@ -122,7 +122,7 @@ class SourceFolder:
 
         :param datasets: the datasets to publish
         :return: keys of the files
-        :raises FeatureStoreError: the windows of ``datasets`` cover only a part of a file's window, so rows would be
+        :raises FeatureStoreError: the windows of ``datasets`` cover a file's window only partly, so rows would be
             published twice
         """
         windows = [dataset.window for dataset in datasets if dataset.window is not None]

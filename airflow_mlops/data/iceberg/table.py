@@ -231,7 +231,7 @@ class IcebergTable:
 
 
 def _recognise_landed(catalog: Catalog) -> None:
-    """Let a commit succeed that was made, but reported as a conflict because a client library repeated the request.
+    """Treat a commit as successful if it was made, but a repeated request reported it as a conflict.
 
     PyIceberg 0.12 would delete the files of such a commit if there was nothing to replace, and the table would be
     unreadable.

@@ -1,8 +1,7 @@
 """The record of the releases of an endpoint: the last verified release, and the release that is being rolled out.
 
-A ConfigMap contains the record, and is written before any other object is changed. Therefore the verified release can
-be restored even if the task, its worker or Airflow is lost, and a retry does not mistake the unverified release for the
-verified release.
+A ConfigMap contains the record, and is written before any other object is changed. The verified release can therefore
+be restored even if the task, its worker or Airflow is lost. A retry can tell the verified from the unverified release.
 """
 
 from __future__ import annotations

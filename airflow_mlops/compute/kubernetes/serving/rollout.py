@@ -149,8 +149,8 @@ class Rollout:
     def _present(self) -> Release:
         """Return the release that is being rolled out.
 
-        :raises DeploymentError: it is not the release of this task, because another task has deployed to the endpoint
-            or removed it
+        :raises DeploymentError: another task has deployed to the endpoint or removed it, so this is not the release of
+            this task
         """
         trying = self._api.record().trying
         if trying is None or trying.call != self._id:

@@ -95,8 +95,7 @@ class Deployment(Target):
 
     :param pod: see :class:`Target`, also for ``name`` and ``url``
     :param replicas: number of pods; with ``max_replicas`` the smallest number
-    :param max_replicas: largest number of pods, up to which the pods are scaled by their CPU use; by default the number
-        of pods is fixed
+    :param max_replicas: largest number of pods. The number of pods follows their CPU use; by default it is fixed
     :param target_cpu: CPU use above which pods are added, in percent of ``Pod(cpu=...)``
     :raises SpecError: a field is invalid, or the pod has a field that a server cannot have
     """

@@ -5,15 +5,15 @@ merely drifted is not broken.
 
 - **Missing**: the share of rows with a value is at most a tenth of this share in the reference.
 - **Frozen**: all values of a numeric column are the same number, although the reference makes this very unlikely. There
-  are three exceptions. A column is not frozen if it also had a single value in at least 5% of the training data's
-  calendar spans (hours, days, weeks, months) of the window's length. Examples are the month and a holiday flag. A
-  column is not frozen if at least 1% of the reference's rows had this value. If the calendar spans are unknown, a
-  column is not frozen if the reference has at most 100 distinct values. Distinct values are counted by the reciprocal
-  of the probability that two rows have the same value (Simpson's index; M. O. Hill, "Diversity and Evenness", Ecology
-  54, 1973).
+  are three exceptions. A column is not frozen if it was also constant in at least 5% of the calendar spans (hours,
+  days, weeks, months, years) of the training data. The spans have about the length of the window. Examples are the
+  month and a holiday flag. A column is not frozen if at least 1% of the reference's rows had this value. If the
+  calendar spans are unknown, a column is not frozen if the reference has at most 100 distinct values. Distinct values
+  are counted by the reciprocal of the probability that two rows have the same value (Simpson's index; M. O. Hill,
+  "Diversity and Evenness", Ecology 54, 1973).
 - **Unit**: at least half of the rows would need a different value to match the reference, but after a conversion of
-  units at most a fifth. The conversions are the factors 10, 60, 100, 1,000, 3,600, 1e6 and 1e9 and their reciprocals,
-  and those between Celsius, Fahrenheit and Kelvin. A temperature lies between -100 and 100 degrees Celsius before and
+  units at most a fifth. The conversions are the factors 10, 60, 100, 1,000, 3,600, 1e6 and 1e9, their reciprocals, and
+  conversions between Celsius, Fahrenheit and Kelvin. A temperature lies between -100 and 100 degrees Celsius before and
   after the conversion. Smaller factors, such as from miles to kilometres, cannot be distinguished from drift.
 """
 
@@ -102,8 +102,8 @@ def fault(
     :param current: profile of the column in the window
     :param when: the time of the reference as text, such as ``at training`` or ``in 2012-12``
     :param ks: Kolmogorov-Smirnov distance of the two columns; ``None`` if it was not computed
-    :param constant: share of training's calendar spans of about the window's length in which the column had a single
-        value; ``None`` if unknown
+    :param constant: share of calendar spans of the training data in which the column had a single value. The spans have
+        about the length of the window; ``None`` if unknown
     """
     if not current.rows or not reference.valid:
         return None

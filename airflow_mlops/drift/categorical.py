@@ -130,8 +130,7 @@ def _new_and_disappeared(
 ) -> tuple[Shares, Shares]:
     """Return the most frequent new values and the most frequent disappeared values, with their shares of rows.
 
-    Both lists are empty if one of the profiles does not keep every value, because a value that the profile does not
-    keep may still have occurred.
+    Both lists are empty if one of the profiles keeps only some values, because other values may have occurred as well.
     """
     if reference.error or current.error or not current.valid:
         return [], []

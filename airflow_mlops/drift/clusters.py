@@ -1,10 +1,10 @@
 """Design effects of columns with clustered rows, such as the orders of one customer.
 
-Rows of one cluster are similar. A window of few clusters therefore differs from the reference more than a window of the
-same number of independent rows, and tests for independent rows would report drift too often. The tests therefore use
-the effective number of rows: the number of rows divided by the design effect of the column (L. Kish, "Survey Sampling",
-1965). For chi-square tests, this is the first-order correction of J. Rao and A. Scott, "The Analysis of Categorical
-Data from Complex Sample Surveys", Journal of the American Statistical Association 76 (1981).
+Rows of one cluster are similar. A window of few clusters therefore differs more from the reference than the same number
+of independent rows. Tests for independent rows would report drift too often. The tests therefore use the effective
+number of rows: the number of rows divided by the design effect of the column (L. Kish, "Survey Sampling", 1965). For
+chi-square tests, this is the first-order correction of J. Rao and A. Scott, "The Analysis of Categorical Data from
+Complex Sample Surveys", Journal of the American Statistical Association 76 (1981).
 
 A test compares many properties of a distribution: the share of each value, or the level, the spread and the quantiles
 of numbers. Each property has its own design effect, and the largest one is used, so the tests are conservative. For

@@ -79,8 +79,8 @@ class Drift(Model):
     :param p_values: p-value of each measure and test before any correction. Only the p-values of these tests decide
         whether the column has drifted: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``, ``missing``,
         ``words`` (shares of rows with a word), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on
-    :param test: the test that decides whether the column has drifted: the test with the smallest p-value among those
-        with an effect of at least ``min_effect``, or among all tests if no test has such an effect
+    :param test: the test that decides whether the column has drifted. It has the smallest p-value of the tests with an
+        effect of at least ``min_effect``, or of all tests if no test has such an effect
     :param effect: size of the change that ``test`` found, as a share of rows: the Kolmogorov-Smirnov distance for
         ``ks``, ``cucconi``, ``norm`` and projections; the total variation distance for ``chi_square``, ``hour`` and
         ``weekday``; the share of ``unseen`` rows; the difference of the shares of ``missing`` rows, or of rows with the

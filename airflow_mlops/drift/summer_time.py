@@ -4,7 +4,7 @@ Profiles count rows by hour in UTC and do not contain the time zone of the event
 zone, the rule of this time zone applies. Otherwise the rules of four regions are tried. A rule gives the share ``s`` of
 summer time in the time span of a sample. The counts of this sample by hour are a mixture: a share ``1 - s`` of the rows
 lies in the usual hours, and a share ``s`` lies one hour earlier. Before a comparison, the counts of each sample are
-mixed once more with the share of the other sample. Then both samples contain the same mixture, and any remaining
+mixed again, with the share of the other sample. Then both samples contain the same mixture, and any remaining
 difference is drift.
 """
 
@@ -44,11 +44,11 @@ class SummerTime(NamedTuple):
 
 
 def differing(reference: TimestampColumn, current: TimestampColumn, zone: str | None = None) -> Iterator[SummerTime]:
-    """Yield the shares of summer time for each rule by which the shares of two columns differ by more than 0.01.
+    """Yield the shares of summer time in two columns, for each rule under which they differ by more than 0.01.
 
     :param reference: profile of the reference column
     :param current: profile of the column in the window
-    :param zone: time zone of the events, whose rule is then the only rule that is tried; ``None`` if it is unknown
+    :param zone: time zone of the events. Only its rule is tried; ``None`` if it is unknown, so that all rules are tried
     """
     for name in _RULES if zone is None else (zone,):
         try:

@@ -98,7 +98,7 @@ def decide(drifts: Sequence[Drift], thresholds: DriftThresholds) -> list[Drift]:
     """Decide which columns of a window have drifted.
 
     The false-alarm rate applies to all columns together. A column with an effect below ``min_effect`` has not drifted,
-    even if the effect is significant, unless the odds of a value changed by a large factor
+    even if the effect is significant. The exception is a value whose odds changed by a large factor
     (:mod:`airflow_mlops.drift.categorical`). Such a column enters the correction for multiple tests with a p-value of
     1, so that it does not make other columns more significant.
 
@@ -228,8 +228,8 @@ def _compared(reference: ColumnProfile, current: ColumnProfile, zone: str | None
 def _decision(tests: Sequence[Test], min_effect: float) -> Decision:
     """Choose the test that decides for a column: the test with the smallest p-value.
 
-    The p-value is multiplied by the number of tests (Bonferroni). A test whose change is too small to count is chosen
-    only if the changes of all tests are too small.
+    The p-value is multiplied by the number of tests (Bonferroni). A test with too small a change is chosen only if the
+    changes of all tests are too small.
     """
     if not tests:
         # Both samples hold the same single value.

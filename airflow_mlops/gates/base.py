@@ -124,9 +124,8 @@ class Gate(Model):
 class MetricGate(Gate):
     """A gate on one metric.
 
-    A candidate fails if the metric cannot be computed for a compared model: the model lacks the probabilities or
-    prediction intervals that the metric needs, or the metric is a deviance that is undefined for one of the model's
-    predictions.
+    A candidate fails if the metric cannot be computed for a compared model. For example, the model has no probabilities
+    or prediction intervals, or a deviance is undefined for one of its predictions.
 
     :cvar against_champion: whether the gate compares the candidate with the champion
     :param metric: name of a built-in metric, of an expected cost (:mod:`airflow_mlops.metrics.costs`), of a deviance

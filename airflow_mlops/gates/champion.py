@@ -28,8 +28,8 @@ class BetterThanChampion(MetricGate):
     :param better_than_champion_by: the margin: a difference of the metric, or a percentage of the champion's value
         (``"2%"``). With a negative margin, the gate is a non-inferiority test: the candidate may be worse by less than
         this amount
-    :param confidence: confidence of the lower bound; with ``null``, the candidate's value must be at least the
-        champion's value plus the margin, without a confidence interval
+    :param confidence: confidence of the lower bound. With ``null``, no confidence interval is used: the candidate's
+        value must be at least the champion's value plus the margin
     """
 
     against_champion: ClassVar[bool] = True

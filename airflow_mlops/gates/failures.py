@@ -10,7 +10,7 @@ FEWEST, SHARE, TIMES = 10, 0.01, 3.0
 
 
 class Requests(NamedTuple):
-    """The requests of the canary and of the champion while the canary had one share of them.
+    """Counts of the requests of the canary and of the champion during one share of the canary.
 
     :param canary: number of requests to the canary
     :param canary_failed: number of them that it failed to answer
@@ -32,8 +32,8 @@ class Requests(NamedTuple):
 def limit(requests: Iterable[Requests]) -> float:
     """Return the highest allowed failure rate of a canary: 1% plus three times the champion's failure rate.
 
-    Requests may fail more often at some times. The champion's rate is therefore measured separately for each share that
-    the canary had, and averaged with the canary's requests as weights.
+    Requests may fail more often at some times. The champion's rate is therefore measured separately for each share of
+    the canary. The rates are averaged, weighted by the number of the canary's requests.
 
     :param requests: the requests at each share of the canary
     """

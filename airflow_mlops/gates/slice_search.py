@@ -110,7 +110,7 @@ def discover(
     weight: NDArray[np.float64] | None = None,
     seed: int = 0,
 ) -> list[Slice]:
-    """Find the slices with the largest excess loss, and return the rows of each slice that were not used to find it.
+    """Find the slices with the largest excess loss. The returned rows of a slice were not used to find it.
 
     A regression tree of depth 2 (conditions on one or two columns) is fitted to ``excess``, on at most 50,000 rows of
     one random half. The nodes of the tree with a positive mean are the slices. The returned slices contain rows of the

@@ -1,4 +1,4 @@
-"""A gate that requires a candidate not to be worse than the champion on any slice of the held-out rows."""
+"""A gate that fails if a candidate is worse than the champion on a slice of the held-out rows."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ class NotWorseOnSlices(MetricGate):
 
     The gate fails if the candidate is significantly worse on a slice by more than the tolerance: the upper confidence
     bound of the improvement on the slice is below the negative tolerance. A slice that is too small for a decision is
-    uncertain and does not fail the gate. The confidence holds for all slices together, because with m slices each bound
-    has the confidence ``1 - (1 - confidence) / m`` (Bonferroni's correction).
+    uncertain and does not fail the gate. The confidence holds for all slices together: with m slices, each bound has
+    the confidence ``1 - (1 - confidence) / m`` (Bonferroni's correction).
 
     :param slices: names of columns of the held-out data that define the slices; the columns need not be features, see
         :func:`airflow_mlops.gates.slice_search.by_column`

@@ -7,7 +7,7 @@ ratio is rare in simulated series with a constant level and the same standard er
 and after the change point, and stops if the tested cut is not a change point.
 
 The false-alarm rate is the probability of finding any change point in a series with a constant level. The first test
-alone determines this rate, because the search stops there unless it finds a change point.
+alone determines this rate: without a change point, the search stops there.
 
 A single value that differs from both neighbours is an outlier and not a level. The search is repeated without outliers.
 """

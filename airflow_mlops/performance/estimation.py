@@ -16,9 +16,10 @@ parts:
   delta method; for regressions, the variances of the means, slopes and coefficients of the loss model.
 
 For regressions, the half-width of the interval also allows for the error of extrapolation. This error is 1.5 times the
-change of the mean loss that is due to the straight lines and the drift of the inputs. The half-width is the root of the
-sum of both squares. The factor was chosen in simulations (``benchmarks.estimation``). The error is 0 if inputs and
-predictions are distributed as in the held-out rows. The interval is symmetric in the logarithm of the mean loss.
+part of the change of the mean loss that is due to the straight lines and the drift of the inputs. The half-width is the
+root of the sum of both squares. The factor was chosen in simulations (``benchmarks.estimation``). The error is 0 if
+inputs and predictions are distributed as in the held-out rows. The interval is symmetric in the logarithm of the mean
+loss.
 
 The estimate assumes that the relation between scores and labels is the same as on the held-out split part. Under
 covariate shift, the assumption holds if the calibrated probabilities are right for the new inputs. Under concept drift,

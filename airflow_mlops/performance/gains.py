@@ -1,12 +1,13 @@
-"""Compare the champion with challengers: models that its or another candidate's trainer fits to newer rows.
+"""Compare the champion with challengers, which are models trained on newer rows.
 
-A challenger shows whether retraining would help now. All models predict the same labelled rows, so the comparison is
+The trainer of the champion or of another candidate fits a challenger. A challenger shows whether retraining would help
+now. All models predict the same labelled rows, so the comparison is
 paired: differences between windows, such as noisier labels, affect all models equally and cancel out.
 
 Gains in the first window after a retraining are ignored (:func:`rests`). A challenger is trained on half of the
-compared window, but even a new champion is not trained on any row of that window. If the data changes all the time,
-such as the weather, this difference alone gives a gain in every window, and another training would not remove the gain.
-A gain in a later window shows that the champion has become outdated.
+compared window, but even a new champion is not trained on any row of that window. If the data changes constantly, as
+the weather does, this difference alone gives a gain in every window, even after another training. A gain in a later
+window shows that the champion has become outdated.
 """
 
 from __future__ import annotations

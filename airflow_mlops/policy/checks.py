@@ -148,9 +148,9 @@ def scores_do_not_follow(findings: Findings) -> bool:
 def accepted_estimate(findings: Findings) -> Performance | None:
     """Return estimated performance if it is acceptable and enough to call the window healthy; otherwise ``None``.
 
-    This requires that realised performance cannot be judged, and one of two conditions: more labels may still arrive
-    within the grace period; or there are fewer labels than ``min_labels`` and ``min_coverage`` require, and
-    ``retrain_on`` contains ``estimated_performance`` and no trigger that needs labels.
+    The estimate is used only if realised performance cannot be judged, and in two cases. In the first, more labels may
+    still arrive within the grace period. In the second, there are fewer labels than ``min_labels`` and ``min_coverage``
+    require, and ``retrain_on`` contains ``estimated_performance`` and no trigger that needs labels.
     """
     policy, estimated = findings.policy, findings.estimated
     if findings.unmeasured is None or estimated is None or not is_acceptable(estimated, policy):

@@ -77,8 +77,8 @@ def plan(
 
     :param earlier: findings of earlier windows, ordered by time. The current policy is applied to the earlier findings.
         Only windows with predictions of the same version count
-    :param requests: the request of this window, if it made one, and those of other windows that count for cooldown and
-        budget, in any order
+    :param requests: the requests that count for cooldown and budget, in any order, including the request of this window
+        if there is one
     :param refused: the requests whose candidates were refused since the champion last changed
     :param replaced: ids of the requests after which the champion changed for another reason
     """
@@ -159,8 +159,8 @@ def limited(
 
     :param active: the triggers whose condition is met in the window, each with its reason
     :param earlier: the triggers whose condition was met in each earlier window, ordered by time
-    :param requests: the request of this window, if it made one, and those of other windows that count for cooldown and
-        budget, in any order
+    :param requests: the requests that count for cooldown and budget, in any order, including the request of this window
+        if there is one
     :param refused: the requests whose candidates were refused since the champion last changed
     :param replaced: ids of the requests after which the champion changed for another reason
     """

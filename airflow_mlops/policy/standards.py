@@ -1,8 +1,8 @@
 """The standards that performance is compared with: training, an absolute bound, and the best level of recent champions.
 
-The value at training is the standard of a single version. A version that is promoted while all models perform badly has
-a low standard for all its later windows. The other two standards do not depend on the version: the bound is a number of
-the policy, and the best recent level is the best of all recent versions.
+The value at training is the standard of a single version. The value at training is a low standard if the version was
+promoted while all models performed badly. The other two standards do not depend on the version: the bound is a number
+of the policy, and the best recent level is the best of all recent versions.
 """
 
 from __future__ import annotations

@@ -47,8 +47,7 @@ Integers = npt.NDArray[np.int64]
 class ProbabilityCalibration(Model):
     """A calibration: the probability of an event given the score.
 
-    For binary models the event is that the label is the positive class, and for multiclass models that the prediction
-    is correct.
+    The event is a label of the positive class (binary models) or a correct prediction (multiclass models).
 
     :param rows: number of held-out rows on which the calibration was learned
     :param low: lower scores are replaced by this value, because 0 has no logit

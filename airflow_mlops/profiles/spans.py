@@ -1,8 +1,7 @@
 """Measure how often numeric features stay constant for whole hours, days, weeks, months or years of the training data.
 
 A feature such as the month is constant in every month, a holiday flag in many months, and a working sensor in none.
-With these shares, monitoring distinguishes a calendar feature, which may be constant in a window, from a sensor that is
-stuck.
+Monitoring uses these shares to distinguish calendar features, which may be constant in a window, from stuck sensors.
 """
 
 from __future__ import annotations
@@ -75,9 +74,9 @@ def constant_shares(batches: Iterable[pa.RecordBatch], time: str, zone: str = UT
     """Return the share of calendar spans in which each numeric column has a single value.
 
     A span counts only if the column has at least two finite values in the span, and at least a tenth of the mean number
-    of values per span. This rule excludes the first and the last span of the data if only a short part of them has
-    rows, because any column may then have a single value. Memory grows with the number of spans and not with the number
-    of rows.
+    of values per span. The first or the last span of the data may have rows only in a short part, in which any column
+    may have a single value. This rule excludes such spans. Memory grows with the number of spans and not with the
+    number of rows.
 
     :param batches: rows with the column ``time`` and numeric columns
     :param time: name of the column with the event time

@@ -38,7 +38,8 @@ class CategoricalColumn(Model):
     :param missing: number of null rows
     :param distinct: number of distinct values; if not all values are kept, an estimate with a standard error of 3%
     :param top: up to 50 frequent values and their row counts, most frequent first. If not all values are kept, the list
-        contains only values that are frequent despite the sketch's error, cut to 100 characters
+        contains only values that are certainly frequent, given the error of the sketch. Values are cut to 100
+        characters
     :param values: every value and the number of rows with this value, as zlib-compressed JSON in base64; ``None`` if
         there are too many values to keep
     :param hashed: row counts by hash, from :meth:`HashedCounts.packed`; ``None`` if all values are kept

@@ -7,8 +7,8 @@ depend on the method:
 - ``isotonic``: the probability of a class, rounded to a multiple of :data:`STEP`. The function is increasing and
   piecewise linear.
 - ``sigmoid``: the log-odds of a class. For estimators without ``decision_function``, scikit-learn uses the probability
-  itself, but a sigmoid of the probability cannot leave well calibrated probabilities unchanged (M. Kull, T. Silva Filho
-  and P. Flach, "Beta calibration", 2017).
+  itself. A sigmoid of the probability cannot leave well calibrated probabilities unchanged (M. Kull, T. Silva Filho and
+  P. Flach, "Beta calibration", 2017).
 - ``temperature``: the log-odds (binary) or the logarithms of the probabilities (multiclass), divided by one temperature
   (C. Guo, G. Pleiss, Y. Sun and K. Weinberger, "On Calibration of Modern Neural Networks", 2017).
 

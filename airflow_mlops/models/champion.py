@@ -40,8 +40,8 @@ def load_champion(
     :param named: whether a person named the version, so that it need not be the champion
     :param allow_pyfunc: whether a version without an ONNX export, whose loading runs stored code, may be loaded
     :raises ModelCorruptError: the files or the contract of the version were changed after its promotion
-    :raises ModelFormatError: the version cannot be loaded, was never evaluated, or contains code that loading would run
-        although ``allow_pyfunc`` is ``False``
+    :raises ModelFormatError: the version cannot be loaded, was never evaluated, or would run code while
+        ``allow_pyfunc`` is ``False``
     """
     folder = download_champion(client, store, ref, progress, named=named)
     if has_contract(folder):

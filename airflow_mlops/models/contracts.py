@@ -59,8 +59,7 @@ def write(
 ) -> str:
     """Store the model contract and the profile of a foreign version after an evaluation.
 
-    The version's tag in MLflow is set to the new file, except if a promotion has set the tag and that file still
-    exists.
+    The version's tag in MLflow is set to the new file. A tag that a promotion has set is kept while its file exists.
 
     :param client: client of the MLflow server
     :param store: the artifact store
@@ -101,8 +100,8 @@ def read(
 ) -> VersionContract:
     """Read the model contract and the profile of ``ref``, without downloading the model.
 
-    If the ledger has promoted the version, the contract and the profile must be unchanged since the promotion. For a
-    foreign version whose promoted contract was deleted, the contract that the version's tag names is accepted.
+    If the ledger has promoted the version, the contract and the profile must be unchanged since the promotion. If the
+    promoted contract of a foreign version was deleted, the contract in the version's tag is accepted.
 
     :param ledger: the ledger of the model, if it was read before; by default it is read here
     :raises ModelCorruptError: the contract or the profile was changed after the promotion

@@ -39,7 +39,7 @@ class IntervalRule(Model):
 def rank(rows: int, coverage: float) -> int:
     """Return the rank, from 1, of the residual that is used as the margin: ``ceil((rows + 1) * coverage)``.
 
-    The product is computed from the decimal digits of ``coverage``, because a product of floats may be rounded above an
+    The product is computed from the decimal digits of ``coverage``, because rounding of floats could push it above an
     integer.
 
     :param rows: number of residuals

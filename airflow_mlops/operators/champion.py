@@ -54,7 +54,7 @@ class ChampionOperator(StepOperator):
             self._emit_missing_event(result, context)
 
     def _emit_missing_event(self, result: dict[str, Any], context: Context) -> None:
-        """Emit the event of an earlier task if it is missing: the last event of the asset names another version.
+        """Emit the missing event of an earlier task, if the last event of the asset does not name the champion.
 
         Airflow stores the events of a task when the task succeeds. If a task changes the champion and then fails
         without a retry, its event is lost. The next task that decides about the model emits the event instead.

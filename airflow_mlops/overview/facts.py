@@ -1,7 +1,7 @@
 """Models of the facts about a model, as the JSON API returns them and the index stores them.
 
-Only this package writes these facts, so their times have one format, which pydantic parses much faster than this
-package's own parser of many formats does.
+Only this package writes these facts, so their times have a single format. pydantic parses it much faster than this
+package's parser of many formats.
 """
 
 from __future__ import annotations
@@ -293,7 +293,7 @@ class DecisionFacts(Model):
     """An entry of the ledger.
 
     :param seq: number of the entry, from 1
-    :param decision: kind of the entry; a newer release may have written kinds that this one does not know
+    :param decision: kind of the entry; entries of newer releases may have unknown kinds
     :param champion: version that is champion after the decision
     :param replaced: version that was champion before the decision
     :param by: user who approved, rolled back, requested or acknowledged; ``monitoring: DAG x, task y`` if monitoring

@@ -52,8 +52,7 @@ class VersionFacts(Model):
     :param created: time of its registration in MLflow, or of the decision about it; ``None`` if unknown
     :param champion: whether it is the champion according to the ledger
     :param challenger: whether MLflow has the alias ``challenger`` for it
-    :param judged: the version whose metrics are shown, because this version was fitted again from it on all rows,
-        held-out rows included; ``None`` for other versions
+    :param judged: for a refit, the judged version, whose metrics are shown instead; ``None`` for other versions
     :param params: parameters of its MLflow run
     :param steps: names of the steps that recorded what they used for the version
     :param usage: the sum of what these steps used; ``None`` if no step recorded it. An evaluation counts for each of its

@@ -151,7 +151,8 @@ def _local_content(root: LocalPath, key: str) -> bytes | None:
     """Return the content of a regular file below ``root``, without following symbolic links below ``root``.
 
     Tasks of users write the folder, and the API server can read more files than its users may see. Each part of the
-    path is opened relative to the part before it, so a link that is created at the same time is not followed either.
+    path is opened relative to the part before it. Links that are created during the check are therefore not followed
+    either.
 
     :return: ``None`` if there is no such file
     :raises StoreError: the file cannot be read

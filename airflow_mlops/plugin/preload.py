@@ -1,7 +1,7 @@
 """The listener for ``[mlops] preload``, which imports modules in the scheduler before LocalExecutor forks its workers.
 
-Imports take most of the time of a small task. The process of a task is forked from a worker of the executor, which is
-forked from the scheduler, so a task need not import modules that the scheduler has imported.
+Imports take most of the time of a small task. A worker of the executor is forked from the scheduler, and the process of
+a task from the worker. A task therefore need not import modules that the scheduler has imported.
 """
 
 from __future__ import annotations

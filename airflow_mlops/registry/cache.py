@@ -133,8 +133,8 @@ def _is(folder: Path, opened: int) -> bool:
 def _make_room(root: Path, limit: int, added: int) -> None:
     """Remove leftovers of killed downloads, and the least recently used folders until the rest fits into ``limit``.
 
-    The number of the folders and their total size are recorded in a file. The folders are measured again only if they
-    do not fit, or if their number has not grown by exactly one since, because measuring thousands of folders is slow.
+    The number of the folders and their total size are recorded in a file. Measuring thousands of folders is slow. They
+    are measured again only if they do not fit, or if their number has not grown by exactly one since.
 
     :param limit: largest size of the cache, in bytes
     :param added: size of the new folder, in bytes
@@ -161,7 +161,7 @@ def _make_room(root: Path, limit: int, added: int) -> None:
 
 
 def _read_record(record: Path) -> tuple[int, int]:
-    """Return the recorded number of folders and their size in bytes; -2 and 0 without a record, which never match."""
+    """Return the recorded number of folders and their size in bytes. Without a record, -2 and 0, which never match."""
     try:
         count, size = record.read_text().split()
         return int(count), int(size)

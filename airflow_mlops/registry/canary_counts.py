@@ -20,7 +20,7 @@ _SKEW = timedelta(minutes=1)
 
 
 class ShareCounts(Model):
-    """The requests while the canary had one share of them.
+    """Counts of the requests during one share of the canary.
 
     :param canary: number of requests to the canary
     :param canary_failed: number of them that it failed to answer

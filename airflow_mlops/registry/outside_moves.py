@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def record(client: MlflowClient, ledger: Ledger, entry_id: str, noticed_by: Observer) -> Entry | None:
-    """Record in the ledger that MLflow has another champion than the ledger.
+    """Record in the ledger that the champion in MLflow differs from the champion in the ledger.
 
     If several observers notice the same change, one entry is written. A promotion or rollback that is in progress or
     has crashed does not count as a change from outside.

@@ -155,9 +155,9 @@ def recorded_requests(store: ArtifactStore, model: str, entries: Sequence[Entry]
 def counted(recorded: Sequence[RecordedRequest], entries: Sequence[Entry], window: Window, seen: int) -> Counted:
     """Return the recorded requests that can prevent ``window`` from requesting retraining.
 
-    These are the request that monitoring made for this window, all answered requests, and an open request of a later
-    window. Requests that were recorded during the check of the window are also returned unless they are moot, because
-    no training could have started for them yet.
+    The result contains the request that monitoring made for this window, all answered requests, and an open request for
+    a later window. Requests that were recorded during the check of the window are returned as well, because no training
+    could have started for them yet. Moot requests are left out.
 
     :param recorded: all requests in the ledger with their states, from :func:`recorded_requests`
     :param entries: entries of the ledger, oldest first

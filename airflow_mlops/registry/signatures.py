@@ -1,7 +1,7 @@
 """Signatures of ledger entries, made and checked by sigstore's model-signing.
 
-The hashes in the ledger do not protect against a person who may write to both the artifact store and MLflow, because this
-person can write a new ledger. A signature does, as long as the person does not have the private key.
+Hashes in the ledger do not protect against a person who may write to the artifact store and to MLflow. Such a person
+can write a new ledger. A signature does, as long as the person does not have the private key.
 
 An entry is signed without its field ``signature``, as JSON with sorted keys and no spaces. The signature is a sigstore
 bundle (https://docs.sigstore.dev/about/bundle/), which ``model_signing verify`` reads, too.

@@ -112,8 +112,8 @@ class Column:
     def not_numbers(self) -> list[str]:
         """Return the distinct other texts of a text column that contains numbers.
 
-        The list is empty if the column does not contain numbers. The other texts are those for a missing value, or at
-        most three in 1% of the rows.
+        The list is empty if the column does not contain numbers. The other texts mean a missing value, or they are at
+        most three texts in 1% of the rows.
         """
         import pyarrow.compute as pc
 

@@ -90,8 +90,8 @@ class Proposal:
     :param first: first time in the sample, in the time zone of the windows
     :param last: last time in the sample, in the time zone of the windows
     :param window_rows: mean number of rows of a window of the sample, rounded down
-    :param confirmed: features that predict the label almost perfectly, and are known at the time of the row as the user
-        has answered
+    :param confirmed: features that predict the label almost perfectly. The user has confirmed that they are known at
+        the time of the row
     """
 
     columns: dict[str, Column]

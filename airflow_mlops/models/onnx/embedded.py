@@ -1,8 +1,8 @@
 """Check that an ONNX model is complete in itself, so that loading it reads no other file.
 
 A tensor of an ONNX model may name a file that contains its values (external data), and a model can return such a tensor
-as its output. Anyone who registers a model could therefore make the machine that scores it return the content of any of
-its files. TrainOperator never exports external data, so every model with external data is refused.
+as its output. Without this check, a registered model could return the content of any file of the machine that scores
+it. TrainOperator never exports external data, so every model with external data is refused.
 """
 
 from __future__ import annotations

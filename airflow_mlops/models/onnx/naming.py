@@ -1,7 +1,7 @@
 """Give the inputs of an ONNX model the names of the features.
 
-A converter changes the name of an input in two cases: if the feature's name contains a space, a bracket or a leading
-digit, and if another value of the graph has the same name, such as ``label``.
+A converter changes the name of an input in two cases: the name has a space, a bracket or a leading digit, or a value of
+the graph has the same name, such as ``label``.
 """
 
 from __future__ import annotations

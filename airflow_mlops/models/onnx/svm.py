@@ -20,9 +20,9 @@ VECTORS = 512
 def multiply_kernels(model: ModelProto) -> ModelProto:
     """Rewrite the support vector machines in ``model`` as matrix products, in place.
 
-    Inputs and outputs stay the same. Predictions change only by rounding. Classifiers of more than two classes stay
-    unchanged, as do classifiers with built-in probabilities (``SVC(probability=True)``), because scikit-learn computes
-    these probabilities by an iteration that stops early.
+    Inputs and outputs stay the same. Predictions change only by rounding. Classifiers of more than two classes and
+    classifiers with built-in probabilities (``SVC(probability=True)``) stay unchanged, because scikit-learn computes
+    their probabilities by an iteration that stops early.
 
     :param model: the ONNX model
     :return: the same object

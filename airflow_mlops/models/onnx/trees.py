@@ -1,8 +1,8 @@
 """Split large tree ensembles in ONNX into pieces that fit into a processor's cache.
 
 ONNX Runtime evaluates all trees of an ensemble for one row before it starts the next row. An ensemble that is larger
-than the cache is therefore loaded from memory again for every row. If each piece is evaluated for many rows before the
-next piece, prediction takes less than half the time. The outputs of the pieces are added.
+than the cache is therefore loaded from memory again for every row. Prediction takes less than half the time if each
+piece is evaluated for many rows before the next piece. The outputs of the pieces are added.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Who may see a model, and who may act on it.
 
-A user may see a model if the user may read one of the DAGs that train, score or monitor it. A user who may see a model
-may act on it if the user may also edit one of these DAGs. If a model has no such DAG, only users who may read all DAGs
-can see it, and only users who may edit all DAGs can act on it.
+The DAGs of a model are the DAGs that train, score or monitor it. A user may see a model if the user may read one of its
+DAGs, and may act on a visible model if the user may edit one of its DAGs. A model without DAGs is visible only to users
+who may read all DAGs. Acting on it requires permission to edit all DAGs.
 """
 
 from __future__ import annotations

@@ -111,9 +111,9 @@ class Library(Protocol):
     ) -> tuple[Link, Callable[[NDArray[np.float32]], NDArray[np.float64]]]:
         """Read a stored model, and return its link function and a function that computes contributions.
 
-        That function takes encoded rows, and returns the contributions of the features to each output and, in the last
-        place, the base, shape (n, outputs, features + 1). They add up to the log-odds of the second class (binary), the
-        values before softmax (multiclass), or the value or its logarithm (regression).
+        The function takes encoded rows. It returns the contributions of the features to each output, followed by the
+        base, shape (n, outputs, features + 1). They add up to the log-odds of the second class (binary), the values
+        before softmax (multiclass), or the value or its logarithm (regression).
 
         :param content: the model in the library's own format
         :param encoding: the encoding of its inputs

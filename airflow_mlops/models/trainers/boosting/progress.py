@@ -108,7 +108,7 @@ class Progress:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Return a context manager for the rounds, which raises a round's error and ends the process after SIGTERM."""
+        """Return a context manager that raises the error of a round, and ends the process after SIGTERM."""
 
         def terminate() -> None:
             self._terminated = True

@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def _end(number: int, _: object) -> NoReturn:
-    """End the program of the project, too, which MLflow started in the process group that this process leads."""
+    """Also end the program of the project. MLflow started it in the process group of this process."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGTERM)

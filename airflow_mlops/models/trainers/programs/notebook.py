@@ -99,7 +99,7 @@ def _tags(cell: dict[str, Any]) -> set[str]:
 def _check_parameters(
     program: str, cells: list[dict[str, Any]], parameters: dict[str, Any], spec: NotebookTrainerSpec
 ) -> None:
-    """Check that the notebook declares the parameters, so that a misspelled one is not ignored.
+    """Check that the notebook declares the parameters, so that a misspelled parameter is an error.
 
     :raises SpecError: the notebook has no cell with the tag ``parameters``, or this cell does not assign a parameter
     """

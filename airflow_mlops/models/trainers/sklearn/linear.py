@@ -206,7 +206,7 @@ def _columns(steps: Sequence[Any], data: TrainingData) -> list[_Column] | None:
 
 
 def _found(steps: Sequence[Any], names: Sequence[str], start: int, data: TrainingData) -> list[_Column] | None:
-    """Return the columns that transformers, one after the other, make of the features ``names``."""
+    """Return the columns that a sequence of transformers makes of the features ``names``."""
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import OneHotEncoder
 

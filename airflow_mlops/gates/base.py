@@ -6,12 +6,14 @@ This module imports no heavy library, because DAG files that declare gates impor
 from __future__ import annotations
 
 from abc import abstractmethod
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, Field, FiniteFloat, model_validator
 
 from airflow_mlops.core.base import Model, choices
 from airflow_mlops.core.contract import Task
+from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.numbers import rounded
 from airflow_mlops.metrics.catalog import INTERVAL_METRICS, Metric, find_metric, is_on_request, metrics_for
@@ -227,14 +229,22 @@ class MetricGate(Gate):
         each = 1 - (1 - confidence) / evidence.candidates
         low, detectable = improvement.lower(each), step + improvement.detectable(each)
         shared = f" over {evidence.candidates} candidates" if evidence.candidates > 1 else ""
+        found = f"{self.metric} {rounded(measured)} is an improvement of {rounded(improvement.value, 3)} over {other.name} ({rounded(reference)})"
+        asked = f"required: above {rounded(step, 3)} with {percent(confidence)} confidence{shared}"
+        if not isfinite(low):
+            found = f"{found}, but {counted(comparison.rows, 'row')} are too few for a confidence bound ({asked})."
+        elif not improvement.standard_error:
+            found = f"{found}, and the same in every resample of the rows ({asked})."
+        else:
+            found = (
+                f"{found}. The improvement is above {rounded(low, 3)} with {percent(confidence)} confidence{shared} (required: above {rounded(step, 3)}). "
+                f"{comparison.rows:,} rows detect an improvement of {rounded(detectable, 2)} with {percent(POWER)} power."
+            )
         return self._result(
             measured,
             margin.beyond(reference, self._metric.higher_is_better),
             low > step,
-            f"{self.metric} {rounded(measured)} is an improvement of {rounded(improvement.value, 3)} over {other.name} "
-            f"({rounded(reference)}). The improvement is above {rounded(low, 3)} with {percent(confidence)} confidence{shared} "
-            f"(required: above {rounded(step, 3)}). {comparison.rows:,} rows detect an improvement of {rounded(detectable, 2)} with {percent(POWER)} "
-            "power.",
+            found,
             improvement=improvement.value,
             low=low,
             high=improvement.upper(each),

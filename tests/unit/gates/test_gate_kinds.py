@@ -121,6 +121,22 @@ def test_a_better_model_passes_and_the_explanation_has_the_numbers(data):
         assert fact in found.explanation
 
 
+def test_a_comparison_without_variation_or_with_too_few_rows_says_so(data, tmp_path):
+    declared = {"metric": "roc_auc", "better_than_baseline_by": 0, "confidence": 0.95}
+    rows = table(rows=3)
+    rows = rows.set_column(rows.column_names.index("label"), "label", pa.array([True, False, False]))
+    alike, few = (
+        check(declared, found) for found in (evidence(data, (0, 0)), evidence(stored(tmp_path / "few", rows)))
+    )
+    assert (alike.passed, few.passed) == (False, False)
+    assert "the same in every resample" in alike.explanation
+    assert "3 rows are too few" in few.explanation
+    for found in (alike, few):
+        assert "required: above 0 with 95% confidence" in found.explanation
+        assert "inf" not in found.explanation
+        assert "power" not in found.explanation
+
+
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "brier", "average_precision"])
 def test_a_chance_difference_is_neither_improvement_nor_loss(metric, data):
     # Hardly another model: better or worse by luck.

@@ -230,8 +230,8 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
     failed_rows = len(np.unique(np.concatenate([np.empty(0, np.int64), *(found for _, found in reasons)])))
     if failed_rows == rows.count:
         raise ValidationError(
-            f"{validation.headline}. Every row failed, so no valid rows are left. See the Data Docs at "
-            f"{validation.docs_url}."
+            f"{validation.headline}. Every row failed, so no valid rows are left: {_listed(validation.failed)}. Correct the "
+            f"source or the suite. See the Data Docs at {validation.docs_url}."
         )
     counts: Counter[str] = Counter()
     for title, found in reasons:

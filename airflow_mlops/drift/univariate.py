@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from airflow_mlops.core.counts import counted
+from airflow_mlops.core.numbers import rounded
 from airflow_mlops.drift import categorical, embeddings, numeric, text, timestamps
 from airflow_mlops.drift.breakage import fault, is_constant
 from airflow_mlops.drift.comparison import Comparison, Test
@@ -265,7 +266,12 @@ def _remark(reference: ColumnProfile, current: ColumnProfile) -> str | None:
         return None
     if current.infinite:
         return f"infinite in {counted(current.infinite, 'row')}"
-    return f"every row has the value {current.min:.10g}" if is_constant(reference, current) else None
+    if not is_constant(reference, current):
+        return None
+    # A whole number may be a code, so it keeps its digits.
+    value = current.max
+    assert value is not None
+    return f"every row has the value {f'{value:.10g}' if value.is_integer() else rounded(value)}"
 
 
 def _new_infinite(reference: ColumnProfile, current: ColumnProfile) -> int:

@@ -15,6 +15,8 @@ HEADLINE_LENGTH = 90
 DETAIL_LENGTH = 300
 """The largest number of characters in a detail."""
 _NAME_LENGTH, _NAMES_SHOWN = 24, 3
+# Whole numbers up to this one fit into a headline.
+_LARGE = 1e9
 _UNITS = {"Y": "year", "M": "month", "W": "week", "D": "day", "TH": "hour", "TM": "minute"}
 
 
@@ -46,8 +48,13 @@ def listed(names: Sequence[str], shown: int = _NAMES_SHOWN) -> str:
 
 
 def number(value: float) -> str:
-    """Format a metric's value: three decimals, or three significant digits for very large and very small values."""
-    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < 100_000 else f"{value:.3g}"
+    """Format a metric's value, such as ``0.712`` or ``15,227``.
+
+    A value has three decimals, from 1,000 on none. Very large and very small values have three significant digits.
+    """
+    if 999.9995 <= abs(value) < _LARGE:
+        return f"{value:,.0f}"
+    return f"{value:.3f}" if value == 0 or 0.01 <= abs(value) < _LARGE else f"{value:.3g}"
 
 
 def effect(value: float | None) -> str:

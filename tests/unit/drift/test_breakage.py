@@ -113,9 +113,10 @@ def test_the_fault_names_the_windows_of_the_reference(trained, factor, looks):
     assert found.fault == f"{looks} in 2012-01 to 2012-03"
 
 
-def test_the_stuck_value_has_all_its_digits(trained):
-    found = measured(trained, "sensor", np.full(1_000, 20_130_401.0), MONTH)
-    assert found.note == "every row has the value 20130401"
+@pytest.mark.parametrize(("value", "shown"), [(20_130_401.0, "20130401"), (12.41893196, "12.42"), (0.0, "0")])
+def test_the_stuck_value_has_all_its_digits_only_if_it_is_whole(trained, value, shown):
+    found = measured(trained, "sensor", np.full(1_000, value), MONTH)
+    assert found.note == f"every row has the value {shown}"
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,17 @@ class Column:
         return found if errors else []
 
     @cached_property
+    def is_numbers(self) -> bool:
+        """Return whether a text column contains only numbers, some with decimals, and at least 20 different ones."""
+        import pyarrow.compute as pc
+
+        if not self.is_text or self.distinct < _NUMBERS_KINDS:
+            return False
+        texts = self.values.drop_null()
+        decimals = pc.match_substring_regex(texts, r"[.,]\d")
+        return bool(pc.all(pc.match_substring_regex(texts, _NUMBER)).as_py() and pc.any(decimals).as_py())
+
+    @cached_property
     def _texts(self) -> list[str]:
         """Return the first texts of a text column, without the texts for a missing value."""
         import pyarrow as pa

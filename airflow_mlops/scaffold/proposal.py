@@ -31,6 +31,8 @@ _ID = re.compile(r"(^|[^a-z])(id|key|uuid|number|nr|no)$|id$", re.IGNORECASE)
 _POSITIVE = {"yes", "y", "true", "t", "1"}
 # A text column with more categories than this, and with more than half of its values distinct, is an id or free text.
 _CATEGORIES = 1_000
+# So is a text column of which almost all values are distinct, unless it has very few values.
+_ALMOST_ALL, _FEWEST = 0.9, 20
 # Number of rows that a window should have, so that monitoring can distinguish a change from random variation.
 _WINDOW_ROWS = 300
 _MONTHS_SPAN, _WEEKS_SPAN = timedelta(days=120), timedelta(days=42)
@@ -334,6 +336,11 @@ def _task(label: Column, positive: str | None, person: Person) -> tuple[Task, st
         )
     if not (label.is_number or label.is_text or str(label.type) == "bool"):
         raise SpecError(f"The label {label.name!r} has the type {label.type}. A label has numbers, booleans or text.")
+    if label.is_numbers:
+        raise SpecError(
+            f"The label {label.name!r} contains numbers, such as {label.example}, but is text, so each number would be a class. "
+            f"To predict the number, pass --types \"{{{label.name!r}: 'float64'}}\", or convert the column in the source."
+        )
     # As in BuildTrainingSetOperator.
     task = infer_task(as_numbers(label.values.drop_null()))
     if task != "binary":
@@ -390,9 +397,15 @@ def _reason(column: Column, label: Column, keys: list[str]) -> str:
         return "the same in all rows"
     if leaks.known_with(column, label):
         return "known only when the label is known"
-    if column.is_text and column.distinct > max(_CATEGORIES, (rows - column.nulls) / 2):
+    if column.is_text and _is_free(column):
         return "different in most rows"
     return ""
+
+
+def _is_free(column: Column) -> bool:
+    """Return whether the values of a text column are free text or ids, and not categories."""
+    values = len(column.values) - column.nulls
+    return column.distinct > max(_CATEGORIES, values / 2) or column.distinct > max(_FEWEST, _ALMOST_ALL * values)
 
 
 def _every(length: timedelta, rows: int) -> Every:

@@ -35,7 +35,8 @@ def proportion(value: float, rows: float, z: float) -> Interval:
     """
     middle = (value + z * z / (2 * rows)) / (1 + z * z / rows)
     spread = z * math.sqrt(value * (1 - value) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
-    return Interval(value, max(0.0, middle - spread), min(1.0, middle + spread))
+    # The interval contains the value, which rounding would exclude if no row or every row counts.
+    return Interval(value, max(0.0, min(value, middle - spread)), min(1.0, max(value, middle + spread)))
 
 
 def bounded(value: float, variance: float, rows: float, z: float) -> Interval:

@@ -83,6 +83,12 @@ def test_a_bounded_interval_contains_its_value_and_stays_between_0_and_1(value, 
     assert found.low >= widest.low - 1e-9
 
 
+@given(st.integers(1, 100_000))
+def test_the_interval_of_no_row_or_every_row_ends_at_0_or_1(rows):
+    assert proportion(0.0, rows, Z).low == 0
+    assert proportion(1.0, rows, Z).high == 1
+
+
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=50), st.floats(0.1, 10), st.floats(-5, 5))
 @settings(deadline=None)
 def test_the_interval_of_a_mean_moves_and_scales_with_the_values(values, scale, shift):

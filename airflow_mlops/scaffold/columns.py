@@ -199,6 +199,20 @@ class Column:
         local = pc.local_timestamp(utc.cast(pa.timestamp("us", timezone)))
         return pc.if_else(pc.match_substring_regex(values, DATE), wall, local) if self.is_text else local
 
+    @cached_property
+    def missing_rows(self) -> int:
+        """Return the number of rows that Great Expectations counts as missing: null or NaN."""
+        import pyarrow.compute as pc
+
+        return int(pc.sum(pc.is_null(self.values, nan_is_null=True)).as_py() or 0)
+
+    @cached_property
+    def infinite_rows(self) -> int:
+        """Return the number of rows of a column of numbers with an infinite value."""
+        import pyarrow.compute as pc
+
+        return int(pc.sum(pc.is_inf(self.values)).as_py() or 0)
+
     def bounds(self) -> tuple[Any, Any]:
         """Return the smallest and the largest finite value of a column of numbers.
 

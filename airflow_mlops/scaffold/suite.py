@@ -10,6 +10,8 @@ from airflow_mlops.scaffold.proposal import Proposal
 
 # Text columns with at most this many distinct values get an expectation that lists the values.
 _CATEGORIES = 20
+# Share of the rows in which expectations about the values of features must hold.
+_MOSTLY = 0.99
 # A window is considered incomplete if its number of rows is below this share of the mean number of rows.
 _FEWEST = 0.25
 
@@ -56,12 +58,12 @@ def _fewest_before_the_last(proposal: Proposal) -> int:
 
 def _values(column: Column) -> list[dict[str, Any]]:
     found = []
-    if not column.nulls:
-        found.append(_rule("expect_column_values_to_not_be_null", column=column.name, mostly=0.99))
+    if not column.missing_rows:
+        found.append(_rule("expect_column_values_to_not_be_null", column=column.name, mostly=_MOSTLY))
     if column.is_text and column.distinct <= _CATEGORIES:
         values = column.categories()
-        found.append(_rule("expect_column_values_to_be_in_set", column=column.name, value_set=values, mostly=0.99))
-    smallest, largest = column.bounds() if column.is_number else (None, None)
+        found.append(_rule("expect_column_values_to_be_in_set", column=column.name, value_set=values, mostly=_MOSTLY))
+    smallest, largest = column.bounds() if column.is_number and _is_finite(column) else (None, None)
     if smallest is not None and largest is not None:
         lowest, highest = float(smallest), float(largest)
         room = highest - lowest
@@ -76,10 +78,15 @@ def _values(column: Column) -> list[dict[str, Any]]:
                 column=column.name,
                 min_value=low,
                 max_value=high,
-                mostly=0.99,
+                mostly=_MOSTLY,
             )
         )
     return found
+
+
+def _is_finite(column: Column) -> bool:
+    """Return whether so few values of a column of numbers are infinite that a range holds in the sample."""
+    return column.infinite_rows <= (1 - _MOSTLY) * (len(column.values) - column.missing_rows)
 
 
 def _rule(kind: str, notes: str = "", **kwargs: Any) -> dict[str, Any]:

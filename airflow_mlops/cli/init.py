@@ -19,7 +19,7 @@ from airflow_mlops.cli.commands import command
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.durations import parse_duration
 from airflow_mlops.core.errors import EmptyWindowError, SpecError, listed
-from airflow_mlops.scaffold import files, sample, schedules
+from airflow_mlops.scaffold import declared, files, sample, schedules
 from airflow_mlops.scaffold.proposal import Given, Proposal, propose
 from airflow_mlops.scaffold.query import of_table
 from airflow_mlops.stages.ingest.spec import IngestSpec
@@ -57,7 +57,8 @@ def init(args: Namespace) -> None:
         place = files.Place([], args.conn_id, whole.of_window(proposal.time, proposal.keys), options)
         _require_same_rows(args.conn_id, place, proposal, found)
     else:
-        place = files.Place(spec.files, options=options)
+        types = {**options.get("types", {}), **declared.types(proposal, options.get("types", {}))}
+        place = files.Place(spec.files, options={**options, **({"types": types} if types else {})})
     written = files.write(folder, args.name, place, proposal, found.complete, args.ci)
     _show(proposal, found, folder, written)
 

@@ -9,6 +9,11 @@ import sys
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.ingest import step as ingest
+from airflow_mlops.stages.ingest.spec import IngestSpec
+
 ROWS = [
     (f"A{number}", f"2024-0{number % 6 + 1}-{number % 27 + 1:02d}", number % 9, number % 2) for number in range(400)
 ]
@@ -133,6 +138,22 @@ def test_the_remedy_of_an_error_can_be_passed_on_and_is_in_the_dags(init, tmp_pa
     assert ingest.types == {"zip": "string"}
     suite = (tmp_path / "orders" / "suites" / "orders.json").read_text()
     assert '"items"' in suite
+
+
+def test_a_window_that_does_not_show_the_type_of_a_column_is_ingested_with_this_type(init, tmp_path, store):
+    weights = [f"{number % 50 + 10}{'.5' if at >= '2024-06-20' else ''}" for number, (_, at, *_) in enumerate(ROWS)]
+    (tmp_path / "orders.csv").write_text(
+        "order_id,at,items,late,weight\n"
+        + "\n".join(f"{','.join(map(str, row))},{weight}" for row, weight in zip(ROWS, weights, strict=True))
+    )
+    init("orders", "--files", tmp_path / "orders.csv", "--label", "late", "--label-delay", "0", "--every", "month")
+    task = dags(tmp_path / "orders")["orders_ingest"].get_task("ingest")
+    for window in ("2024-01", "2024-06"):
+        spec = IngestSpec(
+            name="rows", window=window, files=task.files, time_column=task.time_column, types=task.types or {}
+        )
+        found = open_dataset(store, ingest.run(spec, StepContext(store)).dataset).table()
+        assert str(found["weight"].type) == "double"
 
 
 def test_the_remedy_for_tabs_is_accepted(init, tmp_path):

@@ -11,6 +11,7 @@ _STAGES = (
     "ingest",
     "validate",
     "materialize_features",
+    "forecast_rows",
     "training_set",
     "search",
     "train",

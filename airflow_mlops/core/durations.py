@@ -5,7 +5,7 @@ from __future__ import annotations
 import calendar
 import re
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
 
@@ -69,6 +69,23 @@ def add_period(moment: datetime, period: str) -> datetime:
 def _parts(period: str) -> list[int]:
     found = _PERIOD.fullmatch(period)
     return [int(number or 0) for number in found.groups()] if found else []
+
+
+def period_of_one_unit(period: str) -> tuple[Literal["months", "days", "minutes"], int]:
+    """Return a :data:`Period` as a number of months, days or minutes.
+
+    :raises ValueError: the period combines units that have no fixed ratio, such as months and days
+    """
+    years, months, weeks, days, hours, minutes = _parts(period)
+    found: list[tuple[Literal["months", "days", "minutes"], int]] = [
+        ("months", 12 * years + months),
+        ("days", 7 * weeks + days),
+        ("minutes", 60 * hours + minutes),
+    ]
+    used = [item for item in found if item[1]]
+    if len(used) != 1:
+        raise ValueError(f"{period!r} combines months, days or times. Write one of them, for example P1M, P7D or PT1H.")
+    return used[0]
 
 
 def is_period(text: str) -> bool:

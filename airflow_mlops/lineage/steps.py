@@ -28,6 +28,7 @@ from airflow_mlops.registry.versions import CHAMPION
 from airflow_mlops.stages.canary.spec import CanaryResult, CanarySpec
 from airflow_mlops.stages.deploy.spec import DeploySpec
 from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
+from airflow_mlops.stages.forecast_rows.spec import ForecastRowsResult, ForecastRowsSpec
 from airflow_mlops.stages.ingest.spec import IngestResult, IngestSpec
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 from airflow_mlops.stages.materialize_features.spec import MaterializeFeaturesResult, MaterializeFeaturesSpec
@@ -146,6 +147,16 @@ def _materialize_features(call: StepCall, result: ResultJson, datasets: Datasets
         outputs.append(OutputDataset(namespace, name, outputFacets={"subset": subset}, facets=known))
     inputs = [found for source in spec.sources.values() for found in datasets.read(source.dataset)]
     return OperatorLineage(inputs=inputs, outputs=outputs)
+
+
+def _forecast_rows(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
+    """Return the lineage of forecast rows, which are built from the values of series."""
+    spec = ForecastRowsSpec.model_validate(call.spec)
+    if not result:
+        return OperatorLineage(inputs=datasets.read(spec.entities), outputs=[datasets.planned(spec.name)])
+    done = ForecastRowsResult.model_validate(result)
+    made = datasets.manifest(done.dataset)
+    return OperatorLineage(inputs=datasets.read(spec.entities, output=made), outputs=[datasets.written(done.dataset)])
 
 
 def _training_set(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
@@ -432,6 +443,7 @@ _STEPS: dict[str, Callable[[StepCall, ResultJson, Datasets], Lineage]] = {
     "ingest": _ingest,
     "validate": _validate,
     "materialize_features": _materialize_features,
+    "forecast_rows": _forecast_rows,
     "training_set": _training_set,
     "search": _search,
     "train": _train,

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 
 from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
-from airflow_mlops.metrics import costs, declarations, deviances, rankings
+from airflow_mlops.metrics import costs, declarations, deviances, forecasts, rankings
 
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -23,7 +23,8 @@ class Metric(NamedTuple):
     """The name of a metric, the ML tasks that it applies to, and its direction.
 
     :param name: a key of :data:`METRICS`, an expected cost (:mod:`airflow_mlops.metrics.costs`), a deviance
-        (:mod:`airflow_mlops.metrics.deviances`), or the import path of a custom metric
+        (:mod:`airflow_mlops.metrics.deviances`), a metric of forecasts (:mod:`airflow_mlops.metrics.forecasts`), or the
+        import path of a custom metric
     :param tasks: the ML tasks (binary, multiclass, regression) that the metric applies to
     :param higher_is_better: whether higher values are better
     :param of_labels: whether the metric is computed from predicted labels instead of probabilities or values
@@ -124,9 +125,17 @@ def is_ranking(name: str) -> bool:
     return rankings.ranking_of(name) is not None
 
 
+def is_forecast_error(name: str) -> bool:
+    """Return whether ``name`` is a metric of forecasts: ``mase`` or ``smape``."""
+    return forecasts.is_forecast_error(name)
+
+
 def is_on_request(name: str) -> bool:
-    """Return whether a metric is computed only on request: a custom metric, an expected cost, a deviance or NDCG."""
-    return is_custom(name) or is_expected_cost(name) or is_deviance(name) or is_ranking(name)
+    """Return whether a metric is computed only on request.
+
+    These are custom metrics, expected costs, deviances, NDCG and the metrics of forecasts.
+    """
+    return is_custom(name) or is_expected_cost(name) or is_deviance(name) or is_ranking(name) or is_forecast_error(name)
 
 
 def realised(task: Task, names: Iterable[str]) -> list[str]:
@@ -134,15 +143,15 @@ def realised(task: Task, names: Iterable[str]) -> list[str]:
 
     :param task: the ML task (binary, multiclass, regression)
     :param names: names of metrics
-    :return: those of :data:`REALISED`, in its order, followed by the expected costs (binary) or the deviances and NDCG
-        (regression)
+    :return: those of :data:`REALISED`, in its order, followed by the expected costs (binary) or the deviances, NDCG and
+        metrics of forecasts (regression)
     """
     given = list(names)
     own = [
         name
         for name in given
         if (task == "binary" and is_expected_cost(name))
-        or (task == "regression" and (is_deviance(name) or is_ranking(name)))
+        or (task == "regression" and (is_deviance(name) or is_ranking(name) or is_forecast_error(name)))
     ]
     return [*(name for name in REALISED[task] if name in given), *own]
 
@@ -152,7 +161,8 @@ def is_mean_of_rows(name: str) -> bool:
 
     The value of such a metric for a window follows from its values for parts of the window.
     """
-    return name not in ("roc_auc", *BY_INFLUENCE) and not is_ranking(name)
+    # MASE leaves rows out.
+    return name not in ("roc_auc", forecasts.MASE, *BY_INFLUENCE) and not is_ranking(name)
 
 
 def is_custom(name: str) -> bool:
@@ -188,14 +198,15 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
     on_request = is_on_request(name)
     built_in = METRICS | INTERVAL_METRICS
     if name not in built_in and not on_request:
-        known = [*built_in, costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE, rankings.NDCG]
+        own = [costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE, rankings.NDCG]
+        known = [*built_in, *own, forecasts.MASE, forecasts.SMAPE]
         raise ValueError(
             f"{name!r} is not a metric: {choices(name, known)}, or use the import path of a custom metric, "
             "'package.module:function'"
         )
     if greater_is_better is not None:
         raise ValueError(f"greater_is_better is set for the built-in metric {name!r}; remove greater_is_better")
-    if is_deviance(name) or is_ranking(name):
+    if is_deviance(name) or is_ranking(name) or is_forecast_error(name):
         return Metric(name, ("regression",), is_ranking(name))
     return Metric(name, ("binary",), False, of_labels=True) if on_request else built_in[name]
 
@@ -227,7 +238,7 @@ def check_import_path(path: str) -> str:
 
 
 def check_on_request(name: str) -> str:
-    """Return ``name`` if it is an expected cost, a deviance, NDCG, or has the form of an import path.
+    """Return ``name`` if it is computed on request (:func:`is_on_request`), or has the form of an import path.
 
     :raises ValueError: ``name`` is none of these
     """

@@ -65,6 +65,30 @@ def deviances(power: float, truth: NDArray[np.float64], value: NDArray[np.float6
     return np.asarray(2 * (constant - truth * value ** (1 - power) / (1 - power) + value ** (2 - power) / (2 - power)))
 
 
+def scaled_errors(truth: NDArray[Any], value: NDArray[np.float64], scale: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the absolute error of each row, divided by the row's scale.
+
+    :param truth: true values, shape (n,)
+    :param value: predicted values, shape (n,)
+    :param scale: scales of at least 0, shape (n,)
+    :return: losses, shape (n,); 0 if the scale is 0
+    """
+    errors = absolute_errors(truth, value)
+    return np.asarray(np.divide(errors, scale, out=np.zeros(len(errors)), where=scale > 0))
+
+
+def percentage_errors(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the symmetric absolute percentage error of each row, as a share from 0 to 2.
+
+    :param truth: true values, shape (n,)
+    :param value: predicted values, shape (n,)
+    :return: losses, shape (n,); 0 if both values are 0
+    """
+    # Halves, because the sum of two large numbers would be infinite.
+    size = np.abs(truth) / 2 + np.abs(value) / 2
+    return np.asarray(np.divide(absolute_errors(truth, value), size, out=np.zeros(len(size)), where=size > 0))
+
+
 def absolute_errors(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the absolute error of each row.
 

@@ -29,8 +29,16 @@ from airflow_mlops.metrics.catalog import COVERAGE, WIDTH
 from airflow_mlops.metrics.costs import Costs, costs_of
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
+from airflow_mlops.metrics.forecasts import MASE, SCALE, SMAPE
 from airflow_mlops.metrics.interval_ends import covers
-from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, log_losses, squared_errors
+from airflow_mlops.metrics.losses import (
+    absolute_errors,
+    binary_log_losses,
+    log_losses,
+    percentage_errors,
+    scaled_errors,
+    squared_errors,
+)
 from airflow_mlops.metrics.rankings import Ranking, ranking_of
 from airflow_mlops.metrics.ranks import mean_placement, placements, precision_terms
 from airflow_mlops.metrics.rows import Rows
@@ -216,6 +224,21 @@ def _absolute(rows: Rows) -> NDArray[np.float64]:
     return absolute_errors(rows.truth, _score(rows))
 
 
+def _scaled(rows: Rows) -> Iterator[NDArray[Any]]:
+    if SCALE not in rows.columns:
+        raise EvaluationError(
+            f"{MASE} needs column {SCALE!r}, which these rows do not have. Use another metric here, or rows of "
+            "BuildForecastRowsOperator."
+        )
+    scale = rows.columns[SCALE]
+    yield scale > 0
+    yield scaled_errors(rows.truth, _score(rows), scale)
+
+
+def _percentages(rows: Rows) -> NDArray[np.float64]:
+    return percentage_errors(rows.truth, _score(rows))
+
+
 def _covered(rows: Rows) -> NDArray[np.bool_]:
     assert rows.interval is not None
     return covers(rows.interval, rows.truth, _score(rows))
@@ -343,6 +366,8 @@ _OTHERS: dict[str, Statistic] = {
     "recall": Statistic(_hits, lambda sums: _ratio(sums[..., 0], sums[..., 1], 0.0)),
     "rmse": Statistic(_MEAN_SQUARED.terms, lambda sums: np.sqrt(_MEAN_SQUARED.value(sums))),
     "mae": _mean(_absolute),
+    MASE: Statistic(_scaled, lambda sums: _ratio(sums[..., 1], sums[..., 0])),
+    SMAPE: _mean(_percentages),
     "r2": Statistic(_spread, _r2),
     COVERAGE: _mean(_covered),
     WIDTH: _mean(_width),

@@ -18,11 +18,13 @@ from airflow_mlops.metrics.catalog import (
     find_metric,
     is_custom,
     is_expected_cost,
+    is_forecast_error,
     is_ranking,
     metrics_for,
 )
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
+from airflow_mlops.metrics.forecasts import NAIVE
 from airflow_mlops.metrics.rows import Rows, prepare, unseen
 from airflow_mlops.metrics.statistics import CALIBRATION_BINS, calibration_bins, statistic
 
@@ -54,6 +56,11 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
     for name in dict.fromkeys(own):
         if is_expected_cost(name):
             values[name] = statistic(name, rows).measure(rows)
+            continue
+        if is_forecast_error(name):
+            # MASE is undefined if the scale of every row is 0.
+            if not math.isnan(value := statistic(name, rows).measure(rows)):
+                values[name] = value
             continue
         if is_ranking(name):
             values[name] = statistic(name, rows).measure(rows)
@@ -148,7 +155,8 @@ def baseline(
     """Compute the metrics of a baseline model that uses no features.
 
     For classification, the baseline predicts the most frequent class, with the class frequencies as probabilities. For
-    a regression, it predicts the mean value. For an expected cost, it predicts the class that costs less.
+    a regression, it predicts the mean value or, for rows of forecasts, the seasonal-naive forecast
+    (:mod:`airflow_mlops.metrics.forecasts`). For an expected cost, it predicts the class that costs less.
 
     See :func:`airflow_mlops.metrics.rows.prepare` for the other parameters and the errors.
 
@@ -180,7 +188,8 @@ def without_features(rows: Rows, metric: str | None = None) -> Rows:
     """
     size = len(rows)
     if rows.task == "regression":
-        value = np.full(size, np.average(rows.truth, weights=rows.weight))
+        mean = np.average(rows.truth, weights=rows.weight)
+        value = np.asarray(rows.columns.get(NAIVE, np.full(size, mean)), dtype=np.float64)
         return replace(rows, predicted=value, score=value, interval=None)
     if rows.task == "binary":
         share = float(np.average(rows.truth, weights=rows.weight))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
 from airflow_mlops.core.windows import Window
-from airflow_mlops.metrics.catalog import COVERAGE, REALISED, is_deviance, is_expected_cost, is_ranking
+from airflow_mlops.metrics.catalog import COVERAGE, REALISED, is_custom, is_on_request
 from airflow_mlops.policy.findings import Decision
 
 _DAY = 86_400
@@ -201,7 +201,7 @@ def _performance(measured: dict[str, float], metric: str | None, about: dict[str
     found = {key.removeprefix("estimated_") for key in measured}
     # The name of a cost column may end like the name of a bound, so that a bound would count as a metric of its own.
     bounds = {f"{name}{end}" for name in found for end in _ENDS if end}
-    on_request = {name for name in found - bounds if is_expected_cost(name) or is_deviance(name) or is_ranking(name)}
+    on_request = {name for name in found - bounds if is_on_request(name) and not is_custom(name)}
     # Only the result says which metric is a custom one: its name is an import path.
     judged = {metric} if metric is not None else set()
     names = sorted({name for names in REALISED.values() for name in names} | {COVERAGE} | on_request | judged)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 _MODULES = {
     "Approval": "approval",
+    "BuildForecastRowsOperator": "forecast_rows",
     "BuildTrainingSetOperator": "training_set",
     "CanaryOperator": "canary",
     "Decay": "windows",
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from airflow_mlops.operators.canary import CanaryOperator
     from airflow_mlops.operators.deploy import DeployOperator
     from airflow_mlops.operators.evaluate import EvaluateOperator
+    from airflow_mlops.operators.forecast_rows import BuildForecastRowsOperator
     from airflow_mlops.operators.ingest import IngestOperator
     from airflow_mlops.operators.join_labels import JoinLabelsOperator
     from airflow_mlops.operators.materialize_features import MaterializeFeaturesOperator

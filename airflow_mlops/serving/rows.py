@@ -18,6 +18,7 @@ from airflow_mlops.core.moments import parse_instant
 from airflow_mlops.data.moments import as_utc, is_time
 from airflow_mlops.data.privacy import Pseudonymizer, require_private
 from airflow_mlops.metrics.costs import cost_columns
+from airflow_mlops.metrics.forecasts import forecast_columns
 from airflow_mlops.metrics.rankings import group_columns
 from airflow_mlops.serving.layout import REQUEST_COLUMNS
 
@@ -47,7 +48,8 @@ class InputColumns:
     def __init__(self, contract: ModelContract, training: pa.Schema | None = None, keys: Sequence[str] = ()) -> None:
         self.features = contract.features
         known = {feature.name for feature in self.features}
-        amounts = [*cost_columns(contract.metrics), *([contract.sample_weight] if contract.sample_weight else [])]
+        numbers = [*cost_columns(contract.metrics), *forecast_columns(contract.metrics)]
+        amounts = [*numbers, *([contract.sample_weight] if contract.sample_weight else [])]
         others = [*([contract.timestamp] if contract.timestamp else []), *amounts, *group_columns(contract.metrics)]
         wanted = [*keys, *others, *contract.watched]
         self.carried: dict[str, pa.DataType] = {}

@@ -15,6 +15,7 @@ from airflow_mlops.metrics.clusters import Design, design
 from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.deviances import power_of
+from airflow_mlops.metrics.forecasts import MASE, SMAPE
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.realised import ranking, shares
 from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
@@ -30,7 +31,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     - ``average_precision`` and ``f1_macro``: the variance of the rows' influence.
     - ``accuracy``, ``precision``, ``recall`` and ``interval_coverage``: Wilson's interval.
     - ``f1`` and ``balanced_accuracy``: derived from Wilson's intervals.
-    - ``log_loss``, ``brier``, ``mae`` and deviances: the interval of a mean, corrected for skewness.
+    - ``log_loss``, ``brier``, ``mae``, ``mase``, ``smape`` and deviances: the interval of a mean, corrected for skewness.
     - ``rmse``: the square root of the interval of the mean squared error.
     - Expected costs: derived from Wilson's intervals of the shares of both errors. If a cost is a column, see
       :func:`airflow_mlops.metrics.realised.shares.expected_cost`.
@@ -154,6 +155,8 @@ _METRICS: dict[str, Callable[[Outcomes, float], Interval]] = {
     "brier": _mean_loss("brier"),
     "rmse": _rmse,
     "mae": _mean_loss("mae"),
+    MASE: _mean_loss(MASE),
+    SMAPE: _mean_loss(SMAPE),
     "average_precision": ranking.average_precision,
     "balanced_accuracy": shares.balanced_accuracy,
     "f1": shares.f1,

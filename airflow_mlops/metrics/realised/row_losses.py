@@ -10,7 +10,15 @@ from airflow_mlops.metrics.catalog import BY_INFLUENCE, COVERAGE
 from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
-from airflow_mlops.metrics.losses import absolute_errors, binary_log_losses, deviances, squared_errors
+from airflow_mlops.metrics.forecasts import MASE, SCALE, SMAPE
+from airflow_mlops.metrics.losses import (
+    absolute_errors,
+    binary_log_losses,
+    deviances,
+    percentage_errors,
+    scaled_errors,
+    squared_errors,
+)
 from airflow_mlops.metrics.rankings import ranking_of
 from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
 from airflow_mlops.metrics.realised.ranking import area_of, by_group
@@ -21,7 +29,7 @@ from airflow_mlops.metrics.statistics import influence
 def losses(metric: str, outcomes: Outcomes) -> Floats:
     """Compute the loss of each row. Higher losses are worse.
 
-    For ``log_loss``, ``brier``, ``mae``, deviances and expected costs, the mean loss is the metric. For ``accuracy``,
+    For ``log_loss``, ``brier``, ``mae``, ``mase``, ``smape``, deviances and expected costs, the mean loss is the metric. For ``accuracy``,
     ``interval_coverage`` and ``roc_auc``, the mean loss is 1 minus the metric. For ``rmse``, the mean loss is the mean
     squared error.
 
@@ -31,17 +39,20 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
 
     The losses of NDCG are defined in the same way, and the influence of a group is divided among its rows.
 
+    MASE leaves out rows of which the scale is 0. Their loss is the metric, and the losses of the other rows are scaled so
+    that the variance of the mean is that of the ratio of two sums.
+
     The losses of average precision, precision, recall, F1 and balanced accuracy are defined in the same way.
 
     If rows have weights, the weighted mean of the losses replaces the mean, and the influence of a row is divided by
     its weight.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, or
-        ``interval_coverage``
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, a metric of
+        forecasts, or ``interval_coverage``
     :param outcomes: the labelled predictions
     :return: losses, shape (n,)
     :raises UnmeasurableError: the metric is ``roc_auc`` and a class has fewer than two rows, or a deviance is undefined
-        for a label or a prediction, or the rows lack a column of costs
+        for a label or a prediction, or the rows lack a column that the metric needs, or have only scales of 0
     """
     if (costs := costs_of(metric)) is not None:
         false_positive, false_negative = errors(outcomes)
@@ -89,6 +100,22 @@ def _deviances(power: float, outcomes: Outcomes) -> Floats:
     return deviances(power, outcomes.truth, outcomes.score)
 
 
+def _scaled_errors(outcomes: Outcomes) -> Floats:
+    if SCALE not in outcomes.columns:
+        raise UnmeasurableError(f"{MASE} needs column {SCALE!r}, which is not available here")
+    scale = outcomes.columns[SCALE]
+    counted = (scale > 0).astype(float)
+    weight = counted if outcomes.weight is None else counted * outcomes.weight
+    if not weight.any():
+        raise UnmeasurableError(f"column {SCALE!r} is 0 in all rows, so there are no scaled errors")
+    errors = scaled_errors(outcomes.truth, outcomes.score, scale)
+    if counted.all():
+        return errors
+    middle = float(weight @ errors / weight.sum())
+    share = weight.sum() / (len(counted) if outcomes.weight is None else outcomes.weight.sum())
+    return np.asarray(middle + counted * (errors - middle) / share)
+
+
 _LOSSES: dict[str, Callable[[Outcomes], Floats]] = {
     "roc_auc": _area_losses,
     "accuracy": lambda outcomes: (~outcomes.right).astype(float),
@@ -96,6 +123,8 @@ _LOSSES: dict[str, Callable[[Outcomes], Floats]] = {
     "brier": _squared_errors,
     "rmse": _squared_errors,
     "mae": lambda outcomes: absolute_errors(outcomes.truth, outcomes.score),
+    MASE: _scaled_errors,
+    SMAPE: lambda outcomes: percentage_errors(outcomes.truth, outcomes.score),
     **{metric: _influence_losses(metric) for metric in BY_INFLUENCE},
     COVERAGE: lambda outcomes: missed(outcomes).astype(float),
 }

@@ -11,6 +11,7 @@ from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.base import percent
 from airflow_mlops.metrics.catalog import REALISED, is_on_request, is_ranking, realised
+from airflow_mlops.metrics.forecasts import MASE
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models import contracts
 from airflow_mlops.overview import index
@@ -271,8 +272,10 @@ def _metric(spec: CanarySpec, contract: ModelContract, champion: ModelContract) 
     # A classifier that predicts labels only has no roc_auc on held-out rows, but an accuracy.
     both = [name for name in known if all(name in item.metrics for item in (contract, champion) if item.metrics)]
     metric = spec.metric or (both or known)[0]
-    # Each version answers only some rows of a group, so their rankings cannot be compared.
-    on_request = is_on_request(metric) and not is_ranking(metric) and realised(contract.task, [metric])
+    # Each version answers only some rows of a group, so their rankings cannot be compared. MASE leaves rows out.
+    on_request = (
+        is_on_request(metric) and not is_ranking(metric) and metric != MASE and realised(contract.task, [metric])
+    )
     if metric not in known and not on_request:
         raise SpecError(
             f"A canary of a {contract.task} model cannot be compared by {metric!r}. Set `metric` to one of {', '.join(known)}."

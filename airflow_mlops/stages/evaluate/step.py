@@ -27,6 +27,7 @@ from airflow_mlops.metrics.catalog import (
     metrics_for,
 )
 from airflow_mlops.metrics.columns import read_columns
+from airflow_mlops.metrics.forecasts import metrics_of
 from airflow_mlops.models import contracts as contracts_of_versions
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import file_hashes
@@ -95,7 +96,7 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         )
     _check_gates(gates, metric, data.task)
     gates = [*gates, BeatsABaseline(metric=metric.name, greater_is_better=spec.greater_is_better)]
-    own = own_metrics(gates)
+    own = list(dict.fromkeys([*own_metrics(gates), *metrics_of(data.dataset.manifest.details)]))
     for candidate in candidates:
         check_contract(candidate, data, features=live is None)
         for_positive(candidate, candidates[0].contract.positive if data.positive is None else data.positive)

@@ -16,6 +16,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.catalog import INTERVAL_METRICS, METRICS, is_deviance, is_on_request
 from airflow_mlops.metrics.columns import read_columns
 from airflow_mlops.metrics.domain import wrong_predictions
+from airflow_mlops.metrics.forecasts import metrics_of
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.metrics.values import check_task, measure
@@ -113,7 +114,8 @@ def fit_candidate(
     calibration.check_task(spec.calibration, train.task)
     interval.check_task(spec.interval, train.task)
     # Columns with invalid values fail here, before the fit.
-    columns = read_columns(dataset, TEST, spec.metrics)
+    own = list(dict.fromkeys([*spec.metrics, *metrics_of(dataset.manifest.details)]))
+    columns = read_columns(dataset, TEST, own)
     if spec.threshold is not None:
         read_costs(dataset, run.part, spec.threshold.cost_columns)
     train, run, parts = _without_set_aside(spec, dataset, train, run)
@@ -138,8 +140,8 @@ def fit_candidate(
             contract = interval.with_interval(
                 spec.interval, contract, parts.interval, run.part, export.content, context.progress
             )
-        metrics = _measure(contract, test, export.predictions, spec.metrics, columns)
-        _report_undefined(model, test, export.predictions, [*{*spec.metrics} - {*metrics}], context)
+        metrics = _measure(contract, test, export.predictions, own, columns)
+        _report_undefined(model, test, export.predictions, [*{*own} - {*metrics}], context)
         contract = calibration.with_metrics(contract, test, export.predictions, context.progress)
     contract = contract.model_copy(update={"metrics": metrics, "parity": export.parity})
     return Fitted(model, export.content, contract, export.predictions, metrics, fitting.seconds, train)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_mlops.data.run_windows import resolve_window
 from airflow_mlops.data.selection import contents, select
 from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.training_set.features import FeatureSource
 from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
-from airflow_mlops.stages.training_set.windows import resolve_window
 
 
 def inputs(spec: TrainingSetSpec, context: StepContext) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def inputs(spec: TrainingSetSpec, context: StepContext) -> dict[str, Any]:
 
     :raises NotCacheableError: a dataset of events was purged, or a source of features has no hash
     """
-    resolved = resolve_window(spec, context.store)
+    resolved = resolve_window(spec.window, spec.entities, context.store)
     entities = resolved.entities if resolved else spec.entities
     datasets = select(context.store, entities, spec.timestamp, context.kept)
     require_unpurged(datasets)

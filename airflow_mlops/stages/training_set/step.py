@@ -21,6 +21,7 @@ from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
 from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_identity import row_ids
+from airflow_mlops.data.run_windows import ResolvedWindow, resolve_window
 from airflow_mlops.data.selection import coverage, dates_detail, have_dates, select, window_of
 from airflow_mlops.data.spool import Rows
 from airflow_mlops.stages.context import StepContext
@@ -34,7 +35,6 @@ from airflow_mlops.stages.training_set.events import (
 )
 from airflow_mlops.stages.training_set.features import FeatureSource, JoinedFeatures
 from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
-from airflow_mlops.stages.training_set.windows import ResolvedWindow, resolve_window
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 Numbers = np.ndarray[Any, Any]
@@ -48,10 +48,11 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
         the retraining request leaves out all features
     :raises FeatureStoreError: the features cannot be read or joined
     :raises SchemaError: a column is absent or has the wrong type
-    :raises SpecError: the window rule selects no time
+    :raises SpecError: the window rule selects no time, or the events are forecast rows and the keys, the event time or the
+        split do not suit them
     :raises IncompleteWindowError: a part of the window is not covered by any dataset
     """
-    resolved = resolve_window(spec, context.store)
+    resolved = resolve_window(spec.window, spec.entities, context.store)
     if resolved is not None:
         context.progress(f"The rule {resolved.rule} gives the training window {resolved.window.label}.")
     datasets = select(context.store, resolved.entities if resolved else spec.entities, spec.timestamp, context.kept)
@@ -74,10 +75,11 @@ def _write(
     dropped: dict[str, int],
     resolved: ResolvedWindow | None,
 ) -> TrainingSetResult:
-    from airflow_mlops.stages.training_set import leakage, splits
+    from airflow_mlops.stages.training_set import forecasts, leakage, splits
 
     if taken := reserved_message(joined.keys, "The training set"):
         raise SchemaError(taken)
+    forecast = forecasts.forecast_of(spec, datasets)
     spec, events = _renamed(spec, events)
     label = spec.label.name if spec.label else None
     keys = list(dict.fromkeys([*joined.keys, *(name for name in spec.keys if name != spec.timestamp)]))
@@ -114,6 +116,7 @@ def _write(
         **dates_detail(datasets, spec.timestamp),
         **coverage(datasets, resolved.window if resolved else None),
         **(resolved.describe() if resolved else {}),
+        **forecasts.detail(forecast, spec),
     }
     if gone := sorted(left_out & {*spec.columns, *joined_names}):
         details["without"] = gone
@@ -129,20 +132,23 @@ def _write(
             positive = positive_class(labels, spec.positive, label)
         if spec.positive is not None:
             details["positive"] = _declared(positive, spec, task)
+        # Earlier values of a series may predict it well without leakage.
+        checked = [name for name in features if name not in (forecast or {}).get("from_history", ())]
         details["single_feature"] = leakage.refuse_too_predictive(
-            table, features, label, task, ids, spec.max_single_feature_score
+            table, checked, label, task, ids, spec.max_single_feature_score
         )
     parts: dict[str, Mask] = {DATA: np.ones(table.num_rows, bool)}
-    if spec.split is not None:
+    split = forecasts.with_gap(spec.split, forecast, table) if spec.split and forecast else spec.split
+    if split is not None:
         run_starts = _run_starts(resolved.run, datasets, spec.timestamp) if resolved else None
-        if spec.split.stratify and task == "regression":
+        if split.stratify and task == "regression":
             raise SpecError(
                 f"`stratify` keeps the shares of the classes of a label, but {label!r} is the label of a regression. Remove "
                 "`stratify`."
             )
-        if (columns := splits.row_columns(spec.split, identity, table.column_names)) != identity:
+        if (columns := splits.row_columns(split, identity, table.column_names)) != identity:
             ids = row_ids(table, columns)
-        parts, details["split"] = splits.divide(table, spec.split, spec.timestamp, ids, run_starts, label)
+        parts, details["split"] = splits.divide(table, split, spec.timestamp, ids, run_starts, label)
         if label is not None and labels is not None and task is not None:
             for part, mask in parts.items():
                 require_classes(labels.filter(pa.array(mask)), task, label, f"the split part {part!r}")

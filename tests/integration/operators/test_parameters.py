@@ -28,6 +28,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "IngestOperator": {"name": "rows", "files": "{{ month }}.csv"},
     "ValidateOperator": {"dataset": DATASET, "suite": "suites/{{ month }}.json"},
     "MaterializeFeaturesOperator": {"repo": "repo", "window": "{{ month }}", "chunk": timedelta(days=7)},
+    "BuildForecastRowsOperator": {
+        "name": "rows", "entities": DATASET, "series": "shop", "time": "{{ month }}", "value": "units", "every": "P1D", "horizon": 7,
+        "lags": [1],
+    },
     "BuildTrainingSetOperator": {
         "name": "rows", "entities": DATASET, "timestamp": "at", "columns": ["a"], "label": "{{ month }}",
     },

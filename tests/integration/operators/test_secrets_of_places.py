@@ -60,6 +60,16 @@ TRAINER = SklearnTrainer("sklearn.linear_model.LogisticRegression", {})
 
 # The parameters of each operator, with every connection that the operator can name.
 PARAMETERS: dict[str, dict[str, Any]] = {
+    "BuildForecastRowsOperator": {
+        "name": "d",
+        "entities": DATA,
+        "series": "s",
+        "time": "t",
+        "value": "v",
+        "every": "P1D",
+        "horizon": 1,
+        "lags": [1],
+    },
     "BuildTrainingSetOperator": {"name": "d", "entities": DATA, "timestamp": "t", "repo": "/repo", "features": ["v:x"]},
     "DeployOperator": {
         "model": "m",
@@ -97,7 +107,7 @@ PARAMETERS: dict[str, dict[str, Any]] = {
     "ValidateOperator": {"dataset": DATA, "suite": {"name": "s", "expectations": []}},
 }
 WITH_MLFLOW = {name for name in PARAMETERS if name not in {
-    "BuildTrainingSetOperator", "IngestOperator", "JoinLabelsOperator", "MaterializeFeaturesOperator",
+    "BuildForecastRowsOperator", "BuildTrainingSetOperator", "IngestOperator", "JoinLabelsOperator", "MaterializeFeaturesOperator",
     "PurgePredictionsOperator", "UndeployOperator", "ValidateOperator",
 }}  # fmt: skip
 PLACES: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Resolve the rule for the window of a training set."""
+"""Resolve the rule for the window of a training set or of forecast rows, which ends with the window of the run."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
-from airflow_mlops.core.references import DatasetSelection
+from airflow_mlops.core.references import Chosen, DatasetSelection
 from airflow_mlops.core.training_windows import DecaySpec, TrainingWindow
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.pointers import read, window_keys
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class ResolvedWindow:
     """A window rule, applied to one run.
 
     :param run: window that the run processes
-    :param window: window of the training set, which ends with ``run``
+    :param window: window that the rule gives, which ends with ``run``
     :param entities: selection of the datasets of ``window``
     """
 
@@ -35,25 +34,27 @@ class ResolvedWindow:
         return self.rule.half_life if isinstance(self.rule, DecaySpec) else None
 
     def describe(self) -> dict[str, Any]:
-        """Return the rule and the windows for the manifest of the training set."""
+        """Return the rule and the windows for the manifest of the dataset that is built from them."""
         return {"window_rule": {"rule": str(self.rule), "run": str(self.run), "window": str(self.window)}}
 
 
-def resolve_window(spec: TrainingSetSpec, store: ArtifactStore) -> ResolvedWindow | None:
-    """Return the window of the training set, or ``None`` if the spec has no window rule.
+def resolve_window(rule: TrainingWindow | None, entities: Chosen, store: ArtifactStore) -> ResolvedWindow | None:
+    """Return the window that a rule gives, or ``None`` if there is no rule.
 
+    :param rule: the rule
+    :param entities: selection of datasets by name, whose window is the window that the run processes
+    :param store: the artifact store
     :raises SpecError: the rule selects no time
     :raises DatasetNotFoundError: the oldest data is needed, but the dataset has no windows
     """
-    entities = spec.entities
-    if spec.window is None or not isinstance(entities, DatasetSelection) or entities.window is None:
+    if rule is None or not isinstance(entities, DatasetSelection) or entities.window is None:
         return None
     run = entities.window
     try:
-        window = spec.window.resolve(run, lambda: _oldest(store, entities.name))
+        window = rule.resolve(run, lambda: _oldest(store, entities.name))
     except ValueError as error:
         raise SpecError(str(error)) from None
-    return ResolvedWindow(spec.window, run, window, entities.model_copy(update={"window": window}))
+    return ResolvedWindow(rule, run, window, entities.model_copy(update={"window": window}))
 
 
 def _oldest(store: ArtifactStore, name: str) -> datetime:

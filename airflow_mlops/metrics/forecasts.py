@@ -1,0 +1,51 @@
+"""Metrics of forecasts, and the columns with the seasonal-naive forecast that they need.
+
+BuildForecastRowsOperator writes two columns into each row. They use only values up to the origin of the row:
+
+- :data:`NAIVE`, the seasonal-naive forecast: the value one season before the target time. It is the baseline of every
+  evaluation on these rows;
+- :data:`SCALE`, the mean absolute error of the seasonal-naive forecast one season ahead, over the history of the series up
+  to the origin; 0 if the history has no such error, or only errors of 0.
+
+The metrics:
+
+- ``mase``, the mean absolute scaled error: the mean of ``abs(label - prediction) / SCALE`` over the rows (R. Hyndman and A.
+  Koehler, "Another look at measures of forecast accuracy", International Journal of Forecasting 22, 2006). A row of which
+  the scale is 0 has no scaled error and is left out;
+- ``smape``, the symmetric mean absolute percentage error, as a share from 0 to 2: the mean of
+  ``2 * abs(label - prediction) / (abs(label) + abs(prediction))``, and 0 for a row of which both are 0 (S. Makridakis, E.
+  Spiliotis and V. Assimakopoulos, "The M4 Competition", International Journal of Forecasting 36, 2020).
+
+This module imports no heavy library, because DAG files that declare gates import this module during parsing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+MASE, SMAPE = "mase", "smape"
+
+SCALE, NAIVE = "mase_scale", "seasonal_naive"
+
+DETAIL = "forecast"
+"""The key in the details of the manifests of forecast rows, and of the training sets built from them, that describes the
+forecast."""
+
+
+def is_forecast_error(metric: str) -> bool:
+    """Return whether ``metric`` is one of the metrics of forecasts."""
+    return metric in (MASE, SMAPE)
+
+
+def forecast_columns(metrics: Iterable[str]) -> list[str]:
+    """Return the names of the columns that the metrics of forecasts among ``metrics`` need, each once."""
+    return [SCALE, NAIVE] if MASE in metrics else []
+
+
+def metrics_of(details: Mapping[str, Any]) -> list[str]:
+    """Return the metrics that every training and evaluation on a dataset computes: those of forecasts, or none.
+
+    :param details: details of the manifest of the dataset
+    """
+    return [MASE, SMAPE] if details.get(DETAIL) and details.get("task") == "regression" else []

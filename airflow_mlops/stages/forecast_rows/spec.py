@@ -1,0 +1,162 @@
+"""Spec and result of the stage ``forecast_rows``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from airflow_mlops.core.base import Name
+from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.durations import Period, period_of_one_unit
+from airflow_mlops.core.errors import named
+from airflow_mlops.core.references import DatasetLike, DatasetRef, DatasetSelection
+from airflow_mlops.core.sizes import SIZE
+from airflow_mlops.core.training_windows import TrainingWindow
+from airflow_mlops.core.zones import UTC, zone
+from airflow_mlops.data.columns import reserved_message
+from airflow_mlops.metrics.forecasts import NAIVE, SCALE
+
+ORIGIN, STEP = "origin", "step"
+"""The columns with the time of the origin, and the number of steps from the origin to the target time."""
+CALENDAR = {
+    "minutes": ("target_month", "target_weekday", "target_hour"),
+    "days": ("target_month", "target_day", "target_weekday"),
+    "months": ("target_month",),
+}
+"""The columns with calendar parts of the target time, by unit of the length of a step."""
+_LONGEST = 10_000
+
+Steps = Annotated[int, Field(ge=1, le=_LONGEST)]
+
+
+def _one_unit(value: str) -> str:
+    period_of_one_unit(value)
+    return value
+
+
+def _known_zone(value: str) -> str:
+    zone(value)
+    return value
+
+
+def _as_list(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class ForecastRowsSpec(Spec):
+    """Parameters of forecast rows, with which a regression learns to forecast many series.
+
+    :param name: name of the dataset to write
+    :param entities: dataset with one row for each series and time
+    :param window: rule for the window of the history. ``entities`` then selects a dataset by name, and the window in
+        ``entities`` is the window that the run processes
+    :param series: columns that together identify a series
+    :param time: column with the time of a value
+    :param value: column with the values to forecast. A null or NaN is a missing value
+    :param every: length of a step, such as ``P1D``: months and years, weeks and days, or hours and minutes
+    :param zone: time zone in which months and days are counted, and of the calendar parts
+    :param horizon: number of steps to forecast
+    :param season: number of steps in a season, such as 7 for daily values with a weekly season; 1 without a season
+    :param lags: lags of the value, from 1. Lag 1 is the value at the origin
+    :param rolling: lengths in steps of the periods that end with the origin, over which means and standard deviations are
+        computed
+    :param known: columns whose values are known in advance for the target time
+    :param origins: ``all`` makes a row for each origin and step with a known value at the target time; ``newest`` makes
+        the rows to score, for the newest time at which a series has a value
+    :param stride: for ``all``, number of steps from one origin to the next
+    :param memory_limit: memory that DuckDB may use before it continues in temporary files; by default ``[mlops] memory``
+    :param owner: owner of the dataset, recorded in its manifest
+    :param description: description of the dataset, recorded in its manifest
+    """
+
+    name: Name
+    entities: DatasetLike
+    window: TrainingWindow | None = None
+    series: Annotated[list[str], BeforeValidator(_as_list), Field(min_length=1)]
+    time: str
+    value: str
+    every: Annotated[Period, AfterValidator(_one_unit)]
+    zone: Annotated[str, AfterValidator(_known_zone)] = UTC
+    horizon: Steps
+    season: Steps = 1
+    lags: list[Steps] = Field(min_length=1)
+    rolling: list[Annotated[int, Field(ge=2, le=_LONGEST)]] = Field(default_factory=list)
+    known: list[str] = Field(default_factory=list)
+    origins: Literal["all", "newest"] = "all"
+    stride: Steps = 1
+    memory_limit: str | None = Field(default=None, pattern=SIZE)
+    owner: str = ""
+    description: str = ""
+
+    @property
+    def unit(self) -> Literal["months", "days", "minutes"]:
+        """Return the unit of the length of a step."""
+        return period_of_one_unit(self.every)[0]
+
+    @property
+    def keys(self) -> list[str]:
+        """Return the columns that identify a value: those of the series, and the time."""
+        return [*self.series, self.time]
+
+    @property
+    def from_history(self) -> list[str]:
+        """Return the columns with lags and with the means and standard deviations of periods, in order."""
+        return [
+            *(f"lag_{lag}" for lag in self.lags),
+            *(f"{kind}_{length}" for length in self.rolling for kind in ("mean", "std")),
+        ]
+
+    @property
+    def features(self) -> list[str]:
+        """Return the columns with the features, in order."""
+        return [STEP, *self.known, *CALENDAR[self.unit], *self.from_history, NAIVE, SCALE]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ForecastRowsSpec:
+        given = [*self.keys, self.value, *self.known]
+        columns = [*given, ORIGIN, *self.features[:1], *self.features[1 + len(self.known) :]]
+        if twice := sorted({name for name in columns if columns.count(name) > 1}):
+            raise ValueError(
+                f"The rows would have the {named('column', twice)} more than once. Name each column and each lag once, and rename "
+                "columns with the names of features where the data is ingested."
+            )
+        if taken := reserved_message(given, "The dataset"):
+            raise ValueError(taken)
+        if self.origins == "newest" and self.stride != 1:
+            raise ValueError("`stride` is set, but `origins` is 'newest', which has one origin. Remove `stride`.")
+        return self
+
+    @model_validator(mode="after")
+    def _window_of_the_run(self) -> ForecastRowsSpec:
+        if self.window is None:
+            return self
+        if self.window.kind == "decay":
+            raise ValueError("`window` is a Decay, but forecast rows have no weights. Use Rolling or Expanding.")
+        if not (isinstance(self.entities, DatasetSelection) and self.entities.window):
+            raise ValueError(
+                "`window` is a rule, so `entities` must select a dataset by name and give the window of the run, as in "
+                '{"name": ..., "window": ...}. References to single datasets cannot be extended to another window.'
+            )
+        return self
+
+
+class ForecastRowsResult(Result):
+    """Result of building forecast rows.
+
+    :param dataset: reference to the rows
+    :param features: names of the feature columns, in order
+    :param rows: number of rows
+    :param series: number of series with rows
+    :param left_out: number of series without rows
+    :param origin: the origin of the rows, in UTC, if ``origins`` is ``newest``
+    :param window_rule: rule for the window of the history, such as ``Rolling(P1Y)``; ``None`` if no rule is set
+    """
+
+    dataset: DatasetRef
+    features: list[str]
+    rows: int
+    series: int
+    left_out: int = 0
+    origin: str | None = None
+    window_rule: str | None = None

@@ -108,6 +108,18 @@ def why_drift_matters(findings: Findings, earlier: Sequence[Findings] = ()) -> s
     return None
 
 
+def attributions_matter(findings: Findings) -> bool:
+    """Return whether a person should look at the drift of the attributions.
+
+    As with the drift of inputs, acceptable performance makes it harmless: performance must be worse than the limit,
+    significantly or not, or it cannot be judged.
+    """
+    found, judged = findings.attributions, judged_performance(findings)
+    if found is None or not found.drifted:
+        return False
+    return judged is None or exceeds_limit(judged, findings.policy)
+
+
 def _grows(history: Sequence[Findings]) -> bool:
     """Return whether impact grew and performance fell over the last :data:`GROWING_WINDOWS` windows.
 

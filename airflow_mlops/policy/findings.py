@@ -167,6 +167,8 @@ class Findings(Model):
     :param label: drift of the labels; ``None`` if there are too few labels, or if more labels may still arrive
     :param multivariate: drift of the joint distribution of the features, measured by the error of
         reconstructing the features from principal components; ``None`` if no components are stored with the model
+    :param attributions: drift of the order of the features' attributions since the first checked window of
+        ``scored_by`` (:mod:`airflow_mlops.drift.attributions`); ``None`` if the predictions have no attributions
     :param schema_changes: absent features, new columns, and columns whose type differs from training
     :param freshness: age of the newest row; ``None`` if unknown
     :param features: drift of each feature. Drifted features come first. Both groups are ordered by effect times
@@ -209,6 +211,7 @@ class Findings(Model):
     prediction: Drift | None = None
     label: Drift | None = None
     multivariate: Drift | None = None
+    attributions: Drift | None = None
     schema_changes: list[SchemaChange] = Field(default_factory=list)
     freshness: Freshness | None = None
     features: list[Drift] = Field(default_factory=list)

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from airflow_mlops.policy.checks import accepted_estimate, is_worse, scores_do_not_follow, why_drift_matters
-from airflow_mlops.policy.details.drift import few_rows, harmful_drift, labels_not_followed
+from airflow_mlops.policy.checks import (
+    accepted_estimate,
+    attributions_matter,
+    is_worse,
+    scores_do_not_follow,
+    why_drift_matters,
+)
+from airflow_mlops.policy.details.drift import attribution_drift, few_rows, harmful_drift, labels_not_followed
 from airflow_mlops.policy.details.inputs import (
     broken_features,
     broken_others,
@@ -48,6 +54,7 @@ def observations(
         *infinite_values(findings),
         *staleness(findings),
         *(harmful_drift(findings, inputs_reported, matters) if matters is not None else []),
+        *(attribution_drift(findings) if attributions_matter(findings) else []),
         *([labels_not_followed(findings)] if scores_do_not_follow(findings) else []),
         *([] if accepted_estimate(findings) is not None else unjudged_performance(findings)),
         *few_rows(findings),

@@ -10,17 +10,20 @@ from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.policy.checks import IMPACT, impact
 from airflow_mlops.policy.details.observation import Observation, stated
 from airflow_mlops.policy.findings import Findings
-from airflow_mlops.policy.wording import DETAIL_LENGTH, effect, fitting, listed, name, only, period
+from airflow_mlops.policy.wording import DETAIL_LENGTH, effect, fitting, listed, name, only, period, share
 
 _MAX_LISTED = 10
 
 
 def movements(findings: Findings, inputs_reported: bool = False) -> list[Observation]:
-    """Return an observation about each kind of drift, harmful or not: features, scores, labels, and watched columns.
+    """Return an observation about each kind of drift, harmful or not: features, scores, labels, watched columns, and
+    attributions.
 
     :param inputs_reported: whether the verdict already names the broken inputs
     """
-    return [*_input_drift(findings, inputs_reported), *_other_drift(findings)] if findings.rows else []
+    if not findings.rows:
+        return []
+    return [*_input_drift(findings, inputs_reported), *_other_drift(findings), *attribution_drift(findings)]
 
 
 def harmful_drift(findings: Findings, inputs_reported: bool, why: str) -> list[Observation]:
@@ -39,6 +42,15 @@ def labels_not_followed(findings: Findings) -> Observation:
     moved = effect(scores.effect) if scores is not None else "unknown"
     headline = f"Labels drifted (effect {effect(label.effect if label else None)}), but the scores did not"
     return Observation(headline, [f"{headline}: the effect of score drift is {moved}."])
+
+
+def attribution_drift(findings: Findings) -> list[Observation]:
+    """Return an observation if the order of the features' attributions changed."""
+    found = findings.attributions
+    if found is None or not found.drifted:
+        return []
+    headline = f"Attributions drifted{against([found])} ({share(found.effect or 0.0)} of the importance moved)"
+    return [Observation(headline, [f"{headline}: {found.remark}."])]
 
 
 def few_rows(findings: Findings) -> list[Observation]:

@@ -87,12 +87,12 @@ class Check:
         """Return whether every dataset of predictions has the columns ``names``."""
         return all({*names} <= {column.name for column in item.manifest.columns} for item in self.datasets)
 
-    def batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """Yield ``columns`` of the checked predictions in batches."""
+    def batches(self, columns: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+        """Yield ``columns`` of the checked predictions in batches of at most ``batch_rows`` rows."""
         for item in self.datasets:
             if self.version is None or len(rows_by_version(item)) < 2:
-                yield from item.batches(columns=columns, batch_rows=BATCH_ROWS)
+                yield from item.batches(columns=columns, batch_rows=batch_rows)
                 continue
             wanted = list(dict.fromkeys([*columns, _VERSION]))
-            for batch in item.batches(columns=wanted, batch_rows=BATCH_ROWS):
+            for batch in item.batches(columns=wanted, batch_rows=batch_rows):
                 yield batch.filter(pc.equal(batch.column(_VERSION), self.version)).select(list(columns))

@@ -49,6 +49,15 @@ def of_scores(check: Check) -> Design | None:
     return alike(codes(pa.chunked_array([_plain(batch.column(column)) for batch in rows])))
 
 
+def of_rows(check: Check) -> NDArray[np.int64] | None:
+    """Return the number of the cluster of each row, from 0 without gaps, shape (n,); ``None`` if rows are independent.
+
+    :raises SpecError: the predictions do not have the column ``policy.groups``
+    """
+    column = _column(check)
+    return None if column is None else dense(codes(_read(check, column)))
+
+
 def designs(check: Check, columns: Mapping[str, ColumnProfile]) -> dict[str, float]:
     """Return the design effect of each column; empty if rows are independent. One column is read at a time.
 

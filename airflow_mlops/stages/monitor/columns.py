@@ -35,6 +35,7 @@ class ColumnDrift:
     prediction: Drift | None = None
     multivariate: Drift | None = None
     label: Drift | None = None
+    attributions: Drift | None = None
     tests: DriftTests | None = None
 
 
@@ -59,7 +60,12 @@ def window_profile(check: Check, reference: TrainingReference, profiles: Sequenc
 
 
 def measure(
-    check: Check, reference: TrainingReference, current: Profile, baselines: Baselines, judge_labels: bool
+    check: Check,
+    reference: TrainingReference,
+    current: Profile,
+    baselines: Baselines,
+    judge_labels: bool,
+    attributions: Sequence[Drift] = (),
 ) -> ColumnDrift:
     """Measure and test the drift of all columns.
 
@@ -70,6 +76,7 @@ def measure(
     :param current: the profile of the window
     :param baselines: the profiles with which ``current`` is compared
     :param judge_labels: whether the labels are complete enough to measure their drift
+    :param attributions: the measured drift of the attributions; empty if the predictions have none
     """
 
     # A window in UTC does not show the time zone of the events.
@@ -94,10 +101,11 @@ def measure(
         measured(baselines.scores),
         measured(baselines.together) or _not_together(reference),
         _label_drift(check, reference) if judge_labels else [],
+        list(attributions),
     ]
     judged = drift.decide([item for group in groups for item in group], check.policy)
     rest = iter(judged)
-    features, watched, scores, together, label = ([next(rest) for _ in group] for group in groups)
+    features, watched, scores, together, label, explained = ([next(rest) for _ in group] for group in groups)
     importance = reference.profile.importance
     features = [Drift(**{**dict(item), "importance": importance.get(item.column)}) for item in features]
     return ColumnDrift(
@@ -106,6 +114,7 @@ def measure(
         prediction=next(iter(scores), None),
         multivariate=next(iter(together), None),
         label=next(iter(label), None),
+        attributions=next(iter(explained), None),
         tests=drift.tests_summary(judged, check.policy),
     )
 

@@ -75,6 +75,7 @@ def compose(check: Check, champion: ChampionFacts, measured: Measurements, chang
         prediction=drift.prediction,
         label=drift.label,
         multivariate=drift.multivariate,
+        attributions=drift.attributions,
         schema_changes=list(measured.schema_changes),
         freshness=measured.freshness,
         features=drift.features,

@@ -91,6 +91,7 @@ def metrics(findings: Findings) -> dict[str, float]:
         "prediction": findings.prediction,
         "label": findings.label,
         "multivariate": findings.multivariate,
+        "attribution": findings.attributions,
     }
     numbers |= {f"{name}_drift": drift.effect for name, drift in drifts.items() if drift is not None}
     if findings.freshness is not None:

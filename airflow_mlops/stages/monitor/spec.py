@@ -49,7 +49,8 @@ class MonitorResult(Result):
     :param metrics: the numbers that were measured, by name. ``rows`` and ``labelled`` are numbers of predictions, and
         ``coverage`` is the share of the predictions that have a label. ``features_drifted`` is the number of drifted
         features. ``feature_drift`` (of ``most_drifted``), ``prediction_drift`` (of the scores), ``label_drift`` and
-        ``multivariate_drift`` are effects of drift, as shares of rows. ``newest_row_age_days`` is the age of the newest
+        ``multivariate_drift`` are effects of drift, as shares of rows. ``attribution_drift`` is the share of the total
+        importance that moved between features. ``newest_row_age_days`` is the age of the newest
         row at the time of the check, and ``newest_row_behind_days`` its age at the end of the window. Realised
         performance has the name of the metric, with the suffixes ``_low``, ``_high`` and ``_reference`` for the
         interval and the value at training. Estimated performance has the same names with the prefix ``estimated_``.

@@ -25,6 +25,7 @@ from airflow_mlops.registry.integrity import require_promoted
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.monitor import (
+    attributions,
     challengers,
     champion,
     columns,
@@ -151,7 +152,14 @@ def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingR
     current = columns.window_profile(check, reference, spec.profiles if check.version is None else [])
     baselines = references.baselines(spec.reference, check, reference, current)
     references.keep(check.store, check.model, check.window, reference.version, current)
-    drift = columns.measure(check, reference, current, baselines, judge_labels=realised.immature is None)
+    drift = columns.measure(
+        check,
+        reference,
+        current,
+        baselines,
+        judge_labels=realised.immature is None,
+        attributions=attributions.drift(check, reference),
+    )
     estimated = performance.estimated(check, reference, realised)
     return Measurements(
         scored_by=reference.version,

@@ -108,9 +108,50 @@ def test_predictions_have_attributions_that_labels_and_monitoring_leave_alone(tr
     (key,) = [name for name in store.find(f"reports/{model}") if name.endswith(".json")]
     report = Report.model_validate(store.read_json(key))
     assert report.performance is not None
-    assert "attribution" not in json.dumps(report.model_dump(mode="json"))
+    # The rows of the window without attributions are left out of the sample.
+    assert report.attributions is not None
+    assert report.attributions.effect is None
+    assert "reference" in report.attributions.note
     counts = [item.rows for item in summary(PredictionLog(store, model), f"{model}_outcomes").how_many]
     assert counts == [400, 400]
+
+
+def test_monitoring_compares_the_attributions_with_the_first_window_of_the_version(client, store):
+    model = champion(client, store, LINEAR)
+
+    def check(month: str, seed: int, policy=None, **columns) -> Report:
+        data = flights(400, seed=seed)
+        for name, values in columns.items():
+            data = data.set_column(data.column_names.index(name), name, [values(data[name].to_numpy())])
+        spec = MonitorSpec(model=model, dataset=do(store, model, data, month), policy=policy or {})
+        result = monitor.run(spec, StepContext(store=store))
+        found = Report.model_validate(store.read_json(f"reports/{model}/{month}.json"))
+        assert result.metrics.get("attribution_drift") == found.attributions.effect
+        return found
+
+    # The first window is the reference, however often it is checked.
+    for _ in range(2):
+        first = check("2013-04", 7).attributions
+        assert (first.effect, first.drifted) == (None, False)
+    (stored,) = store.find(f"attributions/{model}")
+    assert stored.endswith("/1.npz")
+    alike = check("2013-05", 8)
+    assert (alike.attributions.reference, alike.attributions.drifted) == ("2013-04", False)
+    assert sum(item.current for item in alike.attributions.bins) == pytest.approx(1)
+    shares = {item.label: item.reference for item in alike.attributions.bins}
+    less = min("distance", "hour", key=lambda name: shares[name])
+    moved = check("2013-06", 9, **{less: lambda values: values * 30})
+    assert moved.attributions.drifted
+    assert f"largest change: {less}" in moved.attributions.note
+    # Labels are unknown, so a person should look.
+    assert moved.verdict.decision == "watch"
+    assert any(detail.startswith("Attributions drifted against 2013-04") for detail in moved.verdict.details)
+    page = store.read_bytes(f"reports/{model}/2013-06.html").decode()
+    assert "<h2>Attributions</h2>" in page
+    assert "NDCG" in page
+    # Clusters are not compared with rows: the window becomes the reference.
+    assert check("2013-07", 10, {"groups": "flight"}).attributions.effect is None
+    assert check("2013-08", 11, {"groups": "flight"}).attributions.reference == "2013-07"
 
 
 def test_hashed_and_dropped_features_have_no_attribution(client, store, monkeypatch):

@@ -174,6 +174,23 @@ def test_labels_that_the_scores_do_not_follow_are_watched():
     assert "Labels drifted (effect 0.3)." in followed.details
 
 
+def test_drift_of_attributions_is_watched_unless_performance_is_acceptable_and_requests_no_retraining():
+    moved = Drift(
+        column="attributions", kind="attributions", reference="2013-01", effect=0.3, drifted=True, note="NDCG 0.9"
+    )
+    text = "Attributions drifted against 2013-01 (30.0% of the importance moved): NDCG 0.9."
+    for fields, decision in (
+        ({}, "healthy"),
+        # Worse than the limit, but not significantly.
+        ({"performance": auc(0.675)}, "watch"),
+        ({"unmeasured": "labels may still arrive", "estimated": auc(0.7)}, "watch"),
+    ):
+        policy = {"retrain_on": ["performance", "drift"], "grace": "90D"}
+        assert decide(findings(policy, **fields)).decision == "healthy"
+        verdict = decide(findings(policy, attributions=moved, **fields))
+        assert (verdict.decision, text in verdict.details) == (decision, True)
+
+
 @pytest.mark.parametrize("where", ["prediction", "watched"])
 def test_broken_scores_and_broken_watched_columns_are_watched(where):
     broken = drift(0.9, "body").model_copy(update={"broken": True, "fault": "has no values", "missing": 1.0})

@@ -18,6 +18,10 @@ _RECONSTRUCTION = (
     "components of the training data, in standard deviations. The error drifts if relations between features change, even "
     "if the distribution of each feature stays the same."
 )
+_ATTRIBUTIONS = (
+    "The plot shows each feature's share of the sum of all absolute attributions. The effect is the share that moved from some "
+    "features to others. The permutation test compares the order of the features (NDCG)."
+)
 _TESTS = {
     "chi_square": "chi-square test of the shares of the values",
     "cucconi": "Cucconi test for a change of the level or the spread",
@@ -104,6 +108,7 @@ def score_sections(report: Report) -> list[ScoreSection]:
         ("Predicted scores", report.prediction, "score", ""),
         ("Labels", report.label, "label", ""),
         ("The features together", report.multivariate, "reconstruction error", _RECONSTRUCTION),
+        ("Attributions", report.attributions, "attributions", _ATTRIBUTIONS),
     )
     return [
         ScoreSection(title, about, drift.when, _result(drift), _figure(drift, name, "the held-out data"))
@@ -164,7 +169,11 @@ def _tests(report: Report) -> str:
     tests = report.drift_tests
     if tests is None:
         return ""
-    parts = ((report.label, "the labels"), (report.multivariate, "the reconstruction error"))
+    parts = (
+        (report.label, "the labels"),
+        (report.multivariate, "the reconstruction error"),
+        (report.attributions, "the attributions"),
+    )
     also = [name for part, name in parts if part is not None and part.effect is not None]
     return (
         f"{tests.tests} tests on {tests.columns} columns, including {' and '.join(['the scores', *also])}. If nothing "

@@ -1,6 +1,7 @@
 /** The meaning of the recorded names of metrics and drift tests, in one clause each. */
 
 const METRICS: Record<string, string> = {
+  attribution_drift: "share of the importance (mean absolute attributions) that moved between features since the first window of the version",
   average_precision: "area under the precision-recall curve; 1 is perfect",
   balanced_accuracy: "mean recall of the classes",
   bias: "mean of prediction minus label",
@@ -18,6 +19,7 @@ const METRICS: Record<string, string> = {
   log_loss: "mean of -log(probability of the true class); lower is better",
   mae: "mean absolute error; lower is better",
   multivariate_drift: "effect size of the drift of all features together (PCA reconstruction error), as a share of rows",
+  ndcg: "normalised discounted cumulative gain: how well the first k rows of each group are ordered; the name holds k and the group; 1 is perfect",
   poisson_deviance: "mean Poisson deviance, an error for counts, relative to their size; lower is better",
   prediction_drift: "effect size of the drift of the scores, as a share of rows",
   r2: "R²: share of the labels' variance that the model explains",
@@ -29,7 +31,7 @@ const METRICS: Record<string, string> = {
 
 /** The part of a recorded name, such as `estimated_roc_auc_low` or `expected_cost_fp1_fn20`, that names the metric. */
 const base = (name: string): string =>
-  name.replace(/^(estimated|uncalibrated|in_sample)_/, "").replace(/(_(low|high|reference)|(?<=^expected_cost)_fp.*|(?<=^tweedie_deviance)_p.*)$/, "");
+  name.replace(/^(estimated|uncalibrated|in_sample)_/, "").replace(/(_(low|high|reference)|(?<=^expected_cost)_fp.*|(?<=^tweedie_deviance)_p.*|(?<=^ndcg)_k.*)$/, "");
 
 /** The meaning of a metric's name; undefined if the name speaks for itself or is a user's own. */
 export const metricMeaning = (name: string): string | undefined => {
@@ -43,6 +45,7 @@ const TESTS: Record<string, string> = {
   hour: "chi-square test: have the shares of the hours of the day changed?",
   ks: "Kolmogorov-Smirnov test: do the two distributions differ anywhere?",
   missing: "has the share of rows without a usable value changed?",
+  ndcg: "permutation test: has the order of the features by their attributions changed?",
   norm: "Kolmogorov-Smirnov test of the lengths of the embeddings",
   projection: "Kolmogorov-Smirnov test of the embeddings along a random direction",
   unseen: "has the share of rows with values that do not occur in the reference changed?",

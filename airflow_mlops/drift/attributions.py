@@ -1,0 +1,129 @@
+"""Drift of attributions: whether the features kept their order of importance for the predictions.
+
+The importance of a feature in a window is its mean absolute attribution. The statistic is the NDCG of the window's
+order of the features, with the importances of the reference as gains (K. Järvelin and J. Kekäläinen, "Cumulated
+gain-based evaluation of IR techniques", 2002). It is 1 if the order is the same. Changes among features of little
+importance lower it little.
+
+The p-value is that of a permutation test: rows, or whole clusters of rows, are reassigned at random to the reference
+and to the window. It is exact for any distribution of the attributions. If a cluster occurs in both, it is conservative.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from airflow_mlops.drift.findings import Bin, Drift
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+COLUMN = "attributions"
+
+# The smallest possible p-value is 1 / 10,000, which can stay significant among 500 columns.
+_ROUNDS, _AT_ONCE = 9_999, 500
+# Features that are compared: those with the largest attributions in reference and window together.
+_FEATURES = 50
+_SHOWN = 12
+
+
+class Sample(NamedTuple):
+    """Absolute attributions of a sample of a window.
+
+    :param features: names of the k features
+    :param sums: sum of the absolute attributions of each sampled row, or of the rows of each sampled cluster, shape
+        (n, k)
+    """
+
+    features: list[str]
+    sums: NDArray[np.float64]
+
+
+def compare(before: Sample, now: Sample, reference: str) -> Drift:
+    """Measure and test whether the order of the features' importances changed.
+
+    :param before: the sample of the reference
+    :param now: the sample of the window
+    :param reference: label of the reference, such as ``2013-04``
+    :return: the drift, before the correction for multiple tests. ``effect`` is the share of the total importance that
+        moved from some features to others, from 0 to 1. The bars are the shares of the total importance
+    """
+    features = [name for name in before.features if name in now.features]
+    first, second = (
+        item.sums[:, [item.features.index(name) for name in features]].astype(float) for item in (before, now)
+    )
+    if len(features) < 2:
+        return unmeasured("fewer than two features have attributions in both windows", reference)
+    old, new = _shares(first), _shares(second)
+    effect = float(np.abs(old - new).sum() / 2)
+    pooled = np.concatenate([first, second])
+    # The choice does not depend on which rows belong to the window, so the permutation test remains exact.
+    chosen = np.sort(np.argsort(-pooled.sum(axis=0), kind="stable")[:_FEATURES])
+    value = float(_ndcg(first[:, chosen].sum(axis=0)[None], second[:, chosen].sum(axis=0)[None])[0])
+    shown = np.argsort(-np.maximum(old, new), kind="stable")[:_SHOWN]
+    return Drift(
+        column=COLUMN,
+        kind=COLUMN,
+        reference=reference,
+        p_values={"ndcg": (p_value := _p_value(pooled[:, chosen], len(first), value))},
+        test="ndcg",
+        effect=effect,
+        tests=1,
+        p_value=p_value,
+        note=f"NDCG {value:.3f}; {_moved(features, old, new)}",
+        bins=[
+            Bin(label=features[place], reference=float(old[place]), current=float(new[place]))
+            for place in shown[np.argsort(-old[shown], kind="stable")]
+        ],
+    )
+
+
+def unmeasured(why: str, reference: str) -> Drift:
+    """Return a finding without drift, with the reason why the drift of attributions was not measured."""
+    return Drift(column=COLUMN, kind=COLUMN, reference=reference, note=f"not measured: {why}")
+
+
+def _shares(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    total = sums.sum(axis=0)
+    whole = total.sum()
+    return total / whole if whole > 0 else np.full(len(total), 1 / len(total))
+
+
+def _ndcg(gains: NDArray[np.float64], importances: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the NDCG of the order by ``importances``, for each row of two arrays of shape (m, k)."""
+    discounts = 1 / np.log2(np.arange(gains.shape[1]) + 2)
+    order = np.argsort(-importances, axis=1, kind="stable")
+    ideal = np.sort(gains, axis=1)[:, ::-1] @ discounts
+    found = np.take_along_axis(gains, order, axis=1) @ discounts
+    return np.divide(found, ideal, out=np.ones_like(ideal), where=ideal > 0)
+
+
+def _p_value(pooled: NDArray[np.float64], first: int, value: float) -> float:
+    """Return the share of random reassignments with an NDCG of at most ``value``.
+
+    :param first: number of rows of ``pooled`` that belong to the reference
+    """
+    random = np.random.default_rng(0)
+    belongs = (np.arange(len(pooled)) < first).astype(float)
+    total, extreme, left = pooled.sum(axis=0), 1, _ROUNDS
+    while left:
+        rounds = min(left, _AT_ONCE)
+        gains = random.permuted(np.tile(belongs, (rounds, 1)), axis=1) @ pooled
+        # Rounding errors must not turn ties into smaller values.
+        extreme += int(np.count_nonzero(_ndcg(gains, total - gains) <= value + 1e-12))
+        left -= rounds
+    return extreme / (_ROUNDS + 1)
+
+
+def _moved(features: Sequence[str], old: NDArray[np.float64], new: NDArray[np.float64]) -> str:
+    """Name the feature whose share of the total importance changed most, with its shares and ranks."""
+    place = int(np.argmax(np.abs(new - old)))
+    ranks = [int(np.count_nonzero(shares > shares[place])) + 1 for shares in (old, new)]
+    return (
+        f"largest change: {features[place]} {old[place]:.1%} of the attributions before (rank {ranks[0]}), "
+        f"{new[place]:.1%} now (rank {ranks[1]})"
+    )

@@ -119,7 +119,7 @@ def require_listeners(model: str) -> list[str]:
 def emit_champion(result: RollbackResult | PromoteResult | OutsideMovesResult) -> None:
     """Create an event of the asset ``mlops://MODEL/champion``, if Airflow has this asset.
 
-    If the last event of the asset has the same content, no event is created, so a repeated call creates no second
+    No event is created if the last event of the asset has the same content. A repeated call therefore creates no second
     event.
 
     :param result: the result of the rollback or promotion that has changed the champion, or the change that was noticed

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class RefitOperator(StepOperator):
-    """Fits the winner of an evaluation again on all rows of its training set, held-out rows included.
+    """Fits the winner of an evaluation again on all rows of its training set, including the held-out rows.
 
     The new version is compared with the judged version, which is the version that won the evaluation. The signature
     must be the same, the predictions must be stable, and the new version must not be worse on the held-out rows. If the

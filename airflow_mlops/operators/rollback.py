@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class RollbackOperator(ChampionOperator):
-    """Makes an earlier champion the champion again.
+    """Rolls a model back to a former champion.
 
     The operator moves the MLflow alias ``champion``, writes an entry to the ledger and emits the asset event.
 

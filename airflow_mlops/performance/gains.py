@@ -1,8 +1,8 @@
 """Compare the champion with challengers, which are models trained on newer rows.
 
 The trainer of the champion or of another candidate fits a challenger. A challenger shows whether retraining would help
-now. All models predict the same labelled rows, so the comparison is
-paired: differences between windows, such as noisier labels, affect all models equally and cancel out.
+now. All models predict the same labelled rows, so the comparison is paired: differences between windows, such as
+noisier labels, affect all models equally and cancel out.
 
 Gains in the first window after a retraining are ignored (:func:`rests`). A challenger is trained on half of the
 compared window, but even a new champion is not trained on any row of that window. If the data changes constantly, as

@@ -126,7 +126,7 @@ def verified(store: ArtifactStore, ref: DatasetRef) -> dict[str, str]:
 
 
 def require_unpurged(datasets: Iterable[Dataset]) -> None:
-    """Check that no dataset that a step reads was purged, because the step would then fail.
+    """Check that none of the datasets that a step reads was purged. The step would fail on a purged dataset.
 
     :raises NotCacheableError: a dataset was purged
     """

@@ -39,7 +39,7 @@ def content(ref: ModelVersionRef, folder: Path) -> dict[str, Any]:
 
 
 def require_same(client: MlflowClient, ref: ModelVersionRef) -> None:
-    """Check that the number of a version still belongs to this version, and not to a version on a new server.
+    """Check that the number of a version was not reused, for example by a new MLflow server.
 
     :raises NotCacheableError: the number belongs to a different version
     :raises RegistryError: the version does not exist any more

@@ -39,8 +39,8 @@ def explain(error: Exception, step: str) -> UnsupportedDataError | None:
 
     :param error: an exception that a step raised, with its traceback
     :param step: name of the step
-    :return: ``None`` if another try can succeed, if the exception does not come from a data library, or if the user's
-        own code is in the traceback, because the user needs this exception to correct the code
+    :return: ``None`` if another try can succeed, or if the exception does not come from a data library. Also ``None``
+        if the user's own code is in the traceback, because the user needs the original exception
     """
     frames = list(_frames(error))
     if not _is_final(error, frames) or not all(_is_installed(frame) for frame in frames):

@@ -241,7 +241,8 @@ class Replay:
     def winner(self, number: int) -> Recipe:
         """Return the best candidate after window ``number``.
 
-        If no loss is defined in the window, return the candidate of the first champion's trainer and all windows.
+        If no loss is defined in the window, return the candidate with the trainer of the first champion, trained on all
+        windows.
         """
         trained = self._challengers(number)
         if trained is None:
@@ -264,8 +265,8 @@ class Replay:
     def _aged(self, number: int, recipe: Recipe) -> float | None:
         """Return the additional loss of a candidate one window after its training.
 
-        This is the loss in window ``number`` of the model that was trained before this window, minus the cross-fitted
-        loss in this window.
+        It is a difference of two losses in window ``number``: of the model that was trained before this window, minus
+        the cross-fitted loss.
         :return: ``None`` if a loss is not defined, such as in a window of one class
         """
         if (number, recipe) not in self._ages:

@@ -57,8 +57,8 @@ class Step(Model):
     :param trained: whether a model was trained after the window
     :param triggers: the retraining triggers whose condition was met
     :param compared: whether challengers were trained and compared with the champion after the window
-    :param helped: whether the trained model had a smaller total loss than the model that it replaced, over the windows
-        until the next training; ``None`` if no model was trained, or if no window follows
+    :param helped: whether the trained model had a smaller total loss than the replaced model, over the windows until
+        the next training; ``None`` if no model was trained, or if no window follows
     """
 
     window: Window

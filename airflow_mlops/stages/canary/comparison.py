@@ -44,7 +44,7 @@ class Comparison:
 
 
 def error_of_look(look: int, confidence: float) -> float:
-    """Return the probability with which one requirement of a comparison may withdraw a canary that is no worse.
+    """Return the largest allowed probability that one requirement of a comparison withdraws a canary that is no worse.
 
     :param look: number of the comparison, from 1
     """

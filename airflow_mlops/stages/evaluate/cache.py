@@ -86,7 +86,7 @@ def _registered(client: MlflowClient, ref: ModelVersionRef) -> ModelVersionRef:
 def _champion(client: MlflowClient, store: ArtifactStore, model: str) -> list[tuple[ModelVersionRef, Path]]:
     """Return the champion with its files.
 
-    If the champion was fitted again, the version that may be measured instead of it is returned as well.
+    If the champion is a refit, the version that may be measured instead is returned as well.
 
     :raises MLOpsError: files of one of them were changed after its promotion
     :raises NotCacheableError: the champion was fitted again in another registry

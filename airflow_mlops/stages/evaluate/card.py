@@ -232,7 +232,7 @@ def write(folder: Path, facts: Facts, plots: Sequence[Path], explained: Sequence
 
 
 def for_refit(folder: Path, ref: ModelVersionRef, refit: Refit) -> str:
-    """Turn the model card of a judged version into the card of the version that was fitted again from it.
+    """Convert the model card of a judged version to the card of its refit.
 
     :param folder: folder with the card and the plots of the judged version; the card is overwritten
     :param ref: the new version

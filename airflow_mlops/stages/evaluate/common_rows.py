@@ -19,8 +19,8 @@ from airflow_mlops.models.training_data import TRAIN
 def common_training_set(contracts: Sequence[ModelContract], part: str, store: ArtifactStore) -> Dataset:
     """Open the training set of the candidates. If there are several, their held-out rows must be the same.
 
-    The training set with the most rows is opened. BuildTrainingSetOperator has verified for each training set that no
-    held-out row is a training row, so no candidate was trained on a held-out row.
+    The training set with the most rows is opened. For each training set, BuildTrainingSetOperator has verified that no
+    held-out row is a training row. No candidate was therefore trained on a held-out row.
 
     :param contracts: the contracts of the candidates
     :param part: name of the held-out split part, such as ``test``
@@ -46,7 +46,7 @@ def common_training_set(contracts: Sequence[ModelContract], part: str, store: Ar
 def refuse_training_rows(
     contracts: Mapping[ModelVersionRef, ModelContract], dataset: Dataset, part: str, store: ArtifactStore
 ) -> None:
-    """Check that no candidate was trained on the rows on which the candidates are compared.
+    """Check that no candidate was trained on the compared rows.
 
     Such a candidate would have an advantage over the others. Rows are therefore checked if the candidates have
     different training sets. A training set is not checked if it no longer exists or identifies rows by other columns.

@@ -1,9 +1,8 @@
 """Read live evidence: the labelled predictions that several versions made for the same rows in production.
 
 Rows are paired by their identity: keys and event time. If the online endpoint made all predictions, a row is identified
-by its request and its number in the request. A row counts if each of the compared versions has predicted it once, and
-its label is known in each of the datasets. The rows that count are written as a dataset, which is the held-out data of
-the evaluation.
+by its request and its number in the request. A row is compared if each version has predicted it exactly once, and if
+its label is known in each dataset. The compared rows are written as a dataset. The evaluation uses it as held-out data.
 """
 
 from __future__ import annotations
@@ -271,8 +270,8 @@ def _of_version(dataset: Dataset, version: int, columns: Sequence[str]) -> Itera
 def _pair(found: Sequence[_Scored]) -> tuple[LiveRows, list[NDArray[np.int64]]]:
     """Find the rows that each version predicted once.
 
-    :return: two items: the numbers of rows that were left out, and for each version, the positions of the found rows
-        among the rows of this version. For all versions, the found rows are in the order of the first version
+    :return: two items: the numbers of rows that were left out; and for each version, the positions of the compared rows
+        in its own rows. The compared rows are in the order of the first version
     """
     distinct, repeated = zip(*(_distinct(item.ids) for item in found), strict=True)
     common = reduce(np.intersect1d, distinct)
@@ -312,10 +311,10 @@ def _write(
     counts: LiveRows,
     context: StepContext,
 ) -> Dataset:
-    """Write the rows that count as a dataset: keys, features and watched columns of all versions, and the label.
+    """Write the compared rows as a dataset: keys, features and watched columns of all versions, and the label.
 
     :param found: the labelled predictions of each version
-    :param places: positions of the rows that count, for each version, from :func:`_pair`
+    :param places: positions of the compared rows, for each version, from :func:`_pair`
     :param details: details of the manifest of a dataset of the evidence
     :param counts: numbers of rows for the manifest
     """

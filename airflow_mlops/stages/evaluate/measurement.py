@@ -67,8 +67,8 @@ class Compared:
     :param problem: a sentence that says why the champion could not be measured; ``None`` if the champion was measured
         or the model has no champion
     :param resampling: bootstrap resampling of the rows, the same for all models
-    :param stand_in: the version that was measured instead of the champion, if the champion was fitted again on held-out
-        rows; otherwise ``None``
+    :param stand_in: the version that was measured instead of the champion, if the champion is a refit on held-out rows;
+        otherwise ``None``
     """
 
     data: HeldOut
@@ -242,8 +242,8 @@ def _logged_champion(
 def _stand_in(client: MlflowClient, champion: Candidate, data: HeldOut, store: ArtifactStore) -> ModelVersionRef | None:
     """Return the version to measure instead of a champion that was fitted again on held-out rows.
 
-    :return: the version from which the champion was fitted again, which did not use the held-out rows; ``None`` if the
-        champion was not fitted again, or was not fitted to the rows of ``data``
+    :return: if the champion is a refit that was fitted to the rows of ``data``, the version before the refit, which was
+        not fitted to the held-out rows; otherwise ``None``
     :raises EvaluationError: the champion was received from another registry
     """
     contract = champion.contract

@@ -86,9 +86,10 @@ def keep_contract(
 
 def tag_compared(client: MlflowClient, item: Measured, compared: Compared) -> None:
     """Tag a version with the number of models that were compared on the held-out rows of its training set.
+
     The metrics of the best of several models are biased upwards (selection bias). Monitoring corrects the metrics at
-    training for this number of models. Nothing is stored if the models were compared on rows other than the held-out
-    rows of the version's training set, because the metrics at training are not affected.
+    training for this number of models. Nothing is stored if the models were compared on other rows, because this does
+    not affect the metrics at training.
 
     :raises RegistryError: MLflow cannot be used
     """

@@ -61,8 +61,8 @@ def choose(
     """Choose a candidate among the candidates that passed every gate, by the one-standard-error rule.
 
     Among the candidates that are at most one standard error worse than the best one, the first candidate is chosen. The
-    standard error refers to the difference on the same rows. A smaller difference may be due to chance, so the order in
-    which the user lists the candidates decides. The candidate with the best value is chosen if a standard error is
+    standard error refers to the difference on the same rows. A smaller difference may be due to chance. The order in
+    which the user lists the candidates then decides. The candidate with the best value is chosen if a standard error is
     unknown, and if no candidate passed. Candidates without the metric rank last.
 
     Source: L. Breiman et al., "Classification and Regression Trees", 1984, section 3.4.3, in the paired form of T.

@@ -32,7 +32,7 @@ _TICK = timedelta(microseconds=1)
 def look(spec: FeatureFreshnessSpec) -> FeatureFreshnessResult | None:
     """Check the feature views once, and return the time up to which each view is materialized.
 
-    :return: ``None`` if a feature view is not materialized as far as ``spec`` requires, or if no view is served online
+    :return: ``None`` if a feature view is not materialized up to the required time, or if no view is served online
     :raises FeatureStoreError: the Feast repository or the Feast registry cannot be read
     """
     store = feast_repo.open_store(spec.repo)

@@ -31,9 +31,9 @@ _ELSEWHERE = {
 class CsvOptions(Model):
     """Options of the CSV format. Names and meanings are the same as in ``pandas.read_csv``, except for missing values.
 
-    An empty cell without quotes is null. An empty cell with quotes is the empty text, but null in columns that are
-    declared as a type other than text. No other text is null by default. In columns that are declared as text, a cell
-    with quotes is never null.
+    An empty cell without quotes is null. An empty cell with quotes is the empty text. In columns with a declared type
+    other than text, it is null. No other text is null by default. In columns that are declared as text, a cell with
+    quotes is never null.
 
     Blank lines are skipped. A byte order mark sets the encoding, and takes precedence over ``encoding``. A first line
     ``sep=;``, as Excel writes it, sets the separator.

@@ -152,9 +152,8 @@ def _features(store: FeatureStore, views: Sequence[str]) -> dict[str, dict[str, 
 class _Online:
     """Writes chunks to the online store of a Feast project. Newer values are never replaced by older values.
 
-    Feast itself writes the newest values of the materialized window, even if the online store contains newer values.
-    If an old window is materialized again, Feast therefore gets a window that ends at the newest time that was ever
-    materialized.
+    Feast itself writes the newest values of the materialized window, even if the online store contains newer values. If
+    an old window is materialized again, Feast therefore gets a window that ends at the newest materialized time.
 
     :param store: the Feast project
     :param views: names of the feature views to materialize

@@ -35,7 +35,7 @@ def find_changes(history: Sequence[Findings], rate: float) -> list[Change]:
     Only windows with predictions of the same version are compared, because a different version has different metrics at
     training. A window is left out if its performance cannot be judged, or if its rows are weighted in a different way.
 
-    For drift of a feature, the search uses the effect of the drift, which is a share of rows. The standard error of an
+    The search for drift of a feature uses the effect of the drift, which is a share of rows. The standard error of an
     effect on n rows is at most ``0.5 / sqrt(n)``. An unchanged feature has a small effect by chance. If a feature has
     not drifted in a window, the effect therefore counts as at most ``min_effect`` of the policy.
 

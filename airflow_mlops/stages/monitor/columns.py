@@ -69,8 +69,7 @@ def measure(
 ) -> ColumnDrift:
     """Measure and test the drift of all columns.
 
-    The p-values of all columns are adjusted together, because a false alarm about any column is a false alarm about the
-    window.
+    The p-values of all columns are adjusted together: a false alarm about any column is a false alarm about the window.
 
     :param reference: the training reference of the version that made the predictions
     :param current: the profile of the window

@@ -302,7 +302,7 @@ def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
 
 
 def _estimated_unweighted(contract: ModelContract) -> list[str]:
-    """Return a note that an estimate does not use weights of rows; empty for a model that was trained without them."""
+    """Return a note that an estimate does not use row weights; empty if the model was trained without weights."""
     if contract.sample_weight is None:
         return []
     sentence = (

@@ -159,7 +159,8 @@ def _split(
 ) -> tuple[dict[str, Profile], list[str]]:
     """Divide the columns of ``training`` between two references, earlier windows and training.
 
-    A column is compared with ``windows`` if the windows have enough values of the column, and otherwise with training.
+    A column is compared with ``windows`` if they have enough values of the column. Otherwise, it is compared with
+    training.
 
     :return: the profile of each reference with its columns, by the name of the reference; and the names of the columns
         that are compared with training

@@ -64,15 +64,15 @@ class MonitorResult(Result):
     :param changed_since: the first window at the current level of realised performance; ``None`` if the level has not
         changed
     :param report_url: URL of the page in the artifact store
-    :param superseded: whether a report on a later window makes this report outdated. This is the case if performance is
-        judged in a later report, or if performance is not judged in this report
+    :param superseded: whether a report on a later window makes this report outdated. This is the case if a later report
+        judges performance, or if this report does not judge performance
     :param request: the request for retraining, if the decision is ``retrain``
     :param request_sent: whether this task sent ``request`` as an asset event. The step itself sends nothing
     :param request_asset: URI of the asset to which ``request`` was sent; ``None`` if it was not sent
     :param request_key: partition key of the asset event, which names the window; ``None`` if ``request`` was not sent
     :param request_note: why ``request`` was not sent, or why it might not start a training
-    :param held_back: the retraining triggers that would request retraining if cooldown, budget, earlier refusals or
-        broken inputs did not postpone the request
+    :param held_back: the retraining triggers of a postponed request. Cooldown, budget, earlier refusals or broken
+        inputs postpone requests
     """
 
     decision: Decision

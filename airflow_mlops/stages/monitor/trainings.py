@@ -1,8 +1,8 @@
 """The trainers of challengers: the champion's trainer, and the trainers of the other candidates of the last decision.
 
-Retraining compares several candidates, so its winner may have another trainer than the champion. The ledger names the
-candidates of the last decision, and the MLflow run of each candidate names its trainer. Anyone who can write to MLflow
-could name any class there. A recorded trainer is therefore used only if it runs no user code, see
+Retraining compares several candidates, so the trainers of its winner and of the champion may differ. The ledger names
+the candidates of the last decision, and the MLflow run of each candidate names its trainer. Anyone who can write to
+MLflow could name any class there. A recorded trainer is therefore used only if it runs no user code, see
 :mod:`airflow_mlops.models.trainers.known`.
 """
 

@@ -2,7 +2,8 @@
 
 The column of weights comes with the scored rows, or with the labels. A window without the column is measured without
 weights, and compared with performance at training without weights. A window in which only some rows have valid weights
-is not measured. Leaving out the other rows, or counting them once, would give a different metric under the same name.
+is not measured. If the other rows were left out or counted once, the result would be a different metric under the same
+name.
 """
 
 from __future__ import annotations

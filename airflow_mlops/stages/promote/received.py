@@ -1,4 +1,4 @@
-"""Make a version that was received from another registry the champion, by the decision of a person."""
+"""Promote a version that was received from another registry, by the decision of a person."""
 
 from __future__ import annotations
 

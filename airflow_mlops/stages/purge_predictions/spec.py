@@ -17,7 +17,7 @@ class PurgePredictionsSpec(Spec):
 
     :param model: name of the registered model
     :param older_than: minimum age of the predictions to delete, for example ``90D``. The age is counted from the end of
-        the predictions' window, or from the time they were written if that is later
+        the window of the predictions, or from the time when they were written if this is later
     :param predictions: name of the datasets of predictions; by default ``MODEL_predictions``
     :param outcomes: name of the datasets of labelled predictions, written by JoinLabelsOperator; by default
         ``MODEL_outcomes``

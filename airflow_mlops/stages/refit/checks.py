@@ -51,8 +51,8 @@ def stable_predictions(
 
     :param judged: predictions of the version that passed the gates
     :param refitted: predictions of the refitted version for the same rows
-    :param deviation: for a regression, the standard deviation of the training labels; for a ranking, that of the scores
-        of ``judged``; otherwise ``None``
+    :param deviation: standard deviation of the training labels (regression) or of the scores of ``judged`` (ranking);
+        otherwise ``None``
     :param of: the values of which ``deviation`` is the standard deviation, for the explanation
     """
     found = float(_differences(judged, refitted, deviation).mean())

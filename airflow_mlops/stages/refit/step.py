@@ -71,7 +71,7 @@ class _Judged:
 
 
 def run(spec: RefitSpec, context: StepContext) -> RefitResult:
-    """Fit the winner again on all rows of its training set, held-out rows included, and register the new version.
+    """Fit the winner again on all rows of its training set, including the held-out rows, and register the new version.
 
     The new version replaces the winner in the verdict if it passes the checks in
     :mod:`airflow_mlops.stages.refit.checks`. Otherwise it is not registered, and the judged version stays the winner.

@@ -140,8 +140,7 @@ def interrupted(spec: RollbackSpec, store: ArtifactStore, connection: Connection
     Airflow does not retry a command. If a user repeats the command after a crash, the command must complete the first
     rollback under this key. A new key would roll back a second time.
 
-    :return: the key; ``None`` if the last change of the champion is not such a rollback, or if that rollback is
-        complete
+    :return: the key; ``None`` if the last change of the champion is not such a rollback, or if the rollback is complete
     :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
     """
     move = last_move(Ledger(store, spec.model).entries())

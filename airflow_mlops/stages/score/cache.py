@@ -1,8 +1,7 @@
 """Cache support of the stage ``score``, see :mod:`airflow_mlops.stages.cache`.
 
-Each prediction contains the time at which it was made, so scoring again writes another dataset. Cached predictions are
-returned only if they are still the current predictions of their version, and if no newer predictions overlap their
-window.
+Each prediction contains its time, so scoring again writes a different dataset. Cached predictions are returned only if
+they are still the current predictions of their version, and if no newer predictions overlap their window.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Scoring:
 
         If an earlier try has scored the shard, its predictions are returned.
 
-        :param load: function that loads the model and, if attributions are written, the object that computes them
+        :param load: function that loads the model, and the explainer if attributions are written
         """
         if (found := shard.piece()) is not None:
             return found

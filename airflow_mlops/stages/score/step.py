@@ -43,8 +43,8 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
     index and the table. All other tasks return a result without a dataset. See
     :mod:`airflow_mlops.stages.score.shards`.
 
-    With executors and without ``shards``, executors predict the rows, and this process writes the dataset, the index and
-    the table.
+    If there are executors and ``shards`` is not set, the executors predict the rows. This process then writes the
+    dataset, the index and the table.
 
     With ``write_to``, the predictions are read back from the committed dataset and written into the table. If the task
     ends after the dataset is committed and before the table is committed, it has no result yet. Its retry scores again

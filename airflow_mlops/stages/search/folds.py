@@ -24,8 +24,9 @@ def make_folds(
     """Divide the rows of the split part ``train`` into folds.
 
     The folds follow the split of the training set. After a split by time, the validation rows of each fold are later
-    than its training rows, by the ``gap`` of the split if it has one. After a split by group, all rows of a group are in the same fold. After any other split, the
-    rows are shuffled. For a classification, the folds are stratified by class, except after a split by time.
+    than its training rows. The ``gap`` of the split, if any, lies between them. After a split by group, all rows of a
+    group are in the same fold. After any other split, the rows are shuffled. For a classification, the folds are
+    stratified by class, except after a split by time.
 
     :param dataset: the training set
     :param data: rows of the split part ``train``

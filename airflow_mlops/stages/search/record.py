@@ -140,8 +140,8 @@ class Record:
     ) -> None:
         """End the parent run of a completed search. Runs that belong to no trial are deleted.
 
-        Such a run remains if a worker crashes after it created the run and before it recorded the trial, or if MLflow's
-        response to the creation of the run is lost.
+        Such a run remains if a worker crashes between creating the run and recording the trial, or if MLflow's response
+        is lost.
 
         :param value: metric of the best trial
         :param params: parameters of the best trial

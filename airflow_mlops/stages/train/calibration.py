@@ -131,10 +131,12 @@ def _curve(contract: ModelContract, test: TrainingData, predictions: Predictions
 def _rows(
     model: OnnxModel, aside: SetAside, part: str | None
 ) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.float64] | None]:
-    """Return the probabilities of the rows set aside, shape (n, k), the position of each row's class, shape (n,), and
-    the weight of each row in metrics, shape (n,), or ``None`` if each row counts once.
+    """Return probabilities, classes and weights of the rows set aside.
 
     Rows of a class that the model does not know, and rows with the weight 0, are left out.
+
+    :return: the probabilities, shape (n, k); the position of each row's class, shape (n,); and the weight of each row
+        in metrics, shape (n,), or ``None`` if each row counts once
     """
     contract = model.contract
     names = [feature.name for feature in contract.features]

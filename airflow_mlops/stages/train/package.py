@@ -99,8 +99,8 @@ def write_package(
 def _importance(fitted: Fitted, test: TrainingData, columns: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """Return the permutation importance of each feature, by name of the feature.
 
-    The importance is measured by the main metric of the ML task or, for a model that has one, by its ranking metric, because
-    the scores of a ranking have no unit. It is measured on the ONNX export, because scoring uses the export.
+    The importance is measured by the main metric of the ML task. For a ranking, the ranking metric is used instead,
+    because the scores have no unit. It is measured on the ONNX export, because scoring uses the export.
 
     :param columns: the columns that the metrics of the model name, each of shape (n,)
     """

@@ -218,7 +218,7 @@ class TextColumn:
         return self.kept_as_text or self._power
 
     def fits(self, kind: pa.DataType) -> bool:
-        """Return whether all values so far can be read as ``kind``, the type of the column in another window."""
+        """Return whether all values so far can be read as ``kind``, the type of the column in a neighbouring window."""
         found = self.result()
         if pa.types.is_string(kind) or pa.types.is_null(found) or found.equals(kind):
             return True

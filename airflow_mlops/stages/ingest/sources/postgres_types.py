@@ -1,4 +1,4 @@
-"""The types of PostgreSQL, and the SQL that returns a column of each type with the same values in every driver."""
+"""The types of PostgreSQL, and SQL expressions that return the same values in every driver."""
 
 from __future__ import annotations
 

@@ -270,7 +270,7 @@ class _Reader:
         return batch.filter(pc.invert(headers))
 
     def _number_in_block(self, index: int) -> int:
-        """Return the number of a row in its block, from 1, from its index among the rows that were not skipped."""
+        """Return the number of a row in its block, from 1. The index counts only rows that were not skipped."""
         number = index + 1
         for skipped in self._skipped:
             number += skipped <= number
@@ -301,8 +301,8 @@ class _Reader:
         :param names: names of all columns of the file
         :param kinds: Arrow type by column
         :param wanted: names of the columns to read
-        :param quoted: columns in which a quoted text can mean null. The value is ``True`` if the empty text and the
-            texts in ``na_values`` mean null, and ``False`` if only the texts in ``na_values`` do
+        :param quoted: columns in which a quoted text can mean null. The value is ``True`` if the empty text means null
+            in addition to the texts in ``na_values``
         """
         from pyarrow import csv
 

@@ -69,8 +69,8 @@ class ColumnNotes:
     def sentence(self) -> str | None:
         """Return a note for the user; ``None`` if the column is not text or was not meant as numbers.
 
-        A note is returned if the column contains numbers with commas or with other characters between groups of digits,
-        mostly numbers and up to three other texts, or numbers and the empty text.
+        A note is returned in three cases: numbers have commas or other characters between groups of digits; the column
+        contains mostly numbers and up to three other texts; or it contains numbers and the empty text.
         """
         if not self._others or self._is_text:
             return None

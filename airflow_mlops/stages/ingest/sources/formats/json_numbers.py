@@ -33,7 +33,7 @@ def inexact_double(value: Any, kind: pa.DataType, *, rounds: bool = False) -> st
 
     :param value: decoded value
     :param kind: Arrow type of the value
-    :param rounds: whether whole numbers may be rounded, so that only numbers that are too large are returned
+    :param rounds: whether whole numbers may be rounded. If true, only too large numbers are returned
     :return: a whole number that a double cannot represent, or a number that is too large for a double; otherwise
         ``None``
     """

@@ -74,8 +74,8 @@ class _Reader:
     def batches(self, records: Records) -> list[pa.RecordBatch]:
         """Return the rows of a block.
 
-        If Arrow refuses a value, such as a text in a column that is declared as a number, the columns with declared
-        types are read as text from this block on. The text is then converted as in other sources.
+        If Arrow refuses a value, such as text in a column declared as a number, the columns with declared types are
+        read as text from this block on. The text is then converted as in other sources.
 
         :raises MalformedFileError: a line is not JSON
         :raises SchemaError: a value does not have the type of its column, or a line has an unexpected field

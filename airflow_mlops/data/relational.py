@@ -147,7 +147,7 @@ def default_memory() -> str:
 
 
 def available_memory() -> int:
-    """Return the memory of the machine in bytes, or a lower limit of the process or its container."""
+    """Return the memory of the machine in bytes, or the limit of the process or its container if it is smaller."""
     limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     limits += [
         limit for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA) if (limit := resource.getrlimit(kind)[0]) > 0

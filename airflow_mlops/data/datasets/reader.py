@@ -246,7 +246,7 @@ class Dataset:
         return content
 
     def has_rows(self, file: FileEntry, content: str) -> bool:
-        """Return whether a file has the columns in the manifest, and rows whose values have this hash.
+        """Return whether a file has the columns of the manifest, and values with the hash ``content``.
 
         :param file: the file
         :param content: hash of the values, see :attr:`FileEntry.content`

@@ -177,7 +177,7 @@ def trusted_types(found: Sequence[str], named: Sequence[str], name: str) -> list
     :param found: the types that skops does not trust by default
     :param named: the types that the user trusts
     :param name: name of the model in errors
-    :raises ModelFormatError: neither this package nor the user trusts a type
+    :raises ModelFormatError: a type is trusted neither by this package nor by the user
     """
     if unknown := [kind for kind in found if not kind.startswith(_TRUSTED) and kind not in named]:
         raise ModelFormatError(

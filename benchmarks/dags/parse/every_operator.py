@@ -6,6 +6,7 @@ from airflow.sdk import DAG, Asset, PartitionedAtRuntime
 
 from airflow_mlops.compute import Deployment, Pod, Process
 from airflow_mlops.operators import (
+    BuildForecastRowsOperator,
     BuildTrainingSetOperator,
     CanaryOperator,
     DeployOperator,
@@ -38,6 +39,19 @@ with DAG(
     raw = IngestOperator(task_id="ingest", name="flights", conn_id="db", sql="SELECT 1", window="{{ partition_key }}")
     valid = ValidateOperator(task_id="validate", dataset=raw.output, suite="suite.json", on_failure="quarantine")
     features = MaterializeFeaturesOperator(task_id="features", repo="features", window="{{ partition_key }}")
+    BuildForecastRowsOperator(
+        task_id="forecast_rows",
+        name="delays_by_airport",
+        entities={"name": "flights_valid"},
+        window=Rolling("P6M"),
+        series="origin_airport",
+        time="time_hour",
+        value="delay",
+        every="PT1H",
+        horizon=24,
+        season=24,
+        lags=[1, 24],
+    )
     data = BuildTrainingSetOperator(
         task_id="training_set",
         name="delays_training",

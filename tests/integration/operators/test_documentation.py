@@ -75,6 +75,7 @@ NAMES = {
 REFERENCE = {"name": "rows", "id": "0" * 64, "rows": 1}
 STAND_INS = {
     "candidates": {"model": "m", "version": 1},
+    "columns": ["x"],
     "dataset": REFERENCE,
     "entities": REFERENCE,
     "evidence": REFERENCE,

@@ -23,13 +23,19 @@ from airflow_mlops.data.results import result_key
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.cache import Cached
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.forecast_rows.spec import ForecastRowsSpec
 from airflow_mlops.stages.profile.spec import ProfileSpec
 from airflow_mlops.stages.runner import run_call
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
 from airflow_mlops.stages.validate.spec import ValidateSpec
 
 ROWS = {"at": [f"2024-01-{day:02}" for day in range(1, 21)], "n": [*range(20)], "late": [0, 1] * 10}
-SPECS = {"profile": ProfileSpec, "validate": ValidateSpec, "training_set": TrainingSetSpec}
+SPECS = {
+    "profile": ProfileSpec,
+    "validate": ValidateSpec,
+    "training_set": TrainingSetSpec,
+    "forecast_rows": ForecastRowsSpec,
+}
 SUITE = {"name": "s", "expectations": [{"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "n"}}]}
 
 
@@ -68,8 +74,12 @@ STEPS = {
         {"name": "set", "timestamp": "at", "columns": ["n"], "label": "late"},
         {"columns": [["n", "at2"]], "label": [None], "split": ["time"], "name": ["other"], "positive": [0]},
     ),
+    "forecast_rows": (
+        {"name": "set", "series": "late", "time": "at", "value": "n", "every": "P1D", "horizon": 2, "lags": [1]},
+        {"lags": [[1, 2]], "horizon": [3], "season": [2], "origins": ["newest"], "zone": ["Europe/Berlin"]},
+    ),
 }
-INPUT = {"profile": "dataset", "validate": "dataset", "training_set": "entities"}
+INPUT = {"profile": "dataset", "validate": "dataset", "training_set": "entities", "forecast_rows": "entities"}
 
 
 @st.composite

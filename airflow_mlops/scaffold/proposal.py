@@ -393,6 +393,8 @@ def _reason(column: Column, label: Column, keys: list[str]) -> str:
         return "empty"
     if not (column.is_number or column.is_text or str(column.type) == "bool"):
         return f"of the type {column.type}"
+    if column.is_number and column.infinite_rows:
+        return f"infinite in {counted(column.infinite_rows, 'row')}, which training refuses"
     if column.distinct == 1 and not column.nulls:
         return "the same in all rows"
     if leaks.known_with(column, label):

@@ -80,6 +80,7 @@ def test_everything_but_the_label_and_its_delay_is_found():
         (pa.array(["EU"] * 600), "the same in all rows"),
         (pa.array([f"note {row}" for row in range(600)] * 3)[:600], "different in most rows"),
         (pa.array([[1.0]] * 600), "of the type list"),
+        (pa.array([float("-inf"), *map(float, range(599))]), "infinite in 1 row"),
         (pa.nulls(600), "empty"),
         (pa.array(["31.12.2024", "01.01.2025"] * 300), "a date that is not in ISO 8601"),
         (pa.array(["12/31/24 10:00", "1/1/25 9:00"] * 300), "a date that is not in ISO 8601"),
@@ -331,12 +332,14 @@ def test_a_suite_accepts_the_sample_and_refuses_what_is_missing():
 
 def test_the_bounds_of_a_suite_are_finite():
     amount = pa.array([float("inf"), float("-inf"), float("nan"), *[1.5, 1e308, -1e308] * 199])
-    found = suite.propose("orders", proposed(table(amount=amount)), True)
+    found = suite.propose("orders", proposed(table(amount=amount), features=["amount"]), True)
     json.dumps(found, allow_nan=False)
     rules = {rule["type"]: rule["kwargs"] for rule in found["expectations"]}
     assert rules["expect_column_values_to_be_between"]["max_value"] == sys.float_info.max
     infinite = table(amount=pa.array([float("inf"), float("inf"), float("-inf")] * 200))
-    types = [rule["type"] for rule in suite.propose("orders", proposed(infinite), True)["expectations"]]
+    types = [
+        rule["type"] for rule in suite.propose("orders", proposed(infinite, features=["amount"]), True)["expectations"]
+    ]
     assert "expect_column_values_to_be_between" not in types
 
 
@@ -350,7 +353,7 @@ def test_the_bounds_of_a_suite_are_finite():
 )
 def test_a_suite_has_no_expectation_that_its_sample_does_not_meet(odd, count, rule):
     amount = pa.array([odd] * count + [float(row % 7) for row in range(600 - count)])
-    found = suite.propose("orders", proposed(table(amount=amount)), True)["expectations"]
+    found = suite.propose("orders", proposed(table(amount=amount), features=["amount"]), True)["expectations"]
     about = {item["type"] for item in found if item["kwargs"].get("column") == "amount"}
     both = {"expect_column_values_to_not_be_null", "expect_column_values_to_be_between"}
     assert about == both - {rule}

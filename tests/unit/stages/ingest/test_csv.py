@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import bz2
 import csv
 import io
 import math
+import re
 import time
 
 import pytest
@@ -42,6 +44,15 @@ def test_json_is_named_as_json(rows, content):
 def test_columns_without_a_name_are_counted(rows, header, message):
     with pytest.raises(SchemaError, match=message):
         rows(f"{header}\n1,2,3,4\n")
+
+
+def test_the_error_names_the_option_with_which_row_numbers_without_a_name_are_read(rows):
+    content = '"","a","b c"\n"1",2.5,"x"\n"2",3.5,"y"\n'
+    with pytest.raises(SchemaError) as failure:
+        rows(content)
+    remedy = re.search(r"csv=(\{.*\}),", str(failure.value))
+    assert remedy is not None
+    assert rows(content, **ast.literal_eval(remedy[1]))[1] == {"column_1": 2, "a": 3.5, "b c": "y"}
 
 
 @pytest.mark.parametrize(
@@ -272,7 +283,7 @@ def test_the_note_about_quoted_empty_values_among_numbers_names_an_option_that_w
         ("1,2\n3\n", {"names": ["x", "y"]}, MalformedFileError, ["line 2: 1"]),
         ("a;b\n1;2\n", {}, SchemaError, ["'a;b'", "'sep': ';'"]),
         ("sep=;\na;b\n1;2\n", {"sep": "|"}, SpecError, ["sep=;", "'|'"]),
-        (",a\n0,1\n", {}, SchemaError, ["Column 1", "columns=['a']"]),
+        (",a\n0,1\n", {}, SchemaError, ["Column 1", "'names': ['column_1', 'a']", "`columns`"]),
         # latin-1 would read the bytes 0x80 to 0x9f as control characters, without an error.
         ("a,b\n1,\u20ac\n".encode("cp1252"), {}, SchemaError, ["'b'", "line 2", "'encoding': 'cp1252'"]),
         ("a,\u20ac\n1,2\n".encode("cp1252"), {}, MalformedFileError, ["header", "'encoding': 'cp1252'"]),

@@ -185,12 +185,12 @@ class _Reader:
             )
         unnamed = [str(number) for number, name in enumerate(names, 1) if not name]
         if unnamed and self._file.spec.columns is None:
-            named = [name for name in names if name]
-            select = f"Select the other columns with columns={named!r}, or name" if named else "Name"
             which, have = ("Column", "has") if len(unnamed) == 1 else ("Columns", "have")
+            # R and pandas write the numbers of the rows without a name.
+            complete = [name or f"column_{number}" for number, name in enumerate(names, 1)]
             raise SchemaError(
-                f"{which} {', '.join(unnamed)} of {self._file.url} {have} no name in line {header.line}. {select} all columns "
-                "with csv={'header': 0, 'names': [...]}."
+                f"{which} {', '.join(unnamed)} of {self._file.url} {have} no name in line {header.line}. Name all columns, for "
+                f"example with csv={{'header': 0, 'names': {complete!r}}}, or select the other columns with `columns`."
             )
         return names
 

@@ -101,7 +101,7 @@ def read_groups(
     labels = np.asarray(data.labels, dtype=np.float64)
     if (wrong := wrong_relevance(labels)) is not None:
         raise TrainingError(
-            f"A ranking cannot be trained on training set {name!r}, because {wrong}. Use a label that is the relevance."
+            f"A ranking cannot be trained on training set {name!r}, because {wrong}. Set the label to the relevance of each row."
         )
     if fractions := int((labels != np.floor(labels)).sum()):
         raise TrainingError(

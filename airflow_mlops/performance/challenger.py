@@ -54,6 +54,8 @@ class Gain(Model):
         several trainers were compared, the gain is corrected for the selection of the best challenger
     :param low: lower confidence bound of ``share``
     :param windows: number of windows from which the gain was computed
+    :param usual: the gain that the challenger usually has in the first window after a training, as a share of the
+        champion's mean loss. Another training would not remove this part of ``share``
     """
 
     trainer: OtherTrainer | None = None
@@ -62,6 +64,7 @@ class Gain(Model):
     share: float
     low: float
     windows: int
+    usual: float = 0.0
 
 
 class Comparison(Model):
@@ -77,9 +80,10 @@ class Comparison(Model):
         reports of old versions
     :param since_training: number of windows since the end of the champion's training data, including the compared
         window, so the first window has the number 1; ``None`` in reports of old versions
-    :param rests: whether gains in this window are ignored, because it is the first window after a retraining
-    :param best: the largest gain that is significant and at least ``min_gain`` of the policy; ``None`` if there is no
-        such gain or if ``rests`` is true
+    :param usual: the largest gain that a challenger usually has in the first window after a training, as a share of the
+        champion's mean loss
+    :param best: the gain that is significant, and above the usual gain of its challenger by at least ``min_gain`` of the
+        policy and by more than all others; ``None`` if there is no such gain
     """
 
     champion: ModelVersionRef
@@ -90,5 +94,5 @@ class Comparison(Model):
     challengers: list[Challenger] = Field(min_length=1)
     correlations: list[list[float]] | None = None
     since_training: int | None = None
-    rests: bool = False
+    usual: float = 0.0
     best: Gain | None = None

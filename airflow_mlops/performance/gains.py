@@ -4,10 +4,10 @@ The trainer of the champion or of another candidate fits a challenger. A challen
 now. All models predict the same labelled rows, so the comparison is paired: differences between windows, such as
 noisier labels, affect all models equally and cancel out.
 
-Gains in the first window after a retraining are ignored (:func:`rests`). A challenger is trained on half of the
-compared window, but even a new champion is not trained on any row of that window. If the data changes constantly, as
-the weather does, this difference alone gives a gain in every window, even after another training. A gain in a later
-window shows that the champion has become outdated.
+A challenger is trained on half of the compared window, but even a new champion is not trained on any row of the windows
+that it predicts. If the data changes all the time, such as the weather, this difference alone gives a gain in every
+window, and another training would not remove it. The gain in the first window after a training measures this difference.
+The usual gain (:func:`usual_gain`) is their median over earlier champions, and only the gain above it counts.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from datetime import datetime
-from statistics import NormalDist
+from statistics import NormalDist, median
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.windows import Window
@@ -81,9 +81,8 @@ def best_gain(
 ) -> Gain | None:
     """Return the gain of the best challenger whose gain is significant and large enough; ``None`` without one.
 
-    In the first window after a retraining, the result is ``None`` (:func:`rests`).
-
-    A gain is significant if its lower confidence bound is above zero, and large enough if it is at least ``min_gain``.
+    A gain is significant if its lower confidence bound is above zero, and large enough if it is above the usual gain
+    (:func:`usual_gain`) by at least ``min_gain``. The best challenger has the largest gain above its usual gain.
     Two gains are considered: the gain in the current window, and the exponentially weighted mean of the gains in all
     windows since the champion's promotion. The mean detects a small but lasting gain, and the current window detects a
     sudden gain. The lower bounds of all challengers hold together with an error probability of ``(1 - confidence) /
@@ -105,8 +104,6 @@ def best_gain(
     :param confidence: confidence level of the two-sided interval, such as 0.95
     :param min_gain: the smallest gain that counts, as a share of the champion's loss
     """
-    if rests(current, earlier):
-        return None
     z = joint_quantile((1 - confidence) / 2, len(current.challengers), current.correlations)
     trainers = len({challenger.trainer for challenger in current.challengers})
     selection = NormalDist().inv_cdf(1 - 0.5 / trainers)
@@ -114,19 +111,31 @@ def best_gain(
         gain
         for challenger in current.challengers
         for gain in _gains(challenger, current, earlier, z, selection)
-        if gain.low > 0 and gain.share >= min_gain
+        if gain.low > 0 and gain.share - gain.usual >= min_gain
     ]
-    return max(gains, key=lambda gain: gain.share, default=None)
+    return max(gains, key=lambda gain: gain.share - gain.usual, default=None)
 
 
-def rests(current: Comparison, earlier: Sequence[tuple[int, Comparison]]) -> bool:
-    """Return whether gains in the current window are ignored, because it is the first window after a retraining.
+def usual_gain(challenger: Challenger, current: Comparison, earlier: Sequence[tuple[int, Comparison]]) -> float:
+    """Return the gain that a challenger usually has in the first window after a training.
 
-    :param current: the comparison on the current window
-    :param earlier: comparisons on earlier windows. A comparison with another champion shows that the champion was
-        retrained
+    This is the median of the gains over earlier champions in the first window after their training. With fewer than two
+    such windows it is 0, because the data may really have changed in a single one. The first window of the current
+    champion is left out, because a change in this window must not hide its own gain in later windows.
+
+    :param challenger: a challenger of ``current``
+    :param earlier: comparisons on earlier windows
+    :return: the usual gain, as a share of the champion's loss; at least 0
     """
-    return current.since_training == 1 and any(known.champion != current.champion for _, known in earlier)
+    first = [
+        known.gain / comparison.loss
+        for _, comparison in earlier
+        if comparison.since_training == 1 and comparison.champion != current.champion
+        if comparison.metric == current.metric and comparison.loss > 0
+        for known in comparison.challengers
+        if (known.trainer, known.past) == (challenger.trainer, challenger.past)
+    ]
+    return max(0.0, median(first)) if len(first) >= 2 else 0.0
 
 
 def _gains(
@@ -145,20 +154,32 @@ def _gains(
         )
         if comparison.champion == current.champion and comparison.metric == current.metric and known is not None:
             points.append((DECAY**since, known, comparison.loss))
-    alone = _gain(challenger, points[:1], z, selection)
-    return [alone] if len(points) == 1 else [alone, _gain(challenger, points, z, selection)]
+    usual = usual_gain(challenger, current, earlier)
+    alone = _gain(challenger, points[:1], z, selection, usual)
+    return [alone] if len(points) == 1 else [alone, _gain(challenger, points, z, selection, usual)]
 
 
 def _gain(
-    challenger: Challenger, points: Sequence[tuple[float, Challenger, float]], z: float, selection: float
+    challenger: Challenger,
+    points: Sequence[tuple[float, Challenger, float]],
+    z: float,
+    selection: float,
+    usual: float,
 ) -> Gain:
     """Return the weighted mean of the gains in several windows.
 
     :param points: the weight, the challenger's result and the champion's mean loss in each window
     :param z: quantile of the normal distribution for the lower bound
     :param selection: quantile of the normal distribution for the correction for the selection of the best trainer
+    :param usual: the usual gain of the challenger
     """
-    known = {"trainer": challenger.trainer, "past": challenger.past, "value": challenger.value, "windows": len(points)}
+    known = {
+        "trainer": challenger.trainer,
+        "past": challenger.past,
+        "value": challenger.value,
+        "windows": len(points),
+        "usual": usual,
+    }
     loss = sum(weight * loss for weight, _, loss in points)
     if loss <= 0:
         return Gain(**known, share=0.0, low=0.0)

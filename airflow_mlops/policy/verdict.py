@@ -238,7 +238,7 @@ def _without_trigger(judged: Performance, findings: Findings) -> Observation:
         return replaced
     levels, change = levels_of(judged, findings.policy), change_of(judged, findings.policy)
     if (compared := deciding_comparison(findings)) is not None:
-        unhelpful = "the first window after retraining" if compared.rests else "retraining would not help"
+        unhelpful = "retraining would not help"
         return Observation(
             fitting(f"{change}; {unhelpful}", f"{_without_limit(change)}; {unhelpful}"),
             [*levels, *challengers_of(compared, findings.policy)],

@@ -49,12 +49,11 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
     champion = f"champion v{comparison.champion.version} {number(comparison.value)}"
     (first, *others) = [f"challengers{_named(trainer)} trained {_values(items)}" for trainer, items in of_each.items()]
     facts = [f"{capitalized(measured)}: {champion}; {first}."]
-    needed = f"{share(policy.min_gain, 0)} needed"
-    if comparison.rests:
-        facts.append("In the first window after a retraining, a challenger does not request another retraining.")
-    elif (best := comparison.best) is None:
+    if (best := comparison.best) is None:
+        needed = _needed(policy.min_gain, comparison.usual, up_to=True)
         facts.append(f"No challenger reduces the mean loss significantly and by enough ({needed}).")
     else:
+        needed = _needed(policy.min_gain, best.usual)
         over = f"mean of {best.windows} windows" if best.windows > 1 else "this window"
         over += f", corrected for {len(of_each)} compared trainers" if len(of_each) > 1 else ""
         facts.append(
@@ -62,6 +61,14 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
             f"{share(best.low)} with {share(policy.confidence, 0)} confidence, {needed})."
         )
     return [*facts, *(f"{capitalized(other)}." for other in others)]
+
+
+def _needed(min_gain: float, usual: float, up_to: bool = False) -> str:
+    """Return a clause about the gain that is needed: ``min_gain``, and the usual gain after a training if there is one."""
+    needed = f"{share(min_gain, 0)} needed"
+    if usual <= 0:
+        return needed
+    return f"{needed} above the{' up to' if up_to else ''} {share(usual)} that are usual just after a training"
 
 
 def _named(trainer: OtherTrainer | None) -> str:

@@ -43,7 +43,7 @@ from airflow_mlops.models.refitting import AGE, refit
 from airflow_mlops.models.trainers.spec import AnyTrainer
 from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.cross_fitting import PASTS, Champion, Fit, cross_fit
-from airflow_mlops.performance.gains import best_gain, rests, windows_after, windows_between
+from airflow_mlops.performance.gains import best_gain, usual_gain, windows_after, windows_between
 from airflow_mlops.policy.checks import is_worse
 from airflow_mlops.policy.findings import Findings
 from airflow_mlops.policy.spec import Policy
@@ -199,8 +199,8 @@ def probe(
         if item.challenger is not None
     ]
     best = best_gain(comparison, since, policy.confidence, policy.min_gain)
-    found = Comparison(**{**dict(comparison), "best": best, "rests": rests(comparison, since)})
-    return Probe(found, others.notes)
+    usual = max(usual_gain(challenger, comparison, since) for challenger in comparison.challengers)
+    return Probe(comparison.model_copy(update={"best": best, "usual": usual}), others.notes)
 
 
 def _fit(training: Training, contract: ModelContract) -> Fit:

@@ -16,7 +16,7 @@ from airflow_mlops.models.refitting import Refitted, refit
 from airflow_mlops.models.trainers.spec import SklearnTrainerSpec, TorchTrainerSpec, TrainerSpec
 from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.cross_fitting import Champion, cross_fit
-from airflow_mlops.performance.gains import best_gain, compare, rests, windows_after
+from airflow_mlops.performance.gains import best_gain, compare, windows_after
 
 V1 = ModelVersionRef(model="delays", version=1, run_id="r")
 V2 = ModelVersionRef(model="delays", version=2, run_id="r")
@@ -140,22 +140,39 @@ def test_a_certain_gain_that_is_too_small_is_not_worth_retraining(gain, found):
     assert (best_gain(comparison(gain, 1e-6), [], 0.95, 0.02) is not None) is found
 
 
-def test_the_first_window_after_a_retraining_asks_for_nothing_and_counts_later():
-    first, before = comparison(0.2, 0.001, since_training=1), [(1, comparison(0.2, 0.001, V2))]
-    assert rests(first, before)
-    assert best_gain(first, before, 0.95, 0.02) is None
-    second = best_gain(comparison(0.02, 0.012), [(1, first), (2, before[0][1])], 0.95, 0.02)
+V3, V4 = (ModelVersionRef(model=V1.model, version=version, run_id="r") for version in (3, 4))
+
+
+def first_windows(*gains: float) -> list[tuple[int, Comparison]]:
+    """Comparisons of earlier champions with these gains (the share is twice as large) in the first window of each."""
+    refs = zip((V2, V3, V4), gains, strict=False)
+    return [(9 - at, comparison(gain, 0.001, ref, 1)) for at, (ref, gain) in enumerate(refs)]
+
+
+@pytest.mark.parametrize("since_training", [1, 2, 7])
+def test_only_the_gain_above_that_of_other_first_windows_counts(since_training):
+    def asks(gain: float, earlier: list[tuple[int, Comparison]]) -> bool:
+        return best_gain(comparison(gain, 0.001, since_training=since_training), earlier, 0.95, 0.02) is not None
+
+    earlier = first_windows(0.1, 0.05, 0.3)
+    assert not asks(0.109, earlier)
+    assert asks(0.111, earlier)
+    assert best_gain(comparison(0.111, 0.001), earlier, 0.95, 0.02).usual == pytest.approx(0.2)
+    # The data may have changed in a single first window, so it is not usual.
+    assert asks(0.011, first_windows(0.1))
+    assert asks(0.011, first_windows(-0.3, -0.2))
+    # Later windows show how champions age, and other metrics have other losses.
+    for field, value in (("since_training", 2), ("since_training", None), ("metric", "brier")):
+        assert asks(0.011, [(at, known.model_copy(update={field: value})) for at, known in earlier])
+
+
+def test_a_change_in_the_first_window_is_found_at_once_and_does_not_hide_itself_later():
+    earlier = first_windows(0.05, 0.05)
+    changed = comparison(0.2, 0.001, since_training=1)
+    assert best_gain(changed, earlier, 0.95, 0.02) is not None
+    second = best_gain(comparison(0.2, 0.001), [*earlier, (1, changed)], 0.95, 0.02)
     assert second is not None
-    assert second.windows == 2
-
-
-@pytest.mark.parametrize(
-    ("since_training", "earlier"), [(1, []), (1, [(1, comparison(0.2, 0.001))]), (2, [(1, comparison(0.2, 0.001, V2))])]
-)
-def test_a_first_champion_and_later_windows_may_ask(since_training, earlier):
-    current = comparison(0.2, 0.001, since_training=since_training)
-    assert not rests(current, earlier)
-    assert best_gain(current, earlier, 0.95, 0.02) is not None
+    assert second.usual == pytest.approx(0.1)
 
 
 def test_windows_that_old_versions_compared_may_ask():

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator
 
 from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
-from airflow_mlops.metrics import costs, declarations, deviances, forecasts, rankings
+from airflow_mlops.metrics import costs, declarations, deviances, forecasts, quantiles, rankings
 
 TASKS: tuple[Task, ...] = ("binary", "multiclass", "regression")
 _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
@@ -120,6 +120,11 @@ def is_deviance(name: str) -> bool:
     return deviances.power_of(name) is not None
 
 
+def is_quantile(name: str) -> bool:
+    """Return whether ``name`` is the pinball loss of a quantile, such as ``pinball_a0.9``."""
+    return quantiles.alpha_of(name) is not None
+
+
 def is_ranking(name: str) -> bool:
     """Return whether ``name`` is NDCG with its parameters, such as ``ndcg_k10_by-query``."""
     return rankings.ranking_of(name) is not None
@@ -130,12 +135,29 @@ def is_forecast_error(name: str) -> bool:
     return forecasts.is_forecast_error(name)
 
 
+def _is_regression_metric(name: str) -> bool:
+    """Return whether a metric is computed only on request, and only for regressions."""
+    return is_deviance(name) or is_quantile(name) or is_ranking(name) or is_forecast_error(name)
+
+
 def is_on_request(name: str) -> bool:
     """Return whether a metric is computed only on request.
 
-    These are custom metrics, expected costs, deviances, NDCG and the metrics of forecasts.
+    Such metrics are custom metrics, expected costs, deviances, pinball losses, NDCG and the metrics of forecasts.
     """
-    return is_custom(name) or is_expected_cost(name) or is_deviance(name) or is_ranking(name) or is_forecast_error(name)
+    return is_custom(name) or is_expected_cost(name) or _is_regression_metric(name)
+
+
+def main_metric(task: Task, measured: Iterable[str]) -> str:
+    """Return the metric that judges a model by default.
+
+    It is the main metric of the ML task, or for a model of which one pinball loss was measured at training this loss,
+    because RMSE is smallest for the mean.
+
+    :param measured: names of the metrics that were measured at training
+    """
+    found = [name for name in measured if is_quantile(name)]
+    return found[0] if task == "regression" and len(found) == 1 else MAIN_METRIC[task]
 
 
 def realised(task: Task, names: Iterable[str]) -> list[str]:
@@ -143,15 +165,14 @@ def realised(task: Task, names: Iterable[str]) -> list[str]:
 
     :param task: the ML task (binary, multiclass, regression)
     :param names: names of metrics
-    :return: those of :data:`REALISED`, in its order, followed by the expected costs (binary) or the deviances, NDCG and
-        metrics of forecasts (regression)
+    :return: those of :data:`REALISED`, in its order, followed by the expected costs (binary) or the deviances, pinball
+        losses, NDCG and metrics of forecasts (regression)
     """
     given = list(names)
     own = [
         name
         for name in given
-        if (task == "binary" and is_expected_cost(name))
-        or (task == "regression" and (is_deviance(name) or is_ranking(name) or is_forecast_error(name)))
+        if (task == "binary" and is_expected_cost(name)) or (task == "regression" and _is_regression_metric(name))
     ]
     return [*(name for name in REALISED[task] if name in given), *own]
 
@@ -191,6 +212,8 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
         )
     if name == deviances.TWEEDIE:
         raise ValueError(f"{name!r} has no power; write {{'metric': {name!r}, 'power': 1.5}} with your power")
+    if name == quantiles.PINBALL:
+        raise ValueError(f"{name!r} has no quantile; write {{'metric': {name!r}, 'alpha': 0.9}} with your quantile")
     if name == rankings.NDCG:
         raise ValueError(
             f"{name!r} has no parameters; write {{'metric': {name!r}, 'k': 10, 'group': 'query'}} with your number of rows and column"
@@ -198,7 +221,7 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
     on_request = is_on_request(name)
     built_in = METRICS | INTERVAL_METRICS
     if name not in built_in and not on_request:
-        own = [costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE, rankings.NDCG]
+        own = [costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE, quantiles.PINBALL, rankings.NDCG]
         known = [*built_in, *own, forecasts.MASE, forecasts.SMAPE]
         raise ValueError(
             f"{name!r} is not a metric: {choices(name, known)}, or use the import path of a custom metric, "
@@ -206,7 +229,7 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
         )
     if greater_is_better is not None:
         raise ValueError(f"greater_is_better is set for the built-in metric {name!r}; remove greater_is_better")
-    if is_deviance(name) or is_ranking(name) or is_forecast_error(name):
+    if _is_regression_metric(name):
         return Metric(name, ("regression",), is_ranking(name))
     return Metric(name, ("binary",), False, of_labels=True) if on_request else built_in[name]
 
@@ -242,7 +265,7 @@ def check_on_request(name: str) -> str:
 
     :raises ValueError: ``name`` is none of these
     """
-    if name in (costs.NAME, deviances.TWEEDIE, rankings.NDCG):
+    if name in (costs.NAME, deviances.TWEEDIE, quantiles.PINBALL, rankings.NDCG):
         find_metric(name)
     return name if is_on_request(name) else check_import_path(name)
 

@@ -1,4 +1,4 @@
-"""Read metrics that are declared with parameters: expected costs, Tweedie deviances and NDCG.
+"""Read metrics that are declared with parameters: expected costs, Tweedie deviances, pinball losses and NDCG.
 
 This module imports no heavy library, because DAG files that declare gates import this module during parsing.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from airflow_mlops.metrics import costs, deviances, rankings
+from airflow_mlops.metrics import costs, deviances, quantiles, rankings
 
 
 def name_metric(declared: Any) -> Any:
@@ -18,10 +18,11 @@ def name_metric(declared: Any) -> Any:
 
     :param declared: the fields of a declaration, among others ``metric``
     :raises ValueError: the costs of ``expected_cost`` (:func:`airflow_mlops.metrics.costs.name_costs`), the power of
-        ``tweedie_deviance`` (:func:`airflow_mlops.metrics.deviances.name_power`) or the parameters of ``ndcg``
+        ``tweedie_deviance`` (:func:`airflow_mlops.metrics.deviances.name_power`), the quantile of ``pinball``
+        (:func:`airflow_mlops.metrics.quantiles.name_alpha`) or the parameters of ``ndcg``
         (:func:`airflow_mlops.metrics.rankings.name_ranking`) are missing or invalid
     """
-    return rankings.name_ranking(deviances.name_power(costs.name_costs(declared)))
+    return rankings.name_ranking(quantiles.name_alpha(deviances.name_power(costs.name_costs(declared))))
 
 
 def metric_name(declared: Any) -> Any:

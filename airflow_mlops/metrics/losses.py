@@ -89,6 +89,18 @@ def percentage_errors(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArra
     return np.asarray(np.divide(absolute_errors(truth, value), size, out=np.zeros(len(size)), where=size > 0))
 
 
+def pinball(alpha: float, truth: NDArray[Any], value: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute the pinball loss of each row, see :mod:`airflow_mlops.metrics.quantiles`.
+
+    :param alpha: the predicted quantile, between 0 and 1
+    :param truth: true values, shape (n,)
+    :param value: predicted quantiles, shape (n,)
+    :return: losses, shape (n,)
+    """
+    above = truth - value
+    return np.asarray(np.maximum(alpha * above, (alpha - 1) * above))
+
+
 def absolute_errors(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the absolute error of each row.
 

@@ -39,6 +39,7 @@ from airflow_mlops.metrics.losses import (
     scaled_errors,
     squared_errors,
 )
+from airflow_mlops.metrics.quantiles import alpha_of
 from airflow_mlops.metrics.rankings import Ranking, ranking_of
 from airflow_mlops.metrics.ranks import mean_placement, placements, precision_terms
 from airflow_mlops.metrics.rows import Rows
@@ -113,6 +114,8 @@ def statistic(metric: str, rows: Rows) -> Statistic:
         return _weighted(_expected_cost(costs))
     if (ranking := ranking_of(metric)) is not None:
         return Statistic(partial(_group_gains, metric, ranking), lambda sums: _ratio(sums[..., 1], sums[..., 0]))
+    if (alpha := alpha_of(metric)) is not None:
+        return _weighted(_mean(lambda rows: losses.pinball(alpha, rows.truth, _score(rows))))
     if (power := power_of(metric)) is not None:
         return _weighted(_mean(partial(_deviances, metric, power)))
     return _weighted(_MULTICLASS[metric] if rows.task == "multiclass" else _OTHERS[metric])

@@ -19,12 +19,14 @@ from airflow_mlops.metrics.catalog import (
     is_custom,
     is_expected_cost,
     is_forecast_error,
+    is_quantile,
     is_ranking,
     metrics_for,
 )
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.forecasts import NAIVE
+from airflow_mlops.metrics.quantiles import alpha_of
 from airflow_mlops.metrics.rows import Rows, prepare, unseen
 from airflow_mlops.metrics.statistics import CALIBRATION_BINS, calibration_bins, statistic
 
@@ -54,7 +56,7 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
         names += INTERVAL_METRICS
     values = {name: statistic(name, rows).measure(rows) for name in names}
     for name in dict.fromkeys(own):
-        if is_expected_cost(name):
+        if is_expected_cost(name) or is_quantile(name):
             values[name] = statistic(name, rows).measure(rows)
             continue
         if is_forecast_error(name):
@@ -155,8 +157,9 @@ def baseline(
     """Compute the metrics of a baseline model that uses no features.
 
     For classification, the baseline predicts the most frequent class, with the class frequencies as probabilities. For
-    a regression, it predicts the mean value or, for rows of forecasts, the seasonal-naive forecast
-    (:mod:`airflow_mlops.metrics.forecasts`). For an expected cost, it predicts the class that costs less.
+    a regression, it predicts the mean value, for a pinball loss the quantile of the labels, or for rows of forecasts the
+    seasonal-naive forecast (:mod:`airflow_mlops.metrics.forecasts`). For an expected cost, it predicts the class that
+    costs less.
 
     See :func:`airflow_mlops.metrics.rows.prepare` for the other parameters and the errors.
 
@@ -175,7 +178,11 @@ def baseline(
     rows = prepare(task, truth, truth, truth if task == "regression" else None, None, labels, positive=positive)
     rows = replace(rows.weighted(weight), columns=columns or {})
     found = measure(without_features(rows), own, skip_undefined=True)
-    least = {name: measure_one(name, without_features(rows, name)) for name in found if is_expected_cost(name)}
+    least = {
+        name: measure_one(name, without_features(rows, name))
+        for name in found
+        if is_expected_cost(name) or is_quantile(name)
+    }
     return found | least
 
 
@@ -188,8 +195,14 @@ def without_features(rows: Rows, metric: str | None = None) -> Rows:
     """
     size = len(rows)
     if rows.task == "regression":
-        mean = np.average(rows.truth, weights=rows.weight)
-        value = np.asarray(rows.columns.get(NAIVE, np.full(size, mean)), dtype=np.float64)
+        alpha = alpha_of(metric) if metric is not None else None
+        if alpha is not None:
+            order = np.argsort(rows.truth, kind="stable")
+            reached = np.cumsum(np.ones(size) if rows.weight is None else rows.weight[order])
+            value = np.full(size, float(rows.truth[order[np.searchsorted(reached, alpha * reached[-1])]]))
+        else:
+            mean = np.average(rows.truth, weights=rows.weight)
+            value = np.asarray(rows.columns.get(NAIVE, np.full(size, mean)), dtype=np.float64)
         return replace(rows, predicted=value, score=value, interval=None)
     if rows.task == "binary":
         share = float(np.average(rows.truth, weights=rows.weight))

@@ -10,11 +10,10 @@ import numpy as np
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.metrics import custom, weighted
-from airflow_mlops.metrics.catalog import COVERAGE, find_metric, is_custom, is_ranking
+from airflow_mlops.metrics.catalog import COVERAGE, find_metric, is_custom, is_deviance, is_quantile, is_ranking
 from airflow_mlops.metrics.clusters import Design, design
 from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.costs import costs_of
-from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.forecasts import MASE, SMAPE
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.realised import ranking, shares
@@ -67,7 +66,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     if costs is not None:
         found = shares.expected_cost(costs, outcomes, z)
     else:
-        measured = _mean_loss(metric) if power_of(metric) is not None else _METRICS[metric]
+        measured = _mean_loss(metric) if is_deviance(metric) or is_quantile(metric) else _METRICS[metric]
         found = measured(outcomes, z)
     known = clustered(metric, outcomes)
     return found if known is None else widened(metric, found, known, confidence)

@@ -16,9 +16,11 @@ from airflow_mlops.metrics.losses import (
     binary_log_losses,
     deviances,
     percentage_errors,
+    pinball,
     scaled_errors,
     squared_errors,
 )
+from airflow_mlops.metrics.quantiles import alpha_of
 from airflow_mlops.metrics.rankings import ranking_of
 from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
 from airflow_mlops.metrics.realised.ranking import area_of, by_group
@@ -64,6 +66,9 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
         # The influence of a group is divided among its rows.
         shared = (of_groups[first] / np.bincount(codes))[codes]
         return np.asarray((1 - value) - shared * outcomes.rows)
+    if (alpha := alpha_of(metric)) is not None:
+        with np.errstate(over="ignore", invalid="ignore"):
+            return pinball(alpha, outcomes.truth, outcomes.score)
     if (power := power_of(metric)) is not None:
         return _deviances(power, outcomes)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from abc import abstractmethod
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
@@ -15,6 +17,8 @@ from airflow_mlops.models.trainers.space import ParameterSpec
 # package.module.Class, or package.module:function
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(\.|:)[A-Za-z_]\w*$")]
 # The parameters that a notebook or a project gets in addition to its own.
+# Quantile, or Quantile:alpha=0.9
+_CATBOOST = re.compile(r"Quantile(?::alpha=([^;]+))?(?:;.*)?")
 PROGRAM_PARAMETERS = ("train_path", "validation_path", "contract", "seed", "sample_weight")
 
 
@@ -56,6 +60,35 @@ class TrainerSpec(Model):
         fields = {name: value for name, value in values.items() if name in self.searchable}
         params = {name: value for name, value in values.items() if name not in self.searchable}
         return self.model_validate({**self.model_dump(), **fields, "params": {**self.params, **params}})
+
+
+def quantile_of(trainer: TrainerSpec) -> float | None:
+    """Return the quantile that the objective of a trainer learns; ``None`` for other objectives.
+
+    :raises ValueError: the quantile is not a number between 0 and 1
+    """
+    kind, params = getattr(trainer, "kind", None), trainer.params
+    if kind == "lightgbm" and params.get("objective") == "quantile":
+        # The default of LightGBM.
+        value = params.get("alpha", 0.9)
+    elif kind == "catboost" and (found := _CATBOOST.fullmatch(str(params.get("loss_function")))) is not None:
+        value = found[1] or 0.5
+    elif kind != "sklearn":
+        return None
+    elif params.get("loss") == "quantile":
+        histograms = trainer.path.endswith("HistGradientBoostingRegressor")
+        value = params.get("quantile") if histograms else params.get("alpha", 0.9)
+    elif trainer.path.endswith("QuantileRegressor"):
+        value = params.get("quantile", 0.5)
+    else:
+        return None
+    try:
+        alpha = float(value)
+    except (TypeError, ValueError):
+        alpha = math.nan
+    if not 0.0001 <= alpha <= 0.9999:
+        raise ValueError(f"the objective learns the quantile {value!r}, which is not a number from 0.0001 to 0.9999")
+    return alpha
 
 
 class SklearnTrainerSpec(TrainerSpec):
@@ -361,6 +394,11 @@ class SearchTrainerSpec(Model):
     def _check(self) -> SearchTrainerSpec:
         check_metric(self.metric, self.greater_is_better)
         check_chooses(self.metric)
+        if self.metric is None and (alpha := quantile_of(self.trainer)) is not None:
+            raise ValueError(
+                f"the trainer learns the quantile {alpha:g}, which cannot be judged by rmse, the default of a regression; set "
+                f"metric={{'metric': 'pinball', 'alpha': {alpha:g}}}"
+            )
         if self.metric is None and getattr(self.trainer, "group", None) is not None:
             raise ValueError(
                 "the trainer learns a ranking, whose scores cannot be compared by rmse, the default of a regression; set "

@@ -23,7 +23,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset, find_whole_datasets
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.metrics.catalog import is_deviance, is_expected_cost, is_forecast_error
+from airflow_mlops.metrics.catalog import is_deviance, is_expected_cost, is_forecast_error, is_quantile
 from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.costs import cost_columns
 from airflow_mlops.metrics.realised import COLUMNS, UnmeasurableError, columns, losses, measurable, outcomes
@@ -139,7 +139,8 @@ def _losses(
     """Return the loss of each labelled row, and the number of labelled rows in the step ``present``."""
     merged: dict[tuple[int, str], list[pa.RecordBatch]] = {}
     for (step, window), table in tables.items():
-        mean = metric in MEANS or is_expected_cost(metric) or is_deviance(metric) or is_forecast_error(metric)
+        on_request = is_expected_cost(metric) or is_deviance(metric) or is_quantile(metric) or is_forecast_error(metric)
+        mean = metric in MEANS or on_request
         merged.setdefault((step, window if mean else ""), []).extend(table.to_batches())
     values, numbers, named, labels_now = [], [], [], 0
     for key, batches in merged.items():

@@ -24,6 +24,8 @@ from airflow_mlops.metrics.catalog import (
     find_metric,
     is_custom,
     is_on_request,
+    is_quantile,
+    main_metric,
     metrics_for,
 )
 from airflow_mlops.metrics.columns import read_columns
@@ -86,6 +88,14 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         for ref, folder in folders.items()
     ]
     main = MAIN_METRIC[data.task] if live is None else REALISED[data.task][0]
+    defaults = {main_metric(data.task, candidate.contract.metrics) for candidate in candidates}
+    if spec.metric is None and any(map(is_quantile, defaults)):
+        if len(defaults) > 1:
+            raise SpecError(
+                "The candidates predict different quantiles or the mean, so they have no common default metric. Set `metric`, "
+                f"for example {{'metric': 'pinball', 'alpha': 0.9}}; their own metrics are {', '.join(sorted(defaults))}."
+            )
+        (main,) = defaults
     metric = find_metric(spec.metric or main, spec.greater_is_better)
     gates = gates or default_gates(data.task, metric.name, spec.greater_is_better)
     gates, declared = with_champion(gates, metric.name, spec.greater_is_better), gates

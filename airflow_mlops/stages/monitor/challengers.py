@@ -33,7 +33,7 @@ from airflow_mlops.data.datasets import Dataset, datasets_inside, open_dataset
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_weights import Decay
 from airflow_mlops.data.types import concatenated
-from airflow_mlops.metrics.catalog import REALISED, realised
+from airflow_mlops.metrics.catalog import REALISED, is_quantile, main_metric, realised
 from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.columns import columns_of
 from airflow_mlops.metrics.realised import UnmeasurableError
@@ -216,6 +216,8 @@ def metric_of(policy: Policy, contract: ModelContract) -> str:
     metric = policy.metric
     if metric is not None and realised(contract.task, [metric]) and not columns_of([metric]):
         return metric
+    if is_quantile(main := main_metric(contract.task, contract.metrics)):
+        return main
     # A classifier that predicts labels only has no roc_auc on held-out rows, but an accuracy.
     return (realised(contract.task, contract.metrics) or REALISED[contract.task])[0]
 

@@ -13,7 +13,15 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
-from airflow_mlops.metrics.catalog import COVERAGE, ESTIMATED, REALISED, is_custom, is_expected_cost
+from airflow_mlops.metrics.catalog import (
+    COVERAGE,
+    ESTIMATED,
+    REALISED,
+    is_custom,
+    is_expected_cost,
+    is_quantile,
+    main_metric,
+)
 from airflow_mlops.metrics.catalog import realised as realised_metrics
 from airflow_mlops.metrics.clusters import Design
 from airflow_mlops.metrics.intervals import Interval
@@ -277,7 +285,9 @@ def _shift(check: Check, calibration: Calibration, labelled: bool) -> Floats | N
 def _metric(policy: Policy, contract: ModelContract) -> str:
     # A classifier that predicts labels only has no roc_auc at training, but an accuracy.
     measured = realised_metrics(contract.task, contract.metrics)
-    metric = policy.metric or (measured or REALISED[contract.task])[0]
+    main = main_metric(contract.task, contract.metrics)
+    default = main if is_quantile(main) else (measured or REALISED[contract.task])[0]
+    metric = policy.metric or default
     if not is_custom(metric) and (wrong := policy.wrong_bound(metric)) is not None:
         raise SpecError(f"The policy does not fit the metric of this model: {wrong}.")
     if is_custom(metric):

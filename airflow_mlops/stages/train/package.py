@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.metrics.catalog import MAIN_METRIC, find_metric, is_ranking
+from airflow_mlops.metrics.catalog import find_metric, is_ranking, main_metric
 from airflow_mlops.metrics.columns import read_columns
 from airflow_mlops.models import importance
 from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE, OnnxModel
@@ -104,7 +104,9 @@ def _importance(fitted: Fitted, test: TrainingData, columns: Mapping[str, NDArra
 
     :param columns: the columns that the metrics of the model name, each of shape (n,)
     """
-    metric = next(filter(is_ranking, fitted.contract.metrics), MAIN_METRIC[fitted.contract.task])
+    metric = next(
+        filter(is_ranking, fitted.contract.metrics), main_metric(fitted.contract.task, fitted.contract.metrics)
+    )
     worse = importance.measure(
         OnnxModel(fitted.exported, fitted.contract),
         test.labels,

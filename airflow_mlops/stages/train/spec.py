@@ -11,13 +11,14 @@ from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
 from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric, is_ranking
+from airflow_mlops.metrics.quantiles import name_of
 from airflow_mlops.models.calibration_rule import CalibrationInput
 from airflow_mlops.models.class_weight_rule import ClassWeight
 from airflow_mlops.models.interval_rule import IntervalInput
 from airflow_mlops.models.interval_rule import refusal as interval_refusal
 from airflow_mlops.models.sample_weight_rule import SampleWeight, refusal
 from airflow_mlops.models.threshold_rule import ThresholdInput
-from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec, TrainerInput
+from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec, TrainerInput, quantile_of
 from airflow_mlops.registry.names import SEARCH_TAG
 
 
@@ -29,7 +30,8 @@ class TrainSpec(Spec):
     :param trainer: the trainer, or the result of a search, from which the trainer with the best parameters is taken
     :param metrics: metrics that are computed and logged in addition to the built-in metrics: import paths of custom
         metrics (:mod:`airflow_mlops.metrics.custom`), expected costs (:mod:`airflow_mlops.metrics.costs`), deviances
-        (:mod:`airflow_mlops.metrics.deviances`) and NDCG (:mod:`airflow_mlops.metrics.rankings`)
+        (:mod:`airflow_mlops.metrics.deviances`) and NDCG (:mod:`airflow_mlops.metrics.rankings`). For a quantile objective, the pinball loss of its
+        quantile (:mod:`airflow_mlops.metrics.quantiles`) is added
     :param threshold: rule for the decision threshold of a binary model, or the threshold as a number, see
         :class:`airflow_mlops.models.threshold_rule.ThresholdRule`; by default the threshold of the estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, see
@@ -58,6 +60,13 @@ class TrainSpec(Spec):
     seed: int = Field(default=0, ge=0, lt=2**32)
     mlflow: MLflowTarget = MLflowTarget()
     tags: dict[str, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _measures_quantile(self) -> TrainSpec:
+        trainer = self.trainer.trainer if isinstance(self.trainer, SearchTrainerSpec) else self.trainer
+        if (alpha := quantile_of(trainer)) is not None and (name := name_of(alpha)) not in self.metrics:
+            self.metrics.append(name)
+        return self
 
     @model_validator(mode="after")
     def _weighs_classes(self) -> TrainSpec:

@@ -20,6 +20,7 @@ const METRICS: Record<string, string> = {
   mae: "mean absolute error; lower is better",
   multivariate_drift: "effect size of the drift of all features together (PCA reconstruction error), as a share of rows",
   ndcg: "normalised discounted cumulative gain: how well the first k rows of each group are ordered; the name holds k and the group; 1 is perfect",
+  pinball: "mean pinball loss of a predicted quantile, whose share (a) is in the name; lower is better",
   poisson_deviance: "mean Poisson deviance, an error for counts, relative to their size; lower is better",
   prediction_drift: "effect size of the drift of the scores, as a share of rows",
   r2: "R²: share of the labels' variance that the model explains",
@@ -31,7 +32,7 @@ const METRICS: Record<string, string> = {
 
 /** The part of a recorded name, such as `estimated_roc_auc_low` or `expected_cost_fp1_fn20`, that names the metric. */
 const base = (name: string): string =>
-  name.replace(/^(estimated|uncalibrated|in_sample)_/, "").replace(/(_(low|high|reference)|(?<=^expected_cost)_fp.*|(?<=^tweedie_deviance)_p.*|(?<=^ndcg)_k.*)$/, "");
+  name.replace(/^(estimated|uncalibrated|in_sample)_/, "").replace(/(_(low|high|reference)|(?<=^expected_cost)_fp.*|(?<=^tweedie_deviance)_p.*|(?<=^ndcg)_k.*|(?<=^pinball)_a.*)$/, "");
 
 /** The meaning of a metric's name; undefined if the name speaks for itself or is a user's own. */
 export const metricMeaning = (name: string): string | undefined => {

@@ -1,0 +1,41 @@
+"""A model of a quantile is judged by its pinball loss, without being asked, from training to the verdict."""
+
+from __future__ import annotations
+
+import uuid
+
+import pytest
+
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.evaluate import step as evaluate
+from airflow_mlops.stages.evaluate.spec import EvaluateSpec
+from airflow_mlops.stages.train import step as train
+from airflow_mlops.stages.train.spec import TrainSpec
+from airflow_mlops.trainers import LightGBMTrainer
+from tests.support.training import training_set
+
+
+def test_quantile_models_are_judged_by_their_own_loss_or_not_at_all(client, store):
+    model = f"late_{uuid.uuid4().hex[:8]}"
+    data = training_set(store, task="regression")
+
+    def fitted(alpha: float):
+        params = {"objective": "quantile", "alpha": alpha, "num_threads": 1, "num_leaves": 4}
+        spec = TrainSpec(dataset=data, model=model, trainer=LightGBMTrainer(params, rounds=8))
+        return train.run(spec, StepContext(store, uuid.uuid4().hex))
+
+    upper, lower = fitted(0.9), fitted(0.1)
+    assert {"pinball_a0.9", "rmse"} <= {*upper.metrics}
+    assert "pinball_a0.1" not in upper.metrics
+    gates = [{"metric": "pinball", "alpha": 0.9, "max": 100}, {"champion": "ignore"}]
+
+    def judged(*candidates, **fields):
+        spec = EvaluateSpec(candidates=[item.candidate for item in candidates], gates=gates, **fields)
+        return evaluate.run(spec, StepContext(store, uuid.uuid4().hex))
+
+    assert judged(upper).verdict.metric == "pinball_a0.9"
+    with pytest.raises(SpecError, match=r"pinball_a0\.1, pinball_a0\.9"):
+        judged(upper, lower)
+    best = judged(upper, lower, metric={"metric": "pinball", "alpha": 0.9})
+    assert best.verdict.winner == upper.candidate

@@ -1,0 +1,113 @@
+"""Pinball losses: names, values, intervals, the baseline, and the trainers and models that they judge by default."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import mean_pinball_loss
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.gates.rules import parse_gates
+from airflow_mlops.metrics.catalog import find_metric, main_metric, realised
+from airflow_mlops.metrics.declarations import metric_name
+from airflow_mlops.metrics.quantiles import alpha_of
+from airflow_mlops.metrics.realised import Outcomes, losses, measure
+from airflow_mlops.metrics.rows import Rows
+from airflow_mlops.metrics.statistics import influence
+from airflow_mlops.metrics.values import baseline, measure_one
+from airflow_mlops.metrics.values import measure as measure_all
+from airflow_mlops.models.trainers.spec import SearchTrainerSpec
+from airflow_mlops.policy.spec import Policy
+from airflow_mlops.stages.monitor.challengers import metric_of
+from airflow_mlops.stages.monitor.performance import _metric
+from airflow_mlops.stages.train.spec import TrainSpec
+
+NAME, DECLARED = "pinball_a0.9", {"metric": "pinball", "alpha": 0.9}
+RANDOM = np.random.default_rng(0)
+TRUTH, VALUE = RANDOM.normal(size=400), RANDOM.normal(1, 1, 400)
+
+
+def test_a_declaration_is_read_everywhere_and_has_one_name():
+    assert metric_name(DECLARED) == NAME
+    assert alpha_of(NAME) == 0.9
+    assert (alpha_of("pinball_a0.90"), alpha_of("pinball"), alpha_of("rmse")) == (None, None, None)
+    (gate,) = parse_gates([{**DECLARED, "max": 1}])
+    assert gate.metric == NAME
+    assert Policy(metric=NAME).metric == NAME
+    found = find_metric(NAME)
+    assert (found.tasks, found.higher_is_better) == (("regression",), False)
+    assert realised("regression", ["rmse", NAME]) == ["rmse", NAME]
+    with pytest.raises(ValueError, match="no quantile"):
+        find_metric("pinball")
+    for alpha in (None, 0, 1.0, 1.5, True, "0.9", float("nan")):
+        with pytest.raises(ValueError, match="alpha is"):
+            metric_name({"metric": "pinball", "alpha": alpha})
+
+
+def test_values_and_influences_are_those_of_the_losses():
+    rows = Rows("regression", TRUTH, VALUE, VALUE)
+    expected = mean_pinball_loss(TRUTH, VALUE, alpha=0.9)
+    assert measure_one(NAME, rows) == pytest.approx(expected)
+    assert measure_all(rows, [NAME])[NAME] == pytest.approx(expected)
+    value, by_row = influence(NAME, rows)
+    each = np.maximum(0.9 * (TRUTH - VALUE), -0.1 * (TRUTH - VALUE))
+    assert value == pytest.approx(expected)
+    assert by_row * len(TRUTH) == pytest.approx(each - expected, abs=1e-6)
+    weight = RANDOM.random(400)
+    weighted = mean_pinball_loss(TRUTH, VALUE, alpha=0.9, sample_weight=weight)
+    assert measure_one(NAME, rows.weighted(weight)) == pytest.approx(weighted)
+    outcomes = Outcomes(TRUTH, VALUE, np.zeros(400, dtype=bool))
+    assert losses(NAME, outcomes) == pytest.approx(each)
+    found = measure(NAME, outcomes, 0.95, "regression")
+    assert found.value == pytest.approx(expected)
+    assert found.low < expected < found.high
+
+
+def test_the_baseline_is_the_quantile_of_the_labels():
+    found = baseline("regression", TRUTH, [], own=[NAME])[NAME]
+    assert found == pytest.approx(min(mean_pinball_loss(TRUTH, np.full(400, item), alpha=0.9) for item in TRUTH))
+    weight = np.where(TRUTH > 0, 5.0, 1.0)
+    found = baseline("regression", TRUTH, [], own=[NAME], weight=weight)[NAME]
+    least = min(mean_pinball_loss(TRUTH, np.full(400, item), alpha=0.9, sample_weight=weight) for item in TRUTH)
+    assert found == pytest.approx(least)
+
+
+TRAINERS = [
+    ({"kind": "lightgbm", "params": {"objective": "quantile", "alpha": 0.2}}, "pinball_a0.2"),
+    ({"kind": "lightgbm", "params": {"objective": "quantile"}}, "pinball_a0.9"),
+    ({"kind": "catboost", "params": {"loss_function": "Quantile:alpha=0.7"}}, "pinball_a0.7"),
+    ({"kind": "catboost", "params": {"loss_function": "Quantile"}}, "pinball_a0.5"),
+    (
+        {
+            "kind": "sklearn",
+            "estimator": "sklearn.ensemble.HistGradientBoostingRegressor",
+            "params": {"loss": "quantile", "quantile": 0.8},
+        },
+        "pinball_a0.8",
+    ),
+    ({"kind": "sklearn", "estimator": "sklearn.linear_model.QuantileRegressor", "params": {}}, "pinball_a0.5"),
+    ({"kind": "lightgbm", "params": {"objective": "regression_l1", "alpha": 0.2}}, None),
+]
+
+
+@pytest.mark.parametrize(("trainer", "metric"), TRAINERS)
+def test_a_quantile_objective_is_judged_by_its_own_loss_and_never_by_rmse_in_silence(trainer, metric):
+    spec = TrainSpec.model_validate({"dataset": {"name": "d"}, "model": "m", "trainer": trainer})
+    assert spec.metrics == ([metric] if metric else [])
+    assert TrainSpec.model_validate(spec.model_dump(mode="json")).metrics == spec.metrics
+    search = {"trainer": trainer, "space": {"learning_rate": {"kind": "float", "low": 0.1, "high": 1.0}}, "trials": 1}
+    if metric is not None:
+        with pytest.raises(ValueError, match="pinball"):
+            SearchTrainerSpec.model_validate(search)
+        SearchTrainerSpec.model_validate({**search, "metric": metric})
+
+
+def test_a_model_of_one_quantile_is_monitored_by_its_loss():
+    measured = {"rmse": 1.0, "mae": 1.0, NAME: 0.2}
+    contract = ModelContract(
+        task="regression", label="y", dataset_name="d", dataset_id="0", features=[], metrics=measured
+    )
+    assert main_metric("regression", measured) == NAME
+    assert main_metric("regression", {**measured, "pinball_a0.1": 0.2}) == "rmse"
+    assert _metric(Policy(), contract) == metric_of(Policy(), contract) == NAME
+    assert _metric(Policy(metric="mae"), contract) == "mae"

@@ -10,7 +10,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.base import percent
-from airflow_mlops.metrics.catalog import REALISED, is_on_request, is_ranking, realised
+from airflow_mlops.metrics.catalog import REALISED, is_on_request, is_quantile, is_ranking, main_metric, realised
 from airflow_mlops.metrics.forecasts import MASE
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models import contracts
@@ -271,7 +271,14 @@ def _metric(spec: CanarySpec, contract: ModelContract, champion: ModelContract) 
     known = [name for name in REALISED[contract.task] if name in evidence.METRICS]
     # A classifier that predicts labels only has no roc_auc on held-out rows, but an accuracy.
     both = [name for name in known if all(name in item.metrics for item in (contract, champion) if item.metrics)]
-    metric = spec.metric or (both or known)[0]
+    defaults = {main_metric(item.task, item.metrics) for item in (contract, champion)}
+    quantiles = sorted(filter(is_quantile, defaults))
+    if spec.metric is None and quantiles and len(defaults) > 1:
+        raise SpecError(
+            f"The canary of {spec.model!r} and the champion predict different quantiles or the mean ({', '.join(sorted(defaults))}). "
+            "Set `metric`."
+        )
+    metric = spec.metric or (quantiles or both or known)[0]
     # Each version answers only some rows of a group, so their rankings cannot be compared. MASE leaves rows out.
     on_request = (
         is_on_request(metric) and not is_ranking(metric) and metric != MASE and realised(contract.task, [metric])

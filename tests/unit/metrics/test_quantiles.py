@@ -7,6 +7,7 @@ import pytest
 from sklearn.metrics import mean_pinball_loss
 
 from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import SpecError
 from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.metrics.catalog import find_metric, main_metric, realised
 from airflow_mlops.metrics.declarations import metric_name
@@ -18,6 +19,8 @@ from airflow_mlops.metrics.values import baseline, measure_one
 from airflow_mlops.metrics.values import measure as measure_all
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec
 from airflow_mlops.policy.spec import Policy
+from airflow_mlops.stages.canary.spec import CanarySpec
+from airflow_mlops.stages.canary.step import _metric as canary_metric
 from airflow_mlops.stages.monitor.challengers import metric_of
 from airflow_mlops.stages.monitor.performance import _metric
 from airflow_mlops.stages.train.spec import TrainSpec
@@ -111,3 +114,9 @@ def test_a_model_of_one_quantile_is_monitored_by_its_loss():
     assert main_metric("regression", {**measured, "pinball_a0.1": 0.2}) == "rmse"
     assert _metric(Policy(), contract) == metric_of(Policy(), contract) == NAME
     assert _metric(Policy(metric="mae"), contract) == "mae"
+    canary = CanarySpec(model="m", version=1)
+    assert canary_metric(canary, contract, contract) == NAME
+    mean = contract.model_copy(update={"metrics": {"rmse": 1.0}})
+    assert canary_metric(canary, mean, mean) == "rmse"
+    with pytest.raises(SpecError, match="different quantiles"):
+        canary_metric(canary, contract, mean)

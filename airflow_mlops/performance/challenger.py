@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.references import ModelVersionRef
@@ -96,3 +98,11 @@ class Comparison(Model):
     since_training: int | None = None
     usual: float = 0.0
     best: Gain | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_reports(cls, value: Any) -> Any:
+        # In old reports, `rests` says that gains in the first window after a training were ignored.
+        if isinstance(value, dict) and "rests" in value:
+            return {name: item for name, item in value.items() if name != "rests"}
+        return value

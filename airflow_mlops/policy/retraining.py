@@ -75,6 +75,9 @@ def plan(
     A new model cannot learn from broken features. A request waits for their repair as long as :func:`waits_for_repair`
     gives a reason. If there is no reason, the training leaves these features out.
 
+    While a feature has been broken for fewer than :data:`BROKEN_WINDOWS` windows in a row, the gain of a challenger is not a
+    trigger, because a challenger has learned from the broken values.
+
     :param earlier: findings of earlier windows, ordered by time. The current policy is applied to the earlier findings.
         Only windows with predictions of the same version count
     :param requests: the requests that count for cooldown and budget, in any order, including the request of this window
@@ -88,11 +91,14 @@ def plan(
         else {}
         for item in earlier
     ]
+    active = triggers(findings)
+    if broken_inputs(findings).keys() - _persistently_broken(earlier):
+        active.pop("challenger", None)
     planned = limited(
         findings.model,
         findings.window,
         findings.policy,
-        triggers(findings),
+        active,
         triggers_before,
         requests,
         refused,
@@ -124,8 +130,7 @@ def waits_for_repair(findings: Findings, earlier: Sequence[Findings]) -> str | N
         return "on_broken is 'wait'"
     if {drift.column for drift in findings.features} <= broken.keys():
         return "no feature would be left"
-    before = [broken_inputs(item).keys() for item in earlier if item.rows][1 - BROKEN_WINDOWS :]
-    persistent = set.intersection(*map(set, before)) if len(before) == BROKEN_WINDOWS - 1 else set()
+    persistent = _persistently_broken(earlier)
     new = [name for name in broken if name not in persistent]
     importance = {drift.column: drift.importance for drift in findings.features}
     used = sum(importance.get(name) or 0.0 for name in new)
@@ -134,6 +139,14 @@ def waits_for_repair(findings: Findings, earlier: Sequence[Findings]) -> str | N
         return None
     uses = f"{share(used, 0)} of the permutation importance" if known else "an unknown share of the importance"
     return f"features broken for fewer than {BROKEN_WINDOWS} windows in a row have {uses}"
+
+
+def _persistently_broken(earlier: Sequence[Findings]) -> set[str]:
+    """Return the features that were broken in each of the windows with rows that, with the current window, are
+    :data:`BROKEN_WINDOWS` windows in a row.
+    """
+    before = [broken_inputs(item).keys() for item in earlier if item.rows][1 - BROKEN_WINDOWS :]
+    return set.intersection(*map(set, before)) if len(before) == BROKEN_WINDOWS - 1 else set()
 
 
 def _inputs(findings: Findings, waits: str | None) -> str:

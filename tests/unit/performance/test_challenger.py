@@ -201,3 +201,8 @@ def test_no_challenger_predicts_rows_that_it_was_trained_on():
     tree = SklearnTrainerSpec(estimator="sklearn.tree.DecisionTreeClassifier")
     found = compared(rows(400, np.zeros(4), seed=2), trainer=tree)
     assert all(abs(item.value - 0.5) < 0.1 for item in found.challengers)
+
+
+def test_comparisons_of_old_reports_are_read():
+    old = {**comparison(0.1, 0.01).model_dump(mode="json", exclude={"usual"}), "rests": True}
+    assert Comparison.model_validate(old) == comparison(0.1, 0.01)

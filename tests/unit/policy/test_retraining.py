@@ -18,6 +18,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.findings import Drift, SchemaChange
+from airflow_mlops.performance.challenger import Challenger, Comparison, Gain
 from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Arrivals, Findings, Report
 from airflow_mlops.policy.retraining import limited, plan, request_id, triggers
@@ -160,6 +161,24 @@ def test_a_request_leaves_broken_features_out_if_they_hardly_matter_or_stay_brok
     calm = decide(findings(policy, features=now), plan(findings(policy, features=now), earlier))
     assert calm.decision == "watch"
     assert calm.headline.startswith("Broken inputs: wind")
+
+
+def test_the_gain_of_a_challenger_is_no_trigger_until_a_broken_feature_stays_broken():
+    best = Gain(past=None, value=0.7, share=0.2, low=0.1, windows=1)
+    one = Challenger(past=None, trained_rows=900, value=0.7, gain=0.1, standard_error=0.01)
+    better = {
+        "challenger": Comparison(
+            champion=V1, metric="roc_auc", rows=900, value=0.6, loss=0.4, challengers=[one], best=best
+        )
+    }
+    assert plan(findings(features=[FINE], **better)).is_requested
+    # The feature hardly matters, so a request for another reason would leave it out.
+    broken = {"features": [FINE, stuck(0.02)]}
+    for earlier in ([], [broken], [{"features": [FINE]}, broken]):
+        made = plan(findings(**broken, **better), months(*earlier))
+        assert (made.is_requested, made.triggers) == (False, [])
+    made = plan(findings(**broken, **better), months(broken, broken))
+    assert (made.is_requested, made.without) == (True, ["wind"])
 
 
 def test_an_absent_feature_is_left_out_once_it_stays_absent():

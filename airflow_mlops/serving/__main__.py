@@ -106,8 +106,8 @@ def serve(spec: ServeSpec) -> None:
     allow_connections()
     TimedProtocol.seconds = spec.request_seconds
     config = uvicorn.Config(
-        # The access log goes to standard output.
-        create_app(spec, sys.stdout.buffer),
+        # The access log goes to standard output. A thread that waits in a buffered write would make Python end with an error.
+        create_app(spec, open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)),  # noqa: SIM115
         host=spec.host,
         port=spec.port,
         http=TimedProtocol,

@@ -3,30 +3,49 @@
 from __future__ import annotations
 
 import asyncio
+import queue
+import threading
+import time
 from contextlib import suppress
 from datetime import datetime, timezone
+from io import RawIOBase
 from typing import TYPE_CHECKING, BinaryIO
 
 from pydantic_core import to_json
+
+from airflow_mlops.serving.metrics import Metrics
 
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-_FLUSH_SECONDS = 0.5
+_FLUSH_SECONDS, _STOP_SECONDS = 0.5, 5.0
+# Bytes of lines that wait to be written. Further lines are dropped.
+_WAITING_BYTES = 8 << 20
+# Parts of lines that are kept, because many requests have the same path, status and client.
+_PARTS = 256
 
 
 class AccessLog:
-    """Collects lines and writes them every half second, which costs less than one write for each request.
+    """Collects lines, and writes them every half second in a thread.
 
-    A line contains only the path of a request, and neither its query nor its body.
+    Answers do not wait for the process that reads the log. If it reads too slowly, lines are dropped and counted. A
+    line contains only the path of a request, and neither its query nor its body.
 
-    :param stream: stream to which the lines are written; ``None`` to write none
+    :param stream: stream without a buffer to which the lines are written; ``None`` to write none
+    :param metrics: the metrics of the server
     """
 
-    def __init__(self, stream: BinaryIO | None) -> None:
-        self._stream = stream
+    def __init__(self, stream: BinaryIO | RawIOBase | None, metrics: Metrics) -> None:
+        self._stream, self._metrics = stream, metrics
         self._lines: list[bytes] = []
+        self._parts: dict[tuple[str, str, int, str, str | None], bytes] = {}
+        self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        # Bytes that were put into the queue, and bytes of them that were written. Each has one writer.
+        self._put, self._written = 0, 0
+        self._thread = threading.Thread(target=self._write, name="mlops-access-log", daemon=True)
+        if stream is not None:
+            self._thread.start()
 
     def add(self, request: Request, response: Response, call: str, seconds: float) -> None:
         """Add the line of a request. The event loop must be running.
@@ -41,23 +60,48 @@ class AccessLog:
         if not self._lines:
             asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
         scope, status, client = request.scope, response.status_code, request.scope["client"]
-        line = {
-            "@timestamp": datetime.now(timezone.utc),
-            "@version": "1",
-            "message": f"{scope['method']} {scope['path']} {status}",
-            "call": call,
-            "client": client[0] if client else None,
-            "status": status,
-            "milliseconds": round(1000 * seconds, 3),
-            "bytes": len(response.body),
-        }
-        self._lines.append(to_json(line))
+        key = (scope["method"], scope["path"], status, call, client[0] if client else None)
+        part = self._parts.get(key)
+        if part is None:
+            if len(self._parts) >= _PARTS:
+                self._parts.clear()
+            message = f"{key[0]} {key[1]} {status}"
+            fields = {"@version": "1", "message": message, "call": call, "client": key[4], "status": status}
+            part = self._parts[key] = to_json(fields)[1:-1]
+        now = datetime.now(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds").encode()
+        milliseconds = round(1000 * seconds, 3)
+        self._lines.append(
+            b'{"@timestamp":"%bZ",%b,"milliseconds":%a,"bytes":%d}\n' % (now, part, milliseconds, len(response.body))
+        )
 
     def flush(self) -> None:
-        """Write the collected lines. Errors of the stream are ignored."""
+        """Give the collected lines to the thread that writes."""
         lines, self._lines = self._lines, []
-        if self._stream is not None and lines:
+        if self._stream is None or not lines:
+            return
+        data = b"".join(lines)
+        if self._put - self._written + len(data) > _WAITING_BYTES:
+            self._metrics.access_dropped.inc(len(lines))
+            return
+        self._put += len(data)
+        self._queue.put(data)
+
+    def stop(self) -> None:
+        """End after the lines of :meth:`flush` are written. If they are not read within 5 seconds, they are lost."""
+        if self._stream is not None:
+            self._queue.put(None)
+            self._thread.join(_STOP_SECONDS)
+
+    def _write(self) -> None:
+        assert self._stream is not None
+        while (data := self._queue.get()) is not None:
+            rest = memoryview(data)
             # Requests must be answered even if the process that reads the log has ended.
             with suppress(OSError, ValueError):
-                self._stream.write(b"\n".join(lines) + b"\n")
-                self._stream.flush()
+                while rest:
+                    count = self._stream.write(rest)
+                    if count is None:
+                        # A pipe that does not block is full.
+                        time.sleep(_FLUSH_SECONDS / 10)
+                    rest = rest[count or 0 :]
+            self._written += len(data)

@@ -9,6 +9,7 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from io import RawIOBase
 from typing import BinaryIO
 
 from starlette.applications import Starlette
@@ -28,15 +29,16 @@ from airflow_mlops.serving.versions import Versions
 from airflow_mlops.serving.writing import Writing
 
 
-def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> Starlette:
+def create_app(spec: ServeSpec, access_log: BinaryIO | RawIOBase | None = None) -> Starlette:
     """Return the application, which loads the champion when it starts.
 
     :param spec: settings of the server
-    :param access_log: stream to which the access log is written; by default, none is written
+    :param access_log: stream without a buffer to which the access log is written; by default, none is written
     :raises ConnectionNotFoundError: the connection ``hash_conn_id`` does not exist
     :raises SpecError: the connection ``hash_conn_id`` has no password, or its password is too short
     """
-    store, versions, metrics, access = ArtifactStore(spec.store), Versions(), Metrics(), AccessLog(access_log)
+    store, versions, metrics = ArtifactStore(spec.store), Versions(), Metrics()
+    access = AccessLog(access_log, metrics)
     writing = Writing(spec, metrics) if spec.log else None
     features = OnlineFeatures(spec.feast_repo) if spec.feast_repo else None
     following = Following(spec, store, versions, features=features)
@@ -63,7 +65,7 @@ def create_app(spec: ServeSpec, access_log: BinaryIO | None = None) -> Starlette
         access.flush()
         loop = asyncio.get_running_loop()
         ended = [writing.stop()] if writing is not None else []
-        stopped = [*started, endpoint.explaining]
+        stopped = [*started, endpoint.explaining, access]
         await asyncio.gather(*ended, *(loop.run_in_executor(None, item.stop) for item in stopped))
 
     app = Starlette(lifespan=lifespan)

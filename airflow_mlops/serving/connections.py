@@ -13,6 +13,41 @@ _HEAD_BYTES = 65_536
 _OPEN_FILES = 65_536
 
 
+class OneWrite:
+    """A transport that sends the head of an answer together with its body.
+
+    uvicorn writes both separately. A second write takes about 20 microseconds, and wakes the client twice.
+
+    :param transport: the transport of the connection
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._head: bytes | None = None
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Keep a head until the next call, and write everything else."""
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.writelines((head, data))
+        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 1"):
+            self._head = data
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write a head that has no body."""
+        if self._head is not None:
+            head, self._head = self._head, None
+            self._transport.write(head)
+
+    def close(self) -> None:
+        """Close the connection after everything is written."""
+        self.flush()
+        self._transport.close()
+
+
 class TimedProtocol(HttpToolsProtocol):
     """Closes a connection whose client does not send the head of its next request in time.
 
@@ -29,6 +64,7 @@ class TimedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer for the first request."""
         super().connection_made(transport)
+        self._writer = OneWrite(transport)
         self._wait()
 
     def data_received(self, data: bytes) -> None:
@@ -53,6 +89,13 @@ class TimedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop()
         super().on_headers_complete()
+        if self.cycle is not None:
+            self.cycle.transport = self._writer  # type: ignore[assignment]
+
+    def on_response_complete(self) -> None:
+        """Write the head of an answer without a body, such as the answer to a HEAD request."""
+        self._writer.flush()
+        super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer of a closed connection."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from datetime import datetime, timezone
+from functools import lru_cache
 from pathlib import Path
 
 from airflow_mlops.core.windows import Window
@@ -42,7 +43,11 @@ def window_at(moment: float, length: str) -> Window:
     :param length: ``hour`` or ``day``
     """
     seconds = _SECONDS[length]
-    start = int(moment // seconds) * seconds
+    return _window(int(moment // seconds) * seconds, seconds)
+
+
+@lru_cache(maxsize=16)
+def _window(start: int, seconds: int) -> Window:
     return Window(
         start=datetime.fromtimestamp(start, timezone.utc), end=datetime.fromtimestamp(start + seconds, timezone.utc)
     )

@@ -47,6 +47,11 @@ class Metrics:
             "Predictions that were not logged, for example because the spool is full",
             registry=self.registry,
         )
+        self.access_dropped = Counter(
+            "mlops_serve_access_log_dropped_lines",
+            "Lines of the access log that were not written, because standard output was not read",
+            registry=self.registry,
+        )
         self.version_requests = Counter(
             "mlops_serve_version_requests",
             "Requests for predictions that a version has answered (status: answered) or failed to answer (failed)",

@@ -6,9 +6,11 @@ import asyncio
 import io
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 from decimal import Decimal
 from types import SimpleNamespace
@@ -26,8 +28,10 @@ from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.data.privacy import KEEP_ALL
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.serving import access as access_module
 from airflow_mlops.serving import writing as writing_module
 from airflow_mlops.serving.access import AccessLog
+from airflow_mlops.serving.connections import OneWrite
 from airflow_mlops.serving.layout import window_at
 from airflow_mlops.serving.log import Answer, _logged
 from airflow_mlops.serving.merge import merge
@@ -196,7 +200,7 @@ def test_arrow_does_not_import_pandas():
 
 def test_the_access_log_has_a_line_of_json_for_each_request():
     stream = io.BytesIO()
-    log = AccessLog(stream)
+    log = AccessLog(stream, Metrics())
 
     async def run() -> None:
         scope = {"type": "http", "method": "POST", "path": '/v2/"ä\n', "client": ("10.0.0.1", 5), "headers": []}
@@ -204,6 +208,7 @@ def test_the_access_log_has_a_line_of_json_for_each_request():
         log.add(Request({**scope, "client": None}), Response(), "infer", 0.0)
         assert not stream.getvalue()
         log.flush()
+        log.stop()
 
     asyncio.run(run())
     first, second = map(json.loads, stream.getvalue().splitlines())
@@ -213,3 +218,51 @@ def test_the_access_log_has_a_line_of_json_for_each_request():
         "milliseconds": 12.5, "bytes": 5,
     }  # fmt: skip
     assert (second["client"], second["call"]) == (None, "infer")
+
+
+def test_a_reader_of_the_access_log_that_stops_reading_delays_no_answer(monkeypatch):
+    monkeypatch.setattr(access_module, "_WAITING_BYTES", 500_000)
+    reading, writing = os.pipe()
+    metrics = Metrics()
+    log = AccessLog(os.fdopen(writing, "wb", buffering=0), metrics)
+    scope = {"type": "http", "method": "POST", "path": "/p" * 400, "client": None, "headers": []}
+    received: list[bytes] = []
+
+    def read() -> None:
+        while part := os.read(reading, 1 << 20):
+            received.append(part)
+
+    async def run() -> None:
+        for number in range(2_000):
+            log.add(Request(scope), Response(b"1" * number), "predict", 0.1)
+            if number % 100 == 99:
+                log.flush()
+        # The pipe takes 64 KB. If the call wrote to it, the loop would not end.
+        thread = threading.Thread(target=read)
+        thread.start()
+        await asyncio.get_running_loop().run_in_executor(None, log.stop)
+        log._stream.close()
+        thread.join()
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+    dropped = int(metrics.registry.get_sample_value("mlops_serve_access_log_dropped_lines_total"))
+    numbers = [json.loads(line)["bytes"] for line in b"".join(received).splitlines()]
+    assert 0 < dropped == 2_000 - len(numbers)
+    assert numbers == sorted(set(numbers))
+
+
+def test_the_head_of_an_answer_is_sent_with_its_body():
+    sent: list[list[bytes]] = []
+    transport = SimpleNamespace(
+        is_closing=lambda: False, close=lambda: sent.append([b"closed"]), write=lambda data: sent.append([data]),
+        writelines=lambda parts: sent.append(list(parts)),
+    )  # fmt: skip
+    writer = OneWrite(transport)
+    for part in (b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\n", b"body", b"more"):
+        writer.write(part)
+    assert [b"".join(parts) for parts in sent] == [
+        b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\n\r\nbody", b"more",
+    ]  # fmt: skip
+    writer.write(b"HTTP/1.1 204 No Content\r\n\r\n")
+    writer.close()
+    assert sent[3:] == [[b"HTTP/1.1 204 No Content\r\n\r\n"], [b"closed"]]

@@ -106,6 +106,9 @@ class LiveAirflow:
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
             # On a busy machine the API server answers late. Without an answer a task fails before it begins.
             "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "60",
+            # Airflow notices the end of a process up to this many seconds late (5 by default). Meanwhile, a trigger may
+            # have fired, and the scheduler then marks the deferred task as failed.
+            "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
             "AIRFLOW__MLOPS__ARTIFACTS": f"file://{home}/artifacts",
             "AIRFLOW__MLOPS__PRELOAD": ",".join(STEPS),
             **(env or {}),

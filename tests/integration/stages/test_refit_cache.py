@@ -24,6 +24,9 @@ from airflow_mlops.trainers import FunctionTrainer
 from tests.integration.stages.test_refit import LOGISTIC, ROLLING, Chain, artifact
 from tests.support.cached import inputs_key, request, run_step
 
+# The file takes two minutes, so it starts early.
+pytestmark = pytest.mark.slow
+
 OTHER_GATES = [{"metric": "roc_auc", "min": 0.5}]
 # Fields in which a refit from the cache differs from a computed one.
 OWN = ("run_id", "run_url", "cached", "usage", "summary")

@@ -54,7 +54,7 @@ def read_columns(dataset: Dataset, part: str | None, metrics: Iterable[str]) -> 
                 "in `keys` or `watched` of BuildTrainingSetOperator, or correct the metric."
                 if is_group
                 else f"Dataset {dataset.manifest.name!r} has no column {column!r}, which the metric mase needs. Build the rows with "
-                "BuildForecastRowsOperator, and name the column in `columns` or `watched` of BuildTrainingSetOperator."
+                "BuildForecastRowsOperator, and the training set with BuildTrainingSetOperator."
             )
         values = dataset.table(part, [column]).column(column)
         if (wrong := why_invalid(names, column, values)) is not None:

@@ -20,6 +20,9 @@ from airflow_mlops.data.types import as_doubles, common_schema, conformed
 from airflow_mlops.stages.forecast_rows.grid import Grid
 from airflow_mlops.stages.forecast_rows.spec import ForecastRowsSpec
 
+# The squares of larger values are infinite.
+_LARGEST = 1e150
+
 NUMBER, VALUE = "p", "v"
 """The columns of a history with the number of the time on the grid, and with the value."""
 
@@ -87,7 +90,7 @@ class History:
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Read all rows, and check each batch.
 
-        :raises SchemaError: a series or a time is null, a value is infinite, or the times are not regular
+        :raises SchemaError: a series or a time is null, a value is infinite or too large, or the times are not regular
         """
         spec = self._spec
         first: int | None = None
@@ -97,10 +100,10 @@ class History:
                 rows = conformed(batch.drop_columns([spec.time]), self._common.remove(self._position), self._what)
                 self._require_present([*(rows[name] for name in spec.series), times])
                 value = _doubles(rows[spec.value])
-                if infinite := pc.sum(pc.is_inf(value)).as_py():
+                if huge := pc.sum(pc.greater(pc.abs(value), _LARGEST)).as_py():
                     raise SchemaError(
-                        f"The value {spec.value!r} of dataset {self._name!r} is infinite in {counted(infinite, 'row')}. Correct it where "
-                        "the data is ingested, or make it null."
+                        f"The value {spec.value!r} of dataset {self._name!r} is infinite or above {_LARGEST:g} in {counted(huge, 'row')}. "
+                        "Correct it where the data is ingested, or make it null."
                     )
                 numbers, rest = self.grid.numbers(times.cast(pa.int64()).to_numpy(zero_copy_only=False))
                 if len(rest):

@@ -109,13 +109,21 @@ class ForecastRowsSpec(Spec):
 
     @property
     def features(self) -> list[str]:
-        """Return the columns with the features, in order."""
-        return [STEP, *self.known, *CALENDAR[self.unit], *self.from_history, NAIVE, SCALE]
+        """Return the columns with the features, in order.
+
+        :data:`SCALE` is not a feature, because it depends on the length of the history.
+        """
+        return [STEP, *self.known, *CALENDAR[self.unit], *self.from_history, NAIVE]
+
+    @property
+    def longest(self) -> int:
+        """Return the number of steps up to the origin that the features need."""
+        return max(*self.lags, *self.rolling, self.season)
 
     @model_validator(mode="after")
     def _consistent(self) -> ForecastRowsSpec:
         given = [*self.keys, self.value, *self.known]
-        columns = [*given, ORIGIN, *self.features[:1], *self.features[1 + len(self.known) :]]
+        columns = [*given, ORIGIN, *self.features[:1], *self.features[1 + len(self.known) :], SCALE]
         if twice := sorted({name for name in columns if columns.count(name) > 1}):
             raise ValueError(
                 f"The rows would have the {named('column', twice)} more than once. Name each column and each lag once, and rename "

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import EmptyWindowError, SchemaError
+from airflow_mlops.core.errors import EmptyWindowError, SchemaError, SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data import relational
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
+from airflow_mlops.data.moments import UTC
 from airflow_mlops.data.run_windows import ResolvedWindow, resolve_window
 from airflow_mlops.data.selection import coverage, dates_detail, select, window_of
 from airflow_mlops.data.spool import Rows, spooled
@@ -49,13 +50,15 @@ def run(spec: ForecastRowsSpec, context: StepContext) -> ForecastRowsResult:
     :raises EmptyWindowError: the history has no values, or no row can be made from them
     :raises SchemaError: a column is absent or has the wrong type, the times are not regular, a series has several values
         for a time, or columns that are known in advance are absent for a target time
-    :raises SpecError: the window rule selects no time
+    :raises SpecError: the window rule selects no time, or fewer steps than a feature needs
     :raises IncompleteWindowError: a part of the window is not covered by any dataset
     """
     resolved = resolve_window(spec.window, spec.entities, context.store)
     datasets = select(context.store, resolved.entities if resolved else spec.entities, spec.time, context.kept)
     history = History(spec, datasets)
     name = datasets[0].manifest.name
+    if resolved is not None and resolved.rule.kind == "rolling":
+        _require_long_enough(history.grid, resolved, spec)
     with spooled(history.batches(), history.schema) as events, relational.connect(spec.memory_limit) as connection:
         if history.newest is None:
             raise EmptyWindowError(
@@ -88,6 +91,17 @@ def _check(facts: Facts, spec: ForecastRowsSpec, history: History, name: str) ->
         raise SchemaError(
             f"Dataset {name!r} has {counted(history.rows, 'row')} for {facts.steps:,} steps of {spec.every} between the first and the last "
             "value of the series. Set `every` to the time between two values."
+        )
+
+
+def _require_long_enough(grid: Grid, resolved: ResolvedWindow, spec: ForecastRowsSpec) -> None:
+    """Check that a rolling window is long enough for the features. An expanding window is as long as the data."""
+    ends = pa.array([resolved.window.start, resolved.window.end], UTC).cast(pa.int64()).to_numpy()
+    first, last = grid.numbers(ends)[0].tolist()
+    if last - first < spec.longest:
+        raise SpecError(
+            f"The window {resolved.window.label} has {counted(last - first, 'step')} of {spec.every}, but the longest lag, period or "
+            f"season needs {spec.longest:,}. Set `window` to a longer rule."
         )
 
 
@@ -199,7 +213,7 @@ def _named(
         for n, (key, kind) in enumerate(zip(spec.known, history.types(spec.known), strict=True)):
             columns[key] = batch[f"k{n}"].cast(kind)
         columns |= history.grid.calendar(target)
-        others = [key for key in spec.features if key not in columns]
+        others = [key for key in (*spec.features, SCALE) if key not in columns]
         columns |= {key: batch[key] for key in others}
         yield pa.RecordBatch.from_pydict(columns)
 

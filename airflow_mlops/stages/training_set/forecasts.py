@@ -17,7 +17,7 @@ from airflow_mlops.core.errors import SpecError, named
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.spool import Rows
-from airflow_mlops.metrics.forecasts import DETAIL
+from airflow_mlops.metrics.forecasts import DETAIL, NAIVE, SCALE
 from airflow_mlops.stages.training_set.spec import Split, TrainingSetSpec
 
 
@@ -60,6 +60,14 @@ def detail(forecast: dict[str, Any] | None, spec: TrainingSetSpec) -> dict[str, 
     ):
         return {}
     return {DETAIL: forecast}
+
+
+def with_columns(spec: TrainingSetSpec, forecast: dict[str, Any] | None) -> TrainingSetSpec:
+    """Return the spec with the columns that the metrics of forecasts need, which are not all features."""
+    if not detail(forecast, spec):
+        return spec
+    missing = [name for name in (SCALE, NAIVE) if name not in (*spec.columns, *spec.watched)]
+    return spec.model_copy(update={"watched": [*spec.watched, *missing]})
 
 
 def with_gap(split: Split, forecast: dict[str, Any], table: pa.Table | Rows) -> Split:

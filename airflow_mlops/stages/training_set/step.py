@@ -25,6 +25,7 @@ from airflow_mlops.data.run_windows import ResolvedWindow, resolve_window
 from airflow_mlops.data.selection import coverage, dates_detail, have_dates, select, window_of
 from airflow_mlops.data.spool import Rows
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.training_set import forecasts
 from airflow_mlops.stages.training_set.events import (
     infer_task,
     positive_class,
@@ -56,6 +57,7 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
     if resolved is not None:
         context.progress(f"The rule {resolved.rule} gives the training window {resolved.window.label}.")
     datasets = select(context.store, resolved.entities if resolved else spec.entities, spec.timestamp, context.kept)
+    spec = forecasts.with_columns(spec, forecasts.forecast_of(spec, datasets))
     source = FeatureSource(spec)
     left_out = context.provenance.left_out() if spec.label else set()
     broken = {name for name in spec.columns if (event_column(name) if is_reserved(name) else name) in left_out}
@@ -75,7 +77,7 @@ def _write(
     dropped: dict[str, int],
     resolved: ResolvedWindow | None,
 ) -> TrainingSetResult:
-    from airflow_mlops.stages.training_set import forecasts, leakage, splits
+    from airflow_mlops.stages.training_set import leakage, splits
 
     if taken := reserved_message(joined.keys, "The training set"):
         raise SchemaError(taken)

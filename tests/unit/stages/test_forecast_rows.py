@@ -200,7 +200,8 @@ def test_irregular_series_are_refused(store):
     with pytest.raises(SchemaError, match="several rows for shop='a'.*2024-01-02"):
         build(store, pa.concat_tables([table, table.slice(1, 1)]))
     for column, values, problem in (
-        ("units", [1.0, float("inf"), 2.0], "infinite in 1 row"),
+        ("units", [1.0, float("inf"), 2.0], "in 1 row"),
+        ("units", [1.0, -1e200, 2.0], "above 1e.150 in 1 row"),
         ("shop", ["a", None, "a"], "'shop'.*null in 1 row"),
         ("shop", [0.5, 1.5, 2.5], "cannot identify a series"),
         ("units", ["1", "2", "3"], "only numbers can be forecast"),
@@ -255,6 +256,20 @@ def test_the_newest_origin_must_lie_in_the_window_of_the_run(store):
         at("2024-02")
 
 
+def test_a_rolling_window_covers_the_longest_feature(store):
+    write(store, long({"a": [float(day) for day in range(31)]}), "rolled", "2024-01")
+
+    def over(rule, **fields):
+        entities = {"name": "rolled", "window": "2024-01"}
+        spec = {**USUAL, "entities": entities, "window": {"kind": "rolling", "length": rule}, **fields}
+        return run(parse(ForecastRowsSpec, spec, "The step"), StepContext(store=store))
+
+    assert over("P7D", lags=[7]).rows
+    for fields in ({"lags": [8]}, {"rolling": [8]}, {"season": 8}):
+        with pytest.raises(SpecError, match="7 steps.*needs 8"):
+            over("P7D", **fields)
+
+
 def test_a_training_set_keeps_targets_apart(store):
     random = np.random.default_rng(1)
     built, _ = build(store, long({name: [float(v) for v in random.poisson(20, 60)] for name in "ab"}))
@@ -280,6 +295,9 @@ def test_a_training_set_keeps_targets_apart(store):
     last, first = max(found.table("train")["day"].to_pylist()), min(found.table("test")["origin"].to_pylist())
     assert datetime(last.year, last.month, last.day, tzinfo=timezone.utc) < first
     assert found.manifest.details["forecast"]["horizon"] == 3
+    # The scale depends on the length of the history, so it is a column for the metric only.
+    assert "mase_scale" not in found.manifest.details["features"]
+    assert "mase_scale" in found.manifest.column_names
     assert "seasonal_naive" not in found.manifest.details["single_feature"]["scores"]
     other = train(label={"name": "double", "expression": "units * 2"})
     assert "forecast" not in open_dataset(store, other.dataset).manifest.details

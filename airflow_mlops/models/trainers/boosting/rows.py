@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.models.trainers.base import TrainingData, TrainingRun
@@ -140,6 +139,8 @@ def numbered(data: TrainingData) -> NDArray[np.float64]:
     """
     if data.task == "regression":
         return np.asarray(data.labels, np.float64)
+    import pandas as pd  # slow to import
+
     codes: NDArray[Any] = np.asarray(pd.Categorical(data.labels, categories=data.classes).codes)
     if (codes < 0).any():
         raise TrainingError(

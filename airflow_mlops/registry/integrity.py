@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.errors import ModelCorruptError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.registry import signatures
+from airflow_mlops.registry import run_files, signatures
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.ledger import Entry, Ledger
 from airflow_mlops.registry.names import CARD_FILES, EVALUATION_FOLDER
@@ -55,7 +55,7 @@ def card_hashes(client: MlflowClient, ref: ModelVersionRef) -> dict[str, str]:
     with registry_errors(f"The model card of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
         stored = {item.path for item in client.list_artifacts(ref.run_id, EVALUATION_FOLDER)}
         return {
-            name: _sha256(Path(client.download_artifacts(ref.run_id, f"{EVALUATION_FOLDER}/{name}", folder)))
+            name: _sha256(run_files.download(client, ref.run_id, f"{EVALUATION_FOLDER}/{name}", folder))
             for name in CARD_FILES
             if f"{EVALUATION_FOLDER}/{name}" in stored
         }

@@ -23,6 +23,7 @@ from airflow_mlops.gates.signature import Signature
 from airflow_mlops.metrics.catalog import is_custom
 from airflow_mlops.models import contracts
 from airflow_mlops.models import explanation as explanations
+from airflow_mlops.registry import run_files
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.integrity import download_promoted
@@ -116,7 +117,7 @@ def _run(client: MlflowClient, ref: ModelVersionRef) -> dict[str, Any] | None:
         if explanations.FOLDER in files:
             path = f"{explanations.FOLDER}/{explanations.FILE}"
             with tempfile.TemporaryDirectory() as folder:
-                file = Path(client.download_artifacts(ref.run_id, path, folder))
+                file = run_files.download(client, ref.run_id, path, folder)
                 explanation = hashlib.sha256(file.read_bytes()).hexdigest()
     tags = {name: data.tags.get(name) for name in LINEAGE}
     return {"tags": tags, "params": data.params, "files": files, "explanation": explanation}
@@ -195,7 +196,7 @@ def _recorded(client: MlflowClient, item: CandidateVerdict, verdict: Verdict) ->
         if not tags.items() <= run.data.tags.items() or not registered.description:
             raise NotCacheableError(f"the record of the evaluation of {ref} in MLflow was changed")
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(client.download_artifacts(ref.run_id, ARTIFACTS, temporary))
+            folder = run_files.download(client, ref.run_id, ARTIFACTS, temporary)
             if Verdict.model_validate_json((folder / "verdict.json").read_bytes()) != verdict:
                 raise NotCacheableError(f"{ref} was evaluated again")
             files = sorted(file for file in folder.rglob("*") if file.is_file())

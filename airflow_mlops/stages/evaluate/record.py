@@ -25,6 +25,7 @@ from airflow_mlops.models.training_data import TEST, TRAIN
 from airflow_mlops.profiles.spans import with_constant_spans
 from airflow_mlops.profiles.training import model_profile
 from airflow_mlops.profiles.watched import with_watched_columns
+from airflow_mlops.registry import run_files
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import EVALUATION_FOLDER, TRAINING_FILE
@@ -199,7 +200,7 @@ def _facts(
 
 def _explanation(client: MlflowClient, context: StepContext, ref: ModelVersionRef) -> Explanation | None:
     with registry_errors(f"The MLflow run of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        content = Path(client.download_artifacts(ref.run_id, f"{FOLDER}/{FILE}", folder)).read_bytes()
+        content = run_files.download(client, ref.run_id, f"{FOLDER}/{FILE}", folder).read_bytes()
     try:
         return Explanation.model_validate_json(content)
     except ValidationError:

@@ -8,6 +8,7 @@ MLflow could name any class there. A recorded trainer is therefore used only if 
 
 from __future__ import annotations
 
+import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ from airflow_mlops.models.class_weight_rule import ClassWeight
 from airflow_mlops.models.trainers.known import own_code
 from airflow_mlops.models.trainers.spec import AnyTrainer, BoostingTrainerSpec, TorchTrainerSpec, TrainerSpec
 from airflow_mlops.performance.challenger import OtherTrainer
+from airflow_mlops.registry import run_files
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.ledger import Entry
 from airflow_mlops.registry.names import GPU_TAG, TRAINING_FILE
@@ -216,13 +218,11 @@ def _recorded(ref: ModelVersionRef, client: MlflowClient) -> Training | None:
     :raises RegistryError: the run cannot be read
     :raises SpecError: a newer version of this package wrote the trainer
     """
-    import mlflow
-
     with registry_errors(f"The MLflow run of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
         if all(item.path != TRAINING_FILE for item in client.list_artifacts(ref.run_id)):
             return None
-        recorded: dict[str, Any] = mlflow.artifacts.load_dict(
-            client.download_artifacts(ref.run_id, TRAINING_FILE, folder)
+        recorded: dict[str, Any] = json.loads(
+            run_files.download(client, ref.run_id, TRAINING_FILE, folder).read_bytes()
         )
     known = {name: recorded[name] for name in ("trainer", "seed", "class_weight", "sample_weight") if name in recorded}
     found: Training = parse(Training, known, f"The training of {ref}")

@@ -11,6 +11,7 @@ from airflow_mlops.core import own_code
 from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.selection import contents, select_one
+from airflow_mlops.registry import run_files
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.names import EVALUATION_FOLDER, JUDGED_RUN_TAG, REFIT_OF_TAG, REFIT_TAG
 from airflow_mlops.registry.verdict import Refit, Verdict
@@ -103,8 +104,8 @@ def _registered(client: MlflowClient, refit: Refit, ref: ModelVersionRef, verdic
             if run.data.tags.get("mlops.evaluated_on") != verdict.dataset_id or not version.description:
                 raise NotCacheableError(f"what was recorded with {ref} in MLflow was changed")
             with tempfile.TemporaryDirectory() as folder:
-                file = client.download_artifacts(ref.run_id, f"{EVALUATION_FOLDER}/verdict.json", folder)
-                if Verdict.model_validate_json(Path(file).read_bytes()) != verdict:
+                file = run_files.download(client, ref.run_id, f"{EVALUATION_FOLDER}/verdict.json", folder)
+                if Verdict.model_validate_json(file.read_bytes()) != verdict:
                     raise NotCacheableError(f"the model card of {ref} has another verdict")
     return {f"version {tag}": version.tags.get(tag, "") for tag in _VERSION_TAGS} | card
 
@@ -118,7 +119,7 @@ def _files(client: MlflowClient, run_id: str, path: str) -> dict[str, str]:
     with registry_errors(f"The files of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as temporary:
         if all(item.path != path for item in client.list_artifacts(run_id)):
             return {}
-        client.download_artifacts(run_id, path, temporary)
+        run_files.download(client, run_id, path, temporary)
         folder = Path(temporary)
         return {
             file.relative_to(folder).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()

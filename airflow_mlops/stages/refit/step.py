@@ -27,6 +27,7 @@ from airflow_mlops.models.parity import standard_deviation
 from airflow_mlops.models.threshold_rule import ThresholdRule
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, read_part
+from airflow_mlops.registry import run_files
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.integrity import file_hashes
 from airflow_mlops.registry.names import IN_SAMPLE, JUDGED_RUN_TAG, REFIT_OF_TAG, REFIT_TAG, SEARCH_TAG
@@ -301,7 +302,7 @@ def _check(
 
 def _recorded(client: MlflowClient, run_id: str) -> Refit:
     with registry_errors(f"The refit in run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        return Refit.model_validate_json(Path(client.download_artifacts(run_id, CHECKS_FILE, folder)).read_bytes())
+        return Refit.model_validate_json(run_files.download(client, run_id, CHECKS_FILE, folder).read_bytes())
 
 
 def _with_refit(verdict: Verdict, refit: Refit) -> Verdict:
@@ -341,7 +342,7 @@ def _write_card(client: MlflowClient, context: StepContext, judged: _Judged, ref
         if all(file.path != ARTIFACTS for file in client.list_artifacts(judged.ref.run_id)):
             context.progress(f"{ref} has no model card, because the MLflow run of {judged.ref} has none.")
             return
-        folder = Path(client.download_artifacts(judged.ref.run_id, ARTIFACTS, temporary))
+        folder = run_files.download(client, judged.ref.run_id, ARTIFACTS, temporary)
         (folder / "verdict.json").write_text(verdict.model_dump_json(indent=1))
         about = card.for_refit(folder, ref, refit)
         client.log_artifacts(ref.run_id, str(folder), ARTIFACTS)

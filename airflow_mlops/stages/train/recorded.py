@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.base import parse
@@ -13,6 +12,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.metrics.catalog import is_custom
 from airflow_mlops.models.trainers.known import own_code
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec
+from airflow_mlops.registry import run_files
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import TRAINING_FILE
 from airflow_mlops.stages.train.spec import TrainSpec
@@ -61,5 +61,5 @@ def run_file(client: MlflowClient, ref: ModelVersionRef, file: str, action: str 
                 f"{without}its MLflow run {ref.run_id} has no file {file}. TrainOperator writes this file. Train the model "
                 "again with TrainOperator."
             )
-        content: dict[str, Any] = json.loads(Path(client.download_artifacts(ref.run_id, file, folder)).read_bytes())
+        content: dict[str, Any] = json.loads(run_files.download(client, ref.run_id, file, folder).read_bytes())
     return content

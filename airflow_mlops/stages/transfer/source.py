@@ -17,6 +17,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import contracts
 from airflow_mlops.models.explanation import FOLDER
 from airflow_mlops.models.onnx.scorer import CONTRACT_FILE
+from airflow_mlops.registry import run_files
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import card_hashes, difference, file_hashes
@@ -149,9 +150,9 @@ def _evaluated(client: MlflowClient, ref: ModelVersionRef, card: dict[str, str])
     if "verdict.json" not in card:
         raise unknown
     with registry_errors(f"The verdict on {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        path = client.download_artifacts(ref.run_id, f"{EVALUATION_FOLDER}/verdict.json", folder)
+        path = run_files.download(client, ref.run_id, f"{EVALUATION_FOLDER}/verdict.json", folder)
         try:
-            verdict = Verdict.model_validate_json(Path(path).read_bytes())
+            verdict = Verdict.model_validate_json(path.read_bytes())
         except ValidationError:
             raise RegistryError(
                 f"The verdict on {ref} in MLflow cannot be read by this release. Evaluate the version again."
@@ -202,7 +203,7 @@ def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, evide
         run = client.get_run(ref.run_id)
         stored = {item.path for item in client.list_artifacts(ref.run_id)}
         for path in stored & {*_EVIDENCE}:
-            client.download_artifacts(ref.run_id, path, str(evidence_files))
+            run_files.download(client, ref.run_id, path, evidence_files)
     if (found := difference(evidence.card, _card(evidence_files, evidence.card))) is not None:
         raise ModelCorruptError(f"The evaluation of {ref} in MLflow was changed while it was copied: {found}. Retry.")
     return Package(

@@ -1,0 +1,64 @@
+"""Files of MLflow runs, from a real server and through a proxy that refuses them."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import requests
+from mlflow import MlflowClient
+
+from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError
+from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.run_files import download
+
+
+@pytest.fixture
+def run(client, tmp_path) -> str:
+    """A run with the file ``evaluation/verdict.json``."""
+    run = client.create_run(client.create_experiment(f"files_{uuid.uuid4().hex}"))
+    (tmp_path / "verdict.json").write_text("{}")
+    client.log_artifact(run.info.run_id, str(tmp_path / "verdict.json"), "evaluation")
+    return str(run.info.run_id)
+
+
+@pytest.fixture
+def without_files(mlflow_server, monkeypatch):
+    """A client whose server answers requests for files with an error, and everything else as usual."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            found = requests.get(f"{mlflow_server}{self.path}", timeout=30)
+            status, body = (503, b"busy") if "mlflow-artifacts" in self.path else (found.status_code, found.content)
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield MlflowClient(f"http://127.0.0.1:{server.server_port}")
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_file_and_a_folder_keep_their_paths(client, run, tmp_path):
+    (tmp_path / "found").mkdir()
+    file = download(client, run, "evaluation/verdict.json", tmp_path / "found")
+    assert (file.read_text(), file.relative_to(tmp_path).as_posix()) == ("{}", "found/evaluation/verdict.json")
+    assert [path.name for path in download(client, run, "evaluation", tmp_path / "found").iterdir()] == ["verdict.json"]
+
+
+def test_a_server_that_is_overloaded_is_not_taken_for_a_missing_file(client, without_files, run, tmp_path):
+    with pytest.raises(RegistryUnavailableError), registry_errors("The file cannot be read"):
+        download(without_files, run, "evaluation/verdict.json", tmp_path)
+    with pytest.raises(RegistryError) as raised, registry_errors("The file cannot be read"):
+        download(client, run, "evaluation/other.json", tmp_path)
+    assert not isinstance(raised.value, RegistryUnavailableError)

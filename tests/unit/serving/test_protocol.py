@@ -65,7 +65,7 @@ def test_an_unexpected_error_is_answered_and_counted(caplog):
     async def send(message):
         sent.append(message)
 
-    route = Answered(call, "infer", metrics, AccessLog(None), None)
+    route = Answered(call, "infer", metrics, AccessLog(None, metrics), None)
     scope = {"type": "http", "headers": [], "method": "POST", "path": "/", "client": None}
     asyncio.run(route(scope, None, send))
     assert sent[0]["status"] == 500

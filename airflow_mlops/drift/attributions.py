@@ -6,7 +6,9 @@ gain-based evaluation of IR techniques", 2002). It is 1 if the order is the same
 importance lower it little.
 
 The p-value is that of a permutation test: rows, or whole clusters of rows, are reassigned at random to the reference
-and to the window. It is exact for any distribution of the attributions. If a cluster occurs in both, it is conservative.
+and to the window. It is exact for any distribution of the attributions if the rows, or the clusters, are independent. If
+a cluster occurs in both, it is conservative. All windows of a version have the same reference, so false alarms in
+different windows are not independent.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
 COLUMN = "attributions"
 
-# The smallest possible p-value is 1 / 10,000, which can stay significant among 500 columns.
+# The smallest possible p-value is 1 / 10,000, which can stay significant among 500 columns at a level of 5%.
 _ROUNDS, _AT_ONCE = 9_999, 500
 # Features that are compared: those with the largest attributions in reference and window together.
 _FEATURES = 50

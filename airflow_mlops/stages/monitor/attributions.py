@@ -46,14 +46,19 @@ def drift(check: Check, reference: TrainingReference) -> list[Drift]:
     if not check.datasets or not check.has_columns(COLUMN):
         return []
     key = f"attributions/{check.model}/{reference.version.version}.npz"
-    label, least = check.window.label, check.policy.min_rows
+    label, least = check.window.label, min(check.policy.min_rows, _UNITS)
     sample, rows = _sample(check, [feature.name for feature in reference.contract.features])
     if rows < least:
         return [unmeasured(f"{counted(rows, 'sampled row')} with attributions, {least:,} are needed", label)]
-    known = _read(check, key)
+    if not np.isfinite(sample.sums).all():
+        return [unmeasured("some attributions are not finite numbers", label)]
+    known, content = _read(check, key), _bytes(_Stored(check.window, check.policy.groups, sample))
+    # Of two windows that are checked at the same time, one becomes the reference.
+    if known is None and not check.store.create_exclusive(key, content):
+        known = _read(check, key)
     # Rows and clusters cannot be exchanged for each other, so the sample must be of the same kind.
     if known is None or known.window == check.window or known.groups != check.policy.groups:
-        check.store.write_bytes(key, _bytes(_Stored(check.window, check.policy.groups, sample)))
+        check.store.write_bytes(key, content)
         return [unmeasured(f"{label} is the reference for later windows of this version", label)]
     return [compare(known.sample, sample, known.window.label)]
 

@@ -24,6 +24,7 @@ from airflow_mlops.serving.versions import Served
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
+from airflow_mlops.stages.monitor import attributions
 from airflow_mlops.stages.monitor import step as monitor
 from airflow_mlops.stages.monitor.spec import MonitorSpec
 from airflow_mlops.stages.predictions.query import summary
@@ -116,7 +117,7 @@ def test_predictions_have_attributions_that_labels_and_monitoring_leave_alone(tr
     assert counts == [400, 400]
 
 
-def test_monitoring_compares_the_attributions_with_the_first_window_of_the_version(client, store):
+def test_monitoring_compares_the_attributions_with_the_first_window_of_the_version(client, store, monkeypatch):
     model = champion(client, store, LINEAR)
 
     def check(month: str, seed: int, policy=None, **columns) -> Report:
@@ -152,6 +153,10 @@ def test_monitoring_compares_the_attributions_with_the_first_window_of_the_versi
     # Clusters are not compared with rows: the window becomes the reference.
     assert check("2013-07", 10, {"groups": "flight"}).attributions.effect is None
     assert check("2013-08", 11, {"groups": "flight"}).attributions.reference == "2013-07"
+    # A sample that is smaller than `min_rows` is enough if the window is not.
+    monkeypatch.setattr(attributions, "_UNITS", 100)
+    assert check("2013-09", 12, {"min_rows": 300}).attributions.effect is None
+    assert check("2013-10", 13, {"min_rows": 300}).attributions.reference == "2013-09"
 
 
 def test_hashed_and_dropped_features_have_no_attribution(client, store, monkeypatch):

@@ -185,7 +185,7 @@ export const ModelPage = ({ name }: { name: string }) => {
             unmountOnExit
             value={tab}
           >
-            <Tabs.List mb={2} overflowX="auto">
+            <Tabs.List mb={2} overflowX="auto" overflowY="hidden">
               {Object.entries(TABS).map(([key, title]) => (
                 <Tabs.Trigger flexShrink={0} key={key} value={key}>
                   {title}

@@ -171,6 +171,10 @@ def without_credentials(uri: str) -> str:
     return mask_urls(uri)
 
 
+# HTTP statuses.
+_REFUSED, _OVERLOADED = (401, 403), (429, 502, 503, 504)
+
+
 @contextmanager
 def registry_errors(what: str) -> Iterator[None]:
     """Turn MLflow's exceptions inside the block into a :class:`RegistryError`.
@@ -188,15 +192,27 @@ def registry_errors(what: str) -> Iterator[None]:
     except MlflowException as error:
         message = " ".join(str(error.message).split())[:500]
         status = error.get_http_status_code()
-        if status in (401, 403) or " 401 " in message or " 403 " in message:
-            raise RegistryError(
-                f"{what}, because MLflow refuses the credentials. Check login and password of the Airflow connection."
-            ) from error
-        unavailable = status in (429, 502, 503, 504) or "Max retries exceeded" in message or "too many" in message
+        if status in _REFUSED or " 401 " in message or " 403 " in message:
+            raise _refused(what) from error
+        unavailable = status in _OVERLOADED or "Max retries exceeded" in message or "too many" in message
         kind = RegistryUnavailableError if unavailable else RegistryError
         raise kind(f"{what}: {message.rstrip('.')}.") from error
     except RequestException as error:
-        raise RegistryUnavailableError(f"{what}: {_cause(error)}.") from error
+        # Requests for files are answered with an error of requests, not of MLflow.
+        answer = error.response.status_code if error.response is not None else None
+        if answer in _REFUSED:
+            raise _refused(what) from error
+        # A status from 500 on can come from the object store behind the server, and a retry can succeed.
+        if answer is not None and answer < 500 and answer not in _OVERLOADED:
+            raise RegistryError(f"{what}: MLflow answers with the status {answer}.") from error
+        reason = _cause(error) if answer is None else f"MLflow answers with the status {answer}"
+        raise RegistryUnavailableError(f"{what}: {reason}.") from error
+
+
+def _refused(what: str) -> RegistryError:
+    return RegistryError(
+        f"{what}, because MLflow refuses the credentials. Check login and password of the Airflow connection."
+    )
 
 
 def is_missing(error: Exception) -> bool:

@@ -32,7 +32,8 @@ def without_files(mlflow_server, monkeypatch):
     class Proxy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             found = requests.get(f"{mlflow_server}{self.path}", timeout=30)
-            status, body = (503, b"busy") if "mlflow-artifacts" in self.path else (found.status_code, found.content)
+            is_file = "mlflow-artifacts" in self.path
+            status, body = (server.status, b"refused") if is_file else (found.status_code, found.content)
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -42,9 +43,12 @@ def without_files(mlflow_server, monkeypatch):
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Proxy)
+    class Server(ThreadingHTTPServer):
+        status = 503
+
+    server = Server(("127.0.0.1", 0), Proxy)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield MlflowClient(f"http://127.0.0.1:{server.server_port}")
+    yield server, MlflowClient(f"http://127.0.0.1:{server.server_port}")
     server.shutdown()
     server.server_close()
 
@@ -56,9 +60,13 @@ def test_a_file_and_a_folder_keep_their_paths(client, run, tmp_path):
     assert [path.name for path in download(client, run, "evaluation", tmp_path / "found").iterdir()] == ["verdict.json"]
 
 
-def test_a_server_that_is_overloaded_is_not_taken_for_a_missing_file(client, without_files, run, tmp_path):
+def test_a_server_that_is_overloaded_or_refuses_is_not_taken_for_a_missing_file(client, without_files, run, tmp_path):
+    server, refused = without_files
     with pytest.raises(RegistryUnavailableError), registry_errors("The file cannot be read"):
-        download(without_files, run, "evaluation/verdict.json", tmp_path)
+        download(refused, run, "evaluation/verdict.json", tmp_path)
+    server.status = 403
+    with pytest.raises(RegistryError, match="refuses the credentials"), registry_errors("The file cannot be read"):
+        download(refused, run, "evaluation/verdict.json", tmp_path)
     with pytest.raises(RegistryError) as raised, registry_errors("The file cannot be read"):
         download(client, run, "evaluation/other.json", tmp_path)
     assert not isinstance(raised.value, RegistryUnavailableError)

@@ -151,8 +151,8 @@ def is_on_request(name: str) -> bool:
 def main_metric(task: Task, measured: Iterable[str]) -> str:
     """Return the metric that judges a model by default.
 
-    It is the main metric of the ML task, or for a model of which one pinball loss was measured at training this loss,
-    because RMSE is smallest for the mean.
+    By default, it is the main metric of the ML task. For a regression with exactly one measured pinball loss, it is this
+    loss, because RMSE is smallest for the mean.
 
     :param measured: names of the metrics that were measured at training
     """

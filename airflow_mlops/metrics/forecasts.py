@@ -10,10 +10,10 @@ BuildForecastRowsOperator writes two columns into each row. They use only values
 The metrics:
 
 - ``mase``, the mean absolute scaled error: the mean of ``abs(label - prediction) / SCALE`` over the rows (R. Hyndman and A.
-  Koehler, "Another look at measures of forecast accuracy", International Journal of Forecasting 22, 2006). A row of which
-  the scale is 0 has no scaled error and is left out;
+  Koehler, "Another look at measures of forecast accuracy", International Journal of Forecasting 22, 2006). A row with
+  the scale 0 has no scaled error and is left out;
 - ``smape``, the symmetric mean absolute percentage error, as a share from 0 to 2: the mean of
-  ``2 * abs(label - prediction) / (abs(label) + abs(prediction))``, and 0 for a row of which both are 0 (S. Makridakis, E.
+  ``2 * abs(label - prediction) / (abs(label) + abs(prediction))``, and 0 for a row in which both are 0 (S. Makridakis, E.
   Spiliotis and V. Assimakopoulos, "The M4 Competition", International Journal of Forecasting 36, 2020).
 
 This module imports no heavy library, because DAG files that declare gates import this module during parsing.

@@ -15,9 +15,11 @@ from airflow_mlops.stages.join_labels.step import pseudonymizers, slots
 def inputs(spec: JoinLabelsSpec, context: StepContext) -> dict[str, Any]:
     """Return the inputs of the join: the predictions and the labels.
 
-    :raises NotCacheableError: a dataset was purged
+    :raises NotCacheableError: the rows are divided into shards, or a dataset was purged
     :raises SpecError: scoring hashed a column of ``on`` with another key than that of the connection
     """
+    if spec.shards is not None:
+        raise NotCacheableError("a join of labels in shards is not cached")
     predictions = select(context.store, spec.predictions, kept=context.kept)
     labels = select(context.store, spec.labels, kept=context.kept)
     require_unpurged([*predictions, *labels])

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import count
@@ -36,6 +34,7 @@ from airflow_mlops.stages.score import scoring, shards
 from airflow_mlops.stages.score.scoring import Scoring
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.support.deployed import flights, scoring_set
+from tests.support.dying_store import DyingStore, Killed
 from tests.support.predictions import model_in_memory
 
 MODEL = model_in_memory()
@@ -240,37 +239,6 @@ def test_if_all_shards_are_cleared_the_version_is_resolved_anew(store):
     assert first.is_newest
     assert not replace(first, number=0).is_newest
     assert task(store, ref, 1, 3, champion=5, series="again", succeeded=[0, 2])[0].number == 1
-
-
-class Killed(BaseException):
-    """A process ends."""
-
-
-class DyingStore(ArtifactStore):
-    """A store whose process is killed after some writes."""
-
-    writes = 0
-    last = 0
-
-    def _wrote(self) -> None:
-        self.writes += 1
-        if self.writes == self.last:
-            raise Killed
-
-    def create_exclusive(self, key: str, data: bytes) -> bool:
-        found = super().create_exclusive(key, data)
-        self._wrote()
-        return found
-
-    def write_bytes(self, key: str, data: bytes) -> None:
-        super().write_bytes(key, data)
-        self._wrote()
-
-    @contextmanager
-    def create(self, key: str) -> Iterator[object]:
-        with super().create(key) as file:
-            yield file
-        self._wrote()
 
 
 def test_a_shard_that_is_killed_after_any_write_is_retried_with_the_same_dataset():

@@ -13,6 +13,7 @@ different windows are not independent.
 
 from __future__ import annotations
 
+from math import comb
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -82,6 +83,17 @@ def compare(before: Sample, now: Sample, reference: str) -> Drift:
             for place in shown[np.argsort(-old[shown], kind="stable")]
         ],
     )
+
+
+def fewest(level: float) -> int:
+    """Return the smallest number of rows, or of clusters, of which two samples can be significant at ``level``.
+
+    The p-value is at least the share of one assignment among all assignments of the rows to the two samples.
+    """
+    count = 1
+    while comb(2 * count, count) * level < 1:
+        count += 1
+    return count
 
 
 def unmeasured(why: str, reference: str) -> Drift:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 # Rows of one call, which bounds the memory for the contributions to all classes.
 _ROWS = 4096
-_LIBRARIES: tuple[Library, ...] = (xgboost, lightgbm, catboost)
+_LIBRARIES: dict[str, Library] = {"xgboost": xgboost, "lightgbm": lightgbm, "catboost": catboost}
 
 # The type is the same for all models, so that predictions of several versions can be read together.
 _LISTS = pa.list_(pa.struct([("feature", pa.string()), ("value", pa.float64())]))
@@ -66,9 +66,11 @@ class Explainer:
     :param contract: the model contract
     :param link: name of the function that converts the model's sums to probabilities or values
     :param contributions: function that computes the contributions to each output of the model
+    :param method: name of the method, such as ``tree Shapley values of xgboost``
     """
 
-    def __init__(self, contract: ModelContract, link: Link, contributions: Contributions) -> None:
+    def __init__(self, contract: ModelContract, link: Link, contributions: Contributions, method: str) -> None:
+        self.method = method
         self.features = [feature.name for feature in contract.features]
         self._contract, self._link, self._contributions = contract, link, contributions
 
@@ -128,12 +130,13 @@ def load(folder: Path, contract: ModelContract, name: str) -> Explainer:
     try:
         if (folder / linear.FILE).exists():
             terms = linear.Terms.model_validate_json((folder / linear.FILE).read_bytes())
-            return Explainer(contract, terms.link, lambda data: terms.contributions(data, features))
-        for library in _LIBRARIES:
+            return Explainer(contract, terms.link, lambda data: terms.contributions(data, features), "linear terms")
+        for library_name, library in _LIBRARIES.items():
             if (folder / library.FILE).exists():
                 encoding = Encoding.from_json(json.loads((folder / ENCODING_FILE).read_text("utf-8")))
                 link, ask = library.contributions((folder / library.FILE).read_bytes(), encoding)
-                return Explainer(contract, link, _encoded(encoding, ask, features))
+                method = f"tree Shapley values of {library_name}"
+                return Explainer(contract, link, _encoded(encoding, ask, features), method)
     except SpecError:
         raise
     except (ValidationError, ValueError, KeyError, OSError) as error:

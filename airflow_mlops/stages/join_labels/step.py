@@ -22,6 +22,7 @@ from airflow_mlops.stages.join_labels.joining import Join
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 from airflow_mlops.stages.shards import with_rows
 
+_ATTRIBUTIONS = ("attribution_scale", "attribution_method")
 _QUARANTINED = ("quarantined", "quarantined_estimated")
 
 
@@ -191,7 +192,19 @@ def _without(predictions: Sequence[Dataset], replaced: str | None) -> dict[str, 
     kept: dict[str, Any] = {
         key: [name for name in details[key] if name != replaced] for key in ("hashed", "dropped") if key in details
     }
+    kept |= _attributions(predictions)
     return {**{key: value for key, value in details.items() if key not in _QUARANTINED}, **kept}
+
+
+def _attributions(predictions: Sequence[Dataset]) -> dict[str, str]:
+    """Return how the attributions of the last version were made; empty without attributions.
+
+    Only some of its predictions may have attributions. If they were made in several ways, all are named.
+    """
+    version = predictions[-1].manifest.details.get("model_version")
+    known = [item.manifest.details for item in predictions if item.manifest.details.get("model_version") == version]
+    found = {key: {details[key]: None for details in known if key in details} for key in _ATTRIBUTIONS}
+    return {key: " and ".join(names) for key, names in found.items() if names}
 
 
 def _versions(predictions: Sequence[Dataset]) -> dict[str, dict[str, int]]:

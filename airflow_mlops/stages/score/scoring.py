@@ -130,7 +130,7 @@ class Scoring:
         predictions.claim(self.context.store, self.name, self._slot, self.datasets, self.part, self.context.provenance)
         details = _details(self.datasets, model, self.version, carried, self.privacy)
         if explainer is not None:
-            details["attribution_scale"] = explainer.scale
+            details |= {"attribution_scale": explainer.scale, "attribution_method": explainer.method}
         timestamp = details["timestamp"]
         private = hashed_or_dropped(self.privacy.details)
         schema = _common(self.datasets, carried, timestamp)

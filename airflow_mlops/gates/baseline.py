@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import model_validator
+
 from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.base import Confidence, MarginInput, MetricGate
+from airflow_mlops.metrics.catalog import is_coverage_gap
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
@@ -27,6 +30,15 @@ class BetterThanBaseline(MetricGate):
 
     better_than_baseline_by: MarginInput
     confidence: Confidence | None = None
+
+    @model_validator(mode="after")
+    def _informative_baseline(self) -> BetterThanBaseline:
+        if is_coverage_gap(self.metric):
+            raise ValueError(
+                f"the baseline of {self.metric!r} is the quantile of the labels, which has almost no gap; set max instead of "
+                "better_than_baseline_by"
+            )
+        return self
 
     @property
     def name(self) -> str:

@@ -125,6 +125,11 @@ def is_quantile(name: str) -> bool:
     return quantiles.alpha_of(name) is not None
 
 
+def is_coverage_gap(name: str) -> bool:
+    """Return whether ``name`` is the coverage gap of a quantile, such as ``quantile_coverage_gap_a0.9``."""
+    return quantiles.covered_alpha_of(name) is not None
+
+
 def is_ranking(name: str) -> bool:
     """Return whether ``name`` is NDCG with its parameters, such as ``ndcg_k10_by-query``."""
     return rankings.ranking_of(name) is not None
@@ -137,13 +142,15 @@ def is_forecast_error(name: str) -> bool:
 
 def _is_regression_metric(name: str) -> bool:
     """Return whether a metric is computed only on request, and only for regressions."""
-    return is_deviance(name) or is_quantile(name) or is_ranking(name) or is_forecast_error(name)
+    return (
+        is_deviance(name) or is_quantile(name) or is_coverage_gap(name) or is_ranking(name) or is_forecast_error(name)
+    )
 
 
 def is_on_request(name: str) -> bool:
     """Return whether a metric is computed only on request.
 
-    Such metrics are custom metrics, expected costs, deviances, pinball losses, NDCG and the metrics of forecasts.
+    Such metrics are custom metrics, expected costs, deviances, metrics of quantiles, NDCG and the metrics of forecasts.
     """
     return is_custom(name) or is_expected_cost(name) or _is_regression_metric(name)
 
@@ -165,8 +172,8 @@ def realised(task: Task, names: Iterable[str]) -> list[str]:
 
     :param task: the ML task (binary, multiclass, regression)
     :param names: names of metrics
-    :return: those of :data:`REALISED`, in its order, followed by the expected costs (binary) or the deviances, pinball
-        losses, NDCG and metrics of forecasts (regression)
+    :return: those of :data:`REALISED`, in its order, followed by the expected costs (binary) or the deviances, metrics of
+        quantiles, NDCG and metrics of forecasts (regression)
     """
     given = list(names)
     own = [
@@ -183,7 +190,7 @@ def is_mean_of_rows(name: str) -> bool:
     The value of such a metric for a window follows from its values for parts of the window.
     """
     # MASE leaves rows out.
-    return name not in ("roc_auc", forecasts.MASE, *BY_INFLUENCE) and not is_ranking(name)
+    return name not in ("roc_auc", forecasts.MASE, *BY_INFLUENCE) and not is_ranking(name) and not is_coverage_gap(name)
 
 
 def is_custom(name: str) -> bool:
@@ -212,7 +219,7 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
         )
     if name == deviances.TWEEDIE:
         raise ValueError(f"{name!r} has no power; write {{'metric': {name!r}, 'power': 1.5}} with your power")
-    if name == quantiles.PINBALL:
+    if name in quantiles.NAMES:
         raise ValueError(f"{name!r} has no quantile; write {{'metric': {name!r}, 'alpha': 0.9}} with your quantile")
     if name == rankings.NDCG:
         raise ValueError(
@@ -221,7 +228,7 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
     on_request = is_on_request(name)
     built_in = METRICS | INTERVAL_METRICS
     if name not in built_in and not on_request:
-        own = [costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE, quantiles.PINBALL, rankings.NDCG]
+        own = [costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE, *quantiles.NAMES, rankings.NDCG]
         known = [*built_in, *own, forecasts.MASE, forecasts.SMAPE]
         raise ValueError(
             f"{name!r} is not a metric: {choices(name, known)}, or use the import path of a custom metric, "
@@ -265,7 +272,7 @@ def check_on_request(name: str) -> str:
 
     :raises ValueError: ``name`` is none of these
     """
-    if name in (costs.NAME, deviances.TWEEDIE, quantiles.PINBALL, rankings.NDCG):
+    if name in (costs.NAME, deviances.TWEEDIE, *quantiles.NAMES, rankings.NDCG):
         find_metric(name)
     return name if is_on_request(name) else check_import_path(name)
 
@@ -274,8 +281,14 @@ def check_chooses(name: str | None) -> None:
     """Check that a metric can choose the best of several models.
 
     :param name: name of the metric; ``None`` for the default
-    :raises ValueError: the metric is one of :data:`INTERVAL_METRICS`
+    :raises ValueError: the metric is one of :data:`INTERVAL_METRICS`, or a coverage gap
     """
+    if name is not None and is_coverage_gap(name):
+        alpha = quantiles.covered_alpha_of(name)
+        raise ValueError(
+            f"{name!r} does not say which model is best, because the same quantile for all rows has almost no gap; use "
+            f"{{'metric': {quantiles.PINBALL!r}, 'alpha': {alpha!r}}} here, and a gate with max for {name!r}"
+        )
     if name in INTERVAL_METRICS:
         raise ValueError(
             f"{name!r} does not say which model is best, because wide intervals cover more; use another metric here, and a gate "

@@ -101,6 +101,12 @@ def pinball(alpha: float, truth: NDArray[Any], value: NDArray[np.float64]) -> ND
     return np.asarray(np.maximum(alpha * above, (alpha - 1) * above))
 
 
+def at_most(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return whether each label is at most the predicted quantile, shape (n,)."""
+    covered: NDArray[np.bool_] = truth <= value
+    return covered
+
+
 def absolute_errors(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArray[np.float64]:
     """Compute the absolute error of each row.
 

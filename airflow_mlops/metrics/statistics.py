@@ -39,7 +39,7 @@ from airflow_mlops.metrics.losses import (
     scaled_errors,
     squared_errors,
 )
-from airflow_mlops.metrics.quantiles import alpha_of
+from airflow_mlops.metrics.quantiles import alpha_of, covered_alpha_of
 from airflow_mlops.metrics.rankings import Ranking, ranking_of
 from airflow_mlops.metrics.ranks import mean_placement, placements, precision_terms
 from airflow_mlops.metrics.rows import Rows
@@ -116,6 +116,8 @@ def statistic(metric: str, rows: Rows) -> Statistic:
         return Statistic(partial(_group_gains, metric, ranking), lambda sums: _ratio(sums[..., 1], sums[..., 0]))
     if (alpha := alpha_of(metric)) is not None:
         return _weighted(_mean(lambda rows: losses.pinball(alpha, rows.truth, _score(rows))))
+    if (covered := covered_alpha_of(metric)) is not None:
+        return _weighted(_coverage_gap(covered))
     if (power := power_of(metric)) is not None:
         return _weighted(_mean(partial(_deviances, metric, power)))
     return _weighted(_MULTICLASS[metric] if rows.task == "multiclass" else _OTHERS[metric])
@@ -159,6 +161,12 @@ def _mean(loss: Callable[[Rows], NDArray[Any]]) -> Statistic:
         yield loss(rows)
 
     return Statistic(terms, lambda sums: _ratio(sums[..., 1], sums[..., 0]))
+
+
+def _coverage_gap(alpha: float) -> Statistic:
+    covered = _mean(lambda rows: losses.at_most(rows.truth, _score(rows)))
+    # The rows are counted before the distance is taken, because gaps of parts do not add up.
+    return Statistic(covered.terms, lambda sums: np.abs(covered.value(sums) - alpha))
 
 
 def _expected_cost(costs: Costs) -> Statistic:

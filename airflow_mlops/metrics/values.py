@@ -16,6 +16,7 @@ from airflow_mlops.metrics.catalog import (
     INTERVAL_METRICS,
     METRICS,
     find_metric,
+    is_coverage_gap,
     is_custom,
     is_expected_cost,
     is_forecast_error,
@@ -26,7 +27,7 @@ from airflow_mlops.metrics.catalog import (
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.forecasts import NAIVE
-from airflow_mlops.metrics.quantiles import alpha_of
+from airflow_mlops.metrics.quantiles import alpha_of, covered_alpha_of
 from airflow_mlops.metrics.rows import Rows, prepare, unseen
 from airflow_mlops.metrics.statistics import CALIBRATION_BINS, calibration_bins, statistic
 
@@ -56,7 +57,7 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
         names += INTERVAL_METRICS
     values = {name: statistic(name, rows).measure(rows) for name in names}
     for name in dict.fromkeys(own):
-        if is_expected_cost(name) or is_quantile(name):
+        if is_expected_cost(name) or is_quantile(name) or is_coverage_gap(name):
             values[name] = statistic(name, rows).measure(rows)
             continue
         if is_forecast_error(name):
@@ -157,7 +158,7 @@ def baseline(
     """Compute the metrics of a baseline model that uses no features.
 
     For classification, the baseline predicts the most frequent class, with the class frequencies as probabilities. For
-    a regression, it predicts the mean value, for a pinball loss the quantile of the labels, or for rows of forecasts the
+    a regression, it predicts the mean value, for a metric of a quantile the quantile of the labels, or for rows of forecasts the
     seasonal-naive forecast (:mod:`airflow_mlops.metrics.forecasts`). For an expected cost, it predicts the class that
     costs less.
 
@@ -181,7 +182,7 @@ def baseline(
     least = {
         name: measure_one(name, without_features(rows, name))
         for name in found
-        if is_expected_cost(name) or is_quantile(name)
+        if is_expected_cost(name) or is_quantile(name) or is_coverage_gap(name)
     }
     return found | least
 
@@ -195,7 +196,9 @@ def without_features(rows: Rows, metric: str | None = None) -> Rows:
     """
     size = len(rows)
     if rows.task == "regression":
-        alpha = alpha_of(metric) if metric is not None else None
+        alpha = None
+        if metric is not None and (alpha := alpha_of(metric)) is None:
+            alpha = covered_alpha_of(metric)
         if alpha is not None:
             order = np.argsort(rows.truth, kind="stable")
             reached = np.cumsum(np.ones(size) if rows.weight is None else rows.weight[order])

@@ -7,6 +7,7 @@ from statistics import NormalDist
 
 from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.realised import stretched
 from airflow_mlops.profiles.profile import ModelProfile, WeightedPerformance
 from airflow_mlops.profiles.segments import SegmentLosses
 from airflow_mlops.profiles.training import CONFIDENCE
@@ -31,8 +32,8 @@ def interval(
         found = _from_losses(metric, known.segments)
     if found is None:
         return None
-    scale = _z(confidence) / _z(CONFIDENCE)
-    return Interval(value, value - scale * (found.value - found.low), value + scale * (found.high - found.value))
+    scaled = stretched(metric, found, _z(confidence) / _z(CONFIDENCE))
+    return Interval(value, value - (found.value - scaled.low), value + (scaled.high - found.value))
 
 
 def _from_losses(metric: str, known: SegmentLosses) -> Interval | None:

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window
-from airflow_mlops.metrics.catalog import find_metric
+from airflow_mlops.metrics.catalog import find_metric, is_coverage_gap
 
 METRIC_NAMES = {
     "roc_auc": "ROC AUC",
@@ -220,6 +220,12 @@ class Performance(Model):
     def higher_is_better(self) -> bool:
         """Return whether larger values of the metric are better."""
         return find_metric(self.metric, self.greater_is_better).higher_is_better
+
+    @property
+    def has_absolute_tolerance(self) -> bool:
+        """Return whether the tolerance is a difference. Otherwise it is a share of the value at training."""
+        # A good coverage gap is almost 0, and so would be a share of it.
+        return self.higher_is_better or is_coverage_gap(self.metric)
 
 
 class IntervalCoverage(Performance):

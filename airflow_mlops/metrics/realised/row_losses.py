@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from airflow_mlops.metrics import weighted
 from airflow_mlops.metrics.catalog import BY_INFLUENCE, COVERAGE
 from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.deviances import power_of
@@ -13,6 +14,7 @@ from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.forecasts import MASE, SCALE, SMAPE
 from airflow_mlops.metrics.losses import (
     absolute_errors,
+    at_most,
     binary_log_losses,
     deviances,
     percentage_errors,
@@ -20,7 +22,7 @@ from airflow_mlops.metrics.losses import (
     scaled_errors,
     squared_errors,
 )
-from airflow_mlops.metrics.quantiles import alpha_of
+from airflow_mlops.metrics.quantiles import alpha_of, covered_alpha_of
 from airflow_mlops.metrics.rankings import ranking_of
 from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
 from airflow_mlops.metrics.realised.ranking import area_of, by_group
@@ -43,6 +45,9 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
 
     MASE leaves out rows of which the scale is 0. Their loss is the metric, and the losses of the other rows are scaled so
     that the variance of the mean is that of the ratio of two sums.
+
+    The losses of a coverage gap are defined in the same way, for the sign of the difference between coverage and quantile on
+    all rows. Parts of the rows may have the other sign, so these losses must not be averaged over parts.
 
     The losses of average precision, precision, recall, F1 and balanced accuracy are defined in the same way.
 
@@ -69,6 +74,10 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
     if (alpha := alpha_of(metric)) is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             return pinball(alpha, outcomes.truth, outcomes.score)
+    if (alpha := covered_alpha_of(metric)) is not None:
+        covered = at_most(outcomes.truth, outcomes.score).astype(float)
+        share = weighted.mean(covered, outcomes.weight)
+        return np.asarray(abs(share - alpha) + (1 if share >= alpha else -1) * (covered - share))
     if (power := power_of(metric)) is not None:
         return _deviances(power, outcomes)
     with np.errstate(over="ignore", invalid="ignore"):

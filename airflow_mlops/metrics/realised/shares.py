@@ -15,6 +15,7 @@ from airflow_mlops.metrics import intervals, weighted
 from airflow_mlops.metrics.costs import Costs
 from airflow_mlops.metrics.interval_ends import covers
 from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.losses import at_most
 from airflow_mlops.metrics.realised.labelled import Bools, Outcomes, UnmeasurableError, two_classes
 from airflow_mlops.metrics.statistics import influence
 
@@ -27,6 +28,17 @@ def accuracy(outcomes: Outcomes, z: float) -> Interval:
 def interval_coverage(outcomes: Outcomes, z: float) -> Interval:
     """Measure the share of the labels that lie in their prediction interval."""
     return weighted.share(~missed(outcomes), outcomes.weight, z)
+
+
+def coverage_gap(alpha: float, outcomes: Outcomes, z: float) -> Interval:
+    """Measure the distance of the share of the labels that are at most the predicted quantile from ``alpha``.
+
+    The ends are the smallest and the largest distance of the shares in the interval of this share.
+    """
+    share = weighted.share(at_most(outcomes.truth, outcomes.score), outcomes.weight, z)
+    ends = abs(share.low - alpha), abs(share.high - alpha)
+    low = 0.0 if share.low <= alpha <= share.high else min(ends)
+    return Interval(abs(share.value - alpha), low, max(ends))
 
 
 def recall(outcomes: Outcomes, z: float) -> Interval:

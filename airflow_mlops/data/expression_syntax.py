@@ -88,7 +88,7 @@ def parse(expression: str) -> Expression:
 
 
 def _check_quotes(tree: ast.expr, expression: str) -> None:
-    """Check that quoted text is used as a value, and not as the name of a column, as double quotes are used in SQL.
+    """Check that quoted text is used as a value. In SQL, double quotes would mark the name of a column.
 
     :raises SpecError: text is an operand of an operator other than a comparison, or is compared only with other values
     """

@@ -18,8 +18,8 @@ def spans(
 ) -> list[tuple[Dataset, range]]:
     """Return the rows of one of ``count`` spans, as positions in the split part of each dataset.
 
-    Every row is in exactly one span. A span consists of consecutive batches of one pass over all rows. A model gets the
-    same batches, so its predictions are the same to the last bit.
+    Every row is in exactly one span. A span consists of whole batches, which are the same as in one pass over all rows.
+    A model's predictions are therefore equal to the last bit.
 
     :param batch_rows: number of rows in a batch. The last batch of each file may have fewer
     :param number: number of the span, from 0
@@ -72,7 +72,7 @@ def _share(items: Sequence[T], number: int, count: int) -> list[T]:
 
 
 def count(datasets: Sequence[Dataset], part: str | None, batch_rows: int) -> int:
-    """Return into how many spans to divide the rows: about a million rows each, and at least eight if there are enough.
+    """Return the number of spans: one per million rows, at least eight, and at most one per batch.
 
     The number depends only on the datasets, so a retry finds the spans that an earlier try has finished.
 

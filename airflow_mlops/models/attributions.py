@@ -1,16 +1,15 @@
 """Exact attributions: by how much each feature moved the prediction of a row.
 
-An attribution is added to other attributions on the scale of the model's margin: the log-odds of the positive class
-(binary), the value of the predicted class before softmax (multiclass), or the value or its logarithm (regression). The
-base and the attributions of all features add up to the margin of the row. Of a calibrated model, it is the margin
-before the calibration.
+Attributions are on the scale of the model's margin: the log-odds of the positive class (binary), the value of the
+predicted class before softmax (multiclass), or the value or its logarithm (regression). The base and the attributions
+of all features add up to the margin of the row. For a calibrated model, this is the margin before the calibration.
 
 - Linear models of scikit-learn: coefficient times the difference from the mean of the training rows, from
   :mod:`airflow_mlops.models.trainers.sklearn.linear`.
 - Boosted trees: Shapley values of the trees (S. Lundberg et al., "From local explanations to global understanding with
   explainable AI for trees", 2020), which the library computes from the model in its own format.
 
-These files are data: loading them runs no code of the model.
+The files with the coefficients and the trees are data, so loading them runs no code of the model.
 """
 
 from __future__ import annotations
@@ -110,7 +109,7 @@ class Explainer:
         return Attributions(values, base)
 
     def _outputs(self, found: Predictions, rows: int) -> NDArray[np.int64]:
-        """Return the position of the output of the model that each row's attributions explain."""
+        """Return, for each row, the position of the model's output that the attributions explain."""
         if self._contract.task != "multiclass":
             return np.zeros(rows, dtype=np.int64)
         assert found.probabilities is not None
@@ -183,7 +182,8 @@ def refusal(name: str) -> ModelFormatError:
     :param name: name of the version, such as ``delays v3``
     """
     return ModelFormatError(
-        f"explain=True needs a model with exact attributions, but {name} is none. Remove `explain`, or train XGBoost, LightGBM, CatBoost or a "
+        f"explain=True needs a model with exact attributions, but {name} has none. Remove `explain`, or train "
+        "XGBoost, LightGBM, CatBoost or a "
         "linear or logistic regression of scikit-learn (with the default preprocessing) with TrainOperator. A linear model of an earlier "
         "release must be trained again."
     )

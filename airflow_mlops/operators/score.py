@@ -55,10 +55,10 @@ class ScoreOperator(ShardedOperator):
     :param drop_columns: names of the columns that are not stored in the predictions
     :param hash_conn_id: id of the Airflow connection with the secret key for hashing in the password field; required
         with ``hash_columns``
-    :param write_to: table into which the predictions are written as well: of a database, as ``{"conn_id": ...,
+    :param write_to: table into which the predictions are written as well: a table of a database, as ``{"conn_id": ...,
         "table": ...}``, where ``table`` may be ``SCHEMA.TABLE``; a Delta table, as ``{"delta": "s3://...", "conn_id":
-        ...}``, where ``conn_id`` is optional; or an Iceberg table, as ``{"iceberg": "NAMESPACE.TABLE", "conn_id": ...}``.
-        The rows of the same window, model, version and dataset name are replaced in one transaction
+        ...}``, where ``conn_id`` is optional; or an Iceberg table, as ``{"iceberg": "NAMESPACE.TABLE", "conn_id":
+        ...}``. The rows of the same window, model, version and dataset name are replaced in one transaction
     :param shard: index of the shard to score, from 0; by default all rows are scored
     :param shards: number of shards into which the rows are divided
     :param mlflow_conn_id: id of the Airflow connection to MLflow

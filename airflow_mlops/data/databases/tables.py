@@ -210,7 +210,7 @@ class Table(ABC):
             if not fits(field.type, column.type, self.database):
                 raise TableError(
                     f"Column {field.name!r} of table {self.name!r} of connection {self.info.conn_id!r} has the type "
-                    f"{column.type}, which does not hold every {field.type}. Change it to {wanted}, or write to another "
+                    f"{column.type}, which cannot hold every {field.type}. Change it to {wanted}, or write to another "
                     "table."
                 )
         if missing := [column.name for column in known.values() if column.required]:

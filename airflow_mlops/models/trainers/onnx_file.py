@@ -37,7 +37,7 @@ class OnnxFileModel(FittedModel):
         export: probabilities, shape (n, classes) or, for two classes, (n, 1), or values, shape (n, 1); by default the
         ONNX model itself predicts
     :raises ModelFormatError: the ONNX model does not have the inputs and the output that the task needs
-    :raises TrainingError: the output are not probabilities, or not finite numbers
+    :raises TrainingError: the output contains NaN or infinity, or is not a probability of each class
     """
 
     def __init__(

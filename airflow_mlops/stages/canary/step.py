@@ -82,7 +82,7 @@ def run(spec: CanarySpec, context: StepContext) -> CanaryResult:
 
 @dataclass
 class _Task:
-    """Decides about the canary; the fields say why if nothing is decided."""
+    """Decides about the canary. If nothing is decided, ``state`` and ``reason`` say why."""
 
     spec: CanarySpec
     context: StepContext

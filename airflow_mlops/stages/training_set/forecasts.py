@@ -63,7 +63,7 @@ def detail(forecast: dict[str, Any] | None, spec: TrainingSetSpec) -> dict[str, 
 
 
 def with_columns(spec: TrainingSetSpec, forecast: dict[str, Any] | None) -> TrainingSetSpec:
-    """Return the spec with the columns that the metrics of forecasts need, which are not all features."""
+    """Return the spec with all columns that the metrics of forecasts need. Some of these columns are not features."""
     if not detail(forecast, spec):
         return spec
     missing = [name for name in (SCALE, NAIVE) if name not in (*spec.columns, *spec.watched)]

@@ -87,7 +87,7 @@ def _cells(file: Path) -> list[dict[str, Any]]:
 
 
 def _code_hash(cells: list[dict[str, Any]]) -> str:
-    """Return the SHA-256 of the code of a notebook. Outputs, execution counts and other cells do not count."""
+    """Return the SHA-256 of the code of a notebook. Outputs, execution counts and cells without code are ignored."""
     code = [cell["source"] for cell in cells if cell.get("cell_type") == "code"]
     return hashlib.sha256(json.dumps(code).encode()).hexdigest()
 

@@ -66,7 +66,7 @@ def decode(file: SourceFile, raw: HashingReader, encoding: str | None = None) ->
     for signature, what in _SIGNATURES.items():
         if re.match(signature, start):
             raise file.malformed(
-                f"must be a text file according to its name or `format`, but the content is that of a {what}",
+                f"must be a text file according to its name or `format`, but the content is a {what}",
                 "Give the file name the suffix of the actual format, or set `format`. Save a workbook as CSV.",
             )
     for mark, found in _MARKS.items():

@@ -94,7 +94,8 @@ def check_columns(schema: pa.Schema, where: str) -> None:
         name = field.name
         if (other := seen.get(name.casefold())) is not None:
             raise TableError(
-                f"{where} cannot have both the column {other!r} and the column {name!r}. Rename one of them where the data "
+                f"{where} cannot have both the column {other!r} and the column {name!r}, because the names differ "
+                f"only by letter case. Rename one of them where the data "
                 "is ingested."
             )
         seen[name.casefold()] = name

@@ -126,7 +126,7 @@ METRICS: dict[str, Metric] = {
 
 
 def monitored(result: dict[str, Any]) -> list[Sample]:
-    """Return the samples of a check by MonitorOperator. There are no samples for values that were not measured.
+    """Return the samples of a check by MonitorOperator. Only measured values have samples.
 
     :param result: a :class:`~airflow_mlops.stages.monitor.spec.MonitorResult` as JSON
     """

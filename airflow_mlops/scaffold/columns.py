@@ -157,7 +157,7 @@ class Column:
 
     @property
     def example(self) -> Any:
-        """Return the first value that is not null and does not mean a missing value."""
+        """Return the first value that is neither null nor a text that means a missing value."""
         return self._texts[0] if self._texts else self.values.drop_null()[0].as_py()
 
     @property

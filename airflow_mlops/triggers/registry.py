@@ -39,9 +39,9 @@ class RegistryTrigger(BaseEventTrigger):
     changes several times between two checks, only the last change is noticed. No change is noticed if the alias names
     the same version at both checks.
 
-    The entries with an event are recorded in the asset state store. A restarted triggerer fires no second event for an
-    entry. An event is fired again only if the triggerer stops during the delivery of the event, which takes a few
-    seconds.
+    The asset state store records the entries for which an event was fired. A restarted triggerer fires no second event
+    for an entry. An event is fired again only if the triggerer stops during the delivery of the event, which takes a
+    few seconds.
 
     Airflow 3.3 stops watching an asset when it parses a DAG file that defines the asset without its watcher. Use
     ``Asset.ref`` to refer to the asset in other DAG files.

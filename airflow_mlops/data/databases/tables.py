@@ -178,8 +178,8 @@ class Table(ABC):
             folded = field.name if self.database == "postgresql" else field.name.casefold()
             if folded in seen:
                 raise TableError(
-                    f"{self.where} cannot have both the column {seen[folded]!r} and the column {field.name!r}. Rename "
-                    "one of them where the data is ingested."
+                    f"{self.where} cannot have both the column {seen[folded]!r} and the column {field.name!r}, "
+                    f"because the names differ only by letter case. Rename one of them where the data is ingested."
                 )
             seen[folded] = field.name
             if new_type(field.type, self.database) is None:

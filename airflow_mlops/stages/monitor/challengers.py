@@ -151,8 +151,8 @@ def probe(
     :param realised: realised performance of the window
     :param earlier: findings of earlier windows, ordered by time
     :param ledger: the ledger of the model, which was read before
-    :param trainer: the trainer of the operator; by default the trainers of the champion and of the other candidates of
-        the last decision
+    :param trainer: the trainer of the operator; ``None`` for the trainers of the champion and of the other candidates
+        of the last decision
     :raises MLOpsError: a challenger could not be trained or compared, and a retry may help or ``trainer`` is set. Other
         errors become a note
     """

@@ -175,7 +175,7 @@ def _id(trainer: TrainerSpec) -> str:
 def _expected_seconds(candidate: ModelVersionRef, trainer: TrainerSpec, rows: int, client: MlflowClient) -> float:
     """Return the expected time of fits to ``rows`` rows in seconds, in proportion to the fit of the candidate.
 
-    :raises UnmeasurableError: the trainer runs user code, or the time is not known
+    :raises UnmeasurableError: challengers cannot be trained with the trainer, or the time is not known
     """
     if own := own_code(trainer):
         raise UnmeasurableError(f"it runs user code ({', '.join(own)})")

@@ -53,7 +53,7 @@ def forecast_of(spec: TrainingSetSpec, datasets: Sequence[Dataset]) -> dict[str,
 def detail(forecast: dict[str, Any] | None, spec: TrainingSetSpec) -> dict[str, Any]:
     """Return the entry for the manifest, from which later steps know that they measure forecasts.
 
-    There is none if the label is not the value itself, because the seasonal-naive forecast is then in another unit.
+    It is empty if the label is not the value itself, because the seasonal-naive forecast is then in another unit.
     """
     if forecast is None or (
         spec.label is not None and (spec.label.name != forecast["value"] or spec.label.expression is not None)

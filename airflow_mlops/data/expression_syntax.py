@@ -28,7 +28,7 @@ class Expression:
     """A parsed expression.
 
     :param tree: Python's syntax tree of the expression. Each name between backticks is replaced by a new identifier
-    :param names: the name of the column of each identifier in the tree
+    :param names: name of the column, by identifier in the tree
     """
 
     tree: ast.expr

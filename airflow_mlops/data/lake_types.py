@@ -95,8 +95,7 @@ def check_columns(schema: pa.Schema, where: str) -> None:
         if (other := seen.get(name.casefold())) is not None:
             raise TableError(
                 f"{where} cannot have both the column {other!r} and the column {name!r}, because the names differ "
-                f"only by letter case. Rename one of them where the data "
-                "is ingested."
+                "only by letter case. Rename one of them where the data is ingested."
             )
         seen[name.casefold()] = name
         if new_type(field.type) is None:

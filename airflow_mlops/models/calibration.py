@@ -164,7 +164,7 @@ def _scores(method: CalibrationMethod, probabilities: NDArray[np.float64]) -> ND
 
 
 def _given_scores(classes: int) -> Any:
-    """Return a classifier whose decision function is its input."""
+    """Return a classifier whose decision function returns the input unchanged."""
     from sklearn.base import BaseEstimator, ClassifierMixin
 
     class GivenScores(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -179,7 +179,7 @@ class Table(ABC):
             if folded in seen:
                 raise TableError(
                     f"{self.where} cannot have both the column {seen[folded]!r} and the column {field.name!r}, "
-                    f"because the names differ only by letter case. Rename one of them where the data is ingested."
+                    "because the names differ only by letter case. Rename one of them where the data is ingested."
                 )
             seen[folded] = field.name
             if new_type(field.type, self.database) is None:

@@ -267,6 +267,7 @@ class Replay:
 
         This is the loss of the model that was trained before window ``number``, minus the cross-fitted loss, both
         measured in this window.
+
         :return: ``None`` if a loss is not defined, such as in a window of one class
         """
         if (number, recipe) not in self._ages:

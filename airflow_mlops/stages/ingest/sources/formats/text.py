@@ -42,14 +42,14 @@ class Block:
     """A block of whole records of a text file.
 
     :param text: the records in UTF-8
-    :param line: line number in the file of the first line of the block, from 1
+    :param line: number of the first line of the block in the file, from 1
     """
 
     text: bytes
     line: int
 
     def line_at(self, offset: int) -> int:
-        """Return the line number in the file of the byte at ``offset`` in the block."""
+        """Return the line of the file, from 1, that contains the byte at ``offset`` in the block."""
         return self.line + self.text.count(b"\n", 0, offset)
 
 

@@ -22,9 +22,8 @@ _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 class Metric(NamedTuple):
     """The name of a metric, the ML tasks that it applies to, and its direction.
 
-    :param name: a key of :data:`METRICS`, an expected cost (:mod:`airflow_mlops.metrics.costs`), a deviance
-        (:mod:`airflow_mlops.metrics.deviances`), a metric of forecasts (:mod:`airflow_mlops.metrics.forecasts`), or the
-        import path of a custom metric
+    :param name: a key of :data:`METRICS` or :data:`INTERVAL_METRICS`, or a metric that is computed on request
+        (:func:`is_on_request`)
     :param tasks: the ML tasks (binary, multiclass, regression) that the metric applies to
     :param higher_is_better: whether higher values are better
     :param of_labels: whether the metric is computed from predicted labels instead of probabilities or values
@@ -98,16 +97,16 @@ REALISED: dict[Task, tuple[str, ...]] = {
 """Built-in metrics that can be computed from logged predictions and labels, by ML task. The first is the default."""
 
 ESTIMATED = ("roc_auc", "accuracy", "log_loss", "brier", "rmse", "mae")
-"""Metrics of :data:`REALISED` that can be estimated from the scores without labels.
+"""Metrics of :data:`REALISED` that can be estimated from the scores alone, without labels.
 
-Expected costs can be estimated as well.
+Expected costs can be estimated as well, unless a cost is a column.
 """
 
 BY_INFLUENCE = ("average_precision", "balanced_accuracy", "f1", "f1_macro", "precision", "recall")
-"""Metrics of :data:`REALISED` for which the loss of a row is computed from the influence of the row on the metric."""
+"""Metrics of :data:`REALISED` whose row losses are computed from the influence of each row on the metric."""
 
 MetricName = Annotated[str, BeforeValidator(declarations.metric_name)]
-"""The name of a metric. A mapping of a metric and its parameters is replaced by the name that contains both."""
+"""The name of a metric. A mapping with a metric and its parameters is converted to the name that contains both."""
 
 
 def is_expected_cost(name: str) -> bool:
@@ -156,11 +155,12 @@ def is_on_request(name: str) -> bool:
 
 
 def main_metric(task: Task, measured: Iterable[str]) -> str:
-    """Return the metric that judges a model by default.
+    """Return the metric by which a model is judged by default.
 
-    By default, it is the main metric of the ML task. For a regression with exactly one measured pinball loss, it is this
-    loss, because RMSE is smallest for the mean.
+    This is the metric of the ML task in :data:`MAIN_METRIC`. A regression with exactly one measured pinball loss is
+    judged by this loss, because RMSE is smallest for the mean and not for a quantile.
 
+    :param task: the ML task (binary, multiclass, regression)
     :param measured: names of the metrics that were measured at training
     """
     found = [name for name in measured if is_quantile(name)]
@@ -185,11 +185,11 @@ def realised(task: Task, names: Iterable[str]) -> list[str]:
 
 
 def is_mean_of_rows(name: str) -> bool:
-    """Return whether a metric of :func:`realised` is determined by the mean of the losses of single rows.
+    """Return whether the mean loss of all rows determines a metric of :func:`realised`.
 
-    The value of such a metric for a window follows from its values for parts of the window.
+    The value of such a metric for a window can be computed from its values and row counts in parts of the window.
     """
-    # MASE leaves rows out.
+    # MASE leaves rows with the scale 0 out, so row counts are not sufficient.
     return name not in ("roc_auc", forecasts.MASE, *BY_INFLUENCE) and not is_ranking(name) and not is_coverage_gap(name)
 
 
@@ -201,9 +201,10 @@ def is_custom(name: str) -> bool:
 def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
     """Look up a metric by name.
 
-    :param name: a key of :data:`METRICS`, an expected cost with its costs such as ``expected_cost_fp1_fn20``, a
-        deviance such as ``tweedie_deviance_p1.5``, or the import path ``package.module:function`` of a custom metric,
-        see :mod:`airflow_mlops.metrics.custom`
+    :param name: a key of :data:`METRICS` or :data:`INTERVAL_METRICS`; a name with parameters, such as
+        ``expected_cost_fp1_fn20`` or ``tweedie_deviance_p1.5``; ``poisson_deviance``, ``gamma_deviance``, ``mase`` or
+        ``smape``; or the import path ``package.module:function`` of a custom metric
+        (:mod:`airflow_mlops.metrics.custom`)
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
     :raises ValueError: the name is unknown, the import path is malformed, ``greater_is_better`` is not set for a custom
         metric, or it is set for a built-in metric
@@ -268,9 +269,9 @@ def check_import_path(path: str) -> str:
 
 
 def check_on_request(name: str) -> str:
-    """Return ``name`` if it is computed on request (:func:`is_on_request`), or has the form of an import path.
+    """Return ``name`` if it is a metric that is computed on request (:func:`is_on_request`).
 
-    :raises ValueError: ``name`` is none of these
+    :raises ValueError: ``name`` is not such a metric, is a malformed import path, or lacks its parameters
     """
     if name in (costs.NAME, deviances.TWEEDIE, *quantiles.NAMES, rankings.NDCG):
         find_metric(name)
@@ -291,8 +292,8 @@ def check_chooses(name: str | None) -> None:
         )
     if name in INTERVAL_METRICS:
         raise ValueError(
-            f"{name!r} does not say which model is best, because wide intervals cover more; use another metric here, and a gate "
-            f"for {name!r}"
+            f"{name!r} does not say which model is best, because wider intervals cover more labels; use another metric "
+            f"here, and a gate for {name!r}"
         )
 
 

@@ -26,7 +26,7 @@ from typing import Any
 POISSON, GAMMA, TWEEDIE = "poisson_deviance", "gamma_deviance", "tweedie_deviance"
 
 SMALLEST, LARGEST = 1.01, 1.99
-"""The smallest and the largest power of ``tweedie_deviance``. Closer to 1 or 2, cancellation makes it inexact."""
+"""The smallest and the largest power of ``tweedie_deviance``. Closer to 1 or 2, cancellation makes values inexact."""
 
 _POWERS = {POISSON: 1.0, GAMMA: 2.0}
 _METRIC = re.compile(rf"{TWEEDIE}_p(1\.\d+)")

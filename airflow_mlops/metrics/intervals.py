@@ -35,7 +35,7 @@ def proportion(value: float, rows: float, z: float) -> Interval:
     """
     middle = (value + z * z / (2 * rows)) / (1 + z * z / rows)
     spread = z * math.sqrt(value * (1 - value) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
-    # The interval contains the value, which rounding would exclude if no row or every row counts.
+    # The interval must contain the value. Rounding errors could exclude the values 0 and 1.
     return Interval(value, max(0.0, min(value, middle - spread)), min(1.0, max(value, middle + spread)))
 
 

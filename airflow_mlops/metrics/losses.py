@@ -56,7 +56,7 @@ def deviances(power: float, truth: NDArray[np.float64], value: NDArray[np.float6
     :return: losses, shape (n,)
     """
     if power == 1:
-        # As in the limit, a label of 0 adds nothing to the first term.
+        # The first term is 0 for a label of 0, because y * log(y) approaches 0 with y.
         entropy = truth * np.log(np.where(truth > 0, truth, value) / value)
         return np.asarray(2 * (entropy - truth + value))
     if power == 2:
@@ -84,7 +84,7 @@ def percentage_errors(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArra
     :param value: predicted values, shape (n,)
     :return: losses, shape (n,); 0 if both values are 0
     """
-    # Halves, because the sum of two large numbers would be infinite.
+    # The sum of two large numbers could overflow, so their halves are added.
     size = np.abs(truth) / 2 + np.abs(value) / 2
     return np.asarray(np.divide(absolute_errors(truth, value), size, out=np.zeros(len(size)), where=size > 0))
 

@@ -69,11 +69,10 @@ class Statistic(NamedTuple):
 def influence(metric: str, rows: Rows) -> tuple[float, NDArray[np.float64]]:
     """Compute a built-in metric, and its derivative with respect to the weight of each row.
 
-    The sum of the squared derivatives is the variance of the metric (infinitesimal jackknife, B. Efron, "The Jackknife,
-    the Bootstrap and Other Resampling Plans", 1982, chapter 6).
+    The sum of the squared derivatives estimates the variance of the metric (infinitesimal jackknife, B. Efron, "The
+    Jackknife, the Bootstrap and Other Resampling Plans", 1982, chapter 6).
 
-    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`, an expected cost or a
-        deviance
+    :param metric: name of the metric, see :func:`statistic`
     :param rows: labels and predictions of a model
     :return: the metric and the derivatives, shape (n,)
     """
@@ -97,7 +96,7 @@ def derivative(sums: Statistic, total: NDArray[np.float64], size: NDArray[np.flo
     step = 1e-6 * size
     rises = step > 0
     step[~rises] = 1.0
-    # The metric may be undefined for other values of such a sum: the RMSE has no value for a negative sum of squares.
+    # A sum of 0 is changed by 1. The changed sum may be impossible, such as the negative sum of squares of an RMSE.
     with np.errstate(invalid="ignore"):
         rise: NDArray[np.float64] = sums.value(total + np.diag(step)) - sums.value(total - np.diag(step))
     return np.where(rises, rise / (2 * step), 0.0)
@@ -106,8 +105,8 @@ def derivative(sums: Statistic, total: NDArray[np.float64], size: NDArray[np.flo
 def statistic(metric: str, rows: Rows) -> Statistic:
     """Return a built-in metric as a function of sums over the rows.
 
-    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`, an expected cost or a
-        deviance, or for rows with prediction intervals a key of :data:`airflow_mlops.metrics.catalog.INTERVAL_METRICS`
+    :param metric: name of any metric except a custom metric (:func:`airflow_mlops.metrics.catalog.find_metric`). The
+        metrics of prediction intervals need rows with intervals
     :param rows: any rows of the ML task for which the metric is computed
     """
     if (costs := costs_of(metric)) is not None:

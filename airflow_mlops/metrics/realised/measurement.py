@@ -33,7 +33,8 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     - ``accuracy``, ``precision``, ``recall`` and ``interval_coverage``: Wilson's interval.
     - Coverage gaps: the distances of the shares in Wilson's interval from the quantile.
     - ``f1`` and ``balanced_accuracy``: derived from Wilson's intervals.
-    - ``log_loss``, ``brier``, ``mae``, ``mase``, ``smape`` and deviances: the interval of a mean, corrected for skewness.
+    - ``log_loss``, ``brier``, ``mae``, ``mase``, ``smape``, deviances and pinball losses: the interval of a mean,
+      corrected for skewness.
     - ``rmse``: the square root of the interval of the mean squared error.
     - Expected costs: derived from Wilson's intervals of the shares of both errors. If a cost is a column, see
       :func:`airflow_mlops.metrics.realised.shares.expected_cost`.
@@ -47,15 +48,16 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     the gates. The intervals are computed from weighted shares and effective numbers of rows
     (:mod:`airflow_mlops.metrics.weighted`), so few rows with large weights give wide intervals.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, the import path
-        of a custom metric, or ``interval_coverage`` for a model with prediction intervals
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, a metric that is computed on request
+        (:func:`airflow_mlops.metrics.catalog.is_on_request`), or ``interval_coverage`` for a model with prediction
+        intervals
     :param outcomes: the labelled predictions
     :param confidence: confidence of the interval, such as 0.95
     :param task: the ML task (binary, multiclass, regression), which custom metrics need
-    :raises UnmeasurableError: there are no labels; for a metric that needs both classes, too few rows of a class have a
-        label or a prediction; a deviance is undefined for a label or a prediction; the errors have no finite mean; all
-        rows are of one cluster; the rows lack a column of costs; or a custom metric needs probabilities that are not logged, or is undefined on too many
-        bootstrap samples
+    :raises UnmeasurableError: the rows do not determine the metric or its interval. For example, there are no labels,
+        a class has too few labels or predictions, a deviance is undefined for a label or a prediction, the errors have
+        no finite mean, all rows are of one cluster, or the rows lack a column. A custom metric may need probabilities
+        that are not logged, or be undefined on too many bootstrap samples
     :raises MetricError: the custom metric fails
     """
     if not outcomes.rows:
@@ -80,8 +82,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
 def clustered(metric: str, outcomes: Outcomes) -> Design | None:
     """Return how much the clusters of the rows widen the interval of a metric; ``None`` for independent rows.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, or
-        ``interval_coverage``
+    :param metric: a metric of :func:`measure`, except custom metrics
     :param outcomes: the labelled predictions
     :raises UnmeasurableError: the losses of the metric are undefined, see
         :func:`airflow_mlops.metrics.realised.row_losses.losses`
@@ -95,8 +96,7 @@ def clustered(metric: str, outcomes: Outcomes) -> Design | None:
 def widened(metric: str, interval: Interval, clusters: Design, confidence: float) -> Interval:
     """Widen the interval of a metric for clustered rows.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, or
-        ``interval_coverage``
+    :param metric: a metric of :func:`measure`, except custom metrics
     :param interval: the interval for independent rows
     :param clusters: how much the clusters widen the interval
     :param confidence: confidence of the interval, such as 0.95

@@ -112,10 +112,10 @@ def expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
     The usual interval of a mean would have the width 0 without errors, and would be too narrow with few expensive
     errors.
 
-    If the cost of an error is a column, its mean cost is the share of errors, weighted by cost, times the mean of the
-    column. Its interval is Wilson's interval of this share, times the same mean. This interval ignores that other rows
-    may cost more. The combined interval is therefore at least as wide, at each end, as the usual interval of the mean
-    cost, corrected for skewness.
+    If the cost of an error is a column, the mean cost of this error is the share of errors, weighted by cost, times the
+    mean of the column. The interval of the mean cost is Wilson's interval of this share, times the same mean. This
+    interval ignores that other rows may cost more. The combined interval is therefore at least as wide, at each end, as
+    the usual interval of a mean, corrected for skewness.
 
     :param costs: the costs of both errors
     :raises UnmeasurableError: the rows lack a column of costs, or there are too few rows for their mean

@@ -1,7 +1,7 @@
 """Look up the label of each prediction.
 
-DuckDB joins the keys in bounded memory. If several rows of the labels match a prediction, one of these rows is chosen.
-The rows are chosen batch by batch.
+DuckDB joins the keys in bounded memory. If several rows of the labels match a prediction, one of these rows is chosen,
+batch by batch.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _in_order(
 ) -> tuple[Found, pa.Table, NDArray[np.bool_]]:
     """Sort pairs by prediction, and then by descending ``labels_timestamp``.
 
-    The last pair of a prediction therefore has the label that became known first. :meth:`Found.choose` prefers the last
+    The last pair of a prediction then has the label that became known first, and :meth:`Found.choose` prefers the last
     pair.
     """
     pairs, prediction = pairs.filter(pa.array(is_pair)).combine_chunks(), prediction[is_pair]

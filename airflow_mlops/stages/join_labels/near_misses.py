@@ -146,7 +146,7 @@ def _spelling(
     ])  # fmt: skip
     same = " AND ".join(f"p.k{n} = l.k{n}" for n, _ in enumerate(schema))
     mine, theirs = (", ".join(f"{side}.t{n}" for n, _ in enumerate(texts)) for side in "pl")
-    # The first prediction is the example. All names in the query are generated here.
+    # The first prediction becomes the example in the message. All names in the query are generated here.
     pairs = (
         f"SELECT p.row AS row, any_value(ROW({mine})) AS mine, arg_min(ROW({theirs}), l.row) AS theirs "  # noqa: S608
         f"FROM unmatched p JOIN labels l ON {same} GROUP BY p.row"

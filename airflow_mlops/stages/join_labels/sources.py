@@ -198,7 +198,7 @@ class Order:
         return list(instants(values, self.what, first_row=first_row)) if self.is_time else [carried(values)]
 
     def ranks(self, columns: Sequence[pa.Array]) -> pa.Array:
-        """Return the rank of each value, from 1 for the least value; 0 for null. Equal values have the same rank."""
+        """Return the rank of each value, from 1 for the smallest; 0 for null. Equal values have the same rank."""
         return ranks_of(*columns) if self.is_time else _ranks(restored(columns[0], self.kind))
 
 
@@ -208,7 +208,7 @@ def _ranks(column: pa.Array) -> pa.Array:
 
 
 class Labels:
-    """The rows of the dataset of labels: keys in comparable form, label, and the columns that order labels.
+    """The rows of the dataset of labels: comparable keys, the label, its weight, and the columns that order labels.
 
     :param kind: type of the label
     :param by_time: order by ``labels_timestamp``; ``None`` if it is not set
@@ -250,7 +250,7 @@ class Labels:
         kind = self.windows.kinds[column]
         if not is_number(kind):
             raise SchemaError(
-                f"The `sample_weight` {column!r} of dataset {self.name!r} has the type {kind}, but weights of rows are numbers. "
+                f"The `sample_weight` {column!r} of dataset {self.name!r} has the type {kind}, but weights must be numbers. "
                 "Convert it where the labels are ingested, or use another column."
             )
         return column, kind

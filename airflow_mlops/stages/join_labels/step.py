@@ -170,8 +170,8 @@ def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
     model = manifest.details["model"]
     if len(found) > 1:
         raise SpecError(
-            f"Dataset {manifest.name!r} has {kind} predictions and other datasets have others. Join labels to them in "
-            "separate tasks."
+            f"Dataset {manifest.name!r} has {kind} predictions, but other datasets of predictions are of another kind. Join "
+            "labels to each kind in a separate task."
         )
     if spec.name == f"{model}_outcomes":
         raise SpecError(

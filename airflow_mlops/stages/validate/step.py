@@ -39,8 +39,8 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
 
     :raises SpecError: the suite cannot be loaded, or contains an unknown expectation; the datasets have different
         names; or only some rows of a dataset are selected, and ``on_failure`` is not ``quarantine``
-    :raises SchemaError: the windows of the dataset have columns of different types, or an expectation names a column
-        whose name differs from another one only by letter case
+    :raises SchemaError: the windows of the dataset have columns of different types, or the suite names a column, and
+        another column has the same name in different letter case
     :raises ValidationError: an expectation could not be computed; an expectation failed, and ``on_failure`` is
         ``fail``; or ``on_failure`` is ``quarantine``, and a failed expectation concerns the whole table or every row
         failed
@@ -103,9 +103,9 @@ def _check(datasets: Sequence[Dataset], spec: ValidateSpec) -> None:
 
 
 def _require_distinct(suite: ExpectationSuite, datasets: Sequence[Dataset]) -> None:
-    """Check that Great Expectations, which ignores the case of names, reads the columns that the suite names.
+    """Check that Great Expectations, which ignores the letter case of names, reads the columns that the suite names.
 
-    :raises SchemaError: a named column differs from another one only by letter case
+    :raises SchemaError: the suite names a column, and another column has the same name in different letter case
     """
     names: dict[str, list[str]] = {}
     for column in dict.fromkeys(name for dataset in datasets for name in dataset.manifest.column_names):
@@ -120,8 +120,8 @@ def _require_distinct(suite: ExpectationSuite, datasets: Sequence[Dataset]) -> N
         if len(same := names.get(column.casefold(), [])) > 1:
             raise SchemaError(
                 f"The suite {suite.name!r} names column {column!r}, but the columns {' and '.join(map(repr, same))} differ only by letter "
-                "case, which Great Expectations ignores, so it could check one by the values of the other. Rename one of them "
-                "in the source, or remove the expectation."
+                "case. Great Expectations ignores the case and could check the wrong column. Rename one of them in the source, or "
+                "remove the expectation."
             )
 
 

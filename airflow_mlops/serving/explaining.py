@@ -1,6 +1,6 @@
-"""Ask the process that computes attributions. It is started by the first request that wants them.
+"""Send rows to the process that computes attributions (:mod:`airflow_mlops.serving.explain`).
 
-The process is :mod:`airflow_mlops.serving.explain`. A server that is never asked for attributions does not start it.
+The first request for attributions starts the process.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ class Following:
         with self._telling:
             process = self._process
             if line is not None and process is not None and process.stdin is not None:
-                # If the process has ended, the process that replaces it gets a withdrawal, and the next counts.
+                # If the process has ended, the next process gets the withdrawal and later counts.
                 with suppress(OSError, ValueError):
                     process.stdin.write(line)
                     process.stdin.flush()
@@ -135,7 +135,7 @@ class Following:
         if self._stopped.is_set() or refused:
             return
         if loading is None:
-            what = "The follower ended"
+            what = f"The process that follows {self._target or 'the champion'} ended"
         else:
             self._failed(loading)
             what = f"v{loading} of {self._spec.model} " + (

@@ -74,7 +74,7 @@ class Shadowing:
     def offer(self, answer: Answer) -> None:
         """Queue the rows of an answer, or count them as dropped. The call does not wait.
 
-        If the shadow is the version that has answered, its rows are not scored again.
+        If the shadow is the version that has answered, the rows are not scored again.
         """
         version, count = self._version, answer.rows.count
         if version == answer.served.ref.version:
@@ -97,7 +97,7 @@ class Shadowing:
                 process.stdin.write(packed(answers))
                 process.stdin.flush()
             except (OSError, ValueError):
-                # The process has ended, which `_run` logs.
+                # The process has ended. `_run` logs this.
                 self._metrics.shadow_dropped.inc(count)
             except Exception:
                 self._metrics.shadow_dropped.inc(count)

@@ -32,7 +32,7 @@ class Comparison:
     """Distance measures and significance tests of one column.
 
     :class:`~airflow_mlops.drift.findings.Drift` explains the measures. A measure is ``None`` if it is undefined for the
-        kind of the column, or cannot be computed.
+    kind of the column, or cannot be computed.
 
     :param measure_p_values: p-values by measure name. The report shows these p-values, but they do not decide whether
         the column has drifted

@@ -83,8 +83,8 @@ def _vocabulary(rows: Pair, valid_before: float, valid_now: float) -> tuple[Test
         return None, []
     spread = np.sqrt(np.where(testable, share * (1 - share), 1) * (1 / valid_before + 1 / valid_now))
     distance = np.where(testable, np.abs(p - q) / spread, -1)
-    # The exact test is slow, so only the buckets with the largest distances are tested. Leaving the other buckets out
-    # can only raise the smallest p-value, so the test stays valid.
+    # The exact test is slow, so only the buckets with the largest distances are tested. Without the other buckets, the
+    # smallest p-value can only be larger, so the test stays valid.
     chosen = [int(bucket) for bucket in np.argsort(-distance, kind="stable")[:_TESTED] if testable[bucket]]
     p_values = [significance.fisher(_with_and_without(rows, bucket, valid_before, valid_now)) for bucket in chosen]
     order = sorted(range(len(chosen)), key=lambda index: (p_values[index], -distance[chosen[index]]))

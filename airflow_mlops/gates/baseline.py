@@ -25,7 +25,7 @@ class BetterThanBaseline(MetricGate):
         baseline's value (``"2%"``)
     :param confidence: confidence of the one-sided lower bound of the improvement, as in
         :class:`airflow_mlops.gates.champion.BetterThanChampion`. If set, this bound must exceed the required
-        improvement. A model without skill then does not pass by chance
+        improvement, so a model without skill rarely passes by chance
     """
 
     better_than_baseline_by: MarginInput
@@ -58,9 +58,9 @@ class BetterThanBaseline(MetricGate):
 class BeatsABaseline(MetricGate):
     """A gate that requires a candidate to be better than the baseline or better than a small decision tree.
 
-    This gate is checked for every candidate, in addition to the declared gates. If a custom metric is undefined for one
-    of the two simple models, the candidate is compared only with the other simple model. If it is undefined for both,
-    the candidate passes.
+    This gate is checked for every candidate, in addition to the declared gates. If the metric is undefined for one of
+    the two simple models, the candidate is compared only with the other simple model. If the metric is undefined for
+    both, the candidate passes.
     """
 
     @property
@@ -79,6 +79,6 @@ class BeatsABaseline(MetricGate):
         outcome = (
             f"better than {' and '.join(item for item, name in zip(listed, values, strict=True) if name in beaten)}"
             if beaten
-            else f"not better than {' and not better than '.join(listed)}"
+            else f"not better than {' or '.join(listed)}"
         )
         return self._result(measured, weakest, bool(beaten), f"{self.metric} {rounded(measured)} is {outcome}.")

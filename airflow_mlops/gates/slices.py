@@ -39,7 +39,7 @@ class NotWorseOnSlices(MetricGate):
 
     :param slices: names of columns of the held-out data that define the slices; the columns need not be features, see
         :func:`airflow_mlops.gates.slice_search.by_column`
-    :param discover: also search for the worst slices over these columns and the candidate's features, see
+    :param discover: whether to search also for the worst slices by these columns and the candidate's features, see
         :func:`airflow_mlops.gates.slice_search.discover`
     :param not_worse_than_champion_by: the tolerance: a difference of the metric, or a percentage of the champion's
         value on the slice (``"2%"``)

@@ -23,7 +23,7 @@ def interval(
 
     :param metric: a metric of the model
     :param value: the value of the metric in the model contract
-    :param known: profile of the model, or the performance with weights in it
+    :param known: profile of the model, or the part of the profile with the weighted performance
     :param confidence: confidence of the interval, such as 0.95
     :return: ``None`` if the profile has neither the interval nor the losses
     """

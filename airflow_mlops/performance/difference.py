@@ -42,7 +42,7 @@ def difference(performance: Performance, confidence: float) -> Difference | None
         return None
     low, high = performance.reference_low, performance.reference_high
     below, above = (0.0, 0.0) if low is None or high is None else (reference - low, high - reference)
-    # A value at training that counts as exact has no error that a selection among several models could enlarge.
+    # The selection among several models does not bias a value at training that counts as exact.
     wider = 1.0 if low is None else _z(1 - (1 - confidence) / performance.compared) / _z(confidence)
     change = performance.value - reference
     return Difference(

@@ -1,4 +1,4 @@
-"""Models of findings about performance: metric values, segments with worse performance, and change points."""
+"""Findings about performance: metric values, segments with worse performance, and change points."""
 
 from __future__ import annotations
 
@@ -118,8 +118,9 @@ class LossChange(Model):
     :param fallen: number of segments with worse performance
     :param false_alarm_rate: the limit on the expected share of false alarms among the ``fallen`` segments
         (Benjamini-Hochberg). If nothing has changed, at most this share of windows has a false alarm
-    :param min_rise: the smallest rise of a segment's mean loss that counts. For ``roc_auc`` and ``accuracy``, the rise
-        is an absolute difference. Otherwise, the rise is a share of the loss at training
+    :param min_rise: the smallest rise of a segment's mean loss that counts. For metrics of which larger values are
+        better, such as ``roc_auc``, the rise is an absolute difference. Otherwise, the rise is a share of the loss at
+        training
     :param shifts: one decomposition for each feature, ordered by the absolute value of ``mix``, the largest first
     """
 

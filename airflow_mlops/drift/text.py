@@ -1,7 +1,8 @@
 """Drift of free-text columns. Three tests compare text lengths, vocabulary and unseen words.
 
-The test of the vocabulary divides words into buckets by hash. For each bucket, Fisher's exact test compares the share
-of rows that contain one of its words. The smallest p-value is multiplied by the number of buckets (Bonferroni).
+The test of the vocabulary divides words into buckets by hash. For the buckets that differ most, Fisher's exact test
+compares the share of rows with a word of the bucket. The smallest p-value is multiplied by the number of buckets with
+enough rows (Bonferroni).
 
 The test of unseen words uses one word that the profile draws from each row. The test counts the rows whose drawn word
 was never drawn in the reference. It compares this count with the count that is expected from the rare words of both

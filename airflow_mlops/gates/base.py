@@ -215,7 +215,7 @@ class MetricGate(Gate):
 
         :param margin: how much better the candidate must be
         :param confidence: confidence of the one-sided bound, shared by all candidates
-        :param rows: labels and predictions of ``other``; by default those of its measurement
+        :param rows: labels and predictions of ``other``; by default the rows of its measurement
         """
         from airflow_mlops.metrics.comparison import POWER, compare
 

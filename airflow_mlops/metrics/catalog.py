@@ -172,8 +172,8 @@ def realised(task: Task, names: Iterable[str]) -> list[str]:
 
     :param task: the ML task (binary, multiclass, regression)
     :param names: names of metrics
-    :return: those of :data:`REALISED`, in its order, followed by the expected costs (binary) or the deviances, metrics of
-        quantiles, NDCG and metrics of forecasts (regression)
+    :return: the given metrics of :data:`REALISED`, in its order, followed by the given expected costs (binary) or
+        deviances, metrics of quantiles, NDCG and metrics of forecasts (regression)
     """
     given = list(names)
     own = [
@@ -298,5 +298,5 @@ def check_chooses(name: str | None) -> None:
 
 
 def metrics_for(task: Task) -> list[str]:
-    """Return the names of the built-in metrics for an ML task, without those of prediction intervals."""
+    """Return the names of the built-in metrics for an ML task, without the metrics of prediction intervals."""
     return [metric.name for metric in METRICS.values() if task in metric.tasks]

@@ -1,7 +1,7 @@
 """Confidence intervals for clustered rows, which are not independent, such as the orders of one customer.
 
 The variance of a mean is computed by the jackknife over clusters. The influence of a cluster is the change of the mean
-if the cluster is left out. It is computed as the sum of the influence of the cluster's rows, divided by one minus the
+if the cluster is left out. It is computed as the sum of the influences of the cluster's rows, divided by one minus the
 cluster's share of the rows. Sources (CR3): R. Bell and D. McCaffrey, "Bias Reduction in Standard Errors for Linear
 Regression with Multi-Stage Samples", Survey Methodology 28, 2002; J. MacKinnon, M. Nielsen and M. Webb, "Cluster-Robust
 Inference: A Guide to Empirical Practice", Journal of Econometrics 232, 2023.
@@ -57,7 +57,7 @@ def student(z: float, clusters: float) -> float:
 def codes(values: pa.ChunkedArray) -> NDArray[np.int64]:
     """Return the number of each row's cluster, shape (n,).
 
-    A row with a null is a cluster of its own and gets a negative number.
+    Each row with a null is a separate cluster with a negative number.
 
     :param values: the column that names the clusters
     """

@@ -4,7 +4,7 @@ They belong to one family, the Tweedie deviances (B. Jørgensen, "The Theory of 
 their power:
 
 - ``poisson_deviance``, power 1, for counts;
-- ``tweedie_deviance``, a power between 1 and 2, for amounts of which many are 0, such as claims;
+- ``tweedie_deviance``, a power between 1 and 2, for amounts that are often 0, such as insurance claims;
 - ``gamma_deviance``, power 2, for positive amounts.
 
 A declaration names the power of ``tweedie_deviance``: ``{"metric": "tweedie_deviance", "power": 1.5}``. Everywhere

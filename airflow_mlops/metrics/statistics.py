@@ -292,7 +292,7 @@ def _area_terms(rows: Rows, positive: NDArray[np.bool_], score: NDArray[np.float
     placed = placements(positive, score, rows.weight)
     half = mean_placement(placed, positive, rows.weight) / 2
     yield positive
-    # A separate sum, because the weight of all rows minus that of the positive rows would be inexact.
+    # A separate sum, because the difference between the weights of all rows and of the positive rows would be inexact.
     yield ~positive
     yield np.where(positive, placed - half, 0.0)
     yield np.where(positive, 0.0, placed - half)

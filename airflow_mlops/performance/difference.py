@@ -8,8 +8,8 @@ Donner, "Construction of Confidence Limits About Effect Measures", Statistics in
 
 The value at training is too optimistic if the version was selected among several models on the same held-out rows (the
 winner's curse). The interval of the difference therefore holds for all compared models together: with k models, its
-confidence is ``1 - (1 - confidence) / k`` (Bonferroni). The interval then also holds for the selected model, whatever
-the rule of the selection and however similar the models are.
+confidence is ``1 - (1 - confidence) / k`` (Bonferroni). The interval then also holds for the selected model,
+for any rule of selection and any similarity of the models.
 """
 
 from __future__ import annotations

@@ -100,8 +100,8 @@ def estimate(
     :param confidence: confidence of the interval, such as 0.95
     :param threshold: for binary models, the lowest score for which the positive class is predicted; ``None`` for
         multiclass models, where the score is the probability of the predicted class
-    :raises UnmeasurableError: there are no scores, or, for ``roc_auc``, fewer than two rows of one class are expected,
-        or the costs of an expected cost are in a column
+    :raises UnmeasurableError: there are no scores; fewer than two rows of a class are expected (``roc_auc``); or a cost
+        is a column
     """
     if not scores.total:
         raise UnmeasurableError("there are no scores")

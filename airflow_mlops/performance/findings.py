@@ -110,16 +110,16 @@ class LossChange(Model):
 
     :param metric: the metric of realised performance. The metric determines the loss of a row. For ``accuracy``, the
         loss is 1 for a wrong and 0 for a correct prediction. For ``rmse``, the loss is the squared error. For
-        ``log_loss``, ``brier`` and ``mae``, it is the row's loss. For other metrics, such as ``roc_auc``, the loss is
-        the row's influence on 1 minus the metric
+        other metrics whose smaller values are better, such as ``log_loss``, it is the row's loss. For the remaining
+        metrics, such as ``roc_auc``, the loss is computed from the row's influence on the metric
     :param reference: the mean loss on the held-out split part at training
     :param value: the mean loss in the window
     :param tested: number of segments with enough rows at training and in the window
     :param fallen: number of segments with worse performance
     :param false_alarm_rate: the limit on the expected share of false alarms among the ``fallen`` segments
         (Benjamini-Hochberg). If nothing has changed, at most this share of windows has a false alarm
-    :param min_rise: the smallest rise of a segment's mean loss that counts. For metrics of which larger values are
-        better, such as ``roc_auc``, the rise is an absolute difference. Otherwise, the rise is a share of the loss at
+    :param min_rise: the smallest rise of a segment's mean loss that counts. If larger values of the metric are
+        better, as for ``roc_auc``, the rise is an absolute difference. Otherwise, the rise is a share of the loss at
         training
     :param shifts: one decomposition for each feature, ordered by the absolute value of ``mix``, the largest first
     """

@@ -28,8 +28,8 @@ class PerformanceThresholds(DriftThresholds):
         for the coverage gap of a quantile, the tolerance is an absolute difference. Otherwise (errors and losses), the
         tolerance is a share of the value at training. The tolerance is also the absolute difference by which the coverage of prediction intervals may be
         lower
-    :param min: the smallest acceptable value of the metric, for a metric of which larger values are better. Performance
-        counts as worse if the whole confidence interval lies below ``min``, whatever the value at training is
+    :param min: the smallest acceptable value of the metric, if larger values of the metric are better. Performance
+        counts as worse if the whole confidence interval lies below ``min``, regardless of the value at training
     :param max: the largest acceptable value of the metric, for errors and losses, in the unit of the metric
     :param best_recent: length of the time before the window. Performance is also compared with the best level that a
         champion of this model reached in this time (:mod:`airflow_mlops.performance.levels`). By default, performance

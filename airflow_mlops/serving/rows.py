@@ -57,7 +57,7 @@ class InputColumns:
             # The log has separate columns for the request.
             logged = name in known or name in REQUEST_COLUMNS
             if training is not None and name in training.names and not logged:
-                # A weight or a cost may have a fraction, although all of them in the training set are whole.
+                # These numbers may be fractions, even if all of them are whole numbers in the training set.
                 kind = pa.float64() if name in amounts else training.field(name).type
                 self.carried[name] = _UTC if is_time(kind) else kind
         self.keys = [name for name in keys if name in self.carried or name in known]

@@ -46,7 +46,7 @@ class ServeSpec(Model):
         in the folder for temporary files
     :param max_body: largest body of a request, in bytes
     :param request_seconds: seconds in which a client must have sent the headers of a request, and then its body
-    :param poll_seconds: seconds between two checks of which version is the champion
+    :param poll_seconds: seconds between two checks for a new champion
     :param load_seconds: seconds in which a version must be loaded and predict one row, after it was downloaded
     """
 

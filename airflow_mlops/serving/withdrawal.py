@@ -62,9 +62,9 @@ def worse(canary: Record, champion: Record) -> str | None:
 
     - It failed at least 10 of its last 1,000 requests, and its share of failures is greater than 1% plus three times
       the champion's share.
-    - Both have answered at least 200 requests, and its median time over the last 1,000 answers, without failures, is
-      more than twice the champion's and more than 5 ms longer. This case is checked after every 50th answer of the
-      canary.
+    - Both versions have had at least 200 requests, and the canary's median time is more than twice the champion's and
+      more than 5 ms longer. The medians cover the last 1,000 answers, without failures. This case is checked
+      after every 50th answer of the canary.
     """
     if excessive([Requests(len(canary), canary.failures, len(champion), champion.failures)]):
         return (

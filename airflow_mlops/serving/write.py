@@ -177,7 +177,7 @@ def main() -> None:
         print(json.dumps(facts), flush=True)
 
     def reports() -> None:
-        # The server may have been killed. The answers that it has sent are logged nevertheless.
+        # The server may have been killed. The answers that it has sent are still logged.
         try:
             while not ended.wait(_REPORT_SECONDS):
                 report()

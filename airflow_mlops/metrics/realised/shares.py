@@ -65,7 +65,7 @@ def f1(outcomes: Outcomes, z: float) -> Interval:
     """Measure F1, computed as ``2 * j / (1 + j)`` from Jaccard's index j.
 
     Jaccard's index is the share of correctly predicted rows among the rows that are positive or predicted to be
-    positive. The ends of the interval are computed from those of j in the same way.
+    positive. The ends of the interval are computed in the same way from the ends of the interval of j.
 
     :raises UnmeasurableError: all labels are of one class
     """

@@ -46,6 +46,6 @@ def artifacts(result: JoinLabelsResult, spec: JoinLabelsSpec, context: StepConte
 
 def replay(result: JoinLabelsResult, spec: JoinLabelsSpec, context: StepContext) -> None:
     """Make the labelled predictions the current dataset of their window, and point the slots of the step at them."""
-    assert result.dataset is not None  # artifacts() requires it
+    assert result.dataset is not None  # artifacts() has checked this
     predictions = select(context.store, spec.predictions, kept=context.kept)
     point_to(context.store, result.dataset, slots(predictions))

@@ -223,7 +223,7 @@ def _is_separated(text: Any) -> Any:
 
 
 def _shape(text: Any) -> Any:
-    """Return for each time the form in which it is written, such as ``Y-d-d`` for ``2024-03-05``."""
+    """Return the form of each time, such as ``Y-d-d`` for ``2024-03-05``."""
     for pattern, sign in _SHAPE:
         text = pc.replace_substring_regex(text, pattern, sign)
     return text

@@ -140,10 +140,12 @@ class Endpoint:
         large = len(data) > _BYTES_HERE
         body = await in_thread_if(large, json_object, data)
         if unknown := body.keys() - _FIELDS.keys():
-            raise SchemaError(f"The request has the field {min(unknown)[:60]!r}. Its fields are {', '.join(_FIELDS)}.")
+            raise SchemaError(
+                f"The request has the unknown field {min(unknown)[:60]!r}. The fields are: {', '.join(_FIELDS)}."
+            )
         for name in ("log", "explain"):
             if type(body.get(name, True)) is not bool:
-                raise SchemaError(f"`{name}` is neither true nor false.")
+                raise SchemaError(f"The field `{name}` must be true or false.")
         request_id = request_id_of(request, body)
         rows, missing = await self._rows(served, body, large)
         served, rows = self._routed(request, served, rows, request_id)

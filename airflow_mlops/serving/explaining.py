@@ -68,7 +68,9 @@ class Explaining:
         :raises RefusedError: the version has no exact attributions (422), or they cannot be computed now (503)
         """
         if self._waiting >= _WAITING:
-            raise RefusedError(503, f"{_WAITING} requests already wait for attributions. Send the request again later.")
+            raise RefusedError(
+                503, f"{_WAITING} requests are already waiting for attributions. Send the request again later."
+            )
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, served, rows, found)

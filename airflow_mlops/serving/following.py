@@ -104,8 +104,9 @@ class Following:
                 self._follow()
             except Exception as error:
                 # If the thread ended, no later version would be served.
-                log.exception("The server cannot follow the champion.")
-                self.problem = f"The process that follows the champion cannot be used: {error}"
+                target = self._target or "the champion"
+                log.exception("The server cannot follow %s.", target)
+                self.problem = f"The process that follows {target} cannot be used: {error}"
             self._stopped.wait(_RESTART_SECONDS)
 
     def _follow(self) -> None:

@@ -77,7 +77,9 @@ def read(body: Mapping[str, Any], binary: memoryview, served: Served) -> Rows:
         if not isinstance(name, str):
             raise SchemaError(f"An input has the name {str(name)[:60]!r}, which is not text.")
         if name not in features and name not in columns.carried:
-            raise SchemaError(f"The input {name!r} is neither a feature of the model nor a key of its training set.")
+            raise SchemaError(
+                f"The input {name!r} is unknown. The inputs are: {', '.join(sorted([*features, *columns.carried]))}."
+            )
         if name in found:
             raise SchemaError(f"The request has the input {name!r} twice. Send each input once.")
         found[name], binary = _values(item, name, binary)

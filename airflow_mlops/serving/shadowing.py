@@ -101,7 +101,7 @@ class Shadowing:
                 self._metrics.shadow_dropped.inc(count)
             except Exception:
                 self._metrics.shadow_dropped.inc(count)
-                log.exception("%d rows could not be given to the shadow.", count)
+                log.exception("%d rows could not be sent to the shadow.", count)
 
     def _next(self) -> list[Answer] | None:
         """Wait for queued answers.

@@ -83,7 +83,7 @@ class ServeSpec(Model):
     def _shadow_is_logged(self) -> ServeSpec:
         if self.shadow is not None and not self.log:
             raise ValueError(
-                "`shadow` needs the prediction log, because its predictions are only logged. Remove `no-log`."
+                "`shadow` needs the prediction log, because its predictions are only logged. Remove `--no-log`."
             )
         return self
 

@@ -180,7 +180,7 @@ class DriftTests(Model):
 
 
 class SchemaChange(Model):
-    """A column that was added, that disappeared or that changed its type since training.
+    """A column that was added, disappeared or changed its type since training.
 
     :param column: name of the column
     :param before: type of the column at training; ``None`` for a new column

@@ -81,7 +81,7 @@ def with_champion(gates: Sequence[Gate], metric: str, greater_is_better: bool | 
     decision.
 
     :param gates: the declared gates
-    :param metric: name of the compared metric, which is the metric that ranks the candidates
+    :param metric: name of the metric by which the candidates are ranked and compared with the champion
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for other metrics
     """
     if ignores_champion(gates) or any(isinstance(gate, BetterThanChampion) for gate in gates):

@@ -79,7 +79,7 @@ def dense(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def alike(groups: NDArray[np.int64]) -> Design:
-    """Return the design effect of values that are equal within each cluster, which is the largest possible one.
+    """Return the largest possible design effect, which occurs if the values of each cluster are equal.
 
     :param groups: the number of the cluster of each row, shape (n,)
     :return: the design effect and the effective number of clusters. With a single cluster, the effect is infinite

@@ -1,6 +1,6 @@
 """Compare the mean losses of two models that predicted different rows, within strata of rows.
 
-The rows that one model predicted are a group, such as the requests that a canary answered. Within a stratum, such as a
+A group has the rows of one model, such as the requests answered by a canary. Within a stratum, such as a
 period with a constant share of requests for the canary, chance alone decides to which group a row belongs. Differences
 are therefore taken within strata. They are averaged with the weights of Mantel and Haenszel (``n1 * n2 / (n1 + n2)``
 for groups of n1 and n2 rows), which are best for strata of equal variance. The mean over all rows would compare the
@@ -57,8 +57,8 @@ def difference(first: Group, second: Group, z: float) -> Difference | None:
 
     The interval of each mean is computed by :func:`airflow_mlops.metrics.intervals.mean`, and widened for clusters. The
     two intervals are combined by MOVER (method of variance estimates recovery, G. Zou and A. Donner, "Construction of
-    Confidence Limits About Effect Measures", Statistics in Medicine 27, 2008). A cluster that is in both groups, at
-    different times, counts as two clusters, which widens the interval.
+    Confidence Limits About Effect Measures", Statistics in Medicine 27, 2008). If a cluster is in both groups, at
+    different times, it counts as two clusters. This widens the interval.
 
     :param first: the rows of the first group
     :param second: the rows of the second group

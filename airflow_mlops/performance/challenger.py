@@ -77,7 +77,7 @@ class Comparison(Model):
     :param rows: number of compared rows
     :param value: metric of the champion
     :param loss: mean loss of the champion
-    :param challengers: the challengers, which differ in their trainer and in the windows that they were trained on
+    :param challengers: the challengers, which differ in their trainer or in the windows of their training data
     :param correlations: correlation matrix of the challengers' gains, in the order of ``challengers``; ``None`` in
         reports of old versions
     :param since_training: number of windows since the end of the champion's training data, including the compared

@@ -15,8 +15,8 @@ parts:
 - uncertainty of the calibration: the covariance of the calibration's coefficients, propagated to the metric by the
   delta method; for regressions, the variances of the means, slopes and coefficients of the loss model.
 
-For regressions, the half-width of the interval also allows for the error of extrapolation: the straight lines and the
-drift of the inputs change the estimated mean loss, and the error is 1.5 times this change. The factor was chosen in
+For regressions, the half-width of the interval also allows for the error of extrapolation. The straight lines and the
+drift of the inputs change the estimated mean loss. The error is 1.5 times this change. The factor was chosen in
 simulations (``benchmarks.estimation``). The error is 0 if inputs and predictions are distributed as in the held-out
 rows. The half-width is the root of the sum of the squares of this error and of the half-width from the variance. The
 interval is symmetric in the logarithm of the mean loss.

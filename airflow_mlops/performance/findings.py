@@ -142,7 +142,7 @@ class Change(Model):
     :param window: the first window at the new level
     :param before: the level before ``window``: the mean metric value, or the mean effect of the drift (a share of rows)
     :param after: the level from ``window`` to the next change point
-    :param p_value: probability that a series with a constant level shows a change that is at least as clear
+    :param p_value: probability of a change at least as clear in a series with a constant level
     """
 
     kind: Literal["performance", "drift"]

@@ -1,4 +1,4 @@
-"""Start the process that follows the champion or another alias, and switch to each version that the process reports."""
+"""Start the process that follows the champion or another alias, and switch to each reported version."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class Following:
         self._late = False
         # The version whose loading failed last, and how many times in a row.
         self._failures: tuple[int | None, int] = (None, 0)
-        # The line that tells the process which canary this server has withdrawn.
+        # The line that reports the withdrawn canary to the process.
         self._withdrawn: str | None = None
         self._telling = threading.Lock()
         self.problem = f"The {target or 'champion'} is being loaded."

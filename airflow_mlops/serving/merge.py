@@ -45,7 +45,7 @@ _KEPT = timedelta(days=2)
 def merge(
     store: ArtifactStore, model: str, name: str, now: datetime | None = None, *, apart: Apart | None = None
 ) -> list[Manifest]:
-    """Write the datasets of all windows that have ended and have files that are not merged yet.
+    """Write the datasets of all windows that have ended and have unmerged files.
 
     :param store: the artifact store
     :param model: name of the registered model
@@ -106,7 +106,7 @@ def _write(
     """Write a dataset with the rows of new files and, if it exists, of the current dataset.
 
     :param before: the current dataset; ``None`` if there is none, or if it was purged
-    :param merged: names of the files from which the current dataset was made, which may be deleted by now
+    :param merged: names of the files in the current dataset. The files may be deleted already
     :param new: keys of the new files
     """
     facts = [_facts(store, key) for key in new]

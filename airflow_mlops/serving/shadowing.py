@@ -1,4 +1,4 @@
-"""Send the rows that the champion has answered to the process that scores them with another version.
+"""Send the rows of answered requests to the process that scores them with another version.
 
 The process (:mod:`airflow_mlops.serving.shadow`) gets rows after the answer, from a queue of limited length. If the
 queue is full or the process does not run, rows are dropped and counted, so a slow or crashed shadow cannot delay an

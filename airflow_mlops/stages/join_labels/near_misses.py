@@ -180,7 +180,7 @@ def _without_differences(text: pa.Array) -> pa.Array:
 def _times(
     left: Callable[[], Iterator[pa.ChunkedArray]], right: Callable[[], Iterator[pa.ChunkedArray]], column: str
 ) -> NearMisses | None:
-    """Find predictions whose key is a time as text, in a form such as ``3/5/2024`` that no time of the labels has.
+    """Find predictions whose key is a time as text, such as ``3/5/2024``, in a form that does not occur in the labels.
 
     :param left: reads the key column of the predictions that match no label
     :param right: reads the key column of the labels

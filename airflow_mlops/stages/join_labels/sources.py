@@ -29,7 +29,7 @@ class Windows:
 
     :param datasets: the windows, in order
     :param columns: names of the columns to read
-    :param keys: key columns, which are converted to the column types that a dataset can store
+    :param keys: key columns, which are converted to stored types
     :param times: key columns that are converted to UTC timestamps
     :param spans: the rows to read, as positions in the files of each window; by default all rows
     :raises SchemaError: a column is absent, the windows have columns of different types, or a key is nested

@@ -152,7 +152,7 @@ def _numbers(counts: Counts) -> dict[str, Any]:
 
 
 def slots(predictions: Sequence[Dataset]) -> list[str]:
-    """Return the names of the slots that point at the labelled predictions: the ids of the datasets that were read whole."""
+    """Return the names of the slots for the labelled predictions: the ids of the datasets that were read whole."""
     return [dataset.manifest.id for dataset in predictions if dataset.window == dataset.manifest.window]
 
 

@@ -190,7 +190,7 @@ class _Validation:
         return [(checkpoint.title(result), rows) for result, rows in both if not result.success]
 
     def failing(self, first: int, count: int) -> tuple[NDArray[np.bool_], list[str]]:
-        """Return which rows fail, and the names of the expectations that each of these rows does not meet.
+        """Return which rows fail, and for each failing row the names of the failed expectations as one text.
 
         :param first: number of the first row
         :param count: number of rows

@@ -228,7 +228,7 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
         )
     rows, reasons = validation.rows, validation.reasons
     failed_rows = len(np.unique(np.concatenate([np.empty(0, np.int64), *(found for _, found in reasons)])))
-    if failed_rows == rows.count:
+    if rows.count and failed_rows == rows.count:
         raise ValidationError(
             f"{validation.headline}. Every row failed, so no valid rows are left: {_listed(validation.failed)}. Correct the "
             f"source or the suite. See the Data Docs at {validation.docs_url}."

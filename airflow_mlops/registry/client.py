@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -184,29 +185,42 @@ def registry_errors(what: str) -> Iterator[None]:
 
     :param what: the first words of the error message, such as ``Trial 3 cannot be written to MLflow``
     """
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-
     try:
         yield
-    except MlflowException as error:
+    except Exception as error:
+        # Only a module that is imported raises its exceptions. Importing MLflow takes seconds.
+        if "mlflow" not in sys.modules and "requests" not in sys.modules:
+            raise
+        explained = _explain(what, error)
+        if explained is None:
+            raise
+        raise explained from error
+
+
+def _explain(what: str, error: Exception) -> RegistryError | None:
+    """Return a clear error for an exception of MLflow or of requests, which may be used for files; else ``None``."""
+    from requests.exceptions import RequestException
+
+    mlflow_errors = sys.modules.get("mlflow.exceptions")
+    if mlflow_errors is not None and isinstance(error, mlflow_errors.MlflowException):
         message = " ".join(str(error.message).split())[:500]
         status = error.get_http_status_code()
         if status in _REFUSED or " 401 " in message or " 403 " in message:
-            raise _refused(what) from error
+            return _refused(what)
         unavailable = status in _OVERLOADED or "Max retries exceeded" in message or "too many" in message
         kind = RegistryUnavailableError if unavailable else RegistryError
-        raise kind(f"{what}: {message.rstrip('.')}.") from error
-    except RequestException as error:
-        # Requests for files are answered with an error of requests, not of MLflow.
-        answer = error.response.status_code if error.response is not None else None
-        if answer in _REFUSED:
-            raise _refused(what) from error
-        # A status from 500 on can come from the object store behind the server, and a retry can succeed.
-        if answer is not None and answer < 500 and answer not in _OVERLOADED:
-            raise RegistryError(f"{what}: MLflow answers with the status {answer}.") from error
-        reason = _cause(error) if answer is None else f"MLflow answers with the status {answer}"
-        raise RegistryUnavailableError(f"{what}: {reason}.") from error
+        return kind(f"{what}: {message.rstrip('.')}.")
+    if not isinstance(error, RequestException):
+        return None
+    # Requests for files are answered with an error of requests, not of MLflow.
+    answer = error.response.status_code if error.response is not None else None
+    if answer in _REFUSED:
+        return _refused(what)
+    # A status from 500 on can come from the object store behind the server, and a retry can succeed.
+    if answer is not None and answer < 500 and answer not in _OVERLOADED:
+        return RegistryError(f"{what}: MLflow answers with the status {answer}.")
+    reason = _cause(error) if answer is None else f"MLflow answers with the status {answer}"
+    return RegistryUnavailableError(f"{what}: {reason}.")
 
 
 def _refused(what: str) -> RegistryError:

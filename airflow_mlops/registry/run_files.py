@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from airflow_mlops.registry.reader import NotReadError, Reader
+
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.store.artifact.artifact_repo import ArtifactRepository
@@ -23,6 +25,12 @@ def paths(client: MlflowClient, run_id: str, folder: str | None = None) -> set[s
     :return: paths in the run; empty if the run has no such folder
     :raises mlflow.exceptions.MlflowException: the run does not exist, or cannot be read
     """
+    reader: object = client
+    if isinstance(reader, Reader):
+        try:
+            return reader.paths_of_run(run_id, folder)
+        except NotReadError:
+            client = reader.full()
     return {item.path for item in _repository(client, run_id).list_artifacts(folder)}
 
 
@@ -35,6 +43,12 @@ def download(client: MlflowClient, run_id: str, path: str, folder: str | Path) -
     :raises mlflow.exceptions.MlflowException: the file does not exist, or cannot be read
     :raises requests.exceptions.RequestException: the server does not respond
     """
+    reader: object = client
+    if isinstance(reader, Reader):
+        try:
+            return reader.download_of_run(run_id, path, Path(folder))
+        except NotReadError:
+            client = reader.full()
     return Path(_repository(client, run_id).download_artifacts(path, str(folder)))
 
 

@@ -11,6 +11,7 @@ from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.cache import cached
 from airflow_mlops.registry.client import is_missing, quoted, registry_errors, unless_missing
+from airflow_mlops.registry.reader import NotReadError, Reader
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,12 +36,10 @@ def by_alias(client: MlflowClient, model: str, alias: str) -> ModelVersionRef | 
 
 
 def _by_alias(client: MlflowClient, model: str, alias: str) -> ModelVersion | None:
-    from mlflow.exceptions import MlflowException
-
     with registry_errors(f"The {alias} of {model!r} cannot be looked up"):
         try:
             return client.get_model_version_by_alias(model, alias)
-        except MlflowException as error:
+        except Exception as error:
             if is_missing(error) or f"alias {alias} not found" in str(error):
                 return None
             raise
@@ -109,9 +108,16 @@ def download_into(client: MlflowClient, ref: ModelVersionRef, folder: Path) -> N
 
     :raises RegistryError: the version or its files do not exist any more
     """
-    import mlflow
-
     with registry_errors(f"The files of {ref} cannot be downloaded from MLflow"):
+        if isinstance(client, Reader):
+            try:
+                client.download_version(ref.model, str(ref.version), folder)
+                return
+            except NotReadError:
+                # MLflow's client downloads all files again.
+                client = client.full()
+        import mlflow
+
         mlflow.artifacts.download_artifacts(
             f"models:/{ref.model}/{ref.version}", dst_path=str(folder), tracking_uri=client.tracking_uri
         )

@@ -25,8 +25,9 @@ from airflow_mlops.models import contracts
 from airflow_mlops.models import explanation as explanations
 from airflow_mlops.registry import run_files
 from airflow_mlops.registry.aliases import COMPARED_TAG
-from airflow_mlops.registry.client import connect, registry_errors
+from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import download_promoted
+from airflow_mlops.registry.reader import connect_to_read
 from airflow_mlops.registry.received import VERSION_TAG
 from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
 from airflow_mlops.registry.versions import champion, download, version
@@ -50,7 +51,7 @@ def inputs(spec: EvaluateSpec, context: StepContext) -> dict[str, Any]:
     """
     gates = parse_gates(spec.gates) if spec.gates is not None else []
     _require_repeatable(gates)
-    client, store = connect(spec.mlflow, context.connection), context.store
+    client, store = connect_to_read(spec.mlflow, context.connection), context.store
     candidates = [(ref, download(client, ref)) for ref in (_registered(client, ref) for ref in spec.candidates)]
     measured = _champion(client, store, candidates[0][0].model)
     trained = [contract_of(ref, folder) for ref, folder in [*candidates, *measured]]
@@ -160,7 +161,7 @@ def artifacts(result: EvaluateResult, spec: EvaluateSpec, context: StepContext) 
     if spec.evidence is not None:
         for dataset in _datasets(spec, context):
             dataset.verify_bytes()
-    client = connect(spec.mlflow, context.connection)
+    client = connect_to_read(spec.mlflow, context.connection)
     # The champion may have changed after the inputs were read, and changed back since.
     if verdict.champion != champion(client, verdict.model):
         raise NotCacheableError("the candidates were compared with another champion")

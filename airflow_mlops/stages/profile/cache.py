@@ -11,7 +11,7 @@ from airflow_mlops.drift import training_reference
 from airflow_mlops.models import contracts
 from airflow_mlops.profiles import shards
 from airflow_mlops.registry import versions
-from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.reader import connect_to_read
 from airflow_mlops.stages.cache import require_unpurged
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.profile.spec import ProfileResult, ProfileSpec
@@ -26,7 +26,7 @@ def inputs(spec: ProfileSpec, context: StepContext) -> dict[str, Any]:
     require_unpurged(datasets)
     version = None
     if spec.columns is None and spec.model is not None:
-        client = connect(spec.mlflow, context.connection)
+        client = connect_to_read(spec.mlflow, context.connection)
         champion = versions.champion(client, spec.model)
         if champion is None:
             raise NotCacheableError(f"the model {spec.model!r} has no champion")

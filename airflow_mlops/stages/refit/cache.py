@@ -12,8 +12,9 @@ from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.selection import contents, select_one
 from airflow_mlops.registry import run_files
-from airflow_mlops.registry.client import connect, registry_errors
+from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import EVALUATION_FOLDER, JUDGED_RUN_TAG, REFIT_OF_TAG, REFIT_TAG
+from airflow_mlops.registry.reader import connect_to_read
 from airflow_mlops.registry.verdict import Refit, Verdict
 from airflow_mlops.registry.versions import IDENTITY, download
 from airflow_mlops.stages.cache import require_unpurged, verified
@@ -45,7 +46,7 @@ def inputs(spec: RefitSpec, context: StepContext) -> dict[str, Any]:
     winner = spec.verdict.winner
     if winner is None:
         raise NotCacheableError("no candidate won, so nothing is fitted again")
-    client, store = connect(spec.mlflow, context.connection), context.store
+    client, store = connect_to_read(spec.mlflow, context.connection), context.store
     require_same(client, winner)
     training = training_spec(client, winner, "fitted again", allow_code=spec.allow_code)
     dataset = select_one(store, training.dataset)
@@ -73,7 +74,7 @@ def artifacts(result: RefitResult, spec: RefitSpec, context: StepContext) -> dic
     refit = result.verdict.refit
     if refit is None:
         raise NotCacheableError("nothing was fitted again")
-    client, judged = connect(spec.mlflow, context.connection), refit.judged
+    client, judged = connect_to_read(spec.mlflow, context.connection), refit.judged
     require_run(client, result.run_id, result.run_url)
     require_same(client, judged)
     training = training_spec(client, judged, "fitted again", allow_code=spec.allow_code)

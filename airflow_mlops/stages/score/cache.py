@@ -16,8 +16,8 @@ from airflow_mlops.data.datasets import Dataset, in_slots, open_dataset
 from airflow_mlops.data.privacy import Privacy
 from airflow_mlops.data.selection import contents, select, window_of
 from airflow_mlops.overview import index
-from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import download_promoted
+from airflow_mlops.registry.reader import connect_to_read
 from airflow_mlops.stages import cached_versions
 from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
@@ -37,7 +37,7 @@ def inputs(spec: ScoreSpec, context: StepContext) -> dict[str, Any]:
         raise NotCacheableError("the predictions are written to a table, which others may change")
     datasets, _ = _rows(spec, context)
     require_unpurged(datasets)
-    client = connect(spec.mlflow, context.connection)
+    client = connect_to_read(spec.mlflow, context.connection)
     version = version_of(spec, client)
     if version is None:
         raise NotCacheableError("there is no version to score with")
@@ -71,7 +71,7 @@ def artifacts(result: ScoreResult, spec: ScoreSpec, context: StepContext) -> dic
     if result.dataset is None or result.scored_by is None:
         raise NotCacheableError("no predictions were written")
     # The champion may have changed after the inputs were read, and may have changed back.
-    if result.scored_by != version_of(spec, connect(spec.mlflow, context.connection)):
+    if result.scored_by != version_of(spec, connect_to_read(spec.mlflow, context.connection)):
         raise NotCacheableError(f"a new scoring would use another version than {result.scored_by}")
     found = verified(context.store, result.dataset)
     manifest = open_dataset(context.store, result.dataset).manifest

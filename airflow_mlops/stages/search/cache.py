@@ -11,7 +11,8 @@ from airflow_mlops.core import own_code
 from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.data.selection import contents, select_one
-from airflow_mlops.registry.client import connect, registry_errors
+from airflow_mlops.registry.client import registry_errors
+from airflow_mlops.registry.reader import connect_to_read
 from airflow_mlops.stages.cache import require_unpurged, verified
 from airflow_mlops.stages.cached_trainings import import_paths, require_in_journal, require_repeatable
 from airflow_mlops.stages.cached_versions import require_run
@@ -51,7 +52,7 @@ def artifacts(result: SearchResult, spec: SearchSpec, context: StepContext) -> d
     :raises MLOpsError: the training set was purged or changed, or the run does not exist any more
     """
     found = verified(context.store, result.dataset)
-    client = connect(spec.mlflow, context.connection)
+    client = connect_to_read(spec.mlflow, context.connection)
     require_run(client, result.run_id, result.run_url)
     require_repeatable(client, result.run_id)
     return found | {"runs": _recorded(client, result.run_id)}

@@ -10,8 +10,9 @@ from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.data.selection import contents, select_one
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec
 from airflow_mlops.overview import index
-from airflow_mlops.registry.client import connect, registry_errors
+from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import SEARCH_TAG
+from airflow_mlops.registry.reader import connect_to_read
 from airflow_mlops.stages.cache import verified
 from airflow_mlops.stages.cached_trainings import import_paths, require_in_journal, require_repeatable, start
 from airflow_mlops.stages.cached_versions import require_run, require_same, stored_files
@@ -36,7 +37,7 @@ def inputs(spec: TrainSpec, context: StepContext) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json", exclude={"dataset"}),
         "datasets": contents([select_one(context.store, spec.dataset, context.kept)]),
         "code": own_code.hashes(import_paths(spec.trainer, spec.metrics)),
-        "start": start(spec.trainer, spec.model, connect(spec.mlflow, context.connection), context.store),
+        "start": start(spec.trainer, spec.model, connect_to_read(spec.mlflow, context.connection), context.store),
         "request": request.id if request else None,
     }
 
@@ -50,7 +51,7 @@ def artifacts(result: TrainResult, spec: TrainSpec, context: StepContext) -> dic
     :raises MLOpsError: the training set was purged or changed
     """
     checked = verified(context.store, result.dataset)
-    client = connect(spec.mlflow, context.connection)
+    client = connect_to_read(spec.mlflow, context.connection)
     require_run(client, result.run_id, result.run_url)
     if isinstance(spec.trainer, SearchTrainerSpec):
         with registry_errors(f"The run {result.run_id} cannot be looked up"):

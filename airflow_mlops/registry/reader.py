@@ -1,0 +1,348 @@
+"""Read runs, versions and files from an MLflow server by plain HTTP, because importing MLflow's client takes seconds.
+
+A look-up in the cache of results only reads. It must not cost more than the step, so it uses this module.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from base64 import b64encode
+from dataclasses import dataclass, field
+from pathlib import Path
+from posixpath import join
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote, urlencode, urlsplit
+
+from airflow_mlops.core.connections import ConnectionInfo, ConnectionResolver
+from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.registry.client import connect, tracking_uri
+
+if TYPE_CHECKING:
+    from urllib.error import HTTPError
+
+    from mlflow import MlflowClient
+
+# Environment variables that only MLflow's client supports. The second group matters with HTTPS only.
+_FOREIGN = ("MLFLOW_WORKSPACE", "MLFLOW_TRACKING_AUTH", "MLFLOW_TRACKING_AWS_SIGV4")
+_FOREIGN_TLS = (
+    "MLFLOW_TRACKING_CLIENT_CERT_PATH",
+    "MLFLOW_TRACKING_INSECURE_TLS",
+    "MLFLOW_TRACKING_SERVER_CERT_PATH",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+)
+# MLflow's client uses them if the connection has neither login nor password.
+_CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_TIMEOUT = 10.0
+_FILES = "mlflow-artifacts"
+# Errors of reading a JSON value that has another form than expected.
+_UNEXPECTED = (AttributeError, KeyError, TypeError, ValueError)
+
+
+class NotReadError(Exception):
+    """The server did not give an answer that this module understands. MLflow's client must repeat the request."""
+
+
+class MissingError(NotReadError):
+    """The server answers that something does not exist."""
+
+    # The attribute has the same meaning in MLflow's exceptions.
+    error_code = "RESOURCE_DOES_NOT_EXIST"
+
+
+@dataclass(frozen=True)
+class _RunInfo:
+    lifecycle_stage: str
+    artifact_uri: str
+    experiment_id: str
+    status: str
+
+
+@dataclass(frozen=True)
+class _RunData:
+    tags: dict[str, str]
+    params: dict[str, str]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Run:
+    info: _RunInfo
+    data: _RunData
+
+
+@dataclass(frozen=True)
+class _Version:
+    name: str
+    version: str
+    source: str
+    run_id: str
+    description: str
+    creation_timestamp: int
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _File:
+    path: str
+    is_dir: bool
+
+
+def connect_to_read(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClient:
+    """Return a client for reading from the MLflow server of ``target``.
+
+    MLflow is imported only if it is needed: the tracking URI is not an HTTP address, an environment variable configures
+    something that only MLflow's client supports, or the server does not answer a request as expected. In this case,
+    MLflow's client repeats the request, so results and errors are those of MLflow's client. If MLflow is already
+    imported, its client is used.
+
+    :raises SpecError: the connection has no valid host
+    :raises RegistryUnavailableError: the server does not respond
+    :raises RegistryError: the server is not an MLflow server, or refuses the credentials
+    """
+    info = connection(target.conn_id)
+    if "mlflow" in sys.modules or not _is_plain(info):
+        return connect(target, connection)
+    return cast("MlflowClient", Reader(target, connection, info))
+
+
+def _is_plain(info: ConnectionInfo) -> bool:
+    """Return whether plain HTTP requests suffice for the server of a connection."""
+    uri = urlsplit(tracking_uri(info))
+    foreign = [*_FOREIGN, *(_FOREIGN_TLS if uri.scheme == "https" else ())]
+    if not (info.login or info.secret):
+        foreign += _CREDENTIALS
+    return (
+        uri.scheme in ("http", "https")
+        and uri.path.strip("/") == ""
+        and "@" not in uri.netloc
+        and not uri.query
+        and not any(os.environ.get(name) for name in foreign)
+    )
+
+
+class Reader:
+    """A client with the methods of ``MlflowClient`` that read runs and versions.
+
+    All other methods are those of ``MlflowClient``, which is imported when one of them is called.
+
+    :param target: MLflow server
+    :param connection: function that returns an Airflow connection by its id
+    :param info: connection of ``target``
+    """
+
+    def __init__(self, target: MLflowTarget, connection: ConnectionResolver, info: ConnectionInfo) -> None:
+        from urllib.request import HTTPRedirectHandler, build_opener
+
+        class Stay(HTTPRedirectHandler):
+            """A redirection leads to a login page."""
+
+            def redirect_request(self, *_: Any) -> None:
+                return None
+
+        self.tracking_uri = tracking_uri(info)
+        self._base = self.tracking_uri.rstrip("/") + "/api/2.0"
+        self._target, self._connection = target, connection
+        self._opener = build_opener(Stay)
+        self._headers = _authorization(info)
+        self._client: MlflowClient | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.full(), name)
+
+    def full(self) -> MlflowClient:
+        """Return MLflow's client for the same server."""
+        if self._client is None:
+            self._client = connect(self._target, self._connection)
+        return self._client
+
+    def get_run(self, run_id: str) -> Any:
+        """Return a run with its tags, parameters and metrics."""
+        try:
+            found = self._get("runs/get", run_id=run_id)["run"]
+            info, data = found["info"], found.get("data", {})
+            return _Run(
+                _RunInfo(info["lifecycle_stage"], info["artifact_uri"], info["experiment_id"], info["status"]),
+                _RunData(
+                    tags=_pairs(data.get("tags")),
+                    params=_pairs(data.get("params")),
+                    metrics={name: float(value) for name, value in _pairs(data.get("metrics")).items()},
+                ),
+            )
+        except (NotReadError, *_UNEXPECTED):
+            return self.full().get_run(run_id)
+
+    def get_model_version(self, name: str, version: str) -> Any:
+        """Return a version of a registered model."""
+        try:
+            return _version(self._get("model-versions/get", name=name, version=version))
+        except (NotReadError, *_UNEXPECTED):
+            return self.full().get_model_version(name, version)
+
+    def get_model_version_by_alias(self, name: str, alias: str) -> Any:
+        """Return the version of a registered model that has an alias.
+
+        :raises MissingError: there is no such model, or no version with the alias
+        """
+        try:
+            return _version(self._get("registered-models/alias", name=name, alias=alias))
+        except MissingError:
+            raise
+        except (NotReadError, *_UNEXPECTED):
+            return self.full().get_model_version_by_alias(name, alias)
+
+    def list_artifacts(self, run_id: str, path: str | None = None) -> Any:
+        """List the files and folders of a run."""
+        try:
+            if path is None:
+                return self._list(_place(self.get_run(run_id).info.artifact_uri))
+        except NotReadError:
+            pass
+        return self.full().list_artifacts(run_id, path)
+
+    def paths_of_run(self, run_id: str, folder: str | None = None) -> set[str]:
+        """Return the paths of the files and folders of a run.
+
+        :param folder: the folder of the run to list; by default, the top folder
+        :raises NotReadError: MLflow's client must list the files
+        """
+        place = _place(self.get_run(run_id).info.artifact_uri)
+        return {
+            join(folder or "", item.path) for item in self._list(join(place, folder) if folder else place)
+        }
+
+    def download_version(self, name: str, version: str, folder: Path) -> None:
+        """Download the files of a version into an empty or new folder.
+
+        :raises NotReadError: MLflow's client must download the files
+        """
+        try:
+            uri = self._get("model-versions/get-download-uri", name=name, version=version)["artifact_uri"]
+        except _UNEXPECTED as error:
+            raise NotReadError from error
+        folder.mkdir(parents=True, exist_ok=True)
+        if not self._download(_place(uri), folder):
+            raise NotReadError
+
+    def download_of_run(self, run_id: str, path: str, folder: Path) -> Path:
+        """Download a file or a folder of a run, and return its path. The file is below the folders in ``path``.
+
+        :raises NotReadError: MLflow's client must download the files
+        """
+        place = join(_place(self.get_run(run_id).info.artifact_uri), path)
+        target = folder / path
+        target.mkdir(parents=True, exist_ok=True)
+        if self._download(place, target):
+            return target
+        # A path that contains nothing is a file, or does not exist.
+        target.rmdir()
+        self._download_file(place, target)
+        return target
+
+    def _download(self, place: str, folder: Path) -> bool:
+        """Download a folder. Return ``False`` if it contains nothing."""
+        found = self._list(place)
+        for item in found:
+            target = folder / item.path
+            if item.is_dir:
+                target.mkdir(exist_ok=True)
+                self._download(join(place, item.path), target)
+            else:
+                self._download_file(join(place, item.path), target)
+        return bool(found)
+
+    def _download_file(self, place: str, target: Path) -> None:
+        with self._open(f"{_FILES}/artifacts/{quote(place)}") as answer, target.open("wb") as file:
+            shutil.copyfileobj(answer, file)
+            size = answer.headers.get("Content-Length")
+            # http.client reports no error if the connection ends early.
+            if size is not None and file.tell() != int(size):
+                raise NotReadError
+
+    def _list(self, place: str) -> list[_File]:
+        found = self._json(f"{_FILES}/artifacts?{urlencode({'path': place})}")
+        try:
+            files = [_File(item["path"], bool(item.get("is_dir"))) for item in found.get("files", [])]
+        except _UNEXPECTED as error:
+            raise NotReadError from error
+        # For the path of a file, the server lists the file itself.
+        if [(item.path, item.is_dir) for item in files] == [(place.rpartition("/")[2], False)]:
+            return []
+        if any(item.path in ("", ".", "..") or "/" in item.path or "\\" in item.path for item in files):
+            raise NotReadError
+        return files
+
+    def _get(self, path: str, **parameters: str) -> Any:
+        return self._json(f"mlflow/{path}?{urlencode(parameters)}")
+
+    def _json(self, path: str) -> Any:
+        with self._open(path) as answer:
+            try:
+                return json.load(answer)
+            except (ValueError, OSError) as error:
+                raise NotReadError from error
+
+    def _open(self, path: str) -> Any:
+        from http.client import HTTPException
+        from urllib.error import HTTPError
+        from urllib.request import Request
+
+        request = Request(f"{self._base}/{path}", headers=self._headers)  # noqa: S310 - the scheme was checked
+        try:
+            return self._opener.open(request, timeout=_TIMEOUT)
+        except HTTPError as error:
+            raise (MissingError if _is_missing(error) else NotReadError) from error
+        except (OSError, ValueError, HTTPException) as error:
+            raise NotReadError from error
+
+
+def _is_missing(error: HTTPError) -> bool:
+    """Return whether an answer says that a model or its alias does not exist."""
+    try:
+        answer = json.load(error)
+        code, message = answer["error_code"], str(answer.get("message", ""))
+    except (OSError, *_UNEXPECTED):
+        return False
+    # For an unknown alias of a model, MLflow's servers use the other code.
+    return code == MissingError.error_code or (
+        code == "INVALID_PARAMETER_VALUE" and message.startswith("Registered model alias ") and "not found" in message
+    )
+
+
+def _version(answer: Any) -> _Version:
+    found = answer["model_version"]
+    return _Version(
+        name=found["name"],
+        version=found["version"],
+        source=found.get("source", ""),
+        run_id=found.get("run_id", ""),
+        description=found.get("description", ""),
+        creation_timestamp=int(found["creation_timestamp"]),
+        tags=_pairs(found.get("tags")),
+    )
+
+
+def _pairs(items: Any) -> dict[str, Any]:
+    # The JSON of the server leaves out empty values.
+    return {item["key"]: item.get("value", "") for item in items or ()}
+
+
+def _place(uri: str) -> str:
+    """Return the path of artifacts that the MLflow server itself serves.
+
+    :raises NotReadError: MLflow's client reads the artifacts from another place, such as an object store
+    """
+    parts = urlsplit(uri)
+    if parts.scheme != _FILES or parts.netloc or parts.query or parts.fragment:
+        raise NotReadError
+    return parts.path.strip("/")
+
+
+def _authorization(info: ConnectionInfo) -> dict[str, str]:
+    if info.login:
+        pair = f"{info.login}:{info.secret or ''}".encode()
+        return {"Authorization": f"Basic {b64encode(pair).decode()}"}
+    return {"Authorization": f"Bearer {info.secret}"} if info.secret else {}

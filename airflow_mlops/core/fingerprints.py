@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
+
+_BLOCK = 1 << 20
 
 
 def canonical_json(value: Any) -> bytes:
@@ -15,3 +18,15 @@ def canonical_json(value: Any) -> bytes:
 def fingerprint(value: Any) -> str:
     """Return the SHA-256 of the canonical JSON of ``value``, as 64 hexadecimal digits."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's content, as 64 hexadecimal digits.
+
+    :raises OSError: the file cannot be read
+    """
+    digest = hashlib.sha256()
+    with file.open("rb") as content:
+        while block := content.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

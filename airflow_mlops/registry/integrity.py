@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_mlops.core.errors import ModelCorruptError
+from airflow_mlops.core.fingerprints import file_sha256
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry import run_files, signatures
@@ -31,14 +32,13 @@ if TYPE_CHECKING:
 
 # MLflow writes this file while it downloads a version. It names the version.
 _WRITTEN_BY_MLFLOW = "registered_model_meta"
-_BLOCK = 1 << 20
 _ATTEMPTS = 3
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file of a downloaded version, by its path in ``folder``."""
     return {
-        file.relative_to(folder).as_posix(): _sha256(file)
+        file.relative_to(folder).as_posix(): file_sha256(file)
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file != folder / _WRITTEN_BY_MLFLOW
     }
@@ -128,7 +128,7 @@ def require_unchanged(ref: ModelVersionRef, promotion: Entry, folder: Path, *nam
     """
     if promotion.files:
         then = {name: promotion.files[name] for name in names if name in promotion.files}
-        now = {name: _sha256(folder / name) for name in names if (folder / name).is_file()}
+        now = {name: file_sha256(folder / name) for name in names if (folder / name).is_file()}
         if (found := difference(then, now)) is not None:
             raise _corrupt(ref, promotion, found)
 
@@ -176,11 +176,3 @@ def _corrupt(ref: ModelVersionRef, promotion: Entry, found: str) -> ModelCorrupt
         f"The files of {ref} in MLflow differ from those that were promoted (ledger entry {promotion.seq}): {found}. Restore the "
         "file, or roll back to another version."
     )
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        while block := content.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()

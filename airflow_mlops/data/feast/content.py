@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +9,13 @@ from google.protobuf import json_format
 from pyarrow.fs import LocalFileSystem
 
 from airflow_mlops.core.errors import NotCacheableError
-from airflow_mlops.core.fingerprints import fingerprint
+from airflow_mlops.core.fingerprints import file_sha256, fingerprint
 from airflow_mlops.data.feast import parquet_source
+from airflow_mlops.data.feast.remembered import Source
 from airflow_mlops.data.feast.request import FeatureRequest
 
 if TYPE_CHECKING:
     from feast import FeatureStore
-
-_BLOCK = 1 << 20
 
 
 def describe(store: FeatureStore, request: FeatureRequest) -> dict[str, Any]:
@@ -50,6 +47,23 @@ def describe(store: FeatureStore, request: FeatureRequest) -> dict[str, Any]:
         "project": store.project,
         "offline_store": str(store.config.offline_store.type),
     }
+
+
+def sources(store: FeatureStore, request: FeatureRequest) -> list[Source] | None:
+    """Return the files of each feature view of a join.
+
+    :return: ``None`` if Feast computes features with functions, which may use code of all files, or a source cannot be
+        described by the names of its files
+    """
+    if request.on_demand:
+        return None
+    try:
+        return [
+            Source.of(parquet_source.place(store, item)[1], parquet_source.open_files(store, item).files)
+            for item in request.views
+        ]
+    except OSError:
+        return None
 
 
 def _definition(view: Any) -> str:
@@ -94,22 +108,9 @@ def _files(store: FeatureStore, item: Any) -> list[str]:
     dataset = parquet_source.open_files(store, item)
     if not isinstance(dataset.filesystem, LocalFileSystem):
         raise NotCacheableError(f"the source of feature view {item.view.name!r} is not on this machine")
-    return [_sha256(Path(file)) for file in dataset.files]
+    return [file_sha256(Path(file)) for file in dataset.files]
 
 
 def _code(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each Python file of the repository. On-demand feature views may use code of all files."""
-    return {file.relative_to(folder).as_posix(): _sha256(file) for file in sorted(folder.rglob("*.py"))}
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as content:
-        for block in _blocks(content):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _blocks(content: Any) -> Iterator[bytes]:
-    while block := content.read(_BLOCK):
-        yield block
+    return {file.relative_to(folder).as_posix(): file_sha256(file) for file in sorted(folder.rglob("*.py"))}

@@ -305,15 +305,21 @@ def open_files(store: FeatureStore, request: ViewRequest) -> ds.Dataset:
 
     :raises FeatureStoreError: the files cannot be read
     """
-    source = request.view.batch_source
-    uri = type(source).get_uri_for_file_path(repo_path=store.repo_path, uri=source.path)
     try:
-        filesystem, path = type(source).create_filesystem_and_path(
-            str(uri), source.file_options.s3_endpoint_override, source.resolve_credentials()
-        )
+        filesystem, path = place(store, request)
         return ds.dataset(path, filesystem=filesystem, format=_PARQUET)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(request, error) from error
+
+
+def place(store: FeatureStore, request: ViewRequest) -> tuple[Any, str]:
+    """Return the file system of the files of a feature view, and the path of the file or folder there."""
+    source = request.view.batch_source
+    uri = type(source).get_uri_for_file_path(repo_path=store.repo_path, uri=source.path)
+    found: tuple[Any, str] = type(source).create_filesystem_and_path(
+        str(uri), source.file_options.s3_endpoint_override, source.resolve_credentials()
+    )
+    return found
 
 
 def _overflows(

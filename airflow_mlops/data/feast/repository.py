@@ -76,7 +76,7 @@ def open_store(repo: str) -> FeatureStore:
             store = FeatureStore(repo_path=str(folder))
             _make_folders(store)
             # Reading these properties loads the modules of the configured stores, and reads the registry.
-            with _lock(_registry_file(store), shared=True):
+            with lock_file(_registry_file(store), shared=True):
                 _ = store.registry, store.provider
     except Exception as error:
         raise FeatureStoreError(
@@ -111,7 +111,7 @@ def locked(store: FeatureStore, shared: bool = False) -> Iterator[None]:
     :param shared: whether the block only reads the registry. Other readers may then hold the lock at the same time
     """
     registry = _registry_file(store)
-    with _lock(registry, shared):
+    with lock_file(registry, shared):
         # The previous holder of the lock may have changed the file.
         if registry is not None and registry.exists():
             refresh: Callable[[], None] = store.refresh_registry
@@ -120,7 +120,12 @@ def locked(store: FeatureStore, shared: bool = False) -> Iterator[None]:
 
 
 @contextmanager
-def _lock(registry: Path | None, shared: bool) -> Iterator[None]:
+def lock_file(registry: Path | None, shared: bool) -> Iterator[None]:
+    """Lock a registry file during the block, if it is a local file whose lock file can be written.
+
+    :param registry: the registry file; ``None`` if the registry is in a database or an object store
+    :param shared: whether the block only reads the registry
+    """
     lock = Path(f"{registry}.lock")
     # A task without write access to the lock file cannot change the registry either.
     if registry is None or not os.access(lock if lock.exists() else lock.parent, os.W_OK):

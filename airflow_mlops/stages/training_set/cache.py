@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from airflow_mlops.data.feast import remembered
 from airflow_mlops.data.run_windows import resolve_window
 from airflow_mlops.data.selection import contents, select
 from airflow_mlops.stages.cache import point_to, require_unpurged, verified
@@ -27,9 +28,16 @@ def inputs(spec: TrainingSetSpec, context: StepContext) -> dict[str, Any]:
         "spec": spec.model_dump(mode="json", exclude={"entities"}),
         "window": resolved.describe() if resolved else None,
         "datasets": contents(datasets),
-        "features": FeatureSource(spec).content(),
+        "features": _features(spec, context),
         "without": sorted(context.provenance.left_out()) if spec.label else [],
     }
+
+
+def _features(spec: TrainingSetSpec, context: StepContext) -> dict[str, Any]:
+    if spec.repo is None or (spec.feature_service is None and not spec.features):
+        return {}
+    requested = [spec.feature_service, spec.features]
+    return remembered.content(context.store, spec.repo, requested, lambda: FeatureSource(spec).described())
 
 
 def artifacts(result: TrainingSetResult, spec: TrainingSetSpec, context: StepContext) -> dict[str, str]:

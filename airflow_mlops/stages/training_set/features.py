@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.data.columns import event_column, is_reserved
 from airflow_mlops.data.spool import Rows, spooled
 from airflow_mlops.stages.training_set.spec import TrainingSetSpec
+
+if TYPE_CHECKING:
+    from airflow_mlops.data.feast.remembered import Source
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,18 @@ class FeatureSource:
         from airflow_mlops.data.feast.content import describe
 
         return describe(self._store, self._request)
+
+    def described(self) -> tuple[dict[str, Any], list[Source] | None]:
+        """Return :meth:`content`, and the files of each feature view, see :mod:`airflow_mlops.data.feast.remembered`.
+
+        :raises NotCacheableError: a source is not made of local Parquet files
+        """
+        described = self.content()
+        if self._store is None or self._request is None:
+            return described, None
+        from airflow_mlops.data.feast.content import sources
+
+        return described, sources(self._store, self._request)
 
     @contextmanager
     def join(self, events: Rows) -> Iterator[JoinedFeatures]:

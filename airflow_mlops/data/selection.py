@@ -22,7 +22,6 @@ from airflow_mlops.data.datasets.catalog import is_divided
 from airflow_mlops.data.datasets.pointers import snapshot_keys, window_keys
 from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.data.window_rows import are_dates
 
 _Find = Callable[[DatasetSelection], list[Dataset]]
 # Number of windows that an error names.
@@ -247,6 +246,9 @@ def have_dates(datasets: Sequence[Dataset], time_column: str) -> bool:
     :param datasets: the datasets
     :param time_column: name of the column
     """
+    # Selecting datasets must not import Arrow, which takes longer than the selection.
+    from airflow_mlops.data.window_rows import are_dates
+
     return all(
         dataset.has_dates(time_column)
         or all(are_dates(batch.column(0)) for batch in dataset.batches(columns=[time_column]))

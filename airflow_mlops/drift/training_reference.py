@@ -23,8 +23,8 @@ from airflow_mlops.data.privacy import hashed_or_dropped
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift import schema
 from airflow_mlops.drift.findings import SchemaChange
+from airflow_mlops.models.contract_file import PROFILE_FILE
 from airflow_mlops.models.contracts import VersionContract
-from airflow_mlops.models.onnx.scorer import PROFILE_FILE
 from airflow_mlops.profiles import multivariate
 from airflow_mlops.profiles.multivariate import Reconstruction, ReconstructionErrors
 from airflow_mlops.profiles.profile import ModelProfile, Profile, profile

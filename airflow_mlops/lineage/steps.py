@@ -43,8 +43,8 @@ from airflow_mlops.stages.search.spec import SearchSpec
 from airflow_mlops.stages.train.spec import TrainResult, TrainSpec
 from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
 from airflow_mlops.stages.transfer.spec import TransferResult, TransferSpec
+from airflow_mlops.stages.validate.outcomes import read_outcomes
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResult, ValidateSpec
-from airflow_mlops.stages.validate.step import read_outcomes
 
 ResultJson = dict[str, Any] | None
 Lineage = OperatorLineage[Any, Any]

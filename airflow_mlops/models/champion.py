@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract
+from airflow_mlops.models.contract_file import has_contract
+from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.scorer import Scorer
 from airflow_mlops.registry.integrity import download_unchanged, require_promoted
 from airflow_mlops.registry.ledger import Ledger

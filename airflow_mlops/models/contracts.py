@@ -27,7 +27,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelCorruptError, ModelFormatError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, PROFILE_FILE, read_contract
+from airflow_mlops.models.contract_file import CONTRACT_FILE, PROFILE_FILE, read_contract
 from airflow_mlops.registry import signatures
 from airflow_mlops.registry.aliases import COMPARED_TAG, CONTRACT_TAG, SINCE_TAG
 from airflow_mlops.registry.client import registry_errors

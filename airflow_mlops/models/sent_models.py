@@ -21,7 +21,8 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelCorruptError, StoreError
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, MODEL_FILE, OnnxModel, has_contract
+from airflow_mlops.models.contract_file import CONTRACT_FILE, has_contract
+from airflow_mlops.models.onnx.scorer import MODEL_FILE, OnnxModel
 from airflow_mlops.models.scorer import Scorer
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from airflow_mlops.core.errors import EvaluationError, MLOpsError, ModelFormatEr
 from airflow_mlops.data.columns import ATTRIBUTION_COLUMNS
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.attributions import Explainer, load, sorted_lists
-from airflow_mlops.models.onnx.scorer import read_contract
+from airflow_mlops.models.contract_file import read_contract
 from airflow_mlops.serving.frames import packed, unpacked
 
 # Number of versions that stay loaded: the champion, the version before it, and the canary.

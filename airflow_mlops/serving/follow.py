@@ -33,7 +33,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.secrets import MaskedStream
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.champion import download_champion
-from airflow_mlops.models.onnx.scorer import has_contract
+from airflow_mlops.models.contract_file import has_contract
 from airflow_mlops.registry import canary as canaries
 from airflow_mlops.registry import canary_counts, signatures
 from airflow_mlops.registry import versions as models

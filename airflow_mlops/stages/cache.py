@@ -15,7 +15,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Iterable
-from typing import Any, get_type_hints
+from typing import Any
 
 from airflow_mlops.core import own_code
 from airflow_mlops.core.base import parse
@@ -76,8 +76,7 @@ class Cached:
                 log.info("The cache has no result for these inputs, so the step is computed.")
                 return None
             entry, stored = found
-            step = importlib.import_module(f"airflow_mlops.stages.{self._call.step}.step")
-            result: Result = parse(get_type_hints(step.run)["return"], stored, "The cached result")
+            result: Result = parse(types(self._call.step)[1], stored, "The cached result")
             if self._stage.artifacts(result, self._spec, self._context) != entry.artifacts:
                 raise NotCacheableError("the artifacts to which it refers were changed")
             self._stage.replay(result, self._spec, self._context)
@@ -98,12 +97,21 @@ class Cached:
             if self._fingerprint() != self._key:
                 log.info("The result is not cached, because its inputs or code were changed while the step ran.")
                 return
-            step = importlib.import_module(f"airflow_mlops.stages.{self._call.step}.step")
-            parsed = parse(get_type_hints(step.run)["return"], result, "The result")
+            parsed = parse(types(self._call.step)[1], result, "The result")
             artifacts = self._stage.artifacts(parsed, self._spec, self._context)
             write_cached(self._context.store, self._call, self._key, result, artifacts)
         except Exception as error:  # noqa: BLE001 - the step has succeeded
             log.warning("The result was not cached: %s.", _reason(error))
+
+
+def types(step: str) -> tuple[type[Spec], type[Result]]:
+    """Return the classes of a stage's spec and result.
+
+    A result from the cache is found without the module ``step``, because it imports the libraries that the step uses.
+    """
+    module = importlib.import_module(f"airflow_mlops.stages.{step}.spec")
+    name = step.title().replace("_", "")
+    return getattr(module, f"{name}Spec"), getattr(module, f"{name}Result")
 
 
 def _reason(error: Exception) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.models.onnx.scorer import has_contract, read_contract
+from airflow_mlops.models.contract_file import has_contract, read_contract
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import file_hashes
 from airflow_mlops.registry.runs import run_url

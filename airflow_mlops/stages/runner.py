@@ -13,7 +13,7 @@ from airflow_mlops.core.connections import ConnectionResolver, from_environment
 from airflow_mlops.data.results import read_result, write_result
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages import library_errors
-from airflow_mlops.stages.cache import Cached
+from airflow_mlops.stages.cache import Cached, types
 from airflow_mlops.stages.calls import check_version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.executors import Executors
@@ -77,8 +77,9 @@ def _run(
     :return: the result, and the cache entry in which it must be stored; ``None`` instead of the entry if the result is
         not stored in the cache
     """
-    module = importlib.import_module(f"airflow_mlops.stages.{call.step}.step")
-    spec = parse(get_type_hints(module.run)["spec"], call.spec, f"Step {call.step!r}")
+    name = f"airflow_mlops.stages.{call.step}.step"
+    kind = get_type_hints(importlib.import_module(name).run)["spec"] if call.cache is None else types(call.step)[0]
+    spec = parse(kind, call.spec, f"Step {call.step!r}")
     meter = Meter(store)
     context = StepContext(
         store=store,
@@ -90,7 +91,7 @@ def _run(
     )
     # Kubeflow Trainer sets this variable for torchrun. All nodes receive the same call, and node 0 stores the result.
     if int(os.environ.get("PET_NODE_RANK") or 0):
-        module.assist(spec, context)
+        importlib.import_module(name).assist(spec, context)
         return {}, None
     if call.step in _TRAINING_STEPS and call.provenance.requests:
         from airflow_mlops.overview import index
@@ -103,7 +104,7 @@ def _run(
     result: Result | None = cached.find() if cached is not None else None
     is_computed = result is None
     if result is None:
-        result = module.run(spec, context)
+        result = importlib.import_module(name).run(spec, context)
     usage = meter.usage()
     log.info("%s", usage.sentence())
     # The usage of a cached step must not replace the recorded usage of the training.

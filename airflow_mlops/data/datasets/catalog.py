@@ -8,8 +8,6 @@ from datetime import datetime
 from itertools import pairwise
 from typing import Any, NoReturn
 
-import pyarrow.compute as pc
-
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, SchemaError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window, missing
@@ -220,6 +218,8 @@ def is_divided_source(source: Mapping[str, Any] | None) -> bool:
 
 
 def _last_answer(dataset: Dataset) -> tuple[float, str]:
+    import pyarrow.compute as pc
+
     if dataset.manifest.purged is not None:
         return 0.0, dataset.manifest.id
     times = dataset.table(columns=["scored_at"]).column("scored_at")

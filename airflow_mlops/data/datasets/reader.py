@@ -12,24 +12,21 @@ from io import BytesIO
 from threading import Lock
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError, DatasetPurgedError, SchemaError, named
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets.content import ContentHash
 from airflow_mlops.data.datasets.manifest import FileEntry, Manifest, manifest_key, parse_manifest
 from airflow_mlops.data.store import SMALL_BYTES, ArtifactStore
-from airflow_mlops.data.window_rows import inside
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet as pq
     from numpy.typing import NDArray
 
-_Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
+_Rows = TypeVar("_Rows", "pa.RecordBatch", "pa.Table")
 
 
 TIMESTAMP_IS_DATE = "timestamp_is_date"
@@ -139,6 +136,8 @@ class Dataset:
     @property
     def schema(self) -> pa.Schema:
         """Read the Arrow schema from the first file."""
+        import pyarrow.parquet as pq
+
         with self._open(self.manifest.files[0]) as file:
             return pq.read_schema(file)
 
@@ -235,6 +234,14 @@ class Dataset:
             with self.store.open(file.path) as opened:
                 yield opened
 
+    @contextmanager
+    def _parquet(self, file: FileEntry) -> Iterator[pq.ParquetFile]:
+        # Importing Arrow takes longer than most look-ups of datasets. They read no rows.
+        import pyarrow.parquet as pq
+
+        with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
+            yield parquet
+
     def _small(self, file: FileEntry) -> bytes:
         """Read a small file of an object store with one request."""
         # A changed manifest may list another hash for the same file.
@@ -252,8 +259,12 @@ class Dataset:
         :param content: hash of the values, see :attr:`FileEntry.content`
         :raises DatasetCorruptError: the file does not exist or was changed
         """
+        import pyarrow as pa
+
+        from airflow_mlops.data.datasets.content import ContentHash
+
         try:
-            with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
+            with self._parquet(file) as parquet:
                 if _columns(parquet.schema_arrow) != [(item.name, _type(item.type)) for item in self.manifest.columns]:
                     return False
                 found = ContentHash(parquet.schema_arrow)
@@ -297,7 +308,7 @@ class Dataset:
             first += file.rows
             if wanted is not None and not wanted:
                 continue
-            with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
+            with self._parquet(file) as parquet:
                 if wanted is None:
                     yield from parquet.iter_batches(batch_rows, columns=names)
                 else:
@@ -308,6 +319,8 @@ class Dataset:
 
         :param part: name of a split part; by default all files
         """
+        import pyarrow.parquet as pq
+
         found = []
         for file in self.files(part):
             with self._open(file) as handle:
@@ -320,8 +333,10 @@ class Dataset:
         :param place: file and number of the row group, from :meth:`row_groups`
         :param columns: columns to read
         """
+        import pyarrow as pa
+
         file, number = place
-        with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
+        with self._parquet(file) as parquet:
             table = parquet.read_row_group(number, columns=list(columns)).combine_chunks()
         batches = table.to_batches()
         return batches[0] if batches else pa.RecordBatch.from_pylist([], schema=table.schema)
@@ -333,12 +348,14 @@ class Dataset:
         :param columns: columns to read; all by default
         :raises SchemaError: one of ``columns`` is absent
         """
+        import pyarrow as pa
+
         self.require_columns(columns or ())
         names = list(columns) if columns is not None else None
         tables = []
         for file in self.files(part):
             # Threads of Arrow may still hold objects of Python when the process ends. This aborts the process.
-            with self._open(file) as handle, pq.ParquetFile(handle, pre_buffer=False) as parquet:
+            with self._parquet(file) as parquet:
                 rows = parquet.read(columns=names, use_threads=False)
             tables.append(rows if names is None else rows.select(names))
         return pa.concat_tables(tables)
@@ -370,6 +387,8 @@ def _batches_of(
     parquet: pq.ParquetFile, wanted: range, batch_rows: int, columns: list[str] | None
 ) -> Iterator[pa.RecordBatch]:
     """Stream the rows at the positions ``wanted`` of a file in batches of ``batch_rows``; the last may be smaller."""
+    import pyarrow as pa
+
     groups, skipped, first = [], 0, 0
     for number in range(parquet.num_row_groups):
         end = first + parquet.metadata.row_group(number).num_rows
@@ -454,6 +473,8 @@ class DatasetSlice(Dataset):
         return chosen if columns is None else chosen.select(list(columns))
 
     def _inside(self, times: Any) -> Any:
+        from airflow_mlops.data.window_rows import inside
+
         what = f"The time column {self._time_column!r} of dataset {self.manifest.name!r}"
         if times.null_count:
             raise SchemaError(
@@ -503,6 +524,8 @@ class DatasetRows(Dataset):
             first += batch.num_rows
 
     def row_groups(self, part: str | None = None) -> list[tuple[FileEntry, int]]:
+        import pyarrow.parquet as pq
+
         found, first = [], 0
         for file in self.files(part):
             with self._open(file) as handle:
@@ -526,4 +549,6 @@ class DatasetRows(Dataset):
         return super().table(part, columns).filter(self._mask(0, len(self._kept)))
 
     def _mask(self, first: int, rows: int) -> pa.BooleanArray:
+        import pyarrow as pa
+
         return pa.array(self._kept[first : first + rows])

@@ -9,10 +9,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from types import TracebackType
-from typing import Any
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.calls import Provenance
@@ -20,10 +17,15 @@ from airflow_mlops.core.errors import DatasetCorruptError, DatasetNotFoundError,
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets.catalog import open_dataset, read_manifest
-from airflow_mlops.data.datasets.content import ContentHash
 from airflow_mlops.data.datasets.manifest import ColumnEntry, FileEntry, Manifest, manifest_key
 from airflow_mlops.data.datasets.pointers import point_slot, point_snapshot, point_window, slot_id
 from airflow_mlops.data.store import ArtifactStore, HashingFile, pauses
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from airflow_mlops.data.datasets.content import ContentHash
 
 DATA = "data"
 ROW_GROUP_ROWS = 131_072
@@ -89,6 +91,8 @@ class DatasetWriter:
         :param part: name of the split part: ``train`` or ``test``, or ``data`` (default) if the dataset is not split
         :raises SchemaError: columns or types differ from those of the rows written before
         """
+        import pyarrow as pa
+
         if self._schema is None:
             self._schema = data.schema.remove_metadata()
             self._columns = [ColumnEntry(name=field.name, type=str(field.type)) for field in self._schema]
@@ -105,6 +109,10 @@ class DatasetWriter:
         self._contents[part].update(data)
 
     def _start(self, part: str) -> None:
+        import pyarrow.parquet as pq
+
+        from airflow_mlops.data.datasets.content import ContentHash
+
         key = f"{self._folder}/{uuid.uuid4().hex}.parquet"
         files = ExitStack()
         file = files.enter_context(self.store.create(key))

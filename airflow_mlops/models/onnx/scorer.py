@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelFormatError, SchemaError
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models import inputs
+from airflow_mlops.models.contract_file import CONTRACT_FILE, read_contract
 from airflow_mlops.models.onnx.embedded import require_embedded
 from airflow_mlops.models.scorer import class_labels, from_values
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from onnxruntime import InferenceSession
 
-MODEL_FILE, CONTRACT_FILE, PROFILE_FILE = "model.onnx", "mlops/contract.json", "mlops/profile.json"
+MODEL_FILE = "model.onnx"
 
 # Rows per call of ONNX Runtime, so that wide intermediate tensors (one-hot columns) fit into the processor's cache.
 _ROWS = 4096
@@ -257,28 +257,3 @@ def _processors() -> int:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on macOS
         return os.cpu_count() or 1
-
-
-def has_contract(folder: Path) -> bool:
-    """Return whether the model's folder contains a contract, that is, whether TrainOperator trained the model."""
-    return (folder / CONTRACT_FILE).exists()
-
-
-def read_contract(folder: Path) -> ModelContract:
-    """Read the model contract (features, label, ML task) in a model's folder.
-
-    :param folder: the downloaded files of the version
-    :raises ModelFormatError: the folder has no contract, or the contract is invalid
-    """
-    file = Path(folder) / CONTRACT_FILE
-    try:
-        return ModelContract.model_validate_json(file.read_bytes())
-    except FileNotFoundError:
-        raise ModelFormatError(
-            f"The model folder {folder} has no file {CONTRACT_FILE}, because TrainOperator did not train this version. "
-            "Train the model with TrainOperator."
-        ) from None
-    except ValidationError as error:
-        raise ModelFormatError(
-            f"{file} is not a valid model contract: {error.errors()[0]['msg']}. Train the model again."
-        ) from None

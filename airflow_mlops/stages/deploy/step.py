@@ -11,7 +11,8 @@ from pydantic_core import to_json
 from airflow_mlops.core.errors import ModelFormatError, RegistryError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.models.champion import download_champion
-from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract
+from airflow_mlops.models.contract_file import has_contract
+from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.ledger import folder_name

@@ -19,7 +19,8 @@ from airflow_mlops.data.sample_weights import sample_weights
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import HeldOut
-from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract, read_contract
+from airflow_mlops.models.contract_file import has_contract, read_contract
+from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.pyfunc import scorer as pyfunc_model
 from airflow_mlops.models.pyfunc.scorer import PyfuncModel
 from airflow_mlops.models.scorer import Scorer

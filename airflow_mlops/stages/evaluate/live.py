@@ -30,7 +30,8 @@ from airflow_mlops.data.types import common_schema, conformed
 from airflow_mlops.gates.evidence import HeldOut
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models import contracts
-from airflow_mlops.models.onnx.scorer import OnnxModel, has_contract
+from airflow_mlops.models.contract_file import has_contract
+from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.pyfunc import scorer as pyfunc_model
 from airflow_mlops.models.training_data import TRAIN
 from airflow_mlops.registry.verdict import LiveRows

@@ -21,8 +21,9 @@ from airflow_mlops.metrics.columns import read_columns
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.models.calibration_rule import CalibrationRule
+from airflow_mlops.models.contract_file import PROFILE_FILE
 from airflow_mlops.models.interval_rule import IntervalRule
-from airflow_mlops.models.onnx.scorer import PROFILE_FILE, OnnxModel
+from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.parity import standard_deviation
 from airflow_mlops.models.threshold_rule import ThresholdRule
 from airflow_mlops.models.trainers.base import TrainingData

@@ -16,7 +16,7 @@ from airflow_mlops.data.privacy import Privacy
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.models import attributions, contracts, sent_models
 from airflow_mlops.models.champion import download_champion, load_champion, load_explained_champion
-from airflow_mlops.models.onnx.scorer import has_contract
+from airflow_mlops.models.contract_file import has_contract
 from airflow_mlops.models.sent_models import SentModel
 from airflow_mlops.overview import index
 from airflow_mlops.registry import versions as models

@@ -14,7 +14,8 @@ from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.metrics.catalog import find_metric, is_ranking, main_metric
 from airflow_mlops.metrics.columns import read_columns
 from airflow_mlops.models import importance
-from airflow_mlops.models.onnx.scorer import CONTRACT_FILE, MODEL_FILE, PROFILE_FILE, OnnxModel
+from airflow_mlops.models.contract_file import CONTRACT_FILE, PROFILE_FILE
+from airflow_mlops.models.onnx.scorer import MODEL_FILE, OnnxModel
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.models.training_data import TEST, TRAIN
 from airflow_mlops.profiles.spans import with_constant_spans

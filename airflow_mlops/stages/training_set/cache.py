@@ -9,7 +9,6 @@ from airflow_mlops.data.run_windows import resolve_window
 from airflow_mlops.data.selection import contents, select
 from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.training_set.features import FeatureSource
 from airflow_mlops.stages.training_set.spec import TrainingSetResult, TrainingSetSpec
 
 
@@ -36,8 +35,15 @@ def inputs(spec: TrainingSetSpec, context: StepContext) -> dict[str, Any]:
 def _features(spec: TrainingSetSpec, context: StepContext) -> dict[str, Any]:
     if spec.repo is None or (spec.feature_service is None and not spec.features):
         return {}
-    requested = [spec.feature_service, spec.features]
-    return remembered.content(context.store, spec.repo, requested, lambda: FeatureSource(spec).described())
+    return remembered.content(
+        context.store, spec.repo, [spec.feature_service, spec.features], lambda: _with_feast(spec)
+    )
+
+
+def _with_feast(spec: TrainingSetSpec) -> tuple[dict[str, Any], list[remembered.Source] | None]:
+    from airflow_mlops.stages.training_set.features import FeatureSource
+
+    return FeatureSource(spec).described()
 
 
 def artifacts(result: TrainingSetResult, spec: TrainingSetSpec, context: StepContext) -> dict[str, str]:

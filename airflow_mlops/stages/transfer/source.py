@@ -14,8 +14,8 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.secrets import mask
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import contracts
+from airflow_mlops.models.contract_file import CONTRACT_FILE
 from airflow_mlops.models.explanation import FOLDER
-from airflow_mlops.models.onnx.scorer import CONTRACT_FILE
 from airflow_mlops.registry import run_files
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import registry_errors

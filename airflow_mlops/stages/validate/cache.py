@@ -15,9 +15,9 @@ from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.selection import contents, select
 from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.validate import checkpoint, suites
+from airflow_mlops.stages.validate import suites
+from airflow_mlops.stages.validate.outcomes import write_outcomes
 from airflow_mlops.stages.validate.spec import ValidateResult, ValidateSpec
-from airflow_mlops.stages.validate.step import write_outcomes
 
 _PARAMETER = "$PARAMETER"
 # Expectations about the results of queries, which read more than the validated rows.
@@ -47,6 +47,8 @@ def inputs(spec: ValidateSpec, context: StepContext) -> dict[str, Any]:
 
 def _suite(given: str | dict[str, Any]) -> dict[str, Any]:
     if isinstance(given, str) and not given.endswith(".json"):
+        from airflow_mlops.stages.validate import checkpoint
+
         checkpoint.quiet_great_expectations()
         suite = suites.load_suite(given)
         # The user may have defined classes of expectations.

@@ -21,10 +21,10 @@ from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS, quarantine_name, valid_name
 from airflow_mlops.data.selection import coverage, quarantined_rows, select, window_of
-from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import checkpoint
 from airflow_mlops.stages.validate.batches import run_in_batches, unexpected_rows
+from airflow_mlops.stages.validate.outcomes import write_outcomes
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResult, ValidateSpec
 from airflow_mlops.stages.validate.suites import load_suite
@@ -123,30 +123,6 @@ def _require_distinct(suite: ExpectationSuite, datasets: Sequence[Dataset]) -> N
                 "case. Great Expectations ignores the case and could check the wrong column. Rename one of them in the source, or "
                 "remove the expectation."
             )
-
-
-def write_outcomes(store: ArtifactStore, key: str, outcomes: Sequence[ExpectationOutcome]) -> None:
-    """Store the results of all expectations, for :func:`read_outcomes`.
-
-    :param key: key of the validation's result in the artifact store
-    """
-    store.write_json(_outcomes_key(key), [outcome.model_dump() for outcome in outcomes])
-
-
-def read_outcomes(store: ArtifactStore, key: str) -> list[ExpectationOutcome]:
-    """Read the results of all expectations of a validation, even if the validation failed.
-
-    :param key: key of the validation's result in the artifact store
-    :return: the results; empty if the validation stored no results
-    """
-    try:
-        return [ExpectationOutcome.model_validate(found) for found in store.read_json(_outcomes_key(key))]
-    except FileNotFoundError:
-        return []
-
-
-def _outcomes_key(key: str) -> str:
-    return f"checkpoints/{key.removesuffix('.json')}/outcomes.json"
 
 
 @dataclass(frozen=True)

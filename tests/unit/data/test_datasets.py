@@ -131,7 +131,7 @@ def test_the_id_does_not_depend_on_how_the_files_are_written(store, monkeypatch)
     first, _ = write(store, 1, 2, window=APRIL)
     real = pq.ParquetWriter
     monkeypatch.setattr(
-        "airflow_mlops.data.datasets.writer.pq.ParquetWriter",
+        "pyarrow.parquet.ParquetWriter",
         lambda file, schema, **options: real(file, schema, compression="snappy", version="1.0"),
     )
     second, existed = write(store, 1, 2, window=APRIL)

@@ -27,6 +27,7 @@ from airflow_mlops.registry import run_files
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import download_promoted
+from airflow_mlops.registry.names import EVALUATION_FOLDER
 from airflow_mlops.registry.reader import connect_to_read
 from airflow_mlops.registry.received import VERSION_TAG
 from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
@@ -34,9 +35,7 @@ from airflow_mlops.registry.versions import champion, download, version
 from airflow_mlops.stages.cache import point_to, verified
 from airflow_mlops.stages.cached_versions import content, contract_of, stored_files
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.evaluate import live
-from airflow_mlops.stages.evaluate.card import LINEAGE
-from airflow_mlops.stages.evaluate.record import ARTIFACTS
+from airflow_mlops.stages.evaluate.lineage import LINEAGE
 from airflow_mlops.stages.evaluate.spec import EvaluateResult, EvaluateSpec
 
 if TYPE_CHECKING:
@@ -113,7 +112,7 @@ def _run(client: MlflowClient, ref: ModelVersionRef) -> dict[str, Any] | None:
         return None
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         data = client.get_run(ref.run_id).data
-        files = sorted(run_files.paths(client, ref.run_id) - {ARTIFACTS})
+        files = sorted(run_files.paths(client, ref.run_id) - {EVALUATION_FOLDER})
         explanation = None
         if explanations.FOLDER in files:
             path = f"{explanations.FOLDER}/{explanations.FILE}"
@@ -125,6 +124,8 @@ def _run(client: MlflowClient, ref: ModelVersionRef) -> dict[str, Any] | None:
 def _datasets(spec: EvaluateSpec, context: StepContext) -> Sequence[Dataset]:
     """Return the datasets that the spec names; none if the training set of the candidates is measured."""
     if spec.evidence is not None:
+        from airflow_mlops.stages.evaluate import live
+
         return live.datasets(spec.evidence, context)
     return [select_one(context.store, spec.dataset, context.kept)] if spec.dataset else []
 
@@ -195,7 +196,7 @@ def _recorded(client: MlflowClient, item: CandidateVerdict, verdict: Verdict) ->
         if not tags.items() <= run.data.tags.items() or not registered.description:
             raise NotCacheableError(f"the record of the evaluation of {ref} in MLflow was changed")
         with tempfile.TemporaryDirectory() as temporary:
-            folder = run_files.download(client, ref.run_id, ARTIFACTS, temporary)
+            folder = run_files.download(client, ref.run_id, EVALUATION_FOLDER, temporary)
             if Verdict.model_validate_json((folder / "verdict.json").read_bytes()) != verdict:
                 raise NotCacheableError(f"{ref} was evaluated again")
             files = sorted(file for file in folder.rglob("*") if file.is_file())

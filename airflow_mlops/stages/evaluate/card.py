@@ -34,34 +34,14 @@ from airflow_mlops.gates.slices import NotWorseOnSlices
 from airflow_mlops.metrics.comparison import estimate
 from airflow_mlops.metrics.resampling import ROUNDS, ROW_ROUNDS, Resampling
 from airflow_mlops.models.explanation import Explanation
-from airflow_mlops.registry.names import SEARCH_TAG
 from airflow_mlops.registry.step_usage import by_step
 from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Refit, Verdict
 from airflow_mlops.stages.evaluate.card_spec import Card
+from airflow_mlops.stages.evaluate.lineage import LINEAGE
 
 MARKDOWN_FILE, PAGE_FILE = "model_card.md", "model_card.html"
 CONFIDENCE = 0.95
 FEATURES = 20
-# Tags of the version's MLflow run, and their titles on the card.
-LINEAGE = {
-    "mlops.retrain.request": "Request for retraining",
-    "mlops.retrain.reason": "Reason of the request",
-    "mlops.dag_id": "DAG",
-    "mlops.dag_run_id": "DAG run",
-    "mlops.task_id": "Task",
-    "mlops.map_index": "Map index",
-    "mlops.trainer": "Trainer",
-    "mlops.window_rule": "Rule for the window of the training set",
-    "mlops.seed": "Seed",
-    SEARCH_TAG: "MLflow run of the search",
-    "mlops.package": "Version of airflow-mlops",
-    "mlops.code": "Hash of the trainer's code",
-    "mlflow.source.git.commit": "Git commit",
-    "mlops.environment": "Hash of Python and its packages",
-    "mlops.image": "Image",
-    "mlops.image_digest": "Digest of the image",
-    "mlops.gpu": "GPU",
-}
 
 
 Intervals = Mapping[str, tuple[float, float] | None]

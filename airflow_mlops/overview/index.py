@@ -19,17 +19,15 @@ from __future__ import annotations
 
 import logging
 import time
-from datetime import datetime, timezone
 from typing import Any
 
 from pydantic import ValidationError
 
 from airflow_mlops.core.errors import MLOpsError, StoreError
-from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore, pauses
 from airflow_mlops.overview import copies, sections, sources
-from airflow_mlops.overview.facts import Candidate
-from airflow_mlops.overview.sections import FOLDER, Kind, Section, Trained
+from airflow_mlops.overview.candidates import FOLDER
+from airflow_mlops.overview.sections import Kind, Section
 
 log = logging.getLogger(__name__)
 
@@ -68,32 +66,6 @@ def update(store: ArtifactStore, model: str, kind: Kind, predictions: str | None
         log.warning("The index of model %r may be out of date, because other tasks changed it meanwhile.", model)
     except Exception as error:  # noqa: BLE001 - the step has succeeded
         log.warning("The index of model %r was not updated, so pages in Airflow may show older facts: %s", model, error)
-
-
-def trained(store: ArtifactStore, ref: ModelVersionRef, dag_id: str, time: datetime | None = None) -> None:
-    """Add a trained version to the index. An error is only logged.
-
-    Trainings that end at the same time write different objects. Each of them deletes the objects of its DAG that are
-    not the newest, so only the newest object remains.
-
-    :param ref: the trained version
-    :param dag_id: DAG of the task that trained the version; empty without Airflow
-    :param time: time at which the training had finished; by default now
-    """
-    key = sections.candidate_key(ref, dag_id)
-    try:
-        if not store.exists(key):
-            found = Trained(
-                newest=Candidate(version=ref.version, trained=time or datetime.now(timezone.utc)), dag_id=dag_id
-            )
-            content = Section(model=ref.model, candidate=found).model_dump_json(exclude_defaults=True)
-            store.write_bytes(key, content.encode())
-        folder, _, name = key.rpartition("/")
-        start = f"{folder}/{name.rpartition('-v')[0]}-v"
-        for older in sorted(item for item in store.keys(folder) if item.startswith(start))[:-1]:
-            store.delete(older)
-    except Exception as error:  # noqa: BLE001 - the step has succeeded
-        log.warning("The index lacks %s, so pages may not show it: %s", ref, error)
 
 
 def _write(store: ArtifactStore, section: Section, kind: Kind, predictions: str | None) -> None:

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Literal
 from urllib.parse import unquote
 
 from airflow_mlops.core.base import Model
-from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets.pointers import slots_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import decisions, drift, monitoring, scoring
+from airflow_mlops.overview.candidates import CANDIDATE, FOLDER
 from airflow_mlops.overview.decisions import Standing
 from airflow_mlops.overview.facts import Candidate
 from airflow_mlops.overview.monitoring import Monitored
 from airflow_mlops.overview.scoring import LastScoring
 from airflow_mlops.policy import archive
 from airflow_mlops.registry.ledger import folder_name
-
-FOLDER = "indexes/models"
-_CANDIDATE = "candidate-"
 
 Kind = Literal["monitoring", "decisions", "scoring"]
 
@@ -58,17 +54,10 @@ def key(model: str, kind: Kind, predictions: str | None = None) -> str:
     return f"{FOLDER}/{folder_name(model)}/{kind}{f'-{predictions}' if own else ''}.json"
 
 
-def candidate_key(ref: ModelVersionRef, dag_id: str) -> str:
-    """Return the store key of the section about a version that a DAG has trained. The keys of a DAG sort by version."""
-    # A DAG id may be as long as a file name.
-    dag = hashlib.sha256(dag_id.encode()).hexdigest()[:16]
-    return f"{FOLDER}/{folder_name(ref.model)}/{_CANDIDATE}{dag}-v{ref.version:08}.json"
-
-
 def is_candidate(key: str) -> bool:
     """Return whether a key belongs to a section about a trained version."""
     name = key.rpartition("/")[2]
-    return name.startswith(_CANDIDATE) and name.endswith(".json")
+    return name.startswith(CANDIDATE) and name.endswith(".json")
 
 
 def model_of(key: str) -> str:

@@ -21,7 +21,7 @@ from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.prediction_log import slot
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.findings import Bin, Drift
-from airflow_mlops.overview import index
+from airflow_mlops.overview import candidates, index
 from airflow_mlops.overview.sections import Kind
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy import archive
@@ -68,7 +68,7 @@ def write(store: ArtifactStore, model: str, run_id: str = "") -> None:
             decide.judge(3, 2, 0.701, "refused", "No candidate passed every gate.")
         if month == "2013-08":
             decide.judge(4, 2, 0.752, "promoted", "It passed every gate.")
-    index.trained(store, version(VERSIONS), f"{model}_train")
+    candidates.trained(store, version(VERSIONS), f"{model}_train")
     kinds: tuple[Kind, ...] = ("monitoring", "decisions", "scoring")
     for kind in kinds:
         index.update(store, model, kind)

@@ -9,7 +9,7 @@ from airflow_mlops.core import own_code
 from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.data.selection import contents, select_one
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec
-from airflow_mlops.overview import index
+from airflow_mlops.overview import candidates
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import SEARCH_TAG
 from airflow_mlops.registry.reader import connect_to_read
@@ -63,4 +63,4 @@ def artifacts(result: TrainResult, spec: TrainSpec, context: StepContext) -> dic
 
 def replay(result: TrainResult, spec: TrainSpec, context: StepContext) -> None:
     """Add the version to the index of the task's DAG."""
-    index.trained(context.store, result.candidate, context.provenance.dag_id)
+    candidates.trained(context.store, result.candidate, context.provenance.dag_id)

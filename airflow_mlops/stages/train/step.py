@@ -23,7 +23,7 @@ from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec
 from airflow_mlops.models.trainers.validation import SHARE
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, read_part, unseen_classes
-from airflow_mlops.overview import index
+from airflow_mlops.overview import candidates
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.names import SEARCH_TAG
 from airflow_mlops.registry.runs import run_for, run_url
@@ -88,7 +88,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
                 f"An earlier try of this task has already registered {candidate}. The model is not trained again."
             )
             metrics = _metrics(client, candidate)
-    index.trained(context.store, candidate, context.provenance.dag_id)
+    candidates.trained(context.store, candidate, context.provenance.dag_id)
     unseen = unseen_classes(train, test)
     only = f" {_count(unseen, test)} have a class that {TRAIN!r} lacks and count as errors." if unseen else ""
     outcome = (

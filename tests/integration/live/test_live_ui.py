@@ -19,7 +19,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.findings import Bin, Drift
-from airflow_mlops.overview import index
+from airflow_mlops.overview import candidates, index
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Report, Verdict
@@ -121,7 +121,7 @@ def year(airflow: LiveAirflow, mlflow_server: str) -> str:
         client.create_model_version(name, f"{run.artifact_uri}/model", run.run_id)
     store = ArtifactStore(f"file://{airflow.home}/artifacts")
     flights_year.write(store, name, run.run_id)
-    index.trained(store, ModelVersionRef(model=f"{name}_new", version=1, run_id=run.run_id), f"{name}_train")
+    candidates.trained(store, ModelVersionRef(model=f"{name}_new", version=1, run_id=run.run_id), f"{name}_train")
     return name
 
 

@@ -71,13 +71,13 @@ def test_a_model_that_the_user_may_not_see_is_like_one_that_does_not_exist(
     assert {(answer.status_code, answer.text) for answer in answers} == {(404, answers[-1].text)}
     assert user.get("/mlops/api/dags/train").status_code == 404
     score(store, "2013-01")
-    from airflow_mlops.overview import index
+    from airflow_mlops.overview import candidates, index
 
     index.update(store, "delays", "scoring")
     assert [item["name"] for item in user.get("/mlops/api/models").json()["models"]] == ["delays"]
     assert user.get("/mlops/api/models/delays").status_code == 200
     for trained, dag_id in (("trained", "score"), ("trained_elsewhere", "train"), ("trained_by_hand", "")):
-        index.trained(store, version(1, trained), dag_id)
+        candidates.trained(store, version(1, trained), dag_id)
     assert [item["name"] for item in user.get("/mlops/api/models").json()["models"]] == ["delays", "trained"]
     for page in ("", "/drift", "/versions", "/data"):
         assert user.get(f"/mlops/api/models/trained{page}").status_code == 200

@@ -25,7 +25,7 @@ _PROBE = """
     from airflow.utils.db import upgradedb
     from tests.support import reports
     from tests.unit.overview.test_index import promote, publish_drift, version
-    from airflow_mlops.overview import index
+    from airflow_mlops.overview import candidates
     from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.settings import default_store
     from airflow_mlops.plugin.api.app import app as app_of_api
@@ -37,7 +37,7 @@ _PROBE = """
     publish_drift(store, "2013-01", 0.3)
     key = reports.publish(store, "2013-02", "watch")
     reports.publish(store, "2013-01", model="without_dag")
-    index.trained(store, version(1, "trained"), "train")
+    candidates.trained(store, version(1, "trained"), "train")
     result = {"summary": "Valid.", "success": True, "docs_url": "", "quarantined": None}
     store.write_json("results/train/r/check/-1/a.json", result)
     with create_session() as session:

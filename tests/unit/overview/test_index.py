@@ -17,7 +17,7 @@ from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.prediction_log import slot
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.findings import Drift
-from airflow_mlops.overview import copies, drift, index, models, monitoring, sections
+from airflow_mlops.overview import candidates, copies, drift, index, models, monitoring, sections
 from airflow_mlops.registry.ledger import Decision, Ledger
 from tests.support import reports
 
@@ -263,8 +263,8 @@ def test_a_report_that_only_another_version_can_read_is_read_by_that_version(
 
 def test_a_model_that_was_only_trained_is_listed_with_the_dags_that_trained_it(store: ArtifactStore) -> None:
     by_name(store)
-    index.trained(store, version(2), "train")
-    index.trained(store, version(1), "other_train")
+    candidates.trained(store, version(2), "train")
+    candidates.trained(store, version(1), "other_train")
     found = by_name(store)["delays"]
     assert (found.candidate.version, found.champion, found.dags.train) == (2, None, ["other_train", "train"])
     whole = models.model(store, "delays")
@@ -278,7 +278,7 @@ def test_no_training_is_lost_if_several_end_at_the_same_time(store: ArtifactStor
     by_name(store)
     numbers = range(1, 9)
     threads = [
-        threading.Thread(target=index.trained, args=(store, version(number), f"train_{number % 2}"))
+        threading.Thread(target=candidates.trained, args=(store, version(number), f"train_{number % 2}"))
         for number in numbers
     ]
     for thread in threads:
@@ -293,11 +293,11 @@ def test_no_training_is_lost_if_several_end_at_the_same_time(store: ArtifactStor
 
 def test_a_damaged_section_about_trainings_is_a_problem_until_the_next_training(store: ArtifactStore) -> None:
     promote(store, 1)
-    store.write_bytes(sections.candidate_key(version(1), "train"), b"{")
+    store.write_bytes(candidates.candidate_key(version(1), "train"), b"{")
     [found] = models.models(store).models
     assert (found.champion.version, found.candidate) == (1, None)
     assert "/candidate-" in found.problems[0]
-    index.trained(store, version(2), "train")
+    candidates.trained(store, version(2), "train")
     assert by_name(store)["delays"].candidate.version == 2
 
 

@@ -1,0 +1,239 @@
+"""The reader of MLflow's HTTP API answers as MLflow's client does, and leaves to it what it does not understand."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pytest
+
+from airflow_mlops.core.connections import from_environment
+from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.core.references import MLflowTarget
+from airflow_mlops.registry import reader, run_files, versions
+from airflow_mlops.registry.client import connect
+from airflow_mlops.registry.integrity import file_hashes
+from airflow_mlops.registry.reader import NotReadError, Reader, connect_to_read
+from airflow_mlops.stages.runner import run_call
+from tests.support import cached
+from tests.support.cached import run_step
+from tests.support.candidates import register, training_set
+from tests.support.training import training_set as labelled
+
+
+@pytest.fixture
+def light(client, monkeypatch):
+    """A reader that must not ask MLflow's client."""
+    for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(reader, "sys", SimpleNamespace(modules={}))
+    found = connect_to_read(MLflowTarget(), from_environment)
+    assert isinstance(found, Reader)
+    return found
+
+
+@pytest.fixture
+def alone(light, monkeypatch):
+    """The reader, without MLflow's client."""
+
+    def refuse(*_):
+        raise AssertionError("MLflow's client was asked")
+
+    monkeypatch.setattr(reader, "connect", refuse)
+    return light
+
+
+@pytest.fixture
+def version(client, store, tmp_path):
+    """A version whose run has tags, parameters, metrics, and files in folders."""
+    model = f"read_{uuid.uuid4().hex[:8]}"
+    found = register(client, tmp_path / "model", training_set(store), (2, 0), model=model)
+    client.log_param(found.run_id, "empty", "")
+    client.log_metric(found.run_id, "auc", 0.1 + 0.2)
+    client.log_metric(found.run_id, "undefined", float("nan"))
+    client.set_tag(found.run_id, "note", "ä b/c?d")
+    (tmp_path / "files" / "inner").mkdir(parents=True)
+    for name in ("evaluation.json", "inner/a bä.txt", "empty"):
+        (tmp_path / "files" / name).write_text("" if name == "empty" else name * 1000)
+    client.log_artifacts(found.run_id, str(tmp_path / "files"), "evaluation")
+    client.set_registered_model_alias(model, "champion", str(found.version))
+    client.set_model_version_tag(model, str(found.version), "tag", "")
+    return found
+
+
+def test_runs_versions_and_files_are_those_of_mlflows_client(client, alone, version, tmp_path):
+    own, run = alone.get_run(version.run_id), client.get_run(version.run_id)
+    assert (own.data.tags, own.data.params) == (run.data.tags, run.data.params)
+    assert repr(sorted(own.data.metrics.items())) == repr(sorted(run.data.metrics.items()))
+    for name in ("lifecycle_stage", "artifact_uri", "experiment_id", "status"):
+        assert getattr(own.info, name) == getattr(run.info, name)
+    number = str(version.version)
+    for found in (
+        alone.get_model_version(version.model, number),
+        alone.get_model_version_by_alias(version.model, "champion"),
+    ):
+        same = client.get_model_version(version.model, number)
+        for name in ("name", "version", "source", "run_id", "creation_timestamp", "tags"):
+            assert str(getattr(found, name)) == str(getattr(same, name)), name
+        assert (found.description or "") == (same.description or "")
+    assert {(item.path, item.is_dir) for item in alone.list_artifacts(version.run_id)} == {
+        (item.path, item.is_dir) for item in client.list_artifacts(version.run_id)
+    }
+    hashes = []
+    for number, found in enumerate((alone, client)):
+        versions.download_into(found, version, tmp_path / f"version{number}")
+        folders = [tmp_path / f"{path}{number}" for path in ("folder", "file")]
+        for folder, path in zip(folders, ("evaluation", "evaluation/inner/a bä.txt"), strict=True):
+            folder.mkdir()
+            assert run_files.download(found, version.run_id, path, folder) == folder / path
+        hashes.append([file_hashes(folder) for folder in (tmp_path / f"version{number}", *folders)])
+    assert hashes[0] == hashes[1]
+    assert [len(item) for item in hashes[0][1:]] == [3, 1]
+    assert versions.champion(alone, version.model) == version
+    assert versions.by_alias(alone, version.model, "nobody") is None
+    assert versions.champion(alone, f"{version.model}_other") is None
+
+
+def test_what_the_server_does_not_answer_is_left_to_mlflows_client(client, light, version, tmp_path, monkeypatch):
+    with pytest.raises(RegistryError, match="is not in the MLflow registry"):
+        versions.version(light, version.model, 99)
+    with pytest.raises(RegistryError, match="cannot be looked up"), versions.registry_errors("It cannot be looked up"):
+        light.get_run("0" * 32)
+    assert {item.path for item in light.list_artifacts(version.run_id, "evaluation")} == {
+        item.path for item in client.list_artifacts(version.run_id, "evaluation")
+    }
+    assert [item.name for item in light.search_registered_models(f"name = '{version.model}'")] == [version.model]
+
+    def elsewhere(uri):
+        raise NotReadError
+
+    # Files in an object store.
+    monkeypatch.setattr(reader, "_place", elsewhere)
+    versions.download_into(light, version, tmp_path / "model2")
+    assert file_hashes(tmp_path / "model2") == file_hashes(versions.download(client, version))
+    (tmp_path / "files2").mkdir()
+    assert (run_files.download(light, version.run_id, "evaluation", tmp_path / "files2") / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "host", "is_light"),
+    [
+        ("", "http://127.0.0.1:1", True),
+        ("", "sqlite:///mlflow.db", False),
+        ("", "http://127.0.0.1:1/behind/a/proxy", False),
+        ("MLFLOW_TRACKING_TOKEN", "http://127.0.0.1:1", False),
+        ("MLFLOW_WORKSPACE", "http://127.0.0.1:1", False),
+        ("REQUESTS_CA_BUNDLE", "http://127.0.0.1:1", True),
+        ("REQUESTS_CA_BUNDLE", "https://127.0.0.1:1", False),
+    ],
+)
+def test_only_what_plain_requests_can_express_is_read_without_mlflow(variable, host, is_light, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("MLFLOW_") or name.endswith("_CA_BUNDLE")]:
+        monkeypatch.delenv(name)
+    if variable:
+        monkeypatch.setenv(variable, "x")
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": host}))
+    assert reader._is_plain(from_environment("mlflow_default")) is is_light
+
+
+class Odd(BaseHTTPRequestHandler):
+    """A server in front of MLflow that wants a login, sends other JSON, or ends the connection early."""
+
+    answer = b"{}"
+
+    def do_GET(self):
+        if "redirected" in self.path:
+            self.send_response(302)
+            self.send_header("Location", "/login")
+            self.end_headers()
+            return
+        body = b'{"run": {"info": {}, "data": {}}}' if self.path == "/login" else self.answer
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body) + (100 if "short" in self.path else 0)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_odd_answers_are_not_read(monkeypatch, tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    host = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": host}))
+    asked = []
+    full = SimpleNamespace(get_run=asked.append)
+    monkeypatch.setattr(reader, "connect", lambda *_: full)
+    light = Reader(MLflowTarget(), from_environment, from_environment("mlflow_default"))
+    try:
+        light.get_run("redirected")
+        for body in (b"<html>Log in</html>", b"[]", b'{"run": {}}', b'{"run": {"info": null}}'):
+            monkeypatch.setattr(Odd, "answer", body)
+            light.get_run("odd")
+        assert asked == ["redirected", *["odd"] * 4]
+        with pytest.raises(NotReadError):
+            light._download_file("short", tmp_path / "file")
+        for path in ("../outside", "a/b", "..", ""):
+            monkeypatch.setattr(Odd, "answer", json.dumps({"files": [{"path": path}]}).encode())
+            with pytest.raises(NotReadError):
+                light._list("folder")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+# Runs each call of standard input as a task of another run. Prints the run that made the result, and what was imported.
+AGAIN = """
+import json, sys
+from airflow_mlops.core.calls import StepCall
+from airflow_mlops.stages.runner import run_call
+made_by = [(run_call(StepCall.model_validate(call))["cached"] or {}).get("run_id") for call in json.load(sys.stdin)]
+print(json.dumps([made_by, sorted(name for name in sys.modules if "." not in name)]))
+"""
+HEAVY = {
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "requests",
+    "scipy",
+    "sklearn",
+    "sqlalchemy",
+    "onnx",
+    "jinja2",
+    "feast",
+}
+
+
+def test_a_training_and_an_evaluation_from_the_cache_import_no_library_of_the_step(client, store, version, monkeypatch):
+    steps = {
+        "train": {
+            "dataset": labelled(store),
+            "model": f"{version.model}_trained",
+            "trainer": {"estimator": "sklearn.linear_model.LogisticRegression"},
+        },
+        "evaluate": {"candidates": [version]},
+    }
+    calls = []
+    monkeypatch.setattr(cached, "run_call", lambda call: calls.append(call) or run_call(call))
+    for step, spec in steps.items():
+        assert run_step(store, step, "first", **spec)["cached"] is None
+    again = [{**call.model_dump(mode="json"), "key": call.key.replace("/first/", "/again/")} for call in calls]
+    done = subprocess.run(
+        [sys.executable, "-c", AGAIN], input=json.dumps(again), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    made_by, imported = json.loads(done.stdout.splitlines()[-1])
+    assert made_by == ["first", "first"]
+    assert not HEAVY.intersection(imported)
+
+
+def test_the_reader_uses_the_client_of_a_process_that_has_imported_mlflow(client):
+    assert type(connect_to_read(MLflowTarget(), from_environment)) is type(connect(MLflowTarget(), from_environment))

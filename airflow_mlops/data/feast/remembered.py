@@ -18,10 +18,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pydantic import ValidationError
-
 from airflow_mlops.core import own_code
 from airflow_mlops.core.base import Model
+from airflow_mlops.core.errors import StoreError
 from airflow_mlops.core.fingerprints import file_sha256, fingerprint
 from airflow_mlops.data.feast.repository import lock_file
 from airflow_mlops.data.store import ArtifactStore
@@ -93,7 +92,7 @@ def _recall(store: ArtifactStore, key: str) -> dict[str, Any] | None:
             return None
         for view, source in zip(found.content["views"], found.sources, strict=True):
             view["files"] = [file_sha256(Path(file)) for file in source.files]
-    except (OSError, KeyError, TypeError, ValueError, ValidationError):
+    except (OSError, KeyError, TypeError, ValueError, StoreError):
         return None
     return found.content
 

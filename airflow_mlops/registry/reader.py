@@ -55,6 +55,7 @@ class MissingError(NotReadError):
 
 @dataclass(frozen=True)
 class _RunInfo:
+    run_id: str
     lifecycle_stage: str
     artifact_uri: str
     experiment_id: str
@@ -72,6 +73,11 @@ class _RunData:
 class _Run:
     info: _RunInfo
     data: _RunData
+
+
+@dataclass(frozen=True)
+class _Experiment:
+    name: str
 
 
 @dataclass(frozen=True)
@@ -162,18 +168,27 @@ class Reader:
     def get_run(self, run_id: str) -> Any:
         """Return a run with its tags, parameters and metrics."""
         try:
-            found = self._get("runs/get", run_id=run_id)["run"]
-            info, data = found["info"], found.get("data", {})
-            return _Run(
-                _RunInfo(info["lifecycle_stage"], info["artifact_uri"], info["experiment_id"], info["status"]),
-                _RunData(
-                    tags=_pairs(data.get("tags")),
-                    params=_pairs(data.get("params")),
-                    metrics={name: float(value) for name, value in _pairs(data.get("metrics")).items()},
-                ),
-            )
+            return _run(self._get("runs/get", run_id=run_id)["run"])
         except (NotReadError, *_UNEXPECTED):
             return self.full().get_run(run_id)
+
+    def search_runs(self, experiment_ids: list[str], filter_string: str, max_results: int) -> Any:
+        """Return the runs of experiments that match a filter, except deleted runs."""
+        wanted = {"experiment_ids": experiment_ids, "filter": filter_string, "max_results": max_results}
+        try:
+            found = self._json("mlflow/runs/search", {**wanted, "run_view_type": "ACTIVE_ONLY"})
+            if not found.get("next_page_token"):
+                return [_run(item) for item in found.get("runs", [])]
+        except (NotReadError, *_UNEXPECTED):
+            pass
+        return self.full().search_runs(experiment_ids, filter_string, max_results=max_results)
+
+    def get_experiment(self, experiment_id: str) -> Any:
+        """Return an experiment."""
+        try:
+            return _Experiment(self._get("experiments/get", experiment_id=experiment_id)["experiment"]["name"])
+        except (NotReadError, *_UNEXPECTED):
+            return self.full().get_experiment(experiment_id)
 
     def get_model_version(self, name: str, version: str) -> Any:
         """Return a version of a registered model."""
@@ -278,19 +293,21 @@ class Reader:
     def _get(self, path: str, **parameters: str) -> Any:
         return self._json(f"mlflow/{path}?{urlencode(parameters)}")
 
-    def _json(self, path: str) -> Any:
-        with self._open(path) as answer:
+    def _json(self, path: str, content: Any = None) -> Any:
+        with self._open(path, content) as answer:
             try:
                 return json.load(answer)
             except (ValueError, OSError) as error:
                 raise NotReadError from error
 
-    def _open(self, path: str) -> Any:
+    def _open(self, path: str, content: Any = None) -> Any:
         from http.client import HTTPException
         from urllib.error import HTTPError
         from urllib.request import Request
 
-        request = Request(f"{self._base}/{path}", headers=self._headers)  # noqa: S310 - the scheme was checked
+        body = None if content is None else json.dumps(content).encode()
+        headers = self._headers if body is None else {**self._headers, "Content-Type": "application/json"}
+        request = Request(f"{self._base}/{path}", body, headers)  # noqa: S310 - the scheme was checked
         try:
             return self._opener.open(request, timeout=_TIMEOUT)
         except HTTPError as error:
@@ -309,6 +326,24 @@ def _is_missing(error: HTTPError) -> bool:
     # For an unknown alias of a model, MLflow's servers use the other code.
     return code == MissingError.error_code or (
         code == "INVALID_PARAMETER_VALUE" and message.startswith("Registered model alias ") and "not found" in message
+    )
+
+
+def _run(found: Any) -> _Run:
+    info, data = found["info"], found.get("data", {})
+    return _Run(
+        _RunInfo(
+            run_id=info["run_id"],
+            lifecycle_stage=info["lifecycle_stage"],
+            artifact_uri=info["artifact_uri"],
+            experiment_id=info["experiment_id"],
+            status=info["status"],
+        ),
+        _RunData(
+            tags=_pairs(data.get("tags")),
+            params=_pairs(data.get("params")),
+            metrics={name: float(value) for name, value in _pairs(data.get("metrics")).items()},
+        ),
     )
 
 

@@ -21,6 +21,7 @@ from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import file_hashes
 from airflow_mlops.registry.reader import NotReadError, Reader, connect_to_read
 from airflow_mlops.stages.runner import run_call
+from airflow_mlops.trainers import Float, Search, SklearnTrainer
 from tests.support import cached
 from tests.support.cached import run_step
 from tests.support.candidates import register, training_set
@@ -71,8 +72,12 @@ def test_runs_versions_and_files_are_those_of_mlflows_client(client, alone, vers
     own, run = alone.get_run(version.run_id), client.get_run(version.run_id)
     assert (own.data.tags, own.data.params) == (run.data.tags, run.data.params)
     assert repr(sorted(own.data.metrics.items())) == repr(sorted(run.data.metrics.items()))
-    for name in ("lifecycle_stage", "artifact_uri", "experiment_id", "status"):
+    for name in ("run_id", "lifecycle_stage", "artifact_uri", "experiment_id", "status"):
         assert getattr(own.info, name) == getattr(run.info, name)
+    assert alone.get_experiment(run.info.experiment_id).name == client.get_experiment(run.info.experiment_id).name
+    query = [run.info.experiment_id], f"params.empty = '' and attributes.run_id = '{version.run_id}'"
+    assert repr([item.data for item in alone.search_runs(*query, max_results=10)]) == repr([own.data])
+    assert alone.search_runs([run.info.experiment_id], "params.empty = 'full'", max_results=10) == []
     number = str(version.version)
     for found in (
         alone.get_model_version(version.model, number),
@@ -212,14 +217,27 @@ HEAVY = {
 }
 
 
-def test_a_training_and_an_evaluation_from_the_cache_import_no_library_of_the_step(client, store, version, monkeypatch):
+def test_a_training_an_evaluation_and_a_search_from_the_cache_import_no_library_of_the_step(
+    client, store, version, monkeypatch
+):
+    dataset = labelled(store)
     steps = {
         "train": {
-            "dataset": labelled(store),
+            "dataset": dataset,
             "model": f"{version.model}_trained",
             "trainer": {"estimator": "sklearn.linear_model.LogisticRegression"},
         },
         "evaluate": {"candidates": [version]},
+        "search": {
+            "dataset": dataset,
+            "model": f"{version.model}_searched",
+            "search": Search(
+                SklearnTrainer("sklearn.tree.DecisionTreeClassifier"),
+                {"ccp_alpha": Float(0.0, 0.05)},
+                trials=2,
+                folds=2,
+            ),
+        },
     }
     calls = []
     monkeypatch.setattr(cached, "run_call", lambda call: calls.append(call) or run_call(call))
@@ -231,7 +249,7 @@ def test_a_training_and_an_evaluation_from_the_cache_import_no_library_of_the_st
     )
     assert done.returncode == 0, done.stderr
     made_by, imported = json.loads(done.stdout.splitlines()[-1])
-    assert made_by == ["first", "first"]
+    assert made_by == ["first"] * 3
     assert not HEAVY.intersection(imported)
 
 

@@ -68,7 +68,8 @@ def status(args: Namespace) -> None:
 @command
 def index(args: Namespace) -> None:
     """Run ``airflow mlops index``, which writes the index of models again."""
-    from airflow_mlops.overview.index import rebuild, trained
+    from airflow_mlops.overview.candidates import trained
+    from airflow_mlops.overview.index import rebuild
     from airflow_mlops.overview.trainings import find
     from airflow_mlops.registry.client import connect
 

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from datetime import datetime, timezone
 
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.registry.ledger import folder_name
+from airflow_mlops.overview.keys import candidate_key
 
 log = logging.getLogger(__name__)
-
-FOLDER = "indexes/models"
-CANDIDATE = "candidate-"
 
 
 def trained(store: ArtifactStore, ref: ModelVersionRef, dag_id: str, time: datetime | None = None) -> None:
@@ -44,10 +40,3 @@ def trained(store: ArtifactStore, ref: ModelVersionRef, dag_id: str, time: datet
             store.delete(older)
     except Exception as error:  # noqa: BLE001 - the step has succeeded
         log.warning("The index lacks %s, so pages may not show it: %s", ref, error)
-
-
-def candidate_key(ref: ModelVersionRef, dag_id: str) -> str:
-    """Return the store key of the section about a version that a DAG has trained. The keys of a DAG sort by version."""
-    # A DAG id may be as long as a file name.
-    dag = hashlib.sha256(dag_id.encode()).hexdigest()[:16]
-    return f"{FOLDER}/{folder_name(ref.model)}/{CANDIDATE}{dag}-v{ref.version:08}.json"

@@ -26,7 +26,7 @@ from pydantic import ValidationError
 from airflow_mlops.core.errors import MLOpsError, StoreError
 from airflow_mlops.data.store import ArtifactStore, pauses
 from airflow_mlops.overview import copies, sections, sources
-from airflow_mlops.overview.candidates import FOLDER
+from airflow_mlops.overview.keys import FOLDER
 from airflow_mlops.overview.sections import Kind, Section
 
 log = logging.getLogger(__name__)

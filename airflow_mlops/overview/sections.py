@@ -9,9 +9,9 @@ from airflow_mlops.core.base import Model
 from airflow_mlops.data.datasets.pointers import slots_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import decisions, drift, monitoring, scoring
-from airflow_mlops.overview.candidates import CANDIDATE, FOLDER
 from airflow_mlops.overview.decisions import Standing
 from airflow_mlops.overview.facts import Candidate
+from airflow_mlops.overview.keys import CANDIDATE, FOLDER
 from airflow_mlops.overview.monitoring import Monitored
 from airflow_mlops.overview.scoring import LastScoring
 from airflow_mlops.policy import archive

@@ -109,13 +109,14 @@ def download_into(client: MlflowClient, ref: ModelVersionRef, folder: Path) -> N
     :raises RegistryError: the version or its files do not exist any more
     """
     with registry_errors(f"The files of {ref} cannot be downloaded from MLflow"):
-        if isinstance(client, Reader):
+        reader: object = client
+        if isinstance(reader, Reader):
             try:
-                client.download_version(ref.model, str(ref.version), folder)
+                reader.download_version(ref.model, str(ref.version), folder)
                 return
             except NotReadError:
                 # MLflow's client downloads all files again.
-                client = client.full()
+                client = reader.full()
         import mlflow
 
         mlflow.artifacts.download_artifacts(

@@ -21,8 +21,8 @@ from airflow_mlops.stages.cache import require_unpurged, verified
 from airflow_mlops.stages.cached_trainings import import_paths, start
 from airflow_mlops.stages.cached_versions import content, require_run, require_same, stored_files
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.refit.runs import CHECKS_FILE, copied
 from airflow_mlops.stages.refit.spec import RefitResult, RefitSpec
-from airflow_mlops.stages.refit.step import CHECKS_FILE, copied
 from airflow_mlops.stages.train.recorded import training_spec
 
 if TYPE_CHECKING:

@@ -31,8 +31,7 @@ from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, read_pa
 from airflow_mlops.registry import run_files
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.integrity import file_hashes
-from airflow_mlops.registry.names import IN_SAMPLE, JUDGED_RUN_TAG, REFIT_OF_TAG, REFIT_TAG, SEARCH_TAG
-from airflow_mlops.registry.origins import CODE_VERSION
+from airflow_mlops.registry.names import IN_SAMPLE, JUDGED_RUN_TAG, REFIT_OF_TAG, REFIT_TAG
 from airflow_mlops.registry.runs import run_for, run_url
 from airflow_mlops.registry.tags import run_tags
 from airflow_mlops.registry.verdict import GateResult, Refit, Verdict
@@ -41,6 +40,7 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import card
 from airflow_mlops.stages.evaluate.record import ARTIFACTS
 from airflow_mlops.stages.refit import checks
+from airflow_mlops.stages.refit.runs import CHECKS_FILE, copied
 from airflow_mlops.stages.refit.spec import RefitResult, RefitSpec
 from airflow_mlops.stages.train import record, warm_start
 from airflow_mlops.stages.train.candidate import Fitted, Phase, fit_candidate, load_all
@@ -51,11 +51,6 @@ from airflow_mlops.stages.train.spec import TrainSpec
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-
-# File of the MLflow run of a refit: the result of the checks.
-CHECKS_FILE = "refit.json"
-# Tags of the judged version's run that also apply to the refit.
-_KEPT = (CODE_VERSION, SEARCH_TAG)
 
 
 @dataclass(frozen=True)
@@ -158,17 +153,6 @@ def _open(client: MlflowClient, ref: ModelVersionRef, *, allow_code: bool) -> _J
     if (interval := model.contract.interval) is not None:
         fields["interval"] = IntervalRule(coverage=interval.coverage, margin=interval.margin)
     return _Judged(ref, spec.model_copy(update=fields), model, experiment, importances)
-
-
-def copied(client: MlflowClient, ref: ModelVersionRef) -> tuple[str, dict[str, str]]:
-    """Return the name of the experiment and the tags that a refit copies from the MLflow run of the judged version."""
-    with registry_errors(f"The MLflow run of {ref} cannot be read"):
-        found = client.get_run(ref.run_id)
-        experiment = client.get_experiment(found.info.experiment_id).name
-    ours = ("mlops.", "mlflow.")
-    return experiment, {
-        name: value for name, value in found.data.tags.items() if name in _KEPT or not name.startswith(ours)
-    }
 
 
 def _fit(

@@ -17,7 +17,7 @@ from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.prediction_log import slot
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.findings import Drift
-from airflow_mlops.overview import candidates, copies, drift, index, models, monitoring, sections
+from airflow_mlops.overview import candidates, copies, drift, index, keys, models, monitoring, sections
 from airflow_mlops.registry.ledger import Decision, Ledger
 from tests.support import reports
 
@@ -293,7 +293,7 @@ def test_no_training_is_lost_if_several_end_at_the_same_time(store: ArtifactStor
 
 def test_a_damaged_section_about_trainings_is_a_problem_until_the_next_training(store: ArtifactStore) -> None:
     promote(store, 1)
-    store.write_bytes(candidates.candidate_key(version(1), "train"), b"{")
+    store.write_bytes(keys.candidate_key(version(1), "train"), b"{")
     [found] = models.models(store).models
     assert (found.champion.version, found.candidate) == (1, None)
     assert "/candidate-" in found.problems[0]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -102,15 +101,14 @@ def connect_to_read(target: MLflowTarget, connection: ConnectionResolver) -> Mlf
 
     MLflow is imported only if it is needed: the tracking URI is not an HTTP address, an environment variable configures
     something that only MLflow's client supports, or the server does not answer a request as expected. In this case,
-    MLflow's client repeats the request, so results and errors are those of MLflow's client. If MLflow is already
-    imported, its client is used.
+    MLflow's client repeats the request, so results and errors are those of MLflow's client.
 
     :raises SpecError: the connection has no valid host
     :raises RegistryUnavailableError: the server does not respond
     :raises RegistryError: the server is not an MLflow server, or refuses the credentials
     """
     info = connection(target.conn_id)
-    if "mlflow" in sys.modules or not _is_plain(info):
+    if not _is_plain(info):
         return connect(target, connection)
     return cast("MlflowClient", Reader(target, connection, info))
 

@@ -10,6 +10,7 @@ import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -17,7 +18,6 @@ from airflow_mlops.core.connections import from_environment
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.references import MLflowTarget
 from airflow_mlops.registry import reader, run_files, versions
-from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import file_hashes
 from airflow_mlops.registry.reader import NotReadError, Reader, connect_to_read
 from airflow_mlops.stages.runner import run_call
@@ -33,7 +33,6 @@ def light(client, monkeypatch):
     """A reader that must not ask MLflow's client."""
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(reader, "sys", SimpleNamespace(modules={}))
     found = connect_to_read(MLflowTarget(), from_environment)
     assert isinstance(found, Reader)
     return found
@@ -151,8 +150,10 @@ class Odd(BaseHTTPRequestHandler):
     """A server in front of MLflow that wants a login, sends other JSON, or ends the connection early."""
 
     answer = b"{}"
+    credentials: ClassVar[list[str | None]] = []
 
     def do_GET(self):
+        self.credentials.append(self.headers["Authorization"])
         if "redirected" in self.path:
             self.send_response(302)
             self.send_header("Location", "/login")
@@ -168,30 +169,46 @@ class Odd(BaseHTTPRequestHandler):
         pass
 
 
-def test_odd_answers_are_not_read(monkeypatch, tmp_path):
+@pytest.fixture
+def odd(monkeypatch):
+    """The odd server. The function sets its connection, and returns a reader."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Odd)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    host = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps({"conn_type": "mlflow", "host": host}))
+
+    def connected(**credentials):
+        parts = {"conn_type": "mlflow", "host": f"http://127.0.0.1:{server.server_port}", **credentials}
+        monkeypatch.setenv("AIRFLOW_CONN_MLFLOW_DEFAULT", json.dumps(parts))
+        return Reader(MLflowTarget(), from_environment, from_environment("mlflow_default"))
+
+    yield connected
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_credentials_of_the_connection_are_sent(odd, monkeypatch):
+    monkeypatch.setattr(Odd, "credentials", [])
+    for credentials in ({}, {"login": "ä", "password": "b:c"}, {"login": "a"}, {"password": "token"}):
+        odd(**credentials)._json("mlflow/experiments/get")
+    expected = [None, "Basic w6Q6Yjpj", "Basic YTo=", "Bearer token"]
+    assert Odd.credentials == expected
+
+
+def test_odd_answers_are_not_read(odd, monkeypatch, tmp_path):
     asked = []
     full = SimpleNamespace(get_run=asked.append)
     monkeypatch.setattr(reader, "connect", lambda *_: full)
-    light = Reader(MLflowTarget(), from_environment, from_environment("mlflow_default"))
-    try:
-        light.get_run("redirected")
-        for body in (b"<html>Log in</html>", b"[]", b'{"run": {}}', b'{"run": {"info": null}}'):
-            monkeypatch.setattr(Odd, "answer", body)
-            light.get_run("odd")
-        assert asked == ["redirected", *["odd"] * 4]
+    light = odd()
+    light.get_run("redirected")
+    for body in (b"<html>Log in</html>", b"[]", b'{"run": {}}', b'{"run": {"info": null}}'):
+        monkeypatch.setattr(Odd, "answer", body)
+        light.get_run("odd")
+    assert asked == ["redirected", *["odd"] * 4]
+    with pytest.raises(NotReadError):
+        light._download_file("short", tmp_path / "file")
+    for path in ("../outside", "a/b", "..", ""):
+        monkeypatch.setattr(Odd, "answer", json.dumps({"files": [{"path": path}]}).encode())
         with pytest.raises(NotReadError):
-            light._download_file("short", tmp_path / "file")
-        for path in ("../outside", "a/b", "..", ""):
-            monkeypatch.setattr(Odd, "answer", json.dumps({"files": [{"path": path}]}).encode())
-            with pytest.raises(NotReadError):
-                light._list("folder")
-    finally:
-        server.shutdown()
-        server.server_close()
+            light._list("folder")
 
 
 # Runs each call of standard input as a task of another run. Prints the run that made the result, and what was imported.
@@ -251,7 +268,3 @@ def test_a_training_an_evaluation_and_a_search_from_the_cache_import_no_library_
     made_by, imported = json.loads(done.stdout.splitlines()[-1])
     assert made_by == ["first"] * 3
     assert not HEAVY.intersection(imported)
-
-
-def test_the_reader_uses_the_client_of_a_process_that_has_imported_mlflow(client):
-    assert type(connect_to_read(MLflowTarget(), from_environment)) is type(connect(MLflowTarget(), from_environment))

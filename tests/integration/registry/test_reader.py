@@ -71,7 +71,7 @@ def test_runs_versions_and_files_are_those_of_mlflows_client(client, alone, vers
     own, run = alone.get_run(version.run_id), client.get_run(version.run_id)
     assert (own.data.tags, own.data.params) == (run.data.tags, run.data.params)
     assert repr(sorted(own.data.metrics.items())) == repr(sorted(run.data.metrics.items()))
-    for name in ("run_id", "lifecycle_stage", "artifact_uri", "experiment_id", "status"):
+    for name in FIELDS:
         assert getattr(own.info, name) == getattr(run.info, name)
     assert alone.get_experiment(run.info.experiment_id).name == client.get_experiment(run.info.experiment_id).name
     query = [run.info.experiment_id], f"params.empty = '' and attributes.run_id = '{version.run_id}'"
@@ -146,6 +146,9 @@ def test_only_what_plain_requests_can_express_is_read_without_mlflow(variable, h
     assert reader._is_plain(from_environment("mlflow_default")) is is_light
 
 
+FIELDS = ("run_id", "lifecycle_stage", "artifact_uri", "experiment_id", "status")
+
+
 class Odd(BaseHTTPRequestHandler):
     """A server in front of MLflow that wants a login, sends other JSON, or ends the connection early."""
 
@@ -159,7 +162,9 @@ class Odd(BaseHTTPRequestHandler):
             self.send_header("Location", "/login")
             self.end_headers()
             return
-        body = b'{"run": {"info": {}, "data": {}}}' if self.path == "/login" else self.answer
+        body = (
+            json.dumps({"run": {"info": dict.fromkeys(FIELDS, "")}}).encode() if self.path == "/login" else self.answer
+        )
         self.send_response(200)
         self.send_header("Content-Length", str(len(body) + (100 if "short" in self.path else 0)))
         self.end_headers()

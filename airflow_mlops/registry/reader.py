@@ -207,15 +207,6 @@ class Reader:
         except (NotReadError, *_UNEXPECTED):
             return self.full().get_model_version_by_alias(name, alias)
 
-    def list_artifacts(self, run_id: str, path: str | None = None) -> Any:
-        """List the files and folders of a run."""
-        try:
-            if path is None:
-                return self._list(_place(self.get_run(run_id).info.artifact_uri))
-        except NotReadError:
-            pass
-        return self.full().list_artifacts(run_id, path)
-
     def paths_of_run(self, run_id: str, folder: str | None = None) -> set[str]:
         """Return the paths of the files and folders of a run.
 
@@ -223,9 +214,7 @@ class Reader:
         :raises NotReadError: MLflow's client must list the files
         """
         place = _place(self.get_run(run_id).info.artifact_uri)
-        return {
-            join(folder or "", item.path) for item in self._list(join(place, folder) if folder else place)
-        }
+        return {join(folder or "", item.path) for item in self._list(join(place, folder) if folder else place)}
 
     def download_version(self, name: str, version: str, folder: Path) -> None:
         """Download the files of a version into an empty or new folder.

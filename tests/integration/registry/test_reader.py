@@ -86,9 +86,10 @@ def test_runs_versions_and_files_are_those_of_mlflows_client(client, alone, vers
         for name in ("name", "version", "source", "run_id", "creation_timestamp", "tags"):
             assert str(getattr(found, name)) == str(getattr(same, name)), name
         assert (found.description or "") == (same.description or "")
-    assert {(item.path, item.is_dir) for item in alone.list_artifacts(version.run_id)} == {
-        (item.path, item.is_dir) for item in client.list_artifacts(version.run_id)
-    }
+    for folder in (None, "evaluation", "evaluation/inner", "evaluation/empty", "missing"):
+        found = run_files.paths(alone, version.run_id, folder)
+        assert found == run_files.paths(client, version.run_id, folder)
+        assert bool(found) is (folder not in ("evaluation/empty", "missing"))
     hashes = []
     for number, found in enumerate((alone, client)):
         versions.download_into(found, version, tmp_path / f"version{number}")
@@ -109,9 +110,6 @@ def test_what_the_server_does_not_answer_is_left_to_mlflows_client(client, light
         versions.version(light, version.model, 99)
     with pytest.raises(RegistryError, match="cannot be looked up"), versions.registry_errors("It cannot be looked up"):
         light.get_run("0" * 32)
-    assert {item.path for item in light.list_artifacts(version.run_id, "evaluation")} == {
-        item.path for item in client.list_artifacts(version.run_id, "evaluation")
-    }
     assert [item.name for item in light.search_registered_models(f"name = '{version.model}'")] == [version.model]
 
     def elsewhere(uri):
@@ -121,6 +119,7 @@ def test_what_the_server_does_not_answer_is_left_to_mlflows_client(client, light
     monkeypatch.setattr(reader, "_place", elsewhere)
     versions.download_into(light, version, tmp_path / "model2")
     assert file_hashes(tmp_path / "model2") == file_hashes(versions.download(client, version))
+    assert run_files.paths(light, version.run_id) == run_files.paths(client, version.run_id)
     (tmp_path / "files2").mkdir()
     assert (run_files.download(light, version.run_id, "evaluation", tmp_path / "files2") / "evaluation.json").exists()
 

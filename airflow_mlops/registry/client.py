@@ -19,6 +19,7 @@ from airflow_mlops.core.secrets import mask_urls
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from requests.exceptions import RequestException
 
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -127,7 +128,7 @@ def _check_health(uri: str, conn_id: str) -> None:
 
     for attempt in range(_ATTEMPTS):
         try:
-            requests.get(f"{uri}/health", timeout=_TIMEOUT, allow_redirects=False, verify=_verify())
+            requests.get(f"{uri}/health", timeout=_TIMEOUT, allow_redirects=False, verify=verify())
             return
         except requests.exceptions.SSLError as error:
             raise RegistryError(
@@ -149,7 +150,8 @@ def _check_health(uri: str, conn_id: str) -> None:
     )
 
 
-def _verify() -> bool | str:
+def verify() -> bool | str:
+    """Return the parameter ``verify`` for the library requests, according to MLflow's environment variables."""
     if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
         return False
     return os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
@@ -199,14 +201,22 @@ def registry_errors(what: str) -> Iterator[None]:
         raise kind(f"{what}: {message.rstrip('.')}.") from error
     except RequestException as error:
         # Requests for files are answered with an error of requests, not of MLflow.
-        answer = error.response.status_code if error.response is not None else None
-        if answer in _REFUSED:
-            raise _refused(what) from error
-        # A status from 500 on can come from the object store behind the server, and a retry can succeed.
-        if answer is not None and answer < 500 and answer not in _OVERLOADED:
-            raise RegistryError(f"{what}: MLflow answers with the status {answer}.") from error
-        reason = _cause(error) if answer is None else f"MLflow answers with the status {answer}"
-        raise RegistryUnavailableError(f"{what}: {reason}.") from error
+        raise request_error(what, error) from error
+
+
+def request_error(what: str, error: RequestException) -> RegistryError:
+    """Return the error for a request that has failed.
+
+    :param what: the first words of the error message, such as ``The champion cannot be looked up``
+    """
+    answer = error.response.status_code if error.response is not None else None
+    if answer in _REFUSED:
+        return _refused(what)
+    # A status from 500 on can come from the object store behind the server, and a retry can succeed.
+    if answer is not None and answer < 500 and answer not in _OVERLOADED:
+        return RegistryError(f"{what}: MLflow answers with the status {answer}.")
+    reason = _cause(error) if answer is None else f"MLflow answers with the status {answer}"
+    return RegistryUnavailableError(f"{what}: {reason}.")
 
 
 def _refused(what: str) -> RegistryError:

@@ -31,7 +31,7 @@ def is_champion_uri(uri: str) -> bool:
 
 
 def version_of(extra: dict[str, Any] | None) -> int | None:
-    """Return the champion's version number in an event of the asset :func:`champion_uri`; ``None`` if it has none.
+    """Return the version number in an event of the asset :func:`champion_uri`; ``None`` if the event has no version.
 
     :param extra: the extra of the event. If a watcher sent the event, the extra contains the payload of its Airflow
         trigger

@@ -130,7 +130,7 @@ def get_provider_info() -> dict[str, Any]:
                     "memory": {
                         "description": "Memory that the relational work of a step (DuckDB) may use, such as ``4GB``, "
                         "before it continues in temporary files in TMPDIR. By default, half of the memory that the "
-                        "process may use: that of the machine, or the limit of its container.",
+                        "process may use: the memory of the machine, or the limit of its container.",
                         "version_added": "0.1.0",
                         "type": "string",
                         "example": "4GB",

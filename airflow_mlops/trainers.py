@@ -57,11 +57,11 @@ class FunctionTrainer(dict[str, Any]):
     """A trainer that calls a user-defined function: ``function(X, y, params=params, seed=seed)``.
 
     ``X`` is a pandas DataFrame of the features (float64 and text), and ``y`` is a NumPy array of the labels. The
-    function returns a fitted estimator with scikit-learn's interface that accepts such a DataFrame and can be exported
-    to ONNX, a fitted Keras model of numeric features (extra ``keras``), a PyTorch network that returns logits or values
-    (such as a LightningModule), or an ONNX model (a path, bytes or a ``ModelProto``). If the rows have weights, the function also receives the keyword argument ``sample_weight``, an array of
-    shape (n,). Weights come from :class:`~airflow_mlops.operators.Decay` or from ``sample_weight`` or ``class_weight``
-    of TrainOperator.
+    function returns one of these: a fitted estimator with scikit-learn's interface, which accepts such a DataFrame and
+    can be exported to ONNX; a fitted Keras model of numeric features (extra ``keras``); a PyTorch network that returns
+    logits or values, such as a LightningModule; or an ONNX model (a path, bytes or a ``ModelProto``). If the rows have
+    weights, the function also receives the keyword argument ``sample_weight``, an array of shape (n,). Weights come
+    from :class:`~airflow_mlops.operators.Decay` or from ``sample_weight`` or ``class_weight`` of TrainOperator.
 
     :param function: import path of the function, such as ``my_package.my_module:train``; the module must be importable
         where the step runs, for example a module in the folder of the DAG files
@@ -306,10 +306,10 @@ class XGBoostTrainer(_BoostingTrainer):
     :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds. By default, the
         training starts without trees. It also starts without trees if there is no champion, or if the champion has
         other features, classes, objective or library
-    :param group: for a ranking, column of the training set whose values name the groups, such as a query. The ML task is
-        a regression whose label is the relevance, a whole number from 0 to 31. The objective is
-        ``rank:ndcg``, or ``rank:pairwise`` in ``params``. Whole groups are held out for early stopping, which measures NDCG@10. All
-        rows are held in memory
+    :param group: for a ranking, column of the training set whose values name the groups, such as a query. The ML task
+        is a regression whose label is the relevance, a whole number from 0 to 31. The objective is ``rank:ndcg``, or
+        ``rank:pairwise`` if ``params`` contains it. Whole groups are held out for early stopping, which measures
+        NDCG@10. All rows are held in memory
     :param name: name of the candidate in MLflow; by default the name of the library
     """
 
@@ -334,10 +334,9 @@ class LightGBMTrainer(_BoostingTrainer):
     :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds. By default, the
         training starts without trees. It also starts without trees if there is no champion, or if the champion has
         other features, classes, objective or library
-    :param group: for a ranking, column of the training set whose values name the groups, such as a query. The ML task is
-        a regression whose label is the relevance, a whole number from 0 to 31. The objective is
-        ``lambdarank``. Whole groups are held out for early stopping, which measures NDCG@10. All
-        rows are held in memory
+    :param group: for a ranking, column of the training set whose values name the groups, such as a query. The ML task
+        is a regression whose label is the relevance, a whole number from 0 to 31. The objective is ``lambdarank``.
+        Whole groups are held out for early stopping, which measures NDCG@10. All rows are held in memory
     :param name: name of the candidate in MLflow; by default the name of the library
     """
 
@@ -363,10 +362,10 @@ class CatBoostTrainer(_BoostingTrainer):
     :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds. By default, the
         training starts without trees. It also starts without trees if there is no champion, or if the champion has
         other features, classes, objective or library
-    :param group: for a ranking, column of the training set whose values name the groups, such as a query. The ML task is
-        a regression whose label is the relevance, a whole number from 0 to 31. The objective is
-        ``YetiRank``, or ``QueryRMSE`` in ``params``. Whole groups are held out for early stopping, which measures NDCG@10. All
-        rows are held in memory
+    :param group: for a ranking, column of the training set whose values name the groups, such as a query. The ML task
+        is a regression whose label is the relevance, a whole number from 0 to 31. The objective is ``YetiRank``, or
+        ``QueryRMSE`` if ``params`` contains it. Whole groups are held out for early stopping, which measures NDCG@10.
+        All rows are held in memory
     :param name: name of the candidate in MLflow; by default the name of the library
     """
 
@@ -423,8 +422,8 @@ class Search(dict[str, Any]):
         ``rounds`` or ``patience``
     :param trials: number of trials, summed over all workers
     :param metric: the metric to optimize; by default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
-        (regression). A custom metric is given by its import path (``package.module:function``), an expected cost as
-        ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``, and a Tweedie deviance as
+        (regression). Other values are the import path of a custom metric, ``package.module:function``; an expected
+        cost, ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``; and a Tweedie deviance,
         ``{"metric": "tweedie_deviance", "power": 1.5}``
     :param greater_is_better: whether greater values of a custom metric are better; required for a custom metric
     :param folds: number of folds of the cross-validation. The folds are formed by the same method as the split parts of

@@ -50,12 +50,15 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 def group(path: str) -> str:
     """The group of a test file. One xdist worker runs the tests of a group, one after the other.
 
-    Most files share no fixtures, so each is a group. The files on the cluster share a namespace and an MLflow server, and those
-    in a folder ``live`` an Airflow. The files on the cluster are two groups, because they wait for pods most of the time.
+    Most files share no fixtures, so each is a group. The files on the cluster share a namespace and an MLflow server, those
+    in a folder ``live`` an Airflow, and those of the plugin the application of Airflow's API server. The files on the cluster
+    are two groups, because they wait for pods most of the time.
 
     :param path: relative to the root of the repository
     """
     parts = path.split("/")
+    if parts[1:3] == ["integration", "plugin"]:
+        return "plugin"
     return " ".join(part for part in ("kubernetes", "live") if part in parts) or path
 
 

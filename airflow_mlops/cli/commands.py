@@ -74,7 +74,7 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
 
 
 def _with_flags(message: str, args: Namespace) -> str:
-    """Replace the names of the step's parameters in an error message by the arguments of the command."""
+    """Replace the parameters of the step that an error message names by the arguments of the command."""
     for name in vars(args):
         argument = name.upper() if name in _POSITIONAL else f"--{name.replace('_', '-')}"
         # parse() writes a name as "older_than: ...", and the steps write it between backquotes or as "older_than=".

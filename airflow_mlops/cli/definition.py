@@ -54,11 +54,11 @@ _COMMANDS = (
             Arg(("--label",), help="Column that the model predicts"),
             Arg(
                 ("--label-delay",),
-                help="Time after which the label of a row is known: 0 if it comes with the row, 12h, 30D",
+                help="Time until the label of a row is known, such as 12h or 30D; 0 if each row already has its label",
             ),
             Arg(
                 ("--positive",),
-                help="Label of the positive class, for two classes of text (default: yes, y, true, t or 1)",
+                help="Label of the positive class, if the labels are two texts (default: yes, y, true, t or 1)",
             ),
             Arg(("--time",), help="Column with the time at which the features of a row were known"),
             Arg(("--keys",), help="Columns that together identify a row, separated by commas"),

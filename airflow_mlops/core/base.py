@@ -102,7 +102,7 @@ def _problems(value: Any, errors: Sequence[Any]) -> Iterator[tuple[tuple[Any, ..
 
 
 def _at(value: Any, location: Sequence[Any]) -> Any:
-    """Return the value at a location; :data:`_NOTHING` without one, for example because the location names a type."""
+    """Return the value at a location; :data:`_NOTHING` if there is none, such as at the name of a type."""
     for part in location:
         try:
             value = value[part]
@@ -119,7 +119,7 @@ def _shown(value: Any) -> str:
 def _kind(message: str) -> str | None:
     """Return the expected kind of value from pydantic's message, such as ``a number``.
 
-    :return: ``None`` if the message does not contain this
+    :return: ``None`` if the message does not name a kind
     """
     start = "Input should be "
     if not message.startswith(start):

@@ -61,7 +61,10 @@ class SourceFile:
 
 
 def source_hash(thing: Any) -> str:
-    """Return the SHA-256 of the source file that defines ``thing``; without a source file, that of ``repr(thing)``."""
+    """Return the SHA-256 of the source file that defines ``thing``.
+
+    Without a source file, ``repr(thing)`` is hashed.
+    """
     if isinstance(thing, SourceFile):
         return thing.sha256
     try:

@@ -15,7 +15,7 @@ def rounded(value: float, digits: int = 4) -> str:
     Below 1e15, the digits before the decimal point are not rounded. From 1e15 on, the number is in scientific notation,
     such as ``1.235e+15``.
 
-    :param digits: number of significant digits, if the number has fewer digits before the decimal point
+    :param digits: number of significant digits. More digits are shown only before the decimal point
     """
     whole = 10**digits - 0.5 <= abs(value) < _INEXACT
     return f"{value:,.0f}" if whole else f"{value:,.{digits}g}"

@@ -73,11 +73,11 @@ class ExpandingSpec(Model):
 
         :param run: window that the run processes
         :param first: function that returns the start of the oldest data; not used
-        :raises ValueError: ``since`` is not before the end of the run's window
+        :raises ValueError: ``since`` is at or after the end of the run's window
         """
         if self.since >= run.end:
             raise ValueError(
-                f"{self} does not begin before the end of the window {run.label} of the run. Use an earlier `since`."
+                f"{self} begins at or after the end of the window {run.label} of the run. Use an earlier `since`."
             )
         return Window(start=self.since, end=run.end, zone=run.zone)
 
@@ -103,12 +103,12 @@ class DecaySpec(Model):
 
         :param run: window that the run processes
         :param first: function that returns the start of the oldest data
-        :raises ValueError: the oldest data does not begin before the run's window ends
+        :raises ValueError: the oldest data begins at or after the end of the run's window
         """
         start = first()
         if start >= run.end:
             raise ValueError(
-                f"{self} selects no data, because the oldest data does not begin before the end of the window {run.label}."
+                f"{self} selects no data, because the oldest data begins at or after the end of the window {run.label}."
             )
         return Window(start=start, end=run.end, zone=run.zone)
 

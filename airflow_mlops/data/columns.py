@@ -65,7 +65,7 @@ def event_column(name: str) -> str:
 def reserved_message(names: Iterable[str], where: str) -> str | None:
     """Return an error message if a column has a reserved name, otherwise ``None``.
 
-    Reserved are the names of the columns that scoring and JoinLabelsOperator add to predictions.
+    The names of the columns that scoring and JoinLabelsOperator add to predictions are reserved.
 
     :param names: names of features, keys, event time and watched columns
     :param where: the start of the message, such as ``Dataset 'rows'``

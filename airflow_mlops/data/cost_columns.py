@@ -1,4 +1,4 @@
-"""Reads columns with the cost of each row, which an expected cost names (:mod:`airflow_mlops.metrics.costs`)."""
+"""Read the columns from which an expected cost (:mod:`airflow_mlops.metrics.costs`) takes the cost of each row."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Expression:
     """A parsed expression.
 
     :param tree: Python's syntax tree of the expression. Each name between backticks is replaced by a new identifier
-    :param names: the name of the column of each identifier in the tree
+    :param names: name of the column, by identifier in the tree
     """
 
     tree: ast.expr
@@ -88,7 +88,7 @@ def parse(expression: str) -> Expression:
 
 
 def _check_quotes(tree: ast.expr, expression: str) -> None:
-    """Check that quoted text is used as a value, and not as the name of a column, as double quotes are used in SQL.
+    """Check that quoted text is used as a value. In SQL, double quotes would mark the name of a column.
 
     :raises SpecError: text is an operand of an operator other than a comparison, or is compared only with other values
     """

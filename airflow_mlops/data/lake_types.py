@@ -94,8 +94,8 @@ def check_columns(schema: pa.Schema, where: str) -> None:
         name = field.name
         if (other := seen.get(name.casefold())) is not None:
             raise TableError(
-                f"{where} cannot have both the column {other!r} and the column {name!r}. Rename one of them where the data "
-                "is ingested."
+                f"{where} cannot have both the column {other!r} and the column {name!r}, because the names differ "
+                "only by letter case. Rename one of them where the data is ingested."
             )
         seen[name.casefold()] = name
         if new_type(field.type) is None:

@@ -190,7 +190,8 @@ def _looks_like_day(numbers: pa.Array) -> pa.Array:
 def _is_mixed(numbers: pa.Array, is_day: pa.Array) -> bool:
     """Return whether some numbers, but not all, have the form YYYYMMDD.
 
-    A column of counts since 1970 can have such numbers by chance. It then has numbers of the same size without the form.
+    A column of counts since 1970 can contain such numbers by chance. In this case, the column also contains numbers
+    between 19000101 and 21001231 without this form, and the result is ``False``.
     """
     same_size = _is_between(numbers, 1900_01_01, 2100_12_31)
     others = pc.any(pc.and_not(same_size, is_day)).as_py()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from airflow_mlops.data.datasets import Dataset
 
 # Small datasets are divided as well, because a row can be expensive.
 _ROWS, _FEWEST = 1 << 20, 8
+
+T = TypeVar("T")
 
 
 def spans(
@@ -15,27 +18,61 @@ def spans(
 ) -> list[tuple[Dataset, range]]:
     """Return the rows of one of ``count`` spans, as positions in the split part of each dataset.
 
-    Every row is in exactly one span. A span consists of consecutive batches of one pass over all rows. A model gets the
-    same batches, so its predictions are the same to the last bit.
+    Every row is in exactly one span. A span consists of whole batches, which are the same as in one pass over all rows.
+    A model's predictions are therefore equal to the last bit.
 
     :param batch_rows: number of rows in a batch. The last batch of each file may have fewer
     :param number: number of the span, from 0
     """
     batches = []
-    for place, dataset in enumerate(datasets):
+    for dataset in datasets:
         first = 0
         for file in dataset.files(part):
             rows = range(first, first + file.rows)
-            batches += [(place, rows[start : start + batch_rows]) for start in range(0, file.rows, batch_rows)]
+            batches += [(dataset, rows[start : start + batch_rows]) for start in range(0, file.rows, batch_rows)]
             first = rows.stop
-    found: dict[int, range] = {}
-    for place, rows in batches[-(-len(batches) * number // count) : -(-len(batches) * (number + 1) // count)]:
-        found[place] = range(found.get(place, rows).start, rows.stop)
-    return [(datasets[place], rows) for place, rows in found.items()]
+    return joined(_share(batches, number, count))
+
+
+def pieces(datasets: Sequence[Dataset], rows: int, number: int, count: int) -> list[list[tuple[Dataset, range]]]:
+    """Return the pieces of one of ``count`` spans. The rows of all datasets are divided into pieces of ``rows`` rows.
+
+    The last piece may have fewer rows. The pieces depend neither on the files of the datasets nor on ``count``.
+
+    :param number: number of the span, from 0
+    :return: for each piece, the positions of its rows in the files of each dataset
+    """
+    found: list[list[tuple[Dataset, range]]] = []
+    room = 0
+    for dataset in datasets:
+        first, end = 0, sum(file.rows for file in dataset.files())
+        while first < end:
+            if not room:
+                found.append([])
+                room = rows
+            taken = range(first, min(first + room, end))
+            found[-1].append((dataset, taken))
+            room -= len(taken)
+            first = taken.stop
+    return _share(found, number, count)
+
+
+def joined(spans: Iterable[tuple[Dataset, range]]) -> list[tuple[Dataset, range]]:
+    """Return spans in which consecutive rows of a dataset are one span."""
+    found: list[tuple[Dataset, range]] = []
+    for dataset, rows in spans:
+        if found and found[-1][0] is dataset and found[-1][1].stop == rows.start:
+            rows = range(found.pop()[1].start, rows.stop)
+        found.append((dataset, rows))
+    return found
+
+
+def _share(items: Sequence[T], number: int, count: int) -> list[T]:
+    return list(items[-(-len(items) * number // count) : -(-len(items) * (number + 1) // count)])
 
 
 def count(datasets: Sequence[Dataset], part: str | None, batch_rows: int) -> int:
-    """Return into how many spans to divide the rows: about a million rows each, and at least eight if there are enough.
+    """Return the number of spans: one per million rows, at least eight, and at most one per batch.
 
     The number depends only on the datasets, so a retry finds the spans that an earlier try has finished.
 

@@ -1,4 +1,7 @@
-"""Resolve the rule for the window of a training set or of forecast rows, which ends with the window of the run."""
+"""Resolve the rule for the window of a training set or of forecast rows.
+
+Such a window ends with the window of the run.
+"""
 
 from __future__ import annotations
 

@@ -227,14 +227,14 @@ def window_of(datasets: Sequence[Dataset]) -> Window | None:
 
 
 def dates_detail(datasets: Sequence[Dataset], time_column: str) -> dict[str, bool]:
-    """Return the detail for the manifest of a dataset whose times are dates of other datasets, converted to midnight in UTC.
+    """Return the detail that marks times as dates, for the manifest of a dataset that is computed from other datasets.
 
-    Windows read such times as days in their own time zone. The detail is left out where it changes nothing: in UTC, and
-    without a window.
+    Dates are stored as midnight in UTC. With the detail, a window reads them as days in its own time zone. Without
+    windows, and in UTC, the detail changes nothing and is left out.
 
     :param datasets: the datasets with the dates
     :param time_column: name of the column with the dates
-    :return: the detail; empty if the column has other times
+    :return: the detail; empty if the column has other times than dates
     """
     if not any(dataset.window is not None and dataset.window.zone != UTC for dataset in datasets):
         return {}
@@ -279,7 +279,7 @@ def coverage(datasets: Sequence[Dataset], wanted: Window | None = None) -> dict[
 def quarantined_rows(dataset: Dataset) -> int:
     """Return how many rows validation has quarantined before the rows reached a dataset.
 
-    If only a part of the dataset is selected, its number is not known. It is estimated from the share of all rows.
+    If only a part of the dataset is selected, the number is estimated from the selected share of the rows.
     """
     manifest = dataset.manifest
     lost = int(manifest.details.get("quarantined", 0))

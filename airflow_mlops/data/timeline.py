@@ -175,8 +175,8 @@ class Timeline:
 
         :param count: number of files to find in the subfolder of each length; fewer if it has fewer
         :param before: time window. Only files of windows that start earlier are found
-        :return: the keys of the found files by window, and a time. No window that was not found ends after this time.
-            The time is ``None`` if all windows were found
+        :return: the keys of the found files by window, and a time. All windows that end after this time were found. The
+            time is ``None`` if all windows were found
         :raises StoreError: the store cannot be read
         """
         top = self.store.keys(self.folder)
@@ -193,7 +193,7 @@ class Timeline:
         return dict(found), max(ends, default=None)
 
     def latest(self) -> str | None:
-        """Return the key of the file whose window ends last; ``None`` without a file.
+        """Return the key of the file whose window ends last; ``None`` if there is no file.
 
         :raises StoreError: the store cannot be read
         """

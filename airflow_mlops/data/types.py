@@ -183,7 +183,7 @@ def cast(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> An
     """Convert a column like :func:`as_column`, but let Arrow's own errors pass.
 
     :raises SchemaError: a value cannot be converted to a point in time
-    :raises pyarrow.ArrowException: a value cannot be converted to a type that is not a time
+    :raises pyarrow.ArrowException: a value cannot be converted to a type other than a time
     """
     if isinstance(values, pa.ChunkedArray):
         chunks, row = [], first_row

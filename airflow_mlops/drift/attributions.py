@@ -2,17 +2,18 @@
 
 The importance of a feature in a window is its mean absolute attribution. The statistic is the NDCG of the window's
 order of the features, with the importances of the reference as gains (K. Järvelin and J. Kekäläinen, "Cumulated
-gain-based evaluation of IR techniques", 2002). It is 1 if the order is the same. Changes among features of little
-importance lower it little.
+gain-based evaluation of IR techniques", 2002). NDCG is 1 if the order is the same. If only features of little
+importance change their order, NDCG is close to 1.
 
-The p-value is that of a permutation test: rows, or whole clusters of rows, are reassigned at random to the reference
-and to the window. It is exact for any distribution of the attributions if the rows, or the clusters, are independent. If
-a cluster occurs in both, it is conservative. All windows of a version have the same reference, so false alarms in
-different windows are not independent.
+The p-value is computed by a permutation test: rows, or whole clusters of rows, are reassigned at random to the
+reference and to the window. The test is exact for any distribution of the attributions if the rows, or the clusters,
+are independent. If a cluster occurs in the reference and in the window, the test is conservative. All windows of a
+version have the same reference, so false alarms in different windows are not independent.
 """
 
 from __future__ import annotations
 
+from math import comb
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -84,6 +85,17 @@ def compare(before: Sample, now: Sample, reference: str) -> Drift:
     )
 
 
+def fewest(level: float) -> int:
+    """Return the smallest number of rows, or of clusters, of which two samples can be significant at ``level``.
+
+    The p-value is at least the share of one assignment among all assignments of the rows to the two samples.
+    """
+    count = 1
+    while comb(2 * count, count) * level < 1:
+        count += 1
+    return count
+
+
 def unmeasured(why: str, reference: str) -> Drift:
     """Return a finding without drift, with the reason why the drift of attributions was not measured."""
     return Drift(column=COLUMN, kind=COLUMN, reference=reference, note=f"not measured: {why}")
@@ -105,7 +117,7 @@ def _ndcg(gains: NDArray[np.float64], importances: NDArray[np.float64]) -> NDArr
 
 
 def _p_value(pooled: NDArray[np.float64], first: int, value: float) -> float:
-    """Return the share of random reassignments with an NDCG of at most ``value``.
+    """Return the share of random reassignments, including the observed assignment, with an NDCG of at most ``value``.
 
     :param first: number of rows of ``pooled`` that belong to the reference
     """

@@ -11,10 +11,11 @@ merely drifted is not broken.
   calendar spans are unknown, a column is not frozen if the reference has at most 100 distinct values. Distinct values
   are counted by the reciprocal of the probability that two rows have the same value (Simpson's index; M. O. Hill,
   "Diversity and Evenness", Ecology 54, 1973).
-- **Unit**: at least half of the rows would need a different value to match the reference, but after a conversion of
-  units at most a fifth. The conversions are the factors 10, 60, 100, 1,000, 3,600, 1e6 and 1e9, their reciprocals, and
-  conversions between Celsius, Fahrenheit and Kelvin. A temperature lies between -100 and 100 degrees Celsius before and
-  after the conversion. Smaller factors, such as from miles to kilometres, cannot be distinguished from drift.
+- **Unit**: at least half of the rows would need a different value to match the reference, but at most a fifth would
+  after a conversion of units. The conversions are the factors 10, 60, 100, 1,000, 3,600, 1e6 and 1e9, their
+  reciprocals, and conversions between Celsius, Fahrenheit and Kelvin. A temperature lies between -100 and 100 degrees
+  Celsius before and after the conversion. Smaller factors, such as from miles to kilometres, cannot be distinguished
+  from drift.
 """
 
 from __future__ import annotations

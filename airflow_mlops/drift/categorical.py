@@ -1,10 +1,11 @@
-"""The effect of a change is a share of rows, so a change of a rare value has a small effect.
+"""Drift of categorical and boolean columns.
 
-If a class grows from 1% to 2%, the effect is only 1%, although the odds of the class have doubled. A change therefore
-also counts as drift if three conditions hold: the odds of a value changed by a factor of at least 1.5; the value has 1%
-to 99% of the rows in one of the samples; and the change of this value alone is significant (Fisher's exact test at 5%,
-Bonferroni-corrected for the number of such values). The chi-square test still decides whether the column has drifted,
-so the false-alarm rate is unchanged.
+The effect of a change is a share of rows, so a change of a rare value has a small effect. If a value grows from 1% to
+2% of the rows, the effect is only 1%, although the odds of the value have doubled. A change therefore also counts as
+drift if three conditions hold: the odds of a value changed by a factor of at least 1.5; the value has 1% to 99% of the
+rows in one of the samples; and the change of this value alone is significant (Fisher's exact test at 5%,
+Bonferroni-corrected for the number of values with such shares). The chi-square test still decides whether the column
+has drifted, so the false-alarm rate is unchanged.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ class Test(NamedTuple):
     :param name: name of the test, a key of the field ``p_values`` of :class:`~airflow_mlops.drift.findings.Drift`
     :param effect: size of the change as a share of rows, from 0 to 1
     :param p_value: p-value before any correction for multiple tests
-    :param changed: a value whose odds changed by a large factor; the change then counts whatever its effect
+    :param changed: a value whose odds changed by a large factor; the change then counts as drift even if its effect is
+        small
     """
 
     name: str
@@ -32,7 +33,7 @@ class Comparison:
     """Distance measures and significance tests of one column.
 
     :class:`~airflow_mlops.drift.findings.Drift` explains the measures. A measure is ``None`` if it is undefined for the
-        kind of the column, or cannot be computed.
+    kind of the column, or cannot be computed.
 
     :param measure_p_values: p-values by measure name. The report shows these p-values, but they do not decide whether
         the column has drifted

@@ -1,6 +1,6 @@
 """Choose earlier windows as the reference for drift, and combine the profiles of these windows.
 
-Only windows that end before the checked window begins are chosen. Therefore a check that runs late, or is repeated,
+Only windows that end before the checked window begins are chosen. A check that runs late, or is repeated, therefore
 uses the same earlier windows as a check that runs on time.
 """
 
@@ -63,7 +63,7 @@ def seasonal(window: Window, period: str) -> Window:
 
 
 def _earlier(moment: datetime, period: str, name: str) -> datetime:
-    # In local time, so that the day before a change of the clocks is a whole day.
+    # Calendar periods are subtracted in local time, because a day may have 23 or 25 hours.
     return instant(subtract_period(local(moment, name), period), name)
 
 
@@ -88,8 +88,8 @@ def combined(windows: Sequence[WindowProfile], like: Profile, min_rows: int) -> 
     :param windows: the profiles of the earlier windows
     :param like: profile of the checked window. A column is merged from the earlier windows in which it has the same
         kind (numeric, categorical, ...) as in this profile
-    :param min_rows: smallest number of rows of a column, summed over the windows. Columns with fewer rows are left out,
-        and so are columns with only null values
+    :param min_rows: smallest number of rows of a column, summed over the windows. Columns with fewer rows, and columns
+        with only null values, are left out
     """
     columns = {}
     for name, column in like.columns.items():

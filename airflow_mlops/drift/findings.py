@@ -49,8 +49,8 @@ class Drift(Model):
     the Euclidean norms. For timestamps, ``psi`` and ``jensen_shannon`` compare the hours of the day, and for dates the
     weekdays.
 
-    :param kind: ``numeric``, ``categorical``, ``boolean``, ``text`` (free text), ``timestamp``, ``date`` or
-        ``embedding``
+    :param kind: ``numeric``, ``categorical``, ``boolean``, ``text`` (free text), ``timestamp``, ``date``, ``embedding``
+        or ``attributions``
     :param reference: what the column is compared with: ``training``, or the label of earlier windows, such as
         ``2012-12``
     :param psi: population stability index over the bins of the reference and one more bin for null rows
@@ -78,20 +78,21 @@ class Drift(Model):
         broken, and in reports of old versions
     :param p_values: p-value of each measure and test before any correction. Only the p-values of these tests decide
         whether the column has drifted: ``ks``, ``cucconi`` (level and spread), ``chi_square``, ``unseen``, ``missing``,
-        ``words`` (shares of rows with a word), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on
+        ``words`` (shares of rows with a word), ``hour``, ``weekday``, ``norm``, ``projection 1`` and so on, and
+        ``ndcg`` (order of the features' attributions)
     :param test: the test that decides whether the column has drifted. It has the smallest p-value of the tests with an
         effect of at least ``min_effect``, or of all tests if no test has such an effect
     :param effect: size of the change that ``test`` found, as a share of rows: the Kolmogorov-Smirnov distance for
         ``ks``, ``cucconi``, ``norm`` and projections; the total variation distance for ``chi_square``, ``hour`` and
         ``weekday``; the share of ``unseen`` rows; the difference of the shares of ``missing`` rows, or of rows with the
-        word that changed most
+        word that changed most. For ``ndcg``, the share of the total importance that moved between features
     :param tests: number of tests of the column, from which ``test`` was chosen
     :param p_value: p-value of the column: the p-value of the deciding test times ``tests`` (Bonferroni)
     :param adjusted_p_value: the p-value of the column, adjusted for the number of columns. If the column has drifted,
         the adjusted p-value is at most the policy's ``false_alarm_rate``. It is 1 if the effect is below the policy's
         ``min_effect`` and the odds of no value changed much, see ``changed``
     :param changed: a value whose odds changed by a factor of at least 1.5, if ``chi_square`` decides and the effect is
-        below ``min_effect``. The change then counts although the effect is small
+        below ``min_effect``. The change then counts as drift although the effect is small
     :param drifted: whether the column has drifted
     :param importance: the feature's share of the total permutation importance, from 0 to 1; ``None`` if unknown
     :param note: remark about unusual values, or the reason why drift was not measured
@@ -179,7 +180,7 @@ class DriftTests(Model):
 
 
 class SchemaChange(Model):
-    """A column that was added, that disappeared or that changed its type since training.
+    """A column that was added, disappeared or changed its type since training.
 
     :param column: name of the column
     :param before: type of the column at training; ``None`` for a new column

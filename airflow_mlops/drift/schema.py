@@ -69,6 +69,6 @@ def _kinds(types: Iterable[pa.DataType]) -> set[str | None]:
 
 
 def _plain(name: str) -> str:
-    """Return the name of the value type of a dictionary type; names of other types are returned unchanged."""
+    """Return the name of a dictionary's value type. Names of other types are returned unchanged."""
     found = _DICTIONARY.match(name)
     return found[1] if found else name

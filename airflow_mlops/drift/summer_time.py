@@ -81,7 +81,8 @@ def _share(column: TimestampColumn, zone: tzinfo) -> float:
 def _is_summer(instant: datetime, zone: tzinfo) -> bool:
     """Return whether the clocks are ahead of the year's standard time.
 
-    ``dst()`` does not show it for zones such as Dublin, whose legal standard time is the summer time.
+    ``dst()`` is not used, because it is not positive in summer for zones such as Europe/Dublin, whose legal standard
+    time is the summer time.
     """
     offsets = [datetime(instant.year, month, 1, tzinfo=zone).utcoffset() or timedelta(0) for month in (1, 7)]
     return (instant.astimezone(zone).utcoffset() or timedelta(0)) > min(offsets)

@@ -1,7 +1,8 @@
 """Drift of free-text columns. Three tests compare text lengths, vocabulary and unseen words.
 
-The test of the vocabulary divides words into buckets by hash. For each bucket, Fisher's exact test compares the share
-of rows that contain one of its words. The smallest p-value is multiplied by the number of buckets (Bonferroni).
+The test of the vocabulary divides words into buckets by hash. For the buckets that differ most, Fisher's exact test
+compares the share of rows with a word of the bucket. The smallest p-value is multiplied by the number of buckets with
+enough rows (Bonferroni).
 
 The test of unseen words uses one word that the profile draws from each row. The test counts the rows whose drawn word
 was never drawn in the reference. It compares this count with the count that is expected from the rare words of both
@@ -83,8 +84,8 @@ def _vocabulary(rows: Pair, valid_before: float, valid_now: float) -> tuple[Test
         return None, []
     spread = np.sqrt(np.where(testable, share * (1 - share), 1) * (1 / valid_before + 1 / valid_now))
     distance = np.where(testable, np.abs(p - q) / spread, -1)
-    # The exact test is slow, so only the buckets with the largest distances are tested. Leaving the other buckets out
-    # can only raise the smallest p-value, so the test stays valid.
+    # The exact test is slow, so only the buckets with the largest distances are tested. Without the other buckets, the
+    # smallest p-value can only be larger, so the test stays valid.
     chosen = [int(bucket) for bucket in np.argsort(-distance, kind="stable")[:_TESTED] if testable[bucket]]
     p_values = [significance.fisher(_with_and_without(rows, bucket, valid_before, valid_now)) for bucket in chosen]
     order = sorted(range(len(chosen)), key=lambda index: (p_values[index], -distance[chosen[index]]))

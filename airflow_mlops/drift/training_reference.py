@@ -1,7 +1,7 @@
 """The training reference, with which monitoring compares predictions.
 
-It belongs to the model version that made the predictions. It consists of the profile and the contract of the version,
-and the names of the columns that can be compared with the profile.
+The training reference belongs to the model version that made the predictions. It consists of the profile and the
+contract of the version, and the names of the columns that can be compared with the profile.
 """
 
 from __future__ import annotations
@@ -143,6 +143,7 @@ def version_of(
 
     :param datasets: the datasets of predictions, at least one
     :param champion: the current champion of the monitored model
+    :param client: MLflow client, which finds a version other than the champion
     :param number: number of the version; by default the version that made the latest predictions
     :raises SpecError: the predictions come from a different model
     """

@@ -99,9 +99,9 @@ def decide(drifts: Sequence[Drift], thresholds: DriftThresholds) -> list[Drift]:
     """Decide which columns of a window have drifted.
 
     The false-alarm rate applies to all columns together. A column with an effect below ``min_effect`` has not drifted,
-    even if the effect is significant. The exception is a value whose odds changed by a large factor
-    (:mod:`airflow_mlops.drift.categorical`). Such a column enters the correction for multiple tests with a p-value of
-    1, so that it does not make other columns more significant.
+    even if the effect is significant, unless the odds of a value changed by a large factor
+    (:mod:`airflow_mlops.drift.categorical`). A column with too small a change enters the correction for multiple tests
+    with a p-value of 1, so that it does not make other columns more significant.
 
     :param drifts: the measured drift of each column, from :func:`measure`
     :param thresholds: ``false_alarm_rate`` and ``min_effect`` are used here
@@ -233,7 +233,7 @@ def _decision(tests: Sequence[Test], min_effect: float) -> Decision:
     changes of all tests are too small.
     """
     if not tests:
-        # Both samples hold the same single value.
+        # All rows of both samples have the same value.
         return Decision(effect=0.0, p_value=1.0)
     first = min(tests, key=lambda test: (not test.counts(min_effect), test.p_value, -test.effect))
     changed = first.changed if first.effect < min_effect else None

@@ -130,9 +130,7 @@ class MetricGate(Gate):
     or prediction intervals, or a deviance is undefined for one of its predictions.
 
     :cvar against_champion: whether the gate compares the candidate with the champion
-    :param metric: name of a built-in metric, of an expected cost (:mod:`airflow_mlops.metrics.costs`), of a deviance
-        (:mod:`airflow_mlops.metrics.deviances`) or of NDCG (:mod:`airflow_mlops.metrics.rankings`), or the import path of a custom metric
-        (:mod:`airflow_mlops.metrics.custom`)
+    :param metric: name of a metric, see :func:`airflow_mlops.metrics.catalog.find_metric`
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for other metrics
     """
 
@@ -217,7 +215,7 @@ class MetricGate(Gate):
 
         :param margin: how much better the candidate must be
         :param confidence: confidence of the one-sided bound, shared by all candidates
-        :param rows: labels and predictions of ``other``; by default those of its measurement
+        :param rows: labels and predictions of ``other``; by default the rows of its measurement
         """
         from airflow_mlops.metrics.comparison import POWER, compare
 
@@ -234,7 +232,7 @@ class MetricGate(Gate):
         if not isfinite(low):
             found = f"{found}, but {counted(comparison.rows, 'row')} are too few for a confidence bound ({asked})."
         elif not improvement.standard_error:
-            found = f"{found}, and the same in every resample of the rows ({asked})."
+            found = f"{found}. The standard error of the improvement is 0 ({asked})."
         else:
             found = (
                 f"{found}. The improvement is above {rounded(low, 3)} with {percent(confidence)} confidence{shared} (required: above {rounded(step, 3)}). "
@@ -256,7 +254,7 @@ class MetricGate(Gate):
     def _without_champion(self, evidence: Evidence) -> GateResult:
         """Return the result of a comparison without a measured champion.
 
-        A candidate passes if there is no champion, and fails if the champion could not be measured.
+        The candidate passes if there is no champion, and fails if the champion could not be measured.
         """
         problem = evidence.champion_problem
         return self._result(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from pydantic import model_validator
+
 from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.base import Confidence, MarginInput, MetricGate
+from airflow_mlops.metrics.catalog import is_coverage_gap
 from airflow_mlops.registry.verdict import GateResult
 
 if TYPE_CHECKING:
@@ -22,11 +25,20 @@ class BetterThanBaseline(MetricGate):
         baseline's value (``"2%"``)
     :param confidence: confidence of the one-sided lower bound of the improvement, as in
         :class:`airflow_mlops.gates.champion.BetterThanChampion`. If set, this bound must exceed the required
-        improvement. A model without skill then does not pass by chance
+        improvement, so a model without skill rarely passes by chance
     """
 
     better_than_baseline_by: MarginInput
     confidence: Confidence | None = None
+
+    @model_validator(mode="after")
+    def _informative_baseline(self) -> BetterThanBaseline:
+        if is_coverage_gap(self.metric):
+            raise ValueError(
+                f"the baseline of {self.metric!r} is the quantile of the labels, which has almost no gap; set max instead of "
+                "better_than_baseline_by"
+            )
+        return self
 
     @property
     def name(self) -> str:
@@ -46,9 +58,9 @@ class BetterThanBaseline(MetricGate):
 class BeatsABaseline(MetricGate):
     """A gate that requires a candidate to be better than the baseline or better than a small decision tree.
 
-    This gate is checked for every candidate, in addition to the declared gates. If a custom metric is undefined for one
-    of the two simple models, the candidate is compared only with the other simple model. If it is undefined for both,
-    the candidate passes.
+    This gate is checked for every candidate, in addition to the declared gates. If the metric is undefined for one of
+    the two simple models, the candidate is compared only with the other simple model. If the metric is undefined for
+    both, the candidate passes.
     """
 
     @property
@@ -67,6 +79,6 @@ class BeatsABaseline(MetricGate):
         outcome = (
             f"better than {' and '.join(item for item, name in zip(listed, values, strict=True) if name in beaten)}"
             if beaten
-            else f"not better than {' and not better than '.join(listed)}"
+            else f"not better than {' or '.join(listed)}"
         )
         return self._result(measured, weakest, bool(beaten), f"{self.metric} {rounded(measured)} is {outcome}.")

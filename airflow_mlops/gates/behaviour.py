@@ -1,4 +1,4 @@
-"""Gates that test on held-out rows how predictions react to a change of one feature.
+"""Gates that change one feature of the held-out rows and test how the predictions react.
 
 The gates implement the directional and invariance tests of M. Ribeiro, T. Wu, C. Guestrin and S. Singh, "Beyond
 Accuracy: Behavioral Testing of NLP Models with CheckList" (ACL 2020).

@@ -25,7 +25,7 @@ class Bound(MetricGate):
     :param min: the smallest allowed value
     :param max: the largest allowed value
     :param confidence: confidence of a one-sided bootstrap bound of the metric. If set, this bound must meet the
-        requirement, so that a good value on few rows does not pass by chance
+        requirement, so a good value on few rows rarely passes by chance
     """
 
     min: FiniteFloat | None = None

@@ -57,8 +57,8 @@ class BetterThanChampion(MetricGate):
 class IgnoreChampion(Gate):
     """A declaration that a candidate may be worse than the champion, for example after a new definition of the labels.
 
-    Example: ``{"champion": "ignore"}``. Every candidate passes this gate. A list of gates that neither compares with
-    the champion nor contains this gate is extended by :func:`airflow_mlops.gates.rules.with_champion`.
+    Example: ``{"champion": "ignore"}``. Every candidate passes this gate. If a list of gates contains neither this gate
+    nor a comparison with the champion, :func:`airflow_mlops.gates.rules.with_champion` adds a comparison.
 
     :param champion: the word ``ignore``
     """

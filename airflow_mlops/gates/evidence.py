@@ -102,7 +102,7 @@ class HeldOut:
         if pa.types.is_dictionary(found.type):
             found = found.dictionary_decode()
         labels = {label for label in found.to_pylist() if label is not None and label == label}
-        # pandas stores the labels 0 and 1 as 0.0 and 1.0 if one of them was missing. As in training, they are integers.
+        # pandas stores the labels 0 and 1 as 0.0 and 1.0 if a label is missing. They become integers, as in training.
         return sorted(int(label) if isinstance(label, float) and label.is_integer() else label for label in labels)
 
     @property
@@ -157,7 +157,7 @@ class Evidence:
     :param task: the ML task (binary, multiclass, regression)
     :param truth: the true labels or values, shape (n,)
     :param candidate: metrics of the candidate
-    :param baseline: metrics of a model that predicts the mean (regression) or the class frequencies for every row
+    :param baseline: metrics of the baseline, a model without features (:func:`airflow_mlops.metrics.values.baseline`)
     :param champion: metrics of the champion; ``None`` if there is no champion, or if the champion could not be measured
     :param champion_problem: the reason why the champion could not be measured, in one sentence; otherwise ``None``
     :param tree: metrics of a small decision tree, fitted to the split part ``train``; ``None`` if no tree could be
@@ -191,7 +191,7 @@ class Evidence:
         """
         if model.rows is None or self.resampling is None:
             raise SpecError(
-                f"The metrics of {model.name} have no confidence interval, because only the metrics are known and "
+                f"The metrics of {model.name} have no confidence interval, because only the metrics are known, "
                 'not the predictions. Set "confidence": null in the gate.'
             )
         return model.rows, self.resampling

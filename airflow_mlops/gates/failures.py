@@ -1,4 +1,4 @@
-"""The rule by which a canary fails too many requests. Servers and CanaryOperator use it."""
+"""The rule that decides whether a canary fails too many requests. Servers and CanaryOperator use it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Requests(NamedTuple):
     """Counts of the requests of the canary and of the champion during one share of the canary.
 
     :param canary: number of requests to the canary
-    :param canary_failed: number of them that it failed to answer
+    :param canary_failed: number of these requests that the canary failed to answer
     :param champion: number of requests to the champion
-    :param champion_failed: number of them that it failed to answer
+    :param champion_failed: number of these requests that the champion failed to answer
     """
 
     canary: int
@@ -32,8 +32,8 @@ class Requests(NamedTuple):
 def limit(requests: Iterable[Requests]) -> float:
     """Return the highest allowed failure rate of a canary: 1% plus three times the champion's failure rate.
 
-    Requests may fail more often at some times. The champion's rate is therefore measured separately for each share of
-    the canary. The rates are averaged, weighted by the number of the canary's requests.
+    Requests may fail more often at some times than at others. The champion's rate is therefore measured separately for
+    each share of the canary. The mean of these rates is weighted by the number of the canary's requests.
 
     :param requests: the requests at each share of the canary
     """
@@ -44,7 +44,7 @@ def limit(requests: Iterable[Requests]) -> float:
 
 
 def excessive(requests: Iterable[Requests]) -> bool:
-    """Return whether a canary fails too often: at least 10 requests, and more than :func:`limit` of its requests.
+    """Return whether a canary fails at least 10 requests and a larger share of its requests than :func:`limit`.
 
     :param requests: the requests at each share of the canary
     """

@@ -26,9 +26,9 @@ class Fairness(Gate):
     the model predicts at its threshold.
 
     :param fairness: ``demographic_parity`` or ``equalized_odds``
-    :param sensitive: name of a column of the held-out data that defines the groups; the column need not be a feature. A
-        numeric column is binned at its quartiles. In other columns, each of the 20 most frequent values is a group, and
-        all other values form one group
+    :param sensitive: name of a column of the held-out data that defines the groups; the column need not be a feature.
+        Numbers and times with more than twelve distinct values are binned at their quartiles. In other columns, each of
+        the 20 most frequent values is a group, and all other values form one group
     :param max_difference: the largest allowed difference, from 0 to 1
     """
 

@@ -77,10 +77,11 @@ def with_champion(gates: Sequence[Gate], metric: str, greater_is_better: bool | 
     """Return the gates, and add a gate that requires a candidate not to be worse than the champion.
 
     No gate is added if ``gates`` contain a comparison with the champion on all held-out rows, or the declaration
-    ``{"champion": "ignore"}``. A gate on slices is not sufficient, because slices that are too small for a decision do not fail such a gate.
+    ``{"champion": "ignore"}``. A gate on slices is not sufficient, because it ignores slices that are too small for a
+    decision.
 
     :param gates: the declared gates
-    :param metric: name of the compared metric, which is the metric that ranks the candidates
+    :param metric: name of the metric by which the candidates are ranked and compared with the champion
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for other metrics
     """
     if ignores_champion(gates) or any(isinstance(gate, BetterThanChampion) for gate in gates):

@@ -57,7 +57,7 @@ def single_features(
     :param features: names of the features
     :param task: the ML task (binary, multiclass, regression)
     :param ids: a unique identifier of each row, shape (n,), which determines the sampled rows
-    :param take: function that reads columns of the rows at some positions, which are in ascending order
+    :param take: function that reads columns of the rows at given positions, which are in ascending order
     """
     codes = pc.rank(target, tiebreaker="dense").to_numpy().astype(np.int64) - 1
     rows = _sample(codes if task != "regression" else np.zeros(len(codes), np.int64), ids)

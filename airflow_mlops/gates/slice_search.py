@@ -54,7 +54,7 @@ def by_column(name: str, values: pa.Array) -> Iterator[Slice]:
 
 
 def _positions(chosen: NDArray[np.bool_]) -> NDArray[np.integer[Any]]:
-    """Return the positions of the chosen rows, as 32-bit integers if these suffice, which halve the memory."""
+    """Return the positions of the chosen rows. If 32-bit integers suffice, they are used, which halves the memory."""
     found = np.flatnonzero(chosen)
     return found.astype(np.int32) if len(chosen) < 2**31 else found
 

@@ -32,14 +32,14 @@ class NotWorseOnSlices(MetricGate):
 
     Example: ``{"metric": "log_loss", "slices": ["carrier", "distance"], "not_worse_than_champion_by": 0.01}``.
 
-    The gate fails if the candidate is significantly worse on a slice by more than the tolerance: the upper confidence
-    bound of the improvement on the slice is below the negative tolerance. A slice that is too small for a decision is
-    uncertain and does not fail the gate. The confidence holds for all slices together: with m slices, each bound has
-    the confidence ``1 - (1 - confidence) / m`` (Bonferroni's correction).
+    The gate fails if the upper confidence bound of the improvement on a slice is below the negative tolerance. The
+    candidate is then significantly worse on this slice, by more than the tolerance. A slice that is too small for a
+    decision is uncertain and does not fail the gate. The confidence holds for all slices together: with m slices, each
+    bound has the confidence ``1 - (1 - confidence) / m`` (Bonferroni's correction).
 
     :param slices: names of columns of the held-out data that define the slices; the columns need not be features, see
         :func:`airflow_mlops.gates.slice_search.by_column`
-    :param discover: also search for the worst slices over these columns and the candidate's features, see
+    :param discover: whether to search also for the worst slices by these columns and the candidate's features, see
         :func:`airflow_mlops.gates.slice_search.discover`
     :param not_worse_than_champion_by: the tolerance: a difference of the metric, or a percentage of the champion's
         value on the slice (``"2%"``)

@@ -22,9 +22,8 @@ _IMPORT_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 class Metric(NamedTuple):
     """The name of a metric, the ML tasks that it applies to, and its direction.
 
-    :param name: a key of :data:`METRICS`, an expected cost (:mod:`airflow_mlops.metrics.costs`), a deviance
-        (:mod:`airflow_mlops.metrics.deviances`), a metric of forecasts (:mod:`airflow_mlops.metrics.forecasts`), or the
-        import path of a custom metric
+    :param name: a key of :data:`METRICS` or :data:`INTERVAL_METRICS`, or a metric that is computed on request
+        (:func:`is_on_request`)
     :param tasks: the ML tasks (binary, multiclass, regression) that the metric applies to
     :param higher_is_better: whether higher values are better
     :param of_labels: whether the metric is computed from predicted labels instead of probabilities or values
@@ -98,16 +97,16 @@ REALISED: dict[Task, tuple[str, ...]] = {
 """Built-in metrics that can be computed from logged predictions and labels, by ML task. The first is the default."""
 
 ESTIMATED = ("roc_auc", "accuracy", "log_loss", "brier", "rmse", "mae")
-"""Metrics of :data:`REALISED` that can be estimated from the scores without labels.
+"""Metrics of :data:`REALISED` that can be estimated from the scores alone, without labels.
 
-Expected costs can be estimated as well.
+Expected costs can be estimated as well, unless a cost is a column.
 """
 
 BY_INFLUENCE = ("average_precision", "balanced_accuracy", "f1", "f1_macro", "precision", "recall")
-"""Metrics of :data:`REALISED` for which the loss of a row is computed from the influence of the row on the metric."""
+"""Metrics of :data:`REALISED` whose row losses are computed from the influence of each row on the metric."""
 
 MetricName = Annotated[str, BeforeValidator(declarations.metric_name)]
-"""The name of a metric. A mapping of a metric and its parameters is replaced by the name that contains both."""
+"""The name of a metric. A mapping with a metric and its parameters is converted to the name that contains both."""
 
 
 def is_expected_cost(name: str) -> bool:
@@ -125,6 +124,11 @@ def is_quantile(name: str) -> bool:
     return quantiles.alpha_of(name) is not None
 
 
+def is_coverage_gap(name: str) -> bool:
+    """Return whether ``name`` is the coverage gap of a quantile, such as ``quantile_coverage_gap_a0.9``."""
+    return quantiles.covered_alpha_of(name) is not None
+
+
 def is_ranking(name: str) -> bool:
     """Return whether ``name`` is NDCG with its parameters, such as ``ndcg_k10_by-query``."""
     return rankings.ranking_of(name) is not None
@@ -137,23 +141,26 @@ def is_forecast_error(name: str) -> bool:
 
 def _is_regression_metric(name: str) -> bool:
     """Return whether a metric is computed only on request, and only for regressions."""
-    return is_deviance(name) or is_quantile(name) or is_ranking(name) or is_forecast_error(name)
+    return (
+        is_deviance(name) or is_quantile(name) or is_coverage_gap(name) or is_ranking(name) or is_forecast_error(name)
+    )
 
 
 def is_on_request(name: str) -> bool:
     """Return whether a metric is computed only on request.
 
-    Such metrics are custom metrics, expected costs, deviances, pinball losses, NDCG and the metrics of forecasts.
+    Such metrics are custom metrics, expected costs, deviances, metrics of quantiles, NDCG and the metrics of forecasts.
     """
     return is_custom(name) or is_expected_cost(name) or _is_regression_metric(name)
 
 
 def main_metric(task: Task, measured: Iterable[str]) -> str:
-    """Return the metric that judges a model by default.
+    """Return the metric by which a model is judged by default.
 
-    By default, it is the main metric of the ML task. For a regression with exactly one measured pinball loss, it is this
-    loss, because RMSE is smallest for the mean.
+    This is the metric of the ML task in :data:`MAIN_METRIC`. A regression with exactly one measured pinball loss is
+    judged by this loss, because RMSE is smallest for the mean and not for a quantile.
 
+    :param task: the ML task (binary, multiclass, regression)
     :param measured: names of the metrics that were measured at training
     """
     found = [name for name in measured if is_quantile(name)]
@@ -165,8 +172,8 @@ def realised(task: Task, names: Iterable[str]) -> list[str]:
 
     :param task: the ML task (binary, multiclass, regression)
     :param names: names of metrics
-    :return: those of :data:`REALISED`, in its order, followed by the expected costs (binary) or the deviances, pinball
-        losses, NDCG and metrics of forecasts (regression)
+    :return: the given metrics of :data:`REALISED`, in its order, followed by the given expected costs (binary) or
+        deviances, metrics of quantiles, NDCG and metrics of forecasts (regression)
     """
     given = list(names)
     own = [
@@ -178,12 +185,12 @@ def realised(task: Task, names: Iterable[str]) -> list[str]:
 
 
 def is_mean_of_rows(name: str) -> bool:
-    """Return whether a metric of :func:`realised` is determined by the mean of the losses of single rows.
+    """Return whether the mean loss of all rows determines a metric of :func:`realised`.
 
-    The value of such a metric for a window follows from its values for parts of the window.
+    The value of such a metric for a window can be computed from its values and row counts in parts of the window.
     """
-    # MASE leaves rows out.
-    return name not in ("roc_auc", forecasts.MASE, *BY_INFLUENCE) and not is_ranking(name)
+    # MASE leaves rows with the scale 0 out, so row counts are not sufficient.
+    return name not in ("roc_auc", forecasts.MASE, *BY_INFLUENCE) and not is_ranking(name) and not is_coverage_gap(name)
 
 
 def is_custom(name: str) -> bool:
@@ -194,9 +201,10 @@ def is_custom(name: str) -> bool:
 def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
     """Look up a metric by name.
 
-    :param name: a key of :data:`METRICS`, an expected cost with its costs such as ``expected_cost_fp1_fn20``, a
-        deviance such as ``tweedie_deviance_p1.5``, or the import path ``package.module:function`` of a custom metric,
-        see :mod:`airflow_mlops.metrics.custom`
+    :param name: a key of :data:`METRICS` or :data:`INTERVAL_METRICS`; a name with parameters, such as
+        ``expected_cost_fp1_fn20`` or ``tweedie_deviance_p1.5``; ``poisson_deviance``, ``gamma_deviance``, ``mase`` or
+        ``smape``; or the import path ``package.module:function`` of a custom metric
+        (:mod:`airflow_mlops.metrics.custom`)
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
     :raises ValueError: the name is unknown, the import path is malformed, ``greater_is_better`` is not set for a custom
         metric, or it is set for a built-in metric
@@ -212,7 +220,7 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
         )
     if name == deviances.TWEEDIE:
         raise ValueError(f"{name!r} has no power; write {{'metric': {name!r}, 'power': 1.5}} with your power")
-    if name == quantiles.PINBALL:
+    if name in quantiles.NAMES:
         raise ValueError(f"{name!r} has no quantile; write {{'metric': {name!r}, 'alpha': 0.9}} with your quantile")
     if name == rankings.NDCG:
         raise ValueError(
@@ -221,7 +229,7 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
     on_request = is_on_request(name)
     built_in = METRICS | INTERVAL_METRICS
     if name not in built_in and not on_request:
-        own = [costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE, quantiles.PINBALL, rankings.NDCG]
+        own = [costs.NAME, deviances.POISSON, deviances.GAMMA, deviances.TWEEDIE, *quantiles.NAMES, rankings.NDCG]
         known = [*built_in, *own, forecasts.MASE, forecasts.SMAPE]
         raise ValueError(
             f"{name!r} is not a metric: {choices(name, known)}, or use the import path of a custom metric, "
@@ -261,11 +269,11 @@ def check_import_path(path: str) -> str:
 
 
 def check_on_request(name: str) -> str:
-    """Return ``name`` if it is computed on request (:func:`is_on_request`), or has the form of an import path.
+    """Return ``name`` if it is a metric that is computed on request (:func:`is_on_request`).
 
-    :raises ValueError: ``name`` is none of these
+    :raises ValueError: ``name`` is not such a metric, is a malformed import path, or lacks its parameters
     """
-    if name in (costs.NAME, deviances.TWEEDIE, quantiles.PINBALL, rankings.NDCG):
+    if name in (costs.NAME, deviances.TWEEDIE, *quantiles.NAMES, rankings.NDCG):
         find_metric(name)
     return name if is_on_request(name) else check_import_path(name)
 
@@ -274,15 +282,21 @@ def check_chooses(name: str | None) -> None:
     """Check that a metric can choose the best of several models.
 
     :param name: name of the metric; ``None`` for the default
-    :raises ValueError: the metric is one of :data:`INTERVAL_METRICS`
+    :raises ValueError: the metric is one of :data:`INTERVAL_METRICS`, or a coverage gap
     """
+    if name is not None and is_coverage_gap(name):
+        alpha = quantiles.covered_alpha_of(name)
+        raise ValueError(
+            f"{name!r} does not say which model is best, because the same quantile for all rows has almost no gap; use "
+            f"{{'metric': {quantiles.PINBALL!r}, 'alpha': {alpha!r}}} here, and a gate with max for {name!r}"
+        )
     if name in INTERVAL_METRICS:
         raise ValueError(
-            f"{name!r} does not say which model is best, because wide intervals cover more; use another metric here, and a gate "
-            f"for {name!r}"
+            f"{name!r} does not say which model is best, because wider intervals cover more labels; use another metric "
+            f"here, and a gate for {name!r}"
         )
 
 
 def metrics_for(task: Task) -> list[str]:
-    """Return the names of the built-in metrics for an ML task, without those of prediction intervals."""
+    """Return the names of the built-in metrics for an ML task, without the metrics of prediction intervals."""
     return [metric.name for metric in METRICS.values() if task in metric.tasks]

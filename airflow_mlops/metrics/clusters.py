@@ -1,15 +1,16 @@
 """Confidence intervals for clustered rows, which are not independent, such as the orders of one customer.
 
 The variance of a mean is computed by the jackknife over clusters. The influence of a cluster is the change of the mean
-if the cluster is left out. It is computed as the sum of the influence of the cluster's rows, divided by one minus the
+if the cluster is left out. It is computed as the sum of the influences of the cluster's rows, divided by one minus the
 cluster's share of the rows. Sources (CR3): R. Bell and D. McCaffrey, "Bias Reduction in Standard Errors for Linear
 Regression with Multi-Stage Samples", Survey Methodology 28, 2002; J. MacKinnon, M. Nielsen and M. Webb, "Cluster-Robust
 Inference: A Guide to Empirical Practice", Journal of Econometrics 232, 2023.
 
 The design effect is the ratio of this variance to the variance with independent rows (L. Kish, "Survey Sampling",
-1965). The quantile is that of Student's t. Its degrees of freedom are the effective number of clusters minus 1. This
-number is small if a few clusters have most of the rows (A. Carter, K. Schnepel and D. Steigerwald, "Asymptotic Behavior
-of a t-Test Robust to Cluster Heterogeneity", Review of Economics and Statistics 99, 2017).
+1965). The interval uses the quantile of Student's t, with the effective number of clusters minus 1 as degrees of
+freedom. The effective number of clusters is small if a few clusters have most of the rows (A. Carter, K. Schnepel and
+D. Steigerwald, "Asymptotic Behavior of a t-Test Robust to Cluster Heterogeneity", Review of Economics and Statistics
+99, 2017).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def student(z: float, clusters: float) -> float:
 def codes(values: pa.ChunkedArray) -> NDArray[np.int64]:
     """Return the number of each row's cluster, shape (n,).
 
-    A row with a null is a cluster of its own and gets a negative number.
+    Each row with a null is a separate cluster with a negative number.
 
     :param values: the column that names the clusters
     """
@@ -78,7 +79,7 @@ def dense(groups: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def alike(groups: NDArray[np.int64]) -> Design:
-    """Return the design effect of values that are equal within each cluster. No other values have a larger effect.
+    """Return the largest possible design effect, which occurs if the values of each cluster are equal.
 
     :param groups: the number of the cluster of each row, shape (n,)
     :return: the design effect and the effective number of clusters. With a single cluster, the effect is infinite
@@ -110,7 +111,7 @@ def design(values: NDArray[np.float64], groups: NDArray[np.int64], weight: NDArr
     by_cluster = float(np.square(sums / (1 - shares)).sum()) * (len(sizes) - 1) / len(sizes)
     effect = max(1.0, by_cluster / by_row) if by_row > 0 else 1.0
     # ``alike`` is the correlation of rows within a cluster that explains the design effect. At 0, each row counts as
-    # one observation, and at 1 each cluster.
+    # one observation; at 1, each cluster does.
     rows = len(values) if weight is None else float(weight.sum() ** 2 / np.square(weight).sum())
     alike = min(1.0, max(0.0, (effect - 1) / max(1e-12, rows * float(np.square(shares).sum()) - 1)))
     weights = alike * sizes**2 + (1 - alike) * sizes

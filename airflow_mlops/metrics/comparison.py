@@ -64,7 +64,8 @@ class Estimate:
     def from_draws(cls, value: float, draws: NDArray[np.float64], influence: NDArray[np.float64]) -> Estimate:
         """Create an estimate from a bootstrap.
 
-        The standard error is infinite if more than 5% of the rounds are undefined, or if all rows are one cluster.
+        The standard error is infinite if ``value`` is not finite, if the metric is undefined in more than 5% of the
+        rounds, or if there are fewer than two rows or clusters.
 
         :param value: the estimated number, computed on all rows
         :param draws: the estimated number in each round, shape (rounds,); NaN if it is undefined, for example because
@@ -163,7 +164,7 @@ def compare(
 def estimate(metric: str, rows: Rows, resampling: Resampling) -> Estimate:
     """Estimate a metric of one model with its bootstrap standard error.
 
-    :param metric: name of a built-in metric, an expected cost, a deviance, or the import path of a custom metric
+    :param metric: name of a metric, see :func:`airflow_mlops.metrics.catalog.find_metric`
     :param rows: labels and predictions of the model
     :param resampling: the bootstrap weights of the rows
     """

@@ -1,10 +1,11 @@
 """Costs of the two errors of a binary classifier, and the metric ``expected_cost``, the mean cost of a row.
 
 A declaration names the metric and its costs:
-``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``. A cost that differs between rows is the name of a column: with ``"false_negative": "amount"``, a false negative costs
-the row's ``amount``. Everywhere else, one name contains both costs, such as ``expected_cost_fp1_fn20`` or, with a
-column, ``expected_cost_fp1_fn-amount``. Equal costs give equal names, and the name is valid in MLflow, so results of
-different costs never have the same name.
+``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``. If a cost differs between rows, the name of
+a column replaces the number: with ``"false_negative": "amount"``, a false negative costs the row's ``amount``.
+Everywhere else, one name contains both costs, such as ``expected_cost_fp1_fn20`` or, with a column,
+``expected_cost_fp1_fn-amount``. Equal costs give equal names, and different costs give different names. The names are
+valid in MLflow.
 
 This module imports no heavy library, because DAG files that declare gates import this module during parsing.
 """

@@ -1,4 +1,4 @@
-"""Read metrics that are declared with parameters: expected costs, Tweedie deviances, pinball losses and NDCG.
+"""Read metrics that are declared with parameters: expected costs, Tweedie deviances, metrics of quantiles and NDCG.
 
 This module imports no heavy library, because DAG files that declare gates import this module during parsing.
 """
@@ -18,7 +18,7 @@ def name_metric(declared: Any) -> Any:
 
     :param declared: the fields of a declaration, among others ``metric``
     :raises ValueError: the costs of ``expected_cost`` (:func:`airflow_mlops.metrics.costs.name_costs`), the power of
-        ``tweedie_deviance`` (:func:`airflow_mlops.metrics.deviances.name_power`), the quantile of ``pinball``
+        ``tweedie_deviance`` (:func:`airflow_mlops.metrics.deviances.name_power`), the quantile of ``pinball`` or ``quantile_coverage_gap``
         (:func:`airflow_mlops.metrics.quantiles.name_alpha`) or the parameters of ``ndcg``
         (:func:`airflow_mlops.metrics.rankings.name_ranking`) are missing or invalid
     """

@@ -4,7 +4,7 @@ They belong to one family, the Tweedie deviances (B. Jørgensen, "The Theory of 
 their power:
 
 - ``poisson_deviance``, power 1, for counts;
-- ``tweedie_deviance``, a power between 1 and 2, for amounts of which many are 0, such as claims;
+- ``tweedie_deviance``, a power between 1 and 2, for amounts that are often 0, such as insurance claims;
 - ``gamma_deviance``, power 2, for positive amounts.
 
 A declaration names the power of ``tweedie_deviance``: ``{"metric": "tweedie_deviance", "power": 1.5}``. Everywhere
@@ -26,7 +26,7 @@ from typing import Any
 POISSON, GAMMA, TWEEDIE = "poisson_deviance", "gamma_deviance", "tweedie_deviance"
 
 SMALLEST, LARGEST = 1.01, 1.99
-"""The smallest and the largest power of ``tweedie_deviance``. Closer to 1 or 2, cancellation makes it inexact."""
+"""The smallest and the largest power of ``tweedie_deviance``. Closer to 1 or 2, cancellation makes values inexact."""
 
 _POWERS = {POISSON: 1.0, GAMMA: 2.0}
 _METRIC = re.compile(rf"{TWEEDIE}_p(1\.\d+)")

@@ -29,8 +29,7 @@ MASE, SMAPE = "mase", "smape"
 SCALE, NAIVE = "mase_scale", "seasonal_naive"
 
 DETAIL = "forecast"
-"""The key in the details of the manifests of forecast rows, and of the training sets built from them, that describes the
-forecast."""
+"""The key that describes the forecast in the manifest details of forecast rows and of training sets built from them."""
 
 
 def is_forecast_error(metric: str) -> bool:
@@ -44,7 +43,9 @@ def forecast_columns(metrics: Iterable[str]) -> list[str]:
 
 
 def metrics_of(details: Mapping[str, Any]) -> list[str]:
-    """Return the metrics that every training and evaluation on a dataset computes: those of forecasts, or none.
+    """Return the metrics of forecasts if a dataset has forecast rows of a regression, otherwise an empty list.
+
+    Every training and evaluation on the dataset computes these metrics.
 
     :param details: details of the manifest of the dataset
     """

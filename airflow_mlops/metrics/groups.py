@@ -39,7 +39,7 @@ def ndcg(group: NDArray[Any], truth: NDArray[np.float64], score: NDArray[np.floa
 
 
 def wrong_relevance(truth: NDArray[np.float64]) -> str | None:
-    """Return a clause about labels that are no relevance; ``None`` if there are none."""
+    """Return a clause about labels outside the range of relevances; ``None`` if there are none."""
     wrong = int((~((truth >= 0) & (truth <= LARGEST))).sum())
     return f"{wrong:,} of {len(truth):,} labels are not from 0 to {LARGEST}" if wrong else None
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+# Values that differ less from 0 or 1 differ only by rounding.
+_ROUNDING = 1e-12
+
+
 @dataclass(frozen=True)
 class Interval:
     """The value of a metric, and the lower and upper end of its two-sided confidence interval."""
@@ -35,7 +39,7 @@ def proportion(value: float, rows: float, z: float) -> Interval:
     """
     middle = (value + z * z / (2 * rows)) / (1 + z * z / rows)
     spread = z * math.sqrt(value * (1 - value) / rows + z * z / (4 * rows * rows)) / (1 + z * z / rows)
-    # The interval contains the value, which rounding would exclude if no row or every row counts.
+    # The interval must contain the value. Rounding errors could exclude the values 0 and 1.
     return Interval(value, max(0.0, min(value, middle - spread)), min(1.0, max(value, middle + spread)))
 
 
@@ -56,8 +60,9 @@ def bounded(value: float, variance: float, rows: float, z: float) -> Interval:
     :param z: quantile of the normal distribution, such as 1.96
     """
     most = value * (1 - value) / rows
-    # If all predictions are right or all are wrong, the estimated variance is 0 and carries no information.
-    ratio = variance / most if most > 0 and math.isfinite(variance) else 1.0
+    # If all predictions are right or all are wrong, the estimated variance is 0 and carries no information. With weights,
+    # the value is then 0 or 1 except for rounding.
+    ratio = variance / most if value * (1 - value) > _ROUNDING and math.isfinite(variance) else 1.0
     ratio = (rows * ratio + z * z) / (rows + z * z)
     return proportion(value, rows / ratio, z)
 

@@ -56,7 +56,7 @@ def deviances(power: float, truth: NDArray[np.float64], value: NDArray[np.float6
     :return: losses, shape (n,)
     """
     if power == 1:
-        # As in the limit, a label of 0 adds nothing to the first term.
+        # The first term is 0 for a label of 0, because y * log(y) approaches 0 with y.
         entropy = truth * np.log(np.where(truth > 0, truth, value) / value)
         return np.asarray(2 * (entropy - truth + value))
     if power == 2:
@@ -84,7 +84,7 @@ def percentage_errors(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArra
     :param value: predicted values, shape (n,)
     :return: losses, shape (n,); 0 if both values are 0
     """
-    # Halves, because the sum of two large numbers would be infinite.
+    # The sum of two large numbers could overflow, so their halves are added.
     size = np.abs(truth) / 2 + np.abs(value) / 2
     return np.asarray(np.divide(absolute_errors(truth, value), size, out=np.zeros(len(size)), where=size > 0))
 
@@ -99,6 +99,12 @@ def pinball(alpha: float, truth: NDArray[Any], value: NDArray[np.float64]) -> ND
     """
     above = truth - value
     return np.asarray(np.maximum(alpha * above, (alpha - 1) * above))
+
+
+def at_most(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return whether each label is at most the predicted quantile, shape (n,)."""
+    covered: NDArray[np.bool_] = truth <= value
+    return covered
 
 
 def absolute_errors(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,8 +1,15 @@
-"""The metric ``pinball`` of models that predict a quantile of the label, such as the 90% quantile.
+"""The metrics of models that predict a quantile of the label, such as the 90% quantile.
 
-The loss of a row is ``alpha * (label - prediction)`` if the label is above the prediction, and otherwise
+- ``pinball``: which quantile model is best.
+- ``quantile_coverage_gap``: whether the predictions are the quantile that they are said to be.
+
+The pinball loss of a row is ``alpha * (label - prediction)`` if the label is above the prediction, and otherwise
 ``(1 - alpha) * (prediction - label)``. The mean loss is smallest for the true quantile (R. Koenker and G. Bassett, "Regression
 Quantiles", Econometrica 1978). RMSE is smallest for the mean, so it does not judge a quantile.
+
+The coverage of a quantile is the share of the labels that are at most the prediction. The coverage gap is its distance from
+the nominal share ``alpha``, whether the coverage is too high or too low. A model that predicts the same quantile for all rows has
+almost no gap, so the gap does not choose a model.
 
 A declaration names the quantile: ``{"metric": "pinball", "alpha": 0.9}``. Everywhere else, one name contains both, such as
 ``pinball_a0.9``, which is valid in MLflow.
@@ -16,40 +23,55 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-PINBALL = "pinball"
+PINBALL, COVERAGE_GAP = "pinball", "quantile_coverage_gap"
 
-_METRIC = re.compile(rf"{PINBALL}_a(0\.\d+)")
+NAMES = (PINBALL, COVERAGE_GAP)
+"""The metrics whose declaration has ``alpha``."""
+
+_METRIC = re.compile(rf"({'|'.join(NAMES)})_a(0\.\d+)")
 
 
 def alpha_of(metric: str) -> float | None:
-    """Return the quantile that the name of a metric contains; ``None`` for other metrics."""
+    """Return the quantile in the name of a pinball loss; ``None`` for other metrics."""
+    return _alpha(PINBALL, metric)
+
+
+def covered_alpha_of(metric: str) -> float | None:
+    """Return the quantile in the name of a coverage gap; ``None`` for other metrics."""
+    return _alpha(COVERAGE_GAP, metric)
+
+
+def _alpha(kind: str, metric: str) -> float | None:
     found = _METRIC.fullmatch(metric)
-    if found is None:
+    if found is None or found[1] != kind:
         return None
-    alpha = float(found[1])
+    alpha = float(found[2])
     # A second spelling, such as a0.90, would be a second name for the same metric.
-    return alpha if 0 < alpha < 1 and metric == name_of(alpha) else None
+    return alpha if 0 < alpha < 1 and metric == name_of(alpha, kind) else None
 
 
-def name_of(alpha: float) -> str:
-    """Return the name of the metric for a quantile, from 0.0001 to 0.9999."""
-    return f"{PINBALL}_a{alpha!r}"
+def name_of(alpha: float, metric: str = PINBALL) -> str:
+    """Return the name of the metric for a quantile, from 0.0001 to 0.9999.
+
+    :param metric: one of :data:`NAMES`
+    """
+    return f"{metric}_a{alpha!r}"
 
 
 def name_alpha(declared: Any) -> Any:
-    """Replace ``pinball`` and its quantile in a declaration by the name of the metric.
+    """Replace a metric of :data:`NAMES` and its quantile in a declaration by the name of the metric.
 
     A declaration of another metric is returned unchanged.
 
     :param declared: the fields of a declaration, among others ``metric``
     :raises ValueError: ``alpha`` is missing, or not a number from 0.0001 to 0.9999
     """
-    if not isinstance(declared, Mapping) or declared.get("metric") != PINBALL:
+    if not isinstance(declared, Mapping) or (metric := declared.get("metric")) not in NAMES:
         return declared
     value = declared.get("alpha")
     # Smaller numbers are written with an exponent.
     if isinstance(value, bool) or not isinstance(value, float) or not 0.0001 <= value <= 0.9999:
         raise ValueError(
-            f"alpha is {value!r}, but the alpha of {PINBALL} must be a number from 0.0001 to 0.9999, such as 0.9 for the 90% quantile"
+            f"alpha is {value!r}, but the alpha of {metric} must be a number from 0.0001 to 0.9999, such as 0.9 for the 90% quantile"
         )
-    return {**{key: item for key, item in declared.items() if key != "alpha"}, "metric": name_of(value)}
+    return {**{key: item for key, item in declared.items() if key != "alpha"}, "metric": name_of(value, metric)}

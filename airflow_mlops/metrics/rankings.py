@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 NDCG = "ndcg"
 LARGEST = 31
-"""The largest label. As in LightGBM and XGBoost, larger gains would dominate the metric."""
+"""The largest label, as in LightGBM and XGBoost. The gain of a larger label would dominate the metric."""
 
 _COLUMN = r"[^\W\d]\w*"
 _METRIC = re.compile(f"{NDCG}_k([1-9]\\d{{0,5}})_by-({_COLUMN})")

@@ -169,7 +169,7 @@ def precision_terms(
     :return: contributions, shape (n,)
     """
     tied = _Ties(positive, score, weight)
-    # If all rows from a score upwards have a weight of 0, their precision would be 0/0. It does not count.
+    # If all rows from a score upwards have a weight of 0, their precision would be 0/0. The divisor 1 makes it 0.
     reached = np.where(tied.reached > 0, tied.reached, 1)
     true = tied.positives_from
     precision = true / reached

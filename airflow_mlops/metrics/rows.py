@@ -30,7 +30,8 @@ class Rows:
         shape (n, k); regression: predicted value, shape (n,). ``None`` for a classifier without probabilities
     :param weight: the weight of each row in metrics, at least 0, shape (n,); ``None`` if all rows have the same weight
     :param interval: the prediction intervals of the model; ``None`` for a model without them
-    :param columns: the columns that metrics name, each of shape (n,): costs, finite and at least 0, or codes of groups
+    :param columns: the columns that metrics name, each of shape (n,): costs (finite and at least 0), forecasts
+        (:mod:`airflow_mlops.metrics.forecasts`) and codes of groups
     """
 
     task: Task
@@ -69,8 +70,8 @@ class Rows:
 
         :param weight: the weight of each row, finite and at least 0, shape (n,); ``None`` if all rows have the same
             weight
-        :raises EvaluationError: the rows with a weight above 0 have one class only or, for a regression, there are
-            fewer than two
+        :raises EvaluationError: the rows with a weight above 0 have fewer than two classes; for a regression, fewer
+            than two rows have a weight above 0
         """
         if weight is None:
             return self
@@ -189,7 +190,7 @@ def _multiclass(
 ) -> Rows:
     # A class that did not occur in training has probability 0, so its rows count as errors.
     unknown = unseen(truth, classes)
-    # A model that this package did not train may predict a class that neither its contract nor the labels contain.
+    # Models of other origin may predict classes outside their contract and the labels.
     unknown += unseen(prediction, [*classes, *unknown])
     labels = [*classes, *unknown]
     codes, predicted = encode(truth, labels), encode(prediction, labels)

@@ -39,7 +39,7 @@ from airflow_mlops.metrics.losses import (
     scaled_errors,
     squared_errors,
 )
-from airflow_mlops.metrics.quantiles import alpha_of
+from airflow_mlops.metrics.quantiles import alpha_of, covered_alpha_of
 from airflow_mlops.metrics.rankings import Ranking, ranking_of
 from airflow_mlops.metrics.ranks import mean_placement, placements, precision_terms
 from airflow_mlops.metrics.rows import Rows
@@ -69,11 +69,10 @@ class Statistic(NamedTuple):
 def influence(metric: str, rows: Rows) -> tuple[float, NDArray[np.float64]]:
     """Compute a built-in metric, and its derivative with respect to the weight of each row.
 
-    The sum of the squared derivatives is the variance of the metric (infinitesimal jackknife, B. Efron, "The Jackknife,
-    the Bootstrap and Other Resampling Plans", 1982, chapter 6).
+    The sum of the squared derivatives estimates the variance of the metric (infinitesimal jackknife, B. Efron, "The
+    Jackknife, the Bootstrap and Other Resampling Plans", 1982, chapter 6).
 
-    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`, an expected cost or a
-        deviance
+    :param metric: name of the metric, see :func:`statistic`
     :param rows: labels and predictions of a model
     :return: the metric and the derivatives, shape (n,)
     """
@@ -97,7 +96,7 @@ def derivative(sums: Statistic, total: NDArray[np.float64], size: NDArray[np.flo
     step = 1e-6 * size
     rises = step > 0
     step[~rises] = 1.0
-    # The metric may be undefined for other values of such a sum: the RMSE has no value for a negative sum of squares.
+    # A sum of 0 is changed by 1. The changed sum may be impossible, such as the negative sum of squares of an RMSE.
     with np.errstate(invalid="ignore"):
         rise: NDArray[np.float64] = sums.value(total + np.diag(step)) - sums.value(total - np.diag(step))
     return np.where(rises, rise / (2 * step), 0.0)
@@ -106,8 +105,8 @@ def derivative(sums: Statistic, total: NDArray[np.float64], size: NDArray[np.flo
 def statistic(metric: str, rows: Rows) -> Statistic:
     """Return a built-in metric as a function of sums over the rows.
 
-    :param metric: name of the metric, a key of :data:`airflow_mlops.metrics.catalog.METRICS`, an expected cost or a
-        deviance, or for rows with prediction intervals a key of :data:`airflow_mlops.metrics.catalog.INTERVAL_METRICS`
+    :param metric: name of any metric except a custom metric (:func:`airflow_mlops.metrics.catalog.find_metric`). The
+        metrics of prediction intervals need rows with intervals
     :param rows: any rows of the ML task for which the metric is computed
     """
     if (costs := costs_of(metric)) is not None:
@@ -116,6 +115,8 @@ def statistic(metric: str, rows: Rows) -> Statistic:
         return Statistic(partial(_group_gains, metric, ranking), lambda sums: _ratio(sums[..., 1], sums[..., 0]))
     if (alpha := alpha_of(metric)) is not None:
         return _weighted(_mean(lambda rows: losses.pinball(alpha, rows.truth, _score(rows))))
+    if (covered := covered_alpha_of(metric)) is not None:
+        return _weighted(_coverage_gap(covered))
     if (power := power_of(metric)) is not None:
         return _weighted(_mean(partial(_deviances, metric, power)))
     return _weighted(_MULTICLASS[metric] if rows.task == "multiclass" else _OTHERS[metric])
@@ -159,6 +160,12 @@ def _mean(loss: Callable[[Rows], NDArray[Any]]) -> Statistic:
         yield loss(rows)
 
     return Statistic(terms, lambda sums: _ratio(sums[..., 1], sums[..., 0]))
+
+
+def _coverage_gap(alpha: float) -> Statistic:
+    covered = _mean(lambda rows: losses.at_most(rows.truth, _score(rows)))
+    # The rows are counted before the distance is taken, because gaps of parts do not add up.
+    return Statistic(covered.terms, lambda sums: np.abs(covered.value(sums) - alpha))
 
 
 def _expected_cost(costs: Costs) -> Statistic:
@@ -285,7 +292,7 @@ def _area_terms(rows: Rows, positive: NDArray[np.bool_], score: NDArray[np.float
     placed = placements(positive, score, rows.weight)
     half = mean_placement(placed, positive, rows.weight) / 2
     yield positive
-    # A separate sum, because the weight of all rows minus that of the positive rows would be inexact.
+    # A separate sum, because the difference between the weights of all rows and of the positive rows would be inexact.
     yield ~positive
     yield np.where(positive, placed - half, 0.0)
     yield np.where(positive, 0.0, placed - half)

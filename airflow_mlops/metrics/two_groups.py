@@ -1,6 +1,6 @@
 """Compare the mean losses of two models that predicted different rows, within strata of rows.
 
-The rows that one model predicted are a group, such as the requests that a canary answered. Within a stratum, such as a
+A group has the rows of one model, such as the requests answered by a canary. Within a stratum, such as a
 period with a constant share of requests for the canary, chance alone decides to which group a row belongs. Differences
 are therefore taken within strata. They are averaged with the weights of Mantel and Haenszel (``n1 * n2 / (n1 + n2)``
 for groups of n1 and n2 rows), which are best for strata of equal variance. The mean over all rows would compare the
@@ -55,10 +55,10 @@ class Difference:
 def difference(first: Group, second: Group, z: float) -> Difference | None:
     """Compare the means of two groups. Strata in which a group has fewer than two rows are left out.
 
-    The interval of each mean is that of :func:`airflow_mlops.metrics.intervals.mean`, widened for clusters. The two
-    intervals are combined by MOVER (method of variance estimates recovery, G. Zou and A. Donner, "Construction of
-    Confidence Limits About Effect Measures", Statistics in Medicine 27, 2008). A cluster that is in both groups, at
-    different times, counts as two clusters, which widens the interval.
+    The interval of each mean is computed by :func:`airflow_mlops.metrics.intervals.mean`, and widened for clusters. The
+    two intervals are combined by MOVER (method of variance estimates recovery, G. Zou and A. Donner, "Construction of
+    Confidence Limits About Effect Measures", Statistics in Medicine 27, 2008). If a cluster is in both groups, at
+    different times, it counts as two clusters. This widens the interval.
 
     :param first: the rows of the first group
     :param second: the rows of the second group
@@ -84,8 +84,8 @@ def _interval(group: Group, weights: NDArray[np.float64], z: float) -> tuple[flo
     values, strata = group.values[inside], group.strata[inside]
     counts = np.bincount(strata, minlength=len(weights))
     means = np.bincount(strata, weights=values, minlength=len(weights)) / np.maximum(1, counts)
-    # Scaled so that the standard error of the mean of ``errors`` is that of the weighted mean. The root turns the
-    # variance of each stratum into its sample variance (divisor n - 1).
+    # The scale gives the mean of ``errors`` the standard error of the weighted mean. The root turns the variance of
+    # each stratum into its sample variance (divisor n - 1).
     scale = weights / np.maximum(1, counts) * np.sqrt(counts / np.maximum(1, counts - 1))
     errors = len(values) * scale[strata] * (values - means[strata])
     found = intervals.mean(errors, z)

@@ -16,6 +16,7 @@ from airflow_mlops.metrics.catalog import (
     INTERVAL_METRICS,
     METRICS,
     find_metric,
+    is_coverage_gap,
     is_custom,
     is_expected_cost,
     is_forecast_error,
@@ -26,7 +27,7 @@ from airflow_mlops.metrics.catalog import (
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.forecasts import NAIVE
-from airflow_mlops.metrics.quantiles import alpha_of
+from airflow_mlops.metrics.quantiles import alpha_of, covered_alpha_of
 from airflow_mlops.metrics.rows import Rows, prepare, unseen
 from airflow_mlops.metrics.statistics import CALIBRATION_BINS, calibration_bins, statistic
 
@@ -39,14 +40,16 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
 
     For a classifier without probabilities, only metrics of predicted labels are computed. For a model with prediction
     intervals, the metrics of the intervals are computed as well. A deviance is left out if it is undefined for a
-    prediction (:func:`undefined` returns the reason). A custom metric is left out if the model does not predict the
-    probabilities that it needs.
+    prediction (:func:`undefined` returns the reason). MASE is left out if every scale is 0. A custom metric is left out
+    if it needs probabilities that the model does not predict.
 
     :param rows: labels and predictions of a model
-    :param own: import paths of custom metrics, expected costs and deviances
+    :param own: names of metrics that are computed on request
+        (:func:`airflow_mlops.metrics.catalog.is_on_request`)
     :param skip_undefined: whether to leave out a custom metric that is undefined on these rows
     :return: the metrics by name
-    :raises EvaluationError: a deviance or NDCG is undefined for a label
+    :raises EvaluationError: a deviance or NDCG is undefined for the labels, the rows lack a column that a metric needs,
+        or the rows have weights, which NDCG does not support
     :raises MetricError: a custom metric fails, or is undefined and ``skip_undefined`` is false
     """
     names = metrics_for(rows.task)
@@ -56,7 +59,7 @@ def measure(rows: Rows, own: Iterable[str] = (), *, skip_undefined: bool = False
         names += INTERVAL_METRICS
     values = {name: statistic(name, rows).measure(rows) for name in names}
     for name in dict.fromkeys(own):
-        if is_expected_cost(name) or is_quantile(name):
+        if is_expected_cost(name) or is_quantile(name) or is_coverage_gap(name):
             values[name] = statistic(name, rows).measure(rows)
             continue
         if is_forecast_error(name):
@@ -112,9 +115,10 @@ def undefined(metric: str, rows: Rows, model: str | None = None) -> str | None:
 def measure_one(metric: str, rows: Rows) -> float:
     """Compute a single metric.
 
-    :param metric: name of a built-in metric, expected cost or deviance, or import path of a custom metric
+    :param metric: name of a metric, see :func:`airflow_mlops.metrics.catalog.find_metric`
     :param rows: labels and predictions of a model
-    :raises EvaluationError: a deviance is undefined for a label or a prediction
+    :raises EvaluationError: a deviance or NDCG is undefined for the labels or predictions, or the rows lack a column
+        that the metric needs
     :raises MetricError: a custom metric fails
     """
     return custom.load(metric).measure(rows) if is_custom(metric) else statistic(metric, rows).measure(rows)
@@ -136,7 +140,7 @@ def compute(
 
     See :func:`airflow_mlops.metrics.rows.prepare` for the other parameters, and :func:`measure` for further errors.
 
-    :param own: import paths of custom metrics, expected costs and deviances
+    :param own: names of metrics that are computed on request
     :param weight: the weight of each row, see :meth:`airflow_mlops.metrics.rows.Rows.weighted`
     :return: the metrics by name
     """
@@ -157,14 +161,14 @@ def baseline(
     """Compute the metrics of a baseline model that uses no features.
 
     For classification, the baseline predicts the most frequent class, with the class frequencies as probabilities. For
-    a regression, it predicts the mean value, for a pinball loss the quantile of the labels, or for rows of forecasts the
-    seasonal-naive forecast (:mod:`airflow_mlops.metrics.forecasts`). For an expected cost, it predicts the class that
-    costs less.
+    an expected cost, it predicts the class that costs less. For a regression, it predicts the mean of the labels, or
+    the seasonal-naive forecast if the rows are forecast rows (:mod:`airflow_mlops.metrics.forecasts`). For a metric of
+    a quantile, it predicts the quantile of the labels.
 
     See :func:`airflow_mlops.metrics.rows.prepare` for the other parameters and the errors.
 
-    :param own: import paths of custom metrics, expected costs and deviances. A metric that is undefined for the
-        baseline is left out
+    :param own: names of metrics that are computed on request. A deviance, MASE or a custom metric is left out if it is
+        undefined for the baseline
     :param weight: the weight of each row in the metrics, the mean and the class frequencies, shape (n,); ``None`` if
         all rows have the same weight
     :param columns: the columns that the metrics of ``own`` name, each of shape (n,)
@@ -174,14 +178,14 @@ def baseline(
     if task == "regression":
         truth = truth.astype(np.float64)
     labels = [*classes, *unseen(truth, classes)] if task != "regression" else []
-    # The baseline's predictions replace these.
+    # The baseline's predictions replace these predictions.
     rows = prepare(task, truth, truth, truth if task == "regression" else None, None, labels, positive=positive)
     rows = replace(rows.weighted(weight), columns=columns or {})
     found = measure(without_features(rows), own, skip_undefined=True)
     least = {
         name: measure_one(name, without_features(rows, name))
         for name in found
-        if is_expected_cost(name) or is_quantile(name)
+        if is_expected_cost(name) or is_quantile(name) or is_coverage_gap(name)
     }
     return found | least
 
@@ -190,12 +194,14 @@ def without_features(rows: Rows, metric: str | None = None) -> Rows:
     """Return the rows with the predictions of the baseline, see :func:`baseline`.
 
     :param rows: labels and predictions of any model
-    :param metric: name of an expected cost, for which the baseline of a binary ML task predicts the class that costs
-        less; for other metrics it predicts the most frequent class
+    :param metric: name of the metric, because the predictions for an expected cost or a pinball loss differ from those
+        for all other metrics; ``None`` for the other metrics
     """
     size = len(rows)
     if rows.task == "regression":
-        alpha = alpha_of(metric) if metric is not None else None
+        alpha = None
+        if metric is not None and (alpha := alpha_of(metric)) is None:
+            alpha = covered_alpha_of(metric)
         if alpha is not None:
             order = np.argsort(rows.truth, kind="stable")
             reached = np.cumsum(np.ones(size) if rows.weight is None else rows.weight[order])

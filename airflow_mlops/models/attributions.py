@@ -1,16 +1,15 @@
 """Exact attributions: by how much each feature moved the prediction of a row.
 
-An attribution is added to other attributions on the scale of the model's margin: the log-odds of the positive class
-(binary), the value of the predicted class before softmax (multiclass), or the value or its logarithm (regression). The
-base and the attributions of all features add up to the margin of the row. Of a calibrated model, it is the margin
-before the calibration.
+Attributions are on the scale of the model's margin: the log-odds of the positive class (binary), the value of the
+predicted class before softmax (multiclass), or the value or its logarithm (regression). The base and the attributions
+of all features add up to the margin of the row. For a calibrated model, this is the margin before the calibration.
 
 - Linear models of scikit-learn: coefficient times the difference from the mean of the training rows, from
   :mod:`airflow_mlops.models.trainers.sklearn.linear`.
 - Boosted trees: Shapley values of the trees (S. Lundberg et al., "From local explanations to global understanding with
   explainable AI for trees", 2020), which the library computes from the model in its own format.
 
-These files are data: loading them runs no code of the model.
+The files with the coefficients and the trees are data, so loading them runs no code of the model.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 # Rows of one call, which bounds the memory for the contributions to all classes.
 _ROWS = 4096
-_LIBRARIES: tuple[Library, ...] = (xgboost, lightgbm, catboost)
+_LIBRARIES: dict[str, Library] = {"xgboost": xgboost, "lightgbm": lightgbm, "catboost": catboost}
 
 # The type is the same for all models, so that predictions of several versions can be read together.
 _LISTS = pa.list_(pa.struct([("feature", pa.string()), ("value", pa.float64())]))
@@ -66,9 +65,11 @@ class Explainer:
     :param contract: the model contract
     :param link: name of the function that converts the model's sums to probabilities or values
     :param contributions: function that computes the contributions to each output of the model
+    :param method: name of the method, such as ``tree Shapley values of xgboost``
     """
 
-    def __init__(self, contract: ModelContract, link: Link, contributions: Contributions) -> None:
+    def __init__(self, contract: ModelContract, link: Link, contributions: Contributions, method: str) -> None:
+        self.method = method
         self.features = [feature.name for feature in contract.features]
         self._contract, self._link, self._contributions = contract, link, contributions
 
@@ -108,7 +109,7 @@ class Explainer:
         return Attributions(values, base)
 
     def _outputs(self, found: Predictions, rows: int) -> NDArray[np.int64]:
-        """Return the position of the output of the model that each row's attributions explain."""
+        """Return, for each row, the position of the model's output that the attributions explain."""
         if self._contract.task != "multiclass":
             return np.zeros(rows, dtype=np.int64)
         assert found.probabilities is not None
@@ -128,12 +129,13 @@ def load(folder: Path, contract: ModelContract, name: str) -> Explainer:
     try:
         if (folder / linear.FILE).exists():
             terms = linear.Terms.model_validate_json((folder / linear.FILE).read_bytes())
-            return Explainer(contract, terms.link, lambda data: terms.contributions(data, features))
-        for library in _LIBRARIES:
+            return Explainer(contract, terms.link, lambda data: terms.contributions(data, features), "linear terms")
+        for library_name, library in _LIBRARIES.items():
             if (folder / library.FILE).exists():
                 encoding = Encoding.from_json(json.loads((folder / ENCODING_FILE).read_text("utf-8")))
                 link, ask = library.contributions((folder / library.FILE).read_bytes(), encoding)
-                return Explainer(contract, link, _encoded(encoding, ask, features))
+                method = f"tree Shapley values of {library_name}"
+                return Explainer(contract, link, _encoded(encoding, ask, features), method)
     except SpecError:
         raise
     except (ValidationError, ValueError, KeyError, OSError) as error:
@@ -180,7 +182,8 @@ def refusal(name: str) -> ModelFormatError:
     :param name: name of the version, such as ``delays v3``
     """
     return ModelFormatError(
-        f"explain=True needs a model with exact attributions, but {name} is none. Remove `explain`, or train XGBoost, LightGBM, CatBoost or a "
+        f"explain=True needs a model with exact attributions, but {name} has none. Remove `explain`, or train "
+        "XGBoost, LightGBM, CatBoost or a "
         "linear or logistic regression of scikit-learn (with the default preprocessing) with TrainOperator. A linear model of an earlier "
         "release must be trained again."
     )

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 EDGE = 1e-6
-"""The smallest distance of a probability from 0 and 1 in log-odds and logarithms."""
+"""Before log-odds and logarithms are computed, probabilities are clipped to the range from EDGE to 1 - EDGE."""
 
 STEP = 1 / 1_024_000
 """Isotonic functions are fitted to scores that are rounded to multiples of this number.
@@ -164,7 +164,7 @@ def _scores(method: CalibrationMethod, probabilities: NDArray[np.float64]) -> ND
 
 
 def _given_scores(classes: int) -> Any:
-    """Return a classifier whose decision function is its input."""
+    """Return a classifier whose decision function returns the input unchanged."""
     from sklearn.base import BaseEstimator, ClassifierMixin
 
     class GivenScores(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

@@ -40,7 +40,7 @@ def refusal(trainer: Mapping[str, Any], *, finds_interval: bool) -> str | None:
 
 
 def check_sample_weight(where: str, declared: Any, trainer: Any, interval: Any) -> None:
-    """Validate the column of weights in a DAG file, together with the other parameters, which are valid already.
+    """Validate the column of weights in a DAG file. The other parameters must already be validated.
 
     :param where: start of the error message, such as ``The sample weight of task 'train'``
     :param declared: the declared column of weights

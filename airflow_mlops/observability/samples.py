@@ -1,8 +1,8 @@
 """Definitions of all exported metrics, and the conversion of step results to samples.
 
-All metrics are gauges that contain the result of the last run, because counters would need a long-lived process, which
-batch tasks do not have. The word after ``mlops.`` in the name of a metric is its group. A task exports all metrics of a
-group for one model together.
+All metrics are gauges with the result of the last run. Counters would need a long-lived process, and batch tasks have
+none. The word after ``mlops.`` in the name of a metric is its group. A task exports all metrics of a group for one
+model together.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ METRICS: dict[str, Metric] = {
 
 
 def monitored(result: dict[str, Any]) -> list[Sample]:
-    """Return the samples of a check by MonitorOperator. There are no samples for values that were not measured.
+    """Return the samples of a check by MonitorOperator. Only measured values have samples.
 
     :param result: a :class:`~airflow_mlops.stages.monitor.spec.MonitorResult` as JSON
     """

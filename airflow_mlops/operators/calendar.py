@@ -25,8 +25,8 @@ def calendar(context: Context, period: str | None = None) -> Calendar:
     """Return the calendar that converts the texts of a task's windows, such as ``2013-04``, to time windows.
 
     The time zone comes from the first of these sources with exactly one time zone: the DAG's timetable, the timetable's
-    partition mappers, the windows in the asset events that started the run. If none has one, it is the time zone of the
-    DAG (its ``start_date`` or ``[core] default_timezone``).
+    partition mappers, and the windows in the asset events that started the run. If none has one, it is the time zone of
+    the DAG (its ``start_date`` or ``[core] default_timezone``).
 
     :param period: length of a window that is written as one date or time, as an ISO 8601 duration such as ``P1D``
     :raises SpecError: ``period`` is not an ISO 8601 duration

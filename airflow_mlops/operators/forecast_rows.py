@@ -33,8 +33,9 @@ class BuildForecastRowsOperator(StepOperator):
     :param horizon: number of steps to forecast
     :param season: number of steps in a season, such as 7 for daily values with a weekly season; 1 without a season
     :param lags: lags that are features. Lag 1 is the value at the origin
-    :param rolling: numbers of steps up to the origin, over which means and standard deviations are features
-    :param known: names of columns whose values are known in advance for the target time, which are features
+    :param rolling: lengths of rolling windows that end at the origin, in steps. The mean and the standard deviation
+        over each window are features
+    :param known: names of columns that become features. Their values for the target time must be known in advance
     :param origins: ``all`` for training rows, ``newest`` for the rows to score
     :param stride: number of steps from one origin to the next, to make fewer training rows
     :param memory_limit: memory that the computation may use before it continues on disk, such as ``2GB``; by default

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.operators.base import StepOperator
+from airflow_mlops.operators.sharded import ShardedOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-class JoinLabelsOperator(StepOperator):
+class JoinLabelsOperator(ShardedOperator):
     """Joins labels to the predictions that were logged before the labels were known.
+
+    To join a large dataset in parallel, map the task over shards: ``JoinLabelsOperator.partial(...,
+    shards=8).expand(shard=list(range(8)))``. The result is the same dataset as that of a single task. The shard that
+    finishes last writes it. Only this shard returns the reference to the dataset and sends the events of the outlets.
+    ``.output`` of the mapped task can be passed on like the output of a single task.
 
     :param model: name of the registered model; required without ``name``
     :param predictions: the dataset of predictions: the output of an upstream task, or ``{"name": ..., "window": ...}``
@@ -37,6 +42,8 @@ class JoinLabelsOperator(StepOperator):
         required if ScoreOperator hashed columns in ``on``. The same columns of ``labels`` are then hashed with this key
     :param on_missing: what happens if there are no predictions or no labels: the task fails (``fail``) or is skipped
         (``skip``)
+    :param shard: index of the shard of the predictions to join, from 0; by default all predictions are joined
+    :param shards: number of shards into which the predictions are divided
     :raises SpecError: neither ``name`` nor ``model`` is set
     """
 
@@ -60,6 +67,8 @@ class JoinLabelsOperator(StepOperator):
         name: str | None = None,
         hash_conn_id: str | None = None,
         on_missing: Literal["fail", "skip"] = "fail",
+        shard: int | str | None = None,
+        shards: int | str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -73,6 +82,10 @@ class JoinLabelsOperator(StepOperator):
         return super().build_spec(context) | {"name": self.name or f"{self.model}_outcomes"}
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
-        if result["dataset"] is None:
+        if result["dataset"] is None and result["shard"] is None:
             raise AirflowSkipException(result["summary"])
+        if result["dataset"] is None:
+            # Only the shard that writes the dataset sends events.
+            self.outlets = []
+            return
         self.describe_outlets(context, {"dataset": result["dataset"], "coverage": result["coverage"]})

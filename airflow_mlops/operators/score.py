@@ -9,15 +9,15 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.operators.base import StepOperator
+from airflow_mlops.operators.sharded import ShardedOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.core.calls import Spec, StepCall
     from airflow_mlops.observability.samples import Sample
 
 
-class ScoreOperator(StepOperator):
+class ScoreOperator(ShardedOperator):
     """Scores a dataset with the champion, or with another version, and writes a dataset of predictions.
 
     Versions that TrainOperator registered are scored with their ONNX model, other versions with their MLflow flavour.
@@ -55,10 +55,10 @@ class ScoreOperator(StepOperator):
     :param drop_columns: names of the columns that are not stored in the predictions
     :param hash_conn_id: id of the Airflow connection with the secret key for hashing in the password field; required
         with ``hash_columns``
-    :param write_to: table into which the predictions are written as well: of a database, as ``{"conn_id": ...,
+    :param write_to: table into which the predictions are written as well: a table of a database, as ``{"conn_id": ...,
         "table": ...}``, where ``table`` may be ``SCHEMA.TABLE``; a Delta table, as ``{"delta": "s3://...", "conn_id":
-        ...}``, where ``conn_id`` is optional; or an Iceberg table, as ``{"iceberg": "NAMESPACE.TABLE", "conn_id": ...}``.
-        The rows of the same window, model, version and dataset name are replaced in one transaction
+        ...}``, where ``conn_id`` is optional; or an Iceberg table, as ``{"iceberg": "NAMESPACE.TABLE", "conn_id":
+        ...}``. The rows of the same window, model, version and dataset name are replaced in one transaction
     :param shard: index of the shard to score, from 0; by default all rows are scored
     :param shards: number of shards into which the rows are divided
     :param mlflow_conn_id: id of the Airflow connection to MLflow
@@ -71,7 +71,6 @@ class ScoreOperator(StepOperator):
 
     version: int | str | None
     alias: str | None
-    shards: int | str | None
 
     def __init__(
         self,
@@ -100,20 +99,6 @@ class ScoreOperator(StepOperator):
             raise SpecError(f"Task {self.task_id!r} has both version= and alias=. Remove one of them.")
         self.assign_parameters(locals())
 
-    def call(self, spec: Spec, context: Context) -> StepCall:
-        call = super().call(spec, context)
-        if self.shards is None:
-            return call
-        instances = _instances(context)
-        if len(instances) < call.spec["shards"]:
-            raise SpecError(
-                f"Task {self.task_id!r} has {len(instances)} mapped instances, but shards={call.spec['shards']}, so some rows would "
-                f"not be scored. Map the task over all shards, with .expand(shard=list(range({call.spec['shards']})))."
-            )
-        # The field ``succeeded`` is set after the key was computed, so it does not change the key of a retry.
-        succeeded = sorted(number for number, state in instances.items() if state == "success")
-        return call.model_copy(update={"spec": {**call.spec, "succeeded": succeeded}})
-
     def samples(self, result: dict[str, Any]) -> list[Sample]:
         from airflow_mlops.observability.samples import scored
 
@@ -129,14 +114,3 @@ class ScoreOperator(StepOperator):
             self.outlets = []
             return
         self.describe_outlets(context, {"dataset": result["dataset"], "scored_by": result["scored_by"]})
-
-
-def _instances(context: Context) -> dict[int, str | None]:
-    """Return the state of each instance of a mapped task in the DAG run, by map index.
-
-    The result is empty if the task is not mapped.
-    """
-    ti = context["ti"]
-    states = ti.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id]).get(ti.run_id, {})
-    prefix = f"{ti.task_id}_"
-    return {int(name.removeprefix(prefix)): state for name, state in states.items() if name != ti.task_id}

@@ -26,9 +26,9 @@ class BuildTrainingSetOperator(StepOperator):
         ``{"name": ..., "window": ...}`` for the datasets of a window
     :param window: rule for the window of the training set: a :class:`~airflow_mlops.operators.Rolling`, an
         :class:`~airflow_mlops.operators.Expanding` or a :class:`~airflow_mlops.operators.Decay`. The training window
-        ends with the window of the run. This window is ``window`` in ``entities``. By default, it is the monitored
-        window of the retraining request that started the run, or else the partition key or the data interval.
-        ``entities`` must name a dataset
+        ends with the window of the run. The window of the run is ``window`` in ``entities``. By default, it is the
+        monitored window of the retraining request that started the run, or else the partition key or the data
+        interval. ``entities`` must name a dataset
     :param timestamp: name of the column in ``entities`` with the event time
     :param repo: path of the folder of the Feast repository, on the machine on which the step runs; not needed if all
         features are in ``columns``
@@ -47,9 +47,9 @@ class BuildTrainingSetOperator(StepOperator):
         or a dict with ``method`` and the optional fields of :class:`~airflow_mlops.stages.training_set.spec.Split`.
         ``test_size`` is a share such as 0.3, or ``14D`` for the last 14 days. With the parameter ``window``, it can
         also be ``window`` for the window of the run. ``group`` is the name of the group column. ``gap``, such as
-        ``7D``, is for ``time``: rows in this time before the held-out rows are left out. ``windows``, such as 4, is
-        for ``time``: evaluations also measure the models on each of so many consecutive windows of the held-out rows.
-        ``stratify`` is for ``random``. ``seed`` is the random seed
+        ``7D``, is for ``time``: rows in this time before the held-out rows are left out. ``windows``, such as 4, is for
+        ``time``: the time of the held-out rows is divided into this number of windows, and evaluations also measure the
+        models on each window. ``stratify`` is for ``random``. ``seed`` is the random seed
     :param max_single_feature_score: largest score that one feature may reach as the only predictor of the label: AUC,
         or R² for a regression. A feature above this limit fails the task, because it probably leaks the label
     :param memory_limit: memory that sorting and joining may use before they continue on disk, such as ``2GB``; by

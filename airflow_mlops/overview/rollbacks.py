@@ -33,7 +33,7 @@ def preview(model: str, entries: Sequence[Entry], version: int | None) -> Rollba
     """Return the changes that a rollback to ``version`` would make.
 
     :param entries: entries of the ledger, oldest first
-    :param version: number of a former champion; by default the version that the champion replaced when it became
+    :param version: number of a former champion; ``None`` for the version that the champion replaced when it became
         champion
     :raises RegistryError: the model has no champion, or the version was never champion or is champion now
     """

@@ -64,7 +64,7 @@ def last_scoring(store: ArtifactStore, model: str, name: str) -> LastScoring | N
 
 
 def newest(store: ArtifactStore, model: str, name: str) -> list[Manifest]:
-    """Return the manifests of the current predictions of the last window; without windows, those of all snapshots."""
+    """Return the manifests of the current predictions of the last window, or of all snapshots if there is no window."""
     keys = {key: window_of(key) for key in slots_of(store, name).find() if model_of(key) == model}
     last = max((window.end for window in keys.values() if window is not None), default=None)
     newest = [key for key, window in keys.items() if (window.end if window is not None else None) == last]

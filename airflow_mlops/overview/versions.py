@@ -80,8 +80,8 @@ class VersionFacts(Model):
 class Versions(Model):
     """The versions of a model, newest first.
 
-    :param ledger: how the ledger differs from the hashes of its promotions and rollbacks in MLflow; ``None`` if it does
-        not
+    :param ledger: the difference between the ledger and the hashes of its promotions and rollbacks in MLflow; ``None``
+        if there is none
     """
 
     versions: list[VersionFacts] = Field(default_factory=list)

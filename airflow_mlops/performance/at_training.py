@@ -7,6 +7,7 @@ from statistics import NormalDist
 
 from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.realised import stretched
 from airflow_mlops.profiles.profile import ModelProfile, WeightedPerformance
 from airflow_mlops.profiles.segments import SegmentLosses
 from airflow_mlops.profiles.training import CONFIDENCE
@@ -22,7 +23,7 @@ def interval(
 
     :param metric: a metric of the model
     :param value: the value of the metric in the model contract
-    :param known: profile of the model, or the performance with weights in it
+    :param known: profile of the model, or the part of the profile with the weighted performance
     :param confidence: confidence of the interval, such as 0.95
     :return: ``None`` if the profile has neither the interval nor the losses
     """
@@ -31,8 +32,8 @@ def interval(
         found = _from_losses(metric, known.segments)
     if found is None:
         return None
-    scale = _z(confidence) / _z(CONFIDENCE)
-    return Interval(value, value - scale * (found.value - found.low), value + scale * (found.high - found.value))
+    scaled = stretched(metric, found, _z(confidence) / _z(CONFIDENCE))
+    return Interval(value, value - (found.value - scaled.low), value + (scaled.high - found.value))
 
 
 def _from_losses(metric: str, known: SegmentLosses) -> Interval | None:

@@ -16,7 +16,7 @@ from airflow_mlops.performance.thresholds import PerformanceThresholds
 from airflow_mlops.profiles.significance import odds_ratio
 
 LARGE_ODDS_RATIO = 1.5
-"""A bias of probabilities also matters if the odds of the mean score differ by this factor from those of the labels."""
+"""A bias of probabilities also matters if the odds of mean score and share of positive labels differ by this factor."""
 
 
 def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, reference: float | None) -> Bias | None:

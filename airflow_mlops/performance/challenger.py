@@ -77,15 +77,14 @@ class Comparison(Model):
     :param rows: number of compared rows
     :param value: metric of the champion
     :param loss: mean loss of the champion
-    :param challengers: the challengers, which differ in their trainer and in the windows that they were trained on
+    :param challengers: the challengers, which differ in their trainer or in the windows of their training data
     :param correlations: correlation matrix of the challengers' gains, in the order of ``challengers``; ``None`` in
         reports of old versions
     :param since_training: number of windows since the end of the champion's training data, including the compared
         window, so the first window has the number 1; ``None`` in reports of old versions
-    :param usual: the largest gain that a challenger usually has in the first window after a training, as a share of the
-        champion's mean loss
-    :param best: the gain that is significant, and above the usual gain of its challenger by at least ``min_gain`` of the
-        policy and by more than all others; ``None`` if there is no such gain
+    :param usual: the largest usual gain of a challenger (:attr:`Gain.usual`), as a share of the champion's mean loss
+    :param best: the significant gain that exceeds the usual gain of its challenger most, and by at least ``min_gain``
+        of the policy; ``None`` if there is no such gain
     """
 
     champion: ModelVersionRef
@@ -102,7 +101,7 @@ class Comparison(Model):
     @model_validator(mode="before")
     @classmethod
     def _accept_old_reports(cls, value: Any) -> Any:
-        # In old reports, `rests` says that gains in the first window after a training were ignored.
+        # Old reports have the field `rests`, because gains in the first window after a training were ignored.
         if isinstance(value, dict) and "rests" in value:
             return {name: item for name, item in value.items() if name != "rests"}
         return value

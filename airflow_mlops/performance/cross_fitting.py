@@ -208,7 +208,7 @@ def cross_fit(
 ) -> Comparison:
     """Train challengers with :func:`train`, and compare them with the champion.
 
-    The parameters are those of :func:`train`, :func:`champion_losses` and :func:`compare_all`.
+    See :func:`train`, :func:`champion_losses` and :func:`compare_all` for the parameters.
 
     :raises UnmeasurableError: the loss is not defined on the rows, no challenger can be trained, or all rows are of one
         cluster
@@ -266,7 +266,7 @@ def _losses(
 def value_of(metric: str, losses: NDArray[np.float64]) -> float:
     """Compute the value of a metric from the losses of all rows.
 
-    The losses are those of :func:`airflow_mlops.metrics.realised.losses`.
+    :func:`airflow_mlops.metrics.realised.losses` computes the losses.
 
     :param metric: the metric that determines the losses
     :param losses: losses, shape (n,)

@@ -8,8 +8,8 @@ Donner, "Construction of Confidence Limits About Effect Measures", Statistics in
 
 The value at training is too optimistic if the version was selected among several models on the same held-out rows (the
 winner's curse). The interval of the difference therefore holds for all compared models together: with k models, its
-confidence is ``1 - (1 - confidence) / k`` (Bonferroni). The interval then also holds for the selected model, whatever
-the rule of the selection and however similar the models are.
+confidence is ``1 - (1 - confidence) / k`` (Bonferroni). The interval then also holds for the selected model,
+for any rule of selection and any similarity of the models.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def difference(performance: Performance, confidence: float) -> Difference | None
         return None
     low, high = performance.reference_low, performance.reference_high
     below, above = (0.0, 0.0) if low is None or high is None else (reference - low, high - reference)
-    # A value at training that counts as exact has no error that a selection among several models could enlarge.
+    # The selection among several models does not bias a value at training that counts as exact.
     wider = 1.0 if low is None else _z(1 - (1 - confidence) / performance.compared) / _z(confidence)
     change = performance.value - reference
     return Difference(

@@ -4,8 +4,8 @@ Classification uses confidence-based performance estimation (CBPE), as published
 of the Monitored Model". A row with the calibrated probability p counts as positive with weight p and as negative with
 weight 1 - p. Regression uses direct loss estimation (DLE) from the same source: a loss model gives the expected loss of
 a row by the bin of its prediction. In the first and the last bin, the expected loss follows a straight line, because
-predictions that drifted lie at the outer end of these bins. If the inputs drifted, the loss also changes as
-:class:`airflow_mlops.profiles.input_errors.InputErrors` expects for rows with the same prediction.
+predictions that drifted lie at the outer end of these bins. If the inputs drifted,
+:class:`airflow_mlops.profiles.input_errors.InputErrors` gives the change of the loss of rows with the same prediction.
 
 The confidence interval is for the value that the metric would have with labels. The variance of the estimate has two
 parts:
@@ -15,11 +15,11 @@ parts:
 - uncertainty of the calibration: the covariance of the calibration's coefficients, propagated to the metric by the
   delta method; for regressions, the variances of the means, slopes and coefficients of the loss model.
 
-For regressions, the half-width of the interval also allows for the error of extrapolation. This error is 1.5 times the
-part of the change of the mean loss that is due to the straight lines and the drift of the inputs. The half-width is the
-root of the sum of both squares. The factor was chosen in simulations (``benchmarks.estimation``). The error is 0 if
-inputs and predictions are distributed as in the held-out rows. The interval is symmetric in the logarithm of the mean
-loss.
+For regressions, the half-width of the interval also allows for the error of extrapolation. The straight lines and the
+drift of the inputs change the estimated mean loss. The error is 1.5 times this change. The factor was chosen in
+simulations (``benchmarks.estimation``). The error is 0 if inputs and predictions are distributed as in the held-out
+rows. The half-width is the root of the sum of the squares of this error and of the half-width from the variance. The
+interval is symmetric in the logarithm of the mean loss.
 
 The estimate assumes that the relation between scores and labels is the same as on the held-out split part. Under
 covariate shift, the assumption holds if the calibrated probabilities are right for the new inputs. Under concept drift,
@@ -100,8 +100,8 @@ def estimate(
     :param confidence: confidence of the interval, such as 0.95
     :param threshold: for binary models, the lowest score for which the positive class is predicted; ``None`` for
         multiclass models, where the score is the probability of the predicted class
-    :raises UnmeasurableError: there are no scores, or, for ``roc_auc``, fewer than two rows of one class are expected,
-        or the costs of an expected cost are in a column
+    :raises UnmeasurableError: there are no scores; fewer than two rows of a class are expected (``roc_auc``); or a cost
+        is a column
     """
     if not scores.total:
         raise UnmeasurableError("there are no scores")
@@ -185,7 +185,7 @@ def _error(metric: str, scores: Scores, model: LossModel, z: float) -> Interval:
     for place, tail in zip((0, -1), model.tails, strict=False):
         if scores.rows[place]:
             distance = scores.score[place] - tail.center
-            # A line of noisy errors may fall below 0, but no mean error can.
+            # The straight line may fall below 0, but a mean error cannot.
             trend = max(0.0, means[place] + distance * (tail.absolute if absolute else tail.squared))
             ratio = trend / means[place] if means[place] else 1.0
             means[place], variances[place] = trend, variances[place] * ratio**2
@@ -205,7 +205,7 @@ def _error(metric: str, scores: Scores, model: LossModel, z: float) -> Interval:
         variance = variance * (value / known) ** 2 + max(0.0, float(shift @ covariance @ shift)) * slope**2
     doubt = _DOUBT * abs(value - unmoved)
     spread = math.hypot(z * math.sqrt(variance), doubt)
-    # Means of errors are skewed to the right, their logarithms less so.
+    # Mean errors are skewed to the right, and their logarithms are less skewed.
     factor = math.exp(min(spread / value, _WIDEST)) if value > 0 else 1.0
     ends = (value, value / factor, value * factor) if value > 0 else (0.0, 0.0, spread)
     return Interval(*ends) if absolute else Interval(*map(math.sqrt, ends))

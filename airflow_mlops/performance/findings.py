@@ -1,4 +1,4 @@
-"""Models of findings about performance: metric values, segments with worse performance, and change points."""
+"""Findings about performance: metric values, segments with worse performance, and change points."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window
-from airflow_mlops.metrics.catalog import find_metric
+from airflow_mlops.metrics.catalog import find_metric, is_coverage_gap
 
 METRIC_NAMES = {
     "roc_auc": "ROC AUC",
@@ -110,16 +110,17 @@ class LossChange(Model):
 
     :param metric: the metric of realised performance. The metric determines the loss of a row. For ``accuracy``, the
         loss is 1 for a wrong and 0 for a correct prediction. For ``rmse``, the loss is the squared error. For
-        ``log_loss``, ``brier`` and ``mae``, it is the row's loss. For other metrics, such as ``roc_auc``, the loss is
-        the row's influence on 1 minus the metric
+        other metrics whose smaller values are better, such as ``log_loss``, it is the row's loss. For the remaining
+        metrics, such as ``roc_auc``, the loss is computed from the row's influence on the metric
     :param reference: the mean loss on the held-out split part at training
     :param value: the mean loss in the window
     :param tested: number of segments with enough rows at training and in the window
     :param fallen: number of segments with worse performance
     :param false_alarm_rate: the limit on the expected share of false alarms among the ``fallen`` segments
         (Benjamini-Hochberg). If nothing has changed, at most this share of windows has a false alarm
-    :param min_rise: the smallest rise of a segment's mean loss that counts. For ``roc_auc`` and ``accuracy``, the rise
-        is an absolute difference. Otherwise, the rise is a share of the loss at training
+    :param min_rise: the smallest rise of a segment's mean loss that counts. If larger values of the metric are
+        better, as for ``roc_auc``, the rise is an absolute difference. Otherwise, the rise is a share of the loss at
+        training
     :param shifts: one decomposition for each feature, ordered by the absolute value of ``mix``, the largest first
     """
 
@@ -141,7 +142,7 @@ class Change(Model):
     :param window: the first window at the new level
     :param before: the level before ``window``: the mean metric value, or the mean effect of the drift (a share of rows)
     :param after: the level from ``window`` to the next change point
-    :param p_value: probability that a series with a constant level shows a change that is at least as clear
+    :param p_value: probability of a change at least as clear in a series with a constant level
     """
 
     kind: Literal["performance", "drift"]
@@ -220,6 +221,12 @@ class Performance(Model):
     def higher_is_better(self) -> bool:
         """Return whether larger values of the metric are better."""
         return find_metric(self.metric, self.greater_is_better).higher_is_better
+
+    @property
+    def has_absolute_tolerance(self) -> bool:
+        """Return whether the tolerance is a difference. Otherwise it is a share of the value at training."""
+        # A good coverage gap is almost 0, and so would be a share of it.
+        return self.higher_is_better or is_coverage_gap(self.metric)
 
 
 class IntervalCoverage(Performance):

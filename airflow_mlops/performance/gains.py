@@ -6,8 +6,9 @@ noisier labels, affect all models equally and cancel out.
 
 A challenger is trained on half of the compared window, but even a new champion is not trained on any row of the windows
 that it predicts. If the data changes all the time, such as the weather, this difference alone gives a gain in every
-window, and another training would not remove it. The gain in the first window after a training measures this difference.
-The usual gain (:func:`usual_gain`) is their median over earlier champions, and only the gain above it counts.
+window, and another training would not remove this gain. The gain in the first window after a training shows how large
+it is. The median of these first gains over earlier champions is the usual gain (:func:`usual_gain`). Only the gain
+above the usual gain counts.
 """
 
 from __future__ import annotations
@@ -81,9 +82,9 @@ def best_gain(
 ) -> Gain | None:
     """Return the gain of the best challenger whose gain is significant and large enough; ``None`` without one.
 
-    A gain is significant if its lower confidence bound is above zero, and large enough if it is above the usual gain
-    (:func:`usual_gain`) by at least ``min_gain``. The best challenger has the largest gain above its usual gain.
-    Two gains are considered: the gain in the current window, and the exponentially weighted mean of the gains in all
+    A gain is significant if its lower confidence bound is above zero. It is large enough if it exceeds the usual gain
+    (:func:`usual_gain`) by at least ``min_gain``. The best challenger exceeds its usual gain most. Two gains of each
+    challenger are considered: the gain in the current window, and the exponentially weighted mean of the gains in all
     windows since the champion's promotion. The mean detects a small but lasting gain, and the current window detects a
     sudden gain. The lower bounds of all challengers hold together with an error probability of ``(1 - confidence) /
     2``, see :mod:`airflow_mlops.performance.joint`.
@@ -94,8 +95,8 @@ def best_gain(
     (V. Chernozhukov, S. Lee and A. Rosen, "Intersection Bounds: Estimation and Inference", Econometrica 81, 2013). With
     one trainer, nothing is subtracted.
 
-    For clustered rows, the quantile is taken from Student's t distribution, with the number of clusters of the window
-    that has the fewest. The errors of windows are assumed to be perfectly correlated, because the same clusters may
+    For clustered rows, the quantile is taken from Student's t distribution, with the smallest effective number of
+    clusters of any window. The errors of windows are assumed to be perfectly correlated, because the same clusters may
     occur in all windows.
 
     :param current: the comparison on the current window
@@ -120,8 +121,8 @@ def usual_gain(challenger: Challenger, current: Comparison, earlier: Sequence[tu
     """Return the gain that a challenger usually has in the first window after a training.
 
     This is the median of the gains over earlier champions in the first window after their training. With fewer than two
-    such windows it is 0, because the data may really have changed in a single one. The first window of the current
-    champion is left out, because a change in this window must not hide its own gain in later windows.
+    such windows, it is 0, because the data may really have changed in a single window. The first window of the current
+    champion is left out, because a change in this window must not hide the gain in later windows.
 
     :param challenger: a challenger of ``current``
     :param earlier: comparisons on earlier windows
@@ -198,7 +199,7 @@ def windows_between(earlier: Window, later: Window) -> int:
 
 
 def windows_after(time: datetime, window: Window) -> int:
-    """Return the number of windows from ``time`` to the start of ``window``, in lengths of ``window``, rounded.
+    """Return the number of windows from ``time`` to the start of ``window``, in lengths of ``window``.
 
     The number is rounded, because months differ in length.
     """

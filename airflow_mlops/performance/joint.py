@@ -26,11 +26,11 @@ _DRAWS = 40_000
 
 
 def joint_quantile(level: float, count: int, correlations: Sequence[Sequence[float]] | None) -> float:
-    """Return the value that the largest of several standard normal variables exceeds with a probability of ``level``.
+    """Return the upper-tail quantile of the largest of several standard normal variables.
 
     The quantile is simulated with a fixed seed. Its standard error is about 0.015 at ``level`` 0.025.
 
-    :param level: the probability
+    :param level: the probability that the largest variable exceeds the returned value
     :param count: number of variables
     :param correlations: correlation matrix of the variables, shape (count, count); ``None`` if unknown. ``level`` is
         then divided by ``count`` (Bonferroni)

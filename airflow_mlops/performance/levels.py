@@ -1,4 +1,4 @@
-"""The best level of recent champions, a standard that stays the same if a worse version is promoted.
+"""The best level of recent champions, a reference that does not change if a worse version is promoted.
 
 The level of a version is the mean of the metric over the windows in which the version made the predictions. Windows
 differ by more than the sampling error of their rows, so the level is not treated as exact. The windows of the version

@@ -70,8 +70,8 @@ def compare(
     :param designs: the design effect of each segment of the window, by feature, if rows are clustered. The segments at
         training are assumed to have the same design effects
     :return: the change of the mean loss of all rows, and at most :data:`MAX_SEGMENTS` segments with worse performance;
-        ``None`` if there is nothing to compare. The first segment has the largest contribution in excess of its share
-        of the rows
+        ``None`` if there is nothing to compare. The segments are ordered by their contribution, minus their share of
+        the rows times the change of the mean loss of all rows; the largest comes first
     """
     then = reference.losses.get(metric, {})
     # A feature has no losses at training if they were not finite.
@@ -174,7 +174,8 @@ def _p_value(old: _Sample, new: _Sample) -> float:
 def _shift(name: str, then: Losses, now: Losses) -> Shift:
     """Decompose the change of the mean loss by the segments of the feature ``name``.
 
-    The method is that of E. Kitagawa, "Components of a Difference Between Two Rates", 1955.
+    Source of the method: E. Kitagawa, "Components of a Difference Between Two Rates", Journal of the American
+    Statistical Association 50, 1955.
     """
     now_mass, then_mass, before = sum(now.mass), sum(then.mass), _mean(then)
     mix = rate = 0.0

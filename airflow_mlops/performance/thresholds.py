@@ -15,19 +15,21 @@ from airflow_mlops.metrics.declarations import name_metric
 class PerformanceThresholds(DriftThresholds):
     """The thresholds for worse performance, and for the labels that are needed to judge performance.
 
-    :param metric: the metric that measures performance; by default ``roc_auc`` (binary), ``accuracy`` (multiclass) or
-        ``rmse`` (regression). A custom metric is named by its import path and must have been measured at training, see
+    :param metric: the metric that measures performance; by default ``roc_auc`` (binary; ``accuracy`` for a model
+        without probabilities), ``accuracy`` (multiclass) or ``rmse`` (regression; the pinball loss if exactly one was
+        measured at training). A custom metric is named by its import path and must have been measured at training, see
         :mod:`airflow_mlops.metrics.custom`. ``expected_cost`` also needs the keys ``false_positive`` and
         ``false_negative`` (:mod:`airflow_mlops.metrics.costs`), ``tweedie_deviance`` the key ``power``
-        (:mod:`airflow_mlops.metrics.deviances`), and ``ndcg`` the keys ``k`` and ``group``
+        (:mod:`airflow_mlops.metrics.deviances`), ``pinball`` and ``quantile_coverage_gap`` the key ``alpha``
+        (:mod:`airflow_mlops.metrics.quantiles`), and ``ndcg`` the keys ``k`` and ``group``
         (:mod:`airflow_mlops.metrics.rankings`)
     :param greater_is_better: whether larger values of a custom metric are better; ``None`` for a built-in metric
-    :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, the
-        tolerance is an absolute difference. Otherwise (errors and losses), the tolerance is a share of the value at
-        training. The tolerance is also the absolute difference by which the coverage of prediction intervals may be
+    :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, and
+        for the coverage gap of a quantile, the tolerance is an absolute difference. Otherwise (errors and losses), the
+        tolerance is a share of the value at training. The tolerance is also the absolute difference by which the coverage of prediction intervals may be
         lower
-    :param min: the smallest acceptable value of the metric, for a metric of which larger values are better. Performance
-        counts as worse if the whole confidence interval lies below ``min``, whatever the value at training is
+    :param min: the smallest acceptable value of the metric, if larger values of the metric are better. Performance
+        counts as worse if the whole confidence interval lies below ``min``, regardless of the value at training
     :param max: the largest acceptable value of the metric, for errors and losses, in the unit of the metric
     :param best_recent: length of the time before the window. Performance is also compared with the best level that a
         champion of this model reached in this time (:mod:`airflow_mlops.performance.levels`). By default, performance

@@ -19,9 +19,10 @@ IMPACT = 0.05
 MOVED = 0.1
 """The smallest effect of score drift (a share of rows) that can matter if performance cannot be judged."""
 NOT_FOLLOWED = 0.2
-"""The scores do not follow the labels if the effect of label drift minus that of score drift is at least this large."""
+"""The scores do not follow the labels if the effect of label drift exceeds the effect of score drift by at least
+this."""
 GROWING_WINDOWS = 3
-"""Number of windows in a row in which drift grows and performance falls, for the drift to count as growing."""
+"""Drift counts as growing if drift grows, and performance falls, over this number of consecutive windows."""
 
 
 def exceeds_limit(performance: Performance, policy: Policy) -> bool:
@@ -111,8 +112,7 @@ def why_drift_matters(findings: Findings, earlier: Sequence[Findings] = ()) -> s
 def attributions_matter(findings: Findings) -> bool:
     """Return whether a person should look at the drift of the attributions.
 
-    As with the drift of inputs, acceptable performance makes it harmless: performance must be worse than the limit,
-    significantly or not, or it cannot be judged.
+    The drift matters if performance is worse than the limit, significantly or not, or if performance cannot be judged.
     """
     found, judged = findings.attributions, judged_performance(findings)
     if found is None or not found.drifted:

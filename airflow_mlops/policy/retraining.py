@@ -49,7 +49,7 @@ BROKEN_WINDOWS = 3
 UNIMPORTANT = 0.05
 """The largest sum of the permutation importances (a share) of broken features that a request leaves out immediately.
 
-Above it, the features must have been broken in :data:`BROKEN_WINDOWS` windows in a row.
+Above this sum, the features must have been broken in :data:`BROKEN_WINDOWS` windows in a row.
 """
 
 
@@ -142,9 +142,7 @@ def waits_for_repair(findings: Findings, earlier: Sequence[Findings]) -> str | N
 
 
 def _persistently_broken(earlier: Sequence[Findings]) -> set[str]:
-    """Return the features that were broken in each of the windows with rows that, with the current window, are
-    :data:`BROKEN_WINDOWS` windows in a row.
-    """
+    """Return the features that were broken in each of the last ``BROKEN_WINDOWS - 1`` earlier windows with rows."""
     before = [broken_inputs(item).keys() for item in earlier if item.rows][1 - BROKEN_WINDOWS :]
     return set.intersection(*map(set, before)) if len(before) == BROKEN_WINDOWS - 1 else set()
 

@@ -38,7 +38,7 @@ def standards(performance: Performance, policy: Policy) -> list[Standard]:
 
 def tolerance(performance: Performance, level: float, policy: Policy) -> float:
     """Return how much worse than ``level`` the metric may be, in the unit of the metric."""
-    return policy.tolerance if performance.higher_is_better else abs(level) * policy.tolerance
+    return policy.tolerance if performance.has_absolute_tolerance else abs(level) * policy.tolerance
 
 
 def _bound(performance: Performance, policy: Policy) -> Standard | None:

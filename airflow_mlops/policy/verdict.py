@@ -140,7 +140,7 @@ def _by_estimate(estimated: Performance, findings: Findings) -> str:
 def _with_level(
     found: Sequence[Observation], moved: Sequence[Observation], planned: RetrainingPlan, findings: Findings
 ) -> list[Observation]:
-    """Return the facts about a ``watch`` window: ``found``, drift (``moved``), and performance if it is acceptable."""
+    """Return the facts about a ``watch`` window: its observations, its drift, and performance if it is acceptable."""
     judged, policy = judged_performance(findings), findings.policy
     if judged is None or is_worse(judged, policy):
         return [*found, *moved]

@@ -22,7 +22,7 @@ from pydantic import Field
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.metrics import weighted
-from airflow_mlops.metrics.catalog import realised
+from airflow_mlops.metrics.catalog import is_coverage_gap, realised
 from airflow_mlops.metrics.clusters import design
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses
 from airflow_mlops.profiles.columns.base import decoded
@@ -168,6 +168,9 @@ def held_out(
     """
     costs: dict[str, Floats] = {}
     for metric in realised(contract.task, contract.metrics):
+        if is_coverage_gap(metric):
+            # The gap of the whole is not the mean of those of its segments.
+            continue
         try:
             costs[metric] = losses(metric, known)
         except UnmeasurableError as error:

@@ -294,8 +294,8 @@ def adjusted(p_values: Sequence[float]) -> list[float]:
     """Adjust p-values for multiple tests.
 
     Source: Y. Benjamini and Y. Hochberg, "Controlling the False Discovery Rate", Journal of the Royal Statistical
-    Society B 57 (1995). If nothing has changed and the tests are independent, the probability that any adjusted p-value
-    is at most ``a`` is ``a``.
+    Society B 57 (1995). If nothing has changed and the tests are independent, the smallest adjusted p-value is at most
+    ``a`` with a probability of ``a``.
 
     :param p_values: p-values of the tests, in any order
     :return: the adjusted p-values, in the same order

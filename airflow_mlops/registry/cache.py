@@ -69,7 +69,7 @@ def cached(name: str, fill: Callable[[Path], None]) -> Path:
             held = _hold(folder)
             os.close(lock)
         if held:
-            _make_room(root, limit, _size(folder))
+            _make_room(folder, limit)
             return folder
     raise RegistryError(f"Other processes removed the folder {folder} again and again. Make [mlops] cache_size larger.")
 
@@ -147,49 +147,52 @@ def _is(folder: Path, opened: int) -> bool:
         return False
 
 
-def _make_room(root: Path, limit: int, added: int) -> None:
+def _make_room(added: Path, limit: int) -> None:
     """Remove leftovers of killed downloads, and the least recently used folders until the rest fits into ``limit``.
 
-    The number of the folders and their total size are recorded in a file. Measuring thousands of folders is slow. They
-    are measured again only if they do not fit, or if their number has not grown by exactly one since.
+    The sizes of the folders are recorded in a file, because measuring thousands of folders is slow.
 
+    :param added: the new folder
     :param limit: largest size of the cache, in bytes
-    :param added: size of the new folder, in bytes
     """
-    record = root.with_name(f"{root.name}.size")
+    root = added.parent
+    record = root.with_name(f"{root.name}.sizes")
     with _one_process(root):
-        # Downloads in progress cannot be removed, and count as folders.
-        folders = [folder for folder in root.iterdir() if not (folder.name.startswith(".") and _remove(folder))]
-        count, total = _read_record(record)
-        if count + 1 == len(folders) and total + added <= limit:
-            _write_record(record, len(folders), total + added)
-            return
-        used = []
-        for folder in folders:
-            with suppress(FileNotFoundError):
-                used.append((folder.stat().st_mtime_ns, folder, _size(folder)))
-        count, total = len(used), sum(size for _, _, size in used)
-        for _, folder, size in sorted(used):
-            if total <= limit:
-                break
-            if _remove(folder):
-                count, total = count - 1, total - size
-        _write_record(record, count, total)
+        known = _read_sizes(record) | {added.name: _size(added)}
+        # Downloads in progress cannot be removed. They count, and their size changes.
+        names = [name for name in os.listdir(root) if not (name.startswith(".") and _remove(root / name))]
+        sizes = {name: known[name] if name in known else _size(root / name) for name in names}
+        total = sum(sizes.values())
+        if total > limit:
+            for name in sorted(names, key=lambda name: _last_use(root / name)):
+                if _remove(root / name):
+                    total -= sizes.pop(name)
+                if total <= limit:
+                    break
+        _write_sizes(record, sizes)
 
 
-def _read_record(record: Path) -> tuple[int, int]:
-    """Return the recorded number of folders and their size in bytes. Without a record, -2 and 0, which never match."""
+def _read_sizes(record: Path) -> dict[str, int]:
+    """Return the recorded size of each folder, in bytes. Damaged lines are left out."""
     try:
-        count, size = record.read_text().split()
-        return int(count), int(size)
-    except (OSError, ValueError):
-        return -2, 0
+        lines = record.read_text(errors="replace").splitlines()
+    except OSError:
+        return {}
+    entries = (line.partition(" ") for line in lines)
+    return {name: int(size) for size, _, name in entries if size.isdecimal()}
 
 
-def _write_record(record: Path, count: int, size: int) -> None:
+def _write_sizes(record: Path, sizes: dict[str, int]) -> None:
     # Without a record, the next process measures the folders.
-    with suppress(OSError):
-        record.write_text(f"{count} {size}")
+    with suppress(OSError, UnicodeError):
+        record.write_text("".join(f"{size} {name}\n" for name, size in sizes.items() if not name.startswith(".")))
+
+
+def _last_use(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
 
 
 @contextmanager

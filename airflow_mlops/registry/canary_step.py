@@ -14,7 +14,7 @@ class CanaryStep(Model):
     :param version: the canary
     :param share: the share of the requests that the canary answers from this step on, 0 to 1; 0 after a promotion or a
         withdrawal
-    :param looks: number of comparisons with the champion so far, including that of this step
+    :param looks: number of comparisons with the champion so far, including the comparison of this step
     :param labels: number of labelled predictions of the canary in the last comparison
     """
 

@@ -52,12 +52,12 @@ def card_hashes(client: MlflowClient, ref: ModelVersionRef) -> dict[str, str]:
     """
     if not ref.run_id:
         return {}
-    with registry_errors(f"The model card of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        stored = {item.path for item in client.list_artifacts(ref.run_id, EVALUATION_FOLDER)}
+    with registry_errors(f"The model card of {ref} cannot be read"):
+        stored = run_files.paths(client, ref.run_id, EVALUATION_FOLDER)
         return {
-            name: _sha256(run_files.download(client, ref.run_id, f"{EVALUATION_FOLDER}/{name}", folder))
+            name: hashlib.sha256(run_files.read(client, ref.run_id, path)).hexdigest()
             for name in CARD_FILES
-            if f"{EVALUATION_FOLDER}/{name}" in stored
+            if (path := f"{EVALUATION_FOLDER}/{name}") in stored
         }
 
 

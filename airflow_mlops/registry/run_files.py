@@ -1,19 +1,33 @@
-"""Download files of MLflow runs."""
+"""List and download the files of MLflow runs.
+
+``MlflowClient.list_artifacts`` and ``MlflowClient.download_artifacts`` read the run in every call, also search the models
+that the run has logged, and report every error as a missing file, also if the server does not respond.
+"""
 
 from __future__ import annotations
 
+import tempfile
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
+
+
+def paths(client: MlflowClient, run_id: str, folder: str | None = None) -> set[str]:
+    """List the files and folders of an MLflow run.
+
+    :param folder: the folder of the run to list, without the contents of its folders; by default, the top folder
+    :return: paths in the run; empty if the run has no such folder
+    :raises mlflow.exceptions.MlflowException: the run does not exist, or cannot be read
+    """
+    return {item.path for item in _repository(client, run_id).list_artifacts(folder)}
 
 
 def download(client: MlflowClient, run_id: str, path: str, folder: str | Path) -> Path:
     """Download a file or a folder of an MLflow run.
-
-    ``MlflowClient.download_artifacts`` also searches the models that the run has logged, and reports every error as a
-    missing file, also if the server does not respond.
 
     :param path: path in the run
     :param folder: existing folder that receives the file, below the folders in ``path``
@@ -21,9 +35,30 @@ def download(client: MlflowClient, run_id: str, path: str, folder: str | Path) -
     :raises mlflow.exceptions.MlflowException: the file does not exist, or cannot be read
     :raises requests.exceptions.RequestException: the server does not respond
     """
+    return Path(_repository(client, run_id).download_artifacts(path, str(folder)))
+
+
+def read(client: MlflowClient, run_id: str, path: str) -> bytes:
+    """Download a file of an MLflow run, and return its contents.
+
+    :raises mlflow.exceptions.MlflowException: the file does not exist, or cannot be read
+    :raises requests.exceptions.RequestException: the server does not respond
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        return download(client, run_id, path, folder).read_bytes()
+
+
+def _repository(client: MlflowClient, run_id: str) -> ArtifactRepository:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    return get_artifact_repository(_location(client.tracking_uri, run_id), tracking_uri=client.tracking_uri)
+
+
+# MLflow sets the location of a run's files when the run is created, and never changes it.
+@lru_cache(maxsize=1024)
+def _location(tracking_uri: str, run_id: str) -> str:
+    from mlflow import MlflowClient
     from mlflow.utils.uri import add_databricks_profile_info_to_artifact_uri
 
-    place = add_databricks_profile_info_to_artifact_uri(client.get_run(run_id).info.artifact_uri, client.tracking_uri)
-    repository = get_artifact_repository(place, tracking_uri=client.tracking_uri)
-    return Path(repository.download_artifacts(path, str(folder)))
+    uri = MlflowClient(tracking_uri).get_run(run_id).info.artifact_uri
+    return str(add_databricks_profile_info_to_artifact_uri(uri, tracking_uri))

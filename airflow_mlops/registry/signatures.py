@@ -1,7 +1,7 @@
 """Signatures of ledger entries, made and checked by sigstore's model-signing.
 
 Hashes in the ledger do not protect against a person who may write to the artifact store and to MLflow. Such a person
-can write a new ledger. A signature does, as long as the person does not have the private key.
+can write a new ledger. Signatures protect the ledger from a person who does not have the private key.
 
 An entry is signed without its field ``signature``, as JSON with sorted keys and no spaces. The signature is a sigstore
 bundle (https://docs.sigstore.dev/about/bundle/), which ``model_signing verify`` reads, too.

@@ -172,7 +172,7 @@ class LiveRows(Model):
 
     @property
     def sentence(self) -> str:
-        """Return a sentence with the number of compared rows and of those left out."""
+        """Return a sentence with the number of compared rows and the numbers of rows that were left out."""
         return (
             f"{self.rows:,} rows were predicted by all versions and have a label. Left out: {self.unpaired:,} rows "
             f"predicted by only some versions, {self.repeated:,} predicted several times by one version, and "

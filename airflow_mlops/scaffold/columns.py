@@ -112,8 +112,8 @@ class Column:
     def not_numbers(self) -> list[str]:
         """Return the distinct other texts of a text column that contains numbers.
 
-        The list is empty if the column does not contain numbers. The other texts mean a missing value, or they are at
-        most three texts in 1% of the rows.
+        The list is not empty in two cases: all other texts mean a missing value, or at most three different other texts
+        occur in at most 1% of the values.
         """
         import pyarrow.compute as pc
 
@@ -143,7 +143,7 @@ class Column:
 
     @cached_property
     def _texts(self) -> list[str]:
-        """Return the first texts of a text column, without the texts for a missing value."""
+        """Return the first texts of a text column, without null and without texts that mean a missing value."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -157,7 +157,7 @@ class Column:
 
     @property
     def example(self) -> Any:
-        """Return the first value that is not null and does not mean a missing value."""
+        """Return the first value that is neither null nor a text that means a missing value."""
         return self._texts[0] if self._texts else self.values.drop_null()[0].as_py()
 
     @property

@@ -21,9 +21,10 @@ _CHANCE = 1e-6
 
 
 def known_with(column: Column, label: Column) -> bool:
-    """Return whether a column is null in all rows without a label, and often enough not null in the other rows.
+    """Return whether a column is null in all rows without a label, and this is not a coincidence.
 
-    The nulls are a coincidence if a column with this share of nulls may be null in so many rows.
+    It is not a coincidence if the column has hardly any other nulls, or if its share of nulls in the other rows makes
+    nulls in all rows without a label very unlikely.
     """
     import pyarrow.compute as pc
 

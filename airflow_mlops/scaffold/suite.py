@@ -85,7 +85,7 @@ def _values(column: Column) -> list[dict[str, Any]]:
 
 
 def _is_finite(column: Column) -> bool:
-    """Return whether so few values of a column of numbers are infinite that a range holds in the sample."""
+    """Return whether enough values of a column of numbers are finite for an expectation about their range."""
     return column.infinite_rows <= (1 - _MOSTLY) * (len(column.values) - column.missing_rows)
 
 

@@ -54,7 +54,9 @@ def settings(words: Sequence[str] | None = None) -> ServeSpec:
         "--shadow", help="number or alias of a version that scores the same rows; its predictions are only logged"
     )
     parser.add_argument("--canary", help="number or alias of a version that answers a share of the requests")
-    parser.add_argument("--canary-share", type=float, help="this share, 0 to 1 (default: 0.1)")
+    parser.add_argument(
+        "--canary-share", type=float, help="share of the requests that the canary answers, 0 to 1 (default: 0.1)"
+    )
     parser.add_argument(
         "--canary-key", help="field whose value decides which version answers (default: the request's id)"
     )
@@ -93,7 +95,8 @@ def settings(words: Sequence[str] | None = None) -> ServeSpec:
 
 def serve(spec: ServeSpec) -> None:
     """Serve until the process gets SIGTERM or SIGINT, and then answer the requests that were already received."""
-    # Before Arrow is imported, also for the other processes: its own allocator takes 2 to 6 MB more in each.
+    # Arrow reads this variable when it is imported, here and in the other processes. Arrow's own allocator takes 2 to 6
+    # MB more in each process.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     import uvicorn
 
@@ -106,7 +109,8 @@ def serve(spec: ServeSpec) -> None:
     allow_connections()
     TimedProtocol.seconds = spec.request_seconds
     config = uvicorn.Config(
-        # The access log goes to standard output. A thread that waits in a buffered write would make Python end with an error.
+        # The access log goes to standard output, without a buffer: a thread that waits in a buffered write would make
+        # Python exit with an error.
         create_app(spec, open(sys.stdout.fileno(), "wb", buffering=0, closefd=False)),  # noqa: SIM115
         host=spec.host,
         port=spec.port,

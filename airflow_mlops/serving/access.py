@@ -29,8 +29,8 @@ _PARTS = 256
 class AccessLog:
     """Collects lines, and writes them every half second in a thread.
 
-    Answers do not wait for the process that reads the log. If it reads too slowly, lines are dropped and counted. A
-    line contains only the path of a request, and neither its query nor its body.
+    Responses do not wait for the process that reads the log. If this process reads too slowly, lines are dropped and
+    counted. A line contains only the path of a request, and neither its query nor its body.
 
     :param stream: stream without a buffer to which the lines are written; ``None`` to write none
     :param metrics: the metrics of the server
@@ -41,7 +41,7 @@ class AccessLog:
         self._lines: list[bytes] = []
         self._parts: dict[tuple[str, str, int, str, str | None], bytes] = {}
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
-        # Bytes that were put into the queue, and bytes of them that were written. Each has one writer.
+        # Number of bytes put into the queue, and number of them that were written. Only one thread changes each number.
         self._put, self._written = 0, 0
         self._thread = threading.Thread(target=self._write, name="mlops-access-log", daemon=True)
         if stream is not None:
@@ -51,9 +51,9 @@ class AccessLog:
         """Add the line of a request. The event loop must be running.
 
         :param request: the request
-        :param response: its answer
-        :param call: name of the call of the API
-        :param seconds: time from the request to the answer
+        :param response: its response
+        :param call: name of the API call, such as ``predict``
+        :param seconds: time from the request to the response
         """
         if self._stream is None:
             return
@@ -75,7 +75,7 @@ class AccessLog:
         )
 
     def flush(self) -> None:
-        """Give the collected lines to the thread that writes."""
+        """Pass the collected lines to the thread that writes."""
         lines, self._lines = self._lines, []
         if self._stream is None or not lines:
             return
@@ -87,7 +87,7 @@ class AccessLog:
         self._queue.put(data)
 
     def stop(self) -> None:
-        """End after the lines of :meth:`flush` are written. If they are not read within 5 seconds, they are lost."""
+        """Wait until the flushed lines are written, for at most 5 seconds. Lines that are not written then are lost."""
         if self._stream is not None:
             self._queue.put(None)
             self._thread.join(_STOP_SECONDS)

@@ -127,7 +127,12 @@ class Canary:
             return
         if reason := worse(self._records[canary.ref.version], self._records[champion.ref.version]):
             self.withdrawn = canary.ref.version
-            log.error("The canary %s is withdrawn: %s. %s answers.", canary.ref, reason, champion.ref)
+            log.error(
+                "The canary %s is withdrawn: %s. The champion %s answers its requests.",
+                canary.ref,
+                reason,
+                champion.ref,
+            )
             self._report(canary.ref.version, f"A server withdrew it, because {reason}.")
 
     def _value(self, rows: Rows, key: str) -> Any:

@@ -8,15 +8,15 @@ from contextlib import suppress
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-# Largest head of a request, in bytes.
+# Largest size of the headers of a request, in bytes.
 _HEAD_BYTES = 65_536
 _OPEN_FILES = 65_536
 
 
 class OneWrite:
-    """A transport that sends the head of an answer together with its body.
+    """A transport that sends the headers of a response together with its body.
 
-    uvicorn writes both separately. A second write takes about 20 microseconds, and wakes the client twice.
+    uvicorn writes them separately. A second write takes about 20 microseconds, and wakes the client twice.
 
     :param transport: the transport of the connection
     """
@@ -27,7 +27,7 @@ class OneWrite:
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
-        """Keep a head until the next call, and write everything else."""
+        """Keep headers until the next call, and write everything else."""
         if self._head is not None:
             head, self._head = self._head, None
             self._transport.writelines((head, data))
@@ -37,7 +37,7 @@ class OneWrite:
             self._transport.write(data)
 
     def flush(self) -> None:
-        """Write a head that has no body."""
+        """Write headers that have no body."""
         if self._head is not None:
             head, self._head = self._head, None
             self._transport.write(head)
@@ -49,13 +49,13 @@ class OneWrite:
 
 
 class TimedProtocol(HttpToolsProtocol):
-    """Closes a connection whose client does not send the head of its next request in time.
+    """Closes a connection whose client does not send the headers of its next request in time.
 
     The limit also applies to a body that continues after its request was answered. While a request is being answered,
     the endpoint limits the time of its body.
     """
 
-    #: Seconds for the head of a request.
+    #: Seconds for the headers of a request.
     seconds = 30.0
     _timer: asyncio.TimerHandle | None = None
     _in_head = False
@@ -68,24 +68,24 @@ class TimedProtocol(HttpToolsProtocol):
         self._wait()
 
     def data_received(self, data: bytes) -> None:
-        """Read a part of a request. A head that is too large is answered with status 400."""
+        """Read a part of a request. A request whose headers are too large is answered with status 400."""
         super().data_received(data)
         if self.transport.is_closing():
             return
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > _HEAD_BYTES:
-                self.send_400_response(f"The head of the request is larger than {_HEAD_BYTES} bytes.")
+                self.send_400_response(f"The headers of the request are larger than {_HEAD_BYTES} bytes.")
         if self._timer is None and (self.cycle is None or self.cycle.response_complete):
             self._wait()
 
     def on_message_begin(self) -> None:
-        """Record that the head of a request begins."""
+        """Record that the headers of a request begin."""
         self._in_head, self._head_bytes = True, 0
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Record that the head of a request is complete, and stop its timer."""
+        """Record that the headers of a request are complete, and stop their timer."""
         self._in_head = False
         self._stop()
         super().on_headers_complete()
@@ -93,7 +93,7 @@ class TimedProtocol(HttpToolsProtocol):
             self.cycle.transport = self._writer  # type: ignore[assignment]
 
     def on_response_complete(self) -> None:
-        """Write the head of an answer without a body, such as the answer to a HEAD request."""
+        """Write the headers of a response without a body, such as the response to a HEAD request."""
         self._writer.flush()
         super().on_response_complete()
 

@@ -140,10 +140,12 @@ class Endpoint:
         large = len(data) > _BYTES_HERE
         body = await in_thread_if(large, json_object, data)
         if unknown := body.keys() - _FIELDS.keys():
-            raise SchemaError(f"The request has the field {min(unknown)[:60]!r}. Its fields are {', '.join(_FIELDS)}.")
+            raise SchemaError(
+                f"The request has the unknown field {min(unknown)[:60]!r}. The fields are: {', '.join(_FIELDS)}."
+            )
         for name in ("log", "explain"):
             if type(body.get(name, True)) is not bool:
-                raise SchemaError(f"`{name}` is neither true nor false.")
+                raise SchemaError(f"The field `{name}` must be true or false.")
         request_id = request_id_of(request, body)
         rows, missing = await self._rows(served, body, large)
         served, rows = self._routed(request, served, rows, request_id)
@@ -162,8 +164,8 @@ class Endpoint:
         given = {name: body[name] for name in ("rows", "entities") if name in body}
         if len(given) != 1 or not isinstance(next(iter(given.values())), list):
             raise SchemaError(
-                "The request has no list `rows`. Send the rows as objects with a field for each feature, or a list `entities` "
-                "of objects with the keys by which features are looked up."
+                "The request must have either a list `rows` or a list `entities`. `rows` contains objects with a field for each "
+                "feature, and `entities` contains objects with the keys by which features are looked up."
             )
         if "rows" in given:
             return await in_thread_if(large, served.columns.rows, given["rows"]), []
@@ -180,9 +182,7 @@ class Endpoint:
         return found
 
     def authorize(self, request: Request) -> None:
-        """Refuse a request for a model that does not carry the token of the server.
-
-        Without a token, no request is refused.
+        """Check that a request carries the token of the server. If the server has no token, every request is allowed.
 
         :raises RefusedError: the token is missing or wrong
         """
@@ -214,7 +214,8 @@ class Endpoint:
     def _routed(self, request: Request, served: Served, rows: Rows, request_id: str) -> tuple[Served, Rows]:
         """Return the version that answers, and the rows with its fields.
 
-        A request that names a version gets this version. If the canary cannot take the rows, the champion answers.
+        A request that names a version is answered by this version. If the canary cannot take the rows, the champion
+        answers.
         """
         if self._canary is None or not _is_routed(request):
             return served, rows

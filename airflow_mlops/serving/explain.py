@@ -1,9 +1,9 @@
 """Compute the attributions of rows in a separate process: ``python -m airflow_mlops.serving.explain``.
 
 The process reads messages from standard input (:mod:`airflow_mlops.serving.explaining`) and writes one message to
-standard output for each. It ends when standard input is closed. The libraries of boosted trees take time and memory,
-and could end the process that reads a stored model. In a separate process, requests without attributions are not
-affected.
+standard output for each. It ends when standard input is closed. The libraries of boosted trees take time and memory to
+load, and could crash when they read a stored model. Because they run in a separate process, requests without
+attributions are not affected.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from airflow_mlops.serving.frames import packed, unpacked
 
 # Number of versions that stay loaded: the champion, the version before it, and the canary.
 _KEPT = 3
-# The client can avoid these errors by another request.
+# Errors that are answered with status 422, because another request can avoid them.
 _REFUSED = (ModelFormatError, EvaluationError, SchemaError)
 
 
@@ -38,10 +38,10 @@ class Explainers:
         self._loaded: OrderedDict[str, Explainer] = OrderedDict()
 
     def find(self, folder: str, name: str) -> Explainer:
-        """Return what computes the attributions of a version.
+        """Return the explainer of a version, which is loaded if necessary.
 
         :param folder: the downloaded files of the version
-        :param name: name of the version in errors
+        :param name: name of the version, for error messages
         :raises ModelFormatError: there are no exact attributions for the version, or its files cannot be read
         :raises SpecError: the library of the model is not installed
         """

@@ -1,6 +1,6 @@
-"""Ask the process that computes attributions. It is started by the first request that wants them.
+"""Send rows to the process that computes attributions (:mod:`airflow_mlops.serving.explain`).
 
-The process is :mod:`airflow_mlops.serving.explain`. A server that is never asked for attributions does not start it.
+The first request for attributions starts the process.
 """
 
 from __future__ import annotations
@@ -68,7 +68,9 @@ class Explaining:
         :raises RefusedError: the version has no exact attributions (422), or they cannot be computed now (503)
         """
         if self._waiting >= _WAITING:
-            raise RefusedError(503, f"{_WAITING} requests already wait for attributions. Send the request again later.")
+            raise RefusedError(
+                503, f"{_WAITING} requests are already waiting for attributions. Send the request again later."
+            )
         self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, served, rows, found)

@@ -1,4 +1,4 @@
-"""Count the requests that a canary and the champion have failed to answer, for CanaryOperator."""
+"""Count the requests of a canary and of the champion, and how many of them failed, for CanaryOperator."""
 
 from __future__ import annotations
 

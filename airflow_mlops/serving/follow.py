@@ -61,7 +61,7 @@ def main() -> None:
     if spec.feast_repo is None:
         # MLflow's client imports these if it can, which takes 40, 8 and 4 MB.
         hide("pandas", "pyspark", "IPython")
-    # Importing MLflow's client also imports these, which takes 11 MB.
+    # MLflow's client also imports these modules, which takes 11 MB.
     postpone("mlflow.genai", "mlflow.gateway")
     withdrawn: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     # The last counts that are not written yet. Later counts include earlier ones.
@@ -132,7 +132,8 @@ def main() -> None:
 def _share(store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, target: str, tag: str | None) -> str | None:
     """Return the share of the requests that a version answers as a canary; ``None`` if there is none.
 
-    Whoever may write to MLflow can set the tag. If signatures are required, the share in the ledger counts.
+    Everyone with write access to MLflow can set the tag. If signatures are required, the share is therefore read from
+    the ledger.
 
     :param tag: the share according to MLflow
     :raises ModelCorruptError: the ledger entry with the share was not signed, but a signature is required
@@ -158,7 +159,7 @@ def _download(client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: Ser
     if target == spec.canary and signatures.required():
         raise ModelCorruptError(
             f"The canary {ref} is not served, because the setting [mlops] verifying_key requires a signed rollout, and the ledger "
-            "has none of this version in progress. Start it with CanaryOperator."
+            "has no rollout of this version in progress. Start a rollout with CanaryOperator."
         )
     return download_champion(
         client, store, ref, lambda text: print(text, file=sys.stderr), named=target != models.CHAMPION
@@ -168,14 +169,19 @@ def _download(client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: Ser
 def _load(
     client: Any, store: ArtifactStore, ref: ModelVersionRef, spec: ServeSpec, target: str, *, other: bool
 ) -> Path:
-    """Download, check and load a version, and return the folder with its files."""
+    """Download, check and load a version, and return the folder with its files.
+
+    :raises ModelCorruptError: see :func:`_download`
+    :raises ModelFormatError: TrainOperator did not train the version, or the model cannot be loaded
+    :raises SchemaError: see :meth:`Served.load`
+    """
     folder = _download(client, store, ref, spec, target)
     if not has_contract(folder):
         raise ModelFormatError(
             f"{ref} cannot be served, because TrainOperator did not train it. Score it in batches with ScoreOperator, or train "
             "a version with TrainOperator."
         )
-    # Imported first, so that the import does not count as time of loading.
+    # Imported before the version is reported as loading, so that the import does not count towards `load_seconds`.
     import onnxruntime  # noqa: F401
 
     _say(loading=ref.version)

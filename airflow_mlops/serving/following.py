@@ -1,4 +1,4 @@
-"""Start the process that follows the champion or another alias, and switch to each version that the process reports.
+"""Start the process that follows the champion or another alias, and switch to each reported version.
 
 The process (:mod:`airflow_mlops.serving.follow`) ends when no version has changed for some seconds. A thread of the
 server then looks up the version by plain HTTP, and starts the process again when there is a version to load.
@@ -64,7 +64,7 @@ class Following:
         self._deadline: threading.Timer | None = None
         self._late = False
         self._failures = Failures()
-        # The line that tells the process which canary this server has withdrawn.
+        # The line that reports the withdrawn canary to the process.
         self._withdrawn: str | None = None
         self._telling = threading.Lock()
         self.problem = f"The {target or 'champion'} is being loaded."
@@ -100,7 +100,7 @@ class Following:
         with self._telling:
             process = self._process
             if line is not None and process is not None and process.stdin is not None:
-                # If the process has ended, the process that replaces it gets a withdrawal, and the next counts.
+                # If the process has ended, the next process gets the withdrawal and later counts.
                 with suppress(OSError, ValueError):
                     process.stdin.write(line)
                     process.stdin.flush()
@@ -113,8 +113,9 @@ class Following:
                     continue
             except Exception as error:
                 # If the thread ended, no later version would be served.
-                log.exception("The server cannot follow the champion.")
-                self.problem = f"The process that follows the champion cannot be used: {error}"
+                target = self._target or "the champion"
+                log.exception("The server cannot follow %s.", target)
+                self.problem = f"The process that follows {target} cannot be used: {error}"
             self._stopped.wait(_RESTART_SECONDS)
 
     def _watch(self) -> None:
@@ -173,7 +174,7 @@ class Following:
         if self._stopped.is_set() or end is not None:
             return end == "resting"
         if loading is None:
-            what = "The follower ended"
+            what = f"The process that follows {self._target or 'the champion'} ended"
         else:
             self._failures.add(loading)
             what = f"v{loading} of {self._spec.model} " + (

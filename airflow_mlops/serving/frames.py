@@ -1,4 +1,4 @@
-"""Messages between the server and its other processes: a JSON value and Arrow data, with the lengths of both before."""
+"""Messages between the server and its other processes: two lengths, then a JSON value and Arrow data."""
 
 from __future__ import annotations
 

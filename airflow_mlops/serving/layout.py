@@ -14,9 +14,9 @@ from airflow_mlops.registry.ledger import folder_name
 
 #: Columns that the log adds to the columns of batch scoring: request id, and row number in the request, from 0.
 REQUEST_COLUMNS = ("request_id", "request_row")
-#: Key of the manifest's facts in the metadata of the files.
+#: Key of the facts for the manifest, in the metadata of the files.
 DETAILS = b"mlops"
-#: Key, in these facts, of the share of the requests that the server logged.
+#: Key of the share of logged requests, in these facts.
 SHARE = "share"
 _SECONDS = {"hour": 3600, "day": 86400}
 

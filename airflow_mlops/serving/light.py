@@ -1,4 +1,4 @@
-"""Keep out of a process what it does not need: pandas, and what MLflow imports if it is installed."""
+"""Avoid imports that a process does not need: pandas, and what MLflow imports if it is installed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Postponed(ModuleType):
     """A module whose code runs when one of its attributes is used for the first time."""
 
     def __getattr__(self, name: str) -> Any:
-        # The import system asks for names with underscores.
+        # The import system reads special attributes such as __path__. Reading them must not run the module's code.
         if name.startswith("__"):
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
         self.__class__ = ModuleType  # type: ignore[assignment]

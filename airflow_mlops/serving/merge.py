@@ -1,8 +1,8 @@
 """Merge the logged predictions of a window and version into one dataset, to which labels can be joined.
 
-A dataset records the files from which it was made. Whenever there are further files, it is replaced by a dataset that
-also has the rows of these files. Files are kept until long after the end of their window. Any number of servers can
-therefore merge them at the same time: if a server has missed a file, the next merge replaces its dataset.
+A dataset records the files from which it was made. If there are further files, a dataset that also has their rows
+replaces it. Files are kept for at least two days after the end of their window. Any number of servers can therefore
+merge files at the same time: if a server has missed a file, the next merge replaces its dataset.
 
 If the servers of a window hashed or dropped different columns, the dataset hashes or drops all of these columns
 (:func:`strictest`).
@@ -45,7 +45,7 @@ _KEPT = timedelta(days=2)
 def merge(
     store: ArtifactStore, model: str, name: str, now: datetime | None = None, *, apart: Apart | None = None
 ) -> list[Manifest]:
-    """Write the datasets of all windows that have ended and have files that are not merged yet.
+    """Write the datasets of all windows that have ended and have unmerged files.
 
     :param store: the artifact store
     :param model: name of the registered model
@@ -85,7 +85,7 @@ def merge(
             for key in keys:
                 store.delete(key)
     if written and apart is None:
-        # Rarely needed, and 3 MB in the memory of a server.
+        # Imported only if needed, because the import takes 3 MB of a server's memory.
         from airflow_mlops.overview import index
 
         index.update(store, model, "scoring", name)
@@ -106,7 +106,7 @@ def _write(
     """Write a dataset with the rows of new files and, if it exists, of the current dataset.
 
     :param before: the current dataset; ``None`` if there is none, or if it was purged
-    :param merged: names of the files from which the current dataset was made, which may be deleted by now
+    :param merged: names of the files in the current dataset. The files may be deleted already
     :param new: keys of the new files
     """
     facts = [_facts(store, key) for key in new]
@@ -116,7 +116,7 @@ def _write(
         for batch in before.batches() if before is not None else ():
             writer.write(conformed(pa.Table.from_batches([batch]), parts[0][0], options).replace_schema_metadata(None))
         for key, (details, _) in zip(new, facts, strict=True):
-            # No threads are used: if threads of Arrow still hold Python objects when the process ends, it aborts.
+            # Without threads, because Python aborts if Arrow's threads still hold Python objects when the process ends.
             with pq.ParquetFile(io.BytesIO(store.read_bytes(key))) as parquet:
                 table = parquet.read(use_threads=False)
             writer.write(conformed(table, details, options).replace_schema_metadata(None))

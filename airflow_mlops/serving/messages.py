@@ -1,4 +1,4 @@
-"""Read the bodies of requests, and create answers."""
+"""Read the bodies of requests, and create responses."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ _SPACED = re.compile(rb'"[ \t\r\n]+:')
 class RefusedError(Exception):
     """A request that is answered with an error.
 
-    :param status: HTTP status of the answer
-    :param message: text of the answer
+    :param status: HTTP status of the response
+    :param message: error message in the response
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -39,7 +39,7 @@ class RefusedError(Exception):
 
 
 def header(request: Request, name: bytes) -> str | None:
-    """Return a header of a request; ``None`` without it. Starlette's own object for headers takes ten times as long.
+    """Return a header of a request; ``None`` if it is absent. This is ten times as fast as Starlette's own headers.
 
     :param name: name of the header, in lower case
     """
@@ -70,7 +70,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         while True:
             message = await request.receive()
             if message["type"] == "http.disconnect":
-                # The client has closed the connection and reads no answer. nginx uses the same status.
+                # The client has closed the connection and reads no response. nginx logs the same status.
                 raise RefusedError(499, "The client closed the connection before it had sent the body.")
             part = message.get("body", b"")
             size += len(part)
@@ -110,7 +110,7 @@ async def in_thread_if(large: bool, function: Callable[..., T], *arguments: Any)
 
 
 def json_answer(value: Any, status: int = 200) -> Response:
-    """Return an answer whose body is ``value`` as JSON. NaN and infinite numbers, which JSON lacks, become null."""
+    """Return a response whose body is ``value`` as JSON. NaN and infinite numbers, which JSON lacks, become null."""
     return Response(to_json(value, inf_nan_mode="null"), status, media_type=_JSON)
 
 
@@ -171,7 +171,7 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
 def request_id_of(request: Request, body: dict[str, Any]) -> str:
     """Return the id of a request: the field ``id``, the header ``X-Request-Id``, or a new random id.
 
-    :raises SchemaError: the id is not a text, or is too long
+    :raises SchemaError: the id is not text, or is too long
     """
     given = body.get("id")
     if given is None or given == "":

@@ -123,7 +123,9 @@ class Lookup:
     def _check(self, entities: Sequence[Mapping[str, Any]]) -> None:
         for number, row in enumerate(entities, 1):
             if not isinstance(row, dict):
-                raise SchemaError(f"Entity {number} is not a JSON object. Its fields are: {', '.join(self.fields)}.")
+                raise SchemaError(
+                    f"Entity {number} is not a JSON object. Send each entity as an object with the fields {', '.join(self.fields)}."
+                )
             if looked_up := row.keys() & self._wanted.keys() - self._known:
                 raise SchemaError(
                     f"Entity {number} has the field {min(looked_up)!r}, which is looked up. Send `rows` to set all features."

@@ -10,7 +10,7 @@ from airflow_mlops.serving.rows import InputColumns, Rows
 
 
 def difference(sent: InputColumns, wanted: InputColumns) -> str | None:
-    """Return why the rows of a request for the champion cannot be passed to another version.
+    """Return why rows that were sent for the champion cannot be passed to another version.
 
     :param sent: fields of the rows of the champion
     :param wanted: fields of the rows of the other version

@@ -75,11 +75,13 @@ def read(body: Mapping[str, Any], binary: memoryview, served: Served) -> Rows:
     for item in inputs:
         name = item.get("name")
         if not isinstance(name, str):
-            raise SchemaError(f"An input has the name {str(name)[:60]!r}, which is not a text.")
+            raise SchemaError(f"An input has the name {str(name)[:60]!r}, which is not text.")
         if name not in features and name not in columns.carried:
-            raise SchemaError(f"The input {name!r} is neither a feature of the model nor a key of its training set.")
+            raise SchemaError(
+                f"The input {name!r} is unknown. The inputs are: {', '.join(sorted([*features, *columns.carried]))}."
+            )
         if name in found:
-            raise SchemaError(f"The input {name!r} is there twice.")
+            raise SchemaError(f"The request has the input {name!r} twice. Send each input once.")
         found[name], binary = _values(item, name, binary)
     if missing := [name for name in features if name not in found]:
         raise SchemaError(f"The input {missing[0]!r} is missing. It is a feature of the model.")
@@ -114,11 +116,13 @@ def _values(item: Mapping[str, Any], name: str, binary: memoryview) -> tuple[lis
             raise SchemaError(f"The input {name!r} has no list `data`.")
         values = [value[0] if isinstance(value, list) and len(value) == 1 else value for value in values]
         if datatype in _WHOLE and float in set(map(type, values)):
-            raise SchemaError(f"The input {name!r} has the datatype {datatype}, but its data is not only integers.")
+            raise SchemaError(
+                f"The input {name!r} has the datatype {datatype}, but its data contains floating-point numbers."
+            )
     else:
         if type(size) is not int or not 0 <= size <= len(binary):
             raise SchemaError(
-                f"The input {name!r} has {size!r} bytes of binary data, but the request has {len(binary)}."
+                f"The input {name!r} has the binary_data_size {size!r}, but the request has {len(binary)} bytes left for it."
             )
         values, binary = _decoded(bytes(binary[:size]), datatype, name), binary[size:]
     if len(values) != rows:

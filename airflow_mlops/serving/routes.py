@@ -1,4 +1,4 @@
-"""Routes that call functions that compute an answer. Errors become answers, and requests are counted and logged."""
+"""Routes of the HTTP API, which turn errors into responses, and count and log requests."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ log = logging.getLogger(__name__)
 
 
 class Answered:
-    """A route that turns errors into answers, and counts and logs the request.
+    """A route that turns errors into responses, and counts and logs the request.
 
-    It is an ASGI application, because Starlette wraps functions in several others, which takes time.
+    The route is an ASGI application. Starlette would wrap a function in several other functions, which takes time.
 
-    :param call: function that computes the answer to a request
+    :param call: function that computes the response to a request
     :param name: name of the function, for the metrics and the access log
     :param metrics: the metrics of the server
     :param access: the access log
-    :param authorize: function that refuses requests without a token; ``None`` if no token is needed
+    :param authorize: function that raises an error for requests without the token; ``None`` if no token is needed
     """
 
     def __init__(

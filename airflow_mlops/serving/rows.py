@@ -37,9 +37,9 @@ _UTC = pa.timestamp("us", "UTC")
 class InputColumns:
     """The fields that a row of a request has: all features, and optionally the columns that are only logged.
 
-    The columns that are only logged are the keys, the event time and the watched columns of the training set, with
-    their types in the training set (times as UTC timestamps in microseconds), and the weight and the costs of the row as
-    floating-point numbers.
+    These columns are the keys, the event time, the watched columns, the weight, and the columns that metrics name. They
+    have their types in the training set, with two exceptions: times are UTC timestamps in microseconds, and weights,
+    costs and forecasts are floating-point numbers.
 
     :param contract: contract of the model
     :param training: columns of the training set; ``None`` if its manifest no longer exists
@@ -58,7 +58,7 @@ class InputColumns:
             # The log has separate columns for the request.
             logged = name in known or name in REQUEST_COLUMNS
             if training is not None and name in training.names and not logged:
-                # A weight or a cost may have a fraction, although all of them in the training set are whole.
+                # These numbers may be fractions, even if all of them are whole numbers in the training set.
                 kind = pa.float64() if name in amounts else training.field(name).type
                 self.carried[name] = _UTC if is_time(kind) else kind
         self.keys = [name for name in keys if name in self.carried or name in known]
@@ -105,8 +105,7 @@ class InputColumns:
             if not row.keys() <= self._known:
                 unknown = row.keys() - self._known
                 raise SchemaError(
-                    f"Row {number} has the field {min(unknown)!r}, which is neither a feature of the model nor a key, a "
-                    f"watched column, the weight or a cost of the rows of its training set. The fields are: {', '.join(sorted(self._known))}."
+                    f"Row {number} has the unknown field {min(unknown)!r}. The fields are: {', '.join(sorted(self._known))}."
                 )
         features = {}
         for feature in self.features:
@@ -224,7 +223,7 @@ def as_column(values: list[Any], name: str, kind: pa.DataType) -> pa.Array:
         return pa.array(values, kind)
     except (pa.ArrowException, OverflowError, UnicodeEncodeError, TypeError, ValueError):
         raise SchemaError(
-            f"The field {name!r} has a value that is not of the type {kind}, which it has in the training set."
+            f"The field {name!r} has a value that is not of the type {kind}, the type of this column in the training set."
         ) from None
 
 

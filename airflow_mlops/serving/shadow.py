@@ -2,8 +2,8 @@
 
 The process gets the settings as JSON in the first line of standard input, and then the rows that the champion has
 answered (:mod:`airflow_mlops.serving.shadowing`). The process scores these rows with another version and logs the
-predictions. It reports its state as JSON, one object in a line. It ends when standard input is closed, after it has
-written its log.
+predictions. It reports its state on standard output, as one JSON object per line. It ends when standard input is
+closed, after it has written its log.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 
 
 def packed(answers: Sequence[Answer]) -> bytes:
-    """Return a message with the rows of answers of one version, without the predictions.
+    """Return a message with the rows of one version's answers, without the predictions.
 
-    The message contains the requests (id, time of the answer, number of rows), and the rows.
+    The message contains the id, the time of the answer and the number of rows of each request, followed by the rows.
     """
     head = [[answer.request_id, answer.at, answer.rows.count] for answer in answers]
     return frames.packed(head, answers[0].served.columns.logged([answer.rows for answer in answers]))

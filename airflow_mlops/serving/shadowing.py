@@ -1,4 +1,4 @@
-"""Send the rows that the champion has answered to the process that scores them with another version.
+"""Send the rows of answered requests to the process that scores them with another version.
 
 The process (:mod:`airflow_mlops.serving.shadow`) gets rows after the answer, from a queue of limited length. If the
 queue is full or the process does not run, rows are dropped and counted, so a slow or crashed shadow cannot delay an
@@ -74,7 +74,7 @@ class Shadowing:
     def offer(self, answer: Answer) -> None:
         """Queue the rows of an answer, or count them as dropped. The call does not wait.
 
-        If the shadow is the version that has answered, its rows are not scored again.
+        If the shadow is the version that has answered, the rows are not scored again.
         """
         version, count = self._version, answer.rows.count
         if version == answer.served.ref.version:
@@ -97,11 +97,11 @@ class Shadowing:
                 process.stdin.write(packed(answers))
                 process.stdin.flush()
             except (OSError, ValueError):
-                # The process has ended, which `_run` logs.
+                # The process has ended. `_run` logs this.
                 self._metrics.shadow_dropped.inc(count)
             except Exception:
                 self._metrics.shadow_dropped.inc(count)
-                log.exception("%d rows could not be given to the shadow.", count)
+                log.exception("%d rows could not be sent to the shadow.", count)
 
     def _next(self) -> list[Answer] | None:
         """Wait for queued answers.

@@ -22,7 +22,7 @@ class ServeSpec(Model):
     :param version: number of the version to serve; by default the server follows the champion
     :param host: address on which the server listens
     :param port: port on which the server listens
-    :param token: bearer token that requests must carry; by default, requests need none
+    :param token: bearer token that requests must carry; by default, requests need no token
     :param predictions: name of the datasets of predictions; ``MODEL_predictions`` by default
     :param window: length of the time windows of the predictions
     :param log: whether predictions are logged
@@ -38,15 +38,15 @@ class ServeSpec(Model):
     :param drop_columns: columns that are not logged
     :param hash_conn_id: id of the Airflow connection with the secret key for the hashes as password; required with
         ``hash_columns``
-    :param sample: share of the requests that are logged, 0 to 1. The id of a request decides, so a request that is
-        repeated with the same id is logged if the first request was logged
+    :param sample: share of the requests that are logged, 0 to 1. The id of a request decides, so requests with the same
+        id are either all logged or all not logged
     :param feast_repo: folder of the Feast repository in whose online store features are looked up; by default, requests
         must contain all features
     :param spool: folder for logged predictions until they are in the artifact store; by default a folder for each model
         in the folder for temporary files
     :param max_body: largest body of a request, in bytes
-    :param request_seconds: seconds in which a client must have sent the head of a request, and then its body
-    :param poll_seconds: seconds between two checks of which version is the champion
+    :param request_seconds: seconds in which a client must have sent the headers of a request, and then its body
+    :param poll_seconds: seconds between two checks for a new champion
     :param load_seconds: seconds in which a version must be loaded and predict one row, after it was downloaded
     """
 
@@ -83,7 +83,7 @@ class ServeSpec(Model):
     def _shadow_is_logged(self) -> ServeSpec:
         if self.shadow is not None and not self.log:
             raise ValueError(
-                "`shadow` needs the prediction log, because its predictions are only logged. Remove `no-log`."
+                "`shadow` needs the prediction log, because its predictions are only logged. Remove `--no-log`."
             )
         return self
 

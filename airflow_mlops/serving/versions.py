@@ -116,7 +116,7 @@ class Served:
 
     @cached_property
     def description(self) -> str:
-        """Return as JSON the facts that the process that writes the log needs. They are sent ten times a second."""
+        """Return the facts for the process that writes the log, as JSON. They are sent up to ten times a second."""
         import pyarrow as pa
 
         carried = pa.schema(list(self.columns.carried.items()))

@@ -13,8 +13,8 @@ from airflow_mlops.gates.failures import Requests, excessive
 
 # Number of answers of a version that are compared: the last 1,000.
 _KEPT = 1_000
-# Latency: the smallest number of answers of each version; the factor and the milliseconds by which the canary must be
-# slower; the number of answers of the canary between two comparisons.
+# Comparison of latency: the smallest number of answers of each version; the factor and the milliseconds by which the
+# canary must be slower; the number of answers of the canary between two comparisons.
 _ANSWERS, _TIMES_SLOWER, _SLOWER_MS, _EVERY = 200, 2.0, 5.0, 50
 
 
@@ -58,13 +58,13 @@ class Record:
 def worse(canary: Record, champion: Record) -> str | None:
     """Return why the canary is worse than the champion, as a clause; ``None`` if it is not worse.
 
-    Call after each of its answers. The canary is worse in one of two cases:
+    Call this function after each answer of the canary. The canary is worse in one of two cases:
 
     - It failed at least 10 of its last 1,000 requests, and its share of failures is greater than 1% plus three times
-      the share of the champion.
-    - Both have answered at least 200 requests, and its median time over the last 1,000 answers, without failures, is
-      more than twice the champion's and more than 5 ms longer. This case is checked after every 50th answer of the
-      canary.
+      the champion's share.
+    - Both versions have had at least 200 requests, and the canary's median time is more than twice the champion's and
+      more than 5 ms longer. The medians cover the last 1,000 answers, without failures. This case is checked
+      after every 50th answer of the canary.
     """
     if excessive([Requests(len(canary), canary.failures, len(champion), champion.failures)]):
         return (

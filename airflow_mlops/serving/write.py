@@ -1,9 +1,9 @@
 """Write the log of predictions, in a separate process: ``python -m airflow_mlops.serving.write``.
 
-In the process of the server, writing the log would delay answers. The process reads the settings as JSON from the first
-line of standard input, and then the answers (:mod:`airflow_mlops.serving.writing`). It reports the state of the log
-every second as JSON, one object in a line. It ends when standard input is closed, after it has written and uploaded the
-answers that it has received; a signal that ends the server does not end it.
+In the process of the server, writing the log would delay responses. This process reads the settings as JSON from the
+first line of standard input, and then the answers (:mod:`airflow_mlops.serving.writing`). Every second, it reports the
+state of the log as one JSON object in a line of standard output. It ends when standard input is closed, after it has
+written and uploaded the answers that it has received. The signals that end the server do not end this process.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ def main() -> None:
         print(json.dumps(facts), flush=True)
 
     def reports() -> None:
-        # The server may have been killed. The answers that it has sent are logged nevertheless.
+        # The server may have been killed. The answers that it has sent are still logged.
         try:
             while not ended.wait(_REPORT_SECONDS):
                 report()

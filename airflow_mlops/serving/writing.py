@@ -3,7 +3,8 @@
 The collected answers are sent to the process (:mod:`airflow_mlops.serving.write`) every 0.1 seconds. Answers wait in a
 buffer of limited size until the process takes them. If the buffer is full, further answers are counted as not logged.
 
-All of this happens in the event loop. A thread would delay answers, because only one thread at a time runs Python code.
+All of this happens in the event loop. A thread would delay responses, because only one thread at a time runs Python
+code.
 """
 
 from __future__ import annotations

@@ -36,12 +36,12 @@ class RegistryTrigger(BaseEventTrigger):
     If a person moves or deletes the alias ``champion`` in MLflow, the Airflow trigger writes an entry ``moved_outside``
     to the ledger, and fires one event. Promotions and rollbacks of this package are already in the ledger and fire no
     event. Changes that another watcher or a webhook has recorded fire no event of this trigger either. If the alias
-    changes several times between two checks, only the last change is noticed. No change is noticed if the alias then
-    names the same version as at the first check.
+    changes several times between two checks, only the last change is noticed. No change is noticed if the alias names
+    the same version at both checks.
 
-    The entries with an event are recorded in the asset state store. A restarted triggerer fires no second event for an
-    entry. An event is fired again only if the triggerer stops during the delivery of the event, which takes a few
-    seconds.
+    The asset state store records the entries for which an event was fired. A restarted triggerer fires no second event
+    for an entry. An event is fired again only if the triggerer stops during the delivery of the event, which takes a
+    few seconds.
 
     Airflow 3.3 stops watching an asset when it parses a DAG file that defines the asset without its watcher. Use
     ``Asset.ref`` to refer to the asset in other DAG files.
@@ -106,7 +106,10 @@ class RegistryTrigger(BaseEventTrigger):
             await asyncio.sleep(min(pause, max(self.poke_interval, _LONGEST_PAUSE)))
 
     async def _look(self) -> list[Entry]:
-        """Record a change of the champion in MLflow, and return the changes that this trigger has recorded."""
+        """If the champion in MLflow has changed, record the change in the ledger.
+
+        Return all changes that this trigger has recorded.
+        """
         from asgiref.sync import sync_to_async
 
         found = await sync_to_async(airflow_connection)(self.mlflow_conn_id)

@@ -48,14 +48,15 @@ class Pod(Compute):
     :param image_pull_secrets: names of Secrets with credentials for image registries
     :param active_deadline: seconds after which Kubernetes ends the pod
     :param schedule_timeout: seconds within which the pod must be scheduled to a node
-    :param startup_timeout: seconds from scheduling within which the container must run, including the image pull
+    :param startup_timeout: seconds after scheduling within which the container must run. The time of the image pull
+        counts
     :param termination_grace: seconds between SIGTERM and SIGKILL, in which a training can write a last checkpoint
     :param on_finish: what happens to a finished pod: ``delete_pod``, ``delete_succeeded_pod`` or ``keep_pod``
     :param deferrable: whether the task waits in the triggerer, without a worker slot; by default ``[operators]
         default_deferrable``
     :param kubernetes_conn_id: id of the Airflow connection to the cluster
-    :raises SpecError: a field is invalid or a template of a secret, or ``nodes`` is greater than 1 and TrainJobs do not
-        support a field that is set
+    :raises SpecError: a field is invalid, a field is a template of a secret, or ``nodes`` is greater than 1 and
+        TrainJobs do not support one of the fields
     """
 
     image: str | None = None
@@ -147,9 +148,9 @@ class Pod(Compute):
         for name in self.template_fields:
             if has_secret_template(getattr(self, name)):
                 raise SpecError(
-                    f"Pod({name}=...) is a template of a secret in Airflow, which would be in the manifest of the pod, where "
-                    "anyone who can read pods could read it. Store the secret in a Kubernetes Secret, and name the "
-                    "Secret and its key in secrets=."
+                    f"Pod({name}=...) is a template of a secret in Airflow. The secret would be in the manifest of "
+                    "the pod, which anyone who can read pods could read. Store the secret in a Kubernetes Secret, "
+                    "and name the Secret and its key in secrets=."
                 )
         if self.nodes > 1:
             # Building the TrainJob raises an error for fields that TrainJobs do not support.

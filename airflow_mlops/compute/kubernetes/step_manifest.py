@@ -69,7 +69,7 @@ def with_verifying_key(manifest: Json, name: str) -> Json:
     """Return the manifest of a pod that requires signed promotions if ``[mlops] verifying_key`` is set.
 
     A pod without the file of the key fails. It never uses an unsigned champion. If the pod already sets the environment
-    variable, its own value counts.
+    variable, that value is kept.
 
     :param manifest: the manifest
     :param name: name of the container that uses champions

@@ -118,8 +118,8 @@ def _runner(
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
     """Return the function that executors run for each partition.
 
-    It is a closure that uses no global of this module. Spark therefore sends its code, and this module, which the
-    executors cannot import without Airflow, is not imported.
+    Executors cannot import this module, because it needs Airflow. The function is therefore a closure that uses no
+    global of this module. Spark sends the code of such a function.
     """
 
     def run(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

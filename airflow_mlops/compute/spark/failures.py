@@ -24,7 +24,7 @@ def failure(error: Exception, where: str) -> MLOpsError:
     """Return the error of the task for an exception of PySpark, Py4J or gRPC.
 
     :param error: the exception
-    :param where: what failed, which starts the sentence, such as ``The job of Spark``
+    :param where: the start of the message: what failed, such as ``The job of Spark``
     """
     text = str(error)
     if found := _MISSING.findall(text):
@@ -42,7 +42,7 @@ def failure(error: Exception, where: str) -> MLOpsError:
 
 
 def _reason(text: str) -> str:
-    """Return the line of a traceback of Java or Python that says most."""
+    """Return the most informative line of a traceback of Java or Python."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     in_python = [line for line in lines if _IN_PYTHON.match(line)] if "Traceback (most recent" in text else []
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]

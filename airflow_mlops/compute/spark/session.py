@@ -34,8 +34,8 @@ class Session:
     """An open session.
 
     :param spark: the session
-    :param is_own: whether the session ends with the step. A session with the same master that the process had before
-        stays open
+    :param is_own: whether the session ends with the step. If the process already had a session with the same master,
+        that session is used and stays open
     :param was_remote: whether PySpark used Spark Connect in this process before
     """
 
@@ -174,7 +174,7 @@ def connect_url(connection: ConnectionInfo) -> str:
 def require_server(connection: ConnectionInfo) -> None:
     """Check that the server of Spark Connect accepts connections. PySpark itself would try for ten minutes.
 
-    :raises ComputeError: the server does not
+    :raises ComputeError: the server does not accept a connection
     """
     url = urlsplit(connect_url(connection))
     assert url.hostname is not None  # connect_url() requires it

@@ -178,8 +178,8 @@ class Table(ABC):
             folded = field.name if self.database == "postgresql" else field.name.casefold()
             if folded in seen:
                 raise TableError(
-                    f"{self.where} cannot have both the column {seen[folded]!r} and the column {field.name!r}. Rename "
-                    "one of them where the data is ingested."
+                    f"{self.where} cannot have both the column {seen[folded]!r} and the column {field.name!r}, "
+                    "because the names differ only by letter case. Rename one of them where the data is ingested."
                 )
             seen[folded] = field.name
             if new_type(field.type, self.database) is None:
@@ -210,7 +210,7 @@ class Table(ABC):
             if not fits(field.type, column.type, self.database):
                 raise TableError(
                     f"Column {field.name!r} of table {self.name!r} of connection {self.info.conn_id!r} has the type "
-                    f"{column.type}, which does not hold every {field.type}. Change it to {wanted}, or write to another "
+                    f"{column.type}, which cannot hold every {field.type}. Change it to {wanted}, or write to another "
                     "table."
                 )
         if missing := [column.name for column in known.values() if column.required]:

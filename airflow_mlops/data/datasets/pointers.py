@@ -144,7 +144,7 @@ def point_snapshot(store: ArtifactStore, manifest: Manifest) -> None:
 def index_snapshots(store: ArtifactStore, name: str) -> None:
     """Write the pointers to the snapshots named ``name`` if an older version of this package did not write them.
 
-    Nothing is written if a snapshot was withdrawn, because its pointer, and therefore all pointers, existed before.
+    If a snapshot was withdrawn, nothing is written. Its pointer existed before the withdrawal, so all pointers exist.
     """
     if snapshot_keys(store, name) or any(item["window"] is None for item in tombstones(store, name)):
         return

@@ -33,7 +33,7 @@ _Rows = TypeVar("_Rows", pa.RecordBatch, pa.Table)
 
 
 TIMESTAMP_IS_DATE = "timestamp_is_date"
-"""The detail of a manifest that says that the event times are dates, which were converted to midnight in UTC."""
+"""Key in the details of a manifest. It marks event times that are dates, converted to midnight in UTC."""
 
 
 class _Recent:

@@ -117,15 +117,19 @@ class DatasetWriter:
         self._rows[part] = 0
         self._contents[part] = ContentHash(self._schema)
 
+    def end_files(self) -> None:
+        """Complete the files of all split parts. Rows that are written later begin new files."""
+        self._included += self._close_files()
+
     def finish(self) -> WrittenFiles:
         """Complete the files without a manifest. The files remain when the block ends.
 
         No reader of datasets sees the files until another writer commits them, see :meth:`include`. Files that no
         writer commits are leftovers.
         """
-        files = self._close_files()
+        self.end_files()
         self._committed = True
-        return WrittenFiles(columns=self._columns, files=files)
+        return WrittenFiles(columns=self._columns, files=self._included)
 
     def include(self, written: WrittenFiles) -> None:
         """Append files that other writers of this dataset have finished. The rows are neither read nor copied.
@@ -184,8 +188,9 @@ class DatasetWriter:
             raise SchemaError(
                 f"Dataset {self.name!r} has neither rows nor columns. Write at least one batch, which may have no rows."
             )
+        self.end_files()
         manifest = self._manifest(
-            [*self._included, *self._close_files()],
+            self._included,
             window,
             owner,
             description,

@@ -1,4 +1,4 @@
-"""Which columns of a Delta table would get inexact statistics from ``deltalake``."""
+"""Find the columns of a Delta table for which ``deltalake`` would write inexact statistics."""
 
 from __future__ import annotations
 

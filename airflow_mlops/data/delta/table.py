@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import deltalake
 
 ATTEMPTS = 10
-"""How often the rows are written if each commit conflicts with a commit of another writer."""
+"""The number of attempts to write the rows, if each attempt conflicts with a commit of another writer."""
 
 # In seconds. Pauses grow, so that tasks that rewrite the same file do not conflict again.
 _PAUSE, _LONGEST_PAUSE = 0.1, 10.0
@@ -145,7 +145,7 @@ class DeltaTable:
             found = str(column.type.type)
             if not fits(field.type, found):
                 raise TableError(
-                    f"Column {field.name!r} of Delta table {self.url!r} has the type {found}, which does not hold every "
+                    f"Column {field.name!r} of Delta table {self.url!r} has the type {found}, which cannot hold every "
                     f"{field.type}. Change it to {wanted}, or write to another table."
                 )
             self._check_statistics(field.name, found, statistics)
@@ -179,7 +179,8 @@ class DeltaTable:
                 )
             if name in statistics and pa.types.is_floating(column.type) and pc.any(pc.is_inf(column)).as_py():
                 raise TableError(
-                    f"Column {name!r} contains infinity, with which the statistics of Delta table {self.url!r} would hide other rows. "
+                    f"Column {name!r} contains infinity, so filters on the statistics of Delta table {self.url!r} "
+                    "would miss other rows. "
                     "Set the table's property delta.dataSkippingStatsColumns to a list of other columns, or correct the model."
                 )
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 ATTEMPTS = 10
-"""How often the rows are written if each commit conflicts with a commit of another writer."""
+"""The number of attempts to write the rows, if each attempt conflicts with a commit of another writer."""
 
 # In seconds. Pauses grow, so that tasks that replace the same rows do not conflict again.
 _PAUSE, _LONGEST_PAUSE = 0.1, 10.0
@@ -137,7 +137,7 @@ class IcebergTable:
                 raise TableError(f"{self.where} has no column {field.name!r}. Add it with the type {wanted}.")
             if not fits(field.type, str(column.field_type), _TIMESTAMP):
                 raise TableError(
-                    f"Column {field.name!r} of {self.where} has the type {column.field_type}, which does not hold every "
+                    f"Column {field.name!r} of {self.where} has the type {column.field_type}, which cannot hold every "
                     f"{field.type}. Change it to {wanted}, or write to another table."
                 )
             kind = kinds.field(field.name).type

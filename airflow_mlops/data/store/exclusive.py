@@ -26,8 +26,8 @@ class ExclusiveWriting(Reading, Writing):
         """Write the file ``key`` only if it does not exist.
 
         If several writers try to write different contents at the same time, exactly one writer succeeds. If the file
-        has the content of the writer, the write has succeeded: a client library repeats a write after its response was
-        lost. The first call for an object store checks that the store honours this condition.
+        already has the content of the writer, the write counts as successful, because a client library repeats a write
+        whose response was lost. The first call for an object store checks that the store honours this condition.
 
         :param key: key of the file
         :param data: content of the file

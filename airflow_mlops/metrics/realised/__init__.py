@@ -13,7 +13,7 @@ from airflow_mlops.metrics.realised.labelled import (
     scored,
     scores,
 )
-from airflow_mlops.metrics.realised.measurement import clustered, measure, widened
+from airflow_mlops.metrics.realised.measurement import clustered, measure, stretched, widened
 from airflow_mlops.metrics.realised.row_losses import losses
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "outcomes",
     "scored",
     "scores",
+    "stretched",
     "widened",
 ]

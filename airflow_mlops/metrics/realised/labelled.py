@@ -48,7 +48,8 @@ class Outcomes:
         rows
     :param weight: the weight of each row, above 0 and with the mean 1, shape (n,); ``None`` if each row counts once
     :param interval: the prediction intervals of the model; ``None`` for a model without them
-    :param columns: the columns that metrics name, each of shape (n,): costs, finite and at least 0, or codes of groups
+    :param columns: the columns that metrics name, each of shape (n,): costs (finite and at least 0), forecasts
+        (:mod:`airflow_mlops.metrics.forecasts`) and codes of groups
     """
 
     truth: npt.NDArray[Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from statistics import NormalDist
@@ -16,6 +17,7 @@ from airflow_mlops.metrics.comparison import Estimate
 from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.forecasts import MASE, SMAPE
 from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.quantiles import covered_alpha_of
 from airflow_mlops.metrics.realised import ranking, shares
 from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
 from airflow_mlops.metrics.realised.row_losses import losses
@@ -29,8 +31,10 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     - ``roc_auc``: DeLong's variance with an effective number of rows (:func:`airflow_mlops.metrics.intervals.bounded`).
     - ``average_precision`` and ``f1_macro``: the variance of the rows' influence.
     - ``accuracy``, ``precision``, ``recall`` and ``interval_coverage``: Wilson's interval.
+    - Coverage gaps: the distances of the shares in Wilson's interval from the quantile.
     - ``f1`` and ``balanced_accuracy``: derived from Wilson's intervals.
-    - ``log_loss``, ``brier``, ``mae``, ``mase``, ``smape`` and deviances: the interval of a mean, corrected for skewness.
+    - ``log_loss``, ``brier``, ``mae``, ``mase``, ``smape``, deviances and pinball losses: the interval of a mean,
+      corrected for skewness.
     - ``rmse``: the square root of the interval of the mean squared error.
     - Expected costs: derived from Wilson's intervals of the shares of both errors. If a cost is a column, see
       :func:`airflow_mlops.metrics.realised.shares.expected_cost`.
@@ -44,15 +48,16 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     the gates. The intervals are computed from weighted shares and effective numbers of rows
     (:mod:`airflow_mlops.metrics.weighted`), so few rows with large weights give wide intervals.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, the import path
-        of a custom metric, or ``interval_coverage`` for a model with prediction intervals
+    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, a metric that is computed on request
+        (:func:`airflow_mlops.metrics.catalog.is_on_request`), or ``interval_coverage`` for a model with prediction
+        intervals
     :param outcomes: the labelled predictions
     :param confidence: confidence of the interval, such as 0.95
     :param task: the ML task (binary, multiclass, regression), which custom metrics need
-    :raises UnmeasurableError: there are no labels; for a metric that needs both classes, too few rows of a class have a
-        label or a prediction; a deviance is undefined for a label or a prediction; the errors have no finite mean; all
-        rows are of one cluster; the rows lack a column of costs; or a custom metric needs probabilities that are not logged, or is undefined on too many
-        bootstrap samples
+    :raises UnmeasurableError: the rows do not determine the metric or its interval. For example, there are no labels,
+        a class has too few labels or predictions, a deviance is undefined for a label or a prediction, the errors have
+        no finite mean, all rows are of one cluster, or the rows lack a column. A custom metric may need probabilities
+        that are not logged, or be undefined on too many bootstrap samples
     :raises MetricError: the custom metric fails
     """
     if not outcomes.rows:
@@ -65,6 +70,8 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
         return ranking.ndcg(metric, outcomes, z)
     if costs is not None:
         found = shares.expected_cost(costs, outcomes, z)
+    elif (alpha := covered_alpha_of(metric)) is not None:
+        found = shares.coverage_gap(alpha, outcomes, z)
     else:
         measured = _mean_loss(metric) if is_deviance(metric) or is_quantile(metric) else _METRICS[metric]
         found = measured(outcomes, z)
@@ -75,8 +82,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
 def clustered(metric: str, outcomes: Outcomes) -> Design | None:
     """Return how much the clusters of the rows widen the interval of a metric; ``None`` for independent rows.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, or
-        ``interval_coverage``
+    :param metric: a metric of :func:`measure`, except custom metrics
     :param outcomes: the labelled predictions
     :raises UnmeasurableError: the losses of the metric are undefined, see
         :func:`airflow_mlops.metrics.realised.row_losses.losses`
@@ -90,8 +96,7 @@ def clustered(metric: str, outcomes: Outcomes) -> Design | None:
 def widened(metric: str, interval: Interval, clusters: Design, confidence: float) -> Interval:
     """Widen the interval of a metric for clustered rows.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, or
-        ``interval_coverage``
+    :param metric: a metric of :func:`measure`, except custom metrics
     :param interval: the interval for independent rows
     :param clusters: how much the clusters widen the interval
     :param confidence: confidence of the interval, such as 0.95
@@ -103,9 +108,28 @@ def widened(metric: str, interval: Interval, clusters: Design, confidence: float
     most = 1.0 if find_metric(metric).higher_is_better or metric == "brier" else math.inf
     if (costs := costs_of(metric)) is not None:
         most = costs.most
-    value = interval.value
-    low, high = value - factor * (value - interval.low), value + factor * (interval.high - value)
+    value, low, high = dataclasses.astuple(stretched(metric, interval, factor))
     return Interval(value, max(0.0, low), min(most, high))
+
+
+def stretched(metric: str, interval: Interval, factor: float) -> Interval:
+    """Return the interval of a metric, of which both ends are ``factor`` times as far from the value.
+
+    For a coverage gap, the ends are at least the distances that the stretched interval of the coverage has. Its end may be
+    further away on the other side of the quantile.
+
+    :param metric: name of the metric
+    :param interval: the interval
+    :param factor: at least 1
+    """
+    value, low, high = interval.value, interval.low, interval.high
+    wide = Interval(value, value - factor * (value - low), value + factor * (high - value))
+    if (alpha := covered_alpha_of(metric)) is None:
+        return wide
+    # The distance from the coverage to the end beyond `alpha`. If `high` may lie on either side, this is the larger one.
+    beyond = value - low if low > 0 else value + high
+    most = max(alpha, 1 - alpha)
+    return Interval(value, max(0.0, wide.low), min(most, max(wide.high, factor * beyond - value)))
 
 
 def _custom(path: str, rows: Rows, confidence: float) -> Interval:

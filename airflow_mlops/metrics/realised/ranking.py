@@ -63,8 +63,8 @@ def by_group(metric: str, outcomes: Outcomes) -> tuple[float, Floats, int]:
     :param metric: name of the metric with its parameters
     :return: the metric, the influence of each group at the position of its first row, shape (n,), and the number of
         groups with a label above 0
-    :raises UnmeasurableError: the rows lack the column of the groups, have weights or clusters, or have labels that are
-        no relevance; or no label is above 0
+    :raises UnmeasurableError: the rows lack the column of the groups; the rows have weights or clusters; a label is
+        outside the range of relevances; or no label is above 0
     """
     ranking = ranking_of(metric)
     assert ranking is not None

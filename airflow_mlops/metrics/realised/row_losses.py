@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from airflow_mlops.metrics import weighted
 from airflow_mlops.metrics.catalog import BY_INFLUENCE, COVERAGE
 from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.deviances import power_of
@@ -13,6 +14,7 @@ from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.forecasts import MASE, SCALE, SMAPE
 from airflow_mlops.metrics.losses import (
     absolute_errors,
+    at_most,
     binary_log_losses,
     deviances,
     percentage_errors,
@@ -20,7 +22,7 @@ from airflow_mlops.metrics.losses import (
     scaled_errors,
     squared_errors,
 )
-from airflow_mlops.metrics.quantiles import alpha_of
+from airflow_mlops.metrics.quantiles import alpha_of, covered_alpha_of
 from airflow_mlops.metrics.rankings import ranking_of
 from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
 from airflow_mlops.metrics.realised.ranking import area_of, by_group
@@ -31,30 +33,32 @@ from airflow_mlops.metrics.statistics import influence
 def losses(metric: str, outcomes: Outcomes) -> Floats:
     """Compute the loss of each row. Higher losses are worse.
 
-    For ``log_loss``, ``brier``, ``mae``, ``mase``, ``smape``, deviances and expected costs, the mean loss is the metric. For ``accuracy``,
-    ``interval_coverage`` and ``roc_auc``, the mean loss is 1 minus the metric. For ``rmse``, the mean loss is the mean
-    squared error.
+    For ``log_loss``, ``brier``, ``mae``, ``mase``, ``smape``, deviances, pinball losses and expected costs, the mean
+    loss is the metric. For ``rmse``, it is the mean squared error. For the other metrics, it is 1 minus the metric.
 
     The area under the ROC curve is defined on pairs of rows. The loss of a row is therefore ``1 - area - n *
     influence``, where n is the number of rows. The influence of the row on the area is computed by the infinitesimal
     jackknife. The variance of the mean of these losses is DeLong's variance of the area.
 
-    The losses of NDCG are defined in the same way, and the influence of a group is divided among its rows.
+    The losses of average precision, precision, recall, F1, balanced accuracy and NDCG are defined in the same way. For
+    NDCG, the influence of a group is divided among its rows.
 
-    MASE leaves out rows of which the scale is 0. Their loss is the metric, and the losses of the other rows are scaled so
-    that the variance of the mean is that of the ratio of two sums.
+    MASE leaves out rows with the scale 0. The loss of such a row is the metric. The losses of the other rows are
+    scaled, so that the variance of the mean loss is the variance of the ratio of two sums.
 
-    The losses of average precision, precision, recall, F1 and balanced accuracy are defined in the same way.
+    The losses of a coverage gap are defined like those of NDCG, for the sign of the difference between coverage and
+    quantile on all rows. In parts of the rows the difference may have the other sign, so these losses must not be
+    averaged over parts.
 
     If rows have weights, the weighted mean of the losses replaces the mean, and the influence of a row is divided by
     its weight.
 
-    :param metric: one of :data:`airflow_mlops.metrics.catalog.REALISED`, an expected cost, a deviance, a metric of
-        forecasts, or ``interval_coverage``
+    :param metric: a metric of :func:`airflow_mlops.metrics.realised.measure`, except custom metrics
     :param outcomes: the labelled predictions
     :return: losses, shape (n,)
-    :raises UnmeasurableError: the metric is ``roc_auc`` and a class has fewer than two rows, or a deviance is undefined
-        for a label or a prediction, or the rows lack a column that the metric needs, or have only scales of 0
+    :raises UnmeasurableError: the metric is ``roc_auc`` and a class has fewer than two rows; a deviance is undefined
+        for a label or a prediction; the rows lack a column that the metric needs; MASE finds only scales of 0; or NDCG
+        cannot be computed (:func:`airflow_mlops.metrics.realised.ranking.by_group`)
     """
     if (costs := costs_of(metric)) is not None:
         false_positive, false_negative = errors(outcomes)
@@ -69,6 +73,10 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
     if (alpha := alpha_of(metric)) is not None:
         with np.errstate(over="ignore", invalid="ignore"):
             return pinball(alpha, outcomes.truth, outcomes.score)
+    if (alpha := covered_alpha_of(metric)) is not None:
+        covered = at_most(outcomes.truth, outcomes.score).astype(float)
+        share = weighted.mean(covered, outcomes.weight)
+        return np.asarray(abs(share - alpha) + (1 if share >= alpha else -1) * (covered - share))
     if (power := power_of(metric)) is not None:
         return _deviances(power, outcomes)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -15,6 +15,7 @@ from airflow_mlops.metrics import intervals, weighted
 from airflow_mlops.metrics.costs import Costs
 from airflow_mlops.metrics.interval_ends import covers
 from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.losses import at_most
 from airflow_mlops.metrics.realised.labelled import Bools, Outcomes, UnmeasurableError, two_classes
 from airflow_mlops.metrics.statistics import influence
 
@@ -27,6 +28,17 @@ def accuracy(outcomes: Outcomes, z: float) -> Interval:
 def interval_coverage(outcomes: Outcomes, z: float) -> Interval:
     """Measure the share of the labels that lie in their prediction interval."""
     return weighted.share(~missed(outcomes), outcomes.weight, z)
+
+
+def coverage_gap(alpha: float, outcomes: Outcomes, z: float) -> Interval:
+    """Measure the distance of the share of the labels that are at most the predicted quantile from ``alpha``.
+
+    The ends are the smallest and the largest distance of the shares in the interval of this share.
+    """
+    share = weighted.share(at_most(outcomes.truth, outcomes.score), outcomes.weight, z)
+    ends = abs(share.low - alpha), abs(share.high - alpha)
+    low = 0.0 if share.low <= alpha <= share.high else min(ends)
+    return Interval(abs(share.value - alpha), low, max(ends))
 
 
 def recall(outcomes: Outcomes, z: float) -> Interval:
@@ -53,7 +65,7 @@ def f1(outcomes: Outcomes, z: float) -> Interval:
     """Measure F1, computed as ``2 * j / (1 + j)`` from Jaccard's index j.
 
     Jaccard's index is the share of correctly predicted rows among the rows that are positive or predicted to be
-    positive. The ends of the interval are computed from those of j in the same way.
+    positive. The ends of the interval are computed in the same way from the ends of the interval of j.
 
     :raises UnmeasurableError: all labels are of one class
     """
@@ -100,10 +112,10 @@ def expected_cost(costs: Costs, outcomes: Outcomes, z: float) -> Interval:
     The usual interval of a mean would have the width 0 without errors, and would be too narrow with few expensive
     errors.
 
-    If the cost of an error is a column, its mean cost is the share of errors, weighted by cost, times the mean of the
-    column. Its interval is Wilson's interval of this share, times the same mean. This interval ignores that other rows
-    may cost more. The combined interval is therefore at least as wide, at each end, as the usual interval of the mean
-    cost, corrected for skewness.
+    If the cost of an error is a column, the mean cost of this error is the share of errors, weighted by cost, times the
+    mean of the column. The interval of the mean cost is Wilson's interval of this share, times the same mean. This
+    interval ignores that other rows may cost more. The combined interval is therefore at least as wide, at each end, as
+    the usual interval of a mean, corrected for skewness.
 
     :param costs: the costs of both errors
     :raises UnmeasurableError: the rows lack a column of costs, or there are too few rows for their mean

@@ -118,7 +118,7 @@ def to_onnx(
     def table(feature: int, values: NDArray[Any], kind: Any) -> str:
         """Add the nodes that look up a value for each row's category.
 
-        The last of ``values`` is that of all other texts.
+        The last of ``values`` is the value for all other texts.
         """
         name = features[feature].name
         if feature not in positions:

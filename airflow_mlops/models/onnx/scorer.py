@@ -160,8 +160,8 @@ class OnnxModel:
     def _values(self, feeds: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
         """Return the output of the model for a few rows, shape (rows, classes or 1).
 
-        A row is computed together with another: ONNX Runtime multiplies a matrix of one row by another method, whose
-        sums differ in the last bit.
+        A single row is computed twice in one matrix, because ONNX Runtime multiplies a matrix of one row by a method
+        whose sums differ in the last bit.
         """
         if rows == 1:
             return self._values({name: np.repeat(feed, 2, axis=0) for name, feed in feeds.items()}, 2)[:1]

@@ -27,13 +27,14 @@ _METHODS = ("fit", "predict", "get_params")
 
 
 def own_code(trainer: TrainerSpec) -> list[str]:
-    """Return the import paths, and the paths of notebooks and projects, that a trainer runs, except estimator classes in public modules of :data:`PACKAGES`.
+    """Return the paths of the user code that a trainer runs: import paths, or the path of a notebook or project.
 
-    Only modules of :data:`PACKAGES` are imported. The parameters of an estimator are not checked. They are JSON values,
-    and neither trainers nor these packages import code that they name.
+    Estimator classes in public modules of :data:`PACKAGES` are not user code. Only modules of :data:`PACKAGES` are
+    imported. The parameters of an estimator are not checked. They are JSON values, and neither trainers nor these
+    packages import code that they name.
 
     :param trainer: the recorded trainer
-    :return: the import paths, in the order of the fields; empty if the trainer runs no user code
+    :return: the paths, in the order of the fields; empty if the trainer runs no user code
     :raises SpecError: an estimator of these packages does not exist, or its package is not installed
     """
     paths: list[str | None]

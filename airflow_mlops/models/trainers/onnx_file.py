@@ -34,10 +34,10 @@ class OnnxFileModel(FittedModel):
     :param sources: the classes and functions that the model was trained with, by import path
     :param packages: names of the Python packages that trained the model
     :param answer: function that predicts the rows of a DataFrame with the original model, for the comparison with the
-        export: probabilities, shape (n, classes) or, for two classes, (n, 1), or values, shape (n, 1); by default the
-        ONNX model itself predicts
+        export. It returns probabilities, shape (n, classes) or, for two classes, (n, 1); for a regression it returns
+        values, shape (n, 1). By default, the ONNX model itself predicts
     :raises ModelFormatError: the ONNX model does not have the inputs and the output that the task needs
-    :raises TrainingError: the output are not probabilities, or not finite numbers
+    :raises TrainingError: the output contains NaN or infinity, or is not a probability of each class
     """
 
     def __init__(

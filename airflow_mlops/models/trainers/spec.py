@@ -369,8 +369,8 @@ class SearchTrainerSpec(Model):
     :param space: the range or the choices of each searched parameter, by name
     :param trials: number of trials, over all workers
     :param metric: name of the metric to optimise; by default the main metric of the ML task. A custom metric is given
-        by its import path, an expected cost as a mapping with its costs, see :mod:`airflow_mlops.metrics.costs`, and a
-        Tweedie deviance as a mapping with its power, see :mod:`airflow_mlops.metrics.deviances`
+        by its import path. An expected cost is given as a mapping with its costs (:mod:`airflow_mlops.metrics.costs`),
+        and a Tweedie deviance as a mapping with its power (:mod:`airflow_mlops.metrics.deviances`)
     :param greater_is_better: whether greater values of a custom metric are better
     :param folds: number of folds of the cross-validation. Networks and boosted trees are measured on their
         validation rows instead

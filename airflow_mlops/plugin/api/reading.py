@@ -30,7 +30,8 @@ router = APIRouter()
 def _completed(found: list[Overview], rights: Access) -> list[Overview]:
     """Complete the overviews of models from Airflow's database.
 
-    Added are owners, tags, open requests for approval, and whether the user may act on the model and answer the request.
+    This adds owners, tags, open requests for approval, and whether the user may act on the model and answer the
+    request.
     """
     return [
         item.model_copy(update={"can_act": rights.acts(item.dags), "approval": _approval(item.approval, rights)})

@@ -68,7 +68,7 @@ def _needed(min_gain: float, usual: float, up_to: bool = False) -> str:
     needed = f"{share(min_gain, 0)} needed"
     if usual <= 0:
         return needed
-    return f"{needed} above the{' up to' if up_to else ''} {share(usual)} that are usual just after a training"
+    return f"{needed} on top of {'up to ' if up_to else ''}{share(usual)}, the usual gain just after a training"
 
 
 def _named(trainer: OtherTrainer | None) -> str:

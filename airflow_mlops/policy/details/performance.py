@@ -89,11 +89,12 @@ def acceptable(performance: Performance, policy: Policy) -> str:
 
 
 def few_large_errors(findings: Findings) -> list[Observation]:
-    """Return an observation if an error is more than ten times the allowed error, but not significantly so.
+    """Return an observation if performance is far worse than the limit, but not significantly.
 
-    A metric whose higher values are better is reported if it is as far below a standard. Only metrics without a lower
-    end, such as R², can be. Chance alone is no explanation: few rows with very large errors, such as wrong labels, make
-    the interval wide.
+    An error is far worse if it is more than ten times the limit. A metric that should be high is far worse if it is
+    below the limit by more than nine times the limit. Only metrics without a lower bound, such as R², can be so low.
+    The likely cause is a few rows with very large errors, such as rows with wrong labels, because these rows make the
+    confidence interval wide.
     """
     judged, policy = judged_performance(findings), findings.policy
     if judged is None or is_worse(judged, policy):
@@ -211,7 +212,7 @@ def _limit(performance: Performance, standard: Standard | None) -> str:
 def _unusual_columns(findings: Findings) -> list[str]:
     """Return a sentence that lists drifted columns with unusual values.
 
-    Broken features are left out, because the limit ``inputs`` on requests lists them.
+    Broken features are left out, because another sentence of the report lists them.
     """
     columns = [drift for drift in findings.features if not drift.broken]
     columns += [findings.prediction] if findings.prediction else []

@@ -265,8 +265,9 @@ class Replay:
     def _aged(self, number: int, recipe: Recipe) -> float | None:
         """Return the additional loss of a candidate one window after its training.
 
-        It is a difference of two losses in window ``number``: of the model that was trained before this window, minus
-        the cross-fitted loss.
+        This is the loss of the model that was trained before window ``number``, minus the cross-fitted loss, both
+        measured in this window.
+
         :return: ``None`` if a loss is not defined, such as in a window of one class
         """
         if (number, recipe) not in self._ages:

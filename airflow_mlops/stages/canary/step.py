@@ -10,7 +10,15 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.base import percent
-from airflow_mlops.metrics.catalog import REALISED, is_on_request, is_quantile, is_ranking, main_metric, realised
+from airflow_mlops.metrics.catalog import (
+    REALISED,
+    is_coverage_gap,
+    is_on_request,
+    is_quantile,
+    is_ranking,
+    main_metric,
+    realised,
+)
 from airflow_mlops.metrics.forecasts import MASE
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models import contracts
@@ -74,7 +82,7 @@ def run(spec: CanarySpec, context: StepContext) -> CanaryResult:
 
 @dataclass
 class _Task:
-    """Decides about the canary; the fields say why if nothing is decided."""
+    """Decides about the canary. If nothing is decided, ``state`` and ``reason`` say why."""
 
     spec: CanarySpec
     context: StepContext
@@ -279,9 +287,13 @@ def _metric(spec: CanarySpec, contract: ModelContract, champion: ModelContract) 
             "Set `metric`."
         )
     metric = spec.metric or (quantiles or both or known)[0]
-    # Each version answers only some rows of a group, so their rankings cannot be compared. MASE leaves rows out.
+    # Each version answers only some rows of a group, so their rankings and coverage gaps cannot be compared. MASE leaves rows out.
     on_request = (
-        is_on_request(metric) and not is_ranking(metric) and metric != MASE and realised(contract.task, [metric])
+        is_on_request(metric)
+        and not is_ranking(metric)
+        and not is_coverage_gap(metric)
+        and metric != MASE
+        and realised(contract.task, [metric])
     )
     if metric not in known and not on_request:
         raise SpecError(

@@ -28,7 +28,7 @@ def small_tree(data: HeldOut, contract: ModelContract) -> Predictions | None:
     """Fit a decision tree of depth 3, and return the tree's predictions for the held-out rows.
 
     The tree is fitted to a random sample of at most 100,000 rows of the split part ``train`` of the same dataset. If
-    the held-out rows have weights, these rows are weighted as well.
+    the held-out rows have weights, the rows of the sample are weighted as well.
 
     :param data: the held-out rows
     :param contract: a candidate's model contract, which names the features and the classes

@@ -112,13 +112,11 @@ def _run(client: MlflowClient, ref: ModelVersionRef) -> dict[str, Any] | None:
         return None
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         data = client.get_run(ref.run_id).data
-        files = sorted(file.path for file in client.list_artifacts(ref.run_id) if file.path != ARTIFACTS)
+        files = sorted(run_files.paths(client, ref.run_id) - {ARTIFACTS})
         explanation = None
         if explanations.FOLDER in files:
             path = f"{explanations.FOLDER}/{explanations.FILE}"
-            with tempfile.TemporaryDirectory() as folder:
-                file = run_files.download(client, ref.run_id, path, folder)
-                explanation = hashlib.sha256(file.read_bytes()).hexdigest()
+            explanation = hashlib.sha256(run_files.read(client, ref.run_id, path)).hexdigest()
     tags = {name: data.tags.get(name) for name in LINEAGE}
     return {"tags": tags, "params": data.params, "files": files, "explanation": explanation}
 

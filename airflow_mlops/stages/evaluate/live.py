@@ -63,6 +63,7 @@ class Live:
 
     def predictions(self, candidate: Candidate) -> Predictions:
         """Return the logged predictions of a version. Its contract must have the positive class of the data.
+
         The log has one score for each row, so probabilities are known only for a binary model whose scores are not
         labels.
         """

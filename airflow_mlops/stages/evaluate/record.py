@@ -176,7 +176,7 @@ def _facts(
     ref = candidate.ref
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         run = client.get_run(ref.run_id).data
-        files = {file.path for file in client.list_artifacts(ref.run_id)}
+        files = run_files.paths(client, ref.run_id)
     measured_on, trained_on = data.dataset.manifest, _trained_on(candidate.contract, data, context.store)
     return model_card.Facts(
         ref=ref,
@@ -199,8 +199,8 @@ def _facts(
 
 
 def _explanation(client: MlflowClient, context: StepContext, ref: ModelVersionRef) -> Explanation | None:
-    with registry_errors(f"The MLflow run of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        content = run_files.download(client, ref.run_id, f"{FOLDER}/{FILE}", folder).read_bytes()
+    with registry_errors(f"The MLflow run of {ref} cannot be read"):
+        content = run_files.read(client, ref.run_id, f"{FOLDER}/{FILE}")
     try:
         return Explanation.model_validate_json(content)
     except ValidationError:

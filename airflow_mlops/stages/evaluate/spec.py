@@ -42,8 +42,8 @@ class EvaluateSpec(Spec):
         the champion, see :func:`airflow_mlops.gates.rules.with_champion`
     :param metric: name of the metric that ranks the candidates that pass every gate, see
         :func:`airflow_mlops.stages.evaluate.verdict.choose`; by default the main metric of the ML task. A custom metric
-        is given by its import path, see :mod:`airflow_mlops.metrics.custom`, and an expected cost as a mapping with its
-        costs, see :mod:`airflow_mlops.metrics.costs`
+        is given by its import path (:mod:`airflow_mlops.metrics.custom`). An expected cost is given as a mapping
+        with its costs (:mod:`airflow_mlops.metrics.costs`)
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric
     :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are
         not independent, and the confidence bounds of gates and of the model card allow for this. By default, rows are

@@ -100,7 +100,7 @@ class Grid:
         """Check that the times with the distances ``first`` and ``other`` are a whole number of steps apart.
 
         :param what: subject of the error message: the column and its dataset
-        :raises SchemaError: they are not
+        :raises SchemaError: the times are not a whole number of steps apart
         """
         if first != other:
             hint = " Check `zone`: days and months begin in this time zone." if self.unit != "minutes" else ""

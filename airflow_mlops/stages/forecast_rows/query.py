@@ -12,8 +12,8 @@ from airflow_mlops.metrics.forecasts import NAIVE, SCALE
 from airflow_mlops.stages.forecast_rows.spec import ORIGIN, STEP, ForecastRowsSpec
 
 TARGET, LABEL, ABSENT = "target", "label", "absent"
-"""The columns of a result with the number of the target time, with the value at this time, and with whether the history has
-no row for this time."""
+"""The columns of a result: the number of the target time, the value at this time, and whether the history has no row
+for this time."""
 
 
 def summary(spec: ForecastRowsSpec) -> str:
@@ -101,7 +101,10 @@ def rows(spec: ForecastRowsSpec, newest: int) -> str:
 
 
 def _shift(step: int, season: int) -> int:
-    """Return how many steps before the origin the value for the seasonal-naive forecast lies, from 0 to below the season."""
+    """Return the number of steps from the value for the seasonal-naive forecast to the origin.
+
+    It is at least 0 and less than the season.
+    """
     return -step % season
 
 

@@ -59,8 +59,8 @@ class ForecastRowsSpec(Spec):
     :param horizon: number of steps to forecast
     :param season: number of steps in a season, such as 7 for daily values with a weekly season; 1 without a season
     :param lags: lags of the value, from 1. Lag 1 is the value at the origin
-    :param rolling: lengths in steps of the periods that end with the origin, over which means and standard deviations are
-        computed
+    :param rolling: lengths of rolling windows that end at the origin, in steps. The mean and the standard deviation
+        over each window are features
     :param known: columns whose values are known in advance for the target time
     :param origins: ``all`` makes a row for each origin and step with a known value at the target time; ``newest`` makes
         the rows to score, for the newest time at which a series has a value
@@ -101,7 +101,7 @@ class ForecastRowsSpec(Spec):
 
     @property
     def from_history(self) -> list[str]:
-        """Return the columns with lags and with the means and standard deviations of periods, in order."""
+        """Return the columns with lags and with rolling means and standard deviations, in order."""
         return [
             *(f"lag_{lag}" for lag in self.lags),
             *(f"{kind}_{length}" for length in self.rolling for kind in ("mean", "std")),

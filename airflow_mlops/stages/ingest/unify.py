@@ -204,7 +204,7 @@ def _disk_errors(folder: Path) -> Iterator[None]:
 
 
 def known_types(columns: Iterable[tuple[str, pa.DataType | None]]) -> dict[str, pa.DataType]:
-    """Return the types in which a dataset stores the columns of a neighbouring window, by name of the column.
+    """Return the types in which a dataset stores the columns of a neighbouring window, by column name.
 
     Columns without a value and columns of unknown types are left out.
 

@@ -15,13 +15,16 @@ from airflow_mlops.stages.join_labels.step import pseudonymizers, slots
 def inputs(spec: JoinLabelsSpec, context: StepContext) -> dict[str, Any]:
     """Return the inputs of the join: the predictions and the labels.
 
-    :raises NotCacheableError: a dataset was purged
-    :raises SpecError: scoring hashed a column of ``on`` with another key than that of the connection
+    :raises NotCacheableError: the rows are divided into shards, or a dataset was purged
+    :raises SchemaError: see :func:`~airflow_mlops.stages.join_labels.step.pseudonymizers`
+    :raises SpecError: see :func:`~airflow_mlops.stages.join_labels.step.pseudonymizers`
     """
+    if spec.shards is not None:
+        raise NotCacheableError("a join of labels in shards is not cached")
     predictions = select(context.store, spec.predictions, kept=context.kept)
     labels = select(context.store, spec.labels, kept=context.kept)
     require_unpurged([*predictions, *labels])
-    # The ids of the predictions depend on the key for hashes, so the connection must have the same key.
+    # The inputs contain no secret key. This call checks that the connection still has the key that scoring used.
     pseudonymizers(predictions, spec, context)
     return {
         "spec": spec.model_dump(mode="json", exclude={"predictions", "labels"}),
@@ -42,7 +45,7 @@ def artifacts(result: JoinLabelsResult, spec: JoinLabelsSpec, context: StepConte
 
 
 def replay(result: JoinLabelsResult, spec: JoinLabelsSpec, context: StepContext) -> None:
-    """Make the labelled predictions the current dataset of their window, and the current labels of each whole dataset."""
-    assert result.dataset is not None  # artifacts() requires it
+    """Make the labelled predictions the current dataset of their window, and point the slots of the step at them."""
+    assert result.dataset is not None  # artifacts() has checked this
     predictions = select(context.store, spec.predictions, kept=context.kept)
     point_to(context.store, result.dataset, slots(predictions))

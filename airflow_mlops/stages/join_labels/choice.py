@@ -41,9 +41,9 @@ class Found:
     ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Choose one label for each prediction.
 
-        If ``order`` is set, only the labels with the greatest ``order`` of each prediction are considered. Otherwise, a
-        null label is ignored if the prediction also has a label that is not null. If several rows with the same label
-        are left, the last row is chosen.
+        If ``order`` is set, only the labels of each prediction with the greatest ``order`` are considered. Otherwise, a
+        null label is ignored if the prediction also has a label that is not null. If several rows are left, the last
+        one is chosen.
 
         :param values: the labels, one per row of the dataset of labels
         :param order: a number for each label. A later correction of a label has a greater number. ``None`` if the order

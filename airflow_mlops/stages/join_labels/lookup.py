@@ -1,12 +1,12 @@
 """Look up the label of each prediction.
 
-DuckDB joins the keys in bounded memory. If several rows of the labels match a prediction, one of these rows is chosen.
-The rows are chosen batch by batch.
+DuckDB joins the keys in bounded memory. If several rows of the labels match a prediction, one of these rows is chosen,
+batch by batch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,8 @@ class Tally:
     :param infinite: number of predictions whose label is infinite
     :param matched: number of predictions that match a row of the labels
     :param repeated: number of predictions that match several rows of the labels
-    :param contradicted: row numbers of the predictions with several different labels
+    :param contradicted: number of predictions with several different labels
+    :param first_contradicted: row number of the first of them; ``None`` if there are none
     """
 
     rows: int = 0
@@ -43,7 +44,8 @@ class Tally:
     infinite: int = 0
     matched: int = 0
     repeated: int = 0
-    contradicted: list[NDArray[np.int64]] = field(default_factory=list)
+    contradicted: int = 0
+    first_contradicted: int | None = None
     _matched_bits: list[tuple[int, NDArray[np.uint8]]] = field(default_factory=list)
 
     def add(self, found: Found, first_row: int, label: pa.Array, contradicted: NDArray[np.int64]) -> None:
@@ -62,8 +64,9 @@ class Tally:
         self.matched += int(matched.sum())
         self.repeated += found.repeated
         self._matched_bits.append((first_row, np.packbits(matched)))
-        if len(contradicted):
-            self.contradicted.append(contradicted + first_row)
+        self.contradicted += len(contradicted)
+        if len(contradicted) and self.first_contradicted is None:
+            self.first_contradicted = int(contradicted[0]) + first_row
 
     def unmatched(self, tables: Iterator[tuple[int, pa.Table]]) -> Iterator[tuple[int, pa.Table]]:
         """Yield the rows of ``tables`` that match no row of the labels.
@@ -87,7 +90,7 @@ class Tally:
 
 def look_up(
     connection: DuckDBPyConnection, predictions: Predictions, labels: Labels, tally: Tally
-) -> Iterator[pa.Table]:
+) -> Generator[pa.Table, None, None]:
     """Look up the label of each prediction.
 
     Memory use depends neither on the number of predictions nor on the number of labels, except for one bit per
@@ -164,7 +167,7 @@ def _in_order(
 ) -> tuple[Found, pa.Table, NDArray[np.bool_]]:
     """Sort pairs by prediction, and then by descending ``labels_timestamp``.
 
-    The last pair of a prediction therefore has the label that became known first. :meth:`Found.choose` prefers the last
+    The last pair of a prediction then has the label that became known first, and :meth:`Found.choose` prefers the last
     pair.
     """
     pairs, prediction = pairs.filter(pa.array(is_pair)).combine_chunks(), prediction[is_pair]

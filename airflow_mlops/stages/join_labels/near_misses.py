@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -85,7 +86,7 @@ class NearMisses:
 
 def find(
     connection: DuckDBPyConnection, unmatched: Tables, labels: Tables, schema: pa.Schema, hashed: Collection[str]
-) -> NearMisses | None:
+) -> list[NearMisses | None]:
     """Find predictions that match no label only because of the form of a key.
 
     Two keys differ only in their form if they are equal after normalization. Normalization ignores outer and repeated
@@ -99,14 +100,24 @@ def find(
     :param labels: reads the comparable key columns of the labels
     :param schema: names and types of the comparable key columns
     :param hashed: key columns with hashes, which are not searched
-    :return: the most frequent kind of such predictions; ``None`` if there are none
+    :return: for each kind of difference, the predictions with it, or ``None`` if there are none. See
+        :func:`most_frequent`
     """
     texts = [field.name for field in schema if is_text(field.type) and field.name not in hashed]
     if not texts:
-        return None
+        return []
     found = [_spelling(connection, unmatched, labels, schema, texts)]
-    found += [_times(_column(unmatched, name), _column(labels, name), name) for name in texts]
-    return max((item for item in found if item is not None), key=lambda item: item.rows, default=None)
+    return [*found, *(_times(_column(unmatched, name), _column(labels, name), name) for name in texts)]
+
+
+def most_frequent(found: Iterable[Sequence[NearMisses | None]]) -> NearMisses | None:
+    """Return the most frequent kind of difference; ``None`` if there are no near misses.
+
+    :param found: results of :func:`find` for consecutive predictions
+    """
+    kinds = ([item for item in kind if item is not None] for kind in zip_longest(*found))
+    summed = [replace(kind[0], rows=sum(item.rows for item in kind)) for kind in kinds if kind]
+    return max(summed, key=lambda item: item.rows, default=None)
 
 
 def _column(tables: Tables, name: str) -> Callable[[], Iterator[pa.ChunkedArray]]:
@@ -135,7 +146,7 @@ def _spelling(
     ])  # fmt: skip
     same = " AND ".join(f"p.k{n} = l.k{n}" for n, _ in enumerate(schema))
     mine, theirs = (", ".join(f"{side}.t{n}" for n, _ in enumerate(texts)) for side in "pl")
-    # The first prediction is the example. All names in the query are generated here.
+    # The first prediction becomes the example in the message. All names in the query are generated here.
     pairs = (
         f"SELECT p.row AS row, any_value(ROW({mine})) AS mine, arg_min(ROW({theirs}), l.row) AS theirs "  # noqa: S608
         f"FROM unmatched p JOIN labels l ON {same} GROUP BY p.row"
@@ -169,7 +180,7 @@ def _without_differences(text: pa.Array) -> pa.Array:
 def _times(
     left: Callable[[], Iterator[pa.ChunkedArray]], right: Callable[[], Iterator[pa.ChunkedArray]], column: str
 ) -> NearMisses | None:
-    """Find predictions whose key is a time as text, in a form such as ``3/5/2024`` that no time of the labels has.
+    """Find predictions whose key is a time as text, such as ``3/5/2024``, in a form that does not occur in the labels.
 
     :param left: reads the key column of the predictions that match no label
     :param right: reads the key column of the labels
@@ -212,7 +223,7 @@ def _is_separated(text: Any) -> Any:
 
 
 def _shape(text: Any) -> Any:
-    """Return for each time the form in which it is written, such as ``Y-d-d`` for ``2024-03-05``."""
+    """Return the form of each time, such as ``Y-d-d`` for ``2024-03-05``."""
     for pattern, sign in _SHAPE:
         text = pc.replace_substring_regex(text, pattern, sign)
     return text

@@ -29,15 +29,22 @@ class Windows:
 
     :param datasets: the windows, in order
     :param columns: names of the columns to read
-    :param keys: key columns, which are converted to the column types that a dataset can store
+    :param keys: key columns, which are converted to stored types
     :param times: key columns that are converted to UTC timestamps
+    :param spans: the rows to read, as positions in the files of each window; by default all rows
     :raises SchemaError: a column is absent, the windows have columns of different types, or a key is nested
     """
 
     def __init__(
-        self, datasets: Sequence[Dataset], columns: Sequence[str], keys: Sequence[str], times: Collection[str]
+        self,
+        datasets: Sequence[Dataset],
+        columns: Sequence[str],
+        keys: Sequence[str],
+        times: Collection[str],
+        spans: Sequence[tuple[Dataset, range]] | None = None,
     ) -> None:
         self._datasets, self._columns, self._keys, self._times = datasets, list(columns), keys, times
+        self._spans = [(dataset, None) for dataset in datasets] if spans is None else spans
         self.name = datasets[0].manifest.name
         self._what = f"The windows of dataset {self.name!r}"
         for dataset in datasets:
@@ -72,23 +79,43 @@ class Windows:
         return f"Column {key!r} of dataset {self.name!r}"
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
-        """Yield batches of rows, each with the number of rows before it.
+        """Yield batches of rows, each with the number of rows that were read before it.
 
         :raises SchemaError: a value cannot be converted
         """
         row = 0
-        for dataset in self._datasets:
+        for dataset, span in self._spans:
             start = row
-            for batch in dataset.batches(columns=self._columns):
-                for key in self._times:
-                    times = as_utc(batch[key], self._time(key, dataset), first_row=row - start)
-                    batch = _set(batch, key, times)
-                if len(self._datasets) > 1:
-                    batch = conformed(batch, self._common, self._what)
-                for key in self._keys:
-                    batch = _set(batch, key, as_stored(batch[key], self._key(key), first_row=row))
-                yield row, batch
+            for batch in dataset.batches(columns=self._columns, span=span):
+                try:
+                    converted = self._converted(batch, dataset, row - start, row)
+                except SchemaError:
+                    # Error messages count all rows of the windows. Rows that are not read are counted only after an error.
+                    first, before = self._rows_before(dataset, span)
+                    self._converted(batch, dataset, row - start + first, row - start + first + before)
+                    raise
+                yield row, converted
                 row += batch.num_rows
+
+    def _converted(
+        self, batch: pa.RecordBatch, dataset: Dataset, row_in_window: int, row_in_all: int
+    ) -> pa.RecordBatch:
+        for key in self._times:
+            batch = _set(batch, key, as_utc(batch[key], self._time(key, dataset), first_row=row_in_window))
+        if len(self._datasets) > 1:
+            batch = conformed(batch, self._common, self._what)
+        for key in self._keys:
+            batch = _set(batch, key, as_stored(batch[key], self._key(key), first_row=row_in_all))
+        return batch
+
+    def _rows_before(self, dataset: Dataset, span: range | None) -> tuple[int, int]:
+        """Return the number of rows of a window before ``span``, and the number of rows of earlier windows."""
+        place = next(n for n, other in enumerate(self._datasets) if other is dataset)
+        earlier = sum(other.rows for other in self._datasets[:place])
+        if span is None:
+            return 0, earlier
+        skipped = dataset.batches(columns=self._columns[:1], span=range(span.start))
+        return sum(batch.num_rows for batch in skipped), earlier
 
 
 def _set(batch: pa.RecordBatch, name: str, values: Any) -> pa.RecordBatch:
@@ -171,7 +198,7 @@ class Order:
         return list(instants(values, self.what, first_row=first_row)) if self.is_time else [carried(values)]
 
     def ranks(self, columns: Sequence[pa.Array]) -> pa.Array:
-        """Return the rank of each value, from 1 for the least value; 0 for null. Equal values have the same rank."""
+        """Return the rank of each value, from 1 for the smallest; 0 for null. Equal values have the same rank."""
         return ranks_of(*columns) if self.is_time else _ranks(restored(columns[0], self.kind))
 
 
@@ -181,7 +208,7 @@ def _ranks(column: pa.Array) -> pa.Array:
 
 
 class Labels:
-    """The rows of the dataset of labels: keys in comparable form, label, and the columns that order labels.
+    """The rows of the dataset of labels: comparable keys, the label, its weight, and the columns that order labels.
 
     :param kind: type of the label
     :param by_time: order by ``labels_timestamp``; ``None`` if it is not set
@@ -223,7 +250,7 @@ class Labels:
         kind = self.windows.kinds[column]
         if not is_number(kind):
             raise SchemaError(
-                f"The `sample_weight` {column!r} of dataset {self.name!r} has the type {kind}, but weights of rows are numbers. "
+                f"The `sample_weight` {column!r} of dataset {self.name!r} has the type {kind}, but weights must be numbers. "
                 "Convert it where the labels are ingested, or use another column."
             )
         return column, kind
@@ -318,16 +345,18 @@ def sources(
     labels: Sequence[Dataset],
     spec: JoinLabelsSpec,
     hashed: Mapping[str, Pseudonymizer],
+    spans: Sequence[tuple[Dataset, range]] | None = None,
 ) -> tuple[Predictions, Labels]:
     """Open the predictions and labels to join.
 
     :param hashed: pseudonymizer of each key column that scoring hashed, by name of the column
+    :param spans: the predictions to join, as positions in the files of each dataset; by default all predictions
     :raises SchemaError: a column is absent, or has a type that cannot be a key, a label or an order; or key columns
         have incomparable types
     """
     times = [key for key in spec.on if key not in hashed and _holds_times(key, predictions, labels)]
     names = list(dict.fromkeys(spec.on))
-    left = Windows(predictions, names, names, times)
+    left = Windows(predictions, names, names, times, spans)
     right = Labels(labels, spec, hashed, times)
     keys = [KeyColumn(key, left.kinds[key], right.key_kind(key), right.name) for key in names]
     right.keys = keys

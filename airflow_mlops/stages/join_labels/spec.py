@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from airflow_mlops.core.base import Name
-from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.calls import Result
 from airflow_mlops.core.references import DatasetLike, DatasetRef
+from airflow_mlops.core.shards import ShardedSpec
 from airflow_mlops.data.columns import LabelColumn, is_reserved
 
 
@@ -16,7 +17,7 @@ def _as_label(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-class JoinLabelsSpec(Spec):
+class JoinLabelsSpec(ShardedSpec):
     """Parameters of joining labels to predictions that were made before the labels were known.
 
     :param predictions: dataset of predictions, written by ScoreOperator
@@ -63,12 +64,15 @@ class JoinLabelsSpec(Spec):
 class JoinLabelsResult(Result):
     """Result of joining labels.
 
-    :param dataset: predictions with the column ``label``; ``None`` if a dataset is missing and ``on_missing`` is
-        ``skip``
+    The numbers are those of ``dataset``. If another shard writes the dataset, they are those of the shard.
+
+    :param dataset: predictions with the column ``label``; ``None`` if another shard writes the dataset, or if a dataset
+        is missing and ``on_missing`` is ``skip``
     :param rows: number of predictions
     :param labelled: number of predictions whose label is known
     :param coverage: share of labelled predictions (``labelled / rows``, 0 to 1); ``None`` if there are no rows
     :param repeated: number of predictions that match several rows of ``labels``
+    :param shard: index of the shard; ``None`` without shards, or if a dataset is missing
     """
 
     dataset: DatasetRef | None
@@ -76,3 +80,4 @@ class JoinLabelsResult(Result):
     labelled: int = 0
     coverage: float | None = None
     repeated: int = 0
+    shard: int | None = None

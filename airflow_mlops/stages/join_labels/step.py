@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from datetime import date
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import pyarrow as pa
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecError, named
 from airflow_mlops.data import prediction_log as log
-from airflow_mlops.data import relational
-from airflow_mlops.data.columns import LABEL, LABEL_AT, kept_apart
+from airflow_mlops.data.columns import kept_apart
 from airflow_mlops.data.datasets import TIMESTAMP_IS_DATE, Dataset, DatasetWriter
-from airflow_mlops.data.moments import UTC
+from airflow_mlops.data.kept_selections import KeptSelections
 from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.selection import coverage, select, window_of
-from airflow_mlops.data.types import common_schema, conformed
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.join_labels import near_misses
-from airflow_mlops.stages.join_labels.lookup import Tally, look_up
-from airflow_mlops.stages.join_labels.sources import Labels, Predictions, sources
+from airflow_mlops.stages.join_labels import shards
+from airflow_mlops.stages.join_labels.counts import Counts, check, total
+from airflow_mlops.stages.join_labels.joining import Join
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
+from airflow_mlops.stages.shards import with_rows
 
-if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-    from numpy.typing import NDArray
-
-
+_ATTRIBUTIONS = ("attribution_scale", "attribution_method")
 _QUARANTINED = ("quarantined", "quarantined_estimated")
 
 
@@ -40,6 +32,10 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     If the parameter ``labels_timestamp`` names a column of times, the copy also has the column ``label_at`` with the
     time at which each label became known.
 
+    With ``shards``, look up the labels of one shard of the predictions. The task that finishes the last missing shard
+    checks the counts of all shards and writes the dataset, with the id of a single pass. All other tasks return a
+    result without a dataset. See :mod:`airflow_mlops.stages.shards`.
+
     :raises DatasetNotFoundError: there is no dataset of predictions or no dataset of labels, and ``on_missing`` is
         ``fail``
     :raises SchemaError: a column is absent; key columns have incomparable types; a prediction has several labels, and
@@ -47,64 +43,116 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         (:mod:`~airflow_mlops.stages.join_labels.near_misses`) than have a label
     :raises SpecError: scoring hashed a key column, and ``hash_conn_id`` is not set or has a different secret key; or
         predictions of a shadow or a canary would be mixed with those of the champion
+    :raises DatasetCorruptError: the files of another shard were deleted or changed before they became a dataset
     """
+    shard = shards.join(spec, context) if spec.shards is not None else None
+    kept = shard.kept if shard else context.kept
+    found, missing = None, ""
     try:
-        predictions = select(context.store, spec.predictions, kept=context.kept)
-        labels = select(context.store, spec.labels, kept=context.kept)
+        found = _selected(spec, context, kept)
     except DatasetNotFoundError as error:
-        if spec.on_missing == "skip":
-            return JoinLabelsResult(dataset=None, summary=f"No labels were joined. {error}")
-        raise
+        if spec.on_missing == "fail":
+            raise
+        missing = str(error)
+    if shard is not None and spec.on_missing == "skip":
+        missing = shard.claim("missing", lambda: missing)
+    if missing:
+        return JoinLabelsResult(dataset=None, summary=f"No labels were joined. {missing}")
+    # If another shard was the first and has found the datasets, this shard now finds them as well.
+    predictions, labels = found or _selected(spec, context, kept)
     _keep_apart(predictions, spec)
-    hashed = pseudonymizers(predictions, spec, context)
-    keys, rows_of_labels = sources(predictions, labels, spec, hashed)
-    tally, window = Tally(), window_of(predictions)
-    with (
-        relational.connect() as connection,
-        DatasetWriter(context.store, spec.name, log.folder(window)) as writer,
-    ):
-        found = look_up(connection, keys, rows_of_labels, tally)
-        for batch in _with_labels(predictions, found, _empty(rows_of_labels), spec.sample_weight):
-            if not tally.contradicted:
-                writer.write(batch)
-        note = _check(connection, keys, rows_of_labels, tally, spec, hashed)
-        rows, labelled, repeated = tally.rows, tally.labelled, tally.repeated
-        share = labelled / rows if rows else None
-        manifest, _ = writer.commit(
-            window=window,
-            description=f"{predictions[0].manifest.name} with {spec.label.name} from {labels[0].manifest.name}",
-            source={"predictions": predictions[0].manifest.name, "labels": labels[0].manifest.name},
-            parents=[dataset.ref for dataset in (*predictions, *labels)],
-            details={
-                **_without(predictions, spec.sample_weight),
-                "label": spec.label.name,
-                "label_expression": spec.label.expression,
-                "labelled": labelled,
-                "coverage": share,
-                **coverage(predictions),
-                **_versions(predictions),
-                **log.sampled((dataset.manifest.details, dataset.rows) for dataset in predictions),
-                **({"repeated": repeated} if repeated else {}),
-            },
-            provenance=context.provenance,
-            slots=slots(predictions),
+    join = Join(predictions, labels, spec, pseudonymizers(predictions, spec, context))
+    window = window_of(predictions)
+    writer = partial(DatasetWriter, context.store, spec.name, log.folder(window))
+    if shard is None:
+        with writer() as opened:
+            result = _commit(opened, join, [join.write(opened)], context)
+        context.processed(result.rows)
+        return result
+    piece = shard.piece() or shard.add(_piece(join, shard, writer))
+    if not shard.is_newest:
+        context.progress(
+            "Another shard was cleared, so all shards select the datasets again. This shard is joined again."
         )
-    context.processed(rows)
+        return run(spec, context)
+    context.processed(piece.counts.rows)
+    pieces = shard.pieces_to_commit()
+    if pieces is None:
+        return JoinLabelsResult(
+            dataset=None,
+            **_numbers(piece.counts),
+            shard=shard.shard,
+            summary=f"Looked up the labels of {counted(piece.counts.rows, 'prediction')}"
+            f"{f' of {window.label}' if window else ''}, shard {shard.shard} of {shard.shards}; the last shard writes the "
+            "dataset.",
+        )
+    with writer() as opened:
+        for item in with_rows(pieces):
+            opened.include(item.written)
+        result = _commit(opened, join, [item.counts for item in pieces], context)
+    return result.model_copy(update={"shard": shard.shard})
+
+
+def _selected(
+    spec: JoinLabelsSpec, context: StepContext, kept: KeptSelections | None
+) -> tuple[list[Dataset], list[Dataset]]:
+    return select(context.store, spec.predictions, kept=kept), select(context.store, spec.labels, kept=kept)
+
+
+def _piece(join: Join, shard: shards.Round, writer: Callable[[], DatasetWriter]) -> shards.Piece:
+    with writer() as opened:
+        counts = join.write(opened, shard.shard, shard.shards)
+        return shards.Piece(written=shards.NO_FILES if counts.contradicted else opened.finish(), counts=counts)
+
+
+def _commit(writer: DatasetWriter, join: Join, counts: list[Counts], context: StepContext) -> JoinLabelsResult:
+    """Check the counts of all predictions, and commit the dataset.
+
+    :param counts: the counts of each shard, or of a single pass
+    :raises SchemaError: see :func:`check`
+    """
+    spec, predictions, labels = join.spec, join.predictions, join.labels
+    name, window = labels[0].manifest.name, window_of(predictions)
+    note = check(counts, spec, name)
+    found = total(counts)
+    numbers = _numbers(found)
+    share = numbers["coverage"]
+    manifest, _ = writer.commit(
+        window=window,
+        description=f"{predictions[0].manifest.name} with {spec.label.name} from {name}",
+        source={"predictions": predictions[0].manifest.name, "labels": name},
+        parents=[dataset.ref for dataset in (*predictions, *labels)],
+        details={
+            **_without(predictions, spec.sample_weight),
+            "label": spec.label.name,
+            "label_expression": spec.label.expression,
+            "labelled": found.labelled,
+            "coverage": share,
+            **coverage(predictions),
+            **_versions(predictions),
+            **log.sampled((dataset.manifest.details, dataset.rows) for dataset in predictions),
+            **({"repeated": found.repeated} if found.repeated else {}),
+        },
+        provenance=context.provenance,
+        slots=slots(predictions),
+    )
     return JoinLabelsResult(
         dataset=manifest.ref,
-        rows=rows,
-        labelled=labelled,
-        coverage=share,
-        repeated=repeated,
-        summary=f"{labelled:,} of {rows:,} predictions{f' of {window.label}' if window else ''} have a label"
+        **numbers,
+        summary=f"{found.labelled:,} of {found.rows:,} predictions{f' of {window.label}' if window else ''} have a label"
         f"{f' ({share:.1%})' if share is not None else ''}."
-        + (f" Several rows of {labels[0].manifest.name} match {counted(repeated, 'prediction')}." if repeated else "")
+        + (f" Several rows of {name} match {counted(found.repeated, 'prediction')}." if found.repeated else "")
         + (f" {note}" if note else ""),
     )
 
 
+def _numbers(counts: Counts) -> dict[str, Any]:
+    share = counts.labelled / counts.rows if counts.rows else None
+    return {"rows": counts.rows, "labelled": counts.labelled, "coverage": share, "repeated": counts.repeated}
+
+
 def slots(predictions: Sequence[Dataset]) -> list[str]:
-    """Return the names of the slots that point at the labelled predictions: the ids of the datasets that were read whole."""
+    """Return the names of the slots for the labelled predictions: the ids of the datasets that were read whole."""
     return [dataset.manifest.id for dataset in predictions if dataset.window == dataset.manifest.window]
 
 
@@ -122,8 +170,8 @@ def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
     model = manifest.details["model"]
     if len(found) > 1:
         raise SpecError(
-            f"Dataset {manifest.name!r} has {kind} predictions and other datasets have others. Join labels to them in "
-            "separate tasks."
+            f"Dataset {manifest.name!r} has {kind} predictions, but other datasets of predictions are of another kind. Join "
+            "labels to each kind in a separate task."
         )
     if spec.name == f"{model}_outcomes":
         raise SpecError(
@@ -144,41 +192,19 @@ def _without(predictions: Sequence[Dataset], replaced: str | None) -> dict[str, 
     kept: dict[str, Any] = {
         key: [name for name in details[key] if name != replaced] for key in ("hashed", "dropped") if key in details
     }
+    kept |= _attributions(predictions)
     return {**{key: value for key, value in details.items() if key not in _QUARANTINED}, **kept}
 
 
-def _with_labels(
-    predictions: Sequence[Dataset], found: Iterator[pa.Table], empty: pa.Table, replaced: str | None
-) -> Iterator[pa.RecordBatch]:
-    """Append the labels to the predictions.
+def _attributions(predictions: Sequence[Dataset]) -> dict[str, str]:
+    """Return how the attributions of the last version were made; empty without attributions.
 
-    :param found: the columns of the labels, for consecutive predictions
-    :param empty: the same columns without rows
-    :param replaced: column of the predictions that the labels replace; ``None`` if they replace none
+    Only some of its predictions may have attributions. If they were made in several ways, all are named.
     """
-    name = predictions[0].manifest.name
-    what = f"The windows of dataset {name!r}"
-    fields = ([field for field in dataset.schema if field.name != replaced] for dataset in predictions)
-    schema = common_schema(map(pa.schema, fields), what, "Score the windows again.")
-    none = _append(pa.RecordBatch.from_pylist([], schema=schema), empty)
-    rest, rows = empty, 0
-    for dataset in predictions:
-        for batch in dataset.batches(columns=[name for name in dataset.schema.names if name != replaced]):
-            while rest.num_rows < batch.num_rows:
-                rest = pa.concat_tables([rest, next(found)])
-            yield _append(conformed(batch, schema, what), rest.slice(0, batch.num_rows).combine_chunks())
-            rest = rest.slice(batch.num_rows)
-            rows += batch.num_rows
-    for _ in found:
-        raise AssertionError("The join of labels returned more rows than there are predictions.")
-    if not rows:
-        yield none
-
-
-def _empty(labels: Labels) -> pa.Table:
-    has_times = labels.by_time is not None and labels.by_time.is_time
-    weight = [labels.weight] if labels.weight else []
-    return pa.schema([(LABEL, labels.kind), *weight, *([(LABEL_AT, UTC)] if has_times else [])]).empty_table()
+    version = predictions[-1].manifest.details.get("model_version")
+    known = [item.manifest.details for item in predictions if item.manifest.details.get("model_version") == version]
+    found = {key: {details[key]: None for details in known if key in details} for key in _ATTRIBUTIONS}
+    return {key: " and ".join(names) for key, names in found.items() if names}
 
 
 def _versions(predictions: Sequence[Dataset]) -> dict[str, dict[str, int]]:
@@ -188,17 +214,6 @@ def _versions(predictions: Sequence[Dataset]) -> dict[str, dict[str, int]]:
         details = dataset.manifest.details
         counts.update(details.get("model_versions") or {str(details.get("model_version")): dataset.rows})
     return {"model_versions": dict(counts)} if "None" not in counts else {}
-
-
-def _append(batch: pa.RecordBatch, added: pa.Table) -> pa.RecordBatch:
-    for name in added.column_names:
-        if name in batch.schema.names:
-            raise SchemaError(
-                f"The predictions already have a column {name!r}, but joining labels adds a column with this name. "
-                "Rename the column before scoring."
-            )
-    arrays = [column.combine_chunks() for column in added.columns]
-    return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=pa.schema([*batch.schema, *added.schema]))
 
 
 def pseudonymizers(
@@ -238,77 +253,3 @@ def pseudonymizers(
             "scoring used as the secret key."
         )
     return dict.fromkeys(hashed, pseudonymizer)
-
-
-def _check(
-    connection: DuckDBPyConnection,
-    predictions: Predictions,
-    labels: Labels,
-    tally: Tally,
-    spec: JoinLabelsSpec,
-    hashed: dict[str, Pseudonymizer],
-) -> str:
-    """Check the result of the join.
-
-    :return: a sentence that explains why predictions have no label; empty if no explanation was found
-    :raises SchemaError: key columns have incomparable types or are written in different forms, a label is infinite, or
-        a prediction has several labels or weights and no column says which of them is valid
-    """
-    name = labels.name
-    for key in labels.keys:
-        key.check()
-    if tally.contradicted:
-        raise _ambiguous(_distinct(predictions, np.concatenate(tally.contradicted)), name, spec)
-    if tally.infinite:
-        raise SchemaError(
-            f"Label {spec.label.name!r} of dataset {name} is infinite for {counted(tally.infinite, 'prediction')}. Correct the label, or "
-            "make it null."
-        )
-    missed = None
-    if tally.matched < tally.rows and labels.rows:
-        missed = near_misses.find(
-            connection, lambda: tally.unmatched(predictions.tables()), labels.tables, predictions.comparable, hashed
-        )
-    if missed is not None and missed.rows > tally.matched:
-        raise SchemaError(missed.explain(tally.rows, name))
-    if missed is not None:
-        return missed.note(name)
-    if not tally.rows or tally.labelled:
-        return ""
-    if tally.matched:
-        return f"{name} has rows for {counted(tally.matched, 'prediction')}, but the labels in these rows are null."
-    return f"{name} has no row for any of their keys, such as {_example(predictions.first)}."
-
-
-def _distinct(predictions: Predictions, rows: NDArray[np.int64]) -> pa.Table:
-    """Return the distinct keys of the predictions with the row numbers ``rows``, which are in ascending order."""
-    found: list[pa.Table] = []
-    for first, table in predictions.tables():
-        here = rows[np.searchsorted(rows, first) : np.searchsorted(rows, first + table.num_rows)] - first
-        if not len(here):
-            continue
-        # Arrow reads a name that starts with a dot or a bracket as a path, so keys are grouped by their position.
-        places = [str(place) for place in range(table.num_columns)]
-        both = pa.concat_tables([*found, table.take(pa.array(here)).rename_columns(places)])
-        found = [both.group_by(places, use_threads=False).aggregate([])]
-    return found[0].rename_columns(predictions.comparable.names)
-
-
-def _ambiguous(keys: pa.Table, name: str, spec: JoinLabelsSpec) -> SchemaError:
-    """Create the error for predictions that match several different labels or weights.
-
-    :param keys: the distinct keys of these predictions
-    :param name: name of the dataset of labels
-    """
-    order = spec.labels_version or spec.labels_timestamp
-    same = f" with the same {order!r}" if order else ""
-    return SchemaError(
-        f"Dataset {name!r} has more than one label{' or weight' if spec.sample_weight else ''}{same} for {keys.num_rows:,} keys of the predictions, for example "
-        f"{_example({key: keys[key][0].as_py() for key in keys.column_names})}. Set `labels_version` to a column that grows with each correction of a label, or add key columns to "
-        "`on`."
-    )
-
-
-def _example(values: dict[str, Any]) -> str:
-    """Return the values of a key, such as ``carrier='UA', flight=1``."""
-    return ", ".join(f"{key}={value if isinstance(value, date) else repr(value)}" for key, value in values.items())

@@ -33,7 +33,7 @@ from airflow_mlops.data.datasets import Dataset, datasets_inside, open_dataset
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_weights import Decay
 from airflow_mlops.data.types import concatenated
-from airflow_mlops.metrics.catalog import REALISED, is_quantile, main_metric, realised
+from airflow_mlops.metrics.catalog import REALISED, is_coverage_gap, is_quantile, main_metric, realised
 from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.columns import columns_of
 from airflow_mlops.metrics.realised import UnmeasurableError
@@ -151,8 +151,8 @@ def probe(
     :param realised: realised performance of the window
     :param earlier: findings of earlier windows, ordered by time
     :param ledger: the ledger of the model, which was read before
-    :param trainer: the trainer of the operator; by default the trainers of the champion and of the other candidates of
-        the last decision
+    :param trainer: the trainer of the operator; ``None`` for the trainers of the champion and of the other candidates
+        of the last decision
     :raises MLOpsError: a challenger could not be trained or compared, and a retry may help or ``trainer`` is set. Other
         errors become a note
     """
@@ -210,11 +210,16 @@ def _fit(training: Training, contract: ModelContract) -> Fit:
 def metric_of(policy: Policy, contract: ModelContract) -> str:
     """Return the metric by which challengers are compared.
 
-    This is the metric of the policy if each row has a loss and the metric names no column. Otherwise, or if the policy
+    This is the metric of the policy if each row has a loss, and the metric names no column and is no coverage gap. Otherwise, or if the policy
     has no metric, it is the first metric of the ML task that was measured for the champion on held-out rows.
     """
     metric = policy.metric
-    if metric is not None and realised(contract.task, [metric]) and not columns_of([metric]):
+    if (
+        metric is not None
+        and realised(contract.task, [metric])
+        and not columns_of([metric])
+        and not is_coverage_gap(metric)
+    ):
         return metric
     if is_quantile(main := main_metric(contract.task, contract.metrics)):
         return main

@@ -96,7 +96,7 @@ def _drift(history: Sequence[Findings], column: str, last: Findings) -> _Series:
 def _tolerance(measured: Performance, last: Findings) -> float:
     """Return the change of the metric that the policy tolerates, in the unit of the metric."""
     tolerance = last.policy.tolerance
-    return tolerance if measured.higher_is_better else tolerance * abs(measured.reference or 0.0)
+    return tolerance if measured.has_absolute_tolerance else tolerance * abs(measured.reference or 0.0)
 
 
 def _z(findings: Findings) -> float:

@@ -57,7 +57,7 @@ class Check:
 
     @property
     def is_quarantine_estimated(self) -> bool:
-        """Return whether :attr:`quarantined` is an estimate, because predictions are a part of a dataset."""
+        """Return whether :attr:`quarantined` is an estimate, because the predictions are only a part of a dataset."""
         return any(map(is_quarantine_estimated, self.datasets))
 
     @property

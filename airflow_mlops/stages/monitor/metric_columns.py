@@ -1,7 +1,7 @@
 """The columns of a window that the metric of the policy names: costs of rows, or the groups of a ranking.
 
 They come with the scored rows. If only some rows of a window have valid values, the window is not measured: without the
-other rows, it would be a different metric under the same name.
+other rows, the result would be a different metric under the same name.
 """
 
 from __future__ import annotations

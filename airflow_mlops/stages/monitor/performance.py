@@ -352,14 +352,15 @@ def _performance(
     wider = 1.0 if known is None else math.sqrt(known.effect)
     value, then = _value_at_training(metric, reference, weight), _at_training(reference, weight)
     trained = at_training.interval(metric, value, then, policy.confidence) if value is not None else None
+    trained = metrics.stretched(metric, trained, wider) if trained is not None else None
     return Performance(
         metric=metric,
         value=estimate.value,
         low=estimate.low,
         high=estimate.high,
         reference=value,
-        reference_low=trained.value - wider * (trained.value - trained.low) if trained is not None else None,
-        reference_high=trained.value + wider * (trained.high - trained.value) if trained is not None else None,
+        reference_low=trained.low if trained is not None else None,
+        reference_high=trained.high if trained is not None else None,
         compared=reference.compared,
         labels=rows,
         greater_is_better=policy.greater_is_better,

@@ -25,7 +25,6 @@ from airflow_mlops.registry.integrity import require_promoted
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.monitor import (
-    attributions,
     challengers,
     champion,
     columns,
@@ -37,6 +36,7 @@ from airflow_mlops.stages.monitor import (
     segments,
     timing,
 )
+from airflow_mlops.stages.monitor.attributions import drift as attributions
 from airflow_mlops.stages.monitor.champion import ChampionFacts
 from airflow_mlops.stages.monitor.changes import find_changes
 from airflow_mlops.stages.monitor.check import Check
@@ -152,13 +152,14 @@ def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingR
     current = columns.window_profile(check, reference, spec.profiles if check.version is None else [])
     baselines = references.baselines(spec.reference, check, reference, current)
     references.keep(check.store, check.model, check.window, reference.version, current)
+    explained = attributions.measure(check, reference)
     drift = columns.measure(
         check,
         reference,
         current,
         baselines,
         judge_labels=realised.immature is None,
-        attributions=attributions.drift(check, reference),
+        attributions=explained.drift,
     )
     estimated = performance.estimated(check, reference, realised)
     return Measurements(
@@ -173,5 +174,5 @@ def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingR
         drift=drift,
         reference=baselines.used,
         segments=segments.compare(check, reference, realised),
-        notes=[*reference.notes, *realised.notes, *baselines.notes, *estimated.notes],
+        notes=[*reference.notes, *realised.notes, *baselines.notes, *explained.notes, *estimated.notes],
     )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -176,7 +175,7 @@ def _id(trainer: TrainerSpec) -> str:
 def _expected_seconds(candidate: ModelVersionRef, trainer: TrainerSpec, rows: int, client: MlflowClient) -> float:
     """Return the expected time of fits to ``rows`` rows in seconds, in proportion to the fit of the candidate.
 
-    :raises UnmeasurableError: the trainer runs user code, or the time is not known
+    :raises UnmeasurableError: challengers cannot be trained with the trainer, or the time is not known
     """
     if own := own_code(trainer):
         raise UnmeasurableError(f"it runs user code ({', '.join(own)})")
@@ -218,12 +217,10 @@ def _recorded(ref: ModelVersionRef, client: MlflowClient) -> Training | None:
     :raises RegistryError: the run cannot be read
     :raises SpecError: a newer version of this package wrote the trainer
     """
-    with registry_errors(f"The MLflow run of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        if all(item.path != TRAINING_FILE for item in client.list_artifacts(ref.run_id)):
+    with registry_errors(f"The MLflow run of {ref} cannot be read"):
+        if TRAINING_FILE not in run_files.paths(client, ref.run_id):
             return None
-        recorded: dict[str, Any] = json.loads(
-            run_files.download(client, ref.run_id, TRAINING_FILE, folder).read_bytes()
-        )
+        recorded: dict[str, Any] = json.loads(run_files.read(client, ref.run_id, TRAINING_FILE))
     known = {name: recorded[name] for name in ("trainer", "seed", "class_weight", "sample_weight") if name in recorded}
     found: Training = parse(Training, known, f"The training of {ref}")
     return found

@@ -27,8 +27,8 @@ def profile_of(
     """Profile all rows. The parts are merged in the order of the rows, so the profile is always the same.
 
     :param names: names of the columns to read
-    :param columns: names of the columns to profile; by default all columns of types that can be profiled
-    :param reconstruction: computes the reconstruction error, which is profiled as well; by default none
+    :param columns: names of the columns to profile; ``None`` for all columns of types that can be profiled
+    :param reconstruction: computes the reconstruction error, which is profiled as well; ``None`` to leave it out
     """
     count = row_spans.count(datasets, None, ROW_GROUP_ROWS)
     arguments = {

@@ -103,10 +103,9 @@ def _registered(client: MlflowClient, refit: Refit, ref: ModelVersionRef, verdic
         if card:
             if run.data.tags.get("mlops.evaluated_on") != verdict.dataset_id or not version.description:
                 raise NotCacheableError(f"what was recorded with {ref} in MLflow was changed")
-            with tempfile.TemporaryDirectory() as folder:
-                file = run_files.download(client, ref.run_id, f"{EVALUATION_FOLDER}/verdict.json", folder)
-                if Verdict.model_validate_json(file.read_bytes()) != verdict:
-                    raise NotCacheableError(f"the model card of {ref} has another verdict")
+            recorded = run_files.read(client, ref.run_id, f"{EVALUATION_FOLDER}/verdict.json")
+            if Verdict.model_validate_json(recorded) != verdict:
+                raise NotCacheableError(f"the model card of {ref} has another verdict")
     return {f"version {tag}": version.tags.get(tag, "") for tag in _VERSION_TAGS} | card
 
 
@@ -117,7 +116,7 @@ def _files(client: MlflowClient, run_id: str, path: str) -> dict[str, str]:
     :return: empty if the run has no such file or folder
     """
     with registry_errors(f"The files of run {run_id} cannot be read"), tempfile.TemporaryDirectory() as temporary:
-        if all(item.path != path for item in client.list_artifacts(run_id)):
+        if path not in run_files.paths(client, run_id):
             return {}
         run_files.download(client, run_id, path, temporary)
         folder = Path(temporary)

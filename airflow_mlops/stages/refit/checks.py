@@ -97,8 +97,9 @@ def not_worse(metric: Metric, judged: Rows, refitted: Rows) -> GateResult:
         measured=found.candidate,
         asked=found.champion,
         passed=passed,
-        explanation=f"{metric.name} on the held-out rows, which are training rows of the refit, is {rounded(found.candidate)}, "
-        f"{'not ' if passed else ''}significantly worse than that of the judged version ({rounded(found.champion)}).",
+        explanation=f"{metric.name} on the held-out rows, which are training rows of the refit, is "
+        f"{rounded(found.candidate)}. The judged version has {rounded(found.champion)}, so the refit is "
+        f"{'not ' if passed else ''}significantly worse.",
         improvement=found.improvement.value,
         high=high,
         confidence=CONFIDENCE,

@@ -301,8 +301,8 @@ def _check(
 
 
 def _recorded(client: MlflowClient, run_id: str) -> Refit:
-    with registry_errors(f"The refit in run {run_id} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        return Refit.model_validate_json(run_files.download(client, run_id, CHECKS_FILE, folder).read_bytes())
+    with registry_errors(f"The refit in run {run_id} cannot be read"):
+        return Refit.model_validate_json(run_files.read(client, run_id, CHECKS_FILE))
 
 
 def _with_refit(verdict: Verdict, refit: Refit) -> Verdict:
@@ -339,7 +339,7 @@ def _write_card(client: MlflowClient, context: StepContext, judged: _Judged, ref
         return
     ref = refit.version
     with registry_errors(f"The evaluation of {ref} cannot be logged"), tempfile.TemporaryDirectory() as temporary:
-        if all(file.path != ARTIFACTS for file in client.list_artifacts(judged.ref.run_id)):
+        if ARTIFACTS not in run_files.paths(client, judged.ref.run_id):
             context.progress(f"{ref} has no model card, because the MLflow run of {judged.ref} has none.")
             return
         folder = run_files.download(client, judged.ref.run_id, ARTIFACTS, temporary)

@@ -23,7 +23,7 @@ from airflow_mlops.models import sent_models
 from airflow_mlops.models.sent_models import SentModel
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score.scoring import Scoring, batch_rows
-from airflow_mlops.stages.score.shards import Round
+from airflow_mlops.stages.score.shards import Round, of_one_task
 from airflow_mlops.stages.score.spec import ScoreSpec
 
 
@@ -35,7 +35,7 @@ def parts(spec: ScoreSpec, datasets: Sequence[Dataset], context: StepContext) ->
     """
     count = row_spans.count(datasets, spec.part, batch_rows(datasets, spec.part))
     task = context.key.removeprefix("results/").removesuffix(".json")
-    return Round(context.store, f"scoring/parts/{task}", 0, 0, count)
+    return of_one_task(context.store, f"scoring/parts/{task}", 0, count)
 
 
 def score(
@@ -94,5 +94,5 @@ def score_shard(store: ArtifactStore, arguments: Mapping[str, Any], number: int)
         spec.shadow,
     )
     model = SentModel.model_validate(arguments["model"])
-    shard = Round(store, arguments["group"], 0, number, arguments["shards"])
+    shard = of_one_task(store, arguments["group"], number, arguments["shards"])
     return scoring.one_shard(shard, lambda: sent_models.load(store, model)).rows

@@ -30,6 +30,7 @@ from airflow_mlops.models.scorer import Scorer
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score.attributions import with_attributions
 from airflow_mlops.stages.score.shards import Piece, Round
+from airflow_mlops.stages.shards import with_rows
 
 if TYPE_CHECKING:
     from airflow_mlops.core.windows import Window
@@ -102,12 +103,11 @@ class Scoring:
 
         :return: manifest of the dataset of predictions; ``None`` if another shard commits it
         """
-        pieces = shard.pieces()
-        if pieces is None or not shard.owns_dataset():
+        pieces = shard.pieces_to_commit()
+        if pieces is None:
             return None
         with self._writer() as writer:
-            # Files without rows are left out, unless the whole dataset has no rows, as in a single pass.
-            for piece in [piece for piece in pieces if piece.rows] or pieces[:1]:
+            for piece in with_rows(pieces):
                 writer.include(piece.written)
             return self._commit(writer, pieces[0].details, sum(piece.seconds for piece in pieces))
 
@@ -130,7 +130,7 @@ class Scoring:
         predictions.claim(self.context.store, self.name, self._slot, self.datasets, self.part, self.context.provenance)
         details = _details(self.datasets, model, self.version, carried, self.privacy)
         if explainer is not None:
-            details["attribution_scale"] = explainer.scale
+            details |= {"attribution_scale": explainer.scale, "attribution_method": explainer.method}
         timestamp = details["timestamp"]
         private = hashed_or_dropped(self.privacy.details)
         schema = _common(self.datasets, carried, timestamp)

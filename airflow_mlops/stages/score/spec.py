@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from airflow_mlops.core.base import Name
-from airflow_mlops.core.calls import Result, Spec
+from airflow_mlops.core.calls import Result
 from airflow_mlops.core.references import (
     AnyTableTarget,
     AnyWrittenTable,
@@ -16,11 +16,12 @@ from airflow_mlops.core.references import (
     MLflowTarget,
     ModelVersionRef,
 )
+from airflow_mlops.core.shards import ShardedSpec
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import check_private, predictions_name
 
 
-class ScoreSpec(Spec):
+class ScoreSpec(ShardedSpec):
     """Parameters of scoring, which predicts the rows of a dataset with a version of a model.
 
     With ``version`` or ``alias``, the predictions are shadow predictions, which are not used for decisions. They are
@@ -46,10 +47,6 @@ class ScoreSpec(Spec):
         ``hash_columns``
     :param write_to: table of a database, Delta table or Iceberg table, into which the predictions are written as well;
         by default no table
-    :param shard: index of the shard to score, from 0; by default all rows are scored
-    :param shards: number of shards into which the rows are divided
-    :param succeeded: map indexes of the instances of the mapped task that have succeeded, in ascending order. They do
-        not affect the key of the result
     :param mlflow: MLflow server with the registered model
     """
 
@@ -67,9 +64,6 @@ class ScoreSpec(Spec):
     drop_columns: list[str] = Field(default_factory=list)
     hash_conn_id: str | None = None
     write_to: AnyTableTarget | None = None
-    shard: int | None = Field(default=None, ge=0)
-    shards: int | None = Field(default=None, ge=1)
-    succeeded: list[int] = Field(default_factory=list)
     mlflow: MLflowTarget = MLflowTarget()
 
     @property
@@ -90,23 +84,6 @@ class ScoreSpec(Spec):
             raise ValueError(
                 f"`name` is {self.name!r}, the dataset of the champion's predictions. Set a different name for predictions "
                 "of another version, or remove `name`."
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _one_of_the_shards(self) -> ScoreSpec:
-        if self.shard is None and self.shards is None:
-            return self
-        if self.shards is None:
-            raise ValueError(f"shard={self.shard} is set, but `shards` is not. Set `shards` to the number of shards.")
-        if self.shard is None:
-            raise ValueError(
-                f"shards={self.shards} is set, but `shard` is not. Map the task with "
-                f".partial(..., shards={self.shards}).expand(shard=list(range({self.shards})))."
-            )
-        if self.shard >= self.shards:
-            raise ValueError(
-                f"shard={self.shard} is out of range: with shards={self.shards} it must be between 0 and {self.shards - 1}"
             )
         return self
 

@@ -41,7 +41,7 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
 
     With ``shards``, predict the rows of one shard. The task that scores the last missing shard writes the dataset, the
     index and the table. All other tasks return a result without a dataset. See
-    :mod:`airflow_mlops.stages.score.shards`.
+    :mod:`airflow_mlops.stages.shards`.
 
     If there are executors and ``shards`` is not set, the executors predict the rows. This process then writes the
     dataset, the index and the table.
@@ -75,7 +75,8 @@ def run(spec: ScoreSpec, context: StepContext) -> ScoreResult:
         table = writing.open_target(spec.write_to, context.connection)
     client = connect(spec.mlflow, context.connection)
     one_version = shard or parts
-    version = one_version.version(partial(version_of, spec, client)) if one_version else version_of(spec, client)
+    resolve = partial(version_of, spec, client)
+    version = shards.version(one_version, resolve) if one_version else resolve()
     if version is None:
         return ScoreResult(dataset=None, summary=f"No rows were scored. {_lacks(spec)}.")
     privacy = Privacy.of(spec.hash_columns, spec.drop_columns, spec.hash_conn_id, context.connection)

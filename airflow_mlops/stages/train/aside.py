@@ -1,8 +1,8 @@
 """Set aside rows of the split part ``train`` for a calibration, a decision threshold or prediction intervals.
 
-The model is not fitted to these rows, and gates do not use them. If a training needs rows for both, the calibration and
-the threshold each get half of the rows. A threshold chosen on the rows of the calibration would be biased, because the
-calibration was fitted to them.
+The model is not fitted to these rows, and gates do not use them. If a training needs rows for a calibration and for a
+threshold, each of the two gets half of the rows. A threshold chosen on the rows of the calibration would be biased,
+because the calibration was fitted to them.
 """
 
 from __future__ import annotations

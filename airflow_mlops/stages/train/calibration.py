@@ -1,8 +1,9 @@
 """Calibrate the probabilities of a candidate by the method of the training (``calibration=``).
 
-The calibration functions are fitted to rows that :mod:`airflow_mlops.stages.train.aside` sets aside, and become a part
-of the model. If the training has a column of weights, each row counts by its weight. Both its predictions in Python and its ONNX export are calibrated. Scoring, serving, gates and monitoring
-use the export, so all of them use calibrated probabilities.
+The calibration functions are fitted to rows that :mod:`airflow_mlops.stages.train.aside` sets aside. If the training
+has a column of weights, each of these rows counts by its weight. The functions become a part of the model, so its
+predictions in Python and its ONNX export are calibrated. Scoring, serving, gates and monitoring use the export, and
+therefore calibrated probabilities.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,9 +30,13 @@ EXAMPLE_ROWS = 5
 _PACKAGES = ("mlflow", "numpy", "onnx", "onnxruntime", "pandas", "pyarrow")
 
 
+# Reading a version parses the metadata of a package, and each candidate of a search needs the same versions.
+_version = cache(version)
+
+
 def package_versions(model: FittedModel) -> dict[str, str]:
     """Return the installed version of each Python package that the stored model needs, by name of the package."""
-    return {name: version(name) for name in sorted({*_PACKAGES, *model.packages})}
+    return {name: _version(name) for name in sorted({*_PACKAGES, *model.packages})}
 
 
 def write_package(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.base import parse
@@ -55,11 +54,11 @@ def run_file(client: MlflowClient, ref: ModelVersionRef, file: str, action: str 
     without = f"{ref} cannot be {action}, because "
     if not ref.run_id:
         raise RegistryError(f"{without}it has no MLflow run. Train the model with TrainOperator.")
-    with registry_errors(f"The MLflow run of {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        if all(item.path != file for item in client.list_artifacts(ref.run_id)):
+    with registry_errors(f"The MLflow run of {ref} cannot be read"):
+        if file not in run_files.paths(client, ref.run_id):
             raise RegistryError(
                 f"{without}its MLflow run {ref.run_id} has no file {file}. TrainOperator writes this file. Train the model "
                 "again with TrainOperator."
             )
-        content: dict[str, Any] = json.loads(run_files.download(client, ref.run_id, file, folder).read_bytes())
+        content: dict[str, Any] = json.loads(run_files.read(client, ref.run_id, file))
     return content

@@ -30,8 +30,8 @@ class TrainSpec(Spec):
     :param trainer: the trainer, or the result of a search, from which the trainer with the best parameters is taken
     :param metrics: metrics that are computed and logged in addition to the built-in metrics: import paths of custom
         metrics (:mod:`airflow_mlops.metrics.custom`), expected costs (:mod:`airflow_mlops.metrics.costs`), deviances
-        (:mod:`airflow_mlops.metrics.deviances`) and NDCG (:mod:`airflow_mlops.metrics.rankings`). For a quantile objective, the pinball loss of its
-        quantile (:mod:`airflow_mlops.metrics.quantiles`) is added
+        (:mod:`airflow_mlops.metrics.deviances`) and NDCG (:mod:`airflow_mlops.metrics.rankings`). For a quantile
+        objective, the pinball loss of the quantile (:mod:`airflow_mlops.metrics.quantiles`) is added
     :param threshold: rule for the decision threshold of a binary model, or the threshold as a number, see
         :class:`airflow_mlops.models.threshold_rule.ThresholdRule`; by default the threshold of the estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, see

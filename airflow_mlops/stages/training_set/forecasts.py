@@ -53,7 +53,7 @@ def forecast_of(spec: TrainingSetSpec, datasets: Sequence[Dataset]) -> dict[str,
 def detail(forecast: dict[str, Any] | None, spec: TrainingSetSpec) -> dict[str, Any]:
     """Return the entry for the manifest, from which later steps know that they measure forecasts.
 
-    There is none if the label is not the value itself, because the seasonal-naive forecast is then in another unit.
+    It is empty if the label is not the value itself, because the seasonal-naive forecast is then in another unit.
     """
     if forecast is None or (
         spec.label is not None and (spec.label.name != forecast["value"] or spec.label.expression is not None)
@@ -63,7 +63,7 @@ def detail(forecast: dict[str, Any] | None, spec: TrainingSetSpec) -> dict[str, 
 
 
 def with_columns(spec: TrainingSetSpec, forecast: dict[str, Any] | None) -> TrainingSetSpec:
-    """Return the spec with the columns that the metrics of forecasts need, which are not all features."""
+    """Return the spec with all columns that the metrics of forecasts need. Some of these columns are not features."""
     if not detail(forecast, spec):
         return spec
     missing = [name for name in (SCALE, NAIVE) if name not in (*spec.columns, *spec.watched)]

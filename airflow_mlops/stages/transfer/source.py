@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,10 +148,10 @@ def _evaluated(client: MlflowClient, ref: ModelVersionRef, card: dict[str, str])
     )
     if "verdict.json" not in card:
         raise unknown
-    with registry_errors(f"The verdict on {ref} cannot be read"), tempfile.TemporaryDirectory() as folder:
-        path = run_files.download(client, ref.run_id, f"{EVALUATION_FOLDER}/verdict.json", folder)
+    with registry_errors(f"The verdict on {ref} cannot be read"):
+        recorded = run_files.read(client, ref.run_id, f"{EVALUATION_FOLDER}/verdict.json")
         try:
-            verdict = Verdict.model_validate_json(path.read_bytes())
+            verdict = Verdict.model_validate_json(recorded)
         except ValidationError:
             raise RegistryError(
                 f"The verdict on {ref} in MLflow cannot be read by this release. Evaluate the version again."
@@ -201,8 +200,7 @@ def read(client: MlflowClient, store: ArtifactStore, ref: ModelVersionRef, evide
                 model, evidence_files, contract, mask(version.description or ""), str(ref), version_tags=version_tags
             )
         run = client.get_run(ref.run_id)
-        stored = {item.path for item in client.list_artifacts(ref.run_id)}
-        for path in stored & {*_EVIDENCE}:
+        for path in run_files.paths(client, ref.run_id) & {*_EVIDENCE}:
             run_files.download(client, ref.run_id, path, evidence_files)
     if (found := difference(evidence.card, _card(evidence_files, evidence.card))) is not None:
         raise ModelCorruptError(f"The evaluation of {ref} in MLflow was changed while it was copied: {found}. Retry.")

@@ -1,8 +1,9 @@
 """Validate a window whose rows do not fit into memory as one DataFrame. The results are the same as for one DataFrame.
 
 Great Expectations validates batches of the window with pandas. The results of expectations about single rows are
-merged. All other expectations, such as those about means and distinct values, read all rows at once. If possible, they
-read only the columns that they name.
+merged. For the expectation of unique values, DuckDB finds the rows with repeated values
+(:mod:`airflow_mlops.stages.validate.duplicates`). All other expectations, such as those about means, read all rows at
+once. If possible, they read only the columns that they name.
 
 Great Expectations' SQL engine is not used. Version 1.24 does not support DuckDB, the SQLAlchemy dialect for DuckDB
 cannot list columns with SQLAlchemy 2.1, and all unexpected rows would become Python objects at once.
@@ -68,7 +69,7 @@ def run_in_batches(
     suite = with_time_bounds(suite, rows.schema.empty_table())
     for position, expectation in enumerate(suite.expectations):
         expectation.meta = {**(expectation.meta or {}), _POSITION: position}
-    # The expectations are collected before a session adds the suite to a project, because this changes them.
+    # A session adds the suite to a project, which changes the expectations. They are therefore collected before.
     streamed = {
         position: one for position, one in enumerate(suite.expectations)
         if one.expectation_type in _ABOUT_SINGLE_ROWS and getattr(one, "row_condition", None) is None

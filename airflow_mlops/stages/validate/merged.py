@@ -19,9 +19,9 @@ _MOST_DISTINCT = 100_000
 class Merged:
     """The result of one expectation for the batches so far.
 
-    Great Expectations keeps all unexpected values and their rows. This class keeps the row numbers in an array. Of the
-    unexpected values, it keeps the first 20 and the frequencies, which is all that the Data Docs show. If there are
-    more than 100,000 distinct unexpected values, rare values are dropped, so the frequencies may be too low.
+    Great Expectations keeps all unexpected values and their rows. This class keeps the row numbers in an array. It
+    keeps the first 20 unexpected values and the frequencies of all, because the Data Docs show nothing else. If there
+    are more than 100,000 distinct unexpected values, rare values are dropped, so the frequencies may be too low.
     """
 
     def __init__(self) -> None:

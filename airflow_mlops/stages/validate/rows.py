@@ -1,4 +1,4 @@
-"""The rows of a validation: read as one table, whatever the number of datasets, in batches of limited size."""
+"""The rows of one or several datasets, read as one table in batches of limited size."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Rows:
     def fits(self) -> bool:
         """Return whether all rows are validated at once.
 
-        This is the case if there are few rows, or if a column has categories, because each batch of such a column would
-        have other categories.
+        This is the case if there are few rows, or if a column has categories, because the categories of such a column
+        would differ between batches.
         """
         return self.count <= self._batch_rows or any(map(_has_categories, self.schema.types))
 

@@ -39,8 +39,8 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
 
     :raises SpecError: the suite cannot be loaded, or contains an unknown expectation; the datasets have different
         names; or only some rows of a dataset are selected, and ``on_failure`` is not ``quarantine``
-    :raises SchemaError: the windows of the dataset have columns of different types, or an expectation names a column
-        whose name differs from another one only by letter case
+    :raises SchemaError: the windows of the dataset have columns of different types, or the suite names a column, and
+        another column has the same name in different letter case
     :raises ValidationError: an expectation could not be computed; an expectation failed, and ``on_failure`` is
         ``fail``; or ``on_failure`` is ``quarantine``, and a failed expectation concerns the whole table or every row
         failed
@@ -103,9 +103,9 @@ def _check(datasets: Sequence[Dataset], spec: ValidateSpec) -> None:
 
 
 def _require_distinct(suite: ExpectationSuite, datasets: Sequence[Dataset]) -> None:
-    """Check that Great Expectations, which ignores the case of names, reads the columns that the suite names.
+    """Check that Great Expectations, which ignores the letter case of names, reads the columns that the suite names.
 
-    :raises SchemaError: a named column differs from another one only by letter case
+    :raises SchemaError: the suite names a column, and another column has the same name in different letter case
     """
     names: dict[str, list[str]] = {}
     for column in dict.fromkeys(name for dataset in datasets for name in dataset.manifest.column_names):
@@ -120,8 +120,8 @@ def _require_distinct(suite: ExpectationSuite, datasets: Sequence[Dataset]) -> N
         if len(same := names.get(column.casefold(), [])) > 1:
             raise SchemaError(
                 f"The suite {suite.name!r} names column {column!r}, but the columns {' and '.join(map(repr, same))} differ only by letter "
-                "case, which Great Expectations ignores, so it could check one by the values of the other. Rename one of them "
-                "in the source, or remove the expectation."
+                "case. Great Expectations ignores the case and could check the wrong column. Rename one of them in the source, or "
+                "remove the expectation."
             )
 
 
@@ -190,7 +190,7 @@ class _Validation:
         return [(checkpoint.title(result), rows) for result, rows in both if not result.success]
 
     def failing(self, first: int, count: int) -> tuple[NDArray[np.bool_], list[str]]:
-        """Return which rows fail, and the names of the expectations that each of these rows does not meet.
+        """Return which rows fail, and for each failing row the names of the failed expectations as one text.
 
         :param first: number of the first row
         :param count: number of rows
@@ -228,7 +228,7 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
         )
     rows, reasons = validation.rows, validation.reasons
     failed_rows = len(np.unique(np.concatenate([np.empty(0, np.int64), *(found for _, found in reasons)])))
-    if failed_rows == rows.count:
+    if rows.count and failed_rows == rows.count:
         raise ValidationError(
             f"{validation.headline}. Every row failed, so no valid rows are left: {_listed(validation.failed)}. Correct the "
             f"source or the suite. See the Data Docs at {validation.docs_url}."

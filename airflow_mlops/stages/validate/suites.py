@@ -71,8 +71,7 @@ def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
     if not content.get("expectations"):
         raise SpecError(f"{what} has no expectations. Add at least one to its key `expectations`.")
     try:
-        # Expectations are created one by one, because a suite that creates them skips and only logs invalid
-        # expectations.
+        # Expectations are created one by one, because ExpectationSuite would skip invalid ones and only log them.
         expectations = [_expectation(given, what) for given in content["expectations"]]
         return _copy(content.get("name") or "suite", expectations, content.get("meta"), content.get("notes"))
     except SpecError:
@@ -86,7 +85,7 @@ def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
 def _expectation(given: dict[str, Any], what: str) -> Any:
     """Create one expectation.
 
-    :param what: what contains the expectation, for the error message
+    :param what: subject of the error message, such as ``The suite``
     :raises SpecError: a bound is neither a number nor a date or time
     """
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration

@@ -52,7 +52,10 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
     "UndeployOperator": {"model": "delays_{{ month }}", "name": "at-{{ month }}"},
     "CanaryOperator": {"model": "delays", "version": "{{ version }}", "outcomes": "rows_{{ month }}", "max_loss": 0.01},
     "ScoreOperator": {"model": "delays", "dataset": DATASET, "shard": "{{ version }}", "shards": 8},
-    "JoinLabelsOperator": {"predictions": DATASET, "labels": DATASET, "on": ("id",), "label": "late", "model": "delays"},
+    "JoinLabelsOperator": {
+        "predictions": DATASET, "labels": DATASET, "on": ("id",), "label": "late", "model": "delays",
+        "shard": "{{ version }}", "shards": 8,
+    },
     "ProfileOperator": {"dataset": DATASET, "shard": "{{ version }}", "shards": 8},
     "MonitorOperator": {"model": "delays", "dataset": DATASET, "window": "{{ month }}"},
     "PurgePredictionsOperator": {"model": "delays_{{ month }}", "older_than": "90D"},

@@ -93,7 +93,7 @@ def test_the_join_equals_a_dictionary_lookup_for_each_prediction_in_order(store,
 def test_several_labels_for_one_prediction_are_an_error_with_an_example(store):
     made = predictions(store, flight=[1, 2], origin=["JFK", "EWR"])
     twice = labels(store, flight=[1, 1, 7, 7], origin=["JFK"] * 4, arr_delay=[20.0, 3.0, 1.0, 2.0])
-    with pytest.raises(SchemaError, match="'flights' .* 1 keys .*flight=1, origin='JFK'"):
+    with pytest.raises(SchemaError, match="'flights' .* 1 prediction, .*flight=1, origin='JFK'"):
         join(store, made, twice, on=["flight", "origin"])
     # Labels without a prediction may be duplicated.
     assert join(store, predictions(store, flight=[2]), twice).labelled == 0
@@ -138,7 +138,7 @@ def test_different_labels_of_the_same_version_are_an_error(parameter, store):
     made = predictions(store, flight=[1, 2])
     day = datetime(2013, 5, 1)
     twice = labels(store, flight=[1, 1, 2], arr_delay=[20.0, 3.0, 1.0], at=[day, day, day])
-    with pytest.raises(SchemaError, match="with the same 'at' for 1 keys .*flight=1"):
+    with pytest.raises(SchemaError, match="with the same 'at' for 1 prediction, .*flight=1"):
         join(store, made, twice, **{parameter: "at"})
 
 
@@ -405,7 +405,10 @@ def test_the_summary_says_why_no_prediction_has_a_label(store):
     made = predictions(store, flight=[3, 4], at=[utc(2013, 4, 1, 6), utc(2013, 4, 2, 6)])
     late = join(store, made, labels(store, flight=[5], at=[utc(2013, 4, 1, 6)], arr_delay=[20.0]), on=["flight", "at"])
     assert late.labelled == 0
-    assert "flights has no row for any of their keys, such as flight=3, at=2013-04-01 06:00:00+00:00." in late.summary
+    assert (
+        "flights has no row with a key of these predictions, such as flight=3, at=2013-04-01 06:00:00+00:00."
+        in late.summary
+    )
     null = join(store, made, labels(store, flight=[3, 9], arr_delay=[None, 20.0]))
     assert null.labelled == 0
     assert "flights has rows for 1 prediction, but the labels in these rows are null." in null.summary

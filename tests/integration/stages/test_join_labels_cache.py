@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import uuid
 from datetime import datetime, timezone
 
@@ -95,6 +96,15 @@ def test_labels_that_are_corrected_and_corrected_back(store):
     # Without `window`, labels of all windows count.
     arrive(store, (None, None), "2013-05")
     assert join(store, "five")["cached"] is None
+
+
+def test_a_join_in_shards_is_not_cached(store, caplog):
+    caplog.set_level(logging.INFO, logger="airflow_mlops.stages")
+    predict(store)
+    arrive(store, (True, False))
+    for run_id in ("one", "two"):
+        assert join(store, run_id, shard=0, shards=1)["cached"] is None
+    assert "in shards is not cached" in caplog.text
 
 
 def purge(store, dataset):

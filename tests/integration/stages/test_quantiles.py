@@ -15,6 +15,8 @@ from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import LightGBMTrainer
 from tests.support.training import training_set
 
+GAP = {"metric": "quantile_coverage_gap", "alpha": 0.9}
+
 
 def test_quantile_models_are_judged_by_their_own_loss_or_not_at_all(client, store):
     model = f"late_{uuid.uuid4().hex[:8]}"
@@ -22,13 +24,13 @@ def test_quantile_models_are_judged_by_their_own_loss_or_not_at_all(client, stor
 
     def fitted(alpha: float):
         params = {"objective": "quantile", "alpha": alpha, "num_threads": 1, "num_leaves": 4}
-        spec = TrainSpec(dataset=data, model=model, trainer=LightGBMTrainer(params, rounds=8))
+        spec = TrainSpec(dataset=data, model=model, trainer=LightGBMTrainer(params, rounds=8), metrics=[GAP])
         return train.run(spec, StepContext(store, uuid.uuid4().hex))
 
     upper, lower = fitted(0.9), fitted(0.1)
     assert {"pinball_a0.9", "rmse"} <= {*upper.metrics}
     assert "pinball_a0.1" not in upper.metrics
-    gates = [{"metric": "pinball", "alpha": 0.9, "max": 100}, {"champion": "ignore"}]
+    gates = [{"metric": "pinball", "alpha": 0.9, "max": 100}, {**GAP, "max": 0.1}, {"champion": "ignore"}]
 
     def judged(*candidates, **fields):
         spec = EvaluateSpec(candidates=[item.candidate for item in candidates], gates=gates, **fields)
@@ -39,3 +41,11 @@ def test_quantile_models_are_judged_by_their_own_loss_or_not_at_all(client, stor
         judged(upper, lower)
     best = judged(upper, lower, metric={"metric": "pinball", "alpha": 0.9})
     assert best.verdict.winner == upper.candidate
+    # The model of the 10% quantile does not cover 90% of the labels, so the gate refuses it.
+    high, low = (
+        {gate.gate: gate for gate in item.gates}["quantile_coverage_gap_a0.9 at most 0.1"]
+        for item in best.verdict.candidates
+    )
+    assert (high.passed, low.passed) == (True, False)
+    assert high.measured == upper.metrics["quantile_coverage_gap_a0.9"]
+    assert low.measured == pytest.approx(0.8, abs=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
 import uuid
 from typing import TYPE_CHECKING
@@ -24,8 +25,8 @@ from airflow_mlops.serving.versions import Served
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
-from airflow_mlops.stages.monitor import attributions
 from airflow_mlops.stages.monitor import step as monitor
+from airflow_mlops.stages.monitor.attributions import sample
 from airflow_mlops.stages.monitor.spec import MonitorSpec
 from airflow_mlops.stages.predictions.query import summary
 from airflow_mlops.stages.score import step as score
@@ -86,6 +87,8 @@ def test_predictions_have_attributions_that_labels_and_monitoring_leave_alone(tr
     logit = np.log(table["score"].to_numpy() / (1 - table["score"].to_numpy()))
     assert np.abs(margins(table) - logit).max() < 1e-4
     assert made.manifest.details["attribution_scale"] == "log-odds of late = 1"
+    method = made.manifest.details["attribution_method"]
+    assert method == ("linear terms" if trainer is LINEAR else "tree Shapley values of lightgbm")
     online = explained_online(client, store, model, data)
     assert online.scale == "log-odds of late = 1"
     assert online.rows == table.select(ATTRIBUTION_COLUMNS).to_pylist()
@@ -104,6 +107,9 @@ def test_predictions_have_attributions_that_labels_and_monitoring_leave_alone(tr
     )  # fmt: skip
     joined = join_labels.run(both, StepContext(store=store)).dataset
     assert open_dataset(store, joined).table()["attributions"].null_count == plain.rows
+    # The last predictions have no attributions, but the joined dataset still says how the others were made.
+    details = open_dataset(store, joined).manifest.details
+    assert (details["attribution_scale"], details["attribution_method"]) == (online.scale, method)
     spec = MonitorSpec(model=model, dataset=joined, window="2013-04..2013-05")
     assert monitor.run(spec, StepContext(store=store)).summary
     (key,) = [name for name in store.find(f"reports/{model}") if name.endswith(".json")]
@@ -113,6 +119,7 @@ def test_predictions_have_attributions_that_labels_and_monitoring_leave_alone(tr
     assert report.attributions is not None
     assert report.attributions.effect is None
     assert "reference" in report.attributions.note
+    assert "400 of 800 rows have attributions" in report.attributions.note
     counts = [item.rows for item in summary(PredictionLog(store, model), f"{model}_outcomes").how_many]
     assert counts == [400, 400]
 
@@ -151,10 +158,14 @@ def test_monitoring_compares_the_attributions_with_the_first_window_of_the_versi
     assert "<h2>Attributions</h2>" in page
     assert "NDCG" in page
     # Clusters are not compared with rows: the window becomes the reference.
-    assert check("2013-07", 10, {"groups": "flight"}).attributions.effect is None
+    replaced = check("2013-07", 10, {"groups": "flight"})
+    assert replaced.attributions.effect is None
+    (note,) = [note for note in replaced.notes if "attributions" in note]
+    assert note.startswith("2013-07 replaces 2013-04")
+    assert note in html.unescape(store.read_bytes(f"reports/{model}/2013-07.html").decode())
     assert check("2013-08", 11, {"groups": "flight"}).attributions.reference == "2013-07"
     # A sample that is smaller than `min_rows` is enough if the window is not.
-    monkeypatch.setattr(attributions, "_UNITS", 100)
+    monkeypatch.setattr(sample, "UNITS", 100)
     assert check("2013-09", 12, {"min_rows": 300}).attributions.effect is None
     assert check("2013-10", 13, {"min_rows": 300}).attributions.reference == "2013-09"
 

@@ -1,4 +1,7 @@
-"""Shards of a scoring with a real registry: tables, shadow versions, and one dataset for the tasks downstream."""
+"""Shards of a scoring with a real registry: tables, shadow versions, and one dataset for the tasks downstream.
+
+The labels are joined in shards as well.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +32,12 @@ with DAG("score_shards_{model}", default_args={{"model": "{model}"}}):
         task_id="score", dataset={{"name": "scoring_{model}", "window": "2013-04"}}, shards=3,
         outlets=[Asset("mlops://{model}/predictions")],
     ).expand(shard=list(range(3)))
-    JoinLabelsOperator(
+    joined = JoinLabelsOperator.partial(
         task_id="join_labels", predictions=scored.output, labels={{"name": "flights_{model}"}},
-        on=["flight"], label={{"name": "late", "expression": "arr_delay > 15"}},
-    )
-    MonitorOperator(task_id="monitor", dataset=scored.output)
+        on=["flight"], label={{"name": "late", "expression": "arr_delay > 15"}}, shards=2,
+        outlets=[Asset("mlops://{model}/outcomes")],
+    ).expand(shard=[0, 1])
+    MonitorOperator(task_id="monitor", dataset=joined.output)
 """
 
 
@@ -59,10 +63,14 @@ def test_the_shards_of_a_mapped_task_are_one_dataset_downstream(run_dag, client,
     # Airflow runs mapped tasks in any order.
     assert sum("Wrote the 2,100 rows" in result["summary"] for result in results) == 1
     assert sum("; the last shard writes the dataset." in result["summary"] for result in results) == 2
-    assert done.xcom("join_labels")["dataset"]["rows"] == 2_100
+    results = [done.xcom("join_labels", map_index=number) for number in range(2)]
+    (outcomes,) = [result["dataset"] for result in results if result["dataset"]]
+    assert outcomes["rows"] == 2_100 == sum(result["usage"]["rows"] for result in results)
+    assert sum("; the last shard writes the dataset." in result["summary"] for result in results) == 1
     with create_session() as session:
         events = select(func.count()).select_from(AssetEvent).join(AssetModel, AssetModel.id == AssetEvent.asset_id)
-        assert session.scalar(events.where(AssetModel.uri == f"mlops://{model}/predictions")) == 1
+        for asset in ("predictions", "outcomes"):
+            assert session.scalar(events.where(AssetModel.uri == f"mlops://{model}/{asset}")) == 1
 
 
 @pytest.fixture

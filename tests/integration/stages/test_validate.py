@@ -146,6 +146,15 @@ def test_an_expectation_about_the_whole_table_cannot_be_quarantined(context, fli
         validate(context, flights, MANY, NOT_NULL, on_failure="quarantine")
 
 
+def test_a_window_without_rows_has_no_rows_to_quarantine(context):
+    with DatasetWriter(context.store, "flights") as writer:
+        writer.write(pa.schema({"carrier": pa.string(), "distance": pa.int64()}).empty_table())
+        empty = writer.commit(window=APRIL, owner="team")[0].ref
+    result = validate(context, empty, NOT_NULL, FAR, on_failure="quarantine")
+    assert result.success
+    assert (result.dataset.rows, result.quarantined and result.quarantined.rows) == (0, 0)
+
+
 def test_quarantine_fails_if_every_row_fails(context, flights):
     with pytest.raises(ValidationError, match="0 of 2 .*very row.*not_be_null.carrier. in "):
         validate(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from airflow_mlops.drift import attributions
-from airflow_mlops.drift.attributions import Sample, compare
+from airflow_mlops.drift.attributions import Sample, compare, fewest
 
 NAMES = ["a", "b", "c", "d", "e"]
 RATE = 0.05
@@ -87,3 +87,14 @@ def test_only_features_of_both_windows_and_the_most_important_ones_are_compared(
     assert {item.label for item in found.bins} == {"b", "c", "d", "e"}
     assert sum(item.current for item in found.bins) == pytest.approx(1)
     assert "fewer than two" in (compare(before, Sample(["z"], now.sums[:, :1]), "r").note or "")
+
+
+def test_two_samples_of_the_fewest_units_can_be_significant_and_smaller_ones_cannot():
+    # 3 and 3 units can be assigned in 20 ways, 2 and 2 units in 6.
+    assert [fewest(level) for level in (0.5, 0.1, RATE, 0.0001)] == [1, 3, 3, 8]
+
+    def p_value(units: int) -> float:
+        before, now = (np.tile(row, (units, 1)) for row in ([9.0, 1.0], [1.0, 9.0]))
+        return compare(Sample(["a", "b"], before), Sample(["a", "b"], now), "r").p_value
+
+    assert p_value(5) <= 0.05 < 0.1 < p_value(2)

@@ -17,6 +17,7 @@ from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.metrics.statistics import influence, statistic
 from airflow_mlops.metrics.values import baseline, measure, reliability
+from airflow_mlops.metrics.weighted import share
 
 COST = "expected_cost_fp1_fn20"
 CASES = [(task, metric.name) for metric in METRICS.values() for task in metric.tasks] + [
@@ -155,6 +156,13 @@ def with_weights(y_true, y_score, sample_weight=None):
 
 def without_weights(y_true, y_score):
     return float(np.square(y_true - y_score).mean())
+
+
+@pytest.mark.parametrize("weight", [0.99999, 0.1, 1 / 3, 1e-3, 7.7])
+def test_if_all_rows_are_right_equal_weights_change_no_interval(weight):
+    for size in range(2, 60):
+        right = np.ones(size, bool)
+        assert share(right, np.full(size, weight), 1.96).low == pytest.approx(share(right, None, 1.96).low)
 
 
 def test_custom_metrics_need_the_parameter_sample_weight():

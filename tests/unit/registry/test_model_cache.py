@@ -172,7 +172,7 @@ def test_processes_at_once_always_find_whole_models_and_leave_a_small_cache(temp
     assert not [name for name in found if name.startswith(".")]
 
 
-def test_folders_are_measured_only_when_the_record_cannot_be_right(temporary, monkeypatch):
+def test_only_folders_whose_size_is_not_recorded_are_measured(temporary, monkeypatch):
     measured = []
     size = cache._size
     monkeypatch.setattr(cache, "_size", lambda folder: measured.append(folder.name) or size(folder))
@@ -180,22 +180,40 @@ def test_folders_are_measured_only_when_the_record_cannot_be_right(temporary, mo
     def add(name):
         measured.clear()
         cache.cached(name, lambda folder: (folder / "a").write_bytes(b"x" * MODEL))
-        return sorted(set(measured))
+        return sorted(measured)
 
     assert add("a") == ["a"]
-    assert add("b") == ["b"]
-    (record,) = temporary.glob("*/models.size")
-    assert record.read_text() == f"2 {2 * MODEL}"
-    # A process was killed before it recorded its folder; somebody removed one; the record is damaged or gone.
-    shutil.copytree(next(temporary.glob("*/models/b")), next(temporary.glob("*/models")) / "unrecorded")
-    assert add("c") == ["a", "b", "c", "unrecorded"]
-    shutil.rmtree(next(temporary.glob("*/models/unrecorded")))
-    assert add("d") == ["a", "b", "c", "d"]
-    record.write_text("many")
-    assert add("e") == ["a", "b", "c", "d", "e"]
-    # The cache is too full, so that room would be made if this process did not use all of them.
-    assert add("f") == ["a", "b", "c", "d", "e", "f"]
-    assert record.read_text() == f"6 {6 * MODEL}"
+    assert add("b c") == ["b c"]
+    (record,) = temporary.glob("*/models.sizes")
+    (folder,) = temporary.glob("*/models")
+    assert sorted(record.read_text().splitlines()) == [f"{MODEL} a", f"{MODEL} b c"]
+    # A process was killed before it recorded its folder; a person removed one.
+    shutil.copytree(folder / "a", folder / "unrecorded")
+    assert add("d") == ["d", "unrecorded"]
+    shutil.rmtree(folder / "unrecorded")
+    assert add("e") == ["e"]
+    # The record is damaged, or gone.
+    record.write_text(f"many\n{MODEL} a\n{MODEL}")
+    assert add("f") == ["b c", "d", "e", "f"]
+    record.unlink()
+    # The cache is too full, so that room would be made if this process did not use all folders.
+    assert add("g") == ["a", "b c", "d", "e", "f", "g"]
+    assert len(record.read_text().splitlines()) == 6
+
+
+def test_downloads_in_progress_do_not_make_other_processes_measure_the_cache(temporary, monkeypatch):
+    use("a", "b")
+    measured = []
+    size = cache._size
+    monkeypatch.setattr(cache, "_size", lambda folder: measured.append(folder.name) or size(folder))
+
+    def fill(folder):
+        # While this download is in progress, another one ends.
+        use("c")
+        (folder / "a").write_bytes(b"x")
+
+    cache.cached("d", fill)
+    assert measured == ["d"]
 
 
 def test_a_model_larger_than_the_cache_can_be_used(temporary, monkeypatch):

@@ -106,7 +106,7 @@ def test_the_weight_of_a_row_is_logged_if_the_request_has_it(model):
     assert columns.has("weight")
     with pytest.raises(SchemaError, match="'weight'"):
         columns.rows([{"a": 1, "b": 1, "weight": "much"}])
-    with pytest.raises(SchemaError, match="field 'weight', which is neither a feature"):
+    with pytest.raises(SchemaError, match="unknown field 'weight'"):
         InputColumns(model.contract, training).rows(rows)
 
 

@@ -25,8 +25,8 @@ from airflow_mlops.stages.profile import step as profile
 from airflow_mlops.stages.profile.spec import ProfileSpec
 from airflow_mlops.stages.score import on_executors
 from airflow_mlops.stages.score.scoring import Scoring
-from airflow_mlops.stages.score.shards import Round
 from airflow_mlops.stages.score.spec import ScoreSpec
+from airflow_mlops.stages.shards import Round
 from airflow_mlops.stages.usage import Meter
 from tests.support.candidates import linear
 from tests.support.deployed import FEATURES, WEIGHTS, flights, scoring_set, write

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mlops.stages.join_labels.keys import comparable
-from airflow_mlops.stages.join_labels.near_misses import NearMisses, find
+from airflow_mlops.stages.join_labels.near_misses import NearMisses, find, most_frequent
 
 DATABASE = duckdb.connect()
 
@@ -31,7 +31,7 @@ def unmatched(left: pa.Table, right: pa.Table, hashed: tuple[str, ...] = ()) -> 
     def read(table: pa.Table):
         return lambda: ((row, table.slice(row, 2)) for row in range(0, table.num_rows, 2))
 
-    return find(DATABASE, read(left), read(right), left.schema, hashed)
+    return most_frequent([find(DATABASE, read(left), read(right), left.schema, hashed)])
 
 
 FORMS = [

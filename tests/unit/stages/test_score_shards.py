@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from itertools import count
 from types import SimpleNamespace
@@ -28,12 +27,14 @@ from airflow_mlops.data.privacy import KEEP_ALL, Privacy
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.operators.base import StepOperator
-from airflow_mlops.operators.score import ScoreOperator, _instances
+from airflow_mlops.operators.score import ScoreOperator
+from airflow_mlops.operators.sharded import instances
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score import scoring, shards
 from airflow_mlops.stages.score.scoring import Scoring
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.support.deployed import flights, scoring_set
+from tests.support.dying_store import DyingStore, Killed
 from tests.support.predictions import model_in_memory
 
 MODEL = model_in_memory()
@@ -72,7 +73,7 @@ def task(
     context = StepContext(store, f"results/dag/run/score/{shard}/{series}.json", provenance=place)
     joined = shards.join(spec, context)
     datasets = select(store, spec.dataset, kept=joined.kept)
-    claimed = joined.version(lambda: version(champion))
+    claimed = shards.version(joined, lambda: version(champion))
     work = Scoring(datasets, claimed, "delays_predictions", part, window_of(datasets), context, privacy)
     work.one_shard(joined, lambda: (MODEL, None))
     return joined, work.dataset_of_shards(joined)
@@ -209,7 +210,7 @@ def test_a_version_and_a_selection_are_claimed_by_the_first_shard(store):
     assert (found.details["model_version"], found.rows) == (1, 30)
     assert set(rows(store, found)["model_version"].to_pylist()) == {1}
     # Another DAG run, or the same task with other parameters, has shards of its own.
-    assert task(store, {**by_name, "gaps": "allow"}, 0, 3, champion=2)[0].version(None).version == 2
+    assert shards.version(task(store, {**by_name, "gaps": "allow"}, 0, 3, champion=2)[0], None).version == 2
 
 
 def test_a_shard_that_is_cleared_alone_keeps_the_version_and_the_dataset(store):
@@ -236,39 +237,8 @@ def test_if_all_shards_are_cleared_the_version_is_resolved_anew(store):
     # A retry belongs to the same round, and a shard of the old round finds that it is not the newest.
     assert task(store, ref, 0, 3, series="cleared", succeeded=[1, 2])[0].number == 1
     assert first.is_newest
-    assert not shards.Round(store, first.group, 0, 0, 3).is_newest
+    assert not replace(first, number=0).is_newest
     assert task(store, ref, 1, 3, champion=5, series="again", succeeded=[0, 2])[0].number == 1
-
-
-class Killed(BaseException):
-    """A process ends."""
-
-
-class DyingStore(ArtifactStore):
-    """A store whose process is killed after some writes."""
-
-    writes = 0
-    last = 0
-
-    def _wrote(self) -> None:
-        self.writes += 1
-        if self.writes == self.last:
-            raise Killed
-
-    def create_exclusive(self, key: str, data: bytes) -> bool:
-        found = super().create_exclusive(key, data)
-        self._wrote()
-        return found
-
-    def write_bytes(self, key: str, data: bytes) -> None:
-        super().write_bytes(key, data)
-        self._wrote()
-
-    @contextmanager
-    def create(self, key: str) -> Iterator[object]:
-        with super().create(key) as file:
-            yield file
-        self._wrote()
 
 
 def test_a_shard_that_is_killed_after_any_write_is_retried_with_the_same_dataset():
@@ -346,8 +316,8 @@ def context_of(states: dict[str, str | None]) -> dict[str, object]:
 
 def test_the_instances_are_those_of_the_mapped_task():
     states = {"score_0": "success", "score_1": "running", "score_10": "success", "score_2": None}
-    assert _instances(context_of(states)) == {0: "success", 1: "running", 10: "success", 2: None}
-    assert _instances(context_of({"score": "running"})) == {}
+    assert instances(context_of(states)) == {0: "success", 1: "running", 10: "success", 2: None}
+    assert instances(context_of({"score": "running"})) == {}
 
 
 @pytest.mark.parametrize("states", [{"score": "running"}, {"score_0": "success", "score_1": "running"}])

@@ -13,9 +13,9 @@ from airflow_mlops.registry.endpoint import Endpoint
 def find(name: str | None, model: str, namespace: str | None, conn_id: str) -> Endpoint | None:
     """Return the endpoint of a model; ``None`` if the model has no endpoint.
 
-    :param name: name of the objects; by default derived from the name of the model
+    :param name: name of the objects; ``None`` to derive it from the name of the model
     :param model: name of the registered model
-    :param namespace: namespace of the objects; by default the namespace of the Airflow connection
+    :param namespace: namespace of the objects; ``None`` for the namespace of the Airflow connection
     :param conn_id: id of the Airflow connection to the cluster
     :raises SpecError: the objects of this name serve another model
     :raises ComputeError: the cluster refuses the request, or does not answer

@@ -69,9 +69,9 @@ class Target(ABC):
 
     @property
     def needs_version(self) -> str | None:
-        """Return the name of a field that needs a fixed version of the model.
+        """Return the name of a field that is set, but needs a fixed version of the model.
 
-        Such a field is set, and servers that follow the champion do not support it. Return ``None`` if there is none.
+        Servers that follow the champion do not support such a field. Return ``None`` if no such field is set.
         """
         return None
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class GroupedRows(Rows):
     """Training rows or validation rows of a ranking. All rows are held in memory, as one chunk.
 
-    :param given: code of the group of each of the rows of the chunks. The other parameters are those of
+    :param given: code of the group of each row in the chunks. The other parameters are those of
         :class:`~airflow_mlops.models.trainers.boosting.rows.Rows`
     """
 
@@ -75,7 +75,7 @@ def read_groups(
     :param run: the training set; ``None`` for rows in memory
     :param weights: the weights of the rows
     :raises SpecError: there is no training set with the column, or the rows have weights
-    :raises TrainingError: the column is null in some rows, or the labels are no relevance
+    :raises TrainingError: the column is null in some rows, or the labels are not valid as relevance
     """
     if run is None:
         raise SpecError(

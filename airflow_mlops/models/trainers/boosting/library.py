@@ -75,7 +75,7 @@ class Booster(Protocol):
 
 
 class Library(Protocol):
-    """The functions and constants that each module of this folder for a library (XGBoost, LightGBM, CatBoost) has.
+    """The functions and constants of a module that supports one library: XGBoost, LightGBM or CatBoost.
 
     :param FILE: name of the model file in the library's own format
     :param NULLS: whether nulls of a text feature are a category; otherwise they are missing values

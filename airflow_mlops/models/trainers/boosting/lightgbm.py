@@ -38,7 +38,7 @@ _CATEGORY, _DEFAULT_LEFT, _NAN = 1, 2, 2
 def has_gpu() -> bool:
     """Return whether LightGBM can train on a GPU of this machine.
 
-    A small training tries this, because LightGBM has no function that reports whether it is built with CUDA.
+    LightGBM has no function that reports whether it is built with CUDA, so this function tries a small training.
     """
     if not gpus():
         return False

@@ -35,7 +35,7 @@ def fit(spec: NotebookTrainerSpec, data: TrainingData, seed: int, run: TrainingR
     :param run: log functions of the training; ``None`` to log nothing
     :raises SpecError: the notebook does not exist, is no Python notebook, or does not have the parameters
     :raises TrainingError: a cell raises an exception, the kernel ends, or the notebook logs no model or several
-    :raises ModelFormatError: the logged model cannot be loaded without running code, or is of another flavour
+    :raises ModelFormatError: loading the logged model could run code, or the model has another flavour
     """
     file = find(spec.notebook, "notebook")
     cells = _cells(file)
@@ -87,7 +87,7 @@ def _cells(file: Path) -> list[dict[str, Any]]:
 
 
 def _code_hash(cells: list[dict[str, Any]]) -> str:
-    """Return the SHA-256 of the code of a notebook. Outputs, execution counts and other cells do not count."""
+    """Return the SHA-256 of the code of a notebook. Outputs, execution counts and cells without code are ignored."""
     code = [cell["source"] for cell in cells if cell.get("cell_type") == "code"]
     return hashlib.sha256(json.dumps(code).encode()).hexdigest()
 

@@ -34,7 +34,7 @@ def fit(spec: ProjectTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
     :param run: log functions of the training; ``None`` to log nothing
     :raises SpecError: the project or its entry point does not exist, or does not have the parameters
     :raises TrainingError: the project fails, or logs no model or several
-    :raises ModelFormatError: the logged model cannot be loaded without running code, or is of another flavour
+    :raises ModelFormatError: loading the logged model could run code, or the model has another flavour
     """
     project = find(spec.project, "project")
     declared = _parameters(project, spec)

@@ -157,8 +157,8 @@ def terms(estimator: Any, data: TrainingData) -> Terms | None:
 def _has_link(classifier: Any, link: Link, data: TrainingData) -> bool:
     """Return whether the probabilities of a classifier follow from its linear predictors by ``link``.
 
-    Up to version 1.7, ``multi_class`` of scikit-learn's logistic regressions chose others, such as one-vs-rest for
-    several classes. They are compared on some training rows, because newer versions do not have the parameter.
+    Up to scikit-learn 1.7, the parameter ``multi_class`` of logistic regressions could choose other probabilities, such
+    as one-vs-rest. Newer versions do not have the parameter, so the probabilities of some training rows are compared.
     """
     rows = data.frame.head(_COMPARED)
     margins = np.asarray(classifier.decision_function(rows), dtype=np.float64)

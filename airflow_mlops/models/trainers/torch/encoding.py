@@ -38,7 +38,7 @@ class Encoding:
         a text is the position of the text in this list plus 1
     :param label: regression: mean and standard deviation of the label; classification: (0, 1)
     :param rows: number of training rows
-    :param repeatable: whether a row always gives the same inputs, which is true
+    :param repeatable: whether a row always gives the same inputs; always ``True``
     """
 
     task: Task

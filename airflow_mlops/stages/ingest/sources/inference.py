@@ -100,8 +100,8 @@ class TextColumn:
 
     :param field: Arrow field of the column, from :func:`untyped`
     :ivar kept_as_text: the first number that would change if it was read as a double; ``None`` if no number changes
-    :ivar not_integral: the first value that is not a whole number with or without the decimals ``.0``; ``None`` if
-        there is no such value
+    :ivar not_integral: the first value that is not a whole number; ``None`` if there is no such value. ``12`` and
+        ``12.0`` are whole numbers
     :ivar not_number: the first value that is not a number; ``None`` if all values are numbers
     """
 

@@ -88,7 +88,7 @@ class PostgresColumn:
     def expression(self, as_text: bool) -> str:
         """Return the SQL expression that selects the column.
 
-        :param as_text: whether to select the column as text, if not all drivers return its type without loss
+        :param as_text: whether to select the column as text, if some drivers return its type with a loss
         """
         name, array = quoted(self.name), "[]" if self.is_array else ""
         if as_text and (self.is_array or self.type not in _PLAIN):

@@ -42,14 +42,14 @@ class Block:
     """A block of whole records of a text file.
 
     :param text: the records in UTF-8
-    :param line: line number in the file of the first line of the block, from 1
+    :param line: number of the first line of the block in the file, from 1
     """
 
     text: bytes
     line: int
 
     def line_at(self, offset: int) -> int:
-        """Return the line number in the file of the byte at ``offset`` in the block."""
+        """Return the line of the file, from 1, that contains the byte at ``offset`` in the block."""
         return self.line + self.text.count(b"\n", 0, offset)
 
 
@@ -66,7 +66,7 @@ def decode(file: SourceFile, raw: HashingReader, encoding: str | None = None) ->
     for signature, what in _SIGNATURES.items():
         if re.match(signature, start):
             raise file.malformed(
-                f"must be a text file according to its name or `format`, but the content is that of a {what}",
+                f"must be a text file according to its name or `format`, but the content is a {what}",
                 "Give the file name the suffix of the actual format, or set `format`. Save a workbook as CSV.",
             )
     for mark, found in _MARKS.items():

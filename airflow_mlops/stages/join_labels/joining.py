@@ -1,0 +1,111 @@
+"""Write predictions with their labels: all predictions in a single pass, or one shard of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data import relational, row_spans
+from airflow_mlops.data.columns import LABEL, LABEL_AT
+from airflow_mlops.data.datasets import Dataset, DatasetWriter
+from airflow_mlops.data.moments import UTC
+from airflow_mlops.data.privacy import Pseudonymizer
+from airflow_mlops.data.types import common_schema, conformed
+from airflow_mlops.stages.join_labels.counts import Counts, count
+from airflow_mlops.stages.join_labels.lookup import Tally, look_up
+from airflow_mlops.stages.join_labels.sources import Labels, sources
+from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
+
+# Number of predictions in a file. The id of a dataset depends on its files, so the files of shards must be those of a
+# single pass.
+FILE_ROWS = 262_144
+
+
+@dataclass(frozen=True)
+class Join:
+    """A join of labels to predictions.
+
+    :param hashed: the pseudonymizer of each column of ``on`` that scoring hashed, by name of the column
+    """
+
+    predictions: Sequence[Dataset]
+    labels: Sequence[Dataset]
+    spec: JoinLabelsSpec
+    hashed: dict[str, Pseudonymizer]
+
+    def write(self, writer: DatasetWriter, shard: int = 0, shards: int = 1) -> Counts:
+        """Write the predictions of a shard with their labels. The first shard writes a batch even if it has no rows.
+
+        :param shard: index of the shard, from 0
+        :param shards: number of shards
+        :return: counts of the predictions of the shard. If a prediction has several labels, not all rows were written
+        """
+        pieces = row_spans.pieces(self.predictions, FILE_ROWS, shard, shards)
+        if shard and not pieces:
+            return Counts()
+        spans = row_spans.joined(span for piece in pieces for span in piece)
+        keys, labels = sources(self.predictions, self.labels, self.spec, self.hashed, spans)
+        tally = Tally()
+        with relational.connect() as connection, closing(look_up(connection, keys, labels, tally)) as found:
+            for file in self._files(pieces, found, _empty(labels), shard):
+                for batch in file:
+                    if not tally.contradicted:
+                        writer.write(batch)
+                writer.end_files()
+            return count(connection, keys, labels, tally, self.hashed)
+
+    def _files(
+        self, pieces: list[list[tuple[Dataset, range]]], found: Iterator[pa.Table], empty: pa.Table, shard: int
+    ) -> Iterator[Iterator[pa.RecordBatch]]:
+        """Yield the batches of each file: the predictions with their labels.
+
+        :param found: the columns of the labels, for consecutive predictions
+        :param empty: the same columns without rows
+        """
+        # The labels replace a column of weights in the predictions.
+        replaced = self.spec.sample_weight
+        what = f"The windows of dataset {self.predictions[0].manifest.name!r}"
+        fields = ([field for field in dataset.schema if field.name != replaced] for dataset in self.predictions)
+        schema = common_schema(map(pa.schema, fields), what, "Score the windows again.")
+        none = _append(pa.RecordBatch.from_pylist([], schema=schema), empty)
+        rest, rows = empty, 0
+
+        def with_labels(piece: list[tuple[Dataset, range]]) -> Iterator[pa.RecordBatch]:
+            nonlocal rest, rows
+            for dataset, span in piece:
+                names = [name for name in dataset.schema.names if name != replaced]
+                for batch in dataset.batches(columns=names, span=span):
+                    if not batch.num_rows:
+                        continue
+                    while rest.num_rows < batch.num_rows:
+                        rest = pa.concat_tables([rest, next(found)])
+                    yield _append(conformed(batch, schema, what), rest.slice(0, batch.num_rows).combine_chunks())
+                    rest = rest.slice(batch.num_rows)
+                    rows += batch.num_rows
+
+        yield from map(with_labels, pieces)
+        for _ in found:
+            raise AssertionError("The join of labels returned more rows than there are predictions.")
+        if not rows and not shard:
+            yield iter([none])
+
+
+def _empty(labels: Labels) -> pa.Table:
+    has_times = labels.by_time is not None and labels.by_time.is_time
+    weight = [labels.weight] if labels.weight else []
+    return pa.schema([(LABEL, labels.kind), *weight, *([(LABEL_AT, UTC)] if has_times else [])]).empty_table()
+
+
+def _append(batch: pa.RecordBatch, added: pa.Table) -> pa.RecordBatch:
+    for name in added.column_names:
+        if name in batch.schema.names:
+            raise SchemaError(
+                f"The predictions already have a column {name!r}, but joining labels adds a column with this name. "
+                "Rename the column before scoring."
+            )
+    arrays = [column.combine_chunks() for column in added.columns]
+    return pa.RecordBatch.from_arrays([*batch.columns, *arrays], schema=pa.schema([*batch.schema, *added.schema]))

@@ -1,0 +1,1 @@
+"""Measure the drift of attributions, if predictions were scored with ``explain=True``."""

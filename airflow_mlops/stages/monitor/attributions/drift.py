@@ -1,0 +1,130 @@
+"""Compare the attributions of a window with the first checked window of the version.
+
+A sample of that window is the reference. What happens to a stored reference:
+
+- The same window is checked again: its sample is stored again if it changed.
+- Attributions of the window have another origin than the reference, or the reference has too few rows or clusters: the
+  window replaces the reference.
+- The file cannot be read: nothing is compared or replaced until a person restores or deletes the file.
+
+Notes of the report and the log say each of these.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from airflow_mlops.core.counts import counted
+from airflow_mlops.data.privacy import hashed_or_dropped
+from airflow_mlops.drift.attributions import COLUMN, compare, fewest, unmeasured
+from airflow_mlops.drift.findings import Drift
+from airflow_mlops.drift.training_reference import TrainingReference
+from airflow_mlops.stages.monitor.attributions import reference as stored
+from airflow_mlops.stages.monitor.attributions.reference import About, Origin, Reference
+from airflow_mlops.stages.monitor.attributions.sample import draw
+from airflow_mlops.stages.monitor.check import Check
+
+log = logging.getLogger(__name__)
+
+# The scores are among the columns of the reference. The labels, all features together and the attributions are not.
+_OTHER_COLUMNS = 3
+
+
+class Attributions(NamedTuple):
+    """The drift of the attributions.
+
+    :param drift: the drift before the correction for multiple tests; empty if the predictions have no attributions
+    :param notes: a sentence about a reference that was replaced or cannot be read; empty otherwise
+    """
+
+    drift: list[Drift]
+    notes: list[str]
+
+
+def measure(check: Check, training: TrainingReference) -> Attributions:
+    """Measure the drift of attributions against the reference of the version.
+
+    :param training: the training reference of the version that made the predictions
+    :raises SpecError: the predictions do not have the column ``policy.groups``
+    """
+    explained = [item for item in check.datasets if COLUMN in item.manifest.column_names]
+    if not explained:
+        return Attributions([], [])
+    part = replace(check, datasets=explained)
+    window, (sample, rows) = check.window.label, draw(part, [feature.name for feature in training.contract.features])
+
+    def result(found: Drift, *notes: str) -> Attributions:
+        for note in notes:
+            log.warning("%s", note)
+        if rows < check.rows:
+            share = f"{rows:,} of {counted(check.rows, 'row')} have attributions"
+            found = found.model_copy(update={"note": f"{found.note}; {share}"})
+        return Attributions([found], list(notes))
+
+    def skipped(why: str, *notes: str) -> Attributions:
+        return result(unmeasured(why, window), *notes)
+
+    unit = "row" if check.policy.groups is None else "cluster"
+    least = fewest(check.policy.false_alarm_rate / (len(training.columns) + _OTHER_COLUMNS))
+    if rows < check.policy.min_rows:
+        return skipped(f"{counted(rows, 'row')} with attributions, {check.policy.min_rows:,} are needed")
+    if len(sample.sums) < least:
+        return skipped(f"{counted(len(sample.sums), unit)} with attributions, the test needs {least:,}")
+    if not np.isfinite(sample.sums).all():
+        return skipped("some attributions are not finite numbers")
+    origins = _origins(part, training)
+    if len(origins) > 1:
+        return skipped(f"within {window}, {'; '.join(origins[0].changes(origins[1]))}")
+    version = training.version.version
+    now = Reference(About(window=check.window, version=version, origin=origins[0], features=sample.features), sample)
+
+    key = f"attributions/{check.model}/{version}.npz"
+    try:
+        before = stored.read(check.store, key)
+        # Of two windows that are checked at the same time, one becomes the reference.
+        if before is None and not check.store.create_exclusive(key, now.to_bytes()):
+            before = stored.read(check.store, key)
+    except stored.DamagedReferenceError as error:
+        advice = "Restore the file, or delete it: the next checked window then becomes the reference."
+        why = f"the reference {key} cannot be read"
+        return skipped(why, f"Attributions are not compared, because {why} ({error}). {advice}")
+    becomes = f"{window} is the reference for later windows of this version"
+    if before is None or now.equals(before):
+        return skipped(becomes)
+    changes = before.about.origin.changes(origins[0])
+    if len(before.sample.sums) < least:
+        changes.append(
+            f"{before.about.window.label} has only {counted(len(before.sample.sums), unit)}, and {least:,} are needed"
+        )
+    if before.about.window == check.window:
+        check.store.write_bytes(key, now.to_bytes())
+        why = "; ".join(changes) or "the attributions changed"
+        return skipped(becomes, f"The reference of the attributions, {window}, was stored again, because {why}.")
+    if changes:
+        check.store.write_bytes(key, now.to_bytes())
+        old = before.about.window.label
+        note = f"{window} replaces {old} as the reference of the attributions, because {'; '.join(changes)}."
+        return skipped(becomes, note)
+    return result(compare(before.sample, sample, before.about.window.label))
+
+
+def _origins(check: Check, training: TrainingReference) -> list[Origin]:
+    """Return the different origins of the attributions in the datasets of a check."""
+    names = {feature.name for feature in training.contract.features}
+    found: list[Origin] = []
+    for item in (item for item in check.datasets if item.rows):
+        details = item.manifest.details
+        origin = Origin(
+            run_id=training.version.run_id,
+            scale=details.get("attribution_scale"),
+            method=details.get("attribution_method"),
+            without=sorted(names & set(hashed_or_dropped(details))),
+            groups=check.policy.groups,
+        )
+        if origin not in found:
+            found.append(origin)
+    return found

@@ -12,7 +12,7 @@ on for some rounds. With one connection, each request is sent to all servers in 
 other work on the machine slows all servers alike. The last line is
 JSON: requests a second and the 99th percentile of the latency for the logistic regression, 8 connections and one row; the seconds
 until the server is ready; and the memory of the server and of the process that writes its log (``peak_mb``), and with the process
-that follows the champion (``all_mb``). ``load_average`` is that of the machine before and after.
+that follows the champion, if it runs (``all_mb``). ``load_average`` is that of the machine before and after.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 import uuid
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -71,6 +72,22 @@ def cached(name: str, fill: Callable[[Path], None]) -> Path:
             _make_room(folder, limit)
             return folder
     raise RegistryError(f"Other processes removed the folder {folder} again and again. Make [mlops] cache_size larger.")
+
+
+class InUse:
+    """Keeps a folder of the cache from being removed as long as this object exists.
+
+    The object is for processes that use a folder that another process has downloaded.
+
+    :param folder: the folder
+    :raises FileNotFoundError: the folder does not exist any more
+    """
+
+    def __init__(self, folder: Path) -> None:
+        opened = _lock(folder)
+        if opened is None:
+            raise FileNotFoundError(f"The folder {folder} was removed. Make [mlops] cache_size larger.")
+        weakref.finalize(self, os.close, opened)
 
 
 def _root() -> Path:

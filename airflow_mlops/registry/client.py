@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
 import logging
 import os
@@ -20,6 +21,7 @@ from airflow_mlops.core.secrets import mask_urls
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from requests.exceptions import RequestException
 
 _SETTINGS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -117,6 +119,20 @@ def _use_credentials(info: ConnectionInfo) -> None:
         os.environ.update(_set_here)
 
 
+def authorization(info: ConnectionInfo) -> str | None:
+    """Return the header ``Authorization`` that MLflow's client sends after :func:`connect`; ``None`` if it sends none.
+
+    Without a login and a password in the connection, the environment variables of MLflow's client apply, except those
+    that :func:`connect` has set for another connection.
+    """
+    login, password, token = info.login, info.secret, None if info.login else info.secret
+    if not login and not token:
+        login, password, token = (None if name in _set_here else os.environ.get(name) for name in _CREDENTIALS)
+    if login and password:
+        return f"Basic {base64.b64encode(f'{login}:{password}'.encode()).decode()}"
+    return f"Bearer {token}" if token else None
+
+
 def _check_health(uri: str, conn_id: str) -> None:
     """Check that the server responds before MLflow is imported, because MLflow's own retries take minutes.
 
@@ -128,7 +144,7 @@ def _check_health(uri: str, conn_id: str) -> None:
 
     for attempt in range(_ATTEMPTS):
         try:
-            requests.get(f"{uri}/health", timeout=_TIMEOUT, allow_redirects=False, verify=_verify())
+            requests.get(f"{uri}/health", timeout=_TIMEOUT, allow_redirects=False, verify=verify())
             return
         except requests.exceptions.SSLError as error:
             raise RegistryError(
@@ -150,7 +166,8 @@ def _check_health(uri: str, conn_id: str) -> None:
     )
 
 
-def _verify() -> bool | str:
+def verify() -> bool | str:
+    """Return the parameter ``verify`` for the library requests, according to MLflow's environment variables."""
     if os.environ.get("MLFLOW_TRACKING_INSECURE_TLS", "").lower() in ("true", "1"):
         return False
     return os.environ.get("MLFLOW_TRACKING_SERVER_CERT_PATH") or True
@@ -210,9 +227,15 @@ def _explain(what: str, error: Exception) -> RegistryError | None:
         unavailable = status in _OVERLOADED or "Max retries exceeded" in message or "too many" in message
         kind = RegistryUnavailableError if unavailable else RegistryError
         return kind(f"{what}: {message.rstrip('.')}.")
-    if not isinstance(error, RequestException):
-        return None
     # Requests for files are answered with an error of requests, not of MLflow.
+    return request_error(what, error) if isinstance(error, RequestException) else None
+
+
+def request_error(what: str, error: RequestException) -> RegistryError:
+    """Return the error for a request that has failed.
+
+    :param what: the first words of the error message, such as ``The champion cannot be looked up``
+    """
     answer = error.response.status_code if error.response is not None else None
     if answer in _REFUSED:
         return _refused(what)

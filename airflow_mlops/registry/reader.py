@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import join
@@ -17,7 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from airflow_mlops.core.connections import ConnectionInfo, ConnectionResolver
 from airflow_mlops.core.references import MLflowTarget
-from airflow_mlops.registry.client import connect, tracking_uri
+from airflow_mlops.registry.client import authorization, connect, tracking_uri
 
 if TYPE_CHECKING:
     from urllib.error import HTTPError
@@ -33,8 +32,6 @@ _FOREIGN_TLS = (
     "REQUESTS_CA_BUNDLE",
     "CURL_CA_BUNDLE",
 )
-# MLflow's client uses them if the connection has neither login nor password.
-_CREDENTIALS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _TIMEOUT = 10.0
 _FILES = "mlflow-artifacts"
 # Errors of reading a JSON value that has another form than expected.
@@ -117,8 +114,6 @@ def _is_plain(info: ConnectionInfo) -> bool:
     """Return whether plain HTTP requests suffice for the server of a connection."""
     uri = urlsplit(tracking_uri(info))
     foreign = [*_FOREIGN, *(_FOREIGN_TLS if uri.scheme == "https" else ())]
-    if not (info.login or info.secret):
-        foreign += _CREDENTIALS
     return (
         uri.scheme in ("http", "https")
         and uri.path.strip("/") == ""
@@ -151,7 +146,8 @@ class Reader:
         self._base = self.tracking_uri.rstrip("/") + "/api/2.0"
         self._target, self._connection = target, connection
         self._opener = build_opener(Stay)
-        self._headers = _authorization(info)
+        header = authorization(info)
+        self._headers = {} if header is None else {"Authorization": header}
         self._client: MlflowClient | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -361,10 +357,3 @@ def _place(uri: str) -> str:
     if parts.scheme != _FILES or parts.netloc or parts.query or parts.fragment:
         raise NotReadError
     return parts.path.strip("/")
-
-
-def _authorization(info: ConnectionInfo) -> dict[str, str]:
-    if info.login:
-        pair = f"{info.login}:{info.secret or ''}".encode()
-        return {"Authorization": f"Basic {b64encode(pair).decode()}"}
-    return {"Authorization": f"Bearer {info.secret}"} if info.secret else {}

@@ -4,10 +4,12 @@ If the argument is a version number or an alias, the process follows that versio
 the requests that the version answers as a canary.
 
 The process imports MLflow's client, so that the server does not need to import it. The process loads each new version
-before the server does, so a model that crashes on loading does not end the server.
+before the server does, so a model that crashes on loading does not end the server. It ends when no version has changed
+for some seconds, because it takes 100 MB. The server then looks up the version by plain HTTP, and starts the process
+again when the version changes. The process does not end if it follows a canary, or if plain HTTP is not sufficient.
 
 The process reports to the server on standard output, with one JSON object per line. It reports each version that it
-starts to load, each version that can be served, a removed alias, and errors.
+starts to load, each version that can be served, a removed alias, errors, and its end.
 
 The first line of standard input contains the settings as JSON. Each further line names a canary that the server has
 withdrawn, or has counts of failed requests. The process then withdraws this canary from all servers, or writes the
@@ -35,45 +37,20 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.champion import download_champion
 from airflow_mlops.models.contract_file import has_contract
 from airflow_mlops.registry import canary as canaries
-from airflow_mlops.registry import canary_counts, signatures
+from airflow_mlops.registry import canary_counts, light, signatures
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.canary_counts import ServerCounts
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import download_unchanged
 from airflow_mlops.registry.ledger import Ledger
-from airflow_mlops.serving.light import postpone, without_pandas
+from airflow_mlops.serving.failures import Failures, absent
+from airflow_mlops.serving.light import hide, postpone
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served
 
 _RETRY_SECONDS = 5.0
-# Pauses between the attempts to load a version that has failed. Each pause is twice as long as the one before.
-_FIRST_PAUSE, _LONGEST_PAUSE = 10.0, 600.0
-
-
-class Failures:
-    """Remembers the version that last failed to load, and when to try it again. Other versions are tried immediately.
-
-    :param version: number of the version; ``None`` if there was no failure
-    :param count: number of times that loading the version has failed
-    """
-
-    def __init__(self, version: int | None = None, count: int = 0) -> None:
-        self.version, self.count = version, count
-        self._due = time.monotonic() + self._pause
-
-    @property
-    def _pause(self) -> float:
-        # The exponent is bounded, because a larger power does not fit in a float.
-        return min(_FIRST_PAUSE * 2.0 ** min(self.count - 1, 100), _LONGEST_PAUSE) if self.count else 0.0
-
-    def add(self, version: int) -> None:
-        """Record that a version has just failed to load."""
-        self.count = self.count + 1 if version == self.version else 1
-        self.version, self._due = version, time.monotonic() + self._pause
-
-    def due(self, version: int) -> bool:
-        """Return whether the process may try to load a version now."""
-        return version != self.version or time.monotonic() >= self._due
+# Changes often follow each other, as a rollback follows a promotion.
+_REST_SECONDS = 10.0
 
 
 def main() -> None:
@@ -82,8 +59,8 @@ def main() -> None:
     given = json.loads(sys.stdin.readline())
     spec = ServeSpec.model_validate(given["spec"])
     if spec.feast_repo is None:
-        # MLflow's client imports pandas if it can, which takes 40 MB.
-        without_pandas()
+        # MLflow's client imports these if it can, which takes 40, 8 and 4 MB.
+        hide("pandas", "pyspark", "IPython")
     # MLflow's client also imports these modules, which takes 11 MB.
     postpone("mlflow.genai", "mlflow.gateway")
     withdrawn: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -98,6 +75,7 @@ def main() -> None:
     tag: str | None = None
     said = ""
     report: dict[str, Any] | None = None
+    changed, rests = time.monotonic(), target != spec.canary
     while True:
         pause, trying = spec.poll_seconds, None
         try:
@@ -116,9 +94,10 @@ def main() -> None:
                     # The server may still have a version that an earlier process has reported.
                     current = {}
                     _say(removed=True)
-                what = "Promote a version" if target == models.CHAMPION else "Set the alias in MLflow"
-                raise MLOpsError(f"Model {spec.model!r} has no {target} yet. {what}.")
-            if ref.version == current.get("version"):
+                if (problem := absent(spec.model, target)) != said:
+                    said, changed = problem, time.monotonic()
+                    _say(error=said)
+            elif ref.version == current.get("version"):
                 if said or found != tag:
                     # The alias points to the loaded version again, or the share of the canary has changed.
                     share = _share(store, ref, spec, target, found)
@@ -129,17 +108,21 @@ def main() -> None:
                 folder = _load(client, store, ref, spec, target, other=len(sys.argv) > 1)
                 share = _share(store, ref, spec, target, found)
                 current = {"version": ref.version, "run_id": ref.run_id, "folder": str(folder), "share": share}
-                said, tag = "", found
+                said, tag, changed = "", found, time.monotonic()
                 _say(**current)
-                if target.isdecimal() and len(sys.argv) == 1:
-                    # A version never changes.
-                    threading.Event().wait()
+            if rests and time.monotonic() - changed >= _REST_SECONDS:
+                # A version needs no look-ups, because it never changes.
+                rests = target.isdecimal() or light.sufficient(from_environment(spec.mlflow.conn_id))
+                if rests:
+                    _say(resting=failures.state)
+                    return
         except MLOpsError as error:
             if str(error) != said:
                 said = str(error)
                 _say(error=said)
             if trying is not None and isinstance(error, (ModelCorruptError, ModelFormatError, SchemaError)):
                 failures.add(trying)
+                changed = time.monotonic()
             else:
                 client = None
                 pause = max(pause, _RETRY_SECONDS)

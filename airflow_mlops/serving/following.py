@@ -1,4 +1,8 @@
-"""Start the process that follows the champion or another alias, and switch to each reported version."""
+"""Start the process that follows the champion or another alias, and switch to each reported version.
+
+The process (:mod:`airflow_mlops.serving.follow`) ends when no version has changed for some seconds. A thread of the
+server then looks up the version by plain HTTP, and starts the process again when there is a version to load.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,23 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from airflow_mlops.core.connections import from_environment
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.canary_counts import ServerCounts
+from airflow_mlops.registry.light import Aliases
+from airflow_mlops.registry.versions import CHAMPION
+from airflow_mlops.serving.failures import Failures, absent
 from airflow_mlops.serving.online_features import OnlineFeatures
 from airflow_mlops.serving.spec import ServeSpec
 from airflow_mlops.serving.versions import Served, Versions
 
 log = logging.getLogger(__name__)
 
-_RESTART_SECONDS = 2.0
+_RESTART_SECONDS, _RETRY_SECONDS = 2.0, 5.0
 
 
 class Following:
@@ -55,8 +63,7 @@ class Following:
         self._loading: int | None = None
         self._deadline: threading.Timer | None = None
         self._late = False
-        # The version whose loading failed last, and how many times in a row.
-        self._failures: tuple[int | None, int] = (None, 0)
+        self._failures = Failures()
         # The line that reports the withdrawn canary to the process.
         self._withdrawn: str | None = None
         self._telling = threading.Lock()
@@ -101,7 +108,9 @@ class Following:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._follow()
+                if self._follow():
+                    self._watch()
+                    continue
             except Exception as error:
                 # If the thread ended, no later version would be served.
                 target = self._target or "the champion"
@@ -109,9 +118,35 @@ class Following:
                 self.problem = f"The process that follows {target} cannot be used: {error}"
             self._stopped.wait(_RESTART_SECONDS)
 
-    def _follow(self) -> None:
-        """Start the process, and act on its messages until it ends."""
-        given = {"spec": self._spec.for_processes(), "failures": self._failures}
+    def _watch(self) -> None:
+        """Look up the version to serve by plain HTTP, until there is a version that the process has to load."""
+        target = self._target or str(self._spec.version or CHAMPION)
+        aliases = None if target.isdecimal() else Aliases(from_environment(self._spec.mlflow.conn_id))
+        pause = 0.0
+        while not self._stopped.wait(pause):
+            pause = self._spec.poll_seconds
+            try:
+                version = int(target) if aliases is None else aliases.version(self._spec.model, target)
+            except MLOpsError as error:
+                pause = max(pause, _RETRY_SECONDS)
+                self._say_once(str(error))
+                continue
+            served = self._versions.champion
+            if version is None:
+                if served is not None and self._target is not None:
+                    self._remove()
+                self._say_once(absent(self._spec.model, target))
+            elif served is not None and served.ref.version == version:
+                self.problem = ""
+            elif self._failures.due(version):
+                return
+
+    def _follow(self) -> bool:
+        """Start the process, and act on its messages until it ends.
+
+        :return: whether the process has ended because no version had changed
+        """
+        given = {"spec": self._spec.for_processes(), "failures": self._failures.state}
         with self._telling:
             # The settings are the first line.
             process = self._process = subprocess.Popen(  # noqa: S603 - the arguments are a list
@@ -124,48 +159,60 @@ class Following:
         with process:
             assert process.stdout is not None
             self._tell(self._withdrawn)
-            refused = False
+            # Imported while no requests are answered, or while a version is loaded, because the import delays requests.
+            import requests  # noqa: F401
+
+            end = None
             try:
                 for line in process.stdout:
-                    refused = not self._heard(line)
-                    if refused:
+                    end = self._heard(line)
+                    if end is not None:
                         break
             finally:
                 loading = self._set_loading(None)
                 process.kill()
-        if self._stopped.is_set() or refused:
-            return
+        if self._stopped.is_set() or end is not None:
+            return end == "resting"
         if loading is None:
             what = f"The process that follows {self._target or 'the champion'} ended"
         else:
-            self._failed(loading)
+            self._failures.add(loading)
             what = f"v{loading} of {self._spec.model} " + (
                 f"was not loaded within {self._spec.load_seconds:g} s"
                 if self._late
                 else "crashed the process that loads it"
             )
         self._say(f"{what} (exit status {process.returncode}). {self._kept()}")
+        return False
 
-    def _heard(self, line: str) -> bool:
+    def _heard(self, line: str) -> Literal["refused", "resting"] | None:
         """Act on a line that the process has written.
 
-        :return: ``False`` if the version that the process has loaded cannot be served
+        :return: why no further line is read: the version that the process has loaded cannot be served, or no version
+            has changed; otherwise ``None``
         """
         try:
             facts: dict[str, Any] = json.loads(line)
         except ValueError:
-            return True
+            return None
         self._set_loading(facts.get("loading"))
         if "error" in facts:
             self._say(f"{facts['error']} {self._kept()}")
         elif "removed" in facts:
-            self._versions.clear()
-            self._changed()
+            self._remove()
+        elif "resting" in facts:
+            self._failures = Failures(*facts["resting"])
+            return "resting"
         elif "folder" in facts:
             ref = ModelVersionRef(model=self._spec.model, version=facts["version"], run_id=facts["run_id"])
             share = facts.get("share")
-            return self._switch(ref, Path(facts["folder"]), float(share) if share is not None else None)
-        return True
+            if not self._switch(ref, Path(facts["folder"]), float(share) if share is not None else None):
+                return "refused"
+        return None
+
+    def _remove(self) -> None:
+        self._versions.clear()
+        self._changed()
 
     def _switch(self, ref: ModelVersionRef, folder: Path, share: float | None) -> bool:
         found = self._versions.find(str(ref.version))
@@ -174,10 +221,10 @@ class Following:
                 ref, folder, self._store, self._spec, self._features, other=self._target is not None
             )
         except (MLOpsError, OSError) as error:
-            self._failed(ref.version)
+            self._failures.add(ref.version)
             self._say(f"{error} {self._kept()}")
             return False
-        self.problem, self._failures = "", (None, 0)
+        self.problem, self._failures = "", Failures()
         self._versions.share = share
         self._versions.promote(served)
         if found is None:
@@ -207,13 +254,13 @@ class Following:
         if self._process is not None:
             self._process.kill()
 
-    def _failed(self, version: int) -> None:
-        known, count = self._failures
-        self._failures = (version, count + 1 if version == known else 1)
-
     def _kept(self) -> str:
         champion = self._versions.champion
         return f"v{champion.ref.version} is still served." if champion else ""
+
+    def _say_once(self, problem: str) -> None:
+        if f"{problem} {self._kept()}".strip() != self.problem:
+            self._say(f"{problem} {self._kept()}")
 
     def _say(self, problem: str) -> None:
         self.problem = problem.strip()

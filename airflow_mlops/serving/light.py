@@ -1,4 +1,4 @@
-"""Avoid imports that a process does not need: pandas, and parts of MLflow."""
+"""Avoid imports that a process does not need: pandas, and what MLflow imports if it is installed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,21 @@ from types import ModuleType
 from typing import Any
 
 
-class _NoPandas(MetaPathFinder):
+class _Hiding(MetaPathFinder):
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+
     def find_spec(self, name: str, path: object = None, target: ModuleType | None = None) -> None:
-        if name == "pandas":
-            raise ModuleNotFoundError("pandas is not used in this process.", name=name)
+        if name in self._names:
+            raise ModuleNotFoundError(f"{name} is not used in this process.", name=name)
+
+
+def hide(*names: str) -> None:
+    """Make later imports of packages fail.
+
+    :param names: names of packages that are not imported yet, and that other libraries import if they are installed
+    """
+    sys.meta_path.insert(0, _Hiding(names))
 
 
 def without_pandas() -> None:
@@ -22,7 +33,7 @@ def without_pandas() -> None:
     If pandas is installed, pyarrow imports it for the first array from Python values. The import takes 60 MB of memory
     and, in the middle of a request, a second.
     """
-    sys.meta_path.insert(0, _NoPandas())
+    hide("pandas")
 
 
 class _Postponed(ModuleType):

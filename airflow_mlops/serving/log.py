@@ -125,6 +125,8 @@ class PredictionSpool:
         self._store, self._model, self._folder, self._window, self._metrics = store, model, folder, window, metrics
         self._answers: list[Answer] = []
         self._rows = 0
+        # Whether an answer waits until the answers before it are written.
+        self._full = False
         #: Rows that were written to the spool, or counted as not logged.
         self.settled = 0
         self._changed = threading.Condition()
@@ -155,6 +157,7 @@ class PredictionSpool:
             return
         with self._changed:
             while self._rows and self._rows + answer.rows.count > _WAITING_ROWS:
+                self._full = True
                 self._changed.notify_all()
                 self._changed.wait()
             self._answers.append(answer)
@@ -164,8 +167,8 @@ class PredictionSpool:
         stopped = False
         while not stopped:
             with self._changed:
-                if not self._stopped.is_set():
-                    self._changed.wait(_FLUSH_SECONDS)
+                # The thread may have been writing when it was notified.
+                self._changed.wait_for(lambda: self._full or self._stopped.is_set(), _FLUSH_SECONDS)
                 stopped = self._stopped.is_set()
             try:
                 self._flush()
@@ -197,7 +200,7 @@ class PredictionSpool:
     def _flush(self) -> None:
         """Append the new answers to the segments of their version and window, and wait until they are on the disk."""
         with self._changed:
-            answers, self._answers, self._rows = self._answers, [], 0
+            answers, self._answers, self._rows, self._full = self._answers, [], 0, False
             self._changed.notify_all()
         groups: dict[tuple[int, Window], list[Answer]] = defaultdict(list)
         for answer in answers:

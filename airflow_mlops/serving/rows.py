@@ -10,6 +10,7 @@ from decimal import Decimal
 from math import isfinite
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
@@ -137,7 +138,12 @@ class InputColumns:
         """Return the rows of several requests as one batch with the columns :attr:`schema`."""
         arrays = []
         for feature in self.features:
-            values = [value for part in parts for value in part.features[feature.name]]
+            columns = [part.features[feature.name] for part in parts]
+            if all(isinstance(column, np.ndarray) for column in columns):
+                arrays.append(pa.array(np.concatenate(columns), _LOGGED[feature.kind]))
+                continue
+            lists = [column.tolist() if isinstance(column, np.ndarray) else column for column in columns]
+            values = [value for column in lists for value in column]
             if feature.kind == "number":
                 values = [value if value is None else float(value) for value in values]
             arrays.append(pa.array(values, _LOGGED[feature.kind]))
@@ -152,12 +158,12 @@ class Rows:
     """The checked rows of a request.
 
     :param count: number of rows
-    :param features: values of each feature
+    :param features: values of each feature. In the process that writes the log, they may be an array of numbers
     :param carried: columns that are only logged, if the request has them
     """
 
     count: int
-    features: dict[str, list[Any]]
+    features: dict[str, Any]
     carried: dict[str, pa.Array]
 
 

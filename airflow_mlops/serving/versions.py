@@ -18,6 +18,7 @@ from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.data.datasets.catalog import read_manifest
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.registry.cache import InUse
 from airflow_mlops.serving.online_features import Lookup, OnlineFeatures
 from airflow_mlops.serving.rows import InputColumns, Rows
 from airflow_mlops.serving.spec import ServeSpec
@@ -39,6 +40,7 @@ class Served:
     :param lookup: looks up features in Feast's online store; ``None`` if the server looks up no features, or no feature
         comes from Feast
     :param folder: the downloaded files; ``None`` in the process that only writes the log
+    :param in_use: keeps these files in the cache
     """
 
     ref: ModelVersionRef
@@ -46,6 +48,7 @@ class Served:
     columns: InputColumns
     lookup: Lookup | None = None
     folder: Path | None = None
+    in_use: InUse | None = None
     loaded: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     @classmethod
@@ -71,13 +74,15 @@ class Served:
         :raises ModelFormatError: the version has no ONNX model, or the model cannot be loaded
         :raises SchemaError: predictions are logged, and a column to hash or drop is absent or cannot be hashed
         :raises FeatureStoreError: the Feast repository does not have a feature of the version
+        :raises FileNotFoundError: the files were removed from the cache
         """
+        in_use = InUse(folder)
         model = OnnxModel.load(folder)
         contract = model.contract
         training = _training(store, contract)
         columns = InputColumns(contract, *_columns(store, training))
         lookup = features.lookup(contract, columns, training) if features else None
-        served = cls(ref, model, columns, lookup, folder)
+        served = cls(ref, model, columns, lookup, folder, in_use)
         if spec.log:
             where = None if other else f"The predictions of {ref} have"
             served.columns.require_private(spec.hash_columns, spec.drop_columns, where)

@@ -15,7 +15,9 @@ import signal
 import struct
 import sys
 import threading
+from array import array
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, BinaryIO, NamedTuple, cast
@@ -45,13 +47,18 @@ _MESSAGE = struct.Struct(">II")
 # Head of an answer: index of its version in the message, and sizes, in bytes, of its two parts.
 _ANSWER = struct.Struct(">III")
 _REPORT_SECONDS = 1.0
+# From this number of rows on, numbers are sent as bytes, which takes less time than JSON.
+_MANY_ROWS = 20
+# Types of the numbers, for the module array and for NumPy.
+_CODES = {"number": "d", "integer": "q"}
 
 
 class Packed(NamedTuple):
     """An answer as bytes, without its version.
 
-    :param head: all fields except the columns that are only logged, as JSON
-    :param body: columns that are only logged, as an Arrow record batch; empty if the request has none
+    :param head: all fields that are not in the body, as JSON
+    :param body: for many rows, the features that are numbers and then the score, with 8 bytes for each value. Then
+        the columns that are only logged, if the request has any, as an Arrow record batch
     """
 
     head: bytes
@@ -74,18 +81,35 @@ def packed(answer: Answer, apart: Apart | None) -> Packed:
     """
     rows, found = answer.rows, answer.found
     carried = rows.carried
-    # The predictions are sent as Python values. For a few rows, this takes a tenth of the time that Arrow data takes.
+    features, score, numbers, parts = rows.features, None, {}, []
+    if rows.count >= _MANY_ROWS:
+        numbers = _numbers(answer)
+        features = {name: values for name, values in features.items() if name not in numbers}
+        parts = [*numbers.values(), found.score.astype(np.float64, copy=False).tobytes()]
+    else:
+        score = found.score.tolist()
+    # Other values are sent as Python values. For a few rows, this takes a tenth of the time that Arrow data takes.
     head = to_json(
         (
-            apart, answer.request_id, answer.at, answer.latency_ms, rows.count, rows.features, list(carried),
-            found.prediction.tolist(), found.score.tolist(),
+            apart, answer.request_id, answer.at, answer.latency_ms, rows.count, features, list(carried),
+            found.prediction.tolist(), score, list(numbers),
         ),
         inf_nan_mode="constants",
     )  # fmt: skip
-    body = b""
     if carried:
-        body = pa.RecordBatch.from_arrays(list(carried.values()), names=list(carried)).serialize().to_pybytes()
-    return Packed(head, body)
+        parts.append(pa.RecordBatch.from_arrays(list(carried.values()), names=list(carried)).serialize().to_pybytes())
+    return Packed(head, b"".join(parts))
+
+
+def _numbers(answer: Answer) -> dict[str, bytes]:
+    """Return the features without nulls whose values are numbers, as doubles or 64-bit integers."""
+    found = {}
+    for feature in answer.served.columns.features:
+        if feature.kind in _CODES:
+            # A null is not a number.
+            with suppress(TypeError):
+                found[feature.name] = array(_CODES[feature.kind], answer.rows.features[feature.name]).tobytes()
+    return found
 
 
 def message(versions: Sequence[Served], numbered: Sequence[bytes]) -> bytes:
@@ -117,10 +141,17 @@ def _answers(body: bytes, versions: Sequence[Served]) -> Iterator[tuple[Apart | 
         end = middle + body_size
         if end > len(body):
             return
-        apart, request_id, at, latency, count, features, names, prediction, score = from_json(
+        apart, request_id, at, latency, count, features, names, prediction, score, numbers = from_json(
             body[start + _ANSWER.size : middle]
         )
         served = versions[version]
+        if score is None:
+            kinds = {feature.name: feature.kind for feature in served.columns.features}
+            for name in numbers:
+                features[name] = np.frombuffer(body, _CODES[kinds[name]], count, middle)
+                middle += features[name].nbytes
+            score = np.frombuffer(body, np.float64, count, middle)
+            middle += score.nbytes
         carried: dict[str, Any] = {}
         if names:
             schema = pa.schema([(name, served.columns.carried[name]) for name in names])

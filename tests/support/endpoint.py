@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 import requests
 
@@ -60,6 +61,16 @@ def answering(
     finally:
         server.terminate()
         server.wait(60)
+
+
+def children(server: SimpleNamespace, name: str) -> list[psutil.Process]:
+    """The processes of a server that run the module ``airflow_mlops.serving.NAME``."""
+    found = []
+    for child in psutil.Process(server.process.pid).children():
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            if f"airflow_mlops.serving.{name}" in child.cmdline():
+                found.append(child)
+    return found
 
 
 def register(client: MlflowClient, folder: Path, model: str, contract: ModelContract, exported: bytes) -> None:

@@ -26,7 +26,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.spec import ServeSpec
 from tests.integration.conftest import free_port
 from tests.support.deployed import promote
-from tests.support.endpoint import answering
+from tests.support.endpoint import answering, children
 
 ROW = {"distance": 0.5, "wind": None}
 REQUEST_SECONDS, LOAD_SECONDS = 1.5, 5.0
@@ -235,6 +235,11 @@ def test_idle_connections_do_not_keep_others_from_being_answered(server):
 
 
 def test_twenty_champions_in_a_row_fail_no_request(server, champions):
+    deadline = time.monotonic() + 60
+    # The first change is noticed by the server itself, the others by the process that follows the champion.
+    while children(server, "follow"):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
     stop, answers = threading.Event(), []
 
     def ask() -> None:

@@ -241,3 +241,16 @@ def test_a_cache_that_others_may_write_is_refused(temporary):
 def test_the_cache_is_in_the_temporary_folder(temporary):
     assert cache.cached("a", lambda folder: None).is_relative_to(temporary)
     assert Path(tempfile.gettempdir()) == temporary
+
+
+def test_a_model_that_a_process_uses_without_having_downloaded_it_remains(temporary):
+    use("a")
+    (folder,) = temporary.glob("*/models/a")
+    in_use = cache.InUse(folder)
+    use("b", "c", "d", "e", "f", "g")
+    assert "a" in names(temporary)
+    del in_use
+    use("h")
+    assert "a" not in names(temporary)
+    with pytest.raises(FileNotFoundError, match="cache_size"):
+        cache.InUse(folder)

@@ -1,41 +1,49 @@
 import pytest
 
-from airflow_mlops.serving import follow
+from airflow_mlops.serving import failures
 from airflow_mlops.serving.spec import ServeSpec
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [1_000.0]
-    monkeypatch.setattr(follow.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(failures.time, "monotonic", lambda: now[0])
     return now
 
 
 def test_a_version_that_fails_is_tried_again_after_pauses_that_double(clock):
-    failures = follow.Failures()
-    assert failures.due(3)
+    found = failures.Failures()
+    assert found.due(3)
     pauses = []
     for _ in range(9):
-        failures.add(3)
+        found.add(3)
         began = clock[0]
-        while not failures.due(3):
-            assert failures.due(4)
+        while not found.due(3):
+            assert found.due(4)
             clock[0] += 1
         pauses.append(clock[0] - began)
     assert pauses == [10, 20, 40, 80, 160, 320, 600, 600, 600]
-    failures.add(4)
-    assert failures.due(3)
-    assert not failures.due(4)
+    found.add(4)
+    assert found.due(3)
+    assert not found.due(4)
 
 
 def test_the_pause_goes_on_in_the_next_process(clock):
-    failures = follow.Failures(3, 2)
-    assert not failures.due(3)
-    clock[0] += 20
-    assert failures.due(3)
-    assert follow.Failures(None, 0).due(1)
+    found = failures.Failures()
+    found.add(3)
+    found.add(3)
+    clock[0] += 8
+    found = failures.Failures(*found.state)
+    assert found.state == (3, 2, 12)
+    clock[0] += 11
+    assert not found.due(3)
+    clock[0] += 1
+    assert found.due(3)
+    found.add(3)
+    assert found.state == (3, 3, 40)
+    assert failures.Failures(None, 0).due(1)
     # About a week of failures.
-    assert not follow.Failures(3, 2_000).due(3)
+    assert not failures.Failures(3, 2_000).due(3)
 
 
 @pytest.mark.parametrize(

@@ -207,3 +207,16 @@ def test_predictions_of_scoring_in_batches_are_not_replaced(store, tmp_path):
     found.stop()
     (entry,) = PredictionLog(store, "m").entries()
     assert entry.source is None or "online" not in entry.source
+
+
+def test_many_predictions_do_not_wait_for_the_next_second(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(log, "_FLUSH_SECONDS", 20.0)
+    monkeypatch.setattr(log, "_WAITING_ROWS", 2)
+    found = spool(store, tmp_path / "spool")
+    found.start()
+    began = time.monotonic()
+    for number in range(4):
+        found.add(answer(number))
+    assert time.monotonic() - began < 15
+    found.stop()
+    assert len(logged(store)) == 8

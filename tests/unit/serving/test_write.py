@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import io
 import json
 import math
@@ -104,6 +105,44 @@ def test_what_arrives_is_logged_as_what_was_sent():
         assert repr(found.to_pylist()) == repr(expected.to_pylist())
 
 
+NUMBER = st.floats(allow_nan=False, allow_infinity=False) | st.integers(-(2**70), 2**70) | st.booleans()
+LARGE = ModelContract(
+    task="regression",
+    label="y",
+    features=[
+        FeatureColumn(name="a", kind="number"), FeatureColumn(name="b", kind="number"),
+        FeatureColumn(name="n", kind="integer"), FeatureColumn(name="city", kind="string"),
+    ],
+    watched=["price"],
+    dataset_name="d",
+    dataset_id="i",
+)  # fmt: skip
+
+
+@given(
+    st.lists(st.tuples(NUMBER, NUMBER | st.none(), st.integers(-(2**63), 2**63 - 1), st.floats()), min_size=1, max_size=4),
+    st.lists(st.sampled_from([1, 19, 20, 50]), min_size=1, max_size=3),
+)  # fmt: skip
+def test_requests_of_few_and_many_rows_are_logged_as_what_was_sent(values, counts):
+    columns = InputColumns(LARGE, TRAINING)
+    by = Served(
+        ModelVersionRef(model="m", version=1, run_id="r"), SimpleNamespace(engine="none", contract=LARGE), columns
+    )
+    several = []
+    for count in counts:
+        some = (values * 50)[:count]
+        rows = [{"a": a, "b": b, "n": n, "city": str(b), "price": count / 2} for a, b, n, _ in some]
+        rows[0] |= {"city": None, "price": None}
+        scores = np.array([score for *_, score in some])
+        found = Predictions(scores, scores, None)
+        several.append(Answer(by, columns.rows(rows), found, f"id-{count}", NOW, 1.5))
+    arrived = [item for _, item in answers(io.BytesIO(sent([by], *((item, None) for item in several))))]
+    expected, found = _logged(several, KEEP_ALL, 1.0), _logged(arrived, KEEP_ALL, 1.0)
+    assert found.schema.equals(expected.schema, check_metadata=True)
+    # Bit for bit, with the sign of zero.
+    assert repr(found.to_pylist()) == repr(expected.to_pylist())
+
+
 @given(st.floats() | st.integers(-(2**63), 2**63 - 1) | st.none(), st.text(), st.floats())
 def test_any_value_arrives_bit_for_bit(a, city, score):
     if isinstance(a, float) and not math.isfinite(a):
@@ -146,6 +185,9 @@ def test_a_killed_process_is_started_again_and_its_losses_are_counted(tmp_path, 
         log = Writing(spec, metrics)
         await log.start()
         first = log._process
+        if hasattr(fcntl, "F_GETPIPE_SZ"):
+            # With 64 kB, requests of many rows would wait in the buffer, and then not be logged.
+            assert fcntl.fcntl(log._pipe.get_extra_info("pipe"), fcntl.F_GETPIPE_SZ) == 1 << 20
         await log.add(answer(by, "kept"))
         await until(lambda: log._settled == 1)
         # It reads no more, so it cannot have written what it is sent now.

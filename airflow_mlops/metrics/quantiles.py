@@ -19,6 +19,7 @@ This module imports no heavy library, because DAG files that declare gates impor
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -69,9 +70,14 @@ def name_alpha(declared: Any) -> Any:
     if not isinstance(declared, Mapping) or (metric := declared.get("metric")) not in NAMES:
         return declared
     value = declared.get("alpha")
+    try:
+        # A template may render to the text of a number.
+        alpha = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        alpha = math.nan
     # Smaller numbers are written with an exponent.
-    if isinstance(value, bool) or not isinstance(value, float) or not 0.0001 <= value <= 0.9999:
+    if not 0.0001 <= alpha <= 0.9999:
         raise ValueError(
             f"alpha is {value!r}, but the alpha of {metric} must be a number from 0.0001 to 0.9999, such as 0.9 for the 90% quantile"
         )
-    return {**{key: item for key, item in declared.items() if key != "alpha"}, "metric": name_of(value, metric)}
+    return {**{key: item for key, item in declared.items() if key != "alpha"}, "metric": name_of(alpha, metric)}

@@ -42,7 +42,9 @@ def test_a_declaration_is_read_everywhere_and_has_one_name():
     assert realised("regression", ["rmse", NAME]) == ["rmse", NAME]
     with pytest.raises(ValueError, match="no quantile"):
         find_metric("pinball")
-    for alpha in (None, 0, 1.0, 1.5, True, "0.9", float("nan")):
+    # A template renders to text.
+    assert metric_name({"metric": "pinball", "alpha": "0.9"}) == NAME
+    for alpha in (None, 0, 1.0, 1.5, True, "nine", float("nan"), 10**400):
         with pytest.raises(ValueError, match="alpha is"):
             metric_name({"metric": "pinball", "alpha": alpha})
 

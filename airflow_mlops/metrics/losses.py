@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 PROBABILITY_MARGIN = float(np.finfo(np.float64).eps)
 """Log loss clips probabilities to ``[PROBABILITY_MARGIN, 1 - PROBABILITY_MARGIN]`` (2.2e-16), as scikit-learn does for
 float64. Therefore the largest loss of a row is 36.04 and not infinity."""
+# Largest relative rounding error of a prediction that a model computes in single precision.
+_ROUNDING = 1e-6
 
 
 def log_losses(probability: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -102,8 +104,11 @@ def pinball(alpha: float, truth: NDArray[Any], value: NDArray[np.float64]) -> ND
 
 
 def at_most(truth: NDArray[Any], value: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return whether each label is at most the predicted quantile, shape (n,)."""
-    covered: NDArray[np.bool_] = truth <= value
+    """Return whether each label is at most the predicted quantile, shape (n,).
+
+    ONNX models compute in single precision. A label that is above the prediction only because of this rounding is covered.
+    """
+    covered: NDArray[np.bool_] = truth <= value + _ROUNDING * np.abs(value)
     return covered
 
 

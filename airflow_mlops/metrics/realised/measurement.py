@@ -120,7 +120,7 @@ def stretched(metric: str, interval: Interval, factor: float) -> Interval:
 
     :param metric: name of the metric
     :param interval: the interval
-    :param factor: at least 1
+    :param factor: above 0; below 1 for a lower confidence than that of ``interval``
     """
     value, low, high = interval.value, interval.low, interval.high
     wide = Interval(value, value - factor * (value - low), value + factor * (high - value))
@@ -129,7 +129,9 @@ def stretched(metric: str, interval: Interval, factor: float) -> Interval:
     # The distance from the coverage to the end beyond `alpha`. If `high` may lie on either side, this is the larger one.
     beyond = value - low if low > 0 else value + high
     most = max(alpha, 1 - alpha)
-    return Interval(value, max(0.0, wide.low), min(most, max(wide.high, factor * beyond - value)))
+    # With an end of 0, the distance to the end beyond `alpha` is unknown, so a shorter interval may still contain 0.
+    least = max(0.0, wide.low) if low > 0 else 0.0
+    return Interval(value, least, min(most, max(wide.high, factor * beyond - value)))
 
 
 def _custom(path: str, rows: Rows, confidence: float) -> Interval:

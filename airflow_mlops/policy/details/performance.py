@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.drift.reference import TRAINING
-from airflow_mlops.metrics.catalog import find_metric
+from airflow_mlops.metrics.catalog import find_metric, is_coverage_gap
 from airflow_mlops.performance.difference import difference
 from airflow_mlops.performance.findings import Performance
 from airflow_mlops.policy.checks import (
@@ -97,7 +97,8 @@ def few_large_errors(findings: Findings) -> list[Observation]:
     confidence interval wide.
     """
     judged, policy = judged_performance(findings), findings.policy
-    if judged is None or is_worse(judged, policy):
+    # A coverage gap counts rows, so large errors do not change it.
+    if judged is None or is_worse(judged, policy) or is_coverage_gap(judged.metric):
         return []
     limits = [standard.limit for standard in standards(judged, policy)]
     sign = -1 if judged.higher_is_better else 1

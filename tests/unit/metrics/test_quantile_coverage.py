@@ -22,6 +22,7 @@ from airflow_mlops.metrics.catalog import check_chooses, find_metric, is_mean_of
 from airflow_mlops.metrics.declarations import metric_name
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.realised import Outcomes, clustered, losses, measure, widened
+from airflow_mlops.metrics.realised.measurement import stretched
 from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.metrics.statistics import influence
 from airflow_mlops.metrics.values import baseline, measure_one
@@ -88,6 +89,21 @@ def test_values_by_hand():
     assert by_row * 10 == pytest.approx(np.where(TRUTH <= 8, -0.2, 0.8), abs=1e-6)
     # The baseline is the quantile of the labels.
     assert baseline("regression", TRUTH, [], own=[NAME])[NAME] == 0
+
+
+def test_labels_at_a_quantile_in_single_precision_are_covered():
+    truth = np.array([0.1, 0.7, 0.7, 0.7, 1.4])
+    score = np.full(5, 0.7, np.float32).astype(np.float64)
+    assert score[0] < 0.7
+    assert measure_one("quantile_coverage_gap_a0.8", Rows("regression", truth, score, score)) == pytest.approx(0)
+
+
+def test_an_interval_of_lower_confidence_contains_0_if_it_may():
+    interval = measure(NAME, known(910, 1000), 0.95, "regression")
+    assert interval.low == 0
+    narrow, exact = stretched(NAME, interval, 1.036 / 1.96), measure(NAME, known(910, 1000), 0.7, "regression")
+    assert narrow.low <= exact.low
+    assert narrow.high == pytest.approx(exact.high, rel=0.05)
 
 
 def test_rows_of_windows_are_counted_before_the_distance_is_taken():

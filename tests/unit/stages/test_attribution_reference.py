@@ -187,6 +187,16 @@ def test_a_window_with_attributions_of_two_origins_is_not_compared(store):
     assert not store.find("attributions")
 
 
+def test_an_older_version_does_not_get_the_origin_of_a_later_one(store):
+    measure(store, "2013-04")
+    first = store.read_bytes(KEY)
+    joined = predictions(store, "2013-05", model_version=2, model_versions={"1": 400}, attribution_method="tree SHAP")
+    of_version_1 = replace(check(store, "2013-05", joined), version=1)
+    found = drift.measure(of_version_1, TRAINING)
+    assert "does not record how the attributions of this version were made" in note(found)
+    assert (found.notes, store.read_bytes(KEY)) == ([], first)
+
+
 def test_a_reference_window_that_is_checked_again_is_stored_again_only_if_it_changed(store):
     measure(store, "2013-04")
     first = store.read_bytes(KEY)

@@ -68,6 +68,11 @@ def measure(check: Check, training: TrainingReference) -> Attributions:
     def skipped(why: str, *notes: str) -> Attributions:
         return result(unmeasured(why, window), *notes)
 
+    if check.version is not None and any(
+        item.manifest.details.get("model_version") != check.version for item in explained
+    ):
+        # A joined dataset of several versions records how the attributions of its last version were made.
+        return skipped("the dataset does not record how the attributions of this version were made")
     unit = "row" if check.policy.groups is None else "cluster"
     least = fewest(check.policy.false_alarm_rate / (len(training.columns) + _OTHER_COLUMNS))
     if rows < check.policy.min_rows:

@@ -405,10 +405,8 @@ def test_the_summary_says_why_no_prediction_has_a_label(store):
     made = predictions(store, flight=[3, 4], at=[utc(2013, 4, 1, 6), utc(2013, 4, 2, 6)])
     late = join(store, made, labels(store, flight=[5], at=[utc(2013, 4, 1, 6)], arr_delay=[20.0]), on=["flight", "at"])
     assert late.labelled == 0
-    assert (
-        "flights has no row with a key of these predictions, such as flight=3, at=2013-04-01 06:00:00+00:00."
-        in late.summary
-    )
+    assert "flights has no row" in late.summary
+    assert late.summary.endswith("such as flight=3, at=2013-04-01 06:00:00+00:00.")
     null = join(store, made, labels(store, flight=[3, 9], arr_delay=[None, 20.0]))
     assert null.labelled == 0
     assert "flights has rows for 1 prediction, but the labels in these rows are null." in null.summary

@@ -215,7 +215,9 @@ def run_mlflow(folder: Path, host: str, *options: str) -> Iterator[str]:
 
     :param options: of ``mlflow server``. By default, gunicorn serves, which takes two thirds of uvicorn's CPU time
     """
-    options = options or ("--gunicorn-opts", "--threads 8 --keep-alive 75")
+    # If a request follows the end of an upload at once, gunicorn 26.2 may read both, and answer the request never. The client
+    # repeats it when the connection is closed.
+    options = options or ("--gunicorn-opts", "--threads 8 --keep-alive 10")
     folder.mkdir(exist_ok=True)
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
         # The mode stays with the file: a write-ahead log takes an eighth of the server's CPU time, and a third of its time, less

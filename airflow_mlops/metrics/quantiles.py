@@ -69,7 +69,7 @@ def name_alpha(declared: Any) -> Any:
     """
     if not isinstance(declared, Mapping) or (metric := declared.get("metric")) not in NAMES:
         return declared
-    value = declared.get("alpha")
+    value: Any = declared.get("alpha")
     try:
         # A template may render to the text of a number.
         alpha = math.nan if isinstance(value, bool) else float(value)

@@ -84,7 +84,10 @@ class Killer:
         self._random = random.Random(seed)
 
     def run(self, call: StepCall) -> dict[str, Any]:
-        """Kill the step at random times until it completes. A step that completed early is started as another task."""
+        """Kill the step at random times until it completes. A step that completed early is started as another task.
+
+        The task that was killed last is tried again, so that nothing is left half-done.
+        """
         task, tasks = call, 0
         while call.step in self.seconds and self.killed[call.step] < self.kills:
             # Half of the kills hit the second half of the step, where it writes.
@@ -95,7 +98,7 @@ class Killer:
                 task = call.model_copy(update={"key": call.key.replace("/0.json", f"/{tasks}.json")})
             else:
                 self.killed[call.step] += 1
-        assert self._start(call, None), f"{call.step} failed"
+        assert self._start(task, None), f"{call.step} failed"
         return run_call(call, lambda _: self.connection)
 
     def _start(self, call: StepCall, seconds: float | None) -> bool:

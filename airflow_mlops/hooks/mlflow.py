@@ -45,26 +45,26 @@ class MLflowHook(BaseHook):
     def champion(self, model: str) -> int | None:
         """Return the number of the champion's version, or ``None`` if the model does not exist or has no champion.
 
-        If the tracking URI is a server, plain HTTP is used, because importing MLflow's client takes seconds.
+        Plain HTTP is used where it is sufficient, because importing MLflow's client takes seconds.
 
         :param model: name of the registered model
         :raises ConnectionNotFoundError: the connection is not defined in Airflow
-        :raises requests.RequestException: the server does not answer or refuses the request
+        :raises RegistryError: the server does not answer, refuses the request, or is not an MLflow server
         """
         from airflow_mlops.compute.connections import airflow_connection
-        from airflow_mlops.registry.light import champion_version, server_address
-        from airflow_mlops.registry.versions import champion
+        from airflow_mlops.registry.light import Aliases, sufficient
+        from airflow_mlops.registry.versions import CHAMPION, champion
 
         found = airflow_connection(self.mlflow_conn_id)
-        if (address := server_address(found)) is not None:
-            return champion_version(address, found, model)
+        if sufficient(found):
+            return Aliases(found).version(model, CHAMPION)
         ref = champion(self.get_conn(), model)
         return ref.version if ref is not None else None
 
     def tag_run(self, run_id: str, tags: Mapping[str, str]) -> None:
         """Set tags of an MLflow run. A failure is logged as a warning and raises no error.
 
-        If the tracking URI is a server, plain HTTP is used, because importing MLflow's client takes seconds.
+        Plain HTTP is used where it is sufficient, because importing MLflow's client takes seconds.
 
         :param run_id: id of the MLflow run
         :param tags: values by tag name
@@ -72,18 +72,21 @@ class MLflowHook(BaseHook):
         import requests
 
         from airflow_mlops.compute.connections import airflow_connection
-        from airflow_mlops.registry.light import credentials, server_address
+        from airflow_mlops.registry.client import authorization, verify
+        from airflow_mlops.registry.light import server_address, sufficient
 
         try:
             # The connection may be defined only where the step runs, for example in a Kubernetes Secret.
             found = airflow_connection(self.mlflow_conn_id)
-            if (address := server_address(found)) is not None:
+            if sufficient(found):
+                header = authorization(found)
                 for name, value in tags.items():
                     requests.post(
-                        f"{address}/api/2.0/mlflow/runs/set-tag",
+                        f"{server_address(found)}/api/2.0/mlflow/runs/set-tag",
                         json={"run_id": run_id, "key": name, "value": value},
-                        auth=credentials(found),
+                        headers={"Authorization": header} if header else {},
                         timeout=10,
+                        verify=verify(),
                     ).raise_for_status()
             else:
                 client = self.get_conn()

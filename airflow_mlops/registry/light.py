@@ -1,4 +1,4 @@
-"""Read the champion from an MLflow server by plain HTTP.
+"""Read aliases, such as that of the champion, from an MLflow server by plain HTTP.
 
 Importing MLflow's client takes seconds, and 40 MB of memory.
 """
@@ -8,12 +8,11 @@ from __future__ import annotations
 import os
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.registry.client import authorization, request_error, tracking_uri, verify
-from airflow_mlops.registry.versions import CHAMPION
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -36,40 +35,6 @@ def server_address(found: ConnectionInfo) -> str | None:
     """
     uri = tracking_uri(found).rstrip("/")
     return uri if uri.startswith(("http://", "https://")) else None
-
-
-def champion_version(address: str, found: ConnectionInfo, model: str) -> int | None:
-    """Return the number of the champion's version, or ``None`` if the model does not exist or has no champion.
-
-    :param address: address of the MLflow server
-    :param found: connection with the credentials
-    :param model: name of the registered model
-    :raises requests.RequestException: the server does not answer or refuses the request
-    """
-    import requests
-
-    answer = requests.get(
-        f"{address}{_PATH}",
-        params={"name": model, "alias": CHAMPION},
-        auth=credentials(found),
-        timeout=_TIMEOUT,
-    )
-    if answer.status_code == 404 or (answer.status_code == 400 and "not found" in answer.text):
-        return None
-    answer.raise_for_status()
-    return int(answer.json()["model_version"]["version"])
-
-
-def credentials(found: ConnectionInfo) -> Any:
-    """Return the parameter ``auth`` for the library requests: login and password, a bearer token, or ``None``."""
-    if found.login or not found.secret:
-        return (found.login, found.secret or "") if found.login else None
-
-    def bearer(request: Any) -> Any:
-        request.headers["Authorization"] = f"Bearer {found.secret}"
-        return request
-
-    return bearer
 
 
 class Aliases:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import join
@@ -221,7 +223,6 @@ class Reader:
             uri = self._get("model-versions/get-download-uri", name=name, version=version)["artifact_uri"]
         except _UNEXPECTED as error:
             raise NotReadError from error
-        folder.mkdir(parents=True, exist_ok=True)
         if not self._download(_place(uri), folder):
             raise NotReadError
 
@@ -232,21 +233,19 @@ class Reader:
         """
         place = join(_place(self.get_run(run_id).info.artifact_uri), path)
         target = folder / path
-        target.mkdir(parents=True, exist_ok=True)
-        if self._download(place, target):
-            return target
         # A path that contains nothing is a file, or does not exist.
-        target.rmdir()
-        self._download_file(place, target)
+        if not self._download(place, target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self._download_file(place, target)
         return target
 
     def _download(self, place: str, folder: Path) -> bool:
-        """Download a folder. Return ``False`` if it contains nothing."""
+        """Download a folder. Return ``False``, without creating the folder, if it contains nothing."""
         found = self._list(place)
         for item in found:
             target = folder / item.path
+            folder.mkdir(parents=True, exist_ok=True)
             if item.is_dir:
-                target.mkdir(exist_ok=True)
                 self._download(join(place, item.path), target)
             else:
                 self._download_file(join(place, item.path), target)
@@ -254,7 +253,8 @@ class Reader:
 
     def _download_file(self, place: str, target: Path) -> None:
         with self._open(f"{_FILES}/artifacts/{quote(place)}") as answer, target.open("wb") as file:
-            shutil.copyfileobj(answer, file)
+            with _not_read():
+                shutil.copyfileobj(answer, file)
             size = answer.headers.get("Content-Length")
             # http.client reports no error if the connection ends early.
             if size is not None and file.tell() != int(size):
@@ -277,26 +277,32 @@ class Reader:
         return self._json(f"mlflow/{path}?{urlencode(parameters)}")
 
     def _json(self, path: str, content: Any = None) -> Any:
-        with self._open(path, content) as answer:
-            try:
-                return json.load(answer)
-            except (ValueError, OSError) as error:
-                raise NotReadError from error
+        with self._open(path, content) as answer, _not_read():
+            return json.load(answer)
 
     def _open(self, path: str, content: Any = None) -> Any:
-        from http.client import HTTPException
         from urllib.error import HTTPError
         from urllib.request import Request
 
         body = None if content is None else json.dumps(content).encode()
         headers = self._headers if body is None else {**self._headers, "Content-Type": "application/json"}
         request = Request(f"{self._base}/{path}", body, headers)  # noqa: S310 - the scheme was checked
-        try:
-            return self._opener.open(request, timeout=_TIMEOUT)
-        except HTTPError as error:
-            raise (MissingError if _is_missing(error) else NotReadError) from error
-        except (OSError, ValueError, HTTPException) as error:
-            raise NotReadError from error
+        with _not_read():
+            try:
+                return self._opener.open(request, timeout=_TIMEOUT)
+            except HTTPError as error:
+                raise (MissingError if _is_missing(error) else NotReadError) from error
+
+
+@contextmanager
+def _not_read() -> Iterator[None]:
+    """Turn errors of the connection, and answers that are not JSON, into a :class:`NotReadError`."""
+    from http.client import HTTPException
+
+    try:
+        yield
+    except (OSError, ValueError, HTTPException) as error:
+        raise NotReadError from error
 
 
 def _is_missing(error: HTTPError) -> bool:

@@ -106,8 +106,8 @@ def _numbers(answer: Answer) -> dict[str, bytes]:
     found = {}
     for feature in answer.served.columns.features:
         if feature.kind in _CODES:
-            # A null is not a number.
-            with suppress(TypeError):
+            # A null is not a number, and an integer may be too large.
+            with suppress(TypeError, OverflowError):
                 found[feature.name] = array(_CODES[feature.kind], answer.rows.features[feature.name]).tobytes()
     return found
 

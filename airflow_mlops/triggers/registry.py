@@ -12,9 +12,8 @@ from airflow.triggers.base import BaseEventTrigger, TriggerEvent
 
 from airflow_mlops.compute.connections import airflow_connection
 from airflow_mlops.core.connections import environment_name, to_json
-from airflow_mlops.core.errors import MLOpsError, RegistryUnavailableError, SpecError, one_line
+from airflow_mlops.core.errors import MLOpsError, SpecError, one_line
 from airflow_mlops.core.fingerprints import fingerprint
-from airflow_mlops.core.secrets import mask_urls
 from airflow_mlops.settings import default_store
 from airflow_mlops.triggers.child import ask
 
@@ -125,22 +124,14 @@ class RegistryTrigger(BaseEventTrigger):
 
     def _differs(self, found: ConnectionInfo) -> bool:
         """Return whether the champion in MLflow may differ from the champion in the ledger."""
-        import requests
-
-        from airflow_mlops.registry.light import champion_version, server_address
+        from airflow_mlops.registry.light import Aliases, sufficient
         from airflow_mlops.registry.outside_moves import known
+        from airflow_mlops.registry.versions import CHAMPION
 
-        address = server_address(found)
-        if address is None:
-            # Only MLflow's client can read a registry that has no server, so the step compares the champions.
+        if not sufficient(found):
+            # Only MLflow's client can read the registry, so the step compares the champions.
             return True
-        try:
-            now = champion_version(address, found, self.model)
-        except requests.RequestException as error:
-            raise RegistryUnavailableError(
-                f"MLflow (connection {found.conn_id!r}) does not answer: {mask_urls(one_line(error))}"
-            ) from None
-        return now != known(self._ledger.updated_entries())
+        return Aliases(found).version(self.model, CHAMPION) != known(self._ledger.updated_entries())
 
     def _recorded(self) -> list[Entry]:
         from airflow_mlops.registry.outside_moves import recorded_by

@@ -215,7 +215,7 @@ def run_mlflow(folder: Path, host: str, *options: str) -> Iterator[str]:
 
     :param options: of ``mlflow server``. By default, gunicorn serves, which takes two thirds of uvicorn's CPU time
     """
-    # If a request follows the end of an upload at once, gunicorn 26.2 may read both, and answer the request never. The client
+    # If a request follows the end of an upload at once, gunicorn 26.2 may read both, and never answer the request. The client
     # repeats it when the connection is closed.
     options = options or ("--gunicorn-opts", "--threads 8 --keep-alive 10")
     folder.mkdir(exist_ok=True)

@@ -257,9 +257,8 @@ def test_mlflow_away_is_logged_once_and_ends_nothing(client, store, promoted, ml
     logged = [line for line in capfd.readouterr().out.splitlines() if "RegistryTrigger" in line]
     assert len(logged) == 2
     about = f"The champion of model '{v1.model}'"
-    assert (
-        f"{about} cannot be watched: MLflow (connection 'mlflow_default') does not answer: ConnectionError" in logged[0]
-    )
+    assert f"{about} cannot be watched" in logged[0]
+    assert "connection refused" in logged[0]
     assert f"{about} is watched again." in logged[1]
 
 

@@ -124,6 +124,15 @@ def test_what_the_server_does_not_answer_is_left_to_mlflows_client(client, light
     assert (run_files.download(light, version.run_id, "evaluation", tmp_path / "files2") / "evaluation.json").exists()
 
 
+def test_a_file_whose_folder_cannot_be_listed_is_downloaded_by_mlflows_client(light, version, monkeypatch, tmp_path):
+    def refuse(*_):
+        raise NotReadError
+
+    monkeypatch.setattr(Reader, "_list", refuse)
+    found = run_files.download(light, version.run_id, "evaluation/evaluation.json", tmp_path)
+    assert found.read_text() == "evaluation.json" * 1000
+
+
 @pytest.mark.parametrize(
     ("variable", "host", "is_light"),
     [
@@ -209,6 +218,8 @@ def test_odd_answers_are_not_read(odd, monkeypatch, tmp_path):
     assert asked == ["redirected", *["odd"] * 4]
     with pytest.raises(NotReadError):
         light._download_file("short", tmp_path / "file")
+    with pytest.raises(NotReadError):
+        light._json("short")
     for path in ("../outside", "a/b", "..", ""):
         monkeypatch.setattr(Odd, "answer", json.dumps({"files": [{"path": path}]}).encode())
         with pytest.raises(NotReadError):

@@ -151,6 +151,8 @@ class Reader:
         header = authorization(info)
         self._headers = {} if header is None else {"Authorization": header}
         self._client: MlflowClient | None = None
+        # MLflow sets the location of a run's files when the run is created, and never changes it.
+        self._uris: dict[str, str] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.full(), name)
@@ -164,9 +166,11 @@ class Reader:
     def get_run(self, run_id: str) -> Any:
         """Return a run with its tags, parameters and metrics."""
         try:
-            return _run(self._get("runs/get", run_id=run_id)["run"])
+            run = _run(self._get("runs/get", run_id=run_id)["run"])
         except (NotReadError, *_UNEXPECTED):
             return self.full().get_run(run_id)
+        self._uris[run_id] = run.info.artifact_uri
+        return run
 
     def search_runs(self, experiment_ids: list[str], filter_string: str, max_results: int) -> Any:
         """Return the runs of experiments that match a filter, except deleted runs."""
@@ -211,7 +215,7 @@ class Reader:
         :param folder: the folder of the run to list; by default, the top folder
         :raises NotReadError: MLflow's client must list the files
         """
-        place = _place(self.get_run(run_id).info.artifact_uri)
+        place = self._place_of_run(run_id)
         return {join(folder or "", item.path) for item in self._list(join(place, folder) if folder else place)}
 
     def download_version(self, name: str, version: str, folder: Path) -> None:
@@ -231,13 +235,17 @@ class Reader:
 
         :raises NotReadError: MLflow's client must download the files
         """
-        place = join(_place(self.get_run(run_id).info.artifact_uri), path)
+        place = join(self._place_of_run(run_id), path)
         target = folder / path
         # A path that contains nothing is a file, or does not exist.
         if not self._download(place, target):
             target.parent.mkdir(parents=True, exist_ok=True)
             self._download_file(place, target)
         return target
+
+    def _place_of_run(self, run_id: str) -> str:
+        uri = self._uris.get(run_id) or self.get_run(run_id).info.artifact_uri
+        return _place(uri)
 
     def _download(self, place: str, folder: Path) -> bool:
         """Download a folder. Return ``False``, without creating the folder, if it contains nothing."""

@@ -2,13 +2,13 @@
 
 ``python -m benchmarks.cache [--fresh] [--sqlite]``. The steps of the example run for January 2013: ingestion of flights, weather and planes,
 validation with quarantine, materialization of features, the training set with its point-in-time join, a training, and an
-evaluation without a champion. Then they run again in another DAG run. Ingestion and materialization are not cached, because they
-read and write outside the store.
+evaluation without a champion. Then they run again in another DAG run. Materialization is not cached, because it writes outside the
+store.
 
 By default, all steps run in one process that has run February before, as tasks do whose worker has preloaded the modules
 (``[mlops] preload``). With ``--fresh``, each step starts its own Python, and its imports count. MLflow is a server, whose own cost
 does not count. With ``--sqlite``, the steps open MLflow's database themselves, and then have to import MLflow. The figures are
-seconds and CPU seconds; the last line is JSON. The target of 10% is for the cached steps, in CPU seconds.
+seconds and CPU seconds; the last line is JSON. The target of 10% is for all steps, in CPU seconds.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from airflow_mlops.data.results import read_result, result_key
 from airflow_mlops.data.store import ArtifactStore
 
 DAGS = Path(__file__).parents[1] / "dags"
-CACHED = ("validate", "training_set", "train", "evaluate")
+CACHED = ("ingest", "validate", "training_set", "train", "evaluate")
 TARGET = 0.1
 SECONDS_TO_START = 120
 Costs = dict[str, tuple[float, float]]
@@ -65,7 +65,7 @@ def main() -> None:
     cached, whole = (share(first, again, names) for names in (CACHED, tuple(first)))
     print(f"\nThe rerun of the cached steps costs {cached:.1%} of the first run; of all steps, {whole:.1%}.")
     figures = {name: {"first": first[name], "again": again[name]} for name in first}
-    print(json.dumps({"cached": round(cached, 4), "all": round(whole, 4), "met": cached <= TARGET, "steps": figures}))
+    print(json.dumps({"cached": round(cached, 4), "all": round(whole, 4), "met": whole <= TARGET, "steps": figures}))
 
 
 @contextmanager
@@ -139,8 +139,8 @@ def month(url: str, window: str, run_id: str, fresh: bool) -> Costs:
     }
     fitted = step("train", {"dataset": rows, "model": flights.MODEL, "trainer": trainer})
     verdict = step("evaluate", {"candidates": [fitted]})
-    made_by = [(result["cached"] or {}).get("run_id") for result in (valid, rows, fitted, verdict)]
-    assert made_by == ["first" if run_id == "again" else None] * 4, made_by
+    made_by = [(result["cached"] or {}).get("run_id") for result in (raw, weather, valid, rows, fitted, verdict)]
+    assert made_by == ["first" if run_id == "again" else None] * 6, made_by
     return costs
 
 

@@ -62,6 +62,7 @@ class IngestOperator(StepOperator):
     """
 
     step = "ingest"
+    cacheable = True
     untemplated = StepOperator.untemplated | {"on_empty", "poke_interval", "timeout"}
     file_suffixes: ClassVar[Mapping[str, tuple[str, ...]]] = {"sql": (".sql",)}
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}

@@ -1,10 +1,12 @@
 """The cache of results: a step returns the result of an earlier task if inputs, code and packages are unchanged.
 
-A stage that supports the cache has a module ``cache`` with three functions::
+A stage that supports the cache has a module ``cache`` with these functions::
 
     def inputs(spec, context) -> dict       # everything that determines the result, as JSON; raises NotCacheableError
     def artifacts(result, spec, context) -> dict[str, str]   # hashes of the result's artifacts; raises if one is gone
-    def replay(result, spec, context) -> None                # repeats the step's effects other than its artifacts
+    def replay(result, spec, context) -> Result | None       # repeats the step's effects other than its artifacts, and
+                                                             # returns the result if it differs from the cached one
+    def state(spec, context) -> Any         # optional: something that each write to an input outside the store changes
 
 The key of an entry is the fingerprint of the inputs. The entry names the stored result of the task that computed it. A
 wrong hit is worse than a miss: if something cannot be hashed or checked, the step is computed, and the log says why.
@@ -51,6 +53,7 @@ class Cached:
             raise SpecError(f"Step {call.step!r} does not support cache=True. Remove it.") from None
         self._call, self._spec, self._context = call, spec, context
         self._key = self._fingerprint()
+        self._state: Any = None
 
     def _fingerprint(self) -> str | None:
         """Return the fingerprint of everything that determines the result; ``None`` if something has no hash."""
@@ -67,6 +70,14 @@ class Cached:
         """Return the cached result; ``None`` if the step must be computed."""
         if self._key is None:
             return None
+        found = self._find()
+        if found is None:
+            # Before the step, because it shows whether an input was changed and changed back while the step ran.
+            self._state = self._state_of_inputs()
+        return found
+
+    def _find(self) -> Result | None:
+        assert self._key is not None
         if self._call.cache == "renew":
             log.info("The task was cleared, so the step is computed and its cached result is not used.")
             return None
@@ -79,7 +90,7 @@ class Cached:
             result: Result = parse(types(self._call.step)[1], stored, "The cached result")
             if self._stage.artifacts(result, self._spec, self._context) != entry.artifacts:
                 raise NotCacheableError("the artifacts to which it refers were changed")
-            self._stage.replay(result, self._spec, self._context)
+            result = self._stage.replay(result, self._spec, self._context) or result
         except Exception as error:  # noqa: BLE001 - the cache must not fail a step that can be computed
             log.info("The cached result cannot be used, so the step is computed: %s.", _reason(error))
             return None
@@ -88,13 +99,27 @@ class Cached:
         summary = f"{result.summary} Taken from the cache: {origin} computed it."
         return result.model_copy(update={"cached": origin, "summary": summary, "usage": None})
 
+    def _state_of_inputs(self) -> Any:
+        """Return the state of the inputs outside the store; ``None`` if the stage has no such inputs.
+
+        If the state is not known, the result is not cached.
+        """
+        if self._key is None or not hasattr(self._stage, "state"):
+            return None
+        try:
+            return self._stage.state(self._spec, self._context)
+        except Exception as error:  # noqa: BLE001 - the step itself fails if it cannot read its inputs either
+            log.info("The result will not be cached: %s.", _reason(error))
+            self._key = None
+            return None
+
     def keep(self, result: dict[str, Any]) -> None:
         """Add the stored result of the step to the cache. An error is only logged, because the step has succeeded."""
         if self._key is None:
             return
         try:
             # A file that was changed while the step ran may have been read before or after the change.
-            if self._fingerprint() != self._key:
+            if self._fingerprint() != self._key or self._state_of_inputs() != self._state:
                 log.info("The result is not cached, because its inputs or code were changed while the step ran.")
                 return
             parsed = parse(types(self._call.step)[1], result, "The result")

@@ -15,7 +15,7 @@ from airflow_mlops.stages.cache import types
 from tests.unit.house.test_parse_purity import HEAVY
 
 STAGES = sorted(file.parent.name for file in Path(stages.__path__[0]).glob("*/cache.py"))
-LIGHT = {"validate", "training_set", "search", "train", "evaluate", "refit", "forecast_rows"}
+LIGHT = {"ingest", "validate", "training_set", "search", "train", "evaluate", "refit", "forecast_rows"}
 # The artifact store is opened with it.
 OF_THE_STORE = {"fsspec"}
 PROBE = """

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import MalformedFileError, MLOpsError, SchemaError, SpecError, one_line
+from airflow_mlops.core.errors import MalformedFileError, MLOpsError, SchemaError, one_line
 from airflow_mlops.data.window_rows import inside
+from airflow_mlops.stages.ingest.sources.data_files import find_data_files
 from airflow_mlops.stages.ingest.sources.formats import READERS
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
 from airflow_mlops.stages.ingest.sources.inference import untyped
-from airflow_mlops.stages.ingest.sources.listing import FoundFile, find_files
-from airflow_mlops.stages.ingest.sources.suffixes import format_of, known_format
+from airflow_mlops.stages.ingest.sources.listing import FoundFile
+from airflow_mlops.stages.ingest.sources.suffixes import format_of
 from airflow_mlops.stages.ingest.sources.urls import file_url, without_credentials
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
     from airflow_mlops.stages.ingest.spec import IngestSpec
-
-# Largest number of ignored files that a note names.
-_MOST_NAMES = 10
 
 
 class FileSource:
@@ -68,7 +66,10 @@ class FileSource:
         :raises SchemaError: the columns of a file differ from those of the first file
         """
         first: pa.Schema | None = None
-        files = self._find()
+        found_files = find_data_files(self.spec)
+        files = found_files.files
+        self.ignored += found_files.ignored
+        self.notes += found_files.notes
         for found in files:
             form = self.spec.format or format_of(found.file)
             self._settled = form == "parquet" and len(files) == 1
@@ -84,37 +85,6 @@ class FileSource:
                     batch = _aligned(batch, first, found.file)
                 yield self._in_window(batch, found.file, row)
                 row += batch.num_rows
-
-    def _find(self) -> list[FoundFile]:
-        files: dict[str, FoundFile] = {}
-        for url in self.spec.files:
-            for found in self._data_files(find_files(url)):
-                name = str(found.file.full_name)
-                if name in files:
-                    raise SpecError(f"`files` names {file_url(found.file)} twice. Remove one of the two entries.")
-                files[name] = found
-        return list(files.values())
-
-    def _data_files(self, found: list[FoundFile]) -> list[FoundFile]:
-        """Return the files of a URL that contain data. The other files are ignored, and a note names them.
-
-        Files with the suffix of a data format are data; if ``format`` is set, only files with a suffix of this format.
-        If no file has such a suffix, all files are data.
-        """
-        formats = [known_format(one.file) for one in found]
-        is_data = [form is not None and self.spec.format in (None, form) for form in formats]
-        if all(is_data) or not any(is_data):
-            return found
-        ignored = [file_url(one.file) for one, data in zip(found, is_data, strict=True) if not data]
-        self.ignored += ignored
-        more = ", …" if len(ignored) > _MOST_NAMES else ""
-        files = "1 file" if len(ignored) == 1 else f"{len(ignored):,} files"
-        suffix = f"of the format {self.spec.format}" if self.spec.format else "of a data format"
-        self.notes.append(
-            f"Ignored {files} without a suffix {suffix}: {', '.join(ignored[:_MOST_NAMES])}{more}. Name such a file in "
-            "`files`, and set `format`, to read it."
-        )
-        return [one for one, data in zip(found, is_data, strict=True) if data]
 
     def _in_window(self, batch: pa.RecordBatch, file: OpenFile, row: int) -> pa.RecordBatch:
         """Return the rows of a batch that have a time in the window.

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
 
 from airflow_mlops.core.errors import EvaluationError, MetricError
 from airflow_mlops.metrics.catalog import Metric
@@ -19,6 +18,7 @@ from airflow_mlops.metrics.values import measure_one
 from airflow_mlops.models.scorer import Scorer
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from numpy.typing import NDArray
 
 ROWS, SEED = 5_000, 0
@@ -50,10 +50,9 @@ def measure(
     truth, sample = truth[rows], take([item.name for item in contract.features], rows)
     try:
         unshuffled = measure_one(metric.name, predicted(truth, model.predict(sample), contract, weight, columns))
-        importances = {}
-        for position, feature in enumerate(contract.features):
-            shuffled = sample.column(position).take(pa.array(random.permutation(len(rows))))
-            predictions = model.predict(sample.set_column(position, feature.name, shuffled))
+        importances, predict = {}, model.shuffled(sample)
+        for feature in contract.features:
+            predictions = predict(feature.name, random.permutation(len(rows)))
             value = measure_one(metric.name, predicted(truth, predictions, contract, weight, columns))
             importances[feature.name] = metric.sign * (unshuffled - value)
     except (EvaluationError, MetricError):

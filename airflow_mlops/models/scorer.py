@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -30,6 +31,15 @@ class Scorer(Protocol):
 
     def predict(self, data: pa.RecordBatch | pa.Table) -> Predictions:
         """Predict every row of ``data``. Columns may be in any order, and other columns are ignored.
+
+        :raises SchemaError: a feature is absent or has the wrong type
+        """
+
+    def shuffled(self, data: pa.Table) -> Callable[[str, NDArray[np.int64]], Predictions]:
+        """Return a function that predicts ``data`` after the values of one feature were reordered.
+
+        The function takes the name of the feature and, for each row, the position of the row whose value it gets. It is
+        faster than :meth:`predict`, because the values of the other features are converted only once.
 
         :raises SchemaError: a feature is absent or has the wrong type
         """

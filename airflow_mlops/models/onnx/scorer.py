@@ -113,6 +113,20 @@ class OnnxModel:
         """
         return self._run(data.num_rows, {node.name: _feed(data, node) for node in self._inputs})
 
+    def shuffled(self, data: pa.Table) -> Callable[[str, NDArray[np.int64]], Predictions]:
+        """Return a function that predicts ``data`` after the values of one feature were reordered.
+
+        :raises SchemaError: a feature is absent, or its type differs from the type in training
+        """
+        feeds = {node.name: _slices(_feed(data, node)(0, data.num_rows)) for node in self._inputs}
+
+        def predict(name: str, order: NDArray[np.int64]) -> Predictions:
+            # A model need not use every feature.
+            reordered = {name: _slices(feeds[name](0, data.num_rows)[order])} if name in feeds else {}
+            return self._run(data.num_rows, {**feeds, **reordered})
+
+        return predict
+
     def predict_values(self, columns: Mapping[str, Sequence[Any]], rows: int) -> Predictions:
         """Predict rows that are given as Python values, which takes less time than :meth:`predict` for few rows.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,9 +92,25 @@ class PyfuncModel:
         :raises SchemaError: a feature is absent, or cannot be converted to the type in the model's signature
         :raises EvaluationError: the model raises an exception, or its output is not a prediction for each row
         """
+        return self._predict({name: _values(data, name, kind) for name, kind in self._types.items()})
+
+    def shuffled(self, data: pa.Table) -> Callable[[str, NDArray[np.int64]], Predictions]:
+        """Return a function that predicts ``data`` after the values of one feature were reordered.
+
+        :raises SchemaError: a feature is absent, or cannot be converted to the type in the model's signature
+        """
+        columns = {name: _values(data, name, kind) for name, kind in self._types.items()}
+
+        def predict(name: str, order: NDArray[np.int64]) -> Predictions:
+            # pandas would align the reordered values by their index, that is, put them back in order.
+            return self._predict({**columns, name: columns[name].iloc[order].reset_index(drop=True)})
+
+        return predict
+
+    def _predict(self, columns: Mapping[str, pd.Series]) -> Predictions:
         import pandas as pd
 
-        frame = pd.DataFrame({name: _values(data, name, kind) for name, kind in self._types.items()})
+        frame = pd.DataFrame(columns)
         try:
             return self._predictions(_array(self._answer(frame), self.contract.classes), len(frame))
         except EvaluationError:
@@ -279,7 +295,7 @@ def _type(item: ColSpec, name: str) -> tuple[Any, pa.DataType]:
     return _TYPES[kind]
 
 
-def _values(data: pa.RecordBatch | pa.Table, name: str, kind: pa.DataType) -> Any:
+def _values(data: pa.RecordBatch | pa.Table, name: str, kind: pa.DataType) -> pd.Series:
     """Return one feature as a pandas Series of the type in the model's signature."""
     values = inputs.column(data, name)
     (present,) = inputs.feature_columns(data.schema, [name])

@@ -181,6 +181,17 @@ def test_columns_may_have_any_order_and_any_type_with_the_same_values(forest):
     np.testing.assert_array_equal(forest.predict(same).score, expected)
 
 
+@pytest.mark.parametrize("name", ["distance", "carrier", "not a feature"])
+def test_the_values_of_one_feature_are_shuffled(forest, name, monkeypatch):
+    monkeypatch.setattr(onnx_model, "_ROWS", 64)
+    table = flights(300, seed=9)
+    order = np.random.default_rng(1).permutation(300)
+    found = forest.shuffled(table)(name, order)
+    if name in table.column_names:
+        table = table.set_column(table.schema.get_field_index(name), name, table[name].take(pa.array(order)))
+    np.testing.assert_array_equal(found.probabilities, forest.predict(table).probabilities)
+
+
 def test_nan_counts_as_a_missing_number(forest):
     table = flights(300, seed=4)
     nan = pc.fill_null(table["distance"], float("nan"))

@@ -172,3 +172,15 @@ def test_columns_have_the_types_of_the_signature():
 def test_columns_that_do_not_match_the_signature_are_an_error(values, kind, message):
     with pytest.raises(SchemaError, match=message):
         model([True] * 3, types={"wind": kind}).predict(pa.table({"wind": values}))
+
+
+def test_the_values_of_one_feature_are_shuffled():
+    kinds = {"wind": pa.float64(), "seats": pa.int64()}
+    features = [FeatureColumn(name=name, kind="number") for name in kinds]
+    contract = ModelContract(
+        task="regression", label="label", features=features, classes=[], dataset_name="", dataset_id=""
+    )
+    answer = lambda frame: 10 * frame["wind"] + frame["seats"]  # noqa: E731
+    predict = PyfuncModel("v1", answer, contract, list(kinds.values()), 0, "").shuffled(ROWS)
+    assert predict("wind", np.array([2, 0, 1])).score.tolist() == [31, 12, 23]
+    assert predict("seats", np.array([1, 1, 0])).score.tolist() == [12, 22, 31]

@@ -118,14 +118,44 @@ class OnnxModel:
 
         :raises SchemaError: a feature is absent, or its type differs from the type in training
         """
-        feeds = {node.name: _slices(_feed(data, node)(0, data.num_rows)) for node in self._inputs}
+        rows = data.num_rows
+        feeds = {node.name: _feed(data, node)(0, rows) for node in self._inputs}
+        if rows < 2:
+            return lambda name, order: self.predict(data)
+        # Only numbers can be bound.
+        compute = self._bound(feeds) if len(self._numeric) == len(feeds) else self._fed(feeds)
 
         def predict(name: str, order: NDArray[np.int64]) -> Predictions:
             # A model need not use every feature.
-            reordered = {name: _slices(feeds[name](0, data.num_rows)[order])} if name in feeds else {}
-            return self._run(data.num_rows, {**feeds, **reordered})
+            output = compute({name: feeds[name][order]} if name in feeds else {})
+            return self._predictions(self._checked(output, rows))
 
         return predict
+
+    def _fed(self, feeds: dict[str, NDArray[Any]]) -> Callable[[dict[str, NDArray[Any]]], Any]:
+        """Return a function that computes the output for ``feeds``, of which the function takes replacements."""
+        return lambda replaced: self._session.run([self._output], {**feeds, **replaced})[0]
+
+    def _bound(self, feeds: dict[str, NDArray[Any]]) -> Callable[[dict[str, NDArray[Any]]], Any]:
+        """Return the same function as :meth:`_fed`, for numbers, in which all inputs stay bound to the session.
+
+        ONNX Runtime then converts and checks only the replaced inputs, which is several times faster for a wide model.
+        """
+        binding = self._session.io_binding()
+        binding.bind_output(self._output)
+
+        def bind(values: dict[str, NDArray[Any]]) -> None:
+            for name, array in values.items():
+                binding.bind_cpu_input(name, array)
+
+        def compute(replaced: dict[str, NDArray[Any]]) -> Any:
+            bind(replaced)
+            self._session.run_with_iobinding(binding)
+            bind({name: feeds[name] for name in replaced})
+            return binding.copy_outputs_to_cpu()[0]
+
+        bind(feeds)
+        return compute
 
     def predict_values(self, columns: Mapping[str, Sequence[Any]], rows: int) -> Predictions:
         """Predict rows that are given as Python values, which takes less time than :meth:`predict` for few rows.
@@ -179,8 +209,12 @@ class OnnxModel:
         """
         if rows == 1:
             return self._values({name: np.repeat(feed, 2, axis=0) for name, feed in feeds.items()}, 2)[:1]
-        width = max(1, len(self.contract.classes))
         (output,) = self._session.run([self._output], feeds)
+        return self._checked(output, rows)
+
+    def _checked(self, output: NDArray[Any], rows: int) -> NDArray[np.float64]:
+        """Return an output of the model as an array of shape (rows, classes or 1)."""
+        width = max(1, len(self.contract.classes))
         if output.size != rows * width:
             raise ModelFormatError(
                 f"The ONNX model returned an array of shape {output.shape}, but must return shape ({rows}, {width}) for "

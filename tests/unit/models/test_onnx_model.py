@@ -181,15 +181,26 @@ def test_columns_may_have_any_order_and_any_type_with_the_same_values(forest):
     np.testing.assert_array_equal(forest.predict(same).score, expected)
 
 
+@pytest.fixture(scope="module")
+def numeric_forest() -> OnnxModel:
+    numbers = ["distance", "hour"]
+    return trained("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 5}, "binary", numbers)[1]
+
+
 @pytest.mark.parametrize("name", ["distance", "carrier", "not a feature"])
-def test_the_values_of_one_feature_are_shuffled(forest, name, monkeypatch):
-    monkeypatch.setattr(onnx_model, "_ROWS", 64)
-    table = flights(300, seed=9)
-    order = np.random.default_rng(1).permutation(300)
-    found = forest.shuffled(table)(name, order)
+@pytest.mark.parametrize("rows", [300, 1, 0])
+@pytest.mark.parametrize("model", ["forest", "numeric_forest"])
+def test_the_values_of_one_feature_are_shuffled(request, model, rows, name):
+    exported = request.getfixturevalue(model)
+    table = flights(300, seed=9).slice(0, rows)
+    order = np.random.default_rng(1).permutation(rows)
+    predict = exported.shuffled(table)
+    # The other features have their own values, also after one of them was shuffled.
+    predict("hour", order)
+    found = predict(name, order)
     if name in table.column_names:
         table = table.set_column(table.schema.get_field_index(name), name, table[name].take(pa.array(order)))
-    np.testing.assert_array_equal(found.probabilities, forest.predict(table).probabilities)
+    np.testing.assert_array_equal(found.probabilities, exported.predict(table).probabilities)
 
 
 def test_nan_counts_as_a_missing_number(forest):

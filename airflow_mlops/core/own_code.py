@@ -16,6 +16,8 @@ import os
 import platform
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from functools import lru_cache
 from importlib import invalidate_caches
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -32,7 +34,10 @@ _INSTALLED = ("site-packages", "dist-packages")
 _OWN = "airflow_mlops"
 _IMPORTERS = ("import_module", "__import__")
 # Other ways to run code that no import statement names.
-_LOADERS = ("exec", "spec_from_file_location", "SourceFileLoader", "resolve_name", "import_string")
+_LOADERS = (
+    "exec", "eval", "exec_module", "load_module", "module_from_spec", "spec_from_file_location", "SourceFileLoader",
+    "resolve_name", "import_string",
+)  # fmt: skip
 _LOADING = ("pydoc", "runpy")
 
 
@@ -103,7 +108,8 @@ def hashes(paths: Iterable[str]) -> dict[str, str]:
                     found[module] = ""
                 continue
             if _is_pinned(spec):
-                if name in named:
+                top = module.partition(".")[0]
+                if name in named or (top not in found and not _has_version(spec)):
                     found[module] = _hash_of_package(_find(module.partition(".")[0]) or spec)
                 break
             if module in found or (source := _source(spec)) is None:
@@ -168,6 +174,33 @@ def _is_pinned(spec: ModuleSpec) -> bool:
     places = _places(spec)
     # A package without `__init__.py` may consist of a folder of an installed package and a folder of the user.
     return bool(places) and all(_is_installed(place) or _is_standard(place) for place in places)
+
+
+def _has_version(spec: ModuleSpec) -> bool:
+    """Return whether :func:`environment` contains the version of a pinned module.
+
+    A package that was copied into ``site-packages`` has no metadata, and therefore no version.
+    """
+    top = spec.name.partition(".")[0]
+    installed = [Path(place).parts for place in _places(spec) if _is_installed(place)]
+    folders = {Path(*parts[: max(map(parts.index, {*parts} & {*_INSTALLED})) + 1]) for parts in installed}
+    return top == _OWN or not folders or all(_is_listed(top, str(item), item.stat().st_mtime_ns) for item in folders)
+
+
+@lru_cache(maxsize=1024)
+def _is_listed(top: str, folder: str, changed: int) -> bool:
+    starts = (f"{top}/".encode(), f"{top}.".encode())
+    # The metadata of the package with the name of the module is read first.
+    for name in sorted(os.listdir(folder), key=lambda name: not name.lower().startswith(top.lower())):
+        if name.endswith((".dist-info", ".egg-info")):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                record = Path(folder, name, "RECORD").read_bytes()
+                if record.startswith(starts) or any(b"\n" + start in record for start in starts):
+                    return True
+            with suppress(FileNotFoundError, NotADirectoryError):
+                if top in Path(folder, name, "top_level.txt").read_text(encoding="utf-8").split():
+                    return True
+    return False
 
 
 def _is_installed(place: str) -> bool:
@@ -261,8 +294,8 @@ def _other_way(node: ast.AST) -> str | None:
         )
         return node.module if node.module in _LOADING else next(renamed, None)
     found = _name(node) if isinstance(node, ast.expr) else ""
-    # A method `exec`, such as that of a user's own object, is not Python's function.
-    is_method = found == "exec" and isinstance(node, ast.Attribute)
+    # A method `exec` or `eval`, such as that of a network or a data frame, is not Python's function.
+    is_method = found in ("exec", "eval") and isinstance(node, ast.Attribute)
     return found if found in _IMPORTERS + _LOADERS and not is_method else None
 
 

@@ -72,6 +72,7 @@ class MLflowHook(BaseHook):
         import requests
 
         from airflow_mlops.compute.connections import airflow_connection
+        from airflow_mlops.core.secrets import mask_chain
         from airflow_mlops.registry.client import authorization, verify
         from airflow_mlops.registry.light import server_address, sufficient
 
@@ -93,6 +94,7 @@ class MLflowHook(BaseHook):
                 for name, value in tags.items():
                     client.set_tag(run_id, name, value)
         except Exception as error:  # noqa: BLE001 - the training has succeeded
+            mask_chain(error)
             self.log.warning("The tags %s of MLflow run %s could not be set: %s", ", ".join(tags), run_id, error)
 
     def test_connection(self) -> tuple[bool, str]:

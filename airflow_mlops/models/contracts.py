@@ -33,6 +33,7 @@ from airflow_mlops.registry.aliases import COMPARED_TAG, CONTRACT_TAG, SINCE_TAG
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import require_unchanged
 from airflow_mlops.registry.ledger import Entry, Ledger, folder_name
+from airflow_mlops.registry.reader import Reader
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -121,7 +122,7 @@ def read(
             f"The tag {CONTRACT_TAG} of {ref} in MLflow names another contract than the one that was promoted. Set the tag "
             f"to {promoted}."
         )
-    found = _from_evaluation(store, ref, digest) if digest else _from_training(ref, client.tracking_uri, promotion)
+    found = _from_evaluation(store, ref, digest) if digest else _from_training(client, ref, promotion)
     if found is None:
         raise ModelFormatError(
             f"{ref} has no model contract (features, label, ML task), because TrainOperator did not train it and the "
@@ -168,8 +169,14 @@ def _from_evaluation(store: ArtifactStore, ref: ModelVersionRef, digest: str) ->
     return VersionContract.model_validate_json(data) if data is not None else None
 
 
-def _from_training(ref: ModelVersionRef, tracking_uri: str, promotion: Entry | None) -> VersionContract | None:
+def _from_training(client: MlflowClient, ref: ModelVersionRef, promotion: Entry | None) -> VersionContract | None:
     import mlflow
+
+    reader: object = client
+    if isinstance(reader, Reader):
+        # The functions of the module use the registry and the credentials of the last connection.
+        client = reader.full()
+    tracking_uri = client.tracking_uri
 
     uri = f"models:/{ref.model}/{ref.version}"
     with registry_errors(f"The contract of {ref} cannot be read"), tempfile.TemporaryDirectory() as temporary:

@@ -49,7 +49,12 @@ def cached(name: str, fill: Callable[[Path], None]) -> Path:
     folder = root / name
     for _ in range(_ATTEMPTS):
         if _hold(folder):
-            return folder
+            if _size(folder) >= _read_sizes(_record(root)).get(name, 0):
+                return folder
+            # A program that cleans temporary folders has removed old files.
+            os.close(_held.pop(folder))
+            with suppress(OSError):
+                folder.rename(root / f".{uuid.uuid4().hex}")
         partial = root / f".{uuid.uuid4().hex}"
         partial.mkdir(mode=0o700)
         lock = _lock(partial)
@@ -124,7 +129,7 @@ def _lock(folder: Path, mode: int = fcntl.LOCK_SH) -> int | None:
     """Open and lock a folder. Return ``None`` if it does not exist any more, or another process has it locked."""
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         fcntl.flock(opened, mode)
@@ -156,7 +161,7 @@ def _make_room(added: Path, limit: int) -> None:
     :param limit: largest size of the cache, in bytes
     """
     root = added.parent
-    record = root.with_name(f"{root.name}.sizes")
+    record = _record(root)
     with _one_process(root):
         known = _read_sizes(record) | {added.name: _size(added)}
         # Downloads in progress cannot be removed. They count, and their size changes.
@@ -170,6 +175,10 @@ def _make_room(added: Path, limit: int) -> None:
                 if total <= limit:
                     break
         _write_sizes(record, sizes)
+
+
+def _record(root: Path) -> Path:
+    return root.with_name(f"{root.name}.sizes")
 
 
 def _read_sizes(record: Path) -> dict[str, int]:

@@ -17,7 +17,7 @@ from airflow_mlops.core.connections import ConnectionInfo, ConnectionResolver
 from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError, SpecError
 from airflow_mlops.core.isolation import without
 from airflow_mlops.core.references import MLflowTarget
-from airflow_mlops.core.secrets import mask_urls
+from airflow_mlops.core.secrets import mask, mask_urls
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -60,6 +60,7 @@ def connect(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClien
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     _use_credentials(info)
+    authorization(info)
     if uri.startswith(("http://", "https://")):
         _check_health(uri, target.conn_id)
 
@@ -124,10 +125,18 @@ def authorization(info: ConnectionInfo) -> str | None:
 
     Without a login and a password in the connection, the environment variables of MLflow's client apply, except those
     that :func:`connect` has set for another connection.
+
+    :raises SpecError: the token contains a control character, such as a line break
     """
     login, password, token = info.login, info.secret, None if info.login else info.secret
     if not login and not token:
         login, password, token = (None if name in _set_here else os.environ.get(name) for name in _CREDENTIALS)
+    # The libraries would refuse the header with an error that shows the token.
+    if token and not token.isprintable():
+        raise SpecError(
+            f"The token for MLflow (password of connection {info.conn_id!r}, or MLFLOW_TRACKING_TOKEN) contains a line break or "
+            "another control character. Remove it."
+        )
     if login and password:
         return f"Basic {base64.b64encode(f'{login}:{password}'.encode()).decode()}"
     return f"Bearer {token}" if token else None
@@ -220,7 +229,7 @@ def _explain(what: str, error: Exception) -> RegistryError | None:
 
     mlflow_errors = sys.modules.get("mlflow.exceptions")
     if mlflow_errors is not None and isinstance(error, mlflow_errors.MlflowException):
-        message = " ".join(str(error.message).split())[:500]
+        message = mask(" ".join(str(error.message).split())[:500])
         status = error.get_http_status_code()
         if status in _REFUSED or " 401 " in message or " 403 " in message:
             return _refused(what)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import RegistryError
+from airflow_mlops.core.secrets import mask_chain
 from airflow_mlops.registry.client import authorization, request_error, tracking_uri, verify
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Aliases:
                 return None
             answer.raise_for_status()
         except RequestException as error:
+            # The messages of the library contain the URL, and the header if it is invalid.
+            mask_chain(error)
             raise request_error(what, error) from error
         try:
             return int(answer.json()["model_version"]["version"])

@@ -19,6 +19,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from airflow_mlops.core.connections import ConnectionInfo, ConnectionResolver
 from airflow_mlops.core.references import MLflowTarget
 from airflow_mlops.registry.client import authorization, connect, tracking_uri
+from airflow_mlops.registry.light import sufficient
 
 if TYPE_CHECKING:
     from urllib.error import HTTPError
@@ -93,6 +94,7 @@ class _Version:
 class _File:
     path: str
     is_dir: bool
+    size: int | None = None
 
 
 def connect_to_read(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClient:
@@ -114,6 +116,8 @@ def connect_to_read(target: MLflowTarget, connection: ConnectionResolver) -> Mlf
 
 def _is_plain(info: ConnectionInfo) -> bool:
     """Return whether plain HTTP requests suffice for the server of a connection."""
+    from urllib.request import getproxies, proxy_bypass
+
     uri = urlsplit(tracking_uri(info))
     foreign = [*_FOREIGN, *(_FOREIGN_TLS if uri.scheme == "https" else ())]
     return (
@@ -122,6 +126,10 @@ def _is_plain(info: ConnectionInfo) -> bool:
         and "@" not in uri.netloc
         and not uri.query
         and not any(os.environ.get(name) for name in foreign)
+        # The library requests, which MLflow's client uses, reads NO_PROXY in another way, for example `10.0.0.0/8`.
+        and (not {uri.scheme, "all"} & getproxies().keys() or bool(proxy_bypass(uri.netloc)))
+        # Plugins may add headers, such as that of a tenant.
+        and sufficient(info)
     )
 
 
@@ -256,22 +264,27 @@ class Reader:
             if item.is_dir:
                 self._download(join(place, item.path), target)
             else:
-                self._download_file(join(place, item.path), target)
+                self._download_file(join(place, item.path), target, item.size)
         return bool(found)
 
-    def _download_file(self, place: str, target: Path) -> None:
+    def _download_file(self, place: str, target: Path, listed: int | None = None) -> None:
         with self._open(f"{_FILES}/artifacts/{quote(place)}") as answer, target.open("wb") as file:
+            if answer.headers.get("Content-Encoding", "identity") != "identity":
+                raise NotReadError
             with _not_read():
                 shutil.copyfileobj(answer, file)
             size = answer.headers.get("Content-Length")
             # http.client reports no error if the connection ends early.
-            if size is not None and file.tell() != int(size):
+            if any(known is not None and file.tell() != int(known) for known in (size, listed)):
                 raise NotReadError
 
     def _list(self, place: str) -> list[_File]:
         found = self._json(f"{_FILES}/artifacts?{urlencode({'path': place})}")
         try:
-            files = [_File(item["path"], bool(item.get("is_dir"))) for item in found.get("files", [])]
+            files = [
+                _File(item["path"], bool(item.get("is_dir")), int(item["file_size"]) if "file_size" in item else None)
+                for item in found.get("files", [])
+            ]
         except _UNEXPECTED as error:
             raise NotReadError from error
         # For the path of a file, the server lists the file itself.

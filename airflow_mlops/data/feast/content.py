@@ -58,10 +58,11 @@ def sources(store: FeatureStore, request: FeatureRequest) -> list[Source] | None
     if request.on_demand:
         return None
     try:
-        return [
-            Source.of(parquet_source.place(store, item)[1], parquet_source.open_files(store, item).files)
-            for item in request.views
-        ]
+        roots = [parquet_source.place(store, item)[1] for item in request.views]
+        # A file that is written between the two listings must be in the second one only.
+        named = [Source.of(root, []) for root in roots]
+        files = [parquet_source.open_files(store, item).files for item in request.views]
+        return [item.model_copy(update={"files": list(found)}) for item, found in zip(named, files, strict=True)]
     except OSError:
         return None
 

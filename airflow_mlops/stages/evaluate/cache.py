@@ -26,7 +26,7 @@ from airflow_mlops.models import explanation as explanations
 from airflow_mlops.registry import run_files
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.integrity import download_promoted
+from airflow_mlops.registry.integrity import download_promoted, require_promoted
 from airflow_mlops.registry.names import EVALUATION_FOLDER
 from airflow_mlops.registry.reader import connect_to_read
 from airflow_mlops.registry.received import VERSION_TAG
@@ -95,6 +95,7 @@ def _champion(client: MlflowClient, store: ArtifactStore, model: str) -> list[tu
     ref = champion(client, model)
     if ref is None:
         return []
+    require_promoted(store, ref)
     found = [(ref, download_promoted(client, store, ref))]
     judged = contract_of(*found[0]).refit_of
     if judged is not None:

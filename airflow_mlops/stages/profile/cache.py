@@ -11,6 +11,7 @@ from airflow_mlops.drift import training_reference
 from airflow_mlops.models import contracts
 from airflow_mlops.profiles import shards
 from airflow_mlops.registry import versions
+from airflow_mlops.registry.integrity import require_promoted
 from airflow_mlops.registry.reader import connect_to_read
 from airflow_mlops.stages.cache import require_unpurged
 from airflow_mlops.stages.context import StepContext
@@ -30,6 +31,7 @@ def inputs(spec: ProfileSpec, context: StepContext) -> dict[str, Any]:
         champion = versions.champion(client, spec.model)
         if champion is None:
             raise NotCacheableError(f"the model {spec.model!r} has no champion")
+        require_promoted(context.store, champion)
         ref = training_reference.version_of(datasets, champion, client)
         contract = contracts.read(client, context.store, ref)
         version = [ref.model_dump(), fingerprint(contract.model_dump(mode="json"))]

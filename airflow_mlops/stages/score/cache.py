@@ -16,8 +16,9 @@ from airflow_mlops.data.datasets import Dataset, in_slots, open_dataset
 from airflow_mlops.data.privacy import Privacy
 from airflow_mlops.data.selection import contents, select, window_of
 from airflow_mlops.overview import index
-from airflow_mlops.registry.integrity import download_promoted
+from airflow_mlops.registry.integrity import download_promoted, require_promoted
 from airflow_mlops.registry.reader import connect_to_read
+from airflow_mlops.registry.versions import CHAMPION
 from airflow_mlops.stages import cached_versions
 from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
@@ -41,6 +42,9 @@ def inputs(spec: ScoreSpec, context: StepContext) -> dict[str, Any]:
     version = version_of(spec, client)
     if version is None:
         raise NotCacheableError("there is no version to score with")
+    # As in the step: a person may name any version, but the champion must be promoted if signatures are required.
+    if spec.version is None and spec.alias in (None, CHAMPION):
+        require_promoted(context.store, version)
     folder = download_promoted(client, context.store, version)
     cached_versions.contract_of(version, folder)
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from typing import Any
 
@@ -10,8 +11,9 @@ from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.data.selection import contents, select_one
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec
 from airflow_mlops.overview import candidates
+from airflow_mlops.registry import run_files
 from airflow_mlops.registry.client import registry_errors
-from airflow_mlops.registry.names import SEARCH_TAG
+from airflow_mlops.registry.names import CODE_FILE, ENVIRONMENT_FILE, SEARCH_TAG, TRAINING_FILE
 from airflow_mlops.registry.reader import connect_to_read
 from airflow_mlops.stages.cache import verified
 from airflow_mlops.stages.cached_trainings import import_paths, require_in_journal, require_repeatable, start
@@ -58,6 +60,10 @@ def artifacts(result: TrainResult, spec: TrainSpec, context: StepContext) -> dic
             search = client.get_run(result.run_id).data.tags[SEARCH_TAG]
         require_repeatable(client, search)
     require_same(client, result.candidate)
+    # Evaluations, refits and reproductions read these files.
+    with registry_errors(f"The files of run {result.run_id} cannot be read"):
+        for name in (TRAINING_FILE, CODE_FILE, ENVIRONMENT_FILE):
+            checked[f"run {name}"] = hashlib.sha256(run_files.read(client, result.run_id, name)).hexdigest()
     return checked | stored_files(client, result.candidate)
 
 

@@ -101,15 +101,18 @@ def test_a_compiled_module_is_not_hashed(folder):
 def test_an_installed_package_counts_with_its_files_only_if_a_path_names_it(folder):
     places = folder / "site-packages"
     written(places, {"own_bought/__init__.py": "", "own_bought/more.py": "A = 1\n"})
-    written(folder, {"own_user.py": "import own_bought.more\n"})
+    written(places, {"own_bought-1.0.dist-info/RECORD": "own_bought/more.py,,\n", "own_copied.py": "B = 1\n"})
+    written(folder, {"own_user.py": "import own_bought.more\n", "own_other.py": "import own_copied\n"})
     sys.path.append(str(places))
     try:
-        before = [own_code.hashes([path]) for path in ("own_bought.more:A", "own_user:f")]
-        written(places, {"own_bought/more.py": "A = 2\n"})
-        after = [own_code.hashes([path]) for path in ("own_bought.more:A", "own_user:f")]
+        # A package without metadata has no version.
+        paths = ("own_bought.more:A", "own_user:f", "own_other:f")
+        before = [own_code.hashes([path]) for path in paths]
+        written(places, {"own_bought/more.py": "A = 2\n", "own_copied.py": "B = 2\n"})
+        after = [own_code.hashes([path]) for path in paths]
     finally:
         sys.path.remove(str(places))
-    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [False, True, False]
     assert own_code.hashes(["json:dumps", "airflow_mlops.core.base:parse"]) == {
         "airflow_mlops": "pinned",
         "json": "pinned",

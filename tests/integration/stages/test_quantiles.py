@@ -36,7 +36,12 @@ def test_quantile_models_are_judged_by_their_own_loss_or_not_at_all(client, stor
         spec = EvaluateSpec(candidates=[item.candidate for item in candidates], gates=gates, **fields)
         return evaluate.run(spec, StepContext(store, uuid.uuid4().hex))
 
-    assert judged(upper).verdict.metric == "pinball_a0.9"
+    verdict = judged(upper).verdict
+    assert verdict.metric == "pinball_a0.9"
+    # The small tree predicts the mean, so it is no baseline for a quantile.
+    assert "rmse" in verdict.tree_metrics
+    assert not any(name.startswith(("pinball", "quantile")) for name in verdict.tree_metrics)
+    assert "rmse" not in upper.summary
     with pytest.raises(SpecError, match=r"pinball_a0\.1, pinball_a0\.9"):
         judged(upper, lower)
     best = judged(upper, lower, metric={"metric": "pinball", "alpha": 0.9})

@@ -24,6 +24,7 @@ from airflow_mlops.stages.canary.step import _metric as canary_metric
 from airflow_mlops.stages.monitor.challengers import metric_of
 from airflow_mlops.stages.monitor.performance import _metric
 from airflow_mlops.stages.train.spec import TrainSpec
+from airflow_mlops.stages.train.step import _shown
 
 NAME, DECLARED = "pinball_a0.9", {"metric": "pinball", "alpha": 0.9}
 RANDOM = np.random.default_rng(0)
@@ -122,3 +123,23 @@ def test_a_model_of_one_quantile_is_monitored_by_its_loss():
     assert canary_metric(canary, mean, mean) == "rmse"
     with pytest.raises(SpecError, match="different quantiles"):
         canary_metric(canary, contract, mean)
+
+
+def test_a_search_without_a_metric_is_refused_if_the_metrics_declare_a_quantile():
+    search = {
+        "kind": "search",
+        "trainer": {"kind": "function", "function": "mine:fit"},
+        "space": {"rate": {"kind": "float", "low": 0.1, "high": 1.0}},
+        "trials": 1,
+    }
+    spec = {"dataset": {"name": "d"}, "model": "m", "metrics": [DECLARED]}
+    with pytest.raises(ValueError, match=r"the quantile 0\.9, which the search cannot judge by rmse"):
+        TrainSpec.model_validate({**spec, "trainer": search})
+    TrainSpec.model_validate({**spec, "trainer": {**search, "metric": DECLARED}})
+
+
+def test_the_summary_of_a_training_names_the_metrics_of_the_quantile_only():
+    measured = {"rmse": 1.0, "mae": 1.0, "r2": 0.1, NAME: 0.2, "quantile_coverage_gap_a0.9": 0.01}
+    assert _shown("regression", measured) == [NAME, "quantile_coverage_gap_a0.9"]
+    assert _shown("regression", {"rmse": 1.0, "mae": 1.0, "mase": 0.9}) == ["mase", "rmse", "mae"]
+    assert _shown("binary", {"roc_auc": 1.0, "brier": 0.1, "f1": 0.5, "ece": 0.1}) == ["roc_auc", "brier", "f1"]

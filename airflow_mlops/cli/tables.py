@@ -139,9 +139,11 @@ def _feature_row(item: FeatureSummary) -> dict[str, Any]:
 
 
 def _realised_row(item: OutcomeSummary) -> dict[str, Any]:
-    metric = item.note
-    if item.metric is not None:
-        metric = f"{item.metric} {item.value:.3f} ({item.low:.3f} to {item.high:.3f})"
+    first = [_interval(item.metric, item.value, item.low, item.high)] if item.metric is not None else [item.note]
+    others = [_interval(other.metric, other.value, other.low, other.high) or other.note for other in item.others]
+    if (quantile := item.quantile) is not None:
+        share = _interval("share of labels at most the prediction", quantile.value, quantile.low, quantile.high)
+        others.append(f"{share}, nominal {quantile.alpha:g}")
     return {
         "window": item.window or "",
         "version": item.version,
@@ -150,8 +152,12 @@ def _realised_row(item: OutcomeSummary) -> dict[str, Any]:
         "observed labels": f"mean {rounded(item.observed['mean'])}"
         if item.observed.keys() == {"mean"}
         else _shares(item.observed),
-        "metric (interval)": metric,
+        "metric (interval)": "; ".join(filter(None, [*first, *others])),
     }
+
+
+def _interval(name: str, value: float | None, low: float | None, high: float | None) -> str:
+    return "" if value is None else f"{name} {value:.3f} ({low:.3f} to {high:.3f})"
 
 
 def _shares(shares: Mapping[str, float]) -> str:

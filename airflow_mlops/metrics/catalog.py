@@ -163,8 +163,49 @@ def main_metric(task: Task, measured: Iterable[str]) -> str:
     :param task: the ML task (binary, multiclass, regression)
     :param measured: names of the metrics that were measured at training
     """
+    return _pinball(task, measured) or MAIN_METRIC[task]
+
+
+def predicted_quantile(task: Task, measured: Iterable[str]) -> float | None:
+    """Return the quantile that a model predicts; ``None`` if it does not predict a quantile.
+
+    A regression with exactly one measured pinball loss predicts the quantile of this loss.
+
+    :param task: the ML task (binary, multiclass, regression)
+    :param measured: names of the metrics that were measured at training
+    """
+    name = _pinball(task, measured)
+    return None if name is None else quantiles.alpha_of(name)
+
+
+def _pinball(task: Task, measured: Iterable[str]) -> str | None:
     found = [name for name in measured if is_quantile(name)]
-    return found[0] if task == "regression" and len(found) == 1 else MAIN_METRIC[task]
+    return found[0] if task == "regression" and len(found) == 1 else None
+
+
+def headline_metrics(task: Task, measured: Iterable[str]) -> list[str]:
+    """Return the metrics that sum up a model in a few numbers, on logged predictions and labels. The first is the most important.
+
+    - A model of a quantile: its pinball loss.
+    - A regression with NDCG: NDCG, because the scores of a ranking are not in the unit of the label.
+    - Other regressions: the metrics of forecasts, then deviances and pinball losses, then ``rmse``.
+    - Classifiers: the default in :data:`REALISED`, then expected costs.
+
+    :param task: the ML task (binary, multiclass, regression)
+    :param measured: names of the metrics that were measured at training
+    """
+    names = list(measured)
+    if (pinball := _pinball(task, names)) is not None:
+        return [pinball]
+    own = [name for name in realised(task, names) if is_on_request(name) and not is_coverage_gap(name)]
+    if ndcg := list(filter(is_ranking, own)):
+        return ndcg
+    default = REALISED[task][0]
+    return (
+        [*sorted(own, key=lambda name: not is_forecast_error(name)), default]
+        if task == "regression"
+        else [default, *own]
+    )
 
 
 def realised(task: Task, names: Iterable[str]) -> list[str]:

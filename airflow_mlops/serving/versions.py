@@ -17,6 +17,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Manifest
 from airflow_mlops.data.datasets.catalog import read_manifest
 from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.metrics.catalog import realised
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.registry.cache import InUse
 from airflow_mlops.serving.online_features import Lookup, OnlineFeatures
@@ -109,6 +110,7 @@ class Served:
             "task": contract.task,
             "classes": contract.classes,
             "positive": contract.positive,
+            "metrics": realised(contract.task, contract.metrics),
             "features": [feature.name for feature in contract.features],
             "keys": self.columns.keys,
             "timestamp": self.columns.timestamp,

@@ -13,7 +13,7 @@ from airflow_mlops.metrics.realised.labelled import (
     scored,
     scores,
 )
-from airflow_mlops.metrics.realised.measurement import clustered, measure, stretched, widened
+from airflow_mlops.metrics.realised.measurement import clustered, measure, quantile_coverage, stretched, widened
 from airflow_mlops.metrics.realised.row_losses import losses
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "measurable",
     "measure",
     "outcomes",
+    "quantile_coverage",
     "scored",
     "scores",
     "stretched",

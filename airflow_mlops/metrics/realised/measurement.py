@@ -79,6 +79,18 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     return found if known is None else widened(metric, found, known, confidence)
 
 
+def quantile_coverage(outcomes: Outcomes, confidence: float) -> Interval:
+    """Measure the share of the labels that are at most the predicted quantile, with Wilson's interval.
+
+    :param outcomes: the labelled predictions of a model of a quantile
+    :param confidence: confidence of the interval, such as 0.95
+    :raises UnmeasurableError: there are no labels
+    """
+    if not outcomes.rows:
+        raise UnmeasurableError("there are no labels")
+    return shares.quantile_coverage(outcomes, NormalDist().inv_cdf(0.5 + confidence / 2))
+
+
 def clustered(metric: str, outcomes: Outcomes) -> Design | None:
     """Return how much the clusters of the rows widen the interval of a metric; ``None`` for independent rows.
 

@@ -30,12 +30,17 @@ def interval_coverage(outcomes: Outcomes, z: float) -> Interval:
     return weighted.share(~missed(outcomes), outcomes.weight, z)
 
 
+def quantile_coverage(outcomes: Outcomes, z: float) -> Interval:
+    """Measure the share of the labels that are at most the predicted quantile."""
+    return weighted.share(at_most(outcomes.truth, outcomes.score), outcomes.weight, z)
+
+
 def coverage_gap(alpha: float, outcomes: Outcomes, z: float) -> Interval:
     """Measure the distance of the share of the labels that are at most the predicted quantile from ``alpha``.
 
     The ends are the smallest and the largest distance of the shares in the interval of this share.
     """
-    share = weighted.share(at_most(outcomes.truth, outcomes.score), outcomes.weight, z)
+    share = quantile_coverage(outcomes, z)
     ends = abs(share.low - alpha), abs(share.high - alpha)
     low = 0.0 if share.low <= alpha <= share.high else min(ends)
     return Interval(abs(share.value - alpha), low, max(ends))

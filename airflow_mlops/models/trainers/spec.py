@@ -65,12 +65,14 @@ class TrainerSpec(Model):
 def quantile_of(trainer: TrainerSpec) -> float | None:
     """Return the quantile that the objective of a trainer learns; ``None`` for other objectives.
 
-    :raises ValueError: the quantile is not a number between 0 and 1
+    :raises ValueError: the quantile is missing or not a number from 0.0001 to 0.9999, or the objective learns several quantiles
     """
     kind, params = getattr(trainer, "kind", None), trainer.params
     if kind == "lightgbm" and params.get("objective") == "quantile":
         # The default of LightGBM.
         value = params.get("alpha", 0.9)
+    elif kind == "xgboost" and params.get("objective") == "reg:quantileerror":
+        value = _only_quantile(params.get("quantile_alpha"))
     elif kind == "catboost" and (found := _CATBOOST.fullmatch(str(params.get("loss_function")))) is not None:
         value = found[1] or 0.5
     elif kind != "sklearn":
@@ -89,6 +91,26 @@ def quantile_of(trainer: TrainerSpec) -> float | None:
     if not 0.0001 <= alpha <= 0.9999:
         raise ValueError(f"the objective learns the quantile {value!r}, which is not a number from 0.0001 to 0.9999")
     return alpha
+
+
+def _only_quantile(value: Any) -> Any:
+    """Return the quantile in XGBoost's parameter ``quantile_alpha``, which may be a list, also as text.
+
+    :raises ValueError: the parameter is missing, or has several quantiles
+    """
+    if value is None:
+        raise ValueError(
+            "params has objective='reg:quantileerror' without the quantile; set for example quantile_alpha=0.9"
+        )
+    listed = value.strip("[]() ").split(",") if isinstance(value, str) else value
+    if not isinstance(listed, list | tuple):
+        return value
+    if len(listed) != 1:
+        raise ValueError(
+            f"params has quantile_alpha={value!r}, but a model has one prediction for each row; set one quantile, and train one "
+            "model for each quantile"
+        )
+    return listed[0]
 
 
 class SklearnTrainerSpec(TrainerSpec):
@@ -288,6 +310,13 @@ class XGBoostTrainerSpec(BoostingTrainerSpec):
         "num_class": _CLASSES,
         **dict.fromkeys(("eval_metric", "disable_default_eval_metric"), _LOSS),
     }
+
+    @model_validator(mode="after")
+    def _check_quantile(self) -> XGBoostTrainerSpec:
+        # Text may still be a template, and the quantile may be searched.
+        if isinstance(self.params.get("quantile_alpha"), list | tuple):
+            _only_quantile(self.params["quantile_alpha"])
+        return self
 
     @property
     def path(self) -> str:

@@ -29,7 +29,7 @@ class CanarySpec(Spec):
     :param metric: metric by which the canary and the champion are compared: ``roc_auc``, ``accuracy``, ``log_loss``,
         ``brier``, ``rmse`` or ``mae``, an expected cost (:mod:`airflow_mlops.metrics.costs`) or a deviance
         (:mod:`airflow_mlops.metrics.deviances`); by default ``roc_auc`` (binary), ``accuracy`` (multiclass, or if one
-        of the two predicts labels only) or ``rmse`` (regression)
+        of the two predicts labels only) or ``rmse`` (regression; the pinball loss for models of a quantile)
     :param max_loss: largest accepted loss of the metric compared with the champion. The share is increased only if a
         greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
         By default, the share is increased unless the canary is significantly worse

@@ -12,6 +12,10 @@ from matplotlib.figure import Figure
 from airflow_mlops.core.contract import ModelContract, ThresholdChoice
 from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.evidence import Measurement
+from airflow_mlops.metrics import weighted
+from airflow_mlops.metrics.catalog import predicted_quantile
+from airflow_mlops.metrics.losses import at_most
+from airflow_mlops.metrics.quantiles import name_of
 from airflow_mlops.metrics.rows import encode, is_positive
 from airflow_mlops.metrics.values import reliability
 from airflow_mlops.models.plotting import (
@@ -64,7 +68,7 @@ def draw(
     if contract.task == "multiclass" and scored:
         figures["roc"] = _roc_by_class(truth, candidate, contract.classes)
     if contract.task == "regression":
-        figures["residuals"] = _residuals(np.asarray(truth, dtype=np.float64), candidate, contract.label)
+        figures["residuals"] = _residuals(np.asarray(truth, dtype=np.float64), candidate, contract)
     else:
         figures["confusion"] = _confusion(truth, candidate, contract.classes)
     if importance:
@@ -236,8 +240,18 @@ def _confusion(truth: NDArray[Any], model: Measurement, classes: list[Any]) -> F
     return figure
 
 
-def _residuals(truth: NDArray[np.float64], model: Measurement, label: str) -> Figure:
-    value = _score(model)
+def _in_numbers(truth: NDArray[np.float64], model: Measurement, contract: ModelContract) -> str:
+    alpha = predicted_quantile(contract.task, contract.metrics)
+    if alpha is None:
+        return f"RMSE {rounded(model.metrics['rmse'])}, R² {model.metrics['r2']:.3f}"
+    loss = model.metrics.get(name_of(alpha))
+    measured = [] if loss is None else [f"{name_of(alpha)} {rounded(loss)}"]
+    covered = weighted.mean(at_most(truth, _score(model)).astype(float), _weight(model))
+    return ", ".join([*measured, f"{covered:.1%} of labels at most the prediction"])
+
+
+def _residuals(truth: NDArray[np.float64], model: Measurement, contract: ModelContract) -> Figure:
+    value, label = _score(model), contract.label
     figure = Figure(figsize=(9.6, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     kept = np.random.default_rng(0).permutation(truth.size)[:SCATTER_POINTS]
@@ -248,9 +262,7 @@ def _residuals(truth: NDArray[np.float64], model: Measurement, label: str) -> Fi
     left.scatter(value[kept], truth[kept], s=8, alpha=0.35, color=BLUE, linewidths=0, rasterized=True)
     left.plot([low, high], [low, high], color=GREY, linestyle=":")
     left.set(xlim=(low, high), ylim=(low, high), xlabel=f"predicted {label}", ylabel=f"true {label}")
-    left.set_title(
-        f"{model.name} (RMSE {rounded(model.metrics['rmse'])}, R² {model.metrics['r2']:.3f})", loc="left", fontsize=11
-    )
+    left.set_title(f"{model.name} ({_in_numbers(truth, model, contract)})", loc="left", fontsize=11)
     residuals = truth - value
     right.hist(residuals, bins=_bins(residuals), color=BLUE)
     right.axvline(0, color=GREY, linestyle=":")

@@ -21,6 +21,7 @@ from airflow_mlops.metrics.catalog import (
     is_expected_cost,
     is_quantile,
     main_metric,
+    predicted_quantile,
 )
 from airflow_mlops.metrics.catalog import realised as realised_metrics
 from airflow_mlops.metrics.clusters import Design
@@ -157,7 +158,10 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         coverage=coverage,
         performance=performance,
         unmeasured=reason,
-        bias=bias(outcomes, contract.task, policy, trained.value if trained is not None else None),
+        # The mean error of a model of a quantile is not 0.
+        bias=bias(outcomes, contract.task, policy, trained.value if trained is not None else None)
+        if predicted_quantile(contract.task, contract.metrics) is None
+        else None,
         interval=_interval(outcomes, reference, policy),
         immature=young or _too_few(labelled, coverage, policy),
         notes=notes,
@@ -234,10 +238,10 @@ def estimated(
     batches = check.batches(columns)
     try:
         if metric not in ESTIMATED and not is_expected_cost(metric):
-            raise metrics.UnmeasurableError(
-                f"{metric} needs labels; {', '.join(name for name in REALISED[contract.task] if name in ESTIMATED)} can be "
-                "estimated from the scores"
-            )
+            others = ", ".join(name for name in REALISED[contract.task] if name in ESTIMATED)
+            # For a model of a quantile, the other metrics would be those of a mean.
+            instead = "" if is_quantile(metric) else f"; {others} can be estimated from the scores"
+            raise metrics.UnmeasurableError(f"{metric} needs labels{instead}")
         if calibration is None:
             raise metrics.UnmeasurableError("the profile of the version has no calibration of its scores")
         scores = estimation.collect(metrics.scores(batches, labelled=labelled), calibration)

@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -21,13 +20,14 @@ from airflow_mlops.data.datasets import Dataset, Manifest, current_datasets, in_
 from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics import realised as performance
-from airflow_mlops.metrics.catalog import REALISED
 from airflow_mlops.profiles.columns.categorical import CategoricalColumn
 from airflow_mlops.profiles.columns.numeric import NumericColumn, is_numeric
 from airflow_mlops.profiles.profile import ColumnProfile, Profile, counter_for, merge, profile
+from airflow_mlops.stages.predictions.realised import measured
 from airflow_mlops.stages.predictions.summary import (
     FeatureSummary,
     LogSummary,
+    MetricSummary,
     OutcomeSummary,
     PredictionCount,
     ResultSummary,
@@ -36,7 +36,6 @@ from airflow_mlops.stages.predictions.summary import (
 )
 
 BATCH_ROWS = 16_384
-_CONFIDENCE = 0.95
 # The largest number of classes in the summary; the most frequent ones are listed.
 _MAX_CLASSES = 10
 
@@ -246,18 +245,16 @@ def _outcome(joined: Dataset | None, predictions: Dataset) -> OutcomeSummary:
     contract = _contract(predictions.manifest)
     tally = _Tally(contract.task)
     batches = tally.counted(joined, version)
-    metric = REALISED[contract.task][0]
+    others: list[MetricSummary] = []
     try:
         found = performance.outcomes(batches, contract)
-        if contract.task == "binary" and np.isin(found.score, (0, 1)).all():
-            # The scores of a model that predicts labels only have no order within a class.
-            metric = "accuracy"
-        estimate, note = performance.measure(metric, found, _CONFIDENCE), ""
     except performance.UnmeasurableError as error:
-        estimate, note = None, str(error)
-        # The labels are counted even if the metric cannot be measured.
+        main, quantile = MetricSummary(metric="", note=str(error)), None
+        # The labels are counted even if no metric can be measured.
         for _ in batches:
             pass
+    else:
+        (main, *others), quantile = measured(joined, predictions.manifest, contract, found)
     return OutcomeSummary(
         window=_label(joined.manifest.window),
         version=version,
@@ -265,11 +262,13 @@ def _outcome(joined: Dataset | None, predictions: Dataset) -> OutcomeSummary:
         labelled=tally.labelled,
         coverage=tally.labelled / tally.rows if tally.rows else None,
         observed=tally.observed(),
-        metric=metric if estimate else None,
-        value=estimate.value if estimate else None,
-        low=estimate.low if estimate else None,
-        high=estimate.high if estimate else None,
-        note=note,
+        metric=main.metric if main.value is not None else None,
+        value=main.value,
+        low=main.low,
+        high=main.high,
+        note=main.note,
+        others=others,
+        quantile=quantile,
     )
 
 

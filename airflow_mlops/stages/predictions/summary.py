@@ -91,6 +91,38 @@ class ResultSummary(Model):
     predicted: dict[str, float]
 
 
+class MetricSummary(Model):
+    """A metric of realised performance.
+
+    :param metric: name of the metric
+    :param value: value of the metric; ``None`` if it was not measured
+    :param low: lower end of the 95% confidence interval
+    :param high: upper end of the 95% confidence interval
+    :param note: a clause that explains why the metric was not measured; empty if it was measured
+    """
+
+    metric: str
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    note: str = ""
+
+
+class QuantileSummary(Model):
+    """The coverage of a predicted quantile: the share of the labels that are at most the prediction.
+
+    :param alpha: the quantile that the model predicts, which is the nominal coverage
+    :param value: the coverage, from 0 to 1
+    :param low: lower end of the 95% confidence interval
+    :param high: upper end of the 95% confidence interval
+    """
+
+    alpha: float
+    value: float
+    low: float
+    high: float
+
+
 class OutcomeSummary(Model):
     """The labels of a version's predictions that have arrived, and the realised performance measured with them.
 
@@ -99,11 +131,14 @@ class OutcomeSummary(Model):
     :param labelled: number of predictions with a label
     :param coverage: share of predictions with a label, from 0 to 1
     :param observed: share of labels by class; for a regression, the mean under the key ``mean``
-    :param metric: name of the metric of realised performance; ``None`` if performance was not measured
+    :param metric: name of the metric of realised performance, the first of
+        :func:`airflow_mlops.metrics.catalog.headline_metrics`; ``None`` if performance was not measured
     :param value: value of the metric
     :param low: lower end of the metric's 95% confidence interval
     :param high: upper end of the metric's 95% confidence interval
     :param note: a clause that explains why performance was not measured; empty if it was measured
+    :param others: the other metrics of :func:`airflow_mlops.metrics.catalog.headline_metrics`
+    :param quantile: coverage of the predicted quantile; ``None`` for models that do not predict a quantile
     """
 
     window: str | None
@@ -117,6 +152,8 @@ class OutcomeSummary(Model):
     low: float | None = None
     high: float | None = None
     note: str = ""
+    others: list[MetricSummary] = Field(default_factory=list)
+    quantile: QuantileSummary | None = None
 
 
 class LogSummary(Model):

@@ -16,7 +16,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelFormatError, RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.metrics.catalog import MAIN_METRIC, METRICS, Metric, find_metric, is_custom
+from airflow_mlops.metrics.catalog import Metric, find_metric, is_custom, main_metric
 from airflow_mlops.metrics.columns import read_columns
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import predicted
@@ -118,7 +118,7 @@ def _metric(verdict: Verdict, judged: _Judged) -> Metric:
     task = judged.model.contract.task
     if is_custom(verdict.metric):
         # The verdict does not record whether larger values of a custom metric are better.
-        return METRICS[MAIN_METRIC[task]]
+        return find_metric(main_metric(task, judged.model.contract.metrics))
     # The verdict of a canary has the mean squared error, which orders models as its root does.
     name = "rmse" if verdict.metric == "mse" else verdict.metric
     try:

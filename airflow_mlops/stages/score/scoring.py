@@ -23,6 +23,7 @@ from airflow_mlops.data.moments import UTC, as_utc, is_text
 from airflow_mlops.data.privacy import KEEP_ALL, Privacy, hashed_or_dropped
 from airflow_mlops.data.selection import coverage, dates_detail
 from airflow_mlops.data.types import common_schema, conformed
+from airflow_mlops.metrics.catalog import realised
 from airflow_mlops.metrics.columns import columns_of
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.predicted import with_predictions
@@ -341,6 +342,7 @@ def _details(
         "task": model.contract.task,
         "classes": model.contract.classes,
         "positive": model.contract.positive,
+        "metrics": realised(model.contract.task, model.contract.metrics),
         "features": [feature.name for feature in model.contract.features],
         "keys": [key for key in details.get("keys", []) if key not in privacy.dropped],
         "timestamp": timestamp,

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
-from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric, is_ranking
+from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric, is_ranking, predicted_quantile
 from airflow_mlops.metrics.quantiles import name_of
 from airflow_mlops.models.calibration_rule import CalibrationInput
 from airflow_mlops.models.class_weight_rule import ClassWeight
@@ -66,6 +66,15 @@ class TrainSpec(Spec):
         trainer = self.trainer.trainer if isinstance(self.trainer, SearchTrainerSpec) else self.trainer
         if (alpha := quantile_of(trainer)) is not None and (name := name_of(alpha)) not in self.metrics:
             self.metrics.append(name)
+        if (
+            isinstance(self.trainer, SearchTrainerSpec)
+            and self.trainer.metric is None
+            and (alpha := predicted_quantile("regression", self.metrics)) is not None
+        ):
+            raise ValueError(
+                f"metrics says that the model predicts the quantile {alpha:g}, which the search cannot judge by rmse, the default of "
+                f"a regression; set metric={{'metric': 'pinball', 'alpha': {alpha:g}}} in the Search"
+            )
         return self
 
     @model_validator(mode="after")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from airflow_mlops.core.contract import Task
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.numbers import rounded
@@ -17,7 +18,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.metrics import custom
-from airflow_mlops.metrics.catalog import is_custom
+from airflow_mlops.metrics.catalog import headline_metrics, is_coverage_gap, is_custom, predicted_quantile
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec
@@ -96,7 +97,7 @@ def run(spec: TrainSpec, context: StepContext) -> TrainResult:
         if candidate.run_id == run_id
         else f". The model is identical to {candidate}, so no new version was registered"
     )
-    numbers = ", ".join(f"{key} {rounded(value)}" for key, value in list(metrics.items())[:3])
+    numbers = ", ".join(f"{name} {rounded(metrics[name])}" for name in _shown(train.task, metrics))
     context.processed(len(train.labels))
     return TrainResult(
         candidate=candidate,
@@ -116,6 +117,16 @@ def _metrics(client: MlflowClient, candidate: ModelVersionRef) -> dict[str, floa
     The run is not read, because another try may have logged other metrics to it in the meantime.
     """
     return dict(OnnxModel.load(download(client, candidate)).contract.metrics)
+
+
+def _shown(task: Task, metrics: Mapping[str, float]) -> list[str]:
+    """Return the names of at most three metrics for the summary, the most important first."""
+    if task != "regression":
+        return list(metrics)[:3]
+    first = [name for name in headline_metrics(task, metrics) if name in metrics]
+    # The other metrics of a model of a quantile are those of a mean.
+    others = filter(is_coverage_gap, metrics) if predicted_quantile(task, metrics) is not None else metrics
+    return list(dict.fromkeys([*first, *others]))[:3]
 
 
 def _count(classes: Sequence[Any], test: TrainingData) -> str:

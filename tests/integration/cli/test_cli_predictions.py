@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sklearn.metrics import mean_pinball_loss, mean_poisson_deviance
 
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
@@ -199,19 +200,19 @@ def test_labels_are_counted_even_if_performance_cannot_be_measured(store, model,
     assert ("'much'" if labels else "there are no labels") in found.note
 
 
-def write_predictions(store, task: str, classes: list, **columns) -> None:
+def write_predictions(store, task: str, classes: list, *, labels=None, metrics=None, **columns) -> None:
     """Predictions and outcomes of another kind of model, as scoring and joining write them."""
     rows = len(columns["score"])
     table = pa.table({**columns, "model_version": [1] * rows, "latency_ms": [0.1] * rows})
     details = {
         "model": "other", "model_version": 1, "task": task, "classes": classes, "positive": True, "engine": "x",
         "features": [name for name in columns if name.startswith("f")],
-    }  # fmt: skip
+    } | ({} if metrics is None else {"metrics": metrics})  # fmt: skip
     with DatasetWriter(store, "other_predictions") as writer:
         writer.write(table)
         made = writer.commit(window=Window.model_validate("2013-04"), details=details, slots=["april"])[0]
     with DatasetWriter(store, "other_outcomes") as writer:
-        writer.write(table.append_column("label", table["prediction"]))
+        writer.write(table.append_column("label", table["prediction"] if labels is None else pa.array(labels)))
         writer.commit(window=made.window, details={**details, "label": "y"}, parents=[made.ref], slots=[made.id])
 
 
@@ -243,6 +244,62 @@ def test_a_model_that_predicts_labels_only_has_an_accuracy(store):
     write_predictions(store, "binary", [False, True], prediction=labels, score=[float(label) for label in labels])
     (happened,) = summary(PredictionLog(store, "other"), "other_outcomes").happened
     assert (happened.metric, happened.value) == ("accuracy", 1.0)
+
+
+def test_a_quantile_has_its_pinball_loss_and_its_coverage_instead_of_rmse(store, airflow, capsys):  # noqa: F811
+    labels = np.arange(100.0)
+    write_predictions(
+        store, "regression", [], labels=labels, metrics=["rmse", "mae", "pinball_a0.9", "quantile_coverage_gap_a0.9"],
+        prediction=[79.0] * 100, score=[79.0] * 100,
+    )  # fmt: skip
+    (found,) = summary(PredictionLog(store, "other"), "other_outcomes").happened
+    loss = mean_pinball_loss(labels, np.full(100, 79.0), alpha=0.9)
+    assert (found.metric, found.value, found.others) == ("pinball_a0.9", pytest.approx(loss), [])
+    assert (found.quantile.alpha, found.quantile.value) == (0.9, 0.8)
+    assert found.quantile.low < 0.8 < found.quantile.high < 0.9
+    airflow("predictions", "other")
+    table = " ".join(capsys.readouterr().out.split())
+    assert "pinball_a0.9" in table
+    assert "nominal 0.9" in table
+    assert "rmse" not in table
+
+
+def test_forecasts_counts_rankings_and_costs_have_their_own_metrics(store):
+    answers = {"prediction": [2.0, 4.0], "score": [2.0, 4.0]}
+
+    def shown(task="regression", classes=(), **columns) -> dict:
+        write_predictions(store, task, [*classes], **{**answers, **columns})
+        (found,) = summary(PredictionLog(store, "other"), "other_outcomes").happened
+        assert found.quantile is None
+        return {found.metric or found.note: found.value, **{item.metric: item.value for item in found.others}}
+
+    forecast = {"labels": [1.0, 4.0], "metrics": ["rmse", "mase", "smape"]}
+    found = shown(**forecast, mase_scale=[0.5, 2.0], seasonal_naive=[1.0, 1.0])
+    assert [*found] == ["mase", "smape", "rmse"]
+    assert found["mase"] == 1.0
+    # Without the column, the metric is not replaced by another one under its name.
+    found = shown(**forecast)
+    assert "'mase_scale'" in next(iter(found))
+    assert [*found][1:] == ["smape", "rmse"]
+    counts = shown(labels=[1, 4], metrics=["rmse", "poisson_deviance"])
+    assert counts["poisson_deviance"] == pytest.approx(mean_poisson_deviance([1, 4], answers["score"]))
+    assert [*counts] == ["poisson_deviance", "rmse"]
+    # The scores of a ranking are not in the unit of the label.
+    ranked = shown(labels=[0, 1], metrics=["rmse", "ndcg_k10_by-query"], query=["a", "a"])
+    assert [*ranked] == ["ndcg_k10_by-query"]
+    labels = [True, False] * 10
+    costs = shown(
+        "binary", [False, True], labels=labels, metrics=["roc_auc", "expected_cost_fp1_fn20"],
+        prediction=[True, True] * 10, score=[0.9, 0.6] * 10,
+    )  # fmt: skip
+    assert costs == {"roc_auc": 1.0, "expected_cost_fp1_fn20": 0.5}
+
+
+def test_scoring_logs_which_metrics_were_measured_at_training(store, model, monkeypatch):
+    measured = {"roc_auc": 0.8, "expected_cost_fp1_fn20": 0.4, "ece": 0.1}
+    monkeypatch.setattr(model, "contract", model.contract.model_copy(update={"metrics": measured}))
+    made = score_rows(store, model, 1, "2013-04", flights(20, seed=1))
+    assert made.details["metrics"] == ["roc_auc", "expected_cost_fp1_fn20"]
 
 
 @pytest.mark.parametrize("command", [("predictions",), ("purge", "--older-than", "90D")])

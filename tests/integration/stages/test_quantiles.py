@@ -12,7 +12,7 @@ from airflow_mlops.stages.evaluate import step as evaluate
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec
 from airflow_mlops.stages.train import step as train
 from airflow_mlops.stages.train.spec import TrainSpec
-from airflow_mlops.trainers import LightGBMTrainer
+from airflow_mlops.trainers import LightGBMTrainer, XGBoostTrainer
 from tests.support.training import training_set
 
 GAP = {"metric": "quantile_coverage_gap", "alpha": 0.9}
@@ -22,12 +22,14 @@ def test_quantile_models_are_judged_by_their_own_loss_or_not_at_all(client, stor
     model = f"late_{uuid.uuid4().hex[:8]}"
     data = training_set(store, task="regression")
 
-    def fitted(alpha: float):
-        params = {"objective": "quantile", "alpha": alpha, "num_threads": 1, "num_leaves": 4}
-        spec = TrainSpec(dataset=data, model=model, trainer=LightGBMTrainer(params, rounds=8), metrics=[GAP])
+    def fitted(trainer):
+        spec = TrainSpec(dataset=data, model=model, trainer=trainer, metrics=[GAP])
         return train.run(spec, StepContext(store, uuid.uuid4().hex))
 
-    upper, lower = fitted(0.9), fitted(0.1)
+    upper = fitted(
+        LightGBMTrainer({"objective": "quantile", "alpha": 0.9, "num_threads": 1, "num_leaves": 4}, rounds=8)
+    )
+    lower = fitted(XGBoostTrainer({"objective": "reg:quantileerror", "quantile_alpha": 0.1, "max_depth": 2}, rounds=8))
     assert {"pinball_a0.9", "rmse"} <= {*upper.metrics}
     assert "pinball_a0.1" not in upper.metrics
     gates = [{"metric": "pinball", "alpha": 0.9, "max": 100}, {**GAP, "max": 0.1}, {"champion": "ignore"}]
@@ -36,7 +38,12 @@ def test_quantile_models_are_judged_by_their_own_loss_or_not_at_all(client, stor
         spec = EvaluateSpec(candidates=[item.candidate for item in candidates], gates=gates, **fields)
         return evaluate.run(spec, StepContext(store, uuid.uuid4().hex))
 
-    assert judged(upper).verdict.metric == "pinball_a0.9"
+    verdict = judged(upper).verdict
+    assert verdict.metric == "pinball_a0.9"
+    # The small tree predicts the mean, so it is no baseline for a quantile.
+    assert "rmse" in verdict.tree_metrics
+    assert not any(name.startswith(("pinball", "quantile")) for name in verdict.tree_metrics)
+    assert "rmse" not in upper.summary
     with pytest.raises(SpecError, match=r"pinball_a0\.1, pinball_a0\.9"):
         judged(upper, lower)
     best = judged(upper, lower, metric={"metric": "pinball", "alpha": 0.9})

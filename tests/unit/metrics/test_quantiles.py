@@ -17,13 +17,15 @@ from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.metrics.statistics import influence
 from airflow_mlops.metrics.values import baseline, measure_one
 from airflow_mlops.metrics.values import measure as measure_all
-from airflow_mlops.models.trainers.spec import SearchTrainerSpec
+from airflow_mlops.models.trainers.spec import SearchTrainerSpec, check_trainer
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.stages.canary.spec import CanarySpec
 from airflow_mlops.stages.canary.step import _metric as canary_metric
 from airflow_mlops.stages.monitor.challengers import metric_of
 from airflow_mlops.stages.monitor.performance import _metric
 from airflow_mlops.stages.train.spec import TrainSpec
+from airflow_mlops.stages.train.step import _shown
+from airflow_mlops.trainers import XGBoostTrainer
 
 NAME, DECLARED = "pinball_a0.9", {"metric": "pinball", "alpha": 0.9}
 RANDOM = np.random.default_rng(0)
@@ -80,6 +82,10 @@ def test_the_baseline_is_the_quantile_of_the_labels():
 TRAINERS = [
     ({"kind": "lightgbm", "params": {"objective": "quantile", "alpha": 0.2}}, "pinball_a0.2"),
     ({"kind": "lightgbm", "params": {"objective": "quantile"}}, "pinball_a0.9"),
+    ({"kind": "xgboost", "params": {"objective": "reg:quantileerror", "quantile_alpha": 0.8}}, "pinball_a0.8"),
+    ({"kind": "xgboost", "params": {"objective": "reg:quantileerror", "quantile_alpha": ["0.25"]}}, "pinball_a0.25"),
+    ({"kind": "xgboost", "params": {"objective": "reg:quantileerror", "quantile_alpha": "[0.3]"}}, "pinball_a0.3"),
+    ({"kind": "xgboost", "params": {"objective": "reg:squarederror", "quantile_alpha": 0.8}}, None),
     ({"kind": "catboost", "params": {"loss_function": "Quantile:alpha=0.7"}}, "pinball_a0.7"),
     ({"kind": "catboost", "params": {"loss_function": "Quantile"}}, "pinball_a0.5"),
     (
@@ -107,6 +113,30 @@ def test_a_quantile_objective_is_judged_by_its_own_loss_and_never_by_rmse_in_sil
         SearchTrainerSpec.model_validate({**search, "metric": metric})
 
 
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"quantile_alpha": "0.1, 0.9"}, r"'0\.1, 0\.9'.*one model for each quantile"),
+        ({"quantile_alpha": []}, "one model for each quantile"),
+        ({}, "without the quantile"),
+        ({"quantile_alpha": 1.5}, "1\\.5"),
+        ({"quantile_alpha": True}, "True"),
+    ],
+)
+def test_xgboost_learns_exactly_one_quantile(params, message):
+    trainer = {"kind": "xgboost", "params": {"objective": "reg:quantileerror", **params}}
+    with pytest.raises(ValueError, match=message):
+        TrainSpec.model_validate({"dataset": {"name": "d"}, "model": "m", "trainer": trainer})
+
+
+def test_several_quantiles_in_one_model_are_refused_when_the_dag_is_parsed():
+    params = {"objective": "reg:quantileerror", "quantile_alpha": [0.1, 0.9]}
+    with pytest.raises(SpecError, match=r"\[0\.1, 0\.9\].*one model for each quantile"):
+        check_trainer(XGBoostTrainer(params), "The trainer")
+    # A template is rendered later.
+    check_trainer(XGBoostTrainer({**params, "quantile_alpha": "{{ params.alpha }}"}), "The trainer")
+
+
 def test_a_model_of_one_quantile_is_monitored_by_its_loss():
     measured = {"rmse": 1.0, "mae": 1.0, NAME: 0.2}
     contract = ModelContract(
@@ -122,3 +152,23 @@ def test_a_model_of_one_quantile_is_monitored_by_its_loss():
     assert canary_metric(canary, mean, mean) == "rmse"
     with pytest.raises(SpecError, match="different quantiles"):
         canary_metric(canary, contract, mean)
+
+
+def test_a_search_without_a_metric_is_refused_if_the_metrics_declare_a_quantile():
+    search = {
+        "kind": "search",
+        "trainer": {"kind": "function", "function": "mine:fit"},
+        "space": {"rate": {"kind": "float", "low": 0.1, "high": 1.0}},
+        "trials": 1,
+    }
+    spec = {"dataset": {"name": "d"}, "model": "m", "metrics": [DECLARED]}
+    with pytest.raises(ValueError, match=r"the quantile 0\.9, which the search cannot judge by rmse"):
+        TrainSpec.model_validate({**spec, "trainer": search})
+    TrainSpec.model_validate({**spec, "trainer": {**search, "metric": DECLARED}})
+
+
+def test_the_summary_of_a_training_names_the_metrics_of_the_quantile_only():
+    measured = {"rmse": 1.0, "mae": 1.0, "r2": 0.1, NAME: 0.2, "quantile_coverage_gap_a0.9": 0.01}
+    assert _shown("regression", measured) == [NAME, "quantile_coverage_gap_a0.9"]
+    assert _shown("regression", {"rmse": 1.0, "mae": 1.0, "mase": 0.9}) == ["mase", "rmse", "mae"]
+    assert _shown("binary", {"roc_auc": 1.0, "brier": 0.1, "f1": 0.5, "ece": 0.1}) == ["roc_auc", "brier", "f1"]

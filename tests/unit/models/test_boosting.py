@@ -168,6 +168,7 @@ def test_every_form_of_split_is_exported(kind, params, tmp_path):
     ("xgboost", {"objective": "reg:gamma", "learning_rate": 0.6}),
     ("xgboost", {"objective": "reg:tweedie", "tweedie_variance_power": 1.3, "learning_rate": 0.6}),
     ("xgboost", {"objective": "reg:absoluteerror"}),
+    ("xgboost", {"objective": "reg:quantileerror", "quantile_alpha": 0.9}),
     ("lightgbm", {"objective": "poisson"}),
     ("lightgbm", {"objective": "gamma"}),
     ("lightgbm", {"objective": "tweedie", "tweedie_variance_power": 1.3}),

@@ -29,6 +29,7 @@ class NoModel:
         task="regression",
         label="y",
         features=[FeatureColumn(name="a", kind="number")],
+        metrics={"rmse": 1.0, "r2": 0.5, "pinball_a0.9": 0.2},
         dataset_name="d",
         dataset_id="i",
     )
@@ -68,6 +69,8 @@ def test_windows_and_versions_have_datasets_of_their_own(store, tmp_path):
     found.stop()
     entries = PredictionLog(store, "m").entries()
     assert [(entry.rows, entry.details["model_version"]) for entry in entries] == [(4, 1), (2, 2), (2, 2)]
+    # From these, `airflow mlops predictions` knows that the model predicts a quantile.
+    assert all(entry.details["metrics"] == ["rmse", "pinball_a0.9"] for entry in entries)
     assert logged(store) == sorted((f"id-{number}", row) for number in range(4) for row in (0, 1))
     assert not list((tmp_path / "spool").iterdir())
 

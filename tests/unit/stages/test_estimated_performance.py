@@ -191,3 +191,17 @@ def test_a_window_of_one_customer_has_no_estimate_and_a_note(store):
     found = performance.estimated(check(store, window, min_rows=1, groups="customer"), reference(), Realised())
     assert found.performance is None
     assert len(found.notes) == 1
+
+
+def test_a_model_of_a_quantile_has_neither_a_bias_nor_a_hint_to_rmse(store):
+    measured = {"rmse": 1.0, "pinball_a0.9": 0.2}
+    trained = reference()
+    quantile = replace(trained, contract=CONTRACT.model_copy(update={"metrics": measured}))
+    table = rows(1)
+    table = table.set_column(2, "score", pa.array(table["score"].to_numpy() + 2))
+    assert performance.realised(check(store, table), trained).bias.significant
+    found = performance.realised(check(store, table), quantile)
+    assert (found.performance.metric, found.bias) == ("pinball_a0.9", None)
+    (note,) = performance.estimated(check(store, table), quantile, Realised()).notes
+    assert "pinball_a0.9 needs labels" in note
+    assert "rmse" not in note

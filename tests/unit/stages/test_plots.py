@@ -85,6 +85,17 @@ def test_perfect_and_constant_models_are_drawn(tmp_path):
     assert drawn(file)
 
 
+def test_the_residuals_of_a_quantile_have_the_pinball_loss_and_the_coverage_in_their_title():
+    truth, contract, candidate = measure("regression", 100)
+    above = Predictions(truth + 1, truth + 1, None)
+    model = Measurement("m v1", {**candidate.metrics, "pinball_a0.9": 0.1}, above)
+    quantile = contract.model_copy(update={"metrics": {"rmse": 1.0, "pinball_a0.9": 0.1}})
+    assert plots._residuals(truth, model, quantile).axes[0].get_title(loc="left") == (
+        "m v1 (pinball_a0.9 0.1, 100.0% of labels at most the prediction)"
+    )
+    assert "RMSE" in plots._residuals(truth, model, contract).axes[0].get_title(loc="left")
+
+
 def test_dollar_signs_in_names_are_not_parsed_as_formulas(tmp_path):
     truth, contract, candidate = measure("binary", 20)
     odd = contract.model_copy(update={"label": r"$\x$"})

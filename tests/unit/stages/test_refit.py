@@ -18,8 +18,10 @@ from airflow_mlops.stages.refit.step import _metric
 REF = ModelVersionRef(model="m", version=2, run_id="r")
 
 
-def metric(name: str, task: str = "binary") -> str:
-    contract = ModelContract(task=task, label="y", features=[], dataset_name="d", dataset_id="i")
+def metric(name: str, task: str = "binary", measured: dict | None = None) -> str:
+    contract = ModelContract(
+        task=task, label="y", features=[], dataset_name="d", dataset_id="i", metrics=measured or {}
+    )
     judged = SimpleNamespace(ref=REF, model=SimpleNamespace(contract=contract))
     return _metric(SimpleNamespace(metric=name), judged).name
 
@@ -36,6 +38,7 @@ def test_every_metric_of_a_canary_is_known(name):
 
 def test_a_custom_metric_is_replaced_by_that_of_the_task():
     assert metric("own:cost", "multiclass") == "roc_auc_ovr"
+    assert metric("own:cost", "regression", {"rmse": 1.0, "pinball_a0.9": 0.2}) == "pinball_a0.9"
 
 
 @pytest.mark.parametrize(("name", "task"), [("gini", "binary"), ("expected_cost", "binary"), ("mse", "binary")])

@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 FILE, NULLS = "booster.ubj", False
 _VALUES = {
     **dict.fromkeys(
-        ("reg:squarederror", "reg:absoluteerror", "reg:pseudohubererror", "reg:squaredlogerror"), "identity"
+        (
+            "reg:squarederror",
+            "reg:absoluteerror",
+            "reg:pseudohubererror",
+            "reg:squaredlogerror",
+            "reg:quantileerror",
+        ),
+        "identity",
     ),
     **dict.fromkeys(("count:poisson", "reg:gamma", "reg:tweedie"), "log"),
 }

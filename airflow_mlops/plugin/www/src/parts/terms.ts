@@ -18,21 +18,25 @@ const METRICS: Record<string, string> = {
   label_drift: "effect size of the drift of the labels, as a share of rows",
   log_loss: "mean of -log(probability of the true class); lower is better",
   mae: "mean absolute error; lower is better",
+  mase: "mean absolute error of a forecast, relative to that of the seasonal-naive forecast; lower is better",
   multivariate_drift: "effect size of the drift of all features together (PCA reconstruction error), as a share of rows",
   ndcg: "normalised discounted cumulative gain: how well the first k rows of each group are ordered; the name holds k and the group; 1 is perfect",
   pinball: "mean pinball loss of a predicted quantile, whose share (a) is in the name; lower is better",
   poisson_deviance: "mean Poisson deviance, an error for counts, relative to their size; lower is better",
   prediction_drift: "effect size of the drift of the scores, as a share of rows",
+  quantile_coverage_gap:
+    "distance between the share of the labels at most the predicted quantile and its nominal share (a), which is in the name; lower is better",
   r2: "R²: share of the labels' variance that the model explains",
   rmse: "root mean squared error; lower is better",
   roc_auc: "area under the ROC curve: probability that a positive row has a higher score than a negative one; 0.5 is chance",
   roc_auc_ovr: "mean area under the ROC curves of each class against the rest; 0.5 is chance",
+  smape: "symmetric mean absolute percentage error of a forecast, as a share from 0 to 2; lower is better",
   tweedie_deviance: "mean Tweedie deviance, an error for amounts that are often 0; the name holds the power (p); lower is better",
 };
 
 /** The part of a recorded name, such as `estimated_roc_auc_low` or `expected_cost_fp1_fn20`, that names the metric. */
 const base = (name: string): string =>
-  name.replace(/^(estimated|uncalibrated|in_sample)_/, "").replace(/(_(low|high|reference)|(?<=^expected_cost)_fp.*|(?<=^tweedie_deviance)_p.*|(?<=^ndcg)_k.*|(?<=^pinball)_a.*)$/, "");
+  name.replace(/^(estimated|uncalibrated|in_sample)_/, "").replace(/(_(low|high|reference)|(?<=^expected_cost)_fp.*|(?<=^tweedie_deviance)_p.*|(?<=^ndcg)_k.*|(?<=^pinball|^quantile_coverage_gap)_a.*)$/, "");
 
 /** The meaning of a metric's name; undefined if the name speaks for itself or is a user's own. */
 export const metricMeaning = (name: string): string | undefined => {

@@ -29,6 +29,7 @@ class MaterializeFeaturesOperator(StepOperator):
     """
 
     step = "materialize_features"
+    cacheable = True
 
     def __init__(
         self,

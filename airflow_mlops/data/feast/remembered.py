@@ -47,7 +47,7 @@ class Source(Model):
         :param root: the file, or the folder with the files
         :param files: paths of the files that a join reads
         """
-        return cls(root=root, names=_names(root), files=list(files))
+        return cls(root=root, names=names_in(root), files=list(files))
 
 
 class Remembered(Model):
@@ -88,7 +88,7 @@ def content(
 def _recall(store: ArtifactStore, key: str) -> dict[str, Any] | None:
     try:
         found = Remembered.model_validate(store.read_json(key))
-        if any(_names(source.root) != source.names for source in found.sources):
+        if any(names_in(source.root) != source.names for source in found.sources):
             return None
         for view, source in zip(found.content["views"], found.sources, strict=True):
             view["files"] = [file_sha256(Path(file)) for file in source.files]
@@ -97,7 +97,7 @@ def _recall(store: ArtifactStore, key: str) -> dict[str, Any] | None:
     return found.content
 
 
-def _names(root: str) -> list[str]:
+def names_in(root: str) -> list[str]:
     """Return the relative paths of all files in a folder; none if ``root`` is a file.
 
     :raises OSError: ``root`` does not exist, or the folder contains links to folders, which may contain anything
@@ -123,7 +123,7 @@ def _key(repo: str, requested: Sequence[Any]) -> str | None:
     try:
         # Feast expands the variables in the same way.
         text = os.path.expandvars(config.read_text())
-        registry = _registry_file(folder, text)
+        registry = registry_file(folder, text)
         if registry is None:
             return None
         with lock_file(registry, shared=True):
@@ -134,7 +134,12 @@ def _key(repo: str, requested: Sequence[Any]) -> str | None:
     return f"cache/features/{fingerprint([own_code.environment(), str(folder), text, definitions, *requested])}.json"
 
 
-def _registry_file(folder: Path, config: str) -> Path | None:
+def registry_file(folder: Path, config: str) -> Path | None:
+    """Return the file of the registry; ``None`` if the registry is not a file on this machine.
+
+    :param folder: folder of the Feast repository
+    :param config: text of ``feature_store.yaml``, in which variables are replaced
+    """
     import yaml
 
     registry = yaml.safe_load(config).get("registry")
@@ -149,7 +154,7 @@ def _definitions(registry: bytes) -> Any:
     """Return the definitions in Feast's registry as JSON, without the times of applying and materializing them."""
     from google.protobuf import json_format
 
-    found = _registry_message().FromString(registry)
+    found = registry_message().FromString(registry)
     content: dict[str, Any] = json_format.MessageToDict(found, preserving_proto_field_name=True)
     # They change each time the registry is written.
     return _lasting({name: item for name, item in content.items() if name not in ("last_updated", "version_id")})
@@ -162,7 +167,7 @@ def _lasting(value: Any) -> Any:
     return [_lasting(item) for item in value] if isinstance(value, list) else value
 
 
-def _registry_message() -> Any:
+def registry_message() -> Any:
     """Return the class of Feast's registry. The package ``feast`` itself is not imported."""
     if "feast" in sys.modules:
         return importlib.import_module(_REGISTRY).Registry

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, named, one_line
-from airflow_mlops.core.moments import parse
+from airflow_mlops.core.errors import FeatureStoreError, MaterializationError, NotCacheableError, named, one_line
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.feast import repository as feast_repo
+from airflow_mlops.data.feast.local_files import LocalFiles
 from airflow_mlops.data.feast.parquet_source import is_parquet, require_nanoseconds, require_timestamps
 from airflow_mlops.data.feast.publishing import SourceFolder, source_columns
 from airflow_mlops.data.feast.request import ViewRequest
 from airflow_mlops.data.selection import select_whole
-from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.materialize_features.spec import (
     MaterializeFeaturesResult,
     MaterializeFeaturesSpec,
     PublishedSource,
 )
+from airflow_mlops.stages.materialize_features.watermark import Watermark
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -41,7 +42,7 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
     """
     context = context.for_call()
     store = feast_repo.open_store(spec.repo)
-    watermark = _Watermark(context.store, context.key)
+    watermark = Watermark(context.store, context.key)
     resumed = watermark.read()
     published: dict[str, int] = {}
     if resumed is None:
@@ -50,6 +51,7 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
     with feast_repo.locked(store, shared=True):
         views = _views(store, spec.feature_views)
         features = _features(store, views)
+        files = _Files(spec, views)
     valid_from = {name: source.valid_from for name, source in spec.sources.items() if source.valid_from is not None}
     online = _Online(store, views, valid_from)
     online.require_nanoseconds()
@@ -60,7 +62,8 @@ def run(spec: MaterializeFeaturesSpec, context: StepContext) -> MaterializeFeatu
             continue
         with feast_repo.locked(store):
             online.materialize(chunk)
-        watermark.write(chunk.end)
+            states = files.states()
+        watermark.write(chunk.end, states)
         done += 1
         context.progress(f"Materialized {', '.join(views) or 'no feature view'} for {chunk.label}.")
     return MaterializeFeaturesResult(
@@ -114,6 +117,30 @@ def _publish(
     folder.remove(replaced)
     written = [count for count in rows if count is not None]
     return sum(written) if written else None
+
+
+class _Files:
+    """The states of the files that the step reads and writes, from which the cache knows that nobody else wrote them.
+
+    :param spec: parameters of the step
+    :param views: names of the feature views to materialize
+    """
+
+    def __init__(self, spec: MaterializeFeaturesSpec, views: list[str]) -> None:
+        self._files: LocalFiles | None = None
+        # Without local files, the cache is not used.
+        with suppress(NotCacheableError, OSError):
+            files = LocalFiles(spec.repo)
+            self._sources = files.source_state(views, spec.sources)
+            self._files = files
+
+    def states(self) -> dict[str, Any] | None:
+        """Return the states of the sources before the materialization, and of the online store now."""
+        if self._files is None:
+            return None
+        with suppress(OSError):
+            return {"sources": self._sources, "online": self._files.online_state()}
+        return None
 
 
 def _views(store: FeatureStore, requested: list[str] | None) -> list[str]:
@@ -231,26 +258,6 @@ class _Online:
             newest = view.most_recent_end_time if view is not None else None
             calls.setdefault((start, max(last, newest) if newest else last), []).append(name)
         return calls
-
-
-class _Watermark:
-    """The end time of the last materialized chunk, in the artifact store.
-
-    A retry of the task continues after this time.
-    """
-
-    def __init__(self, store: ArtifactStore, key: str) -> None:
-        self._store = store
-        self._key = f"checkpoints/{key.removesuffix('.json')}/materialized.json"
-
-    def read(self) -> datetime | None:
-        try:
-            return parse(self._store.read_json(self._key)["until"])
-        except FileNotFoundError:
-            return None
-
-    def write(self, until: datetime) -> None:
-        self._store.write_json(self._key, {"until": until.isoformat()})
 
 
 def _summary(project: str, window: Window, views: list[str], done: int, skipped: int, published: dict[str, int]) -> str:

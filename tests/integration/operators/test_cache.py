@@ -254,7 +254,7 @@ def test_the_operators_with_cache_are_those_whose_stage_says_what_determines_a_r
     found = [getattr(operators, name) for name in operators.__all__]
     steps = {item.step: item.cacheable for item in found if isinstance(item, type) and hasattr(item, "cacheable")}
     assert steps == {step: find_spec(f"airflow_mlops.stages.{step}.cache") is not None for step in steps}
-    assert sum(steps.values()) == 11
+    assert sum(steps.values()) == 12
 
 
 def test_only_the_series_of_tries_after_a_clear_is_computed_anew():

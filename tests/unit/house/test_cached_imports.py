@@ -15,7 +15,17 @@ from airflow_mlops.stages.cache import types
 from tests.unit.house.test_parse_purity import HEAVY
 
 STAGES = sorted(file.parent.name for file in Path(stages.__path__[0]).glob("*/cache.py"))
-LIGHT = {"ingest", "validate", "training_set", "search", "train", "evaluate", "refit", "forecast_rows"}
+LIGHT = {
+    "ingest",
+    "materialize_features",
+    "validate",
+    "training_set",
+    "search",
+    "train",
+    "evaluate",
+    "refit",
+    "forecast_rows",
+}
 # The artifact store is opened with it.
 OF_THE_STORE = {"fsspec"}
 PROBE = """

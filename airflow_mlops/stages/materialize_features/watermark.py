@@ -1,0 +1,46 @@
+"""How far a task has materialized its window."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from airflow_mlops.core.moments import parse
+from airflow_mlops.data.store import ArtifactStore
+
+
+class Watermark:
+    """The end time of the last materialized chunk, in the artifact store.
+
+    A retry of the task continues after this time.
+
+    :param store: the artifact store
+    :param key: key of the result of the task
+    """
+
+    def __init__(self, store: ArtifactStore, key: str) -> None:
+        self._store = store
+        self._key = f"checkpoints/{key.removesuffix('.json')}/materialized.json"
+
+    def read(self) -> datetime | None:
+        """Return the end time of the last materialized chunk; ``None`` if there is none."""
+        found = self._read()
+        return parse(found["until"]) if found else None
+
+    def states(self) -> Any:
+        """Return the states of files that were written with the last chunk; ``None`` if there are none."""
+        return (self._read() or {}).get("states")
+
+    def write(self, until: datetime, states: Mapping[str, Any] | None = None) -> None:
+        """Store the end time of a chunk.
+
+        :param states: the states of the source files before the materialization, and of the online store after it
+        """
+        self._store.write_json(self._key, {"until": until.isoformat(), **({"states": states} if states else {})})
+
+    def _read(self) -> dict[str, Any] | None:
+        try:
+            return dict(self._store.read_json(self._key))
+        except FileNotFoundError:
+            return None

@@ -67,14 +67,14 @@ class PerformanceThresholds(DriftThresholds):
         check_metric(self.metric, self.greater_is_better)
         if self.metric in INTERVAL_METRICS:
             raise ValueError(
-                f"metric is {self.metric!r}, but the coverage of prediction intervals is judged in addition to the metric; set metric to "
+                f"`metric` is {self.metric!r}, but the coverage of prediction intervals is judged in addition to the metric; set `metric` to "
                 "rmse or mae"
             )
         if self.groups is not None and self.metric is not None and is_custom(self.metric):
-            raise ValueError("groups needs a built-in metric; remove groups or set another metric")
+            raise ValueError("`groups` needs a built-in metric; remove `groups` or set another `metric`")
         if self.min is not None and self.max is not None:
             raise ValueError(
-                "min and max are both set; set min if larger values of the metric are better, otherwise max"
+                "`min` and `max` are both set; set `min` if larger values of the metric are better, otherwise `max`"
             )
         if self.metric is not None and (wrong := self.wrong_bound(self.metric)) is not None:
             raise ValueError(wrong)

@@ -175,8 +175,8 @@ def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
         )
     if spec.name == f"{model}_outcomes":
         raise SpecError(
-            f"Dataset {manifest.name!r} has {kind} predictions, and {spec.name!r} has the labelled predictions of the "
-            f"champion. Set `name` to another name, such as {model}_{kind}_outcomes."
+            f"Dataset {manifest.name!r} has {kind} predictions, but `name` is {spec.name!r}, the dataset of the champion's "
+            f"labelled predictions. Set `name` to another name, such as {model}_{kind}_outcomes."
         )
 
 

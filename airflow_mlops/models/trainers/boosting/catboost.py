@@ -66,7 +66,7 @@ def check(spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> Non
         )
     if spec.warm_start is not None and texts:
         raise SpecError(
-            "CatBoost cannot continue a model with categories. Remove warm_start, or the text features from the training set."
+            "CatBoost cannot continue a model with categories. Remove `warm_start`, or the text features from the training set."
         )
 
 

@@ -140,7 +140,7 @@ def is_forecast_error(name: str) -> bool:
 
 
 def _is_regression_metric(name: str) -> bool:
-    """Return whether a metric is computed only on request, and only for regressions."""
+    """Return whether a metric is computed only on request, and only for regression models."""
     return (
         is_deviance(name) or is_quantile(name) or is_coverage_gap(name) or is_ranking(name) or is_forecast_error(name)
     )

@@ -31,7 +31,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     - ``roc_auc``: DeLong's variance with an effective number of rows (:func:`airflow_mlops.metrics.intervals.bounded`).
     - ``average_precision`` and ``f1_macro``: the variance of the rows' influence.
     - ``accuracy``, ``precision``, ``recall`` and ``interval_coverage``: Wilson's interval.
-    - Coverage gaps: the distances of the shares in Wilson's interval from the quantile.
+    - Coverage gaps: the distances between the quantile and the shares in Wilson's interval.
     - ``f1`` and ``balanced_accuracy``: derived from Wilson's intervals.
     - ``log_loss``, ``brier``, ``mae``, ``mase``, ``smape``, deviances and pinball losses: the interval of a mean,
       corrected for skewness.
@@ -113,7 +113,7 @@ def widened(metric: str, interval: Interval, clusters: Design, confidence: float
 
 
 def stretched(metric: str, interval: Interval, factor: float) -> Interval:
-    """Return the interval of a metric, of which both ends are ``factor`` times as far from the value.
+    """Move both ends of the interval of a metric to ``factor`` times their distance from the value.
 
     The interval of a coverage gap is derived from an interval of the coverage, which is stretched as well. One end of
     that interval may then lie beyond the quantile and be further away from it, so ``high`` is larger for some gaps.

@@ -225,7 +225,7 @@ class Performance(Model):
     @property
     def has_absolute_tolerance(self) -> bool:
         """Return whether the tolerance is a difference. Otherwise it is a share of the value at training."""
-        # A good coverage gap is almost 0, and so would be a share of it.
+        # A good coverage gap is almost 0, so a share of it would be almost 0 as well.
         return self.higher_is_better or is_coverage_gap(self.metric)
 
 

@@ -32,7 +32,7 @@ test: install ## Lint and all tests, side by side; PYTEST_ARGS narrows the tests
 pytest: install
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
 
-torture: install ## Kill each step 100 times, and promote 200 versions at once, on a local folder, S3 and Azure (half an hour)
+torture: install ## Kill each step 100 times on a local folder, S3 and Azure; promote 20 versions at once, 10 times, on S3 and Azure (half an hour)
 	MLOPS_TORTURE_KILLS=100 MLOPS_TORTURE_ROUNDS=10 $(BIN)/python -m pytest -n $(JOBS) tests/torture
 
 lint: $(VENV)/.dev-installed ## ruff (with Airflow's AIR rules), mypy --strict and import-linter

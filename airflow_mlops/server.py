@@ -93,7 +93,7 @@ def emit_request(request: Request, teams: set[str] | None = None) -> list[str]:
     except SQLAlchemyError as error:
         raise MLOpsError(
             f"The request was recorded in the ledger, but the event of asset {uri} could not be written to Airflow's database "
-            f"({type(error).__name__}). Request retraining with the same reason again to send it."
+            f"({type(error).__name__}). To send the event, request retraining again with the same reason."
         ) from error
     return started
 

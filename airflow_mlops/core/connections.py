@@ -198,7 +198,7 @@ def sqlalchemy_url(info: ConnectionInfo) -> URL:
         query = {str(key): str(value) for key, value in query.items()}
     except (ValueError, AttributeError):
         raise SpecError(
-            f"The extra field sqlalchemy_query of connection {info.conn_id!r} is not a JSON object. Write it as in "
+            f"The extra field `sqlalchemy_query` of connection {info.conn_id!r} is not a JSON object. Write it as in "
             '{"sqlalchemy_query": {"charset": "utf8mb4"}}.'
         ) from None
     return URL.create(

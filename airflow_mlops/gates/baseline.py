@@ -35,8 +35,8 @@ class BetterThanBaseline(MetricGate):
     def _informative_baseline(self) -> BetterThanBaseline:
         if is_coverage_gap(self.metric):
             raise ValueError(
-                f"the baseline of {self.metric!r} is the quantile of the labels, which has almost no gap; set max instead of "
-                "better_than_baseline_by"
+                f"the baseline of {self.metric!r} is the quantile of the labels, which has almost no gap; set `max` instead of "
+                "`better_than_baseline_by`"
             )
         return self
 

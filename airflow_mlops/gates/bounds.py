@@ -37,7 +37,7 @@ class Bound(MetricGate):
         if self.min is None and self.max is None:
             raise ValueError("neither min nor max is set; set one of them")
         if self.min is not None and self.max is not None:
-            raise ValueError("min and max are both set; write a separate gate for each of them")
+            raise ValueError("`min` and `max` are both set; write a separate gate for each of them")
         return self
 
     @property

@@ -23,7 +23,7 @@ MIN_ROWS = 30
 
 def _not_negative(margin: Margin) -> Margin:
     if margin.amount < 0:
-        raise ValueError("not_worse_than_champion_by must not be negative")
+        raise ValueError("`not_worse_than_champion_by` must not be negative")
     return margin
 
 

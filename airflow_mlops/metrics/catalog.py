@@ -140,7 +140,7 @@ def is_forecast_error(name: str) -> bool:
 
 
 def _is_regression_metric(name: str) -> bool:
-    """Return whether a metric is computed only on request, and only for regressions."""
+    """Return whether a metric is computed only on request, and only for regression models."""
     return (
         is_deviance(name) or is_quantile(name) or is_coverage_gap(name) or is_ranking(name) or is_forecast_error(name)
     )
@@ -253,7 +253,7 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
     if is_custom(name):
         check_import_path(name)
         if greater_is_better is None:
-            raise ValueError(f"custom metric {name!r} has no direction; set greater_is_better to true or false")
+            raise ValueError(f"custom metric {name!r} has no direction; set `greater_is_better` to true or false")
         return Metric(name, TASKS, greater_is_better)
     if name == costs.NAME:
         raise ValueError(
@@ -277,7 +277,7 @@ def find_metric(name: str, greater_is_better: bool | None = None) -> Metric:
             "'package.module:function'"
         )
     if greater_is_better is not None:
-        raise ValueError(f"greater_is_better is set for the built-in metric {name!r}; remove greater_is_better")
+        raise ValueError(f"`greater_is_better` is set for the built-in metric {name!r}; remove `greater_is_better`")
     if _is_regression_metric(name):
         return Metric(name, ("regression",), is_ranking(name))
     return Metric(name, ("binary",), False, of_labels=True) if on_request else built_in[name]
@@ -294,7 +294,9 @@ def check_metric(name: str | None, greater_is_better: bool | None) -> None:
     if name is not None:
         find_metric(name, greater_is_better)
     elif greater_is_better is not None:
-        raise ValueError("greater_is_better is set without metric; set metric to the import path of a custom metric")
+        raise ValueError(
+            "`greater_is_better` is set, but `metric` is not. Set `metric` to the import path of a custom metric."
+        )
 
 
 def check_import_path(path: str) -> str:

@@ -68,7 +68,9 @@ def parse_costs(declared: Any) -> Costs:
         )
     costs = Costs(*(_cost(name, declared[name]) for name in _FIELDS))
     if not any(costs):
-        raise ValueError("false_positive and false_negative are both 0, so every model costs nothing; set one above 0")
+        raise ValueError(
+            "`false_positive` and `false_negative` are both 0, so every model costs nothing; set one above 0"
+        )
     return costs
 
 

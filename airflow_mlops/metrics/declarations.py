@@ -40,7 +40,7 @@ def metric_name(declared: Any) -> Any:
     named = name_metric(declared)
     if named is declared or len(named) > 1:
         raise ValueError(
-            f"metric is {dict(declared)!r}, but must be a name, or a metric with its parameters, such as "
+            f"`metric` is {dict(declared)!r}, but must be a name, or a metric with its parameters, such as "
             f"{{'metric': {costs.NAME!r}, 'false_positive': 1, 'false_negative': 20}} or "
             f"{{'metric': {deviances.TWEEDIE!r}, 'power': 1.5}}"
         )

@@ -1,14 +1,13 @@
-"""Deviances, the metrics of regressions whose labels are counts or positive amounts.
+"""Deviances, the metrics of regression models whose labels are counts or positive amounts.
 
-They belong to one family, the Tweedie deviances (B. Jørgensen, "The Theory of Dispersion Models", 1997), and differ in
-their power:
+All of them are Tweedie deviances (B. Jørgensen, "The Theory of Dispersion Models", 1997). They differ in their power:
 
 - ``poisson_deviance``, power 1, for counts;
 - ``tweedie_deviance``, a power between 1 and 2, for amounts that are often 0, such as insurance claims;
 - ``gamma_deviance``, power 2, for positive amounts.
 
 A declaration names the power of ``tweedie_deviance``: ``{"metric": "tweedie_deviance", "power": 1.5}``. Everywhere
-else, one name contains both, such as ``tweedie_deviance_p1.5``, which is valid in MLflow.
+else, the name contains the power, such as ``tweedie_deviance_p1.5``, which is valid in MLflow.
 
 A deviance is defined for labels of at least 0 (above 0 for ``gamma_deviance``) and for predictions above 0, see
 :mod:`airflow_mlops.metrics.domain`.

@@ -43,7 +43,7 @@ def forecast_columns(metrics: Iterable[str]) -> list[str]:
 
 
 def metrics_of(details: Mapping[str, Any]) -> list[str]:
-    """Return the metrics of forecasts if a dataset has forecast rows of a regression, otherwise an empty list.
+    """Return the metrics of forecasts for a dataset with forecast rows and the ML task regression, otherwise an empty list.
 
     Every training and evaluation on the dataset computes these metrics.
 

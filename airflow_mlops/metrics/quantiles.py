@@ -1,18 +1,18 @@
 """The metrics of models that predict a quantile of the label, such as the 90% quantile.
 
-- ``pinball``: which quantile model is best.
-- ``quantile_coverage_gap``: whether the predictions are the quantile that they are said to be.
+- ``pinball`` shows which model is best.
+- ``quantile_coverage_gap`` shows whether the predictions are the intended quantile.
 
 The pinball loss of a row is ``alpha * (label - prediction)`` if the label is above the prediction, and otherwise
 ``(1 - alpha) * (prediction - label)``. The mean loss is smallest for the true quantile (R. Koenker and G. Bassett, "Regression
 Quantiles", Econometrica 1978). RMSE is smallest for the mean, so it does not judge a quantile.
 
-The coverage of a quantile is the share of the labels that are at most the prediction. The coverage gap is its distance from
-the nominal share ``alpha``, whether the coverage is too high or too low. A model that predicts the same quantile for all rows has
-almost no gap, so the gap does not choose a model.
+The coverage of a quantile is the share of the labels that are at most the prediction. The coverage gap is the
+absolute difference between the coverage and the nominal share ``alpha``. A model that predicts the same quantile for
+all rows has almost no gap, so the gap cannot show which model is best.
 
-A declaration names the quantile: ``{"metric": "pinball", "alpha": 0.9}``. Everywhere else, one name contains both, such as
-``pinball_a0.9``, which is valid in MLflow.
+A declaration names the quantile: ``{"metric": "pinball", "alpha": 0.9}``. Everywhere else, the name contains the quantile,
+such as ``pinball_a0.9``, which is valid in MLflow.
 
 This module imports no heavy library, because DAG files that declare gates import this module during parsing.
 """

@@ -1,4 +1,4 @@
-"""The metric ``ndcg``: how well the predictions of a regression rank the rows of each group, such as the results of a query.
+"""The metric ``ndcg``: how well a regression model ranks the rows of each group, such as the results of a query.
 
 The label of a row is its relevance, from 0 to :data:`LARGEST`. The gain of a row is ``2**label - 1``, and the discount of
 the row at rank r is ``log2(1 + r)``. NDCG@k of a group is the sum of the discounted gains of the k rows with the highest
@@ -8,7 +8,7 @@ Performance Measures Efficiently in the Presence of Tied Scores", ECIR 2008), so
 metric is the mean over the groups. Groups without a label above 0 have no NDCG and are left out.
 
 A declaration names the number of rows and the column of the groups: ``{"metric": "ndcg", "k": 10, "group": "query"}``.
-Everywhere else, one name contains them, such as ``ndcg_k10_by-query``, which is valid in MLflow.
+Everywhere else, the name contains both parameters, such as ``ndcg_k10_by-query``, which is valid in MLflow.
 
 This module imports no heavy library, because DAG files that declare gates import this module during parsing.
 """

@@ -141,7 +141,7 @@ def calibration_bins(probability: NDArray[np.float64]) -> NDArray[np.int64]:
 def row_losses(rows: Rows) -> NDArray[np.float64]:
     """Compute the loss of each row. Slice search uses the losses to find groups of rows with a high mean loss.
 
-    The loss is the Brier score for classifiers with probabilities, and the squared error for regressions. For
+    The loss is the Brier score for classifiers with probabilities, and the squared error for regression models. For
     classifiers without probabilities, it is 0 for a correct and 1 for a wrong prediction.
 
     :return: losses, shape (n,)

@@ -18,7 +18,7 @@ class Axis(Model):
     :param feature: name of the feature
     :param edges: numeric feature: the n + 1 ascending edges of the bins, from the smallest to the largest training
         value. A value equal to an edge belongs to the bin above that edge
-    :param texts: text feature: a list of the texts in each bin
+    :param texts: text feature: a list of the values in each bin
     """
 
     feature: str

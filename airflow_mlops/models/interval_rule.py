@@ -85,9 +85,7 @@ def refusal(*, threshold: bool, calibration: bool, class_weight: bool) -> str | 
     other = next((name for name, is_set in given.items() if is_set), None)
     if other is None:
         return None
-    return (
-        f"interval is set, which is for a regression, and {other}, which is for a classification; remove one of the two"
-    )
+    return f"`interval` is set, which is for regression models, and `{other}`, which is for classifiers; remove one of the two"
 
 
 def check_interval(declared: Any, where: str, *, threshold: Any, calibration: Any, class_weight: Any) -> None:

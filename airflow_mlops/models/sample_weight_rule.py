@@ -28,14 +28,14 @@ def refusal(trainer: Mapping[str, Any], *, finds_interval: bool) -> str | None:
     :param finds_interval: whether the training computes prediction intervals
     """
     if trainer.get("kind") == "search":
-        return "a Search does not support sample_weight, because its trials would be fitted without it; remove sample_weight"
+        return "a Search does not support `sample_weight`, because its trials would be fitted without it; remove `sample_weight`"
     if trainer.get("kind") == "torch" and trainer.get("dataset"):
         return (
-            "a TorchTrainer with dataset= does not support sample_weight, because a Dataset may change the number of rows; remove "
+            "a TorchTrainer with dataset= does not support `sample_weight`, because a Dataset may change the number of rows; remove "
             "dataset=, or weigh the rows in the loss of your module"
         )
     if finds_interval:
-        return "sample_weight is set, but the margin of prediction intervals is found on rows without weights; remove one of the two"
+        return "`sample_weight` is set, but the margin of prediction intervals is found on rows without weights; remove one of the two"
     return None
 
 

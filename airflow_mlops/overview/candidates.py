@@ -1,4 +1,4 @@
-"""The sections of the index of models about trained versions, see :mod:`airflow_mlops.overview.index`."""
+"""The sections about trained versions in the index of models, see :mod:`airflow_mlops.overview.index`."""
 
 from __future__ import annotations
 

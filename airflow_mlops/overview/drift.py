@@ -56,7 +56,8 @@ class DriftMap(Model):
     """The drift of features by windows.
 
     :param features: the features, ordered by the sum of effect times importance over the windows in which they drifted
-        or were broken. A broken feature has the effect 1, and a feature of unknown importance the importance 1
+        or were broken (:mod:`airflow_mlops.drift.breakage`). In this sum, the effect of a broken feature is 1. If the
+        importance of a feature is unknown, 1 is used
     :param windows: the windows, ordered by time
     :param cells: for each feature, its drift in each window; ``None`` if the window did not measure the feature
     """

@@ -77,7 +77,7 @@ class Point(Model):
     :param greater_is_better: whether larger values of ``metric`` are better
     :param realised: realised performance; ``None`` if it was not measured
     :param estimated: performance estimated without labels; ``None`` if it was not estimated
-    :param requested: whether the window requested retraining
+    :param requested: whether retraining was requested because of the window
     :param report: path of the HTML report below ``/mlops/artifacts/``
     :param task: the task that checked the window; ``None`` in reports of earlier releases and without Airflow
     """

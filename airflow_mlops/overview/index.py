@@ -1,6 +1,6 @@
-"""The index of models: small objects in the artifact store with the newest facts about each model.
+"""The index of models: the newest facts about each model, as small files in the artifact store.
 
-For a model called MODEL::
+Each file except the last one is a *section*. For a model called MODEL::
 
     indexes/models/MODEL/monitoring.json     from the monitoring reports
     indexes/models/MODEL/decisions.json      from the ledger

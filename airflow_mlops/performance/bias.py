@@ -23,11 +23,11 @@ def bias(outcomes: Outcomes, task: Task, thresholds: PerformanceThresholds, refe
     """Measure the mean error of the predictions, prediction minus label, with its confidence interval.
 
     A bias is significant if its interval excludes 0 and the bias is large enough to matter. A bias of a regression
-    matters if the RMSE is more than ``1 + tolerance`` times the standard deviation of the errors, which is the RMSE
-    without the bias. A bias of probabilities matters if it exceeds ``tolerance``, or if the odds of the mean score and
-    of the share of positive labels differ by a factor of at least 1.5. The rule about odds finds the bias of a rare
-    class, because its mean score can be smaller than the tolerance. For clustered rows, the interval is widened by the
-    design effect.
+    model matters if the RMSE is more than ``1 + tolerance`` times the standard deviation of the errors, which is the
+    RMSE without the bias. A bias of probabilities matters if it exceeds ``tolerance``, or if the odds of the mean score
+    and of the share of positive labels differ by a factor of at least 1.5. The rule about odds finds the bias of a rare
+    class, whose mean score can be smaller than the tolerance. For clustered rows, the interval is widened by the design
+    effect.
 
     :param outcomes: the labelled predictions, with or without weights
     :param task: the ML task (binary, multiclass, regression)

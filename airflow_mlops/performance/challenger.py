@@ -25,7 +25,7 @@ class OtherTrainer(Model):
 class Challenger(Model):
     """A challenger, compared with the champion on the labelled rows of a window.
 
-    A challenger is fitted twice: each time to its older rows and to one half of the compared window (cross-fitting).
+    A challenger is fitted twice: each time to the older rows and to one half of the compared window (cross-fitting).
 
     :param trainer: the trainer that fitted the challenger; ``None`` for the champion's trainer
     :param past: number of windows that the challenger was trained on; ``None`` for all windows. The compared window is

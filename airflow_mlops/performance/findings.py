@@ -74,8 +74,8 @@ class Segment(Model):
     :param share_reference: share of the segment among the held-out rows at training
     :param loss: mean loss of the segment in the window
     :param reference: mean loss of the segment on the held-out split part at training
-    :param contribution: ``share`` times the rise of the segment's mean loss. This is the amount that the segment adds
-        to the rise of the mean loss of all rows
+    :param contribution: ``share`` times the rise of the segment's mean loss. The contributions of all segments of a
+        feature add up to the ``rate`` of its :class:`Shift`
     :param adjusted_p_value: probability of at least this rise if nothing has changed, adjusted for the number of
         segments
     """
@@ -225,7 +225,7 @@ class Performance(Model):
     @property
     def has_absolute_tolerance(self) -> bool:
         """Return whether the tolerance is a difference. Otherwise it is a share of the value at training."""
-        # A good coverage gap is almost 0, and so would be a share of it.
+        # A good coverage gap is almost 0, so a share of it would be almost 0 as well.
         return self.higher_is_better or is_coverage_gap(self.metric)
 
 
@@ -263,7 +263,7 @@ class PositiveRate(Model):
 class Bias(Model):
     """The mean error of the predictions: prediction minus label.
 
-    For a regression, the error of a row is the predicted value minus the label. For a binary model, the error is the
+    For a regression model, the error of a row is the predicted value minus the label. For a binary model, the error is the
     score minus 1 for a positive label, and the score for a negative label. The bias is then the mean score minus the
     share of positive labels (calibration in the large).
 

@@ -5,7 +5,7 @@ now. All models predict the same labelled rows, so the comparison is paired: dif
 noisier labels, affect all models equally and cancel out.
 
 A challenger is trained on half of the compared window, but even a new champion is not trained on any row of the windows
-that it predicts. If the data changes all the time, such as the weather, this difference alone gives a gain in every
+that it predicts. If the data changes all the time, as the weather does, this difference alone gives a gain in every
 window, and another training would not remove this gain. The gain in the first window after a training shows how large
 it is. The median of these first gains over earlier champions is the usual gain (:func:`usual_gain`). Only the gain
 above the usual gain counts.

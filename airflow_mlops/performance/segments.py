@@ -43,7 +43,7 @@ class _Sample(NamedTuple):
 
     @property
     def effective(self) -> float:
-        """Return the number of independent rows of equal weight with the same variance of the mean."""
+        """Return the number of independent rows with equal weights whose mean would have the same variance."""
         return self.independent / self.design
 
     @property
@@ -70,8 +70,8 @@ def compare(
     :param designs: the design effect of each segment of the window, by feature, if rows are clustered. The segments at
         training are assumed to have the same design effects
     :return: the change of the mean loss of all rows, and at most :data:`MAX_SEGMENTS` segments with worse performance;
-        ``None`` if there is nothing to compare. The segments are ordered by their contribution, minus their share of
-        the rows times the change of the mean loss of all rows; the largest comes first
+        ``None`` if there is nothing to compare. The segments are ordered by how much they contribute beyond their share
+        of the rows (the contribution, minus the share times the change of the mean loss of all rows), the largest first
     """
     then = reference.losses.get(metric, {})
     # A feature has no losses at training if they were not finite.

@@ -26,8 +26,8 @@ class PerformanceThresholds(DriftThresholds):
     :param greater_is_better: whether larger values of a custom metric are better; ``None`` for a built-in metric
     :param tolerance: how much worse the metric may be than at training. If larger values of the metric are better, and
         for the coverage gap of a quantile, the tolerance is an absolute difference. Otherwise (errors and losses), the
-        tolerance is a share of the value at training. The tolerance is also the absolute difference by which the coverage of prediction intervals may be
-        lower
+        tolerance is a share of the value at training. The coverage of prediction intervals may be lower by
+        ``tolerance`` as an absolute difference
     :param min: the smallest acceptable value of the metric, if larger values of the metric are better. Performance
         counts as worse if the whole confidence interval lies below ``min``, regardless of the value at training
     :param max: the largest acceptable value of the metric, for errors and losses, in the unit of the metric
@@ -67,14 +67,14 @@ class PerformanceThresholds(DriftThresholds):
         check_metric(self.metric, self.greater_is_better)
         if self.metric in INTERVAL_METRICS:
             raise ValueError(
-                f"metric is {self.metric!r}, but the coverage of prediction intervals is judged in addition to the metric; set metric to "
+                f"`metric` is {self.metric!r}, but the coverage of prediction intervals is judged in addition to the metric; set `metric` to "
                 "rmse or mae"
             )
         if self.groups is not None and self.metric is not None and is_custom(self.metric):
-            raise ValueError("groups needs a built-in metric; remove groups or set another metric")
+            raise ValueError("`groups` needs a built-in metric; remove `groups` or set another `metric`")
         if self.min is not None and self.max is not None:
             raise ValueError(
-                "min and max are both set; set min if larger values of the metric are better, otherwise max"
+                "`min` and `max` are both set; set `min` if larger values of the metric are better, otherwise `max`"
             )
         if self.metric is not None and (wrong := self.wrong_bound(self.metric)) is not None:
             raise ValueError(wrong)
@@ -88,7 +88,7 @@ class PerformanceThresholds(DriftThresholds):
         """
         greater = find_metric(metric, self.greater_is_better).higher_is_better
         if self.max is not None and greater:
-            return f"max is set, but larger values of {metric} are better; set min instead"
+            return f"`max` is set, but larger values of {metric} are better; set `min` instead"
         if self.min is not None and not greater:
-            return f"min is set, but smaller values of {metric} are better; set max instead"
+            return f"`min` is set, but smaller values of {metric} are better; set `max` instead"
         return None

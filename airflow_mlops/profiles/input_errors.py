@@ -1,4 +1,4 @@
-"""How the errors of a regression depend on its features, beyond the dependence on the prediction.
+"""How the errors of a regression model depend on its features, beyond the dependence on the prediction.
 
 The loss model of :mod:`airflow_mlops.profiles.calibration` depends on the prediction only. If the inputs drift, rows
 with the same prediction have other inputs, and often other errors: the model extrapolates, or the noise depends on a

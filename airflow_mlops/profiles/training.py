@@ -118,7 +118,7 @@ def _features(contract: ModelContract, batches: Iterable[pa.RecordBatch]) -> Ite
 def _intervals(contract: ModelContract, known: Outcomes) -> dict[str, Interval]:
     """Return the intervals of all metrics of the model that monitoring can measure, by metric.
 
-    They include the mean error (:data:`BIAS`) of binary models and regressions, and the share of positive predictions
+    They include the mean error (:data:`BIAS`) of binary models and regression models, and the share of positive predictions
     (:data:`POSITIVES`) of binary models if each row counts once. Intervals that are not finite are left out.
 
     :param contract: model contract with the ML task and the metrics

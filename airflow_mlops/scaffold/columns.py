@@ -110,7 +110,7 @@ class Column:
 
     @cached_property
     def not_numbers(self) -> list[str]:
-        """Return the distinct other texts of a text column that contains numbers.
+        """Return the distinct texts that are not numbers, of a text column that contains numbers.
 
         The list is not empty in two cases: all other texts mean a missing value, or at most three different other texts
         occur in at most 1% of the values.

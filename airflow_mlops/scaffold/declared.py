@@ -1,4 +1,4 @@
-"""Choose the columns of files whose types the proposed DAGs declare, because a single window may not show them."""
+"""Choose the columns of files whose types the proposed DAGs declare, because a single window may not show the type."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from airflow_mlops.scaffold.columns import Column
 if TYPE_CHECKING:
     from airflow_mlops.scaffold.proposal import Proposal
 
-# Expected number of values in a window that show the type. With fewer, a window without such a value is not unlikely.
+# Expected number of values in a window that show the type. If fewer are expected, some windows may have no such value.
 _ENOUGH = 20
-# Numbers and booleans. A text column without another value in a window is read as such a type.
+# Numbers and booleans. If a text column has no other value in a window, it is read as numbers or booleans.
 _OTHER_TYPE = r"^\s*([-+]?(0|[1-9]\d*|\d*\.\d+)([eE][-+]?\d+)?|(?i:true|false)|)\s*$"
 
 

@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
     from airflow_mlops.gates.single_features import Numbers
 
-# Probability below which nulls in all rows without a label are no coincidence.
+# If the probability of nulls in all rows without a label is below this, the nulls are not a coincidence.
 _CHANCE = 1e-6
 
 
 def known_with(column: Column, label: Column) -> bool:
     """Return whether a column is null in all rows without a label, and this is not a coincidence.
 
-    It is not a coincidence if the column has hardly any other nulls, or if its share of nulls in the other rows makes
-    nulls in all rows without a label very unlikely.
+    It is not a coincidence if the column has hardly any other nulls, or if, given its share of nulls in the labelled
+    rows, it would be very unlikely to be null in every unlabelled row by chance.
     """
     import pyarrow.compute as pc
 

@@ -1,6 +1,6 @@
 """The ASGI application: the routes of the endpoint, and its additional processes.
 
-These processes follow the champion and the canary, write the log, and score in the shadow.
+These processes follow the champion and the canary, write the log, and score the rows with a shadow version.
 """
 
 from __future__ import annotations

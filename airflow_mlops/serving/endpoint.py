@@ -155,7 +155,7 @@ class Endpoint:
         return await in_thread_if(large, _predictions, served, found, request_id, missing, explained)
 
     async def _rows(self, served: Served, body: dict[str, Any], large: bool) -> tuple[Rows, list[list[str]]]:
-        """Return the rows of a request, and the names of the looked-up features that are null for each entity.
+        """Return the rows of a request, and for each entity the names of the looked-up features that are null.
 
         :param served: the version that answers
         :param body: the body of the request

@@ -4,9 +4,9 @@ If the argument is a version number or an alias, the process follows that versio
 the requests that the version answers as a canary.
 
 The process imports MLflow's client, so that the server does not need to import it. The process loads each new version
-before the server does, so a model that crashes on loading does not end the server. It ends when no version has changed
-for some seconds, because it takes 100 MB. The server then looks up the version by plain HTTP, and starts the process
-again when the version changes. The process does not end if it follows a canary, or if plain HTTP is not sufficient.
+before the server does, so a model that crashes on loading does not end the server. The process takes 100 MB of memory,
+so it ends when no version has changed for some seconds. The server then looks up the version by plain HTTP, and starts
+the process again when the version changes. The process does not end if it follows a canary, or if plain HTTP is not sufficient.
 
 The process reports to the server on standard output, with one JSON object per line. It reports each version that it
 starts to load, each version that can be served, a removed alias, errors, and its end.
@@ -111,7 +111,7 @@ def main() -> None:
                 said, tag, changed = "", found, time.monotonic()
                 _say(**current)
             if rests and time.monotonic() - changed >= _REST_SECONDS:
-                # A version needs no look-ups, because it never changes.
+                # If the target is the number of a version, no look-ups are needed, because the version never changes.
                 rests = target.isdecimal() or light.sufficient(from_environment(spec.mlflow.conn_id))
                 if rests:
                     _say(resting=failures.state)

@@ -188,8 +188,8 @@ class Following:
     def _heard(self, line: str) -> Literal["refused", "resting"] | None:
         """Act on a line that the process has written.
 
-        :return: why no further line is read: the version that the process has loaded cannot be served, or no version
-            has changed; otherwise ``None``
+        :return: ``None`` if the next line is to be read. Otherwise the reason to stop reading: ``refused`` if the
+            server cannot load the version that the process has loaded, ``resting`` if no version has changed
         """
         try:
             facts: dict[str, Any] = json.loads(line)

@@ -1,4 +1,4 @@
-"""Avoid imports that a process does not need: pandas, and what MLflow imports if it is installed."""
+"""Avoid imports that a process does not need: pandas, and packages that MLflow imports only if they are installed."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class _Postponing(MetaPathFinder):
 def postpone(*names: str) -> None:
     """Run the code of modules only when one of their attributes is used, instead of when they are imported.
 
-    If a later release of a library uses such a module at once, only the saving is lost.
+    If a later release of a library uses such a module immediately, the module still works, and only the saving is lost.
 
     :param names: full names of modules that are not imported yet
     """

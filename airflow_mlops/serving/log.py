@@ -1,4 +1,4 @@
-"""Log predictions: in memory, then in the spool on the local disk, then in the artifact store.
+"""Log predictions: in memory, then in the spool (a folder on the local disk), then in the artifact store.
 
 A thread writes the predictions of the last second to the spool and waits until they are on the disk. Every few seconds,
 a second thread uploads the files of the spool to the artifact store::

@@ -55,7 +55,7 @@ class InputColumns:
         wanted = [*keys, *others, *contract.watched]
         self.carried: dict[str, pa.DataType] = {}
         for name in dict.fromkeys(wanted):
-            # The log has separate columns for the request.
+            # Features and the columns of the request are logged anyway, so they are not carried a second time.
             logged = name in known or name in REQUEST_COLUMNS
             if training is not None and name in training.names and not logged:
                 # These numbers may be fractions, even if all of them are whole numbers in the training set.

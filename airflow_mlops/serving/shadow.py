@@ -1,4 +1,6 @@
-"""Score rows in the shadow, only for the log, in a separate process: ``python -m airflow_mlops.serving.shadow``.
+"""Score rows with a second version, the *shadow*, whose predictions are only logged.
+
+The scoring runs in a separate process: ``python -m airflow_mlops.serving.shadow``.
 
 The process gets the settings as JSON in the first line of standard input, and then the rows that the champion has
 answered (:mod:`airflow_mlops.serving.shadowing`). The process scores these rows with another version and logs the

@@ -31,7 +31,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     - ``roc_auc``: DeLong's variance with an effective number of rows (:func:`airflow_mlops.metrics.intervals.bounded`).
     - ``average_precision`` and ``f1_macro``: the variance of the rows' influence.
     - ``accuracy``, ``precision``, ``recall`` and ``interval_coverage``: Wilson's interval.
-    - Coverage gaps: the distances of the shares in Wilson's interval from the quantile.
+    - Coverage gaps: the distances between the quantile and the shares in Wilson's interval.
     - ``f1`` and ``balanced_accuracy``: derived from Wilson's intervals.
     - ``log_loss``, ``brier``, ``mae``, ``mase``, ``smape``, deviances and pinball losses: the interval of a mean,
       corrected for skewness.
@@ -125,10 +125,10 @@ def widened(metric: str, interval: Interval, clusters: Design, confidence: float
 
 
 def stretched(metric: str, interval: Interval, factor: float) -> Interval:
-    """Return the interval of a metric, of which both ends are ``factor`` times as far from the value.
+    """Move both ends of the interval of a metric to ``factor`` times their distance from the value.
 
-    For a coverage gap, the ends are at least the distances that the stretched interval of the coverage has. Its end may be
-    further away on the other side of the quantile.
+    The interval of a coverage gap is derived from an interval of the coverage, which is stretched as well. One end of
+    that interval may then lie beyond the quantile and be further away from it, so ``high`` is larger for some gaps.
 
     :param metric: name of the metric
     :param interval: the interval
@@ -138,10 +138,12 @@ def stretched(metric: str, interval: Interval, factor: float) -> Interval:
     wide = Interval(value, value - factor * (value - low), value + factor * (high - value))
     if (alpha := covered_alpha_of(metric)) is None:
         return wide
-    # The distance from the coverage to the end beyond `alpha`. If `high` may lie on either side, this is the larger one.
+    # The interval is that of the gap, |coverage - alpha|. `beyond` is the distance from the coverage to the end of its
+    # own interval in the direction of `alpha`. If `low` is 0, this end lies beyond `alpha`, and its distance is not known
+    # exactly. The largest possible distance is then used.
     beyond = value - low if low > 0 else value + high
     most = max(alpha, 1 - alpha)
-    # With an end of 0, the distance to the end beyond `alpha` is unknown, so a shorter interval may still contain 0.
+    # If `low` is 0, a shorter interval (`factor` below 1) may still contain 0, because that distance is unknown.
     least = max(0.0, wide.low) if low > 0 else 0.0
     return Interval(value, least, min(most, max(wide.high, factor * beyond - value)))
 

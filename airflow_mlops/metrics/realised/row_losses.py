@@ -46,9 +46,9 @@ def losses(metric: str, outcomes: Outcomes) -> Floats:
     MASE leaves out rows with the scale 0. The loss of such a row is the metric. The losses of the other rows are
     scaled, so that the variance of the mean loss is the variance of the ratio of two sums.
 
-    The losses of a coverage gap are defined like those of NDCG, for the sign of the difference between coverage and
-    quantile on all rows. In parts of the rows the difference may have the other sign, so these losses must not be
-    averaged over parts.
+    The losses of a coverage gap are defined by influences, too. The gap is an absolute value, so the losses depend on
+    the sign of the difference between coverage and quantile on all rows. In a part of the rows, the difference may have
+    the other sign, so these losses must not be averaged over a part.
 
     If rows have weights, the weighted mean of the losses replaces the mean, and the influence of a row is divided by
     its weight.

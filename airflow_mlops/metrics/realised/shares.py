@@ -36,9 +36,10 @@ def quantile_coverage(outcomes: Outcomes, z: float) -> Interval:
 
 
 def coverage_gap(alpha: float, outcomes: Outcomes, z: float) -> Interval:
-    """Measure the distance of the share of the labels that are at most the predicted quantile from ``alpha``.
+    """Measure the distance between ``alpha`` and the share of the labels that are at most the predicted quantile.
 
-    The ends are the smallest and the largest distance of the shares in the interval of this share.
+    The ends of the interval are the smallest and the largest distance between ``alpha`` and a value in the interval of
+    this share.
     """
     share = quantile_coverage(outcomes, z)
     ends = abs(share.low - alpha), abs(share.high - alpha)
@@ -103,8 +104,8 @@ def f1_macro(outcomes: Outcomes, z: float) -> Interval:
     rows = outcomes.prepared("multiclass")
     value, by_row = influence("f1_macro", rows)
     counts = np.array([weighted.effective(outcomes.weight, rows.truth == code) for code in np.unique(rows.truth)])
-    # A proportion of this many rows has the variance of the mean of one proportion per class, each computed on the rows
-    # of its class.
+    # The mean of one proportion for each class, computed on the rows of the class, has the variance of a proportion of
+    # this many rows.
     independent = len(counts) ** 2 / float((1 / counts).sum())
     return intervals.bounded(value, float(np.square(by_row).sum()), independent, z)
 

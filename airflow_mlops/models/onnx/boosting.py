@@ -1,6 +1,6 @@
 """Export boosted trees of XGBoost, LightGBM and CatBoost to ONNX, with their categories and missing values.
 
-The graph encodes texts as category codes, evaluates all trees in a ``TreeEnsembleRegressor``, adds the base score in
+The graph encodes the values of text features as category codes, evaluates all trees in a ``TreeEnsembleRegressor``, adds the base score in
 double precision, and applies the link function of the objective. A split by a few categories becomes a chain of
 ``BRANCH_EQ`` nodes that share one child. For a split by many categories, such a chain would be slow. The split compares
 a column of zeros and ones instead, which is looked up in a table by category. ``onnxmltools`` (1.16) is not used: it
@@ -64,7 +64,7 @@ class CategoryNumbers:
     """A column that replaces each category of a text feature by a number, such as CatBoost's target statistics.
 
     :param feature: position of the text feature
-    :param values: number of each category code, followed by the number of all other texts
+    :param values: number of each category code, followed by the number of all other values
     """
 
     feature: int
@@ -100,8 +100,8 @@ def to_onnx(
 
     :param ensemble: the trees
     :param features: the features, in the order in which the model was fitted
-    :param vocabularies: for each text feature, its texts in the order of their category codes
-    :param unknown: ``missing`` if a text without a code is a missing value; ``category`` if it is one more category
+    :param vocabularies: for each text feature, its values in the order of their category codes
+    :param unknown: ``missing`` if a value without a code is a missing value; ``category`` if it is one more category
     """
     import onnx
     from onnx import TensorProto, helper
@@ -274,7 +274,7 @@ def _with_sets(
     :param sizes: number of categories of each text feature, by its position
     :param first: number of columns without the new ones
     :return: the trees; and for each text feature with such splits, its position and the values of its new columns,
-        shape (categories + 1, columns). The last row has the values for other texts
+        shape (categories + 1, columns). The last row is for all other values of the feature
     """
     found: dict[int, dict[bytes, int]] = {}
     rows: dict[int, list[NDArray[np.uint8]]] = {}

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 OPSET = 18
 _ML = "ai.onnx.ml"
-# Bin of nulls. The last bin is for texts that do not occur in the training data.
+# Bin of nulls. The last bin is for values that do not occur in the training data.
 MISSING = 0
 
 

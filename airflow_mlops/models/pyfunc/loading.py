@@ -66,7 +66,7 @@ def describe(folder: Path, name: str) -> Model:
     if pyfunc is None:
         flavours = ", ".join(description.flavors) or "none"
         raise ModelFormatError(
-            f"{name} was not trained by TrainOperator and has no flavour python_function (its flavours: {flavours}). Train "
+            f"{name} was not trained by TrainOperator and has no flavour `python_function` (its flavours: {flavours}). Train "
             "it with TrainOperator, or log it with an MLflow flavour that supports mlflow.pyfunc, such as mlflow.sklearn."
         )
     return description
@@ -155,7 +155,7 @@ def _by_mlflow(folder: Path, name: str, description: Model) -> Answer:
     except Exception as error:
         raise ModelFormatError(
             f"MLflow cannot load {name}: {one_line(error, 500)}. Where the step runs, install the packages that the "
-            "model's requirements.txt lists, or set run_on to an environment that contains these packages."
+            "model's requirements.txt lists, or set `run_on` to an environment that contains these packages."
         ) from error
     answer = _probabilities(raw) or Answer(model.predict)
     return answer._replace(ask=_within(modules, answer.ask)) if modules else answer

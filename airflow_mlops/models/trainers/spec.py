@@ -425,13 +425,13 @@ class SearchTrainerSpec(Model):
         check_chooses(self.metric)
         if self.metric is None and (alpha := quantile_of(self.trainer)) is not None:
             raise ValueError(
-                f"the trainer learns the quantile {alpha:g}, which cannot be judged by rmse, the default of a regression; set "
+                f"the trainer learns the quantile {alpha:g}, which cannot be judged by rmse, the default for regression; set "
                 f"metric={{'metric': 'pinball', 'alpha': {alpha:g}}}"
             )
         if self.metric is None and getattr(self.trainer, "group", None) is not None:
             raise ValueError(
-                "the trainer learns a ranking, whose scores cannot be compared by rmse, the default of a regression; set "
-                "metric, for example {'metric': 'ndcg', 'k': 10, 'group': ...}"
+                "the trainer learns a ranking, whose scores cannot be compared by rmse, the default for regression; set "
+                "`metric`, for example {'metric': 'ndcg', 'k': 10, 'group': ...}"
             )
         if twice := sorted(set(self.space) & set(self.trainer.params)):
             raise ValueError(
@@ -443,7 +443,7 @@ class SearchTrainerSpec(Model):
                 "set for example validation=0.1"
             )
         if getattr(self.trainer, "warm_start", None) is not None:
-            raise ValueError("a search cannot start from another model; remove warm_start from the trainer")
+            raise ValueError("a search cannot start from another model; remove `warm_start` from the trainer")
         for name, parameter in self.space.items():
             for value in parameter.ends:
                 self._try(name, value)

@@ -1,4 +1,4 @@
-"""The texts of a feature that have category codes."""
+"""The values of a text feature that have category codes."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ MAX_TEXTS = 10_000
 
 
 def most_frequent(counts: Counter[str], taken: int = 0) -> list[str]:
-    """Return the most frequent texts, sorted. Ties are broken by name, so the result is reproducible.
+    """Return the most frequent values, sorted. Ties are broken by name, so the result is reproducible.
 
-    :param counts: number of rows with each text
-    :param taken: number of codes that other texts have already
+    :param counts: number of rows with each value
+    :param taken: number of codes that other values have already
     """
     chosen = sorted(counts, key=lambda text: (-counts[text], text))[: max(0, MAX_TEXTS - taken)]
     return sorted(chosen)

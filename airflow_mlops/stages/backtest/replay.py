@@ -11,8 +11,8 @@ The replay runs no Airflow tasks. It trains the models of all strategies on the 
 - The chosen candidate has the smallest expected loss in the next window, which is a sum of two terms. The first term is
   the cross-fitted loss in the newest labelled window. It reacts to a change immediately. Alone, it would favour
   candidates trained on few windows, because cross-fitting trains on half of the window and so learns patterns that
-  exist only in this window. The second term is the mean additional loss after one window. For each earlier window, the
-  same training on the windows before it gives a model. The additional loss is the loss of this model in the window,
+  exist only in this window. The second term is the mean additional loss after one window. For each earlier window, a
+  model is trained in the same way on the windows before it. The additional loss is the loss of this model in the window,
   minus the cross-fitted loss in the window. The second term favours candidates whose models stay good.
 - With several trainers, the one-standard-error rule of EvaluateOperator chooses the trainer: the first trainer whose
   best candidate is at most one standard error worse than the best candidate of all trainers.

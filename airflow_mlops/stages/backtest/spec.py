@@ -43,8 +43,8 @@ class BacktestSpec(Spec):
         has_challengers = "challenger" in self.policy.retrain_on and self.policy.probe is not None
         if not has_challengers and self.policy.max_age is None:
             raise ValueError(
-                "a backtest replays only the triggers challenger and age, and the policy has neither: add challenger to `retrain_on` "
-                "and set `probe`, or set `max_age`"
+                "a backtest replays only the triggers `challenger` and `age`, but the policy has neither. Add 'challenger' to "
+                "`retrain_on` and set `probe`, or set `max_age`."
             )
         return self
 

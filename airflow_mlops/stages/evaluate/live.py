@@ -53,7 +53,7 @@ class Live:
     """The rows that all compared versions predicted in production, and their predictions.
 
     :param data: the rows with their labels
-    :param rows: numbers of rows that are compared and that are left out
+    :param rows: the number of compared rows, and the number of rows that were left out
     :param logged: columns ``prediction`` and ``score`` of each version, by number, in the order of ``data``. The score
         of a binary task is the probability of the positive class of ``data``
     """

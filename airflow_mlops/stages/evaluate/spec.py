@@ -89,8 +89,8 @@ class EvaluateSpec(Spec):
     def _one_source(self) -> EvaluateSpec:
         if self.evidence is not None and (self.dataset is not None or self.part != "test"):
             raise ValueError(
-                "`evidence` compares predictions of production, and `dataset` and `part` name held-out rows. Set only one of "
-                "the two."
+                "`evidence` compares predictions of production, and `dataset` and `part` name held-out rows. Set either "
+                "`evidence`, or `dataset` and `part`."
             )
         return self
 

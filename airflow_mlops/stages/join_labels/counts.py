@@ -31,8 +31,9 @@ class Counts(Model):
     :param matched: number of predictions that match a row of the labels
     :param repeated: number of predictions that match several rows of the labels
     :param contradicted: number of predictions with several different labels or weights
-    :param contradiction: key of the first of them, as text
-    :param near_misses: predictions whose key only has another form, see :func:`near_misses.find`
+    :param contradiction: key of the first prediction with several different labels or weights, as text
+    :param near_misses: predictions whose key differs from the key of a label only in its form, see
+        :func:`near_misses.find`
     :param example: key of the first prediction, as text; empty if there are no predictions
     """
 

@@ -20,7 +20,7 @@ from airflow_mlops.stages.join_labels.lookup import Tally, look_up
 from airflow_mlops.stages.join_labels.sources import Labels, sources
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 
-# Number of predictions in a file. The id of a dataset depends on its files, so the files of shards must be those of a
+# Number of predictions in a file. The id of a dataset depends on its files, so shards must write the same files as a
 # single pass.
 FILE_ROWS = 262_144
 

@@ -36,7 +36,8 @@ class Tally:
     :param matched: number of predictions that match a row of the labels
     :param repeated: number of predictions that match several rows of the labels
     :param contradicted: number of predictions with several different labels
-    :param first_contradicted: row number of the first of them; ``None`` if there are none
+    :param first_contradicted: row number of the first prediction with several different labels; ``None`` without
+        one
     """
 
     rows: int = 0

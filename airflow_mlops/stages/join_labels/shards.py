@@ -1,7 +1,7 @@
 """The shards of a join of labels, see :mod:`airflow_mlops.stages.shards`.
 
-The counts of all shards are summed before they are checked, because a few predictions with errors, or without a label
-because of the form of their keys, may be in one shard.
+The counts of all shards are summed before they are checked. The few predictions with an error, or without a label
+because of the form of their keys, may all be in one shard.
 """
 
 from __future__ import annotations

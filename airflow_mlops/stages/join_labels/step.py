@@ -33,7 +33,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     time at which each label became known.
 
     With ``shards``, look up the labels of one shard of the predictions. The task that finishes the last missing shard
-    checks the counts of all shards and writes the dataset, with the id of a single pass. All other tasks return a
+    checks the counts of all shards and writes the dataset, with the same id as in a single pass. All other tasks return a
     result without a dataset. See :mod:`airflow_mlops.stages.shards`.
 
     :raises DatasetNotFoundError: there is no dataset of predictions or no dataset of labels, and ``on_missing`` is
@@ -175,8 +175,8 @@ def _keep_apart(predictions: Sequence[Dataset], spec: JoinLabelsSpec) -> None:
         )
     if spec.name == f"{model}_outcomes":
         raise SpecError(
-            f"Dataset {manifest.name!r} has {kind} predictions, and {spec.name!r} has the labelled predictions of the "
-            f"champion. Set `name` to another name, such as {model}_{kind}_outcomes."
+            f"Dataset {manifest.name!r} has {kind} predictions, but `name` is {spec.name!r}, the dataset of the champion's "
+            f"labelled predictions. Set `name` to another name, such as {model}_{kind}_outcomes."
         )
 
 
@@ -184,7 +184,8 @@ def _without(predictions: Sequence[Dataset], replaced: str | None) -> dict[str, 
     """Return the details of predictions that apply to the joined dataset.
 
     The name of a replaced column is left out of the hashed and dropped columns. The number of quarantined rows is left
-    out, because :func:`coverage` sums it over all predictions. Event times are dates if they are in all predictions.
+    out, because :func:`coverage` sums it over all predictions. Event times count as dates only if they are dates in all
+    predictions.
     """
     details = dict(predictions[-1].manifest.details)
     if not all(dataset.manifest.details.get(TIMESTAMP_IS_DATE) for dataset in predictions):

@@ -273,7 +273,7 @@ def estimated(
 
 
 def _shift(check: Check, calibration: Calibration, labelled: bool) -> Floats | None:
-    """Return how far the inputs of a regression have drifted from the held-out rows; ``None`` if unknown.
+    """Return how far the inputs of a regression model have drifted from the held-out rows; ``None`` if unknown.
 
     :param labelled: whether to leave out rows without a label
     """

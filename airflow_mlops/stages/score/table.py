@@ -48,7 +48,7 @@ _PART = ("window_start", "window_end", "model_name", "model_version", "dataset_n
 
 
 class Replaceable(Protocol):
-    """A table in which a part can be replaced."""
+    """A table in which the rows of one window, model version and dataset can be replaced."""
 
     def replace(self, schema: pa.Schema, part: Part, batches: Iterable[pa.RecordBatch]) -> int:
         """Replace the rows of ``part`` with ``batches``, all or none, and return their number."""

@@ -82,10 +82,12 @@ class TrainSpec(Spec):
         if self.class_weight is None:
             return self
         if isinstance(self.trainer, TorchTrainerSpec):
-            raise ValueError("TorchTrainer does not support class_weight; weigh the classes in the loss of your module")
+            raise ValueError(
+                "TorchTrainer does not support `class_weight`; weigh the classes in the loss of your module"
+            )
         if isinstance(self.trainer, SearchTrainerSpec):
             raise ValueError(
-                "a Search does not support class_weight, because its trials would be fitted without it; remove class_weight"
+                "a Search does not support `class_weight`, because its trials would be fitted without it; remove `class_weight`"
             )
         return self
 
@@ -105,7 +107,7 @@ class TrainSpec(Spec):
                 raise ValueError(problem)
             if self._is_ranker or any(map(is_ranking, self.metrics)):
                 raise ValueError(
-                    "sample_weight is set, but rankings and ndcg do not support weights of rows; remove one of the two"
+                    "`sample_weight` is set, but rankings and ndcg do not support weights of rows; remove one of the two"
                 )
         return self
 
@@ -114,7 +116,7 @@ class TrainSpec(Spec):
         if self.interval is not None:
             if self._is_ranker:
                 raise ValueError(
-                    "interval is set, but the scores of a ranking are not in the unit of the label; remove interval"
+                    "`interval` is set, but the scores of a ranking are not in the unit of the label; remove `interval`"
                 )
             excluded = ("threshold", "calibration", "class_weight")
             problem = interval_refusal(**{name: getattr(self, name) is not None for name in excluded})

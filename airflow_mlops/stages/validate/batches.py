@@ -62,7 +62,7 @@ def run_in_batches(
     :param name: name of the dataset
     :param site: existing folder for the HTML pages of the Data Docs
     :return: the results of the suite, and for each result the numbers of the rows that do not meet the expectation, in
-        ascending order. Unlike the results of :func:`~.checkpoint.run_suite`, they do not list all unexpected values
+        ascending order. Unlike the results of :func:`~.checkpoint.run_suite`, these do not list all unexpected values
     :raises ValidationError: Great Expectations cannot run the suite
     :raises SpecError: the bounds of an expectation do not fit a column of dates or times
     """

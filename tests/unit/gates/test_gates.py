@@ -179,7 +179,7 @@ def test_an_interval_needs_predictions():
         ([{"metric": "roc_auc", "min": 0.6, "better_than_champion_by": 0}], "must have exactly one of the keys"),
         ([{"metric": "roc_auc", "min": float("inf")}], "min is infinite"),
         ([{"metric": "roc_auc", "min": "high"}], "min: Input should be a valid number"),
-        ([{"metric": "roc_auc", "min": 0.1, "max": 0.2}], "min and max are both set"),
+        ([{"metric": "roc_auc", "min": 0.1, "max": 0.2}], "`min` and `max` are both set"),
         ([{"metric": "roc_auc", "better_than_champion_by": "x%"}], "should be a valid number"),
         ([{"min": 0.6}], "metric: Field required"),
         ([{"metric": "roc_auc", "min": 0.6, "color": "red"}], "key 'color': choose one of conf"),

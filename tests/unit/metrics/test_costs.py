@@ -127,7 +127,7 @@ def test_a_cost_is_for_binary_tasks_and_has_its_direction():
     (gate,) = parse_gates([{**DECLARED, "max": 0.4}])
     with pytest.raises(SpecError, match="is not a metric for regression tasks"):
         gate.suits("regression")
-    with pytest.raises(SpecError, match="greater_is_better is set for the built-in metric"):
+    with pytest.raises(SpecError, match="`greater_is_better` is set for the built-in metric"):
         parse_gates([{**DECLARED, "max": 0.4, "greater_is_better": False}])
     with pytest.raises(SpecError, match="set max instead"):
         parse(Policy, {**DECLARED, "min": 0.4}, "The policy")

@@ -32,10 +32,10 @@ def compared(rmse: float = 31.2) -> Comparison:
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
-        ({"min": 0.5, "max": 0.9}, "min and max are both set"),
-        ({"metric": "rmse", "min": 1}, "set max instead"),
-        ({"metric": "roc_auc", "max": 1}, "set min instead"),
-        ({"metric": "own:cost", "greater_is_better": False, "min": 1}, "set max instead"),
+        ({"min": 0.5, "max": 0.9}, "`min` and `max` are both set"),
+        ({"metric": "rmse", "min": 1}, "set `max` instead"),
+        ({"metric": "roc_auc", "max": 1}, "set `min` instead"),
+        ({"metric": "own:cost", "greater_is_better": False, "min": 1}, "set `max` instead"),
         ({"max": float("nan")}, "finite number"),
         ({"best_recent": "0D"}, "longer than zero"),
     ],

@@ -101,7 +101,7 @@ def test_what_cannot_be_weighted_is_refused(tmp_path):
     with pytest.raises(TrainingError, match="class_weight"):
         fit(tmp_path / "neighbours", NEIGHBOURS, class_weight="balanced")
     dataset = training_set(ArtifactStore((tmp_path / "torch").as_uri())).model_dump(mode="json")
-    with pytest.raises(SpecError, match="TorchTrainer does not support class_weight"):
+    with pytest.raises(SpecError, match="TorchTrainer does not support `class_weight`"):
         fields = {"dataset": dataset, "model": "late", "trainer": TorchTrainer(), "class_weight": "balanced"}
         parse(TrainSpec, fields, "Task 'train'")
 

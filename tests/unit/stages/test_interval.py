@@ -192,10 +192,10 @@ def test_what_has_no_interval_is_refused_when_the_task_runs(store):
     ("fields", "message"),
     [
         ({"interval": 90}, "the coverage is 90"),
-        ({"interval": 0.9, "threshold": 0.4}, "interval is set, which is for a regression, and threshold"),
-        ({"interval": 0.9, "calibration": "sigmoid"}, "and calibration, which is for a classification"),
-        ({"interval": 0.9, "class_weight": "balanced"}, "and class_weight, which is for a classification"),
-        ({"interval": 0.9, "sample_weight": "w"}, "sample_weight is set, but the margin of prediction intervals"),
+        ({"interval": 0.9, "threshold": 0.4}, "`interval` is set, which is for regression models, and `threshold`"),
+        ({"interval": 0.9, "calibration": "sigmoid"}, "and `calibration`, which is for classifiers"),
+        ({"interval": 0.9, "class_weight": "balanced"}, "and `class_weight`, which is for classifiers"),
+        ({"interval": 0.9, "sample_weight": "w"}, "`sample_weight` is set, but the margin of prediction intervals"),
     ],
 )
 def test_what_excludes_an_interval_is_refused_when_the_dag_is_parsed_and_when_the_task_runs(fields, message):

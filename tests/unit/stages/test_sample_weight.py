@@ -215,7 +215,7 @@ def test_trainings_that_cannot_use_weights_are_refused_in_the_dag_file(tmp_path)
     dataset = dataset_ref(ArtifactStore(tmp_path.as_uri())).model_dump(mode="json")
     for fields, problem in (
         ({"trainer": TorchTrainer("m.n:Net", dataset="m.n:Rows")}, "a TorchTrainer with dataset= does not support"),
-        ({"trainer": search}, "a Search does not support sample_weight"),
+        ({"trainer": search}, "a Search does not support `sample_weight`"),
         ({"trainer": LOGISTIC, "interval": 0.9}, "remove one of the two"),
     ):
         with pytest.raises(SpecError, match=f"sample weight of task 'train' cannot be used: .*{problem}"):

@@ -141,7 +141,7 @@ class Rollout:
         self._api = EndpointApi(event["name"], event["namespace"], event["conn_id"])
         self._begun = True
         if event["status"] == "timeout":
-            raise ComputeError("The rollout took longer than the execution_timeout of the task.")
+            raise ComputeError("The rollout took longer than the `execution_timeout` of the task.")
         if event["status"] == "error":
             raise ComputeError(f"The triggerer could not read the endpoint ({event['message']}).")
         return self._present(), event["since"]

@@ -183,8 +183,8 @@ class StepTrainJob:
         if event["status"] == "timeout":
             self._finish(succeeded=False)
             raise ComputeError(
-                f"TrainJob {self._full_name!r} ran longer than the execution_timeout of the task and was deleted. Increase "
-                "execution_timeout=."
+                f"TrainJob {self._full_name!r} ran longer than the `execution_timeout` of the task and was deleted. Increase "
+                "`execution_timeout`."
             )
         if event["status"] == "error":
             raise ComputeError(

@@ -66,7 +66,7 @@ def check(spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> Non
         )
     if spec.warm_start is not None and texts:
         raise SpecError(
-            "CatBoost cannot continue a model with categories. Remove warm_start, or the text features from the training set."
+            "CatBoost cannot continue a model with categories. Remove `warm_start`, or the text features from the training set."
         )
 
 
@@ -318,7 +318,7 @@ class _Export:
         empty = np.zeros(width - 1, np.float32)
         single, kind = np.float32, ctr["ctr_type"]
         found = []
-        # The last number is for texts without a code. Their code did not occur in training.
+        # The last number is for values without a code. Their code did not occur in training.
         for code in range(len(self._encoding.vocabularies[self._encoding.features[place].name]) + 1):
             counts = known.get(_projection(self._hash_of_code[code]), empty)
             if kind in ("BinarizedTargetMeanValue", "FloatTargetMeanValue"):

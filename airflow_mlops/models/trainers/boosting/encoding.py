@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 class Encoding:
     """The conversion of rows to a matrix.
 
-    A text is replaced by its position in the vocabulary of its feature, or by NaN.
+    A value of a text feature is replaced by its position in the vocabulary of the feature, or by NaN.
 
     :param features: the features, in the order of the columns
-    :param vocabularies: for each text feature, the texts that have a code, which are the most frequent texts of the
+    :param vocabularies: for each text feature, the values that have a code, which are the most frequent values of the
         training rows
     """
 

@@ -83,14 +83,14 @@ def read_groups(
         )
     if weights is not None:
         raise SpecError(
-            f"The trainer has group={column!r}, and the rows have weights (Decay or sample_weight), which a ranking does not support. "
+            f"The trainer has group={column!r}, and the rows have weights (Decay or `sample_weight`), which a ranking does not support. "
             "Remove one of the two."
         )
     name = run.dataset.manifest.name
     if column not in run.dataset.manifest.column_names:
         raise SpecError(
             f"The trainer has group={column!r}, which is not a column of training set {name!r}. Name the column in `keys` or `watched` of "
-            "BuildTrainingSetOperator, or correct group."
+            "BuildTrainingSetOperator, or correct `group`."
         )
     values = run.dataset.table(run.part, [column]).column(column)
     if values.null_count:

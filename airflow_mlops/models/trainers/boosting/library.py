@@ -182,7 +182,7 @@ def objectives(tables: dict[str, dict[str, Any]], task: Task, spec: BoostingTrai
     if task != "regression":
         raise SpecError(
             f"The trainer has group={spec.group!r}, but the ML task is {task}. A ranking needs task='regression' and a label that is "
-            "the relevance of the row. Remove group, or build the training set with this task."
+            "the relevance of the row. Remove `group`, or build the training set with this task."
         )
     return tables[RANKING]
 

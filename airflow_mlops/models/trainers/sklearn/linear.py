@@ -56,9 +56,9 @@ class Text(Model):
     """A text feature.
 
     :param feature: name of the feature
-    :param texts: the texts that the model distinguishes. The empty text stands for null
-    :param contributions: contribution of each text to each of the k outputs, shape (texts, k)
-    :param other: contribution of any other text, shape (k,)
+    :param texts: the values that the model distinguishes. The empty text stands for null
+    :param contributions: contribution of each value to each of the k outputs, shape (values, k)
+    :param other: contribution of any other value, shape (k,)
     """
 
     feature: str

@@ -75,7 +75,8 @@ class SQLiteSource(QuerySource):
 
     def _expected(self, cursor: Any, types: ColumnTypes) -> tuple[list[str], dict[str, pa.DataType]]:
         """Return the column names of the result, and the column types that are known before rows are read, by name."""
-        # Views cannot have parameters, and the columns do not depend on them.
+        # A view cannot have parameters. The columns do not depend on the values of the parameters, so NULL is used for
+        # each.
         cursor.execute(
             f"CREATE TEMP VIEW mlops_columns AS\n{bind_placeholders(self.sql, {'start': 'NULL', 'end': 'NULL'})}"
         )

@@ -237,7 +237,7 @@ def test_an_absolute_bound_asks_for_retraining_unless_challengers_are_no_better(
     asked = check(champion, "2013-04", data, min=0.95, probe=None)
     assert asked.decision == "retrain"
     assert asked.request.triggers == ["performance"]
-    with pytest.raises(SpecError, match="set min instead"):
+    with pytest.raises(SpecError, match="set `min` instead"):
         check(champion, "2013-04", data, max=0.95)
 
 

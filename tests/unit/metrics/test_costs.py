@@ -129,7 +129,7 @@ def test_a_cost_is_for_binary_tasks_and_has_its_direction():
         gate.suits("regression")
     with pytest.raises(SpecError, match="`greater_is_better` is set for the built-in metric"):
         parse_gates([{**DECLARED, "max": 0.4, "greater_is_better": False}])
-    with pytest.raises(SpecError, match="set max instead"):
+    with pytest.raises(SpecError, match="set `max` instead"):
         parse(Policy, {**DECLARED, "min": 0.4}, "The policy")
     assert name_costs({"metric": "f1", "min": 0.4}) == {"metric": "f1", "min": 0.4}
 

@@ -9,7 +9,7 @@ from airflow_mlops.operators import JoinLabelsOperator, MonitorOperator
 
 with DAG(
     "flights_monitor",
-    description="Joins late labels, measures drift and realized performance, requests retraining",
+    description="Joins late labels, measures drift and realised performance, requests retraining",
     schedule=CronPartitionTimetable("0 6 5 * *", timezone="UTC", run_offset=-1, key_format="%Y-%m"),
     catchup=False,
     max_active_runs=1,

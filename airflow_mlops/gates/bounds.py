@@ -35,7 +35,7 @@ class Bound(MetricGate):
     @model_validator(mode="after")
     def _one_bound(self) -> Bound:
         if self.min is None and self.max is None:
-            raise ValueError("neither min nor max is set; set one of them")
+            raise ValueError("neither `min` nor `max` is set; set one of them")
         if self.min is not None and self.max is not None:
             raise ValueError("`min` and `max` are both set; write a separate gate for each of them")
         return self

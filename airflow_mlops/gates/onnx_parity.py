@@ -43,7 +43,7 @@ class OnnxParity(Gate):
         super().suits(task)
         if task == "regression" and self.label_flips is not None:
             raise SpecError(
-                f"Gate {self.name!r} sets `label_flips`, but a regression predicts no class labels. Remove `label_flips`."
+                f"Gate {self.name!r} sets `label_flips`, but regression models predict no class labels. Remove `label_flips`."
             )
 
     def check(self, evidence: Evidence) -> GateResult:

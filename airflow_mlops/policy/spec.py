@@ -68,9 +68,9 @@ class NewData(Model):
     @model_validator(mode="after")
     def _one(self) -> NewData:
         if self.windows is None and self.share is None:
-            raise ValueError("neither windows nor share is set; set one of them")
+            raise ValueError("neither `windows` nor `share` is set; set one of them")
         if self.windows is not None and self.share is not None:
-            raise ValueError("windows and share are both set; remove one of them")
+            raise ValueError("`windows` and `share` are both set; remove one of them")
         return self
 
 

@@ -163,7 +163,7 @@ def calibrate(
 
     :param task: ML task of the model
     :param held_out: labelled predictions of rows on which the model was not trained
-    :param features: features of the same rows, in the same order; read for regressions only
+    :param features: features of the same rows, in the same order; read for regression models only
     :return: a calibration (classification) or a loss model (regression). ``None`` if nothing can be learned: fewer than
         two rows, only one class (binary), only correct or only wrong predictions (multiclass), or infinite losses
         (regression)

@@ -1,4 +1,7 @@
-"""Replace a part of a database table with the rows of a dataset, in one transaction."""
+"""Replace a part of a database table with the rows of a dataset, in one transaction.
+
+A part is all rows with the same values in some columns, such as the same window, model version and dataset.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from airflow_mlops.data.databases.connections import check_type, create_engine, 
 from airflow_mlops.data.databases.failures import is_final
 
 Part = Mapping[str, Any]
-"""The values, by column name, that all rows of a part of a table have. Rows with other values are in other parts."""
+"""The values that select a part of a table, by column name. Exactly the rows with these values are in the part."""
 
 _BATCH_ROWS = 5_000
 _SECONDS = 3_600

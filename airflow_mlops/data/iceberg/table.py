@@ -1,4 +1,7 @@
-"""Replace a part of an Iceberg table with the rows of a dataset, in one commit."""
+"""Replace a part of an Iceberg table with the rows of a dataset, in one commit.
+
+A part is all rows with the same values in some columns, such as the same window, model version and dataset.
+"""
 
 from __future__ import annotations
 

@@ -35,9 +35,7 @@ def fit(spec: FunctionTrainerSpec, data: TrainingData, seed: int, run: TrainingR
     why = ""
     if data.weights is not None:
         options["sample_weight"] = data.weights
-        why = (
-            ", which it needs because the rows of the training set have weights (Decay, sample_weight or class_weight)"
-        )
+        why = ", which it needs because the rows of the training set have weights (Decay, `sample_weight` or `class_weight`)"
     try:
         inspect.signature(function).bind(data.frame, data.labels, **options)
     except TypeError as error:

@@ -83,7 +83,7 @@ def _behind(view: str, intervals: list[Interval] | None, spec: FeatureFreshnessS
     return (
         ""
         if datetime.now(timezone.utc) - newest <= spec.max_age
-        else f"{view!r} is materialized until {newest.isoformat()}, which is longer ago than max_age ({spec.max_age})"
+        else f"{view!r} is materialized until {newest.isoformat()}, which is longer ago than `max_age` ({spec.max_age})"
     )
 
 

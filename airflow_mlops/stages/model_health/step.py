@@ -29,7 +29,7 @@ def look(spec: ModelHealthSpec, store: ArtifactStore) -> ModelHealthResult | Non
     subject, verdict = f"{report.model} in {report.window.label}", report.verdict
     if spec.max_age is not None and datetime.now(timezone.utc) - report.created > spec.max_age:
         log.info(
-            "The report on model %s is older than max_age (%s), because it was written at %s.",
+            "The report on model %s is older than `max_age` (%s), because it was written at %s.",
             subject,
             spec.max_age,
             report.created.isoformat(),

@@ -77,7 +77,7 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
         outcomes=outcomes,
         docs_url=docs_url,
         summary=f"Validated {counted(rows.count, 'row')}. {validation.headline}"
-        f"{'; on_failure is warn, so the task continues' if failed else ''}.",
+        f"{'; `on_failure` is warn, so the task continues' if failed else ''}.",
     )
 
 

@@ -628,8 +628,8 @@ def test_simultaneous_checks_do_not_overrun_the_cooldown(store):
         ({"budget": {"requests": 0, "period": "30D"}}, "greater than or equal to 1"),
         ({"budget": {"requests": 1}}, "Field required"),
         ({"cooldown": "0D"}, "longer than zero"),
-        ({"new_data": {"dataset": "flights"}}, "neither windows nor share is set"),
-        ({"new_data": {"dataset": "flights", "windows": 1, "share": 0.5}}, "windows and share are both set"),
+        ({"new_data": {"dataset": "flights"}}, "neither `windows` nor `share` is set"),
+        ({"new_data": {"dataset": "flights", "windows": 1, "share": 0.5}}, "`windows` and `share` are both set"),
         ({"code": ""}, "at least 1 character"),
     ],
 )

@@ -74,8 +74,8 @@ def _weights(estimator: Any, step: str, spec: SklearnTrainerSpec, data: Training
         return {}
     if not has_fit_parameter(estimator, "sample_weight"):
         raise TrainingError(
-            f"The rows of the training set have weights (Decay, sample_weight or class_weight), but fit() of {spec.estimator} does not "
-            "accept sample_weight. Use another estimator, or remove sample_weight and class_weight, and build the training set with "
+            f"The rows of the training set have weights (Decay, `sample_weight` or `class_weight`), but fit() of {spec.estimator} does not "
+            "accept sample_weight. Use another estimator, or remove `sample_weight` and `class_weight`, and build the training set with "
             "Rolling or Expanding."
         )
     return {f"{step}__sample_weight" if step else "sample_weight": data.weights}

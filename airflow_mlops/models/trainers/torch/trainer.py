@@ -95,8 +95,8 @@ def _task(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRu
     if spec.dataset:
         if RowWeights.of(run.dataset) is not None:
             raise SpecError(
-                "The rows of the training set have weights (Decay or sample_weight), but a TorchTrainer with dataset= does not use "
-                "weights, because a Dataset may change the number of rows. Remove dataset=, or remove sample_weight and build the "
+                "The rows of the training set have weights (Decay or `sample_weight`), but a TorchTrainer with dataset= does not use "
+                "weights, because a Dataset may change the number of rows. Remove dataset=, or remove `sample_weight` and build the "
                 "training set with Rolling or Expanding."
             )
         from airflow_mlops.models.trainers.torch.user_dataset import UserDataset

@@ -13,13 +13,13 @@ parts:
 - sampling of rows and labels: the variance of a mean over random rows with random labels; for the area under the ROC
   curve, the variance by DeLong, DeLong and Clarke-Pearson (1988), with probabilities in place of labels;
 - uncertainty of the calibration: the covariance of the calibration's coefficients, propagated to the metric by the
-  delta method; for regressions, the variances of the means, slopes and coefficients of the loss model.
+  delta method; for regression models, the variances of the means, slopes and coefficients of the loss model.
 
-For regressions, the half-width of the interval also allows for the error of extrapolation. The straight lines and the
-drift of the inputs change the estimated mean loss. The error is 1.5 times this change. The factor was chosen in
-simulations (``benchmarks.estimation``). The error is 0 if inputs and predictions are distributed as in the held-out
-rows. The half-width is the root of the sum of the squares of this error and of the half-width from the variance. The
-interval is symmetric in the logarithm of the mean loss.
+For regression models, the half-width of the interval also allows for the error of extrapolation. The straight lines and
+the drift of the inputs change the estimated mean loss. The error of extrapolation is 1.5 times this change. The factor
+was chosen in simulations (``benchmarks.estimation``). This error is 0 if inputs and predictions are distributed as in
+the held-out rows. The half-width is the root of the sum of two squares: of the error of extrapolation, and of the
+half-width from the variance. The interval is symmetric in the logarithm of the mean loss.
 
 The estimate assumes that the relation between scores and labels is the same as on the held-out split part. Under
 covariate shift, the assumption holds if the calibrated probabilities are right for the new inputs. Under concept drift,
@@ -41,7 +41,7 @@ from airflow_mlops.metrics.losses import log_losses, squared_errors
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.profiles.calibration import Floats, LossModel, ProbabilityCalibration
 
-# Error of the corrections for drifted predictions and inputs, as a multiple of these corrections (regressions).
+# Error of the corrections for drifted predictions and inputs, as a multiple of these corrections (regression models).
 _DOUBT = 1.5
 # Largest half-width of an interval of the logarithm of a mean error, so that the ends are finite numbers.
 _WIDEST = 20.0

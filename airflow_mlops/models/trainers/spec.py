@@ -84,6 +84,9 @@ def quantile_of(trainer: TrainerSpec) -> float | None:
         value = params.get("quantile", 0.5)
     else:
         return None
+    if isinstance(value, str) and "{{" in value:
+        # A template of a DAG file, which is rendered before the step runs.
+        return None
     try:
         alpha = float(value)
     except (TypeError, ValueError):
@@ -423,7 +426,8 @@ class SearchTrainerSpec(Model):
     def _check(self) -> SearchTrainerSpec:
         check_metric(self.metric, self.greater_is_better)
         check_chooses(self.metric)
-        if self.metric is None and (alpha := quantile_of(self.trainer)) is not None:
+        alpha = quantile_of(self.trainer)
+        if self.metric is None and alpha is not None:
             raise ValueError(
                 f"the trainer learns the quantile {alpha:g}, which cannot be judged by rmse, the default for regression; set "
                 f"metric={{'metric': 'pinball', 'alpha': {alpha:g}}}"
@@ -446,12 +450,16 @@ class SearchTrainerSpec(Model):
             raise ValueError("a search cannot start from another model; remove `warm_start` from the trainer")
         for name, parameter in self.space.items():
             for value in parameter.ends:
-                self._try(name, value)
+                if quantile_of(self._with(name, value)) != alpha:
+                    raise ValueError(
+                        f"{name} is in space, but it decides which quantile the model predicts, and models of different quantiles cannot be "
+                        "compared; set it in the trainer's params"
+                    )
         return self
 
-    def _try(self, name: str, value: Any) -> None:
+    def _with(self, name: str, value: Any) -> TrainerSpec:
         try:
-            self.trainer.with_values({name: value})
+            return self.trainer.with_values({name: value})
         except ValidationError as error:
             raise ValueError(f"{name} cannot be {value!r}: {error.errors()[0]['msg']}") from None
 

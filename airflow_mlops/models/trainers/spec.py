@@ -103,14 +103,14 @@ def _only_quantile(value: Any) -> Any:
     """
     if value is None:
         raise ValueError(
-            "params has objective='reg:quantileerror' without the quantile; set for example quantile_alpha=0.9"
+            "`params` has objective='reg:quantileerror' without the quantile; set for example quantile_alpha=0.9"
         )
     listed = value.strip("[]() ").split(",") if isinstance(value, str) else value
     if not isinstance(listed, list | tuple):
         return value
     if len(listed) != 1:
         raise ValueError(
-            f"params has quantile_alpha={value!r}, but a model has one prediction for each row; set one quantile, and train one "
+            f"`params` has quantile_alpha={value!r}, but a model has one prediction for each row; set one quantile, and train one "
             "model for each quantile"
         )
     return listed[0]
@@ -452,8 +452,8 @@ class SearchTrainerSpec(Model):
             for value in parameter.ends:
                 if quantile_of(self._with(name, value)) != alpha:
                     raise ValueError(
-                        f"{name} is in space, but it decides which quantile the model predicts, and models of different quantiles cannot be "
-                        "compared; set it in the trainer's params"
+                        f"{name!r} is in `space`, but it decides which quantile the model predicts, and models of different quantiles cannot be "
+                        "compared; set it in `params` of the trainer"
                     )
         return self
 

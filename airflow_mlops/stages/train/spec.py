@@ -72,15 +72,15 @@ class TrainSpec(Spec):
             objective = "" if learned is None else f", and the objective learns the quantile {learned:g}"
             declared = " and ".join(f"{alpha:g}" for alpha in sorted(declared_quantiles(self.metrics)))
             raise ValueError(
-                f"metrics is declared for the quantile {declared}{objective}, but a model predicts one quantile; keep the metrics of this "
+                f"`metrics` declares the quantile {declared}{objective}, but a model predicts one quantile; keep the metrics of this "
                 "quantile only"
             )
         if (name := name_of(alphas[0])) not in self.metrics:
             self.metrics.append(name)
         if isinstance(self.trainer, SearchTrainerSpec) and self.trainer.metric is None:
             raise ValueError(
-                f"metrics says that the model predicts the quantile {alphas[0]:g}, which the search cannot judge by rmse, the default of "
-                f"a regression; set metric={{'metric': 'pinball', 'alpha': {alphas[0]:g}}} in the Search"
+                f"`metrics` says that the model predicts the quantile {alphas[0]:g}, which the search cannot judge by rmse, the default "
+                f"for regression; set metric={{'metric': 'pinball', 'alpha': {alphas[0]:g}}} in the Search"
             )
         return self
 

@@ -116,8 +116,8 @@ def test_a_quantile_objective_is_judged_by_its_own_loss_and_never_by_rmse_in_sil
 @pytest.mark.parametrize(
     ("trainer", "space", "message"),
     [
-        ({"kind": "lightgbm", "params": {"objective": "quantile"}}, {"alpha": [0.8, 0.9]}, "alpha is in space"),
-        ({"kind": "lightgbm"}, {"objective": ["regression", "quantile"]}, "objective is in space"),
+        ({"kind": "lightgbm", "params": {"objective": "quantile"}}, {"alpha": [0.8, 0.9]}, "'alpha' is in `space`"),
+        ({"kind": "lightgbm"}, {"objective": ["regression", "quantile"]}, "'objective' is in `space`"),
         (
             {"kind": "xgboost", "params": {"objective": "reg:quantileerror"}},
             {"quantile_alpha": [0.8, 0.9]},

@@ -157,7 +157,9 @@ def _realised_row(item: OutcomeSummary) -> dict[str, Any]:
 
 
 def _interval(name: str, value: float | None, low: float | None, high: float | None) -> str:
-    return "" if value is None else f"{name} {value:.3f} ({low:.3f} to {high:.3f})"
+    if value is None or low is None or high is None:
+        return ""
+    return f"{name} {rounded(value, 3)} ({rounded(low, 3)} to {rounded(high, 3)})"
 
 
 def _shares(shares: Mapping[str, float]) -> str:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 PINBALL, COVERAGE_GAP = "pinball", "quantile_coverage_gap"
@@ -40,6 +40,12 @@ def alpha_of(metric: str) -> float | None:
 def covered_alpha_of(metric: str) -> float | None:
     """Return the quantile in the name of a coverage gap; ``None`` for other metrics."""
     return _alpha(COVERAGE_GAP, metric)
+
+
+def declared_quantiles(metrics: Iterable[str]) -> set[float]:
+    """Return the quantiles in the names of metrics: pinball losses and coverage gaps."""
+    found = (_alpha(kind, name) for name in metrics for kind in NAMES)
+    return {alpha for alpha in found if alpha is not None}
 
 
 def _alpha(kind: str, metric: str) -> float | None:

@@ -84,6 +84,9 @@ def quantile_of(trainer: TrainerSpec) -> float | None:
         value = params.get("quantile", 0.5)
     else:
         return None
+    if isinstance(value, str) and "{{" in value:
+        # A template of a DAG file, which is rendered before the step runs.
+        return None
     try:
         alpha = float(value)
     except (TypeError, ValueError):
@@ -100,14 +103,14 @@ def _only_quantile(value: Any) -> Any:
     """
     if value is None:
         raise ValueError(
-            "params has objective='reg:quantileerror' without the quantile; set for example quantile_alpha=0.9"
+            "`params` has objective='reg:quantileerror' without the quantile; set for example quantile_alpha=0.9"
         )
     listed = value.strip("[]() ").split(",") if isinstance(value, str) else value
     if not isinstance(listed, list | tuple):
         return value
     if len(listed) != 1:
         raise ValueError(
-            f"params has quantile_alpha={value!r}, but a model has one prediction for each row; set one quantile, and train one "
+            f"`params` has quantile_alpha={value!r}, but a model has one prediction for each row; set one quantile, and train one "
             "model for each quantile"
         )
     return listed[0]
@@ -423,7 +426,8 @@ class SearchTrainerSpec(Model):
     def _check(self) -> SearchTrainerSpec:
         check_metric(self.metric, self.greater_is_better)
         check_chooses(self.metric)
-        if self.metric is None and (alpha := quantile_of(self.trainer)) is not None:
+        alpha = quantile_of(self.trainer)
+        if self.metric is None and alpha is not None:
             raise ValueError(
                 f"the trainer learns the quantile {alpha:g}, which cannot be judged by rmse, the default for regression; set "
                 f"metric={{'metric': 'pinball', 'alpha': {alpha:g}}}"
@@ -446,12 +450,16 @@ class SearchTrainerSpec(Model):
             raise ValueError("a search cannot start from another model; remove `warm_start` from the trainer")
         for name, parameter in self.space.items():
             for value in parameter.ends:
-                self._try(name, value)
+                if quantile_of(self._with(name, value)) != alpha:
+                    raise ValueError(
+                        f"{name!r} is in `space`, but it decides which quantile the model predicts, and models of different quantiles cannot be "
+                        "compared; set it in `params` of the trainer"
+                    )
         return self
 
-    def _try(self, name: str, value: Any) -> None:
+    def _with(self, name: str, value: Any) -> TrainerSpec:
         try:
-            self.trainer.with_values({name: value})
+            return self.trainer.with_values({name: value})
         except ValidationError as error:
             raise ValueError(f"{name} cannot be {value!r}: {error.errors()[0]['msg']}") from None
 

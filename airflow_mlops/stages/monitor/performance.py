@@ -135,6 +135,10 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     outcomes = replace(outcomes, columns=columns)
     if weights.values is not None:
         outcomes = outcomes.weighted(weights.values)
+    alpha = predicted_quantile(contract.task, contract.metrics)
+    if alpha is not None and outcomes.rows:
+        covered = metrics.quantile_coverage(outcomes, policy.confidence).value
+        notes.append(f"{covered:.1%} of the labels are at most the predicted quantile, which is {alpha:.10g}.")
     reason = missing or young or _too_few(outcomes.rows, coverage, policy)
     performance, known, trained = None, None, _at_training(reference, weights.column).intervals.get(BIAS)
     try:
@@ -160,7 +164,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         unmeasured=reason,
         # The mean error of a model of a quantile is not 0.
         bias=bias(outcomes, contract.task, policy, trained.value if trained is not None else None)
-        if predicted_quantile(contract.task, contract.metrics) is None
+        if alpha is None
         else None,
         interval=_interval(outcomes, reference, policy),
         immature=young or _too_few(labelled, coverage, policy),

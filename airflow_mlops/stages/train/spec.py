@@ -10,8 +10,8 @@ from pydantic import AfterValidator, Field, model_validator
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
-from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric, is_ranking, predicted_quantile
-from airflow_mlops.metrics.quantiles import name_of
+from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric, is_ranking
+from airflow_mlops.metrics.quantiles import declared_quantiles, name_of
 from airflow_mlops.models.calibration_rule import CalibrationInput
 from airflow_mlops.models.class_weight_rule import ClassWeight
 from airflow_mlops.models.interval_rule import IntervalInput
@@ -30,8 +30,9 @@ class TrainSpec(Spec):
     :param trainer: the trainer, or the result of a search, from which the trainer with the best parameters is taken
     :param metrics: metrics that are computed and logged in addition to the built-in metrics: import paths of custom
         metrics (:mod:`airflow_mlops.metrics.custom`), expected costs (:mod:`airflow_mlops.metrics.costs`), deviances
-        (:mod:`airflow_mlops.metrics.deviances`) and NDCG (:mod:`airflow_mlops.metrics.rankings`). For a quantile
-        objective, the pinball loss of the quantile (:mod:`airflow_mlops.metrics.quantiles`) is added
+        (:mod:`airflow_mlops.metrics.deviances`), metrics of one quantile (:mod:`airflow_mlops.metrics.quantiles`) and
+        NDCG (:mod:`airflow_mlops.metrics.rankings`). A metric of a quantile declares that the model predicts this
+        quantile. For a quantile objective or such a metric, the pinball loss of the quantile is added
     :param threshold: rule for the decision threshold of a binary model, or the threshold as a number, see
         :class:`airflow_mlops.models.threshold_rule.ThresholdRule`; by default the threshold of the estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, see
@@ -63,17 +64,23 @@ class TrainSpec(Spec):
 
     @model_validator(mode="after")
     def _measures_quantile(self) -> TrainSpec:
-        trainer = self.trainer.trainer if isinstance(self.trainer, SearchTrainerSpec) else self.trainer
-        if (alpha := quantile_of(trainer)) is not None and (name := name_of(alpha)) not in self.metrics:
-            self.metrics.append(name)
-        if (
-            isinstance(self.trainer, SearchTrainerSpec)
-            and self.trainer.metric is None
-            and (alpha := predicted_quantile("regression", self.metrics)) is not None
-        ):
+        learned = quantile_of(self.trainer.trainer if isinstance(self.trainer, SearchTrainerSpec) else self.trainer)
+        alphas = sorted({*declared_quantiles(self.metrics), *([] if learned is None else [learned])})
+        if not alphas:
+            return self
+        if len(alphas) > 1:
+            objective = "" if learned is None else f", and the objective learns the quantile {learned:g}"
+            declared = " and ".join(f"{alpha:g}" for alpha in sorted(declared_quantiles(self.metrics)))
             raise ValueError(
-                f"metrics says that the model predicts the quantile {alpha:g}, which the search cannot judge by rmse, the default of "
-                f"a regression; set metric={{'metric': 'pinball', 'alpha': {alpha:g}}} in the Search"
+                f"`metrics` declares the quantile {declared}{objective}, but a model predicts one quantile; keep the metrics of this "
+                "quantile only"
+            )
+        if (name := name_of(alphas[0])) not in self.metrics:
+            self.metrics.append(name)
+        if isinstance(self.trainer, SearchTrainerSpec) and self.trainer.metric is None:
+            raise ValueError(
+                f"`metrics` says that the model predicts the quantile {alphas[0]:g}, which the search cannot judge by rmse, the default "
+                f"for regression; set metric={{'metric': 'pinball', 'alpha': {alphas[0]:g}}} in the Search"
             )
         return self
 

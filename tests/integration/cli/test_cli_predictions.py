@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import mean_pinball_loss, mean_poisson_deviance
 
+from airflow_mlops.cli.tables import _realised_row
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
@@ -22,6 +23,7 @@ from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 from airflow_mlops.stages.predictions import query
 from airflow_mlops.stages.predictions.query import summary
+from airflow_mlops.stages.predictions.summary import MetricSummary, OutcomeSummary, QuantileSummary
 from airflow_mlops.stages.score import step as score
 from tests.integration.cli.test_cli import airflow  # noqa: F401 - a fixture
 from tests.support.deployed import flights, write
@@ -262,6 +264,19 @@ def test_a_quantile_has_its_pinball_loss_and_its_coverage_instead_of_rmse(store,
     assert "pinball_a0.9" in table
     assert "nominal 0.9" in table
     assert "rmse" not in table
+
+
+def test_small_values_are_not_rounded_to_zero():
+    quantile = QuantileSummary(alpha=0.9, value=0.88, low=0.85, high=0.9)
+    outcome = OutcomeSummary(
+        window="2013-04", version=1, rows=9, labelled=9, metric="pinball_a0.9", value=1.2345e-5, low=1e-5, high=15226.7,
+        others=[MetricSummary(metric="mase", note="no column"), MetricSummary(metric="rmse", value=2, low=1, high=3)],
+        quantile=quantile,
+    )  # fmt: skip
+    assert _realised_row(outcome)["metric (interval)"].split("; ") == [
+        "pinball_a0.9 1.23e-05 (1e-05 to 15,227)", "no column", "rmse 2 (1 to 3)",
+        "share of labels at most the prediction 0.88 (0.85 to 0.9), nominal 0.9",
+    ]  # fmt: skip
 
 
 def test_forecasts_counts_rankings_and_costs_have_their_own_metrics(store):

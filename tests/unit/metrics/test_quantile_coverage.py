@@ -71,7 +71,7 @@ def test_a_declaration_names_the_quantile():
         find_metric("quantile_coverage_gap")
     with pytest.raises(ValueError, match="the alpha of quantile_coverage_gap must be"):
         metric_name({"metric": "quantile_coverage_gap", "alpha": 1})
-    with pytest.raises(ValueError, match="set max"):
+    with pytest.raises(ValueError, match="set `max"):
         Policy(metric=NAME, min=0.5)
 
 
@@ -159,7 +159,7 @@ def test_a_gap_chooses_no_model():
     space = {"learning_rate": {"kind": "float", "low": 0.1, "high": 1.0}}
     with pytest.raises(ValueError, match="does not say which model is best"):
         SearchTrainerSpec.model_validate({"trainer": trainer, "space": space, "trials": 1, "metric": NAME})
-    with pytest.raises(SpecError, match="set max"):
+    with pytest.raises(SpecError, match="set `max"):
         parse_gates([{**DECLARED, "better_than_baseline_by": 0}])
     with pytest.raises(SpecError, match="cannot be compared"):
         canary_metric(CanarySpec(model="m", version=1, metric=NAME), CONTRACT, CONTRACT)

@@ -25,7 +25,7 @@ from airflow_mlops.stages.monitor.challengers import metric_of
 from airflow_mlops.stages.monitor.performance import _metric
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.stages.train.step import _shown
-from airflow_mlops.trainers import XGBoostTrainer
+from airflow_mlops.trainers import Int, Search, XGBoostTrainer
 
 NAME, DECLARED = "pinball_a0.9", {"metric": "pinball", "alpha": 0.9}
 RANDOM = np.random.default_rng(0)
@@ -114,6 +114,29 @@ def test_a_quantile_objective_is_judged_by_its_own_loss_and_never_by_rmse_in_sil
 
 
 @pytest.mark.parametrize(
+    ("trainer", "space", "message"),
+    [
+        ({"kind": "lightgbm", "params": {"objective": "quantile"}}, {"alpha": [0.8, 0.9]}, "'alpha' is in `space`"),
+        ({"kind": "lightgbm"}, {"objective": ["regression", "quantile"]}, "'objective' is in `space`"),
+        (
+            {"kind": "xgboost", "params": {"objective": "reg:quantileerror"}},
+            {"quantile_alpha": [0.8, 0.9]},
+            "without the quantile",
+        ),
+        ({"kind": "lightgbm", "params": {"objective": "huber"}}, {"alpha": [0.8, 0.9]}, None),
+    ],
+)
+def test_the_quantile_is_not_searched(trainer, space, message):
+    choices = {name: {"kind": "categorical", "choices": values} for name, values in space.items()}
+    search = {"trainer": trainer, "space": choices, "trials": 1, "metric": DECLARED}
+    if message is None:
+        SearchTrainerSpec.model_validate(search)
+        return
+    with pytest.raises(ValueError, match=message):
+        SearchTrainerSpec.model_validate(search)
+
+
+@pytest.mark.parametrize(
     ("params", "message"),
     [
         ({"quantile_alpha": "0.1, 0.9"}, r"'0\.1, 0\.9'.*one model for each quantile"),
@@ -134,7 +157,9 @@ def test_several_quantiles_in_one_model_are_refused_when_the_dag_is_parsed():
     with pytest.raises(SpecError, match=r"\[0\.1, 0\.9\].*one model for each quantile"):
         check_trainer(XGBoostTrainer(params), "The trainer")
     # A template is rendered later.
-    check_trainer(XGBoostTrainer({**params, "quantile_alpha": "{{ params.alpha }}"}), "The trainer")
+    rendered_later = XGBoostTrainer({**params, "quantile_alpha": "{{ params.alpha }}"})
+    check_trainer(rendered_later, "The trainer")
+    Search(rendered_later, {"max_depth": Int(1, 3)}, trials=1, metric=DECLARED)
 
 
 def test_a_model_of_one_quantile_is_monitored_by_its_loss():
@@ -165,6 +190,40 @@ def test_a_search_without_a_metric_is_refused_if_the_metrics_declare_a_quantile(
     with pytest.raises(ValueError, match=r"the quantile 0\.9, which the search cannot judge by rmse"):
         TrainSpec.model_validate({**spec, "trainer": search})
     TrainSpec.model_validate({**spec, "trainer": {**search, "metric": DECLARED}})
+
+
+OTHER_CODE = [
+    {"kind": "function", "function": "mine:fit"},
+    {"kind": "notebook", "notebook": "mine.ipynb"},
+    {"kind": "project", "project": "mine"},
+    {"kind": "torch", "module": "mine:Network"},
+]
+
+
+@pytest.mark.parametrize("trainer", OTHER_CODE)
+def test_the_author_of_other_code_declares_the_quantile_by_a_metric(trainer):
+    spec = {"dataset": {"name": "d"}, "model": "m", "trainer": trainer}
+    gap = {"metric": "quantile_coverage_gap", "alpha": 0.9}
+
+    def metrics(*declared) -> list[str]:
+        return TrainSpec.model_validate({**spec, "metrics": list(declared)}).metrics
+
+    assert metrics(DECLARED) == [NAME]
+    # The gap does not choose a model, so the loss of the same quantile is measured, too.
+    assert metrics(gap) == ["quantile_coverage_gap_a0.9", NAME]
+    assert metrics(DECLARED, gap) == [NAME, "quantile_coverage_gap_a0.9"]
+    assert metrics() == []
+    assert metrics("poisson_deviance") == ["poisson_deviance"]
+    for other in ({"metric": "pinball", "alpha": 0.1}, {**gap, "alpha": 0.1}):
+        with pytest.raises(ValueError, match=r"0\.1 and 0\.9, but a model predicts one quantile"):
+            metrics(DECLARED, other)
+
+
+def test_a_metric_of_another_quantile_than_that_of_the_objective_is_refused():
+    trainer = {"kind": "lightgbm", "params": {"objective": "quantile", "alpha": 0.2}}
+    spec = {"dataset": {"name": "d"}, "model": "m", "trainer": trainer, "metrics": [DECLARED]}
+    with pytest.raises(ValueError, match=r"the quantile 0\.9, and the objective learns the quantile 0\.2"):
+        TrainSpec.model_validate(spec)
 
 
 def test_the_summary_of_a_training_names_the_metrics_of_the_quantile_only():

@@ -202,6 +202,10 @@ def test_a_model_of_a_quantile_has_neither_a_bias_nor_a_hint_to_rmse(store):
     assert performance.realised(check(store, table), trained).bias.significant
     found = performance.realised(check(store, table), quantile)
     assert (found.performance.metric, found.bias) == ("pinball_a0.9", None)
+    covered = (table["label"].to_numpy() <= table["score"].to_numpy()).mean()
+    (note,) = (note for note in found.notes if "quantile" in note)
+    assert f"{covered:.1%}" in note
+    assert "0.9" in note
     (note,) = performance.estimated(check(store, table), quantile, Realised()).notes
     assert "pinball_a0.9 needs labels" in note
     assert "rmse" not in note

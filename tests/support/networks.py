@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -109,6 +110,23 @@ def slow_network(**shape):
 
     network, slow = TabularNetwork(**shape), float(os.environ.get("TEST_SLOW", "0"))
     network.register_forward_pre_hook(lambda *_: time.sleep(slow))
+    return network
+
+
+class _Freed:
+    """Creates the file TEST_FREED when it is freed in a training process."""
+
+    def __del__(self):
+        if "RANK" in os.environ:
+            Path(os.environ["TEST_FREED"]).touch()
+
+
+def observed_network(**shape):
+    """The built-in network, which creates the file TEST_PRELOADED in a process that shares its imports with others."""
+    network = slow_network(**shape)
+    network.observer = _Freed()
+    if "RANK" in os.environ and gc.get_freeze_count() > 100_000:
+        Path(os.environ["TEST_PRELOADED"]).touch()
     return network
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import getpass
 import json
 import os
-import subprocess
-import sys
 import time
 import uuid
 
@@ -22,6 +20,7 @@ from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.promote import step as promote
 from airflow_mlops.stages.promote.spec import PromoteSpec
 from tests.integration.stages.test_promote import verdict
+from tests.support.forks import Forks
 
 
 @pytest.fixture
@@ -60,17 +59,25 @@ def promoted(store, versions):
     return versions
 
 
-def test_airflows_help_lists_the_commands_without_importing_heavy_libraries(tmp_path, airflow_db):
-    probe = (
-        "import sys; sys.argv = ['airflow', *sys.argv[1:]]\n"
-        "from airflow.__main__ import main\n"
-        "try: main()\n"
-        "except SystemExit: pass\n"
-        "print('LOADED', *sorted(sys.modules))"
-    )
+# Runs the command ``airflow`` with the words in ``sys.argv``, and prints the modules that it has imported.
+COMMAND = """
+sys.argv[0] = "airflow"
+try: main()
+except SystemExit as ended: print("STATUS", ended.code)
+print("LOADED", *sorted(sys.modules))
+"""
+
+
+@pytest.fixture(scope="module")
+def command(airflow_db):
+    """``command("mlops", "--help")`` runs ``airflow mlops --help`` in a process of its own."""
+    with Forks("from airflow.__main__ import main") as forks:
+        yield lambda *words: forks.run(COMMAND, *words)
+
+
+def test_airflows_help_lists_the_commands_without_importing_heavy_libraries(command):
     for words, expected in ((["--help"], "mlops"), (["mlops", "--help"], "reproduce")):
-        done = subprocess.run([sys.executable, "-c", probe, *words], capture_output=True, text=True, timeout=600)
-        text, _, loaded = done.stdout.partition("LOADED")
+        text, _, loaded = command(*words).stdout.partition("LOADED")
         assert expected in text
         heavy = {"mlflow", "pandas", "numpy", "pyarrow", "sklearn", "torch", "feast", "onnx", "airflow_mlops.registry"}
         assert heavy & set(loaded.split()) == set()
@@ -87,16 +94,8 @@ def test_airflows_help_lists_the_commands_without_importing_heavy_libraries(tmp_
         ["predictions", "nothing", "--window", "soon"],
     ],
 )
-def test_an_error_is_answered_without_importing_heavy_libraries(words, tmp_path, airflow_db):
-    probe = (
-        "import sys; sys.argv = ['airflow', 'mlops', *sys.argv[1:]]\n"
-        "from airflow.__main__ import main\n"
-        "try: main()\n"
-        "except SystemExit as ended: print('STATUS', ended.code)\n"
-        "print('LOADED', *sorted(sys.modules))"
-    )
-    command = [sys.executable, "-c", probe, *words, "--store", f"file://{tmp_path}"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+def test_an_error_is_answered_without_importing_heavy_libraries(words, tmp_path, command):
+    done = command("mlops", *words, "--store", f"file://{tmp_path}")
     text, _, loaded = done.stdout.partition("LOADED")
     assert "STATUS" in text, done.stderr
     assert "nothing" in text or "soon" in text

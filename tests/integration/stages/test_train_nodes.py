@@ -111,7 +111,7 @@ def test_a_waiting_node_ends_once_the_result_is_stored(mlflow_connection, store,
     # The first node finds a candidate that an earlier try registered, and does not train.
     helper = start(made, 1, port)
     assert helper.stdout is not None
-    while "torch.distributed.run" not in _children(helper.pid):
+    while "trainers.torch.launch" not in _children(helper.pid):
         assert helper.poll() is None, helper.stdout.read()
     store.write_json(made.key, {"summary": "done"})
     assert helper.wait(60) == 0

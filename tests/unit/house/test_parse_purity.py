@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.support.forks import Forks
 
 ROOT = Path(__file__).parents[3]
 OPERATORS = sorted(
@@ -26,12 +27,15 @@ HEAVY = {
 # Airflow itself imports these before it parses a DAG.
 AIRFLOWS_OWN = {"fsspec", "sqlalchemy"}
 
-# Prints the modules that the statement in ``sys.argv[1]`` imports in addition to those of Airflow's DAG processor.
-PROBE = """
-import json, sys
+# What Airflow's DAG processor has imported before it parses a DAG.
+PROCESSOR = """
 import airflow.dag_processing.processor
 from airflow.dag_processing.dagbag import BundleDagBag
 from airflow.sdk import DAG, Asset, BaseOperator
+"""
+# Prints the modules that the statement in ``sys.argv[1]`` imports in addition.
+PROBE = """
+import json, sys
 def loaded():
     return {name for name, module in sys.modules.items() if module is not None}
 before = loaded()
@@ -40,16 +44,21 @@ print(json.dumps({"before": sorted(before), "new": sorted(loaded() - before)}))
 """
 
 
-def probe(statement: str, folder: Path) -> tuple[set[str], set[str]]:
-    """The modules imported before and by ``statement``, in a fresh interpreter."""
+@pytest.fixture(scope="module")
+def probe(tmp_path_factory) -> Iterator[Callable[[str], tuple[set[str], set[str]]]]:
+    """The modules imported before and by a statement, in an interpreter that has imported what the DAG processor has."""
+    folder = tmp_path_factory.mktemp("airflow")
     env = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     env |= {"AIRFLOW_HOME": str(folder), "AIRFLOW__CORE__LOAD_EXAMPLES": "False"}
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE, statement], env=env, cwd=folder, capture_output=True, text=True, timeout=600
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    return set(found["before"]), set(found["new"])
+    with Forks(PROCESSOR, env, folder) as forks:
+
+        def probe(statement: str) -> tuple[set[str], set[str]]:
+            done = forks.run(PROBE, statement)
+            assert done.returncode == 0, done.stdout + done.stderr
+            found = json.loads(done.stdout.splitlines()[-1])
+            return set(found["before"]), set(found["new"])
+
+        yield probe
 
 
 def parse(path: Path) -> str:
@@ -62,29 +71,29 @@ assert bag.dags and not bag.import_errors, bag.import_errors
 """
 
 
-def test_the_probe_finds_imported_modules(tmp_path):
-    before, new = probe("import pandas", tmp_path)
+def test_the_probe_finds_imported_modules(probe):
+    before, new = probe("import pandas")
     assert {"pandas", "numpy"} <= new & HEAVY
     # The tests below cannot find a module that Airflow itself imports, so a new one must be noticed here.
     assert before & HEAVY == AIRFLOWS_OWN
 
 
-def test_importing_all_that_dag_files_import_loads_nothing_heavy(tmp_path):
+def test_importing_all_that_dag_files_import_loads_nothing_heavy(probe):
     others = ["compute", "links", "trainers", "triggers.registry", "triggers.report"]
     modules = [*OPERATORS, *SENSORS, *(f"airflow_mlops.{name}" for name in others)]
-    _, new = probe("\n".join(f"import {module}" for module in modules), tmp_path)
+    _, new = probe("\n".join(f"import {module}" for module in modules))
     assert set(OPERATORS) <= new
     assert new & HEAVY == set()
 
 
 @pytest.mark.parametrize("package", ["airflow_mlops.operators", "airflow_mlops.sensors"])
-def test_importing_the_package_imports_no_operator_or_sensor(package, tmp_path):
-    _, new = probe(f"import {package}", tmp_path)
+def test_importing_the_package_imports_no_operator_or_sensor(package, probe):
+    _, new = probe(f"import {package}")
     assert new == {package}
 
 
-def test_a_dag_of_all_operators_loads_nothing_heavy(tmp_path):
-    _, new = probe(parse(ROOT / "benchmarks" / "dags" / "parse" / "every_operator.py"), tmp_path)
+def test_a_dag_of_all_operators_loads_nothing_heavy(probe):
+    _, new = probe(parse(ROOT / "benchmarks" / "dags" / "parse" / "every_operator.py"))
     assert set(OPERATORS) <= new
     assert new & HEAVY == set()
     # Building the pydantic models of specs was most of the time of parsing.
@@ -105,19 +114,19 @@ with DAG("sensing", schedule=[watched, champion]):
 """
 
 
-def test_a_dag_of_sensors_and_a_watcher_loads_nothing_heavy(tmp_path):
+def test_a_dag_of_sensors_and_a_watcher_loads_nothing_heavy(probe, tmp_path):
     (tmp_path / "sensing.py").write_text(SENSING)
-    _, new = probe(parse(tmp_path / "sensing.py"), tmp_path)
+    _, new = probe(parse(tmp_path / "sensing.py"))
     assert {*SENSORS, "airflow_mlops.triggers.registry", "airflow_mlops.triggers.report"} <= new
     assert new & HEAVY == set()
 
 
-def test_the_example_dags_load_nothing_heavy(tmp_path):
-    _, new = probe(parse(ROOT / "dags"), tmp_path)
+def test_the_example_dags_load_nothing_heavy(probe):
+    _, new = probe(parse(ROOT / "dags"))
     assert "airflow_mlops.operators.base" in new
     assert new & HEAVY == set()
 
 
-def test_the_plugin_that_every_task_imports_is_light(tmp_path):
-    _, new = probe("import airflow_mlops.plugin, airflow_mlops.hooks.mlflow", tmp_path)
+def test_the_plugin_that_every_task_imports_is_light(probe):
+    _, new = probe("import airflow_mlops.plugin, airflow_mlops.hooks.mlflow")
     assert new & {*HEAVY, "fastapi"} == set()

@@ -1,6 +1,6 @@
 """Train one network in several processes, started by torchrun on this node or by Kubeflow Trainer on several nodes.
 
-torchrun starts ``python -m airflow_mlops.models.trainers.torch.worker`` once per GPU. The processes send messages and
+torchrun starts :mod:`airflow_mlops.models.trainers.torch.worker` once per GPU. The processes send messages and
 metrics over a socket, and write the trained weights to the checkpoint.
 """
 
@@ -24,6 +24,7 @@ import torch
 from airflow_mlops.core import errors as exceptions
 from airflow_mlops.core.errors import MLOpsError, SpecError, TrainingError
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
+from airflow_mlops.models.trainers.torch import launch
 from airflow_mlops.models.trainers.torch.checkpoint import State, read_checkpoint
 from airflow_mlops.models.trainers.torch.task import TrainingTask
 
@@ -98,13 +99,19 @@ def run_workers(task: TrainingTask, run: TrainingRun) -> None:
         file = Path(folder) / "task"
         file.write_bytes(pickle.dumps((messages.address, task)))
         on_this_node = _on_this_node(task.spec)
-        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={on_this_node}"]
+        command = [sys.executable, "-m", launch.__name__, f"--nproc-per-node={on_this_node}"]
         if nodes() == 1:
             command += ["--standalone", "--local-addr=127.0.0.1"]
         threads = str(max(1, torch.get_num_threads() // on_this_node))
         process = subprocess.Popen(  # noqa: S603
-            [*command, "-m", "airflow_mlops.models.trainers.torch.worker", str(file)],
-            env={"OMP_NUM_THREADS": threads, **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            [*command, str(file)],
+            env={
+                "OMP_NUM_THREADS": threads,
+                # What a user's network prints is in the log at once.
+                "PYTHONUNBUFFERED": "1",
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },
         )
         try:
             # Once the first node has stored the result, the processes of this node are no longer needed.

@@ -1,6 +1,6 @@
 """Entry point of a training process.
 
-torchrun starts it with ``python -m airflow_mlops.models.trainers.torch.worker FILE``.
+:mod:`airflow_mlops.models.trainers.torch.launch` forks the process, which runs this file as a script.
 """
 
 from __future__ import annotations
@@ -17,6 +17,10 @@ from torch import distributed
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.models.trainers.torch.loop import Loop
 from airflow_mlops.models.trainers.torch.task import TrainingTask, find_device, gpu_memory, make_network
+
+# Freeing the process group waits for gloo's thread and holds Python's GIL meanwhile, for which this thread may wait
+# (https://github.com/pytorch/pytorch/issues/56297). So what refers to the group stays until the process has ended.
+_never_freed: list[Loop] = []
 
 
 def main(file: str) -> int:
@@ -56,6 +60,7 @@ def _train(task: TrainingTask, parent: Connection) -> None:
                 progress=lambda message: parent.send(("progress", message)),
                 log=lambda epoch, metrics: parent.send(("metrics", epoch, metrics)),
             )
+            _never_freed.append(loop)
             loop.resume()
             loop.train()
             loop.save()
@@ -64,4 +69,9 @@ def _train(task: TrainingTask, parent: Connection) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    # The variables of a script are freed when it ends, those of an imported module are not.
+    from airflow_mlops.models.trainers.torch import worker
+
+    # torchrun waits for the return of a process that has succeeded, and for the exit of one that has not.
+    if status := worker.main(sys.argv[1]):
+        sys.exit(status)

@@ -85,6 +85,10 @@ def test_processes_terminated_by_sigterm_are_resumed_with_exactly_the_same_numbe
         "module": "tests.support.networks:slow_network", "processes": 2, "device": "cpu", "checkpoint_every": 10**6
     }  # fmt: skip
     whole = train_and_record(dataset, "checkpoints/whole2.pt", **options)
+    # Batches contain other rows than those of one process, but as many of them, so the loss falls equally far.
+    alone = train_and_record(dataset, "checkpoints/alone.pt", **{**options, "processes": 1})
+    assert whole["epochs"][-1]["train_loss"] == pytest.approx(alone["epochs"][-1]["train_loss"], rel=0.05)
+    assert len(whole["losses"]) == pytest.approx(len(alone["losses"]), abs=len(whole["epochs"]))
     terminated = start(TERMINATED, "checkpoints/terminated.pt")
     assert terminated.stdout is not None
     while (line := terminated.stdout.readline()) and "Epoch 1 of 3" not in line:

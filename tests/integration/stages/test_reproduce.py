@@ -11,7 +11,6 @@ import uuid
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_mlops.compute.process import ProcessRunner
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.data.datasets.manifest import manifest_key
 from airflow_mlops.registry.names import ENVIRONMENT_FILE, TRAINING_FILE
@@ -20,10 +19,10 @@ from airflow_mlops.stages.evaluate import step as evaluate
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec
 from airflow_mlops.stages.reproduce import step as reproduce
 from airflow_mlops.stages.reproduce.spec import ReproduceSpec
-from airflow_mlops.stages.runner import run_call
 from airflow_mlops.stages.train import step as train
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer, TorchTrainer
+from tests.support.processes import run_here
 from tests.support.training import flights, training_set
 
 FOREST = SklearnTrainer("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 10})
@@ -58,13 +57,15 @@ def again(airflow_db, store, capsys, monkeypatch):
     """
     from airflow.cli.cli_parser import get_parser
 
-    started = ProcessRunner.run
-
     def again(candidate, *options, own_process=False):
-        here = lambda runner, call, *_: run_call(call)  # noqa: E731
-        monkeypatch.setattr(ProcessRunner, "run", started if own_process else here)
-        # A new process would import it.
-        sys.modules.pop("own_trainer", None)
+        with monkeypatch.context() as patch:
+            if not own_process:
+                run_here(patch)
+                # A new process would import it.
+                sys.modules.pop("own_trainer", None)
+            return command(candidate, *options)
+
+    def command(candidate, *options):
         words = [
             "mlops",
             "reproduce",

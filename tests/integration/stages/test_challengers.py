@@ -36,6 +36,7 @@ from airflow_mlops.stages.train import step as train
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer
 from tests.support.deployed import scoring_set, write
+from tests.support.processes import run_here
 
 LINEAR = SklearnTrainer("sklearn.linear_model.LogisticRegression")
 TREE = SklearnTrainer("sklearn.tree.DecisionTreeClassifier", params={"max_depth": 4})
@@ -361,10 +362,11 @@ def test_a_window_that_the_champion_was_trained_on_is_not_compared(client, store
 
 
 def test_a_backtest_of_the_stored_windows_shows_what_the_policy_would_have_done(
-    client, store, check, airflow_db, capsys
+    client, store, check, airflow_db, monkeypatch, capsys
 ):
     from airflow.cli.cli_parser import get_parser
 
+    run_here(monkeypatch)
     champion = trained(client, store, LINEAR)
     for month, sign in ((4, 1.0), (5, 1.0), (6, -1.0), (7, -1.0)):
         check(champion, f"2013-{month:02}", flights(month, seed=month, sign=sign), probe=None)
@@ -429,7 +431,8 @@ def test_a_backtest_runs_code_of_a_user_only_if_its_file_names_it(
         check(champion, f"2013-{month:02}", flights(month, seed=month), probe=None)
     words = ["mlops", "backtest", champion.model, "--to", "2013-04", "--store", store.url, "-o", "json"]
     args = get_parser().parse_args(words)
-    with pytest.raises(SystemExit, match="set `?--trainer"):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match="set `?--trainer"):
+        run_here(patch)
         args.func(args)
     (tmp_path / "trainer.yaml").write_text("function: own_fit:fit\n")
     args = get_parser().parse_args([*words, "--trainer", str(tmp_path / "trainer.yaml")])

@@ -22,6 +22,7 @@ from airflow_mlops.stages.reproduce.spec import ReproduceSpec
 from airflow_mlops.stages.train import step as train
 from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import FunctionTrainer, SklearnTrainer, TorchTrainer
+from tests.support.processes import run_here
 from tests.support.training import flights, training_set
 
 FOREST = SklearnTrainer("sklearn.ensemble.RandomForestClassifier", {"n_estimators": 10})
@@ -49,11 +50,22 @@ def learn(client, store):
 
 
 @pytest.fixture
-def again(airflow_db, store, capsys):
-    """Run ``airflow mlops reproduce``; return the exit status, the comparisons by property, and stderr."""
+def again(airflow_db, store, capsys, monkeypatch):
+    """Run ``airflow mlops reproduce``; return the exit status, the comparisons by property, and stderr.
+
+    The command starts a process for the step only with ``own_process``, because its imports take most of the CPU time.
+    """
     from airflow.cli.cli_parser import get_parser
 
-    def again(candidate, *options):
+    def again(candidate, *options, own_process=False):
+        with monkeypatch.context() as patch:
+            if not own_process:
+                run_here(patch)
+                # A new process would import it.
+                sys.modules.pop("own_trainer", None)
+            return command(candidate, *options)
+
+    def command(candidate, *options):
         words = [
             "mlops",
             "reproduce",
@@ -85,7 +97,7 @@ def verdicts(rows, kind):
 def test_a_forest_is_reproduced_exactly_and_nothing_is_registered(learn, again, client, store):
     made = learn(FOREST, seed=3)
     before = client.search_runs([client.get_run(made.run_id).info.experiment_id])
-    status, rows, log = again(made.candidate)
+    status, rows, log = again(made.candidate, own_process=True)
     assert status == 0
     assert {row["verdict"] for row in rows.values()} == {"equal"}
     assert float(rows["metric roc_auc"]["now"]) == made.metrics["roc_auc"]
@@ -168,7 +180,7 @@ def test_changed_code_is_reported_even_if_the_metrics_are_equal(learn, again, tm
     assert "own_trainer:fit" in refused
     assert "--allow-code" in refused
     assert rows == {}
-    assert again(made.candidate, "--allow-code")[0] == 0
+    assert again(made.candidate, "--allow-code", own_process=True)[0] == 0
     (tmp_path / "own_trainer.py").write_text(OWN + "\n# Nothing else changed.\n")
     status, rows, log = again(made.candidate, "--allow-code")
     assert status == 1

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-PROCESSES = 150
+PROCESSES = 75
 # Each child reads a dataset as a table, and ends as every Python process does.
 SCRIPT = f"""
 import gc, json, os, sys
@@ -32,7 +32,7 @@ print(json.dumps(codes))
 
 
 def test_processes_that_read_a_dataset_end_normally(tmp_path):
-    # Threads that decoded columns of a file of Python aborted 1 of 15 processes.
+    # Threads that decoded columns of a file of Python aborted 1 of 15 processes, so all of 75 end normally in 0.6% of runs.
     command = [sys.executable, "-c", SCRIPT, tmp_path.as_uri()]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert json.loads(done.stdout) == [0] * PROCESSES, done.stderr[-2000:]

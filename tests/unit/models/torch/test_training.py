@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +14,7 @@ from airflow_mlops.models.inputs import feature_columns, frame
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.spec import TorchTrainerSpec
 from airflow_mlops.trainers import TorchTrainer
+from tests.support.forks import Forks
 from tests.support.networks import BINARY, Record, data, exported, rows, session, train, weights
 
 pytestmark = pytest.mark.slow
@@ -124,14 +122,16 @@ def test_an_error_while_rows_are_read_ahead_is_raised(dataset, monkeypatch):
         train(dataset, key="checkpoints/gone.pt")
 
 
-def test_memory_does_not_grow_with_the_number_of_rows(store, tmp_path):
-    code = """
-import resource, sys
+def test_memory_does_not_grow_with_the_number_of_rows(store):
+    before = """
+import resource
+from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.core.references import DatasetRef
-from airflow_mlops.models.trainers.torch import batches
+from airflow_mlops.models.trainers.torch import batches, preload, trainer
 from tests.support.networks import train
+"""
+    code = """
 batches.BUFFER_ROWS, batches.CACHE_BYTES = 20_000, 2**20
 store = ArtifactStore(sys.argv[1])
 # The rows need memory, not the network, so the smallest one will do.
@@ -140,15 +140,14 @@ train(open_dataset(store, DatasetRef.model_validate_json(sys.argv[2])), epochs=2
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
     peaks = []
-    for name, parts in (("few", 2), ("many", 40)):
-        with DatasetWriter(store, name) as writer:
-            for part in range(parts):
-                writer.write(rows(part, 20_000), "train")
-            ref = writer.commit()[0].ref
-        done = subprocess.run(
-            [sys.executable, "-c", code, store.url, ref.model_dump_json()],
-            capture_output=True, text=True, check=True, cwd=Path(__file__).parents[4], env={**os.environ},
-        )  # fmt: skip
-        peaks.append(int(done.stdout.splitlines()[-1]))
+    with Forks(before, cwd=Path(__file__).parents[4]) as forks:
+        for name, parts in (("few", 2), ("many", 40)):
+            with DatasetWriter(store, name) as writer:
+                for part in range(parts):
+                    writer.write(rows(part, 20_000), "train")
+                ref = writer.commit()[0].ref
+            done = forks.run(code, store.url, ref.model_dump_json())
+            assert done.returncode == 0, done.stderr
+            peaks.append(int(done.stdout.splitlines()[-1]))
     # 760,000 rows more: 60 MB as Arrow, several times that as a DataFrame.
     assert peaks[1] - peaks[0] < 60, peaks

@@ -20,6 +20,7 @@ import pytest
 
 from airflow_mlops.core.calls import StepCall
 from airflow_mlops.core.connections import ConnectionInfo
+from airflow_mlops.core.isolation import without
 from airflow_mlops.core.references import MLflowTarget
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import find_datasets, in_slots
@@ -43,7 +44,8 @@ STORES = {"file": object_stores.folder, "s3": object_stores.s3, "azure": object_
 # The first month has no champion and no earlier reports.
 PASSED_MONTHS = MONTHS[:2]
 IMPORTED = (
-    "duckdb", "great_expectations", "mlflow.sklearn", "onnxruntime", "scipy.stats", "skl2onnx", "sklearn.linear_model"
+    "duckdb", "great_expectations", "mlflow.pyfunc", "mlflow.sklearn", "mlflow.tracing.fluent", "onnxruntime", "pyarrow.parquet",
+    "scipy.stats", "skl2onnx", "sklearn.inspection", "sklearn.linear_model",
 )  # fmt: skip
 
 
@@ -52,6 +54,9 @@ def _imported() -> Iterator[None]:
     """Import what the steps import, so that no process has to. A kill hits a write rather than the rendering of a plot."""
     for name in (*(f"airflow_mlops.stages.{step}.step" for step in STEPS), *IMPORTED):
         importlib.import_module(name)
+    # Through scikit-learn, skops imports torch, which no step here needs.
+    with without("torch"):
+        importlib.import_module("skops.io")
     with pytest.MonkeyPatch.context() as patch:
         plots.leave_empty(patch)
         yield

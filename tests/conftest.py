@@ -15,6 +15,7 @@ from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 
 from airflow_mlops.core import secrets
+from tests.support import shared_airflow
 from tests.support.airflow_db import FOLDER as MADE
 from tests.support.live import LiveAirflow
 
@@ -51,15 +52,14 @@ def group(path: str) -> str:
     """The group of a test file. One xdist worker runs the tests of a group, one after the other.
 
     Most files share no fixtures, so each is a group. The files on the cluster share a namespace and an MLflow server, those
-    in a folder ``live`` an Airflow, and those of the plugin the application of Airflow's API server. The files on the cluster
-    are two groups, because they wait for pods most of the time.
+    in the folders ``live`` an Airflow, and those of the plugin the application of Airflow's API server.
 
     :param path: relative to the root of the repository
     """
     parts = path.split("/")
     if parts[1:3] == ["integration", "plugin"]:
         return "plugin"
-    return " ".join(part for part in ("kubernetes", "live") if part in parts) or path
+    return next((part for part in ("live", "kubernetes") if part in parts), path)
 
 
 class Groups(LoadScopeScheduling):
@@ -77,7 +77,7 @@ class Groups(LoadScopeScheduling):
         if self.numnodes > 2 and node.gateway.id == f"gw{self.numnodes - 1}":
             names.reverse()
         if image_is_being_built():
-            # Groups that do not need the image come first, if there are any.
+            # Groups that do not need the image come first, if there are any. The live Airflow's needs it last.
             names.sort(key=lambda name: name.startswith("kubernetes"))
         self.workqueue.move_to_end(names[0], last=False)
         super()._assign_work_unit(node)
@@ -90,10 +90,11 @@ class Groups(LoadScopeScheduling):
 
     def _needs_cluster(self) -> bool:
         """Whether a test on the cluster is still to end."""
-        return any(name.startswith("kubernetes") for name in self.workqueue) or any(
-            name.startswith("kubernetes") and not all(tests.values())
-            for units in self.assigned_work.values()
-            for name, tests in units.items()
+        return any(
+            nodeid.startswith("tests/kubernetes/") and not done
+            for units in (self.workqueue, *self.assigned_work.values())
+            for tests in units.values()
+            for nodeid, done in tests.items()
         )
 
 
@@ -138,13 +139,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def order(item: pytest.Item) -> int:
         parts = item.path.relative_to(TESTS).parts
+        if "live" in parts:
+            # The image of the pods may still be being built.
+            return 2 if parts[0] == "kubernetes" else 1
         if parts[0] == "kubernetes":
             return 0
-        if "live" in parts:
-            return 1
         if item.path in services:
-            return 2 if item.path in slow else 3
-        return 5 if item.path in slow else 4
+            return 3 if item.path in slow else 4
+        return 6 if item.path in slow else 5
 
     items.sort(key=order)
 
@@ -153,6 +155,18 @@ def pytest_collection_finish() -> None:
     """Leave what was imported for the collection out of the search for garbage: it stays until the process ends."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End the live Airflow after the last test that may use it: it takes CPU time also if nothing runs."""
+    if nextitem is None or "live" not in nextitem.path.relative_to(TESTS).parts:
+        shared_airflow.stop()
+
+
+def pytest_sessionfinish() -> None:
+    """End the live Airflow also if the tests were interrupted."""
+    shared_airflow.stop()
 
 
 @pytest.fixture(autouse=True)

@@ -1,20 +1,22 @@
-// Uses the pages of the plugin in a real browser, as a user does. Prints what it found as one line of JSON.
+// Uses the pages of the plugin in a real browser, as a user does. Reads commands, and prints what each found, as lines of JSON.
 //
-// node ui.mjs BASE_URL TOKEN COMMAND [ARGUMENT...]; test_live_ui.py runs it.
+// node ui.mjs BASE_URL TOKEN; test_live_ui.py runs it. All commands share a browser, because each browser takes seconds of CPU
+// time to start and to compile Airflow's pages.
 import { createRequire } from "node:module";
+import { createInterface } from "node:readline";
 
 const require = createRequire(new URL("../../airflow_mlops/plugin/www/package.json", import.meta.url));
 const { chromium } = require("playwright-core");
 const AXE = require.resolve("axe-core/axe.min.js");
 
-const [, , base, token, command, ...args] = process.argv;
+const [, , base, token] = process.argv;
 const browser = await chromium.launch({ executablePath: process.env.CHROMIUM, args: ["--no-sandbox"] });
-const problems = [];
-const hosts = new Set();
+const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, colorScheme: "light" });
+await context.addCookies([{ name: "_token", value: token, url: base }]);
+let problems = [];
+let hosts = new Set();
 
-const open = async (mode = "light", width = 1280) => {
-  const context = await browser.newContext({ viewport: { width, height: 900 }, colorScheme: mode });
-  await context.addCookies([{ name: "_token", value: token, url: base }]);
+const open = async () => {
   const page = await context.newPage();
   page.setDefaultTimeout(120000);
   page.on("pageerror", (error) => problems.push(`${page.url()}: ${error.message}`));
@@ -137,8 +139,18 @@ const act = async (name, list) => {
 };
 
 try {
-  const found = await { pages, keyboard, act }[command](...args.map((argument) => JSON.parse(argument)));
-  console.log(JSON.stringify({ ...found, problems, hosts: [...hosts] }));
+  for await (const line of createInterface({ input: process.stdin })) {
+    const [command, ...args] = JSON.parse(line);
+    [problems, hosts] = [[], new Set()];
+    let found;
+    try {
+      found = await { pages, keyboard, act }[command](...args);
+    } catch (error) {
+      found = { error: String(error.stack) };
+    }
+    await Promise.all(context.pages().map((page) => page.close()));
+    console.log(JSON.stringify({ ...found, problems, hosts: [...hosts] }));
+  }
 } finally {
   await browser.close();
 }

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 from urllib.parse import quote
 
@@ -30,6 +32,7 @@ from tests.support.live import LiveAirflow
 
 ROOT = Path(__file__).parents[3]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+Browse = Callable[..., dict[str, Any]]
 PLANTED = "<script>alert(1)</script>"
 
 pytestmark = [
@@ -125,46 +128,59 @@ def year(airflow: LiveAirflow, mlflow_server: str) -> str:
     return name
 
 
-def browse(airflow: LiveAirflow, command: str, *arguments: Any) -> dict[str, Any]:
-    """Run one command of ``tests/browser/ui.mjs``; no script of the data may run, and no other host may be asked."""
-    found = subprocess.run(
-        ["node", str(ROOT / "tests/browser/ui.mjs"), airflow.url, airflow.token(), command, *map(json.dumps, arguments)],
-        env={**os.environ, "CHROMIUM": str(CHROMIUM)}, capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert found.returncode == 0, found.stderr[-3000:]
-    answer: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
-    assert answer["problems"] == []
-    assert answer["hosts"] == [airflow.url.removeprefix("http://")]
-    return answer
+@pytest.fixture(scope="module")
+def browse(airflow: LiveAirflow) -> Iterator[Browse]:
+    """Runs one command of ``tests/browser/ui.mjs``; no script of the data may run, and no other host may be asked."""
+    with subprocess.Popen(
+        ["node", str(ROOT / "tests/browser/ui.mjs"), airflow.url, airflow.token()],
+        env={**os.environ, "CHROMIUM": str(CHROMIUM)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as browser:  # fmt: skip
+        assert browser.stdin is not None
+        assert browser.stdout is not None
+
+        def run(command: str, *arguments: Any) -> dict[str, Any]:
+            limit = Timer(900, browser.kill)
+            limit.start()
+            print(json.dumps([command, *arguments]), file=browser.stdin, flush=True)
+            answer: dict[str, Any] = json.loads(browser.stdout.readline())
+            limit.cancel()
+            assert "error" not in answer, answer["error"]
+            assert answer["problems"] == []
+            assert answer["hosts"] == [airflow.url.removeprefix("http://")]
+            return answer
+
+        yield run
+        # The browser ends with its input.
+        browser.stdin.close()
 
 
 def page(model: str, tab: str) -> str:
     return f"/plugin/mlops/{quote(model)}?tab={tab}"
 
 
-def test_pages_can_be_used_with_the_keyboard_alone(airflow: LiveAirflow, model: Model) -> None:
-    browse(airflow, "keyboard", model.name, "2013-02")
+def test_pages_can_be_used_with_the_keyboard_alone(browse: Browse, model: Model) -> None:
+    browse("keyboard", model.name, "2013-02")
 
 
-def test_what_users_click_is_in_the_ledger(airflow: LiveAirflow, model: Model) -> None:
+def test_what_users_click_is_in_the_ledger(airflow: LiveAirflow, browse: Browse, model: Model) -> None:
     def start() -> str:
         run_id = airflow.trigger("ui_promote", {"verdict": str(model.verdict)})
         airflow.request_for_approval("ui_promote", run_id)
         return run_id
 
     run_id = start()
-    browse(airflow, "act", model.name, [("Approve", "Approve", PLANTED)])
+    browse("act", model.name, [("Approve", "Approve", PLANTED)])
     airflow.wait_for_success("ui_promote", run_id)
     assert model.champion() == 2
     acknowledge = ("Acknowledge", "Acknowledge", "It snowed.")
     retrain = ("Request retraining", "Request retraining", "Snow.")
     roll_back = ("Roll back", "Roll back to version 1", "It was better.")
-    said = browse(airflow, "act", model.name, [acknowledge, retrain, roll_back])["said"]
+    said = browse("act", model.name, [acknowledge, retrain, roll_back])["said"]
     assert "2013-12" in said[0]
     assert "ui_retrain" in said[1]
     assert model.champion() == 1
     run_id = start()
-    browse(airflow, "act", model.name, [("Reject", "Reject", "Too slow.")])
+    browse("act", model.name, [("Reject", "Reject", "Too slow.")])
     airflow.wait_for_success("ui_promote", run_id)
 
     found = model.entries()
@@ -175,7 +191,7 @@ def test_what_users_click_is_in_the_ledger(airflow: LiveAirflow, model: Model) -
 
 
 def test_pages_are_readable_in_both_colour_modes_on_wide_and_narrow_screens(
-    airflow: LiveAirflow, model: Model, year: str
+    airflow: LiveAirflow, browse: Browse, model: Model, year: str
 ) -> None:
     run_id = quote(airflow.runs("ui_promote")[0]["dag_run_id"])
     task = f"/dags/ui_promote/runs/{run_id}/tasks"
@@ -198,4 +214,4 @@ def test_pages_are_readable_in_both_colour_modes_on_wide_and_narrow_screens(
         (page(year, "data"), f"{year}_flights", f"{year}_predictions", "From raw data to predictions"),
         (page(f"{year}_new", "timeline"), "There is no champion", "Version 1 was trained"),
     ]
-    browse(airflow, "pages", pages)
+    browse("pages", pages)

@@ -23,7 +23,7 @@ def start(airflow: LiveAirflow, probe_dag: ProbeDag, cluster: Cluster):
     def go(pod: str, options: dict, arguments: str = "", **further) -> tuple[str, str]:
         source = probe_dag(pod, options, arguments, **further)
         dag_id = source.split("with DAG('")[1].split("'")[0]
-        (airflow.home / "dags" / f"{dag_id}.py").write_text(textwrap.dedent(source))
+        (airflow.dags / f"{dag_id}.py").write_text(textwrap.dedent(source))
         return dag_id, airflow.trigger(dag_id)
 
     yield go
@@ -87,9 +87,9 @@ def gpus(cluster: Cluster) -> Iterator[None]:
         yield
 
 
-def test_ten_mapped_tasks_share_two_gpus_and_wait_without_worker_slots(airflow, cluster, start, counter, gpus):
+def test_twelve_mapped_tasks_share_two_gpus_and_wait_without_worker_slots(airflow, cluster, start, counter, gpus):
     pod = cluster.pod(deferrable=True, gpus=1, gpu_resource=GPU, schedule_timeout=300)
-    counters = [str(counter) + f"-{n}" for n in range(10)]
+    counters = [str(counter) + f"-{n}" for n in range(12)]
     tasks = (
         f"ProbeOperator.partial(task_id='probe', run_on={pod})"
         f".expand(options=[{{'counter': c, 'seconds': 4}} for c in {counters!r}])"

@@ -484,7 +484,7 @@ def test_api_server_that_refuses_and_drops_requests_has_no_effect(cluster, train
 def start(cluster, airflow) -> Callable[..., tuple[str, str]]:
     def go(pod: str, arguments: str = "") -> tuple[str, str]:
         dag_id, source = dag(cluster, pod, arguments)
-        (airflow.home / "dags" / f"{dag_id}.py").write_text(textwrap.dedent(source))
+        (airflow.dags / f"{dag_id}.py").write_text(textwrap.dedent(source))
         return dag_id, airflow.trigger(dag_id)
 
     return go

@@ -50,7 +50,7 @@ def test_the_description_of_a_field_ends_before_the_next_docstring():
 
 
 def test_the_wheel_contains_the_schema():
-    """tests/integration/live/test_live_pages.py installs the wheel; building it needs hatchling."""
+    """tests/integration/test_your_own_data.py installs the wheel; building it needs hatchling."""
     import tomllib
 
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]

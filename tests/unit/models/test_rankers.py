@@ -110,5 +110,5 @@ def test_settings_that_do_not_suit_a_ranking_are_refused(tmp_path):
     dataset, rows, test = load_data(spec, store)
     with pytest.raises(SpecError, match="group='query', but the ML task is binary"):
         fit_candidate(spec, context, dataset, rows, test, unlogged_run(context, dataset))
-    with pytest.raises(SpecError, match="remove interval"):
+    with pytest.raises(SpecError, match="remove `interval`"):
         parse(TrainSpec, {"dataset": ref, "model": "late", "trainer": ranker, "interval": 0.9}, "Task 'train'")

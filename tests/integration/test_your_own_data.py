@@ -16,11 +16,13 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import end_group, free_port
-from tests.support.live import LiveAirflow
+from tests.support.live import STEPS, LiveAirflow
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
+# What the tasks of the page import besides, twice.
+PRELOADED = (*STEPS, "great_expectations", "skl2onnx", "sklearn.ensemble")
 PAGE = (ROOT / "docs" / "your-own-data.md").read_text()
 
 
@@ -121,7 +123,12 @@ def airflow(shell: Shell, mlflow: str) -> Iterator[LiveAirflow]:
     shell.run("python table.py")
     (dags / "churn.py").write_text(dag)
     # As in a new Airflow, the artifacts are beside the DAGs folder.
-    env = {**shell.env, "AIRFLOW_HOME": str(shell.folder), "AIRFLOW__MLOPS__ARTIFACTS": ""}
+    env = {
+        **shell.env,
+        "AIRFLOW_HOME": str(shell.folder),
+        "AIRFLOW__MLOPS__ARTIFACTS": "",
+        "AIRFLOW__MLOPS__PRELOAD": ",".join(PRELOADED),
+    }
     with LiveAirflow(shell.folder, dags, env, python=shell.environment / "bin" / "python") as live:
         shell.env = live.env
         for command in commands():

@@ -83,7 +83,8 @@ class Runner(ABC, Generic[Description]):
     def on_kill(self) -> None:
         """Stop the running step.
 
-        Airflow calls this method only if the task is ended from outside, for example by a user.
+        Airflow calls this method if the task is ended from outside, for example by a user, or takes longer than its
+        ``execution_timeout``. Airflow does not call it after other exceptions.
         """
 
 

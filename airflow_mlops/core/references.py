@@ -208,7 +208,9 @@ class DeltaTarget(Model):
                 f"{self.delta!r} contains {found[0]!r}, which paths of Delta tables cannot contain. Rename it."
             )
         if next(url_credentials(self.delta), None) is not None:
-            raise ValueError("`delta` is a URL with credentials. Remove them, and set `conn_id` or the environment.")
+            raise ValueError(
+                "`delta` is a URL with credentials. Remove them, and set `conn_id`, or the environment variables of the store."
+            )
         if self.conn_id is not None and not self.delta.startswith(_DELTA_STORES):
             raise ValueError(
                 "`conn_id` is only used with a table in S3. Remove `conn_id`, or set `delta` to a URL that starts with s3://"

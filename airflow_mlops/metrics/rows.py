@@ -190,7 +190,7 @@ def _multiclass(
 ) -> Rows:
     # A class that did not occur in training has probability 0, so its rows count as errors.
     unknown = unseen(truth, classes)
-    # Models of other origin may predict classes outside their contract and the labels.
+    # A model that TrainOperator did not train may predict a class that is neither in its contract nor among the labels.
     unknown += unseen(prediction, [*classes, *unknown])
     labels = [*classes, *unknown]
     codes, predicted = encode(truth, labels), encode(prediction, labels)

@@ -3,13 +3,14 @@
 The summands of each row are computed once. Their sums over all rows, over a slice, or over a bootstrap sample then give
 the metric on these rows.
 
-Most metrics are functions of sums by definition. Three metrics depend on the order of the rows or on bins:
+Most metrics are functions of sums by definition. Some metrics depend on the order of the rows by score, or on bins:
 
 - The area under the ROC curve is, to first order in the rows' weights, linear in the placements of the rows
   (:func:`airflow_mlops.metrics.ranks.placements`). DeLong's variance is based on the same expansion.
 - Average precision is also expanded to first order, see :func:`airflow_mlops.metrics.ranks.precision_terms`.
 - The expected calibration error (M. Naeini, G. Cooper and M. Hauskrecht, "Obtaining Well Calibrated Probabilities Using
   Bayesian Binning", AAAI 2015) sums the gaps of ten bins of equal width. The bins are fixed, so the sums are exact.
+- NDCG is computed for each group. The value of a group is a summand of the first row of the group.
 
 If rows have weights, each summand is multiplied by the weight of its row. The bootstrap draws a row together with its
 weight, so the bootstrap distribution and the influence of each row are those of the weighted metric.

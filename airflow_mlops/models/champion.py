@@ -95,7 +95,9 @@ def download_champion(
     promotion = Ledger(store, ref.model).promotion(ref.version)
     if promotion is None or not promotion.files:
         why = (
-            "did not promote it" if promotion is None else "has no hashes of them, because an earlier release wrote it"
+            "has no promotion of it"
+            if promotion is None
+            else "has no hashes of them, because an earlier release wrote it"
         )
         progress(f"The files of {ref} are not checked: the ledger {why}.")
     return download_unchanged(client, ref, promotion)

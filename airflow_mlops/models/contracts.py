@@ -145,7 +145,7 @@ def digest(client: MlflowClient, ref: ModelVersionRef) -> str | None:
 
 
 def content(store: ArtifactStore, ref: ModelVersionRef, digest: str) -> bytes | None:
-    """Return the file with the contract and the profile of a foreign version; ``None`` if the file does not exist.
+    """Return the stored contract and profile of a version that TrainOperator did not train; ``None`` if there are none.
 
     :param store: the artifact store
     :param ref: the foreign version

@@ -32,8 +32,8 @@ class JoinLabelsOperator(ShardedOperator):
         are times and not numbers, the label delay is measured. If a row has several labels, the label with the largest
         value in this column is used, unless ``labels_version`` is set
     :param labels_version: name of a column in ``labels`` with numbers or times that grow with each correction of a
-        label. The label with the largest value is used. Without this parameter and ``labels_timestamp``, several rows
-        with the same label count as one label, and different labels for one row are an error
+        label. The label with the largest value is used. If neither this parameter nor ``labels_timestamp`` is set, several
+        rows with the same label count as one label, and different labels for one row are an error
     :param sample_weight: name of a column in ``labels`` with the weight of each row (``sample_weight`` of
         TrainOperator), for weights that are known only with the label. The column is copied to the predictions, and
         replaces a column of the predictions with this name. By default, the weights come with the scored rows

@@ -27,13 +27,13 @@ MIN_WINDOWS = 3
 def best_recent(
     current: Performance, windows: Mapping[int, Sequence[Performance]], confidence: float
 ) -> RecentLevel | None:
-    """Compare performance in a window with the best level of the versions that made predictions in earlier windows.
+    """Compare performance in a window with the best earlier version: the one with the best mean over its windows.
 
     :param current: performance in the current window
     :param windows: performance in the earlier windows of each version. Values of another metric, or with other weights
         of rows, are left out
     :param confidence: confidence of all intervals, such as 0.95
-    :return: ``None`` if no version has :data:`MIN_WINDOWS` windows
+    :return: ``None`` if no version has at least :data:`MIN_WINDOWS` windows
     """
     known = {
         version: same

@@ -99,17 +99,19 @@ def download_promoted(client: MlflowClient, store: ArtifactStore, ref: ModelVers
 
 
 def require_promoted(store: ArtifactStore, ref: ModelVersionRef) -> None:
-    """If signatures are required, check that the ledger has promoted a champion, with the hashes of its files.
+    """If signatures are required, check that the ledger has a signed promotion of a champion, with the hashes of its files.
 
     :param store: artifact store with the ledger
     :param ref: the champion, according to the alias in MLflow
-    :raises ModelCorruptError: the ledger has no signed promotion of the version
-    :raises RegistryError: the ledger was tampered with
+    :raises ModelCorruptError: the version was not promoted, or its promotion has no valid signature or no hashes
+    :raises RegistryError: a file of the ledger is not an entry, or an entry is missing
     """
     if signatures.required():
         promotion = Ledger(store, ref.model).promotion(ref.version)
         if promotion is None or not promotion.files:
-            why = "the ledger did not promote it" if promotion is None else "its promotion has no hashes of its files"
+            why = (
+                "the ledger has no promotion of it" if promotion is None else "its promotion has no hashes of its files"
+            )
             raise ModelCorruptError(
                 f"The champion {ref} has no signature, because {why}. Evaluate and promote the version, or set the alias in MLflow to "
                 "a version whose promotion was signed."
@@ -148,7 +150,7 @@ def verify_champion(client: MlflowClient, model: str, entries: Sequence[Entry]) 
         return "The model has no champion in MLflow."
     promotion = next((entry for entry in reversed(entries) if entry.promotes(ref.version)), None)
     if promotion is None:
-        return f"The files of the champion v{ref.version} were not checked, because the ledger did not promote it."
+        return f"The files of the champion v{ref.version} were not checked, because the ledger has no promotion of it."
     if not promotion.files:
         return f"The files of the champion v{ref.version} were not checked, because ledger entry {promotion.seq} contains no file hashes."
     with tempfile.TemporaryDirectory() as temporary:

@@ -208,7 +208,7 @@ class Column:
 
     @cached_property
     def infinite_rows(self) -> int:
-        """Return the number of rows of a column of numbers with an infinite value."""
+        """Return the number of rows with an infinite value. The column must be numeric."""
         import pyarrow.compute as pc
 
         return int(pc.sum(pc.is_inf(self.values)).as_py() or 0)

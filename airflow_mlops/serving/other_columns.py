@@ -10,10 +10,10 @@ from airflow_mlops.serving.rows import InputColumns, Rows
 
 
 def difference(sent: InputColumns, wanted: InputColumns) -> str | None:
-    """Return why rows that were sent for the champion cannot be passed to another version.
+    """Return why requests with the fields of the champion cannot be passed to another version.
 
-    :param sent: fields of the rows of the champion
-    :param wanted: fields of the rows of the other version
+    :param sent: input fields of the champion
+    :param wanted: input fields of the other version
     :return: the reason as a clause; ``None`` if the rows can be passed on
     """
     kinds = {feature.name: feature.kind for feature in sent.features}

@@ -271,7 +271,7 @@ def _literal(value: Any) -> str:
 
 
 def _message(error: BaseException) -> str:
-    # The rest are values of rows.
+    # The text after "Preview of" contains values of rows, so the message leaves it out.
     return one_line(type(error)(_COLOURS.sub("", str(error)).partition("Preview of")[0]), _LONGEST_MESSAGE)
 
 

@@ -59,7 +59,7 @@ class FeatureRequest:
 
     @property
     def join_keys(self) -> list[str]:
-        """Return the columns of the events that are join keys, in order."""
+        """Return the join keys, which are columns of the events, without duplicates, in the order of ``views``."""
         return list(dict.fromkeys(column for request in self.views for column in request.join_keys.values()))
 
     @property

@@ -37,12 +37,12 @@ Ints = npt.NDArray[np.int64]
 
 
 class Words(Model):
-    """Row counts by the lower-case words in the rows. Only values with a space are split into words.
+    """Row counts by the lower-case words in the rows. Values without a space are not counted.
 
     All counts are exact, except in ``frequent``. Tests do not use ``frequent``. The report uses ``frequent`` to name
     words.
 
-    :param rows: number of rows with at least one word
+    :param rows: number of rows with a space and at least one word
     :param buckets: number of rows with a word of each hash bucket, shape (:data:`BUCKETS`,)
     :param drawn: number of rows by drawn word. The drawn word of a row is the word with the smallest hash. The key of a
         drawn word is this hash in hexadecimal. Only the :data:`DRAWN` smallest hashes are kept

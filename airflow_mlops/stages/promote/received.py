@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 
 
 class ReceivedSpec(Spec):
-    """Parameters of the promotion of a received version.
+    """Parameters for promoting a version that was copied from another registry.
 
     :param model: name of the registered model
-    :param version: number of the version in the registry that received it
-    :param replaces: number of the champion that the person expects to replace; ``None`` if the model has no champion
+    :param version: number of the version in this registry, not in the registry from which it was copied
+    :param replaces: number of the version that is expected to be the champion now; ``None`` if the model is expected to
+        have no champion
     :param reason: the reason, which is recorded in the ledger
     """
 

@@ -146,7 +146,7 @@ def _search_parameters(spec: TrainSpec, context: StepContext) -> TrainSpec:
     """
     if not isinstance(spec.trainer, SearchTrainerSpec):
         return spec
-    # Imported here, because this module imports Optuna.
+    # Imported here, because only a search needs it.
     from airflow_mlops.stages.search import step as search
 
     fields = {name: getattr(spec, name) for name in ("dataset", "model", "seed", "mlflow", "tags")}

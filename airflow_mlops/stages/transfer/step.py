@@ -157,7 +157,7 @@ def _result(entry: Entry, client: MlflowClient, ledger: Ledger, *, transferred: 
     received, registry = entry.received, without_credentials(client.tracking_uri)
     assert received is not None
     if transferred:
-        summary = f"Copied {received.source} with its evidence to {registry} as {received.version}. The champion there is unchanged."
+        summary = f"Copied {received.source} with its evaluation results to {registry} as {received.version}. The champion there is unchanged."
     else:
         summary = f"{received.source} was copied to {registry} before, as {received.version}. Nothing was copied."
     return TransferResult(

@@ -171,7 +171,7 @@ def publish_data_docs(site: Path, store: ArtifactStore, datasets: Sequence[Datas
     The copied pages need no internet access (:mod:`airflow_mlops.stages.validate.pages`).
 
     :param site: folder with the HTML pages
-    :param datasets: the validated datasets, which have one name
+    :param datasets: the validated datasets, which all have the same name
     """
     # Each dataset, or list of datasets, has its own folder, with one page per validation.
     name, ids = datasets[0].manifest.name, [dataset.manifest.id for dataset in datasets]

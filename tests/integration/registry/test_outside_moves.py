@@ -388,7 +388,7 @@ def test_an_entry_of_a_move_vouches_for_nothing(client, store, promoted):
     assert Ledger(store, v1.model).promotion(3) is None
     logged = []
     download_champion(client, store, v3, logged.append, named=False)
-    assert logged == [f"The files of {v3} are not checked: the ledger did not promote it."]
+    assert logged == [f"The files of {v3} are not checked: the ledger has no promotion of it."]
 
 
 def test_a_move_to_a_promoted_version_keeps_the_hashes_of_its_promotion(client, store, promoted):

@@ -149,7 +149,7 @@ def test_a_champion_that_the_ledger_did_not_promote_is_refused(
     monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
     other = register(client, tmp_path / "other", dataset, (0, 2), model=ref.model)
     client.set_registered_model_alias(ref.model, "champion", str(other.version))
-    with pytest.raises(ModelCorruptError, match="the ledger did not promote it"):
+    with pytest.raises(ModelCorruptError, match="the ledger has no promotion of it"):
         scored(store, ref.model, dataset)
     # A challenger that a DAG names needs no promotion.
     client.set_registered_model_alias(ref.model, "champion", str(ref.version))
@@ -212,7 +212,7 @@ def test_an_evaluation_refuses_a_champion_that_nobody_signed(
     client.set_registered_model_alias(ref.model, "champion", str(weak.version))
     monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
     spec = EvaluateSpec(candidates=[mine], gates=[{"metric": "accuracy", "better_than_champion_by": 0}])
-    with pytest.raises(ModelCorruptError, match="the ledger did not promote it"):
+    with pytest.raises(ModelCorruptError, match="the ledger has no promotion of it"):
         evaluate.run(spec, step(store))
 
 

@@ -64,7 +64,10 @@ def wait_until_gone(api: EndpointApi, manifest: Json, *, only_deleted: bool = Fa
 
 
 def apply_all(api: EndpointApi, made: list[Json]) -> None:
-    """Apply objects. The first object runs the servers."""
+    """Apply the objects of an endpoint in their order.
+
+    A Deployment with a HorizontalPodAutoscaler keeps its current number of pods, within the limits of the autoscaler.
+    """
     scaled = next((item for item in made if item["kind"] == "HorizontalPodAutoscaler"), None)
     for manifest in made:
         is_scaled = scaled is not None and manifest["kind"] == "Deployment"

@@ -156,7 +156,7 @@ class ColumnTypes:
         if index < 0:
             return found
         if is_whole:
-            reason = ", which a double cannot represent"
+            reason = ", which is beyond 2**53, so a double may not represent it exactly"
         elif not small[index].as_py() and pc.is_finite(doubles[index]).as_py():
             reason = ", which may be a rounded integer"
         else:

@@ -33,7 +33,7 @@ from airflow_mlops.core.forks import may_differ
 _INSTALLED = ("site-packages", "dist-packages")
 _OWN = "airflow_mlops"
 _IMPORTERS = ("import_module", "__import__")
-# Other ways to run code that no import statement names.
+# Functions and classes that can run code that no import statement names.
 _LOADERS = (
     "exec", "eval", "exec_module", "load_module", "module_from_spec", "spec_from_file_location", "SourceFileLoader",
     "resolve_name", "import_string",
@@ -246,7 +246,7 @@ def _source(spec: ModuleSpec) -> bytes | None:
 
 
 def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
-    """Yield each name that a module imports anywhere in its code, and whether it names a module.
+    """Yield each name that a module imports anywhere in its code, and whether the name certainly names a module.
 
     The second value is ``False`` for ``b`` in ``from a import b``, because ``b`` may be a module or an attribute.
 

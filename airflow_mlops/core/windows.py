@@ -186,7 +186,7 @@ class Window(Model):
 def missing(wanted: Window, windows: Sequence[Window]) -> list[Window]:
     """Return the parts of ``wanted`` that ``windows`` do not cover, in order of time.
 
-    They have the time zone of ``wanted``.
+    The parts have the time zone of ``wanted``.
     """
     found, covered = [], wanted.start
     for window in sorted(windows, key=lambda item: item.start):

@@ -55,8 +55,8 @@ class PredictionLog:
 
         Manifests of purged predictions are included.
 
-        :param within: time window. Only predictions whose window lies completely inside it are returned. By default all
-            predictions are returned, also predictions without a window
+        :param within: time window. Only predictions whose window lies completely inside it are returned. By default,
+            all predictions are returned, including those without a window
         """
         found = [
             manifest

@@ -199,8 +199,8 @@ def _parts_of_one(one: Dataset, other: Dataset) -> bool:
 def contents(datasets: Sequence[Dataset]) -> list[dict[str, str | None]]:
     """Describe, as JSON, everything that determines the rows of datasets.
 
-    The description of a dataset has its id and the name of its time column. If only a part of its window is read, it
-    also has this part.
+    The description of a dataset has three keys: ``id``, ``time_column``, and ``part``. ``part`` is the window that is
+    read, or ``None`` if the whole dataset is read.
     """
     return [
         {
@@ -228,8 +228,8 @@ def window_of(datasets: Sequence[Dataset]) -> Window | None:
 def dates_detail(datasets: Sequence[Dataset], time_column: str) -> dict[str, bool]:
     """Return the detail that marks times as dates, for the manifest of a dataset that is computed from other datasets.
 
-    Dates are stored as midnight in UTC. With the detail, a window reads them as days in its own time zone. Without
-    windows, and in UTC, the detail changes nothing and is left out.
+    Dates are stored as midnight in UTC. With the detail, a window reads them as days in its own time zone. If no
+    dataset has a window with a time zone other than UTC, the detail changes nothing and is left out.
 
     :param datasets: the datasets with the dates
     :param time_column: name of the column with the dates
@@ -241,7 +241,7 @@ def dates_detail(datasets: Sequence[Dataset], time_column: str) -> dict[str, boo
 
 
 def have_dates(datasets: Sequence[Dataset], time_column: str) -> bool:
-    """Return whether a column of times has only dates, or timestamps that were dates.
+    """Return whether a column of times has, in each of the datasets, only dates or timestamps that were dates.
 
     :param datasets: the datasets
     :param time_column: name of the column

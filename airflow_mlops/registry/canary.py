@@ -149,7 +149,7 @@ def carry_out(client: MlflowClient, ledger: Ledger) -> None:
 
 
 def _end(client: MlflowClient, version: ModelVersionRef) -> None:
-    """Set the share of a canary to 0. A canary that was deleted after its rollout has no share any more."""
+    """Set the share of a canary to 0. If the version was deleted, do nothing."""
     with unless_missing():
         _set_share(client, version, 0)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # The variables with which fsspec and its packages find the artifact store and its credentials.
 _STORE_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_", "FSSPEC_")
-# They belong to the identity of the worker's machine or pod. Executors have their own.
+# These variables belong to the identity of the worker's machine or pod. Executors have their own identity.
 _IDENTITIES = {
     "AWS_WEB_IDENTITY_TOKEN_FILE": ("AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME"),
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": (),

@@ -194,7 +194,7 @@ def _has_java() -> bool:
 
 
 def close(session: Session) -> None:
-    """End the session, and the parts that still run."""
+    """Interrupt the running operations of the session. End the session unless the process had it before."""
     # The session may have ended together with its server.
     with suppress(Exception):
         session.spark.interruptAll()

@@ -131,7 +131,7 @@ def _unknown(dataset: Dataset, window: Window) -> NoReturn:
 
 
 def current_datasets(store: ArtifactStore, name: str, within: Window) -> list[Dataset]:
-    """Open the current dataset of each window that overlaps ``within``, also if newer datasets replace rows of it."""
+    """Open the current dataset of each window that overlaps ``within``, even if newer datasets replace its rows."""
     pointers = read_all(store, window_keys(store, name, within))
     ids = dict.fromkeys(item.id for item in pointers if item.window is not None and item.window.overlaps(within))
     return [Dataset(store, manifest) for manifest in manifests_by_id(store, name, ids).values()]

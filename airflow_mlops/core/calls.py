@@ -13,16 +13,15 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 
 
 class Request(Model):
-    """A retraining request that monitoring or a user creates.
+    """A retraining request that monitoring creates.
 
     The training that the request starts records the request in MLflow tags and in the ledger.
 
-    :param id: id of the request, derived from ``model`` and ``window`` and, for a request of a user, the number of the
-        ledger entry. Monitoring creates at most one request per window of a model
+    :param id: id of the request, derived from ``model`` and ``window``. A model has at most one request per window
     :param model: name of the registered model
-    :param triggers: names of the policy's retraining triggers that fired; ``user`` for a request of a user
+    :param triggers: names of the policy's retraining triggers that fired
     :param reason: why retraining is requested, in one sentence
-    :param window: time window that was monitored; for a request of a user, the last monitored window
+    :param window: time window that was monitored
     :param created: time at which the request was created
     :param metrics: values that ``reason`` refers to, by name
     :param report_url: URL of the monitoring report in the artifact store

@@ -81,11 +81,13 @@ def _files_of(metadata: str) -> str:
 def hashes(paths: Iterable[str]) -> dict[str, str]:
     """Hash the user's modules that define objects, and all modules that these modules import.
 
-    If an import path names a package in ``site-packages``, the package is one entry: the hash of all its Python files.
+    Modules in ``site-packages`` are not followed. If an import path names such a module, or the version of its package
+    is unknown, the whole package is one entry: the hash of all its Python files.
 
     :param paths: import paths of objects, such as ``package.module:function`` or ``package.module.Class``, or of
         modules
-    :return: the SHA-256 by name of the module. Modules that do not exist are included, with an empty text
+    :return: the SHA-256 by name of the module; ``pinned`` for the standard library and for this package; empty for a
+        module that does not exist
     :raises NotCacheableError: a module is not Python source text, may run code that no import statement names (such as
         with ``exec``), or may have changed since this process imported it
     """
@@ -219,7 +221,7 @@ def _places(spec: ModuleSpec) -> list[str]:
 
 
 def _hash_of_package(spec: ModuleSpec) -> str:
-    """Return a hash of the Python files of an installed package, which can be built again with the same version.
+    """Return a hash of the Python files of an installed package, because its version alone may not identify them.
 
     For the standard library and for this package, return ``pinned``.
     """

@@ -39,7 +39,8 @@ def select(
     :param chosen: references to datasets, or selections by name
     :param time_column: column with the time of each row, used if a dataset reaches beyond the window and neither the
         selection nor the dataset names a time column
-    :param kept: the selections of earlier tries of the task, which are returned instead of searching again
+    :param kept: the selections of earlier tries of the task, whose datasets are opened without a new search; ``None``
+        to search every time
     :raises DatasetNotFoundError: there is no such dataset
     :raises IncompleteWindowError: a part of the selected window is not covered by any dataset
     :raises SchemaError: a dataset reaches beyond the window, and its time column is not known
@@ -57,11 +58,13 @@ def select(
 def select_whole(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | None = None) -> list[Dataset]:
     """Open the datasets that references or selections name, ordered by time, with all their rows.
 
-    The datasets may reach beyond the selected window. The errors are the same as in :func:`select`.
+    The datasets may reach beyond the selected window. The errors are the same as in :func:`select`, except that a
+    ``SchemaError`` means that newer datasets replace only a part of a dataset.
 
     :param store: the artifact store
     :param chosen: references to datasets, or selections by name
-    :param kept: the selections of earlier tries of the task, which are returned instead of searching again
+    :param kept: the selections of earlier tries of the task, whose datasets are opened without a new search; ``None``
+        to search every time
     """
     return _select(store, chosen, lambda item: find_whole_datasets(store, item.name, item.window), kept, ["datasets"])
 
@@ -89,7 +92,8 @@ def select_one(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | None
 
     :param store: the artifact store
     :param chosen: a reference to the training set, or a selection by name
-    :param kept: the selections of earlier tries of the task, which are returned instead of searching again
+    :param kept: the selections of earlier tries of the task, whose datasets are opened without a new search; ``None``
+        to search every time
     :raises DatasetNotFoundError: there is no such dataset
     :raises SpecError: the selection contains several datasets, or only some rows of a dataset
     """

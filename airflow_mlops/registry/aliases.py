@@ -163,7 +163,7 @@ def last_move(entries: Sequence[Entry]) -> Entry | None:
 def is_unfinished(client: MlflowClient, move: Entry) -> bool:
     """Return whether a change of the champion is not complete in MLflow yet.
 
-    In this case, the task that wrote the entry has crashed or is still running.
+    The cause is a task that has crashed or is still running, or a change that MLflow has refused.
 
     :param move: entry of the last change of the champion
     """
@@ -182,8 +182,8 @@ def is_unfinished(client: MlflowClient, move: Entry) -> bool:
 def settled_champion(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry]) -> ModelVersionRef | None:
     """Return the champion, after completing the last change of the champion in the ledger.
 
-    If MLflow refuses to complete it, for example because the credentials are read-only, the alias may still name the
-    replaced version. In this case, the champion according to the ledger is returned.
+    MLflow may refuse the change, for example because the credentials are read-only. The alias may then still name the
+    replaced version, so the champion according to the ledger is returned.
 
     :return: ``None`` if the model has no champion
     :raises RegistryUnavailableError: MLflow does not respond

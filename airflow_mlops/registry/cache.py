@@ -126,7 +126,7 @@ def _hold(folder: Path) -> bool:
 
 
 def _lock(folder: Path, mode: int = fcntl.LOCK_SH) -> int | None:
-    """Open and lock a folder. Return ``None`` if it does not exist any more, or another process has it locked."""
+    """Open and lock a folder. Return ``None`` if it does not exist any more, or the requested lock is not available."""
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):

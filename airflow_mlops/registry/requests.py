@@ -153,11 +153,15 @@ def recorded_requests(store: ArtifactStore, model: str, entries: Sequence[Entry]
 
 
 def counted(recorded: Sequence[RecordedRequest], entries: Sequence[Entry], window: Window, seen: int) -> Counted:
-    """Return the recorded requests that can prevent ``window`` from requesting retraining.
+    """Find the recorded requests that can prevent ``window`` from requesting retraining.
 
-    The result contains the request that monitoring made for this window, all answered requests, and an open request for
-    a later window. Requests that were recorded during the check of the window are returned as well, because no training
-    could have started for them yet. Moot requests are left out.
+    :attr:`Counted.requests` contains these requests:
+
+    - the request that monitoring made for this window, in any state;
+    - all answered requests;
+    - the open request, if it is for a later window;
+    - the requests that were recorded during the check of the window and are not moot. No training could have started
+      for them yet.
 
     :param recorded: all requests in the ledger with their states, from :func:`recorded_requests`
     :param entries: entries of the ledger, oldest first
@@ -185,7 +189,7 @@ def all_requests(entries: Sequence[Entry]) -> list[Request]:
 
 
 def refused_requests(entries: Sequence[Entry]) -> list[Request]:
-    """Return the requests that led to a refused candidate since the last promotion or rollback, newest first.
+    """Return the requests that led to a refused candidate since the champion last changed, newest first.
 
     :param entries: entries of the ledger, oldest first
     """

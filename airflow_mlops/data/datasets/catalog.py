@@ -149,7 +149,7 @@ def datasets_inside(store: ArtifactStore, name: str, within: Window) -> list[Dat
 
 
 def _visible(store: ArtifactStore, name: str, within: Window | None) -> list[tuple[Dataset, Window]]:
-    """Open the datasets that overlap ``within``, each with a window in which no newer dataset replaces it.
+    """Open the datasets that overlap ``within``, each with a window in which no newer dataset replaces the dataset.
 
     If newer datasets replace the middle of a window, the older dataset is returned twice: for the time before, and for
     the time after.
@@ -275,7 +275,8 @@ def in_slot(store: ArtifactStore, name: str, slot: str) -> Dataset | None:
 def in_slots(store: ArtifactStore, name: str, within: Window | None = None) -> dict[str, Manifest]:
     """Read the manifest of each slot's current dataset, by name of the slot. A slot is a pointer to a current dataset.
 
-    :param within: time window. Slots of datasets whose window does not overlap ``within`` are left out
+    :param within: time window. Slots of datasets whose window does not overlap ``within`` are left out. Slots of
+        datasets without a window are included
     """
     found = {}
     for pointer in read_all(store, slots_of(store, name).find(within)):

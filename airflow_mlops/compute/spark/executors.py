@@ -104,7 +104,7 @@ class SparkExecutors:
 def _in_thread(function: Callable[[], Any]) -> Any:
     """Call a function in another thread.
 
-    If an exception such as Airflow's timeout is raised during a job, PySpark waits for the end of the job.
+    Called directly, PySpark would wait for the end of a job even after an exception such as Airflow's timeout.
     """
     pool = ThreadPoolExecutor(1, "spark-job")
     try:

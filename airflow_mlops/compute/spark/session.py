@@ -94,7 +94,11 @@ def open_session(place: Spark, connection: ConnectionInfo, name: str, package: P
 
 
 def _classic(place: Spark, connection: ConnectionInfo, name: str) -> tuple[Any, bool, str | None]:
-    """Open a session with a driver in this process."""
+    """Open a session with a driver in this process.
+
+    :return: the session, whether it ends with the step, and the Python interpreter of the executors (``None`` for the
+        default of Spark)
+    """
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
 

@@ -157,7 +157,7 @@ def _definitions(registry: bytes) -> Any:
 
     found = registry_message().FromString(registry)
     content: dict[str, Any] = json_format.MessageToDict(found, preserving_proto_field_name=True)
-    # They change each time the registry is written.
+    # The two fields that are left out change each time the registry is written.
     return _lasting({name: item for name, item in content.items() if name not in ("last_updated", "version_id")})
 
 

@@ -200,7 +200,7 @@ def claim(
 
     Within one DAG run, a task that scores different rows can then no longer replace the predictions. A retry of the
     task, another DAG run, and a task that scores the same rows (for example with a different map index after a clear)
-    can still write to the slot.
+    can still write to the slot. Without a DAG run, nothing is reserved.
 
     :param store: the artifact store
     :param name: name of the dataset of predictions

@@ -16,7 +16,7 @@ _YEAR = re.compile(r"(\d{4})")
 _QUARTER = re.compile(r"(\d{4})-?Q([1-4])")
 _MONTH = re.compile(r"(\d{4})-(\d\d)")
 _WEEK = re.compile(r"(\d{4})-?W(\d\d)")
-# The default format of Airflow's StartOfWeekMapper.
+# The default format of Airflow's StartOfWeekMapper, such as 2013-04-01 (W14).
 _MONDAY = re.compile(r"(\d{4}-\d\d-\d\d) \(W(\d\d)\)")
 _DAY = re.compile(r"\d{4}-\d\d-\d\d|\d{8}")
 _OFFSET = r"(?P<offset>Z|[+-]\d\d(?::?\d\d)?)?"

@@ -207,7 +207,7 @@ def by_user(ledger: Ledger, window: Window, reason: str, user: str, champion: Mo
 
     If the open request is by the same user for the same window and reason, its entry is returned instead.
 
-    :param window: the last monitored window
+    :param window: the last monitored window or, if no window was monitored yet, the last scored window
     :param reason: why the user requests retraining
     :param user: name of the user
     :param champion: the current champion; ``None`` if the model has no champion

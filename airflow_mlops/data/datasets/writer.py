@@ -132,8 +132,8 @@ class DatasetWriter:
     def finish(self) -> WrittenFiles:
         """Complete the files without a manifest. The files remain when the block ends.
 
-        No reader of datasets sees the files until another writer commits them, see :meth:`include`. Files that no
-        writer commits are deleted by ``airflow mlops clean``.
+        No reader of datasets sees the files until another writer commits them, see :meth:`include`. ``airflow mlops
+        clean`` deletes old files that no writer has committed.
         """
         self.end_files()
         self._committed = True

@@ -147,7 +147,7 @@ class Window(Model):
 
     @classmethod
     def from_file_name(cls, name: str) -> Window | None:
-        """Return the window with a given :attr:`file_name`, or ``None`` for any other ``name``.
+        """Return the window with a given :attr:`file_name`, or ``None`` if ``name`` names no window.
 
         Earlier versions of this package wrote whole seconds in names. Such names are read as well.
         """

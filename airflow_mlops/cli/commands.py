@@ -309,6 +309,8 @@ def backtest(args: Namespace) -> None:
 def _between(first: str | None, last: str | None) -> Window | None:
     """Return the window from the beginning of ``first`` to the end of ``last``; ``None`` if both are ``None``.
 
+    Without ``first``, the window begins with the year 1. Without ``last``, the window ends with the year 9999.
+
     :raises SpecError: a text is not a window, or ``last`` ends before ``first`` begins
     """
     if first is None and last is None:

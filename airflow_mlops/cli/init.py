@@ -90,9 +90,9 @@ class Asked:
 
 
 class Absent:
-    """Replaces the person if there is no terminal. Each question raises an error that names the missing argument.
+    """Replaces the person if there is no terminal.
 
-    Questions with yes or no are answered with no.
+    A yes-or-no question is answered with no. Any other question raises an error that names the missing argument.
     """
 
     def choose(self, flag: str, question: str, options: Sequence[str]) -> str:
@@ -135,7 +135,7 @@ def _names(text: str | None) -> list[str]:
 def _mapping(name: str, text: str) -> dict[str, Any]:
     """Return the value of ``--csv`` or ``--types``.
 
-    :raises SpecError: it is not a mapping
+    :raises SpecError: ``text`` is not a mapping
     """
     try:
         # As error messages write it, such as {'sep': '\t'}.

@@ -159,7 +159,7 @@ def _request(item: Overview) -> str:
 
 
 def _about(item: Overview) -> str:
-    """Return what has happened since the last verdict, in brackets."""
+    """Return, in brackets, whether the last verdict is older than the champion or was acknowledged; otherwise empty."""
     last, champion = item.monitoring, item.champion
     if last is not None and champion is not None and champion.since > last.checked:
         return f" (before v{champion.version})"

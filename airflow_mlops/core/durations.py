@@ -89,7 +89,7 @@ def period_of_one_unit(period: str) -> tuple[Literal["months", "days", "minutes"
 
 
 def is_period(text: str) -> bool:
-    """Return whether ``text`` is an ISO 8601 period that is longer than zero."""
+    """Return whether ``text`` is an ISO 8601 period of whole years to minutes that is longer than zero."""
     return any(_parts(text))
 
 
@@ -100,4 +100,5 @@ def _calendar_period(value: str) -> str:
 
 
 Period = Annotated[str, AfterValidator(_calendar_period)]
-"""A period in ISO 8601, such as ``P1Y`` or ``P7D``. Years and months are calendar years and months."""
+"""A period in ISO 8601, such as ``P1Y`` or ``P7D``, in whole units. The smallest unit is the minute. Years and months
+are calendar years and months."""

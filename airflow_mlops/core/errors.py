@@ -53,11 +53,11 @@ class FilesNotReadyError(SourceError):
 
 
 class TableError(MLOpsError):
-    """A table of a database cannot hold the predictions, or the database rejects them."""
+    """A table of a database, Delta table or Iceberg table cannot hold the predictions, or rejects them."""
 
 
 class TableUnavailableError(TableError):
-    """The database of a table cannot be reached, or failed for a reason that may pass, such as a lock."""
+    """A table, its database or its catalog cannot be reached, or failed for a reason that may pass, such as a lock."""
 
     retryable = True
 
@@ -178,11 +178,11 @@ class ModelFormatError(MLOpsError):
 
 
 class ModelCorruptError(MLOpsError):
-    """A file of a champion does not match the hash in the ledger's entry of its promotion."""
+    """A file of a model version does not match its recorded hash, or a promotion lacks a required valid signature."""
 
 
 class ComputeError(MLOpsError):
-    """The environment that ``run_on`` selects (worker, process or pod) could not run the step."""
+    """The environment that ``run_on`` selects (worker, process, pod or Spark) could not run the step."""
 
     retryable = True
 

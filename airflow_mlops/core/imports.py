@@ -77,7 +77,8 @@ def source_hash(thing: Any) -> str:
 def git_commit(thing: Any) -> str | None:
     """Return the hash of the last git commit that changed the source file of ``thing``.
 
-    The result is ``None`` if the source file is not in a git checkout, or belongs to an installed package.
+    The result is ``None`` if the source file was never committed, is not in a git checkout or belongs to an installed
+    package, or if git cannot be run.
     """
     try:
         file = thing.file if isinstance(thing, SourceFile) else Path(inspect.getfile(inspect.unwrap(thing)))

@@ -33,7 +33,7 @@ from airflow_mlops.core.forks import may_differ
 _INSTALLED = ("site-packages", "dist-packages")
 _OWN = "airflow_mlops"
 _IMPORTERS = ("import_module", "__import__")
-# Other ways to run code that no import statement names.
+# Functions and classes that can run code that no import statement names.
 _LOADERS = (
     "exec", "eval", "exec_module", "load_module", "module_from_spec", "spec_from_file_location", "SourceFileLoader",
     "resolve_name", "import_string",
@@ -81,11 +81,13 @@ def _files_of(metadata: str) -> str:
 def hashes(paths: Iterable[str]) -> dict[str, str]:
     """Hash the user's modules that define objects, and all modules that these modules import.
 
-    If an import path names a package in ``site-packages``, the package is one entry: the hash of all its Python files.
+    Modules in ``site-packages`` are not followed. If an import path names such a module, or the version of its package
+    is unknown, the whole package is one entry: the hash of all its Python files.
 
     :param paths: import paths of objects, such as ``package.module:function`` or ``package.module.Class``, or of
         modules
-    :return: the SHA-256 by name of the module. Modules that do not exist are included, with an empty text
+    :return: the SHA-256 by name of the module; ``pinned`` for the standard library and for this package; empty for a
+        module that does not exist
     :raises NotCacheableError: a module is not Python source text, may run code that no import statement names (such as
         with ``exec``), or may have changed since this process imported it
     """
@@ -219,7 +221,7 @@ def _places(spec: ModuleSpec) -> list[str]:
 
 
 def _hash_of_package(spec: ModuleSpec) -> str:
-    """Return a hash of the Python files of an installed package, which can be built again with the same version.
+    """Return a hash of the Python files of an installed package, because its version alone may not identify them.
 
     For the standard library and for this package, return ``pinned``.
     """
@@ -246,7 +248,7 @@ def _source(spec: ModuleSpec) -> bytes | None:
 
 
 def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
-    """Yield each name that a module imports anywhere in its code, and whether it names a module.
+    """Yield each name that a module imports anywhere in its code, and whether the name certainly names a module.
 
     The second value is ``False`` for ``b`` in ``from a import b``, because ``b`` may be a module or an attribute.
 

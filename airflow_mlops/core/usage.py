@@ -51,7 +51,7 @@ class Usage(Model):
 
     @property
     def rows_per_second(self) -> float | None:
-        """Return the number of processed rows per second of elapsed time."""
+        """Return the number of processed rows per second of elapsed time; ``None`` without rows or time."""
         return self.rows / self.seconds if self.rows and self.seconds else None
 
     def sentence(self) -> str:

@@ -16,7 +16,7 @@ _YEAR = re.compile(r"(\d{4})")
 _QUARTER = re.compile(r"(\d{4})-?Q([1-4])")
 _MONTH = re.compile(r"(\d{4})-(\d\d)")
 _WEEK = re.compile(r"(\d{4})-?W(\d\d)")
-# The default format of Airflow's StartOfWeekMapper.
+# The default format of Airflow's StartOfWeekMapper, such as 2013-04-01 (W14).
 _MONDAY = re.compile(r"(\d{4}-\d\d-\d\d) \(W(\d\d)\)")
 _DAY = re.compile(r"\d{4}-\d\d-\d\d|\d{8}")
 _OFFSET = r"(?P<offset>Z|[+-]\d\d(?::?\d\d)?)?"
@@ -57,9 +57,10 @@ class Calendar:
     """The properties of a DAG run that determine how the text of a window is read.
 
     :param zone: time zone of a text that names no time zone
-    :param period: length of a window that is written as one period or instant, in ISO 8601
-    :param key: partition key of the run
-    :param key_start: instant at which the partition ``key`` begins
+    :param period: length, in ISO 8601, of a window that is written as one calendar period or instant; ``None`` if the
+        text or ``ends`` determines the length
+    :param key: partition key of the run; ``None`` if the run has none
+    :param key_start: instant at which the partition ``key`` begins; ``None`` if it is unknown
     :param ends: the end of each known partition or data interval, by its start
     :param cadence: length of the shortest partition of the timetable; ``None`` if the length is unknown
     :param ds: the day ``{{ ds }}`` in UTC, and the day of the run in ``zone``; ``None`` if both are the same day

@@ -147,7 +147,7 @@ class Window(Model):
 
     @classmethod
     def from_file_name(cls, name: str) -> Window | None:
-        """Return the window with a given :attr:`file_name`, or ``None`` for any other ``name``.
+        """Return the window with a given :attr:`file_name`, or ``None`` if ``name`` names no window.
 
         Earlier versions of this package wrote whole seconds in names. Such names are read as well.
         """
@@ -186,7 +186,7 @@ class Window(Model):
 def missing(wanted: Window, windows: Sequence[Window]) -> list[Window]:
     """Return the parts of ``wanted`` that ``windows`` do not cover, in order of time.
 
-    They have the time zone of ``wanted``.
+    The parts have the time zone of ``wanted``.
     """
     found, covered = [], wanted.start
     for window in sorted(windows, key=lambda item: item.start):

@@ -1,8 +1,8 @@
 """Convert columns to types that DuckDB returns bit for bit, and convert the results back.
 
 DuckDB compares floating-point numbers by value, has fewer types of times than Arrow, and has no dictionaries. If a
-query only returns values, or compares them for exact equality, they are therefore converted to integers of the same
-width.
+query only returns values, or compares them for exact equality, floating-point numbers and times are therefore converted
+to integers of the same width, and dictionaries to their values.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def carried_type(kind: pa.DataType) -> pa.DataType:
 
 
 def restored(values: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Convert an array that DuckDB returned back to ``kind``, the type it had before :func:`carried`."""
+    """Convert an array that DuckDB returned back to ``kind``, the type of the array that :func:`carried` converted."""
     if isinstance(kind, pa.BaseExtensionType):
         return pa.ExtensionArray.from_storage(kind, restored(values, kind.storage_type))
     if pa.types.is_dictionary(kind):

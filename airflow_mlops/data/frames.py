@@ -22,8 +22,9 @@ _LARGEST_EXACT = 2**53
 class ColumnFacts:
     """The properties of a column's values that determine its pandas type.
 
-    :param has_nulls: whether a value is null
-    :param is_exact: whether doubles represent all values exactly; always true for columns without whole numbers
+    :param has_nulls: whether at least one value is null
+    :param is_exact: whether doubles represent all values exactly; always true for types other than integers and
+        decimals without decimal places
     """
 
     has_nulls: bool = False
@@ -44,9 +45,10 @@ class ColumnFacts:
 def as_frame(table: pa.Table, facts: Mapping[str, ColumnFacts] | None = None) -> pd.DataFrame:
     """Convert a table to a DataFrame without changing large integers.
 
-    Arrow's own conversion changes integers with nulls to doubles, which rounds ids beyond 2**53. Such columns become
-    ``Int64`` or ``UInt64`` instead. Decimals become doubles, so that they can be compared with other numbers. Columns
-    of whole decimals beyond 2**53 are usually ids, and become Python integers.
+    Arrow's own conversion changes integers with nulls to doubles, which rounds ids beyond 2**53. Columns that contain
+    such ids and nulls become ``Int64`` or ``UInt64`` instead. Decimals become doubles, so that they can be compared
+    with other numbers. A column of whole decimals that contains numbers beyond 2**53 usually contains ids, and becomes
+    Python integers.
 
     :param table: the table
     :param facts: properties of each column over all rows, by name, so that tables with parts of the rows get equal

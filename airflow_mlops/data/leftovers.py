@@ -1,7 +1,7 @@
 """Files that crashed tasks leave in the artifact store: temporary files, files of no dataset, and unfinished uploads.
 
-Running tasks also have such files, so only old files are leftovers. The content of results, reports, checkpoints of
-models and records is never a leftover.
+Running tasks also have such files, so only old files are leftovers. Results, reports, checkpoints of trainings and
+records are never leftovers.
 """
 
 from __future__ import annotations

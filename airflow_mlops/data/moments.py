@@ -131,15 +131,16 @@ def as_type(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) ->
 def from_integers(values: Any, kind: pa.DataType, what: str, *, first_row: int = 0) -> Any:
     """Convert integers that count time units since 1970 to timestamps or dates.
 
-    Integers of the form YYYYMMDD become these dates, if ``kind`` is a date type. As numbers of days they would be after
-    the year 9999.
+    If ``kind`` is a date type and all integers have the form YYYYMMDD, they become these dates. As numbers of days,
+    they would be after the year 9999.
 
     :param values: an Arrow array or chunked array of integers
     :param kind: timestamp type with the unit of the integers, or date type
     :param what: subject of error messages: the column and its origin
     :param first_row: number of rows before ``values``, for the row numbers in error messages
-    :raises SchemaError: a value is outside the years 1 to 9999; all values look like dates, such as 20240305 or 2024; or
-        some values look like dates, such as 20240305, and others do not
+    :raises SchemaError: a value is outside the years 1 to 9999; all values look like years, such as 2024; some values
+        look like dates, such as 20240305, and others do not; or all values look like dates, but ``kind`` is a timestamp
+        type
     """
 
     def convert(array: pa.Array, row: int) -> pa.Array:

@@ -55,8 +55,8 @@ class PredictionLog:
 
         Manifests of purged predictions are included.
 
-        :param within: time window. Only predictions whose window lies completely inside it are returned. By default all
-            predictions are returned, also predictions without a window
+        :param within: time window. Only predictions whose window lies completely inside it are returned. By default,
+            all predictions are returned, including those without a window
         """
         found = [
             manifest
@@ -200,7 +200,7 @@ def claim(
 
     Within one DAG run, a task that scores different rows can then no longer replace the predictions. A retry of the
     task, another DAG run, and a task that scores the same rows (for example with a different map index after a clear)
-    can still write to the slot.
+    can still write to the slot. Without a DAG run, nothing is reserved.
 
     :param store: the artifact store
     :param name: name of the dataset of predictions

@@ -34,7 +34,8 @@ def rows_by_version(dataset: Dataset) -> Counter[int]:
 def latest_version(datasets: Sequence[Dataset]) -> int | None:
     """Return the number of the version that made the latest predictions in ``datasets``; ``None`` if it is unknown.
 
-    A manifest names the latest version of its whole dataset, of which only a part may be read.
+    The manifest of the last dataset names the latest version. If this version made none of the predictions that are
+    read, the highest version number is returned.
 
     :param datasets: datasets of predictions, ordered by time
     """

@@ -53,8 +53,9 @@ def shared_rows(dataset: Dataset, part: str, other: Dataset, other_part: str | N
 def row_ids(table: pa.Table | Rows, columns: Sequence[str]) -> Numbers:
     """Compute a 64-bit hash of each row's values in ``columns``.
 
-    The hash of a row does not depend on other rows. Equal values of types with different widths (int32, int64) have the
-    same hash.
+    The hash of a row does not depend on other rows, except in columns of bytes: if one value of the column is not
+    UTF-8, all its values are hashed in another form. Equal values of types with different widths (int32, int64) have
+    the same hash.
 
     :param table: the rows
     :param columns: names of the columns

@@ -58,7 +58,7 @@ def pieces(datasets: Sequence[Dataset], rows: int, number: int, count: int) -> l
 
 
 def joined(spans: Iterable[tuple[Dataset, range]]) -> list[tuple[Dataset, range]]:
-    """Return spans in which consecutive rows of a dataset are one span."""
+    """Join consecutive ranges of the same dataset if one range begins where the previous range ends."""
     found: list[tuple[Dataset, range]] = []
     for dataset, rows in spans:
         if found and found[-1][0] is dataset and found[-1][1].stop == rows.start:
@@ -72,9 +72,10 @@ def _share(items: Sequence[T], number: int, count: int) -> list[T]:
 
 
 def count(datasets: Sequence[Dataset], part: str | None, batch_rows: int) -> int:
-    """Return the number of spans: one per million rows, at least eight, and at most one per batch.
+    """Return the number of spans: one per 2**20 rows, but at least eight, and at most one per batch.
 
-    The number depends only on the datasets, so a retry finds the spans that an earlier try has finished.
+    The number depends only on the arguments, so a retry finds the spans that an earlier try has finished. It is 1 if
+    there are no rows.
 
     :param batch_rows: number of rows in a batch, as in :func:`spans`
     """

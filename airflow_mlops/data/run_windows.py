@@ -22,7 +22,7 @@ class ResolvedWindow:
     """A window rule, applied to one run.
 
     :param run: window that the run processes
-    :param window: window that the rule gives, which ends with ``run``
+    :param window: window that the rule gives. It has the same end as ``run``
     :param entities: selection of the datasets of ``window``
     """
 
@@ -37,12 +37,12 @@ class ResolvedWindow:
         return self.rule.half_life if isinstance(self.rule, DecaySpec) else None
 
     def describe(self) -> dict[str, Any]:
-        """Return the rule and the windows for the manifest of the dataset that is built from them."""
+        """Return the rule and the two windows, for the manifest of the dataset with the rows of ``window``."""
         return {"window_rule": {"rule": str(self.rule), "run": str(self.run), "window": str(self.window)}}
 
 
 def resolve_window(rule: TrainingWindow | None, entities: Chosen, store: ArtifactStore) -> ResolvedWindow | None:
-    """Return the window that a rule gives, or ``None`` if there is no rule.
+    """Return the window that a rule gives; ``None`` without a rule or without a window in ``entities``.
 
     :param rule: the rule
     :param entities: selection of datasets by name, whose window is the window that the run processes

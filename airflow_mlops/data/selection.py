@@ -39,7 +39,8 @@ def select(
     :param chosen: references to datasets, or selections by name
     :param time_column: column with the time of each row, used if a dataset reaches beyond the window and neither the
         selection nor the dataset names a time column
-    :param kept: the selections of earlier tries of the task, which are returned instead of searching again
+    :param kept: the selections of earlier tries of the task, whose datasets are opened without a new search; ``None``
+        to search every time
     :raises DatasetNotFoundError: there is no such dataset
     :raises IncompleteWindowError: a part of the selected window is not covered by any dataset
     :raises SchemaError: a dataset reaches beyond the window, and its time column is not known
@@ -57,11 +58,13 @@ def select(
 def select_whole(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | None = None) -> list[Dataset]:
     """Open the datasets that references or selections name, ordered by time, with all their rows.
 
-    The datasets may reach beyond the selected window. The errors are the same as in :func:`select`.
+    The datasets may reach beyond the selected window. The errors are the same as in :func:`select`, except that a
+    ``SchemaError`` means that newer datasets replace only a part of a dataset.
 
     :param store: the artifact store
     :param chosen: references to datasets, or selections by name
-    :param kept: the selections of earlier tries of the task, which are returned instead of searching again
+    :param kept: the selections of earlier tries of the task, whose datasets are opened without a new search; ``None``
+        to search every time
     """
     return _select(store, chosen, lambda item: find_whole_datasets(store, item.name, item.window), kept, ["datasets"])
 
@@ -89,7 +92,8 @@ def select_one(store: ArtifactStore, chosen: Chosen, kept: KeptSelections | None
 
     :param store: the artifact store
     :param chosen: a reference to the training set, or a selection by name
-    :param kept: the selections of earlier tries of the task, which are returned instead of searching again
+    :param kept: the selections of earlier tries of the task, whose datasets are opened without a new search; ``None``
+        to search every time
     :raises DatasetNotFoundError: there is no such dataset
     :raises SpecError: the selection contains several datasets, or only some rows of a dataset
     """
@@ -199,8 +203,8 @@ def _parts_of_one(one: Dataset, other: Dataset) -> bool:
 def contents(datasets: Sequence[Dataset]) -> list[dict[str, str | None]]:
     """Describe, as JSON, everything that determines the rows of datasets.
 
-    The description of a dataset has its id and the name of its time column. If only a part of its window is read, it
-    also has this part.
+    The description of a dataset has three keys: ``id``, ``time_column``, and ``part``. ``part`` is the window that is
+    read, or ``None`` if the whole dataset is read.
     """
     return [
         {
@@ -228,8 +232,8 @@ def window_of(datasets: Sequence[Dataset]) -> Window | None:
 def dates_detail(datasets: Sequence[Dataset], time_column: str) -> dict[str, bool]:
     """Return the detail that marks times as dates, for the manifest of a dataset that is computed from other datasets.
 
-    Dates are stored as midnight in UTC. With the detail, a window reads them as days in its own time zone. Without
-    windows, and in UTC, the detail changes nothing and is left out.
+    Dates are stored as midnight in UTC. With the detail, a window reads them as days in its own time zone. If no
+    dataset has a window with a time zone other than UTC, the detail changes nothing and is left out.
 
     :param datasets: the datasets with the dates
     :param time_column: name of the column with the dates
@@ -241,7 +245,7 @@ def dates_detail(datasets: Sequence[Dataset], time_column: str) -> dict[str, boo
 
 
 def have_dates(datasets: Sequence[Dataset], time_column: str) -> bool:
-    """Return whether a column of times has only dates, or timestamps that were dates.
+    """Return whether a column of times has, in each of the datasets, only dates or timestamps that were dates.
 
     :param datasets: the datasets
     :param time_column: name of the column

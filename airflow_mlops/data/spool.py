@@ -183,14 +183,14 @@ class Rows:
         return Rows({**self._columns, name: replace(self._columns[name], kind=kind, convert=convert)}, self.num_rows)
 
     def slice(self, offset: int = 0, length: int | None = None) -> pa.Table:
-        """Read consecutive rows into memory."""
+        """Read ``length`` consecutive rows from position ``offset`` on into memory; by default all rows."""
         end = self.num_rows if length is None else min(offset + length, self.num_rows)
         first, last = offset // BATCH_ROWS, -(-end // BATCH_ROWS)
         table = pa.Table.from_batches(self._batches(first, last), self.schema)
         return table.slice(offset - first * BATCH_ROWS, max(end - offset, 0))
 
     def to_batches(self) -> Iterator[pa.RecordBatch]:
-        """Read all rows in batches of :data:`BATCH_ROWS` rows."""
+        """Read all rows in batches of :data:`BATCH_ROWS` rows. The last batch may be smaller."""
         return self._batches(0, -(-self.num_rows // BATCH_ROWS))
 
     def take(self, indices: pa.Array) -> pa.Table:

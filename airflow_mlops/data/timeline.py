@@ -173,10 +173,11 @@ class Timeline:
     def recent(self, count: int, before: Window) -> tuple[dict[Window, str], datetime | None]:
         """Find the last windows of each length that start before a window.
 
-        :param count: number of files to find in the subfolder of each length; fewer if it has fewer
+        :param count: smallest number of files to find in the subfolder of each length, if the subfolder has so many.
+            More files may be found, because whole periods are listed
         :param before: time window. Only files of windows that start earlier are found
-        :return: the keys of the found files by window, and a time. All windows that end after this time were found. The
-            time is ``None`` if all windows were found
+        :return: the keys of the found files by window, and a time. Of the windows that start before ``before``, all
+            that end after this time were found. The time is ``None`` if all of these windows were found
         :raises StoreError: the store cannot be read
         """
         top = self.store.keys(self.folder)
@@ -249,8 +250,8 @@ def window_of(key: str) -> Window | None:
 def may_overlap(key: str, within: Window) -> bool:
     """Return whether the window in the name of a file may overlap ``within``.
 
-    Earlier versions of this package rounded the times in names down to seconds. Such a window is treated as up to one
-    second longer. The result is also ``True`` if the name does not begin with a window.
+    Earlier versions of this package rounded the times in names down to seconds. Therefore every window is treated as up
+    to one second longer. The result is also ``True`` if the name does not begin with a window.
 
     :param key: key of the file
     """

@@ -68,7 +68,7 @@ def find_type(name: str) -> pa.DataType | None:
 
 
 def _find_struct(text: str) -> pa.DataType | None:
-    """Return the struct with the fields ``text``, such as ``x: int64, y: list<item: string>``.
+    """Return the struct type whose fields ``text`` lists, such as ``x: int64, y: list<item: string>``.
 
     :return: ``None`` if a type is unknown or a name contains a character with which Arrow separates fields
     """
@@ -429,9 +429,10 @@ def _cast_struct(values: pa.Array, kind: pa.DataType, what: str, first_row: int)
 def common_type(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
     """Return the type in which datasets can store the values of both types, or ``None`` if there is no such type.
 
-    All text types have a common type. The same is true of all integers, of all decimals, and of all dates and
-    timestamps. Integers and decimals have a common type with floats. A column of nulls has a common type with every
-    column.
+    Types that are stored as the same type have this common type. Two other types of numbers have the common type
+    ``double`` if one of them is a float, and otherwise a decimal type. A date type and a timestamp type have the common
+    type of timestamps. The null type has a common type with every other type. Two lists have a common type if their
+    elements have one, and two structs if all fields with the same name have one.
     """
     left, right = stored_type(one), stored_type(other)
     if left is None or right is None:

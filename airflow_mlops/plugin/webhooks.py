@@ -96,8 +96,8 @@ def _source() -> _Source:
 async def mlflow(request: Request, source: Annotated[_Source, Depends(_source)]) -> Response:
     """Receive an event of the registry. Only events about the alias ``champion`` have an effect.
 
-    The status is 401 if the signature is wrong or too old, 413 if the event is too large, 422 if the body is not an
-    event, and 503 if MLflow should try again. Otherwise it is 204.
+    The status is 401 if the signature is wrong or too old, 404 if no webhook is accepted, 413 if the event is too
+    large, 422 if the body is not an event, and 503 if MLflow should try again. Otherwise, the status is 204.
     """
     body = await _body(request)
     _require_signature(request, source.secret, body)
@@ -126,8 +126,8 @@ async def _body(request: Request) -> bytes:
 def _require_signature(request: Request, secret: str, body: bytes) -> None:
     """Check that MLflow has signed a request, and that the signature is at most 300 seconds old.
 
-    The signature is the HMAC-SHA256 of id, time and body, as ``mlflow.webhooks.delivery`` computes it. If it is not
-    valid, the answer is 401.
+    The signature is the HMAC-SHA256 of id, time and body, as ``mlflow.webhooks.delivery`` computes it. If the signature
+    is wrong or too old, the answer is 401.
     """
     delivery, sent, given = (request.headers.get(name, "") for name in (_ID, _TIME, _SIGNATURE))
     signed = b".".join((delivery.encode(), sent.encode(), body))

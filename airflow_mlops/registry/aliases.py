@@ -45,7 +45,8 @@ COMPARED_TAG = "mlops.compared"
 MOVING_TAG = "mlops.moving"
 # Time that a delayed task needs to repair the alias, in seconds.
 _REPAIR_SECONDS = 1.0
-# Names of the errors that SQLAlchemy and its drivers raise for an existing row, and the number of attempts.
+# Names of the errors that SQLAlchemy and its drivers raise if a row already exists, and the number of attempts to set
+# the aliases and tags if this happens.
 _DUPLICATE_ROW, _ATTEMPTS = ("IntegrityError", "UniqueViolation"), 5
 
 
@@ -122,8 +123,8 @@ def _describe(client: MlflowClient, model: str, move: Entry) -> None:
         tags |= {
             REPLACED_TAG: str(move.replaced.version) if move.replaced else "",
             **_contract(move),
-            # This tag is set last. Without it, the move is incomplete. It also keeps evaluations from changing the
-            # contract, so a version that a person moved does not get it.
+            # This tag is set last. Without this tag, the move is incomplete. The tag also keeps evaluations from
+            # changing the contract. Therefore the tag is not set on a version to which a person moved the alias.
             SINCE_TAG: move.time.isoformat(),
         }
     for name, value in tags.items():
@@ -147,7 +148,10 @@ def _set_previous(client: MlflowClient, model: str, replaced: ModelVersionRef) -
 
 
 def _contract(move: Entry) -> dict[str, str]:
-    """Return the contract tag of a promoted foreign version. A rollback keeps the contract of the last promotion."""
+    """Return the contract tag of a promoted version that TrainOperator did not train; empty for any other change.
+
+    A rollback keeps the tag that the last promotion of the version has set.
+    """
     return {CONTRACT_TAG: move.contract_sha256} if move.contract_sha256 else {}
 
 
@@ -159,7 +163,7 @@ def last_move(entries: Sequence[Entry]) -> Entry | None:
 def is_unfinished(client: MlflowClient, move: Entry) -> bool:
     """Return whether a change of the champion is not complete in MLflow yet.
 
-    In this case, the task that wrote the entry has crashed or is still running.
+    The cause is a task that has crashed or is still running, or a change that MLflow has refused.
 
     :param move: entry of the last change of the champion
     """
@@ -178,8 +182,8 @@ def is_unfinished(client: MlflowClient, move: Entry) -> bool:
 def settled_champion(client: MlflowClient, ledger: Ledger, entries: Sequence[Entry]) -> ModelVersionRef | None:
     """Return the champion, after completing the last change of the champion in the ledger.
 
-    If MLflow refuses to complete it, for example because the credentials are read-only, the alias may still name the
-    replaced version. In this case, the champion according to the ledger is returned.
+    MLflow may refuse the change, for example because the credentials are read-only. The alias may then still name the
+    replaced version, so the champion according to the ledger is returned.
 
     :return: ``None`` if the model has no champion
     :raises RegistryUnavailableError: MLflow does not respond
@@ -261,7 +265,7 @@ def former_champions(entries: Sequence[Entry]) -> list[int]:
 
 
 def champion_before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVersionRef | None:
-    """Return the version that the current champion replaced when it was last promoted, or moved by hand.
+    """Return the version that the current champion replaced when it last became champion other than by a rollback.
 
     Rollbacks do not count: after a rollback from v3 to v2, the champion before v2 is v1 and not v3.
 
@@ -275,6 +279,9 @@ def champion_before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVers
 
 
 def last_champion(entries: Sequence[Entry]) -> ModelVersionRef | None:
-    """Return the champion according to the ledger. If the model has no champion any more, return its last champion."""
+    """Return the champion according to the ledger or, if the model has no champion any more, its last champion.
+
+    The result is ``None`` if the model never had a champion.
+    """
     move = last_move(entries)
     return (move.champion or move.replaced) if move is not None else None

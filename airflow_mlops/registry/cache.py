@@ -126,7 +126,7 @@ def _hold(folder: Path) -> bool:
 
 
 def _lock(folder: Path, mode: int = fcntl.LOCK_SH) -> int | None:
-    """Open and lock a folder. Return ``None`` if it does not exist any more, or another process has it locked."""
+    """Open and lock a folder. Return ``None`` if it does not exist any more, or the requested lock is not available."""
     try:
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
@@ -164,7 +164,7 @@ def _make_room(added: Path, limit: int) -> None:
     record = _record(root)
     with _one_process(root):
         known = _read_sizes(record) | {added.name: _size(added)}
-        # Downloads in progress cannot be removed. They count, and their size changes.
+        # Downloads in progress cannot be removed. They count towards the size of the cache, and their own size changes.
         names = [name for name in os.listdir(root) if not (name.startswith(".") and _remove(root / name))]
         sizes = {name: known[name] if name in known else _size(root / name) for name in names}
         total = sum(sizes.values())

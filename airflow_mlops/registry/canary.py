@@ -89,7 +89,7 @@ def last_rollout(entries: Sequence[Entry]) -> Rollout | None:
 def rollout_under_way(ledger: Ledger, version: ModelVersionRef) -> Rollout | None:
     """Return the rollout of a version that is in progress; ``None`` if there is none.
 
-    If signatures are required, the entries of its start and of its current share must be signed.
+    If signatures are required, the first and the last entry of the rollout must be signed.
 
     :raises ModelCorruptError: one of the two entries has no valid signature, but a signature is required
     :raises RegistryError: the ledger was tampered with
@@ -103,7 +103,7 @@ def rollout_under_way(ledger: Ledger, version: ModelVersionRef) -> Rollout | Non
 
 
 def ended(entries: Sequence[Entry], version: ModelVersionRef) -> Entry | None:
-    """Return the entry that ended a version's last rollout; ``None`` if it was never a canary, or has not ended."""
+    """Return the entry that ended a version's last rollout; ``None`` without a rollout, or if it is in progress."""
     own = [entry for entry in entries if entry.canary is not None and entry.canary.version == version]
     if not own:
         return None
@@ -149,7 +149,7 @@ def carry_out(client: MlflowClient, ledger: Ledger) -> None:
 
 
 def _end(client: MlflowClient, version: ModelVersionRef) -> None:
-    """Set the share of a canary to 0. A canary that was deleted after its rollout has no share any more."""
+    """Set the share of a canary to 0. If the version was deleted, do nothing."""
     with unless_missing():
         _set_share(client, version, 0)
 

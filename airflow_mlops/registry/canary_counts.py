@@ -66,7 +66,8 @@ def total(
 
     :param canary: the canary
     :param champion: the champion with which it is compared
-    :param since: start of the rollout. Counts that began before are left out
+    :param since: start of the rollout. Counts that began more than a minute earlier are left out. The clocks of the
+        servers may differ by this minute
     :raises StoreError: the store cannot be read
     """
     sums: dict[float, ShareCounts] = {}

@@ -224,7 +224,7 @@ def registry_errors(what: str) -> Iterator[None]:
 
 
 def _explain(what: str, error: Exception) -> RegistryError | None:
-    """Return a clear error for an exception of MLflow or of requests, which may be used for files; else ``None``."""
+    """Return a clear error for an exception of MLflow or of the library requests; ``None`` for any other exception."""
     from requests.exceptions import RequestException
 
     mlflow_errors = sys.modules.get("mlflow.exceptions")
@@ -236,7 +236,7 @@ def _explain(what: str, error: Exception) -> RegistryError | None:
         unavailable = status in _OVERLOADED or "Max retries exceeded" in message or "too many" in message
         kind = RegistryUnavailableError if unavailable else RegistryError
         return kind(f"{what}: {message.rstrip('.')}.")
-    # Requests for files are answered with an error of requests, not of MLflow.
+    # If a file cannot be read, MLflow raises an error of the library requests instead of its own.
     return request_error(what, error) if isinstance(error, RequestException) else None
 
 

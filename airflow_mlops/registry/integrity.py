@@ -99,7 +99,7 @@ def download_promoted(client: MlflowClient, store: ArtifactStore, ref: ModelVers
 
 
 def require_promoted(store: ArtifactStore, ref: ModelVersionRef) -> None:
-    """If signatures are required, check that the ledger has a signed promotion of a champion, with the hashes of its files.
+    """If signatures are required, check that the champion has a signed promotion that contains file hashes.
 
     :param store: artifact store with the ledger
     :param ref: the champion, according to the alias in MLflow

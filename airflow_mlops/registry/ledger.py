@@ -177,7 +177,7 @@ class Entry(Decision):
 
     @property
     def contract_sha256(self) -> str | None:
-        """Return the SHA-256 of the contract of a promoted foreign version; ``None`` for any other entry."""
+        """Return the contract's SHA-256 if the entry promotes a version not trained by TrainOperator; else ``None``."""
         return next((item.contract_sha256 for item in self.candidates if item.candidate == self.champion), None)
 
     @property
@@ -227,7 +227,7 @@ class Ledger:
         return self._read_newer()
 
     def checked(self, contents: Mapping[str, bytes]) -> list[Entry]:
-        """Return the entries in files that were read before, oldest first.
+        """Check the content of files that the caller has read, and return the entries in the files, oldest first.
 
         :param contents: content of the file of each entry, by key, in the order of the keys
         :raises RegistryError: an entry was changed, removed or inserted; the error names the entry and its file
@@ -282,7 +282,8 @@ class Ledger:
             names, last = keys[: len(pack)], len(pack) - 1
             if names == [self._key(seq) for seq in range(1, len(pack) + 1)]:
                 rest = self.store.read_many(keys[last:])
-                # Each entry has the hash of the entry before, so if the last file is equal, all files of the pack are.
+                # Each entry contains the hash of the previous file. If the last file of the pack is equal, all files
+                # are.
                 if rest.get(names[last]) == pack[last]:
                     self._unpacked = len(rest) - 1
                     return {**dict(zip(names, pack, strict=True)), **rest}
@@ -399,7 +400,8 @@ class Ledger:
             return
         name = f"entry {self.store.url_of(key)} of the ledger"
         signatures.require_valid(json.loads(content), name)
-        # A signed entry that was copied from another place vouches for nothing here.
+        # A signed entry may have been copied from another ledger, or from another number. Its signature proves nothing
+        # here.
         other = entry.champion is not None and entry.champion.model != self.model
         if entry.model != self.model or other or self._key(entry.seq) != key:
             raise ModelCorruptError(

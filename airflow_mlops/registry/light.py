@@ -89,8 +89,9 @@ def sufficient(found: ConnectionInfo) -> bool:
     """Return whether :class:`Aliases` can send the requests that MLflow's client would send.
 
     This is the case for a server that needs no credentials, a login and a password, or a bearer token, from the
-    connection or from ``MLFLOW_TRACKING_USERNAME``, ``MLFLOW_TRACKING_PASSWORD`` and ``MLFLOW_TRACKING_TOKEN``. Other
-    settings, such as ``MLFLOW_TRACKING_AUTH``, and plugins that add headers need MLflow's client.
+    connection or from ``MLFLOW_TRACKING_USERNAME``, ``MLFLOW_TRACKING_PASSWORD`` and ``MLFLOW_TRACKING_TOKEN``. MLflow's
+    client is needed for other settings, such as ``MLFLOW_TRACKING_AUTH``, for MLflow's file of credentials, and for
+    plugins that add headers.
 
     :raises SpecError: the connection has no host
     """

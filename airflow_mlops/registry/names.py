@@ -6,13 +6,14 @@ from __future__ import annotations
 SEARCH_TAG = "mlops.search"
 # Tag of the run of a search that continued after an interruption.
 RESUMED_TAG = "mlops.resumed"
-# Tags of a version that was fitted again on all rows, and of its run: number and MLflow run of the judged version.
+# Tags of a refitted version (fitted again on all rows) and of its run: number and MLflow run of the judged version,
+# which is the version that passed the gates.
 REFIT_OF_TAG, JUDGED_RUN_TAG = "mlops.refit_of", "mlops.judged_run"
-# Tag of the judged version and of its run: number of the version that was fitted again.
+# Tag of the judged version and of its run: number of the refitted version.
 REFIT_TAG = "mlops.refit"
 # Prefix of the names of metrics that were measured on rows to which the model was fitted.
 IN_SAMPLE = "in_sample_"
-# Prefix of the tags of a run with the resources that each step used (airflow_mlops.stages.usage.Usage).
+# Prefix of the tags of a run with the resources that each step used (airflow_mlops.core.usage.Usage).
 USAGE_TAG = "mlops.usage"
 # Tag of a run: number and names of the GPUs that the run used.
 GPU_TAG = "mlops.gpu"

@@ -34,7 +34,8 @@ def record(client: MlflowClient, ledger: Ledger, entry_id: str, noticed_by: Obse
 
     :param entry_id: the ``id`` of a new entry
     :param noticed_by: what noticed the change
-    :return: the new entry; ``None`` if the champion is the one in the ledger, or if another observer was faster
+    :return: the new entry, or an earlier entry with the id ``entry_id``; ``None`` if the champion is the one in the
+        ledger, or if another observer was faster
     :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
     :raises StoreError: the ledger cannot be read or written
     """

@@ -100,9 +100,14 @@ class _File:
 def connect_to_read(target: MLflowTarget, connection: ConnectionResolver) -> MlflowClient:
     """Return a client for reading from the MLflow server of ``target``.
 
-    MLflow is imported only if it is needed: the tracking URI is not an HTTP address, an environment variable configures
-    something that only MLflow's client supports, or the server does not answer a request as expected. In this case,
-    MLflow's client repeats the request, so results and errors are those of MLflow's client.
+    MLflow is imported only if one of these conditions is true:
+
+    - the tracking URI is not of the form ``http://HOST:PORT`` or ``https://HOST:PORT``, for example because it has a
+      path;
+    - an environment variable, a proxy or a plugin configures something that only MLflow's client supports;
+    - a method is called that :class:`Reader` does not have;
+    - the server does not answer a request as expected. MLflow's client then repeats the request, so the result or the
+      error is that of MLflow's client.
 
     :raises SpecError: the connection has no valid host
     :raises RegistryUnavailableError: the server does not respond
@@ -147,7 +152,7 @@ class Reader:
         from urllib.request import HTTPRedirectHandler, build_opener
 
         class Stay(HTTPRedirectHandler):
-            """A redirection leads to a login page."""
+            """Does not follow redirections, because they usually lead to a login page."""
 
             def redirect_request(self, *_: Any) -> None:
                 return None
@@ -239,13 +244,13 @@ class Reader:
             raise NotReadError
 
     def download_of_run(self, run_id: str, path: str, folder: Path) -> Path:
-        """Download a file or a folder of a run, and return its path. The file is below the folders in ``path``.
+        """Download a file or a folder of a run to ``folder / path``, and return this path.
 
         :raises NotReadError: MLflow's client must download the files
         """
         place = join(self._place_of_run(run_id), path)
         target = folder / path
-        # A path that contains nothing is a file, or does not exist.
+        # If the listing of a path is empty, the path is a file, or does not exist.
         if not self._download(place, target):
             target.parent.mkdir(parents=True, exist_ok=True)
             self._download_file(place, target)
@@ -256,7 +261,7 @@ class Reader:
         return _place(uri)
 
     def _download(self, place: str, folder: Path) -> bool:
-        """Download a folder. Return ``False``, without creating the folder, if it contains nothing."""
+        """Download a folder, and return whether it contains anything. An empty folder is not created."""
         found = self._list(place)
         for item in found:
             target = folder / item.path
@@ -333,7 +338,7 @@ def _is_missing(error: HTTPError) -> bool:
         code, message = answer["error_code"], str(answer.get("message", ""))
     except (OSError, *_UNEXPECTED):
         return False
-    # For an unknown alias of a model, MLflow's servers use the other code.
+    # For an unknown alias of a model, MLflow's servers use the code INVALID_PARAMETER_VALUE.
     return code == MissingError.error_code or (
         code == "INVALID_PARAMETER_VALUE" and message.startswith("Registered model alias ") and "not found" in message
     )

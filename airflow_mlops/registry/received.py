@@ -14,18 +14,18 @@ VERSION_TAG, RUN_TAG = "mlops.source_version", "mlops.source_run"
 
 
 class Received(Model):
-    """A model version that TransferModelOperator copied from another registered model, with its evidence.
+    """A model version that TransferModelOperator copied from another registered model, with its evaluation.
 
     :param version: the version in this registry
     :param source: the version in the registry that it was copied from
     :param registry: URL of that registry, without credentials
     :param ledger_url: URL of the entry that promoted ``source`` in the ledger of its registry; ``None`` if it was
         evaluated but not promoted there
-    :param ledger_sha256: SHA-256 of this entry's file
+    :param ledger_sha256: SHA-256 of this entry's file; ``None`` without an entry
     :param evaluation: metrics and gate results of the version in its registry. ``candidate`` is the version that was
         measured there: ``source``, or the version from which it was fitted again
-    :param contract_sha256: SHA-256 of the contract that EvaluateOperator wrote for a foreign version; ``None`` for
-        other versions
+    :param contract_sha256: SHA-256 of the contract that EvaluateOperator wrote for a version that TrainOperator did not
+        train; ``None`` for other versions
     :param files: SHA-256 of each file of the version, by path
     :param card: SHA-256 of the model card and of the verdict, by name of the file
     """

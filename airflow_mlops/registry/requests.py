@@ -61,7 +61,7 @@ class RecordedRequest:
     """A request in the ledger, and its state.
 
     :param seq: number of the entry in the ledger
-    :param replaced: whether the champion was changed after the request to a version that is not its candidate
+    :param replaced: whether the champion was changed after the request, by a decision to which the request did not lead
     """
 
     request: Request
@@ -153,11 +153,15 @@ def recorded_requests(store: ArtifactStore, model: str, entries: Sequence[Entry]
 
 
 def counted(recorded: Sequence[RecordedRequest], entries: Sequence[Entry], window: Window, seen: int) -> Counted:
-    """Return the recorded requests that can prevent ``window`` from requesting retraining.
+    """Find the recorded requests that can prevent ``window`` from requesting retraining.
 
-    The result contains the request that monitoring made for this window, all answered requests, and an open request for
-    a later window. Requests that were recorded during the check of the window are returned as well, because no training
-    could have started for them yet. Moot requests are left out.
+    :attr:`Counted.requests` contains these requests:
+
+    - the request that monitoring made for this window, in any state;
+    - all answered requests;
+    - the open request, if it is for a later window;
+    - the requests that were recorded during the check of the window and are not moot. No training could have started
+      for them yet.
 
     :param recorded: all requests in the ledger with their states, from :func:`recorded_requests`
     :param entries: entries of the ledger, oldest first
@@ -185,7 +189,7 @@ def all_requests(entries: Sequence[Entry]) -> list[Request]:
 
 
 def refused_requests(entries: Sequence[Entry]) -> list[Request]:
-    """Return the requests that led to a refused candidate since the last promotion or rollback, newest first.
+    """Return the requests that led to a refused candidate since the champion last changed, newest first.
 
     :param entries: entries of the ledger, oldest first
     """
@@ -203,7 +207,7 @@ def by_user(ledger: Ledger, window: Window, reason: str, user: str, champion: Mo
 
     If the open request is by the same user for the same window and reason, its entry is returned instead.
 
-    :param window: the last monitored window
+    :param window: the last monitored window or, if no window was monitored yet, the last scored window
     :param reason: why the user requests retraining
     :param user: name of the user
     :param champion: the current champion; ``None`` if the model has no champion

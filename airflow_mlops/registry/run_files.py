@@ -1,7 +1,8 @@
 """List and download the files of MLflow runs.
 
-``MlflowClient.list_artifacts`` and ``MlflowClient.download_artifacts`` read the run in every call, also search the models
-that the run has logged, and report every error as a missing file, also if the server does not respond.
+``MlflowClient.list_artifacts`` and ``MlflowClient.download_artifacts`` are not used, because they read the run and
+search the models of the run in every call. They also report every error as a missing file, even if the server does not
+respond.
 """
 
 from __future__ import annotations

@@ -183,7 +183,7 @@ def experiment_for(client: MlflowClient, name: str) -> str:
 
 
 def _unclaimed(client: MlflowClient, experiment_id: str, key: str) -> str | None:
-    """Return the oldest run of a key.
+    """Return the oldest run of a key; ``None`` if there is no run.
 
     The run was created by a try that crashed before its claim, or by an earlier release, which had no claims.
     """

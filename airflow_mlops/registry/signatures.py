@@ -56,7 +56,7 @@ def require_valid(entry: Mapping[str, Any], name: str) -> None:
 
     :param entry: the entry as JSON
     :param name: name of the entry in the error, such as ``entry URL of the ledger``
-    :raises ModelCorruptError: the entry has no signature, or the private key of this public key did not sign it
+    :raises ModelCorruptError: the entry has no signature, or was not signed with the private key for this public key
     :raises SpecError: the key cannot be used, or model-signing is not installed
     """
     key = os.environ[VERIFYING_VARIABLE]
@@ -74,7 +74,7 @@ def require_valid(entry: Mapping[str, Any], name: str) -> None:
             content.write_bytes(_signed_bytes(entry))
             signature.write_text(entry[FIELD], encoding="utf-8")
             verifier.verify(content, signature)
-        # A damaged bundle raises errors of several libraries. Any of them means that the entry is not vouched for.
+        # A damaged bundle raises errors of several libraries. Each of them means that the signature is not valid.
         except Exception as error:
             raise _invalid(name, key, "was signed with another key, or changed after it was signed") from error
 

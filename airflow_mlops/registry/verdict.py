@@ -94,7 +94,7 @@ class HeldOutWindow(Model):
     """The metric of the verdict on one of the consecutive windows of the held-out rows.
 
     :param start: start of the window
-    :param end: end of the window, which is not part of it
+    :param end: first instant after the window
     :param rows: number of held-out rows in the window
     :param candidates: the metric of each candidate, by number of the version. Candidates whose metric is undefined in
         the window are left out
@@ -139,7 +139,7 @@ class Refit(Model):
 
     :param judged: the version that passed the gates, which was fitted to the split part ``train``
     :param version: the version that was fitted to all rows; ``None`` if it failed a check and was not registered
-    :param rows: number of rows to which it was fitted
+    :param rows: number of rows to which the new version was fitted
     :param checks: the comparisons with the judged version
     :param passed: whether all checks were passed
     :param reason: the result in one sentence
@@ -162,7 +162,7 @@ class LiveRows(Model):
     :param rows: rows on which the versions were compared: each version predicted them once, and their label is known
     :param unpaired: rows that only some of the versions predicted, which were left out
     :param repeated: rows that a version predicted several times, which were left out
-    :param unlabelled: rows whose label is not known in all datasets, which were left out
+    :param unlabelled: rows whose label is null for at least one of the versions, which were left out
     """
 
     rows: int

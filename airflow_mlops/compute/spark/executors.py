@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # The variables with which fsspec and its packages find the artifact store and its credentials.
 _STORE_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_", "FSSPEC_")
-# They belong to the identity of the worker's machine or pod. Executors have their own.
+# These variables belong to the identity of the worker's machine or pod. Executors have their own identity.
 _IDENTITIES = {
     "AWS_WEB_IDENTITY_TOKEN_FILE": ("AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME"),
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": (),
@@ -104,7 +104,7 @@ class SparkExecutors:
 def _in_thread(function: Callable[[], Any]) -> Any:
     """Call a function in another thread.
 
-    If an exception such as Airflow's timeout is raised during a job, PySpark waits for the end of the job.
+    Called directly, PySpark would wait for the end of a job even after an exception such as Airflow's timeout.
     """
     pool = ThreadPoolExecutor(1, "spark-job")
     try:

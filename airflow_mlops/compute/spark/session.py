@@ -94,7 +94,11 @@ def open_session(place: Spark, connection: ConnectionInfo, name: str, package: P
 
 
 def _classic(place: Spark, connection: ConnectionInfo, name: str) -> tuple[Any, bool, str | None]:
-    """Open a session with a driver in this process."""
+    """Open a session with a driver in this process.
+
+    :return: the session, whether it ends with the step, and the Python interpreter of the executors (``None`` for the
+        default of Spark)
+    """
     from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
@@ -194,7 +198,7 @@ def _has_java() -> bool:
 
 
 def close(session: Session) -> None:
-    """End the session, and the parts that still run."""
+    """Interrupt the running operations of the session. End the session unless the process had it before."""
     # The session may have ended together with its server.
     with suppress(Exception):
         session.spark.interruptAll()

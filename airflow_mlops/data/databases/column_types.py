@@ -14,8 +14,8 @@ stored as            PostgreSQL              MySQL and MariaDB      SQLite
 ``timestamp``        ``timestamptz``         ``datetime(6)``, UTC   ``DATETIME``, UTC
 ===================  ======================  =====================  ==========
 
-SQLite has no exact decimals, so these numbers are stored as text. Lists, structs and columns of nulls have no database
-type.
+SQLite has no exact decimals, so it stores ``uint64`` and ``decimal128`` as text. Lists, structs and columns of nulls
+have no database type.
 """
 
 from __future__ import annotations

@@ -413,7 +413,7 @@ class AlchemyTable(Table):
         return [self._without_zone(value) for value in values] if pa.types.is_timestamp(column.type) else values
 
     def _without_zone(self, value: Any) -> Any:
-        """Return a point in time as MySQL and SQLite store it: in UTC without a time zone."""
+        """For MySQL and SQLite, remove the time zone UTC from a point in time. Return all other values unchanged."""
         has_zone = getattr(value, "tzinfo", None) is not None
         return value.replace(tzinfo=None) if has_zone and self.database != "postgresql" else value
 

@@ -131,7 +131,7 @@ def _unknown(dataset: Dataset, window: Window) -> NoReturn:
 
 
 def current_datasets(store: ArtifactStore, name: str, within: Window) -> list[Dataset]:
-    """Open the current dataset of each window that overlaps ``within``, also if newer datasets replace rows of it."""
+    """Open the current dataset of each window that overlaps ``within``, even if newer datasets replace its rows."""
     pointers = read_all(store, window_keys(store, name, within))
     ids = dict.fromkeys(item.id for item in pointers if item.window is not None and item.window.overlaps(within))
     return [Dataset(store, manifest) for manifest in manifests_by_id(store, name, ids).values()]
@@ -149,7 +149,7 @@ def datasets_inside(store: ArtifactStore, name: str, within: Window) -> list[Dat
 
 
 def _visible(store: ArtifactStore, name: str, within: Window | None) -> list[tuple[Dataset, Window]]:
-    """Open the datasets that overlap ``within``, each with a window in which no newer dataset replaces it.
+    """Open the datasets that overlap ``within``, each with a window in which no newer dataset replaces the dataset.
 
     If newer datasets replace the middle of a window, the older dataset is returned twice: for the time before, and for
     the time after.
@@ -275,7 +275,8 @@ def in_slot(store: ArtifactStore, name: str, slot: str) -> Dataset | None:
 def in_slots(store: ArtifactStore, name: str, within: Window | None = None) -> dict[str, Manifest]:
     """Read the manifest of each slot's current dataset, by name of the slot. A slot is a pointer to a current dataset.
 
-    :param within: time window. Slots of datasets whose window does not overlap ``within`` are left out
+    :param within: time window. Slots of datasets whose window does not overlap ``within`` are left out. Slots of
+        datasets without a window are included
     """
     found = {}
     for pointer in read_all(store, slots_of(store, name).find(within)):

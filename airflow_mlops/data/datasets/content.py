@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 class ContentHash:
     """Computes the SHA-256 of rows. It does not depend on how the rows are divided into batches.
 
-    The hash of a column combines three hashes: of the validity bitmap, of the lengths of texts and lists, and of the
-    values without nulls. Values are hashed as Arrow stores them in memory, in little-endian order.
+    The hash of a column combines three hashes: of one byte per value that is 0 for a null and otherwise 1, of the
+    lengths of texts and lists, and of the values without nulls. The hash of a list or struct column also combines the
+    hashes of the elements or fields. Values are hashed as Arrow stores them in memory, in little-endian order.
     """
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -86,7 +87,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 
 def _bytes(values: pa.Array) -> Any:
-    """Return the values of an array of fixed width without nulls."""
+    """Return the bytes of an array that has no nulls, and whose values have a fixed width."""
     width = values.type.bit_width // 8
     buffer = values.buffers()[1]
     return memoryview(buffer)[values.offset * width : (values.offset + len(values)) * width] if len(values) else b""

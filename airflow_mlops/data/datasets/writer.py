@@ -132,8 +132,8 @@ class DatasetWriter:
     def finish(self) -> WrittenFiles:
         """Complete the files without a manifest. The files remain when the block ends.
 
-        No reader of datasets sees the files until another writer commits them, see :meth:`include`. Files that no
-        writer commits are leftovers.
+        No reader of datasets sees the files until another writer commits them, see :meth:`include`. ``airflow mlops
+        clean`` deletes old files that no writer has committed.
         """
         self.end_files()
         self._committed = True
@@ -257,7 +257,8 @@ class DatasetWriter:
             columns=self._columns,
             rows=sum(file.rows for file in files),
             files=files,
-            # A dataset of which two parts were read, before and after a newer dataset, is a single parent.
+            # A dataset may be read twice, for the time before and the time after a newer dataset. It is still one
+            # parent.
             parents=list(dict.fromkeys(parent.id for parent in parents)),
             # The details are stored in the form in which they are read again: all keys of JSON objects are text.
             details=json.loads(json.dumps(details or {}, allow_nan=False)),
@@ -282,7 +283,7 @@ def make_current(store: ArtifactStore, manifest: Manifest, slots: Iterable[str] 
 
 
 def _follow(store: ArtifactStore, slot: str, pointed: Manifest) -> None:
-    """Make the dataset of a slot the current dataset of its window, if another writer has replaced it in the slot.
+    """If another writer has pointed the slot at a different dataset, point the window at this dataset too.
 
     Two writers may write their slots and windows in different orders. The writer that writes the window last finds the
     dataset of the slot here, so slot and window always agree in the end.

@@ -29,8 +29,9 @@ ATTEMPTS = 10
 
 # In seconds. Pauses grow, so that tasks that rewrite the same file do not conflict again.
 _PAUSE, _LONGEST_PAUSE = 0.1, 10.0
-# Delta allows these characters only in tables with column mapping.
+# The types of partition columns whose values deltalake does not write unchanged.
 _INEXACT_PARTITIONS = ("decimal", "double", "binary")
+# Delta allows these characters in names of columns only if the table uses column mapping.
 _FORBIDDEN = frozenset(" ,;{}()\n\t=")
 _COLOURS = re.compile("\x1b\\[\\d*m")
 _LONGEST_MESSAGE = 500
@@ -252,7 +253,7 @@ class DeltaTable:
 
 
 def _with_statistics(table: deltalake.DeltaTable) -> list[str]:
-    """Return the names of the columns whose minimum and maximum the table stores for each file."""
+    """Return the names of the columns whose minimum and maximum the table can store for each file."""
     chosen = table.metadata().configuration.get("delta.dataSkippingStatsColumns")
     if chosen is None:
         return [field.name for field in table.schema().fields]
@@ -260,7 +261,7 @@ def _with_statistics(table: deltalake.DeltaTable) -> list[str]:
 
 
 def _literal(value: Any) -> str:
-    """Return a value of a part for SQL."""
+    """Format a value that selects the rows of a part as an SQL literal."""
     if isinstance(value, int):
         return str(value)
     if isinstance(value, datetime):

@@ -62,11 +62,12 @@ class LocalFiles:
             return {str(file): file_sha256(file) for file in files}
 
     def online_state(self) -> list[Any]:
-        """Return what the file system knows about registry and online store. Every write changes it."""
+        """Return the size, times and inode of the registry and of the online store. Every write changes at least
+        one."""
         return [_state(file) for file in (self._registry, self._online)]
 
     def source_state(self, views: Sequence[str], sources: Iterable[str]) -> list[Any]:
-        """Return what the file system knows about each file of the sources. Every write changes it.
+        """Return the size, times and inode of each file of the sources. Every write changes at least one of them.
 
         :param views: names of the feature views
         :param sources: names of further file sources

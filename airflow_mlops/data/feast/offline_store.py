@@ -21,8 +21,9 @@ _EVENT_TIME, _EVENT = "event_timestamp", "mlops_event"
 def look_up(store: FeatureStore, request: ViewRequest, events: pa.Table, timestamp: str) -> dict[str, pa.ChunkedArray]:
     """Look up the features of one view for every event.
 
-    Some offline stores drop events with equal keys and time, so only distinct events are queried. The times of the
-    returned values are not compared with the event times.
+    Some offline stores drop events with equal keys and time, so only distinct events are queried. Events with a null
+    key are not queried, and their features are null. The times of the returned values are not compared with the event
+    times.
 
     :param store: the Feast repository
     :param request: the view and its features

@@ -114,7 +114,7 @@ class _Part:
             yield f"{request.alias}:{name}", column if pa.types.is_dictionary(kind) else column.cast(kind)
 
     def select(self) -> list[str]:
-        """Build the SQL expressions for the time and the features of the joined row."""
+        """Build the SQL for the time and the features of the joined row; null if the row is older than the TTL."""
         side = f"s{self._number}"
         features = range(len(self._source.request.features))
         columns = {f"t{self._number}": "t"} | {f"f{self._number}_{i}": f"f{i}" for i in features}

@@ -101,9 +101,11 @@ class SourceFolder:
         """Write the dataset to the file of its window. The file replaces rows that were published for the same window.
 
         :param dataset: the dataset
-        :param valid_from: for a snapshot without a timestamp column, the event time of all rows
+        :param valid_from: for a snapshot without a timestamp column, the event time of all rows; otherwise ``None``
         :return: number of rows written; ``None`` if the same dataset is already published
         :raises SchemaError: the dataset does not have the columns or types that the feature views declare
+        :raises FeatureStoreError: the columns of another published file must be changed, but its dataset no longer
+            exists
         """
         key = _file_name(dataset, valid_from)
         schema = self._schema(dataset, valid_from)

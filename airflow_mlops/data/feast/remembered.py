@@ -1,8 +1,9 @@
 """What determines the features of a join, as stored by an earlier look-up, because importing Feast takes seconds.
 
-The first look-up in the cache of results stores the description of the features in the artifact store. Later look-ups
-use it if the repository's configuration, all definitions in Feast's registry and the names of the source files are the
-same. The content of the source files is hashed each time. Only registries in a local file are supported::
+The first look-up in the cache of results stores a description of the features in the artifact store. Later look-ups use
+this description if the repository's configuration, all definitions in Feast's registry and the names of the source
+files are the same. The content of the source files is hashed each time. Only registries in a local file are supported.
+The key of the description is::
 
     cache/features/KEY.json
 """
@@ -72,8 +73,8 @@ def content(
     :param store: the artifact store
     :param repo: folder of the Feast repository
     :param requested: the requested feature service and features
-    :param describe: function that describes the features with Feast. Its second value are the files of each feature
-        view; ``None`` if the description must not be stored
+    :param describe: function that describes the features with Feast. It returns the description and the files of each
+        feature view. The files are ``None`` if the description must not be stored
     """
     key = _key(repo, requested)
     if key is not None and (found := _recall(store, key)) is not None:
@@ -156,7 +157,7 @@ def _definitions(registry: bytes) -> Any:
 
     found = registry_message().FromString(registry)
     content: dict[str, Any] = json_format.MessageToDict(found, preserving_proto_field_name=True)
-    # They change each time the registry is written.
+    # The two fields that are left out change each time the registry is written.
     return _lasting({name: item for name, item in content.items() if name not in ("last_updated", "version_id")})
 
 

@@ -234,7 +234,7 @@ class IcebergTable:
 
 
 def _recognise_landed(catalog: Catalog) -> None:
-    """Treat a commit as successful if it was made, but a repeated request reported it as a conflict.
+    """Change a catalog: a commit that was made counts as successful even if a repeated request reported a conflict.
 
     PyIceberg 0.12 would delete the files of such a commit if there was nothing to replace, and the table would be
     unreadable.

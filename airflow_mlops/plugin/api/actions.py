@@ -84,7 +84,7 @@ class Done(Model):
 
 
 def acting(facts: ModelDep, rights: AccessDep) -> ModelFacts:
-    """Return the facts about a model on which the user may act. Otherwise, the answer is 403."""
+    """Return the facts about a model. If the user may not act on the model, the answer is 403."""
     if not rights.acts(facts.dags):
         raise HTTPException(403, "You may not edit a DAG of this model.")
     return facts

@@ -35,7 +35,7 @@ StoreDep = Annotated[ArtifactStore, Depends(store)]
 
 
 def readable(name: ModelName, rights: AccessDep, found: StoreDep) -> None:
-    """Check whether the user may see the model, by its index only. Otherwise, the answer is 404."""
+    """Answer 404 if the model does not exist, or the user may not see the model. Only the index is read."""
     dags = models.dags(found, name) if "\0" not in name else None
     if dags is None or not rights.sees(dags):
         raise unknown()
@@ -45,7 +45,7 @@ SEEN = [Depends(readable)]
 
 
 def visible(name: ModelName, rights: AccessDep, found: StoreDep) -> ModelFacts:
-    """Return all facts about a model. The response is 404 if it does not exist or the user may not see it."""
+    """Return all facts about a model. The answer is 404 if the model does not exist, or the user may not see it."""
     facts = models.model(found, name) if "\0" not in name else None
     if facts is None or not rights.sees(facts.dags):
         raise unknown()

@@ -75,7 +75,7 @@ class Rollout:
         :param token: bearer token of the servers; ``None`` if they need none
         :return: the verified endpoint
         :raises MLOpsError: the endpoint cannot be applied, does not become ready, or answers with another version or
-            other scores. The previous release is then restored
+            other scores. If objects may have changed, the previous release was restored
         """
         try:
             release, since = self._apply() if event is None else self._resumed(event)
@@ -182,7 +182,7 @@ class Rollout:
             )
 
     def _wait(self, release: Release, since: float, event: dict[str, Any] | None) -> list[Json]:
-        """Wait until the endpoint is ready, and return its pods."""
+        """Wait until the endpoint is ready, and return the pods that are ready."""
         # The Airflow trigger has already waited.
         watch = state.Watch(since, self._target.limit, **({} if event is None else {"patience": 0}))
         template, logged = state.template(release.manifests[0]), ""

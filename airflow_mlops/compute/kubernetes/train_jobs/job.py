@@ -128,7 +128,7 @@ class StepTrainJob:
         )
 
     def facts(self) -> dict[str, str]:
-        """Return the names of node 0's pod, Kubernetes node and image, and the digest of the image."""
+        """Return the names of node 0's pod, Kubernetes node and image, and the image's digest; empty if not known."""
         return failures.facts(self._first_node, NODE) if self._first_node is not None else {}
 
     def on_kill(self) -> None:

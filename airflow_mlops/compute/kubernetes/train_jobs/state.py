@@ -187,7 +187,7 @@ def _failed(pod: Json) -> bool:
 
 
 def _with_last_state(pod: Json) -> Json:
-    """Return a copy of the pod. A restarted container has the state with which its previous run ended."""
+    """Return a copy of the pod in which a restarted container has the state with which its previous run ended."""
     pod = deepcopy(pod)
     for item in pod.get("status", {}).get("containerStatuses") or []:
         if not _is_over(item) and "terminated" in (item.get("lastState") or {}):

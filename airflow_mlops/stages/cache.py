@@ -72,7 +72,7 @@ class Cached:
             return None
         found = self._find()
         if found is None:
-            # Before the step, because it shows whether an input was changed and changed back while the step ran.
+            # This state before the step shows later whether an input was changed and changed back while the step ran.
             self._state = self._state_of_inputs()
         return found
 

@@ -21,7 +21,8 @@ from airflow_mlops.registry.canary_counts import ShareCounts
 from airflow_mlops.registry.verdict import GateResult
 from airflow_mlops.stages.canary.evidence import Answers
 
-# A canary is too slow if its time is more than twice that of the champion, and this many milliseconds longer.
+# A canary is too slow if its time for a row is significantly more than twice the time of the champion, and more than
+# this many milliseconds longer.
 _TIMES_SLOWER, _SLOWER_MS = 2.0, 5.0
 
 
@@ -142,7 +143,7 @@ def _performance(
 
 
 def _latency(found: Difference, error: float) -> GateResult:
-    """Return whether predictions of the canary are too slow.
+    """Return the result of the gate on the time of predictions. It fails if the canary is too slow.
 
     The geometric means of the time for one row, in milliseconds, are compared.
 

@@ -136,7 +136,12 @@ def _losses(
     strata: dict[tuple[int, str], int],
     present: int,
 ) -> tuple[Group, int]:
-    """Return the loss of each labelled row, and the number of labelled rows in the step ``present``."""
+    """Return the loss of each labelled row, and the number of labelled rows since the current share began.
+
+    :param tables: rows by stratum: position of the share, and window
+    :param strata: number of each stratum so far. New strata are added
+    :param present: position of the current share
+    """
     merged: dict[tuple[int, str], list[pa.RecordBatch]] = {}
     for (step, window), table in tables.items():
         on_request = is_expected_cost(metric) or is_deviance(metric) or is_quantile(metric) or is_forecast_error(metric)

@@ -129,7 +129,7 @@ class _Task:
         self, rollout: canaries.Rollout, now: ModelVersionRef, contract: ModelContract, metric: str
     ) -> Decision | None:
         self.state, self.share = "waiting", rollout.step.share
-        # A promotion repeats the hashes of the files from this entry.
+        # A promotion of the canary copies the file hashes from this entry.
         self.ledger.require_signed(rollout.entries[0])
         spec, step = self.spec, rollout.step
         failed = failures(canary_counts.total(self.context.store, self.ref, now, rollout.entries[0].time))

@@ -36,7 +36,8 @@ class Facts(NamedTuple):
 
     :param series: number of series
     :param steps: number of steps from the first to the last value, summed over the series
-    :param repeated: a series and the number of a time that occur more than once; ``None`` if there are none
+    :param repeated: a series with several rows in one step, and the number of this step; ``None`` if no series has
+        several rows in one step
     """
 
     series: int

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MAX_OTHERS = 3
 """The largest number of other trainers. More would make each comparison less certain."""
 MAX_SECONDS = 600.0
-"""The largest expected time, in seconds, of the challengers of all other trainers together."""
+"""The largest expected time, in seconds, to fit the challengers of all other trainers together."""
 _MAX_CANDIDATES = 10
 _EVALUATED = ("promoted", "refused")
 # Fields of a trainer that do not change the fitted model.

@@ -165,7 +165,7 @@ def _features(version: int, scanned: Sequence[_ScannedDataset]) -> Iterator[Feat
 
 
 def _together(name: str, scanned: Iterable[_ScannedDataset]) -> ColumnProfile | None:
-    """Merge the profiles of a column in all datasets that have the column."""
+    """Merge the profiles of a column in all datasets that have the column; ``None`` if no dataset has it."""
     parts = [
         Profile(rows=item.profile.rows, columns={name: item.profile.columns[name]})
         for item in scanned
@@ -311,7 +311,10 @@ class _Tally:
             yield own
 
     def observed(self) -> dict[str, float]:
-        """Return the share of labels of each class, or for a regression the mean label; empty without labels."""
+        """Return the share of each class among the labels; for a regression, the mean label as ``mean``.
+
+        The result is empty if there are no labels.
+        """
         if not self.labelled:
             return {}
         return {"mean": self.sum / self.labelled} if self.task == "regression" else _shares(self.classes)

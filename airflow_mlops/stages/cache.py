@@ -169,5 +169,8 @@ def require_unpurged(datasets: Iterable[Dataset]) -> None:
 
 
 def point_to(store: ArtifactStore, ref: DatasetRef, slots: Iterable[str] = ()) -> None:
-    """Make a dataset the current one of its window and of ``slots``, as the step that writes the dataset does."""
+    """Make a dataset the current one of its window and of ``slots``, as the step that writes the dataset does.
+
+    :param slots: names of pointers to current datasets, see :mod:`airflow_mlops.data.datasets`
+    """
     make_current(store, open_dataset(store, ref).manifest, slots)

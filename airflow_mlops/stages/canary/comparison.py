@@ -64,7 +64,7 @@ def compare(
     :param confidence: confidence of a withdrawal. Over all comparisons, a canary that is no worse than the champion is
         withdrawn with a probability of at most ``1 - confidence``
     :param max_loss: largest accepted loss of the metric; ``None`` to accept a canary that is not significantly worse
-    :return: ``None`` if no stratum has labelled rows of both
+    :return: the comparison; ``None`` if no stratum has labelled rows of both versions
     """
     error = error_of_look(look, confidence)
     z = NormalDist().inv_cdf(1 - error)
@@ -87,7 +87,7 @@ def compare(
 
 
 def failures(counts: Mapping[float, ShareCounts]) -> GateResult | None:
-    """Return whether a canary fails requests too often, by :mod:`airflow_mlops.gates.failures`.
+    """Return the result of the gate on failed requests, see :mod:`airflow_mlops.gates.failures`.
 
     :param counts: the requests at each share of the canary
     :return: ``None`` if no requests to the canary were counted

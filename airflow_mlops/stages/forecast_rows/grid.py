@@ -101,7 +101,8 @@ class Grid:
         """Check that the times with the distances ``first`` and ``other`` are a whole number of steps apart.
 
         :param what: subject of the error message: the column and its dataset
-        :raises SchemaError: the times are not a whole number of steps apart
+        :raises SchemaError: the times are not a whole number of steps apart; or steps are counted in months, and the
+            times are after the 28th day of a month
         """
         if first != other:
             hint = " Check `zone`: days and months begin in this time zone." if self.unit != "minutes" else ""

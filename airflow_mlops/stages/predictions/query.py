@@ -215,9 +215,10 @@ def _outcomes(present: Sequence[Dataset], log: PredictionLog, outcomes: str) -> 
 def _joined(
     present: Sequence[Dataset], store: ArtifactStore, outcomes: str
 ) -> Iterator[tuple[Dataset, Dataset | None]]:
-    """Yield each dataset of predictions with its labelled predictions, or with ``None`` if no labels were joined.
+    """Yield each dataset of predictions with its labelled predictions.
 
-    If labels were joined only to parts of a dataset, it is yielded with the labelled predictions of each part.
+    If labels were joined only to parts of a dataset, the dataset is yielded once for each of these parts. If no labels
+    were joined, or if the labelled predictions were purged, the dataset is yielded with ``None``.
     """
     whole = {dataset.manifest.id: in_slot(store, outcomes, dataset.manifest.id) for dataset in present}
     windows = [dataset.window for dataset in present if dataset.window and whole[dataset.manifest.id] is None]

@@ -99,7 +99,8 @@ def compare(
     :param model: name of the registered model
     :param candidates: the candidates
     :param data: the held-out rows
-    :param own: custom metrics and expected costs to compute in addition to the built-in metrics
+    :param own: metrics that are computed only on request, such as custom metrics and expected costs. They are computed
+        in addition to the other metrics of the ML task
     :param allow_pyfunc: whether code that is stored with a model may run
     :param groups: the column that names the cluster of each row; by default, rows are independent
     :param live: logged predictions, which are measured instead of new predictions of the models

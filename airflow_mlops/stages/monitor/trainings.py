@@ -75,7 +75,8 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
 
     :return: ``None`` if TrainOperator did not train the champion
     :raises UnmeasurableError: the champion's run cannot be read; the recorded trainer runs user code, needs a library
-        that is not installed, or starts from an earlier version; or the champion was trained with weights of rows
+        that is not installed, starts from an earlier version, or learns a ranking; or the champion was trained with row
+        weights
     :raises RegistryUnavailableError: MLflow does not respond
     """
     if trainer is not None:

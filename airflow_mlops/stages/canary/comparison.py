@@ -112,7 +112,7 @@ def failures(counts: Mapping[float, ShareCounts]) -> GateResult | None:
 def _performance(
     metric: str, found: Difference, error: float, max_loss: float | None
 ) -> tuple[GateResult, float, float]:
-    """Return the result of the gate on the metric, and the values of the metric of the canary and of the champion."""
+    """Return the gate result for the metric, and the value of the metric for the canary and for the champion."""
     better = find_metric(metric).higher_is_better
     value, before = ((1 - mean if better else mean) for mean in found.means)
     name = "mean squared error" if metric == "rmse" else metric_name(metric)

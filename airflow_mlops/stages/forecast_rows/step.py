@@ -96,7 +96,10 @@ def _check(facts: Facts, spec: ForecastRowsSpec, history: History, name: str) ->
 
 
 def _require_long_enough(grid: Grid, resolved: ResolvedWindow, spec: ForecastRowsSpec) -> None:
-    """Check that a rolling window is long enough for the features. An expanding window is as long as the data."""
+    """Check that a rolling window is long enough for the features.
+
+    An expanding window is not checked, because its length depends on the data.
+    """
     ends = pa.array([resolved.window.start, resolved.window.end], UTC).cast(pa.int64()).to_numpy()
     first, last = grid.numbers(ends)[0].tolist()
     if last - first < spec.longest:

@@ -321,7 +321,7 @@ def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
 
 
 def _estimated_unweighted(contract: ModelContract) -> list[str]:
-    """Return a note that an estimate does not use row weights; empty if the model was trained without weights."""
+    """Return a list with the note that estimates ignore row weights; empty if the model was trained without them."""
     if contract.sample_weight is None:
         return []
     sentence = (

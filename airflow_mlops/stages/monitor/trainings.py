@@ -116,7 +116,7 @@ def other_trainers(
       The time is estimated from the fit time and the number of rows of each candidate;
     - its candidate is a network or boosted trees and was trained on a machine with a GPU, so the time on a CPU is
       unknown;
-    - it was trained with weights of rows (``sample_weight``), which challengers do not use;
+    - it was trained with row weights (``sample_weight``), which challengers do not use;
     - it runs user code, needs a library that is not installed, starts from an earlier version, learns a ranking, or
       cannot be read.
 

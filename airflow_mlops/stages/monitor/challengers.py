@@ -302,7 +302,7 @@ def _rows(check: Check, contract: ModelContract) -> Rows:
 
 
 def half_life_of(trained: Dataset, contract: ModelContract) -> timedelta | None:
-    """Return the half-life with which a training set weights its rows by age; ``None`` if it does not.
+    """Return the half-life of the row weights by age; ``None`` if the training set does not weight its rows by age.
 
     :raises UnmeasurableError: the weights decay, and a feature has the name of the column for the ages of the rows
     """
@@ -361,8 +361,8 @@ def trained_rows(trained: Dataset, contract: ModelContract) -> LabelledRows:
 def _pasts(older: Sequence[LabelledRows], window: Window) -> dict[int | None, pa.Table]:
     """Return the older rows that challengers are fitted to, by number of windows (:data:`PASTS`).
 
-    If two numbers of windows select the same rows, only the first number is returned. Of more than :data:`MAX_ROWS`
-    rows, a random sample is returned.
+    If two numbers of windows select the same rows, the rows are returned only once, with the first of these numbers.
+    Of more than :data:`MAX_ROWS` rows, a random sample is returned.
     """
     found: dict[int | None, pa.Table] = {}
     for past in PASTS:

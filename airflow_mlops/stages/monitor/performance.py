@@ -163,7 +163,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         coverage=coverage,
         performance=performance,
         unmeasured=reason,
-        # Bias is not measured for a model that predicts a quantile, because its mean error is not 0.
+        # Bias is not measured for a model that predicts a quantile, because the mean error of such a model is not 0.
         bias=bias(outcomes, contract.task, policy, trained.value if trained is not None else None)
         if alpha is None
         else None,
@@ -244,7 +244,7 @@ def estimated(
     try:
         if metric not in ESTIMATED and not is_expected_cost(metric):
             others = ", ".join(name for name in REALISED[contract.task] if name in ESTIMATED)
-            # For a model that predicts a quantile, none is suggested: they are metrics of predictions of the mean.
+            # No other metric is suggested for a quantile metric, because the others are for predictions of the mean.
             instead = "" if is_quantile(metric) else f"; {others} can be estimated from the scores"
             raise metrics.UnmeasurableError(f"{metric} needs labels{instead}")
         if calibration is None:

@@ -72,7 +72,7 @@ class Cached:
             return None
         found = self._find()
         if found is None:
-            # Before the step, because it shows whether an input was changed and changed back while the step ran.
+            # This state before the step shows later whether an input was changed and changed back while the step ran.
             self._state = self._state_of_inputs()
         return found
 
@@ -169,5 +169,8 @@ def require_unpurged(datasets: Iterable[Dataset]) -> None:
 
 
 def point_to(store: ArtifactStore, ref: DatasetRef, slots: Iterable[str] = ()) -> None:
-    """Make a dataset the current one of its window and of ``slots``, as the step that writes the dataset does."""
+    """Make a dataset the current one of its window and of ``slots``, as the step that writes the dataset does.
+
+    :param slots: names of pointers to current datasets, see :mod:`airflow_mlops.data.datasets`
+    """
     make_current(store, open_dataset(store, ref).manifest, slots)

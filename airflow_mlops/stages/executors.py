@@ -27,9 +27,10 @@ class Executors(Protocol):
     def run(
         self, function: str, arguments: Mapping[str, Any], parts: Sequence[Any], conn_ids: Iterable[str]
     ) -> list[dict[str, Any]]:
-        """Run ``function`` once for each part, in any order, and return the answers of :func:`answer` by part.
+        """Run ``function`` for each part, and return the answers of :func:`answer` in the order of ``parts``.
 
-        If a machine is lost, its parts run again elsewhere, and a slow part may run twice at the same time.
+        The parts run in any order. If a machine is lost, its parts run again elsewhere. A slow part may run twice at
+        the same time.
 
         :param function: import path of the function, see :func:`answer`
         :param arguments: arguments that all parts share, as JSON values

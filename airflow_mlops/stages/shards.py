@@ -37,7 +37,7 @@ from airflow_mlops.stages.context import StepContext
 class Piece(Model):
     """The result of one shard.
 
-    :param written: files of the dataset, which no manifest lists yet. There are none if the shard has no rows
+    :param written: files of the dataset, which no manifest lists yet. A shard without rows may have no file
     """
 
     written: WrittenFiles
@@ -103,9 +103,10 @@ class Round(Generic[P]):
             return None
 
     def add(self, piece: P) -> P:
-        """Store and return the piece of this shard.
+        """Store the piece of this shard, and return the stored piece.
 
-        If another try was faster, its piece is returned, and the files of ``piece`` are deleted.
+        If another try of the shard has already stored a piece, that piece is returned, and the files of ``piece`` are
+        deleted.
         """
         if self.store.create_exclusive(self._piece(self.shard), canonical_json(piece.model_dump(mode="json"))):
             return piece
@@ -133,11 +134,11 @@ class Round(Generic[P]):
         return pieces
 
     def pieces_to_commit(self) -> list[P] | None:
-        """Return the pieces of all shards, ordered by shard, to the shard that commits the dataset.
+        """Return the pieces of all shards, ordered by shard, if this shard commits the dataset.
 
-        The first shard that finds all pieces commits the dataset. Its retries commit it as well.
+        The first shard that finds all pieces commits the dataset. A retry of this shard commits the dataset again.
 
-        :return: ``None`` if another shard commits the dataset
+        :return: the pieces; ``None`` if a shard is not finished yet, or if another shard commits the dataset
         :raises DatasetCorruptError: the files of a piece were deleted or changed
         """
         pieces = self.pieces()
@@ -197,7 +198,7 @@ def join(spec: ShardedSpec, context: StepContext, kind: type[P], step: str) -> R
 def with_rows(pieces: Sequence[P]) -> list[P]:
     """Return the pieces whose files belong to the dataset.
 
-    Files without rows are left out, unless the whole dataset has no rows, as in a single pass.
+    Pieces without rows are left out. If no piece has rows, the first piece is returned, so that the dataset has a file.
     """
     return [piece for piece in pieces if piece.rows] or list(pieces[:1])
 

@@ -21,7 +21,8 @@ from airflow_mlops.registry.canary_counts import ShareCounts
 from airflow_mlops.registry.verdict import GateResult
 from airflow_mlops.stages.canary.evidence import Answers
 
-# A canary is too slow if its time is more than twice that of the champion, and this many milliseconds longer.
+# A canary is too slow if its time for a row is significantly more than twice the time of the champion, and more than
+# this many milliseconds longer.
 _TIMES_SLOWER, _SLOWER_MS = 2.0, 5.0
 
 
@@ -63,7 +64,7 @@ def compare(
     :param confidence: confidence of a withdrawal. Over all comparisons, a canary that is no worse than the champion is
         withdrawn with a probability of at most ``1 - confidence``
     :param max_loss: largest accepted loss of the metric; ``None`` to accept a canary that is not significantly worse
-    :return: ``None`` if no stratum has labelled rows of both
+    :return: the comparison; ``None`` if no stratum has labelled rows of both versions
     """
     error = error_of_look(look, confidence)
     z = NormalDist().inv_cdf(1 - error)
@@ -86,7 +87,7 @@ def compare(
 
 
 def failures(counts: Mapping[float, ShareCounts]) -> GateResult | None:
-    """Return whether a canary fails requests too often, by :mod:`airflow_mlops.gates.failures`.
+    """Return the result of the gate on failed requests, see :mod:`airflow_mlops.gates.failures`.
 
     :param counts: the requests at each share of the canary
     :return: ``None`` if no requests to the canary were counted
@@ -111,7 +112,7 @@ def failures(counts: Mapping[float, ShareCounts]) -> GateResult | None:
 def _performance(
     metric: str, found: Difference, error: float, max_loss: float | None
 ) -> tuple[GateResult, float, float]:
-    """Return the result of the gate on the metric, and the values of the metric of the canary and of the champion."""
+    """Return the gate result for the metric, and the value of the metric for the canary and for the champion."""
     better = find_metric(metric).higher_is_better
     value, before = ((1 - mean if better else mean) for mean in found.means)
     name = "mean squared error" if metric == "rmse" else metric_name(metric)
@@ -142,7 +143,7 @@ def _performance(
 
 
 def _latency(found: Difference, error: float) -> GateResult:
-    """Return whether predictions of the canary are too slow.
+    """Return the result of the gate on the time of predictions. It fails if the canary is too slow.
 
     The geometric means of the time for one row, in milliseconds, are compared.
 

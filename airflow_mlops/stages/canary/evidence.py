@@ -43,7 +43,7 @@ class Answers:
     """The predictions of one version since the canary began.
 
     :param losses: loss of each labelled row
-    :param latencies: logarithm of the time of each request, in milliseconds
+    :param latencies: natural logarithm of the time per row of each request, with the time in milliseconds
     :param labels: total number of labelled rows
     :param labels_now: number of labelled rows since the current share began
     """
@@ -70,7 +70,7 @@ def read(
     :param name: name of the datasets
     :param ref: the version
     :param contract: model contract of the version
-    :param metric: one of :data:`METRICS`, an expected cost or a deviance
+    :param metric: one of :data:`METRICS`, an expected cost, a deviance, a pinball loss or the SMAPE of forecasts
     :param shares: the shares of the canary in the order of time, each with the time at which it began
     :param groups: column that names the cluster of each row; ``None`` for independent rows
     :param strata: number of each stratum so far, by position in ``shares`` and window. New strata are added
@@ -136,7 +136,12 @@ def _losses(
     strata: dict[tuple[int, str], int],
     present: int,
 ) -> tuple[Group, int]:
-    """Return the loss of each labelled row, and the number of labelled rows in the step ``present``."""
+    """Return the loss of each labelled row, and the number of labelled rows since the current share began.
+
+    :param tables: rows by stratum: position of the share, and window
+    :param strata: number of each stratum so far. New strata are added
+    :param present: position of the current share
+    """
     merged: dict[tuple[int, str], list[pa.RecordBatch]] = {}
     for (step, window), table in tables.items():
         on_request = is_expected_cost(metric) or is_deviance(metric) or is_quantile(metric) or is_forecast_error(metric)
@@ -170,7 +175,7 @@ def _latencies(tables: Mapping[tuple[int, str], pa.Table], strata: dict[tuple[in
     values, numbers = [], []
     for key, table in tables.items():
         if _REQUEST_ROW in table.column_names:
-            # The rows of a request have the same time, which is the time of the request divided by their number.
+            # All rows of a request have the same latency: the time of the request, divided by its number of rows.
             table = table.filter(pc.equal(table[_REQUEST_ROW], 0))
         times = table["latency_ms"].to_numpy().astype(np.float64)
         times = times[np.isfinite(times) & (times > 0)]

@@ -27,9 +27,11 @@ class CanarySpec(Spec):
     :param outcomes: name of the champion's labelled predictions; by default ``MODEL_outcomes``
     :param canary_outcomes: name of the canary's labelled predictions; by default ``MODEL_canary_outcomes``
     :param metric: metric by which the canary and the champion are compared: ``roc_auc``, ``accuracy``, ``log_loss``,
-        ``brier``, ``rmse`` or ``mae``, an expected cost (:mod:`airflow_mlops.metrics.costs`) or a deviance
-        (:mod:`airflow_mlops.metrics.deviances`); by default ``roc_auc`` (binary), ``accuracy`` (multiclass, or if one
-        of the two predicts labels only) or ``rmse`` (regression; the pinball loss for models of a quantile)
+        ``brier``, ``rmse`` or ``mae``, an expected cost (:mod:`airflow_mlops.metrics.costs`), a deviance
+        (:mod:`airflow_mlops.metrics.deviances`), a pinball loss (:mod:`airflow_mlops.metrics.quantiles`) or ``smape``
+        (:mod:`airflow_mlops.metrics.forecasts`). The default is ``roc_auc`` (binary), ``accuracy`` (multiclass, or if
+        one of the two versions predicts only labels), ``rmse`` (regression), or the pinball loss if both versions
+        predict the same quantile
     :param max_loss: largest accepted loss of the metric compared with the champion. The share is increased only if a
         greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
         By default, the share is increased unless the canary is significantly worse

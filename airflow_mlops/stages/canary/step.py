@@ -129,7 +129,7 @@ class _Task:
         self, rollout: canaries.Rollout, now: ModelVersionRef, contract: ModelContract, metric: str
     ) -> Decision | None:
         self.state, self.share = "waiting", rollout.step.share
-        # A promotion repeats the hashes of the files from this entry.
+        # A promotion of the canary copies the file hashes from this entry.
         self.ledger.require_signed(rollout.entries[0])
         spec, step = self.spec, rollout.step
         failed = failures(canary_counts.total(self.context.store, self.ref, now, rollout.entries[0].time))
@@ -277,7 +277,7 @@ def _metric(spec: CanarySpec, contract: ModelContract, champion: ModelContract) 
             "Promote the canary with PromoteOperator."
         )
     known = [name for name in REALISED[contract.task] if name in evidence.METRICS]
-    # A classifier that predicts labels only has no roc_auc on held-out rows, but an accuracy.
+    # A classifier that predicts only labels has no roc_auc on held-out rows, but it has an accuracy.
     both = [name for name in known if all(name in item.metrics for item in (contract, champion) if item.metrics)]
     defaults = {main_metric(item.task, item.metrics) for item in (contract, champion)}
     quantiles = sorted(filter(is_quantile, defaults))

@@ -85,7 +85,7 @@ def _registered(client: MlflowClient, ref: ModelVersionRef) -> ModelVersionRef:
 
 
 def _champion(client: MlflowClient, store: ArtifactStore, model: str) -> list[tuple[ModelVersionRef, Path]]:
-    """Return the champion with its files.
+    """Return the champion with the folder of its files. The list is empty if the model has no champion.
 
     If the champion is a refit, the version that may be measured instead is returned as well.
 
@@ -108,7 +108,10 @@ def _champion(client: MlflowClient, store: ArtifactStore, model: str) -> list[tu
 
 
 def _run(client: MlflowClient, ref: ModelVersionRef) -> dict[str, Any] | None:
-    """Return the parts of a run that the model card shows. Tags and files that evaluations add are left out."""
+    """Return the parts of a version's MLflow run that the model card shows; ``None`` if the version has no run.
+
+    Tags and files that evaluations add are left out.
+    """
     if not ref.run_id:
         return None
     with registry_errors(f"The MLflow run of {ref} cannot be read"):

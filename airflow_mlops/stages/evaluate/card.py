@@ -100,7 +100,7 @@ class Facts:
 
     @property
     def same_held_out(self) -> bool:
-        """Return whether the training set of the version has the same held-out rows as ``measured_on``."""
+        """Return whether the training set of the version is known to have the same held-out rows as ``measured_on``."""
         if self.trained_on is None:
             return False
         part = self.verdict.part

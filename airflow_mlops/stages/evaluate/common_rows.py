@@ -78,7 +78,7 @@ def refuse_training_rows(
 def _difference(first: Dataset, second: Dataset, part: str, weights: Sequence[str]) -> str | None:
     """Return a clause that explains how the held-out rows of two training sets differ; ``None`` if they are the same.
 
-    :param weights: columns with weights of rows
+    :param weights: names of the columns with row weights
     """
     details, others = first.manifest.details, second.manifest.details
     if (details.get("label"), details.get("task")) != (others.get("label"), others.get("task")):

@@ -63,10 +63,10 @@ class Live:
     logged: Mapping[int, pa.Table] = field(repr=False)
 
     def predictions(self, candidate: Candidate) -> Predictions:
-        """Return the logged predictions of a version. Its contract must have the positive class of the data.
+        """Return the logged predictions of a version, whose contract must have the positive class of the data.
 
-        The log has one score for each row, so probabilities are known only for a binary model whose scores are not
-        labels.
+        The log has one score for each row. Class probabilities are therefore known only for a binary model whose scores
+        are probabilities and not labels.
         """
         contract, found = candidate.contract, self.logged[candidate.ref.version]
         prediction = _labels(found["prediction"])
@@ -77,7 +77,7 @@ class Live:
         return Predictions(prediction, score, shares if contract.classes[-1] == contract.positive else shares[:, ::-1])
 
     def has_features(self, contract: ModelContract) -> bool:
-        """Return whether the rows have all features of a model, without hashed ones."""
+        """Return whether the rows have all features of a model. A hashed feature counts as absent."""
         details = self.data.dataset.manifest.details
         present = {*self.data.dataset.manifest.column_names} - {*details.get("hashed", ())}
         return present.issuperset(feature.name for feature in contract.features)
@@ -86,7 +86,7 @@ class Live:
 def load(
     client: MlflowClient, store: ArtifactStore, folder: Path, ref: ModelVersionRef, allow_pyfunc: bool
 ) -> Candidate:
-    """Load a version with the contract with which its predictions were made.
+    """Load a version, with the model contract that its predictions were made with.
 
     :param folder: folder with the downloaded files of the version
     :param allow_pyfunc: whether code that is stored with the model may run
@@ -100,7 +100,7 @@ def load(
 
 
 def read(evidence: Chosen, versions: Sequence[ModelVersionRef], context: StepContext) -> Live:
-    """Pair the labelled predictions of several versions, and write the rows that all of them predicted as a dataset.
+    """Pair the labelled predictions of several versions, and write the compared rows as a dataset.
 
     :param evidence: datasets of labelled predictions
     :param versions: versions of one model
@@ -139,8 +139,8 @@ def refuse_training_rows(
 ) -> None:
     """Check that no version was fitted to the rows of the evidence.
 
-    This can happen if a version scores a past window. A training set is not checked if it no longer exists or
-    identifies rows by other columns.
+    A version that scores a past window may have been fitted to the rows of this window. A training set is not checked
+    if it no longer exists, or identifies rows by other columns than the evidence.
 
     :param contracts: the contract of each version
     :param data: the rows of the evidence
@@ -270,10 +270,10 @@ def _of_version(dataset: Dataset, version: int, columns: Sequence[str]) -> Itera
 
 
 def _pair(found: Sequence[_Scored]) -> tuple[LiveRows, list[NDArray[np.int64]]]:
-    """Find the rows that each version predicted once.
+    """Find the rows that each version predicted exactly once.
 
-    :return: two items: the numbers of rows that were left out; and for each version, the positions of the compared rows
-        in its own rows. The compared rows are in the order of the first version
+    :return: the numbers of rows that were left out (the other counts are 0); and for each version, the positions of the
+        compared rows among the rows of this version. The compared rows are in the order of the first version
     """
     distinct, repeated = zip(*(_distinct(item.ids) for item in found), strict=True)
     common = reduce(np.intersect1d, distinct)
@@ -313,12 +313,12 @@ def _write(
     counts: LiveRows,
     context: StepContext,
 ) -> Dataset:
-    """Write the compared rows as a dataset: keys, features and watched columns of all versions, and the label.
+    """Write the compared rows as a dataset, with the label and the keys, features and watched columns of all versions.
 
     :param found: the labelled predictions of each version
     :param places: positions of the compared rows, for each version, from :func:`_pair`
-    :param details: details of the manifest of a dataset of the evidence
-    :param counts: numbers of rows for the manifest
+    :param details: the details in the manifest of the first dataset of the evidence
+    :param counts: numbers of compared and left-out rows, which are stored in the manifest
     """
     first = found[0]
     store, label = context.store, str(details["label"])
@@ -366,9 +366,13 @@ def _columns(datasets: Iterable[Dataset], label: str) -> list[str]:
 
 
 def _added(others: Sequence[_Scored], places: Sequence[NDArray[np.int64]], present: set[str]) -> dict[str, pa.Array]:
-    """Return the columns that only other versions have, in the row order of the first version.
+    """Return the columns that ``present`` does not contain, such as features that only some versions have.
 
-    These are, for example, the features of these versions.
+    The values are in the row order of the first version.
+
+    :param others: the labelled predictions of the versions other than the first
+    :param places: positions of the compared rows, for each of these versions
+    :param present: names of the columns that the first version provides
     """
     added: dict[str, pa.Array] = {}
     for item, index in zip(others, places, strict=True):

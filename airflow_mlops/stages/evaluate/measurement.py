@@ -99,7 +99,8 @@ def compare(
     :param model: name of the registered model
     :param candidates: the candidates
     :param data: the held-out rows
-    :param own: custom metrics and expected costs to compute in addition to the built-in metrics
+    :param own: metrics that are computed only on request, such as custom metrics and expected costs. They are computed
+        in addition to the other metrics of the ML task
     :param allow_pyfunc: whether code that is stored with a model may run
     :param groups: the column that names the cluster of each row; by default, rows are independent
     :param live: logged predictions, which are measured instead of new predictions of the models
@@ -200,7 +201,7 @@ def _measure_tree(data: HeldOut, contract: ModelContract, own: Sequence[str]) ->
     if predictions is None:
         return None
     rows = predicted(data.truth, predictions, contract, data.weight, data.columns)
-    # The tree predicts the mean, so a model of a quantile would beat it by the metrics of quantiles without skill.
+    # The tree predicts the mean. A model that predicts a quantile would beat it by quantile metrics even without skill.
     fair = [name for name in own if not is_quantile(name) and not is_coverage_gap(name)]
     metrics = measure(rows, fair, skip_undefined=True)
     return Measurement("a decision tree of depth 3", metrics, predictions, rows)
@@ -261,7 +262,7 @@ def _stand_in(client: MlflowClient, champion: Candidate, data: HeldOut, store: A
     with registry_errors(f"{champion.ref} cannot be read"):
         tags = client.get_model_version(champion.ref.model, str(champion.ref.version)).tags
     if VERSION_TAG in tags:
-        # The contract is that of the source, so its version numbers are those of another registered model.
+        # The contract was copied from the source registry, and its version numbers refer to the registered model there.
         raise EvaluationError(
             f"{champion.ref} was received from another registry, where it was fitted again on rows of the dataset "
             f"{data.dataset.manifest.name!r}, so it cannot be measured on them."

@@ -89,8 +89,8 @@ def tag_compared(client: MlflowClient, item: Measured, compared: Compared) -> No
     """Tag a version with the number of models that were compared on the held-out rows of its training set.
 
     The metrics of the best of several models are biased upwards (selection bias). Monitoring corrects the metrics at
-    training for this number of models. Nothing is stored if the models were compared on other rows, because this does
-    not affect the metrics at training.
+    training for this number of models. A version that TrainOperator trained is not tagged if the models were compared
+    on other rows, because this does not affect its metrics at training.
 
     :raises RegistryError: MLflow cannot be used
     """

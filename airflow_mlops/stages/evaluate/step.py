@@ -205,7 +205,7 @@ def _live(
 
 
 def own_metrics(gates: Iterable[Gate]) -> list[str]:
-    """Return the metrics of the gates that are not computed for every model: custom metrics and expected costs.
+    """Return the metrics of the gates that are computed only on request, such as custom metrics and expected costs.
 
     :raises SpecError: a custom metric cannot be imported, or does not take two arrays
     """

@@ -159,7 +159,7 @@ def decide(
 
 
 def _weights(compared: Compared) -> list[str]:
-    """Return a sentence about the weights of the rows; empty if no candidate was trained with weights."""
+    """Return a list with a sentence about row weights; empty if no candidate was trained with row weights."""
     column = compared.data.weight_column
     if column is not None:
         return [f"All models were measured with the weights in column {column!r} of these rows."]

@@ -47,9 +47,10 @@ class Grid:
     dates: bool
 
     def numbers(self, times: Integers) -> tuple[Integers, Integers]:
-        """Return the number of each time, and its distance from the start of the step.
+        """Return the number of each time's step, and the distance of each time from the start of its step.
 
-        Two times are a whole number of steps apart if their distances are equal.
+        Two times are a whole number of steps apart if their distances are equal. For steps of hours and minutes, or of
+        days, a distance is in microseconds. For steps of months, it also contains the number of whole months.
 
         :param times: microseconds since 1970 in UTC, shape (n,)
         """
@@ -68,7 +69,7 @@ class Grid:
     def times(self, numbers: Integers, rest: int) -> pa.Array:
         """Return the times with the given numbers, as dates or UTC timestamps.
 
-        :param rest: distance of the times from the start of a step, from :meth:`numbers`
+        :param rest: distance of each time from the start of its step, from :meth:`numbers`
         """
         if self.unit == "minutes":
             micros = numbers * (self.count * _MINUTE) + rest
@@ -100,7 +101,8 @@ class Grid:
         """Check that the times with the distances ``first`` and ``other`` are a whole number of steps apart.
 
         :param what: subject of the error message: the column and its dataset
-        :raises SchemaError: the times are not a whole number of steps apart
+        :raises SchemaError: the times are not a whole number of steps apart; or steps are counted in months, and the
+            times are after the 28th day of a month
         """
         if first != other:
             hint = " Check `zone`: days and months begin in this time zone." if self.unit != "minutes" else ""

@@ -24,7 +24,7 @@ from airflow_mlops.stages.forecast_rows.spec import ForecastRowsSpec
 _LARGEST = 1e150
 
 NUMBER, VALUE = "p", "v"
-"""The columns of a history with the number of the time on the grid, and with the value."""
+"""The names of the columns that hold the number of each time on the grid, and the value."""
 
 
 class History:
@@ -34,8 +34,9 @@ class History:
     that are known in advance (``k0``, ``k1`` and so on).
 
     :ivar grid: the regular times
-    :ivar rest: distance of all times from the start of a step, when the first batch was read
-    :ivar newest: largest number of a time with a value, when all batches were read; ``None`` if there is no value
+    :ivar rest: distance of each time from the start of its step, see :meth:`.Grid.numbers`. It is the same for all
+        times, and known after the first batch was read
+    :ivar newest: number of the newest time with a value, when all batches were read; ``None`` if there is no value
     :ivar rows: number of rows, when all batches were read
     :raises SchemaError: a column is absent, or its type cannot be used
     """

@@ -46,7 +46,7 @@ class _Window:
 def rows(spec: ForecastRowsSpec, newest: int) -> str:
     """Return the query for the rows.
 
-    :param newest: largest number of a time with a value
+    :param newest: number of the newest time at which a series has a value
     """
     names, season = _names(spec), spec.season
     scoring = spec.origins == "newest"
@@ -101,9 +101,12 @@ def rows(spec: ForecastRowsSpec, newest: int) -> str:
 
 
 def _shift(step: int, season: int) -> int:
-    """Return the number of steps from the value for the seasonal-naive forecast to the origin.
+    """Return how many steps before the origin the value lies that is the seasonal-naive forecast.
 
-    It is at least 0 and less than the season.
+    The number is at least 0 and less than the season.
+
+    :param step: number of steps from the origin to the target time
+    :param season: number of steps in a season
     """
     return -step % season
 

@@ -36,7 +36,8 @@ class Facts(NamedTuple):
 
     :param series: number of series
     :param steps: number of steps from the first to the last value, summed over the series
-    :param repeated: a series and the number of a time that occur more than once; ``None`` if there are none
+    :param repeated: a series with several rows in one step, and the number of this step; ``None`` if no series has
+        several rows in one step
     """
 
     series: int
@@ -95,7 +96,10 @@ def _check(facts: Facts, spec: ForecastRowsSpec, history: History, name: str) ->
 
 
 def _require_long_enough(grid: Grid, resolved: ResolvedWindow, spec: ForecastRowsSpec) -> None:
-    """Check that a rolling window is long enough for the features. An expanding window is as long as the data."""
+    """Check that a rolling window is long enough for the features.
+
+    An expanding window is not checked, because its length depends on the data.
+    """
     ends = pa.array([resolved.window.start, resolved.window.end], UTC).cast(pa.int64()).to_numpy()
     first, last = grid.numbers(ends)[0].tolist()
     if last - first < spec.longest:

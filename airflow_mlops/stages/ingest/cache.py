@@ -61,21 +61,25 @@ def _files(spec: IngestSpec) -> DataFiles:
 
 
 def _kind(one: FoundFile) -> list[Any]:
-    """Return what the name of a file says about its format. The name includes the query of a URL."""
+    """Return the properties of the format that follow from the name of a file. The name includes the query of a URL."""
     codec = next((suffix for suffix in ARROW_CODECS if one.file.path.endswith(suffix)), None)
     return [known_format(one.file), has_tabs(one.file), one.file.compression, codec]
 
 
 def _neighbour(spec: IngestSpec, context: StepContext) -> list[list[str]] | None:
-    """Return names and types of the columns of the neighbouring window, whose types the columns of files get."""
+    """Return name and type of each column of the neighbouring window; ``None`` if there is no such window.
+
+    Columns of files get these types.
+    """
     found = neighbouring_manifest(context.store, spec.name, spec.window) if spec.window else None
     return [[column.name, column.type] for column in found.columns] if found else None
 
 
 def _zones(spec: IngestSpec) -> dict[str, str]:
-    """Return the hash of the rules of each declared time zone, which updates of the operating system change.
+    """Return the hash of the file that defines each declared time zone. Updates of the operating system change it.
 
-    It is empty for an offset, and for a zone of the package ``tzdata``, whose version is known.
+    The hash is empty for an offset such as ``+01:00``, and for a zone that only the package ``tzdata`` defines. The
+    version of this package is known.
     """
     names = {name for kind in spec.types.values() for name in _ZONE.findall(kind)}
     places = {name: [Path(folder, name) for folder in zoneinfo.TZPATH] for name in sorted(names)}
@@ -83,7 +87,7 @@ def _zones(spec: IngestSpec) -> dict[str, str]:
 
 
 def state(spec: IngestSpec, context: StepContext) -> list[str]:
-    """Return what the file systems know about the files. It shows that a file was written while it was read.
+    """Return what the file systems know about the files. This changes if a file is written while the step runs.
 
     :raises NotCacheableError: a web server does not say when a file changes
     """

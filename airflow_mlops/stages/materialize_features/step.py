@@ -120,7 +120,7 @@ def _publish(
 
 
 class _Files:
-    """The states of the files that the step reads and writes, from which the cache knows that nobody else wrote them.
+    """The states of the files that the step reads and writes. The cache detects by them if others write the files.
 
     :param spec: parameters of the step
     :param views: names of the feature views to materialize
@@ -135,7 +135,10 @@ class _Files:
             self._files = files
 
     def states(self) -> dict[str, Any] | None:
-        """Return the states of the sources before the materialization, and of the online store now."""
+        """Return the states of the sources before the materialization, and of the online store now.
+
+        :return: ``None`` if the states are unknown, for example because a file is not on this machine
+        """
         if self._files is None:
             return None
         with suppress(OSError):

@@ -89,7 +89,10 @@ class LabelledRows:
     window: Window | None = None
 
     def since(self, start: datetime) -> pa.Table:
-        """Return the rows at or after ``start``; no rows if their time is unknown."""
+        """Return the rows with a time at or after ``start``.
+
+        Without times, all rows are returned if their window starts at or after ``start``, and otherwise no rows.
+        """
         if self.times is not None:
             return self.table.filter(
                 pc.fill_null(pc.greater_equal(self.times, pa.scalar(start, self.times.type)), False)
@@ -101,7 +104,8 @@ class LabelledRows:
         """Return the rows with their age in the column :data:`~airflow_mlops.models.refitting.AGE`.
 
         The age of a row is the time from its event to ``until``, in half-lives. Without event times, every row has the
-        age of the middle of its window. If ``half_life`` is ``None``, the rows have no weights, and no column is added.
+        age of the middle of its window; if the window is unknown as well, the age 0. If ``half_life`` is ``None``, the
+        rows have no weights, and no column is added.
         """
         if half_life is None:
             return self
@@ -142,15 +146,19 @@ def probe(
 ) -> Probe:
     """Train challengers, and compare them with the champion on the labelled rows of the window.
 
-    Nothing is trained if the policy does not use the trigger ``challenger``, or if too few labels have arrived.
-    Challengers are trained at most once in the period ``policy.probe``, unless performance is significantly worse.
+    Nothing is trained if
+
+    - the policy does not use the trigger ``challenger``, or sets no period ``probe``;
+    - too few labels have arrived;
+    - challengers were compared in a window less than ``policy.probe`` ago, and performance is not significantly worse;
+    - neither the operator nor the MLflow run of the champion names a trainer.
 
     :param check: the check of the predictions of all versions
     :param present: the champion
     :param stored: the model contract that is stored with the champion
     :param realised: realised performance of the window
     :param earlier: findings of earlier windows, ordered by time
-    :param ledger: the ledger of the model, which was read before
+    :param ledger: the ledger of the model. Its entries must have been read
     :param trainer: the trainer of the operator; ``None`` for the trainers of the champion and of the other candidates
         of the last decision
     :raises MLOpsError: a challenger could not be trained or compared, and a retry may help or ``trainer`` is set. Other
@@ -210,8 +218,13 @@ def _fit(training: Training, contract: ModelContract) -> Fit:
 def metric_of(policy: Policy, contract: ModelContract) -> str:
     """Return the metric by which challengers are compared.
 
-    This is the metric of the policy if each row has a loss, and the metric names no column and is no coverage gap. Otherwise, or if the policy
-    has no metric, it is the first metric of the ML task that was measured for the champion on held-out rows.
+    It is the first of these metrics that exists:
+
+    - the metric of the policy, if it can be computed from logged predictions and labels, names no column, and is not
+      the coverage gap of a quantile
+    - the pinball loss of the quantile, if the champion predicts a quantile
+    - the first metric of the ML task that was measured for the champion on held-out rows
+    - the first metric of the ML task
     """
     metric = policy.metric
     if (
@@ -223,7 +236,7 @@ def metric_of(policy: Policy, contract: ModelContract) -> str:
         return metric
     if is_quantile(main := main_metric(contract.task, contract.metrics)):
         return main
-    # A classifier that predicts labels only has no roc_auc on held-out rows, but an accuracy.
+    # A classifier that predicts only labels has no roc_auc on held-out rows, but it has an accuracy.
     return (realised(contract.task, contract.metrics) or REALISED[contract.task])[0]
 
 
@@ -242,7 +255,8 @@ def _champion(present: ModelVersionRef, contract: ModelContract, ledger: Ledger,
 def _rows(check: Check, contract: ModelContract) -> Rows:
     """Collect the labelled rows before the window and in the window.
 
-    :raises UnmeasurableError: the champion was trained on rows of the window, or rows or columns are absent
+    :raises UnmeasurableError: the champion was trained on rows of the window or later rows; its training set has no
+        window or is not in the store; a feature is absent; or the types of a column differ
     """
     columns = [*(feature.name for feature in contract.features), LABEL]
     if not check.has_columns(*columns):
@@ -288,9 +302,9 @@ def _rows(check: Check, contract: ModelContract) -> Rows:
 
 
 def half_life_of(trained: Dataset, contract: ModelContract) -> timedelta | None:
-    """Return the half-life of the weights of a training set (``Decay``); ``None`` if its rows have no weights.
+    """Return the half-life of the row weights by age; ``None`` if the training set does not weight its rows by age.
 
-    :raises UnmeasurableError: a feature has the name of the column with the ages of the rows
+    :raises UnmeasurableError: the weights decay, and a feature has the name of the column for the ages of the rows
     """
     weights = Decay.of(trained)
     if weights is not None and any(feature.name == AGE for feature in contract.features):
@@ -305,7 +319,7 @@ def labelled(dataset: Dataset, columns: Sequence[str]) -> pa.Table:
 
 
 def labelled_clusters(datasets: Sequence[Dataset], policy: Policy) -> NDArray[np.int64] | None:
-    """Return the number of the cluster of each row that has a label, shape (n,); ``None`` for independent rows.
+    """Return the cluster number of each labelled row, shape (n,); ``None`` if the policy does not set ``groups``.
 
     :raises SpecError: the labelled predictions do not have the column ``policy.groups``
     """
@@ -345,7 +359,11 @@ def trained_rows(trained: Dataset, contract: ModelContract) -> LabelledRows:
 
 
 def _pasts(older: Sequence[LabelledRows], window: Window) -> dict[int | None, pa.Table]:
-    """Return the older rows of each challenger, by number of windows. Equal challengers are trained once."""
+    """Return the older rows that challengers are fitted to, by number of windows (:data:`PASTS`).
+
+    If two numbers of windows select the same rows, the rows are returned only once, with the first of these numbers.
+    Of more than :data:`MAX_ROWS` rows, a random sample is returned.
+    """
     found: dict[int | None, pa.Table] = {}
     for past in PASTS:
         tables = [item.table if past is None else item.since(_earlier_start(window, past - 1)) for item in older]

@@ -33,7 +33,8 @@ def find_changes(history: Sequence[Findings], rate: float) -> list[Change]:
     """Find the change points of realised performance and of drift in the most important features.
 
     Only windows with predictions of the same version are compared, because a different version has different metrics at
-    training. A window is left out if its performance cannot be judged, or if its rows are weighted in a different way.
+    training. The search in performance leaves out a window if its performance cannot be judged, or was measured by
+    another metric or with other row weights than in the latest judged window.
 
     The search for drift of a feature uses the effect of the drift, which is a share of rows. The standard error of an
     effect on n rows is at most ``0.5 / sqrt(n)``. An unchanged feature has a small effect by chance. If a feature has

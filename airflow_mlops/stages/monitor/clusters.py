@@ -59,7 +59,10 @@ def of_rows(check: Check) -> NDArray[np.int64] | None:
 
 
 def designs(check: Check, columns: Mapping[str, ColumnProfile]) -> dict[str, float]:
-    """Return the design effect of each column; empty if rows are independent. One column is read at a time.
+    """Return the design effect of each column and of the reconstruction error, by name. One column is read at a time.
+
+    The result is empty if rows are independent, or if there are no rows. Columns that are absent from the predictions
+    are left out.
 
     :param columns: profiles of the columns at training, by name
     :raises SpecError: the predictions do not have the column ``policy.groups``
@@ -78,7 +81,7 @@ def designs(check: Check, columns: Mapping[str, ColumnProfile]) -> dict[str, flo
 
 
 def label_design(check: Check, contract: ModelContract, column: ColumnProfile) -> float:
-    """Return the design effect of the labels; 1 if rows are independent.
+    """Return the design effect of the labels; 1 if rows are independent, or if there are no labels.
 
     :param column: profile of the labels at training
     """

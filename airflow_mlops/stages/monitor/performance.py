@@ -146,7 +146,8 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     except metrics.UnmeasurableError as error:
         reason = reason or str(error)
     else:
-        # Held-out rows are assumed to have the same design effect, so their interval is too narrow by the same factor.
+        # Clusters are assumed to have the same design effect on held-out rows. The interval at training ignores
+        # clusters, so it is widened by the same factor.
         known = None if is_custom(metric) else metrics.clustered(metric, outcomes)
         performance = _performance(policy, metric, estimate, reference, outcomes.rows, known, weights.column)
         bounded = policy.min is not None or policy.max is not None
@@ -162,7 +163,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
         coverage=coverage,
         performance=performance,
         unmeasured=reason,
-        # The mean error of a model of a quantile is not 0.
+        # Bias is not measured for a model that predicts a quantile, because the mean error of such a model is not 0.
         bias=bias(outcomes, contract.task, policy, trained.value if trained is not None else None)
         if alpha is None
         else None,
@@ -189,7 +190,7 @@ def _interval(outcomes: metrics.Outcomes, reference: TrainingReference, policy: 
         estimate = metrics.measure(COVERAGE, outcomes, policy.confidence, reference.contract.task)
     except metrics.UnmeasurableError:
         return None
-    # A model with intervals was trained without weights of rows, so its windows have none.
+    # A model with prediction intervals was trained without row weights, so its coverage is measured without them.
     known = metrics.clustered(COVERAGE, outcomes)
     found = dict(_performance(policy, COVERAGE, estimate, reference, outcomes.rows, known))
     # `greater_is_better` belongs to the policy's own metric. Without a value at training, the nominal coverage is used.
@@ -201,7 +202,7 @@ def _interval(outcomes: metrics.Outcomes, reference: TrainingReference, policy: 
 
 
 def with_recent(realised: Realised, check: Check, earlier: Sequence[Findings]) -> Realised:
-    """Add the best level of recent champions, if the policy compares with it (``best_recent``).
+    """Add the best level that a recent champion reached in its windows, if the policy sets ``best_recent``.
 
     :param earlier: findings of earlier windows, ordered by time
     """
@@ -243,7 +244,7 @@ def estimated(
     try:
         if metric not in ESTIMATED and not is_expected_cost(metric):
             others = ", ".join(name for name in REALISED[contract.task] if name in ESTIMATED)
-            # For a model of a quantile, the other metrics would be those of a mean.
+            # No other metric is suggested for a quantile metric, because the others are for predictions of the mean.
             instead = "" if is_quantile(metric) else f"; {others} can be estimated from the scores"
             raise metrics.UnmeasurableError(f"{metric} needs labels{instead}")
         if calibration is None:
@@ -291,7 +292,7 @@ def _shift(check: Check, calibration: Calibration, labelled: bool) -> Floats | N
 
 
 def _metric(policy: Policy, contract: ModelContract) -> str:
-    # A classifier that predicts labels only has no roc_auc at training, but an accuracy.
+    # A classifier that predicts only labels has no roc_auc at training, but it has an accuracy.
     measured = realised_metrics(contract.task, contract.metrics)
     main = main_metric(contract.task, contract.metrics)
     default = main if is_quantile(main) else (measured or REALISED[contract.task])[0]
@@ -320,7 +321,7 @@ def _too_few(labels: int, coverage: float, policy: Policy) -> str | None:
 
 
 def _estimated_unweighted(contract: ModelContract) -> list[str]:
-    """Return a note that an estimate does not use row weights; empty if the model was trained without weights."""
+    """Return a list with the note that estimates ignore row weights; empty if the model was trained without them."""
     if contract.sample_weight is None:
         return []
     sentence = (

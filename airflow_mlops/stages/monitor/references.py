@@ -128,7 +128,7 @@ def _earlier(requested: Reference, check: Check) -> tuple[list[WindowProfile], l
 
 
 def _candidates(requested: Reference, check: Check) -> dict[Window, str]:
-    """Return the keys of the profiles of all windows from which the requested windows are chosen, by window."""
+    """Return the key of each stored profile from which the requested profiles are chosen, by window."""
     timeline = _profiles(check.store, check.model)
     if requested.season is not None:
         return _dated(timeline.find(earlier_windows.seasonal(check.window, requested.season)))

@@ -51,7 +51,7 @@ def history(model: str, window: Window, store: ArtifactStore) -> list[Report]:
 def superseded(report: Report, store: ArtifactStore) -> bool:
     """Return whether a report on a later window makes ``report`` outdated.
 
-    ``report`` is outdated if a later report judges performance, or if ``report`` itself does not judge performance.
+    A later report makes ``report`` outdated if the later report judges performance, or if ``report`` does not.
     """
     for key in archive.after(store, report.model, report.window):
         later = _read(store, key)

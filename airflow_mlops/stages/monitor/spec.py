@@ -64,7 +64,7 @@ class MonitorResult(Result):
     :param changed_since: the first window at the current level of realised performance; ``None`` if the level has not
         changed
     :param report_url: URL of the page in the artifact store
-    :param superseded: whether a report on a later window makes this report outdated. This is the case if a later report
+    :param superseded: whether a report on a later window makes this report outdated. A later report does so if it
         judges performance, or if this report does not judge performance
     :param request: the request for retraining, if the decision is ``retrain``
     :param request_sent: whether this task sent ``request`` as an asset event. The step itself sends nothing

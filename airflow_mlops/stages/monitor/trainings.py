@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MAX_OTHERS = 3
 """The largest number of other trainers. More would make each comparison less certain."""
 MAX_SECONDS = 600.0
-"""The largest expected time, in seconds, of the challengers of all other trainers together."""
+"""The largest expected time, in seconds, to fit the challengers of all other trainers together."""
 _MAX_CANDIDATES = 10
 _EVALUATED = ("promoted", "refused")
 # Fields of a trainer that do not change the fitted model.
@@ -75,7 +75,8 @@ def training_of(present: ModelVersionRef, trainer: AnyTrainer | None, client: Ml
 
     :return: ``None`` if TrainOperator did not train the champion
     :raises UnmeasurableError: the champion's run cannot be read; the recorded trainer runs user code, needs a library
-        that is not installed, or starts from an earlier version; or the champion was trained with weights of rows
+        that is not installed, starts from an earlier version, or learns a ranking; or the champion was trained with row
+        weights
     :raises RegistryUnavailableError: MLflow does not respond
     """
     if trainer is not None:
@@ -115,7 +116,7 @@ def other_trainers(
       The time is estimated from the fit time and the number of rows of each candidate;
     - its candidate is a network or boosted trees and was trained on a machine with a GPU, so the time on a CPU is
       unknown;
-    - it was trained with weights of rows (``sample_weight``), which challengers do not use;
+    - it was trained with row weights (``sample_weight``), which challengers do not use;
     - it runs user code, needs a library that is not installed, starts from an earlier version, learns a ranking, or
       cannot be read.
 

@@ -75,7 +75,7 @@ def read(check: Check, reference: TrainingReference) -> Weights:
 
 
 def _absent(check: Check, reference: TrainingReference, column: str) -> str | None:
-    """Return a clause that explains why a window has no weights; ``None`` if it has weights."""
+    """Return a clause that explains why the window is not weighted by ``column``; ``None`` if it can be weighted."""
     fates = {hashed_or_dropped(item.manifest.details).get(column) for item in check.datasets} - {None}
     if fates:
         return f"scoring {' or '.join(sorted(map(str, fates)))} this column"

@@ -165,7 +165,7 @@ def _features(version: int, scanned: Sequence[_ScannedDataset]) -> Iterator[Feat
 
 
 def _together(name: str, scanned: Iterable[_ScannedDataset]) -> ColumnProfile | None:
-    """Merge the profiles of a column in all datasets that have the column."""
+    """Merge the profiles of a column in all datasets that have the column; ``None`` if no dataset has it."""
     parts = [
         Profile(rows=item.profile.rows, columns={name: item.profile.columns[name]})
         for item in scanned
@@ -215,9 +215,10 @@ def _outcomes(present: Sequence[Dataset], log: PredictionLog, outcomes: str) -> 
 def _joined(
     present: Sequence[Dataset], store: ArtifactStore, outcomes: str
 ) -> Iterator[tuple[Dataset, Dataset | None]]:
-    """Yield each dataset of predictions with its labelled predictions, or with ``None`` if no labels were joined.
+    """Yield each dataset of predictions with its labelled predictions.
 
-    If labels were joined only to parts of a dataset, it is yielded with the labelled predictions of each part.
+    If labels were joined only to parts of a dataset, the dataset is yielded once for each of these parts. If no labels
+    were joined, or if the labelled predictions were purged, the dataset is yielded with ``None``.
     """
     whole = {dataset.manifest.id: in_slot(store, outcomes, dataset.manifest.id) for dataset in present}
     windows = [dataset.window for dataset in present if dataset.window and whole[dataset.manifest.id] is None]
@@ -311,7 +312,10 @@ class _Tally:
             yield own
 
     def observed(self) -> dict[str, float]:
-        """Return the share of labels of each class, or for a regression the mean label; empty without labels."""
+        """Return the share of each class among the labels; for a regression, the mean label as ``mean``.
+
+        The result is empty if there are no labels.
+        """
         if not self.labelled:
             return {}
         return {"mean": self.sum / self.labelled} if self.task == "regression" else _shares(self.classes)

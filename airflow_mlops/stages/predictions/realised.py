@@ -37,7 +37,7 @@ def measured(
     trained = predictions.details.get("metrics", [])
     names = headline_metrics(contract.task, trained)
     if contract.task == "binary" and outcomes.rows and np.isin(outcomes.score, (0, 1)).all():
-        # The scores of a model that predicts labels only have no order within a class.
+        # The scores of a model that predicts only labels have no order within a class.
         names[0] = "accuracy"
     found = [_measured(name, joined, predictions, contract, outcomes) for name in names]
     alpha = predicted_quantile(contract.task, trained)

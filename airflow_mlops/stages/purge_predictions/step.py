@@ -33,7 +33,8 @@ def purge(spec: PurgePredictionsSpec, store: ArtifactStore, now: datetime) -> Pu
     """Delete the predictions that are older than ``older_than`` at the time ``now``.
 
     Labelled predictions that were joined from deleted predictions are deleted as well. So are the rows of live evidence
-    that were made from these labelled predictions.
+    that were made from these labelled predictions. Orphaned files and claims of scoring tasks are deleted if they are
+    more than a day old.
 
     :raises SpecError: a dataset named by ``predictions`` or ``outcomes`` does not contain predictions or labelled
         predictions

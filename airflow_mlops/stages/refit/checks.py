@@ -46,8 +46,8 @@ def stable_predictions(
     """Check that the two versions predict almost the same for rows to which both were fitted.
 
     For a classifier, the difference of a row is the largest absolute difference between the probabilities of a class.
-    For a regression, it is the absolute difference of the values, divided by four standard deviations of the labels.
-    The mean difference of all rows must be at most :data:`LIMIT`.
+    For a regression, it is the absolute difference of the values, divided by four standard deviations of the labels or,
+    for a ranking, of the scores. The mean difference of all rows must be at most :data:`LIMIT`.
 
     :param judged: predictions of the version that passed the gates
     :param refitted: predictions of the refitted version for the same rows

@@ -117,7 +117,7 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
 def _metric(verdict: Verdict, judged: _Judged) -> Metric:
     task = judged.model.contract.task
     if is_custom(verdict.metric):
-        # The verdict does not record whether larger values of a custom metric are better.
+        # The verdict does not record whether larger values of a custom metric are better, so the main metric is used.
         return find_metric(main_metric(task, judged.model.contract.metrics))
     # The verdict of a canary has the mean squared error, which orders models as its root does.
     name = "rmse" if verdict.metric == "mse" else verdict.metric
@@ -165,7 +165,10 @@ def _fit(
     test: TrainingData,
     metric: Metric,
 ) -> Refit:
-    """Fit, check and register the new version. If an identical version exists, it is used instead of a new version."""
+    """Fit and check the new version, and register it if it passes the checks.
+
+    If an identical version exists, that version is used, and no new version is registered.
+    """
     training = replace(logged_run(context, dataset, client, run_id), part=None)
     training = warm_start.started(training, judged.spec, client, context)
     fitted = fit_candidate(judged.spec, context, dataset, rows, test, training)
@@ -258,7 +261,7 @@ def _register(
 def _check(
     judged: _Judged, fitted: Fitted, before: Predictions, dataset: Dataset, test: TrainingData, metric: Metric
 ) -> list[GateResult]:
-    """Compare the new version with the judged version. If the signatures differ, only these are compared."""
+    """Compare the new version with the judged version. If their signatures differ, nothing else is compared."""
     contract: ModelContract = judged.model.contract
     signature = checks.same_signature(contract, fitted.contract)
     if not signature.passed:
@@ -308,7 +311,10 @@ def _summary(refit: Refit, verdict: Verdict) -> str:
 
 
 def _link(client: MlflowClient, run_id: str, judged: _Judged, refit: Refit) -> None:
-    """Tag the two versions and their runs with each other."""
+    """Tag the run of the new version with the result of the checks.
+
+    If the new version was registered, tag the judged version and its run with the number of the new version.
+    """
     with registry_errors(f"The refit of {judged.ref} cannot be tagged"):
         client.set_tag(run_id, "mlops.verdict", "won" if refit.passed else "failed")
         if refit.version is None:
@@ -319,7 +325,11 @@ def _link(client: MlflowClient, run_id: str, judged: _Judged, refit: Refit) -> N
 
 
 def _write_card(client: MlflowClient, context: StepContext, judged: _Judged, refit: Refit, verdict: Verdict) -> None:
-    """Log verdict, plots and model card of the judged version to the run of the new version, with a note."""
+    """Log verdict, plots and model card of the judged version to the run of the new version.
+
+    The card gets a note about the refit. Nothing is logged if no new version was registered, or if the run of the
+    judged version has no card.
+    """
     if refit.version is None:
         return
     ref = refit.version

@@ -30,8 +30,8 @@ class Comparison(Model):
     :param what: name of the property, such as ``metric roc_auc``, ``code my.module:train`` or ``package numpy``
     :param then: value of the property in the registered version
     :param now: value of the property in the reproduction
-    :param verdict: ``equal``, ``within tolerance``, ``differs``, or ``noted``. A difference of the environment is
-        ``noted`` and does not make the reproduction fail
+    :param verdict: ``equal``, ``within tolerance``, ``differs``, or ``noted``. A difference of the environment, and a
+        metric that the registered version did not record, are ``noted`` and do not make the reproduction fail
     """
 
     what: str

@@ -127,7 +127,10 @@ def _target(spec: RollbackSpec, entries: Sequence[Entry], now: ModelVersionRef |
 
 
 def _before(entries: Sequence[Entry], now: ModelVersionRef) -> ModelVersionRef | None:
-    """Return the version before the champion, even if a person moved the alias since the last entry."""
+    """Return the version that was champion before ``now``; ``None`` if there was none.
+
+    If a person has moved the alias to ``now`` since the last entry, this is the champion that the ledger names last.
+    """
     last = last_champion(entries)
     if last is not None and last.version != now.version:
         return last

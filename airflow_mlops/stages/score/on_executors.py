@@ -28,7 +28,9 @@ from airflow_mlops.stages.score.spec import ScoreSpec
 
 
 def parts(spec: ScoreSpec, datasets: Sequence[Dataset], context: StepContext) -> Round:
-    """Return the shards of a scoring by executors. All tries of a task share them, and a cleared task has new ones.
+    """Return the shards of a scoring by executors.
+
+    All tries of a task share the same shards. A cleared task gets new shards.
 
     :param datasets: datasets to score
     :param context: context with a key that is not empty

@@ -102,7 +102,8 @@ class Scoring:
     def dataset_of_shards(self, shard: Round) -> Manifest | None:
         """Commit the dataset if all shards are scored. No rows are copied: the dataset consists of the shards' files.
 
-        :return: manifest of the dataset of predictions; ``None`` if another shard commits it
+        :return: manifest of the dataset of predictions; ``None`` if a shard is not scored yet, or if another shard
+            commits the dataset
         """
         pieces = shard.pieces_to_commit()
         if pieces is None:
@@ -122,8 +123,9 @@ class Scoring:
     def _write(
         self, writer: DatasetWriter, model: Scorer, explainer: Explainer | None, shard: int = 0, count: int = 1
     ) -> dict[str, Any]:
-        """Predict the rows of a shard. Return the details for the manifest.
+        """Predict the rows of a shard, and return the details for the manifest. By default, the shard has all rows.
 
+        :param shard: index of the shard, from 0
         :param count: number of shards
         """
         carried = _carried_columns(self.datasets, model.contract, self.version)
@@ -146,7 +148,8 @@ class Scoring:
                 try:
                     scored = _with_event_time(scored, timestamp, row)
                 except SchemaError:
-                    # The error message names the position among all rows. The rows are counted only after an error.
+                    # The error message names the position of the row among the rows of all shards. The rows of earlier
+                    # shards are counted only after an error.
                     _with_event_time(scored, timestamp, row + self._rows_before(timestamp, shard, count))
                     raise
                 scored = _with_types(scored, schema, self.datasets[0])
@@ -210,9 +213,9 @@ def score(
 def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, version: ModelVersionRef) -> list[str]:
     """Return the names of the columns that are copied to the predictions.
 
-    These columns are the keys, the event time and the features. Watched columns and the columns that metrics and
-    weights name are also copied, if all datasets have them. If the manifest of the first dataset lists no keys, all its columns are
-    copied.
+    These columns are the keys, the event time and the features. Watched columns, the column of row weights, and the
+    columns that metrics name are also copied, if all datasets have them. If the manifest of the first dataset has no
+    entry for keys, all columns of this dataset are copied.
 
     :raises SchemaError: a feature is absent, or a column has the name of a column that scoring adds
     """
@@ -241,7 +244,7 @@ def _carried_columns(datasets: Sequence[Dataset], contract: ModelContract, versi
 
 
 def _common(datasets: Sequence[Dataset], carried: Sequence[str], timestamp: str | None) -> pa.Schema | None:
-    """Return the columns of all datasets with their common types; ``None`` if there is one dataset.
+    """Return the copied columns with types that fit all datasets; ``None`` if there is only one dataset.
 
     :param timestamp: name of the event time column, which is read as a time if it is text
     :raises SchemaError: the types of a column have no common type
@@ -258,7 +261,9 @@ def _common(datasets: Sequence[Dataset], carried: Sequence[str], timestamp: str 
 
 
 def _with_types(scored: pa.RecordBatch, schema: pa.Schema | None, dataset: Dataset) -> pa.RecordBatch:
-    """Convert the columns at the start of ``scored`` to ``schema``, unless it is ``None``.
+    """Convert the first columns of ``scored``, which were copied, to the types of ``schema``.
+
+    If ``schema`` is ``None``, ``scored`` is returned unchanged.
 
     :raises SchemaError: a value cannot be converted
     """

@@ -51,7 +51,10 @@ class Replaceable(Protocol):
     """A table in which the rows of one window, model version and dataset can be replaced."""
 
     def replace(self, schema: pa.Schema, part: Part, batches: Iterable[pa.RecordBatch]) -> int:
-        """Replace the rows of ``part`` with ``batches``, all or none, and return their number."""
+        """Replace the rows of ``part`` with the rows of ``batches``, and return the number of new rows.
+
+        If this fails, the table is unchanged.
+        """
 
 
 def open_target(target: AnyTableTarget, connection: ConnectionResolver) -> Replaceable:

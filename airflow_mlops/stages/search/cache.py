@@ -59,7 +59,7 @@ def artifacts(result: SearchResult, spec: SearchSpec, context: StepContext) -> d
 
 
 def _recorded(client: MlflowClient, run_id: str) -> str:
-    """Return a fingerprint of the parameters, metrics and states of the runs of a search and of its trials."""
+    """Return a fingerprint of the run of a search and the runs of its trials: parameters, metrics and states."""
     with registry_errors(f"The runs of the search {run_id} cannot be read"):
         parent = client.get_run(run_id)
         trials = client.search_runs([parent.info.experiment_id], f"tags.`{PARENT}` = '{run_id}'", max_results=50_000)

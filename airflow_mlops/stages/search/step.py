@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def run(spec: SearchSpec, context: StepContext) -> SearchResult:
-    """Run trials until all workers together have run the number of trials that the user set.
+    """Run trials until the number of trials that the user set is finished or running, counted over all workers.
 
     All instances of a mapped task are workers of one search.
 

@@ -101,7 +101,7 @@ class Study:
         return {name: _suggest(trial, name, self._search.space[name]) for name in sorted(self._search.space)}
 
     def run_of(self, trial: optuna.Trial) -> str | None:
-        """Return the id of the MLflow run of a repeated trial; ``None`` for a new trial."""
+        """Return the id of the trial's MLflow run; ``None`` for a new trial, which has no run yet."""
         found = trial.user_attrs.get(RUN)
         return None if found is None else str(found)
 

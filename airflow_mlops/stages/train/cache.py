@@ -28,7 +28,8 @@ def inputs(spec: TrainSpec, context: StepContext) -> dict[str, Any]:
     They are the training set, the user's code, the version from which ``warm_start`` continues, and the retraining
     request. The MLflow run of the training records the request.
 
-    :raises NotCacheableError: the training runs on several nodes, or its search is stored in a database
+    :raises NotCacheableError: the training runs on several nodes or runs a notebook or project, or its search is stored
+        in a database
     """
     if "PET_NODE_RANK" in os.environ:
         raise NotCacheableError("a training on several nodes is not cached")
@@ -45,7 +46,9 @@ def inputs(spec: TrainSpec, context: StepContext) -> dict[str, Any]:
 
 
 def artifacts(result: TrainResult, spec: TrainSpec, context: StepContext) -> dict[str, str]:
-    """Return the id of the training set, and the hashes of the files of the version. The files are downloaded for this.
+    """Return the id of the training set, and hashes of files of the version and of its MLflow run.
+
+    The files are downloaded for this.
 
     :raises RegistryError: the version, its files or its run do not exist any more
     :raises NotCacheableError: the run was deleted or has another URL, a search before the training cannot be repeated,

@@ -131,7 +131,7 @@ def fit_candidate(
         if spec.threshold is None:
             _report_other_labels(model, contract, test, context)
         else:
-            # A rule chooses the threshold by the scores of the ONNX export, so the model is exported once before.
+            # A rule chooses the threshold by the scores of the ONNX export, so the model is first exported without it.
             aside = parts.threshold
             first = parity.export(model, contract, train, test, lambda message: None).content if aside else b""
             contract = threshold.with_threshold(spec.threshold, contract, aside, run.part, first, context.progress)

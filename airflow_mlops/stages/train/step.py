@@ -124,7 +124,7 @@ def _shown(task: Task, metrics: Mapping[str, float]) -> list[str]:
     if task != "regression":
         return list(metrics)[:3]
     first = [name for name in headline_metrics(task, metrics) if name in metrics]
-    # The other metrics of a model of a quantile are those of a mean.
+    # For a model that predicts a quantile, the other metrics are meant for predictions of the mean.
     others = filter(is_coverage_gap, metrics) if predicted_quantile(task, metrics) is not None else metrics
     return list(dict.fromkeys([*first, *others]))[:3]
 

@@ -105,7 +105,9 @@ class _Source:
                 yield self._labelled(table)
 
     def _of(self, dataset: Dataset, *, empty: bool = False) -> Iterator[pa.Table]:
-        """Read the columns of a dataset. Columns that the dataset lacks, or has in another type, are null.
+        """Read the columns of a dataset, with event times in UTC.
+
+        A column of ``broken`` is null if the dataset lacks it or has it in another type.
 
         :param empty: whether to return a single table without rows
         """
@@ -179,7 +181,7 @@ def _sortable(kind: pa.DataType) -> pa.DataType:
 
 
 def with_numbers(events: Rows, names: Collection[str]) -> Rows:
-    """Convert columns of decimals to ``int64`` if all values are whole and fit, otherwise to ``double``.
+    """Convert each decimal column to ``int64`` if all its values are whole and fit, otherwise to ``double``.
 
     :param names: names of columns. Columns of other types stay as they are
     """
@@ -311,7 +313,7 @@ def positive_class(label: pa.ChunkedArray, declared: Any, name: str) -> Any:
 
 
 def _is_text(value: Any, text: Any) -> bool:
-    """Return whether ``text`` is a label value as text.
+    """Return whether ``text`` is the label ``value`` written as text.
 
     ``1`` and ``1.0`` are the same number, and ``True`` is the number 1.
     """

@@ -106,7 +106,7 @@ class FeatureSource:
     def describe(self) -> dict[str, Any]:
         """Return the name of the Feast project and the path of the repository, for the manifest of the training set.
 
-        A rollback checks that the features still exist in this project.
+        The result is empty without Feast. A rollback checks that the features still exist in this project.
         """
         if self._store is None:
             return {}

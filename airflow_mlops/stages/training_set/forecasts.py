@@ -51,9 +51,10 @@ def forecast_of(spec: TrainingSetSpec, datasets: Sequence[Dataset]) -> dict[str,
 
 
 def detail(forecast: dict[str, Any] | None, spec: TrainingSetSpec) -> dict[str, Any]:
-    """Return the entry for the manifest, from which later steps know that they measure forecasts.
+    """Return the entry for the manifest by which later steps recognise forecasts.
 
-    It is empty if the label is not the value itself, because the seasonal-naive forecast is then in another unit.
+    The entry is empty if the events are not forecast rows, or if the label is not the forecast value itself. In the
+    second case, the seasonal-naive forecast has another unit than the label.
     """
     if forecast is None or (
         spec.label is not None and (spec.label.name != forecast["value"] or spec.label.expression is not None)

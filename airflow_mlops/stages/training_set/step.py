@@ -204,7 +204,7 @@ def _run_starts(run: Window, datasets: Sequence[Dataset], timestamp: str) -> dat
 
 
 def _renamed(spec: TrainingSetSpec, events: Rows) -> tuple[TrainingSetSpec, Rows]:
-    """Rename the features and watched columns of the events that have the names of columns of predictions.
+    """Rename features and watched columns whose names are reserved for columns of predictions.
 
     :raises SchemaError: a column with the new name exists already
     """
@@ -262,8 +262,8 @@ def _repeated(ids: Numbers, labels: pa.ChunkedArray) -> dict[str, int]:
     """Count the rows that repeat the keys and the event time of another row.
 
     :param ids: id of each row, from its keys and event time, shape (n,)
-    :return: ``rows`` is the number of these rows, and ``labels`` the number of different labels that they add; empty if
-        no row is repeated
+    :return: ``rows`` is the number of these rows, without the first row of each id. ``labels`` is the number of
+        distinct labels that an id has beyond one, summed over the ids. Empty if no row is repeated
     """
     order = np.argsort(ids, kind="stable")
     same = ids[order[1:]] == ids[order[:-1]]
@@ -304,7 +304,7 @@ def _row_groups(table: Rows, mask: Mask) -> Iterator[pa.Table]:
 
 
 def _count_infinite(table: Rows, features: Sequence[str]) -> dict[str, int]:
-    """Return the number of infinite values by name of the feature, for features with infinite values.
+    """Return the number of infinite values of each feature that has any, by name of the feature.
 
     Infinite values are written to the training set unchanged, because the trainers handle them.
     """

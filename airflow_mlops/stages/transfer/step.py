@@ -121,7 +121,7 @@ def _entry_id(key: str, version: ModelVersionRef) -> str:
 
 
 def _earlier(client: MlflowClient, ledger: Ledger, key: str) -> Entry | None:
-    """Return the entry of an earlier transfer whose version still exists."""
+    """Return the entry of the latest transfer with this key; ``None`` if there is none or its version was deleted."""
     for entry in reversed(ledger.updated_entries()):
         if entry.received is not None and entry.id == _entry_id(key, entry.received.version):
             version = entry.received.version

@@ -40,7 +40,7 @@ def receive(
     :param store: artifact store of the target
     :param key: key of the transfer. A key has one MLflow run, and a run has one version
     :param files: SHA-256 of each file of the version, by path
-    :param tags: where the version comes from
+    :param tags: tags that say where the version comes from
     :raises RegistryError: MLflow refuses the version
     :raises ModelCorruptError: the files in the target differ from those of the source
     """

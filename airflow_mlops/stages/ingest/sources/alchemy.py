@@ -205,7 +205,7 @@ def _array(name: str, values: list[Any], types: ColumnTypes, earlier: pa.DataTyp
             raise _several_types(name, values) from None
         found = pa.array([None if value is None else str(value) for value in values])
     if pa.types.is_decimal(found.type):
-        # The largest precision, because the precision that Arrow infers depends on the values of the batch.
+        # Use the largest precision, because the precision that Arrow infers depends on the values of the batch.
         try:
             return found.cast(pa.decimal128(DECIMAL_DIGITS, found.type.scale))
         except pa.ArrowInvalid:

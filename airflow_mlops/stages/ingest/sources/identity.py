@@ -17,14 +17,14 @@ from airflow_mlops.stages.ingest.sources.urls import file_url
 _BLOCK = 1 << 20
 # Entries of fsspec's file information that reading the file changes.
 _READING = frozenset({"time", "accessTime", "last_access_time"})
-# Entries for HTTP, of which a server sends none for content that it creates for each request.
+# HTTP headers that change with the content. A server sends none of them for content that it creates for each request.
 _VALIDATORS = ("ETag", "Last-Modified", "Content-MD5", "Digest")
 
 
 def hashes(files: Iterable[FoundFile]) -> list[str]:
     """Return the SHA-256 of the bytes of each file.
 
-    A compressed file is not decompressed. For a member of an archive, it is the hash of the archive.
+    A compressed file is not decompressed. For a member of an archive, the archive is hashed.
     """
     known: dict[tuple[int, str], str] = {}
     found = []
@@ -40,7 +40,7 @@ def hashes(files: Iterable[FoundFile]) -> list[str]:
 def states(files: Iterable[FoundFile]) -> list[str]:
     """Return what the file system knows about each file, such as its inode, modification time or ETag.
 
-    Every write changes it, also a write of the same content.
+    Every write changes this information, even a write of the same content.
 
     :raises NotCacheableError: a web server sends nothing that changes with the content
     """

@@ -99,7 +99,8 @@ class TextColumn:
     """Infers the type of one text column, whose values are added batch by batch.
 
     :param field: Arrow field of the column, from :func:`untyped`
-    :ivar kept_as_text: the first number that would change if it was read as a double; ``None`` if no number changes
+    :ivar kept_as_text: an example of a number that would change if it was read as a double and written back; ``None``
+        if no number would change
     :ivar not_integral: the first value that is not a whole number; ``None`` if there is no such value. ``12`` and
         ``12.0`` are whole numbers
     :ivar not_number: the first value that is not a number; ``None`` if all values are numbers

@@ -44,7 +44,8 @@ def draw(check: Check, features: Sequence[str]) -> Explained:
     """
     groups = clusters.of_rows(check)
     count = check.rows if groups is None else int(groups.max(initial=-1)) + 1
-    # The units with the first places are sampled. The place of a unit does not depend on its attributions.
+    # Units (rows or clusters) get places in a random order, and the units with the smallest places are sampled. The
+    # place of a unit does not depend on its attributions.
     order = np.random.default_rng(0).permutation(count)
     picked, start, rows = _Picked(len(features)), 0, 0
     seen, names = np.zeros(len(features), dtype=bool), pa.array(features, pa.string())
@@ -72,9 +73,10 @@ def draw(check: Check, features: Sequence[str]) -> Explained:
 
 
 class _Picked:
-    """The units with the first places among those that were added.
+    """The units (rows or clusters) with the smallest places among those that were added.
 
-    ``limit`` only falls, so all rows of a unit that remains have been added.
+    Only rows with a place below ``limit`` need to be added. ``limit`` never rises, so no row of a remaining unit was
+    left out.
     """
 
     def __init__(self, features: int) -> None:

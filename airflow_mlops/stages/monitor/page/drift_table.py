@@ -54,7 +54,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class ScoreSection:
-    """A section on drift of the scores, of the labels, or of the reconstruction error.
+    """A section on drift of the scores, the labels, the reconstruction error, or the attributions.
 
     :param about: an explanation of the column; may be empty
     :param when: the reference as the end of a phrase, such as ``at training``
@@ -103,7 +103,10 @@ class FeatureSection:
 
 
 def score_sections(report: Report) -> list[ScoreSection]:
-    """Build the sections on the scores, the labels, and the joint distribution of the features."""
+    """Build the sections on the scores, the labels, the joint distribution of the features, and the attributions.
+
+    A section is left out if the report has no such drift.
+    """
     parts = (
         ("Predicted scores", report.prediction, "score", ""),
         ("Labels", report.label, "label", ""),

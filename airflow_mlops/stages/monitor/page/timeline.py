@@ -52,7 +52,7 @@ class Timeline:
 
     :param metric: usual name of the metric, capitalized
     :param estimate_mark: the mark of estimated performance; ``None`` without estimates
-    :param bound: name of the line of the policy's absolute bound, such as ``max 30``; ``None`` if no line is drawn
+    :param bound: name of the line for the policy's absolute bound, such as ``max 30``; ``None`` if no line is drawn
     :param changes: one clause for each change point
     """
 

@@ -243,7 +243,7 @@ class _Reader:
     def _without_headers(self, block: Block, columns: Columns, batch: pa.RecordBatch, row: int) -> pa.RecordBatch:
         """Return a batch without rows that repeat the header. Concatenated files have such rows.
 
-        :param row: number of rows of the block before ``batch``
+        :param row: number of rows that precede ``batch`` in the block, without skipped rows
         :raises MalformedFileError: a row repeats the header, and bad lines are not skipped
         """
         names = columns.wanted
@@ -270,7 +270,10 @@ class _Reader:
         return batch.filter(pc.invert(headers))
 
     def _number_in_block(self, index: int) -> int:
-        """Return the number of a row in its block, from 1. The index counts only rows that were not skipped."""
+        """Return the number of a row in its block, counted from 1 and including skipped rows.
+
+        :param index: number of rows before the row that were not skipped
+        """
         number = index + 1
         for skipped in self._skipped:
             number += skipped <= number
@@ -279,7 +282,7 @@ class _Reader:
     def _converted(self, block: Block, columns: Columns, batch: pa.RecordBatch, row: int) -> pa.RecordBatch:
         """Return a batch of a block with the declared types.
 
-        :param row: number of rows of the block before ``batch``
+        :param row: number of rows that precede ``batch`` in the block, without skipped rows
         :raises SchemaError: a value does not have the type of its column
         """
         try:
@@ -315,7 +318,8 @@ class _Reader:
         options = self._options
         text = self._escapes.decoded(self._rows.without_null_escapes(block.text), block.line)
         if text.startswith(codecs.BOM_UTF8):
-            # Arrow would remove a byte order mark, which is part of the first value here. It skips blank lines.
+            # This byte order mark is part of the first value, but Arrow would remove it at the start of the text. Arrow
+            # skips the blank line.
             text = b"\n" + text
         booleans = {"true_values": options.true_values, "false_values": options.false_values}
 
@@ -363,7 +367,7 @@ class _Reader:
         return bool(quote) and any(quote + token.encode() + quote in text for token in ("", *self._options.na_values))
 
     def _without_tokens(self, texts: pa.ChunkedArray) -> pa.ChunkedArray:
-        """Return text with null instead of the texts in ``na_values``."""
+        """Return ``texts`` with null instead of each text that is in ``na_values``."""
         tokens = pa.array(self._options.na_values, texts.type)
         return pc.if_else(pc.is_in(texts, value_set=tokens), pa.scalar(None, texts.type), texts)
 
@@ -381,8 +385,9 @@ class _Reader:
         )
 
     def _line_of(self, block: Block, number: int) -> int:
-        """Return the line number in the file of a row of a block.
+        """Return the number of the file's line on which a row begins.
 
+        :param block: the block that contains the row
         :param number: number of the row in the block, from 1
         """
         found = next(islice(self._rows.lines(block.text, block.line), number - 1, None), None)

@@ -69,8 +69,11 @@ class ColumnNotes:
     def sentence(self) -> str | None:
         """Return a note for the user; ``None`` if the column is not text or was not meant as numbers.
 
-        A note is returned in three cases: numbers have commas or other characters between groups of digits; the column
-        contains mostly numbers and up to three other texts; or it contains numbers and the empty text.
+        A note is returned in three cases:
+
+        - All numbers may have decimal commas, or commas or other characters between groups of digits.
+        - The column contains mostly numbers, and up to three other texts.
+        - The column contains numbers and the empty text.
         """
         if not self._others or self._is_text:
             return None

@@ -50,7 +50,7 @@ def inexact_double(value: Any, kind: pa.DataType, *, rounds: bool = False) -> st
 
 
 def misfit_decimal(value: Any, kind: pa.DataType) -> str | None:
-    """Return the first number in a JSON value that its decimal type cannot represent.
+    """Return the first number in a JSON value that its decimal type cannot represent; ``None`` if there is none.
 
     Numbers in lists and structs are checked as well.
     """

@@ -65,7 +65,7 @@ class _Reader:
         self._named: dict[str, pa.DataType] = {}
         self._kinds: dict[str, pa.DataType] = {}
         self._decimals: Mapping[str, pa.DataType] = {}
-        # Columns of structs whose fields Arrow does not check.
+        # Columns that contain structs, and whose fields Arrow does not check.
         self._structs: Mapping[str, pa.DataType] = {}
         self._options: Any = None
         # Declared columns that are read as text, because Arrow refused a value.
@@ -74,8 +74,8 @@ class _Reader:
     def batches(self, records: Records) -> list[pa.RecordBatch]:
         """Return the rows of a block.
 
-        If Arrow refuses a value, such as text in a column declared as a number, the columns with declared types are
-        read as text from this block on. The text is then converted as in other sources.
+        If Arrow refuses a value, such as text in a column declared as a number, all declared columns except nested and
+        binary ones are read as text from this block on. The text is then converted as in other sources.
 
         :raises MalformedFileError: a line is not JSON
         :raises SchemaError: a value does not have the type of its column, or a line has an unexpected field

@@ -42,7 +42,8 @@ class Block:
     """A block of whole records of a text file.
 
     :param text: the records in UTF-8
-    :param line: number of the first line of the block in the file, from 1
+    :param line: number of the first line of the block in the file, from 1. In a JSON document, the number of the first
+        record
     """
 
     text: bytes

@@ -75,7 +75,11 @@ def single_features(
 def _sample(strata: Numbers, ids: Numbers) -> Numbers:
     """Return the positions of at most ``SAMPLE_ROWS`` rows, in the order of ``ids``.
 
-    Larger data is sampled evenly by stratum.
+    All rows are returned if there are no more than that. Otherwise, each stratum contributes the same number of rows,
+    as far as it has enough rows.
+
+    :param strata: the stratum of each row, shape (n,)
+    :param ids: a unique identifier of each row, shape (n,)
     """
     order = np.lexsort((np.arange(len(ids)), ids))
     if len(order) <= SAMPLE_ROWS:

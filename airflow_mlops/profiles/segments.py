@@ -107,12 +107,12 @@ class Losses(Model):
 
     @property
     def mass(self) -> list[float]:
-        """Return the number of rows, or the sum of their weights, shape (k,)."""
+        """Return the sum of the weights of the rows, or the number of rows if each row counts once, shape (k,)."""
         return self.weight or [float(rows) for rows in self.rows]
 
     @property
     def independent(self) -> list[float]:
-        """Return the number of rows with equal weights that are as precise, shape (k,)."""
+        """Return the effective number of rows, shape (k,): ``effective``, or ``rows`` if each row counts once."""
         return self.effective or [float(rows) for rows in self.rows]
 
 
@@ -169,7 +169,7 @@ def held_out(
     costs: dict[str, Floats] = {}
     for metric in realised(contract.task, contract.metrics):
         if is_coverage_gap(metric):
-            # The gap of the whole is not the mean of those of its segments.
+            # The coverage gap of all rows is not the mean of the coverage gaps of the segments.
             continue
         try:
             costs[metric] = losses(metric, known)
@@ -191,8 +191,8 @@ def tally(
     """Average losses by metric, feature and segment. Memory does not grow with the number of rows.
 
     :param cuts: the segments by feature name
-    :param batches: features of the rows, n rows in all batches. A feature is left out if the column is absent, or if the kind of the column
-        differs from the kind at training
+    :param batches: features of the rows, n rows in all batches. A feature is left out if its column is absent, or if
+        the kind of the column differs from the kind at training
     :param costs: losses of these rows by metric, each of shape (n,). A metric is left out for a feature if the mean or
         the variance of a segment is not finite
     :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once

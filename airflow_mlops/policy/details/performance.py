@@ -91,10 +91,12 @@ def acceptable(performance: Performance, policy: Policy) -> str:
 def few_large_errors(findings: Findings) -> list[Observation]:
     """Return an observation if performance is far worse than the limit, but not significantly.
 
-    An error is far worse if it is more than ten times the limit. A metric that should be high is far worse if it is
-    below the limit by more than nine times the limit. Only metrics without a lower bound, such as R², can be so low.
-    The likely cause is a few rows with very large errors, such as rows with wrong labels, because these rows make the
-    confidence interval wide.
+    A metric that should be low is far worse if it is more than ten times the limit. A metric that should be high is far
+    worse if it is below the limit by more than nine times the limit. Only metrics without a lower bound, such as R²,
+    can be so low. Limits of 0 and below are not considered.
+
+    The likely cause is a few rows with very large errors, such as rows with wrong labels. These rows also make the
+    confidence interval wide, so that the difference is not significant.
     """
     judged, policy = judged_performance(findings), findings.policy
     # A coverage gap counts rows, so large errors do not change it.

@@ -221,7 +221,13 @@ def _numbers(fields: dict[str, str], name: str, kind: Any) -> NDArray[Any]:
 
 
 def _tree(fields: dict[str, str], target: int) -> Tree:
-    """Read a tree from LightGBM's text. Negative children are leaves. In the result, the inner nodes come first."""
+    """Read a tree from LightGBM's text format, in which a negative child number stands for a leaf.
+
+    In the returned tree, the inner nodes precede the leaves.
+
+    :param fields: the lines of the tree, by name
+    :param target: position of the output to which the tree adds
+    """
     leaves = _numbers(fields, "leaf_value", np.float64)
     inner = len(leaves) - 1
     feature, children = _numbers(fields, "split_feature", np.int64), []

@@ -75,8 +75,8 @@ def single_features(
 def _sample(strata: Numbers, ids: Numbers) -> Numbers:
     """Return the positions of at most ``SAMPLE_ROWS`` rows, in the order of ``ids``.
 
-    All rows are returned if there are no more than that. Otherwise, each stratum contributes the same number of rows,
-    as far as it has enough rows.
+    If there are at most ``SAMPLE_ROWS`` rows, the positions of all rows are returned. Otherwise, each stratum
+    contributes at most the same number of rows: the rows with the smallest ids.
 
     :param strata: the stratum of each row, shape (n,)
     :param ids: a unique identifier of each row, shape (n,)

@@ -1,7 +1,8 @@
 """The contributions of features to a linear model of scikit-learn, as stored data.
 
 The contribution of a feature to the prediction for a row is the feature's term in the linear predictor, minus the mean
-of this term over the training rows. Scoring computes contributions from a JSON file, so it neither loads the estimator nor runs its code.
+of this term over the training rows. Scoring computes contributions from a JSON file, so it neither loads the estimator
+nor runs its code.
 """
 
 from __future__ import annotations
@@ -105,9 +106,9 @@ def terms(estimator: Any, data: TrainingData) -> Terms | None:
 
     :param estimator: the fitted estimator or pipeline
     :param data: the rows that the estimator was fitted to
-    :return: ``None`` in these cases: the estimator is not a supported linear model of scikit-learn; its coefficients are
-        sparse; its probabilities do not follow from the linear predictors by the usual link; or its pipeline has other
-        transformers than ``SimpleImputer``, ``StandardScaler`` and ``OneHotEncoder``, or uses an option of these
+    :return: ``None`` in these cases: the estimator is not a supported linear model of scikit-learn; its coefficients
+        are sparse; its probabilities do not follow from the linear predictors by the usual link; or its pipeline has
+        other transformers than ``SimpleImputer``, ``StandardScaler`` and ``OneHotEncoder``, or uses an option of these
         transformers that is not supported
     """
     from sklearn import linear_model

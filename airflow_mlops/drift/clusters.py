@@ -95,7 +95,7 @@ def _of_numbers(array: pa.Array) -> Iterator[Floats]:
 
 
 def _of_values(array: pa.Array) -> Iterator[Floats]:
-    """Yield an array of shape (n,) for each of the most frequent values: 1 for the rows with the value, 0 for others."""
+    """Yield an array of shape (n,) for each of the most frequent values: 1 in rows with the value, 0 in other rows."""
     codes = array.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     counts = np.bincount(codes[codes >= 0])
     for code in np.argsort(-counts, kind="stable")[:_VALUES]:

@@ -48,8 +48,8 @@ def differing(reference: TimestampColumn, current: TimestampColumn, zone: str | 
 
     :param reference: profile of the reference column
     :param current: profile of the column in the window
-    :param zone: time zone of the events, whose rule is the only one that is tried; ``None`` if the time zone is unknown,
-        so that the rules of all :data:`_RULES` are tried
+    :param zone: time zone of the events, whose rule is the only one that is tried; ``None`` if the time zone is
+        unknown, so that the rules of four regions are tried
     """
     for name in _RULES if zone is None else (zone,):
         try:

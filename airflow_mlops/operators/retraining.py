@@ -65,9 +65,9 @@ def send_request(
     """Send an asset event that requests retraining, unless another task has sent the request.
 
     The partition key of the event is the monitored window. If Airflow has no active asset with this URI yet, the event
-    has the partition key of the run instead. Airflow stores the event only when the task succeeds. The event of a failed
-    try is therefore not stored, and the retry sends it again. If a user clears a task that has succeeded, a second event
-    is sent and stored.
+    has the partition key of the run instead. Airflow stores the event only when the task succeeds. The event of a
+    failed try is therefore not stored, and the retry sends it again. If a user clears a task that has succeeded, a
+    second event is sent and stored.
 
     :param task: the running task, whose outlets contain ``alias``. If the asset is active, it is added to these outlets
     :param alias: asset alias in the outlets of the task

@@ -122,8 +122,8 @@ def cucconi(pair: Pair) -> float:
 
     Each row has two scores: its rank, and the squared distance of its rank from the middle rank. Tied rows share their
     mean rank. Twice Cucconi's statistic is the squared Mahalanobis distance between the mean scores of the two samples.
-    Twice the statistic has a chi-square distribution with two degrees of freedom, or with one degree of freedom if there
-    are only two distinct values. If a few rows dominate because most other rows are tied, the distribution is simulated.
+    This distance has a chi-square distribution with two degrees of freedom, or with one degree of freedom if there are
+    only two distinct values. If a few rows dominate because most other rows are tied, the distribution is simulated.
 
     Sources: O. Cucconi, "Un nuovo test non parametrico per il confronto fra due gruppi di valori campionari", Giornale
     degli Economisti 27 (1968); M. Marozzi, "Some notes on the location-scale Cucconi test", Journal of Nonparametric

@@ -133,13 +133,17 @@ class OnnxModel:
         return predict
 
     def _fed(self, feeds: dict[str, NDArray[Any]]) -> Callable[[dict[str, NDArray[Any]]], Any]:
-        """Return a function that computes the output for ``feeds``, of which the function takes replacements."""
+        """Return a function that computes the output of the model.
+
+        The function takes the values of some inputs, by name. The values of all other inputs come from ``feeds``.
+        """
         return lambda replaced: self._session.run([self._output], {**feeds, **replaced})[0]
 
     def _bound(self, feeds: dict[str, NDArray[Any]]) -> Callable[[dict[str, NDArray[Any]]], Any]:
-        """Return the same function as :meth:`_fed`, for numbers, in which all inputs stay bound to the session.
+        """Return the same function as :meth:`_fed`. All inputs must be numeric, and stay bound to the session.
 
-        ONNX Runtime then converts and checks only the replaced inputs, which is several times faster for a wide model.
+        ONNX Runtime then converts and checks only the inputs that the function replaces. For a model with many inputs,
+        this is several times faster.
         """
         binding = self._session.io_binding()
         binding.bind_output(self._output)
@@ -163,8 +167,8 @@ class OnnxModel:
         The predictions are equal to the predictions of :meth:`predict` for Arrow columns with the same values. A
         numeric column counts as a column of integers if all its values are integers, otherwise as a column of doubles.
 
-        :param columns: values of each feature: int, float or ``None`` for numbers, int for integers, and str or
-            ``None`` for texts
+        :param columns: values of each feature, by name: int, float or ``None`` for a numeric input, int for an integer
+            input, and str or ``None`` for a text input
         :param rows: number of rows
         :raises SchemaError: a feature is absent, or null although the model allows no nulls
         """
@@ -172,7 +176,7 @@ class OnnxModel:
             if node.name not in columns:
                 raise SchemaError(f"The data has no column {node.name!r}, which is a feature of the model.")
         if rows == 1:
-            # As in `_values`, but lists are repeated in less time than arrays.
+            # A single row is computed twice, as explained in `_values`. Repeating a list is faster than repeating an array.
             columns = {node.name: [columns[node.name][0]] * 2 for node in self._inputs}
         feeds = _feeds_of_numbers(columns, self._numeric)
         for node in self._inputs:

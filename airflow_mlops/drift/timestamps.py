@@ -119,8 +119,8 @@ def _aligned(
     both = (before > 0) & (now > 0)
     if not both.any():
         return np.zeros_like(counts[0]), np.zeros_like(counts[1])
-    # How often each hour of the week occurs in the window, divided by how often it occurs in the reference. The result is
-    # divided by the same ratio for all hours together.
+    # How often each hour of the week occurs in the window, divided by how often it occurs in the reference. The result
+    # is divided by the same ratio for all hours together.
     ratio = np.ones_like(now)
     ratio[both] = now[both] / before[both] * (before[both].sum() / now[both].sum())
     return counts[0] * both * np.minimum(1, ratio), counts[1] * both * np.minimum(1, 1 / ratio)

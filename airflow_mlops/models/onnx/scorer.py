@@ -176,7 +176,7 @@ class OnnxModel:
             if node.name not in columns:
                 raise SchemaError(f"The data has no column {node.name!r}, which is a feature of the model.")
         if rows == 1:
-            # A single row is computed twice, as explained in `_values`. Repeating a list is faster than repeating an array.
+            # A single row is computed twice, as explained in `_values`. Lists are repeated in less time than arrays.
             columns = {node.name: [columns[node.name][0]] * 2 for node in self._inputs}
         feeds = _feeds_of_numbers(columns, self._numeric)
         for node in self._inputs:

@@ -102,7 +102,7 @@ class Batches:
             buffer = [rows.take(shuffled[end:])]
 
     def validation(self) -> Iterator[Batch]:
-        """Yield batches of this process's share of the rows that are held out for validation, in their original order."""
+        """Yield batches of this process's share of the validation rows, in the order of the training set."""
         for rows in self._read_groups(range(len(self._groups)), validation=True):
             for start in range(0, len(rows), self._batch_size):
                 yield rows.take(slice(start, start + self._batch_size))

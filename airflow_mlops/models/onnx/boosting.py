@@ -117,9 +117,11 @@ def to_onnx(
     positions: dict[int, str] = {}
 
     def table(feature: int, values: NDArray[Any], kind: Any) -> str:
-        """Add the nodes that look up a value for each row's category.
+        """Add the nodes that replace the category of each row by a value.
 
-        The last of ``values`` is the value for all other texts.
+        :param feature: position of the text feature
+        :param values: the value of each category code, followed by the value for all texts without a code
+        :param kind: NumPy type of the values
         """
         name = features[feature].name
         if feature not in positions:

@@ -199,8 +199,8 @@ def on_one_grid(first: Histogram, second: Histogram) -> tuple[Histogram, Pair]:
 
     :param first: one histogram
     :param second: the other histogram
-    :return: two items: the histogram of the values of both, and the counts of ``first`` and of ``second`` in the bins of
-        this histogram
+    :return: two items: the histogram of the values of both, and the counts of ``first`` and of ``second`` in the bins
+        of this histogram
     """
     counter = HistogramCounter()
     for part in (first, second):

@@ -348,7 +348,8 @@ class CatBoostTrainer(_BoostingTrainer):
 
     Text features are treated as categories and nulls in numeric features as missing values, without preprocessing. A
     null in a text feature is a category, and a text that does not occur in the training rows is a category without
-    statistics. CatBoost holds the rows in memory. A retry of the task continues from the last checkpoint.
+    statistics. CatBoost holds the rows in memory. On a CPU and without ``warm_start``, a retry of the task continues
+    from the last checkpoint. Otherwise, a retry trains from the beginning.
 
     :param params: parameters of ``catboost.CatBoost``, such as ``depth`` and ``learning_rate``
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class

@@ -219,7 +219,7 @@ def _fitted_features(ebm: Any, features: Sequence[FeatureColumn]) -> list[Featur
 
 
 def _single(cuts: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Round the cuts up to single precision. Every float32 value then falls into the same bin as with the given cuts."""
+    """Round the cuts up to single precision. Each float32 value stays in the same bin as with the original cuts."""
     rounded = cuts.astype(np.float32)
     return np.where(rounded < cuts, np.nextafter(rounded, np.float32(np.inf)), rounded)
 

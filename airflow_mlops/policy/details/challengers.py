@@ -39,8 +39,8 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
     """
     metric = metric_name(comparison.metric)
     rows = counted(comparison.rows, "labelled row")
-    # Each challenger is trained twice, and each of its two models predicts one half of the rows. Metrics such as ROC AUC
-    # are computed for each half, so the mean of the two values differs from the metric of the whole window.
+    # Each challenger is trained twice, and each of its two models predicts one half of the rows. Metrics such as ROC
+    # AUC are computed for each half, so the mean of the two values differs from the metric of the whole window.
     whole = is_mean_of_rows(comparison.metric)
     measured = f"{metric} on {rows}" if whole else f"mean {metric} of the two halves of {rows}"
     of_each: dict[OtherTrainer | None, list[Challenger]] = {

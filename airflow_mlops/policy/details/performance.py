@@ -151,7 +151,7 @@ def narrow_intervals(findings: Findings) -> list[Observation]:
 def worse_performance(findings: Findings) -> list[str]:
     """Return the facts behind the trigger ``performance``.
 
-    The facts are the levels of the metric, the coverage of the prediction intervals, and, if the metric is significantly
+    The facts are the levels of the metric, the coverage of the prediction intervals and, if the metric is significantly
     worse, possible reasons. The list is empty if realised performance was not measured.
     """
     measured, policy = findings.performance, findings.policy

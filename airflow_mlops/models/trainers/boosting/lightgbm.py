@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILE, NULLS = "booster.txt", False
-# With more features, LightGBM recommends histograms by column.
+# With more features than this, LightGBM recommends building histograms column by column instead of row by row.
 _WIDE = 256
 _OBJECTIVES: dict[str, dict[str, Any]] = {
     "binary": {"binary": "logit", "cross_entropy": "logit"},
@@ -31,7 +31,8 @@ _OBJECTIVES: dict[str, dict[str, Any]] = {
     },
     RANKING: dict.fromkeys(("lambdarank",), "identity"),
 }
-# Bits of a node's decision type.
+# Bits of a node's decision type: category, and missing values go left. The third number is the value of the two bits that
+# follow if missing values are NaN.
 _CATEGORY, _DEFAULT_LEFT, _NAN = 1, 2, 2
 
 

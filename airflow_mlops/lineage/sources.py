@@ -92,8 +92,8 @@ def table(target: AnyTableTarget) -> list[OutputDataset]:
 def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
     """Return what OpenLineage needs to know about the database of an Airflow connection.
 
-    :return: four items: the hook, OpenLineage's description of the database, the SQL dialect and the default schema. The
-        hook, the dialect and the schema are ``None`` if they are unknown
+    :return: four items: the hook, OpenLineage's description of the database, the SQL dialect and the default schema.
+        The hook, the dialect and the schema are each ``None`` if unknown
     """
     try:
         known = airflow_connection(conn_id)

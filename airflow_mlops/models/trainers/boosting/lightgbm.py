@@ -31,8 +31,8 @@ _OBJECTIVES: dict[str, dict[str, Any]] = {
     },
     RANKING: dict.fromkeys(("lambdarank",), "identity"),
 }
-# Parts of a node's decision type: the bit of a split by categories, the bit of a split whose missing values go left, and
-# the value of the next two bits if NaN is the missing value.
+# Parts of a node's decision type: the bit of a split by categories, the bit of a split whose missing values go left,
+# and the value of the next two bits if NaN is the missing value.
 _CATEGORY, _DEFAULT_LEFT, _NAN = 1, 2, 2
 
 

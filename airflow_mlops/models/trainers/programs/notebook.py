@@ -105,8 +105,8 @@ def _check_parameters(
     :param cells: the cells of the notebook
     :param parameters: the values of all parameters that the notebook gets, by name
     :param spec: the trainer
-    :raises SpecError: the notebook has no cell or several cells with the tag ``parameters``, or this cell does not assign
-        a required parameter
+    :raises SpecError: the notebook has no cell or several cells with the tag ``parameters``, or this cell does not
+        assign a required parameter
     """
     declared = [cell for cell in cells if cell.get("cell_type") == "code" and "parameters" in _tags(cell)]
     if len(declared) != 1:

@@ -15,8 +15,9 @@ from airflow_mlops.core.secrets import remember_fields
 
 # Seconds between SIGTERM and SIGKILL. Kubernetes kills a pod 30 s after SIGTERM by default.
 _GRACE_SECONDS = 10.0
-# The program logs to a temporary MLflow store, so it needs no credentials. These environment variables are not passed to
-# it: Airflow's connections and settings, which include the credentials of the MLflow server, and the keys of the ledger.
+# Environment variables that are not passed to the program: Airflow's connections and settings, which include the
+# credentials of the MLflow server, the settings of MLflow's server and run, and the keys of the ledger. The program logs
+# to a temporary MLflow store, so it needs none of them.
 _WITHOUT_PREFIXES = ("AIRFLOW_CONN_", "AIRFLOW_VAR_", "AIRFLOW__", "MLFLOW_TRACKING_", "MLOPS_")
 _WITHOUT = (
     "MLFLOW_RUN_ID",
@@ -35,8 +36,8 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], output: Path) 
     :param environment: environment variables to add
     :param output: the file to which standard output and standard error are written
     """
-    # The output of the program is logged and may contain values of environment variables. Secrets among these values are
-    # therefore masked.
+    # The output of the program is logged, and can contain values of environment variables. Secrets among these values
+    # are therefore masked.
     remember_fields(os.environ)
     inherited = {
         name: value

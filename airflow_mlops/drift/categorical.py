@@ -93,8 +93,8 @@ def _changed(values: list[str], pair: Pair, design: float) -> ChangedShare | Non
     """
     n, m = pair.before.sum(), pair.now.sum()
     shares = [(float(old / n), float(new / m)) for old, new in zip(*pair, strict=True)]
-    # A value has the same odds ratio as all other values together. Therefore the share of the value and the share of all
-    # other values must both be large enough, in at least one of the samples.
+    # A value has the same odds ratio as all other values together. Therefore the share of the value and the share of
+    # all other values must both be large enough, in at least one of the samples.
     eligible = [
         index for index in range(len(values)) if max(min(share, 1 - share) for share in shares[index]) >= _LEAST_SHARE
     ]

@@ -36,8 +36,8 @@ def compare(reference: NumericColumn, current: NumericColumn, design: float = 1.
         grid, pair = old, Pair(old.counts.astype(float), np.zeros(len(old.counts)))
     else:
         grid, pair = on_one_grid(old, new)
-    # The bars of the report: one for values below the range of the reference, about ten within this range, one for values
-    # above this range, and one for null rows.
+    # The bars of the report are for values below the range of the reference, at most ten bins within this range, values
+    # above this range, and rows without a finite value.
     cuts = [int(np.flatnonzero(pair.before)[0]), *parts(pair.before)]
     binned = Pair(
         *(

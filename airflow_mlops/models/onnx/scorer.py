@@ -248,12 +248,16 @@ def _slices(array: NDArray[Any]) -> Callable[[int, int], NDArray[Any]]:
 
 
 def _texts(values: Sequence[Any]) -> NDArray[Any]:
-    """Return the values of one input, shape (n, 1)."""
+    """Return the values of one text input, shape (n, 1). ``None`` becomes the empty text."""
     return np.array(["" if value is None else value for value in values], dtype=object).reshape(-1, 1)
 
 
 def _feeds_of_numbers(columns: Mapping[str, Sequence[Any]], nodes: Sequence[_Input]) -> dict[str, NDArray[Any]]:
-    """Return the values of each input, shape (n, 1)."""
+    """Return the values of each numeric input by name, each of shape (n, 1).
+
+    :param columns: values of each feature, by name
+    :param nodes: the numeric inputs
+    """
     if not nodes:
         return {}
     values = [columns[node.name] for node in nodes]
@@ -264,7 +268,7 @@ def _feeds_of_numbers(columns: Mapping[str, Sequence[Any]], nodes: Sequence[_Inp
         exact = not (np.abs(numbers) > _EXACT).any()
     except OverflowError:
         exact = False
-    # A larger integer would be rounded twice, to a double and then to a single.
+    # An integer above _EXACT would be rounded twice, first to double precision and then to single precision.
     singles = numbers.astype(np.float32) if exact else np.array([_singles(each) for each in values])
     return {
         node.name: each if node.type == "tensor(float)" else _as_input(each, node)
@@ -273,7 +277,7 @@ def _feeds_of_numbers(columns: Mapping[str, Sequence[Any]], nodes: Sequence[_Inp
 
 
 def _singles(values: Sequence[Any]) -> NDArray[np.float32]:
-    """Round numbers to single precision. If one of them is a float, they are first converted to doubles."""
+    """Round numbers to single precision. If at least one number is a float, all are converted to doubles first."""
     if float in set(map(type, values)):
         return np.array([np.nan if value is None else value for value in values], np.float64).astype(np.float32)
     try:

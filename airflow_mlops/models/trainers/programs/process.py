@@ -16,8 +16,8 @@ from airflow_mlops.core.secrets import remember_fields
 # Seconds between SIGTERM and SIGKILL. Kubernetes kills a pod 30 s after SIGTERM by default.
 _GRACE_SECONDS = 10.0
 # Environment variables that are not passed to the program: Airflow's connections and settings, which include the
-# credentials of the MLflow server, the settings of MLflow's server and run, and the keys of the ledger. The program logs
-# to a temporary MLflow store, so it needs none of them.
+# credentials of the MLflow server, the settings of MLflow's server and run, and the keys of the ledger. The program
+# logs to a temporary MLflow store, so it needs none of them.
 _WITHOUT_PREFIXES = ("AIRFLOW_CONN_", "AIRFLOW_VAR_", "AIRFLOW__", "MLFLOW_TRACKING_", "MLOPS_")
 _WITHOUT = (
     "MLFLOW_RUN_ID",

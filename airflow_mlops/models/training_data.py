@@ -168,10 +168,10 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
 
     :param dataset: the training set, which the errors name
     :param parts: the split part ``train``, and optionally others, by name
-    :raises TrainingError: in these cases: a split part has no rows or infinite values; a feature has a reserved name, or
-        no values in `train`; the labels do not fit the ML task; all rows of `train` with a weight above 0 have the same
-        class; a binary split part has a label that does not occur in `train`; or a multiclass split part has no label
-        that occurs in `train`
+    :raises TrainingError: in these cases: a split part has no rows or infinite values; a feature has a reserved name,
+        or no values in `train`; the labels do not fit the ML task; all rows of `train` with a weight above 0 have the
+        same class; a binary split part has a label that does not occur in `train`; or a multiclass split part has no
+        label that occurs in `train`
     """
     name, train = dataset.manifest.name, parts[TRAIN]
     if taken := reserved_message([feature.name for feature in train.features], f"Training set {name!r}"):

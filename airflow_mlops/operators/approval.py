@@ -65,8 +65,8 @@ class Approval:
 
         :param subject: title of the request
         :param body: text of the request in Markdown
-        :raises RegistryError: Airflow still shows an earlier request of this task with a different title, text or list of
-            assignees
+        :raises RegistryError: Airflow still shows an earlier request of this task with a different title, text or list
+            of assignees
         """
         from airflow.sdk import Param
         from airflow.sdk.api.datamodels._generated import HITLUser as AssignedUser

@@ -15,8 +15,8 @@ from airflow_mlops.operators.rendering import is_template
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# Key in the task state store. The value contains the key of the step call that waits for data, and the time at which the
-# wait began.
+# Key in the task state store. The value contains the key of the step call that waits for data, and the time at which
+# the wait began.
 _WAITING = "mlops.waiting"
 
 

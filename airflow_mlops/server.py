@@ -62,8 +62,8 @@ def emit_request(request: Request, teams: set[str] | None = None) -> list[str]:
     :param request: the request
     :param teams: teams of the user, if Airflow runs with several teams
     :return: ids of the DAGs that are scheduled on the asset and are not paused
-    :raises MLOpsError: no DAG is scheduled on the asset, all these DAGs are paused, Airflow does not know the asset yet,
-        or the database could not be read or written
+    :raises MLOpsError: no DAG is scheduled on the asset, all these DAGs are paused, Airflow does not know the asset
+        yet, or the database could not be read or written
     """
     from airflow.assets.manager import asset_manager
     from airflow.models.asset import AssetModel

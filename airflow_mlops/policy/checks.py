@@ -155,9 +155,10 @@ def _grows(history: Sequence[Findings]) -> bool:
 
 
 def scores_do_not_follow(findings: Findings) -> bool:
-    """Return whether the labels drifted, with an effect that exceeds the effect on the scores by :data:`NOT_FOLLOWED`.
+    """Return whether the labels drifted, and further than the scores.
 
-    Scores that were not measured count as an effect of 0.
+    The effect of label drift must exceed the effect of score drift by at least :data:`NOT_FOLLOWED`. If score drift
+    was not measured, its effect counts as 0.
     """
     label, scores = findings.label, findings.prediction
     if label is None or not label.drifted:

@@ -134,8 +134,8 @@ def _intervals(contract: ModelContract, known: Outcomes) -> dict[str, Interval]:
         with np.errstate(over="ignore", invalid="ignore"):
             z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
             found[BIAS] = weighted.interval(known.score - known.truth, known.weight, z)
-    # Monitoring computes the share of positive predictions in a window without weights, so an interval with weights is not
-    # needed.
+    # Monitoring computes the share of positive predictions in a window without weights, so an interval with weights is
+    # not needed.
     if contract.task == "binary" and known.rows and known.weight is None:
         share = float(np.mean(known.score >= contract.threshold))
         found[POSITIVES] = proportion(share, known.rows, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2))

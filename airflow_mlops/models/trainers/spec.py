@@ -65,7 +65,8 @@ class TrainerSpec(Model):
 def quantile_of(trainer: TrainerSpec) -> float | None:
     """Return the quantile that the objective of a trainer learns.
 
-    :return: ``None`` if the objective does not learn a quantile, or if the quantile is a template that is not rendered yet
+    :return: ``None`` if the objective does not learn a quantile, or if the quantile is a template that is not rendered
+        yet
     :raises ValueError: the quantile is missing or not a number from 0.0001 to 0.9999, or the objective learns several
         quantiles
     """
@@ -99,7 +100,9 @@ def quantile_of(trainer: TrainerSpec) -> float | None:
 
 
 def _only_quantile(value: Any) -> Any:
-    """Return the quantile in XGBoost's parameter ``quantile_alpha``: a number, a list with one number, or either as text.
+    """Return the quantile in XGBoost's parameter ``quantile_alpha``.
+
+    The parameter is a number, a list with one number, or one of these as text.
 
     :raises ValueError: the parameter is missing, or has several quantiles
     """

@@ -100,12 +100,12 @@ def fit(
         )
     scores = _scores(method, probabilities)
     if method == "temperature" and scores.shape[1] == 1:
-        # scikit-learn converts a score x to the pair (-x, x). The difference of the two numbers, 2 x, must be the log-odds.
+        # scikit-learn converts a score x to the pair (-x, x). The difference of the two numbers must be the log-odds.
         scores = scores / 2
     if method == "isotonic":
         scores = np.round(scores / STEP) * STEP
     given = _given_scores(probabilities.shape[1])
-    # One fold is enough, because the model was not fitted to any of these rows.
+    # One fold with all rows is enough, because the frozen estimator is not fitted to these rows.
     rows = np.arange(len(codes))
     calibration = CalibratedClassifierCV(FrozenEstimator(given), method=method, cv=[(rows, rows)])
     with warnings.catch_warnings():

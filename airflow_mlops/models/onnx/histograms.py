@@ -85,7 +85,7 @@ def single_thresholds(boosting: Any) -> Iterator[None]:
 
 
 def round_down(values: Any) -> Any:
-    """Round each value down to the next float32 number. Values that are float32 numbers stay unchanged."""
+    """Return, for each value, the largest float32 number that is not greater than the value."""
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float32)
     return np.where(rounded > values, np.nextafter(rounded, np.float32(-np.inf)), rounded)

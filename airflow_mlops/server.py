@@ -61,9 +61,9 @@ def emit_request(request: Request, teams: set[str] | None = None) -> list[str]:
 
     :param request: the request
     :param teams: teams of the user, if Airflow runs with several teams
-    :return: ids of the DAGs that the event starts
-    :raises MLOpsError: no DAG is scheduled on the asset, all these DAGs are paused, or the database could not be read
-        or written
+    :return: ids of the DAGs that are scheduled on the asset and are not paused
+    :raises MLOpsError: no DAG is scheduled on the asset, all these DAGs are paused, Airflow does not know the asset
+        yet, or the database could not be read or written
     """
     from airflow.assets.manager import asset_manager
     from airflow.models.asset import AssetModel
@@ -99,10 +99,10 @@ def emit_request(request: Request, teams: set[str] | None = None) -> list[str]:
 
 
 def require_listeners(model: str) -> list[str]:
-    """Return the DAGs that a request for retraining starts.
+    """Check that a DAG is ready for requests for retraining, and return the DAGs that are.
 
     :param model: name of the registered model
-    :return: ids of the DAGs that are not paused
+    :return: ids of the DAGs that are scheduled on the asset ``mlops://MODEL/retrain`` and are not paused
     :raises MLOpsError: no DAG is scheduled on the asset, all these DAGs are paused, or the database could not be read
     """
     found = retraining_consumers(model)

@@ -298,14 +298,14 @@ class XGBoostTrainer(_BoostingTrainer):
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
     :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and
         less than 1. If the training set was split by group, whole groups are held out. Otherwise, the newest rows are
-        held out if it has event times, and random rows if not. The split part ``test`` is not used
+        held out if the training set has event times, and random rows if not. The split part ``test`` is not used
     :param patience: number of rounds without a lower validation loss after which training stops. ``None`` always trains
         ``rounds`` rounds. In both cases, the trees after the best round are dropped
     :param checkpoint_every: number of rounds between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
     :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds. By default, the
         training starts without trees. It also starts without trees if there is no champion, or if the champion has
-        other features, classes, objective or library
+        another ML task, label, objective, library or group column, or other features or classes
     :param group: for a ranking, column of the training set whose values name the groups, such as a query. The ML task
         is a regression whose label is the relevance, a whole number from 0 to 31. The objective is ``rank:ndcg``, or
         ``rank:pairwise`` if ``params`` contains it. Whole groups are held out for early stopping, which measures
@@ -326,14 +326,14 @@ class LightGBMTrainer(_BoostingTrainer):
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
     :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and
         less than 1. If the training set was split by group, whole groups are held out. Otherwise, the newest rows are
-        held out if it has event times, and random rows if not. The split part ``test`` is not used
+        held out if the training set has event times, and random rows if not. The split part ``test`` is not used
     :param patience: number of rounds without a lower validation loss after which training stops. ``None`` always trains
         ``rounds`` rounds. In both cases, the trees after the best round are dropped
     :param checkpoint_every: number of rounds between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
     :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds. By default, the
         training starts without trees. It also starts without trees if there is no champion, or if the champion has
-        other features, classes, objective or library
+        another ML task, label, objective, library or group column, or other features or classes
     :param group: for a ranking, column of the training set whose values name the groups, such as a query. The ML task
         is a regression whose label is the relevance, a whole number from 0 to 31. The objective is ``lambdarank``.
         Whole groups are held out for early stopping, which measures NDCG@10. All rows are held in memory
@@ -348,20 +348,21 @@ class CatBoostTrainer(_BoostingTrainer):
 
     Text features are treated as categories and nulls in numeric features as missing values, without preprocessing. A
     null in a text feature is a category, and a text that does not occur in the training rows is a category without
-    statistics. CatBoost holds the rows in memory. A retry of the task continues from the last checkpoint.
+    statistics. CatBoost holds the rows in memory. On a CPU and without ``warm_start``, a retry of the task continues
+    from the last checkpoint. Otherwise, a retry trains from the beginning.
 
     :param params: parameters of ``catboost.CatBoost``, such as ``depth`` and ``learning_rate``
     :param rounds: maximum number of rounds. Each round adds one tree, or one tree for each class
     :param validation: fraction of the rows of split part ``train`` that is held out for early stopping, at least 0 and
         less than 1. If the training set was split by group, whole groups are held out. Otherwise, the newest rows are
-        held out if it has event times, and random rows if not. The split part ``test`` is not used
+        held out if the training set has event times, and random rows if not. The split part ``test`` is not used
     :param patience: number of rounds without a lower validation loss after which training stops. ``None`` always trains
         ``rounds`` rounds. In both cases, the trees after the best round are dropped
     :param checkpoint_every: number of rounds between two checkpoints
     :param device: ``cpu``, ``cuda``, or ``auto``, which uses a GPU if there is one and the library is built for it
     :param warm_start: ``champion`` to continue the trees of the champion with ``rounds`` more rounds. By default, the
         training starts without trees. It also starts without trees if there is no champion, or if the champion has
-        other features, classes, objective or library
+        another ML task, label, objective, library or group column, or other features or classes
     :param group: for a ranking, column of the training set whose values name the groups, such as a query. The ML task
         is a regression whose label is the relevance, a whole number from 0 to 31. The objective is ``YetiRank``, or
         ``QueryRMSE`` if ``params`` contains it. Whole groups are held out for early stopping, which measures NDCG@10.

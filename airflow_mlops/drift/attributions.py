@@ -86,9 +86,11 @@ def compare(before: Sample, now: Sample, reference: str) -> Drift:
 
 
 def fewest(level: float) -> int:
-    """Return the smallest number of rows, or of clusters, of which two samples can be significant at ``level``.
+    """Return how many rows, or clusters of rows, each of two samples needs so that the test can be significant.
 
-    The p-value is at least the share of one assignment among all assignments of the rows to the two samples.
+    The smallest possible p-value is 1 divided by the number of ways to divide the pooled rows into two samples.
+
+    :param level: the largest p-value that counts as significant
     """
     count = 1
     while comb(2 * count, count) * level < 1:
@@ -97,7 +99,11 @@ def fewest(level: float) -> int:
 
 
 def unmeasured(why: str, reference: str) -> Drift:
-    """Return a finding without drift, with the reason why the drift of attributions was not measured."""
+    """Return a finding that contains the reason why the drift of attributions was not measured.
+
+    :param why: the reason as a clause
+    :param reference: label of the reference, such as ``2013-04``
+    """
     return Drift(column=COLUMN, kind=COLUMN, reference=reference, note=f"not measured: {why}")
 
 
@@ -108,7 +114,11 @@ def _shares(sums: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _ndcg(gains: NDArray[np.float64], importances: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the NDCG of the order by ``importances``, for each row of two arrays of shape (m, k)."""
+    """Return the NDCG of the order of k features by ``importances``, shape (m,).
+
+    :param gains: the gain of each feature, shape (m, k)
+    :param importances: the importance of each feature, shape (m, k)
+    """
     discounts = 1 / np.log2(np.arange(gains.shape[1]) + 2)
     order = np.argsort(-importances, axis=1, kind="stable")
     ideal = np.sort(gains, axis=1)[:, ::-1] @ discounts
@@ -119,7 +129,9 @@ def _ndcg(gains: NDArray[np.float64], importances: NDArray[np.float64]) -> NDArr
 def _p_value(pooled: NDArray[np.float64], first: int, value: float) -> float:
     """Return the share of random reassignments, including the observed assignment, with an NDCG of at most ``value``.
 
+    :param pooled: the attributions of the reference, followed by those of the window, shape (n, k)
     :param first: number of rows of ``pooled`` that belong to the reference
+    :param value: the NDCG of the observed samples
     """
     random = np.random.default_rng(0)
     belongs = (np.arange(len(pooled)) < first).astype(float)

@@ -4,13 +4,16 @@ A broken column carries no information, or wrong information, so no model can le
 merely drifted is not broken.
 
 - **Missing**: the share of rows with a value is at most a tenth of this share in the reference.
-- **Frozen**: all values of a numeric column are the same number, although the reference makes this very unlikely. There
-  are three exceptions. A column is not frozen if it was also constant in at least 5% of the calendar spans (hours,
-  days, weeks, months, years) of the training data. The spans have about the length of the window. Examples are the
-  month and a holiday flag. A column is not frozen if at least 1% of the reference's rows had this value. If the
-  calendar spans are unknown, a column is not frozen if the reference has at most 100 distinct values. Distinct values
-  are counted by the reciprocal of the probability that two rows have the same value (Simpson's index; M. O. Hill,
-  "Diversity and Evenness", Ecology 54, 1973).
+- **Frozen**: all values of a numeric column in the window (at least two) are the same number, and the values in the
+  reference differ. There are three exceptions:
+
+  - The column was also constant in at least 5% of the calendar spans of the training data. These spans are hours, days,
+    weeks, months or years, whichever have about the length of the window. Examples are the month and a holiday flag.
+  - About 1% or more of the reference's rows have this value.
+  - It is unknown how often the column was constant in calendar spans, and the reference has at most 100 distinct
+    values. This number is estimated as the reciprocal of the probability that two rows have the same value (Simpson's
+    index; M. O. Hill, "Diversity and Evenness", Ecology 54, 1973).
+
 - **Unit**: at least half of the rows would need a different value to match the reference, but at most a fifth would
   after a conversion of units. The conversions are the factors 10, 60, 100, 1,000, 3,600, 1e6 and 1e9, their
   reciprocals, and conversions between Celsius, Fahrenheit and Kelvin. A temperature lies between -100 and 100 degrees
@@ -30,14 +33,16 @@ from airflow_mlops.profiles.profile import ColumnProfile
 
 # A column counts as missing if its share of rows with a value is at most this multiple of the share in the reference.
 _LEFT = 0.1
-# A constant column is not frozen if the column was constant in at least the share _SPANS of the training data's
-# calendar spans, or if at least the share _KNOWN of the reference's rows have its value.
+# A constant column is not frozen if it was constant in at least the share _SPANS of the training data's calendar spans,
+# or if at least the share _KNOWN of the reference's rows lie in the histogram bins that contain its value.
 _SPANS, _KNOWN = 0.05, 0.01
-# The largest number of distinct values of a calendar feature, such as the day of the month.
+# If it is unknown how often a column was constant in calendar spans, a column with at most this number of distinct
+# values in the reference counts as a calendar feature, such as the day of the month, and is not frozen.
 _VALUES = 100
-# The smallest Kolmogorov-Smirnov distance that indicates a changed unit, and the largest one after the conversion.
+# A changed unit is reported if the Kolmogorov-Smirnov distance of reference and window is at least _APART before the
+# conversion of units, and at most _ALIKE after the conversion.
 _APART, _ALIKE = 0.5, 0.2
-# A column with fewer distinct values in the window, such as codes, has no unit.
+# Units are not checked in a column with fewer distinct values in the window, because such values may be codes.
 _DISTINCT = 20
 # The range of temperatures, in degrees Celsius.
 _COLDEST, _HOTTEST = -100, 100
@@ -103,8 +108,8 @@ def fault(
     :param current: profile of the column in the window
     :param when: the time of the reference as text, such as ``at training`` or ``in 2012-12``
     :param ks: Kolmogorov-Smirnov distance of the two columns; ``None`` if it was not computed
-    :param constant: share of calendar spans of the training data in which the column had a single value. The spans have
-        about the length of the window; ``None`` if unknown
+    :param constant: share of the calendar spans of the training data in which the column had a single value; ``None``
+        if unknown. The spans have about the length of the window
     """
     if not current.rows or not reference.valid:
         return None
@@ -124,7 +129,10 @@ def fault(
 
 
 def is_constant(reference: NumericColumn, current: NumericColumn) -> bool:
-    """Return whether the column has one value in at least two rows of the window and several in the reference."""
+    """Return whether a column has a single distinct value in the window, and several distinct values in the reference.
+
+    Only finite values count. The window must contain at least two of them.
+    """
     return current.valid > 1 and current.min == current.max and reference.min != reference.max
 
 
@@ -157,7 +165,10 @@ def _unit(reference: NumericColumn, current: NumericColumn) -> str | None:
 
 
 def _distance(before: Histogram, now: Histogram, conversion: _Conversion) -> float:
-    """Return the Kolmogorov-Smirnov distance of the converted reference and the window at the ends of their bins."""
+    """Return the Kolmogorov-Smirnov distance of the converted reference and the window.
+
+    The distribution functions are compared at the upper ends of the bins of both histograms.
+    """
     points = np.concatenate([conversion.factor * before.highs + conversion.offset, now.highs])
     back = np.concatenate([before.highs, (now.highs - conversion.offset) / conversion.factor])
     return float(np.abs(before.cdf(back) - now.cdf(points)).max())

@@ -89,10 +89,12 @@ def _changed(values: list[str], pair: Pair, design: float) -> ChangedShare | Non
     :param values: the k most frequent values
     :param pair: the row counts of these values, followed by the count of all other values, each of shape (k + 1,)
     :param design: the design effect of clustered rows
+    :return: ``None`` if no share changed much and significantly
     """
     n, m = pair.before.sum(), pair.now.sum()
     shares = [(float(old / n), float(new / m)) for old, new in zip(*pair, strict=True)]
-    # A value and all other values together have the same odds ratio, so the share of both must be large enough.
+    # A value has the same odds ratio as all other values together. Therefore the share of the value and the share of
+    # all other values must both be large enough, in at least one of the samples.
     eligible = [
         index for index in range(len(values)) if max(min(share, 1 - share) for share in shares[index]) >= _LEAST_SHARE
     ]
@@ -103,7 +105,7 @@ def _changed(values: list[str], pair: Pair, design: float) -> ChangedShare | Non
             old, new = pair.before[index], pair.now[index]
             table = Pair(np.asarray([old, n - old]), np.asarray([new, m - new]))
             if significance.fisher(table.thinned(design)) * len(eligible) <= _LEVEL:
-                # If two values have the same ratio, such as yes and no, the rarer value is named.
+                # If two values have the same odds ratio, such as yes and no, the rarer value is returned.
                 found.append((round(ratio, 9), -sum(shares[index]), index))
     if not found:
         return None
@@ -115,8 +117,11 @@ def _changed(values: list[str], pair: Pair, design: float) -> ChangedShare | Non
 
 
 def _counted(column: CategoricalColumn, rows: dict[str, int], values: list[str]) -> Floats:
-    """Count the rows of each of ``values``, of all other values, and the null rows.
+    """Return the row counts of each of ``values``, of all other values together, and of null.
 
+    :param column: profile of the column
+    :param rows: number of rows of each value
+    :param values: the values that are counted separately
     :return: shape (len(values) + 2,)
     """
     counts = [rows.get(value, 0) for value in values]
@@ -131,7 +136,15 @@ def _new_and_disappeared(
 ) -> tuple[Shares, Shares]:
     """Return the most frequent new values and the most frequent disappeared values, with their shares of rows.
 
-    Both lists are empty if one of the profiles keeps only some values, because other values may have occurred as well.
+    Both lists are empty if one of the profiles does not keep all values, because it is then unknown which values
+    occurred. They are also empty if the window has no non-null value.
+
+    :param reference: profile of the reference column
+    :param current: profile of the column in the window
+    :param known: number of rows of each value in the reference
+    :param seen: number of rows of each value in the window
+    :return: two items: new values with their shares in the window, and disappeared values with their shares in the
+        reference
     """
     if reference.error or current.error or not current.valid:
         return [], []

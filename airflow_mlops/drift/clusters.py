@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from airflow_mlops.profiles.profile import ColumnProfile
 
 _QUANTILES = np.linspace(0, 1, 11)[1:-1]
-# The most frequent values whose shares are considered, and the smallest share of rows.
+# Design effects are computed for the shares of at most _VALUES frequent values, each with at least this share of rows.
 _VALUES, _LEAST_SHARE = 20, 0.01
 
 
@@ -46,8 +46,8 @@ def design_effect(values: pa.ChunkedArray, clusters: NDArray[np.int64], referenc
 
     :param values: the column in the window, shape (n,)
     :param clusters: the number of the cluster of each row, shape (n,)
-    :param reference: profile of the column in the reference, which decides how it is compared
-    :return: at least 1, and at most the number of rows
+    :param reference: profile of the column in the reference. Its kind determines the properties that are considered
+    :return: a number from 1 to the number of rows
     """
     rows = len(clusters)
     if not rows:
@@ -74,7 +74,10 @@ def equal_rows(clusters: NDArray[np.int64]) -> float:
 
 
 def _of_numbers(array: pa.Array) -> Iterator[Floats]:
-    """Yield the properties of each row: rank, squared rank, and whether the value is above each decile."""
+    """Yield an array of shape (n,) for each property of the rows.
+
+    The properties are the rank, the squared rank and, for each decile, whether the value is above it.
+    """
     numbers = as_numpy(as_numbers(array).cast(pa.float64(), safe=False).fill_null(np.nan))
     finite = np.isfinite(numbers)
     if not finite.any():
@@ -92,7 +95,7 @@ def _of_numbers(array: pa.Array) -> Iterator[Floats]:
 
 
 def _of_values(array: pa.Array) -> Iterator[Floats]:
-    """Yield whether each row has a value, for each of the most frequent values."""
+    """Yield an array of shape (n,) for each of the most frequent values: 1 in rows with the value, 0 in other rows."""
     codes = array.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False)
     counts = np.bincount(codes[codes >= 0])
     for code in np.argsort(-counts, kind="stable")[:_VALUES]:

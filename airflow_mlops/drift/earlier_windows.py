@@ -33,7 +33,8 @@ class WindowProfile(Model):
 def choose(reference: Reference, window: Window, known: Iterable[Window]) -> list[Window]:
     """Choose the windows with which ``window`` is compared.
 
-    :param reference: which earlier windows to use: the last ones (``rolling``), or one a period earlier (``season``)
+    :param reference: which earlier windows to use: the last windows (``rolling``), or the window one period earlier
+        (``season``)
     :param window: the checked window
     :param known: windows that were checked before
     :return: the chosen windows, ordered by time; empty if none of ``known`` can be used
@@ -52,7 +53,8 @@ def seasonal(window: Window, period: str) -> Window:
     :raises SpecError: the two windows overlap
     """
     start, end = (_earlier(moment, period, window.zone) for moment in (window.start, window.end))
-    # One month before 30 March and one month before 31 March are the same day, so the window could become empty.
+    # One month before 30 March and one month before 31 March are the same day. A window between these days would become
+    # empty, so its length is kept instead.
     found = Window(start=start, end=end if end > start else start + (window.end - window.start), zone=window.zone)
     if found.overlaps(window):
         raise SpecError(

@@ -22,7 +22,7 @@ def freshness(batches: Iterable[pa.RecordBatch], event_time: str, window: Window
     :param batches: rows with the column ``event_time``, the column :data:`SCORED_AT`, or both
     :param event_time: name of the column with the event times
     :param window: the window to which the rows belong
-    :return: the newest times; ``None`` if no row has an event time or a scoring time
+    :return: the newest event time and the newest scoring time; ``None`` if all rows lack both times
     :raises SchemaError: a value is not a point in time
     """
     newest: dict[str, datetime] = {}

@@ -36,7 +36,8 @@ def compare(reference: NumericColumn, current: NumericColumn, design: float = 1.
         grid, pair = old, Pair(old.counts.astype(float), np.zeros(len(old.counts)))
     else:
         grid, pair = on_one_grid(old, new)
-    # The first and the last bin hold the rows below and above the range of the reference.
+    # The bars of the report are for values below the range of the reference, at most ten bins within this range, values
+    # above this range, and rows without a finite value.
     cuts = [int(np.flatnonzero(pair.before)[0]), *parts(pair.before)]
     binned = Pair(
         *(

@@ -44,11 +44,12 @@ class SummerTime(NamedTuple):
 
 
 def differing(reference: TimestampColumn, current: TimestampColumn, zone: str | None = None) -> Iterator[SummerTime]:
-    """Yield the shares of summer time in two columns, for each rule under which they differ by more than 0.01.
+    """Yield the shares of summer time in two columns, for each rule by which the two shares differ by more than 0.01.
 
     :param reference: profile of the reference column
     :param current: profile of the column in the window
-    :param zone: time zone of the events. Only its rule is tried; ``None`` if it is unknown, so that all rules are tried
+    :param zone: time zone of the events, whose rule is the only one that is tried; ``None`` if the time zone is
+        unknown, so that the rules of four regions are tried
     """
     for name in _RULES if zone is None else (zone,):
         try:

@@ -52,7 +52,10 @@ def compare(reference: TextColumn, found: CategoricalColumn, design: float = 1.0
 
 
 def _with_vocabulary(lengths: Comparison, reference: TextColumn, current: TextColumn, design: float) -> Comparison:
-    """Add a drift test of the vocabulary, and the words that changed most, to the comparison of text lengths."""
+    """Add a drift test of the vocabulary, and the words that changed most, to the comparison of text lengths.
+
+    The comparison is returned unchanged if no bucket of words has enough rows for a test.
+    """
     rows = Pair(*(np.asarray(column.words.buckets, dtype=float) for column in (reference, current)))
     test, ordered = _vocabulary(rows.thinned(design), reference.valid / design, current.valid / design)
     if test is None:
@@ -100,7 +103,7 @@ def _with_and_without(rows: Pair, bucket: int, valid_before: float, valid_now: f
 
 
 def _words_by_bucket(reference: Words, current: Words) -> dict[int, str]:
-    """Return a word for each bucket of the frequent words: the word whose share of rows changed most."""
+    """Return one word for each bucket that contains a frequent word: the one whose share of rows changed most."""
     old, new = dict(reference.frequent), dict(current.frequent)
     change = {
         word: abs(old.get(word, 0) / max(1, reference.rows) - new.get(word, 0) / max(1, current.rows))
@@ -110,7 +113,10 @@ def _words_by_bucket(reference: Words, current: Words) -> dict[int, str]:
 
 
 def _drawn_words(reference: Words, current: Words) -> Pair:
-    """Count the rows by drawn word. Words that one of the profiles does not count are left out."""
+    """Return the number of rows of each drawn word in both columns.
+
+    Only words whose hash is small enough to be counted in both profiles are included.
+    """
     limits = [int(words.below, 16) for words in (reference, current) if words.below is not None]
     hashes = sorted({*reference.drawn, *current.drawn})
     counted = [item for item in hashes if not limits or int(item, 16) < min(limits)]

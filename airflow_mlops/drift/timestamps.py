@@ -101,22 +101,26 @@ def _compare(
 def _aligned(
     reference: TimestampColumn, current: TimestampColumn, summer: SummerTime | None = None
 ) -> tuple[Floats, Floats]:
-    """Scale the rows of both columns as if each hour of the week occurred equally often in both time spans.
+    """Scale the row counts of both columns as if each hour of the week occurred equally often in both time spans.
 
-    :param summer: shares of summer time in both columns, if the rows follow a local time with summer time
-    :return: rows of the reference and of the window by weekday and hour, each of shape (7, 24), or (7, 1) for dates
+    Hours of the week that do not occur in both time spans get a count of 0. For dates, weekdays replace the hours.
+
+    :param summer: shares of summer time in both columns, to compare the columns as if both had the same share; ``None``
+        to ignore summer time
+    :return: two items: the counts of the reference and the counts of the window, each by weekday and hour of the day,
+        shape (7, 24), or (7, 1) for dates
     """
     counts = [np.asarray(column.counts, dtype=float).reshape(DAYS, -1) for column in (reference, current)]
     before, now = (_passed(column) for column in (reference, current))
     if summer is not None:
-        # Each column is mixed with the share of the other column.
+        # Each column is mixed with the share of summer time in the other column.
         counts = [summer_time.mixed(counts[0], summer.current), summer_time.mixed(counts[1], summer.reference)]
         before, now = summer_time.mixed(before, summer.current), summer_time.mixed(now, summer.reference)
     both = (before > 0) & (now > 0)
     if not both.any():
         return np.zeros_like(counts[0]), np.zeros_like(counts[1])
-    # How often each hour of the week occurs in the window relative to the reference, divided by the average of all
-    # hours.
+    # How often each hour of the week occurs in the window, divided by how often it occurs in the reference. The result
+    # is divided by the same ratio for all hours together.
     ratio = np.ones_like(now)
     ratio[both] = now[both] / before[both] * (before[both].sum() / now[both].sum())
     return counts[0] * both * np.minimum(1, ratio), counts[1] * both * np.minimum(1, 1 / ratio)

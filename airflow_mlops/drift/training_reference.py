@@ -64,7 +64,11 @@ class TrainingReference:
 
     @property
     def columns(self) -> list[str]:
-        """Return the features and watched columns that can be compared with the profile, followed by ``score``."""
+        """Return the names of the columns that can be compared with the profile.
+
+        They are the features, the watched columns (columns that are monitored although they are not features), and
+        ``score`` as the last name.
+        """
         excluded = self.incompatible.keys() | self.watched_changes.keys()
         known = [*self.profile.features.columns, *self.profile.watched.columns]
         return [*(name for name in known if name not in excluded), "score"]
@@ -78,12 +82,17 @@ class TrainingReference:
         return profile_with_errors(batches, columns, self.reconstruction(columns))
 
     def reconstruction(self, columns: Sequence[str]) -> Reconstruction | None:
-        """Return the reconstruction of ``columns``; ``None`` if its error cannot be computed."""
+        """Return the reconstruction of the features by principal components.
+
+        :param columns: names of the columns of the predictions
+        :return: ``None`` if there is no reconstruction, or if its error cannot be computed from ``columns``
+        """
         return self.profile.multivariate if self.unfit(columns) is None else None
 
     def unfit(self, columns: Sequence[str]) -> str | None:
-        """Return why the reconstruction error cannot be computed from ``columns``.
+        """Return why the reconstruction error of all features cannot be computed from ``columns``.
 
+        :param columns: names of the columns of the predictions
         :return: the reason as a clause; ``None`` if the error can be computed, or if the profile has no principal
             components
         """

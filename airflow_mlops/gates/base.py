@@ -181,7 +181,7 @@ class MetricGate(Gate):
 
     @abstractmethod
     def _check(self, evidence: Evidence) -> GateResult:
-        """Check the gate. The caller has excluded models for which the metric is undefined."""
+        """Check the gate. :meth:`check` calls this method unless it knows why a model lacks the metric."""
 
     def _measured(self, model: Measurement) -> float:
         if self.metric not in model.metrics:
@@ -211,10 +211,12 @@ class MetricGate(Gate):
     def _improvement(
         self, evidence: Evidence, other: Measurement, margin: Margin, confidence: float, rows: Rows | None = None
     ) -> GateResult:
-        """Compare the candidate's metric with the metric of ``other``: the lower bound must exceed the margin.
+        """Compare the candidate's metric with the metric of ``other``, with a confidence bound.
+
+        The candidate passes if the one-sided lower bound of its improvement exceeds the margin.
 
         :param margin: how much better the candidate must be
-        :param confidence: confidence of the one-sided bound, shared by all candidates
+        :param confidence: confidence of the one-sided bounds of all candidates together (Bonferroni's correction)
         :param rows: labels and predictions of ``other``; by default the rows of its measurement
         """
         from airflow_mlops.metrics.comparison import POWER, compare

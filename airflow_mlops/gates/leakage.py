@@ -74,7 +74,10 @@ class Leakage(Gate):
         return self._result(measured, limit, not problems, explanation[:1].upper() + explanation[1:], rows=len(table))
 
     def _overlap(self, evidence: Evidence) -> str | None:
-        """Return a clause about held-out rows that are, or may be, training rows; ``None`` if there are none."""
+        """Return a clause about held-out rows on which the candidate was trained, or possibly was trained.
+
+        :return: ``None`` if it is certain that the candidate was not trained on any held-out row
+        """
         from airflow_mlops.data.datasets import open_dataset
         from airflow_mlops.data.row_identity import shared_rows
 
@@ -84,7 +87,7 @@ class Leakage(Gate):
                 # BuildTrainingSetOperator has verified that the split parts have no row in common.
                 return None
             return f"the model was trained on the split part {data.part!r}"
-        # A version that was fitted again was trained on all rows of its training set.
+        # A version from RefitOperator was trained on all rows of its training set, including its split part ``test``.
         trained_part = TRAINED_ON if contract.refit_of is None else None
         training_set = f"the training set of {evidence.candidate.name}"
         if not contract.dataset_id or evidence.store is None:

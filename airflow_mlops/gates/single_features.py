@@ -75,7 +75,11 @@ def single_features(
 def _sample(strata: Numbers, ids: Numbers) -> Numbers:
     """Return the positions of at most ``SAMPLE_ROWS`` rows, in the order of ``ids``.
 
-    Larger data is sampled evenly by stratum.
+    If there are at most ``SAMPLE_ROWS`` rows, the positions of all rows are returned. Otherwise, each stratum
+    contributes at most the same number of rows: the rows with the smallest ids.
+
+    :param strata: the stratum of each row, shape (n,)
+    :param ids: a unique identifier of each row, shape (n,)
     """
     order = np.lexsort((np.arange(len(ids)), ids))
     if len(order) <= SAMPLE_ROWS:

@@ -110,7 +110,7 @@ def discover(
     weight: NDArray[np.float64] | None = None,
     seed: int = 0,
 ) -> list[Slice]:
-    """Find the slices with the largest excess loss. The returned rows of a slice were not used to find it.
+    """Find slices with an excess loss. Different rows are used to find a slice and to test it.
 
     A regression tree of depth 2 (conditions on one or two columns) is fitted to ``excess``, on at most 50,000 rows of
     one random half. The nodes of the tree with a positive mean are the slices. The returned slices contain rows of the
@@ -122,7 +122,8 @@ def discover(
     :param batches: function that takes column names and yields these columns of all rows, in order
     :param weight: the weight of each row in the mean excess loss, shape (n,); ``None`` if all rows have the same weight
     :param seed: seed of the random halves and of the sample
-    :return: the slices, with the worst slice first; empty if no slice has an excess loss
+    :return: the slices, in descending order of their mean excess loss in the first half; empty if no slice has an
+        excess loss, or if the weights of all rows to which the tree is fitted are 0
     """
     random = np.random.default_rng(seed)
     half = random.random(len(excess)) < 0.5
@@ -174,8 +175,10 @@ def _encode(encoders: dict[str, _Encoder], batch: pa.RecordBatch) -> NDArray[np.
 class _Encoder:
     """Encodes a column as numbers for the regression tree.
 
-    Numbers stay unchanged. Each other value is replaced by its rank in the order of the mean excess loss. The best
-    binary split of categories is always a split of this order (W. Fisher, "On Grouping for Maximum Homogeneity", 1958).
+    Numbers are rounded to single precision, and booleans become 0 and 1. Values of all other types are ordered by the
+    mean excess loss of their rows, and each value is replaced by its position in this order. The best binary split of
+    categories is always a split of this order (W. Fisher, "On Grouping for Maximum Homogeneity", 1958). Null becomes
+    NaN.
     """
 
     def __init__(self, name: str) -> None:

@@ -56,8 +56,8 @@ class Datasets:
 
         :param chosen: the selected datasets
         :param part: the split part that was read, such as `test`; by default the whole dataset
-        :param output: manifest of the dataset that the task wrote. Its parents are the datasets that were read. Without
-            a manifest, ``chosen`` is resolved again
+        :param output: manifest of the dataset that the task wrote. Its parents are the datasets that were read. If
+            ``output`` is ``None``, or if ``chosen`` is a single reference, the datasets are found from ``chosen``
         :param input_facets: additional input facets by name
         """
         manifests = self._manifests(chosen, output)

@@ -30,12 +30,14 @@ _MOST_FILES = 100
 def files(spec: IngestSpec, output: Manifest | None) -> list[InputDataset]:
     """Return the OpenLineage inputs for the files that an ingestion read.
 
+    The inputs are the files and glob patterns in the parameters if the task failed, if it read more than 100 files, or
+    if it read archives. Otherwise, the inputs are the files that were read.
+
     :param spec: parameters of the ingestion
-    :param output: manifest of the dataset that was written; ``None`` if the task failed. In this case the inputs are
-        the files that the parameters name
+    :param output: manifest of the dataset that was written; ``None`` if the task failed
     """
     read: list[dict[str, Any]] = list(output.source.get("read") or ()) if output else []
-    # The lineage contains archives, not their members.
+    # For files in an archive (``member::archive``), the lineage contains the archive.
     if not 0 < len(read) <= _MOST_FILES or any("::" in url for url in (*spec.files, *(file["file"] for file in read))):
         asked = [place(url) for url in spec.files]
         return [InputDataset(namespace, name, facets=facets.source(namespace)) for namespace, name in asked]
@@ -88,10 +90,10 @@ def table(target: AnyTableTarget) -> list[OutputDataset]:
 
 
 def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
-    """Return OpenLineage's description of the database of a connection.
+    """Return what OpenLineage needs to know about the database of an Airflow connection.
 
-    :return: the hook, the description of the database, the SQL dialect and the default schema. Except for the
-        description, each of these is ``None`` if it is unknown
+    :return: four items: the hook, OpenLineage's description of the database, the SQL dialect and the default schema.
+        The hook, the dialect and the schema are each ``None`` if unknown
     """
     try:
         known = airflow_connection(conn_id)
@@ -113,7 +115,10 @@ def _database(conn_id: str) -> tuple[Any, DatabaseInfo, str | None, str | None]:
 
 
 def _default_schema(hook: Any) -> str | None:
-    """Return the schema of tables that a query names without a schema. Some hooks query the database to find it."""
+    """Return the default schema: the schema of tables that a query names without a schema.
+
+    Some hooks query the database to find the default schema.
+    """
     try:
         return str(hook.get_openlineage_default_schema())
     except Exception as error:  # noqa: BLE001 - lineage is best effort; the query itself has succeeded

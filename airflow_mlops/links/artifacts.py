@@ -50,7 +50,7 @@ class ArtifactLink(ResultLink):
 class DataDocsLink(ArtifactLink):
     """The link from a validation to its Great Expectations Data Docs.
 
-    A failed validation has no result, so the link leads to the index of the dataset's Data Docs.
+    A failed validation has no result. Its link leads to the index of the dataset's Data Docs instead.
     """
 
     name = "Data Docs"

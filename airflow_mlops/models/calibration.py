@@ -100,12 +100,12 @@ def fit(
         )
     scores = _scores(method, probabilities)
     if method == "temperature" and scores.shape[1] == 1:
-        # scikit-learn converts a score x to the pair (-x, x). The difference of the pair must be the log-odds.
+        # scikit-learn converts a score x to the pair (-x, x). The difference of the two numbers must be the log-odds.
         scores = scores / 2
     if method == "isotonic":
         scores = np.round(scores / STEP) * STEP
     given = _given_scores(probabilities.shape[1])
-    # The scores do not depend on the other rows, so one fold is enough.
+    # One fold with all rows is enough, because the frozen estimator is not fitted to these rows.
     rows = np.arange(len(codes))
     calibration = CalibratedClassifierCV(FrozenEstimator(given), method=method, cv=[(rows, rows)])
     with warnings.catch_warnings():
@@ -134,7 +134,7 @@ def calibrate(
     """
     scores, classes = _scores(method, probabilities), probabilities.shape[1]
     if method == "isotonic":
-        # np.interp is constant beyond the ends.
+        # For scores beyond the fitted range, np.interp returns the probability at the end of the range.
         found = np.stack(
             [np.interp(scores[:, place], each.scores, each.probabilities) for place, each in enumerate(maps)], axis=1
         )

@@ -39,10 +39,10 @@ def margin(truth: NDArray[np.float64], value: NDArray[np.float64], coverage: flo
 def residuals(truth: NDArray[np.float64], value: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the absolute residual of each row, shape (n,).
 
-    Residuals are rounded up so that the interval with this margin contains the label.
-
-    The ends of an interval are rounded sums, so an interval may miss its label by the last digit. If labels are
-    integers, many rows have the same residual, and the intervals of all these rows would miss their labels.
+    The ends of an interval (prediction minus margin, and prediction plus margin) are rounded. With the exact residual
+    as margin, the interval could therefore miss the label by the last digit. If labels are integers, many rows have the
+    same residual, and the intervals of all these rows could miss their labels. Residuals are therefore rounded up where
+    necessary, so that the interval of a row with its own residual as margin contains its label.
 
     :param truth: labels of the rows, shape (n,)
     :param value: predictions for the rows, shape (n,)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS, TEXTS, TEXT_LENGTH = 3, 12, 18
-# Classes also differ in their line styles and markers.
+# Line styles and markers of the classes, which differ in addition to the colours.
 _STYLES = ["-", "--", ":", "-.", (0, (5, 1)), (0, (1, 3)), (0, (3, 1, 1, 1, 1, 1))]
 _MARKS = "os^Dv*P"
 

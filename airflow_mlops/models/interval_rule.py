@@ -49,7 +49,10 @@ def rank(rows: int, coverage: float) -> int:
 
 
 def fewest_rows(coverage: float) -> int:
-    """Return the smallest number of rows that is at least the rank, such as 9 for a coverage of 0.9."""
+    """Return the smallest number of residuals for which :func:`rank` is not larger than their number.
+
+    For a coverage of 0.9, it is 9.
+    """
     share = Fraction(str(coverage))
     return math.ceil(share / (1 - share))
 

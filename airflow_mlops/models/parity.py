@@ -22,20 +22,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROWS, SEED = 20_000, 0
-# The largest difference that counts as a rounding error: a difference of probabilities or, for a regression, a share of
-# the predicted value. For a regression, the limit is at most this share of DEVIATIONS standard deviations of the
-# labels.
+# The largest difference that counts as a rounding error. For a classification, it is a difference of probabilities. For
+# a regression, it is relative to the absolute predicted value, and the limit is at most TOLERANCE * DEVIATIONS standard
+# deviations of the labels.
 TOLERANCE, DEVIATIONS = 1e-3, 4
-# For a regression, this share of the labels' standard deviation is added to the limit, for predictions near 0, which
-# may be differences of large numbers. In tests, float32 exports differed by at most a tenth of it, also with features
-# that are 2,000 standard deviations from 0.
+# For a regression, ROUNDING standard deviations of the labels are added to the limit. Otherwise the limit would be too
+# small for predictions near 0, which can be differences of large numbers. In tests, the differences of float32 exports
+# were at most a tenth of ROUNDING standard deviations, even with features 2,000 standard deviations from 0.
 ROUNDING = 1e-4
-# If a value lies at a tree's threshold or between two neighbours, rounding can cause a large difference. This is
-# accepted in at most this share of the rows.
+# Rounding can cause a large difference if a feature lies at the threshold of a tree, or if a row is equally far from
+# two nearest neighbours. Such differences are accepted in at most this share of the rows.
 LEAPS = 1e-3
-# A smaller distance of a probability from the threshold counts as a tie.
+# A row counts as a tie if its margin (see _margin) is smaller than this.
 _TIE = 1e-9
-# Rows predicted at once. Some models need memory proportional to these rows times the training rows.
+# Number of rows that are predicted at once. The memory of some models grows with this number times the number of
+# training rows.
 _BATCH = 4096
 
 

@@ -46,7 +46,7 @@ def new_figure(title: str, width: float = 5.6, height: float = 4.8) -> tuple[Fig
 
 
 def style(axes: Axes) -> None:
-    """Remove the frame, and draw the grid behind the data."""
+    """Remove the top and the right line of the frame, and draw the grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(color="#e6e6e6", linewidth=0.8)
     axes.set_axisbelow(True)

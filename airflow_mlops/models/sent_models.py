@@ -59,10 +59,16 @@ def sent(
     contract: ModelContract | None,
     allow_pyfunc: bool,
 ) -> Iterator[SentModel]:
-    """Write the files of a version to the artifact store, and delete them when the block ends.
+    """Write the files of a version to the artifact store as one archive, and delete the archive when the block ends.
+
+    For a version that TrainOperator trained, the archive contains only the ONNX export and the contract, unless
+    attributions are computed.
 
     :param folder: the downloaded and checked files of the version
     :param name: name of the version in errors
+    :param explain: whether attributions are computed as well
+    :param contract: the model contract of a version that is loaded with its MLflow flavour; otherwise ``None``
+    :param allow_pyfunc: whether loading may run code that is stored in the version
     """
     key = f"checkpoints/models/{uuid.uuid4().hex}.tar"
     only = (MODEL_FILE, CONTRACT_FILE) if has_contract(folder) and not explain else None
@@ -81,8 +87,9 @@ def sent(
 
 
 def load(store: ArtifactStore, model: SentModel) -> tuple[Scorer, Explainer | None]:
-    """Load a version on another machine. A process that is asked again for the same version returns it at once.
+    """Load a version on another machine. Each process keeps the two versions that it used last.
 
+    :return: two items: the loaded model, and its explainer (``None`` if ``model.explain`` is false)
     :raises StoreError: the step that sent the version has ended, or the artifact store cannot be read
     :raises ModelCorruptError: the archive was changed
     :raises ModelFormatError: the version cannot be loaded
@@ -90,7 +97,7 @@ def load(store: ArtifactStore, model: SentModel) -> tuple[Scorer, Explainer | No
     return _loaded(store, model.model_dump_json())
 
 
-# The files stay until the process ends, because libraries may read them later.
+# The folders with the files of loaded versions stay until the process ends, because libraries may read files later.
 _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 

@@ -41,7 +41,8 @@ def threshold(estimator: Any, classes: Sequence[Any], positive: Any, name: str) 
 def without_threshold(estimator: Any) -> Any:
     """Return the classifier whose probabilities ``estimator`` compares with a threshold.
 
-    The ONNX export returns probabilities, and scoring applies the threshold of the model contract.
+    If no classifier in ``estimator`` sets a threshold, the classifier itself is returned. The ONNX export returns the
+    probabilities of the returned classifier, and scoring applies the threshold of the model contract.
     """
     from sklearn.pipeline import Pipeline
 

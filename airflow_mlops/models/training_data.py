@@ -168,8 +168,10 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
 
     :param dataset: the training set, which the errors name
     :param parts: the split part ``train``, and optionally others, by name
-    :raises TrainingError: a split part has no rows, infinite values or labels that do not occur in `train`, a feature
-        has no values, or the labels do not fit the ML task. The error names the split part or the column
+    :raises TrainingError: in these cases: a split part has no rows or infinite values; a feature has a reserved name,
+        or no values in `train`; the labels do not fit the ML task; all rows of `train` with a weight above 0 have the
+        same class; a binary split part has a label that does not occur in `train`; or a multiclass split part has no
+        label that occurs in `train`
     """
     name, train = dataset.manifest.name, parts[TRAIN]
     if taken := reserved_message([feature.name for feature in train.features], f"Training set {name!r}"):
@@ -213,7 +215,7 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
             "Set task='multiclass'."
         )
     for part, data in parts.items():
-        # The rows of a rare class may all be held out. They count as errors, see unseen_classes().
+        # In a multiclass task, all rows of a rare class may be held out. They count as errors, see unseen_classes().
         if train.task == "binary" and (unknown := unseen_classes(train, data)):
             raise TrainingError(
                 f"Split part {part!r} of training set {name!r} has the label {unknown[0]!r}, which does not occur in split "
@@ -230,7 +232,7 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
 def unseen_classes(train: TrainingData, held_out: TrainingData) -> list[Any]:
     """Return the classes that occur only in held-out rows.
 
-    The model cannot predict these classes, so their rows are errors.
+    The model cannot predict these classes, so its predictions for rows of these classes are always wrong.
     """
     return [value for value in held_out.classes if value not in train.classes]
 

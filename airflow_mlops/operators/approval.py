@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 APPROVE, REJECT = "Approve", "Reject"
 _DEFAULTS = {"approve": [APPROVE], "reject": [REJECT], "fail": None}
-# Key in the task state store, whose value contains the request that was sent and the answer to it.
+# Key in the task state store. The value contains the identifier of the request that was sent, and the answer to it.
 _STATE = "mlops.approval"
 # Characters with a meaning in Markdown. An underscore between two letters or digits has no meaning.
 _MARKDOWN = re.compile(r"[\\`*\[\]<>#|~&]|(?<![^\W_])_|_(?![^\W_])")
@@ -65,7 +65,8 @@ class Approval:
 
         :param subject: title of the request
         :param body: text of the request in Markdown
-        :raises RegistryError: Airflow still shows an earlier request of this task with a different text
+        :raises RegistryError: Airflow still shows an earlier request of this task with a different title, text or list
+            of assignees
         """
         from airflow.sdk import Param
         from airflow.sdk.api.datamodels._generated import HITLUser as AssignedUser
@@ -114,6 +115,8 @@ class Approval:
 
     def wait_again(self, context: Context, key: str) -> NoReturn:
         """Suspend a retry until a user answers the request that an earlier try sent, or the timeout ends.
+
+        The timeout begins again with this call.
 
         Unlike :meth:`wait`, this method waits in the triggerer. If an answer exists already, :meth:`wait` would resume
         the task before Airflow's scheduler (3.3) notices that the worker ended. The scheduler would then treat the task
@@ -173,7 +176,10 @@ def save_answer(context: Context, key: str, answer: ApprovalRecord | None) -> No
 
 
 def load_answer(context: Context, key: str) -> tuple[bool, ApprovalRecord | None]:
-    """Return whether this task sent the request with the identifier ``key``, and the answer if there is one."""
+    """Return what the task state store contains about the request with the identifier ``key``.
+
+    :return: two items: whether this task sent the request, and the answer (``None`` if the request is not answered yet)
+    """
     from airflow_mlops.registry.approval import ApprovalRecord
 
     state = context["task_state_store"].get(_STATE)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from airflow_mlops.core.calls import Provenance, Spec, StepCall
     from airflow_mlops.observability.samples import Sample
 
-# Keys in the task state store, of two values: the key of the last step call for which notifiers were called, and the
-# current series of tries.
+# Keys in the task state store. The values are the key of the last step call for which notifiers were called, and the
+# current series of tries (see _Series).
 _NOTIFIED, _SERIES = "mlops.told", "mlops.series"
 # Airflow stores at most 250 characters as the name of a task instance. The other 50 are left for the DAG author's
 # map_index_template.
@@ -398,7 +398,9 @@ def _provenance(context: Context) -> Provenance:
 
 
 class _Series(NamedTuple):
-    """The first try of a task and its retries, until a user clears the task. They share one result.
+    """A series of tries: the first try of a task and its retries, until a user clears the task.
+
+    The tries of a series share one result.
 
     :param id: identifier of the series of tries
     :param is_cleared: whether the series began because a user cleared the task
@@ -409,7 +411,7 @@ class _Series(NamedTuple):
 
 
 def _series(context: Context) -> _Series:
-    """Return the current series of tries. The tries of a series share one result.
+    """Return the current series of tries.
 
     A series begins with the first try of a task, and whenever a user clears the task. If a DAG run is deleted and
     created again under the same id, a new series begins, because Airflow deletes the task state together with the run.

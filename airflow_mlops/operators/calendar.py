@@ -58,7 +58,10 @@ def calendar(context: Context, period: str | None = None) -> Calendar:
 
 
 def _misleading_day(context: Context, zone: str) -> tuple[str, str] | None:
-    """Return the day of the run in UTC (``{{ ds }}``) and in ``zone``; ``None`` if both are the same day."""
+    """Return the day of the run in UTC (``{{ ds }}``) and in ``zone``.
+
+    :return: ``None`` if both are the same day, or if the run has no logical date
+    """
     from airflow_mlops.core.zones import zone as zone_of
 
     day, moment = context.get("ds"), _utc(context.get("logical_date"))
@@ -69,7 +72,7 @@ def _misleading_day(context: Context, zone: str) -> tuple[str, str] | None:
 
 
 def _utc(moment: datetime | None) -> datetime | None:
-    # pendulum's datetimes have other rules of arithmetic, so a standard datetime is returned.
+    # Arithmetic with pendulum's datetimes follows other rules, so a datetime of the standard library is returned.
     return datetime.fromtimestamp(moment.timestamp(), timezone.utc) if moment is not None else None
 
 

@@ -15,7 +15,7 @@ from airflow_mlops.operators.rendering import is_template
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-# Key in the task state store, whose value contains the key of the step call that waits for data, and the time at which
+# Key in the task state store. The value contains the key of the step call that waits for data, and the time at which
 # the wait began.
 _WAITING = "mlops.waiting"
 
@@ -129,7 +129,7 @@ class IngestOperator(StepOperator):
         call, _ = self._last_call
         assert call is not None  # the step has run
         states, now = context["task_state_store"], datetime.now(timezone.utc)
-        # A cleared task has another key, so its timeout starts again.
+        # The step call of a cleared task has another key, so the timeout starts again.
         key, _, since = str(states.get(_WAITING) or "").partition(" ")
         if key == call.key:
             return datetime.fromisoformat(since)

@@ -23,7 +23,8 @@ class MonitorOperator(StepOperator):
     """Compares the predictions of a window with training or with earlier windows, and decides about retraining.
 
     The decision is ``healthy``, ``watch`` or ``retrain``. For ``retrain`` the task sends an event of the asset
-    ``mlops://MODEL/retrain``, whose partition key is the window. The result says whether the event was sent.
+    ``mlops://MODEL/retrain``. The partition key of the event is the window, or the partition key of the run if no DAG
+    uses the asset yet. The result says whether the event was sent, and with which key.
 
     :param model: name of the registered model
     :param dataset: labelled predictions: the output of JoinLabelsOperator, or ``{"name": ..., "window": ...}``. If the

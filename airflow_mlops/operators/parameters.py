@@ -142,7 +142,7 @@ class SpecParameters:
                 setattr(self, name, defined(value))
 
     def _may_be_null(self, name: str, written: Any) -> bool:
-        """Return whether a template of the parameter may be rendered to null, which means that it is not set.
+        """Return whether null is allowed as the rendered value of a template. Null means that the parameter is not set.
 
         :param written: value of the parameter in the DAG file
         """

@@ -41,7 +41,7 @@ _OF_LOGICAL_DATE = re.compile(r"'(logical_date|ds|ds_nodash|ts|ts_\w+|(prev_)?da
 
 
 def is_template(value: Any) -> bool:
-    """Return whether ``value`` contains a template, a task output or a DAG parameter, known only at run time."""
+    """Return whether ``value`` is known only at run time: it contains a template, a task output or a DAG parameter."""
     return "{{" in (text := str(value)) or "{%" in text or _is_reference(value)
 
 
@@ -51,8 +51,8 @@ def is_known_text(value: Any) -> bool:
 
 
 def _is_reference(value: Any) -> bool:
-    # str() of a task output is a template. str() of a list or dict that contains a task output is not, and neither is
-    # str() of ``dag.param()``.
+    # The text of a task output, str(output), is a template. The text of a list or dict with a task output is not a
+    # template, and the text of ``dag.param()`` is not a template either.
     if isinstance(value, Mapping):
         value = list(value.values())
     if isinstance(value, (list, tuple)):
@@ -80,7 +80,7 @@ class Expression:
         value = self._value(context)
         if isinstance(value, (list, tuple, Mapping)) or (isinstance(value, Sequence) and not isinstance(value, str)):
             return value
-        # Rendered as text, null would be ``None``.
+        # As text, null would be rendered as the word ``None``.
         if value is None or (self.scalars and isinstance(value, (bool, int, float))):
             return value
         text = str(value)

@@ -64,11 +64,12 @@ def send_request(
 ) -> Delivery:
     """Send an asset event that requests retraining, unless another task has sent the request.
 
-    The partition key of the event is the monitored window. Airflow stores the event only when the task succeeds, so the
-    event of a failed try is not stored, and its retry sends it again. If a user clears a task that has succeeded, a
+    The partition key of the event is the monitored window. If Airflow has no active asset with this URI yet, the event
+    has the partition key of the run instead. Airflow stores the event only when the task succeeds. The event of a
+    failed try is therefore not stored, and the retry sends it again. If a user clears a task that has succeeded, a
     second event is sent and stored.
 
-    :param task: the running task. Its outlets contain ``alias``. The asset is added to the outlets if this is necessary
+    :param task: the running task, whose outlets contain ``alias``. If the asset is active, it is added to these outlets
     :param alias: asset alias in the outlets of the task
     :param result: the result of the monitoring step, with ``model``, ``window`` and ``request``
     :param extra: additional fields of the event
@@ -79,7 +80,7 @@ def send_request(
     request = result["request"]
     uri = retrain_uri(result["model"])
     events = _events_of_active(uri, context)
-    # The DAG that is scheduled on the asset may give it another name than its URI.
+    # A DAG that is scheduled on the asset can give the asset a name that differs from its URI.
     asset = Asset(uri) if events is None else Asset(name=events.key.name, uri=uri)
     earlier = _earlier_events(asset)
     if (other := _sent_by_another_task(earlier, request, context)) is not None:

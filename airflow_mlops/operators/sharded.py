@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class ShardedOperator(StepOperator):
-    """The base class of operators with the parameters ``shard`` and ``shards``, which write one dataset together."""
+    """The base class of operators with the parameters ``shard`` and ``shards``.
+
+    The mapped instances of such a task, one for each shard, write one dataset together.
+    """
 
     shards: int | str | None
 
@@ -34,9 +37,9 @@ class ShardedOperator(StepOperator):
 
 
 def instances(context: Context) -> dict[int, str | None]:
-    """Return the state of each instance of a mapped task in the DAG run, by map index.
+    """Return the state of each mapped instance of the running task in the DAG run, by map index.
 
-    The result is empty if the task is not mapped.
+    The dict is empty if the task is not mapped.
     """
     ti = context["ti"]
     states = ti.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[ti.run_id]).get(ti.run_id, {})

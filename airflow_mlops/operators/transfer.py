@@ -10,9 +10,11 @@ from airflow_mlops.operators.base import StepOperator
 class TransferModelOperator(StepOperator):
     """Copies a model version with its evidence from one MLflow registry to another, for example to production.
 
-    The files are copied unchanged, and nothing is trained. The operator registers a version in the target and writes
-    the entry ``received`` to the target's ledger. The champion of the target does not change. The version must have
-    passed an evaluation in its registry. A version that was transferred before is not copied again.
+    The evidence is the results of the version's evaluation and the hashes of the files that were evaluated. The files
+    are copied unchanged, and nothing is trained. The operator registers a version in the target registry, and writes an
+    entry with the decision ``received`` to the ledger of the target model. The champion of the target model does not
+    change. The version must have passed an evaluation in the source registry. A version that was transferred before is
+    not copied again.
 
     The extra ``artifacts`` of a connection is the URL of the artifact store with the ledgers of this registry. By
     default, it is the store of the task. Source and target need different stores or different names of the model.

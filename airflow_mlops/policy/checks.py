@@ -20,9 +20,9 @@ MOVED = 0.1
 """The smallest effect of score drift (a share of rows) that can matter if performance cannot be judged."""
 NOT_FOLLOWED = 0.2
 """The scores do not follow the labels if the effect of label drift exceeds the effect of score drift by at least
-this."""
+this share of rows."""
 GROWING_WINDOWS = 3
-"""Drift counts as growing if drift grows, and performance falls, over this number of consecutive windows."""
+"""Drift counts as growing if its impact grows, and performance falls, over this number of checked windows in a row."""
 
 
 def exceeds_limit(performance: Performance, policy: Policy) -> bool:
@@ -121,11 +121,17 @@ def attributions_matter(findings: Findings) -> bool:
 
 
 def _grows(history: Sequence[Findings]) -> bool:
-    """Return whether impact grew and performance fell over the last :data:`GROWING_WINDOWS` windows.
+    """Return whether the impact of drift grew and performance fell over the last :data:`GROWING_WINDOWS` windows.
 
-    Both must change in this direction from each window to the next. The impact must be at least :data:`IMPACT` in the
-    first of these windows. In the last window, performance must be worse than half of the tolerance allows. Only
-    windows with predictions of the same version count.
+    Only windows with predictions of the version that made the predictions in the last window count. All of these
+    conditions must hold:
+
+    - The impact grows, and performance falls, from each window to the next. If realised performance cannot be judged in
+      one of the windows, estimated performance is used for all of them.
+    - The impact is at least :data:`IMPACT` in the oldest of these windows.
+    - In the newest window, performance is worse than the limit that half of the policy's tolerance would give.
+
+    :param history: findings of windows, ordered by time
     """
     last = history[-1]
     same = [item for item in history if item.scored_by is not None and item.scored_by == last.scored_by]
@@ -149,7 +155,11 @@ def _grows(history: Sequence[Findings]) -> bool:
 
 
 def scores_do_not_follow(findings: Findings) -> bool:
-    """Return whether the effect of label drift exceeds the effect of score drift by at least :data:`NOT_FOLLOWED`."""
+    """Return whether the labels drifted, and further than the scores.
+
+    The effect of label drift must exceed the effect of score drift by at least :data:`NOT_FOLLOWED`. If score drift
+    was not measured, its effect counts as 0.
+    """
     label, scores = findings.label, findings.prediction
     if label is None or not label.drifted:
         return False
@@ -160,9 +170,11 @@ def scores_do_not_follow(findings: Findings) -> bool:
 def accepted_estimate(findings: Findings) -> Performance | None:
     """Return estimated performance if it is acceptable and enough to call the window healthy; otherwise ``None``.
 
-    The estimate is used only if realised performance cannot be judged, and in two cases. In the first, more labels may
-    still arrive within the grace period. In the second, there are fewer labels than ``min_labels`` and ``min_coverage``
-    require, and ``retrain_on`` contains ``estimated_performance`` and no trigger that needs labels.
+    The estimate is enough only if realised performance cannot be judged, and in one of these cases:
+
+    - The grace period has not ended, so more labels may still arrive.
+    - There are fewer labels than ``min_labels`` or ``min_coverage`` requires. The setting ``retrain_on`` contains
+      ``estimated_performance``, and no measured trigger that needs labels.
     """
     policy, estimated = findings.policy, findings.estimated
     if findings.unmeasured is None or estimated is None or not is_acceptable(estimated, policy):

@@ -119,9 +119,13 @@ def plan(
 def waits_for_repair(findings: Findings, earlier: Sequence[Findings]) -> str | None:
     """Return a clause that explains why a request waits for the repair of broken features; ``None`` if it does not.
 
-    A request always waits if the policy says so, or if all features are broken. Otherwise, it does not wait for
-    features that are broken in each of the last :data:`BROKEN_WINDOWS` windows with rows, including this one. It waits
-    for the other broken features unless their importances are known and add up to at most :data:`UNIMPORTANT`.
+    A request always waits if ``on_broken`` of the policy is ``wait``, or if all features are broken. Otherwise:
+
+    - A request does not wait for features that were broken in each of the last :data:`BROKEN_WINDOWS` windows with
+      rows, including this window.
+    - A request does not wait for other broken features either if their permutation importances are known and add up to
+      at most :data:`UNIMPORTANT`.
+    - In all other cases, the request waits.
 
     :param earlier: findings of earlier windows, ordered by time
     """
@@ -142,13 +146,23 @@ def waits_for_repair(findings: Findings, earlier: Sequence[Findings]) -> str | N
 
 
 def _persistently_broken(earlier: Sequence[Findings]) -> set[str]:
-    """Return the features that were broken in each of the last ``BROKEN_WINDOWS - 1`` earlier windows with rows."""
+    """Return the features that were broken in each of the last ``BROKEN_WINDOWS - 1`` earlier windows with rows.
+
+    The set is empty if there are fewer such windows.
+
+    :param earlier: findings of earlier windows, ordered by time
+    """
     before = [broken_inputs(item).keys() for item in earlier if item.rows][1 - BROKEN_WINDOWS :]
     return set.intersection(*map(set, before)) if len(before) == BROKEN_WINDOWS - 1 else set()
 
 
 def _inputs(findings: Findings, waits: str | None) -> str:
-    """Return what is broken, and whether a request waits for repair or leaves the features out, without a full stop."""
+    """Return what is broken, and whether a request waits for the repair or leaves the broken features out.
+
+    The text has no full stop at its end.
+
+    :param waits: a clause that explains why a request waits; ``None`` if a request leaves the features out
+    """
     broken = broken_inputs(findings)
     clauses = listed([f"{name} {what}" for name, what in broken.items()], 10)
     if waits is not None:

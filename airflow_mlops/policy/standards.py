@@ -43,7 +43,7 @@ def tolerance(performance: Performance, level: float, policy: Policy) -> float:
 
 def _bound(performance: Performance, policy: Policy) -> Standard | None:
     if performance.metric == COVERAGE:
-        # The bounds are those of the metric of the policy.
+        # ``min`` and ``max`` of the policy are bounds of the policy's metric, not of the interval coverage.
         return None
     if policy.min is not None:
         return Standard("bound", policy.min, performance.value < policy.min, performance.high < policy.min)
@@ -53,7 +53,10 @@ def _bound(performance: Performance, policy: Policy) -> Standard | None:
 
 
 def _training(performance: Performance, policy: Policy) -> Standard | None:
-    """Compare with the value at training, see :func:`airflow_mlops.performance.difference.difference`."""
+    """Compare performance with its value at training; return ``None`` if the difference is unknown.
+
+    :func:`airflow_mlops.performance.difference.difference` computes the confidence interval of the difference.
+    """
     level, change = performance.reference, difference(performance, policy.confidence)
     if level is None or change is None:
         return None
@@ -70,7 +73,13 @@ def _recent(performance: Performance, policy: Policy) -> Standard | None:
 def _relative(
     kind: Literal["training", "recent"], performance: Performance, level: float, low: float, high: float, policy: Policy
 ) -> Standard:
-    """Compare with a level. The standard is broken if the whole interval of the difference is beyond the tolerance."""
+    """Compare performance with a level. The standard is broken if the whole interval exceeds the tolerance.
+
+    :param kind: kind of the standard
+    :param level: the value at training, or the best recent level
+    :param low: lower end of the confidence interval of the difference between the value and ``level``
+    :param high: upper end of this interval
+    """
     allowed = tolerance(performance, level, policy)
     if performance.higher_is_better:
         limit = level - allowed

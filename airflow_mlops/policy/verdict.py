@@ -153,13 +153,19 @@ def _with_level(
 
 
 def _challengers(findings: Findings) -> list[str]:
-    """Return the comparison with challengers, if there was one and no challenger is better."""
+    """Return sentences about the comparison with challengers.
+
+    The list is empty if there was no comparison, or if a challenger is better than the champion.
+    """
     compared = findings.challenger
     return challengers_of(compared, findings.policy) if compared is not None and compared.best is None else []
 
 
 def _drift_alone(planned: RetrainingPlan, findings: Findings) -> list[str]:
-    """Return a sentence that explains why drift with acceptable performance does not request retraining."""
+    """Return a sentence that explains why drift with acceptable performance does not request retraining.
+
+    The list is empty in these cases: a trigger is active, no feature drifted, or ``retrain_on`` contains ``drift``.
+    """
     if planned.triggers or "drift" in findings.policy.retrain_on or not any(part.drifted for part in findings.features):
         return []
     return ["Drift alone does not request retraining, because retrain_on does not contain 'drift'."]
@@ -180,12 +186,15 @@ def _with_stop(text: str) -> str:
 
 
 def _others(findings: Findings, planned: RetrainingPlan, earlier: Sequence[Findings]) -> list[Observation]:
-    """Return the observations to report in addition to the active triggers of ``planned``."""
+    """Return the observations to report besides the active triggers: concerns first, then drift."""
     return [*_concerns(findings, planned, earlier), *_moved(findings, planned)]
 
 
 def _concerns(findings: Findings, planned: RetrainingPlan, earlier: Sequence[Findings]) -> list[Observation]:
-    """Return the observations for a person to look at, except observations that the active triggers report."""
+    """Return the observations for a person to look at, except observations that the active triggers report.
+
+    The list is empty if the model has no champion.
+    """
     if _is_first(planned):
         return []
     reported = {active.reason for active in planned.triggers}
@@ -211,7 +220,10 @@ def _reached(planned: RetrainingPlan) -> dict[str, str]:
 
 
 def _postponed(planned: RetrainingPlan, findings: Findings) -> list[Observation]:
-    """Return an observation that a request is postponed, with the limits that postpone the request."""
+    """Return an observation that a request is postponed, with the limits that postpone the request.
+
+    The list is empty if no request is due, or if no limit is reached.
+    """
     reached = _reached(planned)
     if not planned.due or not reached:
         return []
@@ -229,10 +241,15 @@ def _without_limit(reason: str) -> str:
 
 
 def _without_trigger(judged: Performance, findings: Findings) -> Observation:
-    """Return an observation about worse performance that does not trigger retraining.
+    """Return an observation about worse performance that does not trigger retraining, and the reason if it is known.
 
-    There are three cases: the predictions are from a version that was replaced, no challenger is better than the
-    champion, or the policy does not retrain on performance.
+    The reason is the first of these that applies:
+
+    - The predictions are from a version that is no longer the champion.
+    - Challengers were compared, and none is better than the champion.
+    - The setting ``retrain_on`` does not contain ``performance``.
+
+    :param judged: realised performance
     """
     if (replaced := replaced_version(findings)) is not None:
         return replaced

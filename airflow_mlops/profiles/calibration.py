@@ -35,7 +35,7 @@ _TAIL_BINS = 3
 _MARGIN = 1e-6
 # A weak prior with standard deviation 10. It matters only if the scores separate the classes perfectly.
 _PRIOR_VARIANCE = 100.0
-# Width of the bins of standardised scores, and the largest standardised score that is distinguished.
+# Width of the bins of standardised scores. Standardised scores are clipped to the range from -_FAR to _FAR.
 _BIN_WIDTH, _FAR = 0.005, 20.0
 # A smaller standard deviation of the logits is a rounding error.
 _SAME = 1e-9
@@ -243,7 +243,12 @@ def _losses(held_out: Outcomes, features: Iterable[pa.RecordBatch]) -> LossModel
 
 
 def _outer_bins(bins: int) -> list[list[int]]:
-    """Return the bins at the lower and at the upper end, each beginning with the outermost; empty with a single bin."""
+    """Return two lists: the indices of the bins at the lower end, and the indices of the bins at the upper end.
+
+    Each list begins with the outermost bin. With a single bin, the result is empty.
+
+    :param bins: number of bins
+    """
     if bins < 2:
         return []
     width = min(_TAIL_BINS, bins)

@@ -129,7 +129,14 @@ def learn(batches: Iterable[pa.RecordBatch], rests: Floats) -> InputErrors | Non
 
 
 def _strongest(values: Floats, centers: Floats, scales: Floats, rests: Floats, most: int) -> list[int]:
-    """Return the ascending column indices of the ``most`` features that explain most of the variance of the losses."""
+    """Return the column indices, ascending, of the features that explain the largest shares of the losses' variance.
+
+    :param values: values of the features of n rows, shape (n, number of features)
+    :param centers: means of the features
+    :param scales: standard deviations of the features
+    :param rests: absolute and squared errors of the rows, minus the means of the loss model, shape (n, 2)
+    :param most: the largest number of features to return
+    """
     spread = np.square(rests - rests.mean(axis=0)).sum(axis=0)
     explained = []
     for place in range(values.shape[1]):
@@ -158,7 +165,10 @@ def _inverse(moments: Floats) -> Floats:
 
 
 def _terms(values: Floats, centers: Floats, scales: Floats) -> Floats:
-    """Return the standardised features and their squares, shape (n, 2p). Missing values count as the mean."""
+    """Return the standardised and clipped features, followed by their squares, shape (n, 2p).
+
+    Missing values are replaced by the mean of the feature.
+    """
     with np.errstate(invalid="ignore", over="ignore"):
         places = np.clip(np.nan_to_num((values - centers) / scales, nan=0.0), -_FAR, _FAR)
     return np.hstack([places, np.square(places)])

@@ -34,7 +34,7 @@ def labels(batches: Iterable[pa.RecordBatch], contract: ModelContract) -> Iterat
 
 def _named(values: pa.Array, contract: ModelContract) -> pa.Array:
     encoded = values.dictionary_encode()
-    # In Python True == 1 == 1.0, so all three map to the same class.
+    # In Python, True == 1 == 1.0, so these three labels get the name of the same class.
     names = {value: str(value) for value in contract.classes}
     texts = [names.get(value, str(value)) for value in encoded.dictionary.to_pylist()]
     return pa.array(texts, pa.string()).take(encoded.indices)

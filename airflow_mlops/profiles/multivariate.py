@@ -1,8 +1,9 @@
 """Multivariate drift: changes in the relations between features, measured by a PCA reconstruction error.
 
 The relations between columns may change while each column keeps its distribution. Principal components are fitted to
-the split part `train`. They explain 65% of the variance of this split part. The reconstruction error of a row is the
-distance between the row and its projection on these components. The errors are profiled and tested for drift like any
+the split part `train`. As many components are used as are needed to explain 65% of the variance of this split part, but
+never all of them. The reconstruction error of a row is the distance between the row and its projection on the used
+components. The errors are profiled and tested for drift like any
 numeric column. The method follows A. Qahtan et al., "A PCA-Based Change Detection Framework for Multidimensional Data
 Streams", KDD (2015), and NannyML's multivariate drift detection. Categories are encoded by their frequency.
 
@@ -25,7 +26,8 @@ from airflow_mlops.profiles.columns.categorical import CategoricalColumn, catego
 from airflow_mlops.profiles.columns.numeric import NumericColumn, NumericCounter, is_numeric
 
 ERROR = "reconstruction error"
-# Share of the variance of the split part `train` that the components explain.
+# The smallest share of the variance of the split part `train` that the used components explain. They explain less only
+# if all components would be needed to reach this share.
 _VARIANCE = 0.65
 _MAX_COLUMNS = 100
 # Standardised values are clipped to this range, because squares of larger values could overflow.
@@ -173,8 +175,8 @@ def learn(
         rows, sums, products = rows + len(values), sums + values.sum(axis=0), products + values.T @ values
     means = sums / rows
     variances, directions = np.linalg.eigh(products / rows - np.outer(means, means))
-    # Directions are ordered by ascending variance, so those that are left out come first. At least one direction is
-    # kept, and at least one is left out.
+    # Directions are ordered by ascending variance, so the directions that are left out precede the directions that are
+    # used as components. At least one direction is left out, and at least one is used.
     left_over = np.cumsum(variances) / variances.sum()
     count = int(np.clip((left_over <= 1 - _VARIANCE).sum(), 1, len(columns) - 1))
     learned = Reconstruction(
@@ -204,7 +206,7 @@ def _column(name: str, column: Any) -> Number | Category | None:
         return None
     shares = {value: rows / column.rows for value, rows in column.top}
     missing = column.missing / column.rows
-    # Mean and standard deviation of the encoded rows. Values that are not in ``top`` are encoded as 0.
+    # The mean and the standard deviation of the shares over the rows. The share of a value that is not in ``top`` is 0.
     every = np.asarray([*shares.values(), missing])
     mean = float(np.square(every).sum())
     std = float(np.sqrt(max(0.0, np.power(every, 3).sum() - mean * mean)))

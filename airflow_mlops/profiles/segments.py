@@ -107,12 +107,12 @@ class Losses(Model):
 
     @property
     def mass(self) -> list[float]:
-        """Return the number of rows, or the sum of their weights, shape (k,)."""
+        """Return the sum of the weights of the rows, or the number of rows if each row counts once, shape (k,)."""
         return self.weight or [float(rows) for rows in self.rows]
 
     @property
     def independent(self) -> list[float]:
-        """Return the number of rows with equal weights that are as precise, shape (k,)."""
+        """Return the effective number of rows, shape (k,): ``effective``, or ``rows`` if each row counts once."""
         return self.effective or [float(rows) for rows in self.rows]
 
 
@@ -133,8 +133,9 @@ def cut(columns: Mapping[str, Any]) -> dict[str, Cut]:
     """Derive the segments of features from their profiles.
 
     A numeric feature has at most five segments with about equal numbers of rows. A text or boolean feature has a
-    segment for each of its ten most frequent values. Features of other kinds, and features without a value, have no
-    segments.
+    segment for each of its ten most frequent values, and one segment for all other values. Each of these features has
+    one more segment, for rows without a value. Features of other kinds, and features whose values are all missing, have
+    no segments.
 
     :param columns: profiles of the features in the split part `train`, by name
     :return: the segments by feature name
@@ -147,7 +148,7 @@ def cut(columns: Mapping[str, Any]) -> dict[str, Cut]:
             inner = column.quantiles(np.arange(1, BINS) / BINS)
             bins = column.distribution()
             whole = bins is not None and all(bool((ends == np.floor(ends)).all()) for ends in (bins.lows, bins.highs))
-            # No row lies above the largest value.
+            # An edge at the largest value would create an empty segment above it.
             found[name] = Cut(edges=sorted({*inner.tolist()} - {column.max}), whole=whole)
         elif isinstance(column, CategoricalColumn):
             found[name] = Cut(values=[value for value, _ in column.top[:VALUES]])
@@ -169,7 +170,7 @@ def held_out(
     costs: dict[str, Floats] = {}
     for metric in realised(contract.task, contract.metrics):
         if is_coverage_gap(metric):
-            # The gap of the whole is not the mean of those of its segments.
+            # The coverage gap of all rows is not the mean of the coverage gaps of the segments.
             continue
         try:
             costs[metric] = losses(metric, known)
@@ -191,11 +192,12 @@ def tally(
     """Average losses by metric, feature and segment. Memory does not grow with the number of rows.
 
     :param cuts: the segments by feature name
-    :param batches: features of the rows, n rows in all batches. A feature is left out if the column is absent, or if the kind of the column
-        differs from the kind at training
+    :param batches: features of the rows, n rows in all batches. A feature is left out if its column is absent, or if
+        the kind of the column differs from the kind at training
     :param costs: losses of these rows by metric, each of shape (n,). A metric is left out for a feature if the mean or
         the variance of a segment is not finite
     :param weight: the weight of each row, above 0, shape (n,); ``None`` if each row counts once
+    :return: the losses by metric and feature name
     """
     counters = {metric: {name: _Counter(len(item.names)) for name, item in cuts.items()} for metric in costs}
     unusable: set[str] = set()

@@ -121,9 +121,9 @@ def cucconi(pair: Pair) -> float:
     """Compute the p-value of Cucconi's rank test for a change of level, spread, or both.
 
     Each row has two scores: its rank, and the squared distance of its rank from the middle rank. Tied rows share their
-    mean rank. Twice Cucconi's statistic is the squared length of the difference between the mean scores of the samples.
-    It has a chi-square distribution with two degrees of freedom, or with one if there are only two distinct values. If
-    a few rows dominate because most other rows are tied, the distribution is simulated.
+    mean rank. Twice Cucconi's statistic is the squared Mahalanobis distance between the mean scores of the two samples.
+    This distance has a chi-square distribution with two degrees of freedom, or with one degree of freedom if there are
+    only two distinct values. If a few rows dominate because most other rows are tied, the distribution is simulated.
 
     Sources: O. Cucconi, "Un nuovo test non parametrico per il confronto fra due gruppi di valori campionari", Giornale
     degli Economisti 27 (1968); M. Marozzi, "Some notes on the location-scale Cucconi test", Journal of Nonparametric
@@ -174,15 +174,17 @@ def _scores(pair: Pair) -> tuple[Floats, tuple[Floats, int] | None]:
 
 
 def _length(now: Floats, pair: Pair, scores: Floats, inverse: Floats) -> Floats:
-    """Compute the squared length of the difference between the mean scores of the samples.
+    """Compute twice Cucconi's statistic: the squared Mahalanobis distance between the mean scores of the samples.
 
     :param now: row counts of the window in each draw, shape (draws, k)
     :param pair: row counts of the two samples
+    :param scores: the centred scores of each point, shape (k, 2), from :func:`_scores`
+    :param inverse: pseudo-inverse of the covariance of the scores, shape (2, 2)
     :return: shape (draws,)
     """
     n, m = pair.before.sum(), pair.now.sum()
     means = now @ scores / m
-    # The pooled mean is 0, so the mean of the reference can be computed from the mean of the window.
+    # The mean score of the pooled samples is 0, so the mean score of the reference follows from that of the window.
     apart = means * (1 + m / n)
     found: Floats = np.einsum("ij,jk,ik->i", apart, inverse, apart) / pair.scale * (n + m - 1) / (n + m)
     return found
@@ -193,7 +195,7 @@ def chi_square(pair: Pair) -> float:
 
     Bins are merged, beginning with the rarest, until at least five rows of the smaller sample are expected in each (W.
     Cochran, "Some Methods for Strengthening the Common chi-square Tests", Biometrics 10, 1954). If fewer than 50 rows
-    are expected in a merged bin, the null distribution is simulated.
+    are expected in a merged bin, the null distribution is simulated. The p-value is 1 if all bins are merged into one.
 
     :param pair: the row counts of the two samples in k bins
     """

@@ -44,7 +44,7 @@ def with_constant_spans(
 ) -> ModelProfile:
     """Add the shares of calendar spans in which numeric features are constant to a model's profile.
 
-    Without an event time in the training set, the profile is returned unchanged.
+    If the training set has no event time, or the model has no numeric feature, the profile is returned unchanged.
 
     :param known: the model's profile
     :param contract: model contract (features, label, ML task)
@@ -61,11 +61,11 @@ def with_constant_spans(
         for feature in contract.features
         if schema.get_field_index(feature.name) >= 0 and is_numeric(schema.field(feature.name).type)
     ]
-    # The event time may be a feature, too.
+    # The event time is left out, even if it is a feature.
     names = [name for name in names if name != time]
     if not names:
         return known
-    # Dates were converted to midnight in UTC.
+    # Dates are stored as midnight in UTC, so their spans begin in UTC.
     zone = dataset.window.zone if dataset.window is not None and not dataset.has_dates(time) else UTC
     return known.model_copy(update={"constant": constant_shares(dataset.batches(part, [time, *names]), time, zone)})
 
@@ -86,7 +86,7 @@ def constant_shares(batches: Iterable[pa.RecordBatch], time: str, zone: str = UT
     """
     found: dict[tuple[str, Span], pa.Table] = {}
     for batch in batches:
-        # In local time, because a local day is not a day in UTC.
+        # Spans are computed in local time, because a local day begins at another time than a day in UTC.
         times = pc.local_timestamp(as_utc(batch.column(time), f"Column {time!r}").cast(pa.timestamp("us", zone)))
         for span in get_args(Span):
             starts = pc.floor_temporal(times, unit=span)

@@ -118,8 +118,9 @@ def _features(contract: ModelContract, batches: Iterable[pa.RecordBatch]) -> Ite
 def _intervals(contract: ModelContract, known: Outcomes) -> dict[str, Interval]:
     """Return the intervals of all metrics of the model that monitoring can measure, by metric.
 
-    They include the mean error (:data:`BIAS`) of binary models and regression models, and the share of positive predictions
-    (:data:`POSITIVES`) of binary models if each row counts once. Intervals that are not finite are left out.
+    They include the mean error (:data:`BIAS`) of binary models and regression models, and the share of positive
+    predictions (:data:`POSITIVES`) of binary models if each row counts once. Intervals that are not finite are left
+    out.
 
     :param contract: model contract with the ML task and the metrics
     :param known: labelled predictions of the held-out rows
@@ -133,7 +134,8 @@ def _intervals(contract: ModelContract, known: Outcomes) -> dict[str, Interval]:
         with np.errstate(over="ignore", invalid="ignore"):
             z = NormalDist().inv_cdf(0.5 + CONFIDENCE / 2)
             found[BIAS] = weighted.interval(known.score - known.truth, known.weight, z)
-    # In a window, the rate of positives counts each prediction once, so it has no weighted interval here.
+    # Monitoring computes the share of positive predictions in a window without weights, so an interval with weights is
+    # not needed.
     if contract.task == "binary" and known.rows and known.weight is None:
         share = float(np.mean(known.score >= contract.threshold))
         found[POSITIVES] = proportion(share, known.rows, NormalDist().inv_cdf(0.5 + CONFIDENCE / 2))

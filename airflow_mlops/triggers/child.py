@@ -26,7 +26,8 @@ async def ask(
     :param what: the start of the error message if the process fails, such as ``The registry cannot be read``
     :param environment: additional environment variables, for secrets. Other users can read the arguments of a process,
         but not its environment
-    :raises ComputeError: the process failed
+    :return: two items: the field ``result`` of the answer, which can be ``None``, and the text on standard error
+    :raises ComputeError: the exit status of the process is not 0
     :raises MLOpsError: the error that the module names
     """
     child = await asyncio.create_subprocess_exec(

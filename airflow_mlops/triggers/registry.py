@@ -105,9 +105,9 @@ class RegistryTrigger(BaseEventTrigger):
             await asyncio.sleep(min(pause, max(self.poke_interval, _LONGEST_PAUSE)))
 
     async def _look(self) -> list[Entry]:
-        """If the champion in MLflow has changed, record the change in the ledger.
+        """Check MLflow once, and record a change of the champion in the ledger.
 
-        Return all changes that this trigger has recorded.
+        :return: all ledger entries that this Airflow trigger has written, including those of earlier checks
         """
         from asgiref.sync import sync_to_async
 
@@ -129,7 +129,7 @@ class RegistryTrigger(BaseEventTrigger):
         from airflow_mlops.registry.versions import CHAMPION
 
         if not sufficient(found):
-            # Only MLflow's client can read the registry, so the step compares the champions.
+            # Plain HTTP is not sufficient to read this registry, so the step compares the champions by MLflow's client.
             return True
         return Aliases(found).version(self.model, CHAMPION) != known(self._ledger.updated_entries())
 
@@ -152,9 +152,9 @@ class RegistryTrigger(BaseEventTrigger):
 
     @property
     def _prefix(self) -> str:
-        """Return the prefix of the ids of the ledger entries that this trigger writes.
+        """Return the prefix of the ids of the ledger entries that this Airflow trigger writes.
 
-        The trigger fires events only for these entries.
+        The Airflow trigger fires events only for these entries.
         """
         return f"registry/{self.model}/{self._identity}/"
 
@@ -165,7 +165,8 @@ class RegistryTrigger(BaseEventTrigger):
     async def _first(self) -> int:
         """Return the number of the last ledger entry for which an event was fired.
 
-        When the trigger starts for the first time, this is the number of the last entry that it has written, or 0.
+        If this number is not in the asset state store, for example when the Airflow trigger starts for the first time,
+        it is the number of the last entry that this Airflow trigger has written to the ledger, or 0 without an entry.
         """
         if self.asset_state_store is not None:
             try:

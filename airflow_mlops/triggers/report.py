@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 _DELIVERY = 5.0
 # The assumed maximum time from the start of a check by MonitorOperator to its report.
 _HORIZON = timedelta(days=7)
-# Follows the key of a report that could not be read at the first look. Its time is the time of this look.
+# The record adds this suffix to the key of a report that could not be read when the Airflow trigger first started. The
+# recorded time of such a report is the time of this start.
 _UNREAD = "?"
 
 
@@ -182,8 +183,7 @@ class _Reports:
 
 
 def _is_new(key: str, report: ReportSummary, fired: dict[str, str]) -> bool:
-    # An event for a report that is older than all recorded reports was fired earlier. The report was then removed from
-    # the record.
+    # A report that is older than all recorded reports is not new: it was removed from the record.
     if (unread := fired.get(key + _UNREAD)) and report.created <= parse(unread):
         return False
     return fired.get(key) != report.created.isoformat() and report.created >= _oldest(fired)

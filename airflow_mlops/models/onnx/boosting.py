@@ -1,11 +1,12 @@
 """Export boosted trees of XGBoost, LightGBM and CatBoost to ONNX, with their categories and missing values.
 
-The graph encodes the values of text features as category codes, evaluates all trees in a ``TreeEnsembleRegressor``, adds the base score in
-double precision, and applies the link function of the objective. A split by a few categories becomes a chain of
-``BRANCH_EQ`` nodes that share one child. For a split by many categories, such a chain would be slow. The split compares
-a column of zeros and ones instead, which is looked up in a table by category. ``onnxmltools`` (1.16) is not used: it
-takes 20 ms for each tree, expects one numeric input, and does not export CatBoost models. CatBoost's own export refuses
-models with categories.
+The graph encodes the values of text features as category codes, evaluates all trees in a ``TreeEnsembleRegressor``,
+adds the base score in double precision, and applies the link function of the objective. A split by a few categories
+becomes a chain of ``BRANCH_EQ`` nodes that share one child. For a split by many categories, such a chain would be slow.
+Instead, a table gives each category 1 or 0, and the split compares the column of these numbers with 0.5.
+
+``onnxmltools`` (1.16) is not used: it takes 20 ms for each tree, expects one numeric input, and does not export
+CatBoost models. CatBoost's own export refuses models with categories.
 """
 
 from __future__ import annotations
@@ -116,9 +117,11 @@ def to_onnx(
     positions: dict[int, str] = {}
 
     def table(feature: int, values: NDArray[Any], kind: Any) -> str:
-        """Add the nodes that look up a value for each row's category.
+        """Add the nodes that replace the category of each row by a value.
 
-        The last of ``values`` is the value for all other texts.
+        :param feature: position of the text feature
+        :param values: the value of each category code, followed by the value for all texts without a code
+        :param kind: NumPy type of the values
         """
         name = features[feature].name
         if feature not in positions:
@@ -227,9 +230,9 @@ def _offset(ensemble: Ensemble) -> NDArray[np.float64]:
 
 
 def _centred(ensemble: Ensemble) -> list[tuple[Tree, NDArray[np.float64]]]:
-    """Return each tree with its leaves minus their mean.
+    """Return each tree with the values of its leaves minus the mean of these values.
 
-    ONNX Runtime adds leaves in float32, which is exact for small values.
+    ONNX Runtime adds the leaves of all trees in float32, where sums of smaller numbers have smaller rounding errors.
     """
     return [(tree, tree.leaves - _means(tree)) for tree in ensemble.trees]
 
@@ -268,13 +271,14 @@ def _attributes(trees: list[tuple[Tree, NDArray[np.float64]]]) -> dict[str, Any]
 def _with_sets(
     ensemble: Ensemble, sizes: dict[int, int], first: int
 ) -> tuple[list[Tree], list[tuple[int, NDArray[np.uint8]]]]:
-    """Replace the splits by many categories by splits by columns of zeros and ones.
+    """Replace each split by more than ``_CHAIN`` categories by a comparison of a new column of zeros and ones.
 
     :param ensemble: the trees
-    :param sizes: number of categories of each text feature, by its position
-    :param first: number of columns without the new ones
-    :return: the trees; and for each text feature with such splits, its position and the values of its new columns,
-        shape (categories + 1, columns). The last row is for all other values of the feature
+    :param sizes: number of categories of each text feature, by position of the feature
+    :param first: number of columns before the new columns
+    :return: two items: the trees, and a list of pairs, one for each text feature with new columns. A pair is the
+        position of the feature and a table of shape (categories + 1, new columns) with the value of each column for
+        each category. The last row of the table is for all values without a category code
     """
     found: dict[int, dict[bytes, int]] = {}
     rows: dict[int, list[NDArray[np.uint8]]] = {}
@@ -313,7 +317,7 @@ def _with_sets(
 
 
 def _with_chains(tree: Tree) -> Tree:
-    """Return the tree with a chain of comparisons in place of each test of several categories."""
+    """Return the tree with a chain of comparisons, one for each category, in place of each split by categories."""
     if not tree.members:
         return tree
     fields: dict[str, list[Any]] = {

@@ -1,9 +1,9 @@
 """Append a calibration to the ONNX export of a classifier, in double precision.
 
 :func:`airflow_mlops.models.calibration.calibrate` computes the same probabilities. The last bit of ONNX Runtime's
-    ``Log``, ``Exp``, ``Sigmoid``, ``Softmax`` and ``ReduceSum`` in double precision depends on the number of rows. The
-    appended nodes therefore use powers of odds and probabilities, and cumulative sums. A row then has the same
-    calibrated probabilities in every batch.
+``Log``, ``Exp``, ``Sigmoid``, ``Softmax`` and ``ReduceSum`` in double precision depends on the number of rows. The
+appended nodes therefore use powers of odds and probabilities, and cumulative sums. A row then has the same calibrated
+probabilities in every batch.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def _calibrated(
 
 
 def _logistic(graph: _Graph, maps: Sequence[CalibrationMap], inner: str) -> str:
-    """Add a logistic function of the log-odds x, ``1 / (1 + exp(-intercept) * exp(x) ** -slope)``."""
+    """Add nodes that compute ``1 / (1 + exp(-intercept) * exp(x) ** -slope)``, where x is the log-odds of a class."""
     slopes, intercepts = (np.array([[getattr(each, name) for each in maps]]) for name in ("slope", "intercept"))
     # If exp(-intercept) is outside the range of doubles, the slope is large as well, and the factor moves into the
     # power.
@@ -106,9 +106,9 @@ def _sharpened(graph: _Graph, slope: float, inner: str) -> str:
 
 
 def _interpolated(graph: _Graph, maps: Sequence[CalibrationMap], given: str) -> str:
-    """Add a piecewise-linear function of each column.
+    """Add nodes that compute a piecewise linear function of each column of scores.
 
-    The piece of a score is found by binary search, which needs little memory.
+    The linear piece to which a score belongs is found by binary search, which needs little memory.
     """
     bits = max(len(each.scores) for each in maps).bit_length()
     size = 2**bits
@@ -122,7 +122,7 @@ def _interpolated(graph: _Graph, maps: Sequence[CalibrationMap], given: str) -> 
     last = graph.constant([[each.scores[-1] for each in maps]])
     score = graph.add("Min", graph.add("Max", given, first), last)
     table = graph.constant(ends.ravel())
-    # All rows begin at the first piece of their column.
+    # For each row, the binary search begins at the first linear piece of the column.
     piece = graph.constant([[place * size for place in range(len(maps))]], np.int64)
     for bit in reversed(range(bits)):
         further = graph.add("Add", piece, graph.constant(2**bit, np.int64))
@@ -136,7 +136,7 @@ def _interpolated(graph: _Graph, maps: Sequence[CalibrationMap], given: str) -> 
 
 
 class _Graph:
-    """Adds nodes and constants to a graph. Their names differ from those in the graph."""
+    """Adds nodes and constants to a graph, with names that do not occur in the graph yet."""
 
     def __init__(self, graph: GraphProto) -> None:
         self._graph = graph

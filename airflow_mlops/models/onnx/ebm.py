@@ -84,7 +84,7 @@ class _Graph:
         """Create all nodes, and return the graph's outputs."""
         from onnx import TensorProto, helper
 
-        # Each pair (feature, number of features in the term) with its own bins.
+        # The pairs (position of the feature, number of features in the term), one for each set of bins in use.
         used = dict.fromkeys(
             (feature, min(len(self._ebm.bins_[feature]), len(term)))
             for term in self._ebm.term_features_
@@ -219,7 +219,7 @@ def _fitted_features(ebm: Any, features: Sequence[FeatureColumn]) -> list[Featur
 
 
 def _single(cuts: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Round the cuts up to single precision, so that float32 values fall into the same bins."""
+    """Round the cuts up to single precision. Each float32 value stays in the same bin as with the original cuts."""
     rounded = cuts.astype(np.float32)
     return np.where(rounded < cuts, np.nextafter(rounded, np.float32(np.inf)), rounded)
 

@@ -85,7 +85,7 @@ def single_thresholds(boosting: Any) -> Iterator[None]:
 
 
 def round_down(values: Any) -> Any:
-    """Return the largest float32 number that is not greater than each value."""
+    """Return, for each value, the largest float32 number that is not greater than the value."""
     with np.errstate(over="ignore"):
         rounded = values.astype(np.float32)
     return np.where(rounded > values, np.nextafter(rounded, np.float32(-np.inf)), rounded)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def name_inputs(model: ModelProto, names: Sequence[str]) -> ModelProto:
-    """Rename the inputs of ``model`` in place. Other values with one of the new names are renamed as well.
+    """Rename the inputs of ``model`` in place. Other values that already have one of the new names get another name.
 
     :param model: the ONNX model
     :param names: the new name of each input, in the order of the inputs

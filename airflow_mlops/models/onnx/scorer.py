@@ -133,13 +133,17 @@ class OnnxModel:
         return predict
 
     def _fed(self, feeds: dict[str, NDArray[Any]]) -> Callable[[dict[str, NDArray[Any]]], Any]:
-        """Return a function that computes the output for ``feeds``, of which the function takes replacements."""
+        """Return a function that computes the output of the model.
+
+        The function takes the values of some inputs, by name. The values of all other inputs come from ``feeds``.
+        """
         return lambda replaced: self._session.run([self._output], {**feeds, **replaced})[0]
 
     def _bound(self, feeds: dict[str, NDArray[Any]]) -> Callable[[dict[str, NDArray[Any]]], Any]:
-        """Return the same function as :meth:`_fed`, for numbers, in which all inputs stay bound to the session.
+        """Return the same function as :meth:`_fed`. All inputs must be numeric, and stay bound to the session.
 
-        ONNX Runtime then converts and checks only the replaced inputs, which is several times faster for a wide model.
+        ONNX Runtime then converts and checks only the inputs that the function replaces. For a model with many inputs,
+        this is several times faster.
         """
         binding = self._session.io_binding()
         binding.bind_output(self._output)
@@ -163,8 +167,8 @@ class OnnxModel:
         The predictions are equal to the predictions of :meth:`predict` for Arrow columns with the same values. A
         numeric column counts as a column of integers if all its values are integers, otherwise as a column of doubles.
 
-        :param columns: values of each feature: int, float or ``None`` for numbers, int for integers, and str or
-            ``None`` for texts
+        :param columns: values of each feature, by name: int, float or ``None`` for a numeric input, int for an integer
+            input, and str or ``None`` for a text input
         :param rows: number of rows
         :raises SchemaError: a feature is absent, or null although the model allows no nulls
         """
@@ -172,7 +176,7 @@ class OnnxModel:
             if node.name not in columns:
                 raise SchemaError(f"The data has no column {node.name!r}, which is a feature of the model.")
         if rows == 1:
-            # As in `_values`, but lists are repeated in less time than arrays.
+            # A single row is computed twice, as explained in `_values`. Lists are repeated in less time than arrays.
             columns = {node.name: [columns[node.name][0]] * 2 for node in self._inputs}
         feeds = _feeds_of_numbers(columns, self._numeric)
         for node in self._inputs:
@@ -244,12 +248,16 @@ def _slices(array: NDArray[Any]) -> Callable[[int, int], NDArray[Any]]:
 
 
 def _texts(values: Sequence[Any]) -> NDArray[Any]:
-    """Return the values of one input, shape (n, 1)."""
+    """Return the values of one text input, shape (n, 1). ``None`` becomes the empty text."""
     return np.array(["" if value is None else value for value in values], dtype=object).reshape(-1, 1)
 
 
 def _feeds_of_numbers(columns: Mapping[str, Sequence[Any]], nodes: Sequence[_Input]) -> dict[str, NDArray[Any]]:
-    """Return the values of each input, shape (n, 1)."""
+    """Return the values of each numeric input by name, each of shape (n, 1).
+
+    :param columns: values of each feature, by name
+    :param nodes: the numeric inputs
+    """
     if not nodes:
         return {}
     values = [columns[node.name] for node in nodes]
@@ -260,7 +268,7 @@ def _feeds_of_numbers(columns: Mapping[str, Sequence[Any]], nodes: Sequence[_Inp
         exact = not (np.abs(numbers) > _EXACT).any()
     except OverflowError:
         exact = False
-    # A larger integer would be rounded twice, to a double and then to a single.
+    # An integer above _EXACT would be rounded twice, first to double precision and then to single precision.
     singles = numbers.astype(np.float32) if exact else np.array([_singles(each) for each in values])
     return {
         node.name: each if node.type == "tensor(float)" else _as_input(each, node)
@@ -269,7 +277,7 @@ def _feeds_of_numbers(columns: Mapping[str, Sequence[Any]], nodes: Sequence[_Inp
 
 
 def _singles(values: Sequence[Any]) -> NDArray[np.float32]:
-    """Round numbers to single precision. If one of them is a float, they are first converted to doubles."""
+    """Round numbers to single precision. If at least one number is a float, all are converted to doubles first."""
     if float in set(map(type, values)):
         return np.array([np.nan if value is None else value for value in values], np.float64).astype(np.float32)
     try:

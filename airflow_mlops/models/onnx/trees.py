@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-# Tree nodes per piece: about half a megabyte in ONNX Runtime.
+# Approximate number of tree nodes per piece, which take about half a megabyte in ONNX Runtime.
 NODES = 16_384
 
 
@@ -87,7 +87,11 @@ def _can_be_split(node: NodeProto, ensemble: dict[str, Any]) -> bool:
 
 
 def _pieces(ensemble: dict[str, Any], leaf: str) -> Iterator[dict[str, Any]]:
-    """Yield the attributes of each piece. A piece contains as many whole trees as fit into :data:`NODES` nodes."""
+    """Yield the attributes of each piece, a smaller ensemble of whole trees with about :data:`NODES` nodes in total.
+
+    :param ensemble: the attributes of the ensemble, by name
+    :param leaf: prefix of the names of the attributes of leaves: ``class`` or ``target``
+    """
     trees, first, sizes = np.unique(ensemble["nodes_treeids"], return_index=True, return_counts=True)
     order = np.argsort(first)
     ends = np.cumsum(sizes[order])

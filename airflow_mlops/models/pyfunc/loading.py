@@ -98,7 +98,13 @@ def engine(description: Model) -> str:
 
 
 def _load_data_only(folder: Path, name: str, description: Model) -> Answer | None:
-    """Load a model in a format that cannot name code to run; return ``None`` for a model in any other format."""
+    """Load a model if its files cannot name code that loading would run.
+
+    :return: ``None`` in these cases: the format can name code; the model has a ``code`` folder; a skops file contains a
+        type that skops does not trust; or the data file is not directly in the model's folder
+    :raises ModelFormatError: skops is not installed or cannot load the model, or the file that ``MLmodel`` names is not
+        in the model's folder
+    """
     own = _own(description)
     if _loader(description) == "mlflow.sklearn" and own.get("serialization_format") == "skops":
         file = str(own.get("pickled_model"))
@@ -109,7 +115,8 @@ def _load_data_only(folder: Path, name: str, description: Model) -> Answer | Non
         return _by_skops(folder / file, name)
     pyfunc = description.flavors["python_function"]
     classes = _DATA_ONLY.get(_loader(description), ())
-    # MLflow's loader reads the class again from the MLmodel file that lies next to the data file.
+    # MLflow's loader does not use the class that is checked here. It reads the class from the MLmodel file next to the
+    # data file, so the data file must be directly in the model's folder.
     in_folder = _is_inside(folder, str(pyfunc.get("data")))
     if own.get("model_class") in classes and in_folder and not pyfunc.get("code"):
         return _by_mlflow(folder, name, description)

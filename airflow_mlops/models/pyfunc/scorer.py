@@ -102,7 +102,7 @@ class PyfuncModel:
         columns = {name: _values(data, name, kind) for name, kind in self._types.items()}
 
         def predict(name: str, order: NDArray[np.int64]) -> Predictions:
-            # pandas would align the reordered values by their index, that is, put them back in order.
+            # Without reset_index, pandas would align the reordered values by their index, which restores their order.
             return self._predict({**columns, name: columns[name].iloc[order].reset_index(drop=True)})
 
         return predict
@@ -128,7 +128,8 @@ class PyfuncModel:
         if found.shape == (rows,):
             if contract.task == "regression":
                 return from_values(found.astype(np.float64).reshape(-1, 1), contract)
-            # Numbers that are class labels are labels. Other numbers are probabilities of the last class.
+            # If all numbers are class labels, they are predicted labels. Otherwise, they are probabilities of the last
+            # class.
             if contract.task == "binary" and found.dtype.kind == "f" and not np.isin(found, contract.classes).all():
                 last = self._probabilities(found.astype(np.float64))
                 return from_values(np.column_stack([1 - last, last]), contract)

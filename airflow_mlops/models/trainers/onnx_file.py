@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mlflow.models import Model
     from numpy.typing import NDArray
 
-# Number of training rows on which the output is checked, and the largest accepted rounding error of probabilities.
+# The output is checked on at most _ROWS training rows. Probabilities may deviate from a valid value by _ROUNDING.
 _ROWS, _ROUNDING = 2_000, 1e-3
 
 
@@ -37,7 +37,8 @@ class OnnxFileModel(FittedModel):
         export. It returns probabilities, shape (n, classes) or, for two classes, (n, 1); for a regression it returns
         values, shape (n, 1). By default, the ONNX model itself predicts
     :raises ModelFormatError: the ONNX model does not have the inputs and the output that the task needs
-    :raises TrainingError: the output contains NaN or infinity, or is not a probability of each class
+    :raises TrainingError: for a checked training row, the output contains NaN or infinity, or is not a probability of
+        each class
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class OnnxFileModel(FittedModel):
         self._content = adapted(content, name, data.task, data.features, len(data.classes))
         self._classes = len(data.classes)
         self._answer = answer
-        # Only the inputs and the classes of the contract are used.
+        # This contract is incomplete, because OnnxModel uses only the features and the classes of a contract here.
         contract = ModelContract(
             task=data.task,
             label=data.label,

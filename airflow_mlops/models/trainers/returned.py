@@ -82,7 +82,10 @@ def _is_network(returned: Any) -> bool:
 
 
 def _keras(model: Any, data: TrainingData, name: str, params: dict[str, Any], sources: dict[str, Any]) -> FittedModel:
-    """Export a Keras model by Keras's own export, and compare the export with the Keras model."""
+    """Return a Keras model together with Keras's own ONNX export.
+
+    The result predicts with the Keras model, so that the export can be compared with it later.
+    """
     with tempfile.TemporaryDirectory(prefix="mlops-") as folder:
         file = Path(folder) / "model.onnx"
         try:

@@ -63,13 +63,16 @@ class TrainerSpec(Model):
 
 
 def quantile_of(trainer: TrainerSpec) -> float | None:
-    """Return the quantile that the objective of a trainer learns; ``None`` for other objectives.
+    """Return the quantile that the objective of a trainer learns.
 
-    :raises ValueError: the quantile is missing or not a number from 0.0001 to 0.9999, or the objective learns several quantiles
+    :return: ``None`` if the objective does not learn a quantile, or if the quantile is a template that is not rendered
+        yet
+    :raises ValueError: the quantile is missing or not a number from 0.0001 to 0.9999, or the objective learns several
+        quantiles
     """
     kind, params = getattr(trainer, "kind", None), trainer.params
     if kind == "lightgbm" and params.get("objective") == "quantile":
-        # The default of LightGBM.
+        # The default of LightGBM is 0.9.
         value = params.get("alpha", 0.9)
     elif kind == "xgboost" and params.get("objective") == "reg:quantileerror":
         value = _only_quantile(params.get("quantile_alpha"))
@@ -97,7 +100,9 @@ def quantile_of(trainer: TrainerSpec) -> float | None:
 
 
 def _only_quantile(value: Any) -> Any:
-    """Return the quantile in XGBoost's parameter ``quantile_alpha``, which may be a list, also as text.
+    """Return the quantile in XGBoost's parameter ``quantile_alpha``.
+
+    The parameter is a number, a list with one number, or one of these as text.
 
     :raises ValueError: the parameter is missing, or has several quantiles
     """

@@ -1,7 +1,7 @@
 """Hold out rows of the split part ``train``, for early stopping, a calibration or a threshold.
 
-The split part ``test`` is not read. Whole groups are held out if the training set was split by group, the newest rows
-if it has event times, and otherwise random rows.
+The split part ``test`` is not read. If the training set was split by group, whole groups are held out. Otherwise, the
+newest rows are held out if the training set has event times, and random rows if not.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ def held_out(
     :param dataset: the training set; ``None`` if only the rows themselves are known, without times and groups
     :param part: name of the split part that the training reads; ``None`` for all rows
     :param rows: number of rows of the split part
-    :param validation: fraction of the rows to hold out
+    :param validation: fraction of the rows to hold out; 0 holds out no rows
     :param seed: seed of the random choice
     :param group: column whose groups are held out as a whole; by default the column by which the training set was split
-    :param setting: what the rows are held out for, in errors
-    :param otherwise: what to do instead of using more rows, in errors
-    :return: whether each row is held out, shape (n,), and a description for the log
-    :raises TrainingError: no row is left for training or for validation
+    :param setting: name of the setting for which rows are held out, for error messages
+    :param otherwise: what the user can do instead of using more rows, for error messages
+    :return: two items: whether each row is held out, shape (n,), and a description of the held-out rows
+    :raises TrainingError: no row is left for training or for validation, or the training set lacks the column of the
+        groups or of the event time
     """
     if not validation:
         return np.zeros(rows, dtype=bool), "no rows"
@@ -66,7 +67,7 @@ def held_out(
         name = str(details["timestamp"])
         times = as_utc(_column(dataset, part, name, otherwise), f"The event time {name!r}").cast(pa.int64()).to_numpy()
         cut = np.sort(times)[min(rows - 1, rows - round(validation * rows))] if rows else 0
-        # Rows with equal times stay together.
+        # Rows with equal event times are either all held out or all used for training.
         chosen, how = times >= cut, "the newest rows"
     else:
         chosen, how = random.random(rows) < validation, "random rows"

@@ -8,7 +8,9 @@ MAX_TEXTS = 10_000
 
 
 def most_frequent(counts: Counter[str], taken: int = 0) -> list[str]:
-    """Return the most frequent values, sorted. Ties are broken by name, so the result is reproducible.
+    """Return the most frequent values in alphabetical order: at most ``MAX_TEXTS`` minus ``taken`` values.
+
+    Ties are broken by name, so the result is reproducible.
 
     :param counts: number of rows with each value
     :param taken: number of codes that other values have already

@@ -14,10 +14,12 @@ from airflow_mlops.policy.wording import capitalized, listed, metric_name, numbe
 
 
 def deciding_comparison(findings: Findings) -> Comparison | None:
-    """Return the comparison with challengers if it decides about retraining; otherwise ``None``.
+    """Return the comparison with challengers if the comparison decides about retraining.
 
-    It decides if ``retrain_on`` contains ``challenger`` and no input is broken. With broken inputs, a challenger cannot
-    show whether a model that is trained on repaired inputs would be better.
+    The comparison decides if ``retrain_on`` contains ``challenger`` and no feature is broken. With broken features, a
+    challenger cannot show whether a model that is trained on repaired features would be better.
+
+    :return: ``None`` if the comparison does not decide, or if no challenger was trained
     """
     decides = "challenger" in findings.policy.retrain_on and not broken_inputs(findings)
     return findings.challenger if decides else None
@@ -37,8 +39,8 @@ def challengers_of(comparison: Comparison, policy: Policy) -> list[str]:
     """
     metric = metric_name(comparison.metric)
     rows = counted(comparison.rows, "labelled row")
-    # Each challenger is trained twice, and each of the two models predicts one half of the rows. Metrics such as ROC AUC
-    # are computed in each half, so the mean differs from the metric of the whole window.
+    # Each challenger is trained twice, and each of its two models predicts one half of the rows. Metrics such as ROC
+    # AUC are computed for each half, so the mean of the two values differs from the metric of the whole window.
     whole = is_mean_of_rows(comparison.metric)
     measured = f"{metric} on {rows}" if whole else f"mean {metric} of the two halves of {rows}"
     of_each: dict[OtherTrainer | None, list[Challenger]] = {

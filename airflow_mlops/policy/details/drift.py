@@ -16,8 +16,10 @@ _MAX_LISTED = 10
 
 
 def movements(findings: Findings, inputs_reported: bool = False) -> list[Observation]:
-    """Return an observation about each kind of drift, harmful or not: features, scores, labels, watched columns, and
-    attributions.
+    """Return observations about all drift, harmful or not.
+
+    The drift is that of features, scores, labels, attributions, the joint distribution of the features, and watched
+    columns (columns that are monitored although they are not features).
 
     :param inputs_reported: whether the verdict already names the broken inputs
     """
@@ -27,7 +29,11 @@ def movements(findings: Findings, inputs_reported: bool = False) -> list[Observa
 
 
 def harmful_drift(findings: Findings, inputs_reported: bool, why: str) -> list[Observation]:
-    """Return the observations about drift of the inputs and the scores, and why the drift matters."""
+    """Return the observations about drift of the inputs and the scores. The first observation says why drift matters.
+
+    :param inputs_reported: whether the verdict already names the broken inputs
+    :param why: the reason why the drift matters, as a clause
+    """
     reason = (
         f"The drift matters because {why}. Its impact (effects weighted by importance) is {effect(impact(findings))}; "
         f"drift with an impact of at least {IMPACT:g} can harm performance."
@@ -142,7 +148,10 @@ def _drifted_features(drifts: Sequence[Drift], inputs_reported: bool) -> Observa
 
 
 def _drifted_watched(drifts: Sequence[Drift]) -> Observation:
-    """Return an observation about drifted watched columns, which are not features."""
+    """Return an observation about drifted watched columns (columns that are monitored but are not features).
+
+    :param drifts: the drift of these columns, at least one
+    """
     if len(drifts) == 1:
         (drift,) = drifts
         headline = (

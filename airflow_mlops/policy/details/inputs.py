@@ -15,9 +15,12 @@ _MANY_QUARANTINED = 0.1
 
 
 def broken_inputs(findings: Findings) -> dict[str, str]:
-    """Return a clause about each broken feature, by column, such as ``is absent``. The column is its subject.
+    """Return a clause about each broken feature, such as ``is absent``, by name of the feature.
 
-    A feature is broken if it is absent, has an incompatible type, or if :mod:`airflow_mlops.drift.breakage` says so.
+    The name of the feature is the subject of the clause. A feature is broken in these cases:
+
+    - It is absent, or its type is incompatible with the type at training.
+    - It is broken according to :mod:`airflow_mlops.drift.breakage`, and its drift is significant.
     """
     broken = {
         drift.column: drift.fault or ("has no values" if drift.missing == 1 else "has one value in all rows")
@@ -76,7 +79,7 @@ def infinite_values(findings: Findings) -> list[Observation]:
 def quarantined_rows(findings: Findings) -> list[Observation]:
     """Return an observation if validation has quarantined a large share of the rows, so that they were not scored.
 
-    All other numbers are about the remaining rows, which may not represent the window.
+    All other numbers of the report are about the remaining rows, which possibly do not represent the whole window.
     """
     lost, rows = findings.quarantined, findings.rows + findings.quarantined
     if not lost or lost < _MANY_QUARANTINED * rows:
@@ -97,7 +100,10 @@ def staleness(findings: Findings) -> list[Observation]:
 
 
 def _incompatible(findings: Findings) -> list[SchemaChange]:
-    """Return the columns of the training data that are absent or have an incompatible type."""
+    """Return the schema changes of columns that were in the training data and cannot be compared any more.
+
+    Such a column is absent, or its type is incompatible with the type at training.
+    """
     return [change for change in findings.schema_changes if change.before is not None and not change.compared]
 
 

@@ -91,13 +91,15 @@ def acceptable(performance: Performance, policy: Policy) -> str:
 def few_large_errors(findings: Findings) -> list[Observation]:
     """Return an observation if performance is far worse than the limit, but not significantly.
 
-    An error is far worse if it is more than ten times the limit. A metric that should be high is far worse if it is
-    below the limit by more than nine times the limit. Only metrics without a lower bound, such as R², can be so low.
-    The likely cause is a few rows with very large errors, such as rows with wrong labels, because these rows make the
-    confidence interval wide.
+    A metric that should be low is far worse if it is more than ten times the limit. A metric that should be high is far
+    worse if it is below the limit by more than nine times the limit. Only metrics without a lower bound, such as R²,
+    can be so low. Limits of 0 and below are not considered.
+
+    The likely cause is a few rows with very large errors, such as rows with wrong labels. These rows also make the
+    confidence interval wide, so that the difference is not significant.
     """
     judged, policy = judged_performance(findings), findings.policy
-    # A coverage gap counts rows, so large errors do not change it.
+    # A coverage gap is a share of rows, so the size of the errors does not change it.
     if judged is None or is_worse(judged, policy) or is_coverage_gap(judged.metric):
         return []
     limits = [standard.limit for standard in standards(judged, policy)]
@@ -147,7 +149,11 @@ def narrow_intervals(findings: Findings) -> list[Observation]:
 
 
 def worse_performance(findings: Findings) -> list[str]:
-    """Return the facts behind the trigger ``performance``: levels of the metric and of the coverage, and reasons."""
+    """Return the facts behind the trigger ``performance``.
+
+    The facts are the levels of the metric, the coverage of the prediction intervals and, if the metric is significantly
+    worse, possible reasons. The list is empty if realised performance was not measured.
+    """
     measured, policy = findings.performance, findings.policy
     if measured is None:
         return []
@@ -157,7 +163,11 @@ def worse_performance(findings: Findings) -> list[str]:
 
 
 def reasons_for_worse_performance(findings: Findings) -> list[str]:
-    """Return sentences about unusual columns, the estimate, and the segment that contributes most to the drop."""
+    """Return sentences that help to explain worse performance.
+
+    They are about columns with unusual values, the bias of the predictions, estimated performance, and the segment that
+    contributes most to the change. A sentence without content is left out.
+    """
     return [*_unusual_columns(findings), *bias_of(findings), *_estimate(findings), *_largest_segment(findings)]
 
 
@@ -191,7 +201,10 @@ def _broken(performance: Performance, policy: Policy) -> Standard | None:
 
 
 def _difference(performance: Performance, policy: Policy) -> str:
-    """Return the end of a clause with the interval of the difference from training; empty without an interval."""
+    """Return the end of a clause with the confidence interval of the difference from training.
+
+    The text is empty if the difference, or the confidence interval of the value at training, is unknown.
+    """
     change = difference(performance, policy.confidence)
     if change is None or performance.reference_low is None:
         return ""
@@ -224,9 +237,10 @@ def _unusual_columns(findings: Findings) -> list[str]:
 def _estimate(findings: Findings) -> list[str]:
     """Return a sentence about estimated performance, if the estimate helps to explain worse realised performance.
 
-    An estimate that is worse than at training means that changed inputs explain part of the drop. If the estimate is
-    not worse, concept drift is likely. This also holds if the inputs drifted, because the estimate takes their drift
-    into account.
+    If estimated performance is significantly worse than at training, changed inputs explain at least part of the drop.
+    If realised performance lies outside the confidence interval of an estimate that is not worse, concept drift is
+    likely. Concept drift is then likely even if the inputs drifted, because the estimate takes the drift of the inputs
+    into account. In all other cases, the list is empty.
     """
     estimated, realised = findings.estimated, judged_performance(findings)
     if estimated is None or realised is None:

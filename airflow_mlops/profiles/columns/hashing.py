@@ -90,18 +90,19 @@ class HashedCounts:
 
 
 def on_one_sample(first: HashedCounts, second: HashedCounts) -> tuple[float, Pair]:
-    """Return the row counts of two columns for the same sample of values.
+    """Return the row counts of two columns for a common sample of values, and the size of this sample.
 
     The sample consists of the values with the smallest hashes among the values of both columns.
 
     :param first: row counts of one column
     :param second: row counts of the other column
-    :return: the share of all distinct values that are in the sample, and the rows of each sampled value in both columns
+    :return: two items: the share of all distinct values that are in the sample, and the number of rows of each sampled
+        value in the first and in the second column
     """
     both = HashedCounts()
     for part in (first, second):
         both.add(part)
-    # Every value whose hash is at most the largest common hash is also in the sample of its own column.
+    # A value of the common sample that occurs in a column is also in the sample of this column, so its count is known.
     rows = [np.zeros(len(both.hashes)), np.zeros(len(both.hashes))]
     for counts, part in zip(rows, (first, second), strict=True):
         kept = part.hashes <= both.hashes[-1]

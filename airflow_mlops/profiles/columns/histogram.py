@@ -69,7 +69,7 @@ class Histogram:
 
     @cached_property
     def ranks(self) -> Integers:
-        """Return the cumulative counts, shape (k,)."""
+        """Return the number of values in each bin and all lower bins, shape (k,)."""
         return np.cumsum(self.counts)
 
     def cdf(self, points: Sequence[float] | Floats) -> Floats:
@@ -130,7 +130,7 @@ class HistogramCounter:
             self._within(part.min(), part.max())
             self._waiting.append(_keys(part))
             self._waits += len(part)
-            # The first bins are formed early, because counting is faster with fewer distinct keys.
+            # The first bins are formed after few values, because later values are counted faster if they share bins.
             if self._waits >= (_BUFFER if len(self._keys) else 2 * CAPACITY):
                 self._count()
 
@@ -173,13 +173,16 @@ class HistogramCounter:
         return keys >> shifts << shifts
 
     def _widened(self) -> bool:
-        """Widen the bins of binades with more bins than their share. Return whether any bins were widened."""
+        """Widen the bins in each binade that has more bins than its share of the capacity.
+
+        :return: whether bins of any binade were widened
+        """
         if len(self._keys) <= CAPACITY and not self._shifts.any():
             return False
         binades = _binade(self._keys)
         starts = np.flatnonzero(np.diff(binades, prepend=-1))
         bins = np.diff(starts, append=len(binades))
-        # The bins of this binade were widened before, so it needs its whole share. Shares only shrink.
+        # A binade whose bins were widened before needs its whole share, because the share of a binade never grows.
         values = np.where(self._shifts[binades[starts]] > 0, CAPACITY, bins)
         share = bisect_right(range(CAPACITY + 1), CAPACITY, key=lambda share: int(np.minimum(values, share).sum())) - 1
         wide = np.flatnonzero(bins > share)
@@ -192,11 +195,12 @@ class HistogramCounter:
 
 
 def on_one_grid(first: Histogram, second: Histogram) -> tuple[Histogram, Pair]:
-    """Convert two histograms to common bins.
+    """Return the counts of two histograms in common bins.
 
     :param first: one histogram
     :param second: the other histogram
-    :return: the histogram of all values, and the counts of ``first`` and ``second`` in the bins of this histogram
+    :return: two items: the histogram of the values of both, and the counts of ``first`` and of ``second`` in the bins
+        of this histogram
     """
     counter = HistogramCounter()
     for part in (first, second):
@@ -224,6 +228,6 @@ def _binade(keys: Integers) -> Integers:
 
 
 def _grouped(keys: Integers, counts: Integers) -> tuple[Integers, Integers]:
-    """Sum the counts of equal keys. The keys are sorted."""
+    """Return the distinct keys, and the sum of the counts of each. ``keys`` must be sorted and not empty."""
     starts = np.flatnonzero(np.diff(keys, prepend=keys[0] - 1))
     return keys[starts], np.add.reduceat(counts, starts)

@@ -10,12 +10,12 @@ from airflow_mlops.profiles.columns.base import Floats, finite
 
 # Sums are kept in units of 2**-1100. Every finite double is a multiple of 2**-1074, and digits may reach below that.
 _UNIT = 1_100
-# Digits are at most 2**19. Products of two digits, summed over a block of 2**15 rows, are integers of at most 2**53,
-# which doubles hold exactly.
+# The absolute value of a digit is at most 2**19. The sum of the products of two digits over a block of 2**15 rows is an
+# integer with an absolute value of at most 2**53, which a double holds exactly.
 _BITS = 19
 _BLOCK = 1 << 15
-# Numbers that are smaller than the largest number of a block by this many bits are summed in a separate block, so that
-# scaling a block never underflows.
+# Numbers that are smaller than the largest number of their block by a factor of at least 2**_SPAN are summed in a
+# separate block, so that scaling a block never underflows.
 _SPAN = 1_040
 
 
@@ -84,7 +84,7 @@ class Moments:
             rest *= 2 << _BITS
         table = np.stack(digits)
         totals, squares = table.sum(axis=1).tolist(), (table @ table.T).tolist()
-        # The weight of each digit relative to the last one, in bits.
+        # The position of each digit relative to the last digit, in bits.
         worth = [(_BITS + 1) * place for place in reversed(range(len(digits)))]
         last = top - _BITS - worth[0]
         total = sum(int(value) << bits for value, bits in zip(totals, worth, strict=True))

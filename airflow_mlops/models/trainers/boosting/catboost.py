@@ -41,7 +41,8 @@ _OBJECTIVES: dict[str, dict[str, Any]] = {
 }
 # Seconds between two snapshots, which CatBoost writes to the local disk.
 SNAPSHOT_SECONDS = 10
-# The factor by which CatBoost computes the hash of a combination of features, here of a single feature.
+# The factor in CatBoost's hash of a combination of features (this package uses only single features), and the largest
+# value of a 64-bit hash.
 _HASH, _WORD = 0x4906BA494954CB65, 2**64 - 1
 
 
@@ -72,6 +73,8 @@ def check(spec: BoostingTrainerSpec, task: Task, features: Sequence[Any]) -> Non
 
 def train(job: Job) -> CatBoostModel:
     """Train a model, from the checkpoint or from ``job.start`` if there is one.
+
+    Checkpoints are written only on a CPU and without ``job.start``.
 
     :param job: the rows and the settings of the training
     :raises TrainingError: CatBoost refuses the parameters or the rows

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 class Encoding:
     """The conversion of rows to a matrix.
 
-    A value of a text feature is replaced by its position in the vocabulary of the feature, or by NaN.
+    A value of a text feature is replaced by its category code, which is its position in the vocabulary of the feature.
+    A value that is not in the vocabulary is replaced by NaN.
 
     :param features: the features, in the order of the columns
     :param vocabularies: for each text feature, the values that have a code, which are the most frequent values of the

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 class GroupedRows(Rows):
     """Training rows or validation rows of a ranking. All rows are held in memory, as one chunk.
 
-    :param given: code of the group of each row in the chunks. The other parameters are those of
-        :class:`~airflow_mlops.models.trainers.boosting.rows.Rows`
+    :class:`~airflow_mlops.models.trainers.boosting.rows.Rows` explains the other parameters.
+
+    :param given: code of the group of each of the n rows of all chunks, shape (n,)
     """
 
     def __init__(

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILE, NULLS = "booster.txt", False
-# With more features, LightGBM recommends histograms by column.
+# With more features than this, LightGBM recommends building histograms column by column instead of row by row.
 _WIDE = 256
 _OBJECTIVES: dict[str, dict[str, Any]] = {
     "binary": {"binary": "logit", "cross_entropy": "logit"},
@@ -31,7 +31,8 @@ _OBJECTIVES: dict[str, dict[str, Any]] = {
     },
     RANKING: dict.fromkeys(("lambdarank",), "identity"),
 }
-# Bits of a node's decision type.
+# Parts of a node's decision type: the bit of a split by categories, the bit of a split whose missing values go left,
+# and the value of the next two bits if NaN is the missing value.
 _CATEGORY, _DEFAULT_LEFT, _NAN = 1, 2, 2
 
 
@@ -221,7 +222,13 @@ def _numbers(fields: dict[str, str], name: str, kind: Any) -> NDArray[Any]:
 
 
 def _tree(fields: dict[str, str], target: int) -> Tree:
-    """Read a tree from LightGBM's text. Negative children are leaves. In the result, the inner nodes come first."""
+    """Read a tree from LightGBM's text format, in which a negative child number stands for a leaf.
+
+    In the returned tree, the inner nodes precede the leaves.
+
+    :param fields: the lines of the tree, by name
+    :param target: position of the output to which the tree adds
+    """
     leaves = _numbers(fields, "leaf_value", np.float64)
     inner = len(leaves) - 1
     feature, children = _numbers(fields, "split_feature", np.int64), []

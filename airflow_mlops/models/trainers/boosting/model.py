@@ -92,7 +92,11 @@ class BoostedModel(FittedModel):
 
 
 def target(spec: BoostingTrainerSpec, data: TrainingData) -> dict[str, Any]:
-    """Return the properties that must be equal so that one training can continue the trees of another."""
+    """Return the properties of a training. Another training can continue its trees only if they are equal.
+
+    :param spec: the trainer
+    :param data: the training data
+    """
     objective = spec.params.get("loss_function", spec.params.get("objective"))
     group = {} if spec.group is None else {"group": spec.group}
     return {"task": data.task, "label": data.label, "classes": data.classes, "objective": objective, **group}
@@ -105,8 +109,8 @@ def earlier(folder: Path, file: str, spec: BoostingTrainerSpec, data: TrainingDa
     :param file: name of the file with the booster
     :param spec: the trainer that continues the training
     :param data: the training data
-    :return: ``None`` if the model is of another library, or has other features, another label, other classes or another
-        objective
+    :return: the booster in the library's own format, and the encoding; ``None`` if the model is of another library, or
+        differs in its features, ML task, label, classes, objective or group column
     """
     if not (folder / file).exists() or not (folder / ENCODING_FILE).exists():
         return None

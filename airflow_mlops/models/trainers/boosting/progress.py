@@ -108,7 +108,11 @@ class Progress:
 
     @contextmanager
     def following(self) -> Iterator[None]:
-        """Return a context manager that raises the error of a round, and ends the process after SIGTERM."""
+        """Return a context manager for the calls of the library.
+
+        At the end of the block, it raises the error that :meth:`after` stored. If SIGTERM was received and the training
+        is not finished, it ends the process.
+        """
 
         def terminate() -> None:
             self._terminated = True

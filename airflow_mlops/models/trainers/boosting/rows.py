@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-# Size, in bytes, of the encoded rows that are kept in memory, because the libraries read the rows several times.
+# The largest size, in bytes, of the cache of encoded rows. It exists because the libraries read the rows several times.
 CACHE_BYTES = 512 * 1024**2
 
 
@@ -48,10 +48,12 @@ class Rows:
 
     :param chunks: the unencoded rows
     :param encoding: the encoding of the features
-    :param chosen: whether each of the n rows of the chunks belongs to these rows, shape (n,)
-    :param labels: class indices, or values for a regression, shape (n,)
-    :param weights: weight of each row, shape (n,); ``None`` if all rows have the same weight
-    :ivar groups: code of the group of each row of a ranking, ascending, shape (n,); ``None`` for other models
+    :param chosen: whether each of the n rows of all chunks is chosen, that is, one of the training or validation rows,
+        shape (n,)
+    :param labels: class indices of all n rows, or their values for a regression, shape (n,)
+    :param weights: weight of each of the n rows, shape (n,); ``None`` if all rows have the same weight
+    :ivar groups: code of the group of each chosen row of a ranking, ascending, shape (number of chosen rows,); ``None``
+        for other models
     """
 
     groups: NDArray[np.int64] | None = None
@@ -78,15 +80,12 @@ class Rows:
 
     @property
     def fit_into_cache(self) -> bool:
-        """Return whether all encoded rows take at most :data:`CACHE_BYTES`."""
+        """Return whether all encoded chosen rows together take at most :data:`CACHE_BYTES`."""
         return 4 * len(self) * len(self._names) <= CACHE_BYTES
 
     @property
     def spans(self) -> list[tuple[int, int]]:
-        """Return, for each chunk, the position of its first row and of the row after its last row.
-
-        Positions are counted over the chosen rows.
-        """
+        """Return the start (inclusive) and the end (exclusive) of each chunk, counted in chosen rows."""
         if self._sizes is None:
             first = self._names[:1]
             ends = np.cumsum([0, *(part.num_rows for part in self._chunks.each(first))])
@@ -97,11 +96,11 @@ class Rows:
 
     @property
     def chunks(self) -> list[int]:
-        """Return the numbers of the chunks that are not empty."""
+        """Return the numbers, from 0, of the chunks with at least one chosen row."""
         return [chunk for chunk, (start, end) in enumerate(self.spans) if end > start]
 
     def matrix(self, chunk: int) -> NDArray[np.float32]:
-        """Return the encoded rows of a chunk, shape (n, number of features)."""
+        """Return the encoded chosen rows of a chunk, shape (rows, number of features)."""
         if (cached := self._cache.get(chunk)) is not None:
             return cached
         if self._last is not None and self._last[0] == chunk:
@@ -119,7 +118,7 @@ class Rows:
         return found
 
     def all(self) -> NDArray[np.float32]:
-        """Return all encoded rows, shape (n, number of features)."""
+        """Return all encoded chosen rows, shape (rows, number of features)."""
         found = np.empty((len(self), len(self._names)), dtype=np.float32)
         for chunk in self.chunks:
             start, end = self.spans[chunk]
@@ -127,7 +126,7 @@ class Rows:
         return found
 
     def drop_cache(self) -> None:
-        """Free the encoded rows, once a library has its own copy."""
+        """Free the cached encoded rows. Callers use this method when the library has copied the rows."""
         self._cache.clear()
         self._last = None
 

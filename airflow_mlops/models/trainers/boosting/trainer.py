@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def fit(spec: BoostingTrainerSpec, data: TrainingData, seed: int, run: TrainingRun | None = None) -> BoostedModel:
-    """Train the booster. A retry continues from the last checkpoint.
+    """Train the booster. A retry continues from the last checkpoint if there is one.
 
     :param spec: the trainer, with the settings of the training
     :param data: with ``run``, the labels of all rows and the features of a sample, because the training streams the

@@ -1,7 +1,7 @@
 """The process that runs a notebook with papermill: ``python -m airflow_mlops.models.trainers.programs.kernel FILE``.
 
-papermill handles SIGTERM while a notebook runs, so it cannot run in the process of a step. On SIGTERM it ends the
-kernel.
+papermill handles SIGTERM itself while a notebook runs, and ends the kernel. A step needs its own handler of SIGTERM, so
+papermill runs in a separate process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main() -> None:
     from jupyter_client.manager import AsyncKernelManager
     from papermill.execute import execute_notebook
 
-    # Starts the kernel in the Python that runs this process, whatever kernels are installed for the user.
+    # The kernel runs in the Python of this process, even if the user has installed other kernels.
     here = KernelSpec(**get_kernel_dict())
     own_kernel: Any = type("OwnKernel", (AsyncKernelManager,), {"kernel_spec": property(lambda self: here)})
     end_with_parent()

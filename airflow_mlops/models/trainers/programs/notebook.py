@@ -101,7 +101,12 @@ def _check_parameters(
 ) -> None:
     """Check that the notebook declares the parameters, so that a misspelled parameter is an error.
 
-    :raises SpecError: the notebook has no cell with the tag ``parameters``, or this cell does not assign a parameter
+    :param program: the notebook, as the first words of error messages
+    :param cells: the cells of the notebook
+    :param parameters: the values of all parameters that the notebook gets, by name
+    :param spec: the trainer
+    :raises SpecError: the notebook has no cell or several cells with the tag ``parameters``, or this cell does not
+        assign a required parameter
     """
     declared = [cell for cell in cells if cell.get("cell_type") == "code" and "parameters" in _tags(cell)]
     if len(declared) != 1:
@@ -160,7 +165,10 @@ def _log(run: TrainingRun | None, tracking: TemporaryTracking, executed: Path, f
 
 
 def _executed(file: Path) -> dict[str, Any] | None:
-    """Read the executed notebook. It is incomplete if papermill was killed while it wrote the file."""
+    """Read the executed notebook; return ``None`` if the file is absent or incomplete.
+
+    The file is incomplete if papermill was killed while it wrote the file.
+    """
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
@@ -172,6 +180,6 @@ def _masked(value: Any) -> Any:
     if isinstance(value, str):
         return mask(value)
     if isinstance(value, list):
-        # Jupyter stores a text as a list of lines.
+        # In a notebook file, a text of several lines is a list of lines.
         return [_masked(item) for item in value]
     return {name: _masked(item) for name, item in value.items()} if isinstance(value, dict) else value

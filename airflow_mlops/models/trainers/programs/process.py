@@ -15,8 +15,9 @@ from airflow_mlops.core.secrets import remember_fields
 
 # Seconds between SIGTERM and SIGKILL. Kubernetes kills a pod 30 s after SIGTERM by default.
 _GRACE_SECONDS = 10.0
-# The program logs to a temporary store. It must not have Airflow's connections and settings, among which are the
-# credentials of the MLflow server, and the keys of the ledger.
+# Environment variables that are not passed to the program: Airflow's connections and settings, which include the
+# credentials of the MLflow server, the settings of MLflow's server and run, and the keys of the ledger. The program
+# logs to a temporary MLflow store, so it needs none of them.
 _WITHOUT_PREFIXES = ("AIRFLOW_CONN_", "AIRFLOW_VAR_", "AIRFLOW__", "MLFLOW_TRACKING_", "MLOPS_")
 _WITHOUT = (
     "MLFLOW_RUN_ID",
@@ -35,7 +36,8 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], output: Path) 
     :param environment: environment variables to add
     :param output: the file to which standard output and standard error are written
     """
-    # The program's output is logged, and may show its environment.
+    # The output of the program is logged, and can contain values of environment variables. Secrets among these values
+    # are therefore masked.
     remember_fields(os.environ)
     inherited = {
         name: value
@@ -50,7 +52,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], output: Path) 
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
-            # A process group of its own, so that the children of the program are ended, too.
+            # The program gets a separate process group, so that its child processes can be ended as well.
             start_new_session=True,
         )
         try:
@@ -64,7 +66,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
         _signal(process, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_GRACE_SECONDS)
-    # Children of the program may have outlived it.
+    # Child processes of the program may still run after the program has ended.
     _signal(process, signal.SIGKILL)
     process.wait()
 
@@ -75,6 +77,6 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 
 
 def last_line(output: Path) -> str:
-    """Return the last line that the program wrote, or an empty text."""
+    """Return the last line that is not blank in the output of a program; an empty text without such a line."""
     lines = output.read_text(errors="replace").split("\n")
     return next((line.strip() for line in reversed(lines) if line.strip()), "")

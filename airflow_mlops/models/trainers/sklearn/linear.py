@@ -1,7 +1,8 @@
 """The contributions of features to a linear model of scikit-learn, as stored data.
 
-The contribution of a feature to a row is its part of the linear predictor, minus the mean of this part over the
-training rows. Scoring computes contributions from a JSON file, so it neither loads the estimator nor runs its code.
+The contribution of a feature to the prediction for a row is the feature's term in the linear predictor, minus the mean
+of this term over the training rows. Scoring computes contributions from a JSON file, so it neither loads the estimator
+nor runs its code.
 """
 
 from __future__ import annotations
@@ -104,9 +105,11 @@ def terms(estimator: Any, data: TrainingData) -> Terms | None:
     """Return the terms of a linear model.
 
     :param estimator: the fitted estimator or pipeline
-    :param data: the rows that it was fitted to
-    :return: ``None`` if the estimator is not linear, or is combined with other transformers than imputation,
-        standardisation and one-hot columns
+    :param data: the rows that the estimator was fitted to
+    :return: ``None`` in these cases: the estimator is not a supported linear model of scikit-learn; its coefficients
+        are sparse; its probabilities do not follow from the linear predictors by the usual link; or its pipeline has
+        other transformers than ``SimpleImputer``, ``StandardScaler`` and ``OneHotEncoder``, or uses an option of these
+        transformers that is not supported
     """
     from sklearn import linear_model
     from sklearn.pipeline import Pipeline
@@ -181,12 +184,17 @@ class _Standardised:
         self.fill, self.shift, self.scale = fill, shift, scale
 
 
-# A feature, its transformation (one-hot columns: the texts), and the positions of its columns.
+# The name of a feature, its transformation, and the positions of its columns in the input of the linear model. The
+# transformation is a list of texts if the feature becomes one-hot columns, one for each text.
 _Column = tuple[str, "_Standardised | list[str]", list[int]]
 
 
 def _columns(steps: Sequence[Any], data: TrainingData) -> list[_Column] | None:
-    """Return the columns of the linear model; ``None`` if a transformer is not supported."""
+    """Return the input columns of the linear model; ``None`` if a transformer is not supported.
+
+    :param steps: the fitted steps of the pipeline before the linear model
+    :param data: the rows that the pipeline was fitted to
+    """
     from sklearn.compose import ColumnTransformer
 
     if not (len(steps) == 1 and isinstance(steps[0], ColumnTransformer)):
@@ -206,7 +214,14 @@ def _columns(steps: Sequence[Any], data: TrainingData) -> list[_Column] | None:
 
 
 def _found(steps: Sequence[Any], names: Sequence[str], start: int, data: TrainingData) -> list[_Column] | None:
-    """Return the columns that a sequence of transformers makes of the features ``names``."""
+    """Return the columns that a sequence of transformers computes from features.
+
+    :param steps: the fitted transformers
+    :param names: names of the features
+    :param start: position of the first column in the input of the linear model
+    :param data: the rows that the transformers were fitted to
+    :return: ``None`` if a transformer is not supported
+    """
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import OneHotEncoder
 

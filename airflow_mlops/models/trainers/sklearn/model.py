@@ -68,7 +68,7 @@ class SklearnModel:
         if ebm.is_ebm(self._best):
             self.packages.append(ebm.PACKAGE)
         self._check_classes(data)
-        # Scoring computes attributions from them.
+        # The terms are stored with the model. Scoring computes attributions from the stored terms.
         self._terms = linear.terms(self._best, data)
 
     def _check_classes(self, data: TrainingData) -> None:
@@ -194,7 +194,10 @@ def _conversions(*, doubles: bool) -> dict[str, Any]:
 
 
 def _exportable(estimator: Any, data: TrainingData) -> Any:
-    """Return the estimator as a pipeline that skl2onnx can convert. The first step concatenates the inputs."""
+    """Return a pipeline that predicts like the estimator and that skl2onnx can convert.
+
+    A pipeline is returned unchanged. For any other estimator, a first step is added that concatenates the inputs.
+    """
     from sklearn.compose import ColumnTransformer
     from sklearn.pipeline import Pipeline, make_pipeline
     from sklearn.preprocessing import FunctionTransformer
@@ -206,6 +209,7 @@ def _exportable(estimator: Any, data: TrainingData) -> Any:
 
 
 def _import_skops() -> Any:
-    # Through scikit-learn, skops imports every installed array library. Importing torch alone takes 3 s.
+    # skops imports scikit-learn's support for array libraries, which imports every installed array library. Importing
+    # torch alone takes 3 s.
     with without("torch", "dask", "cupy", "jax"):
         return importlib.import_module("skops.io")

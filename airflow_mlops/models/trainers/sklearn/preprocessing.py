@@ -51,7 +51,7 @@ def by_column_type(estimator: Any, data: TrainingData) -> Any:
             if trees
             else OneHotEncoder(categories=[_most_frequent(data.frame[name])], handle_unknown="ignore")
         )
-        # scikit-learn accepts only some texts as the name of a step, so the step is not named like its column.
+        # The step is not named after its column, because scikit-learn does not accept every text as the name of a step.
         parts.append((f"text {place}", encoder, [name]))
     return ColumnTransformer(parts, sparse_threshold=0.3 if _supports_sparse(estimator) else 0)
 
@@ -89,7 +89,8 @@ def _columns(data: TrainingData) -> tuple[list[str], list[str]]:
 
 
 def _most_frequent(values: pd.Series[str]) -> NDArray[Any]:
-    # OneHotEncoder's own max_categories cannot be exported to ONNX. Ties are broken by name, to be reproducible.
+    # The categories are chosen here, because OneHotEncoder's own max_categories cannot be exported to ONNX. Ties are
+    # broken by name, so the result is reproducible.
     counts = values.value_counts()
     chosen = sorted(counts.index, key=lambda value: (-counts[value], value))[:MAX_CATEGORIES]
     return np.array(sorted(chosen), dtype=object)
@@ -119,5 +120,5 @@ def _supports_nan(estimator: Any) -> bool:
 def _supports_sparse(estimator: Any) -> bool:
     from sklearn.utils import get_tags
 
-    # A nearest-neighbour model stores its training rows, and skl2onnx cannot export sparse ones.
+    # A nearest-neighbour model stores its training rows, and skl2onnx cannot export sparse rows.
     return bool(get_tags(estimator).input_tags.sparse) and not isinstance(estimator, nearest_neighbours())

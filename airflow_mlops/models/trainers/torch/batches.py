@@ -102,13 +102,17 @@ class Batches:
             buffer = [rows.take(shuffled[end:])]
 
     def validation(self) -> Iterator[Batch]:
-        """Yield the rows that are held out for validation, in their original order."""
+        """Yield batches of this process's share of the validation rows, in the order of the training set."""
         for rows in self._read_groups(range(len(self._groups)), validation=True):
             for start in range(0, len(rows), self._batch_size):
                 yield rows.take(slice(start, start + self._batch_size))
 
     def _read_groups(self, groups: Iterable[int], *, validation: bool) -> Iterator[Batch]:
-        """Yield the encoded rows of each row group. Threads read the next row groups ahead."""
+        """Yield the encoded rows of each row group. Threads read the following row groups in advance.
+
+        :param groups: positions of the row groups
+        :param validation: whether to yield the rows held out for validation instead of the training rows
+        """
         if not self._reader.repeatable:
             # Row groups are read one after the other, so that a Dataset draws its random numbers in the same order in
             # each training.
@@ -198,7 +202,7 @@ def _pin(batch: Batch) -> Batch:
 
 
 def _prefetch(batches: Generator[Batch], depth: int = _PREPARED) -> Iterator[Batch]:
-    """Prepare the next batches in a thread while the network computes."""
+    """Yield ``batches``. A thread prepares up to ``depth`` batches in advance while the network computes."""
     ready: queue.Queue[Batch | BaseException | None] = queue.Queue(depth)
     stopped = threading.Event()
 

@@ -34,8 +34,8 @@ class Encoding:
     :param classes: class labels; empty for a regression
     :param means: mean of each numeric feature over its values that are not null, shape (number of numeric features,)
     :param scales: standard deviation of each numeric feature, same shape; 1 for a constant feature
-    :param vocabularies: for each text feature, the sorted list of its texts in the training data. The category code of
-        a text is the position of the text in this list plus 1
+    :param vocabularies: for each text feature, the sorted list of its most frequent texts in the training data. The
+        category code of a text is the position of the text in this list plus 1
     :param label: regression: mean and standard deviation of the label; classification: (0, 1)
     :param rows: number of training rows
     :param repeatable: whether a row always gives the same inputs; always ``True``
@@ -94,7 +94,7 @@ class Encoding:
         """
         numeric = [feature.name for feature in features if feature.kind != "string"]
         textual = [feature.name for feature in features if feature.kind == "string"]
-        # The last column is the label of a regression, which is standardised like a feature.
+        # The last column is the label. Only the label of a regression is standardised, like a feature.
         moments = _Moments(len(numeric) + 1)
         counts: list[Counter[str]] = [Counter() for _ in textual]
         rows = 0

@@ -138,11 +138,12 @@ class Loop:
             self.progress(message)
 
     def train(self) -> None:
-        """Run the remaining epochs.
+        """Run the remaining epochs, or fewer if early stopping ends the training.
 
         On SIGTERM, the current step is finished and a checkpoint is written before the process exits.
 
-        :raises TrainingError: the network cannot be trained, or its loss is infinite or NaN
+        :raises TrainingError: no row is left for training, the network cannot be trained, or its loss is infinite or
+            NaN
         """
         state, spec = self.state, self.spec
         with SigtermHandler(self._terminate):

@@ -1,6 +1,6 @@
-"""Imports what training processes import, once for all of them, in the process that they are forked from.
+"""Imports the modules of the training processes in the process from which all training processes are forked.
 
-It starts no thread of Python and does not initialise CUDA, because neither would survive a fork.
+These imports start no Python thread and do not initialise CUDA, because neither would survive a fork.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import importlib
 MODULES = ["airflow_mlops.models.trainers.torch.worker", "torch._dynamo", "pandas"]
 
 _threshold = gc.get_threshold()
-# With Python's own thresholds, the search for cyclic garbage takes a seventh of the CPU time of these imports.
+# With Python's default thresholds, garbage collection takes a seventh of the CPU time of these imports.
 gc.set_threshold(10_000, 10, 10)
 for _name in MODULES:
     importlib.import_module(_name)
 gc.set_threshold(*_threshold)
-# The garbage collector would write to all these objects, so each process would need memory of its own for them.
+# Forked processes share the memory of the imported objects until a process writes to it. freeze() keeps the garbage
+# collector from writing to these objects.
 gc.freeze()

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 # Time in seconds in which the training processes must write a checkpoint, unless the pod sets another time. By default,
 # Kubernetes kills a pod 30 s after SIGTERM.
 _GRACE_SECONDS = 30.0
-# The part of this time that is reserved for killing processes that have not ended.
+# The last seconds of the grace period, which are reserved for killing processes that have not ended.
 _KILL_SECONDS = 3.0
 _POLL_SECONDS = 0.2
 
@@ -45,9 +45,9 @@ def nodes() -> int:
 
 
 def count(spec: TorchTrainerSpec) -> int:
-    """Return the number of training processes over all nodes.
+    """Return the number of training processes, summed over all nodes.
 
-    :raises SpecError: the node has fewer GPUs than processes
+    :raises SpecError: this node has GPUs, but fewer than ``processes`` of the trainer
     """
     return _on_this_node(spec) * nodes()
 
@@ -71,9 +71,10 @@ def train(task: TrainingTask, network: torch.nn.Module, run: TrainingRun) -> Sta
     :param network: the untrained network, which is changed
     :param run: the log functions, which this process calls for the training processes
     :return: the progress of the training
-    :raises SpecError: the node has fewer GPUs than processes
+    :raises SpecError: this node has GPUs, but fewer than ``processes`` of the trainer
     :raises MLOpsError: a training process raised this error
-    :raises TrainingError: a training process ended without an error message, for example because memory ran out
+    :raises TrainingError: a training process ended without an error message, for example because memory ran out, or the
+        processes did not write the checkpoint
     """
     run_workers(task, run)
     saved = read_checkpoint(task.dataset.store, task.checkpoint)
@@ -91,7 +92,7 @@ def run_workers(task: TrainingTask, run: TrainingRun) -> None:
 
     :param task: the training that every process runs
     :param run: the log functions, which this process calls for the training processes
-    :raises SpecError: the node has fewer GPUs than processes
+    :raises SpecError: this node has GPUs, but fewer than ``processes`` of the trainer
     :raises MLOpsError: a training process raised this error
     :raises TrainingError: a training process ended without an error message, for example because memory ran out
     """

@@ -39,11 +39,14 @@ class Batch:
         return sum(values.nbytes for values in (*self.inputs, self.labels, *weights))
 
     def take(self, rows: NDArray[np.int64] | slice) -> Batch:
-        """Return some rows: the rows with these indices, or a slice."""
+        """Return a batch with some of the rows.
+
+        :param rows: indices of the rows, or a slice
+        """
         weights = None if self.weights is None else self.weights[rows]
         if isinstance(rows, slice):
             return Batch(tuple(values[rows] for values in self.inputs), self.labels[rows], weights)
-        # For rows of arrays with several columns, take() is faster than an index.
+        # For arrays with several columns, take() selects rows faster than indexing.
         return Batch(tuple(values.take(rows, axis=0) for values in self.inputs), self.labels.take(rows), weights)
 
 

@@ -37,15 +37,16 @@ if TYPE_CHECKING:
 def fit(spec: TorchTrainerSpec, data: TrainingData, seed: int, run: TrainingRun) -> TorchModel:
     """Train the network.
 
-    A retry continues from the last checkpoint. On a CPU, the retry gives the same result as an uninterrupted training.
+    A retry continues from the last checkpoint. On a CPU with the same number of processes, the retry gives the same
+    result as an uninterrupted training.
 
     :param spec: the trainer, with the settings of the training
     :param data: features of a sample of the rows, and labels of all rows. The training streams all rows from the
         training set
     :param seed: seed of the weights, the order of the rows and the dropout
     :param run: the training set, the checkpoint and the log functions
-    :raises SpecError: the module or the device does not exist, there are fewer GPUs than processes, or rows have
-        weights and ``dataset`` is set
+    :raises SpecError: the module or the device does not exist, this node has GPUs but fewer than ``processes``, or rows
+        have weights and ``dataset`` is set
     :raises TrainingError: the network cannot be created or trained, its loss is infinite or NaN, or the GPU memory is
         too small
     """

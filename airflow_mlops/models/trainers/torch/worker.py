@@ -18,8 +18,9 @@ from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.models.trainers.torch.loop import Loop
 from airflow_mlops.models.trainers.torch.task import TrainingTask, find_device, gpu_memory, make_network
 
-# Freeing the process group waits for gloo's thread and holds Python's GIL meanwhile, for which this thread may wait
-# (https://github.com/pytorch/pytorch/issues/56297). So what refers to the group stays until the process has ended.
+# A process that frees the process group holds Python's GIL while it waits for gloo's thread. This thread may wait for
+# the GIL, which is a deadlock (https://github.com/pytorch/pytorch/issues/56297). Objects that refer to the process
+# group are therefore kept until the process ends.
 _never_freed: list[Loop] = []
 
 
@@ -69,9 +70,10 @@ def _train(task: TrainingTask, parent: Connection) -> None:
 
 
 if __name__ == "__main__":
-    # The variables of a script are freed when it ends, those of an imported module are not.
+    # Python frees the variables of a script when the script ends, but not the variables of an imported module. The
+    # training loop must not be freed, so it is stored in the variable _never_freed of the imported module.
     from airflow_mlops.models.trainers.torch import worker
 
-    # torchrun waits for the return of a process that has succeeded, and for the exit of one that has not.
+    # torchrun expects that a successful process returns, and that a failed process exits with a status.
     if status := worker.main(sys.argv[1]):
         sys.exit(status)

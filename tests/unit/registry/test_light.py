@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import traceback
 from base64 import b64encode
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from airflow_mlops.core.connections import ConnectionInfo
-from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError
+from airflow_mlops.core.errors import RegistryError, RegistryUnavailableError, SpecError
 from airflow_mlops.registry import client, light
 
 FOUND = (200, json.dumps({"model_version": {"name": "m", "version": "7"}}))
@@ -123,6 +124,14 @@ def test_the_credentials_are_those_of_mlflows_client(server, monkeypatch, parts,
         monkeypatch.setenv(f"MLFLOW_TRACKING_{name}", value)
     light.Aliases(mlflow(server.url, **parts)).version("m", "a")
     assert [authorization for _, authorization in server.requests] == [sent]
+
+
+def test_a_token_with_a_line_break_is_refused_without_showing_it(server):
+    token = b64encode(b"s3cret").decode()
+    with pytest.raises(SpecError, match="line break") as refused:
+        light.Aliases(mlflow(server.url, password=f"{token}\n")).version("m", "a")
+    assert token not in "".join(traceback.format_exception(refused.value))
+    assert server.requests == []
 
 
 def test_the_credentials_of_one_connection_are_not_sent_to_the_server_of_another(server, monkeypatch):

@@ -94,6 +94,27 @@ def test_a_folder_that_was_removed_by_hand_is_filled_again(temporary):
     assert (cache.cached("a", fill) / "a").exists()
 
 
+@pytest.mark.parametrize("in_use", [True, False])
+def test_a_model_that_lost_a_file_is_filled_again(temporary, monkeypatch, in_use):
+    def fill(folder):
+        (folder / "a").write_bytes(b"x" * 100)
+        (folder / "b").write_bytes(b"y" * 100)
+
+    folder = cache.cached("a", fill)
+    (folder / "b").unlink()
+    if not in_use:
+        monkeypatch.setattr(cache, "_held", {})
+    assert sorted(path.name for path in cache.cached("a", fill).iterdir()) == ["a", "b"]
+
+
+def test_a_hidden_file_in_the_cache_does_no_harm(temporary):
+    use("a")
+    (root,) = temporary.glob("*/models")
+    (root / ".DS_Store").write_text("")
+    use("b")
+    assert {"a", "b"} <= set(names(temporary))
+
+
 def test_models_that_another_process_uses_or_downloads_remain(temporary):
     user = start("cache.cached('used', fill); print('ready', flush=True); sys.stdin.readline()")
     loader = start("""

@@ -9,12 +9,13 @@ from datetime import datetime, timezone
 
 import pytest
 
-from airflow_mlops.core.errors import DatasetPurgedError, SpecError
+from airflow_mlops.core.errors import DatasetPurgedError, ModelCorruptError, SpecError
 from airflow_mlops.data.datasets import find_datasets, in_slots, mark_purged, read_manifests
 from airflow_mlops.data.datasets.pointers import read, window_keys, withdraw
 from airflow_mlops.data.prediction_log import PredictionLog
 from airflow_mlops.observability.samples import scored
 from airflow_mlops.overview import index, sections
+from airflow_mlops.registry import signatures
 from airflow_mlops.stages.score import step
 from tests.support.cached import run_step
 from tests.support.deployed import flights, promote, scoring_set, write
@@ -178,6 +179,14 @@ def test_another_key_for_hashes_is_another_input(world, monkeypatch):
     world.score("one", **with_key("a"))
     assert world.score("two", **with_key("a"))["cached"]["run_id"] == "one"
     assert world.score("three", **with_key("b"))["cached"] is None
+
+
+def test_a_champion_without_a_required_signature_has_no_cached_predictions(world, monkeypatch):
+    world.score("one")
+    assert world.score("two")["cached"] is not None
+    monkeypatch.setattr(signatures, "required", lambda: True)
+    with pytest.raises(ModelCorruptError):
+        world.score("three")
 
 
 def test_shadow_predictions_have_their_own_entry(world):

@@ -70,3 +70,10 @@ def test_another_address_of_mlflow_is_another_url(world, monkeypatch):
     assert first["run_url"] is not None
     monkeypatch.setattr(cached_versions, "run_url", lambda client, run_id: f"http://elsewhere/{run_id}")
     assert world.train("two")["cached"] is None
+
+
+def test_a_changed_record_of_the_training_is_not_the_result(world, tmp_path):
+    first = world.train("one")
+    (tmp_path / "training.json").write_text("{}")
+    world.client.log_artifact(first["run_id"], str(tmp_path / "training.json"))
+    assert world.train("two")["cached"] is None

@@ -46,7 +46,10 @@ def shared_rows(dataset: Dataset, part: str, other: Dataset, other_part: str | N
     keys = identity_columns(dataset)
     if set(keys) != set(identity_columns(other)):
         return None
-    here, there = row_ids(dataset.table(part, keys), keys), row_ids(other.table(other_part, keys), keys)
+    tables = dataset.table(part, keys), other.table(other_part, keys)
+    # Equal bytes have the same hash only if the columns of both training sets are hashed in the same form.
+    texts = [name for name in keys if all(_is_text(table, name) for table in tables)]
+    here, there = (_hashed(table, keys, texts) for table in tables)
     return int(np.isin(here, there).sum())
 
 
@@ -62,8 +65,12 @@ def row_ids(table: pa.Table | Rows, columns: Sequence[str]) -> Numbers:
     :return: an array of uint64 with one hash per row
     """
     table = table.select(list(dict.fromkeys(columns)))
-    kept = [name for name in columns if _is_text(table, name)]
-    parts = [_ids(table.slice(start, _SLICE_ROWS), columns, kept) for start in range(0, table.num_rows, _SLICE_ROWS)]
+    return _hashed(table, columns, [name for name in columns if _is_text(table, name)])
+
+
+def _hashed(table: pa.Table | Rows, columns: Sequence[str], texts: Collection[str]) -> Numbers:
+    """Hash the rows slice by slice, see :func:`_ids`."""
+    parts = [_ids(table.slice(start, _SLICE_ROWS), columns, texts) for start in range(0, table.num_rows, _SLICE_ROWS)]
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 

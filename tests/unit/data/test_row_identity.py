@@ -12,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mlops.data import row_identity
-from airflow_mlops.data.row_identity import row_ids
+from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.row_identity import row_ids, shared_rows
+from airflow_mlops.data.store import ArtifactStore
+from tests.support.deployed import write
 
 KINDS = {
     pa.int64(): [0, 1, None],
@@ -53,3 +56,14 @@ def test_ids_do_not_depend_on_how_rows_are_divided(one, other, data):
 def test_ids_are_those_of_earlier_versions():
     table = pa.table({"n": [1, None], "x": [0.5, float("nan")], "s": ["a", None], "b": [b"\xff", b"a"]})
     assert row_ids(table, table.column_names).tolist() == [8966528616385308389, 7552623557698760650]
+
+
+def test_shared_rows_are_found_by_keys_of_bytes_that_are_not_all_utf8(tmp_path):
+    store = ArtifactStore(tmp_path.as_uri())
+
+    def training_set(name, keys):
+        table = pa.table({"k": pa.array(keys, pa.binary()), "split": ["test"] * len(keys)})
+        return open_dataset(store, write(store, name, table, details={"keys": ["k"], "split": "split"}))
+
+    first, second = training_set("first", [b"a", b"b", b"\xff"]), training_set("second", [b"a", b"c"])
+    assert shared_rows(first, None, second, None) == shared_rows(second, None, first, None) == 1

@@ -9,10 +9,11 @@ import time
 from contextlib import suppress
 from datetime import datetime, timezone
 from io import RawIOBase
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from pydantic_core import to_json
 
+from airflow_mlops.serving.messages import ID, VERSION
 from airflow_mlops.serving.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ class AccessLog:
     """Collects lines, and writes them every half second in a thread.
 
     Responses do not wait for the process that reads the log. If this process reads too slowly, lines are dropped and
-    counted. A line contains only the path of a request, and neither its query nor its body.
+    counted. A line contains the path of a request, its id and the version that answered, as far as the request was read. It
+    contains no other part of the query or the body.
 
     :param stream: stream without a buffer to which the lines are written; ``None`` to write none
     :param metrics: the metrics of the server
@@ -39,7 +41,7 @@ class AccessLog:
     def __init__(self, stream: BinaryIO | RawIOBase | None, metrics: Metrics) -> None:
         self._stream, self._metrics = stream, metrics
         self._lines: list[bytes] = []
-        self._parts: dict[tuple[str, str, int, str, str | None], bytes] = {}
+        self._parts: dict[tuple[str, str, int, str, str | None, int | None], bytes] = {}
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         # Number of bytes put into the queue, and number of them that were written. Only one thread changes each number.
         self._put, self._written = 0, 0
@@ -60,18 +62,29 @@ class AccessLog:
         if not self._lines:
             asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
         scope, status, client = request.scope, response.status_code, request.scope["client"]
-        key = (scope["method"], scope["path"], status, call, client[0] if client else None)
+        key = (scope["method"], scope["path"], status, call, client[0] if client else None, scope.get(VERSION))
         part = self._parts.get(key)
         if part is None:
             if len(self._parts) >= _PARTS:
                 self._parts.clear()
             message = f"{key[0]} {key[1]} {status}"
-            fields = {"@version": "1", "message": message, "call": call, "client": key[4], "status": status}
+            fields: dict[str, Any] = {
+                "@version": "1",
+                "message": message,
+                "call": call,
+                "client": key[4],
+                "status": status,
+            }
+            if key[5] is not None:
+                fields["version"] = key[5]
             part = self._parts[key] = to_json(fields)[1:-1]
         now = datetime.now(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds").encode()
         milliseconds = round(1000 * seconds, 3)
+        request_id = scope.get(ID)
+        given = b"" if request_id is None else b',"id":%b' % to_json(request_id)
         self._lines.append(
-            b'{"@timestamp":"%bZ",%b,"milliseconds":%a,"bytes":%d}\n' % (now, part, milliseconds, len(response.body))
+            b'{"@timestamp":"%bZ",%b%b,"milliseconds":%a,"bytes":%d}\n'
+            % (now, part, given, milliseconds, len(response.body))
         )
 
     def flush(self) -> None:

@@ -22,6 +22,7 @@ from airflow_mlops.serving.canary import Canary
 from airflow_mlops.serving.explaining import Explained, Explaining
 from airflow_mlops.serving.log import Answer
 from airflow_mlops.serving.messages import (
+    VERSION,
     RefusedError,
     header,
     in_thread_if,
@@ -126,9 +127,9 @@ class Endpoint:
         size = len(data) if length is None else int(length)
         large = len(data) > _BYTES_HERE
         body = await in_thread_if(large, json_object, data[:size])
+        request_id = request_id_of(request, body)
         protocol.requested(body)  # refuses before the rows are scored
         rows = await in_thread_if(large, protocol.read, body, memoryview(data)[size:], served)
-        request_id = request_id_of(request, body)
         served, rows = self._routed(request, served, rows, request_id)
         found, _ = await self._predict(served, rows, request_id, routed=_is_routed(request))
         return await in_thread_if(large, _tensors, served, found, request_id, body)
@@ -139,6 +140,7 @@ class Endpoint:
         data = await read_body(request, self._spec.max_body, self._spec.request_seconds)
         large = len(data) > _BYTES_HERE
         body = await in_thread_if(large, json_object, data)
+        request_id = request_id_of(request, body)
         if unknown := body.keys() - _FIELDS.keys():
             raise SchemaError(
                 f"The request has the unknown field {min(unknown)[:60]!r}. The fields are: {', '.join(_FIELDS)}."
@@ -146,7 +148,6 @@ class Endpoint:
         for name in ("log", "explain"):
             if type(body.get(name, True)) is not bool:
                 raise SchemaError(f"The field `{name}` must be true or false.")
-        request_id = request_id_of(request, body)
         rows, missing = await self._rows(served, body, large)
         served, rows = self._routed(request, served, rows, request_id)
         explain = self.explaining.explain if body.get("explain", False) else None
@@ -217,16 +218,19 @@ class Endpoint:
         A request that names a version is answered by this version. If the canary cannot take the rows, the champion
         answers.
         """
+        request.scope[VERSION] = served.ref.version
         if self._canary is None or not _is_routed(request):
             return served, rows
         chosen = self._canary.choose(served, rows, request_id)
         if chosen is served:
             return served, rows
         try:
-            return chosen, converted(rows, chosen.columns)
+            rows = converted(rows, chosen.columns)
         except SchemaError:
             # A feature of the canary is a watched column of the champion, which requests may leave out.
             return served, rows
+        request.scope[VERSION] = chosen.ref.version
+        return chosen, rows
 
     def _count(self, served: Served, seconds: float, *, failed: bool = False, routed: bool = True) -> None:
         self._metrics.count_of_version(served.ref.version, seconds, failed=failed)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Keys of a request's scope: what the access log says about the request, apart from the path.
+ID, VERSION = "mlops.id", "mlops.version"
 _JSON = "application/json"
 _ID_LENGTH = 200
 # A field with a space between its quote and its colon. Common clients do not send it.
@@ -171,6 +173,8 @@ def _once(pairs: list[tuple[str, Any]]) -> None:
 def request_id_of(request: Request, body: dict[str, Any]) -> str:
     """Return the id of a request: the field ``id``, the header ``X-Request-Id``, or a new random id.
 
+    The access log gets the id as well.
+
     :raises SchemaError: the id is not text, or is too long
     """
     given = body.get("id")
@@ -178,4 +182,5 @@ def request_id_of(request: Request, body: dict[str, Any]) -> str:
         given = header(request, b"x-request-id") or secrets.token_hex(16)
     if not isinstance(given, str) or len(given) > _ID_LENGTH:
         raise SchemaError(f"The id of the request must be text of at most {_ID_LENGTH} characters.")
+    request.scope[ID] = given
     return given

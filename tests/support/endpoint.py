@@ -43,7 +43,8 @@ def answering(
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     lines: list[str] = []
-    threading.Thread(target=lambda: lines.extend(line.decode() for line in server.stdout), daemon=True).start()
+    reader = threading.Thread(target=lambda: lines.extend(line.decode() for line in server.stdout), daemon=True)
+    reader.start()
     url = f"http://127.0.0.1:{port}"
     try:
         for _ in range(400):
@@ -61,6 +62,7 @@ def answering(
     finally:
         server.terminate()
         server.wait(60)
+        reader.join(10)
 
 
 def children(server: SimpleNamespace, name: str) -> list[psutil.Process]:

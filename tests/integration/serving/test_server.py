@@ -224,7 +224,13 @@ def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path, monk
     assert b"a-5" not in left
     with served(champion, tmp_path, *hashed) as server:
         requests.post(server.predict, json={"id": "last", "rows": [ROW]}).raise_for_status()
+        assert requests.post(server.predict, json={"id": "refused", "rows": [{}]}).status_code == 422
     assert not list(tmp_path.iterdir())
+    logged = [json.loads(line) for line in server.lines if line.startswith('{"@timestamp"')]
+    assert [(line["id"], line.get("version"), line["status"]) for line in logged] == [
+        ("last", 1, 200),
+        ("refused", None, 422),
+    ]
     later = datetime.now(timezone.utc) + timedelta(days=1)
     name = f"{champion.model}_online"
     # At midnight, there are two windows.

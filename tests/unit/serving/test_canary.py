@@ -18,6 +18,7 @@ from airflow_mlops.gates.failures import Requests, excessive
 from airflow_mlops.serving import failure_counts
 from airflow_mlops.serving.canary import Canary, place
 from airflow_mlops.serving.endpoint import Endpoint
+from airflow_mlops.serving.messages import VERSION
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.rows import InputColumns
 from airflow_mlops.serving.spec import ServeSpec
@@ -84,8 +85,11 @@ def test_the_champion_answers_rows_without_a_feature_of_the_canary():
     endpoint = Endpoint(spec, versions, Metrics(), str, None, None, canary(new, 1.0, key=None))
 
     def routed(**row):
-        request = SimpleNamespace(path_params={})
-        return endpoint._routed(request, champion, champion.columns.rows([{"a": 1.0, **row}]), "id")
+        request = SimpleNamespace(path_params={}, scope={})
+        routed = endpoint._routed(request, champion, champion.columns.rows([{"a": 1.0, **row}]), "id")
+        # The access log names the version that answered.
+        assert request.scope[VERSION] == routed[0].ref.version
+        return routed
 
     assert routed()[0] is champion
     version, found = routed(price=12.5)

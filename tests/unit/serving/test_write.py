@@ -36,6 +36,7 @@ from airflow_mlops.serving.connections import OneWrite
 from airflow_mlops.serving.layout import window_at
 from airflow_mlops.serving.log import Answer, _logged
 from airflow_mlops.serving.merge import merge
+from airflow_mlops.serving.messages import ID, VERSION
 from airflow_mlops.serving.metrics import Metrics
 from airflow_mlops.serving.rows import InputColumns
 from airflow_mlops.serving.spec import ServeSpec
@@ -247,7 +248,8 @@ def test_the_access_log_has_a_line_of_json_for_each_request():
     async def run() -> None:
         scope = {"type": "http", "method": "POST", "path": '/v2/"ä\n', "client": ("10.0.0.1", 5), "headers": []}
         log.add(Request(scope), Response(b"12345", 422), "predict", 0.0125)
-        log.add(Request({**scope, "client": None}), Response(), "infer", 0.0)
+        read = {ID: 'n"9', VERSION: 3}
+        log.add(Request({**scope, **read, "client": None}), Response(), "infer", 0.0)
         assert not stream.getvalue()
         log.flush()
         log.stop()
@@ -260,6 +262,7 @@ def test_the_access_log_has_a_line_of_json_for_each_request():
         "milliseconds": 12.5, "bytes": 5,
     }  # fmt: skip
     assert (second["client"], second["call"]) == (None, "infer")
+    assert (second["id"], second["version"]) == ('n"9', 3)
 
 
 def test_a_reader_of_the_access_log_that_stops_reading_delays_no_answer(monkeypatch):

@@ -93,8 +93,8 @@ _COMMANDS = (
     ActionCommand(
         name="status",
         help="Show the state of a model: champion, last windows, decisions",
-        description="Show what is known about a model: champion, verdict on the last monitored window with its facts, the last windows, "
-        "and the last decisions. The exit status is 1 if something could not be read.",
+        description="Show the state of a model: the champion, the verdict on the last monitored window and the facts behind it, the last "
+        "windows, and the last decisions. The exit status is 1 if something could not be read.",
         func=lazy_load_command("airflow_mlops.cli.overview.status"),
         args=(_MODEL, ARG_OUTPUT, _STORE, ARG_VERBOSE),
     ),
@@ -165,7 +165,7 @@ _COMMANDS = (
             Arg(
                 ("--replaces",),
                 required=True,
-                help="Number of the champion that the version replaces, or none if the model has no champion",
+                help="Version number of the champion that is replaced, or none if the model has no champion",
             ),
             Arg(
                 ("--store",),

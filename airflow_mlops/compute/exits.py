@@ -22,12 +22,12 @@ _SIGNALS = {
     "SIGABRT": _CRASHED,
     "SIGFPE": _CRASHED,
     "SIGILL": "A library was built for another type of processor. Install a build of the library for this machine",
-    "SIGXCPU": "The process used more CPU time than its limit. Look at `ulimit -t` of the worker",
-    "SIGXFSZ": "The process wrote a larger file than its limit. Look at `ulimit -f` of the worker",
+    "SIGXCPU": "The process used more CPU time than its limit. Check `ulimit -t` on the worker",
+    "SIGXFSZ": "The process wrote a larger file than its limit. Check `ulimit -f` on the worker",
 }
 _STATUSES = {
     126: "The file cannot be executed. Look at its permissions",
-    127: "The shell did not find a command. Look at `PATH` and at the last line of output",
+    127: "The shell did not find a command. Check `PATH` and the last line of output",
 }
 
 

@@ -82,7 +82,7 @@ class SpillError(MLOpsError):
 
     The temporary files of the query do not fit on the disk, or the limit is too small for the query.
 
-    :param disk_full: whether the disk is full. Only then is the error retryable, because another try may find more
+    :param disk_full: whether the disk is full. Only then is the error retryable, because a retry may find more
         space
     """
 

@@ -225,7 +225,7 @@ class Endpoint:
         try:
             return chosen, converted(rows, chosen.columns)
         except SchemaError:
-            # A feature of the canary is a watched column of the champion, which requests may leave out.
+            # Requests may omit a watched column of the champion, which can be a feature of the canary.
             return served, rows
 
     def _count(self, served: Served, seconds: float, *, failed: bool = False, routed: bool = True) -> None:

@@ -155,13 +155,13 @@ class LiveAirflow:
             )  # fmt: skip
 
     def kill(self, component: str) -> None:
-        """End a component and all it started, without a word of warning."""
+        """Kill a component and all processes that it started, with SIGKILL."""
         process = self._processes[component]
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def kill_tasks(self) -> int:
-        """End the processes that run tasks, and those that supervise them, without a word of warning."""
+        """Kill the processes that run tasks, and those that supervise them, with SIGKILL."""
         import psutil
 
         killed = 0

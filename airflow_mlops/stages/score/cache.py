@@ -33,7 +33,7 @@ def inputs(spec: ScoreSpec, context: StepContext) -> dict[str, Any]:
         or have no window; there is no version to score with; or TrainOperator did not train the version
     """
     if spec.shards is not None:
-        raise NotCacheableError("a scoring in shards is not cached")
+        raise NotCacheableError("scoring in shards is not cached")
     if spec.write_to is not None:
         raise NotCacheableError("the predictions are written to a table, which others may change")
     datasets, _ = _rows(spec, context)

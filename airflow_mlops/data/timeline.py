@@ -88,11 +88,12 @@ class Timeline:
         return f"{folder}/{name}{self.suffix}"
 
     def existing(self, name: str, window: Window | None) -> str:
-        """Return the key of an existing file, which an earlier version of this package may have written to FOLDER.
+        """Return the key under which a file can be read, also if an earlier version of this package wrote it.
 
         :param name: name of the file without suffix
         :param window: the window with which the name begins; ``None`` for the name of a file without a window
-        :return: the result of :meth:`key`, unless only the file of the earlier version exists
+        :return: the key in the folder itself, where earlier versions wrote the file, if it exists only there; otherwise
+            the result of :meth:`key`
         """
         key = self.key(name, window)
         earlier = f"{self.folder}/{name}{self.suffix}"

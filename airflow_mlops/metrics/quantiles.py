@@ -66,7 +66,7 @@ def name_of(alpha: float, metric: str = PINBALL) -> str:
 
 
 def name_alpha(declared: Any) -> Any:
-    """Replace a metric of :data:`NAMES` and its quantile in a declaration by the name of the metric.
+    """Replace a metric of :data:`NAMES` and its quantile in a declaration with the name of the metric.
 
     A declaration of another metric is returned unchanged.
 

@@ -18,7 +18,7 @@ _SIGNALS = {
     "SIGINT": "A user or a restart of the worker ended the process. Look at the log of the worker at that time",
     "SIGHUP": "The worker that started the process ended. Look at the log of the worker at that time",
     "SIGSEGV": _CRASHED,
-    "SIGBUS": f"{_CRASHED}, and look whether the disk or the shared memory (`/dev/shm`) is full",
+    "SIGBUS": f"{_CRASHED}, and check whether the disk or the shared memory (`/dev/shm`) is full",
     "SIGABRT": _CRASHED,
     "SIGFPE": _CRASHED,
     "SIGILL": "A library was built for another type of processor. Install a build of the library for this machine",
@@ -26,7 +26,7 @@ _SIGNALS = {
     "SIGXFSZ": "The process wrote a larger file than its limit. Check `ulimit -f` on the worker",
 }
 _STATUSES = {
-    126: "The file cannot be executed. Look at its permissions",
+    126: "The file cannot be executed. Check its permissions",
     127: "The shell did not find a command. Check `PATH` and the last line of output",
 }
 

@@ -116,7 +116,7 @@ def widened(metric: str, interval: Interval, clusters: Design, confidence: float
     """
     factor = clusters.factor(NormalDist().inv_cdf(0.5 + confidence / 2))
     if not math.isfinite(factor):
-        raise UnmeasurableError("all rows are of one group")
+        raise UnmeasurableError("all rows belong to one group")
     most = 1.0 if find_metric(metric).higher_is_better or metric == "brier" else math.inf
     if (costs := costs_of(metric)) is not None:
         most = costs.most

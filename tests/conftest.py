@@ -26,7 +26,7 @@ TESTS = Path(__file__).parent
 
 # OpenMP threads that wait by spinning slow each other down where tests share few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# The tests run side by side already. Threads of LightGBM that wait for a core made a training 30 times as long.
+# The tests already run in parallel. Threads of LightGBM that wait for a core made a training 30 times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The search for cyclic garbage took an eighth of the CPU time, because the imported libraries are many objects.
@@ -178,7 +178,7 @@ def no_remembered_secrets() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what a live Airflow logged beside the failure of a test that used it."""
+    """Show what a live Airflow logged, next to the failure of a test that used it."""
     report = yield
     if report.failed:
         for value in getattr(item, "funcargs", {}).values():

@@ -166,7 +166,7 @@ RunDag = Callable[..., DagRunOutcome]
 
 @pytest.fixture
 def run_dag(airflow_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDag]:
-    """``run_dag(source, conf=None, connections=None)``: put ``source`` into the DAG bundle, run it for real, say how it ended.
+    """``run_dag(source, conf=None, connections=None)``: put ``source`` into the DAG bundle, run it, and return the outcome.
 
     ``source`` is the text of a DAG file that defines exactly one DAG. ``connections`` maps ids to URIs or JSON.
     Tasks run in this process, through the same code as in a worker.

@@ -1,4 +1,4 @@
-"""A real triggerer waits for reports and features, and starts DAGs for reports and for moves of a champion, across its own death."""
+"""A real triggerer waits for reports and features, and starts DAGs for reports and for moves of a champion, also after it was killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a server must stand: versions that cannot be loaded, many champions, and clients that send too much or too little."""
+"""What a server must withstand: versions that cannot be loaded, many champions, and clients that send too much or too little."""
 
 from __future__ import annotations
 

@@ -287,7 +287,7 @@ def test_a_second_check_of_a_window_gives_the_same_report(deployed):
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Raised instead of killing the process."""
 
 
 @pytest.mark.parametrize("written", [0, 1], ids=["before the page", "between the page and the JSON"])

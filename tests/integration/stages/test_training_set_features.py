@@ -183,7 +183,7 @@ def test_every_event_gets_what_a_join_by_hand_finds(repo, feast_store, rows, eve
 
 
 def from_feast(store, view, feature, keys, events):
-    """The answers of Feast's own join, by the number of the event. Feast leaves out events that see nothing."""
+    """The answers of Feast's own join, by the number of the event. Feast leaves out events without a matching feature row."""
     frame = events.to_pandas().rename(columns={"time": "event_timestamp", **keys}).assign(n=range(events.num_rows))
     found = store.get_historical_features(entity_df=frame, features=[f"{view}:{feature}"]).to_df()
     return {n: None if pd.isna(value) else int(value) for n, value in zip(found["n"], found[feature], strict=True)}

@@ -139,7 +139,7 @@ def test_a_comparison_without_variation_or_with_too_few_rows_says_so(data, tmp_p
 
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "brier", "average_precision"])
 def test_a_chance_difference_is_neither_improvement_nor_loss(metric, data):
-    # Hardly another model: better or worse by luck.
+    # Almost the same model: better or worse by chance.
     pair = evidence(data, (2, 0.03), (2, -0.03)), evidence(data, (2, -0.03), (2, 0.03))
     better, worse = (check({"metric": metric, "better_than_champion_by": 0}, item) for item in pair)
     assert better.improvement == pytest.approx(-worse.improvement)

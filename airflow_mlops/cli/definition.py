@@ -295,7 +295,7 @@ _COMMANDS = (
             ),
             Arg(
                 ("--trainer",),
-                help="YAML file with the trainer, in the form of mlops/training.json of the MLflow run (default: the trainers of the "
+                help="YAML file with the trainer, in the form of training.json in the MLflow run (default: the trainers of the "
                 "version and of the other candidates). Required if the trainer of the version runs your code",
             ),
             Arg(

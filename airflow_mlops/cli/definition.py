@@ -333,7 +333,7 @@ _COMMANDS = (
         name="datasets",
         help="List, show and withdraw the windows and snapshots of datasets",
         description="List the names of all datasets. With NAME, list the windows and snapshots of this dataset: each is current, "
-        "replaced by a newer dataset of an overlapping window, or withdrawn. --withdraw replaces a window by a tombstone with your "
+        "replaced by a newer dataset of an overlapping window, or withdrawn. --withdraw replaces a window with a tombstone with your "
         "user name and the reason. No task selects a withdrawn window. The files and the manifest stay.",
         func=lazy_load_command("airflow_mlops.cli.commands.datasets"),
         args=(

@@ -121,7 +121,7 @@ class Origin(Model):
 class Result(Model):
     """The output of a step. It contains references and numbers, but no rows.
 
-    :param summary: one sentence about what the step did. Operators write the sentence to the task's log
+    :param summary: what the step did, in one or a few sentences. Operators write the summary to the task's log
     :param usage: time, memory and bytes that the step used; ``None`` if the step was not run by an operator, and in
         results of earlier releases
     :param cached: the task that computed the result, if the step took it from the cache; ``None`` if the step computed

@@ -1,4 +1,4 @@
-"""The errors that users see. A message has one or two sentences: what is wrong, where, and what to do."""
+"""The errors that users see. A message says in a few sentences what is wrong, where, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convert errors of Spark to one short error, without a traceback of Java."""
+"""Convert errors of Spark to one short error, without a Java stack trace."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def failure(error: Exception, where: str) -> MLOpsError:
 
 
 def _reason(text: str) -> str:
-    """Return the most informative line of a traceback of Java or Python."""
+    """Return the most informative line of a Java stack trace or a Python traceback."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     in_python = [line for line in lines if _IN_PYTHON.match(line)] if "Traceback (most recent" in text else []
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]

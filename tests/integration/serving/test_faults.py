@@ -329,6 +329,6 @@ def test_a_poisoned_version_leaves_the_old_one(server, champions, poison, said):
         time.sleep(0.1)
     assert requests.get(f"{server.url}/v2/health/ready", timeout=20).status_code == 200
     assert requests.get(f"{server.url}/v2/models/{champions.model}/versions/{poisoned}", timeout=20).status_code == 404
-    # A later version is served all the same.
+    # A later version is still served.
     until(server, champions.add())
     until(server, champions.move(1))

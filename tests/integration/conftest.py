@@ -201,7 +201,7 @@ def free_port() -> int:
 
 
 def end_group(server: subprocess.Popen[bytes]) -> None:
-    """End a server and all it started; MLflow waits for its workers, and they wait for their clients."""
+    """End a server and all its child processes. MLflow waits for its workers, which wait for their clients."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, number)

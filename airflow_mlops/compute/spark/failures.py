@@ -36,7 +36,7 @@ def failure(error: Exception, where: str) -> MLOpsError:
         if sign in text:
             return SpecError(f"{where} failed ({_reason(text)}). {remedy}.")
     return ComputeError(
-        f"{where} failed ({_reason(text)}). Look at the application in Spark's UI, and at the logs of its driver and "
+        f"{where} failed ({_reason(text)}). Check the application in Spark's UI, and the logs of its driver and "
         "executors."
     )
 

@@ -99,13 +99,13 @@ def test_deferred_sensors_end_when_what_they_wait_for_is_there(airflow: LiveAirf
 
 
 def remembered(airflow: LiveAirflow, key: str = "") -> str:
-    """What Airflow remembers for the watchers, by the start of its key."""
+    """What Airflow has stored for the asset watchers, by the start of its key."""
     with sqlite3.connect(airflow.home / "airflow.db") as database:
         return str(database.execute("SELECT value FROM asset_state_store WHERE key LIKE ?", [f"{key}%"]).fetchall())
 
 
 def told(airflow: LiveAirflow, dag_id: str) -> list[str]:
-    """The windows or versions that the DAG was started for, once its runs have ended."""
+    """The windows or versions for which the DAG was started, once its runs have ended."""
     runs = [run["dag_run_id"] for run in airflow.runs(dag_id)]
     for run_id in runs:
         airflow.wait_for_success(dag_id, run_id)

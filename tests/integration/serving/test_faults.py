@@ -37,7 +37,7 @@ _SERVE = (
 
 
 class Champions:
-    """The versions of a registered model, which are the files of the first one, or these with another ONNX model."""
+    """Versions of a registered model. All have the files of the first version, some with another ONNX model."""
 
     def __init__(self, url: str, folder: Path, store: ArtifactStore) -> None:
         self.client, self._folder = MlflowClient(url), folder

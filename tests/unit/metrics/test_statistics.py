@@ -23,7 +23,7 @@ RANKED = ("roc_auc", "average_precision", "roc_auc_ovr")
 
 
 def rows(task: str, size: int, noise: float, seed: int) -> Rows:
-    """A model that sees the truth with ``noise``; the truth is the same for every seed."""
+    """A model that predicts the truth with ``noise``; the truth is the same for every seed."""
     truth, random = np.random.default_rng(size), np.random.default_rng([size, seed])
     if task == "regression":
         y = truth.normal(10, 2, size)

@@ -1,4 +1,4 @@
-"""The files that the projects Parquet, Arrow, csv-spectrum and JSONTestSuite publish are read exactly, or refused for good.
+"""The files that the projects Parquet, Arrow, csv-spectrum and JSONTestSuite publish are read exactly, or refused with an error that is not retried.
 
 Origin and licences: tests/data/corpora/README.md.
 """

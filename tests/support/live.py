@@ -112,7 +112,7 @@ class LiveAirflow:
             # Airflow notices the end of a process up to this many seconds late (5 by default). Meanwhile, a trigger may
             # have fired, and the scheduler then marks the deferred task as failed.
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
-            # A scheduler with nothing to do looks for work each second by default, which takes a seventh of a core.
+            # By default, an idle scheduler looks for work every second, which takes a seventh of a core.
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "2",
             "AIRFLOW__MLOPS__ARTIFACTS": f"file://{home}/artifacts",
             "AIRFLOW__MLOPS__PRELOAD": ",".join(STEPS),
@@ -230,7 +230,7 @@ class LiveAirflow:
         while (waited := time.monotonic() - started) < timeout:
             if found := condition():
                 return found
-            # Most conditions are requests, which take CPU time from what they wait for.
+            # Most conditions send requests. Their CPU time slows down the processes that the test waits for.
             time.sleep(min(0.5, 0.25 + waited / 20))
         raise TimeoutError(f"Waited {timeout:.0f} s in vain until {what}.\n{self.output('scheduler')[-3000:]}")
 
@@ -271,8 +271,8 @@ class LiveAirflow:
         """
         for _ in range(5):
             status, _, content = self.request(method, path, body, token=token)
-            # A transaction that began by reading gets no lock, and no time to wait, when another has written meanwhile:
-            # SQLite's rule, for which Airflow recommends a server. Nothing of the transaction has happened.
+            # SQLite refuses the lock at once to a transaction that began with a read, if another one has written meanwhile.
+            # Airflow therefore recommends a database server. The refused transaction has changed nothing.
             if status != 500 or b'"Database error"' not in content:
                 break
             time.sleep(1)

@@ -175,7 +175,7 @@ def test_every_kind_of_gate_judges_a_registered_model(client, context, make, tmp
         assert json.load(kept)["candidates"][0]["gates"][1]["slices"] == [
             item.model_dump(mode="json") for item in found[1].slices
         ]
-    # The other way round, what looks at the wind is refused by each gate that forbids it.
+    # With the roles exchanged, the model that uses the wind is refused by each gate that forbids this.
     client.set_registered_model_alias(champion.model, "champion", str(good.version))
     refused = judge(context, champion, gates=gates).verdict.for_candidate(champion)
     assert [item.passed for item in refused.gates] == [False, False, True, True, False, False, True, True, True]

@@ -21,7 +21,7 @@ import pytest
 from tests.support.reader import Outcome, Reader
 
 CORPORA = Path(__file__).parents[3] / "data" / "corpora"
-# Of one file. The slowest takes 0.2 s and 60 MB.
+# Limits for one file. The slowest file takes 0.2 s and 60 MB.
 CPU_S, MEMORY_MB = 5, 500
 
 

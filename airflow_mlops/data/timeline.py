@@ -34,7 +34,8 @@ class _Level:
 
     :param name: name of the subfolder
     :param longest: length of the longest window
-    :param digits: number of characters of a window's start, in ISO 8601, that name the folder of its period
+    :param digits: number of characters in the name of a period's folder. The name is the beginning of the window's start in
+        ISO 8601, such as ``2013-04``
     """
 
     name: str

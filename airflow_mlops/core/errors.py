@@ -1,4 +1,4 @@
-"""The errors that users see. A message has one or two sentences: what is wrong, where, and what to do."""
+"""The errors that users see. A message says in a few sentences what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class SpillError(MLOpsError):
 
     The temporary files of the query do not fit on the disk, or the limit is too small for the query.
 
-    :param disk_full: whether the disk is full. Only then is the error retryable, because another try may find more
+    :param disk_full: whether the disk is full. Only then is the error retryable, because a retry may find more
         space
     """
 

@@ -42,7 +42,7 @@ def power_of(metric: str) -> float | None:
 
 
 def name_power(declared: Any) -> Any:
-    """Replace ``tweedie_deviance`` and its power in a declaration by the name of the metric.
+    """Replace ``tweedie_deviance`` and its power in a declaration with the name of the metric.
 
     A declaration of another metric is returned unchanged.
 

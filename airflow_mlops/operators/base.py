@@ -299,7 +299,7 @@ class StepOperator(SpecParameters, BaseOperator):
         return self._runner.facts() if self._runner is not None else {}
 
     def resolve_template_files(self) -> None:
-        """Replace file names by the contents of the files. Airflow calls this method while it parses the DAG.
+        """Replace file names with the contents of the files. Airflow calls this method while it parses the DAG.
 
         Airflow's own ``template_ext`` is not used, because it would read a file for every templated string with such a
         suffix, for example for ``pod_template_file`` in ``run_on``.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Every = Literal["day", "week", "month"]
 # Usual names of columns that identify a row.
 _ID = re.compile(r"(^|[^a-z])(id|key|uuid|number|nr|no)$|id$", re.IGNORECASE)
-# Usual texts of the positive class.
+# Common names of the positive class in text labels, in lower case.
 _POSITIVE = {"yes", "y", "true", "t", "1"}
 # A text column with more categories than this, and with more than half of its values distinct, is an id or free text.
 _CATEGORIES = 1_000

@@ -81,7 +81,7 @@ class CanaryResult(Result):
     :param replaced: the replaced champion; ``None`` if no champion was replaced
     :param promoted: whether this step made the canary the champion
     :param verdict: for ``passed`` and ``promoted``, the comparison with the champion, for a PromoteOperator
-    :param reason: the reason in one sentence
+    :param reason: the reason for the state
     :param ledger_url: URL of the ledger entry; ``None`` if nothing was decided
     """
 

@@ -250,7 +250,7 @@ def _recorded(task: _Task, entry: Entry, url: str) -> CanaryResult:
             champion=before,
             candidates=[mine],
             reason=mine.reason,
-            policy="Requests were assigned to the two versions at random.",
+            policy="A hash of the request or of the entity assigned each request to one of the two versions.",
         )
     return task.result(
         state,

@@ -138,7 +138,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     alpha = predicted_quantile(contract.task, contract.metrics)
     if alpha is not None and outcomes.rows:
         covered = metrics.quantile_coverage(outcomes, policy.confidence).value
-        notes.append(f"{covered:.1%} of the labels are at most the predicted quantile, which is {alpha:.10g}.")
+        notes.append(f"{covered:.1%} of the labels are not above the prediction, which is the quantile {alpha:.10g}.")
     reason = missing or young or _too_few(outcomes.rows, coverage, policy)
     performance, known, trained = None, None, _at_training(reference, weights.column).intervals.get(BIAS)
     try:

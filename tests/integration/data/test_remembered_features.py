@@ -1,4 +1,4 @@
-"""What an earlier look-up has stored about features is used without Feast, until something is different."""
+"""Results of an earlier look-up of features are used without Feast until the features change."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Repo:
         feast_repo.apply(opened, feast_repo.parse_repo(opened))
 
     def look_up(self, features=FEATURES):
-        """Return what determines the features, and whether Feast was asked."""
+        """Return what determines the features, and whether Feast was used."""
         spec = TrainingSetSpec(name="n", entities="e", timestamp="at", repo=str(self.folder), features=features)
         before = self.asked
 

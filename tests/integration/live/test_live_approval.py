@@ -1,4 +1,4 @@
-"""Requests for approval in a real Airflow with users: who may answer, and what becomes of the answer."""
+"""Requests for approval in a real Airflow with users: who may answer, and the effect of the answer."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_the_answer_outlives_a_second_deferral_and_a_retry(airflow, model):
     assert promote_task(airflow, "later", run_id)["try_number"] == 2
     assert model.champion() == 2
     assert [entry.approval.by for entry in model.entries()] == ["admin"]
-    # The retry neither asks nor tells again.
+    # The retry sends neither a request for approval nor a notification again.
     assert [line.split()[0] for line in model.told.read_text().splitlines()] == ["approval", "promoted"]
 
 

@@ -130,7 +130,7 @@ def year(airflow: LiveAirflow, mlflow_server: str) -> str:
 
 @pytest.fixture(scope="module")
 def browse(airflow: LiveAirflow) -> Iterator[Browse]:
-    """Runs one command of ``tests/browser/ui.mjs``; no script of the data may run, and no other host may be asked."""
+    """Runs one command of ``tests/browser/ui.mjs``; no script in the data may run, and no request may go to another host."""
     with subprocess.Popen(
         ["node", str(ROOT / "tests/browser/ui.mjs"), airflow.url, airflow.token()],
         env={**os.environ, "CHROMIUM": str(CHROMIUM)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,

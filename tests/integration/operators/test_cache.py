@@ -1,4 +1,4 @@
-"""A DAG whose inputs and code have not changed makes nothing a second time, and looks as if it had."""
+"""A DAG with unchanged inputs and code creates nothing again, and looks as if it had run."""
 
 from __future__ import annotations
 

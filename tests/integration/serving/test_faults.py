@@ -1,4 +1,4 @@
-"""What a server must stand: versions that cannot be loaded, many champions, and clients that send too much or too little."""
+"""What a server must withstand: versions that cannot be loaded, many champions, and clients that send too much or too little."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SERVE = (
 
 
 class Champions:
-    """The versions of a registered model, which are the files of the first one, or these with another ONNX model."""
+    """Versions of a registered model. All have the files of the first version, some with another ONNX model."""
 
     def __init__(self, url: str, folder: Path, store: ArtifactStore) -> None:
         self.client, self._folder = MlflowClient(url), folder
@@ -329,6 +329,6 @@ def test_a_poisoned_version_leaves_the_old_one(server, champions, poison, said):
         time.sleep(0.1)
     assert requests.get(f"{server.url}/v2/health/ready", timeout=20).status_code == 200
     assert requests.get(f"{server.url}/v2/models/{champions.model}/versions/{poisoned}", timeout=20).status_code == 404
-    # A later version is served all the same.
+    # A later version is still served.
     until(server, champions.add())
     until(server, champions.move(1))

@@ -1,4 +1,4 @@
-"""Challengers with a real registry: monitoring trains them on the newest rows, and asks for retraining if one is better."""
+"""Challengers with a real registry: monitoring trains them on the newest rows, and requests retraining if one is better."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_worse_performance_that_retraining_would_not_improve_is_watched(client, 
     result = check(champion, "2013-05", noisy)
     assert result.decision == "watch"
     assert "retraining would not help" in result.headline
-    # Without challengers, worse performance alone asks for retraining.
+    # Without challengers, worse performance alone requests retraining.
     assert check(champion, "2013-05", noisy, probe=None).decision == "retrain"
 
 

@@ -152,7 +152,7 @@ def test_the_report_says_the_interval_of_the_difference_corrected_for_the_select
 
 
 def test_rows_of_one_group_are_not_independent(store, champion):
-    # Ten copies of each flight say no more than one.
+    # Ten copies of each flight carry no more information than one.
     once = flights(200, seed=2)
     copies = pa.concat_tables([once] * 10).set_column(0, "flight", pa.array(np.arange(2_000)))
     made = outcomes(store, champion, "2013-04", copies)

@@ -36,7 +36,7 @@ def instants(window: Window, step: timedelta = timedelta(days=1)) -> list[dateti
 
 
 def put(store: ArtifactStore, text: str | None, tag: str = "", name: str = "rows", **commit: Any) -> Manifest:
-    """Write a dataset with one row for each day, which carries ``tag``."""
+    """Write a dataset with one row for each day, with the value ``tag``."""
     window = Window.model_validate(text) if text else None
     times = instants(window) if window else [datetime(2013, 1, 1, tzinfo=timezone.utc)]
     with DatasetWriter(store, name) as writer:

@@ -66,7 +66,7 @@ def trained(
 
 
 def strange(rows: int = 200, seed: int = 5) -> pa.Table:
-    """Rows such as training never saw: other carriers, all tails missing, numbers far away."""
+    """Rows unlike those of the training: unknown carriers, a column of nulls, and numbers far outside of the range."""
     table = flights(rows, seed=seed)
     table = table.set_column(table.schema.get_field_index("tail"), "tail", pa.nulls(rows, pa.string()))
     table = table.set_column(

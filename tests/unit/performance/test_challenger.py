@@ -1,4 +1,4 @@
-"""The comparison of the champion with challengers: pooled gains, their significance, and the rate of false asks."""
+"""The comparison of the champion with challengers: pooled gains, their significance, and the rate of false requests."""
 
 from __future__ import annotations
 

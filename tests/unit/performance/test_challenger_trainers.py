@@ -1,4 +1,4 @@
-"""Challengers of several trainers: when another trainer than the champion's asks, and how often it does by chance."""
+"""Challengers of several trainers: when one of another trainer requests retraining, and how often it does by chance."""
 
 from __future__ import annotations
 

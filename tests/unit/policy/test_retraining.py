@@ -293,11 +293,11 @@ def test_the_cooldown_is_as_long_before_a_request_as_after_it(other, asks):
         ([], True, "0 of 2 requests in 10 days are used"),
         ([0], True, "0 of 2 requests in 10 days are used"),
         ([5], True, "1 of 2 requests in 10 days are used"),
-        ([5, 2], False, "the budget of 2 in 10 days is used up until 2013-01-14"),
+        ([5, 2], False, "the budget of 2 in 10 days is exhausted until 2013-01-14"),
         ([0, 5], True, "1 of 2 requests in 10 days are used"),
         ([5, 15], True, "1 of 2 requests in 10 days are used"),
-        ([6, 15], False, "the budget of 2 in 10 days is used up until 2013-01-18"),
-        ([12, 19], False, "the budget of 2 in 10 days is used up until 2013-01-22"),
+        ([6, 15], False, "the budget of 2 in 10 days is exhausted until 2013-01-18"),
+        ([12, 19], False, "the budget of 2 in 10 days is exhausted until 2013-01-22"),
     ],
 )
 def test_the_budget_holds_in_every_period_that_contains_the_window(asked, asks, state):

@@ -43,7 +43,7 @@ CONTRACT = ModelContract(
 
 
 def rows(seed: int, count: int = 3_000, shift: float = 0.0) -> pa.Table:
-    """Predictions of a model with noise that the feature ``b`` decides, and labels."""
+    """Predictions and labels. The noise of the labels depends on the feature ``b``."""
     random = np.random.default_rng(seed)
     a, b = random.normal(size=count), random.normal(shift, 1, count)
     return pa.table(

@@ -228,7 +228,7 @@ def test_the_bound_and_the_best_recent_level_are_figures_and_the_bound_is_a_line
     policy = Policy.model_validate({"min": 0.705, "best_recent": "P365D"})
     page = render(report(policy=policy, performance=measured))
     words = text_of(page)
-    assert "Minimum ROC AUC 0.705 policy; not met, but not significantly" in words
+    assert "Minimum ROC AUC 0.705 policy; missed, but not significantly" in words
     assert "Best recent ROC AUC 0.800 v3 in 5 windows; difference -0.130 to -0.070, corrected for 2 versions" in words
     assert ">min 0.705</text>" in page
     # A bound outside the plotted range is a figure only.

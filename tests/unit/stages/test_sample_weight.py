@@ -247,7 +247,7 @@ def test_a_threshold_and_a_calibration_count_each_row_by_its_weight(tmp_path):
     choice, calibration = found.contract.threshold_choice, found.contract.calibration
     assert choice.rows < plain.contract.threshold_choice.rows
     assert calibration.rows < plain.contract.calibration.rows
-    # Exactly as if each row occurred as often as its weight says, and the fit had the same model.
+    # The result is the same as if each row occurred as often as its weight says, with the same fitted model.
     spec = TrainSpec(dataset=ref, model="late", trainer=LOGISTIC, seed=0, sample_weight="weight", **{
         name: value for name, value in fields.items() if name != "ref"
     })  # fmt: skip

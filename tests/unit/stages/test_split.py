@@ -225,7 +225,7 @@ def test_ids_depend_on_values_and_not_on_widths_of_types():
     small = pa.table({"a": pa.array([1, None, 3], pa.int32()), "b": pa.array(["x", "y", None])})
     wide = pa.table({"a": pa.array([1, None, 3], pa.int64()), "b": pa.array(["x", "y", None], pa.large_string())})
     assert np.array_equal(row_ids(small, ["a", "b"]), row_ids(wide, ["a", "b"]))
-    # A missing value is not the same as the text that stands for it.
+    # A missing value differs from the text with which it is encoded.
     assert len(set(row_ids(pa.table({"a": ["~", None, "", "=~"]}), ["a"]))) == 4
-    # Neither can values run into one another.
+    # The boundary between two values counts.
     assert len(set(row_ids(pa.table({"a": ["x", "x="], "b": ["=y", "y"]}), ["a", "b"]))) == 2

@@ -36,7 +36,8 @@ class EvaluateOperator(StepOperator):
         not be worse than the champion. ``{"champion": "ignore"}`` in the list prevents the additional gate
     :param metric: name of the metric that ranks the passing candidates. The winner is the first candidate that is at
         most one standard error worse than the best one. By default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass)
-        or ``rmse`` (regression; the pinball loss for models of a quantile). Other values are the import path of a custom
+        or ``rmse`` (regression), or the metric by which the models are judged: the pinball loss of a quantile, NDCG of a
+        ranking, ``mase`` of forecasts, or the deviance of an objective for counts or positive amounts. Other values are the import path of a custom
         metric, ``package.module:function``; an expected cost, ``{"metric": "expected_cost", "false_positive": 1,
         "false_negative": 20}``, where a cost can be the name of a column; a Tweedie deviance, ``{"metric":
         "tweedie_deviance", "power": 1.5}``; and the quality of a ranking, ``{"metric": "ndcg", "k": 10, "group":

@@ -20,12 +20,12 @@ from airflow_mlops.metrics.catalog import (
     is_custom,
     is_expected_cost,
     is_quantile,
-    main_metric,
     predicted_quantile,
 )
 from airflow_mlops.metrics.catalog import realised as realised_metrics
 from airflow_mlops.metrics.clusters import Design
 from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.judged import default_metric, has_other_unit
 from airflow_mlops.performance import at_training, estimation
 from airflow_mlops.performance.bias import bias
 from airflow_mlops.performance.findings import Bias, IntervalCoverage, Performance
@@ -292,11 +292,13 @@ def _shift(check: Check, calibration: Calibration, labelled: bool) -> Floats | N
 
 
 def _metric(policy: Policy, contract: ModelContract) -> str:
-    # A classifier that predicts only labels has no roc_auc at training, but it has an accuracy.
-    measured = realised_metrics(contract.task, contract.metrics)
-    main = main_metric(contract.task, contract.metrics)
-    default = main if is_quantile(main) else (measured or REALISED[contract.task])[0]
-    metric = policy.metric or default
+    metric = policy.metric or default_metric(contract, logged=True)
+    bound = next((name for name in ("min", "max") if getattr(policy, name) is not None), None)
+    if policy.metric is None and bound is not None and has_other_unit(contract):
+        raise SpecError(
+            f"The policy sets `{bound}` without a metric, and this model is judged by {metric} instead of {REALISED[contract.task][0]}. "
+            f"Set `metric` of the policy to the metric whose unit `{bound}` has."
+        )
     if not is_custom(metric) and (wrong := policy.wrong_bound(metric)) is not None:
         raise SpecError(f"The policy does not fit the metric of this model: {wrong}.")
     if is_custom(metric):

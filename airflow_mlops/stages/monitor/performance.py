@@ -20,6 +20,7 @@ from airflow_mlops.metrics.catalog import (
     is_custom,
     is_expected_cost,
     is_quantile,
+    is_ranking,
     predicted_quantile,
 )
 from airflow_mlops.metrics.catalog import realised as realised_metrics
@@ -228,7 +229,8 @@ def estimated(
 
     :param reference: the training reference of the version that made the predictions. Its profile has the relation
         between scores and labels on the held-out split part
-    :param realised: realised performance. If it can be judged, the estimate covers the labelled rows only
+    :param realised: realised performance. If it can be judged, the estimate covers the labelled rows only. Without it,
+        ``rmse`` is estimated for a model that is judged by a deviance or as a forecast
     :raises SpecError: the metric of the policy cannot be measured for the ML task of the model, or the predictions do
         not have the column ``policy.groups``
     """
@@ -236,6 +238,10 @@ def estimated(
     contract, calibration = reference.contract, reference.profile.calibration
     policy, metric = check.policy, _metric(check.policy, contract)
     labelled = judged is not None
+    if realised.performance is None and policy.metric is None and has_other_unit(contract) and not is_ranking(metric):
+        # Deviances and the metrics of forecasts need labels. A report shows realised and estimated performance by one metric, so
+        # another metric is estimated only if there is no realised performance.
+        metric = REALISED[contract.task][0]
     if judged is not None and judged.weight is not None:
         why = f"realised performance is weighted by column {judged.weight!r}, and estimates do not support row weights"
         return Estimated(None, [f"Performance was not estimated from the scores, because {why}."])

@@ -423,7 +423,8 @@ class Search(dict[str, Any]):
         ``rounds`` or ``patience``
     :param trials: number of trials, summed over all workers
     :param metric: the metric to optimize; by default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
-        (regression). Other values are the import path of a custom metric, ``package.module:function``; an expected
+        (regression), or for forecasts ``mase``, and for objectives for counts or positive amounts their deviance. Models
+        of a quantile and rankers have no default. Other values are the import path of a custom metric, ``package.module:function``; an expected
         cost, ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``; and a Tweedie deviance,
         ``{"metric": "tweedie_deviance", "power": 1.5}``
     :param greater_is_better: whether greater values of a custom metric are better; required for a custom metric

@@ -18,9 +18,10 @@ from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.gates.rules import parse_gates
-from airflow_mlops.metrics.catalog import check_chooses, find_metric, is_mean_of_rows, is_quantile, main_metric
+from airflow_mlops.metrics.catalog import check_chooses, find_metric, is_mean_of_rows, is_quantile
 from airflow_mlops.metrics.declarations import metric_name
 from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.judged import default_metric
 from airflow_mlops.metrics.realised import Outcomes, clustered, losses, measure, widened
 from airflow_mlops.metrics.realised.measurement import stretched
 from airflow_mlops.metrics.rows import Rows
@@ -164,8 +165,8 @@ def test_a_gap_chooses_no_model():
     with pytest.raises(SpecError, match="cannot be compared"):
         canary_metric(CanarySpec(model="m", version=1, metric=NAME), CONTRACT, CONTRACT)
     assert metric_of(Policy(metric=NAME), CONTRACT) == "pinball_a0.9"
-    assert main_metric("regression", CONTRACT.metrics) == "pinball_a0.9"
-    assert main_metric("regression", ["rmse", NAME]) == "rmse"
+    assert default_metric(CONTRACT) == "pinball_a0.9"
+    assert default_metric(CONTRACT.model_copy(update={"metrics": {"rmse": 1.0, NAME: 0.1}})) == "rmse"
     # The distances of segments may have different signs.
     assert {*segments.held_out({}, CONTRACT, [], known(8, 10)).losses} == {"rmse", "pinball_a0.9"}
 

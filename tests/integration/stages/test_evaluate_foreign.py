@@ -95,7 +95,7 @@ def test_a_foreign_model_is_evaluated_promoted_and_champion(client, context, mod
     done = promote.run(PromoteSpec(verdict=verdict), context)
     assert done.promoted
     assert [entry.decision for entry in Ledger(context.store, model).entries()] == ["promoted"]
-    # It is the champion that the next one has to beat.
+    # The next candidate is compared with the foreign champion.
     again = judge(context, weak, gates=GATES).verdict
     assert (again.winner, again.champion) == (None, verdict.winner)
     assert again.champion_metrics["roc_auc"] == pytest.approx(expected, abs=1e-9)

@@ -670,7 +670,7 @@ def test_a_headline_has_at_most_90_characters_on_one_line_for_any_findings(found
     assert verdict.reason == " ".join(
         [verdict.headline.rstrip(".") + ("" if verdict.headline.endswith("…") else "."), *verdict.details]
     )
-    # What XCom holds stays small.
+    # The verdict is small enough for XCom.
     assert len(verdict.model_dump_json()) < 25_000
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
 

@@ -47,7 +47,7 @@ class EvaluateOperator(StepOperator):
     :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are
         not independent, and the confidence bounds of gates and of the model card allow for this. By default, rows are
         independent
-    :param allow_pyfunc: whether ``mlflow.pyfunc`` may load versions that TrainOperator did not register. Loading then
+    :param allow_pyfunc: whether ``mlflow.pyfunc`` may load versions that TrainOperator did not train. Loading then
         runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
         is not templated, so that only the author of the DAG can set it
     :param allow_code: whether the gate ``reproducible`` may run code that the MLflow run of a candidate names:

@@ -212,7 +212,7 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
         raise SpecError(
             "No column is left that could be a feature: "
             + "; ".join(f"{name!r} ({reason})" for name, reason in excluded.items())
-            + ". Name the features by --features."
+            + ". Name the features with --features."
         )
     sample.notes.extend(
         f"Column {name!r} has values such as {' and '.join(map(repr, columns[name].alike))}, which differ only by blanks or "

@@ -21,7 +21,7 @@ from tests.support.live import STEPS, LiveAirflow
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-# What the tasks of the page import besides, twice.
+# Modules of the steps, and further modules that at least two tasks of the page import.
 PRELOADED = (*STEPS, "great_expectations", "skl2onnx", "sklearn.ensemble")
 PAGE = (ROOT / "docs" / "your-own-data.md").read_text()
 

@@ -100,7 +100,7 @@ def test_feast_is_asked_if_the_stored_description_cannot_be_used(repo, monkeypat
     for key in repo.store.keys("cache/features"):
         repo.store.write_bytes(key, b'{"content": {"views": []}')
     assert repo.look_up() == (found, True)
-    # The variables of the configuration count with their values.
+    # The values of environment variables in the configuration are compared, too.
     (repo.folder / "feature_store.yaml").write_text(FEATURE_STORE.replace("online.db", "${ONLINE_STORE}"))
     for name in ("one.db", "two.db"):
         monkeypatch.setenv("ONLINE_STORE", name)

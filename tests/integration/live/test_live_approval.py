@@ -129,7 +129,7 @@ def test_only_an_assignee_may_answer_and_the_ledger_says_who_did(airflow, model)
     assert asked["subject"] == f"Promote {model.name} v2?"
     assert asked["assigned_users"] == [{"id": "ada", "name": "ada"}, {"id": "admin", "name": "The admin"}]
     assert asked["params"]["note"]["schema"]["format"] == "multiline"
-    # It waits where no worker and no trigger is needed.
+    # While the task waits, it occupies no worker and no trigger.
     assert promote_task(airflow, "approve", run_id)["trigger"] is None
     assert airflow.answer("approve", run_id, "promote", "Approve", user="eve") == 403
     assert airflow.answer("approve", run_id, "promote", "Perhaps", user="ada") == 400

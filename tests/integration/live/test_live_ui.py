@@ -80,7 +80,7 @@ def model(airflow: LiveAirflow, mlflow_server: str, tmp_path_factory: pytest.Tem
     made.verdict.write_text(json.dumps({**asked, "dataset_name": manifest.name, "dataset_id": manifest.id}))
     for month in range(1, 13):
         publish(store, made.versions[0], month)
-    # As the step does. Only the first reader of a store computes the index, and other tests read it before.
+    # Update the index as the step does. Only the first reader of a store computes the index, and other tests have read it.
     index.update(store, made.name, "monitoring")
     (airflow.dags / "ui.py").write_text(DAGS.format(model=made.name))
     airflow.parsed("ui_promote")
@@ -150,7 +150,7 @@ def browse(airflow: LiveAirflow) -> Iterator[Browse]:
             return answer
 
         yield run
-        # The browser ends with its input.
+        # The browser ends when its standard input is closed.
         browser.stdin.close()
 
 

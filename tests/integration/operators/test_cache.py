@@ -110,7 +110,7 @@ def test_an_unchanged_chain_makes_nothing_and_a_changed_one_only_what_changed(
     assert f"Taken from the cache: task cached.train in run {first.run_id} computed it." in again["summary"]
     assert "Nothing has changed since task cached.train" in capfd.readouterr().out + caplog.text
     assert sorted(second.asset_events(), key=str) == sorted(first.asset_events(), key=str)
-    # Neither files, nor MLflow runs, nor versions, nor tags.
+    # The second run creates neither files nor MLflow runs, versions or tags.
     assert {str(file) for file in Path(store.local_path("datasets")).rglob("*.parquet")} == files
     assert versions(client) == 1
     experiment = client.get_run(trained["run_id"]).info.experiment_id

@@ -167,7 +167,7 @@ def outlast(server: SimpleNamespace, data: bytes, drip: bool) -> tuple[bytes, fl
                 answer += received
                 if not received:
                     break
-                # An answer may be followed by the end of the connection at once, or after a while.
+                # After an answer, the server may close the connection at once or after a while.
             except TimeoutError:
                 continue
             except ConnectionError:
@@ -226,7 +226,7 @@ def test_idle_connections_do_not_keep_others_from_being_answered(server):
         clients = [stack.enter_context(opened(server)) for _ in range(idle)]
         for _ in range(10):
             assert version(server)
-        # They do not stay forever.
+        # The server closes these connections after a while.
         for client in clients:
             client.settimeout(20)
             with suppress(ConnectionError):

@@ -107,7 +107,7 @@ def test_a_version_remembers_from_how_many_models_it_was_selected(client, contex
     judge(context, champion, weak, good)
     # Three candidates, and the champion once more. What is known about the champion stays.
     assert (compared(champion), compared(weak), compared(good)) == (1, 4, 4)
-    # On other rows than those of the metrics at training, nothing is selected by these metrics.
+    # An evaluation on other rows does not select by the metrics at training, so the number of compared models stays.
     other = training_set(context.store, name="other")
     judge(context, good, dataset=other)
     assert compared(good) == 4
@@ -119,7 +119,7 @@ def test_a_candidate_that_fails_a_gate_cannot_win(context, make):
     gates = [{"metric": "roc_auc", "min": 0.6}, {"metric": "log_loss", "max": 0.01}]
     result = judge(context, good, gates=gates)
     assert result.verdict.winner is None
-    # The last two are added: not worse than the champion, and better than a simple model.
+    # Two gates are added to the declared gates: not worse than the champion, and better than a simple model.
     assert [gate.passed for gate in result.verdict.for_candidate(good).gates] == [True, False, True, True]
     assert result.verdict.reason.startswith(f"No candidate passed every gate: v{good.version}: log_loss")
     assert result.run_id == good.run_id

@@ -246,7 +246,7 @@ def test_the_age_of_a_feature_may_reach_but_not_pass_its_time_to_live(repo, feas
 
 
 def test_fractions_of_a_microsecond_never_let_an_event_see_a_later_row(repo, feast_store):
-    # The event's time is rounded down, that of the row up.
+    # The time of the event is rounded down, and the time of the feature row is rounded up.
     at = micros([0]).cast(pa.timestamp("ns")).cast(pa.int64())[0].as_py()
     nanoseconds = pa.timestamp("ns", "UTC")
     columns = {"place": ["EWR"], "created": minutes([0]), "v": [7], "word": ["a"]}

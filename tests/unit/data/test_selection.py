@@ -140,7 +140,7 @@ def test_a_retry_reads_what_the_first_try_selected(store):
     assert select(store, selections["newest"], kept=cleared)[0].manifest.id != found["newest"][0][0]
     with pytest.raises(DatasetNotFoundError):
         select(store, selections["all"], kept=cleared)
-    # What was not found is not kept.
+    # A failed selection is not kept, so the next try selects again.
     put(store, "2013-01", "third")
     assert len(select(store, selections["all"], kept=cleared)) == 1
 

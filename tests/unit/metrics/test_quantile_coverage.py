@@ -132,7 +132,7 @@ def test_clusters_widen_the_interval_as_that_of_the_share(covered):
     assert losses(NAME, outcomes).mean() == pytest.approx(abs(covered / 60 - 0.9))
     found, alone = (measure(NAME, item, 0.95, "regression") for item in (outcomes, single))
     assert found.high > measure(NAME, replace(outcomes, groups=None), 0.95, "regression").high
-    # Repeated rows tell nothing new. The allowance for few clusters makes the interval a little wider.
+    # Repeated rows contain no further information. The allowance for few clusters makes the interval a little wider.
     assert found.high == pytest.approx(alone.high, rel=0.3)
     assert found.low <= alone.low + 0.01
 
@@ -217,7 +217,7 @@ def test_clusters_widen_the_interval_at_training_on_both_sides_of_the_quantile(t
     # At training, 90.5% were covered. The end of the interval that is further from 90% may be the lower one, 86.66%.
     trained = Interval(0.005, 0.0, 0.0334)
     found = monitored(tmp_path, trained, Policy(metric=NAME, groups="flight"), (900, 1_000), repeated=4)
-    # Groups of four equal rows double the errors.
+    # Groups of four equal rows double the standard errors.
     assert found.reference_high == pytest.approx(2 * (0.005 + 0.0334) - 0.005, rel=0.01)
     assert found.reference_low == 0
 

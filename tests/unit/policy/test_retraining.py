@@ -141,7 +141,7 @@ FINE = drifted(0.5, moved=False)
         ({}, [FINE, stuck(0.5)], [[FINE, stuck(0.5)], [FINE]], None),
         ({}, [FINE, stuck(0.5), stuck(0.4, "gust")], [[FINE, stuck(0.5)], [FINE, stuck(0.5)]], None),
         ({}, [FINE, stuck(0.5), stuck(0.01, "gust")], [[FINE, stuck(0.5)], [FINE, stuck(0.5)]], ["wind", "gust"]),
-        # Nothing would be left.
+        # Without the only feature, no feature would be left.
         ({}, [stuck(0.02)], [], None),
         ({"on_broken": "wait"}, [FINE, stuck(0.02)], [], None),
         ({"on_broken": "wait"}, [FINE, stuck(0.5)], [[FINE, stuck(0.5)], [FINE, stuck(0.5)]], None),
@@ -172,7 +172,7 @@ def test_the_gain_of_a_challenger_is_no_trigger_until_a_broken_feature_stays_bro
         )
     }
     assert plan(findings(features=[FINE], **better)).is_requested
-    # The feature hardly matters, so a request for another reason would leave it out.
+    # The feature is hardly important, so a request for another reason would leave it out.
     broken = {"features": [FINE, stuck(0.02)]}
     for earlier in ([], [broken], [{"features": [FINE]}, broken]):
         made = plan(findings(**broken, **better), months(*earlier))

@@ -101,7 +101,7 @@ def test_the_weights_reach_the_fit(tmp_path, trainer):
     right = found.predictions.prediction == test.labels
     assert found.metrics["accuracy"] == pytest.approx(np.average(right, weights=test.metric_weights), abs=1e-12)
     assert found.metrics["accuracy"] != pytest.approx(right.mean(), abs=1e-3)
-    # What is recorded gives the same weights again.
+    # The recorded spec has the column of weights. Contracts written before the field existed have none.
     assert TrainSpec.model_validate_json(spec.model_dump_json()).sample_weight == "weight"
     assert ModelContract.model_validate(found.contract.model_dump(exclude={"sample_weight"})).sample_weight is None
 

@@ -173,7 +173,7 @@ def test_stratified_parts_have_the_same_shares_of_the_classes():
     held_out = np.array(labels)[divide(data, Split(stratify=True), "time", ["key"], label="plane")[0]["test"]]
     assert (held_out == "rare").sum() == 3
     assert (held_out == "common").sum() == 297
-    # Without, the number of rare rows varies.
+    # Without ``stratify``, the number of rare rows varies.
     plain = [divide(data, Split(seed=seed), "time", ["key"])[0]["test"][:10].sum() for seed in range(8)]
     assert len(set(plain)) > 1
 

@@ -207,9 +207,10 @@ def on_one_grid(first: Histogram, second: Histogram) -> tuple[Histogram, Pair]:
         counter.add(part)
     both = counter.result()
     assert both is not None
-    rows = [np.zeros(len(both.keys)), np.zeros(len(both.keys))]
-    for counts, part in zip(rows, (first, second), strict=True):
-        np.add.at(counts, np.searchsorted(both.keys, part.keys, side="right") - 1, part.counts)
+    rows = (
+        np.bincount(np.searchsorted(both.keys, part.keys, side="right") - 1, part.counts, len(both.keys))
+        for part in (first, second)
+    )
     return both, Pair(*rows)
 
 

@@ -36,7 +36,7 @@ def with_matrices(content: bytes) -> tuple[bytes, list[Matrix]]:
         return content, []
     graph = model.graph
     joinable = _joinable(graph)
-    taken, matrices = set(values(graph)), []
+    taken, matrices = set(values(graph)), list[Matrix]()
     for node in graph.node:
         if node.op_type != "Concat" or node.domain not in ("", "ai.onnx") or not _joins_columns(node):
             continue

@@ -208,7 +208,7 @@ def on_one_grid(first: Histogram, second: Histogram) -> tuple[Histogram, Pair]:
     both = counter.result()
     assert both is not None
     rows = (
-        np.bincount(np.searchsorted(both.keys, part.keys, side="right") - 1, part.counts, len(both.keys))
+        np.bincount(np.searchsorted(both.keys, part.keys, side="right") - 1, part.counts.astype(float), len(both.keys))
         for part in (first, second)
     )
     return both, Pair(*rows)

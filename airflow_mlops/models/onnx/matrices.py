@@ -24,14 +24,19 @@ def with_matrices(content: bytes) -> tuple[bytes, list[Matrix]]:
     An input that the model uses more than once, or for something else, stays an input of shape (n, 1).
 
     :param content: the serialised ONNX model
-    :return: the changed model, and its inputs that replace several features
+    :return: the changed model, and its inputs that replace several features. Content that is not an ONNX model is
+        returned unchanged, because ONNX Runtime reports the error
     """
     import onnx
+    from google.protobuf.message import DecodeError
 
-    model = onnx.load_from_string(content)
+    try:
+        model = onnx.load_from_string(content)
+    except DecodeError:
+        return content, []
     graph = model.graph
     joinable = _joinable(graph)
-    taken, matrices = set(values(graph)), []
+    taken, matrices = set(values(graph)), list[Matrix]()
     for node in graph.node:
         if node.op_type != "Concat" or node.domain not in ("", "ai.onnx") or not _joins_columns(node):
             continue

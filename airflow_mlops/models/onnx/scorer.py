@@ -15,7 +15,7 @@ from airflow_mlops.core.errors import ModelFormatError, SchemaError
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.contract_file import CONTRACT_FILE, read_contract
 from airflow_mlops.models.onnx.embedded import require_embedded
-from airflow_mlops.models.onnx.feeds import Input, Matrix, as_input, feed, singles, slices, texts
+from airflow_mlops.models.onnx.feeds import Input, as_input, feed, singles, slices, texts
 from airflow_mlops.models.onnx.matrices import with_matrices
 from airflow_mlops.models.scorer import class_labels, from_values
 
@@ -28,7 +28,7 @@ MODEL_FILE = "model.onnx"
 
 # Rows per call of ONNX Runtime, so that wide intermediate tensors (one-hot columns) fit into the processor's cache.
 _ROWS = 4096
-# A model with so many inputs is changed to take them as matrices.
+# A model with so many features is changed to take them as matrices.
 _WIDE = 64
 
 
@@ -51,27 +51,23 @@ class OnnxModel:
         # about twice as much processor time.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
-
-        def opened(content: bytes) -> InferenceSession:
-            try:
-                return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-            except Exception as error:
-                raise ModelFormatError(
-                    f"ONNX Runtime cannot load the model: {error}. Train the model again, or install the onnxruntime version "
-                    "with which the model was trained."
-                ) from error
-
-        self._session = opened(model)
+        content, self._matrices = with_matrices(model) if len(contract.features) >= _WIDE else (model, [])
+        try:
+            self._session: InferenceSession = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise ModelFormatError(
+                f"ONNX Runtime cannot load the model: {error}. Train the model again, or install the onnxruntime version "
+                "with which the model was trained."
+            ) from error
         self.contract = contract
         self.size_bytes = len(model)
         self._labels = class_labels(contract)
-        self._names = [node.name for node in self._session.get_inputs()]
-        self._matrices: list[Matrix] = []
-        if len(self._names) >= _WIDE:
-            content, self._matrices = with_matrices(model)
-            self._session = opened(content)
-        packed = {matrix.name for matrix in self._matrices}
-        self._inputs = [Input(node.name, node.type) for node in self._session.get_inputs() if node.name not in packed]
+        joined = {matrix.name for matrix in self._matrices}
+        self._inputs = [Input(node.name, node.type) for node in self._session.get_inputs() if node.name not in joined]
+        columns = (name for matrix in self._matrices for name in matrix.columns)
+        self._names = [*columns, *(node.name for node in self._inputs)]
         self._numeric = [node for node in self._inputs if node.type != "tensor(string)"]
         known = {feature.name for feature in contract.features}
         if unknown := [name for name in self._names if name not in known]:

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from airflow_mlops.metrics import deviances, rankings
 from airflow_mlops.metrics.quantiles import name_of
-
-if TYPE_CHECKING:
-    from airflow_mlops.models.trainers.spec import TrainerSpec
 
 # Quantile, or Quantile:alpha=0.9
 _CATBOOST_QUANTILE = re.compile(r"Quantile(?::alpha=([^;]+))?(?:;.*)?")
@@ -36,7 +33,17 @@ _OBJECTIVES: dict[str, dict[str, float]] = {
 """The powers of the deviances that objectives minimise, by kind of trainer and name of the objective."""
 
 
-def own_metric(trainer: TrainerSpec) -> str | None:
+class Learner(Protocol):
+    """The fields of a trainer that say what it learns, see :class:`airflow_mlops.models.trainers.spec.TrainerSpec`."""
+
+    @property
+    def params(self) -> dict[str, Any]: ...
+
+    @property
+    def path(self) -> str: ...
+
+
+def own_metric(trainer: Learner) -> str | None:
     """Return the metric that judges the predictions of a trainer's objective.
 
     :return: the pinball loss of a quantile, NDCG@10 of a ranking, or the deviance of an objective for counts or positive
@@ -54,12 +61,12 @@ def own_metric(trainer: TrainerSpec) -> str | None:
     return deviance_of(trainer) if alpha is None else name_of(alpha)
 
 
-def knows_objective(trainer: TrainerSpec) -> bool:
+def knows_objective(trainer: Learner) -> bool:
     """Return whether the trainer says what its objective is, unlike a user's code and a network."""
     return getattr(trainer, "kind", None) in ("sklearn", *_OBJECTIVES)
 
 
-def deviance_of(trainer: TrainerSpec) -> str | None:
+def deviance_of(trainer: Learner) -> str | None:
     """Return the name of the deviance that the objective of a trainer minimises.
 
     :return: ``None`` if the objective minimises something else, if there is no metric for its power, or if it is a
@@ -72,7 +79,7 @@ def deviance_of(trainer: TrainerSpec) -> str | None:
         return None
 
 
-def _power_of(trainer: TrainerSpec) -> Any:
+def _power_of(trainer: Learner) -> Any:
     kind, params = str(getattr(trainer, "kind", None)), trainer.params
     if kind in _OBJECTIVES:
         objective = params.get("loss_function" if kind == "catboost" else "objective")
@@ -98,7 +105,7 @@ def _power_of(trainer: TrainerSpec) -> Any:
     return {"PoissonRegressor": 1.0, "GammaRegressor": 2.0}.get(name)
 
 
-def quantile_of(trainer: TrainerSpec) -> float | None:
+def quantile_of(trainer: Learner) -> float | None:
     """Return the quantile that the objective of a trainer learns.
 
     :return: ``None`` if the objective does not learn a quantile, or if the quantile is a template that is not rendered

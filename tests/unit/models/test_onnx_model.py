@@ -232,6 +232,8 @@ def test_a_wide_model_takes_its_inputs_as_matrices_and_predicts_the_same(estimat
         wide.predict_values({name: values[name] for name in values if name != "hour"}, 300)
     with pytest.raises(SchemaError, match="'hour'"):
         wide.predict(table.drop_columns(["hour"]))
+    with pytest.raises(ModelFormatError, match="cannot load the model"):
+        OnnxModel(b"no model", narrow.contract)
 
 
 def test_nan_counts_as_a_missing_number(forest):

@@ -92,7 +92,10 @@ def test_a_text_classifier_is_a_candidate_like_any_other(client, store, tmp_path
         answers = requests.post(server.predict, json={"rows": sent}, timeout=60).json()["predictions"]
         alone = requests.post(server.predict, json={"rows": [{"review": "bad flight"}]}, timeout=60).json()
         broken = requests.post(
-            server.predict, data=b'{"rows": [{"review": "\\ud800"}]}', timeout=60, headers={"Content-Type": "application/json"}
+            server.predict,
+            data=b'{"rows": [{"review": "\\ud800"}]}',
+            timeout=60,
+            headers={"Content-Type": "application/json"},
         )
     assert [item["score"] for item in answers] == scored["score"].to_pylist()[:300]
     assert alone["predictions"][0]["prediction"] in ("early", "late")

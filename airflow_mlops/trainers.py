@@ -59,9 +59,10 @@ class FunctionTrainer(dict[str, Any]):
     ``X`` is a pandas DataFrame of the features (float64 and text), and ``y`` is a NumPy array of the labels. The
     function returns one of these: a fitted estimator with scikit-learn's interface, which accepts such a DataFrame and
     can be exported to ONNX; a fitted Keras model of numeric features (extra ``keras``); a PyTorch network that returns
-    logits or values, such as a LightningModule; or an ONNX model (a path, bytes or a ``ModelProto``). If the rows have
-    weights, the function also receives the keyword argument ``sample_weight``, an array of shape (n,). Weights come
-    from :class:`~airflow_mlops.operators.Decay` or from ``sample_weight`` or ``class_weight`` of TrainOperator.
+    logits or values, such as a LightningModule; a ``TextClassificationPipeline`` of Hugging Face, for one text feature
+    (extra ``huggingface``); or an ONNX model (a path, bytes or a ``ModelProto``). If the rows have weights, the function
+    also receives the keyword argument ``sample_weight``, an array of shape (n,). Weights come from
+    :class:`~airflow_mlops.operators.Decay` or from ``sample_weight`` or ``class_weight`` of TrainOperator.
 
     :param function: import path of the function, such as ``my_package.my_module:train``; the module must be importable
         where the step runs, for example a module in the folder of the DAG files

@@ -14,6 +14,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelFormatError, SchemaError
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.contract_file import CONTRACT_FILE, read_contract
+from airflow_mlops.models.onnx import tokens
 from airflow_mlops.models.onnx.embedded import require_embedded
 from airflow_mlops.models.onnx.feeds import Input, as_input, feed, singles, slices, texts
 from airflow_mlops.models.onnx.matrices import with_matrices
@@ -39,6 +40,7 @@ class OnnxModel:
     :param contract: the model contract
     :raises ModelFormatError: ONNX Runtime cannot load the model, the values of the model are in other files, or an
         input of the model is not a feature of the contract
+    :raises SpecError: the model contains a tokenizer, and the library tokenizers is not installed
     """
 
     def __init__(self, model: bytes, contract: ModelContract) -> None:
@@ -53,7 +55,7 @@ class OnnxModel:
         options.inter_op_num_threads = 1
         content, self._matrices = with_matrices(model) if len(contract.features) >= _WIDE else (model, [])
         try:
-            self._session: InferenceSession = onnxruntime.InferenceSession(
+            session: InferenceSession = onnxruntime.InferenceSession(
                 content, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
@@ -61,6 +63,11 @@ class OnnxModel:
                 f"ONNX Runtime cannot load the model: {error}. Train the model again, or install the onnxruntime version "
                 "with which the model was trained."
             ) from error
+        tokenizer = session.get_modelmeta().custom_metadata_map.get(tokens.TOKENIZER)
+        self._session: InferenceSession = (
+            session if tokenizer is None else tokens.TokenizedSession(session, tokenizer, contract.features)
+        )
+        self._rows = _ROWS if tokenizer is None else tokens.ROWS
         self.contract = contract
         self.size_bytes = len(model)
         self._labels = class_labels(contract)
@@ -124,6 +131,10 @@ class OnnxModel:
         feeds = {name: found(0, rows) for name, found in self._feeds(data).items()}
         if rows < 2:
             return lambda name, order: self.predict(data)
+        if isinstance(self._session, tokens.TokenizedSession):
+            # Each prediction depends on one text only, so that reordered texts have reordered predictions.
+            found = self._computed(rows, {name: slices(array) for name, array in feeds.items()})
+            return lambda name, order: self._predictions(found[order] if name in feeds else found)
         # Only numbers can be bound.
         compute = self._bound(feeds) if len(self._numeric) == len(self._inputs) else self._fed(feeds)
         places = {name: (matrix.name, place) for matrix in self._matrices for place, name in enumerate(matrix.columns)}
@@ -200,26 +211,29 @@ class OnnxModel:
                 feeds[node.name] = texts(columns[node.name])
         if rows == 1:
             return self._predictions(self._values(feeds, 2)[:1])
-        if 0 < rows <= _ROWS:
+        if 0 < rows <= self._rows:
             return self._predictions(self._values(feeds, rows))
         return self._run(rows, {name: slices(array) for name, array in feeds.items()})
 
     def _run(self, rows: int, feeds: Mapping[str, Callable[[int, int], NDArray[Any]]]) -> Predictions:
+        return self._predictions(self._computed(rows, feeds))
+
+    def _computed(self, rows: int, feeds: Mapping[str, Callable[[int, int], NDArray[Any]]]) -> NDArray[np.float64]:
         width = max(1, len(self.contract.classes))
         found = np.empty((rows, width), dtype=np.float64)
 
         def run(start: int) -> None:
-            end = min(start + _ROWS, rows)
+            end = min(start + self._rows, rows)
             found[start:end] = self._values({name: feed(start, end) for name, feed in feeds.items()}, end - start)
 
-        starts = range(0, rows, _ROWS)
+        starts = range(0, rows, self._rows)
         if len(starts) > 1 and _processors() > 1:
             with ThreadPoolExecutor(_processors()) as threads:
                 list(threads.map(run, starts))
         else:
             for start in starts:
                 run(start)
-        return self._predictions(found)
+        return found
 
     def _values(self, feeds: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
         """Return the output of the model for a few rows, shape (rows, classes or 1).

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from time import monotonic
 from typing import Any
 
@@ -31,6 +31,8 @@ class RayJob:
         self._name, self._resources, self._timeout = name, dict(resources), schedule_timeout
         self._cancelled, self._done = Event(), Event()
         self._task: Any = None
+        # Held once the task is cancelled. A second SIGTERM would end a training that writes its checkpoint.
+        self._is_ending = Lock()
 
     def run(self, env: Mapping[str, str], folders: Sequence[str], call: str) -> dict[str, Any]:
         """Run the step, and return what :func:`airflow_mlops.stages.reported.run_reported` reports.
@@ -75,10 +77,11 @@ class RayJob:
         )
         self._task = task.remote(package(), dict(env), list(folders), call)
         try:
+            # The task in Airflow may have been killed while this task was submitted.
+            if self._cancelled.is_set() and self._is_ending.acquire(blocking=False):
+                ray.cancel(self._task)
             while not ray.wait([self._task], timeout=_INTERVAL_SECONDS)[0]:
-                # The task may have been killed before it could be cancelled.
-                if self._cancelled.is_set():
-                    ray.cancel(self._task)
+                pass
             # The report is text, so that nothing of the cluster is unpickled here.
             report: dict[str, Any] = json.loads(ray.get(self._task))
             return report
@@ -115,7 +118,8 @@ class RayJob:
 
         # The cluster may have ended.
         with suppress(Exception):
-            ray.cancel(self._task)
+            if self._is_ending.acquire(blocking=False):
+                ray.cancel(self._task)
             if not self._done.wait(_GRACE_SECONDS):
                 ray.cancel(self._task, force=True)
 

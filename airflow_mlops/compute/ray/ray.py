@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from airflow_mlops.compute.base import Compute
 from airflow_mlops.compute.kubernetes.manifest.memory import in_bytes
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.secrets import has_secret_template
 
 _AMOUNTS = ("num_cpus", "num_gpus", "schedule_timeout")
 
@@ -35,7 +36,8 @@ class Ray(Compute):
     :param env: environment variables of the step, which may be secret. By default, the step receives the worker's
         variables ``AWS_*``, ``AZURE_*``, ``GOOGLE_*`` and ``FSSPEC_*``
     :param schedule_timeout: seconds within which the cluster must have the resources free
-    :raises SpecError: a number is out of its range, or ``memory`` is not an amount of memory
+    :raises SpecError: a number is out of its range, ``memory`` is not an amount of memory, or ``runtime_env`` contains a
+        template of a secret
     """
 
     conn_id: str = "ray_default"
@@ -50,6 +52,11 @@ class Ray(Compute):
     template_fields: ClassVar[Sequence[str]] = ("conn_id", "num_cpus", "num_gpus", "memory", "runtime_env", "env")
 
     def __post_init__(self) -> None:
+        if has_secret_template(self.runtime_env):
+            raise SpecError(
+                "Ray(runtime_env=...) is a template of a secret in Airflow. Ray's dashboard would show the secret. Pass it in "
+                "Ray(env=...)."
+            )
         # Templates are checked when they are rendered.
         if not any("{{" in str(getattr(self, name)) for name in ("num_cpus", "num_gpus", "memory")):
             self.resources()

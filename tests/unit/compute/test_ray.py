@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_mlops.compute import Ray, from_text
-from airflow_mlops.compute.ray.cluster import address_of
+from airflow_mlops.compute.ray.cluster import _require_resources, address_of
 from airflow_mlops.compute.ray.failures import failure
 from airflow_mlops.core.connections import ConnectionInfo, from_environment
 from airflow_mlops.core.errors import ComputeError, MemoryLimitError, SpecError
@@ -64,11 +64,18 @@ def test_resources_have_the_names_of_ray():
         {"num_gpus": float("nan")},
         {"memory": "8 GB"},
         {"schedule_timeout": float("inf")},
+        {"runtime_env": {"env_vars": {"A": "{{ conn.shop.password }}"}}},
     ],
 )
 def test_invalid_resources_are_errors_of_the_dag_file(parts):
     with pytest.raises(SpecError, match=next(iter(parts))):
         Ray(**parts)
+
+
+def test_a_local_ray_never_gets_more_resources():
+    _require_resources({"CPU": 2, "memory": 100}, {"CPU": 2, "memory": 100})
+    with pytest.raises(SpecError, match="1 GPU"):
+        _require_resources({"CPU": 2}, {"CPU": 1, "GPU": 1})
 
 
 def test_ray_is_parsed_from_text_and_shows_no_secret():

@@ -182,7 +182,7 @@ class ModelCorruptError(MLOpsError):
 
 
 class ComputeError(MLOpsError):
-    """The environment that ``run_on`` selects (worker, process, pod or Spark) could not run the step."""
+    """The environment that ``run_on`` selects (worker, process, pod, Ray or Spark) could not run the step."""
 
     retryable = True
 
@@ -198,9 +198,10 @@ class NoCapacityError(ComputeError):
 
 
 class MemoryLimitError(ComputeError):
-    """The step was killed because it exceeded its memory limit.
+    """The step was killed because it exceeded its memory limit, or because its node ran out of memory.
 
-    :param grows: whether the next try gets a higher memory limit. Only then is the error retryable
+    :param grows: whether the next try may have more memory: a higher limit, or memory of a node that other tasks used.
+        Only then is the error retryable
     """
 
     def __init__(self, message: str, grows: bool = False) -> None:

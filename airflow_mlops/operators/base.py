@@ -40,8 +40,8 @@ class StepOperator(SpecParameters, BaseOperator):
 
     The operator runs the step where ``run_on`` says, and returns the result: references and numbers, never data.
 
-    :param run_on: where the step runs: ``Worker``, ``Process``, ``Pod`` or ``Spark``; by default ``[mlops] run_on``, or
-        the Airflow worker if this setting is empty
+    :param run_on: where the step runs: ``Worker``, ``Process``, ``Pod``, ``Ray`` or ``Spark``; by default ``[mlops]
+        run_on``, or the Airflow worker if this setting is empty
     :param store: URL of the artifact store; by default ``[mlops] artifacts``
     :param notify: notifiers that are called for the events of this task; by default none
     :param period: length of a window that is written as one date or time, such as ``2024-03-01T00:00:00``, as an ISO

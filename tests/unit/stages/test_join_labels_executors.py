@@ -73,6 +73,14 @@ def test_the_dataset_is_that_of_a_single_pass(store, sizes, parts):
     assert len(list(read_manifests(store, "outcomes"))) == 1
 
 
+def test_many_labels_make_fewer_parts(store):
+    write(store, "flights", pa.table({"flight": range(160), "y": [1.0] * 160}))
+    made, executors = predictions(store, 32), LocalExecutors(store.url)
+    found = join(store, made, executors)
+    assert len(executors.ran) == 2
+    assert join(store, made) == found
+
+
 def test_a_retry_joins_only_what_is_missing(store):
     made = predictions(store, 32)
 

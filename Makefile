@@ -26,7 +26,7 @@ stop: ## Stop a demo that was left running
 
 install: $(VENV)/.dev-installed ## Install everything that tests, lint and docs need
 
-test: install ## Lint and all tests, side by side; PYTEST_ARGS narrows the tests, JOBS=N sets the processes
+test: install ## Lint and all tests, at the same time; PYTEST_ARGS narrows the tests, JOBS=N sets the processes
 	@$(MAKE) --no-print-directory -j2 lint pytest
 
 pytest: install

@@ -23,9 +23,9 @@ class Event:
 
     :param name: name of the event, which is the name of a field of :class:`Notify`
     :param model: name of the registered model
-    :param summary: one sentence about the event
+    :param summary: what happened, in one or a few sentences
     :param version: number of the model version; ``None`` if the event is not about a version
-    :param reason: one sentence that explains the event; may be empty
+    :param reason: why it happened; may be empty
     :param urls: URLs by name: ``task`` (log in Airflow), ``run`` (MLflow run), ``report`` (drift report), ``ledger``
         (ledger entry) and ``answer`` (page for the approval of a promotion). A URL is empty if there is no such page
     """

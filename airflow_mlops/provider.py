@@ -113,7 +113,7 @@ def get_provider_info() -> dict[str, Any]:
                     },
                     "run_on": {
                         "description": "The default of the operators' parameter ``run_on``, which describes where steps "
-                        "run: ``Worker``, or JSON with the arguments of ``Process``, ``Pod`` or ``Spark``.",
+                        "run: ``Worker``, or JSON with the arguments of ``Process``, ``Pod``, ``Ray`` or ``Spark``.",
                         "version_added": "0.2.0",
                         "type": "string",
                         "example": '{"Pod": {"image": "airflow-mlops-runner:0.1.0-cpu", "env_from": ["mlops"]}}',

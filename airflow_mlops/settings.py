@@ -56,7 +56,7 @@ def step_environment() -> dict[str, str]:
     return {
         SIZE_VARIABLE: conf.get("mlops", "cache_size", fallback="") or DEFAULT_SIZE,
         MEMORY_VARIABLE: conf.get("mlops", "memory", fallback="") or "",
-        # A setting that is empty must not turn off a check that the machine's own environment asks for.
+        # An empty setting must not turn off a check that the environment variables of the machine turn on.
         SIGNING_VARIABLE: conf.get("mlops", "signing_key", fallback="") or os.environ.get(SIGNING_VARIABLE, ""),
         VERIFYING_VARIABLE: conf.get("mlops", "verifying_key", fallback="") or os.environ.get(VERIFYING_VARIABLE, ""),
     }

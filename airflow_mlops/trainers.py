@@ -59,9 +59,10 @@ class FunctionTrainer(dict[str, Any]):
     ``X`` is a pandas DataFrame of the features (float64 and text), and ``y`` is a NumPy array of the labels. The
     function returns one of these: a fitted estimator with scikit-learn's interface, which accepts such a DataFrame and
     can be exported to ONNX; a fitted Keras model of numeric features (extra ``keras``); a PyTorch network that returns
-    logits or values, such as a LightningModule; or an ONNX model (a path, bytes or a ``ModelProto``). If the rows have
-    weights, the function also receives the keyword argument ``sample_weight``, an array of shape (n,). Weights come
-    from :class:`~airflow_mlops.operators.Decay` or from ``sample_weight`` or ``class_weight`` of TrainOperator.
+    logits or values, such as a LightningModule; a ``TextClassificationPipeline`` of Hugging Face, for one text feature
+    (extra ``huggingface``); or an ONNX model (a path, bytes or a ``ModelProto``). If the rows have weights, the function
+    also receives the keyword argument ``sample_weight``, an array of shape (n,). Weights come from
+    :class:`~airflow_mlops.operators.Decay` or from ``sample_weight`` or ``class_weight`` of TrainOperator.
 
     :param function: import path of the function, such as ``my_package.my_module:train``; the module must be importable
         where the step runs, for example a module in the folder of the DAG files
@@ -423,7 +424,8 @@ class Search(dict[str, Any]):
         ``rounds`` or ``patience``
     :param trials: number of trials, summed over all workers
     :param metric: the metric to optimize; by default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass) or ``rmse``
-        (regression). Other values are the import path of a custom metric, ``package.module:function``; an expected
+        (regression), or for forecasts ``mase``, and for objectives for counts or positive amounts their deviance. Models
+        of a quantile and rankers have no default. Other values are the import path of a custom metric, ``package.module:function``; an expected
         cost, ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``; and a Tweedie deviance,
         ``{"metric": "tweedie_deviance", "power": 1.5}``
     :param greater_is_better: whether greater values of a custom metric are better; required for a custom metric

@@ -1,1 +1,4 @@
-"""Side by side with the peers; each is ``python -m benchmarks.NAME`` and ends with one JSON line of figures."""
+"""Benchmarks, most of which compare the package with other libraries.
+
+``python -m benchmarks.NAME`` runs one of them. The last line of its output is JSON with the figures.
+"""

@@ -1,4 +1,4 @@
-"""Empty files in a stopped azurite. It takes milliseconds for each file that it is sent, and minutes for 90,000."""
+"""Add empty files to a stopped azurite. Uploading 90,000 files would take minutes."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ interval of the estimate.
 
 Classification: gradient boosting can learn the relation. A logistic regression cannot, so its scores have another meaning
 for other inputs, which the method cannot detect; it is reported separately. Regression: five relations (``RELATIONS``),
-with the first or with all features shifted. The width is half of the interval as a share of the realised value, beside the
+with the first or with all features shifted. The width is half of the interval as a share of the realised value, next to the
 width without the correction for moved inputs. The last line is JSON.
 """
 

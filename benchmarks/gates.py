@@ -96,9 +96,9 @@ def rates(metric: str, repetitions: int, rows: int = SIMULATED_ROWS) -> tuple[fl
 
 
 def judge(metric: str, quality: float, rows: int, seed: int, weighted: bool = False) -> Any:
-    """The result of the default improvement gate for a candidate that sees the truth with ``quality`` less noise.
+    """The result of the default improvement gate for a candidate that is better by ``quality`` (see :func:`evidence`).
 
-    ``weighted``: whether the rows have weights, which are related to the label and so to the errors of the models.
+    ``weighted``: whether the rows have weights. They depend on the label, and therefore on the errors of the models.
     """
     from airflow_mlops.gates.rules import default_gates
 
@@ -107,7 +107,10 @@ def judge(metric: str, quality: float, rows: int, seed: int, weighted: bool = Fa
 
 
 def evidence(rows: int, quality: float, seed: int, weighted: bool = False) -> Any:
-    """Two models on the same rows. Both see the same signal with their own noise, the candidate ``quality`` less of it."""
+    """Two models on the same rows. Each sees the same signal with its own noise.
+
+    The standard deviation of the noise is 1 for the champion, and ``1 - quality`` for the candidate.
+    """
     import numpy as np
 
     from airflow_mlops.gates.evidence import Evidence, Measurement

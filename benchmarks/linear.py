@@ -1,6 +1,6 @@
 """Ridge and logistic regression in a few matrix products, for benchmarks that fit thousands of small models.
 
-With a basis, they are also models of other kinds: of products of features, and of steps, which is what trees are.
+With a basis, they stand in for other kinds of models: products of features for interactions, and steps for trees.
 """
 
 from __future__ import annotations

@@ -135,7 +135,7 @@ def shared_folder(rows: int) -> Iterator[Path]:
 
 @contextmanager
 def namespace() -> Iterator[Cluster | None]:
-    """Create a namespace in the cluster; prints a notice and gives ``None`` if there is no cluster."""
+    """Create a namespace in the cluster and delete it at the end. Without a cluster, print a notice and yield ``None``."""
     from kubernetes import client, config
     from urllib3.exceptions import HTTPError
 

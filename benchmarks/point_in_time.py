@@ -1,11 +1,11 @@
-"""The point-in-time join of 200,000 events with a feature view of 1,000,000 rows and 50,000 keys, side by side.
+"""The point-in-time join of 200,000 events with a feature view of 1,000,000 rows and 50,000 keys.
 
 ``python -m benchmarks.point_in_time [--events N] [--rows N] [--keys N] [--memory-limit SIZE] [--repeat N] [--no-feast]``.
 Use ``--events 1000000 --rows 5000000`` for the larger case. "ours" is the whole step of BuildTrainingSetOperator: it
 reads the events from the artifact store, joins, checks and writes an immutable dataset. "duckdb" is a hand-written
 script that reads the same Parquet files and writes the same rows. "feast" is ``get_historical_features``. Feast compares
 every event with every row of the same key, so it gets at most 200,000 events. Every measurement is a process of its own,
-with the imports done before the clock starts. The best of the repetitions counts (one of Feast). All results are
+with the imports done before the clock starts. The best of the repetitions counts (Feast runs once). All results are
 compared with each other. The last line is JSON.
 """
 
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def compare(folder: Path, arguments: argparse.Namespace) -> None:
-    """Measure every way, in turns, and print a table."""
+    """Measure all ways in turn, and print a table."""
     limit, best = arguments.memory_limit, {}
     print(
         f"Joining {arguments.events:,} events with {arguments.rows:,} rows of {arguments.keys:,} keys, "
@@ -185,7 +185,7 @@ def measured(work: Callable[[], Any], path: Callable[[Any], list[str]]) -> dict[
 def digest_of(paths: list[str]) -> tuple[int, str]:
     """The number of rows with features in Parquet files, and a hash of them that does not depend on their order.
 
-    Feast leaves out events that see nothing, so rows without features do not count.
+    Feast leaves out events without a matching feature row, so rows without features do not count.
     """
     import duckdb
 

@@ -1,7 +1,7 @@
 """Time and memory of each stage on a window of any size: 20 columns (14 numbers, 5 texts, one time).
 
 ``python -m benchmarks.scale [--rows N] [--stages NAME ...] [--memory SIZE] [--no-peers]``. Each stage runs alone, in a
-process of its own, on datasets in an artifact store. Beside it stands a peer: what a user would otherwise write with
+process of its own, on datasets in an artifact store. It is compared with a peer: what a user would otherwise write with
 Great Expectations, DuckDB or ONNX Runtime, without hashes, manifests and checks. Imports are not measured. The peak is
 that of the whole process, interpreter and libraries included; the part that the imports need is printed as ``base MB``.
 The last line is JSON.

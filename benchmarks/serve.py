@@ -1,4 +1,4 @@
-"""Requests a second and latency of the online endpoint, beside MLflow's own server and a bare loop.
+"""Requests per second and latency of the online endpoint, compared with MLflow's own server and a bare loop.
 
 ``python -m benchmarks.serve [--seconds 2] [--rounds 3]``. One logistic regression and one boosted-trees model of scikit-learn are trained on
 generated rows, promoted, and served by four servers at the same time:
@@ -8,9 +8,9 @@ generated rows, promoted, and served by four servers at the same time:
 - ``bare``: FastAPI with ONNX Runtime, which neither checks nor logs.
 
 A client process keeps 8 or 64 connections of one server busy with requests of 1 or 100 rows, then those of the next one, and so
-on for some rounds. With one connection, each request is sent to all servers in turns. A figure is the median of the rounds, so that
+on for some rounds. With one connection, each request is sent to all servers in turn. A figure is the median of the rounds, so that
 other work on the machine slows all servers alike. The last line is
-JSON: requests a second and the 99th percentile of the latency for the logistic regression, 8 connections and one row; the seconds
+JSON: requests per second and the 99th percentile of the latency for the logistic regression, 8 connections and one row; the seconds
 until the server is ready; and the memory of the server and of the process that writes its log (``peak_mb``), and with the process
 that follows the champion, if it runs (``all_mb``). ``load_average`` is that of the machine before and after.
 """
@@ -166,7 +166,7 @@ def memory_mb(processes: list[psutil.Process]) -> int:
 
 
 def load(port: int, path: str, body: bytes, connections: int, seconds: float) -> dict[str, float]:
-    """Keep ``connections`` connections busy. Return requests a second and percentiles of the latency in milliseconds."""
+    """Keep ``connections`` connections busy. Return requests per second and percentiles of the latency in milliseconds."""
     request = _request(path, body)
     took: list[float] = []
     end = time.perf_counter() + seconds
@@ -189,7 +189,7 @@ def load(port: int, path: str, body: bytes, connections: int, seconds: float) ->
 
 
 def alternating(servers: dict[str, tuple[int, str, bytes]], seconds: float) -> dict[str, dict[str, float]]:
-    """Ask several servers in turns, over one connection to each, so that other work on the machine slows all alike.
+    """Send requests to several servers in turn, over one connection to each, so that other work on the machine slows all alike.
 
     :param servers: port, path and body for each server
     :param seconds: length of the measurement of each server

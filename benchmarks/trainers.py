@@ -2,7 +2,7 @@
 
 ``python -m benchmarks.trainers [--rows N] [--rounds N] [--repeat N] [--threads N] [--only NAME ...]``. All read the same Parquet file with
 16 numbers (5% of each are null) and 4 texts with 5 to 500 values, and train the same number of trees on two classes, with the
-newest tenth of the rows for validation and without an early end:
+newest tenth of the rows for validation and without early stopping:
 
 - ``script``: reads the file with pandas, encodes the texts as category codes, and calls the library.
 - ``trainer``: reads the training set and calls the trainer, which also writes a checkpoint every 100 rounds.

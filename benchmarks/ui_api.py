@@ -3,8 +3,8 @@
 ``python -m benchmarks.ui_api [--models 500] [--windows 1000] [--stores file s3] [--skip-mlflow]``. The reports, ledgers and
 predictions of all models are written into the layout of the store. A process that has read nothing yet (*cold*), and one that
 has read the list before (*warm*), answer ``GET /mlops/api/models``, ``GET /mlops/api/models/MODEL`` and the drift of the model,
-from Airflow's API server, as a user who may read all DAGs. Each model has two DAGs. On S3 (moto), a proxy counts the requests and delays each by 50 ms. MLflow's own list of as many
-registered models, from its REST API, stands beside. The last line is JSON.
+from Airflow's API server, as a user who may read all DAGs. Each model has two DAGs. On S3 (moto), a proxy counts the requests
+and delays each by 50 ms. For comparison, MLflow's REST API lists the same number of registered models. The last line is JSON.
 """
 
 from __future__ import annotations

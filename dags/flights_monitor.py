@@ -1,4 +1,4 @@
-"""Every month, when the arrivals are known: measure the predictions and decide whether to retrain."""
+"""Every month, when the arrivals are known: measure drift and performance, and decide whether to retrain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triggered by hand: compare how much past to learn from, and promote the best model after a fit on all rows."""
+"""Triggered by hand: compare training windows of different lengths, and promote the best model after a fit on all rows."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ def _replay(settings: Settings, log: Log) -> bool:
 
 
 def _serve(services: Services, log: Log) -> None:
-    """Serve the champion, and print a command that asks it for a prediction."""
+    """Serve the champion, and print a command that requests a prediction."""
     log("Starting the server of the champion ...")
     url = services.serve(request.MODEL)
     if url is None:

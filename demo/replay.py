@@ -14,7 +14,7 @@ Log = Callable[[str], None]
 
 
 class ReplayError(Exception):
-    """A month could not be replayed. The message names the task and the page to look at."""
+    """A month could not be replayed. The message names the DAG or task, and a page in Airflow's UI."""
 
 
 @dataclass

@@ -26,35 +26,36 @@ TESTS = Path(__file__).parent
 
 # OpenMP threads that wait by spinning slow each other down where tests share few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# The tests run side by side already. Threads of LightGBM that wait for a core made a training 30 times as long.
+# The tests already run in parallel. Threads of LightGBM that wait for a core made a training 30 times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-# The search for cyclic garbage took an eighth of the CPU time, because the imported libraries are many objects.
+# The search for cyclic garbage took an eighth of the CPU time, because the imported libraries create many objects.
 gc.set_threshold(10_000, 10, 10)
-# So it did in the processes that tests start. Python imports sitecustomize.py from this folder when it starts.
+# The same applies to the processes that tests start. Python imports sitecustomize.py from this folder when it starts.
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(TESTS / "support" / "startup"), os.environ.get("PYTHONPATH")])
 )
 
-# No example is timed, because a loaded machine is no failure. CI draws the same examples in every run; elsewhere each
-# run draws others, which finds more.
+# Examples have no deadline, because a loaded machine is no failure. CI draws the same examples in every run. Elsewhere,
+# each run draws other examples, so more defects are found.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:
-    """Bytes are numbered instead of written out: compressed ones hold the time, and all xdist workers need the same ids."""
+    """Number bytes in test ids: compressed bytes contain the time, and all xdist workers need the same ids."""
     return "bytes" if isinstance(val, bytes) else None
 
 
 def group(path: str) -> str:
     """The group of a test file. One xdist worker runs the tests of a group, one after the other.
 
-    Most files share no fixtures, so each is a group. The files on the cluster share a namespace and an MLflow server, those
-    in the folders ``live`` an Airflow, and those of the plugin the application of Airflow's API server.
+    Most files share no fixtures, so each file is a group. Three groups have several files. The files on the cluster share a
+    namespace and an MLflow server. The files in the folders ``live`` share an Airflow. The files of the plugin share the
+    application of Airflow's API server.
 
-    :param path: relative to the root of the repository
+    :param path: path of the file, relative to the root of the repository
     """
     parts = path.split("/")
     if parts[1:3] == ["integration", "plugin"]:
@@ -63,10 +64,10 @@ def group(path: str) -> str:
 
 
 class Groups(LoadScopeScheduling):
-    """Distributes whole groups, in the order of collection; those on the cluster once the image of its pods is there.
+    """Distributes whole groups in the order of collection. While the image of pods is built, groups on the cluster come last.
 
-    The last worker takes them from the end, where the tests are that need neither MLflow nor Airflow's database. So it need
-    not start these services, and the other workers import less.
+    The last worker takes groups from the end, where the tests are that need neither MLflow nor Airflow's database. This
+    worker therefore does not start these services, and the other workers import less.
     """
 
     def _split_scope(self, nodeid: str) -> str:
@@ -89,7 +90,7 @@ class Groups(LoadScopeScheduling):
             in_use.unlink(missing_ok=True)
 
     def _needs_cluster(self) -> bool:
-        """Whether a test on the cluster is still to end."""
+        """Whether a test on the cluster has not ended yet."""
         return any(
             nodeid.startswith("tests/kubernetes/") and not done
             for units in (self.workqueue, *self.assigned_work.values())
@@ -113,9 +114,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Groups:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """In a new environment, the first xdist worker collects alone, and the others find the libraries compiled.
+    """In a new environment, let one xdist worker collect first, so that the others need not compile the libraries.
 
-    Otherwise each compiles them: a collection then takes 37 s of CPU time instead of 12 s.
+    Otherwise each worker compiles them: a collection then takes 37 s of CPU time instead of 12 s.
     """
     compiled = MADE / "compiled"
     if "PYTEST_XDIST_WORKER" in os.environ and not compiled.exists():
@@ -130,9 +131,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups that take long start first: no worker should begin one of them when the others have nothing left to do.
+    """Put slow groups first: no worker should begin a slow group when the other workers have nothing left to do.
 
-    Those that need neither MLflow nor Airflow's database are taken from the end, so there the long ones are last.
+    Groups that need neither MLflow nor Airflow's database are taken from the end, so slow groups among them come last.
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     services = {item.path for item in items if {"mlflow_server", "airflow_db"} & set(getattr(item, "fixturenames", ()))}
@@ -152,14 +153,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_collection_finish() -> None:
-    """Leave what was imported for the collection out of the search for garbage: it stays until the process ends."""
+    """Exclude the objects that the collection has imported from the search for garbage, because they stay until the process ends."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
-    """End the live Airflow after the last test that may use it: it takes CPU time also if nothing runs."""
+    """End the live Airflow after the last test that may use it, because it takes CPU time even if no DAG runs."""
     if nextitem is None or "live" not in nextitem.path.relative_to(TESTS).parts:
         shared_airflow.stop()
 
@@ -178,7 +179,7 @@ def no_remembered_secrets() -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show what a live Airflow logged beside the failure of a test that used it."""
+    """Show what a live Airflow logged, next to the failure of a test that used it."""
     report = yield
     if report.failed:
         for value in getattr(item, "funcargs", {}).values():

@@ -74,7 +74,7 @@ def command(function: Callable[[Namespace], None]) -> Callable[[Namespace], None
 
 
 def _with_flags(message: str, args: Namespace) -> str:
-    """Replace the parameters of the step that an error message names by the arguments of the command."""
+    """Replace the parameters of the step that an error message names with the arguments of the command."""
     for name in vars(args):
         argument = name.upper() if name in _POSITIONAL else f"--{name.replace('_', '-')}"
         # parse() writes a name as "older_than: ...", and the steps write it between backquotes or as "older_than=".
@@ -189,7 +189,7 @@ def _row(entry: Entry) -> dict[str, Any]:
 
 @command
 def serve(args: Namespace) -> None:
-    """Run ``airflow mlops serve MODEL``, which replaces this process by a server that does not import Airflow."""
+    """Run ``airflow mlops serve MODEL``, which replaces this process with a server that does not import Airflow."""
     connection = server.connection(args.mlflow_conn_id)
     options = [args.model, "--store", store_of(args).url, "--mlflow-conn-id", args.mlflow_conn_id, "--host", args.host]
     options += ["--port", str(args.port), "--window", args.window]

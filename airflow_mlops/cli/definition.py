@@ -93,8 +93,8 @@ _COMMANDS = (
     ActionCommand(
         name="status",
         help="Show the state of a model: champion, last windows, decisions",
-        description="Show what is known about a model: champion, verdict on the last monitored window with its facts, the last windows, "
-        "and the last decisions. The exit status is 1 if something could not be read.",
+        description="Show the state of a model: the champion, the verdict on the last monitored window and the facts behind it, the last "
+        "windows, and the last decisions. The exit status is 1 if something could not be read.",
         func=lazy_load_command("airflow_mlops.cli.overview.status"),
         args=(_MODEL, ARG_OUTPUT, _STORE, ARG_VERBOSE),
     ),
@@ -165,7 +165,7 @@ _COMMANDS = (
             Arg(
                 ("--replaces",),
                 required=True,
-                help="Number of the champion that the version replaces, or none if the model has no champion",
+                help="Version number of the champion that is replaced, or none if the model has no champion",
             ),
             Arg(
                 ("--store",),
@@ -295,7 +295,7 @@ _COMMANDS = (
             ),
             Arg(
                 ("--trainer",),
-                help="YAML file with the trainer, in the form of mlops/training.json of the MLflow run (default: the trainers of the "
+                help="YAML file with the trainer, in the form of training.json in the MLflow run (default: the trainers of the "
                 "version and of the other candidates). Required if the trainer of the version runs your code",
             ),
             Arg(
@@ -333,7 +333,7 @@ _COMMANDS = (
         name="datasets",
         help="List, show and withdraw the windows and snapshots of datasets",
         description="List the names of all datasets. With NAME, list the windows and snapshots of this dataset: each is current, "
-        "replaced by a newer dataset of an overlapping window, or withdrawn. --withdraw replaces a window by a tombstone with your "
+        "replaced by a newer dataset of an overlapping window, or withdrawn. --withdraw replaces a window with a tombstone with your "
         "user name and the reason. No task selects a withdrawn window. The files and the manifest stay.",
         func=lazy_load_command("airflow_mlops.cli.commands.datasets"),
         args=(

@@ -8,19 +8,20 @@ from airflow_mlops.compute.base import Compute
 from airflow_mlops.compute.kubernetes.pod import Pod
 from airflow_mlops.compute.kubernetes.serving.target import Deployment, KServe
 from airflow_mlops.compute.process import Process
+from airflow_mlops.compute.ray.ray import Ray
 from airflow_mlops.compute.spark.spark import Spark
 from airflow_mlops.compute.worker import Worker
 from airflow_mlops.core import strict_json
 from airflow_mlops.core.errors import SpecError
 
-_BY_NAME: dict[str, type[Compute]] = {"Worker": Worker, "Process": Process, "Pod": Pod, "Spark": Spark}
+_BY_NAME: dict[str, type[Compute]] = {"Worker": Worker, "Process": Process, "Pod": Pod, "Ray": Ray, "Spark": Spark}
 
 
 def from_text(text: str) -> Compute:
     """Parse a value of ``run_on`` from text: ``Worker``, or JSON as in ``{"Pod": {"image": "...", "memory": "4Gi"}}``.
 
-    :raises SpecError: the text does not name ``Worker``, ``Process``, ``Pod`` or ``Spark``, or the arguments of the class are
-        invalid
+    :raises SpecError: the text does not name ``Worker``, ``Process``, ``Pod``, ``Ray`` or ``Spark``, or the arguments of the
+        class are invalid
     """
     try:
         ((name, options),) = (strict_json.loads(text) if text.lstrip().startswith("{") else {text.strip(): {}}).items()
@@ -30,7 +31,8 @@ def from_text(text: str) -> Compute:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SpecError(
             f"{text!r} is not a valid value of run_on ({error}). Write Worker, "
-            '{"Process": {"python": "/path/to/python"}}, {"Pod": {"image": "..."}} or {"Spark": {"conn_id": "..."}}.'
+            '{"Process": {"python": "/path/to/python"}}, {"Pod": {"image": "..."}}, {"Ray": {"conn_id": "..."}} or '
+            '{"Spark": {"conn_id": "..."}}.'
         ) from None
 
 
@@ -48,4 +50,4 @@ def default_place() -> Compute:
         raise SpecError(f"The setting [mlops] run_on is invalid: {error}") from None
 
 
-__all__ = ["Compute", "Deployment", "KServe", "Pod", "Process", "Spark", "Worker", "default_place", "from_text"]
+__all__ = ["Compute", "Deployment", "KServe", "Pod", "Process", "Ray", "Spark", "Worker", "default_place", "from_text"]

@@ -11,23 +11,23 @@ _CRASHED = (
     "the versions of the libraries with those of an environment that works"
 )
 _SIGNALS = {
-    "SIGKILL": "The kernel does this when memory runs out. Look at the memory of the machine or of its container at that "
-    "time, and in the log of the kernel (`dmesg`) for `Out of memory`",
-    "SIGTERM": "A user, the cluster or a restart of the worker ended the process. Look at the log of the worker at that "
+    "SIGKILL": "The kernel does this when memory runs out. Check the memory of the machine or of its container at that "
+    "time, and search the log of the kernel (`dmesg`) for `Out of memory`",
+    "SIGTERM": "A user, the cluster or a restart of the worker ended the process. Check the log of the worker at that "
     "time",
-    "SIGINT": "A user or a restart of the worker ended the process. Look at the log of the worker at that time",
-    "SIGHUP": "The worker that started the process ended. Look at the log of the worker at that time",
+    "SIGINT": "A user or a restart of the worker ended the process. Check the log of the worker at that time",
+    "SIGHUP": "The worker that started the process ended. Check the log of the worker at that time",
     "SIGSEGV": _CRASHED,
-    "SIGBUS": f"{_CRASHED}, and look whether the disk or the shared memory (`/dev/shm`) is full",
+    "SIGBUS": f"{_CRASHED}, and check whether the disk or the shared memory (`/dev/shm`) is full",
     "SIGABRT": _CRASHED,
     "SIGFPE": _CRASHED,
     "SIGILL": "A library was built for another type of processor. Install a build of the library for this machine",
-    "SIGXCPU": "The process used more CPU time than its limit. Look at `ulimit -t` of the worker",
-    "SIGXFSZ": "The process wrote a larger file than its limit. Look at `ulimit -f` of the worker",
+    "SIGXCPU": "The process used more CPU time than its limit. Check `ulimit -t` on the worker",
+    "SIGXFSZ": "The process wrote a larger file than its limit. Check `ulimit -f` on the worker",
 }
 _STATUSES = {
-    126: "The file cannot be executed. Look at its permissions",
-    127: "The shell did not find a command. Look at `PATH` and at the last line of output",
+    126: "The file cannot be executed. Check its permissions",
+    127: "The shell did not find a command. Check `PATH` and the last line of output",
 }
 
 
@@ -43,7 +43,7 @@ def explain(status: int) -> str:
     except ValueError:
         name = f"{number}" if status < 0 else ""
     if name:
-        hint = _SIGNALS.get(name, "Look at the log of the worker and of the kernel (`dmesg`) at that time")
+        hint = _SIGNALS.get(name, "Check the logs of the worker and of the kernel (`dmesg`) at that time")
         return f"was ended by the signal {name}. {hint}."
-    hint = _STATUSES.get(status, "Look at the lines of the task's log above this error")
+    hint = _STATUSES.get(status, "See the lines of the task's log above this error")
     return f"ended with exit status {status} and without an error message. {hint}."

@@ -33,7 +33,7 @@ class InProcessRunner(Runner[Description]):
     _running = False
 
     def executors(self, call: StepCall) -> AbstractContextManager[Executors | None]:
-        """Return a context manager that yields the machines for parts of the step; by default, it yields ``None``."""
+        """Return a context manager that yields the executors for parts of the step; by default, it yields ``None``."""
         return nullcontext()
 
     def run(self, call: StepCall, conn_ids: set[str], context: Context) -> dict[str, Any]:

@@ -13,18 +13,21 @@ from airflow_mlops.core.windows import UtcDatetime, Window
 
 
 class Request(Model):
-    """A retraining request that monitoring creates.
+    """A request for retraining, made by monitoring or by a user.
 
-    The training that the request starts records the request in MLflow tags and in the ledger.
+    A training that the request starts records the request in the tags of its MLflow run, and the promotion or refusal
+    of the trained version records it in the ledger.
 
-    :param id: id of the request, derived from ``model`` and ``window``. A model has at most one request per window
+    :param id: id of the request: ``MODEL/WINDOW``, followed by ``/ENTRY`` (the number of the ledger entry) if a user made
+        the request. Monitoring makes at most one request per model and window; users can make several
     :param model: name of the registered model
-    :param triggers: names of the policy's retraining triggers that fired
-    :param reason: why retraining is requested, in one sentence
-    :param window: time window that was monitored
+    :param triggers: names of the policy's retraining triggers that fired, or ``user``
+    :param reason: the reason of the verdict, or the reason that the user gave
+    :param window: the monitored window. For a request by a user, it is the last monitored window or, if there is none,
+        the last scored window
     :param created: time at which the request was created
-    :param metrics: values that ``reason`` refers to, by name
-    :param report_url: URL of the monitoring report in the artifact store
+    :param metrics: all values that monitoring measured, by name; empty for a request by a user
+    :param report_url: URL of the monitoring report in the artifact store; empty for a request by a user
     :param code: version of the training code to use; ``None`` if the policy does not set it
     :param without: broken features, which the training set must leave out of its features
     """
@@ -118,7 +121,7 @@ class Origin(Model):
 class Result(Model):
     """The output of a step. It contains references and numbers, but no rows.
 
-    :param summary: one sentence about what the step did. Operators write the sentence to the task's log
+    :param summary: what the step did, in one or a few sentences. Operators write the summary to the task's log
     :param usage: time, memory and bytes that the step used; ``None`` if the step was not run by an operator, and in
         results of earlier releases
     :param cached: the task that computed the result, if the step took it from the cache; ``None`` if the step computed

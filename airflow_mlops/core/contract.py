@@ -201,6 +201,9 @@ class ModelContract(Model):
     :param interval: the prediction intervals that were set with ``interval=``; ``None`` without them, and in contracts
         written before this field existed
     :param metrics: metrics on held-out rows, by name of the metric
+    :param judged_by: the metric by which the model is judged if no metric is named, because its objective or its training
+        set differs from that of other models of the ML task (:mod:`airflow_mlops.metrics.judged`); ``None`` for the
+        default of the ML task, and in contracts written before this field existed
     :param parity: difference between the model and its ONNX export; ``None`` in contracts written before this field
         existed
     :param dataset_id: id of the training set; for a model that TrainOperator did not train, id of the dataset on which
@@ -227,6 +230,7 @@ class ModelContract(Model):
     calibration: Calibration | None = None
     interval: PredictionInterval | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
+    judged_by: str | None = None
     parity: Parity | None = None
     dataset_name: str
     dataset_id: str

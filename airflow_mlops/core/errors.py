@@ -1,4 +1,4 @@
-"""The errors that users see. A message has one or two sentences: what is wrong, where, and what to do."""
+"""The errors that users see. A message says in a few sentences what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class SpillError(MLOpsError):
 
     The temporary files of the query do not fit on the disk, or the limit is too small for the query.
 
-    :param disk_full: whether the disk is full. Only then is the error retryable, because another try may find more
+    :param disk_full: whether the disk is full. Only then is the error retryable, because a retry may find more
         space
     """
 
@@ -182,7 +182,7 @@ class ModelCorruptError(MLOpsError):
 
 
 class ComputeError(MLOpsError):
-    """The environment that ``run_on`` selects (worker, process, pod or Spark) could not run the step."""
+    """The environment that ``run_on`` selects (worker, process, pod, Ray or Spark) could not run the step."""
 
     retryable = True
 
@@ -198,9 +198,10 @@ class NoCapacityError(ComputeError):
 
 
 class MemoryLimitError(ComputeError):
-    """The step was killed because it exceeded its memory limit.
+    """The step was killed because it exceeded its memory limit, or because its node ran out of memory.
 
-    :param grows: whether the next try gets a higher memory limit. Only then is the error retryable
+    :param grows: whether the next try may have more memory: a higher limit, or memory of a node that other tasks used.
+        Only then is the error retryable
     """
 
     def __init__(self, message: str, grows: bool = False) -> None:

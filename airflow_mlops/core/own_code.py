@@ -284,7 +284,7 @@ def _imports(source: bytes, spec: ModuleSpec) -> Iterator[tuple[str, bool]]:
 
 
 def _other_way(node: ast.AST) -> str | None:
-    """Return the name of a function or module, such as ``exec``, that lets a node run code without an import.
+    """Return the name of a function or module, such as ``exec``, with which a syntax node may run code without an import.
 
     :return: ``None`` if the node contains no such name
     """

@@ -104,8 +104,8 @@ def parse(text: str, calendar: Calendar = UTC_CALENDAR) -> Span:
         hint = ""
         if end == start and "/" in text:
             hint = (
-                " In Airflow 3 a run of a cron schedule such as @daily has an empty data interval: schedule the DAG by "
-                "CronDataIntervalTimetable, or by CronPartitionTimetable and use {{ partition_key }}."
+                " In Airflow 3 a run of a cron schedule such as @daily has an empty data interval: schedule the DAG with "
+                "CronDataIntervalTimetable, or with CronPartitionTimetable and use {{ partition_key }}."
             )
         raise ValueError(f"Window {text} is empty. Write an end that is later than the start.{hint}")
     return Span(start, end, name)

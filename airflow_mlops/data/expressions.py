@@ -122,7 +122,7 @@ def _column(name: str, data: pa.Table | pa.RecordBatch) -> pa.Array | pa.Chunked
 
 
 def _without_nan(values: Any) -> Any:
-    """Replace NaN by null."""
+    """Replace NaN with null."""
     if not pa.types.is_floating(values.type):
         return values
     return pc.if_else(pc.is_nan(values), pa.scalar(None, values.type), values)

@@ -146,7 +146,7 @@ def from_integers(values: Any, kind: pa.DataType, what: str, *, first_row: int =
     def convert(array: pa.Array, row: int) -> pa.Array:
         ticks = array.cast(pa.int64())
         is_day, is_year = _looks_like_day(ticks), _is_between(ticks, 1900, 2100)
-        # As numbers of days, dates are refused below, because they would be after the year 9999.
+        # In a date32 column, 20240305 would be a number of days and after the year 9999, so it is refused below.
         if not pa.types.is_date32(kind) and _is_mixed(ticks, is_day):
             reason = "looks like a date, but other values look like numbers of units since 1970. Write all values in one form"
             _refuse(array, is_day, what, reason, row)

@@ -34,7 +34,8 @@ class _Level:
 
     :param name: name of the subfolder
     :param longest: length of the longest window
-    :param digits: number of characters of a window's start, in ISO 8601, that name the folder of its period
+    :param digits: number of characters in the name of a period's folder. The name is the beginning of the window's start in
+        ISO 8601, such as ``2013-04``
     """
 
     name: str
@@ -88,11 +89,12 @@ class Timeline:
         return f"{folder}/{name}{self.suffix}"
 
     def existing(self, name: str, window: Window | None) -> str:
-        """Return the key of an existing file, which an earlier version of this package may have written to FOLDER.
+        """Return the key under which a file can be read, also if an earlier version of this package wrote it.
 
         :param name: name of the file without suffix
         :param window: the window with which the name begins; ``None`` for the name of a file without a window
-        :return: the result of :meth:`key`, unless only the file of the earlier version exists
+        :return: the key in the folder itself, where earlier versions wrote the file, if it exists only there; otherwise
+            the result of :meth:`key`
         """
         key = self.key(name, window)
         earlier = f"{self.folder}/{name}{self.suffix}"

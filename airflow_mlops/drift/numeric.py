@@ -75,7 +75,7 @@ def compare(reference: NumericColumn, current: NumericColumn, design: float = 1.
 
 def _between(counts: Floats, cuts: list[int]) -> Floats:
     """Sum ``counts`` before the first cut, between neighbouring cuts, and after the last cut."""
-    ranks = np.cumsum([0.0, *counts])
+    ranks = np.concatenate([[0.0], np.cumsum(counts)])
     return np.diff(ranks[[0, *cuts, len(counts)]])
 
 

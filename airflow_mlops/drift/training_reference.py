@@ -99,7 +99,9 @@ class TrainingReference:
         reconstruction = self.profile.multivariate
         if reconstruction is None:
             return None
-        schemas = (pa.schema([dataset.schema.field(name) for name in columns]) for dataset in self.datasets)
+        # Each dataset reads its schema from a file.
+        whole = (dataset.schema for dataset in self.datasets)
+        schemas = (pa.schema([schema.field(name) for name in columns]) for schema in whole)
         return next((unfit for item in schemas if (unfit := reconstruction.mismatch(item)) is not None), None)
 
 

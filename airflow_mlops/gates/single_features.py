@@ -114,8 +114,9 @@ def _class_score(codes: Numbers, numbers: Numbers | None, is_class: Numbers) -> 
     found = [_auc(_out_of_fold(codes, is_class), is_class)]
     if numbers is not None:
         # Whether a value is null may be as predictive as the value, so nulls are ranked lowest and highest.
-        for missing in (-np.inf, np.inf):
-            auc = _auc(np.where(np.isnan(numbers), missing, numbers), is_class)
+        unknown = np.isnan(numbers)
+        for missing in (-np.inf, np.inf) if unknown.any() else (-np.inf,):
+            auc = _auc(np.where(unknown, missing, numbers), is_class)
             found.append(max(auc, 1 - auc))
     return max(found)
 

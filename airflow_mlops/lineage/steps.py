@@ -251,7 +251,7 @@ def _evaluate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
 
 
 def _refit(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Return the lineage of a refit, which reads the winner and its training set and writes a model version."""
+    """Return the lineage of a refit, which reads the winner and writes a model version."""
     spec = RefitSpec.model_validate(call.spec)
     models, winner = Models(spec.mlflow), spec.verdict.winner
     inputs = [models.read(winner)] if winner else []
@@ -341,7 +341,7 @@ def _undeploy(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
 
 
 def _canary(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Return the lineage of a canary step, which reads the labelled predictions of the canary and of the champion.
+    """Return the lineage of a canary step, which reads the canary, its labelled predictions and those of the champion.
 
     If the canary is promoted, the step writes the alias ``champion``.
     """

@@ -77,7 +77,7 @@ width of the intervals. The name ``coverage`` means something else: the share of
 """
 
 MAIN_METRIC: dict[Task, str] = {"binary": "roc_auc", "multiclass": "roc_auc_ovr", "regression": "rmse"}
-"""The default metric of each ML task."""
+"""The default metric of each ML task, on held-out rows. A model may have another one, see :mod:`airflow_mlops.metrics.judged`."""
 
 REALISED: dict[Task, tuple[str, ...]] = {
     "binary": (
@@ -154,18 +154,6 @@ def is_on_request(name: str) -> bool:
     return is_custom(name) or is_expected_cost(name) or _is_regression_metric(name)
 
 
-def main_metric(task: Task, measured: Iterable[str]) -> str:
-    """Return the metric by which a model is judged by default.
-
-    This is the metric of the ML task in :data:`MAIN_METRIC`. A regression with exactly one measured pinball loss is
-    judged by this loss, because RMSE is smallest for the mean and not for a quantile.
-
-    :param task: the ML task (binary, multiclass, regression)
-    :param measured: names of the metrics that were measured at training
-    """
-    return _pinball(task, measured) or MAIN_METRIC[task]
-
-
 def predicted_quantile(task: Task, measured: Iterable[str]) -> float | None:
     """Return the quantile that a model predicts; ``None`` if it does not predict a quantile.
 
@@ -174,38 +162,14 @@ def predicted_quantile(task: Task, measured: Iterable[str]) -> float | None:
     :param task: the ML task (binary, multiclass, regression)
     :param measured: names of the metrics that were measured at training
     """
-    name = _pinball(task, measured)
+    name = pinball_of(task, measured)
     return None if name is None else quantiles.alpha_of(name)
 
 
-def _pinball(task: Task, measured: Iterable[str]) -> str | None:
+def pinball_of(task: Task, measured: Iterable[str]) -> str | None:
+    """Return the pinball loss of a model that predicts a quantile (:func:`predicted_quantile`), otherwise ``None``."""
     found = [name for name in measured if is_quantile(name)]
     return found[0] if task == "regression" and len(found) == 1 else None
-
-
-def headline_metrics(task: Task, measured: Iterable[str]) -> list[str]:
-    """Return the metrics that sum up a model in a few numbers, on logged predictions and labels. The first is the most important.
-
-    - A model of a quantile: its pinball loss.
-    - A regression with NDCG: NDCG, because the scores of a ranking are not in the unit of the label.
-    - Other regressions: the metrics of forecasts, then deviances and pinball losses, then ``rmse``.
-    - Classifiers: the default in :data:`REALISED`, then expected costs.
-
-    :param task: the ML task (binary, multiclass, regression)
-    :param measured: names of the metrics that were measured at training
-    """
-    names = list(measured)
-    if (pinball := _pinball(task, names)) is not None:
-        return [pinball]
-    own = [name for name in realised(task, names) if is_on_request(name) and not is_coverage_gap(name)]
-    if ndcg := list(filter(is_ranking, own)):
-        return ndcg
-    default = REALISED[task][0]
-    return (
-        [*sorted(own, key=lambda name: not is_forecast_error(name)), default]
-        if task == "regression"
-        else [default, *own]
-    )
 
 
 def realised(task: Task, names: Iterable[str]) -> list[str]:

@@ -87,7 +87,7 @@ def costs_of(metric: str) -> Costs | None:
 
 
 def name_costs(declared: Any) -> Any:
-    """Replace ``expected_cost`` and its costs in a declaration by the name of the metric.
+    """Replace ``expected_cost`` and its costs in a declaration with the name of the metric.
 
     A declaration of another metric is returned unchanged.
 

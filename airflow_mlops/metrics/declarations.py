@@ -12,7 +12,7 @@ from airflow_mlops.metrics import costs, deviances, quantiles, rankings
 
 
 def name_metric(declared: Any) -> Any:
-    """Combine a metric and its parameters in a declaration into one name, such as ``expected_cost_fp1_fn20``.
+    """Combine the metric and its parameters in a declaration into one name, such as ``expected_cost_fp1_fn20``.
 
     A declaration of a metric without parameters is returned unchanged.
 
@@ -28,12 +28,12 @@ def name_metric(declared: Any) -> Any:
 def metric_name(declared: Any) -> Any:
     """Convert a metric in a declaration to its name.
 
-    The metric is a name, or a mapping of the metric and its parameters. A value that is not a mapping is returned
-    unchanged.
+    A metric with parameters is a mapping such as ``{"metric": "tweedie_deviance", "power": 1.5}``. Any other value is
+    returned unchanged.
 
     :param declared: the value of the key ``metric``
-    :raises ValueError: the mapping names another metric or has further keys, or a parameter is missing or invalid, see
-        :func:`name_metric`
+    :raises ValueError: the mapping names a metric without parameters or has further keys, or a parameter is missing or
+        invalid, see :func:`name_metric`
     """
     if not isinstance(declared, Mapping):
         return declared

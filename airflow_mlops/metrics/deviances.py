@@ -41,8 +41,17 @@ def power_of(metric: str) -> float | None:
     return power if SMALLEST <= power <= LARGEST and metric == _name(power) else None
 
 
+def name_of(power: float) -> str | None:
+    """Return the name of the deviance with this power; ``None`` if there is no metric with this power.
+
+    :param power: 1 (Poisson), 2 (gamma), or a number from :data:`SMALLEST` to :data:`LARGEST` (Tweedie)
+    """
+    names = {known: name for name, known in _POWERS.items()}
+    return names.get(power) or (_name(power) if SMALLEST <= power <= LARGEST else None)
+
+
 def name_power(declared: Any) -> Any:
-    """Replace ``tweedie_deviance`` and its power in a declaration by the name of the metric.
+    """Replace ``tweedie_deviance`` and its power in a declaration with the name of the metric.
 
     A declaration of another metric is returned unchanged.
 

@@ -51,7 +51,7 @@ def group_columns(metrics: Iterable[str]) -> list[str]:
 
 
 def name_ranking(declared: Any) -> Any:
-    """Replace ``ndcg`` and its parameters in a declaration by the name of the metric.
+    """Replace ``ndcg`` and its parameters in a declaration with the name of the metric.
 
     A declaration of another metric is returned unchanged.
 

@@ -84,8 +84,8 @@ def _interval(group: Group, weights: NDArray[np.float64], z: float) -> tuple[flo
     values, strata = group.values[inside], group.strata[inside]
     counts = np.bincount(strata, minlength=len(weights))
     means = np.bincount(strata, weights=values, minlength=len(weights)) / np.maximum(1, counts)
-    # The scale gives the mean of ``errors`` the standard error of the weighted mean. The root turns the variance of
-    # each stratum into its sample variance (divisor n - 1).
+    # The errors are scaled so that the standard error of their mean equals that of the weighted mean. The square root
+    # replaces the divisor n in the variance of each stratum with n - 1.
     scale = weights / np.maximum(1, counts) * np.sqrt(counts / np.maximum(1, counts - 1))
     errors = len(values) * scale[strata] * (values - means[strata])
     found = intervals.mean(errors, z)

@@ -13,6 +13,7 @@ import numpy as np
 
 from airflow_mlops.core.errors import EvaluationError, MetricError
 from airflow_mlops.metrics.catalog import Metric
+from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.metrics.values import measure_one
 from airflow_mlops.models.scorer import Scorer
@@ -49,16 +50,31 @@ def measure(
     columns = {name: values[rows] for name, values in (columns or {}).items()}
     truth, sample = truth[rows], take([item.name for item in contract.features], rows)
     try:
-        unshuffled = measure_one(metric.name, predicted(truth, model.predict(sample), contract, weight, columns))
+        base = model.predict(sample)
+        unshuffled = measure_one(metric.name, predicted(truth, base, contract, weight, columns))
         importances, predict = {}, model.shuffled(sample)
         for feature in contract.features:
             predictions = predict(feature.name, random.permutation(len(rows)))
-            value = measure_one(metric.name, predicted(truth, predictions, contract, weight, columns))
+            # A model often uses only some of many features.
+            value = (
+                unshuffled
+                if _same(predictions, base)
+                else measure_one(metric.name, predicted(truth, predictions, contract, weight, columns))
+            )
             importances[feature.name] = metric.sign * (unshuffled - value)
     except (EvaluationError, MetricError):
         # A small sample may have one class only, or a custom metric may be undefined on it.
         return {}
     return importances
+
+
+def _same(one: Predictions, other: Predictions) -> bool:
+    pairs = zip(
+        (one.prediction, one.score, one.probabilities),
+        (other.prediction, other.score, other.probabilities),
+        strict=True,
+    )
+    return all(first is second or np.array_equal(first, second) for first, second in pairs)  # type: ignore[arg-type]
 
 
 def shares(importances: Mapping[str, float]) -> dict[str, float]:

@@ -189,7 +189,7 @@ def check_parts(dataset: Dataset, parts: Mapping[str, TrainingData]) -> None:
         if infinite:
             raise TrainingError(
                 f"Split part {part!r} of training set {name!r} has infinite values, or values beyond single precision "
-                f"(3.4e38), in {_counts(infinite)}. Replace them by nulls, or remove these rows."
+                f"(3.4e38), in {_counts(infinite)}. Replace them with nulls, or remove these rows."
             )
     empty = [name for name in train.table.column_names if _all_missing(train, name)]
     if empty:

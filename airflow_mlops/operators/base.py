@@ -40,8 +40,8 @@ class StepOperator(SpecParameters, BaseOperator):
 
     The operator runs the step where ``run_on`` says, and returns the result: references and numbers, never data.
 
-    :param run_on: where the step runs: ``Worker``, ``Process``, ``Pod`` or ``Spark``; by default ``[mlops] run_on``, or
-        the Airflow worker if this setting is empty
+    :param run_on: where the step runs: ``Worker``, ``Process``, ``Pod``, ``Ray`` or ``Spark``; by default ``[mlops]
+        run_on``, or the Airflow worker if this setting is empty
     :param store: URL of the artifact store; by default ``[mlops] artifacts``
     :param notify: notifiers that are called for the events of this task; by default none
     :param period: length of a window that is written as one date or time, such as ``2024-03-01T00:00:00``, as an ISO
@@ -299,7 +299,7 @@ class StepOperator(SpecParameters, BaseOperator):
         return self._runner.facts() if self._runner is not None else {}
 
     def resolve_template_files(self) -> None:
-        """Replace file names by the contents of the files. Airflow calls this method while it parses the DAG.
+        """Replace file names with the contents of the files. Airflow calls this method while it parses the DAG.
 
         Airflow's own ``template_ext`` is not used, because it would read a file for every templated string with such a
         suffix, for example for ``pod_template_file`` in ``run_on``.

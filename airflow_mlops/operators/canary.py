@@ -35,9 +35,11 @@ class CanaryOperator(ChampionOperator):
     :param canary_outcomes: name of the canary's labelled predictions; by default ``MODEL_canary_outcomes``
     :param metric: metric by which the canary and the champion are compared: ``roc_auc``, ``accuracy``, ``log_loss``,
         ``brier``, ``rmse`` or ``mae``; an expected cost such as ``{"metric": "expected_cost", "false_positive": 1,
-        "false_negative": 20}``; or a deviance such as ``poisson_deviance``. By default ``roc_auc`` (binary),
-        ``accuracy`` (multiclass, or if one of the two predicts labels only) or ``rmse`` (regression; the pinball loss
-        for models of a quantile)
+        "false_negative": 20}``; a deviance such as ``poisson_deviance``; a pinball loss such as ``{"metric":
+        "pinball", "alpha": 0.9}``; or ``smape`` for forecasts. By default the metric by which both versions are judged,
+        if they have one: the pinball loss of a quantile, ``smape`` of forecasts, or the deviance of an objective for
+        counts or positive amounts. Otherwise ``roc_auc`` (binary), ``accuracy`` (multiclass, or if one of the two
+        predicts labels only) or ``rmse`` (regression). A ranking has no default
     :param max_loss: largest accepted loss of the metric compared with the champion. The share is increased only if a
         greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
         By default, the share is increased unless the canary is significantly worse

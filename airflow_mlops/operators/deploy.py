@@ -1,4 +1,4 @@
-"""``DeployOperator``, which puts a model version on Kubernetes as an online endpoint."""
+"""``DeployOperator``, which deploys a model version on Kubernetes as an online endpoint."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class DeployOperator(StepOperator):
-    """Puts a version of a model on Kubernetes as an online endpoint.
+    """Deploys a version of a model on Kubernetes as an online endpoint.
 
     The operator applies the Kubernetes objects, waits until they are ready, and requests from each server the
     predictions for the version's input example. If a server does not become ready, or answers with another version or

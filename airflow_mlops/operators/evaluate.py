@@ -36,16 +36,18 @@ class EvaluateOperator(StepOperator):
         not be worse than the champion. ``{"champion": "ignore"}`` in the list prevents the additional gate
     :param metric: name of the metric that ranks the passing candidates. The winner is the first candidate that is at
         most one standard error worse than the best one. By default ``roc_auc`` (binary), ``roc_auc_ovr`` (multiclass)
-        or ``rmse`` (regression; the pinball loss for models of a quantile). Other values are the import path of a custom
-        metric, ``package.module:function``; an expected cost, ``{"metric": "expected_cost", "false_positive": 1,
-        "false_negative": 20}``, where a cost can be the name of a column; a Tweedie deviance, ``{"metric":
-        "tweedie_deviance", "power": 1.5}``; and the quality of a ranking, ``{"metric": "ndcg", "k": 10, "group":
+        or ``rmse`` (regression), or the metric by which the models are judged: the pinball loss of a quantile, NDCG of a
+        ranking, ``mase`` of forecasts, or the deviance of an objective for counts or positive amounts. Other values are
+        the name of another built-in metric; the import path of a custom metric, ``package.module:function``; an
+        expected cost, ``{"metric": "expected_cost", "false_positive": 1, "false_negative": 20}``, where a cost can be
+        the name of a column; a Tweedie deviance, ``{"metric": "tweedie_deviance", "power": 1.5}``; the pinball loss of
+        a quantile, ``{"metric": "pinball", "alpha": 0.9}``; and the quality of a ranking, ``{"metric": "ndcg", "k": 10, "group":
         "query"}``
     :param greater_is_better: whether larger values of ``metric`` are better; required for a custom metric only
     :param groups: column of the dataset that names the cluster of each row, such as a customer. Rows of one cluster are
         not independent, and the confidence bounds of gates and of the model card allow for this. By default, rows are
         independent
-    :param allow_pyfunc: whether ``mlflow.pyfunc`` may load versions that TrainOperator did not register. Loading then
+    :param allow_pyfunc: whether ``mlflow.pyfunc`` may load versions that TrainOperator did not train. Loading then
         runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
         is not templated, so that only the author of the DAG can set it
     :param allow_code: whether the gate ``reproducible`` may run code that the MLflow run of a candidate names:

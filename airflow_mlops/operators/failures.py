@@ -1,4 +1,4 @@
-"""The rule for retries: errors that another try cannot correct fail the task without a retry."""
+"""The rule for retries: errors that a retry cannot correct fail the task immediately."""
 
 from __future__ import annotations
 

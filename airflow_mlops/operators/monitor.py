@@ -108,7 +108,7 @@ class MonitorOperator(StepOperator):
             return
         times = calendar(context, self.period)
         delivery = send_request(self, self.retrain_alias, context, result, extra, times)
-        # XCom contains the result with these fields.
+        # The result that is returned as XCom also says whether the request was sent.
         result.update(delivery.fields())
         if not delivery.sent or delivery.note:
             doubt = "request might not start a training" if delivery.sent else "request was sent before"

@@ -23,7 +23,7 @@ class PromoteOperator(ChampionOperator):
     is promoted if no candidate passed the gates, or if the champion changed after the evaluation. The task then
     succeeds, and the result and the ledger contain the reason.
 
-    :param verdict: the output of an EvaluateOperator
+    :param verdict: the output of an EvaluateOperator, of a RefitOperator, or of a CanaryOperator with ``promote=False``
     :param model: name of the registered model; by default the model of the verdict
     :param approval: who must approve the promotion; by default no approval is needed
     :param mlflow_conn_id: id of the Airflow connection to MLflow

@@ -21,7 +21,7 @@ class RefitOperator(StepOperator):
     verdict keeps the metrics of the judged version, because the new version has no held-out rows. If the new version
     fails, the judged version stays the winner. If the evaluation has no winner, nothing is fitted.
 
-    :param verdict: the output of an EvaluateOperator
+    :param verdict: the output of an EvaluateOperator, or of a CanaryOperator with ``promote=False``
     :param allow_code: whether user code that the winner's MLflow run names may run: functions, networks, datasets,
         preprocessing and custom metrics. By default, only estimators of well-known packages are fitted again. This
         parameter is not templated, so that only the author of the DAG can set it

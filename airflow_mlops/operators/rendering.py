@@ -116,7 +116,7 @@ def _from_text(text: str) -> Any:
 def with_expressions(
     value: Any, environment: jinja2.Environment, done: Collection[int], *, structured: bool, free: bool = False
 ) -> Any:
-    """Replace each template in ``value`` whose result keeps its type by an :class:`Expression`.
+    """Replace each template in ``value`` whose result keeps its type with an :class:`Expression`.
 
     :param done: ids of values that must not be rendered, because they come from XCom
     :param structured: whether the value is a structured parameter, in which numbers and booleans keep their types

@@ -45,7 +45,7 @@ class ScoreOperator(ShardedOperator):
         with ``version`` or ``alias``
     :param on_missing: what happens if the model has no champion, or no version with the alias: the task fails
         (``fail``) or is skipped (``skip``)
-    :param allow_pyfunc: whether ``mlflow.pyfunc`` may load a version that TrainOperator did not register. Loading then
+    :param allow_pyfunc: whether ``mlflow.pyfunc`` may load a version that TrainOperator did not train. Loading then
         runs code that is stored in the model. By default, only models that cannot run code are loaded. This parameter
         is not templated, so that only the author of the DAG can set it
     :param explain: whether to write by how much each feature moved each prediction: the columns ``attributions`` and

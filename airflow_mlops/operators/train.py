@@ -28,8 +28,8 @@ class TrainOperator(StepOperator):
     :param metrics: metrics that are measured on the split part `test` and logged in addition to the built-in metrics:
         import paths of custom metrics, ``package.module:function``; expected costs such as ``{"metric":
         "expected_cost", "false_positive": 1, "false_negative": 20}``, in which either cost can be the name of a column;
-        deviances such as ``poisson_deviance`` or ``{"metric": "tweedie_deviance", "power": 1.5}``; and
-        ``{"metric": "ndcg", "k": 10, "group": "query"}``
+        deviances such as ``poisson_deviance`` or ``{"metric": "tweedie_deviance", "power": 1.5}``; metrics of a
+        quantile such as ``{"metric": "pinball", "alpha": 0.9}``; and ``{"metric": "ndcg", "k": 10, "group": "query"}``
     :param threshold: the decision threshold of a binary model: a number from 0 to 1, or a rule. A rule is
         ``{"maximise": "f1"}`` (or ``accuracy``, ``balanced_accuracy``), ``{"precision": 0.9}``, ``{"recall": 0.9}`` or
         ``{"cost": {"false_positive": 1, "false_negative": "amount"}}``, where a cost is a number or the name of a

@@ -46,7 +46,7 @@ class DataWindow(Model):
 
 
 class DatasetWindows(Model):
-    """The windows of the datasets of one name, ordered by time.
+    """The windows of the datasets with the same name, ordered by time.
 
     :param missing: parts between the first and the last window that no window covers
     """

@@ -126,7 +126,7 @@ def _open_request(store: ArtifactStore, model: str, entries: Sequence[Entry]) ->
     last = next((item for item in reversed(recorded) if item.state == "open"), recorded[-1])
     if last.state not in ("open", "answered") or last.request.id in decided or last.replaced:
         return None
-    # An entry of a ledger that was tampered with may be missing, so its number is not its place.
+    # Do not index by the number: if the ledger was tampered with, earlier entries may be missing.
     by = author_of(next(entry for entry in entries if entry.seq == last.seq))
     request, begun = last.request, None
     if last.state == "answered":

@@ -67,7 +67,7 @@ def result(store: ArtifactStore, dag_id: str, run_id: str, task_id: str, map_ind
 
 
 def _split(store: ArtifactStore, found: dict[str, Any]) -> dict[str, Any]:
-    # The dataset may be deleted, or of another release. The result is shown all the same.
+    # The dataset may have been deleted, or written by another release. The result is still shown, without the split.
     with suppress(ValidationError, DatasetNotFoundError, DatasetCorruptError, DatasetFormatError):
         ref = DatasetRef.model_validate(found["dataset"])
         return dict(read_manifest(store, ref.name, ref.id).details.get("split") or {})

@@ -53,7 +53,7 @@ def find(client: MlflowClient, store: ArtifactStore) -> Iterator[Training]:
 
 
 def _tags(client: MlflowClient, run_id: str | None) -> dict[str, str]:
-    """Return the tags of a run; empty if the version has no run, or the run was deleted for good."""
+    """Return the tags of a run; empty if the version has no run, or the run was deleted permanently."""
     from airflow_mlops.registry.client import unless_missing
 
     tags: dict[str, str] = {}

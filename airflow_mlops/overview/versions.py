@@ -191,7 +191,7 @@ def _completed(client: MlflowClient, item: Any, known: VersionFacts | None, ui: 
     }
     run = None
     if item.run_id:
-        # The run may have been deleted for good.
+        # The run may have been deleted permanently.
         with unless_missing():
             run = client.get_run(item.run_id)
     if run is not None:

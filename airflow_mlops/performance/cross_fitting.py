@@ -242,7 +242,7 @@ def _by_cluster(groups: NDArray[np.int64]) -> tuple[NDArray[np.int64], int]:
     """
     _, first, numbers = np.unique(groups, return_index=True, return_inverse=True)
     if len(first) < 2:
-        raise UnmeasurableError("all labelled rows are of one group")
+        raise UnmeasurableError("all labelled rows belong to one group")
     order = np.argsort(first[numbers], kind="stable")
     ends = np.cumsum(np.bincount(numbers)[np.argsort(first)])[:-1]
     return order, int(ends[np.abs(ends - len(groups) / 2).argmin()])

@@ -42,7 +42,7 @@ def difference(performance: Performance, confidence: float) -> Difference | None
         return None
     low, high = performance.reference_low, performance.reference_high
     below, above = (0.0, 0.0) if low is None or high is None else (reference - low, high - reference)
-    # The selection among several models does not bias a value at training that counts as exact.
+    # A value at training without an interval is treated as exact, so the selection among several models needs no correction.
     wider = 1.0 if low is None else _z(1 - (1 - confidence) / performance.compared) / _z(confidence)
     change = performance.value - reference
     return Difference(

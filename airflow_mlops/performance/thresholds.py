@@ -16,8 +16,8 @@ class PerformanceThresholds(DriftThresholds):
     """The thresholds for worse performance, and for the labels that are needed to judge performance.
 
     :param metric: the metric that measures performance; by default ``roc_auc`` (binary; ``accuracy`` for a model
-        without probabilities), ``accuracy`` (multiclass) or ``rmse`` (regression; the pinball loss if exactly one was
-        measured at training). A custom metric is named by its import path and must have been measured at training, see
+        without probabilities), ``accuracy`` (multiclass) or ``rmse`` (regression), or the metric by which the model is
+        judged (:mod:`airflow_mlops.metrics.judged`). A custom metric is named by its import path and must have been measured at training, see
         :mod:`airflow_mlops.metrics.custom`. ``expected_cost`` also needs the keys ``false_positive`` and
         ``false_negative`` (:mod:`airflow_mlops.metrics.costs`), ``tweedie_deviance`` the key ``power``
         (:mod:`airflow_mlops.metrics.deviances`), ``pinball`` and ``quantile_coverage_gap`` the key ``alpha``

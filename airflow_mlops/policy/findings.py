@@ -94,7 +94,7 @@ class RetrainingPlan(Model):
     :param triggers: the retraining triggers whose condition is met
     :param limits: the limits that were checked; empty if the window has already requested retraining
     :param request: the request that the window made, in this check or in an earlier check
-    :param without: broken features that a request tells the training to leave out
+    :param without: broken features that a training on a request must leave out
     """
 
     triggers: list[ActiveTrigger] = Field(default_factory=list)

@@ -288,7 +288,7 @@ def _budget(window: Window, allowed: int, period: timedelta, requests: Sequence[
     ]
     if full:
         until = _time(instant(full[-1] + period, window.zone))
-        says = f"the budget of {allowed} in {_span(period)} is used up until {until}"
+        says = f"the budget of {allowed} in {_span(period)} is exhausted until {until}"
         return Limit(name="budget", says=says, reached=True)
     used = sum(end - period < other <= end for other in ends)
     return Limit(name="budget", says=f"{used} of {allowed} requests in {_span(period)} are used", reached=False)

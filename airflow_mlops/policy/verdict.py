@@ -65,7 +65,7 @@ TRIGGER_NAMES: dict[Trigger, str] = {
 }
 LIMIT_NAMES = {
     "cooldown": "by the cooldown",
-    "budget": "because the budget is used up",
+    "budget": "because the budget is exhausted",
     "refusals": "after refused candidates",
     "inputs": "because inputs are broken",
 }

@@ -79,7 +79,7 @@ class Category(Model):
     std: float
 
     def encoded(self, array: pa.Array) -> Floats:
-        """Replace the values of a column by their standardised shares of rows at training, shape (n,)."""
+        """Replace the values of a column with their standardised shares of rows at training, shape (n,)."""
         known = pa.array([*self.shares, None], pa.string())
         place = pc.index_in(decoded(array).cast(pa.string()), value_set=known)
         shares = np.asarray([*self.shares.values(), self.missing, 0.0])

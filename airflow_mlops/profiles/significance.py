@@ -113,7 +113,7 @@ def wasserstein(points: Floats, pair: Pair) -> tuple[float, float]:
     distance = float((np.abs(before - now)[:-1] * widths).sum())
     # The range of pooled values that each step of the bridge covers.
     spread = _summed(np.minimum((middle[:-1] * _BRIDGE).astype(int), _BRIDGE - 1), widths, _BRIDGE)
-    drawn = np.abs(math.sqrt(pair.scale) * _bridges()) @ spread
+    drawn = _differences(pair.scale) @ spread
     return distance, float((1 + (drawn >= distance).sum()) / (1 + len(drawn)))
 
 
@@ -382,6 +382,15 @@ def _summed(where: npt.NDArray[Any], counts: Floats, size: int = 0) -> Floats:
 
 def _cumulative(counts: Floats) -> Floats:
     return np.cumsum(counts) / counts.sum()
+
+
+@lru_cache(maxsize=1)
+def _differences(scale: float) -> Floats:
+    """Return the absolute differences of the distribution functions of two samples at :func:`_bridges`.
+
+    All columns without nulls have samples of the same sizes, and so the same scale.
+    """
+    return np.abs(math.sqrt(scale) * _bridges())
 
 
 @lru_cache(maxsize=1)

@@ -6,10 +6,11 @@ Monitoring uses these shares to distinguish calendar features, which may be cons
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,6 +23,8 @@ from airflow_mlops.profiles.columns.numeric import is_numeric
 from airflow_mlops.profiles.profile import ModelProfile
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from airflow_mlops.data.datasets import Dataset
 
 Span = Literal["hour", "day", "week", "month", "year"]
@@ -74,9 +77,8 @@ def constant_shares(batches: Iterable[pa.RecordBatch], time: str, zone: str = UT
     """Return the share of calendar spans in which each numeric column has a single value.
 
     A span counts only if the column has at least two finite values in the span, and at least a tenth of the mean number
-    of values per span. The first or the last span of the data may have rows only in a short part, in which any column
-    may have a single value. This rule excludes such spans. Memory grows with the number of spans and not with the
-    number of rows.
+    of values per span. This rule excludes a first or last span of which the data cover only a short part: any column
+    may be constant there. Memory grows with the number of spans and not with the number of rows.
 
     :param batches: rows with the column ``time`` and numeric columns
     :param time: name of the column with the event time
@@ -84,36 +86,92 @@ def constant_shares(batches: Iterable[pa.RecordBatch], time: str, zone: str = UT
     :return: by column and kind of span, the share of spans from 0 to 1. Kinds without a span that counts are left out
     :raises SchemaError: a value of ``time`` is not a point in time
     """
-    found: dict[tuple[str, Span], pa.Table] = {}
+    names: list[str] = []
+    found: dict[Span, _Ranges] = {}
     for batch in batches:
         # Spans are computed in local time, because a local day begins at another time than a day in UTC.
         times = pc.local_timestamp(as_utc(batch.column(time), f"Column {time!r}").cast(pa.timestamp("us", zone)))
+        names = names or [name for name in batch.schema.names if name != time]
+        numbers = _Numbers(batch, names)
         for span in get_args(Span):
-            starts = pc.floor_temporal(times, unit=span)
-            for name in batch.schema.names:
-                if name != time:
-                    part = _ranges(starts, batch.column(name))
-                    before = found.get((name, span))
-                    found[name, span] = part if before is None else _merged(pa.concat_tables([before, part]))
+            part = numbers.ranges(pc.floor_temporal(times, unit=span))
+            found[span] = part if span not in found else found[span].merged(part)
     shares: dict[str, dict[Span, float]] = {}
-    for (name, span), ranges in found.items():
-        if not ranges.num_rows:
-            continue
-        least = max(2.0, pc.mean(ranges["rows"]).as_py() / 10)
-        counted = ranges.filter(pc.greater_equal(ranges["rows"], least))
-        if counted.num_rows:
-            equal = pc.sum(pc.equal(counted["low"], counted["high"])).as_py()
-            shares.setdefault(name, {})[span] = equal / counted.num_rows
+    for span, ranges in found.items():
+        for name, share in zip(names, ranges.constant(), strict=True):
+            if share is not None:
+                shares.setdefault(name, {})[span] = share
     return shares
 
 
-def _ranges(starts: pa.Array, values: pa.Array) -> pa.Table:
-    numbers = as_numbers(decoded(values)).cast(pa.float64(), safe=False)
-    table = pa.table({"start": starts, "low": numbers, "high": numbers, "rows": pa.repeat(pa.scalar(1), len(values))})
-    finite = pc.and_(pc.is_valid(starts), pc.fill_null(pc.is_finite(numbers), False))
-    return _merged(table.filter(finite))
+class _Ranges(NamedTuple):
+    """The ranges of c columns in s spans.
+
+    :param starts: start of each span, ascending, in microseconds, shape (s,)
+    :param low: smallest finite value of each column in each span, shape (s, c); infinite if there is none
+    :param high: largest finite value, shape (s, c); negative infinite if there is none
+    :param rows: number of finite values, shape (s, c)
+    """
+
+    starts: NDArray[np.int64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    rows: NDArray[np.int64]
+
+    def merged(self, other: _Ranges) -> _Ranges:
+        """Return the ranges of the rows of both."""
+        low, high, rows = (np.concatenate(pair) for pair in zip(self[1:], other[1:], strict=True))
+        order, first, starts = _grouped(np.concatenate([self.starts, other.starts]))
+        return _Ranges(
+            starts,
+            np.minimum.reduceat(low[order], first, axis=0),
+            np.maximum.reduceat(high[order], first, axis=0),
+            np.add.reduceat(rows[order], first, axis=0),
+        )
+
+    def constant(self) -> list[float | None]:
+        """Return for each column the share of the spans with a single value; ``None`` if no span counts."""
+        present = (self.rows > 0).sum(axis=0)
+        mean = self.rows.sum(axis=0) / np.maximum(1, present)
+        counts = self.rows >= np.maximum(2.0, mean / 10)
+        equal, all_spans = (counts & (self.low == self.high)).sum(axis=0), counts.sum(axis=0)
+        return [same / total if total else None for same, total in zip(equal.tolist(), all_spans.tolist(), strict=True)]
 
 
-def _merged(table: pa.Table) -> pa.Table:
-    merged = table.group_by("start").aggregate([("low", "min"), ("high", "max"), ("rows", "sum")])
-    return merged.select(["start", "low_min", "high_max", "rows_sum"]).rename_columns(["start", "low", "high", "rows"])
+class _Numbers:
+    """The values of columns of a batch, as floating-point numbers."""
+
+    def __init__(self, batch: pa.RecordBatch, names: Sequence[str]) -> None:
+        self._columns = [_as_numbers(batch.column(name)) for name in names]
+
+    def ranges(self, starts: pa.Array) -> _Ranges:
+        """Return the range of each column in each span.
+
+        :param starts: start of the span of each row; rows without an event time are left out
+        """
+        known = starts.is_valid().to_numpy(zero_copy_only=False)
+        rows = np.flatnonzero(known)
+        order, first, spans = _grouped(starts.drop_null().cast(pa.int64()).to_numpy())
+        shape = (len(spans), len(self._columns))
+        low, high, counts = np.empty(shape), np.empty(shape), np.empty(shape, np.int64)
+        for place, column in enumerate(self._columns if len(spans) else ()):
+            values = column[rows[order]]
+            finite = np.isfinite(values)
+            low[:, place] = np.minimum.reduceat(np.where(finite, values, np.inf), first)
+            high[:, place] = np.maximum.reduceat(np.where(finite, values, -np.inf), first)
+            counts[:, place] = np.add.reduceat(finite, first, dtype=np.int64)
+        return _Ranges(spans, low, high, counts)
+
+
+def _as_numbers(values: pa.Array) -> NDArray[np.float64]:
+    found: NDArray[np.float64] = (
+        as_numbers(decoded(values)).cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    )
+    return found
+
+
+def _grouped(starts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Return an order of the rows that groups equal starts, the first position of each group, and its start."""
+    order = np.argsort(starts, kind="stable")
+    found, first = np.unique(starts[order], return_index=True)
+    return order, first, found

@@ -76,7 +76,7 @@ def cached(name: str, fill: Callable[[Path], None]) -> Path:
         if held:
             _make_room(folder, limit)
             return folder
-    raise RegistryError(f"Other processes removed the folder {folder} again and again. Make [mlops] cache_size larger.")
+    raise RegistryError(f"Other processes repeatedly removed the folder {folder}. Increase [mlops] cache_size.")
 
 
 class InUse:
@@ -91,7 +91,7 @@ class InUse:
     def __init__(self, folder: Path) -> None:
         opened = _lock(folder)
         if opened is None:
-            raise FileNotFoundError(f"The folder {folder} was removed. Make [mlops] cache_size larger.")
+            raise FileNotFoundError(f"The folder {folder} was removed. Increase [mlops] cache_size.")
         weakref.finalize(self, os.close, opened)
 
 

@@ -166,7 +166,7 @@ def withdraw(client: MlflowClient, ledger: Ledger, version: int, reason: str) ->
     Nothing is recorded if the version is not the canary of a rollout in progress.
 
     :param version: number of the version
-    :param reason: the reason in one sentence
+    :param reason: the reason for the withdrawal
     :return: whether the withdrawal is recorded, by this call or by an earlier call for the same rollout
     :raises RegistryError: MLflow cannot be used, or the ledger was tampered with
     :raises StoreError: the ledger cannot be read or written

@@ -106,7 +106,7 @@ class Decision(Model):
     :param origins: training set, code and environment of each candidate, or of the champion after a rollback
     :param provenance: the Airflow task or the user that made the decision, and the requests for retraining that led to
         it
-    :param reason: the reason in one sentence
+    :param reason: the reason for the decision
     :param approval: a person's answer to the request for approval; ``None`` if no approval was needed
     :param refit: how the winner was fitted again on all rows; ``None`` if it was not fitted again
     :param files: SHA-256 of each file of the new champion, by path, in ``promoted`` and ``moved_outside``. An entry

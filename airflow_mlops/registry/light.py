@@ -82,7 +82,7 @@ class Aliases:
         try:
             return int(answer.json()["model_version"]["version"])
         except (ValueError, KeyError, TypeError) as error:
-            raise RegistryError(f"{what}: the answer is not one of an MLflow server.") from error
+            raise RegistryError(f"{what}: the response does not come from an MLflow server.") from error
 
 
 def sufficient(found: ConnectionInfo) -> bool:

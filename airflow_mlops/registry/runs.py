@@ -92,7 +92,7 @@ def claimed_run(
     :param folder: folder of the artifact store with the claims of this key
     :param name: name of a new run in MLflow
     :param tags: tags of the run, in addition to ``mlops.key``
-    :raises RegistryError: the run was deleted again and again
+    :raises RegistryError: the run was deleted repeatedly
     """
     own: str | None = None
     created = False

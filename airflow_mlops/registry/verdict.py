@@ -53,7 +53,7 @@ class GateResult(Model):
     :param measured: the measured value of the candidate; ``None`` if the value could not be measured
     :param asked: the required value; ``None`` if the gate has no required value in this evaluation
     :param passed: whether the candidate passed the gate
-    :param explanation: the reason why the gate was passed or failed, in one sentence
+    :param explanation: the reason why the gate was passed or failed
     :param improvement: improvement of the candidate over the champion; positive if the candidate is better
     :param low: lower confidence bound of the improvement, or of the metric for a gate with ``min`` or ``max``
     :param high: upper confidence bound of the improvement, or of the metric for a gate with ``min`` or ``max``
@@ -114,7 +114,7 @@ class CandidateVerdict(Model):
     :param metrics: metrics of the candidate on the held-out data
     :param gates: the result of each gate
     :param passed: whether the candidate passed every gate
-    :param reason: the reason why the candidate won or did not win, in one sentence
+    :param reason: the reason why the candidate won or did not win
     :param candidate: the evaluated model version
     :param contract_sha256: SHA-256 of the model contract that EvaluateOperator wrote for a version that TrainOperator
         did not train. ``None`` for a version that TrainOperator trained, because the files of such a version contain a
@@ -142,7 +142,7 @@ class Refit(Model):
     :param rows: number of rows to which the new version was fitted
     :param checks: the comparisons with the judged version
     :param passed: whether all checks were passed
-    :param reason: the result in one sentence
+    :param reason: the result in words
     :param files: SHA-256 of each file of the new version, by path; empty if no version was registered, and in verdicts
         of earlier releases
     """
@@ -172,7 +172,7 @@ class LiveRows(Model):
 
     @property
     def sentence(self) -> str:
-        """Return a sentence with the number of compared rows and the numbers of rows that were left out."""
+        """Return a text with the number of compared rows and the numbers of rows that were left out."""
         return (
             f"{self.rows:,} rows were predicted by all versions and have a label. Left out: {self.unpaired:,} rows "
             f"predicted by only some versions, {self.repeated:,} predicted several times by one version, and "
@@ -195,8 +195,8 @@ class Verdict(Model):
     :param tree_metrics: metrics of a decision tree of depth 3 that was fitted to the split part ``train``; empty if no
         tree could be fitted
     :param candidates: metrics and gate results of each candidate
-    :param reason: the reason why the winner won, or why no candidate won, in one sentence
-    :param policy: how the champion was taken into account, in one sentence
+    :param reason: the reason why the winner won, or why no candidate won
+    :param policy: how the champion was taken into account, and how the rows were weighted
     :param metric_code: SHA-256 of the source file of each custom metric, by import path
     :param sample_weight: column of the held-out rows by which all metrics and gates are weighted; ``None`` if all rows
         have the same weight, and in verdicts of earlier releases

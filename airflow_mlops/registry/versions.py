@@ -179,7 +179,7 @@ def _delete_other_models(client: MlflowClient, run_id: str, model_id: str | None
 def identical(client: MlflowClient, model: str, identity: str) -> ModelVersionRef | None:
     """Return the oldest version of ``model`` with the tag ``mlops.identity`` = ``identity``.
 
-    :param identity: fingerprint of the version's export, contract, code and environment
+    :param identity: fingerprint of the version's export, contract, training parameters, code and environment
     :return: ``None`` if no version has this tag
     """
     with registry_errors(f"The versions of {model!r} cannot be searched"):

@@ -172,7 +172,7 @@ class Column:
 
     @property
     def is_whole(self) -> bool:
-        """Return whether the values are integers or text, so that they can identify a row."""
+        """Return whether the type can identify a row: integers or text, but no fractions and no times."""
         import pyarrow as pa
 
         return bool(pa.types.is_integer(self.type)) or self.is_text

@@ -23,8 +23,8 @@ _CHANCE = 1e-6
 def known_with(column: Column, label: Column) -> bool:
     """Return whether a column is null in all rows without a label, and this is not a coincidence.
 
-    It is not a coincidence if the column has hardly any other nulls, or if, given its share of nulls in the labelled
-    rows, it would be very unlikely to be null in every unlabelled row by chance.
+    It is not a coincidence in two cases. The column has hardly any other nulls. Or the share of nulls in the labelled rows
+    makes it very unlikely that the column is null in every unlabelled row by chance.
     """
     import pyarrow.compute as pc
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Every = Literal["day", "week", "month"]
 # Usual names of columns that identify a row.
 _ID = re.compile(r"(^|[^a-z])(id|key|uuid|number|nr|no)$|id$", re.IGNORECASE)
-# Usual texts of the positive class.
+# Common names of the positive class in text labels, in lower case.
 _POSITIVE = {"yes", "y", "true", "t", "1"}
 # A text column with more categories than this, and with more than half of its values distinct, is an id or free text.
 _CATEGORIES = 1_000
@@ -212,7 +212,7 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
         raise SpecError(
             "No column is left that could be a feature: "
             + "; ".join(f"{name!r} ({reason})" for name, reason in excluded.items())
-            + ". Name the features by --features."
+            + ". Name the features with --features."
         )
     sample.notes.extend(
         f"Column {name!r} has values such as {' and '.join(map(repr, columns[name].alike))}, which differ only by blanks or "

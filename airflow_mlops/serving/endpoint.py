@@ -227,7 +227,7 @@ class Endpoint:
         try:
             rows = converted(rows, chosen.columns)
         except SchemaError:
-            # A feature of the canary is a watched column of the champion, which requests may leave out.
+            # Requests may omit a watched column of the champion, which can be a feature of the canary.
             return served, rows
         request.scope[VERSION] = chosen.ref.version
         return chosen, rows

@@ -4,7 +4,7 @@ If the argument is a version number or an alias, the process follows that versio
 the requests that the version answers as a canary.
 
 The process imports MLflow's client, so that the server does not need to import it. The process loads each new version
-before the server does, so a model that crashes on loading does not end the server. The process takes 100 MB of memory,
+before the server does, so a model that crashes on loading does not end the server. The process takes about 90 MB of memory,
 so it ends when no version has changed for some seconds. The server then looks up the version by plain HTTP, and starts
 the process again when the version changes. The process does not end if it follows a canary, or if plain HTTP is not sufficient.
 

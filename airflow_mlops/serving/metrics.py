@@ -31,7 +31,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.version = Gauge("mlops_serve_version", "Number of the champion that is served", registry=self.registry)
+        self.version = Gauge("mlops_serve_version", "Version number of the served champion", registry=self.registry)
         self.spooled = Gauge(
             "mlops_serve_log_spooled_bytes",
             "Logged predictions that are not yet in the artifact store",

@@ -111,6 +111,7 @@ class Served:
             "classes": contract.classes,
             "positive": contract.positive,
             "metrics": realised(contract.task, contract.metrics),
+            "judged_by": contract.judged_by,
             "features": [feature.name for feature in contract.features],
             "keys": self.columns.keys,
             "timestamp": self.columns.timestamp,

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import faulthandler
 import gc
-import logging
 import signal
 import sys
 import traceback
@@ -21,9 +20,9 @@ from types import FrameType
 
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.parent import add_modules, end_with_parent
-from airflow_mlops.core.secrets import MaskedStream
 from airflow_mlops.core.termination import TerminationMessage
 from airflow_mlops.stages.calls import receive_call
+from airflow_mlops.stages.reported import log_to_output
 from airflow_mlops.stages.runner import run_call
 
 
@@ -32,9 +31,7 @@ def main() -> int:
     # The libraries that steps import are many objects. With Python's own thresholds, the search for cyclic garbage among them
     # takes a seventh of the CPU time of the imports.
     gc.set_threshold(10_000, 10, 10)
-    # Libraries log and print URLs with credentials.
-    sys.stdout, sys.stderr = MaskedStream(sys.stdout), MaskedStream(sys.stderr)
-    logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(message)s", force=True)
+    log_to_output()
     # The first process of a container ignores SIGTERM by default, so Kubernetes would kill it after the grace period.
     signal.signal(signal.SIGTERM, _exit)
     # If a library crashes the process, the log shows the Python stack.

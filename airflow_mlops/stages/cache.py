@@ -3,7 +3,7 @@
 A stage that supports the cache has a module ``cache`` with these functions::
 
     def inputs(spec, context) -> dict       # everything that determines the result, as JSON; raises NotCacheableError
-    def artifacts(result, spec, context) -> dict[str, str]   # hashes of the result's artifacts; raises if one is gone
+    def artifacts(result, spec, context) -> dict[str, str]   # hashes of the artifacts; raises if one was deleted
     def replay(result, spec, context) -> Result | None       # repeats the step's effects other than its artifacts, and
                                                              # returns the result if it differs from the cached one
     def state(spec, context) -> Any         # optional: something that each write to an input outside the store changes

@@ -83,4 +83,4 @@ def require_repeatable(client: MlflowClient, run_id: str) -> None:
     if RESUMED_TAG in data.tags:
         raise NotCacheableError("the search was interrupted, and a resumed search tries different parameters")
     if data.metrics.get("trials_failed"):
-        raise NotCacheableError("a trial of the search failed, perhaps because of the machine")
+        raise NotCacheableError("a trial of the search failed, and may succeed if the search runs again")

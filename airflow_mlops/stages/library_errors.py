@@ -1,4 +1,4 @@
-"""Recognise errors of data libraries that another try of a step cannot correct.
+"""Recognise errors of data libraries that a retry of the step cannot correct.
 
 The modules of a stage convert the errors that they expect to errors of this package. This module is for all other
 errors. It compares names of classes and modules, so it imports none of the libraries.
@@ -39,7 +39,7 @@ def explain(error: Exception, step: str) -> UnsupportedDataError | None:
 
     :param error: an exception that a step raised, with its traceback
     :param step: name of the step
-    :return: ``None`` if another try can succeed, or if the exception does not come from a data library. Also ``None``
+    :return: ``None`` if a retry can succeed, or if the exception does not come from a data library. Also ``None``
         if the user's own code is in the traceback, because the user needs the original exception
     """
     frames = list(_frames(error))
@@ -61,7 +61,7 @@ def _frames(error: BaseException) -> Iterator[FrameType]:
 
 
 def _is_final(error: Exception, frames: list[FrameType]) -> bool:
-    # A file or a server may become available again, and the next try may have more memory.
+    # A file or a server may become available again, and a retry may have more memory.
     if isinstance(error, (OSError, MemoryError, Warning)):
         return False
     for kind in type(error).__mro__:

@@ -33,7 +33,7 @@ def run_call(
     ``use`` and the cache contains a result for the same inputs. In a TrainJob, only node 0 returns the result. The
     other nodes return ``{}``.
 
-    If a data library raises an error that another try cannot correct, its traceback is logged, and
+    If a data library raises an error that a retry cannot correct, its traceback is logged, and
     :class:`UnsupportedDataError` is raised. An exception of the user's own code is raised unchanged.
 
     :param connection: function that looks up an Airflow connection by its id

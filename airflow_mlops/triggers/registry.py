@@ -165,8 +165,8 @@ class RegistryTrigger(BaseEventTrigger):
     async def _first(self) -> int:
         """Return the number of the last ledger entry for which an event was fired.
 
-        If this number is not in the asset state store, for example when the Airflow trigger starts for the first time,
-        it is the number of the last entry that this Airflow trigger has written to the ledger, or 0 without an entry.
+        The asset state store contains this number. If it does not, for example when the Airflow trigger starts for the
+        first time, the number of the last ledger entry that this Airflow trigger has written is returned, or else 0.
         """
         if self.asset_state_store is not None:
             try:

@@ -70,13 +70,13 @@ def _remove_home() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def airflow_db() -> None:
     """Airflow's metadata database."""
-    # The tests of the cluster have this fixture, too, and a process may run both: a database in use must stay.
+    # The tests of the cluster use this fixture, too. A process may run both, and must not replace a database in use.
     if not (file := HOME / "airflow.db").exists():
         create_database(file)
     from airflow.models import import_all_models
     from sqlalchemy.orm import configure_mappers
 
-    # While there is one thread: two that come to it at once, as in dag.test(), wait for each other's imports.
+    # Import them while there is only one thread. In dag.test(), two threads would wait for each other's imports.
     import_all_models()
     configure_mappers()
 
@@ -166,7 +166,7 @@ RunDag = Callable[..., DagRunOutcome]
 
 @pytest.fixture
 def run_dag(airflow_db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunDag]:
-    """``run_dag(source, conf=None, connections=None)``: put ``source`` into the DAG bundle, run it for real, say how it ended.
+    """``run_dag(source, conf=None, connections=None)``: put ``source`` into the DAG bundle, run it, and return the outcome.
 
     ``source`` is the text of a DAG file that defines exactly one DAG. ``connections`` maps ids to URIs or JSON.
     Tasks run in this process, through the same code as in a worker.
@@ -201,7 +201,7 @@ def free_port() -> int:
 
 
 def end_group(server: subprocess.Popen[bytes]) -> None:
-    """End a server and all it started; MLflow waits for its workers, and they wait for their clients."""
+    """End a server and all its child processes. MLflow waits for its workers, which wait for their clients."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(server.pid, number)
@@ -213,15 +213,15 @@ def end_group(server: subprocess.Popen[bytes]) -> None:
 def run_mlflow(folder: Path, host: str, *options: str) -> Iterator[str]:
     """The address of a real MLflow tracking server on SQLite, with its files in ``folder``.
 
-    :param options: of ``mlflow server``. By default, gunicorn serves, which takes two thirds of uvicorn's CPU time
+    :param options: options of ``mlflow server``. By default, gunicorn serves, which takes two thirds of uvicorn's CPU time
     """
     # If a request follows the end of an upload at once, gunicorn 26.2 may read both, and never answer the request. The client
     # repeats it when the connection is closed.
     options = options or ("--gunicorn-opts", "--threads 8 --keep-alive 10")
     folder.mkdir(exist_ok=True)
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as database:
-        # The mode stays with the file: a write-ahead log takes an eighth of the server's CPU time, and a third of its time, less
-        # than a journal for each transaction.
+        # The file stores the mode. Compared with a journal for each transaction, a write-ahead log reduces the server's CPU
+        # time by an eighth, and the elapsed time by a third.
         database.execute("PRAGMA journal_mode=WAL")
     address = f"http://{host}:{(port := free_port())}"
     with (folder / "server.log").open("wb") as log:
@@ -230,7 +230,7 @@ def run_mlflow(folder: Path, host: str, *options: str) -> Iterator[str]:
                 sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1", *options,
                 "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--artifacts-destination", f"{folder}/artifacts",
             ],
-            # Nine processes that nobody here needs.
+            # Job execution would start nine processes that no test needs.
             env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
             stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip

@@ -21,7 +21,7 @@ from tests.support.live import STEPS, LiveAirflow
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
-# What the tasks of the page import besides, twice.
+# Modules of the steps, and further modules that at least two tasks of the page import.
 PRELOADED = (*STEPS, "great_expectations", "skl2onnx", "sklearn.ensemble")
 PAGE = (ROOT / "docs" / "your-own-data.md").read_text()
 
@@ -121,10 +121,10 @@ def airflow(shell: Shell, mlflow: str) -> Iterator[LiveAirflow]:
     table, dag = blocks("python")
     (shell.folder / "table.py").write_text(table)
     shell.run("python table.py")
-    # In the 17 hours after midnight of a Sunday, Airflow would start a scheduled run beside the triggered ones.
+    # In the 17 hours after midnight of a Sunday, Airflow would start a scheduled run in addition to the triggered ones.
     assert 'schedule="@weekly"' in dag
     (dags / "churn.py").write_text(dag.replace('schedule="@weekly"', "schedule=None"))
-    # As in a new Airflow, the artifacts are beside the DAGs folder.
+    # As in a new Airflow, the artifacts are next to the DAGs folder.
     env = {
         **shell.env,
         "AIRFLOW_HOME": str(shell.folder),
@@ -189,7 +189,7 @@ def test_the_table_becomes_a_champion_and_a_second_run_changes_nothing(airflow: 
     assert first["score"]["scored_by"] == first["promote"]["champion"]
     assert (shell.folder / "mlops" / "datasets" / "customers").is_dir()
 
-    # What was decided is shown beside the green tasks.
+    # The decisions are shown next to the successful tasks.
     winner = first["promote"]["champion"]["version"]
     assert shown[0]["ingest"] is None
     assert shown[0]["validate"] == f"quarantined {first['validate']['quarantined']['rows']:,} rows"

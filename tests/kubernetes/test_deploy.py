@@ -1,4 +1,4 @@
-"""Endpoints in a real cluster: rolled out, asked at the addresses of their pods, put back after a failure, and removed.
+"""Endpoints in a real cluster: rolled out, called at the addresses of their pods, restored after a failure, and removed.
 
 KServe: the tests install the CustomResourceDefinition of InferenceServices only, and act as the controller: they run one pod for
 each manifest, and write the status. NO CONTROLLER OF KSERVE AND NO KNATIVE RUN, so the tests do not show what these make of a manifest.

@@ -1,1 +1,1 @@
-"""What several tests share: data, models made by hand, servers."""
+"""Helpers that several tests share: data, small models, servers."""

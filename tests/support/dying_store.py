@@ -9,7 +9,7 @@ from airflow_mlops.data.store import ArtifactStore
 
 
 class Killed(BaseException):
-    """A process ends."""
+    """Raised instead of killing the process. It is no ``Exception``, so no handler of errors catches it."""
 
 
 class DyingStore(ArtifactStore):

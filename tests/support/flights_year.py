@@ -1,7 +1,7 @@
-"""What the lifecycle leaves in the artifact store after the flights' year, without running it: generated, in its shape.
+"""Generate the artifact store that the lifecycle writes in the year of flights, without running the lifecycle.
 
-Twelve monitored months, 19 features with distributions, six decisions, and scored and ingested months. The numbers
-are near those of the example, and are made by formulas.
+It has twelve monitored months, 19 features with distributions, six decisions, and scored and ingested months. Formulas
+give numbers close to those of the example.
 """
 
 from __future__ import annotations

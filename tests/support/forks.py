@@ -60,7 +60,7 @@ class Forks:
         self._process.communicate()
 
     def run(self, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run ``code`` in a new fork and wait for its end. ``sys.argv`` holds ``arguments`` from its second place on."""
+        """Run ``code`` in a new fork and wait for its end. ``sys.argv[1:]`` contains ``arguments``."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(json.dumps([code, arguments]), file=self._process.stdin, flush=True)

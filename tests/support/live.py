@@ -1,4 +1,4 @@
-"""A real Airflow - scheduler, API server, DAG processor, triggerer - on loopback, for as long as a block lasts."""
+"""Run a real Airflow (scheduler, API server, DAG processor, triggerer) on the loopback interface inside a block."""
 
 from __future__ import annotations
 
@@ -65,13 +65,14 @@ STEPS = (
 
 
 class LiveAirflow:
-    """Airflow with LocalExecutor on SQLite. Entering starts it, leaving ends every process it started.
+    """Airflow with LocalExecutor on SQLite. The context manager starts it, and at the end kills all of its processes.
 
-    :param home: an empty folder for its home
+    :param home: an empty folder for AIRFLOW_HOME
     :param dags: the folder with the DAG files
-    :param env: further environment variables; they win over the ones made here
-    :param python: the interpreter of the environment in which Airflow is installed; this one unless told
-    :param all_admins: no login is needed; otherwise requests carry a user's token, ``admin``'s unless told
+    :param env: further environment variables, which override the variables that this class sets
+    :param python: the interpreter of the environment in which Airflow is installed; by default this interpreter
+    :param all_admins: whether every request is one of an admin, without a login. Otherwise, requests have the token of
+        a user, by default ``admin``
     """
 
     def __init__(
@@ -111,7 +112,7 @@ class LiveAirflow:
             # Airflow notices the end of a process up to this many seconds late (5 by default). Meanwhile, a trigger may
             # have fired, and the scheduler then marks the deferred task as failed.
             "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "2",
-            # A scheduler with nothing to do looks for work each second by default, which takes a seventh of a core.
+            # By default, an idle scheduler looks for work every second, which takes a seventh of a core.
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "2",
             "AIRFLOW__MLOPS__ARTIFACTS": f"file://{home}/artifacts",
             "AIRFLOW__MLOPS__PRELOAD": ",".join(STEPS),
@@ -155,13 +156,13 @@ class LiveAirflow:
             )  # fmt: skip
 
     def kill(self, component: str) -> None:
-        """End a component and all it started, without a word of warning."""
+        """Kill a component and all processes that it started, with SIGKILL."""
         process = self._processes[component]
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
     def kill_tasks(self) -> int:
-        """End the processes that run tasks, and those that supervise them, without a word of warning."""
+        """Kill the processes that run tasks, and those that supervise them, with SIGKILL."""
         import psutil
 
         killed = 0
@@ -198,17 +199,17 @@ class LiveAirflow:
     def cli(self, *arguments: str) -> str:
         """Run a command of ``airflow``, and return what it prints.
 
-        :raises subprocess.CalledProcessError: it fails
+        :raises subprocess.CalledProcessError: the command fails
         """
         command = [self.python, "-m", "airflow", *arguments]
         return subprocess.run(command, env=self.env, check=True, capture_output=True, text=True, timeout=180).stdout
 
     def output(self, component: str) -> str:
-        """What a component has written so far."""
+        """Return what a component has logged so far."""
         return (self.home / f"{component}.log").read_text(errors="replace")
 
     def problems(self) -> str:
-        """What the components and the tasks logged as a warning, an error or a traceback, the last of each."""
+        """Return the last errors and tracebacks in each log of the components and tasks."""
         found = []
         for path in sorted(self.home.rglob("*.log")):
             lines = path.read_text(errors="replace").splitlines()
@@ -220,22 +221,23 @@ class LiveAirflow:
         return "\n".join(found)
 
     def until(self, condition: Callable[[], Any], what: str, timeout: float = 180) -> Any:
-        """Wait for ``condition`` to return something true, and return it.
+        """Wait until ``condition`` returns a true value, and return this value.
 
-        :raises TimeoutError: naming ``what`` was awaited
+        :param what: description of the condition, for the error
+        :raises TimeoutError: the condition is still false after ``timeout`` seconds
         """
         started = time.monotonic()
         while (waited := time.monotonic() - started) < timeout:
             if found := condition():
                 return found
-            # Most conditions are requests, which take CPU time from what they wait for.
+            # Most conditions send requests. Their CPU time slows down the processes that the test waits for.
             time.sleep(min(0.5, 0.25 + waited / 20))
         raise TimeoutError(f"Waited {timeout:.0f} s in vain until {what}.\n{self.output('scheduler')[-3000:]}")
 
     def request(
         self, method: str, path: str, body: Any = None, *, token: bool = True, user: str = "admin"
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """One HTTP request; an error status is returned like any other."""
+        """Send an HTTP request. A response with an error status is returned as well."""
         headers = {"Content-Type": "application/json"}
         if token and not self._all_admins:
             headers["Authorization"] = f"Bearer {self._login(user)}"
@@ -263,14 +265,14 @@ class LiveAirflow:
         return self._tokens[user]
 
     def call(self, method: str, path: str, body: Any = None, *, token: bool = True) -> Any:
-        """One request to the API; what it answers in JSON.
+        """Send a request to the API, and return the JSON of the response.
 
-        :raises RuntimeError: it answers with an error
+        :raises RuntimeError: the response is an error
         """
         for _ in range(5):
             status, _, content = self.request(method, path, body, token=token)
-            # A transaction that began by reading gets no lock, and no time to wait, when another has written meanwhile:
-            # SQLite's rule, for which Airflow recommends a server. Nothing of the transaction has happened.
+            # SQLite refuses the lock at once to a transaction that began with a read, if another one has written meanwhile.
+            # Airflow therefore recommends a database server. The refused transaction has changed nothing.
             if status != 500 or b'"Database error"' not in content:
                 break
             time.sleep(1)
@@ -304,9 +306,9 @@ class LiveAirflow:
         return str(self.call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
 
     def stored(self, sql: str, *values: str) -> list[tuple[Any, ...]]:
-        """Rows of Airflow's database.
+        """Return rows of Airflow's database.
 
-        Tests that wait for a state look here, because a request takes ten times the CPU time, most of it in the API server.
+        Tests that wait for a state use this method, because a request to the API takes ten times the CPU time.
         """
         with closing(sqlite3.connect(f"file:{self.home}/airflow.db?mode=ro", uri=True, timeout=60)) as database:
             return database.execute(sql, values).fetchall()
@@ -315,7 +317,7 @@ class LiveAirflow:
         return list(self.get(f"/api/v2/dags/{dag_id}/dagRuns?order_by=id")["dag_runs"])
 
     def wait(self, dag_id: str, run_id: str, timeout: float = 300) -> str:
-        """Wait for a run to end, and say how it ended."""
+        """Wait for a run to end, and return its state."""
 
         def ended() -> str | None:
             ((state,),) = self.stored("SELECT state FROM dag_run WHERE dag_id = ? AND run_id = ?", dag_id, run_id)
@@ -339,12 +341,12 @@ class LiveAirflow:
         return list(self.get(f"{self._run(dag_id, run_id)}/taskInstances")["task_instances"])
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1) -> Any:
-        """The XCom of a task, or of one of its instances if it is mapped."""
+        """Return the XCom of a task, or of one instance of a mapped task."""
         path = f"{self._run(dag_id, run_id)}/taskInstances/{task_id}/xcomEntries/{key}?stringify=false&map_index={map_index}"
         return self.get(path)["value"]
 
     def links(self, dag_id: str, run_id: str, task_id: str) -> dict[str, str | None]:
-        """A task's extra links, by their names."""
+        """Return the extra links of a task, by name."""
         return dict(self.get(f"{self._run(dag_id, run_id)}/taskInstances/{task_id}/links")["extra_links"])
 
     def clear(self, dag_id: str, run_id: str, *task_ids: str) -> None:
@@ -374,7 +376,7 @@ class LiveAirflow:
         """Wait until tasks that are not mapped are deferred, their processes have ended and their triggers run.
 
         If the trigger of a task fires before the scheduler has recorded the end of the process, Airflow 3.3 takes this end
-        for the end of the resumed task, and fails it. A trigger that does not run yet does not hear that its task was killed.
+        for the end of the resumed task, and fails it. A trigger that does not run yet is not notified that its task was killed.
         """
         logs = self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}"
 

@@ -72,7 +72,7 @@ def train(dataset, task=BINARY, key="checkpoints/a.pt", seed=0, record=None, **o
 
 
 def train_and_record(dataset, key: str, lines: list[str] | None = None, **options) -> dict[str, Any]:
-    """What a training that was interrupted and resumed must have in common with one that was not, and its messages.
+    """Train, and return the results that must not depend on an interruption of the training, and the messages.
 
     :param lines: the list of messages; by default a new one
     """

@@ -82,3 +82,25 @@ def torch_network(X: Any, y: Any, *, params: dict[str, Any], seed: int) -> Any: 
             return self.last(self.layers(torch.nan_to_num(rows) / 1000))
 
     return Network()
+
+
+def text_classifier(X: Any, y: Any, *, params: dict[str, Any], seed: int) -> Any:  # noqa: N803
+    """Train a small transformer on its one text feature, and return it as a pipeline of Hugging Face."""
+    import torch
+    from transformers import TextClassificationPipeline
+
+    from tests.support.transformers import model, tokenizer
+
+    torch.manual_seed(seed)
+    classes = sorted(set(y.tolist()))
+    # The order of the outputs is not that of the label's values.
+    names = dict(enumerate(reversed(classes)))
+    network, words = model(params.get("architecture", "distilbert"), names), tokenizer()
+    texts, wanted = X.iloc[:, 0].tolist(), torch.tensor([classes[::-1].index(value) for value in y.tolist()])
+    rows = words(texts, return_tensors="pt", padding=True, truncation=True)
+    optimizer = torch.optim.Adam(network.parameters(), 0.01)
+    for _ in range(params.get("epochs", 30)):
+        optimizer.zero_grad()
+        network(**rows, labels=wanted).loss.backward()
+        optimizer.step()
+    return TextClassificationPipeline(model=network, tokenizer=words)

@@ -89,7 +89,7 @@ class Postgres:
 
 
 def run(command: list[Any]) -> None:
-    # The server inherits the output of pg_ctl and keeps it open, so a pipe would never end; a file does not matter.
+    # The server inherits the output of pg_ctl and keeps it open. Reading a pipe would never end, so a file is used.
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
             [str(part) for part in command], stdout=output, stderr=subprocess.STDOUT, cwd="/", user=_user(), timeout=600

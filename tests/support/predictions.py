@@ -85,7 +85,7 @@ def join_delays(store: ArtifactStore, predictions: Any, data: pa.Table) -> Datas
 
 
 class Killed(BaseException):
-    """Stands for the death of the process."""
+    """Raised instead of killing the process."""
 
 
 class DyingStore(ArtifactStore):

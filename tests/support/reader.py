@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a file.
+    """The result of ingesting a file.
 
     :param count: number of rows; ``None`` if the file was not read
-    :param rows: the rows, if they were asked for
+    :param rows: the rows, if they were requested
     :param error: the class of the error, or what ended the process, such as ``SIGSEGV``; empty if the file was read
     :param message: text of the error
     :param is_final: whether the error is one of this package and is not retried

@@ -1,4 +1,4 @@
-"""Reports without a check."""
+"""Write monitoring reports without checking a window."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def timed(rows: int, seed: int, task: str = "binary") -> pa.Table:
 
 
 def stamped(rows: int, task: str = "binary", seed: int = 0) -> pa.Table:
-    """Flights with a feature ``announced``: seconds since 1970, within two hours of 2023, which determine the label.
+    """Flights with a feature ``announced``, which determines the label: seconds since 1970, all in two hours of 2023.
 
     float32 has a resolution of 128 seconds at this magnitude, so neither the values nor their mean fit into it.
     """

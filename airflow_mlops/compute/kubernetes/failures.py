@@ -122,7 +122,7 @@ def refused(status: int, body: str, namespace: str) -> MLOpsError:
     except (ValueError, AttributeError):
         message = body
     if status == 403 and "exceeded quota" in message:
-        return NoCapacityError(f"The resource quota of namespace {namespace!r} is used up: {message}")
+        return NoCapacityError(f"The resource quota of namespace {namespace!r} is exhausted: {message}")
     if status in (401, 403):
         found: MLOpsError = ComputeError(
             f"Kubernetes refuses the request in namespace {namespace!r}: {message}. Grant Airflow the Role from the "

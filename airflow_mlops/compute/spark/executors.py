@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from airflow_mlops.compute.package import write_package
+from airflow_mlops.compute.sent_environment import sent_environment
 from airflow_mlops.compute.spark.failures import failure
-from airflow_mlops.compute.spark.package import write_package
 from airflow_mlops.compute.spark.session import Session, close, open_session
-from airflow_mlops.core.connections import ConnectionResolver, environment_name, to_json
+from airflow_mlops.core.connections import ConnectionResolver
 from airflow_mlops.core.errors import ComputeError
 
 if TYPE_CHECKING:
@@ -20,15 +20,6 @@ if TYPE_CHECKING:
 
     from airflow_mlops.compute.spark.spark import Spark
 
-# The variables with which fsspec and its packages find the artifact store and its credentials.
-_STORE_PREFIXES = ("AWS_", "AZURE_", "GOOGLE_", "FSSPEC_")
-# These variables belong to the identity of the worker's machine or pod. Executors have their own identity.
-_IDENTITIES = {
-    "AWS_WEB_IDENTITY_TOKEN_FILE": ("AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME"),
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI": (),
-    "AWS_CONTAINER_CREDENTIALS_FULL_URI": ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",),
-    "AZURE_FEDERATED_TOKEN_FILE": ("AZURE_CLIENT_ID", "AZURE_TENANT_ID", "AZURE_AUTHORITY_HOST"),
-}
 _ANSWERS = "number long, answer string"
 # Airflow kills a task 5 s after a user ended it.
 _CLOSING_SECONDS = 4.0
@@ -83,12 +74,7 @@ class SparkExecutors:
         return self._session
 
     def _environment(self, conn_ids: Iterable[str]) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if name.startswith(_STORE_PREFIXES)}
-        for name in [name for name in _IDENTITIES if name in inherited]:
-            for left_out in (name, *_IDENTITIES[name]):
-                inherited.pop(left_out, None)
-        connections = {environment_name(conn_id): to_json(self._connection(conn_id)) for conn_id in conn_ids}
-        return {**inherited, **connections, **self._place.env}
+        return {**sent_environment(conn_ids, self._connection), **self._place.env}
 
     def close(self) -> None:
         """End the session, and the parts that still run. A signal handler may call this method."""

@@ -1,4 +1,4 @@
-"""Convert errors of Spark to one short error, without a traceback of Java."""
+"""Convert errors of Spark to one short error, without a Java stack trace."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from airflow_mlops.core.errors import ComputeError, MLOpsError, SpecError
 
 _MISSING = re.compile(r"No module named '([\w.]+)'")
-# Conditions that no other try changes, by a text in Spark's error, and what to do.
+# Conditions that a retry does not change, by a text in Spark's error, and what to do.
 _FINAL = {
     "PYTHON_VERSION_MISMATCH": "Install Python of the worker's minor version on the executors, or pass one with Spark(archive=...)",
     "Cannot run program": "Set spark.pyspark.python in Spark(conf=...) to a Python interpreter of the executors, or use Spark(archive=...)",
@@ -36,13 +36,13 @@ def failure(error: Exception, where: str) -> MLOpsError:
         if sign in text:
             return SpecError(f"{where} failed ({_reason(text)}). {remedy}.")
     return ComputeError(
-        f"{where} failed ({_reason(text)}). Look at the application in Spark's UI, and at the logs of its driver and "
+        f"{where} failed ({_reason(text)}). Check the application in Spark's UI, and the logs of its driver and "
         "executors."
     )
 
 
 def _reason(text: str) -> str:
-    """Return the most informative line of a traceback of Java or Python."""
+    """Return the most informative line of a Java stack trace or a Python traceback."""
     lines = [line.rstrip() for line in text.splitlines() if line.strip()]
     in_python = [line for line in lines if _IN_PYTHON.match(line)] if "Traceback (most recent" in text else []
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]

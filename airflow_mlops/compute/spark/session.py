@@ -1,4 +1,4 @@
-"""Open a session of Spark by an Airflow connection."""
+"""Open a Spark session with the settings of an Airflow connection."""
 
 from __future__ import annotations
 

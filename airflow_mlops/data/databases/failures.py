@@ -1,10 +1,10 @@
-"""Decide from the error of a database driver whether another try of the same query can succeed."""
+"""Decide from the error of a database driver whether a retry of the same query can succeed."""
 
 from __future__ import annotations
 
 # Classes of SQLSTATE, https://www.postgresql.org/docs/current/errcodes-appendix.html: the query uses a feature or
 # object that does not exist or is not allowed (0A, 3F, 42, 54), or it fails on the data (20, 21, 22, 23, 44) or in a
-# function that it calls (2F, 38, 39, P0). Not listed, because another try may succeed: lost connections (08), deadlocks
+# function that it calls (2F, 38, 39, P0). Not listed, because a retry may succeed: lost connections (08), deadlocks
 # (40), missing resources (53), cancellations and restarts (57), and refused passwords (28).
 _FINAL_STATES = frozenset({"0A", "20", "21", "22", "23", "2F", "38", "39", "3F", "42", "44", "54", "P0"})
 # The query writes, but runs in a read-only transaction. Other states of this class concern the connection.

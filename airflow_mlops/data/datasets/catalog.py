@@ -316,7 +316,7 @@ def read_manifest(store: ArtifactStore, name: str, dataset_id: str) -> Manifest:
 
 
 def manifests_by_id(store: ArtifactStore, name: str, ids: Iterable[str]) -> dict[str, Manifest]:
-    """Read the manifests of several datasets with one name at the same time.
+    """Read the manifests of several datasets with the same name, concurrently.
 
     :raises DatasetNotFoundError: a dataset is not in this store
     """

@@ -1,4 +1,4 @@
-"""List the datasets with one name in the artifact store: windows, snapshots, and withdrawn windows and snapshots."""
+"""List the datasets with the same name in the artifact store: windows, snapshots, and withdrawn windows and snapshots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ State = Literal["current", "partly replaced", "replaced", "earlier", "withdrawn"
 
 @dataclass(frozen=True)
 class Names:
-    """A summary of the datasets of one name.
+    """A summary of the datasets with the same name.
 
     :param windows: number of windows
     :param snapshots: number of snapshots

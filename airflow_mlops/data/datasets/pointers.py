@@ -161,7 +161,7 @@ def _write_snapshot(store: ArtifactStore, manifest: Manifest, written: datetime)
 
 
 def withdraw(store: ArtifactStore, name: str, pointer: Pointer, reason: str, user: str) -> str:
-    """Withdraw a window or snapshot: replace its pointer by a tombstone, so that no selection finds the dataset.
+    """Withdraw a window or snapshot: replace its pointer with a tombstone, so that no selection finds the dataset.
 
     The dataset itself stays readable by its id, so the lineage of datasets and models that were computed from it stays
     complete. If the window is written again, the new dataset becomes current, and the tombstone stays.

@@ -116,7 +116,7 @@ def widened(metric: str, interval: Interval, clusters: Design, confidence: float
     """
     factor = clusters.factor(NormalDist().inv_cdf(0.5 + confidence / 2))
     if not math.isfinite(factor):
-        raise UnmeasurableError("all rows are of one group")
+        raise UnmeasurableError("all rows belong to one group")
     most = 1.0 if find_metric(metric).higher_is_better or metric == "brier" else math.inf
     if (costs := costs_of(metric)) is not None:
         most = costs.most
@@ -127,8 +127,9 @@ def widened(metric: str, interval: Interval, clusters: Design, confidence: float
 def stretched(metric: str, interval: Interval, factor: float) -> Interval:
     """Move both ends of the interval of a metric to ``factor`` times their distance from the value.
 
-    The interval of a coverage gap is derived from an interval of the coverage, which is stretched as well. One end of
-    that interval may then lie beyond the quantile and be further away from it, so ``high`` is larger for some gaps.
+    The interval of a coverage gap is derived from an interval of the coverage, which is stretched as well. The
+    end of that interval in the direction of the quantile may then lie beyond it, further away from it than the other
+    end. Its distance from the quantile is then ``high``.
 
     :param metric: name of the metric
     :param interval: the interval

@@ -59,11 +59,11 @@ def recall(outcomes: Outcomes, z: float) -> Interval:
 def precision(outcomes: Outcomes, z: float) -> Interval:
     """Measure the share of the rows predicted to be positive whose label is positive.
 
-    :raises UnmeasurableError: no row is predicted to be of the positive class
+    :raises UnmeasurableError: no row is predicted to be positive
     """
     predicted = outcomes.truth == outcomes.right
     if not predicted.any():
-        raise UnmeasurableError("no row is predicted to be of the positive class")
+        raise UnmeasurableError("no row is predicted to be positive")
     return _share(outcomes, outcomes.truth, predicted, z)
 
 

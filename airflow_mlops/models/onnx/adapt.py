@@ -53,7 +53,7 @@ def adapted(content: bytes, name: str, task: Task, features: Sequence[FeatureCol
         onnx.checker.check_model(model)
     except Exception as error:
         raise ModelFormatError(
-            f"{name} cannot be adapted to this package's form: {one_line(error, 300)}. Export it with a newer opset."
+            f"{name} cannot be adapted to the inputs and outputs of scoring: {one_line(error, 300)}. Export it with a newer opset."
         ) from error
     adapted: bytes = model.SerializeToString()
     return adapted

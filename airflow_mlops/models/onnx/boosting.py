@@ -62,7 +62,7 @@ class Tree:
 
 @dataclass(frozen=True)
 class CategoryNumbers:
-    """A column that replaces each category of a text feature by a number, such as CatBoost's target statistics.
+    """A column that replaces each category of a text feature with a number, such as CatBoost's target statistics.
 
     :param feature: position of the text feature
     :param values: number of each category code, followed by the number of all other values
@@ -117,7 +117,7 @@ def to_onnx(
     positions: dict[int, str] = {}
 
     def table(feature: int, values: NDArray[Any], kind: Any) -> str:
-        """Add the nodes that replace the category of each row by a value.
+        """Add the nodes that replace the category of each row with a value.
 
         :param feature: position of the text feature
         :param values: the value of each category code, followed by the value for all texts without a code
@@ -271,7 +271,7 @@ def _attributes(trees: list[tuple[Tree, NDArray[np.float64]]]) -> dict[str, Any]
 def _with_sets(
     ensemble: Ensemble, sizes: dict[int, int], first: int
 ) -> tuple[list[Tree], list[tuple[int, NDArray[np.uint8]]]]:
-    """Replace each split by more than ``_CHAIN`` categories by a comparison of a new column of zeros and ones.
+    """Replace each split by more than ``_CHAIN`` categories with a comparison of a new column of zeros and ones.
 
     :param ensemble: the trees
     :param sizes: number of categories of each text feature, by position of the feature

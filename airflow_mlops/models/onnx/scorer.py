@@ -6,16 +6,18 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelFormatError, SchemaError
 from airflow_mlops.metrics.predictions import Predictions
-from airflow_mlops.models import inputs
 from airflow_mlops.models.contract_file import CONTRACT_FILE, read_contract
+from airflow_mlops.models.onnx import tokens
 from airflow_mlops.models.onnx.embedded import require_embedded
+from airflow_mlops.models.onnx.feeds import Input, as_input, feed, singles, slices, texts
+from airflow_mlops.models.onnx.matrices import with_matrices
 from airflow_mlops.models.scorer import class_labels, from_values
 
 if TYPE_CHECKING:
@@ -27,16 +29,8 @@ MODEL_FILE = "model.onnx"
 
 # Rows per call of ONNX Runtime, so that wide intermediate tensors (one-hot columns) fit into the processor's cache.
 _ROWS = 4096
-_NUMPY = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(int64)": np.int64}
-# Doubles hold integers up to this one exactly.
-_EXACT = 2.0**53
-
-
-class _Input(NamedTuple):
-    """An input of the model, and its type, such as ``tensor(float)``."""
-
-    name: str
-    type: str
+# A model with so many features is changed to take them as matrices.
+_WIDE = 64
 
 
 class OnnxModel:
@@ -46,6 +40,7 @@ class OnnxModel:
     :param contract: the model contract
     :raises ModelFormatError: ONNX Runtime cannot load the model, the values of the model are in other files, or an
         input of the model is not a feature of the contract
+    :raises SpecError: the model contains a tokenizer, and the library tokenizers is not installed
     """
 
     def __init__(self, model: bytes, contract: ModelContract) -> None:
@@ -58,22 +53,31 @@ class OnnxModel:
         # about twice as much processor time.
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
+        content, self._matrices = with_matrices(model) if len(contract.features) >= _WIDE else (model, [])
         try:
-            self._session: InferenceSession = onnxruntime.InferenceSession(
-                model, options, providers=["CPUExecutionProvider"]
+            session: InferenceSession = onnxruntime.InferenceSession(
+                content, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             raise ModelFormatError(
                 f"ONNX Runtime cannot load the model: {error}. Train the model again, or install the onnxruntime version "
                 "with which the model was trained."
             ) from error
+        tokenizer = session.get_modelmeta().custom_metadata_map.get(tokens.TOKENIZER)
+        self._session: InferenceSession = (
+            session if tokenizer is None else tokens.TokenizedSession(session, tokenizer, contract.features)
+        )
+        self._rows = _ROWS if tokenizer is None else tokens.ROWS
         self.contract = contract
         self.size_bytes = len(model)
         self._labels = class_labels(contract)
-        self._inputs = [_Input(node.name, node.type) for node in self._session.get_inputs()]
+        joined = {matrix.name for matrix in self._matrices}
+        self._inputs = [Input(node.name, node.type) for node in self._session.get_inputs() if node.name not in joined]
+        columns = (name for matrix in self._matrices for name in matrix.columns)
+        self._names = [*columns, *(node.name for node in self._inputs)]
         self._numeric = [node for node in self._inputs if node.type != "tensor(string)"]
         known = {feature.name for feature in contract.features}
-        if unknown := [node.name for node in self._inputs if node.name not in known]:
+        if unknown := [name for name in self._names if name not in known]:
             raise ModelFormatError(
                 f"The ONNX model has the input {unknown[0]!r}, which is not a feature in {CONTRACT_FILE}. Train the model "
                 "again."
@@ -111,7 +115,12 @@ class OnnxModel:
 
         :raises SchemaError: a feature is absent, or its type differs from the type in training
         """
-        return self._run(data.num_rows, {node.name: _feed(data, node) for node in self._inputs})
+        return self._run(data.num_rows, self._feeds(data))
+
+    def _feeds(self, data: pa.RecordBatch | pa.Table) -> dict[str, Callable[[int, int], NDArray[Any]]]:
+        """Return a function ``(start, end)`` for each input that returns these rows of the input."""
+        matrices = {matrix.name: matrix.feed(data) for matrix in self._matrices}
+        return matrices | {node.name: feed(data, node) for node in self._inputs}
 
     def shuffled(self, data: pa.Table) -> Callable[[str, NDArray[np.int64]], Predictions]:
         """Return a function that predicts ``data`` after the values of one feature were reordered.
@@ -119,15 +128,29 @@ class OnnxModel:
         :raises SchemaError: a feature is absent, or its type differs from the type in training
         """
         rows = data.num_rows
-        feeds = {node.name: _feed(data, node)(0, rows) for node in self._inputs}
+        feeds = {name: found(0, rows) for name, found in self._feeds(data).items()}
         if rows < 2:
             return lambda name, order: self.predict(data)
+        if isinstance(self._session, tokens.TokenizedSession):
+            # Each prediction depends on one text only, so that reordered texts have reordered predictions.
+            found = self._computed(rows, {name: slices(array) for name, array in feeds.items()})
+            return lambda name, order: self._predictions(found[order] if name in feeds else found)
         # Only numbers can be bound.
-        compute = self._bound(feeds) if len(self._numeric) == len(feeds) else self._fed(feeds)
+        compute = self._bound(feeds) if len(self._numeric) == len(self._inputs) else self._fed(feeds)
+        places = {name: (matrix.name, place) for matrix in self._matrices for place, name in enumerate(matrix.columns)}
 
         def predict(name: str, order: NDArray[np.int64]) -> Predictions:
-            # A model need not use every feature.
-            output = compute({name: feeds[name][order]} if name in feeds else {})
+            if name not in places:
+                # A model need not use every feature.
+                output = compute({name: feeds[name][order]} if name in self._names else {})
+                return self._predictions(self._checked(output, rows))
+            matrix, place = places[name]
+            column = feeds[matrix][:, place].copy()
+            feeds[matrix][:, place] = column[order]
+            try:
+                output = compute({matrix: feeds[matrix]})
+            finally:
+                feeds[matrix][:, place] = column
             return self._predictions(self._checked(output, rows))
 
         return predict
@@ -172,38 +195,45 @@ class OnnxModel:
         :param rows: number of rows
         :raises SchemaError: a feature is absent, or null although the model allows no nulls
         """
-        for node in self._inputs:
-            if node.name not in columns:
-                raise SchemaError(f"The data has no column {node.name!r}, which is a feature of the model.")
+        for name in self._names:
+            if name not in columns:
+                raise SchemaError(f"The data has no column {name!r}, which is a feature of the model.")
         if rows == 1:
             # A single row is computed twice, as explained in `_values`. Lists are repeated in less time than arrays.
-            columns = {node.name: [columns[node.name][0]] * 2 for node in self._inputs}
-        feeds = _feeds_of_numbers(columns, self._numeric)
+            columns = {name: [columns[name][0]] * 2 for name in self._names}
+        feeds = {matrix.name: matrix.of_values(columns) for matrix in self._matrices}
+        if self._numeric:
+            numbers = singles(columns, [node.name for node in self._numeric])
+            for each, node in zip(numbers[:, :, None], self._numeric, strict=True):
+                feeds[node.name] = each if node.type == "tensor(float)" else as_input(each, node)
         for node in self._inputs:
             if node.type == "tensor(string)":
-                feeds[node.name] = _texts(columns[node.name])
+                feeds[node.name] = texts(columns[node.name])
         if rows == 1:
             return self._predictions(self._values(feeds, 2)[:1])
-        if 0 < rows <= _ROWS:
+        if 0 < rows <= self._rows:
             return self._predictions(self._values(feeds, rows))
-        return self._run(rows, {name: _slices(array) for name, array in feeds.items()})
+        return self._run(rows, {name: slices(array) for name, array in feeds.items()})
 
     def _run(self, rows: int, feeds: Mapping[str, Callable[[int, int], NDArray[Any]]]) -> Predictions:
+        return self._predictions(self._computed(rows, feeds))
+
+    def _computed(self, rows: int, feeds: Mapping[str, Callable[[int, int], NDArray[Any]]]) -> NDArray[np.float64]:
         width = max(1, len(self.contract.classes))
         found = np.empty((rows, width), dtype=np.float64)
 
         def run(start: int) -> None:
-            end = min(start + _ROWS, rows)
+            end = min(start + self._rows, rows)
             found[start:end] = self._values({name: feed(start, end) for name, feed in feeds.items()}, end - start)
 
-        starts = range(0, rows, _ROWS)
+        starts = range(0, rows, self._rows)
         if len(starts) > 1 and _processors() > 1:
             with ThreadPoolExecutor(_processors()) as threads:
                 list(threads.map(run, starts))
         else:
             for start in starts:
                 run(start)
-        return self._predictions(found)
+        return found
 
     def _values(self, feeds: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
         """Return the output of the model for a few rows, shape (rows, classes or 1).
@@ -229,83 +259,6 @@ class OnnxModel:
 
     def _predictions(self, found: NDArray[np.float64]) -> Predictions:
         return from_values(found, self.contract, self._labels)
-
-
-def _feed(data: pa.RecordBatch | pa.Table, node: _Input) -> Callable[[int, int], NDArray[Any]]:
-    """Return a function ``(start, end)`` that returns these rows of one input, shape (end - start, 1)."""
-    values = inputs.column(data, node.name)
-    if node.type == "tensor(string)":
-        encoded = inputs.texts(values, node.name)
-        # Each distinct text becomes a Python object only once.
-        known = encoded.dictionary.to_numpy(zero_copy_only=False).astype(object)
-        codes = encoded.indices.to_numpy()
-        return lambda start, end: known[codes[start:end]].reshape(-1, 1)
-    return _feed_numbers(inputs.numbers(values, node.name), node)
-
-
-def _slices(array: NDArray[Any]) -> Callable[[int, int], NDArray[Any]]:
-    return lambda start, end: array[start:end]
-
-
-def _texts(values: Sequence[Any]) -> NDArray[Any]:
-    """Return the values of one text input, shape (n, 1). ``None`` becomes the empty text."""
-    return np.array(["" if value is None else value for value in values], dtype=object).reshape(-1, 1)
-
-
-def _feeds_of_numbers(columns: Mapping[str, Sequence[Any]], nodes: Sequence[_Input]) -> dict[str, NDArray[Any]]:
-    """Return the values of each numeric input by name, each of shape (n, 1).
-
-    :param columns: values of each feature, by name
-    :param nodes: the numeric inputs
-    """
-    if not nodes:
-        return {}
-    values = [columns[node.name] for node in nodes]
-    try:
-        # One array for all inputs, because creating a small array takes more time than filling it. ``None`` becomes
-        # NaN.
-        numbers = np.array(values, np.float64)
-        exact = not (np.abs(numbers) > _EXACT).any()
-    except OverflowError:
-        exact = False
-    # An integer above _EXACT would be rounded twice, first to double precision and then to single precision.
-    singles = numbers.astype(np.float32) if exact else np.array([_singles(each) for each in values])
-    return {
-        node.name: each if node.type == "tensor(float)" else _as_input(each, node)
-        for each, node in zip(singles[:, :, None], nodes, strict=True)
-    }
-
-
-def _singles(values: Sequence[Any]) -> NDArray[np.float32]:
-    """Round numbers to single precision. If at least one number is a float, all are converted to doubles first."""
-    if float in set(map(type, values)):
-        return np.array([np.nan if value is None else value for value in values], np.float64).astype(np.float32)
-    try:
-        whole = np.array([0 if value is None else value for value in values], np.int64)
-    except OverflowError:
-        whole = np.array([0 if value is None else float(value) for value in values], np.float64)
-    numbers = whole.astype(np.float32)
-    if None in values:
-        numbers[[value is None for value in values]] = np.nan
-    return numbers
-
-
-def _feed_numbers(numbers: NDArray[np.float32], node: _Input) -> Callable[[int, int], NDArray[Any]]:
-    converted = _as_input(numbers, node)
-    return lambda start, end: converted[start:end].reshape(-1, 1)
-
-
-def _as_input(numbers: NDArray[np.float32], node: _Input) -> NDArray[Any]:
-    """Convert numbers to the type of an input.
-
-    :raises SchemaError: the input takes integers, and a number is NaN, that is, null in the data
-    """
-    if node.type == "tensor(int64)" and np.isnan(numbers).any():
-        raise SchemaError(
-            f"Feature {node.name!r} is an integer input of the model, which allows no nulls, but it is null in some rows. "
-            "Fill the nulls."
-        )
-    return numbers.astype(_NUMPY[node.type], copy=False)
 
 
 def _processors() -> int:

@@ -36,6 +36,8 @@ class OnnxFileModel(FittedModel):
     :param answer: function that predicts the rows of a DataFrame with the original model, for the comparison with the
         export. It returns probabilities, shape (n, classes) or, for two classes, (n, 1); for a regression it returns
         values, shape (n, 1). By default, the ONNX model itself predicts
+    :param tokenized: whether the model contains its tokenizer, see :mod:`airflow_mlops.models.onnx.tokens`. Its output
+        has the probabilities of the classes
     :raises ModelFormatError: the ONNX model does not have the inputs and the output that the task needs
     :raises TrainingError: for a checked training row, the output contains NaN or infinity, or is not a probability of
         each class
@@ -51,12 +53,13 @@ class OnnxFileModel(FittedModel):
         sources: dict[str, Any],
         packages: Sequence[str] = (),
         answer: Callable[[pd.DataFrame], NDArray[Any]] | None = None,
+        tokenized: bool = False,
     ) -> None:
         self.name = name
         self.params = params
         self.sources = sources
         self.packages = list(packages)
-        self._content = adapted(content, name, data.task, data.features, len(data.classes))
+        self._content = content if tokenized else adapted(content, name, data.task, data.features, len(data.classes))
         self._classes = len(data.classes)
         self._answer = answer
         # This contract is incomplete, because OnnxModel uses only the features and the classes of a contract here.
@@ -73,7 +76,7 @@ class OnnxFileModel(FittedModel):
         self._check(data)
 
     def _check(self, data: TrainingData) -> None:
-        found = self._by_onnx(data.frame.head(_ROWS))
+        found = self.by_onnx(data.frame.head(_ROWS))
         if wrong := int((~np.isfinite(found).all(axis=1)).sum()):
             raise TrainingError(
                 f"{self.name} returns NaN or infinity for {wrong:,} of {len(found):,} training rows. Missing numbers are NaN; "
@@ -90,11 +93,15 @@ class OnnxFileModel(FittedModel):
 
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         if self._answer is None:
-            return self._by_onnx(frame)
+            return self.by_onnx(frame)
         found = np.asarray(self._answer(frame), dtype=np.float64).reshape(len(frame), -1)
         return np.column_stack([1 - found, found]) if self._classes == 2 and found.shape[1] == 1 else found
 
-    def _by_onnx(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+    def by_onnx(self, frame: pd.DataFrame) -> NDArray[np.float64]:
+        """Predict with the ONNX model, in the same form as :meth:`predict`.
+
+        :raises ModelFormatError: ONNX Runtime cannot run the model
+        """
         import pyarrow as pa
 
         try:

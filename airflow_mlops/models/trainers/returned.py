@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 import tempfile
 from os import PathLike
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 def fitted(
     returned: Any, spec: TrainerSpec, data: TrainingData, *, name: str, params: dict[str, Any], sources: dict[str, Any]
 ) -> FittedModel:
-    """Return a fitted model for a scikit-learn estimator, a Keras model, a PyTorch network, or an ONNX model.
+    """Return a fitted model for an estimator, a network, a text classifier or an ONNX model.
 
-    :param returned: the estimator, the Keras model, the PyTorch network, or the ONNX model as a path, as bytes or as a
-        ``ModelProto``
+    :param returned: the scikit-learn estimator, the Keras model, the PyTorch network, the text classification pipeline
+        of Hugging Face, or the ONNX model as a path, as bytes or as a ``ModelProto``
     :param spec: the trainer
     :param data: the rows that the model was fitted to
     :param name: name of the model in MLflow
@@ -41,13 +42,23 @@ def fitted(
         return OnnxFileModel(content, data, name=name, params=params, sources=sources)
     if _is_keras(returned):
         return _keras(returned, data, name, params, sources)
+    if _is_text_classifier(returned):
+        from airflow_mlops.models.trainers.hugging_face import text_classifier
+
+        return text_classifier(returned, data, name, params, sources)
     if _is_network(returned):
+        if "input_ids" in inspect.signature(returned.forward).parameters:
+            raise TrainingError(
+                f"Function {spec.path!r} returned the model {type(returned).__name__}, which takes tokens, without its tokenizer. "
+                "Return transformers.TextClassificationPipeline(model=model, tokenizer=tokenizer)."
+            )
         return _network(returned, data, name, params, sources)
     required = "predict" if data.task == "regression" else "predict_proba"
     if not hasattr(returned, required):
         raise TrainingError(
             f"Function {spec.path!r} returned an object of type {type(returned).__name__}, which has no {required}. "
-            "Return a fitted scikit-learn estimator, a Keras model, a PyTorch network, or an ONNX model."
+            "Return a fitted scikit-learn estimator, a Keras model, a PyTorch network, a TextClassificationPipeline of Hugging "
+            "Face, or an ONNX model."
         )
     return SklearnModel(returned, data, name=name, params=params, sources=sources, spec=spec)
 
@@ -79,6 +90,11 @@ def _is_keras(returned: Any) -> bool:
 def _is_network(returned: Any) -> bool:
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(returned, torch.nn.Module)
+
+
+def _is_text_classifier(returned: Any) -> bool:
+    module = sys.modules.get("transformers.pipelines.text_classification")
+    return module is not None and isinstance(returned, module.TextClassificationPipeline)
 
 
 def _keras(model: Any, data: TrainingData, name: str, params: dict[str, Any], sources: dict[str, Any]) -> FittedModel:

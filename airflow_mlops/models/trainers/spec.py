@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import re
 from abc import abstractmethod
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar, Literal
@@ -12,13 +10,12 @@ from pydantic import Discriminator, Field, Tag, ValidationError, model_validator
 
 from airflow_mlops.core.base import Model, Name, parse
 from airflow_mlops.metrics.catalog import MetricName, check_chooses, check_metric
+from airflow_mlops.models.trainers.objectives import only_quantile, quantile_of
 from airflow_mlops.models.trainers.space import ParameterSpec
 
 # package.module.Class, or package.module:function
 ImportPath = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*(\.|:)[A-Za-z_]\w*$")]
 # The parameters that a notebook or a project gets in addition to its own.
-# Quantile, or Quantile:alpha=0.9
-_CATBOOST = re.compile(r"Quantile(?::alpha=([^;]+))?(?:;.*)?")
 PROGRAM_PARAMETERS = ("train_path", "validation_path", "contract", "seed", "sample_weight")
 
 
@@ -60,65 +57,6 @@ class TrainerSpec(Model):
         fields = {name: value for name, value in values.items() if name in self.searchable}
         params = {name: value for name, value in values.items() if name not in self.searchable}
         return self.model_validate({**self.model_dump(), **fields, "params": {**self.params, **params}})
-
-
-def quantile_of(trainer: TrainerSpec) -> float | None:
-    """Return the quantile that the objective of a trainer learns.
-
-    :return: ``None`` if the objective does not learn a quantile, or if the quantile is a template that is not rendered
-        yet
-    :raises ValueError: the quantile is missing or not a number from 0.0001 to 0.9999, or the objective learns several
-        quantiles
-    """
-    kind, params = getattr(trainer, "kind", None), trainer.params
-    if kind == "lightgbm" and params.get("objective") == "quantile":
-        # The default of LightGBM is 0.9.
-        value = params.get("alpha", 0.9)
-    elif kind == "xgboost" and params.get("objective") == "reg:quantileerror":
-        value = _only_quantile(params.get("quantile_alpha"))
-    elif kind == "catboost" and (found := _CATBOOST.fullmatch(str(params.get("loss_function")))) is not None:
-        value = found[1] or 0.5
-    elif kind != "sklearn":
-        return None
-    elif params.get("loss") == "quantile":
-        histograms = trainer.path.endswith("HistGradientBoostingRegressor")
-        value = params.get("quantile") if histograms else params.get("alpha", 0.9)
-    elif trainer.path.endswith("QuantileRegressor"):
-        value = params.get("quantile", 0.5)
-    else:
-        return None
-    if isinstance(value, str) and "{{" in value:
-        # A template of a DAG file, which is rendered before the step runs.
-        return None
-    try:
-        alpha = float(value)
-    except (TypeError, ValueError):
-        alpha = math.nan
-    if not 0.0001 <= alpha <= 0.9999:
-        raise ValueError(f"the objective learns the quantile {value!r}, which is not a number from 0.0001 to 0.9999")
-    return alpha
-
-
-def _only_quantile(value: Any) -> Any:
-    """Return the quantile in XGBoost's parameter ``quantile_alpha``.
-
-    The parameter is a number, a list with one number, or one of these as text.
-
-    :raises ValueError: the parameter is missing, or has several quantiles
-    """
-    if value is None:
-        raise ValueError(
-            "`params` has objective='reg:quantileerror' without the quantile; set for example quantile_alpha=0.9"
-        )
-    listed = value.strip("[]() ").split(",") if isinstance(value, str) else value
-    if not isinstance(listed, list | tuple):
-        return value
-    if len(listed) != 1:
-        raise ValueError(
-            f"`params` has quantile_alpha={value!r}, but a model has one prediction for each row; set one quantile, and train one "
-            "model for each quantile"
-        )
-    return listed[0]
 
 
 class SklearnTrainerSpec(TrainerSpec):
@@ -323,7 +261,7 @@ class XGBoostTrainerSpec(BoostingTrainerSpec):
     def _check_quantile(self) -> XGBoostTrainerSpec:
         # Text may still be a template, and the quantile may be searched.
         if isinstance(self.params.get("quantile_alpha"), list | tuple):
-            _only_quantile(self.params["quantile_alpha"])
+            only_quantile(self.params["quantile_alpha"])
         return self
 
     @property
@@ -405,7 +343,8 @@ class SearchTrainerSpec(Model):
     :param trainer: the trainer whose parameters are searched
     :param space: the range or the choices of each searched parameter, by name
     :param trials: number of trials, over all workers
-    :param metric: name of the metric to optimise; by default the main metric of the ML task. A custom metric is given
+    :param metric: name of the metric to optimise; by default the metric by which the best model is judged
+        (:mod:`airflow_mlops.metrics.judged`). A custom metric is given
         by its import path. An expected cost is given as a mapping with its costs (:mod:`airflow_mlops.metrics.costs`),
         and a Tweedie deviance as a mapping with its power (:mod:`airflow_mlops.metrics.deviances`)
     :param greater_is_better: whether greater values of a custom metric are better

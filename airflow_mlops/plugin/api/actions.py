@@ -176,7 +176,9 @@ def acknowledge(name: ModelName, body: AcknowledgeBody, facts: ActingDep, rights
     """
     last = facts.monitoring
     if last is None or (last.window.start, last.window.end) != (body.window.start, body.window.end):
-        raise MLOpsError(f"The last monitored window of {name} has changed: look at its verdict.")
+        raise MLOpsError(
+            f"The last monitored window of {name} is another one now. Reload the page, and read its verdict."
+        )
     if last.verdict != "watch":
         raise MLOpsError(f"The verdict on {last.window.label} is {last.verdict}, and only `watch` can be acknowledged.")
     window = Window.model_validate(last.window.label)

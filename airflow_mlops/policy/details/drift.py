@@ -47,7 +47,7 @@ def labels_not_followed(findings: Findings) -> Observation:
     label, scores = findings.label, findings.prediction
     moved = effect(scores.effect) if scores is not None else "unknown"
     headline = f"Labels drifted (effect {effect(label.effect if label else None)}), but the scores did not"
-    return Observation(headline, [f"{headline}: the effect of score drift is {moved}."])
+    return Observation(headline, [f"{headline} (effect {moved})."])
 
 
 def attribution_drift(findings: Findings) -> list[Observation]:

@@ -207,9 +207,11 @@ def on_one_grid(first: Histogram, second: Histogram) -> tuple[Histogram, Pair]:
         counter.add(part)
     both = counter.result()
     assert both is not None
-    rows = [np.zeros(len(both.keys)), np.zeros(len(both.keys))]
-    for counts, part in zip(rows, (first, second), strict=True):
-        np.add.at(counts, np.searchsorted(both.keys, part.keys, side="right") - 1, part.counts)
+    places = (np.searchsorted(both.keys, part.keys, side="right") - 1 for part in (first, second))
+    rows: list[Floats] = [
+        np.bincount(place, part.counts, len(both.keys)).astype(float)
+        for place, part in zip(places, (first, second), strict=True)
+    ]
     return both, Pair(*rows)
 
 

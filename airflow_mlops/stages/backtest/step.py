@@ -70,7 +70,7 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
         raise SpecError(f"TrainOperator did not train {ref}, so its trainer is unknown. Set `trainer`.")
     trained = open_dataset(context.store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0))
     if trained.manifest.window is None:
-        raise SpecError(f"The training set of {ref} has no time window, so it is unknown which windows are later.")
+        raise SpecError(f"The training set of {ref} has no time window, so it is unknown which windows come after it.")
     since = trained.manifest.window
     within = spec.window or Window.model_validate(f"{since.end.isoformat()}/{_LAST}")
     name = spec.outcomes or f"{spec.model}_outcomes"

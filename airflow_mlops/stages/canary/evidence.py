@@ -1,10 +1,10 @@
 """Read the labelled predictions of a canary and of the champion since the canary began.
 
-Each request is answered by one of the two versions, so they have no rows in common. A request is answered by a version
-chosen at random. The probability of the canary is its share at that time. Rows are therefore compared within *strata*.
-A stratum is a period within one window of the datasets in which the share was constant. Windows are separate strata,
-because the canary may have answered nothing in some of them. A metric that is not a mean over rows is compared within
-whole periods.
+The server assigns each request, or each entity, to one of the two versions by a hash, which acts like a random choice.
+The versions therefore have no rows in common. The probability of the canary is its share, which changes over time, so
+rows are compared within *strata*. A stratum is the part of one window in which the share was constant. Windows are
+separate strata, because the canary may have answered no request in some of them. A metric that is not a mean over rows
+is compared within the whole period of a share.
 """
 
 from __future__ import annotations

@@ -30,8 +30,8 @@ class CanarySpec(Spec):
         ``brier``, ``rmse`` or ``mae``, an expected cost (:mod:`airflow_mlops.metrics.costs`), a deviance
         (:mod:`airflow_mlops.metrics.deviances`), a pinball loss (:mod:`airflow_mlops.metrics.quantiles`) or ``smape``
         (:mod:`airflow_mlops.metrics.forecasts`). The default is ``roc_auc`` (binary), ``accuracy`` (multiclass, or if
-        one of the two versions predicts only labels), ``rmse`` (regression), or the pinball loss if both versions
-        predict the same quantile
+        one of the two versions predicts only labels), ``rmse`` (regression), or the metric by which both versions are
+        judged (:func:`airflow_mlops.metrics.judged.common_metric_of_rows`). A ranking has no default
     :param max_loss: largest accepted loss of the metric compared with the champion. The share is increased only if a
         greater loss is ruled out with statistical significance. For ``rmse``, it is a loss of the mean squared error.
         By default, the share is increased unless the canary is significantly worse
@@ -81,7 +81,7 @@ class CanaryResult(Result):
     :param replaced: the replaced champion; ``None`` if no champion was replaced
     :param promoted: whether this step made the canary the champion
     :param verdict: for ``passed`` and ``promoted``, the comparison with the champion, for a PromoteOperator
-    :param reason: the reason in one sentence
+    :param reason: the reason for the state
     :param ledger_url: URL of the ledger entry; ``None`` if nothing was decided
     """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,11 @@ from airflow_mlops.metrics.catalog import (
     REALISED,
     is_coverage_gap,
     is_on_request,
-    is_quantile,
     is_ranking,
-    main_metric,
     realised,
 )
 from airflow_mlops.metrics.forecasts import MASE
+from airflow_mlops.metrics.judged import NoCommonMetricError, common_metric_of_rows, has_other_unit
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models import contracts
 from airflow_mlops.overview import index
@@ -250,7 +250,7 @@ def _recorded(task: _Task, entry: Entry, url: str) -> CanaryResult:
             champion=before,
             candidates=[mine],
             reason=mine.reason,
-            policy="Requests were assigned to the two versions at random.",
+            policy="A hash of the request or of the entity assigned each request to one of the two versions.",
         )
     return task.result(
         state,
@@ -277,16 +277,12 @@ def _metric(spec: CanarySpec, contract: ModelContract, champion: ModelContract) 
             "Promote the canary with PromoteOperator."
         )
     known = [name for name in REALISED[contract.task] if name in evidence.METRICS]
-    # A classifier that predicts only labels has no roc_auc on held-out rows, but it has an accuracy.
-    both = [name for name in known if all(name in item.metrics for item in (contract, champion) if item.metrics)]
-    defaults = {main_metric(item.task, item.metrics) for item in (contract, champion)}
-    quantiles = sorted(filter(is_quantile, defaults))
-    if spec.metric is None and quantiles and len(defaults) > 1:
+    metric = spec.metric or _default(spec.model, [contract, champion])
+    if spec.metric is None and spec.max_loss is not None and has_other_unit(contract):
         raise SpecError(
-            f"The canary of {spec.model!r} and the champion predict different quantiles or the mean ({', '.join(sorted(defaults))}). "
-            "Set `metric`."
+            f"`max_loss` is set without `metric`, and the canary of {spec.model!r} is judged by {metric} instead of {known[0]}. Set "
+            "`metric` to the metric whose unit `max_loss` has."
         )
-    metric = spec.metric or (quantiles or both or known)[0]
     # Each version answers only some rows of a group, so their rankings and coverage gaps cannot be compared. MASE leaves rows out.
     on_request = (
         is_on_request(metric)
@@ -298,5 +294,25 @@ def _metric(spec: CanarySpec, contract: ModelContract, champion: ModelContract) 
     if metric not in known and not on_request:
         raise SpecError(
             f"A canary of a {contract.task} model cannot be compared by {metric!r}. Set `metric` to one of {', '.join(known)}."
+        )
+    return metric
+
+
+def _default(model: str, contracts: Sequence[ModelContract]) -> str:
+    """Return the metric by which two versions are compared if the user names none.
+
+    :raises SpecError: the versions have no common default metric, or no default metric of single rows
+    """
+    try:
+        metric = common_metric_of_rows(contracts)
+    except NoCommonMetricError as error:
+        raise SpecError(
+            f"The canary of {model!r} and the champion predict different quantiles, a ranking or the mean ({', '.join(error.metrics)}). "
+            "Set `metric`."
+        ) from None
+    if metric is None:
+        raise SpecError(
+            f"A canary of {model!r} cannot be judged by NDCG, because each version answers only some rows of a group. Compare the "
+            "versions by their predictions for the same rows (`evidence` of EvaluateOperator), or set `metric`."
         )
     return metric

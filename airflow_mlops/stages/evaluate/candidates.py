@@ -19,6 +19,7 @@ from airflow_mlops.data.sample_weights import sample_weights
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import HeldOut
+from airflow_mlops.metrics.forecasts import metrics_of
 from airflow_mlops.models.contract_file import has_contract, read_contract
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.pyfunc import scorer as pyfunc_model
@@ -140,7 +141,11 @@ def load(folder: Path, ref: ModelVersionRef, data: HeldOut, *, allow_pyfunc: boo
         classes=[] if data.task == "regression" else data.classes(),
         positive=data.positive,
     )
-    return Candidate(ref, pyfunc_model.load(folder, str(ref), target, allow_pyfunc=allow_pyfunc))
+    model = pyfunc_model.load(folder, str(ref), target, allow_pyfunc=allow_pyfunc)
+    # The objective of the model is unknown, but the rows show that it is a forecast.
+    judged_by = next(iter(metrics_of(data.dataset.manifest.details)), None)
+    model.contract = model.contract.model_copy(update={"judged_by": judged_by})
+    return Candidate(ref, model)
 
 
 def for_positive(candidate: Candidate, positive: Any) -> Candidate:

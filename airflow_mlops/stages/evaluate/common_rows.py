@@ -100,7 +100,7 @@ def _contents(dataset: Dataset, part: str) -> list[tuple[int, str]]:
 
 
 def _different_column(first: Dataset, second: Dataset, part: str, weights: Sequence[str]) -> str | None:
-    """Return the first label, feature or weight whose values differ in the same rows; ``None`` if there is none."""
+    """Return the first column (label, feature or weight) whose values differ for the same keys; ``None`` if all agree."""
     keys = identity_columns(first)
     details = first.manifest.details
     if lacking := [name for name in weights if name not in second.manifest.column_names]:

@@ -121,7 +121,7 @@ def read(evidence: Chosen, versions: Sequence[ModelVersionRef], context: StepCon
     _same_labels([item.filter(pa.array(known)) for item in labels], versions)
     counts = rows.model_copy(update={"rows": int(known.sum()), "unlabelled": int((~known).sum())})
     if not counts.rows:
-        raise EvaluationError(f"The evidence has no row to compare the versions on. {counts.sentence}")
+        raise EvaluationError(f"The evidence has no row on which the versions can be compared. {counts.sentence}")
     dataset = _write(found, places, first, counts, context)
     truth = _labels(dataset.table(DATA, [first["label"]])[first["label"]])
     return Live(

@@ -13,7 +13,8 @@ from airflow_mlops.core.contract import ModelContract, ThresholdChoice
 from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.evidence import Measurement
 from airflow_mlops.metrics import weighted
-from airflow_mlops.metrics.catalog import predicted_quantile
+from airflow_mlops.metrics.catalog import is_ranking, predicted_quantile
+from airflow_mlops.metrics.judged import default_metric
 from airflow_mlops.metrics.losses import at_most
 from airflow_mlops.metrics.quantiles import name_of
 from airflow_mlops.metrics.rows import encode, is_positive
@@ -243,11 +244,17 @@ def _confusion(truth: NDArray[Any], model: Measurement, classes: list[Any]) -> F
 def _in_numbers(truth: NDArray[np.float64], model: Measurement, contract: ModelContract) -> str:
     alpha = predicted_quantile(contract.task, contract.metrics)
     if alpha is None:
-        return f"RMSE {rounded(model.metrics['rmse'])}, R² {model.metrics['r2']:.3f}"
+        judged_by = default_metric(contract)
+        own = [] if judged_by not in model.metrics else [f"{judged_by} {rounded(model.metrics[judged_by])}"]
+        if is_ranking(judged_by):
+            # The scores of a ranking have no unit.
+            return ", ".join(own) or f"{judged_by} unknown"
+        squared = [f"RMSE {rounded(model.metrics['rmse'])}", f"R² {model.metrics['r2']:.3f}"]
+        return ", ".join([*(own if judged_by != "rmse" else []), *squared])
     loss = model.metrics.get(name_of(alpha))
     measured = [] if loss is None else [f"{name_of(alpha)} {rounded(loss)}"]
     covered = weighted.mean(at_most(truth, _score(model)).astype(float), _weight(model))
-    return ", ".join([*measured, f"{covered:.1%} of labels at most the prediction"])
+    return ", ".join([*measured, f"{covered:.1%} of labels not above the prediction"])
 
 
 def _residuals(truth: NDArray[np.float64], model: Measurement, contract: ModelContract) -> Figure:

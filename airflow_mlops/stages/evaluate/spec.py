@@ -41,7 +41,8 @@ class EvaluateSpec(Spec):
         A gate that compares with the champion is added, unless a declared gate compares with the champion or ignores
         the champion, see :func:`airflow_mlops.gates.rules.with_champion`
     :param metric: name of the metric that ranks the candidates that pass every gate, see
-        :func:`airflow_mlops.stages.evaluate.verdict.choose`; by default the main metric of the ML task. A custom metric
+        :func:`airflow_mlops.stages.evaluate.verdict.choose`; by default the metric by which the
+        candidates are judged (:func:`airflow_mlops.metrics.judged.common_metric`). A custom metric
         is given by its import path (:mod:`airflow_mlops.metrics.custom`). An expected cost is given as a mapping
         with its costs (:mod:`airflow_mlops.metrics.costs`)
     :param greater_is_better: whether greater values of a custom metric are better; ``None`` for a built-in metric

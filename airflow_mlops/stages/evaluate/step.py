@@ -17,19 +17,10 @@ from airflow_mlops.gates.baseline import BeatsABaseline
 from airflow_mlops.gates.evidence import Evidence, HeldOut
 from airflow_mlops.gates.rules import default_gates, ignores_champion, parse_gates, with_champion
 from airflow_mlops.metrics import custom
-from airflow_mlops.metrics.catalog import (
-    MAIN_METRIC,
-    REALISED,
-    Metric,
-    find_metric,
-    is_custom,
-    is_on_request,
-    is_quantile,
-    main_metric,
-    metrics_for,
-)
+from airflow_mlops.metrics.catalog import Metric, find_metric, is_custom, is_on_request, metrics_for
 from airflow_mlops.metrics.columns import read_columns
 from airflow_mlops.metrics.forecasts import metrics_of
+from airflow_mlops.metrics.judged import NoCommonMetricError, common_metric
 from airflow_mlops.models import contracts as contracts_of_versions
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import file_hashes
@@ -87,16 +78,9 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         else logged.load(client, context.store, folder, ref, spec.allow_pyfunc)
         for ref, folder in folders.items()
     ]
-    main = MAIN_METRIC[data.task] if live is None else REALISED[data.task][0]
-    defaults = {main_metric(data.task, candidate.contract.metrics) for candidate in candidates}
-    if spec.metric is None and any(map(is_quantile, defaults)):
-        if len(defaults) > 1:
-            raise SpecError(
-                "The candidates predict different quantiles or the mean, so they have no common default metric. Set `metric`, "
-                f"for example {{'metric': 'pinball', 'alpha': 0.9}}; their own metrics are {', '.join(sorted(defaults))}."
-            )
-        (main,) = defaults
-    metric = find_metric(spec.metric or main, spec.greater_is_better)
+    for candidate in candidates:
+        check_contract(candidate, data, features=live is None)
+    metric = find_metric(spec.metric or _default(candidates, logged=live is not None), spec.greater_is_better)
     gates = gates or default_gates(data.task, metric.name, spec.greater_is_better)
     gates, declared = with_champion(gates, metric.name, spec.greater_is_better), gates
     if len(gates) > len(declared):
@@ -108,7 +92,6 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     gates = [*gates, BeatsABaseline(metric=metric.name, greater_is_better=spec.greater_is_better)]
     own = list(dict.fromkeys([*own_metrics(gates), *metrics_of(data.dataset.manifest.details)]))
     for candidate in candidates:
-        check_contract(candidate, data, features=live is None)
         for_positive(candidate, candidates[0].contract.positive if data.positive is None else data.positive)
         if spec.dataset is not None:
             _warn_of_other_dataset(candidate, data.dataset.manifest.id, context)
@@ -189,6 +172,21 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         reports=[f"runs:/{ref.run_id}/{evaluate_record.ARTIFACTS}" for ref in refs if ref.run_id],
         summary=f"Evaluated {models} on {held}. {verdict.reason}",
     )
+
+
+def _default(candidates: Sequence[Candidate], *, logged: bool) -> str:
+    """Return the metric that ranks the candidates if the user names none.
+
+    :param logged: whether the candidates are compared by logged predictions
+    :raises SpecError: the candidates have no common default metric
+    """
+    try:
+        return common_metric([candidate.contract for candidate in candidates], logged=logged)
+    except NoCommonMetricError as error:
+        raise SpecError(
+            "The candidates predict different quantiles, a ranking or the mean, so they have no common default metric. Set `metric`, "
+            f"for example {{'metric': 'pinball', 'alpha': 0.9}}; their own metrics are {', '.join(error.metrics)}."
+        ) from None
 
 
 def _live(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,11 @@ import pyarrow as pa
 from airflow_mlops.core.errors import ComputeError, SchemaError
 from airflow_mlops.data.types import as_column, common_type, one_sentence, stored_type
 from airflow_mlops.stages.ingest.sources.inference import TextColumn, is_untyped
+from airflow_mlops.stages.ingest.sources.streams import merged
 from airflow_mlops.stages.ingest.sources.types import ColumnTypes
+
+# Batches are merged until they have so many rows or bytes.
+_ROWS, _BYTES = 4_096, 32 << 20
 
 
 @contextmanager
@@ -48,8 +53,7 @@ def unified(
     else:
         with tempfile.TemporaryDirectory(prefix="mlops-ingest-") as folder:
             spool = _Spool(Path(folder))
-            spool.write(columns.widen(first))
-            for batch in iterator:
+            for batch in merged(chain([first], iterator), _ROWS, _BYTES):
                 spool.write(columns.widen(batch))
             spool.close()
             columns.infer(note)

@@ -138,7 +138,7 @@ def _conversions(one: pa.DataType, other: pa.DataType) -> tuple[_Convert, _Conve
         as_integers = partial(_as_integers, kind=whole)
         return as_integers, as_integers
     if any(map(pa.types.is_decimal, kinds)) and one != other and not any(map(pa.types.is_null, kinds)):
-        # A decimal of 38 digits cannot represent all pairs of types.
+        # For some pairs of types, no decimal with 38 digits holds the values of both.
         return decimal_text, decimal_text
     as_kind = partial(_cast, kind=kind)
     return as_kind, as_kind

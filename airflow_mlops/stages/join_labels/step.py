@@ -43,7 +43,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
         ``fail``
     :raises SchemaError: a column is absent; key columns have incomparable types; a prediction has several labels, and
         no column decides which label is valid; or more predictions lack a label only because of the form of their keys
-        (:mod:`~airflow_mlops.stages.join_labels.near_misses`) than have a label
+        (:mod:`~airflow_mlops.stages.join_labels.near_misses`) than match a row of the labels
     :raises SpecError: scoring hashed a key column, and ``hash_conn_id`` is not set or has a different secret key; or
         predictions of a shadow or a canary would be mixed with those of the champion
     :raises DatasetCorruptError: the files of another shard were deleted or changed before they became a dataset

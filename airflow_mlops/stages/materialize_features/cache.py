@@ -1,8 +1,8 @@
 """Cache support of the stage ``materialize_features``, see :mod:`airflow_mlops.stages.cache`.
 
 The online store is outside the artifact store, and others may change it. A materialization is therefore cached only if
-the whole state of the repository is in files on this machine, and the registry, the online store (SQLite) and the
-sources have exactly the bytes that the earlier task left.
+the whole state of the repository is in files on this machine. A cached result is used only if the registry, the online
+store (SQLite) and the sources have exactly the bytes that the earlier task left.
 """
 
 from __future__ import annotations

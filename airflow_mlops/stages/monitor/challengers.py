@@ -33,9 +33,10 @@ from airflow_mlops.data.datasets import Dataset, datasets_inside, open_dataset
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_weights import Decay
 from airflow_mlops.data.types import concatenated
-from airflow_mlops.metrics.catalog import REALISED, is_coverage_gap, is_quantile, main_metric, realised
+from airflow_mlops.metrics.catalog import REALISED, is_coverage_gap, realised
 from airflow_mlops.metrics.clusters import codes
 from airflow_mlops.metrics.columns import columns_of
+from airflow_mlops.metrics.judged import common_metric_of_rows
 from airflow_mlops.metrics.realised import UnmeasurableError
 from airflow_mlops.models.contracts import VersionContract
 from airflow_mlops.models.onnx.scorer import OnnxModel
@@ -222,8 +223,7 @@ def metric_of(policy: Policy, contract: ModelContract) -> str:
 
     - the metric of the policy, if it can be computed from logged predictions and labels, names no column, and is not
       the coverage gap of a quantile
-    - the pinball loss of the quantile, if the champion predicts a quantile
-    - the first metric of the ML task that was measured for the champion on held-out rows
+    - the metric by which the champion is judged, row by row (:func:`airflow_mlops.metrics.judged.common_metric_of_rows`)
     - the first metric of the ML task
     """
     metric = policy.metric
@@ -234,10 +234,7 @@ def metric_of(policy: Policy, contract: ModelContract) -> str:
         and not is_coverage_gap(metric)
     ):
         return metric
-    if is_quantile(main := main_metric(contract.task, contract.metrics)):
-        return main
-    # A classifier that predicts only labels has no roc_auc on held-out rows, but it has an accuracy.
-    return (realised(contract.task, contract.metrics) or REALISED[contract.task])[0]
+    return common_metric_of_rows([contract]) or REALISED[contract.task][0]
 
 
 def _champion(present: ModelVersionRef, contract: ModelContract, ledger: Ledger, client: MlflowClient) -> Champion:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
@@ -85,7 +86,13 @@ class Check:
 
     def has_columns(self, *names: str) -> bool:
         """Return whether every dataset of predictions has the columns ``names``."""
-        return all({*names} <= {column.name for column in item.manifest.columns} for item in self.datasets)
+        return self._everywhere is None or self._everywhere >= {*names}
+
+    @cached_property
+    def _everywhere(self) -> frozenset[str] | None:
+        """Return the names of the columns that every dataset of predictions has; ``None`` without datasets."""
+        names = [frozenset(item.manifest.column_names) for item in self.datasets]
+        return frozenset.intersection(*names) if names else None
 
     def batches(self, columns: Sequence[str], batch_rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """Yield ``columns`` of the checked predictions in batches of at most ``batch_rows`` rows."""

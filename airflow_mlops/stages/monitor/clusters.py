@@ -70,7 +70,7 @@ def designs(check: Check, columns: Mapping[str, ColumnProfile]) -> dict[str, flo
     group = _column(check)
     if group is None or not check.rows:
         return {}
-    # Numbers without gaps allow counting rows by cluster without sorting, for each property of each column.
+    # With consecutive numbers, the rows of each cluster can be counted without sorting, once for each property of a column.
     clusters = dense(codes(_read(check, group)))
     found = {
         name: design_effect(_read(check, name), clusters, column)

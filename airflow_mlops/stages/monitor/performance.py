@@ -20,12 +20,13 @@ from airflow_mlops.metrics.catalog import (
     is_custom,
     is_expected_cost,
     is_quantile,
-    main_metric,
+    is_ranking,
     predicted_quantile,
 )
 from airflow_mlops.metrics.catalog import realised as realised_metrics
 from airflow_mlops.metrics.clusters import Design
 from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.judged import default_metric, has_other_unit
 from airflow_mlops.performance import at_training, estimation
 from airflow_mlops.performance.bias import bias
 from airflow_mlops.performance.findings import Bias, IntervalCoverage, Performance
@@ -138,7 +139,7 @@ def realised(check: Check, reference: TrainingReference) -> Realised:
     alpha = predicted_quantile(contract.task, contract.metrics)
     if alpha is not None and outcomes.rows:
         covered = metrics.quantile_coverage(outcomes, policy.confidence).value
-        notes.append(f"{covered:.1%} of the labels are at most the predicted quantile, which is {alpha:.10g}.")
+        notes.append(f"{covered:.1%} of the labels are not above the prediction, which is the quantile {alpha:.10g}.")
     reason = missing or young or _too_few(outcomes.rows, coverage, policy)
     performance, known, trained = None, None, _at_training(reference, weights.column).intervals.get(BIAS)
     try:
@@ -228,7 +229,8 @@ def estimated(
 
     :param reference: the training reference of the version that made the predictions. Its profile has the relation
         between scores and labels on the held-out split part
-    :param realised: realised performance. If it can be judged, the estimate covers the labelled rows only
+    :param realised: realised performance. If it can be judged, the estimate covers the labelled rows only. Without it,
+        ``rmse`` is estimated for a model that is judged by a deviance or as a forecast
     :raises SpecError: the metric of the policy cannot be measured for the ML task of the model, or the predictions do
         not have the column ``policy.groups``
     """
@@ -236,6 +238,10 @@ def estimated(
     contract, calibration = reference.contract, reference.profile.calibration
     policy, metric = check.policy, _metric(check.policy, contract)
     labelled = judged is not None
+    if realised.performance is None and policy.metric is None and has_other_unit(contract) and not is_ranking(metric):
+        # Deviances and the metrics of forecasts need labels. A report shows realised and estimated performance by one metric, so
+        # another metric is estimated only if there is no realised performance.
+        metric = REALISED[contract.task][0]
     if judged is not None and judged.weight is not None:
         why = f"realised performance is weighted by column {judged.weight!r}, and estimates do not support row weights"
         return Estimated(None, [f"Performance was not estimated from the scores, because {why}."])
@@ -292,11 +298,13 @@ def _shift(check: Check, calibration: Calibration, labelled: bool) -> Floats | N
 
 
 def _metric(policy: Policy, contract: ModelContract) -> str:
-    # A classifier that predicts only labels has no roc_auc at training, but it has an accuracy.
-    measured = realised_metrics(contract.task, contract.metrics)
-    main = main_metric(contract.task, contract.metrics)
-    default = main if is_quantile(main) else (measured or REALISED[contract.task])[0]
-    metric = policy.metric or default
+    metric = policy.metric or default_metric(contract, logged=True)
+    bound = next((name for name in ("min", "max") if getattr(policy, name) is not None), None)
+    if policy.metric is None and bound is not None and has_other_unit(contract):
+        raise SpecError(
+            f"The policy sets `{bound}` without a metric, and this model is judged by {metric} instead of {REALISED[contract.task][0]}. "
+            f"Set `metric` of the policy to the metric whose unit `{bound}` has."
+        )
     if not is_custom(metric) and (wrong := policy.wrong_bound(metric)) is not None:
         raise SpecError(f"The policy does not fit the metric of this model: {wrong}.")
     if is_custom(metric):

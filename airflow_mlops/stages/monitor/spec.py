@@ -49,11 +49,12 @@ class MonitorResult(Result):
     :param metrics: the numbers that were measured, by name. ``rows`` and ``labelled`` are numbers of predictions, and
         ``coverage`` is the share of the predictions that have a label. ``features_drifted`` is the number of drifted
         features. ``feature_drift`` (of ``most_drifted``), ``prediction_drift`` (of the scores), ``label_drift`` and
-        ``multivariate_drift`` are effects of drift, as shares of rows. ``attribution_drift`` is the share of the total
-        importance that moved between features. ``newest_row_age_days`` is the age of the newest
-        row at the time of the check, and ``newest_row_behind_days`` its age at the end of the window. Realised
-        performance has the name of the metric, with the suffixes ``_low``, ``_high`` and ``_reference`` for the
-        interval and the value at training. Estimated performance has the same names with the prefix ``estimated_``.
+        ``multivariate_drift`` are effect sizes: the share of rows, from 0 to 1, that would need another value to match
+        the reference. ``attribution_drift`` is the share of the total importance that moved between features.
+        ``newest_row_age_days`` is the age of the newest row at the time of the check, and ``newest_row_behind_days``
+        its age at the end of the window. Realised performance has the name of the metric, with the suffixes ``_low``,
+        ``_high`` and ``_reference`` for the interval and the value at training. Estimated performance has the same
+        names with the prefix ``estimated_``.
         ``bias`` (mean of prediction minus label), ``interval_coverage`` (share of the labels in their prediction
         interval) and ``positive_rate`` (share of positive predictions of a binary model) have the same suffixes.
         ``label_delay_median``, ``label_delay_p90`` and ``label_delay_p99`` are in days

@@ -14,8 +14,9 @@ from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset, Manifest
 from airflow_mlops.data.privacy import hashed_or_dropped
 from airflow_mlops.metrics import realised as performance
-from airflow_mlops.metrics.catalog import headline_metrics, predicted_quantile
+from airflow_mlops.metrics.catalog import predicted_quantile
 from airflow_mlops.metrics.columns import columns_of
+from airflow_mlops.metrics.judged import headline_metrics
 from airflow_mlops.stages.predictions.summary import MetricSummary, QuantileSummary
 
 _CONFIDENCE = 0.95
@@ -24,7 +25,7 @@ _CONFIDENCE = 0.95
 def measured(
     joined: Dataset, predictions: Manifest, contract: ModelContract, outcomes: performance.Outcomes
 ) -> tuple[list[MetricSummary], QuantileSummary | None]:
-    """Measure the metrics of :func:`~airflow_mlops.metrics.catalog.headline_metrics`, and the coverage of a quantile.
+    """Measure the metrics of :func:`~airflow_mlops.metrics.judged.headline_metrics`, and the coverage of a quantile.
 
     :param joined: the labelled predictions
     :param predictions: manifest of the predictions. Manifests that were written before the log recorded the metrics of
@@ -35,7 +36,7 @@ def measured(
         quantile
     """
     trained = predictions.details.get("metrics", [])
-    names = headline_metrics(contract.task, trained)
+    names = headline_metrics(contract.task, trained, predictions.details.get("judged_by"))
     if contract.task == "binary" and outcomes.rows and np.isin(outcomes.score, (0, 1)).all():
         # The scores of a model that predicts only labels have no order within a class.
         names[0] = "accuracy"

@@ -109,7 +109,7 @@ class MetricSummary(Model):
 
 
 class QuantileSummary(Model):
-    """The coverage of a predicted quantile: the share of the labels that are at most the prediction.
+    """The coverage of a predicted quantile: the share of the labels that are not above the prediction.
 
     :param alpha: the quantile that the model predicts, which is the nominal coverage
     :param value: the coverage, from 0 to 1
@@ -132,12 +132,12 @@ class OutcomeSummary(Model):
     :param coverage: share of predictions with a label, from 0 to 1
     :param observed: share of labels by class; for a regression, the mean under the key ``mean``
     :param metric: name of the metric of realised performance, the first of
-        :func:`airflow_mlops.metrics.catalog.headline_metrics`; ``None`` if performance was not measured
+        :func:`airflow_mlops.metrics.judged.headline_metrics`; ``None`` if performance was not measured
     :param value: value of the metric
     :param low: lower end of the metric's 95% confidence interval
     :param high: upper end of the metric's 95% confidence interval
     :param note: a clause that explains why performance was not measured; empty if it was measured
-    :param others: the other metrics of :func:`airflow_mlops.metrics.catalog.headline_metrics`
+    :param others: the other metrics of :func:`airflow_mlops.metrics.judged.headline_metrics`
     :param quantile: coverage of the predicted quantile; ``None`` for models that do not predict a quantile
     """
 

@@ -120,7 +120,7 @@ def _require_champion(spec: ReceivedSpec, now: ModelVersionRef | None) -> None:
             expected = f"{spec.model} is expected to have no champion"
         present = f"v{now.version} is the champion" if now else "the model has no champion"
         raise RegistryError(
-            f"{expected}, but {present}. Look at the ledger, and set `replaces` to {now.version if now else 'none'} if "
+            f"{expected}, but {present}. Check the ledger, and set `replaces` to {now.version if now else 'none'} if "
             f"v{spec.version} should still be promoted."
         )
 

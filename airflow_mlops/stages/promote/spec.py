@@ -43,7 +43,7 @@ class PromoteResult(Result):
     :param winner: the winner of the verdict; ``None`` if no candidate passed every gate
     :param champion: the champion after the decision; ``None`` if the model has no champion
     :param replaced: the replaced champion; ``None`` if no champion was replaced
-    :param reason: the reason for the decision in one sentence
+    :param reason: the reason for the decision
     :param approval: a person's answer to the request for approval; ``None`` if approval was not requested
     :param ledger_url: URL of the ledger entry; ``None`` if the winner was already the champion
     :param dataset_id: id of the dataset that the verdict is based on

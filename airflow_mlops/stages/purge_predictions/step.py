@@ -1,4 +1,4 @@
-"""Delete the files of old predictions, and the files of labelled predictions and evidence that were made from them.
+"""Delete the files of old predictions, and of the labelled predictions and live evidence that were made from them.
 
 The manifests of the datasets are kept. A manifest is marked as purged before its files are deleted. If a purge crashes
 between the two steps, reading the dataset raises an error, and the next purge deletes the remaining files.

@@ -16,8 +16,9 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import ModelFormatError, RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.metrics.catalog import Metric, find_metric, is_custom, main_metric
+from airflow_mlops.metrics.catalog import Metric, find_metric, is_custom
 from airflow_mlops.metrics.columns import read_columns
+from airflow_mlops.metrics.judged import default_metric
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.models.calibration_rule import CalibrationRule
@@ -117,8 +118,8 @@ def run(spec: RefitSpec, context: StepContext) -> RefitResult:
 def _metric(verdict: Verdict, judged: _Judged) -> Metric:
     task = judged.model.contract.task
     if is_custom(verdict.metric):
-        # The verdict does not record whether larger values of a custom metric are better, so the main metric is used.
-        return find_metric(main_metric(task, judged.model.contract.metrics))
+        # The verdict does not record whether larger values of a custom metric are better, so the default is used.
+        return find_metric(default_metric(judged.model.contract))
     # The verdict of a canary has the mean squared error, which orders models as its root does.
     name = "rmse" if verdict.metric == "mse" else verdict.metric
     try:
@@ -179,6 +180,7 @@ def _fit(
     contract = fitted.contract.model_copy(
         update={
             "metrics": judged.model.contract.metrics,
+            "judged_by": judged.model.contract.judged_by,
             "refit_of": judged.ref.version,
             "threshold_choice": judged.model.contract.threshold_choice,
             "calibration": judged.model.contract.calibration,

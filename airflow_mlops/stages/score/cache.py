@@ -33,7 +33,7 @@ def inputs(spec: ScoreSpec, context: StepContext) -> dict[str, Any]:
         or have no window; there is no version to score with; or TrainOperator did not train the version
     """
     if spec.shards is not None:
-        raise NotCacheableError("a scoring in shards is not cached")
+        raise NotCacheableError("scoring in shards is not cached")
     if spec.write_to is not None:
         raise NotCacheableError("the predictions are written to a table, which others may change")
     datasets, _ = _rows(spec, context)
@@ -76,7 +76,7 @@ def artifacts(result: ScoreResult, spec: ScoreSpec, context: StepContext) -> dic
         raise NotCacheableError("no predictions were written")
     # The champion may have changed after the inputs were read, and may have changed back.
     if result.scored_by != version_of(spec, connect_to_read(spec.mlflow, context.connection)):
-        raise NotCacheableError(f"a new scoring would use another version than {result.scored_by}")
+        raise NotCacheableError(f"scoring again would use another version than {result.scored_by}")
     found = verified(context.store, result.dataset)
     manifest = open_dataset(context.store, result.dataset).manifest
     current = in_slots(context.store, manifest.name, manifest.window)

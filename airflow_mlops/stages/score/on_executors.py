@@ -28,7 +28,7 @@ from airflow_mlops.stages.score.spec import ScoreSpec
 
 
 def parts(spec: ScoreSpec, datasets: Sequence[Dataset], context: StepContext) -> Round:
-    """Return the shards of a scoring by executors.
+    """Return the round whose shards the executors score.
 
     All tries of a task share the same shards. A cleared task gets new shards.
 

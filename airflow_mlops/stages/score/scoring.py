@@ -348,6 +348,7 @@ def _details(
         "classes": model.contract.classes,
         "positive": model.contract.positive,
         "metrics": realised(model.contract.task, model.contract.metrics),
+        "judged_by": model.contract.judged_by,
         "features": [feature.name for feature in model.contract.features],
         "keys": [key for key in details.get("keys", []) if key not in privacy.dropped],
         "timestamp": timestamp,

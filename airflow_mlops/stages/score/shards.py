@@ -41,7 +41,7 @@ def join(spec: ScoreSpec, context: StepContext) -> Round:
 
 
 def of_one_task(store: ArtifactStore, group: str, shard: int, count: int) -> Round:
-    """Return a shard of a scoring by executors.
+    """Return the round of a shard that an executor scores.
 
     :param group: folder of the shards of the task
     :param shard: index of the shard, from 0

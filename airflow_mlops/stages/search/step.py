@@ -14,6 +14,10 @@ from airflow_mlops.data.results import earlier_results, task_folder
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import MAIN_METRIC, Metric, find_metric, is_custom, metrics_for
+from airflow_mlops.metrics.forecasts import metrics_of
+from airflow_mlops.metrics.judged import chosen
+from airflow_mlops.models.trainers.objectives import own_metric
+from airflow_mlops.models.trainers.spec import SearchTrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TRAIN, check_parts, read_part
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.runs import run_url
@@ -80,7 +84,9 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
     streamed = search.trainer.streams
     train = read_part(dataset, TRAIN, SAMPLE_ROWS if streamed else None)
     check_parts(dataset, {TRAIN: train})
-    metric = _metric(search.metric, search.greater_is_better, train.task)
+    metric = _metric(
+        search.metric or _default(search, dataset.manifest.details, train.task), search.greater_is_better, train.task
+    )
     objective: Objective = (
         Validation(dataset, train, metric, spec.seed)
         if streamed
@@ -126,8 +132,23 @@ def _search(spec: SearchSpec, context: StepContext, key: str) -> SearchResult:
     )
 
 
-def _metric(name: str | None, greater_is_better: bool | None, task: Task) -> Metric:
-    metric = find_metric(name or MAIN_METRIC[task], greater_is_better)
+def _default(search: SearchTrainerSpec, details: Mapping[str, Any], task: Task) -> str:
+    """Return the metric that a search optimises if the user names none.
+
+    It is the metric by which the best model will be judged. If the search chooses between objectives with different
+    metrics, it is the metric of the ML task.
+
+    :param details: details of the manifest of the training set
+    """
+    ends = [{name: value} for name, parameter in search.space.items() for value in parameter.ends]
+    learned = {own_metric(search.trainer), *(own_metric(search.trainer.with_values(values)) for values in ends)}
+    only = learned.pop() if len(learned) == 1 else None
+    measurable = [*metrics_of(details), *filter(None, [only])]
+    return chosen(task, measurable, details, learned=only, known=True) or MAIN_METRIC[task]
+
+
+def _metric(name: str, greater_is_better: bool | None, task: Task) -> Metric:
+    metric = find_metric(name, greater_is_better)
     if task not in metric.tasks:
         raise SpecError(
             f"The metric {metric.name!r} does not apply to a {task} task. Set `metric` to one of "

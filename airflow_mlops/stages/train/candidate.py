@@ -7,23 +7,27 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.contract import ModelContract, Task
 from airflow_mlops.data.cost_columns import read_costs
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.row_weights import RowWeights
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.metrics.catalog import INTERVAL_METRICS, METRICS, is_deviance, is_on_request
+from airflow_mlops.metrics.catalog import INTERVAL_METRICS, METRICS, is_deviance, is_on_request, is_ranking
 from airflow_mlops.metrics.columns import read_columns
-from airflow_mlops.metrics.domain import wrong_predictions
+from airflow_mlops.metrics.deviances import power_of
+from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.forecasts import metrics_of
+from airflow_mlops.metrics.judged import chosen
 from airflow_mlops.metrics.predictions import Predictions
+from airflow_mlops.metrics.rankings import ranking_of
 from airflow_mlops.metrics.rows import predicted
 from airflow_mlops.metrics.values import check_task, measure
 from airflow_mlops.models import parity
 from airflow_mlops.models.class_weights import with_class_weight
 from airflow_mlops.models.trainers import trainer_module
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData, TrainingRun
+from airflow_mlops.models.trainers.objectives import knows_objective, own_metric
 from airflow_mlops.models.trainers.spec import TrainerSpec
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, check_parts, new_contract, read_part
 from airflow_mlops.stages.context import StepContext
@@ -114,7 +118,7 @@ def fit_candidate(
     calibration.check_task(spec.calibration, train.task)
     interval.check_task(spec.interval, train.task)
     # Columns with invalid values fail here, before the fit.
-    own = list(dict.fromkeys([*spec.metrics, *metrics_of(dataset.manifest.details)]))
+    own = _own_metrics(spec, dataset, test)
     columns = read_columns(dataset, TEST, own)
     if spec.threshold is not None:
         read_costs(dataset, run.part, spec.threshold.cost_columns)
@@ -143,8 +147,33 @@ def fit_candidate(
         metrics = _measure(contract, test, export.predictions, own, columns)
         _report_undefined(model, test, export.predictions, [*{*own} - {*metrics}], context)
         contract = calibration.with_metrics(contract, test, export.predictions, context.progress)
-    contract = contract.model_copy(update={"metrics": metrics, "parity": export.parity})
+    judged_by = _judged_by(spec, dataset, train.task, metrics)
+    contract = contract.model_copy(update={"metrics": metrics, "judged_by": judged_by, "parity": export.parity})
     return Fitted(model, export.content, contract, export.predictions, metrics, fitting.seconds, train)
+
+
+def _own_metrics(spec: TrainSpec, dataset: Dataset, test: TrainingData) -> list[str]:
+    """Return the metrics that are computed in addition to the built-in metrics of the ML task."""
+    own = own_metric(spec.trainer) if isinstance(spec.trainer, TrainerSpec) and test.task == "regression" else None
+    if own is not None and not _can_measure(own, spec.metrics, dataset, test):
+        own = None
+    return list(dict.fromkeys([*spec.metrics, *metrics_of(dataset.manifest.details), *filter(None, [own])]))
+
+
+def _can_measure(own: str, declared: Sequence[str], dataset: Dataset, test: TrainingData) -> bool:
+    """Return whether the metric of the objective, which the user did not name, is measured on the held-out rows."""
+    if (ranking := ranking_of(own)) is not None:
+        present = ranking.group in dataset.manifest.column_names
+        return present and bool((test.labels > 0).any()) and not any(map(is_ranking, declared))
+    power = power_of(own)
+    return power is None or wrong_labels(power, test.labels, test.metric_weights) is None
+
+
+def _judged_by(spec: TrainSpec, dataset: Dataset, task: Task, metrics: Mapping[str, float]) -> str | None:
+    trainer = spec.trainer
+    if not isinstance(trainer, TrainerSpec):
+        return None
+    return chosen(task, metrics, dataset.manifest.details, learned=own_metric(trainer), known=knows_objective(trainer))
 
 
 def _without_set_aside(

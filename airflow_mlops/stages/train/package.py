@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.metrics.catalog import find_metric, is_ranking, main_metric
+from airflow_mlops.metrics.catalog import find_metric, is_ranking
 from airflow_mlops.metrics.columns import read_columns
+from airflow_mlops.metrics.judged import default_metric
 from airflow_mlops.models import importance
 from airflow_mlops.models.contract_file import CONTRACT_FILE, PROFILE_FILE
 from airflow_mlops.models.onnx.scorer import MODEL_FILE, OnnxModel
@@ -105,14 +106,12 @@ def write_package(
 def _importance(fitted: Fitted, test: TrainingData, columns: Mapping[str, NDArray[Any]]) -> dict[str, float]:
     """Return the permutation importance of each feature, by name of the feature.
 
-    The importance is measured by the main metric of the ML task. For a ranking, the ranking metric is used instead,
-    because the scores have no unit. It is measured on the ONNX export, because scoring uses the export.
+    The importance is measured by the metric by which the model is judged (:mod:`airflow_mlops.metrics.judged`). It is measured on the ONNX export, because scoring uses the export.
 
     :param columns: the columns that the metrics of the model name, each of shape (n,)
     """
-    metric = next(
-        filter(is_ranking, fitted.contract.metrics), main_metric(fitted.contract.task, fitted.contract.metrics)
-    )
+    # Contracts of earlier releases, which a refit copies, do not record that a ranking is judged by NDCG.
+    metric = next(filter(is_ranking, fitted.contract.metrics), default_metric(fitted.contract))
     worse = importance.measure(
         OnnxModel(fitted.exported, fitted.contract),
         test.labels,

@@ -11,14 +11,15 @@ from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
 from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric, is_ranking
-from airflow_mlops.metrics.quantiles import declared_quantiles, name_of
+from airflow_mlops.metrics.quantiles import alpha_of, declared_quantiles, name_of
 from airflow_mlops.models.calibration_rule import CalibrationInput
 from airflow_mlops.models.class_weight_rule import ClassWeight
 from airflow_mlops.models.interval_rule import IntervalInput
 from airflow_mlops.models.interval_rule import refusal as interval_refusal
 from airflow_mlops.models.sample_weight_rule import SampleWeight, refusal
 from airflow_mlops.models.threshold_rule import ThresholdInput
-from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec, TrainerInput, quantile_of
+from airflow_mlops.models.trainers.objectives import quantile_of
+from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec, TrainerInput, TrainerSpec
 from airflow_mlops.registry.names import SEARCH_TAG
 
 
@@ -32,13 +33,14 @@ class TrainSpec(Spec):
         metrics (:mod:`airflow_mlops.metrics.custom`), expected costs (:mod:`airflow_mlops.metrics.costs`), deviances
         (:mod:`airflow_mlops.metrics.deviances`), metrics of one quantile (:mod:`airflow_mlops.metrics.quantiles`) and
         NDCG (:mod:`airflow_mlops.metrics.rankings`). A metric of a quantile declares that the model predicts this
-        quantile. For a quantile objective or such a metric, the pinball loss of the quantile is added
+        quantile. For a quantile objective or such a metric, the pinball loss of the quantile is added. The training also
+        computes the deviance of an objective for counts or positive amounts, and NDCG@10 of a ranking without an NDCG
     :param threshold: rule for the decision threshold of a binary model, or the threshold as a number, see
         :class:`airflow_mlops.models.threshold_rule.ThresholdRule`; by default the threshold of the estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, see
         :mod:`airflow_mlops.models.calibration`; by default they are not calibrated
     :param interval: coverage of the prediction intervals of a regression, see :mod:`airflow_mlops.models.conformal`; by
-        default, the model has no intervals
+        default, the model has no intervals. Models of a quantile other than the median cannot have intervals
     :param class_weight: ``balanced``, or a mapping from each class, as text, to its weight, see
         :func:`airflow_mlops.models.class_weights.with_class_weight`. The class weights multiply the row weights in the
         fit, and are not used in metrics
@@ -64,7 +66,7 @@ class TrainSpec(Spec):
 
     @model_validator(mode="after")
     def _measures_quantile(self) -> TrainSpec:
-        learned = quantile_of(self.trainer.trainer if isinstance(self.trainer, SearchTrainerSpec) else self.trainer)
+        learned = quantile_of(self._learner)
         alphas = sorted({*declared_quantiles(self.metrics), *([] if learned is None else [learned])})
         if not alphas:
             return self
@@ -99,9 +101,12 @@ class TrainSpec(Spec):
         return self
 
     @property
+    def _learner(self) -> TrainerSpec:
+        return self.trainer.trainer if isinstance(self.trainer, SearchTrainerSpec) else self.trainer
+
+    @property
     def _is_ranker(self) -> bool:
-        trainer = self.trainer.trainer if isinstance(self.trainer, SearchTrainerSpec) else self.trainer
-        return getattr(trainer, "group", None) is not None
+        return getattr(self._learner, "group", None) is not None
 
     @model_validator(mode="after")
     def _weighs_rows(self) -> TrainSpec:
@@ -121,6 +126,12 @@ class TrainSpec(Spec):
     @model_validator(mode="after")
     def _predicts_numbers(self) -> TrainSpec:
         if self.interval is not None:
+            alphas = {alpha_of(name) for name in self.metrics} - {None, 0.5}
+            if alphas:
+                raise ValueError(
+                    f"`interval` is set, but the model predicts the quantile {alphas.pop():g}, and the intervals are symmetric around the "
+                    "prediction; remove `interval`, or train a model of the mean or of the median"
+                )
             if self._is_ranker:
                 raise ValueError(
                     "`interval` is set, but the scores of a ranking are not in the unit of the label; remove `interval`"

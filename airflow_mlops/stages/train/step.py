@@ -18,7 +18,8 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.selection import select_one
 from airflow_mlops.metrics import custom
-from airflow_mlops.metrics.catalog import headline_metrics, is_coverage_gap, is_custom, predicted_quantile
+from airflow_mlops.metrics.catalog import is_coverage_gap, is_custom, predicted_quantile
+from airflow_mlops.metrics.judged import headline_metrics
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec

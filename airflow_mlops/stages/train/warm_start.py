@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def resolved(spec: TrainSpec, client: MlflowClient, context: StepContext) -> TrainSpec:
-    """Replace ``warm_start="champion"`` by the number of the current champion, so that the training can be reproduced.
+    """Replace ``warm_start="champion"`` with the version number of the current champion, so that the training can be reproduced.
 
     :raises RegistryError: MLflow cannot be used
     """

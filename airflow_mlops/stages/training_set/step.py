@@ -308,11 +308,10 @@ def _count_infinite(table: Rows, features: Sequence[str]) -> dict[str, int]:
 
     Infinite values are written to the training set unchanged, because the trainers handle them.
     """
-    counts = {
-        name: pc.sum(pc.is_inf(table[name])).as_py() or 0
-        for name in features
-        if pa.types.is_floating(table.schema.field(name).type)
-    }
+    counts = {name: 0 for name in features if pa.types.is_floating(table.schema.field(name).type)}
+    for batch in table.select(counts).to_batches():
+        for name, values in zip(counts, batch.columns, strict=True):
+            counts[name] += pc.sum(pc.is_inf(values)).as_py() or 0
     return {name: count for name, count in counts.items() if count}
 
 

@@ -16,7 +16,7 @@ BATCH_ROWS = 262_144
 
 
 class Rows:
-    """The rows of datasets with one name.
+    """The rows of one or several datasets that have the same name, such as the windows of a quarter.
 
     :param datasets: the datasets, in order
     :param batch_rows: maximum number of rows of a batch

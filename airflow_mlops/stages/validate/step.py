@@ -127,7 +127,7 @@ def _require_distinct(suite: ExpectationSuite, datasets: Sequence[Dataset]) -> N
 
 @dataclass(frozen=True)
 class _Validation:
-    """Validated datasets with one name, and the results of all expectations of the suite.
+    """Validated datasets with the same name, and the results of all expectations of the suite.
 
     :param unexpected: for each result, the numbers of the rows that do not meet the expectation, in ascending order
     """

@@ -1,7 +1,7 @@
 """Writes ``f9fd193.zip``: a store, an MLflow and the calls that filled them, by the code of commit f9fd193.
 
 Run it in a checkout of that commit, with the locked dependencies: ``python write.py FOLDER``. The archive is checked in
-and is not written again; this file tells how it was made.
+and is not written again; this file documents how it was made.
 """
 
 import json

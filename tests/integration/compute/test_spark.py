@@ -40,7 +40,7 @@ pytestmark = [
 
 MASTER, SECRET = "local-cluster[2,1,1024]", "SpArKsEcReT0123456789"
 ROWS = 9_000
-# A short life is not worth the compilation.
+# The JVM runs only for a short time, so full optimisation would cost more than it saves.
 _CHEAP = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 DAG = """
@@ -92,7 +92,7 @@ class Cluster:
         for name, value in settings.items():
             builder = builder.config(name, value)
         self.session = builder.getOrCreate()
-        # What the executors log is in the folder of PySpark.
+        # The logs of the executors are in the folder of PySpark.
         self.logs = Path(pyspark.__file__).parent / "work" / self.session.sparkContext.applicationId
 
     def stop(self) -> None:

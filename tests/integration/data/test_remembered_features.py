@@ -1,4 +1,4 @@
-"""What an earlier look-up has stored about features is used without Feast, until something is different."""
+"""Results of an earlier look-up of features are used without Feast until the features change."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Repo:
         feast_repo.apply(opened, feast_repo.parse_repo(opened))
 
     def look_up(self, features=FEATURES):
-        """Return what determines the features, and whether Feast was asked."""
+        """Return what determines the features, and whether Feast was used."""
         spec = TrainingSetSpec(name="n", entities="e", timestamp="at", repo=str(self.folder), features=features)
         before = self.asked
 
@@ -100,7 +100,7 @@ def test_feast_is_asked_if_the_stored_description_cannot_be_used(repo, monkeypat
     for key in repo.store.keys("cache/features"):
         repo.store.write_bytes(key, b'{"content": {"views": []}')
     assert repo.look_up() == (found, True)
-    # The variables of the configuration count with their values.
+    # The values of environment variables in the configuration are compared, too.
     (repo.folder / "feature_store.yaml").write_text(FEATURE_STORE.replace("online.db", "${ONLINE_STORE}"))
     for name in ("one.db", "two.db"):
         monkeypatch.setenv("ONLINE_STORE", name)

@@ -1,4 +1,4 @@
-"""Requests for approval in a real Airflow with users: who may answer, and what becomes of the answer."""
+"""Requests for approval in a real Airflow with users: who may answer, and the effect of the answer."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_only_an_assignee_may_answer_and_the_ledger_says_who_did(airflow, model)
     assert asked["subject"] == f"Promote {model.name} v2?"
     assert asked["assigned_users"] == [{"id": "ada", "name": "ada"}, {"id": "admin", "name": "The admin"}]
     assert asked["params"]["note"]["schema"]["format"] == "multiline"
-    # It waits where no worker and no trigger is needed.
+    # While the task waits, it occupies no worker and no trigger.
     assert promote_task(airflow, "approve", run_id)["trigger"] is None
     assert airflow.answer("approve", run_id, "promote", "Approve", user="eve") == 403
     assert airflow.answer("approve", run_id, "promote", "Perhaps", user="ada") == 400
@@ -186,7 +186,7 @@ def test_the_answer_outlives_a_second_deferral_and_a_retry(airflow, model):
     assert promote_task(airflow, "later", run_id)["try_number"] == 2
     assert model.champion() == 2
     assert [entry.approval.by for entry in model.entries()] == ["admin"]
-    # The retry neither asks nor tells again.
+    # The retry sends neither a request for approval nor a notification again.
     assert [line.split()[0] for line in model.told.read_text().splitlines()] == ["approval", "promoted"]
 
 

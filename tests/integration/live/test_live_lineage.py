@@ -28,7 +28,7 @@ enable_lineage(dag)
 
 
 def test_a_worker_of_a_live_airflow_tells_the_same(airflow: LiveAirflow, tmp_path):
-    """The connection is in Airflow's database, and what runs the step is another process than the one that tells."""
+    """The connection is in Airflow's database, and the step runs in a different process than the one that emits the events."""
     log = Path(json.loads(airflow.env["AIRFLOW__OPENLINEAGE__TRANSPORT"])["log_file_path"])
     write_flights(tmp_path / "flights.db", rows=10)
     airflow.connect("lineage_live", conn_type="sqlite", host=f"{tmp_path}/flights.db", login="alice", password=SECRET)

@@ -114,7 +114,7 @@ def states(store: ArtifactStore, model: str) -> dict[str, str]:
 
 
 def test_a_request_starts_every_training_dag_with_its_window_whatever_the_schedules(airflow, store):
-    # The key of a run may say anything: a month, or something that is not a window.
+    # The partition key of a run may be any text: a day in another month, or text that is not a window.
     keys = {"keyed_keyed": "2024-05-05", "keyed_plain": "customer 7"}
     started = {model: start(airflow, model, "2024-04", keys.get(model)) for model in MODELS}
     for model, (dag, run) in started.items():

@@ -45,7 +45,7 @@ def dags(airflow: LiveAirflow) -> None:
 
 
 def check(airflow: LiveAirflow, window: str) -> tuple[str, dict]:
-    """Monitor a window, and say in which run and what came of it."""
+    """Monitor a window, and return the run and the result."""
     run_id = airflow.trigger("monitor", partition_key=window)
     airflow.wait_for_success("monitor", run_id)
     return run_id, airflow.xcom("monitor", run_id, "monitor")
@@ -60,7 +60,7 @@ def test_who_asked_and_why_is_known_wherever_it_leads_and_nobody_asks_in_vain(ai
     run_id = airflow.until(lambda: airflow.runs("train"), "the request starts the training")[0]["dag_run_id"]
     airflow.wait_for_success("train", run_id, 300)
 
-    # The training was tried twice, and done once.
+    # The training task had two tries, and trained once.
     assert "An earlier try of this task finished the step" in airflow.logs("train", run_id, "train", try_number=2)
     tags = client.get_run(airflow.xcom("train", run_id, "train")["run_id"]).data.tags
     assert {name: value for name, value in tags.items() if name.startswith("mlops.retrain.")} == {
@@ -79,7 +79,7 @@ def test_who_asked_and_why_is_known_wherever_it_leads_and_nobody_asks_in_vain(ai
     again, checked = check(airflow, "2013-04")
     assert (checked["decision"], checked["request"]) == ("retrain", request)
     assert "No second event is sent" in airflow.logs("monitor", again, "monitor")
-    # A window that has no more data than was refused does not ask.
+    # A window with no more data than that of the refused candidates does not request retraining.
     _, earlier = check(airflow, "2013-03")
     assert (earlier["decision"], earlier["request"]) == ("watch", None)
     assert "the request of 2013-04 were refused" in earlier["reason"]

@@ -1,4 +1,4 @@
-"""A real triggerer waits for reports and features, and starts DAGs for reports and for moves of a champion, across its own death."""
+"""A real triggerer waits for reports and features, and starts DAGs for reports and for moves of a champion, also after it was killed."""
 
 from __future__ import annotations
 
@@ -99,13 +99,13 @@ def test_deferred_sensors_end_when_what_they_wait_for_is_there(airflow: LiveAirf
 
 
 def remembered(airflow: LiveAirflow, key: str = "") -> str:
-    """What Airflow remembers for the watchers, by the start of its key."""
+    """What Airflow has stored for the asset watchers, by the start of its key."""
     with sqlite3.connect(airflow.home / "airflow.db") as database:
         return str(database.execute("SELECT value FROM asset_state_store WHERE key LIKE ?", [f"{key}%"]).fetchall())
 
 
 def told(airflow: LiveAirflow, dag_id: str) -> list[str]:
-    """The windows or versions that the DAG was started for, once its runs have ended."""
+    """The windows or versions for which the DAG was started, once its runs have ended."""
     runs = [run["dag_run_id"] for run in airflow.runs(dag_id)]
     for run_id in runs:
         airflow.wait_for_success(dag_id, run_id)
@@ -140,7 +140,7 @@ def test_watchers_start_dags_once_for_each_event_also_when_the_triggerer_dies(
     airflow.until(lambda: len(airflow.runs("moved")) > 1, "the move starts the DAG", timeout=600)
     assert told(airflow, "watching") == ["2013-04", "2013-05"]
     assert told(airflow, "moved") == [1, 3]
-    # Without its watcher, the asset is watched no more: a look takes CPU time of MLflow's server. A run needs its task.
+    # The runs, which need the task, have ended. Remove the watcher, because each check takes CPU time of MLflow's server.
     (airflow.dags / "moved.py").write_text(
         'from airflow.sdk import DAG, Asset\nDAG("moved", schedule=[Asset("moved")])\n'
     )

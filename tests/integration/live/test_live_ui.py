@@ -80,7 +80,7 @@ def model(airflow: LiveAirflow, mlflow_server: str, tmp_path_factory: pytest.Tem
     made.verdict.write_text(json.dumps({**asked, "dataset_name": manifest.name, "dataset_id": manifest.id}))
     for month in range(1, 13):
         publish(store, made.versions[0], month)
-    # As the step does. Only the first reader of a store computes the index, and other tests read it before.
+    # Update the index as the step does. Only the first reader of a store computes the index, and other tests have read it.
     index.update(store, made.name, "monitoring")
     (airflow.dags / "ui.py").write_text(DAGS.format(model=made.name))
     airflow.parsed("ui_promote")
@@ -130,7 +130,7 @@ def year(airflow: LiveAirflow, mlflow_server: str) -> str:
 
 @pytest.fixture(scope="module")
 def browse(airflow: LiveAirflow) -> Iterator[Browse]:
-    """Runs one command of ``tests/browser/ui.mjs``; no script of the data may run, and no other host may be asked."""
+    """Runs one command of ``tests/browser/ui.mjs``; no script in the data may run, and no request may go to another host."""
     with subprocess.Popen(
         ["node", str(ROOT / "tests/browser/ui.mjs"), airflow.url, airflow.token()],
         env={**os.environ, "CHROMIUM": str(CHROMIUM)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
@@ -150,7 +150,7 @@ def browse(airflow: LiveAirflow) -> Iterator[Browse]:
             return answer
 
         yield run
-        # The browser ends with its input.
+        # The browser ends when its standard input is closed.
         browser.stdin.close()
 
 

@@ -58,7 +58,7 @@ with DAG("count_{name}", default_args={{"retries": 2, "retry_delay": timedelta(0
 
 @pytest.fixture
 def count_step():
-    """Installs the step's module among the real ones, where another Python finds it too."""
+    """Add the module of the step to those of the package, where another Python interpreter also finds it."""
     from pathlib import Path
 
     import airflow_mlops.stages
@@ -156,7 +156,7 @@ with DAG("read_{name}"):
 
 @pytest.fixture
 def vault(tmp_path, monkeypatch):
-    """A secrets backend that has the connection ``vaulted``, and is away while the file ``away`` exists."""
+    """A secrets backend that has the connection ``vaulted``, and does not respond while the file ``away`` exists."""
     import json
     import sqlite3
 

@@ -1,4 +1,4 @@
-"""A DAG whose inputs and code have not changed makes nothing a second time, and looks as if it had."""
+"""A DAG with unchanged inputs and code creates nothing again, and looks as if it had run."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_an_unchanged_chain_makes_nothing_and_a_changed_one_only_what_changed(
     assert f"Taken from the cache: task cached.train in run {first.run_id} computed it." in again["summary"]
     assert "Nothing has changed since task cached.train" in capfd.readouterr().out + caplog.text
     assert sorted(second.asset_events(), key=str) == sorted(first.asset_events(), key=str)
-    # Neither files, nor MLflow runs, nor versions, nor tags.
+    # The second run creates neither files nor MLflow runs, versions or tags.
     assert {str(file) for file in Path(store.local_path("datasets")).rglob("*.parquet")} == files
     assert versions(client) == 1
     experiment = client.get_run(trained["run_id"]).info.experiment_id

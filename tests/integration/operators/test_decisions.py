@@ -1,4 +1,4 @@
-"""What a task decided is shown beside it in Airflow's UI, while the task succeeds."""
+"""Airflow's UI shows the decision of a task next to the task, and the task succeeds."""
 
 from __future__ import annotations
 

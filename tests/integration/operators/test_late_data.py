@@ -1,4 +1,4 @@
-"""``IngestOperator(on_empty="wait")`` is deferred until there are rows, and fails for good after its timeout."""
+"""``IngestOperator(on_empty="wait")`` is deferred until there are rows, and fails without a retry after its timeout."""
 
 from __future__ import annotations
 

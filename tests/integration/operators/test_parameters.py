@@ -159,7 +159,7 @@ def test_the_objects_of_an_endpoint_are_templates():
 @pytest.mark.parametrize("name", [*ARGUMENTS, *SENSORS])
 def test_every_parameter_is_a_field_of_the_spec_and_every_field_a_parameter(name):
     kind = operator(name)
-    # What is not a field of the same name: where and how a task runs, and what build_spec turns into another field.
+    # Parameters without a field of the same name: where and how a task runs, and those that build_spec converts.
     others = {
         "run_on",
         "store",
@@ -172,7 +172,7 @@ def test_every_parameter_is_a_field_of_the_spec_and_every_field_a_parameter(name
         "data_owner",
         "approval",
     }
-    # What to do while there is no data.
+    # Parameters that say what to do while there is no data.
     others |= {"on_empty", "poke_interval", "timeout"}
     # The objects of an endpoint.
     endpoint = {
@@ -180,9 +180,9 @@ def test_every_parameter_is_a_field_of_the_spec_and_every_field_a_parameter(name
         "UndeployOperator": {"name", "namespace", "kubernetes_conn_id"},
     }
     others |= endpoint.get(name, set())
-    # What operators have no parameter for.
+    # Fields without a parameter of the same name.
     computed = {"endpoint", "mlflow", "owner", "needs_approval", "dry_run", "approval", "succeeded"}
-    # It names the joined dataset.
+    # ``model`` is used only for the name of the joined dataset.
     others |= {"model"} if name == "JoinLabelsOperator" else set()
     fields = set(kind.spec.model_fields)
     assert set(kind.parameters) - fields <= others

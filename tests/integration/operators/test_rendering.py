@@ -101,7 +101,7 @@ def test_null_does_not_replace_the_rules_of_a_decision_by_the_default(operator, 
         ("{{ params.n }}{{ params.n }}", 5050),
         ("{% if params.flag %}1{% else %}2{% endif %}", 1),
         ("l{{ 2 }}", "l2"),
-        # What an author wrote is what the estimator gets.
+        # Text without a template reaches the estimator unchanged.
         ("50", "50"),
         ("True", "True"),
     ],

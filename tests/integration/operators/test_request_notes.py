@@ -1,4 +1,4 @@
-"""What a task can know about whether anything listens to its request."""
+"""What a task knows about the DAGs that listen to its request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What users do on the pages: ask for retraining, roll back, acknowledge. Each is found in the ledger."""
+"""What users do on the pages: request retraining, roll back, acknowledge. The ledger records each action."""
 
 from __future__ import annotations
 

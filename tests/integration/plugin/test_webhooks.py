@@ -58,7 +58,7 @@ def model(app: Any, client: MlflowClient, store: ArtifactStore) -> str:
 
 @pytest.fixture
 def send(app: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Send an event by MLflow's own code, from a browser that nobody has logged in."""
+    """Send an event with MLflow's own code, without a login."""
     from mlflow.entities.webhook import Webhook, WebhookEvent
     from mlflow.webhooks import delivery
 
@@ -146,7 +146,7 @@ def test_an_event_that_an_earlier_request_lost_is_created_by_the_next(
 
 @pytest.fixture
 def unseen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The models that are looked up, without looking."""
+    """The models whose champion would be looked up; MLflow is not used."""
     found: list[str] = []
     monkeypatch.setattr(webhooks, "_look", lambda model, conn_id: found.append(model))
     return found

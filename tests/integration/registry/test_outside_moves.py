@@ -207,7 +207,7 @@ def test_a_restarted_trigger_fires_what_was_not_delivered_and_nothing_again(clie
     move(client, v1)()
     asyncio.run(trigger._look())
     assert [event["version"] for event in watch(watcher(store, v1.model, state), None, None)] == [1]
-    # Without a memory, only what comes is news.
+    # Without a stored state, only later moves count.
     assert watch(watcher(store, v1.model), None) == []
 
 

@@ -30,7 +30,7 @@ from tests.support.training import training_set as labelled
 
 @pytest.fixture
 def light(client, monkeypatch):
-    """A reader that must not ask MLflow's client."""
+    """A reader that must not use MLflow's client."""
     for name in ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     found = connect_to_read(MLflowTarget(), from_environment)

@@ -42,7 +42,7 @@ def test_a_report_dated_in_the_future_does_not_silence_the_watcher(tmp_path, mon
 
 
 def events_after(store: ArtifactStore, monkeypatch, first_looks: list, age: timedelta) -> list[str]:
-    """The windows of the events, if the first looks at the store are replaced, and a report is written after them."""
+    """The windows of the events if the first checks of the store are replaced, and a report is written after these checks."""
     monkeypatch.setattr(report, "_DELIVERY", 0)
     real, looks, ready = report._Reports.changed, iter(first_looks), asyncio.Event()
 

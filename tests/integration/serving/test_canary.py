@@ -27,7 +27,7 @@ from tests.support.candidates import register, training_set
 
 
 def fragile(task, features, weights) -> bytes:
-    """A linear model that fails if ``wind`` is 5 or more, as a lookup in a table does whose values are all known in training."""
+    """A linear model that fails if ``wind`` is 5 or more, like a lookup table that has only the values of the training data."""
     import onnx
     from onnx import TensorProto, helper, numpy_helper
 

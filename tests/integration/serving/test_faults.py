@@ -1,4 +1,4 @@
-"""What a server must stand: versions that cannot be loaded, many champions, and clients that send too much or too little."""
+"""What a server must withstand: versions that cannot be loaded, many champions, and clients that send too much or too little."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _SERVE = (
 
 
 class Champions:
-    """The versions of a registered model, which are the files of the first one, or these with another ONNX model."""
+    """Versions of a registered model. All have the files of the first version, some with another ONNX model."""
 
     def __init__(self, url: str, folder: Path, store: ArtifactStore) -> None:
         self.client, self._folder = MlflowClient(url), folder
@@ -167,7 +167,7 @@ def outlast(server: SimpleNamespace, data: bytes, drip: bool) -> tuple[bytes, fl
                 answer += received
                 if not received:
                     break
-                # An answer may be followed by the end of the connection at once, or after a while.
+                # After an answer, the server may close the connection at once or after a while.
             except TimeoutError:
                 continue
             except ConnectionError:
@@ -226,7 +226,7 @@ def test_idle_connections_do_not_keep_others_from_being_answered(server):
         clients = [stack.enter_context(opened(server)) for _ in range(idle)]
         for _ in range(10):
             assert version(server)
-        # They do not stay forever.
+        # The server closes these connections after a while.
         for client in clients:
             client.settimeout(20)
             with suppress(ConnectionError):
@@ -329,6 +329,6 @@ def test_a_poisoned_version_leaves_the_old_one(server, champions, poison, said):
         time.sleep(0.1)
     assert requests.get(f"{server.url}/v2/health/ready", timeout=20).status_code == 200
     assert requests.get(f"{server.url}/v2/models/{champions.model}/versions/{poisoned}", timeout=20).status_code == 404
-    # A later version is served all the same.
+    # A later version is still served.
     until(server, champions.add())
     until(server, champions.move(1))

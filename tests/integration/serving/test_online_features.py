@@ -83,7 +83,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "feature_store.yaml").write_text(FEATURE_STORE)
     (folder / "definitions.py").write_text(textwrap.dedent(DEFINITIONS))
     many = 120
-    # The last rows are of the future, which neither join may see.
+    # The last rows are in the future. Neither join may use them.
     at = [NOW - timedelta(days=int(days)) for days in random.permutation(np.linspace(-20, 180, many))]
     gaps = {name: random.random(many) < 0.2 for name in ("count", "share", "size", "open")}
     values = {
@@ -149,7 +149,7 @@ def test_the_online_lookup_finds_what_the_point_in_time_join_finds(online_repo):
     assert found.schema == offline.schema
     for ref in wanted.refs:
         assert found[ref].equals(offline[ref]), ref
-        # Neither is the comparison trivial.
+        # The comparison is not trivial: some values are null, and others are not.
         assert 0 < found[ref].null_count < len(found[ref]), ref
     # A month later, more values are older than the time to live.
     later = online.look_up(store, wanted, asked, NOW + timedelta(days=30))

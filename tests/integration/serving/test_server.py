@@ -211,7 +211,7 @@ def test_predictions_survive_a_kill_and_are_merged_once(champion, tmp_path, monk
         while not any(sent[-1].encode() in path.read_bytes() for path in tmp_path.glob("*.arrows")):
             assert time.monotonic() < end
             if not list(tmp_path.glob("*.arrows")):
-                # They have been uploaded just now, every ten seconds.
+                # An upload has just ended. Uploads take place every ten seconds.
                 sent.append(f"request-{len(sent)}")
                 requests.post(server.predict, json={"id": sent[-1], "rows": [{**ROW, "order": "a-5"}, ROW]})
             time.sleep(0.2)

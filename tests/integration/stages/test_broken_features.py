@@ -1,4 +1,4 @@
-"""A feature breaks: monitoring asks for retraining without it, and everything up to the next window follows."""
+"""A feature breaks: monitoring requests retraining without it, and the next window is scored by the new model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Challengers with a real registry: monitoring trains them on the newest rows, and asks for retraining if one is better."""
+"""Challengers with a real registry: monitoring trains them on the newest rows, and requests retraining if one is better."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def test_worse_performance_that_retraining_would_not_improve_is_watched(client, 
     result = check(champion, "2013-05", noisy)
     assert result.decision == "watch"
     assert "retraining would not help" in result.headline
-    # Without challengers, worse performance alone asks for retraining.
+    # Without challengers, worse performance alone requests retraining.
     assert check(champion, "2013-05", noisy, probe=None).decision == "retrain"
 
 
@@ -222,7 +222,7 @@ def test_challengers_of_a_champion_with_decaying_weights_have_these_weights(clie
     without, with_weights = (report(store, champion, "2013-04").challenger for champion in (plain, decaying))
     assert without is not None
     assert with_weights is not None
-    # With weights, the half of the window outweighs the three months before it; the window alone is the same model.
+    # With weights, half of the window outweighs the three months before it. The challenger of the window alone is unchanged.
     assert with_weights.challengers[0].value > without.challengers[0].value + 0.1
     assert with_weights.challengers[2].value == pytest.approx(without.challengers[2].value, abs=1e-6)
 

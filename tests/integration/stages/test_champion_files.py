@@ -107,7 +107,7 @@ def test_changed_files_are_neither_scored_nor_verified(
     original = {path: (tmp_path / "v" / path).read_bytes() for path in ("mlops/contract.json", "model.onnx")}
     contract = json.loads(original["mlops/contract.json"])
     path, content = {
-        # All predictions turn.
+        # All predictions are inverted.
         "contract": ("mlops/contract.json", json.dumps({**contract, "classes": contract["classes"][::-1]}).encode()),
         "model": ("model.onnx", original["model.onnx"].replace(b"Sigmoid", b"HardSig")),
         "addition": ("mlops/profile.json", b"{}"),

@@ -91,7 +91,7 @@ def test_the_explanation_is_in_the_run_and_on_the_card(client, context, learn, t
         assert table[term["name"]] == [f"{term['importance']:.4g}"]
     assert "![terms.png](terms.png)" in section
     assert "![shapes.png](shapes.png)" in section
-    # ROC, precision and recall, calibration, confusion and importance, and the two of the glass box.
+    # The plots of ROC, precision and recall, calibration, confusion and importance, and the two plots of the EBM.
     assert len(page.addresses) == 7
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
 

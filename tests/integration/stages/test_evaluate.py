@@ -107,7 +107,7 @@ def test_a_version_remembers_from_how_many_models_it_was_selected(client, contex
     judge(context, champion, weak, good)
     # Three candidates, and the champion once more. What is known about the champion stays.
     assert (compared(champion), compared(weak), compared(good)) == (1, 4, 4)
-    # On other rows than those of the metrics at training, nothing is selected by these metrics.
+    # An evaluation on other rows does not select by the metrics at training, so the number of compared models stays.
     other = training_set(context.store, name="other")
     judge(context, good, dataset=other)
     assert compared(good) == 4
@@ -119,7 +119,7 @@ def test_a_candidate_that_fails_a_gate_cannot_win(context, make):
     gates = [{"metric": "roc_auc", "min": 0.6}, {"metric": "log_loss", "max": 0.01}]
     result = judge(context, good, gates=gates)
     assert result.verdict.winner is None
-    # The last two are added: not worse than the champion, and better than a simple model.
+    # Two gates are added to the declared gates: not worse than the champion, and better than a simple model.
     assert [gate.passed for gate in result.verdict.for_candidate(good).gates] == [True, False, True, True]
     assert result.verdict.reason.startswith(f"No candidate passed every gate: v{good.version}: log_loss")
     assert result.run_id == good.run_id
@@ -175,7 +175,7 @@ def test_every_kind_of_gate_judges_a_registered_model(client, context, make, tmp
         assert json.load(kept)["candidates"][0]["gates"][1]["slices"] == [
             item.model_dump(mode="json") for item in found[1].slices
         ]
-    # The other way round, what looks at the wind is refused by each gate that forbids it.
+    # With the roles exchanged, the model that uses the wind is refused by each gate that forbids this.
     client.set_registered_model_alias(champion.model, "champion", str(good.version))
     refused = judge(context, champion, gates=gates).verdict.for_candidate(champion)
     assert [item.passed for item in refused.gates] == [False, False, True, True, False, False, True, True, True]
@@ -218,7 +218,7 @@ def test_of_candidates_that_differ_by_at_most_one_standard_error_the_first_in_th
 
 def test_the_metric_that_decides_can_be_chosen(context, make):
     dataset = training_set(context.store)
-    # Twice the truth: the same order of scores, and too sure of them.
+    # Doubled weights: the same order of scores, but overconfident probabilities.
     sure, honest = make(dataset, (4, 0)), make(dataset, GOOD)
     assert judge(context, sure, honest).verdict.winner == sure
     assert judge(context, sure, honest, metric="log_loss").verdict.winner == honest
@@ -277,7 +277,7 @@ def test_a_champion_that_cannot_be_loaded_is_a_verdict_and_no_crash(client, cont
     assert verdict.champion.version == int(made.version)
     assert verdict.champion_metrics == {}
     assert f"The champion {verdict.champion} could not be measured" in verdict.reason
-    # A gate list that does not mention the champion is held up by it; one that ignores the champion is not.
+    # Without a gate on the champion, a worse candidate is still refused, unless a gate ignores the champion.
     bound = {"metric": "roc_auc", "min": 0.6}
     assert judge(context, good, gates=[bound]).verdict.winner is None
     alone = judge(context, good, gates=[bound, {"champion": "ignore"}]).verdict

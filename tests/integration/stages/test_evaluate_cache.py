@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from airflow_mlops.core import own_code
+from airflow_mlops.core.errors import ModelCorruptError
 from airflow_mlops.data.datasets import find_datasets, mark_purged, open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import explanation
+from airflow_mlops.registry import signatures
 from airflow_mlops.registry.integrity import card_hashes
 from airflow_mlops.registry.received import VERSION_TAG
 from airflow_mlops.stages.evaluate import measurement
@@ -85,6 +87,14 @@ def test_an_unchanged_evaluation_is_not_repeated_and_leaves_what_a_repeated_one_
     # A candidate that the registry has to complete is the same one.
     looked_up = [{"model": world.model, "version": world.candidate.version}]
     assert world.evaluate("four", candidates=looked_up)["cached"]["run_id"] == "three"
+
+
+def test_a_champion_without_a_required_signature_has_no_cached_verdict(world, monkeypatch):
+    world.evaluate("one")
+    assert world.evaluate("two")["cached"] is not None
+    monkeypatch.setattr(signatures, "required", lambda: True)
+    with pytest.raises(ModelCorruptError):
+        world.evaluate("three")
 
 
 def other_champion(world):

@@ -95,7 +95,7 @@ def test_a_foreign_model_is_evaluated_promoted_and_champion(client, context, mod
     done = promote.run(PromoteSpec(verdict=verdict), context)
     assert done.promoted
     assert [entry.decision for entry in Ledger(context.store, model).entries()] == ["promoted"]
-    # It is the champion that the next one has to beat.
+    # The next candidate is compared with the foreign champion.
     again = judge(context, weak, gates=GATES).verdict
     assert (again.winner, again.champion) == (None, verdict.winner)
     assert again.champion_metrics["roc_auc"] == pytest.approx(expected, abs=1e-9)
@@ -386,7 +386,7 @@ def test_a_classifier_without_probabilities_fails_gates_on_probabilities(client,
     assert [gate.passed for gate in found.gates] == [True, False, False, False]
     for fact in (f"{model} v1", "without probabilities", "log_loss", "f1, precision, recall, accuracy"):
         assert fact in found.gates[1].explanation
-    # By its labels it can win, and be champion.
+    # Judged by its predicted labels, it can win and become champion.
     behaviour = {"behaviour": "direction", "feature": "distance", "direction": "increasing"}
     gates = [{"metric": "accuracy", "min": 0.6}, behaviour]
     verdict = judge(context, made, dataset=dataset, metric="accuracy", gates=gates).verdict

@@ -160,7 +160,7 @@ def test_several_windows_and_a_champion_that_changed_meanwhile(world, store):
     for given in (evidence, selections):
         verdict = world.judge(*given).verdict
         assert (verdict.champion, verdict.winner) == (third, world.versions[1])
-        # The rows of April belong to the champion before.
+        # The rows of April were predicted by the previous champion.
         assert verdict.live.model_dump() == {"rows": 1_000, "unpaired": 1_000, "repeated": 0, "unlabelled": 0}
 
 

@@ -1,4 +1,4 @@
-"""The year of flights with the example's policy: the weather moves every month, and few verdicts ask for a person."""
+"""The year of flights with the example's policy: the weather moves every month, and few verdicts are **watch**."""
 
 from __future__ import annotations
 

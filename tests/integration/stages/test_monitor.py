@@ -152,7 +152,7 @@ def test_the_report_says_the_interval_of_the_difference_corrected_for_the_select
 
 
 def test_rows_of_one_group_are_not_independent(store, champion):
-    # Ten copies of each flight say no more than one.
+    # Ten copies of each flight carry no more information than one.
     once = flights(200, seed=2)
     copies = pa.concat_tables([once] * 10).set_column(0, "flight", pa.array(np.arange(2_000)))
     made = outcomes(store, champion, "2013-04", copies)
@@ -261,7 +261,7 @@ def test_without_labels_performance_is_estimated_from_the_scores(store, champion
     assert result.headline.endswith("; retraining waits for labels")
     assert "at least 0.840 expected" in result.details[0]
     assert "roc_auc" not in result.metrics
-    # The estimate covers all rows, or the labelled rows if performance can be judged.
+    # Performance is estimated for all rows, or for the labelled rows only if realised performance can be judged.
     made = outcomes(store, champion, "2013-04", data, known=slice(1_500))
     watch(store, champion, made)
     assert stored(store, champion, "2013-04").estimated.labels == 1_500

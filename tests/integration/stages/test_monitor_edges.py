@@ -43,7 +43,7 @@ DETAILS = {"keys": ["flight"], "timestamp": "time_hour", "features": FEATURES}
 
 
 def flights(rows: int = 1_000, seed: int = 0, window: str = "2013-04", together: float = 0.9, noise: float = 1.0):
-    """Flights of a month, the longer the later; wind and gust go together."""
+    """Flights of a month. Longer flights are later, and wind and gust are correlated."""
     random, month = np.random.default_rng(seed), Window.model_validate(window)
     distance, wind = random.normal(size=(2, rows))
     gust = together * wind + np.sqrt(1 - together**2) * random.normal(size=rows)
@@ -69,7 +69,7 @@ def replaced(data: pa.Table, **columns) -> pa.Table:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> dict[str, tuple[str, str]]:
-    """The store and the model, once they are there."""
+    """The store and the model, once they exist."""
     return {}
 
 
@@ -287,7 +287,7 @@ def test_a_second_check_of_a_window_gives_the_same_report(deployed):
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Raised instead of killing the process."""
 
 
 @pytest.mark.parametrize("written", [0, 1], ids=["before the page", "between the page and the JSON"])

@@ -224,7 +224,7 @@ def test_after_a_crash_during_a_move_the_ledger_overrides_the_alias(client, stor
 
 @pytest.mark.slow
 def test_of_twenty_concurrent_promotions_one_wins_each_round_and_none_is_lost(client, store, make):
-    # `make torture` runs more rounds. The second one shows that the first one left a sound state, for which few tasks do.
+    # `make torture` runs more rounds. The second round, with few tasks, shows that the first one has left a valid state.
     rounds = (20, 4)
     first, *candidates = make(1 + sum(rounds))
     do(store, verdict(first, None), "first")

@@ -1,4 +1,4 @@
-"""A model of a quantile is judged by its pinball loss, without being asked, from training to the verdict."""
+"""A model of a quantile is judged by its pinball loss, by default, from training to the verdict."""
 
 from __future__ import annotations
 

@@ -305,7 +305,7 @@ def test_a_refit_is_rolled_back_and_to(client, chain):
     chain.promote(first.verdict)
     challenger = chain.train(chain.build(EXPANDING, "2013-07"))
     verdict = chain.judge(challenger, gates=[{"metric": "roc_auc", "min": 0}, {"champion": "ignore"}])
-    if verdict.winner is None:  # the baselines are better than what January to April teach
+    if verdict.winner is None:  # the baselines are better than a model of January to April
         challenger = chain.train(chain.build(DECAY, "2013-07"))
         verdict = chain.judge(challenger, gates=[{"metric": "roc_auc", "min": 0}, {"champion": "ignore"}])
     second = chain.refit(verdict)

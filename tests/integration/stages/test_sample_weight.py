@@ -106,7 +106,7 @@ def test_weights_from_the_training_to_monitoring(client, store):
 
     _check_production(client, store, version, OnnxModel.load(download(client, version)), context, found["roc_auc"])
 
-    # What is recorded is used again, or refused.
+    # A refit and a reproduction use the recorded weights. Challengers cannot, so they are refused.
     again = refit.run(RefitSpec(verdict=verdict), context()).verdict.winner
     assert again != version
     with tempfile.TemporaryDirectory() as folder:

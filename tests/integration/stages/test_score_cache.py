@@ -181,12 +181,19 @@ def test_another_key_for_hashes_is_another_input(world, monkeypatch):
     assert world.score("three", **with_key("b"))["cached"] is None
 
 
-def test_a_champion_without_a_required_signature_has_no_cached_predictions(world, monkeypatch):
-    world.score("one")
+def test_a_champion_without_a_required_signature_has_no_cached_predictions_or_profile(world, monkeypatch):
+    predictions = world.score("one")["dataset"]
+
+    def profile(run_id):
+        return run_step(world.store, "profile", run_id, dataset=predictions, model=world.model)
+
     assert world.score("two")["cached"] is not None
+    assert profile("one")["cached"] is None
+    assert profile("two")["cached"]["run_id"] == "one"
     monkeypatch.setattr(signatures, "required", lambda: True)
-    with pytest.raises(ModelCorruptError):
-        world.score("three")
+    for run in (world.score, profile):
+        with pytest.raises(ModelCorruptError):
+            run("three")
 
 
 def test_shadow_predictions_have_their_own_entry(world):

@@ -1,4 +1,4 @@
-"""Attributions beside the predictions of trained models: their layout, privacy, shards, label joins and monitoring."""
+"""Attributions with the predictions of trained models: their layout, privacy, shards, label joins and monitoring."""
 
 from __future__ import annotations
 

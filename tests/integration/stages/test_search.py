@@ -156,7 +156,7 @@ def test_the_part_test_is_never_read(store, look, monkeypatch):
     assert (without.value, without.params) == (with_test.value, with_test.params)
     network = Search(TorchTrainer(epochs=1), {"learning_rate": Float(1e-4, 1e-2, log=True)}, trials=1)
     assert look(network, dataset=whole, run="three").trials["complete"] == 1
-    # The test is valid only if the file of the part is really missing.
+    # A search fails without a file that it reads, so the searches above did not read the file of the split part ``test``.
     (file,) = dataset.files("train")
     Path(store.path(file.path)).unlink()
     with pytest.raises(Exception, match="does not exist"):

@@ -24,7 +24,7 @@ from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import TorchTrainer
 from tests.support.training import training_set
 
-# Seconds after which a node is taken to hang. Far more than it needs, because a loaded machine is no failure.
+# Seconds after which a node counts as hanging: far more than a node needs, because a loaded machine is no failure.
 HANGS = 600
 
 

@@ -138,7 +138,7 @@ def seen(rows, place, time, ttl):
     return rows[max(candidates)[2]] if candidates else None
 
 
-# A failing case is not made smaller, which would take minutes.
+# Hypothesis does not shrink a failing case, because that would take minutes.
 RANDOM = settings(
     max_examples=40,
     deadline=None,
@@ -146,7 +146,7 @@ RANDOM = settings(
     phases=[Phase.explicit, Phase.generate],
 )
 
-# Coarse, so that rows tie and ages fall on the time to live, or a microsecond beside it.
+# Coarse, so that rows have equal times, and ages equal the time to live, or differ from it by a microsecond.
 moments = st.builds(lambda n, shift: 30 * n * MINUTE + shift, st.integers(0, 20), st.sampled_from([0, 0, 0, -1, 1]))
 places = st.sampled_from(["EWR", "JFK", "LGA"])
 values = st.one_of(st.none(), st.integers(2**53, 2**53 + 9))
@@ -183,7 +183,7 @@ def test_every_event_gets_what_a_join_by_hand_finds(repo, feast_store, rows, eve
 
 
 def from_feast(store, view, feature, keys, events):
-    """The answers of Feast's own join, by the number of the event. Feast leaves out events that see nothing."""
+    """The answers of Feast's own join, by the number of the event. Feast leaves out events without a matching feature row."""
     frame = events.to_pandas().rename(columns={"time": "event_timestamp", **keys}).assign(n=range(events.num_rows))
     found = store.get_historical_features(entity_df=frame, features=[f"{view}:{feature}"]).to_df()
     return {n: None if pd.isna(value) else int(value) for n, value in zip(found["n"], found[feature], strict=True)}
@@ -246,7 +246,7 @@ def test_the_age_of_a_feature_may_reach_but_not_pass_its_time_to_live(repo, feas
 
 
 def test_fractions_of_a_microsecond_never_let_an_event_see_a_later_row(repo, feast_store):
-    # The event's time is rounded down, that of the row up.
+    # The time of the event is rounded down, and the time of the feature row is rounded up.
     at = micros([0]).cast(pa.timestamp("ns")).cast(pa.int64())[0].as_py()
     nanoseconds = pa.timestamp("ns", "UTC")
     columns = {"place": ["EWR"], "created": minutes([0]), "v": [7], "word": ["a"]}

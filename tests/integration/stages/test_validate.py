@@ -75,7 +75,7 @@ def test_a_valid_dataset_is_passed_on_and_data_docs_are_published(context, fligh
     for page in pages:
         text = page.read_text()
         assert "<script" not in text
-        # What a browser loads, in contrast to what a user follows.
+        # A browser loads these addresses by itself. Links that a user follows are allowed.
         assert not re.findall(
             r"<(?:link|img|iframe|source)[^>]*=\"(?:https?:)?//[^>]*>|url\(['\"]?(?:https?:)?//", text
         )

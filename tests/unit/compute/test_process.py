@@ -243,7 +243,7 @@ def test_modules_beside_the_dag_file_are_found_and_hide_no_others(where, tmp_pat
 
 
 def test_process_ends_when_its_task_is_killed(tmp_path):
-    """The task has no time to end the process; a retry must not run beside it."""
+    """The task has no time to end the process; a retry must not run at the same time."""
     python = script(tmp_path, f"echo $$ > {tmp_path}/pid; exec {sys.executable} -c '{WAITING}'")
     code = (
         "import logging\n"

@@ -34,17 +34,18 @@ def test_setting_applies_to_operators_without_run_on(monkeypatch):
     assert isinstance(IngestOperator(task_id="a", name="n", files="f", run_on=Worker()).run_on, Worker)
 
 
-def test_parsing_a_dag_with_pods_imports_no_kubernetes_client(tmp_path):
+def test_parsing_a_dag_with_pods_and_ray_imports_no_client(tmp_path):
     code = """
 import sys
 from airflow.sdk import DAG
-from airflow_mlops.compute import Pod
+from airflow_mlops.compute import Pod, Ray
 from airflow_mlops.operators import TrainOperator
 with DAG("d", default_args={"run_on": Pod(image="i", gpus=1)}) as dag:
     TrainOperator.partial(task_id="t", dataset={}, model="m").expand(trainer=[{"estimator": "sklearn.svm.SVR"}])
     TrainOperator(task_id="u", dataset={}, model="m", trainer={"estimator": "sklearn.svm.SVR"})
+    TrainOperator(task_id="v", dataset={}, model="m", trainer={"estimator": "sklearn.svm.SVR"}, run_on=Ray(memory="1Gi"))
 assert dag.get_task("u").run_on.gpus == 1
-print([name for name in sys.modules if name.startswith(("kubernetes", "airflow.providers.cncf.kubernetes.operators"))])
+print([name for name in sys.modules if name.startswith(("kubernetes", "ray", "airflow.providers.cncf.kubernetes.operators"))])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().splitlines()[-1] == "[]"

@@ -9,9 +9,9 @@ import zipfile
 import pytest
 
 from airflow_mlops.compute import Spark, from_text
+from airflow_mlops.compute.package import write_package
 from airflow_mlops.compute.spark.executors import SparkExecutors
 from airflow_mlops.compute.spark.failures import failure
-from airflow_mlops.compute.spark.package import write_package
 from airflow_mlops.compute.spark.runner import SparkRunner
 from airflow_mlops.compute.spark.session import connect_url, master_of
 from airflow_mlops.core.calls import StepCall

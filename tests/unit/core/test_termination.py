@@ -1,4 +1,4 @@
-"""The termination message: what the process of a step leaves for whoever started it."""
+"""The termination message, which the process of a step leaves for the process or cluster that started it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns that DuckDB returns as they were."""
+"""Columns that DuckDB returns unchanged."""
 
 from __future__ import annotations
 

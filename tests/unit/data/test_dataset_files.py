@@ -23,7 +23,7 @@ def store(request, tmp_path):
 
 
 def written(store: ArtifactStore, *groups: list[int]) -> WrittenFiles:
-    """A file with row groups of these numbers, without a manifest."""
+    """A file in which each list of numbers is a row group, without a manifest."""
     with DatasetWriter(store, "numbers") as writer:
         for numbers in groups:
             writer.write(pa.table({"a": pa.array(numbers, pa.int64()), "b": pa.array(map(str, numbers), pa.string())}))

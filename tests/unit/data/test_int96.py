@@ -34,7 +34,7 @@ def test_arrow_would_read_another_time():
 @settings(max_examples=60)
 @given(
     days=st.lists(
-        # Arrow reads the first day of all, in the year -4713, as 1970, because nulls have its bytes.
+        # Arrow reads day 0, in the year -4713, as 1970, because nulls have the same bytes.
         st.one_of(st.integers(-2_440_587, 2**32 - 1 - 2_440_588), st.integers(-800_000, 3_000_000)),
         min_size=1,
     ),

@@ -36,7 +36,7 @@ def instants(window: Window, step: timedelta = timedelta(days=1)) -> list[dateti
 
 
 def put(store: ArtifactStore, text: str | None, tag: str = "", name: str = "rows", **commit: Any) -> Manifest:
-    """Write a dataset with one row for each day, which carries ``tag``."""
+    """Write a dataset with one row for each day, with the value ``tag``."""
     window = Window.model_validate(text) if text else None
     times = instants(window) if window else [datetime(2013, 1, 1, tzinfo=timezone.utc)]
     with DatasetWriter(store, name) as writer:
@@ -140,7 +140,7 @@ def test_a_retry_reads_what_the_first_try_selected(store):
     assert select(store, selections["newest"], kept=cleared)[0].manifest.id != found["newest"][0][0]
     with pytest.raises(DatasetNotFoundError):
         select(store, selections["all"], kept=cleared)
-    # What was not found is not kept.
+    # A failed selection is not kept, so the next try selects again.
     put(store, "2013-01", "third")
     assert len(select(store, selections["all"], kept=cleared)) == 1
 

@@ -76,7 +76,7 @@ def test_values_are_stored_unchanged_in_the_types_of_datasets(values, kind, stor
     # Slices, and columns of several chunks, are converted in the same way.
     assert as_stored(values.slice(1), "Column 'x'").to_pylist() == stored[1:]
     assert as_stored(pa.chunked_array([values, values]), "Column 'x'").to_pylist() == stored * 2
-    # What is stored is stored unchanged again.
+    # Stored types are not converted again.
     assert as_stored(found, "Column 'x'").equals(found)
 
 

@@ -90,7 +90,7 @@ def test_only_features_of_both_windows_and_the_most_important_ones_are_compared(
 
 
 def test_two_samples_of_the_fewest_units_can_be_significant_and_smaller_ones_cannot():
-    # 3 and 3 units can be assigned in 20 ways, 2 and 2 units in 6.
+    # Two samples of 3 units can be permuted in 20 ways, and two samples of 2 units in 6 ways.
     assert [fewest(level) for level in (0.5, 0.1, RATE, 0.0001)] == [1, 3, 3, 8]
 
     def p_value(units: int) -> float:

@@ -56,7 +56,7 @@ def test_negligible_and_uncertain_changes_do_not_count(before, now):
 
 
 def test_a_rare_value_that_did_not_change_does_not_make_a_small_change_count():
-    # The frequent values changed certainly and negligibly; the rare one doubled by chance.
+    # The frequent values changed significantly, but negligibly. The rare value doubled by chance.
     before = labels(100_000, a=50_000, yes=500)
     now = labels(300, a=151, yes=3)
     assert drift(before, now).changed is None

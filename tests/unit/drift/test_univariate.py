@@ -65,7 +65,7 @@ def test_drifted_columns_are_ranked_by_effect_times_importance():
         of("unmeasured", None, 1.0, drifted=False), of("idler", 0.3, 0.0),
     ]  # fmt: skip
     assert [item.column for item in ranked(found)] == ["small", "large", "idle", "idler", "calm", "unmeasured"]
-    # By effect alone if the importance is unknown.
+    # If the importance is unknown, the order is by effect alone.
     unknown = [item.model_copy(update={"importance": None}) for item in found]
     assert [item.column for item in ranked(unknown)] == ["idle", "large", "idler", "small", "calm", "unmeasured"]
 
@@ -163,7 +163,7 @@ def test_new_values_and_changed_shares_are_found_if_not_all_values_are_kept():
     assert moved.p_values["unseen"] < 1e-3
     assert moved.unseen == pytest.approx(0.25 * 30 / 33, abs=0.05)
     assert (more.drifted, more.test) == (True, "chi_square")
-    # One row in eleven more has the frequent value.
+    # The frequent value has 6 of 36 rows instead of 3 of 33.
     assert more.total_variation == pytest.approx(6 / 36 - 3 / 33, abs=0.02)
     assert shares(more)["often"] == pytest.approx(6 / 36, abs=0.005)
     few = only(of(s=["often"] * 900 + ["a"] * 100), reference)

@@ -139,7 +139,7 @@ def test_a_comparison_without_variation_or_with_too_few_rows_says_so(data, tmp_p
 
 @pytest.mark.parametrize("metric", ["roc_auc", "log_loss", "brier", "average_precision"])
 def test_a_chance_difference_is_neither_improvement_nor_loss(metric, data):
-    # Hardly another model: better or worse by luck.
+    # The two models are almost equal: one is better than the other by chance only.
     pair = evidence(data, (2, 0.03), (2, -0.03)), evidence(data, (2, -0.03), (2, 0.03))
     better, worse = (check({"metric": metric, "better_than_champion_by": 0}, item) for item in pair)
     assert better.improvement == pytest.approx(-worse.improvement)
@@ -147,7 +147,7 @@ def test_a_chance_difference_is_neither_improvement_nor_loss(metric, data):
     for item in pair:
         assert check({"metric": metric, "better_than_champion_by": -0.02}, item).passed
         assert check({"metric": metric, "better_than_champion_by": "-5%"}, item).passed
-    # One of two values is the larger one: compared as they stand, one passes.
+    # Without a confidence, the two values are compared directly, so one of the two candidates passes.
     bare = [check({"metric": metric, "better_than_champion_by": 0, "confidence": None}, item) for item in pair]
     assert sorted(item.passed for item in bare) == [False, True]
 
@@ -159,7 +159,7 @@ def test_more_candidates_need_a_larger_improvement(data):
     assert (one.confidence, many.confidence) == (0.95, pytest.approx(0.9975))
     assert many.low < one.low < one.improvement == many.improvement
     assert "20 candidates" in many.explanation
-    # Exactly between the two bounds lies a margin that only the one passes.
+    # With a margin between the two bounds, only the single candidate passes.
     between = {**declared, "better_than_champion_by": (one.low + many.low) / 2}
     assert (check(between, alone).passed, check(between, among).passed) == (True, False)
 
@@ -173,7 +173,7 @@ def test_a_bound_with_confidence_uses_the_interval(data):
     assert found.low < found.measured < found.high <= 0.05
     assert "(standard error 0.00" in found.explanation
     assert not check(declared, sure).passed
-    # The value keeps the bound, and its interval does not.
+    # The value is within the bound, but its interval is not.
     close = (found.measured + found.high) / 2
     assert check({"metric": "ece", "max": close}, honest).passed
     assert not check({"metric": "ece", "max": close, "confidence": 0.95}, honest).passed
@@ -195,9 +195,9 @@ def test_one_worse_slice_fails_the_gate_and_a_small_slice_is_uncertain(tmp_path)
     assert sum(item.rows for item in fine.slices) == 2 * ROWS
     states = {item.name: item.state for item in fine.slices}
     assert (states["carrier = AA"], states["carrier = CC"]) == ("fine", "uncertain")
-    assert fine.confidence == pytest.approx(1 - 0.05 / 6)  # of 7 slices one is not measured
+    assert fine.confidence == pytest.approx(1 - 0.05 / 6)  # one of the 7 slices is not measured
 
-    # The candidate is made wrong about one carrier: on the whole it is still better.
+    # The candidate gets wrong scores for one carrier. Over all rows, it is still better.
     wrong = np.flatnonzero(rows["carrier"].to_numpy() == "BB")
     score = found.candidate.rows.score.copy()
     score[wrong] = 0.5 * score[wrong] + 0.25
@@ -210,7 +210,7 @@ def test_one_worse_slice_fails_the_gate_and_a_small_slice_is_uncertain(tmp_path)
     assert worse[0].high < -0.02
     for fact in ("on 1 of 7 slices", f"carrier = BB ({worse[0].candidate:.4g}, champion", "3 slices are uncertain"):
         assert fact in result.explanation
-    # A tolerance as large as the loss lets it pass.
+    # It passes if the tolerance is as large as the loss.
     assert check({**declared, "not_worse_than_champion_by": 0.5}, broken).passed
 
 
@@ -244,12 +244,12 @@ def test_the_worst_slices_are_discovered(tmp_path):
     assert worst.state == "worse"
     assert "wind > 0." in worst.name
     assert "distance <= " in worst.name
-    # Half of the rows found it, or the worst of it; the other half judges it.
+    # One half of the rows was used to find the slice, or the worst part of it. The other half judges the slice.
     assert len(wrong) / 8 < worst.rows < len(wrong) / 1.8
     discovered = [item for item in result.slices if "discovered" in item.name]
     assert all(item.name.startswith(("wind", "distance", "sex")) for item in discovered)
     assert all(item.rows < 10_000 for item in discovered)
-    # Where the candidate is better everywhere there is nothing to find.
+    # If the candidate is better everywhere, no slice is found.
     nothing = check(declared, evidence(data, (2, 0), (0.5, 3)))
     assert nothing.passed
     assert not [item for item in nothing.slices if "discovered" in item.name]
@@ -269,7 +269,7 @@ def test_equal_models_are_rarely_worse_on_any_of_many_slices(tmp_path):
         pair = replace(evidence(data), candidate=models[0], champion=models[1])
         declared = {"metric": "log_loss", "slices": ["group", "carrier"], "not_worse_than_champion_by": 0}
         failures += not check(declared, pair).passed
-    # At most 5% are expected; 8 of 60 would happen once in a hundred times.
+    # At most 5% are expected. 8 or more of 60 would occur in one of a hundred runs.
     assert failures < 8
 
 
@@ -390,7 +390,7 @@ def test_the_tree_is_fitted_to_the_training_part(task, tmp_path):
     metric = {"binary": "roc_auc", "multiclass": "roc_auc_ovr", "regression": "r2"}[task]
     assert known[metric] < simple[metric] - 0.1
     assert simple[metric] < best[metric]
-    # At most eight leaves, so at most eight answers.
+    # A tree of depth 3 has at most eight leaves, so at most eight different scores.
     assert len(np.unique(found.score)) <= 8
 
 
@@ -429,7 +429,7 @@ def test_the_score_must_change_in_the_declared_direction(data):
     assert not found.passed
     assert found.measured > 0.99
     assert found.explanation.startswith("A larger wind lowers the score for")
-    # A model that does not look at it cannot be wrong about it.
+    # A model that does not use the feature cannot have the wrong direction.
     assert check(declared, evidence(data, (2, 0))).measured == 0
     small = {**declared, "step": 0.001, "slack": 0.01}
     assert check(small, against).passed
@@ -516,7 +516,7 @@ def test_groups_must_be_treated_equally(data):
         assert not result.passed
         assert "where sex = m" in result.explanation
         assert check({**declared, "max_difference": result.measured}, found).passed
-        # Whoever is predicted the same for everyone treats all alike.
+        # A model with the same prediction for all rows treats all groups equally.
         same = check(declared, evidence(data, (0, 0)))
         assert (same.measured, same.passed) == (0, True)
     by_chance = check({"fairness": "demographic_parity", "sensitive": "flight", "max_difference": 0.2}, found)
@@ -614,7 +614,7 @@ def test_a_dataset_to_score_must_have_the_features(tmp_path):
         ),
     }
     for name, (rows, passed, explanation) in cases.items():
-        # The latest is what counts.
+        # Only the newest window counts.
         stored(tmp_path, served.drop_columns(["wind", "distance"]), name=name, window=Window.model_validate("2013-03"))
         stored(tmp_path, rows, name=name, window=Window.model_validate("2013-04"))
         result = check({"can_score": {"name": name}}, found)
@@ -681,7 +681,8 @@ def test_equal_candidates_are_rarely_promoted_and_better_ones_mostly(metric):
     from benchmarks.gates import rates
 
     false, power, improvement = rates(metric, 80, rows=600)
-    # Of 80 equals 4 are expected to pass, and more than 8 once in fifty times; of 80 better ones 64, and rarely below 56.
+    # Of 80 equal candidates, 4 are expected to pass, and more than 8 pass in one of fifty runs. Of 80 better candidates, 64
+    # are expected to pass, and rarely fewer than 56.
     assert false <= 0.1
     assert power >= 0.7
     assert improvement > 0

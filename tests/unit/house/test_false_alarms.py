@@ -15,7 +15,7 @@ def test_false_alarms_are_rare_and_power_matches_the_kolmogorov_smirnov_test():
     # With a true rate of 5%, this many alarms occur by chance in one of ten thousand runs.
     assert stats.binom.sf(figures["false_alarm_rate"] * WINDOWS - 1, WINDOWS, 0.05) > 1e-4
     assert figures["uncorrected_false_alarm_rate"] > 0.3
-    # This test has the whole level of 5%, ours a lower one, so it may find a few more windows.
+    # SciPy's test has the whole level of 5%. Ours has a lower level, so SciPy's may find a few more windows.
     plain = sum(item["ks_shifted"] <= 0.05 for item in found)
     assert plain > 5
     assert sum(item["found"] for item in found) >= plain - 3

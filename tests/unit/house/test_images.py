@@ -353,7 +353,7 @@ def test_the_build_script_is_valid_bash():
 
 def test_make_images_calls_the_build_script():
     def recipe(*settings: str) -> list[str]:
-        # Without the settings of a `make` that runs these tests.
+        # The settings of a `make` that runs these tests are not passed on.
         env = {"PATH": os.environ["PATH"]}
         command = ["make", "--no-print-directory", "-n", "images", *settings]
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True, timeout=300)

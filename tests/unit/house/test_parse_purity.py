@@ -21,7 +21,7 @@ SENSORS = ["airflow_mlops.sensors.feature_freshness", "airflow_mlops.sensors.mod
 
 HEAVY = {
     "datasketches", "feast", "fsspec", "great_expectations", "interpret", "kubernetes", "matplotlib", "mlflow", "numpy",
-    "onnx", "onnxruntime", "openlineage", "optuna", "pandas", "prometheus_client", "pyarrow", "pyspark", "requests", "scipy", "skl2onnx",
+    "onnx", "onnxruntime", "openlineage", "optuna", "pandas", "prometheus_client", "pyarrow", "pyspark", "ray", "requests", "scipy", "skl2onnx",
     "sklearn", "skops", "sqlalchemy", "torch",
 }  # fmt: skip
 # Airflow itself imports these before it parses a DAG.

@@ -154,7 +154,7 @@ def test_a_threshold_by_the_costs_of_the_rows():
     amounts = costs["amount"]
     np.testing.assert_allclose(Thresholds.of(truth, score, None, (amounts, amounts)).cost, [53, 3, 7, 4, 5])
     assert choose(rule, truth, score, "rows", costs=costs)[0] == pytest.approx(0.8)
-    # The last positive row becomes dear, so it is not missed.
+    # The last positive row becomes expensive, so the threshold no longer misses it.
     costs["amount"][2] = 20
     assert choose(rule, truth, score, "rows", costs=costs)[0] == pytest.approx(0.4)
 

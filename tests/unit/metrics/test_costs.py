@@ -66,7 +66,7 @@ def test_a_name_stands_for_one_pair_of_costs_and_is_valid_in_mlflow(pairs):
 def test_names_of_usual_costs():
     assert parse_costs({"false_positive": 1, "false_negative": "20.0"}).metric == NAME
     assert parse_costs({"false_positive": -0.0, "false_negative": 2.5}).metric == "expected_cost_fp0_fn2.5"
-    # A second spelling would be a second name for the same metric.
+    # Other spellings of the costs are not recognised, because each metric has only one name.
     assert costs_of("expected_cost_fp1.0_fn20") is costs_of("expected_cost_fp0_fn0") is costs_of("f1") is None
     assert find_metric(NAME) == (NAME, ("binary",), False, True)
 
@@ -95,7 +95,7 @@ def test_costs_that_are_no_costs_are_refused_in_one_sentence(declared, message):
 def test_the_metric_is_read_wherever_metrics_are_named():
     (gate,) = parse_gates([{**DECLARED, "max": 0.4}])
     assert (gate.name, gate.metric) == (f"{NAME} at most 0.4", NAME)
-    # What is stored is read again.
+    # The stored form can be parsed again.
     assert parse_gates([{"metric": NAME, "max": 0.4}]) == [gate]
     policy = Policy.model_validate({**DECLARED, "max": 0.4})
     assert policy.metric == NAME

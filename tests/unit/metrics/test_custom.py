@@ -95,7 +95,7 @@ def test_the_name_of_the_second_parameter_decides_what_is_passed():
     several = rows("multiclass", 300, 1.0, 1)
     path = f"{OWN}:largest_probability"
     assert measure(several, [path])[path] == pytest.approx(several.score.max(axis=1).mean())
-    # Without probabilities the metric is left out, as the built-in ones are.
+    # Without probabilities, the metric is left out, like the built-in metrics of probabilities.
     labels_only = Rows("binary", found.truth, found.predicted, None)
     assert f"{OWN}:negative_brier" not in measure(labels_only, [f"{OWN}:negative_brier"])
 

@@ -97,7 +97,7 @@ def test_a_better_model_is_better_by_every_metric_in_its_direction(task):
         return compute(task, truth, probabilities.argmax(axis=1), score, probabilities, list(range(k)))
 
     weak, strong = measure(0.3), measure(3.0)
-    for name in weak.keys() - {"ece"}:  # which measures calibration, and more separation is not that
+    for name in weak.keys() - {"ece"}:  # measures calibration, which stronger separation does not improve
         assert METRICS[name].better(strong[name], weak[name]), name
 
 

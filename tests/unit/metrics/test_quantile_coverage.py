@@ -18,9 +18,10 @@ from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.gates.rules import parse_gates
-from airflow_mlops.metrics.catalog import check_chooses, find_metric, is_mean_of_rows, is_quantile, main_metric
+from airflow_mlops.metrics.catalog import check_chooses, find_metric, is_mean_of_rows, is_quantile
 from airflow_mlops.metrics.declarations import metric_name
 from airflow_mlops.metrics.intervals import Interval
+from airflow_mlops.metrics.judged import default_metric
 from airflow_mlops.metrics.realised import Outcomes, clustered, losses, measure, widened
 from airflow_mlops.metrics.realised.measurement import stretched
 from airflow_mlops.metrics.rows import Rows
@@ -131,7 +132,7 @@ def test_clusters_widen_the_interval_as_that_of_the_share(covered):
     assert losses(NAME, outcomes).mean() == pytest.approx(abs(covered / 60 - 0.9))
     found, alone = (measure(NAME, item, 0.95, "regression") for item in (outcomes, single))
     assert found.high > measure(NAME, replace(outcomes, groups=None), 0.95, "regression").high
-    # Repeated rows tell nothing new. The allowance for few clusters makes the interval a little wider.
+    # Repeated rows contain no further information. The allowance for few clusters makes the interval a little wider.
     assert found.high == pytest.approx(alone.high, rel=0.3)
     assert found.low <= alone.low + 0.01
 
@@ -164,8 +165,8 @@ def test_a_gap_chooses_no_model():
     with pytest.raises(SpecError, match="cannot be compared"):
         canary_metric(CanarySpec(model="m", version=1, metric=NAME), CONTRACT, CONTRACT)
     assert metric_of(Policy(metric=NAME), CONTRACT) == "pinball_a0.9"
-    assert main_metric("regression", CONTRACT.metrics) == "pinball_a0.9"
-    assert main_metric("regression", ["rmse", NAME]) == "rmse"
+    assert default_metric(CONTRACT) == "pinball_a0.9"
+    assert default_metric(CONTRACT.model_copy(update={"metrics": {"rmse": 1.0, NAME: 0.1}})) == "rmse"
     # The distances of segments may have different signs.
     assert {*segments.held_out({}, CONTRACT, [], known(8, 10)).losses} == {"rmse", "pinball_a0.9"}
 
@@ -216,7 +217,7 @@ def test_clusters_widen_the_interval_at_training_on_both_sides_of_the_quantile(t
     # At training, 90.5% were covered. The end of the interval that is further from 90% may be the lower one, 86.66%.
     trained = Interval(0.005, 0.0, 0.0334)
     found = monitored(tmp_path, trained, Policy(metric=NAME, groups="flight"), (900, 1_000), repeated=4)
-    # Groups of four equal rows double the errors.
+    # Groups of four equal rows double the standard errors.
     assert found.reference_high == pytest.approx(2 * (0.005 + 0.0334) - 0.005, rel=0.01)
     assert found.reference_low == 0
 

@@ -9,8 +9,9 @@ from sklearn.metrics import mean_pinball_loss
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.gates.rules import parse_gates
-from airflow_mlops.metrics.catalog import find_metric, main_metric, realised
+from airflow_mlops.metrics.catalog import find_metric, realised
 from airflow_mlops.metrics.declarations import metric_name
+from airflow_mlops.metrics.judged import default_metric
 from airflow_mlops.metrics.quantiles import alpha_of
 from airflow_mlops.metrics.realised import Outcomes, losses, measure
 from airflow_mlops.metrics.rows import Rows
@@ -167,8 +168,8 @@ def test_a_model_of_one_quantile_is_monitored_by_its_loss():
     contract = ModelContract(
         task="regression", label="y", dataset_name="d", dataset_id="0", features=[], metrics=measured
     )
-    assert main_metric("regression", measured) == NAME
-    assert main_metric("regression", {**measured, "pinball_a0.1": 0.2}) == "rmse"
+    assert default_metric(contract) == NAME
+    assert default_metric(contract.model_copy(update={"metrics": {**measured, "pinball_a0.1": 0.2}})) == "rmse"
     assert _metric(Policy(), contract) == metric_of(Policy(), contract) == NAME
     assert _metric(Policy(metric="mae"), contract) == "mae"
     canary = CanarySpec(model="m", version=1)

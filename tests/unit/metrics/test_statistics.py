@@ -23,7 +23,7 @@ RANKED = ("roc_auc", "average_precision", "roc_auc_ovr")
 
 
 def rows(task: str, size: int, noise: float, seed: int) -> Rows:
-    """A model that sees the truth with ``noise``; the truth is the same for every seed."""
+    """A model that predicts the truth with ``noise``; the truth is the same for every seed."""
     truth, random = np.random.default_rng(size), np.random.default_rng([size, seed])
     if task == "regression":
         y = truth.normal(10, 2, size)
@@ -105,7 +105,7 @@ def test_metrics_of_a_regression_are_those_of_scikit_learn(pairs, offset):
     assert {name: statistic(name, found).measure(found) for name in expected} == pytest.approx(expected)
     r2 = statistic("r2", found).measure(found)
     if np.ptp(truth) == 0:
-        # scikit-learn says the same, unless rounding of the mean comes between. A difference may be too small to square.
+        # scikit-learn returns the same, except for rounding of the mean. The square of a small difference may underflow to 0.
         assert r2 == float(not np.square(value - truth).any())
     elif np.ptp(truth) > 1e-3:
         assert r2 == pytest.approx(metrics.r2_score(truth, value), rel=1e-6, abs=1e-6)
@@ -165,7 +165,7 @@ def test_the_interval_of_a_mean_is_that_of_student(size):
     expected = stats.ttest_1samp(difference, 0).confidence_interval(0.90)
     width = expected.high - expected.low
     assert found.improvement.value == pytest.approx(difference.mean())
-    # 60,000 rows in 10,000 groups: the error of the error is 0.7%, and the rounds add 1.6%.
+    # With 60,000 rows in 10,000 groups, the standard error itself has an error of 0.7%, and the rounds add 1.6%.
     assert found.improvement.lower(0.95) == pytest.approx(expected.low, abs=0.06 * width)
     assert found.improvement.upper(0.95) == pytest.approx(expected.high, abs=0.06 * width)
 
@@ -176,7 +176,7 @@ def test_groups_are_filled_at_random_and_weights_keep_the_number_of_groups():
     assert weights.shape == (500, 1_000)
     assert (weights.sum(axis=1) == 1_000).all()
     assert weights.var() == pytest.approx(1, rel=0.02)
-    # A sum over rows that come in order has the error that it would have in any order.
+    # The standard error of a sum is the same if the rows are sorted.
     trend = np.linspace(-1, 1, 50_000)
     drawn = resampling.draw(resampling.totals([trend]))[:, 0]
     assert drawn.std() == pytest.approx(trend.std() * math.sqrt(50_000), rel=0.12)
@@ -325,7 +325,7 @@ def test_a_model_without_errors_has_a_defined_influence_and_finite_bounds(task, 
 
 
 def test_the_relative_error_of_a_standard_error_agrees_with_theory():
-    # Of 200 normal numbers one in twenty, by theory and by trying.
+    # For 200 normal numbers it is 1/20, by theory and by simulation.
     random = np.random.default_rng(0)
     errors = random.normal(size=(5_000, 200)).std(axis=1)
     assert relative_error(random.normal(size=100_000)) * math.sqrt(100_000) == pytest.approx(math.sqrt(0.5), rel=0.02)
@@ -333,7 +333,7 @@ def test_the_relative_error_of_a_standard_error_agrees_with_theory():
 
 
 def test_an_improvement_of_the_detectable_size_is_found_in_eight_samples_of_ten():
-    # Of a normal mean with a known error.
+    # The estimate is a normal mean with a known standard error.
     found = Estimate(0.0, 1.0)
     means = found.detectable(0.95) + np.random.default_rng(0).normal(size=20_000)
     share = np.mean([Estimate(mean, 1.0).lower(0.95) > 0 for mean in means])

@@ -164,7 +164,7 @@ def test_extreme_probabilities_and_functions(method, maps):
         expected = calibrate(method, maps, EXTREME)
     found = by_onnx(method, maps, EXTREME)
     np.testing.assert_allclose(found, expected, atol=1e-9)
-    # What is nearer to 0 than single precision can tell counts as equal.
+    # Probabilities that are closer to 0 than single precision can distinguish count as equal.
     if method != "isotonic":
         np.testing.assert_array_equal(found[0], found[2])
     assert np.finfo(np.float32).eps < EDGE

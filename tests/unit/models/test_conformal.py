@@ -49,7 +49,7 @@ def test_mean_coverage_is_nominal_at_1000_rows():
         truth, new = random.gamma(2, 3, (2, ROWS))
         interval = PredictionInterval(coverage=COVERAGE, margin=margin(truth, np.full(ROWS, 4.0), COVERAGE))
         found.append(covers(interval, new, np.full(ROWS, 4.0)).mean())
-    # The standard error of the mean is 0.0007. Within 1% of nominal is what is promised.
+    # The standard error of the mean is 0.0007. A mean coverage within 1% of nominal is required.
     assert np.mean(found) == pytest.approx(COVERAGE, abs=0.003)
     assert np.std(found) == pytest.approx(math.sqrt(2 * COVERAGE * (1 - COVERAGE) / ROWS), rel=0.15)
 

@@ -1,4 +1,4 @@
-"""Importance: what a model leans on has all of it, what it ignores has none, and shares are shares."""
+"""Importance: an unused feature has none, the only used feature has all of it, and shares add up to 1."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def answers(model, frame: pd.DataFrame) -> list[np.ndarray]:
 
 
 def hard(model) -> pd.DataFrame:
-    """Rows that are easily got wrong: on both sides of every cut, missing, endless, never seen."""
+    """Rows that an export easily gets wrong: values on both sides of each cut, and missing, infinite and unknown values."""
     cuts = np.concatenate(model.bins_[0])
     near = cuts.astype(np.float32)
     near = np.concatenate([np.nextafter(near, np.float32(-np.inf)), near, np.nextafter(near, np.float32(np.inf))])

@@ -66,7 +66,7 @@ def trained(
 
 
 def strange(rows: int = 200, seed: int = 5) -> pa.Table:
-    """Rows such as training never saw: other carriers, all tails missing, numbers far away."""
+    """Rows unlike those of the training: unknown carriers, a column of nulls, and numbers far outside of the range."""
     table = flights(rows, seed=seed)
     table = table.set_column(table.schema.get_field_index("tail"), "tail", pa.nulls(rows, pa.string()))
     table = table.set_column(
@@ -201,6 +201,39 @@ def test_the_values_of_one_feature_are_shuffled(request, model, rows, name):
     if name in table.column_names:
         table = table.set_column(table.schema.get_field_index(name), name, table[name].take(pa.array(order)))
     np.testing.assert_array_equal(found.probabilities, exported.predict(table).probabilities)
+
+
+@pytest.mark.parametrize(
+    ("estimator", "task", "names"),
+    [
+        ("sklearn.tree.DecisionTreeClassifier", "binary", FEATURES),
+        ("sklearn.linear_model.LogisticRegression", "multiclass", ["distance", "hour"]),
+        ("sklearn.linear_model.Ridge", "regression", ["distance", "hour", "carrier", "weekend", "tail"]),
+    ],
+)
+def test_a_wide_model_takes_its_inputs_as_matrices_and_predicts_the_same(estimator, task, names, monkeypatch):
+    model, narrow = trained(estimator, {}, task, names)
+    monkeypatch.setattr(onnx_model, "_WIDE", 2)
+    wide = OnnxModel(model.to_onnx(data(task, names)), narrow.contract)
+    assert [feature for matrix in wide._matrices for feature in matrix.columns][:2] == ["distance", "hour"]
+    assert {*wide._names} == {*narrow._names}
+    for rows in (0, 1, 300):
+        table = flights(300, seed=9).slice(0, rows)
+        np.testing.assert_array_equal(wide.predict(table).score, narrow.predict(table).score)
+        order = np.random.default_rng(1).permutation(rows)
+        shuffled = [each.shuffled(table) for each in (wide, narrow)]
+        for name in ("distance", "carrier", "hour", "distance", "not a feature"):
+            np.testing.assert_array_equal(*(predict(name, order).score for predict in shuffled))
+        values = table.to_pydict()
+        np.testing.assert_array_equal(
+            wide.predict_values(values, rows).score, narrow.predict_values(values, rows).score
+        )
+    with pytest.raises(SchemaError, match="'hour'"):
+        wide.predict_values({name: values[name] for name in values if name != "hour"}, 300)
+    with pytest.raises(SchemaError, match="'hour'"):
+        wide.predict(table.drop_columns(["hour"]))
+    with pytest.raises(ModelFormatError, match="cannot load the model"):
+        OnnxModel(b"no model", narrow.contract)
 
 
 def test_nan_counts_as_a_missing_number(forest):

@@ -264,7 +264,7 @@ def test_small_predictions_of_skewed_amounts_differ_less_than_large_ones(estimat
     assert (found.beyond, found.parity.precision, lines) == (0, "float32", [])
     with pytest.raises(ModelFormatError, match="too large for a rounding error"):
         exported(Shifted(model, lambda _: 0.001 * spread), train, test)
-    # A share of each prediction, which is more than that for the large ones.
+    # Each prediction may differ by a share of itself, so the large predictions may differ by more than that.
     shift = lambda found: np.minimum(0.0009 * found, 0.003 * spread)  # noqa: E731
     assert exported(Shifted(model, shift), train, test)[0].is_faithful
 

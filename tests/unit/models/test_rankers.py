@@ -112,3 +112,22 @@ def test_settings_that_do_not_suit_a_ranking_are_refused(tmp_path):
         fit_candidate(spec, context, dataset, rows, test, unlogged_run(context, dataset))
     with pytest.raises(SpecError, match="remove `interval`"):
         parse(TrainSpec, {"dataset": ref, "model": "late", "trainer": ranker, "interval": 0.9}, "Task 'train'")
+
+
+def test_a_ranking_is_judged_by_ndcg_although_nobody_names_it(tmp_path):
+    store = ArtifactStore(tmp_path.as_uri())
+    ref = training_set(store, queries(200, 1), queries(100, 2), task="regression")
+    trainer = LightGBMTrainer({"num_leaves": 3, "num_threads": 1}, group="query", rounds=2, validation=0)
+
+    def contract(**fields):
+        spec = TrainSpec(dataset=ref, model="late", trainer=trainer, **fields)
+        dataset, rows, test = load_data(spec, store)
+        context = StepContext(store, "results/t.json")
+        return fit_candidate(spec, context, dataset, rows, test, unlogged_run(context, dataset)).contract
+
+    found = contract()
+    assert found.judged_by == "ndcg_k10_by-query"
+    assert 0 < found.metrics["ndcg_k10_by-query"] < 1
+    found = contract(metrics=[{**NDCG, "k": 3}])
+    assert found.judged_by == "ndcg_k3_by-query"
+    assert "ndcg_k10_by-query" not in found.metrics

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from airflow_mlops.metrics import quantiles
 from airflow_mlops.metrics.catalog import COVERAGE, REALISED, find_metric
 from airflow_mlops.observability.export import export
 from airflow_mlops.observability.samples import METRICS, Sample, decided, monitored, scored
@@ -225,6 +226,7 @@ EXPRESSIONS = [
 ]
 
 
+GAP = quantiles.name_of(0.9, quantiles.COVERAGE_GAP)
 # The metrics of realised performance.
 JUDGED = [
     *(metric for names in REALISED.values() for metric in names),
@@ -235,6 +237,10 @@ JUDGED = [
         "gamma_deviance",
         "tweedie_deviance_p1.5",
         "ndcg_k10_by-query",
+        "mase",
+        "smape",
+        quantiles.name_of(0.9),
+        GAP,
     ),
 ]
 
@@ -306,8 +312,12 @@ def test_the_page_names_every_metric_and_every_alert():
 
 def test_a_fall_of_every_built_in_metric_fires_the_alert_in_the_right_direction():
     (rule,) = (rule for rule in alerts() if rule["alert"] == "ModelPerformanceFell")
-    rising, falling = re.findall(r'metric=~"(.+?)"', rule["expr"])
+    rising, falling, gaps = re.findall(r'metric=~"(.+?)"', rule["expr"])
     for name in JUDGED:
+        if name == GAP:
+            # The tolerance of a gap is absolute, because a good gap is almost 0.
+            assert [bool(re.fullmatch(listed, name)) for listed in (rising, falling, gaps)] == [False, False, True]
+            continue
         greater_is_better = find_metric(name).higher_is_better
         assert (re.fullmatch(rising, name) is not None) == greater_is_better, name
         assert (re.fullmatch(falling, name) is not None) != greater_is_better, name

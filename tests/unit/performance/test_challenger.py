@@ -1,4 +1,4 @@
-"""The comparison of the champion with challengers: pooled gains, their significance, and the rate of false asks."""
+"""The comparison of the champion with challengers: pooled gains, their significance, and the rate of false requests."""
 
 from __future__ import annotations
 
@@ -158,10 +158,10 @@ def test_only_the_gain_above_that_of_other_first_windows_counts(since_training):
     assert not asks(0.109, earlier)
     assert asks(0.111, earlier)
     assert best_gain(comparison(0.111, 0.001), earlier, 0.95, 0.02).usual == pytest.approx(0.2)
-    # The data may have changed in a single first window, so it is not usual.
+    # With a single first window, the gain is not taken as usual, because the data may have changed in this window.
     assert asks(0.011, first_windows(0.1))
     assert asks(0.011, first_windows(-0.3, -0.2))
-    # Later windows show how champions age, and other metrics have other losses.
+    # Later windows do not count, because they show how champions age. Other metrics do not count, because their losses differ.
     for field, value in (("since_training", 2), ("since_training", None), ("metric", "brier")):
         assert asks(0.011, [(at, known.model_copy(update={field: value})) for at, known in earlier])
 

@@ -100,7 +100,7 @@ def test_one_cluster_cannot_be_compared_and_windows_of_clusters_are_not_independ
     # Four windows of the same customers are no more certain than one.
     many = [(since, by_cluster(item, 1e6)) for since, item in before]
     assert best_gain(by_cluster(now, 1e6), many, 0.95, 0.02) is None
-    # Few clusters have a larger quantile, also if only an earlier window has few.
+    # With few clusters, the quantile is larger, also if only an earlier window has few clusters.
     certain = comparison(0.02, 0.0075)
     assert best_gain(by_cluster(certain, 1e6), [], 0.95, 0.02) is not None
     assert best_gain(by_cluster(certain, 4), [], 0.95, 0.02) is None

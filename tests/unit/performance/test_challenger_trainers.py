@@ -1,4 +1,4 @@
-"""Challengers of several trainers: when another trainer than the champion's asks, and how often it does by chance."""
+"""Challengers of several trainers: when one of another trainer requests retraining, and how often it does by chance."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_change_that_only_another_trainer_can_learn_is_asked_for_in_its_first_
         assert world.winner(HISTORY - 1).trainer is None
         policy = world.policy(Policy())
         assert next(number for number, step in enumerate(policy.steps, HISTORY) if step.trained) == CHANGE
-        # The training after it chooses the model with products.
+        # The training after the change chooses the model with products.
         assert world.winner(CHANGE).trainer.name == "products"
         alone = Replay({None: made.fits[None]}, made.contract, made.periods, HISTORY, 0, "rmse")
         assert policy.mean_loss < 0.9 * alone.policy(Policy()).mean_loss
@@ -61,7 +61,7 @@ def test_nine_challengers_that_are_as_good_as_the_champion_ask_with_the_stated_p
         known, *others = level + random.normal(scale=0.5, size=(10, 300))
         trained = Trained(dict(zip(recipes, others, strict=True)), dict.fromkeys(recipes, 300))
         asked += best_gain(compare_all(V1, known, trained, "rmse", 2), [], 0.95, 0.0) is not None
-    # Half of 5%; standard error 0.008. Without the correction it is 13%.
+    # About half of 5% is expected, with a standard error of 0.8%. Without the correction, it is 13%.
     assert 0.005 <= asked / windows <= 0.05
 
 

@@ -253,7 +253,7 @@ def test_the_interval_of_a_regression_covers_windows_that_moved_beyond_the_held_
 
 
 def moved_inputs(random: np.random.Generator, rows: int, shift: float) -> tuple[Outcomes, pa.RecordBatch]:
-    """A model that has learned a saturated relation in the range of training, with noise that one feature decides."""
+    """A model whose values saturate outside of the range of training; the labels do not, and one feature scales their noise."""
     inputs = random.normal(size=(rows, 3))
     inputs[:, 0] += shift
     inputs[:, 2] += shift

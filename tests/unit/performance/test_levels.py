@@ -25,7 +25,7 @@ def test_an_unchanged_level_is_rarely_exceeded(windows, versions, between):
     for _ in range(often):
         found = best_recent(window(), {number: [window() for _ in range(windows)] for number in range(versions)}, 0.95)
         hits += found.low > 0
-    # One-sided 2.5%, and three standard errors of 300 windows.
+    # The one-sided error is 2.5%. Three standard errors for 300 windows are added.
     assert hits / often <= 0.025 + 0.027
 
 

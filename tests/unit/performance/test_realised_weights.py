@@ -171,7 +171,7 @@ def test_few_rows_with_large_weights_widen_the_interval_of_a_mean():
     each = weighted.contributions(values, weight)
     plain = intervals.mean(each, 1.96, weighted.effective(weight))
     assert found.value == pytest.approx(np.average(values, weights=weight))
-    # As in the gates, for the doubt that the weights add.
+    # As in the gates, the interval is widened for the uncertainty of the standard error that the weights add.
     doubt = relative_error(each - each.mean()) - relative_error(values - values.mean())
     assert doubt > 0.1
     assert found.high - found.value == pytest.approx((1 + 1.644854 * doubt) * (plain.high - plain.value))

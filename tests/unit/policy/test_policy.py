@@ -396,7 +396,7 @@ def test_broken_columns_are_named_whatever_is_decided():
     many = decide(findings(performance=auc(0.5), features=[empty, constant]))
     assert many.headline == "ROC AUC fell to 0.500; retraining postponed because inputs are broken"
     assert f"{constant.column} has one value in all rows" in many.details[0]
-    # Whatever the trigger is: new training data would include this window.
+    # Any trigger is postponed, because new training data would include this window.
     for postponed in (
         findings(performance=auc(0.5), features=[empty]),
         findings({"max_age": "P1D"}, age_days=9.0, features=[empty]),
@@ -670,7 +670,7 @@ def test_a_headline_has_at_most_90_characters_on_one_line_for_any_findings(found
     assert verdict.reason == " ".join(
         [verdict.headline.rstrip(".") + ("" if verdict.headline.endswith("…") else "."), *verdict.details]
     )
-    # What XCom holds stays small.
+    # The verdict is small enough for XCom.
     assert len(verdict.model_dump_json()) < 25_000
     assert Verdict.model_validate_json(verdict.model_dump_json()) == verdict
 

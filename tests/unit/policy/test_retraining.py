@@ -141,7 +141,7 @@ FINE = drifted(0.5, moved=False)
         ({}, [FINE, stuck(0.5)], [[FINE, stuck(0.5)], [FINE]], None),
         ({}, [FINE, stuck(0.5), stuck(0.4, "gust")], [[FINE, stuck(0.5)], [FINE, stuck(0.5)]], None),
         ({}, [FINE, stuck(0.5), stuck(0.01, "gust")], [[FINE, stuck(0.5)], [FINE, stuck(0.5)]], ["wind", "gust"]),
-        # Nothing would be left.
+        # Without the only feature, no feature would be left.
         ({}, [stuck(0.02)], [], None),
         ({"on_broken": "wait"}, [FINE, stuck(0.02)], [], None),
         ({"on_broken": "wait"}, [FINE, stuck(0.5)], [[FINE, stuck(0.5)], [FINE, stuck(0.5)]], None),
@@ -172,7 +172,7 @@ def test_the_gain_of_a_challenger_is_no_trigger_until_a_broken_feature_stays_bro
         )
     }
     assert plan(findings(features=[FINE], **better)).is_requested
-    # The feature hardly matters, so a request for another reason would leave it out.
+    # The feature is hardly important, so a request for another reason would leave it out.
     broken = {"features": [FINE, stuck(0.02)]}
     for earlier in ([], [broken], [{"features": [FINE]}, broken]):
         made = plan(findings(**broken, **better), months(*earlier))
@@ -293,11 +293,11 @@ def test_the_cooldown_is_as_long_before_a_request_as_after_it(other, asks):
         ([], True, "0 of 2 requests in 10 days are used"),
         ([0], True, "0 of 2 requests in 10 days are used"),
         ([5], True, "1 of 2 requests in 10 days are used"),
-        ([5, 2], False, "the budget of 2 in 10 days is used up until 2013-01-14"),
+        ([5, 2], False, "the budget of 2 in 10 days is exhausted until 2013-01-14"),
         ([0, 5], True, "1 of 2 requests in 10 days are used"),
         ([5, 15], True, "1 of 2 requests in 10 days are used"),
-        ([6, 15], False, "the budget of 2 in 10 days is used up until 2013-01-18"),
-        ([12, 19], False, "the budget of 2 in 10 days is used up until 2013-01-22"),
+        ([6, 15], False, "the budget of 2 in 10 days is exhausted until 2013-01-18"),
+        ([12, 19], False, "the budget of 2 in 10 days is exhausted until 2013-01-22"),
     ],
 )
 def test_the_budget_holds_in_every_period_that_contains_the_window(asked, asks, state):

@@ -46,7 +46,7 @@ def test_a_bound_that_cannot_be_meant_is_refused(policy, message):
 
 
 def test_a_bound_is_broken_if_the_whole_interval_is_beyond_it_although_training_was_no_better():
-    # Training was as bad: a version that was promoted in a bad time.
+    # The metric at training was as bad, because the version was promoted in a bad period.
     measured = rmse(31.2, reference=31.0)
     assert decide(findings(performance=measured)).decision == "healthy"
     verdict = decide(findings({"max": 30}, performance=measured))
@@ -126,7 +126,7 @@ def test_more_standards_never_make_a_worse_window_acceptable(value, half, refere
     policy = Policy(**known, **({"best_recent": "P1D"} if recent else {}))
     assert is_worse(measured, policy) >= is_worse(measured, Policy())
     for standard in standards(measured, policy):
-        # What is significantly worse is worse.
+        # A standard that is broken (significantly) is also exceeded.
         assert standard.exceeded or not standard.broken
     verdict = decide(findings(dict(policy), performance=measured))
     assert len(verdict.headline) <= HEADLINE_LENGTH

@@ -72,7 +72,7 @@ def test_the_false_alarm_rate_holds():
         found.append(judged(features, of, rows(int(np.random.default_rng(window).integers(50, 1_500)), 3 * window + 2)))
     alarms = sum(any(item.drifted for item in item) for item in found)
     assert stats.binom.sf(alarms - 1, len(found), 0.05) > 1e-3
-    # The reconstruction error on its own too.
+    # The reconstruction error alone has at most the stated rate, too.
     small = sum(columns[-1].p_value <= 0.05 for columns in found)
     assert stats.binom.sf(small - 1, len(found), 0.05) > 1e-3
 

@@ -22,7 +22,7 @@ NOW = 1_700_000_000.0
 
 
 class NoModel:
-    """Stands for a loaded model; the log asks it for its contract and engine only."""
+    """Replaces a loaded model. The log reads only its contract and engine."""
 
     engine = "none"
     contract = ModelContract(

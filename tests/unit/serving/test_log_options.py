@@ -129,7 +129,7 @@ def test_a_request_of_a_smaller_sample_is_in_a_larger_one(request_id, one, other
 
 
 def test_the_share_of_requests_in_the_sample_is_the_one_asked_for():
-    # Of a binomial distribution, 5 standard deviations.
+    # At most five standard deviations of a binomial distribution.
     for share in (0.01, 0.1, 0.5, 0.9):
         found = sum(in_sample(f"order-{number}", share) for number in range(20_000))
         assert abs(found - 20_000 * share) < 5 * (20_000 * share * (1 - share)) ** 0.5

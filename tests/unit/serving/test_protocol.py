@@ -1,4 +1,4 @@
-"""Requests of the Open Inference Protocol that are no requests are refused, and never crash the server."""
+"""Invalid requests of the Open Inference Protocol are refused, and never crash the server."""
 
 from __future__ import annotations
 

@@ -180,7 +180,7 @@ def test_a_full_queue_or_no_process_drops_rows_and_never_waits(monkeypatch):
     found.offer(answer)
     assert dropped() == 4
     found._heard(json.dumps({"version": 2}).encode())
-    # A process that reads nothing holds up the sender, and nobody else.
+    # A process that reads nothing blocks only the thread that sends.
     blocked = threading.Event()
     found._process = SimpleNamespace(stdin=SimpleNamespace(write=lambda data: blocked.wait(), flush=lambda: None))
     found._threads[1].start()

@@ -191,7 +191,7 @@ def test_a_killed_process_is_started_again_and_its_losses_are_counted(tmp_path, 
             assert fcntl.fcntl(log._pipe.get_extra_info("pipe"), fcntl.F_GETPIPE_SZ) == 1 << 20
         await log.add(answer(by, "kept"))
         await until(lambda: log._settled == 1)
-        # It reads no more, so it cannot have written what it is sent now.
+        # The stopped process reads nothing, so it cannot write the next answer.
         first.send_signal(signal.SIGSTOP)
         await log.add(answer(by, "lost"))
         await until(lambda: log._sent == 2)

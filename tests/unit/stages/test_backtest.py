@@ -205,5 +205,5 @@ def test_windows_of_a_replaced_model_do_not_count_for_persistence():
     policy = world.policy(Policy.model_validate({"persistence": {"k": 2, "n": 3}}))
     trained = [number for number, step in enumerate(policy.steps) if step.trained]
     assert len(trained) >= 2
-    # Two windows that ask, both of the new model, end two windows after the training.
+    # The policy needs two windows that fire, both of the new model, so the next training is at least two windows later.
     assert min(np.diff(trained)) >= 2

@@ -31,7 +31,7 @@ from airflow_mlops.trainers import (
 from tests.support.training import FEATURES, timed, training_set
 
 LOGISTIC = SklearnTrainer("sklearn.linear_model.LogisticRegression", {"max_iter": 1_000})
-# Leaves of single rows are sure of what they have seen.
+# Trees with leaves of single rows are overconfident.
 SURE = LightGBMTrainer(
     params={"num_leaves": 31, "min_child_samples": 1, "learning_rate": 0.5, "num_threads": 1}, rounds=25, validation=0
 )

@@ -1,4 +1,4 @@
-"""How a call reaches a pod: through the artifact store."""
+"""A call reaches a pod through the artifact store."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def classified(truth, signal):
 
 
 def world(seed, noises, task="binary"):
-    """Models that know the truth with an error of its own each, in the order of ``noises``."""
+    """Models that predict the truth, each with an error of its own, in the order of ``noises``."""
     random = np.random.default_rng(seed)
     signal = random.normal(size=ROWS)
     known = [signal + noise * random.normal(size=ROWS) for noise in noises]

@@ -71,7 +71,7 @@ def test_a_larger_weight_gives_larger_probabilities(tmp_path, trainer):
     spec, weighted = fit(tmp_path / "weighted", trainer, class_weight={1: 20})
     assert weighted.predictions.score.mean() > plain.predictions.score.mean() + 0.1
     assert identity(spec, weighted) != identity(spec.model_copy(update={"class_weight": None}), weighted)
-    # What is recorded gives the same weights again.
+    # The recorded spec gives the same weights.
     again = TrainSpec.model_validate_json(spec.model_dump_json())
     assert again.class_weight == {"1": 20.0}
     rows = flights(400, "binary", 1)

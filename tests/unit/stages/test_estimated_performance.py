@@ -43,7 +43,7 @@ CONTRACT = ModelContract(
 
 
 def rows(seed: int, count: int = 3_000, shift: float = 0.0) -> pa.Table:
-    """Predictions of a model with noise that the feature ``b`` decides, and labels."""
+    """Predictions and labels. The noise of the labels depends on the feature ``b``."""
     random = np.random.default_rng(seed)
     a, b = random.normal(size=count), random.normal(shift, 1, count)
     return pa.table(
@@ -160,6 +160,21 @@ def test_a_deviance_is_measured_with_labels_and_not_estimated(store):
     found = performance.realised(check(store, wrong, metric=metric), known)
     assert found.judged is None
     assert found.unmeasured == "2 of 3,000 predictions are not above 0 (-0.5 in row 1, -0.5 in row 2)"
+
+
+def test_a_model_of_counts_has_an_estimate_of_rmse_until_labels_arrive(store):
+    trained = reference()
+    measured = {"rmse": 1.0, "poisson_deviance": 0.2}
+    update = {"metrics": measured, "judged_by": "poisson_deviance"}
+    of_counts = replace(trained, contract=CONTRACT.model_copy(update=update))
+    window = check(store, rows(1))
+    found = performance.estimated(window, of_counts, Realised()).performance
+    assert (found.metric, found.value) == ("rmse", performance.estimated(window, trained, Realised()).performance.value)
+    # The policy asks for another metric, which needs labels.
+    named = performance.estimated(check(store, rows(1), metric="poisson_deviance"), of_counts, Realised())
+    assert named.performance is None
+    judged = replace(trained, contract=CONTRACT.model_copy(update={**update, "judged_by": "ndcg_k10_by-query"}))
+    assert performance.estimated(window, judged, Realised()).performance is None
 
 
 def copies(table: pa.Table, times: int) -> pa.Table:

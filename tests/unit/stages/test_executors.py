@@ -95,7 +95,7 @@ def test_scores_equal_one_pass(store, folder, size):
     dataset = scoring_set(store, flights(size), "2013-04")
     meter = Meter(store)
     found = run(store, folder, dataset, LocalExecutors(store.url), meter)
-    # What executors wrote counts as well.
+    # Bytes that executors wrote are counted, too.
     assert meter.usage().written_bytes > sum(file.bytes for file in found.files)
     expected = single(store, dataset)
     assert rows(store, found).equals(rows(store, expected))

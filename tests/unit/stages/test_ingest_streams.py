@@ -6,7 +6,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_mlops.stages.ingest.sources.streams import rechunk
+from airflow_mlops.stages.ingest.sources.streams import merged, rechunk
 from airflow_mlops.stages.ingest.spec import bind_placeholders, placeholders
 
 
@@ -38,3 +38,13 @@ def test_only_real_placeholders_are_bound():
     bound = bind_placeholders(sql, {"start": "?1", "end": "?2"})
     assert bound == sql.replace("t >= :start AND t < :end AND :start < t", "t >= ?1 AND t < ?2 AND ?1 < t")
     assert placeholders("SELECT ':start' -- :end") == set()
+
+
+def test_small_batches_are_merged_and_none_is_divided():
+    def batch(rows, column="a"):
+        return pa.record_batch({column: pa.array(range(rows), pa.int64())})
+
+    found = [*merged([batch(2), batch(2), batch(9), batch(1), batch(1, "b"), batch(0, "b")], rows=4, max_bytes=1 << 20)]
+    assert [(item.num_rows, item.schema.names) for item in found] == [(4, ["a"]), (9, ["a"]), (1, ["a"]), (1, ["b"])]
+    assert found[0].column("a").to_pylist() == [0, 1, 0, 1]
+    assert [item.num_rows for item in merged([batch(2)] * 4, rows=99, max_bytes=30)] == [4, 4]

@@ -19,6 +19,7 @@ from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.ingest.sources import inference
 from airflow_mlops.stages.ingest.sources.alchemy import _array
 from airflow_mlops.stages.ingest.sources.formats import parquet, source_file
 from airflow_mlops.stages.ingest.sources.inference import Notation, TextColumn, untyped
@@ -436,3 +437,33 @@ def test_empty_json_objects_are_null(ingest):
     lines = [{"a": {}, "b": {"c": {}, "d": 1}}, {"a": {}, "b": {"c": {}, "d": 2}}]
     found = ingest("".join(json.dumps(line) + "\n" for line in lines), suffix="jsonl")
     assert found.to_pylist() == [{"a": None, "b": {"c": None, "d": 1}}, {"a": None, "b": {"c": None, "d": 2}}]
+
+
+def test_plain_decimals_are_inferred_like_other_numbers(monkeypatch):
+    random = np.random.default_rng(0)
+    texts = [
+        "0.0",
+        "-0.0",
+        "1.0",
+        "2.5",
+        "0.5",
+        "-0.5",
+        ".5",
+        "1.50",
+        "12",
+        "007.5",
+        "1.5e3",
+        "123456789012345.5",
+        None,
+    ]
+    are_plain = inference._are_plain
+    for _ in range(300):
+        columns = [inference.TextColumn(inference.untyped("a")) for _ in range(2)]
+        for _ in range(3):
+            some = texts[: random.integers(1, len(texts) + 1)]
+            values = pa.array(random.choice(np.array(some, dtype=object), random.integers(1, 6)).tolist(), pa.string())
+            for column, rule in zip(columns, (are_plain, lambda values: False), strict=True):
+                monkeypatch.setattr(inference, "_are_plain", rule)
+                column.update(values)
+            found, expected = map(vars, columns)
+            assert found == expected, values

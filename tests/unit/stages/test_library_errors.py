@@ -1,4 +1,4 @@
-"""Errors of data libraries that a step did not foresee: final if another try cannot correct them."""
+"""Errors of data libraries that a step did not foresee: not retried if a retry cannot correct them."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def test_larger_noise_is_flagged_and_requests_retraining(store, reference):
     replaced = findings.model_copy(update={"champion": ModelVersionRef(model="delays", version=2, run_id="s")})
     assert "performance" not in triggers(replaced)
     assert not any("interval coverage" in detail for detail in decide(replaced).details)
-    # The alarm follows from the coverage, not from the noise.
+    # The alarm is caused by the coverage, and not by the noise: with wider intervals, there is none.
     wide = reference.contract.interval.model_copy(update={"margin": 3.0})
     contract = reference.contract.model_copy(update={"interval": wide})
     other = TrainingReference(V1, contract, reference.profile, [], [], {}, [])

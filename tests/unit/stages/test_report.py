@@ -197,7 +197,7 @@ def test_earlier_windows_make_a_timeline_with_the_decision_in_shape_and_words():
     assert "2013-01: roc_auc 0.700 (0.690 to 0.710), v1, healthy" in page
     assert "2013-02: roc_auc 0.700 (0.690 to 0.710), v1, watch" in page
     assert "2013-03:" not in page
-    # The legend has one of each.
+    # Each mark is in the plot once, and in the legend once.
     assert (page.count("<circle"), page.count("<polygon")) == (2, 2)
 
 
@@ -228,7 +228,7 @@ def test_the_bound_and_the_best_recent_level_are_figures_and_the_bound_is_a_line
     policy = Policy.model_validate({"min": 0.705, "best_recent": "P365D"})
     page = render(report(policy=policy, performance=measured))
     words = text_of(page)
-    assert "Minimum ROC AUC 0.705 policy; not met, but not significantly" in words
+    assert "Minimum ROC AUC 0.705 policy; missed, but not significantly" in words
     assert "Best recent ROC AUC 0.800 v3 in 5 windows; difference -0.130 to -0.070, corrected for 2 versions" in words
     assert ">min 0.705</text>" in page
     # A bound outside the plotted range is a figure only.
@@ -315,7 +315,7 @@ def test_segments_with_worse_performance_are_a_table_with_their_contributions():
         in words
     )
     assert page.index("over time</h2>") < page.index("<h2>Why</h2>") < page.index("<h2>Features</h2>")
-    # Without a rise there is no share of it.
+    # If the loss did not rise, segments have no share of the rise.
     level = LOSS.model_copy(update={"value": 0.28, "metric": "rmse"})
     words = text_of(render(report(segments=[segment(0)], loss=level)))
     assert "+0.0200" in words

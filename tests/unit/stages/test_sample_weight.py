@@ -101,7 +101,7 @@ def test_the_weights_reach_the_fit(tmp_path, trainer):
     right = found.predictions.prediction == test.labels
     assert found.metrics["accuracy"] == pytest.approx(np.average(right, weights=test.metric_weights), abs=1e-12)
     assert found.metrics["accuracy"] != pytest.approx(right.mean(), abs=1e-3)
-    # What is recorded gives the same weights again.
+    # The recorded spec has the column of weights. Contracts written before the field existed have none.
     assert TrainSpec.model_validate_json(spec.model_dump_json()).sample_weight == "weight"
     assert ModelContract.model_validate(found.contract.model_dump(exclude={"sample_weight"})).sample_weight is None
 
@@ -247,7 +247,7 @@ def test_a_threshold_and_a_calibration_count_each_row_by_its_weight(tmp_path):
     choice, calibration = found.contract.threshold_choice, found.contract.calibration
     assert choice.rows < plain.contract.threshold_choice.rows
     assert calibration.rows < plain.contract.calibration.rows
-    # Exactly as if each row occurred as often as its weight says, and the fit had the same model.
+    # The result is the same as if each row occurred as often as its weight says, with the same fitted model.
     spec = TrainSpec(dataset=ref, model="late", trainer=LOGISTIC, seed=0, sample_weight="weight", **{
         name: value for name, value in fields.items() if name != "ref"
     })  # fmt: skip

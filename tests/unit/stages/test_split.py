@@ -173,7 +173,7 @@ def test_stratified_parts_have_the_same_shares_of_the_classes():
     held_out = np.array(labels)[divide(data, Split(stratify=True), "time", ["key"], label="plane")[0]["test"]]
     assert (held_out == "rare").sum() == 3
     assert (held_out == "common").sum() == 297
-    # Without, the number of rare rows varies.
+    # Without ``stratify``, the number of rare rows varies.
     plain = [divide(data, Split(seed=seed), "time", ["key"])[0]["test"][:10].sum() for seed in range(8)]
     assert len(set(plain)) > 1
 
@@ -225,7 +225,7 @@ def test_ids_depend_on_values_and_not_on_widths_of_types():
     small = pa.table({"a": pa.array([1, None, 3], pa.int32()), "b": pa.array(["x", "y", None])})
     wide = pa.table({"a": pa.array([1, None, 3], pa.int64()), "b": pa.array(["x", "y", None], pa.large_string())})
     assert np.array_equal(row_ids(small, ["a", "b"]), row_ids(wide, ["a", "b"]))
-    # A missing value is not the same as the text that stands for it.
+    # A missing value differs from the text with which it is encoded.
     assert len(set(row_ids(pa.table({"a": ["~", None, "", "=~"]}), ["a"]))) == 4
-    # Neither can values run into one another.
+    # The boundary between two values counts.
     assert len(set(row_ids(pa.table({"a": ["x", "x="], "b": ["=y", "y"]}), ["a", "b"]))) == 2

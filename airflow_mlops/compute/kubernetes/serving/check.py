@@ -53,7 +53,7 @@ def verify(pods: Sequence[Json], ref: ModelVersionRef, check: Check, token: str 
 
 
 def problem(pods: Sequence[Json]) -> str:
-    """Ask the servers in the pods why they are not ready.
+    """Request the readiness of the servers in the pods, to find out why they are not ready.
 
     :return: the first reason that a server gives; empty if none gives a reason
     """

@@ -120,7 +120,7 @@ def _never_ready(pod: Json) -> MLOpsError | None:
             lines = [line.strip() for line in str(ended.get("message") or "").splitlines() if line.strip()]
             shown = f": {lines[-1][:300]}" if lines else ""
             return DeploymentError(
-                f"The server in pod {pod['metadata']['name']!r} ends again and again ({ended.get('reason')}, exit code "
+                f"The server in pod {pod['metadata']['name']!r} keeps ending ({ended.get('reason')}, exit code "
                 f"{ended.get('exitCode')}){shown}."
             )
     return None

@@ -89,7 +89,7 @@ class Encoding:
             if np.isinf(given).any():
                 raise TrainingError(
                     f"Feature {feature.name!r} has infinite values, or values beyond single precision (3.4e38). Replace them "
-                    "by nulls, or remove these rows."
+                    "with nulls, or remove these rows."
                 )
             found[:, place] = given
         return found

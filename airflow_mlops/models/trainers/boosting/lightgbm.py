@@ -237,7 +237,7 @@ def _tree(fields: dict[str, str], target: int) -> Tree:
         children.append(np.concatenate([np.where(found < 0, inner + ~found, found), np.zeros(len(leaves), np.int64)]))
     kind, thresholds = _numbers(fields, "decision_type", np.int64), _numbers(fields, "threshold", np.float64)
     category = (kind & _CATEGORY) > 0
-    # Unless the feature had missing values in training, LightGBM replaces a missing value by 0.
+    # Unless the feature had missing values in training, LightGBM replaces a missing value with 0.
     missing_left = np.where((kind >> 2) & 3 == _NAN, (kind & _DEFAULT_LEFT) > 0, thresholds >= 0) & ~category
     bounds, bits = _numbers(fields, "cat_boundaries", np.int64), _numbers(fields, "cat_threshold", np.uint32)
     members = {}

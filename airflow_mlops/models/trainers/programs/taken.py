@@ -1,4 +1,8 @@
-"""Load the model that a program has logged to MLflow. Loading it runs no code, unless the trainer names the format."""
+"""Load the model that a program has logged to MLflow.
+
+Loading a pickle runs code that is stored in it. Pickled models are refused, unless the trainer has
+``serialization="cloudpickle"``.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +32,12 @@ def take(
     """Load a logged model of the flavour ``sklearn`` or ``onnx``.
 
     :param folder: the files of the logged model
-    :param spec: the trainer, with the types and the format that the author of the DAG trusts
+    :param spec: the trainer, with the types and the serialization format that the author of the DAG trusts
     :param data: the rows to fit a model to
     :param program: the program, as the first words of error messages
     :param params: the training parameters that are logged to MLflow
     :param sources: the code that trained the model
-    :raises ModelFormatError: the model has another flavour, or loading it could run code that the trainer does not name
+    :raises ModelFormatError: the model has another flavour, or loading it could run code that the trainer does not trust
     :raises TrainingError: the model does not fit the task
     """
     description = describe(folder, f"The model that {program} logged")

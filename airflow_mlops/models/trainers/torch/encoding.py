@@ -105,7 +105,7 @@ class Encoding:
                 if np.isinf(values).any():
                     raise TrainingError(
                         f"Feature {name!r} in {f'split part {part!r}' if part else 'a split part'} of training set {dataset.manifest.name!r} has infinite "
-                        "values, or values beyond single precision (3.4e38). Replace them by nulls, or remove these rows."
+                        "values, or values beyond single precision (3.4e38). Replace them with nulls, or remove these rows."
                     )
                 moments.add(place, values)
             if task == "regression":

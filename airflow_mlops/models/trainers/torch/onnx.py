@@ -54,13 +54,19 @@ def _example_inputs(reader: Reader) -> dict[str, torch.Tensor]:
     }
 
 
-def network_to_onnx(network: torch.nn.Module, examples: dict[str, torch.Tensor]) -> ModelProto:
+def network_to_onnx(
+    network: torch.nn.Module, examples: dict[str, torch.Tensor], *, sequences: bool = False
+) -> ModelProto:
     """Export a network for any number of rows. The output is ``found``.
 
     :param network: the network
     :param examples: example values of the inputs, of two rows each, by name
+    :param sequences: whether the second dimension of the inputs is the length of sequences, which may vary as well
     """
-    rows = torch.export.Dim("rows")
+    varying: dict[int, Any] = {0: torch.export.Dim("rows")}
+    if sequences:
+        varying = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    shapes = tuple(varying for _ in examples)
     # Every pass of the exporter writes log messages, and torch warns that torchvision is not installed.
     with quiet():
         program = torch.onnx.export(
@@ -68,7 +74,8 @@ def network_to_onnx(network: torch.nn.Module, examples: dict[str, torch.Tensor])
             tuple(examples.values()),
             input_names=list(examples),
             output_names=["found"],
-            dynamic_shapes=tuple({0: rows} for _ in examples),
+            # The inputs are the variable arguments of a network of sequences.
+            dynamic_shapes=(shapes,) if sequences else shapes,
             opset_version=OPSET,
             dynamo=True,
             verbose=False,

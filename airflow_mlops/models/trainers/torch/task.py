@@ -83,7 +83,7 @@ def find_device(name: str, gpu: int = 0) -> torch.device:
 
 @contextmanager
 def gpu_memory(spec: TorchTrainerSpec) -> Iterator[None]:
-    """Return a context manager that replaces PyTorch's error about the GPU memory by a clear error.
+    """Return a context manager that replaces PyTorch's error about the GPU memory with a clear error.
 
     :param spec: the trainer, whose settings the error names
     :raises TrainingError: the GPU memory is too small for the network or a batch

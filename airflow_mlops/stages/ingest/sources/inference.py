@@ -130,6 +130,9 @@ class TextColumn:
         if self._bool:
             self._update_bool(values)
         values = self._notation.normalised(values)
+        if _are_plain(values):
+            self._update_plain(values)
+            return
         whole = _whole(values) if self._whole or self.not_integral is None else None
         if self._whole:
             if _all(whole):
@@ -161,10 +164,29 @@ class TextColumn:
         )
         self._bool = self._spelling is not None
 
+    def _update_plain(self, values: pa.Array) -> None:
+        """Take plain decimals into account (:func:`_are_plain`), with fewer regular expressions than other numbers."""
+        self._whole = False
+        if self.not_integral is None:
+            other = pc.invert(pc.match_substring_regex(values, _INTEGRAL))
+            self.not_integral = next(iter(values.filter(other).slice(0, 1).to_pylist()), None)
+        if self._fixed:
+            self._update_scale(values)
+        self._notations.add("1.5")
+        ends_in_zero = pc.ends_with(values, ".0")
+        if "2.0" not in self._notations and pc.any(ends_in_zero).as_py():
+            self._notations.add("2.0")
+        if "0.5" not in self._notations and any(pc.any(pc.starts_with(values, at)).as_py() for at in ("0.", "-0.")):
+            self._notations.add("0.5")
+        canonical = pc.or_(pc.invert(pc.ends_with(values, "0")), ends_in_zero)
+        self._decide_double(values, canonical, canonical)
+
     def _update_fixed(self, values: pa.Array) -> None:
         self._fixed = _all(pc.match_substring_regex(values, _FIXED))
-        if not self._fixed:
-            return
+        if self._fixed:
+            self._update_scale(values)
+
+    def _update_scale(self, values: pa.Array) -> None:
         lengths = pc.utf8_length(values)
         scales = pc.subtract(pc.subtract(lengths, pc.find_substring(values, ".")), 1)
         bounds, longest = pc.min_max(scales).as_py(), pc.max(lengths).as_py()
@@ -182,11 +204,19 @@ class TextColumn:
                 self._notations.add(name)
                 if name == "1e5":
                     self._power = values.filter(matches)[0].as_py()
-        mixed = {"2", "2.0"} <= self._notations or {".5", "0.5"} <= self._notations
         canonical = pc.match_substring_regex(values, _CANONICAL)
+        self._decide_double(values, canonical, pc.and_(canonical, exact))
+
+    def _decide_double(self, values: pa.Array, canonical: pa.Array, kept: pa.Array) -> None:
+        """Decide whether a double keeps all numbers so far.
+
+        :param canonical: whether each number is written without further zeros
+        :param kept: whether a double keeps each number
+        """
+        mixed = {"2", "2.0"} <= self._notations or {".5", "0.5"} <= self._notations
         self._double = self._double and not mixed and self._exact and _all(canonical)
         if not self._double and self.kept_as_text is None:
-            lost = values.filter(pc.invert(pc.and_(canonical, exact)))
+            lost = values.filter(pc.invert(kept))
             self.kept_as_text = (lost if len(lost) else values)[0].as_py()
 
     def result(self) -> pa.DataType:
@@ -251,6 +281,13 @@ class TextColumn:
 
 def _all(mask: pa.Array) -> bool:
     return pc.all(mask, min_count=0).as_py() is not False
+
+
+def _are_plain(values: pa.Array) -> bool:
+    """Return whether all values are decimals without an exponent, such as ``-12.5``, with digits that a double keeps."""
+    # Without its decimal point, such a number has at most so many digits.
+    longest = pc.max(pc.utf8_length(values)).as_py()
+    return longest <= _DOUBLE_DIGITS + 1 and _all(pc.match_substring_regex(values, _FIXED))
 
 
 def _whole(values: pa.Array) -> pa.Array:

@@ -29,5 +29,27 @@ def rechunk(batches: Iterable[pa.RecordBatch], rows: int, max_bytes: int = 128 <
         yield _join(waiting)
 
 
+def merged(batches: Iterable[pa.RecordBatch], rows: int, max_bytes: int) -> Iterator[pa.RecordBatch]:
+    """Merge neighbouring batches until they have ``rows`` rows or ``max_bytes`` bytes. No batch is divided.
+
+    A source reads blocks of bytes, so the batches of a table with thousands of columns have few rows. The fixed cost of each column
+    of each batch then exceeds the cost of its values. Batches with other schemas are not merged.
+    """
+    waiting: list[pa.RecordBatch] = []
+    count = size = 0
+    for batch in batches:
+        if waiting and not batch.schema.equals(waiting[0].schema, check_metadata=True):
+            yield _join(waiting)
+            waiting, count, size = [], 0, 0
+        waiting.append(batch)
+        count += batch.num_rows
+        size += batch.nbytes
+        if count >= rows or size >= max_bytes:
+            yield _join(waiting)
+            waiting, count, size = [], 0, 0
+    if waiting:
+        yield _join(waiting)
+
+
 def _join(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)

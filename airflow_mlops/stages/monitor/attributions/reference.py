@@ -40,7 +40,7 @@ class Origin(Model):
 
 
 class About(Model):
-    """What is stored beside the numbers of a reference.
+    """What is stored with the numbers of a reference.
 
     :param window: the window of the sample
     :param version: number of the version

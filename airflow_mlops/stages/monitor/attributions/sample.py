@@ -44,8 +44,8 @@ def draw(check: Check, features: Sequence[str]) -> Explained:
     """
     groups = clusters.of_rows(check)
     count = check.rows if groups is None else int(groups.max(initial=-1)) + 1
-    # Units (rows or clusters) get places in a random order, and the units with the smallest places are sampled. The
-    # place of a unit does not depend on its attributions.
+    # Each unit (row or cluster) has a random rank, and the units with the smallest ranks are sampled. The rank of a unit
+    # does not depend on its attributions.
     order = np.random.default_rng(0).permutation(count)
     picked, start, rows = _Picked(len(features)), 0, 0
     seen, names = np.zeros(len(features), dtype=bool), pa.array(features, pa.string())
@@ -73,10 +73,10 @@ def draw(check: Check, features: Sequence[str]) -> Explained:
 
 
 class _Picked:
-    """The units (rows or clusters) with the smallest places among those that were added.
+    """The sampled units (rows or clusters): those with the smallest random ranks so far.
 
-    Only rows with a place below ``limit`` need to be added. ``limit`` never rises, so no row of a remaining unit was
-    left out.
+    Rows of units whose rank is at least ``limit`` need not be added. ``limit`` only falls, so all rows of the units
+    that are sampled at the end were added.
     """
 
     def __init__(self, features: int) -> None:

@@ -162,7 +162,7 @@ def _standards(found: Performance, report: Report) -> list[Figure]:
     """Return the standards that the policy has in addition to the value at training."""
     metric, figures = metric_name(found.metric), []
     for standard in standards(found, report.policy):
-        state = "not met" if standard.broken else "not met, but not significantly" if standard.exceeded else "met"
+        state = "missed" if standard.broken else "missed, but not significantly" if standard.exceeded else "met"
         if standard.kind == "bound":
             end = "Minimum" if found.higher_is_better else "Maximum"
             figures.append(Figure(f"{end} {metric}", number(standard.limit), f"policy; {state}"))

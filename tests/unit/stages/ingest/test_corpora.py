@@ -1,4 +1,4 @@
-"""The files that the projects Parquet, Arrow, csv-spectrum and JSONTestSuite publish are read exactly, or refused for good.
+"""The files that the projects Parquet, Arrow, csv-spectrum and JSONTestSuite publish are read exactly, or refused with an error that is not retried.
 
 Origin and licences: tests/data/corpora/README.md.
 """
@@ -21,7 +21,7 @@ import pytest
 from tests.support.reader import Outcome, Reader
 
 CORPORA = Path(__file__).parents[3] / "data" / "corpora"
-# Of one file. The slowest takes 0.2 s and 60 MB.
+# Limits for one file. The slowest file takes 0.2 s and 60 MB.
 CPU_S, MEMORY_MB = 5, 500
 
 

@@ -1,4 +1,4 @@
-"""Replace JSON values by their text, so that columns can be converted to declared types that Arrow would refuse."""
+"""Replace JSON values with their text, so that columns can be converted to declared types that Arrow would refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is put back after a deployment that failed, and what is removed."""
+"""What is restored after a failed deployment, and what is removed."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_an_image_that_cannot_be_pulled_is_an_error_after_the_patience():
     bad = pod("ImagePullBackOff", phase="Pending")
     assert watch.error([bad, pod()], 10) is None
     assert isinstance(watch.error([bad, pod()], 16), ImageError)
-    # It was pulled after all.
+    # The image was pulled in the meantime, so the patience begins again.
     assert watch.error([pod()], 17) is None
     assert watch.error([bad], 18) is None
 

@@ -1,4 +1,4 @@
-"""The code of this package as an archive, which executors receive with the step."""
+"""The code of this package as an archive, which executors of Spark and workers of Ray receive with the step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from airflow_mlops import __version__
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[1]
 # What only runs inside Airflow.
 _LEFT_OUT = ("plugin", "cli", "scaffold")
 
@@ -21,22 +21,29 @@ _FOLDERS: list[tempfile.TemporaryDirectory[str]] = []
 
 
 @lru_cache(maxsize=1)
-def write_package() -> Path:
-    """Write the code of this package to a ZIP file, and return its path.
-
-    The name of the file contains a hash of the content, because Spark refuses different files of the same name.
-    """
+def package() -> bytes:
+    """Return a ZIP archive with the code of this package and the files that it reads, such as templates."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in sorted(_ROOT.rglob("*.py")):
+        for path in sorted(_ROOT.rglob("*")):
             inside = path.relative_to(_ROOT)
-            if inside.parts[0] not in _LEFT_OUT:
+            if path.is_file() and path.suffix != ".pyc" and inside.parts[0] not in _LEFT_OUT:
                 # With a fixed time, equal code has an equal hash.
                 entry = zipfile.ZipInfo(f"{_ROOT.name}/{inside.as_posix()}")
                 archive.writestr(entry, path.read_bytes(), zipfile.ZIP_DEFLATED)
-    digest = hashlib.sha256(content.getvalue()).hexdigest()[:12]
+    return content.getvalue()
+
+
+@lru_cache(maxsize=1)
+def write_package() -> Path:
+    """Write the archive to a file, and return its path.
+
+    The name of the file contains a hash of the content, because Spark refuses different files of the same name.
+    """
+    content = package()
+    digest = hashlib.sha256(content).hexdigest()[:12]
     folder = tempfile.TemporaryDirectory(prefix="mlops-spark-")
     _FOLDERS.append(folder)
     file = Path(folder.name) / f"airflow_mlops-{__version__}-{digest}.zip"
-    file.write_bytes(content.getvalue())
+    file.write_bytes(content)
     return file

@@ -1,0 +1,1 @@
+"""``run_on=Ray(...)``: the step runs as a task of Ray."""

@@ -115,7 +115,12 @@ def error_in(message: dict[str, Any]) -> MLOpsError | None:
         return None
     name, text = str(message["error"]), str(message.get("message", ""))
     kind = by_name(name)
-    return kind(text) if kind is not MLOpsError else ComputeError(f"The step failed with {name}: {text}")
+    if kind is MLOpsError:
+        return ComputeError(f"The step failed with {name}: {text}")
+    error = kind(text)
+    # For some classes, the step decides whether another try may succeed, such as after a full disk.
+    error.retryable = bool(message.get("retryable", error.retryable))
+    return error
 
 
 def peak_memory() -> int:

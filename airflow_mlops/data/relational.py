@@ -7,7 +7,7 @@ import os
 import resource
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,13 +28,14 @@ _MEMORY_LIMITS = ("memory.max", "memory.limit_in_bytes")
 
 
 @contextmanager
-def connect(memory_limit: str | None = None) -> Iterator[DuckDBPyConnection]:
+def connect(memory_limit: str | None = None, threads: int | None = None) -> Iterator[DuckDBPyConnection]:
     """Open an empty in-memory database. The end of the block closes the database and deletes its temporary files.
 
     Timestamps without a time zone are read as UTC. The temporary files are in ``TMPDIR``.
 
     :param memory_limit: memory that DuckDB may use before it continues in temporary files, for example ``2GB``; by
         default :func:`default_memory`. Arrow data that is registered in the database does not count towards the limit
+    :param threads: number of threads; by default one per CPU (:func:`available_cpus`)
     :raises SpillError: the disk is full, or the memory limit is too small for a query
     """
     import duckdb
@@ -44,7 +45,7 @@ def connect(memory_limit: str | None = None) -> Iterator[DuckDBPyConnection]:
         settings: dict[str, str | bool | int | float | list[str]] = {
             "memory_limit": memory_limit,
             "temp_directory": folder,
-            "threads": available_cpus(),
+            "threads": threads or available_cpus(),
             # A table name in SQL must not refer to a Python variable.
             "python_enable_replacements": False,
             # DuckDB must not download extensions.
@@ -55,6 +56,15 @@ def connect(memory_limit: str | None = None) -> Iterator[DuckDBPyConnection]:
             connection.execute("SET TimeZone = 'UTC'")
             connection.execute("SET enable_progress_bar = false")
             yield connection
+
+
+def connect_on_one_cpu() -> AbstractContextManager[DuckDBPyConnection]:
+    """Open a database in one of several processes that share a machine, such as the executors of Spark.
+
+    See :func:`connect`. There is one process per CPU, so the database has one thread, and its memory is
+    :func:`default_memory` of that many processes.
+    """
+    return connect(default_memory(available_cpus()), threads=1)
 
 
 @contextmanager
@@ -133,25 +143,26 @@ def _batches(
     yield from connection.sql(sql, params=dict(parameters or {})).to_arrow_reader(rows)
 
 
-def default_memory() -> str:
+def default_memory(processes: int = 1) -> str:
     """Return the memory that a database may use, as a size for DuckDB such as ``512MB``.
 
     This is ``[mlops] memory``, by default half of :func:`available_memory` and at least 100 MB.
 
+    :param processes: number of processes that share the machine, each with a database
     :raises SpecError: the setting is not a size
     """
     if setting := os.environ.get(MEMORY_VARIABLE):
         parse_size(setting, "The setting [mlops] memory")
         return setting
-    return f"{max(available_memory() // 2 // 1_000_000, 100)}MB"
+    return f"{max(available_memory(processes) // 2 // 1_000_000, 100)}MB"
 
 
-def available_memory() -> int:
-    """Return the memory of the machine in bytes, or the limit of the process or its container if it is smaller."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    limits += [
-        limit for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA) if (limit := resource.getrlimit(kind)[0]) > 0
-    ]
+def available_memory(processes: int = 1) -> int:
+    """Return the memory of the machine in bytes, or the limit of the process or its container if it is smaller.
+
+    :param processes: number of processes that share the machine or the container in equal parts
+    """
+    shared = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     for file in _memory_files():
         try:
             text = file.read_text().strip()
@@ -159,8 +170,9 @@ def available_memory() -> int:
             continue
         # A group without a limit has "max" in version 2, and a number greater than any memory in version 1.
         if text.isdigit() and int(text):
-            limits.append(int(text))
-    return min(limits)
+            shared.append(int(text))
+    own = [limit for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA) if (limit := resource.getrlimit(kind)[0]) > 0]
+    return min([min(shared) // processes, *own])
 
 
 def _memory_files() -> Iterator[Path]:

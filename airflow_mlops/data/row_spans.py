@@ -82,3 +82,15 @@ def count(datasets: Sequence[Dataset], part: str | None, batch_rows: int) -> int
     sizes = [file.rows for dataset in datasets for file in dataset.files(part)]
     batches = sum(-(-rows // batch_rows) for rows in sizes)
     return max(1, min(batches, max(_FEWEST, -(-sum(sizes) // _ROWS))))
+
+
+def count_of_pieces(datasets: Sequence[Dataset], rows: int, fewest_rows: int) -> int:
+    """Return the number of spans of :func:`pieces`: as :func:`count`, but each span has at least ``fewest_rows`` rows.
+
+    The last span may have fewer rows.
+
+    :param rows: number of rows in a piece, as in :func:`pieces`
+    """
+    total = sum(file.rows for dataset in datasets for file in dataset.files())
+    in_span = max(rows, fewest_rows, min(_ROWS, -(-total // _FEWEST)))
+    return max(1, -(-total // in_span))

@@ -46,8 +46,8 @@ def answer(function: str, store: str, arguments: Mapping[str, Any], part: Any) -
     :param function: import path of the function, as ``package.module:name``. It takes the artifact store, ``arguments``
         and ``part``, and returns a JSON value
     :param store: URL of the artifact store
-    :return: ``result``, or ``error``, ``message`` and ``traceback`` if the function raised an exception; and the used
-        resources ``cpu_seconds``, ``peak_memory_mb``, ``read_bytes`` and ``written_bytes``
+    :return: ``result``, or ``error``, ``message``, ``traceback`` and, for errors of this package, ``retryable`` if the
+        function raised an exception; and the used resources ``cpu_seconds``, ``peak_memory_mb``, ``read_bytes`` and ``written_bytes``
     """
     remember_fields(os.environ)
     started, found = time.process_time(), {}
@@ -69,6 +69,8 @@ def answer(function: str, store: str, arguments: Mapping[str, Any], part: Any) -
             )
         shown = explained or error
         found["error"], found["message"] = type(shown).__name__, mask(" ".join(str(shown).split()))
+        if isinstance(shown, MLOpsError):
+            found["retryable"] = shown.retryable
         found["traceback"] = "" if isinstance(error, MLOpsError) else mask(traceback.format_exc())
     return {
         **found,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import re
@@ -199,6 +200,11 @@ def _has_java() -> bool:
 
 def close(session: Session) -> None:
     """Interrupt the running operations of the session. End the session unless the process had it before."""
+    if session.is_own:
+        # At the exit of the process, PySpark's handler would try for ten minutes to reach a server that has ended. A
+        # session without a driver has this client.
+        with suppress(Exception):
+            atexit.unregister(session.spark.client._cleanup_ml_cache)
     # The session may have ended together with its server.
     with suppress(Exception):
         session.spark.interruptAll()

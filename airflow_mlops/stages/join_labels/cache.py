@@ -8,16 +8,17 @@ from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.data.selection import contents, select
 from airflow_mlops.stages.cache import point_to, require_unpurged, verified
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels.hashing import pseudonymizers
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
-from airflow_mlops.stages.join_labels.step import pseudonymizers, slots
+from airflow_mlops.stages.join_labels.step import slots
 
 
 def inputs(spec: JoinLabelsSpec, context: StepContext) -> dict[str, Any]:
     """Return the inputs of the join: the predictions and the labels.
 
     :raises NotCacheableError: the rows are divided into shards, or a dataset was purged
-    :raises SchemaError: see :func:`~airflow_mlops.stages.join_labels.step.pseudonymizers`
-    :raises SpecError: see :func:`~airflow_mlops.stages.join_labels.step.pseudonymizers`
+    :raises SchemaError: see :func:`~airflow_mlops.stages.join_labels.hashing.pseudonymizers`
+    :raises SpecError: see :func:`~airflow_mlops.stages.join_labels.hashing.pseudonymizers`
     """
     if spec.shards is not None:
         raise NotCacheableError("a join of labels in shards is not cached")

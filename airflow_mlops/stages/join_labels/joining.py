@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -17,8 +18,12 @@ from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.types import common_schema, conformed
 from airflow_mlops.stages.join_labels.counts import Counts, count
 from airflow_mlops.stages.join_labels.lookup import Tally, look_up
+from airflow_mlops.stages.join_labels.shards import NO_FILES, Piece, Round
 from airflow_mlops.stages.join_labels.sources import Labels, sources
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
 
 # Number of predictions in a file. The id of a dataset depends on its files, so shards must write the same files as a
 # single pass.
@@ -30,12 +35,27 @@ class Join:
     """A join of labels to predictions.
 
     :param hashed: the pseudonymizer of each column of ``on`` that scoring hashed, by name of the column
+    :param connect: function that opens the database that joins
     """
 
     predictions: Sequence[Dataset]
     labels: Sequence[Dataset]
     spec: JoinLabelsSpec
     hashed: dict[str, Pseudonymizer]
+    connect: Callable[[], AbstractContextManager[DuckDBPyConnection]] = relational.connect
+
+    def one_shard(self, shard: Round, writer: Callable[[], DatasetWriter]) -> Piece:
+        """Write the predictions of a shard with their labels to files that no manifest lists yet.
+
+        If an earlier try has finished the shard, its piece is returned.
+
+        :param writer: function that opens a writer of the joined dataset
+        """
+        if (found := shard.piece()) is not None:
+            return found
+        with writer() as opened:
+            counts = self.write(opened, shard.shard, shard.shards)
+            return shard.add(Piece(written=NO_FILES if counts.contradicted else opened.finish(), counts=counts))
 
     def write(self, writer: DatasetWriter, shard: int = 0, shards: int = 1) -> Counts:
         """Write the predictions of a shard with their labels. The first shard writes a batch even if it has no rows.
@@ -50,7 +70,7 @@ class Join:
         spans = row_spans.joined(span for piece in pieces for span in piece)
         keys, labels = sources(self.predictions, self.labels, self.spec, self.hashed, spans)
         tally = Tally()
-        with relational.connect() as connection, closing(look_up(connection, keys, labels, tally)) as found:
+        with self.connect() as connection, closing(look_up(connection, keys, labels, tally)) as found:
             for file in self._files(pieces, found, _empty(labels), shard):
                 for batch in file:
                     if not tally.contradicted:

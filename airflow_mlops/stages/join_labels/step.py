@@ -8,16 +8,16 @@ from functools import partial
 from typing import Any
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import DatasetNotFoundError, SchemaError, SpecError, named
+from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
 from airflow_mlops.data import prediction_log as log
 from airflow_mlops.data.columns import kept_apart
 from airflow_mlops.data.datasets import TIMESTAMP_IS_DATE, Dataset, DatasetWriter
 from airflow_mlops.data.kept_selections import KeptSelections
-from airflow_mlops.data.privacy import Pseudonymizer
 from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.join_labels import shards
+from airflow_mlops.stages.join_labels import on_executors, shards
 from airflow_mlops.stages.join_labels.counts import Counts, check, total
+from airflow_mlops.stages.join_labels.hashing import pseudonymizers
 from airflow_mlops.stages.join_labels.joining import Join
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 from airflow_mlops.stages.shards import with_rows
@@ -35,6 +35,9 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     With ``shards``, look up the labels of one shard of the predictions. The task that finishes the last missing shard
     checks the counts of all shards and writes the dataset, with the same id as in a single pass. All other tasks return a
     result without a dataset. See :mod:`airflow_mlops.stages.shards`.
+
+    If there are executors and ``shards`` is not set, the executors look up the labels. This process then checks the
+    counts and writes the dataset, with the same id as in a single pass.
 
     :raises DatasetNotFoundError: there is no dataset of predictions or no dataset of labels, and ``on_missing`` is
         ``fail``
@@ -65,11 +68,14 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
     window = window_of(predictions)
     writer = partial(DatasetWriter, context.store, spec.name, log.folder(window))
     if shard is None:
-        with writer() as opened:
-            result = _commit(opened, join, [join.write(opened)], context)
+        if context.executors is None:
+            with writer() as opened:
+                result = _commit(opened, join, [join.write(opened)], context)
+        else:
+            result = _commit_pieces(writer, join, on_executors.pieces(join, log.folder(window), context), context)
         context.processed(result.rows)
         return result
-    piece = shard.piece() or shard.add(_piece(join, shard, writer))
+    piece = join.one_shard(shard, writer)
     if not shard.is_newest:
         context.progress(
             "Another shard was cleared, so all shards select the datasets again. This shard is joined again."
@@ -86,10 +92,7 @@ def run(spec: JoinLabelsSpec, context: StepContext) -> JoinLabelsResult:
             f"{f' of {window.label}' if window else ''}, shard {shard.shard} of {shard.shards}; the last shard writes the "
             "dataset.",
         )
-    with writer() as opened:
-        for item in with_rows(pieces):
-            opened.include(item.written)
-        result = _commit(opened, join, [item.counts for item in pieces], context)
+    result = _commit_pieces(writer, join, pieces, context)
     return result.model_copy(update={"shard": shard.shard})
 
 
@@ -99,10 +102,13 @@ def _selected(
     return select(context.store, spec.predictions, kept=kept), select(context.store, spec.labels, kept=kept)
 
 
-def _piece(join: Join, shard: shards.Round, writer: Callable[[], DatasetWriter]) -> shards.Piece:
+def _commit_pieces(
+    writer: Callable[[], DatasetWriter], join: Join, pieces: Sequence[shards.Piece], context: StepContext
+) -> JoinLabelsResult:
     with writer() as opened:
-        counts = join.write(opened, shard.shard, shard.shards)
-        return shards.Piece(written=shards.NO_FILES if counts.contradicted else opened.finish(), counts=counts)
+        for piece in with_rows(pieces):
+            opened.include(piece.written)
+        return _commit(opened, join, [piece.counts for piece in pieces], context)
 
 
 def _commit(writer: DatasetWriter, join: Join, counts: list[Counts], context: StepContext) -> JoinLabelsResult:
@@ -215,42 +221,3 @@ def _versions(predictions: Sequence[Dataset]) -> dict[str, dict[str, int]]:
         details = dataset.manifest.details
         counts.update(details.get("model_versions") or {str(details.get("model_version")): dataset.rows})
     return {"model_versions": dict(counts)} if "None" not in counts else {}
-
-
-def pseudonymizers(
-    predictions: Sequence[Dataset], spec: JoinLabelsSpec, context: StepContext
-) -> dict[str, Pseudonymizer]:
-    """Return the pseudonymizer for each column of ``on`` that scoring hashed, by name of the column.
-
-    :raises SchemaError: scoring dropped a column of ``on``, or hashed it only in some windows
-    :raises SpecError: ``hash_conn_id`` is not set, or the secret key of the connection differs from the key that
-        scoring used
-    """
-    details = [dataset.manifest.details for dataset in predictions]
-    name = predictions[0].manifest.name
-    if dropped := [key for key in spec.on if any(key in item.get("dropped", ()) for item in details)]:
-        raise SchemaError(
-            f"Dataset {name!r} has no {named('column', dropped)}, because scoring has "
-            "`drop_columns`. Use `hash_columns` for scoring instead, or set `on` to columns that exist."
-        )
-    hashed = [key for key in spec.on if any(key in item.get("hashed", ()) for item in details)]
-    if not hashed:
-        return {}
-    if not all(key in item.get("hashed", ()) for key in hashed for item in details):
-        raise SchemaError(
-            f"In dataset {name!r}, scoring hashed the {named('column', hashed)} in some windows but not in "
-            "others. Join labels to these windows in separate tasks."
-        )
-    if spec.hash_conn_id is None:
-        raise SpecError(
-            f"In dataset {name!r}, scoring hashed the {named('column', hashed)}. "
-            "Set `hash_conn_id` to the connection whose password scoring used as the secret key."
-        )
-    pseudonymizer = Pseudonymizer.from_connection(context.connection(spec.hash_conn_id))
-    if any(item["hash_key_id"] != pseudonymizer.key_id for item in details):
-        raise SpecError(
-            f"Dataset {name!r} was hashed with a secret key different from the password of connection "
-            f"{spec.hash_conn_id!r}, so no label would match. Set `hash_conn_id` to the connection whose password "
-            "scoring used as the secret key."
-        )
-    return dict.fromkeys(hashed, pseudonymizer)

@@ -1,7 +1,8 @@
-"""Score and profile on a real Spark with two workers: the same results as on the worker, and errors as one sentence."""
+"""Score, profile and join labels on a real Spark with two workers: the results of the worker, and errors as one sentence."""
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from airflow_mlops.compute import Spark
@@ -22,10 +24,14 @@ from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.join_labels import step as join_labels
+from airflow_mlops.stages.join_labels.joining import FILE_ROWS
+from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
+from airflow_mlops.stages.usage import Meter
 from tests.integration.conftest import free_port
-from tests.support.deployed import flights, promote, scoring_set
+from tests.support.deployed import flights, promote, scoring_set, write
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,7 +46,7 @@ _CHEAP = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 DAG = """
 from airflow.sdk import DAG
 from airflow_mlops.compute import Spark
-from airflow_mlops.operators import ProfileOperator, ScoreOperator
+from airflow_mlops.operators import JoinLabelsOperator, ProfileOperator, ScoreOperator
 
 data = {{"name": "scoring_{model}", "window": "2013-04"}}
 spark = Spark(conf={{"spark.pyspark.python": {python!r}}})
@@ -49,6 +55,10 @@ with DAG("spark_{model}", default_args={{"model": "{model}"}}):
     here = ScoreOperator(task_id="here", dataset=data, name="predicted_here")
     ProfileOperator(task_id="profile_there", dataset=there.output, run_on=spark)
     ProfileOperator(task_id="profile_here", dataset=there.output)
+    late = {{"name": "late", "expression": "arr_delay > 15"}}
+    outcomes = {{"predictions": there.output, "labels": data, "on": ["flight"], "label": late}}
+    JoinLabelsOperator(task_id="labels_there", **outcomes, run_on=spark)
+    JoinLabelsOperator(task_id="labels_here", **outcomes)
 """
 
 
@@ -65,6 +75,8 @@ class Cluster:
         settings = {
             "spark.plugins": "org.apache.spark.sql.connect.SparkConnectPlugin",
             "spark.connect.grpc.binding.port": self.port,
+            # A server of Spark Connect sets this itself. Without it, executors ask for the files of ended sessions.
+            "spark.sql.artifact.isolation.enabled": "true",
             "spark.eventLog.enabled": "true",
             "spark.eventLog.compress": "false",
             "spark.eventLog.dir": f"file://{self.events}",
@@ -106,7 +118,7 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
         shutil.rmtree(found.logs, ignore_errors=True)
 
 
-def test_scores_and_profiles_are_the_same_as_on_the_worker(cluster, run_dag, client, tmp_path):
+def test_scores_profiles_and_labels_are_the_same_as_on_the_worker(cluster, run_dag, client, tmp_path):
     from airflow_mlops.settings import default_store
 
     store = ArtifactStore(default_store())
@@ -128,6 +140,10 @@ def test_scores_and_profiles_are_the_same_as_on_the_worker(cluster, run_dag, cli
     assert results["there"]["usage"]["read_bytes"] > 0
     profiles = {place: done.xcom(f"profile_{place}")["profile"] for place in ("there", "here")}
     assert profiles["there"] == profiles["here"]
+    labelled = {place: done.xcom(f"labels_{place}") for place in ("there", "here")}
+    assert labelled["there"]["dataset"] == labelled["here"]["dataset"]
+    assert (labelled["there"]["labelled"], labelled["there"]["usage"]["rows"]) == (ROWS, ROWS)
+    assert len(store.find("checkpoints/join_labels/parts")) == 1
 
 
 def test_a_part_whose_executor_is_lost_runs_again(cluster, store, tmp_path):
@@ -153,6 +169,48 @@ def part(store, arguments, number):
     # The executors run the code of this process, not what is installed there.
     assert all(".zip/airflow_mlops/" in file for file, _ in found)
     assert [secret for _, secret in found] == [SECRET, SECRET]
+
+
+class LosingExecutors:
+    """Executors of Spark of which one is lost when it has written the files of part 1, before they count."""
+
+    def __init__(self, executors: SparkExecutors, folder: Path) -> None:
+        code = """
+import os
+import pathlib
+from airflow_mlops.stages.join_labels import on_executors
+from airflow_mlops.stages.shards import Round
+
+def part(store, arguments, number):
+    marker = pathlib.Path(arguments["marker"])
+    if number == 1 and not marker.exists():
+        Round.add = lambda *_: (marker.touch(), os._exit(1))
+    return on_executors.join_shard(store, arguments, number)
+"""
+        (folder / "lost_join.py").write_text(code)
+        executors._opened().spark.addArtifacts(str(folder / "lost_join.py"), pyfile=True)
+        self._executors, self.marker = executors, folder / "lost"
+
+    def run(self, function, arguments, parts, conn_ids):
+        return self._executors.run("lost_join:part", {**arguments, "marker": str(self.marker)}, parts, conn_ids)
+
+
+def test_labels_are_joined_once_although_an_executor_is_lost_after_it_has_written(cluster, store, tmp_path):
+    rows = 2 * FILE_ROWS + 1_000
+    made = write(store, "p", pa.table({"id": range(rows), "score": pa.repeat(0.5, rows)}), "2013-04", {"model": "m"})
+    labels = write(store, "l", pa.table({"id": range(0, rows, 2), "late": pa.repeat(1, -(-rows // 2))}), "2013-04")
+    spec = JoinLabelsSpec(predictions=made, labels=labels, on=["id"], label="late", name="outcomes")
+    executors, meter = cluster.executors(store), Meter(store)
+    losing = LosingExecutors(executors, tmp_path)
+    found = join_labels.run(spec, StepContext(store, meter=meter, executors=losing))
+    executors.close()
+    assert losing.marker.exists()
+    written = open_dataset(store, found.dataset)
+    # The file of the lost executor is in the store, but in no dataset.
+    assert len(store.find("datasets/outcomes/files")) == 1 + len(written.manifest.files) == 4
+    assert meter.usage().written_bytes > sum(file.bytes for file in written.manifest.files)
+    assert join_labels.run(spec, StepContext(store)) == found
+    assert (found.rows, found.labelled) == (rows, -(-rows // 2))
 
 
 def test_an_error_of_an_executor_is_the_error_of_the_step(cluster, store, client, tmp_path):
@@ -195,6 +253,18 @@ def test_executors_use_the_python_of_a_packed_environment(cluster, store, tmp_pa
     executors._opened().spark.addArtifacts(str(tmp_path / "packed_part.py"), pyfile=True)
     assert StepContext(store, executors=executors).spread("packed_part:part", {}, [0]) == ["yes"]
     executors.close()
+
+
+def test_a_closed_session_leaves_no_handler_that_needs_the_server_at_exit(cluster, store, monkeypatch):
+    left = []
+    monkeypatch.setattr(atexit, "register", left.append)
+    monkeypatch.setattr(atexit, "unregister", left.remove)
+    executors = cluster.executors(store)
+    executors._opened()
+    (handler,) = left
+    assert "cleanup" in handler.__name__
+    executors.close()
+    assert not left
 
 
 def test_a_server_that_does_not_answer_is_an_error_that_a_retry_may_not_have(store):

@@ -100,6 +100,7 @@ import sys
 for name in ("airflow", "mlflow", "duckdb", "pandas", "scipy", "sklearn", "sqlalchemy", "jinja2"):
     sys.modules[name] = None
 import airflow_mlops.stages.executors, airflow_mlops.stages.score.on_executors, airflow_mlops.stages.profile.on_executors
+import airflow_mlops.stages.join_labels.on_executors
 print(airflow_mlops.__file__)
 """
     done = subprocess.run(

@@ -120,6 +120,19 @@ def test_the_memory_is_that_of_the_container(monkeypatch, tmp_path, cgroup, file
     assert relational.default_memory() == f"{max((limit or machine) // 2_000_000, 100)}MB"
 
 
+def test_one_of_eight_processes_on_a_machine_has_one_thread_and_an_eighth_of_the_memory(monkeypatch):
+    monkeypatch.delenv("MLOPS_MEMORY", raising=False)
+    monkeypatch.setattr(relational, "available_cpus", lambda: 8)
+    monkeypatch.setattr(relational, "_memory_files", list)
+    monkeypatch.setattr(relational.os, "sysconf", {"SC_PAGE_SIZE": 1 << 20, "SC_PHYS_PAGES": 16_000}.get)
+    monkeypatch.setattr(relational.resource, "getrlimit", lambda kind: (-1, -1))
+    with relational.connect_on_one_cpu() as connection:
+        assert (setting(connection, "threads"), setting(connection, "memory_limit")) == (1, "999.4 MiB")
+    # The limit of a process is not divided.
+    monkeypatch.setattr(relational.resource, "getrlimit", lambda kind: (1_000_000_000, -1))
+    assert relational.default_memory(8) == "500MB"
+
+
 def test_the_setting_decides_the_memory(monkeypatch):
     monkeypatch.setenv("MLOPS_MEMORY", "200MB")
     with relational.connect() as connection:

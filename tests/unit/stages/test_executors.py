@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.core.calls import Provenance
-from airflow_mlops.core.errors import ComputeError, ModelCorruptError, SchemaError, StoreError
+from airflow_mlops.core.errors import ComputeError, ModelCorruptError, SchemaError, SpillError, StoreError
 from airflow_mlops.core.references import DatasetSelection, ModelVersionRef
 from airflow_mlops.data import row_spans, sent_datasets
 from airflow_mlops.data.datasets import Manifest, open_dataset
@@ -175,6 +175,18 @@ def test_an_unexpected_exception_is_one_sentence_and_its_traceback_is_logged(sto
 
 def divide(store: ArtifactStore, arguments: dict[str, int], part: int) -> float:
     return part / arguments["by"]
+
+
+@pytest.mark.parametrize("disk_full", [True, False])
+def test_an_error_is_retryable_if_it_is_in_one_process(store, disk_full):
+    context = StepContext(store, executors=LocalExecutors(store.url))
+    with pytest.raises(SpillError) as caught:
+        context.spread("tests.unit.stages.test_executors:spill", {"disk_full": disk_full}, [1])
+    assert caught.value.retryable is disk_full
+
+
+def spill(store: ArtifactStore, arguments: dict[str, bool], part: int) -> None:
+    raise SpillError("The disk is full.", disk_full=arguments["disk_full"])
 
 
 def test_errors_contain_no_credentials_of_the_environment(store, monkeypatch):

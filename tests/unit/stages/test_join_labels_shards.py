@@ -1,4 +1,7 @@
-"""Shards of a join of labels: the dataset, numbers and errors of a single pass, whatever fails, is retried or cleared."""
+"""Shards of a join of labels: the dataset, numbers and errors of a single pass, whatever fails, is retried or cleared.
+
+The shards are mapped tasks, or parts that executors run.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from airflow_mlops.stages.join_labels import step as join_labels
 from airflow_mlops.stages.join_labels.spec import JoinLabelsResult, JoinLabelsSpec
 from tests.support.deployed import write
 from tests.support.dying_store import DyingStore, Killed
+from tests.support.executors import LocalExecutors
 
 APRIL = "2013-04"
 
@@ -43,13 +47,14 @@ def task(
     *,
     series: str = "first",
     succeeded: tuple[int, ...] = (),
+    executors: LocalExecutors | None = None,
     **fields,
 ) -> JoinLabelsResult:
     """Run a shard, or a single pass. ``series`` are the tries since the shard was cleared last."""
     asked = {"predictions": predictions, "labels": {"name": "flights"}, "on": ["flight"], "label": "y", **fields}
     shards = {"shard": shard, "shards": of, "succeeded": list(succeeded)}
     place = Provenance(dag_id="dag", run_id="run", task_id="join", map_index=-1 if shard is None else shard)
-    context = StepContext(store, f"results/dag/run/join/{shard}/{series}.json", provenance=place)
+    context = StepContext(store, f"results/dag/run/join/{shard}/{series}.json", provenance=place, executors=executors)
     return join_labels.run(JoinLabelsSpec(name="outcomes", **asked, **shards), context)
 
 
@@ -120,7 +125,9 @@ def test_the_shards_together_equal_a_single_pass(windows, known, infinite, file_
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(joining, "FILE_ROWS", file_rows)
-        assert joined(lambda store, made: every(store, made, of)) == joined(task)
+        single = joined(task)
+        assert joined(lambda store, made: every(store, made, of)) == single
+        assert joined(lambda store, made: task(store, made, executors=LocalExecutors(store.url))) == single
 
 
 def test_files_have_a_fixed_number_of_rows_of_the_log(store):

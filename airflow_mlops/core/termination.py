@@ -1,7 +1,7 @@
 """The termination message: how the process of a step reports its error to the process or the cluster that started it.
 
 The message is a small JSON file with ``peak_memory`` in bytes and, if the step failed, ``error`` (the name of the
-exception class) and ``message``. In a container the file is ``/dev/termination-log``, and Kubernetes copies its content
+exception class), ``message`` and, for errors of this package, ``retryable``. In a container the file is ``/dev/termination-log``, and Kubernetes copies its content
 into the status of the pod. ``Process`` sets a different path in the environment variable ``MLOPS_TERMINATION_LOG``.
 """
 
@@ -64,14 +64,14 @@ class TerminationMessage:
             self._thread.join()
             self._write()
 
-    def fail(self, name: str, message: str) -> None:
-        """Record why the step failed.
+    def fail(self, error: Exception) -> None:
+        """Record why the step failed. Credentials are masked, and a long message is shortened.
 
-        :param name: name of the exception class
-        :param message: message of the exception. Credentials are masked, and a long message is shortened
+        :param error: the exception
         """
+        found = described(error)
         with self._lock:
-            self._content |= {"error": name, "message": _shortened(mask(message))}
+            self._content |= {**found, "message": _shortened(found["message"])}
 
     def _update(self) -> None:
         while not self._ended.wait(_INTERVAL_SECONDS):
@@ -82,6 +82,16 @@ class TerminationMessage:
             self._content["peak_memory"] = peak_memory()
             # The file is written in place. Kubernetes mounts only this file, so it would not see a renamed file.
             self._file.write_text(json.dumps(self._content, ensure_ascii=False), encoding="utf-8")
+
+
+def described(error: Exception) -> dict[str, Any]:
+    """Return the fields of a message that describe an exception, with masked credentials.
+
+    :func:`error_in` creates the error from these fields.
+    """
+    # For some classes, the step decides whether a retry may succeed, such as after a full disk.
+    decided = {"retryable": error.retryable} if isinstance(error, MLOpsError) else {}
+    return {"error": type(error).__name__, "message": mask(" ".join(str(error).split())), **decided}
 
 
 def _shortened(message: str) -> str:
@@ -118,7 +128,6 @@ def error_in(message: dict[str, Any]) -> MLOpsError | None:
     if kind is MLOpsError:
         return ComputeError(f"The step failed with {name}: {text}")
     error = kind(text)
-    # For some classes, the step decides whether another try may succeed, such as after a full disk.
     error.retryable = bool(message.get("retryable", error.retryable))
     return error
 

@@ -44,9 +44,8 @@ def main() -> int:
         except Exception as error:  # noqa: BLE001 - the process that started this one raises it again
             if not isinstance(error, MLOpsError):
                 traceback.print_exc(file=sys.stdout)
-            name, message = type(error).__name__, " ".join(str(error).split())
-            termination.fail(name, message)
-            print(f"ERROR {name} {message}", flush=True)
+            termination.fail(error)
+            print(f"ERROR {type(error).__name__} {' '.join(str(error).split())}", flush=True)
             return 1
         finally:
             # Otherwise the search at the end of the process takes up to another second.

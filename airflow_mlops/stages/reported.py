@@ -15,6 +15,7 @@ import traceback
 from airflow_mlops.core.calls import StepCall
 from airflow_mlops.core.errors import MLOpsError
 from airflow_mlops.core.secrets import MaskedStream, mask, remember_fields
+from airflow_mlops.core.termination import described
 from airflow_mlops.stages.runner import run_call
 
 
@@ -29,8 +30,8 @@ def run_reported(call: str) -> str:
     """Run the step that a call describes. The result is written to the artifact store.
 
     :param call: the step call as JSON
-    :return: a JSON object. It is empty if the result was stored. Otherwise, it has the fields ``error`` (the name of
-        the exception class), ``message`` and ``traceback``, which is empty for errors of this package; or ``missing``,
+    :return: a JSON object. It is empty if the result was stored. Otherwise, it has the fields of
+        :func:`airflow_mlops.core.termination.described` and ``traceback``, which is empty for errors of this package; or ``missing``,
         the name of a Python module that is not installed here, and ``traceback``
     """
     remember_fields(os.environ)
@@ -41,7 +42,5 @@ def run_reported(call: str) -> str:
         return json.dumps({"missing": error.name, "traceback": mask(traceback.format_exc())})
     except Exception as error:  # noqa: BLE001 - the worker raises it again
         unexpected = "" if isinstance(error, MLOpsError) else mask(traceback.format_exc())
-        return json.dumps(
-            {"error": type(error).__name__, "message": mask(" ".join(str(error).split())), "traceback": unexpected}
-        )
+        return json.dumps({**described(error), "traceback": unexpected})
     return "{}"

@@ -109,7 +109,7 @@ def test_errors_and_termination_messages_pass_the_mask(tmp_path):
     file = tmp_path / "termination-log"
     file.touch()
     with TerminationMessage(file) as message:
-        message.fail("ValueError", URL)
+        message.fail(ValueError(URL))
     assert "example.org/late.csv" in json.loads(file.read_text())["message"]
     assert "s3cret" not in file.read_text()
 

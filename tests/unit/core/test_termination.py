@@ -12,7 +12,7 @@ import time
 import pytest
 
 from airflow_mlops import __version__
-from airflow_mlops.core.errors import ComputeError, SpecError
+from airflow_mlops.core.errors import ComputeError, SpecError, SpillError
 from airflow_mlops.core.termination import TerminationMessage, error_in, parse
 
 
@@ -62,7 +62,7 @@ def test_memory_is_written_while_the_step_runs(tmp_path):
 
 def test_nothing_is_written_without_the_file(tmp_path):
     with TerminationMessage(tmp_path / "message") as termination:
-        termination.fail("SpecError", "no")
+        termination.fail(SpecError("no"))
     assert not (tmp_path / "message").exists()
 
 
@@ -73,7 +73,7 @@ def test_kubernetes_never_truncates_the_message(tmp_path, text):
     file = tmp_path / "message"
     file.touch()
     with TerminationMessage(file) as termination:
-        termination.fail("SpecError", text)
+        termination.fail(SpecError(text))
     # Each of four containers in a pod may use 3072 bytes.
     assert file.stat().st_size <= 3072
     error = error_in(parse(file.read_text(encoding="utf-8")))
@@ -82,6 +82,16 @@ def test_kubernetes_never_truncates_the_message(tmp_path, text):
         assert str(error) == text
     else:
         assert file.stat().st_size > 2500
+
+
+@pytest.mark.parametrize("is_retryable", [True, False])
+def test_a_step_decides_whether_its_error_is_retried(tmp_path, is_retryable):
+    file = tmp_path / "message"
+    file.touch()
+    with TerminationMessage(file) as termination:
+        termination.fail(SpillError("The query does not fit.", disk_full=is_retryable))
+    error = error_in(parse(file.read_text()))
+    assert (type(error), error.retryable) == (SpillError, is_retryable)
 
 
 def test_error_keeps_its_class_and_others_become_compute_errors():
@@ -104,7 +114,7 @@ def test_processes_that_a_step_starts_do_not_inherit_the_file(tmp_path, monkeypa
     monkeypatch.setenv("MLOPS_TERMINATION_LOG", str(file))
     with TerminationMessage.for_this_process() as termination:
         assert "MLOPS_TERMINATION_LOG" not in os.environ
-        termination.fail("SpecError", "no")
+        termination.fail(SpecError("no"))
     assert json.loads(file.read_text())["message"] == "no"
 
 

@@ -45,7 +45,7 @@ def test_a_step_that_succeeds_has_an_empty_report(report, capsys):
 
 def test_errors_have_a_type_and_no_credentials(report):
     found = report(TrainingError("too few\nrows"))
-    assert found == {"error": "TrainingError", "message": "too few rows", "traceback": ""}
+    assert found == {"error": "TrainingError", "message": "too few rows", "retryable": False, "traceback": ""}
     found = report(ValueError(f"wrong {SECRET}"))
     assert (found["error"], found["message"]) == ("ValueError", "wrong ***")
     assert "Traceback" in found["traceback"]

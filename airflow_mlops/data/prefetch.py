@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 log = logging.getLogger("airflow_mlops.data")
+
+Result = TypeVar("Result")
 
 # Seconds to wait for the thread to end by itself, and then after the query was cancelled. Airflow kills a task 5 s
 # after it sent SIGTERM.
@@ -68,6 +71,38 @@ def _end(reader: threading.Thread, cancel: Callable[[], object] | None) -> None:
         reader.join(0.05)
     if reader.is_alive():
         log.warning("The query could not be cancelled. The query ends when this process ends.")
+
+
+def run_cancellable(work: Callable[[], Result], cancel: Callable[[], object]) -> Result:
+    """Run ``work`` in a separate thread, so that a signal ends the wait for a slow query. Return its result.
+
+    :param work: function that runs queries
+    :param cancel: function that ends the running query with an error, see :func:`prefetch`. It is called if the wait
+        ends before ``work``
+    """
+    results: list[Result] = []
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - re-raised in the thread that waits
+            failures.append(error)
+        finally:
+            done.set()
+
+    # After a signal, Thread.join() of Python 3.11 takes a running thread for one that has ended.
+    done = threading.Event()
+    worker = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="mlops-query", daemon=True)
+    worker.start()
+    try:
+        done.wait()
+    finally:
+        if not done.is_set() and worker.is_alive():
+            _end(worker, cancel)
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 class _BoundedQueue:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from airflow_mlops.core.connections import ConnectionInfo, redact, sqlalchemy_url
@@ -65,28 +65,33 @@ def postgres_uri(info: ConnectionInfo) -> str:
     return f"postgresql://{user}@{host}/{quote(info.schema_ or '', safe='')}?{options}"
 
 
-def create_engine(info: ConnectionInfo, *, read_only: bool = False) -> Engine:
+def create_engine(info: ConnectionInfo, *, read_only: bool = False, single: bool = False) -> Engine:
     """Create the SQLAlchemy engine of a connection, without connecting.
 
     :param info: the connection
     :param read_only: whether an SQLite file is opened read-only. For other databases, the transaction must be set to
         read-only
+    :param single: whether all queries of the engine share one connection to the database. Several threads may use the
+        connection, one after the other
     :raises SpecError: SQLAlchemy, the dialect or the driver is not installed
     :raises SourceError: the SQLite file does not exist
     """
     try:
-        from sqlalchemy import URL, exc
+        from sqlalchemy import URL, StaticPool, exc
         from sqlalchemy import create_engine as create
     except ImportError:
         raise SpecError(
             f"Connection {info.conn_id!r} has the type {info.conn_type!r}, which needs SQLAlchemy. Where the step runs, "
             "install SQLAlchemy and the database's dialect or, for SQLite and PostgreSQL, airflow-mlops[adbc]."
         ) from None
+    options: dict[str, Any] = {"poolclass": StaticPool} if single else {}
     if info.conn_type == "sqlite":
         mode = {"mode": "ro" if read_only else "rw", "uri": "true"}
-        return create(URL.create("sqlite", database=f"file:{quote(str(database_path(info)))}", query=mode))
+        if single:
+            options["connect_args"] = {"check_same_thread": False}
+        return create(URL.create("sqlite", database=f"file:{quote(str(database_path(info)))}", query=mode), **options)
     try:
-        return create(sqlalchemy_url(info))
+        return create(sqlalchemy_url(info), **options)
     except (exc.ArgumentError, ImportError) as error:
         raise SpecError(
             f"The SQLAlchemy dialect or the driver for connection {info.conn_id!r} (type {info.conn_type!r}) is not "

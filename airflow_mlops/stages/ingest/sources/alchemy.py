@@ -28,7 +28,7 @@ from airflow_mlops.stages.ingest.sources.sqlite import sqlite_text
 from airflow_mlops.stages.ingest.spec import bind_placeholders
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, TextClause
+    from sqlalchemy import Connection, Engine, TextClause
 
     from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 
@@ -62,29 +62,15 @@ class AlchemySource(QuerySource):
         from sqlalchemy import exc, text
 
         dialect = engine.dialect.name
-        parameters = self._parameters(dialect)
         try:
             with engine.connect() as connection:
-                self._cancel = _cancellation(connection)
+                self._cancel = cancellation(connection, engine)
                 for statement in _SESSION.get(dialect, ()):
                     connection.execute(text(statement))
-                sql, postgres = self.sql, None
                 if dialect == "postgresql":
                     with suppress(exc.SQLAlchemyError), connection.begin_nested():
                         connection.execute(text(NOTICE_LOST_CLIENT))
-                    postgres = self._postgres_columns(connection, parameters, types)
-                    sql = postgres.query(sql)
-                streamed = {"stream_results": True, "max_row_buffer": BATCH_ROWS}
-                result = connection.execute(_clause(sql), parameters, execution_options=streamed)
-                names = list(result.keys())
-                self.check_names(pa.schema([(name, pa.null()) for name in names]))
-                # In SQLite the values have types, but the columns do not.
-                earlier = types.earlier if dialect == "sqlite" else {}
-                for rows in result.partitions(BATCH_ROWS):
-                    if postgres:
-                        postgres.require_one_dimension(list(zip(*rows, strict=True))[postgres.width :])
-                    batch = _batch(names, rows, types, earlier)
-                    yield postgres.convert(batch) if postgres else batch
+                yield from self.read(connection, types)
         except exc.SQLAlchemyError as error:
             cause = getattr(error, "orig", None) or error
             # ResourceClosedError: the statement returns no rows.
@@ -93,17 +79,37 @@ class AlchemySource(QuerySource):
         finally:
             engine.dispose()
 
+    def read(self, connection: Connection, types: ColumnTypes) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of the query's result over an open connection. Errors of the driver are not converted."""
+        dialect = connection.dialect.name
+        parameters = self._parameters(dialect)
+        sql, postgres = self.sql, None
+        if dialect == "postgresql":
+            postgres = self._postgres_columns(connection, parameters, types)
+            sql = postgres.query(sql)
+        streamed = {"stream_results": True, "max_row_buffer": BATCH_ROWS}
+        result = connection.execute(clause(sql), parameters, execution_options=streamed)
+        names = list(result.keys())
+        self.check_names(pa.schema([(name, pa.null()) for name in names]))
+        # In SQLite the values have types, but the columns do not.
+        earlier = types.earlier if dialect == "sqlite" else {}
+        for rows in result.partitions(BATCH_ROWS):
+            if postgres:
+                postgres.require_one_dimension(list(zip(*rows, strict=True))[postgres.width :])
+            batch = _batch(names, rows, types, earlier)
+            yield postgres.convert(batch) if postgres else batch
+
     def _postgres_columns(
         self, connection: Connection, parameters: Mapping[str, Any], types: ColumnTypes
     ) -> PostgresColumns:
         """Return the PostgreSQL types of the result's columns, without reading rows of the query."""
         description = f"SELECT * FROM (\n{self.sql}\n) AS mlops_query LIMIT 0"  # noqa: S608
-        described = connection.execute(_clause(description), parameters)
+        described = connection.execute(clause(description), parameters)
         columns: Sequence[Any] = described.cursor.description
         self.check_names(pa.schema([(column[0], pa.null()) for column in columns]))
         described.close()
         oids = sorted({int(column[1]) for column in columns})
-        found = connection.execute(_clause(f"{_POSTGRES_TYPES} WHERE t.oid IN ({', '.join(map(str, oids))})"))
+        found = connection.execute(clause(f"{_POSTGRES_TYPES} WHERE t.oid IN ({', '.join(map(str, oids))})"))
         known = {oid: (name, is_array) for oid, name, is_array in found}
         return PostgresColumns([_postgres_column(column, known) for column in columns], types.declared, True)
 
@@ -119,15 +125,15 @@ class AlchemySource(QuerySource):
         return {"start": _bound(self.window.start, dialect), "end": _bound(self.window.end, dialect)}
 
 
-def _cancellation(connection: Connection) -> Callable[[], object] | None:
+def cancellation(connection: Connection, engine: Engine) -> Callable[[], object] | None:
     """Return a function that cancels the running query of a connection from a different thread.
 
+    :param engine: engine that opens a second connection, if the driver needs one
     :return: the function; ``None`` if the driver has no such function. The query then runs until the database notices
         that the client has disconnected
     """
     from sqlalchemy import text
 
-    engine = connection.engine
     if engine.dialect.name in ("mysql", "mariadb"):
         session = int(connection.scalar(text("SELECT CONNECTION_ID()")))
 
@@ -141,7 +147,7 @@ def _cancellation(connection: Connection) -> Callable[[], object] | None:
     return getattr(driver, "cancel", None) or getattr(driver, "interrupt", None)
 
 
-def _clause(sql: str) -> TextClause:
+def clause(sql: str) -> TextClause:
     """Convert a query with the placeholders ``:start`` and ``:end`` to an SQLAlchemy text clause with these parameters.
 
     SQLAlchemy reads ``:name`` as a parameter, so all colons except those of the placeholders are escaped.

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from airflow_mlops.compute.ray.failures import failure
@@ -122,10 +123,9 @@ def _token(connection: ConnectionInfo) -> Iterator[None]:
 
 def _reload_token() -> None:
     """Let Ray read the token again. Ray reads it only once, when it is imported."""
-    from ray._raylet import AuthenticationTokenLoader, Config
-
-    Config.initialize("")
-    AuthenticationTokenLoader.instance().reset_cache()
+    raylet: Any = import_module("ray._raylet")
+    raylet.Config.initialize("")
+    raylet.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _require_server(connection: ConnectionInfo, address: str) -> None:

@@ -43,10 +43,10 @@ from airflow_mlops.compute import Ray
 from airflow_mlops.operators import TrainOperator
 from airflow_mlops.trainers import FunctionTrainer
 
-options = {{"dataset": {dataset!r}, "trainer": FunctionTrainer("trained_on_ray:train", {{"C": 0.5}})}}
+options = {{"dataset": {dataset!r}, "trainer": FunctionTrainer("trained_on_ray:train", {{"depth": 3}})}}
 with DAG("ray_{model}", default_args={{"model": "{model}"}}):
     here = TrainOperator(task_id="here", **options)
-    there = TrainOperator(task_id="there", run_on=Ray(num_cpus=2, memory="200Mi"), **options)
+    there = TrainOperator(task_id="there", run_on=Ray(num_cpus=2, memory="200Mi", env={{"ON_RAY": "1"}}), **options)
     here >> there
 """
 # In the folder of the DAG file, which the node has at the same path.
@@ -54,14 +54,14 @@ MODULE = """
 import os
 from sklearn.compose import make_column_transformer
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
+from sklearn.tree import DecisionTreeClassifier
 
 def train(X, y, *, params, seed):
-    if os.environ.get("OMP_NUM_THREADS") == "2":
-        print("two threads", os.environ["AWS_SECRET_ACCESS_KEY"])
+    if "ON_RAY" in os.environ:
+        print("threads", os.environ["OMP_NUM_THREADS"], os.environ["AWS_SECRET_ACCESS_KEY"])
     numbers = make_column_transformer((SimpleImputer(), list(X.select_dtypes("number").columns)))
-    return make_pipeline(numbers, LogisticRegression(C=params["C"])).fit(X, y)
+    return make_pipeline(numbers, DecisionTreeClassifier(max_depth=params["depth"], random_state=seed)).fit(X, y)
 """
 # Stands for this package where a test is not about a step.
 STAND_IN = """
@@ -220,7 +220,7 @@ def test_the_candidate_is_the_same_as_on_the_worker(cluster, run_dag, client, mo
     assert there["run_id"] != here["run_id"]
     assert (there["metrics"], there["dataset"]) == (here["metrics"], here["dataset"])
     # The step had the CPUs and the credentials.
-    assert "two threads ***" in cluster.logs()
+    assert "threads 2 ***" in cluster.logs()
     output = "".join(capfd.readouterr()) + cluster.logs()
     assert SECRET not in output
     assert TOKEN not in output

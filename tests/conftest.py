@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+# Imported early: when skops is imported, it searches all modules for each function of SciPy, in the order of their import. Among
+# the last modules of a test process, that took 2 s of CPU time.
+import scipy.special  # noqa: F401
 from hypothesis import settings
 from xdist.scheduler import LoadScopeScheduling
 

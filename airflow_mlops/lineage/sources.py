@@ -58,19 +58,30 @@ def files(spec: IngestSpec, output: Manifest | None) -> list[InputDataset]:
     return found
 
 
-def query(spec: IngestSpec) -> OperatorLineage[Any, Any]:
-    """Return the lineage of an ingestion from a database: the tables as inputs, and the query as a job facet.
+def query(conn_id: str, sql: str) -> OperatorLineage[Any, Any]:
+    """Return the lineage of a step that reads from a database: the tables as inputs, and the query as a job facet.
 
     The Airflow provider of the database determines the names of the tables.
     """
-    assert spec.conn_id is not None  # the spec ensures both
-    assert spec.sql is not None
-    hook, info, dialect, schema = _database(spec.conn_id)
+    hook, info, dialect, schema = _database(conn_id)
     parser = SQLParser(dialect=dialect, default_schema=schema)
-    found = parser.generate_openlineage_metadata_from_sql(spec.sql, hook, info, use_connection=False)
+    found = parser.generate_openlineage_metadata_from_sql(sql, hook, info, use_connection=False)
     for table in found.inputs:
         table.facets = {**(table.facets or {}), **facets.source(table.namespace)}
     return OperatorLineage(inputs=found.inputs, run_facets=found.run_facets, job_facets=found.job_facets)
+
+
+def validated_table(conn_id: str, name: str, input_facets: facets.Facets) -> list[InputDataset]:
+    """Return the OpenLineage input for a table that the database validated.
+
+    :param input_facets: facets about the validation
+    """
+    found = query(conn_id, f"SELECT * FROM {_quoted(name)}").inputs  # noqa: S608 - only parsed
+    return [InputDataset(one.namespace, one.name, facets=one.facets or {}, inputFacets=input_facets) for one in found]
+
+
+def _quoted(name: str) -> str:
+    return ".".join('"' + part.replace('"', '""') + '"' for part in name.split("."))
 
 
 def table(target: AnyTableTarget) -> list[OutputDataset]:
@@ -82,9 +93,8 @@ def table(target: AnyTableTarget) -> list[OutputDataset]:
         namespace = connection_namespace(target.conn_id)
         return [OutputDataset(namespace, target.iceberg, facets=facets.source(namespace))]
     hook, info, dialect, schema = _database(target.conn_id)
-    name = ".".join('"' + part.replace('"', '""') + '"' for part in target.table.split("."))
     parser = SQLParser(dialect=dialect, default_schema=schema)
-    statement = f"INSERT INTO {name} SELECT 1"
+    statement = f"INSERT INTO {_quoted(target.table)} SELECT 1"
     found = parser.generate_openlineage_metadata_from_sql(statement, hook, info, use_connection=False)
     return [OutputDataset(made.namespace, made.name, facets=facets.source(made.namespace)) for made in found.outputs]
 

@@ -94,16 +94,25 @@ def _ingest(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
     spec = IngestSpec.model_validate(call.spec)
     done = IngestResult.model_validate(result) if result else None
     made = datasets.manifest(done.dataset) if done else None
-    found = sources.query(spec) if spec.sql else OperatorLineage(inputs=sources.files(spec, made))
+    found: Lineage = OperatorLineage(inputs=sources.files(spec, made))
+    if spec.sql and spec.conn_id:
+        found = sources.query(spec.conn_id, spec.sql)
     found.outputs = [datasets.written(done.dataset) if done else datasets.planned(spec.name)]
     return found
 
 
 def _validate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage:
-    """Return the lineage of a validation, which reads a dataset and can write the valid and the quarantined rows."""
+    """Return the lineage of a validation, which reads a dataset and can write the valid and the quarantined rows.
+
+    A validation in a database reads tables, and can write the quarantined rows.
+    """
     spec = ValidateSpec.model_validate(call.spec)
     done = ValidateResult.model_validate(result) if result else None
     outcomes = done.outcomes if done else read_outcomes(datasets.store, call.key)
+    if spec.dataset is None:
+        found = _validated_in_database(spec, outcomes)
+        found.outputs = [datasets.written(done.quarantined)] if done and done.quarantined else []
+        return found
     valid = done.dataset if done else []
     written = [*(valid if isinstance(valid, list) else [valid]), done.quarantined if done else None]
     made = [ref for ref in written if ref is not None and ref.name not in names(spec.dataset)]
@@ -111,6 +120,15 @@ def _validate(call: StepCall, result: ResultJson, datasets: Datasets) -> Lineage
         inputs=datasets.read(spec.dataset, input_facets=_assertions(outcomes, spec.on_failure)),
         outputs=[datasets.written(ref) for ref in made],
     )
+
+
+def _validated_in_database(spec: ValidateSpec, outcomes: Iterable[ExpectationOutcome]) -> Lineage:
+    assert spec.conn_id is not None  # the spec ensures it
+    if spec.table is None:
+        # The expectations concern the result of the query, and not its tables.
+        return sources.query(spec.conn_id, spec.sql or "")
+    assertions = _assertions(outcomes, spec.on_failure)
+    return OperatorLineage(inputs=sources.validated_table(spec.conn_id, spec.table, assertions))
 
 
 def _assertions(outcomes: Iterable[ExpectationOutcome], on_failure: str) -> Facets:

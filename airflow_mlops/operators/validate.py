@@ -1,11 +1,13 @@
-"""``ValidateOperator``, which validates a dataset with Great Expectations."""
+"""``ValidateOperator``, which validates a dataset, or a table or query of a database, with Great Expectations."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError
+from airflow_mlops.core.windows import Window
 from airflow_mlops.links import DataDocsLink
 from airflow_mlops.operators.base import StepOperator
 from airflow_mlops.operators.rendering import is_template
@@ -15,38 +17,65 @@ if TYPE_CHECKING:
 
 
 class ValidateOperator(StepOperator):
-    """Validates a dataset with a Great Expectations suite and publishes Data Docs.
+    """Validates a dataset, or a table or query of a database, with a Great Expectations suite and publishes Data Docs.
+
+    Either ``dataset`` is set, or ``conn_id`` with ``table`` or ``sql``. A table or query is validated in the database:
+    Great Expectations runs queries there, in a transaction that cannot write, and only their results are read.
 
     :param dataset: the dataset to validate: the output of an upstream task, or ``{"name": ..., "window": ...}``.
         Several datasets with the same name are validated as one table
+    :param conn_id: id of the Airflow connection to the database
+    :param table: name of the table or view to validate, or ``SCHEMA.TABLE``
+    :param sql: instead of a table, a query, or the path of a ``.sql`` file. The query may contain ``:start``
+        (inclusive) and ``:end`` (exclusive) for the bounds of the window
+    :param name: name of the validated rows of a database, in the Data Docs and for ``NAME_quarantine``; by default the
+        name of the table without its schema. A query needs a name
+    :param window: the time window of the query, such as ``2013-04`` or ``{{ partition_key }}``, in the time zone of the
+        DAG's timetable
     :param suite: the suite as a dict, the path of its JSON file on the machine on which the step runs, or the import
         path ``package.module:function`` of a function that returns an ``ExpectationSuite``
     :param on_failure: what happens if an expectation is not met. ``fail`` fails the task. ``warn`` logs a warning, and
         the result is the whole dataset. ``quarantine`` writes the rows that do not meet an expectation to the dataset
         ``NAME_quarantine``, together with the names of these expectations. The other rows are written to the dataset
-        ``NAME_valid``, and the result refers to this dataset. With ``quarantine``, an unmet expectation about the whole
-        table still fails the task, because removing rows cannot meet the expectation
-    :raises SpecError: ``on_failure`` is unknown
+        ``NAME_valid``, and the result refers to this dataset. With a database, only ``NAME_quarantine`` is written, and
+        the result refers to no dataset. With ``quarantine``, an unmet expectation about the whole table still fails the
+        task, because removing rows cannot meet the expectation
+    :raises SpecError: ``on_failure`` is unknown, there is not exactly one source, a query has no name, or the ``.sql``
+        file does not exist
     """
 
     step = "validate"
     cacheable = True
     operator_extra_links = (DataDocsLink(),)
+    file_suffixes: ClassVar[Mapping[str, tuple[str, ...]]] = {"sql": (".sql",)}
+    template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql"}
     ui_color = "#fff3d6"
 
     def __init__(
         self,
         *,
-        dataset: Any,
+        dataset: Any = None,
+        conn_id: str | None = None,
+        table: str | None = None,
+        sql: str | None = None,
+        name: str = "",
+        window: Window | str | None = None,
         suite: str | dict[str, Any],
         on_failure: Literal["fail", "warn", "quarantine"] = "fail",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if (dataset is None) == (conn_id is None) or (conn_id is not None and (table is None) == (sql is None)):
+            raise SpecError(
+                f"Task {self.task_id!r} needs exactly one source: set either dataset=, or conn_id= with table= or sql=."
+            )
+        if sql is not None and not name:
+            raise SpecError(f"Task {self.task_id!r}: the rows of sql= have no name: set name=.")
         if not is_template(on_failure) and on_failure not in ("fail", "warn", "quarantine"):
             raise SpecError(
                 f"Task {self.task_id!r}: on_failure={on_failure!r} is unknown: use 'fail', 'warn' or 'quarantine'."
             )
+        window = str(window) if isinstance(window, Window) else window
         self.assign_parameters(locals())
 
     def decision(self, result: dict[str, Any]) -> str | None:
@@ -56,4 +85,6 @@ class ValidateOperator(StepOperator):
         return f"quarantined {counted(rows, 'row')}" if rows else "warning: expectations failed"
 
     def finish(self, result: dict[str, Any], context: Context) -> None:
-        self.describe_outlets(context, {"dataset": result["dataset"], "success": result["success"]})
+        # The result of a database refers to no dataset.
+        dataset = {"dataset": result["dataset"]} if result["dataset"] is not None else {}
+        self.describe_outlets(context, {**dataset, "success": result["success"]})

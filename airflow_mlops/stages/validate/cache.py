@@ -33,9 +33,11 @@ _QUERIES = frozenset(
 def inputs(spec: ValidateSpec, context: StepContext) -> dict[str, Any]:
     """Return the inputs of the validation: the rows, the content of the suite, and the code that defines the suite.
 
-    :raises NotCacheableError: a dataset was purged, the suite has parameters or queries, or the code of an expectation
-        is not known
+    :raises NotCacheableError: a database is validated, a dataset was purged, the suite has parameters or queries, or
+        the code of an expectation is not known
     """
+    if spec.dataset is None:
+        raise NotCacheableError("only running a query shows whether its rows have changed")
     datasets = select(context.store, spec.dataset, kept=context.kept)
     require_unpurged(datasets)
     return {
@@ -96,7 +98,7 @@ def artifacts(result: ValidateResult, spec: ValidateSpec, context: StepContext) 
         raise NotCacheableError("its Data Docs are in another artifact store")
     found = {"docs": hashlib.sha256(context.store.read_bytes(key)).hexdigest()}
     datasets = result.dataset if isinstance(result.dataset, list) else [result.dataset]
-    for ref in [*datasets, *([result.quarantined] if result.quarantined else [])]:
+    for ref in filter(None, [*datasets, result.quarantined]):
         found |= verified(context.store, ref)
     return found
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_mlops.core.errors import ValidationError, one_line
-from airflow_mlops.core.fingerprints import fingerprint
-from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.core.counts import counted
+from airflow_mlops.core.errors import SchemaError, ValidationError, one_line
 from airflow_mlops.data.frames import as_frame
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.validate.pages import index_page, self_contained
@@ -37,6 +36,8 @@ def quiet_great_expectations() -> None:
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     # Data Docs leave a table cell empty if its renderer fails, and log the traceback.
     logging.getLogger("great_expectations.render").setLevel(logging.CRITICAL)
+    # The error of a query becomes the error of the task.
+    logging.getLogger("great_expectations.execution_engine").setLevel(logging.CRITICAL)
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
 
 
@@ -44,11 +45,21 @@ class Session:
     """A suite in a project of Great Expectations that exists only in memory, with Data Docs in a folder.
 
     :param suite: the suite
-    :param name: name of the dataset
+    :param name: name of the validated rows
     :param site: existing folder for the HTML pages of the Data Docs
+    :param add_batch: function that adds the validated rows to the project under a name; by default the rows are passed
+        as a DataFrame to :meth:`run` and :meth:`check`
+    :param result_format: how much of the results Great Expectations returns
     """
 
-    def __init__(self, suite: ExpectationSuite, name: str, site: Path) -> None:
+    def __init__(
+        self,
+        suite: ExpectationSuite,
+        name: str,
+        site: Path,
+        add_batch: Callable[[Any, str], Any] | None = None,
+        result_format: str = "COMPLETE",
+    ) -> None:
         import great_expectations as gx
         from great_expectations.data_context.types.base import ProgressBarsConfig
 
@@ -67,13 +78,14 @@ class Session:
             "site_section_builders": {"expectations": {"view": _VIEW}, "validations": {"view": _VIEW}},
         }
         self._context.add_data_docs_site("docs", config)
-        asset = self._context.data_sources.add_pandas("datasets").add_dataframe_asset(name)
-        self._batch = asset.add_batch_definition_whole_dataframe("all")
+        self._batch = (add_batch or _add_dataframe)(self._context, name)
+        self._format = {"result_format": result_format}
         self._suite = self._context.suites.add(suite)
 
-    def run(self, frame: pd.DataFrame) -> tuple[Any, ExpectationSuiteValidationResult]:
+    def run(self, frame: pd.DataFrame | None = None) -> tuple[Any, ExpectationSuiteValidationResult]:
         """Validate rows with the suite, and store the results under an identifier.
 
+        :param frame: the rows, if they are a DataFrame
         :return: the identifier and the results
         :raises ValidationError: Great Expectations cannot run the suite
         """
@@ -81,11 +93,10 @@ class Session:
 
         definition = gx.ValidationDefinition(name=self._name, data=self._batch, suite=self._suite)
         self._context.validation_definitions.add(definition)
-        checkpoint = gx.Checkpoint(
-            name=self._name, validation_definitions=[definition], result_format={"result_format": "COMPLETE"}
-        )
+        checkpoint = gx.Checkpoint(name=self._name, validation_definitions=[definition], result_format=self._format)
+        parameters = None if frame is None else {"dataframe": frame}
         with self._translated():
-            done = self._context.checkpoints.add(checkpoint).run(batch_parameters={"dataframe": frame})
+            done = self._context.checkpoints.add(checkpoint).run(batch_parameters=parameters)
         return next(iter(done.run_results.items()))
 
     def check(self, expectations: Sequence[Expectation], frame: pd.DataFrame) -> list[ExpectationValidationResult]:
@@ -97,9 +108,7 @@ class Session:
 
         suite = gx.ExpectationSuite(name=self._suite_name, expectations=[copy(one) for one in expectations])
         with self._translated():
-            found = self._batch.get_batch({"dataframe": frame}).validate(
-                suite, result_format={"result_format": "COMPLETE"}
-            )
+            found = self._batch.get_batch({"dataframe": frame}).validate(suite, result_format=self._format)
         return list(found.results)
 
     def write_data_docs(self, identifier: Any, results: ExpectationSuiteValidationResult) -> None:
@@ -122,8 +131,13 @@ class Session:
             yield
         except Exception as error:
             raise ValidationError(
-                f"Suite {self._suite_name!r} could not be run on dataset {self._name!r}: {one_line(error)}. Correct the suite."
+                f"Suite {self._suite_name!r} could not be run on {self._name!r}: {one_line(error)}. Correct the suite."
             ) from error
+
+
+def _add_dataframe(context: Any, name: str) -> Any:
+    asset = context.data_sources.add_pandas("datasets").add_dataframe_asset(name)
+    return asset.add_batch_definition_whole_dataframe("all")
 
 
 def run_suite(suite: ExpectationSuite, table: pa.Table, name: str, site: Path) -> ExpectationSuiteValidationResult:
@@ -165,17 +179,17 @@ def _make_quantiles_storable() -> None:
     Quantiles._validate = validate  # type: ignore[method-assign]
 
 
-def publish_data_docs(site: Path, store: ArtifactStore, datasets: Sequence[Dataset]) -> str:
+def publish_data_docs(site: Path, store: ArtifactStore, name: str, identity: str) -> str:
     """Copy the Data Docs from ``site`` to the artifact store, and return the URL of the page with the results.
 
     The copied pages need no internet access (:mod:`airflow_mlops.stages.validate.pages`).
 
     :param site: folder with the HTML pages
-    :param datasets: the validated datasets, which all have the same name
+    :param name: name of the validated rows
+    :param identity: identity of the validated rows. Rows with the same identity share a folder, with one page per
+        validation
     """
-    # Each dataset, or list of datasets, has its own folder, with one page per validation.
-    name, ids = datasets[0].manifest.name, [dataset.manifest.id for dataset in datasets]
-    folder = f"docs/{name}/{(ids[0] if len(ids) == 1 else fingerprint(ids))[:16]}"
+    folder = f"docs/{name}/{identity[:16]}"
     results, suites = "", ""
     for file in sorted(site.rglob("*.html")):
         key = file.relative_to(site).as_posix()
@@ -187,6 +201,30 @@ def publish_data_docs(site: Path, store: ArtifactStore, datasets: Sequence[Datas
     index = index_page(f"Data Docs of {name}", [(text, key) for text, key in links if key])
     store.write_bytes(f"{folder}/{_INDEX}", index.encode())
     return store.url_of(f"{folder}/{results or _INDEX}")
+
+
+def require_distinct(suite: ExpectationSuite, names: Iterable[str]) -> None:
+    """Check that Great Expectations, which ignores the letter case of names, reads the columns that the suite names.
+
+    :param names: names of the columns; a name may occur several times
+    :raises SchemaError: the suite names a column, and another column has the same name in different letter case
+    """
+    by_case: dict[str, list[str]] = {}
+    for column in dict.fromkeys(names):
+        by_case.setdefault(column.casefold(), []).append(column)
+    for column in (
+        found
+        for expectation in suite.expectations
+        # This expectation compares names exactly.
+        if expectation.configuration.type != "expect_column_to_exist"
+        for found in columns(expectation.configuration.kwargs)
+    ):
+        if len(same := by_case.get(column.casefold(), [])) > 1:
+            raise SchemaError(
+                f"The suite {suite.name!r} names column {column!r}, but the columns {' and '.join(map(repr, same))} differ only by letter "
+                "case. Great Expectations ignores the case and could check the wrong column. Rename one of them in the source, or "
+                "remove the expectation."
+            )
 
 
 def require_computed(found: ExpectationSuiteValidationResult, suite: str) -> None:
@@ -205,17 +243,42 @@ def require_computed(found: ExpectationSuiteValidationResult, suite: str) -> Non
             )
 
 
-def outcome(result: ExpectationValidationResult) -> ExpectationOutcome:
+def was_not_computed(result: ExpectationValidationResult) -> bool:
+    """Return whether Great Expectations could not compute an expectation."""
+    return bool(_exception(result))
+
+
+def outcome(
+    result: ExpectationValidationResult, about_rows: Callable[[ExpectationValidationResult], bool] | None = None
+) -> ExpectationOutcome:
     """Return the outcome of one expectation: whether it passed, and the number of rows that do not meet it.
 
     The number is ``None`` if the expectation concerns the whole table.
+
+    :param about_rows: function that returns whether the expectation concerns rows; by default it does if the result
+        lists rows
     """
-    about_rows = "unexpected_index_list" in result.result
+    about_rows = about_rows or _lists_rows
     return ExpectationOutcome(
         expectation=title(result),
         success=bool(result.success),
-        unexpected=int(result.result.get("unexpected_count") or 0) if about_rows else None,
+        unexpected=int(result.result.get("unexpected_count") or 0) if about_rows(result) else None,
     )
+
+
+def _lists_rows(result: ExpectationValidationResult) -> bool:
+    return "unexpected_index_list" in result.result
+
+
+def listed(failed: Sequence[ExpectationOutcome]) -> str:
+    """Return the failed expectations with the numbers of rows that do not meet them, for messages."""
+    return ", ".join(map(_with_count, failed))
+
+
+def _with_count(outcome: ExpectationOutcome) -> str:
+    if outcome.unexpected is None:
+        return outcome.expectation
+    return f"{outcome.expectation} in {counted(outcome.unexpected, 'row')}"
 
 
 def columns(kwargs: Mapping[str, Any]) -> list[str]:

@@ -16,26 +16,31 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import SchemaError, SpecError, ValidationError
+from airflow_mlops.core.errors import SpecError, ValidationError
+from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS, quarantine_name, valid_name
 from airflow_mlops.data.selection import coverage, quarantined_rows, select, window_of
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.validate import checkpoint
+from airflow_mlops.stages.validate import checkpoint, in_database
 from airflow_mlops.stages.validate.batches import run_in_batches, unexpected_rows
+from airflow_mlops.stages.validate.checkpoint import listed
 from airflow_mlops.stages.validate.outcomes import write_outcomes
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResult, ValidateSpec
 from airflow_mlops.stages.validate.suites import load_suite
 
 if TYPE_CHECKING:
-    from great_expectations.core import ExpectationSuite, ExpectationSuiteValidationResult
+    from great_expectations.core import ExpectationSuiteValidationResult
     from numpy.typing import NDArray
 
 
 def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     """Validate the dataset with the suite, publish the Data Docs, and handle failures as ``on_failure`` defines.
+
+    If the spec names a database, the database validates its table or query, see
+    :func:`airflow_mlops.stages.validate.in_database.run`.
 
     :raises SpecError: the suite cannot be loaded, or contains an unknown expectation; the datasets have different
         names; or only some rows of a dataset are selected, and ``on_failure`` is not ``quarantine``
@@ -47,10 +52,12 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     """
     context = context.for_call()
     checkpoint.quiet_great_expectations()
+    if spec.dataset is None:
+        return in_database.run(spec, context)
     datasets = select(context.store, spec.dataset, kept=context.kept)
     _check(datasets, spec)
     suite, name = load_suite(spec.suite), datasets[0].manifest.name
-    _require_distinct(suite, datasets)
+    checkpoint.require_distinct(suite, (name for dataset in datasets for name in dataset.manifest.column_names))
     rows = Rows(datasets)
     context.processed(rows.count)
     with tempfile.TemporaryDirectory() as site:
@@ -59,18 +66,20 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
             failing = [unexpected_rows(result) for result in found.results]
         else:
             found, failing = run_in_batches(suite, rows, name, Path(site))
-        docs_url = checkpoint.publish_data_docs(Path(site), context.store, datasets)
+        ids = [dataset.manifest.id for dataset in datasets]
+        identity = ids[0] if len(ids) == 1 else fingerprint(ids)
+        docs_url = checkpoint.publish_data_docs(Path(site), context.store, name, identity)
     checkpoint.require_computed(found, suite.name)
     outcomes = [checkpoint.outcome(result) for result in found.results]
     write_outcomes(context.store, context.key, outcomes)
     validation = _Validation(spec, datasets, rows, found, failing, outcomes, docs_url)
     failed = validation.failed
     if failed and spec.on_failure == "fail":
-        raise ValidationError(f"{validation.headline}. Failed: {_listed(failed)}. See the Data Docs at {docs_url}.")
+        raise ValidationError(f"{validation.headline}. Failed: {listed(failed)}. See the Data Docs at {docs_url}.")
     if spec.on_failure == "quarantine":
         return _quarantine(validation, context)
     if failed:
-        context.progress(f"{validation.headline}. Failed: {_listed(failed)}.")
+        context.progress(f"{validation.headline}. Failed: {listed(failed)}.")
     return ValidateResult(
         dataset=datasets[0].ref if len(datasets) == 1 else [dataset.ref for dataset in datasets],
         success=not failed,
@@ -100,29 +109,6 @@ def _check(datasets: Sequence[Dataset], spec: ValidateSpec) -> None:
             f"tasks after this one would read the whole dataset. Select whole windows, or set on_failure='quarantine', "
             f"which writes the validated rows to {names[0]}_valid."
         )
-
-
-def _require_distinct(suite: ExpectationSuite, datasets: Sequence[Dataset]) -> None:
-    """Check that Great Expectations, which ignores the letter case of names, reads the columns that the suite names.
-
-    :raises SchemaError: the suite names a column, and another column has the same name in different letter case
-    """
-    names: dict[str, list[str]] = {}
-    for column in dict.fromkeys(name for dataset in datasets for name in dataset.manifest.column_names):
-        names.setdefault(column.casefold(), []).append(column)
-    for column in (
-        found
-        for expectation in suite.expectations
-        # This expectation compares names exactly.
-        if expectation.configuration.type != "expect_column_to_exist"
-        for found in checkpoint.columns(expectation.configuration.kwargs)
-    ):
-        if len(same := names.get(column.casefold(), [])) > 1:
-            raise SchemaError(
-                f"The suite {suite.name!r} names column {column!r}, but the columns {' and '.join(map(repr, same))} differ only by letter "
-                "case. Great Expectations ignores the case and could check the wrong column. Rename one of them in the source, or "
-                "remove the expectation."
-            )
 
 
 @dataclass(frozen=True)
@@ -182,16 +168,6 @@ class _Validation:
         return failing, [texts[number] for number in kind.ravel()]
 
 
-def _listed(failed: list[ExpectationOutcome]) -> str:
-    return ", ".join(map(_with_count, failed))
-
-
-def _with_count(outcome: ExpectationOutcome) -> str:
-    if outcome.unexpected is None:
-        return outcome.expectation
-    return f"{outcome.expectation} in {counted(outcome.unexpected, 'row')}"
-
-
 def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult:
     """Write the rows that meet all expectations as one dataset, and the failing rows as a second dataset.
 
@@ -199,14 +175,14 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
     """
     if about_table := [outcome for outcome in validation.failed if outcome.unexpected is None]:
         raise ValidationError(
-            f"{validation.headline}. The failed expectation {_listed(about_table)} concerns the whole table, so there "
+            f"{validation.headline}. The failed expectation {listed(about_table)} concerns the whole table, so there "
             f"are no failing rows to quarantine. See the Data Docs at {validation.docs_url}."
         )
     rows, reasons = validation.rows, validation.reasons
     failed_rows = len(np.unique(np.concatenate([np.empty(0, np.int64), *(found for _, found in reasons)])))
     if rows.count and failed_rows == rows.count:
         raise ValidationError(
-            f"{validation.headline}. Every row failed, so no valid rows are left: {_listed(validation.failed)}. Correct the "
+            f"{validation.headline}. Every row failed, so no valid rows are left: {listed(validation.failed)}. Correct the "
             f"source or the suite. See the Data Docs at {validation.docs_url}."
         )
     counts: Counter[str] = Counter()
@@ -235,7 +211,7 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
         outcomes=validation.outcomes,
         docs_url=validation.docs_url,
         summary=f"{validation.headline}. Wrote {counted(valid.rows, 'row')} to {valid.name} and quarantined {counted(quarantined.rows, 'row')}"
-        f"{f': {_listed(validation.failed)}' if validation.failed else ''}.",
+        f"{f': {listed(validation.failed)}' if validation.failed else ''}.",
     )
 
 

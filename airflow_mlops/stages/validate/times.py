@@ -7,6 +7,7 @@ converted to UTC timestamps. A date becomes midnight of that day.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import date, datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -41,14 +42,36 @@ def with_time_bounds(suite: ExpectationSuite, table: pa.Table) -> ExpectationSui
     :param table: the rows to validate
     :raises SpecError: an expectation compares a column of dates or times with a number or with a list of values
     """
+    return with_bounds(suite, dict.fromkeys((field.name for field in table.schema if is_time(field.type)), _same))
+
+
+def with_bounds(suite: ExpectationSuite, times: Mapping[str, Callable[[datetime], Any]]) -> ExpectationSuite:
+    """Return the suite with the bounds of columns of dates and times converted.
+
+    :param times: for each column of dates or times, the function that converts a UTC time to the form in which it is
+        compared with the values of the column
+    :raises SpecError: an expectation compares a column of dates or times with a number or with a list of values
+    """
     from great_expectations import ExpectationSuite
 
-    times = {field.name for field in table.schema if is_time(field.type)}
-    expectations = [_converted(item) if getattr(item, "column", None) in times else item for item in suite.expectations]
+    forms = ((item, times.get(getattr(item, "column", None) or "")) for item in suite.expectations)
+    expectations = [_converted(item, form) if form else item for item, form in forms]
     return ExpectationSuite(name=suite.name, expectations=expectations, meta=suite.meta, notes=suite.notes)
 
 
-def _converted(expectation: Any) -> Any:
+def time_bounded_column(expectation: Any) -> str | None:
+    """Return the column whose values an expectation compares with dates or times; ``None`` if it compares none."""
+    found = (getattr(expectation, name, None) for name in _BOUNDS)
+    if expectation.expectation_type in _BOUNDED and any(isinstance(bound, str | date) for bound in found):
+        return str(expectation.column)
+    return None
+
+
+def _same(instant: datetime) -> datetime:
+    return instant
+
+
+def _converted(expectation: Any, form: Callable[[datetime], Any]) -> Any:
     where = f"{expectation.expectation_type}({expectation.column})"
     for name in _LISTS:
         if getattr(expectation, name, None):
@@ -59,7 +82,9 @@ def _converted(expectation: Any) -> Any:
     if expectation.expectation_type not in _BOUNDED:
         return expectation
     bounds = {name: _time(getattr(expectation, name), f"`{name}` of {where}") for name in _BOUNDS}
-    return expectation.copy(update=bounds)
+    return expectation.copy(
+        update={name: form(value) if isinstance(value, datetime) else value for name, value in bounds.items()}
+    )
 
 
 def _time(value: Any, what: str) -> Any:

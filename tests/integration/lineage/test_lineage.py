@@ -467,6 +467,35 @@ def test_a_transfer_reads_one_registry_and_writes_another(monkeypatch, tmp_path)
     assert SECRET not in repr(found)
 
 
+def test_a_validation_in_a_database_reads_its_tables(monkeypatch, tmp_path):
+    from airflow_mlops.data.store import ArtifactStore
+    from airflow_mlops.lineage import lineage_of
+    from airflow_mlops.stages.validate.outcomes import write_outcomes
+    from airflow_mlops.stages.validate.spec import ExpectationOutcome
+
+    monkeypatch.setenv("AIRFLOW_CONN_LINEAGE_SHOP", f"postgres://alice:{SECRET}@127.0.0.1/shop")
+    store = ArtifactStore(f"file://{tmp_path}/store")
+    write_outcomes(
+        store, "results/x.json", [ExpectationOutcome(expectation="expect_x(id)", success=False, unexpected=2)]
+    )
+
+    def lineage(**given):
+        spec = {"conn_id": "lineage_shop", "suite": SUITE, **given}
+        return lineage_of(
+            StepCall(step="validate", spec=spec, store=store.url, key="results/x.json", version="0"), None
+        )
+
+    found = lineage(table="sales.Orders")
+    (table,) = found.inputs
+    assert (table.namespace, table.name) == ("postgres://127.0.0.1:5432", "shop.sales.Orders")
+    (assertion,) = table.inputFacets["dataQualityAssertions"].assertions
+    assert (assertion.success, assertion.severity, assertion.column) == (False, "error", "id")
+    joined = lineage(sql="SELECT * FROM orders JOIN customers USING (id)", name="orders")
+    assert {table.name for table in joined.inputs} == {"shop.public.orders", "shop.public.customers"}
+    assert "dataQualityAssertions" not in repr(joined)
+    assert SECRET not in repr((found, joined))
+
+
 def test_a_table_of_predictions_has_the_name_that_ingestion_gives_it(monkeypatch):
     from airflow_mlops.core.references import TableTarget
     from airflow_mlops.lineage.sources import table

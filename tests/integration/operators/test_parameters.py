@@ -126,7 +126,8 @@ def test_every_templated_parameter_accepts_a_task_output_and_a_parameter_of_the_
 
     made = operator(name)
     # A task output may not be a second source of data, and run_on names a place.
-    for parameter in {*made.parameters} - made.untemplated - {"run_on", "sql"}:
+    second = {"conn_id", "sql"} if name == "ValidateOperator" else {"sql"}
+    for parameter in {*made.parameters} - made.untemplated - {"run_on"} - second:
         with DAG("parameters", schedule=None) as dag:
             later = EmptyOperator(task_id="first").output if kind == "output" else dag.param("later", None)
             made(task_id="task", **{**deepcopy(ARGUMENTS[name]), parameter: later})
@@ -251,6 +252,21 @@ def test_validation_has_the_choices_of_its_spec(on_failure):
     allowed = on_failure in get_args(OnFailure) or "{{" in on_failure
     with nullcontext() if allowed else pytest.raises(SpecError, match="on_failure='ignore'"):
         task("ValidateOperator", dataset=DATASET, suite="s.json", on_failure=on_failure)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"dataset": DATASET, "conn_id": "shop", "table": "orders"},
+        {"conn_id": "shop"},
+        {"conn_id": "shop", "table": "orders", "sql": "SELECT 1", "name": "orders"},
+        {"conn_id": "shop", "sql": "SELECT 1"},
+    ],
+)
+def test_a_validation_without_exactly_one_source_is_refused_when_the_dag_is_parsed(given):
+    with pytest.raises(SpecError, match="source|name="):
+        task("ValidateOperator", suite="s.json", **given)
 
 
 def test_the_split_has_the_choices_of_its_spec():

@@ -142,6 +142,30 @@ def test_a_query_on_mariadb_is_cancelled(sql, name, mariadb, tmp_path, monkeypat
     assert store.fs.find(store.root) == []
 
 
+@pytest.mark.parametrize("database", ["postgres", "mariadb"])
+def test_a_validation_in_the_database_is_cancelled(database, name, request, tmp_path, monkeypatch, timeout):
+    from airflow_mlops.stages.validate import step
+    from airflow_mlops.stages.validate.spec import ValidateSpec
+
+    server = request.getfixturevalue(database)
+    session = {"sqlalchemy_query": {"application_name": name}} if database == "postgres" else {}
+    connection = server.connection()
+    connection["extra"] = {**connection.get("extra", {}), **session}
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(connection))
+    sql = AT_ONCE if database == "postgres" else MARIADB_AT_ONCE % name
+    check = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "s"}}
+    suite = {"name": "checks", "expectations": [check]}
+    given = {"conn_id": "shop", "sql": sql, "name": "rows", "suite": suite, "on_failure": "quarantine"}
+    spec, store = parse(ValidateSpec, given, "Step 'validate'"), ArtifactStore(f"file://{tmp_path}")
+    rung: list[float] = []
+    threading.Thread(target=ring_when_blocked, args=(server, name, rung)).start()
+    with pytest.raises(Timeout):
+        step.run(spec, StepContext(store))
+    assert time.monotonic() - rung[0] < 4
+    wait_until_ended(server, name)
+    assert store.fs.find(store.root) == []
+
+
 def test_a_process_that_is_ended_cancels_its_query_on_mariadb(name, mariadb, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(mariadb.connection()))
     process = start_step(tmp_path, {"name": "raw", "conn_id": "shop", "sql": MARIADB_AT_ONCE % name})

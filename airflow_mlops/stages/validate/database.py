@@ -1,0 +1,181 @@
+"""The database that runs a validation: one connection, on which all queries see the same rows and none can write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_mlops.core.connections import ConnectionInfo
+from airflow_mlops.core.errors import MLOpsError, SourceError, SpecError
+from airflow_mlops.data.databases.connections import check_type, create_engine, driver_message
+from airflow_mlops.data.databases.failures import is_final
+from airflow_mlops.stages.ingest.sources.alchemy import cancellation
+from airflow_mlops.stages.ingest.sources.postgres_types import NOTICE_LOST_CLIENT, SESSION
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+
+# Statements that begin the transaction in which all queries run, by SQLAlchemy dialect.
+_TRANSACTION = {
+    "postgresql": (*SESSION, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
+    "mysql": (
+        "SET time_zone = '+00:00'",
+        "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
+    ),
+    "sqlite": ("BEGIN",),
+}
+_MARIADB = "mariadb"
+
+
+class Database:
+    """The database of an Airflow connection, with one connection to it.
+
+    In PostgreSQL, MySQL, MariaDB and SQLite, all queries run in one read-only transaction in UTC, so all expectations
+    see the same rows. Other databases have no such statement that they share, so the queries run as Great Expectations
+    sends them.
+
+    :param info: the connection
+    :raises SpecError: the type of the connection names no database; or SQLAlchemy, the dialect or the driver is not
+        installed
+    :raises SourceError: the SQLite file does not exist
+    """
+
+    def __init__(self, info: ConnectionInfo) -> None:
+        check_type(info)
+        # Great Expectations does not know MariaDB's own dialect, which is the same as MySQL's.
+        scheme = str(info.extra.get("sqlalchemy_scheme") or info.conn_type)
+        if scheme.startswith(_MARIADB):
+            scheme = f"mysql{scheme.removeprefix(_MARIADB)}"
+            info = info.model_copy(update={"extra": {**info.extra, "sqlalchemy_scheme": scheme}})
+        self.info = info
+        self.engine: Engine = create_engine(info, read_only=True, single=True)
+        self._cancel: Callable[[], object] | None = None
+        self._failures: list[BaseException] = []
+        self._is_cancelled = False
+        if self.dialect == "sqlite":
+            _write_times_as_text(self.engine)
+        self._keep_transaction()
+        self._record_failures()
+
+    @property
+    def dialect(self) -> str:
+        """Return the name of the SQLAlchemy dialect, such as ``postgresql``."""
+        return self.engine.dialect.name
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Return the first error of the driver. Great Expectations does not pass on such errors."""
+        return self._failures[0] if self._failures else None
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Return a connection of the engine, which belongs to the transaction of all queries."""
+        with self.engine.connect() as connection:
+            if self._cancel is None:
+                self._cancel = cancellation(connection, create_engine(self.info, read_only=True))
+            yield connection
+
+    def cancel(self) -> bool:
+        """Cancel the running query from another thread.
+
+        :return: whether the driver can cancel a query
+        """
+        self._is_cancelled = True
+        if self._cancel is None:
+            return False
+        self._cancel()
+        return True
+
+    def require_running(self) -> None:
+        """Check that the validation was not cancelled, before its result becomes visible.
+
+        :raises SourceError: the validation was cancelled
+        """
+        if self._is_cancelled:
+            raise SourceError(f"The validation in the database of connection {self.info.conn_id!r} was cancelled.")
+
+    def close(self) -> None:
+        """Close the connection, which ends the transaction."""
+        with suppress(Exception):
+            self.engine.dispose()
+
+    def error(self, failure: BaseException) -> MLOpsError:
+        """Create the error for an exception of the driver. It is retried if another try may succeed."""
+        cause = getattr(failure, "orig", None) or failure
+        message = driver_message(failure, self.info)
+        if is_final(cause, self.dialect):
+            return SpecError(
+                f"The database of connection {self.info.conn_id!r} rejected a query of the validation: {message}. Correct "
+                "`table`, `sql` or the suite."
+            )
+        return SourceError(
+            f"The database of connection {self.info.conn_id!r} ({self.info.conn_type}) could not be read: {message}. A "
+            "retry starts from the beginning. Check that the database can be reached where the step runs."
+        )
+
+    def _keep_transaction(self) -> None:
+        """Begin the transaction when the connection is opened, and never end it between two queries."""
+        from sqlalchemy import event
+
+        statements = _TRANSACTION.get(self.dialect)
+        if statements is None:
+            return
+
+        def begin(connection: Any, _: Any) -> None:
+            if self.dialect == "sqlite":
+                connection.isolation_level = None
+            else:
+                connection.rollback()
+            cursor = connection.cursor()
+            if self.dialect == "postgresql":
+                try:
+                    cursor.execute(NOTICE_LOST_CLIENT)
+                    connection.commit()
+                except Exception:  # noqa: BLE001 - not all operating systems support the setting
+                    connection.rollback()
+            for statement in statements:
+                cursor.execute(statement)
+            cursor.close()
+
+        event.listen(self.engine, "connect", begin)
+        # SQLAlchemy would end the transaction after each use of the connection.
+        dialect: Any = self.engine.dialect
+        dialect.do_rollback = dialect.do_commit = lambda connection: None
+
+    def _record_failures(self) -> None:
+        from sqlalchemy import event
+
+        @event.listens_for(self.engine, "before_cursor_execute")
+        def refuse(*_: Any) -> None:
+            # Great Expectations repeats queries that failed.
+            self.require_running()
+
+        @event.listens_for(self.engine, "handle_error")
+        def record(context: Any) -> None:
+            self._failures.append(context.original_exception)
+
+
+def _write_times_as_text(engine: Engine) -> None:
+    """Compare times with the values of an SQLite database in the format of SQLite's date functions.
+
+    SQLAlchemy's own format has microseconds, so the date ``2024-03-05`` would come before its midnight.
+    """
+    from sqlalchemy import DateTime
+    from sqlalchemy.dialects.sqlite import DATETIME
+
+    class Text(DATETIME):
+        def bind_processor(self, dialect: Any) -> Any:
+            return lambda value: None if value is None else _text(value)
+
+        def literal_processor(self, dialect: Any) -> Any:
+            return lambda value: f"'{_text(value)}'"
+
+    dialect: Any = engine.dialect
+    dialect.colspecs = {**dialect.colspecs, DateTime: Text}
+
+
+def _text(instant: datetime) -> str:
+    return instant.isoformat(" ").removesuffix(" 00:00:00")

@@ -1,0 +1,81 @@
+"""Great Expectations' SQL engine for a table or query of a database.
+
+Great Expectations' own assets are not used, because version 1.24 changes queries: it doubles each ``%`` and replaces
+``:name`` in a string by ``NULL``. It also refuses queries that begin with ``WITH``, and converts the schema of a table
+to lower case. Temporary tables are never created, because the transaction is read-only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from typing import Any
+
+import sqlalchemy as sa
+from great_expectations.core.batch import BatchMarkers
+from great_expectations.datasource.fluent.sql_datasource import SQLDatasource
+from great_expectations.execution_engine.sqlalchemy_batch_data import SqlAlchemyBatchData
+from great_expectations.execution_engine.sqlalchemy_execution_engine import SqlAlchemyExecutionEngine
+
+from airflow_mlops.stages.validate.relation import Relation
+
+
+class _Unknown(sa.types.UserDefinedType[Any]):
+    """The type of a column of a query."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Return the name of the type in SQL."""
+        return ""
+
+
+class RelationEngine(SqlAlchemyExecutionEngine):
+    """An execution engine whose only data is a table or query.
+
+    :param relation: the table or query
+    :param names: names of its columns
+    """
+
+    def __init__(self, relation: Relation, names: Sequence[str]) -> None:
+        super().__init__(engine=relation.database.engine, create_temp_table=False)
+        self._relation, self._names = relation, names
+
+    def get_batch_data_and_markers(self, batch_spec: Any) -> tuple[SqlAlchemyBatchData, BatchMarkers]:
+        """Return the table or query, whatever the batch spec contains."""
+        table = self._relation.table
+        if table is None:
+            data = SqlAlchemyBatchData(execution_engine=self, query=self._relation.text, create_temp_table=False)
+            # Without the columns, Great Expectations reads all rows of the query to find their names.
+            columns: Any = [sa.column(name, _Unknown()) for name in self._names]
+            data.selectable.selected_columns = sa.select(*columns).selected_columns
+        else:
+            data = SqlAlchemyBatchData(
+                execution_engine=self,
+                selectable=sa.select(sa.text("*")).select_from(table),
+                create_temp_table=False,
+                source_table_name=sa.quoted_name(table.name, None),
+                source_schema_name=table.schema,
+            )
+        return data, BatchMarkers({"ge_load_time": datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")})
+
+    def add_batch(self, context: Any, name: str) -> Any:
+        """Add the table or query to a project of Great Expectations.
+
+        :param context: the project
+        :param name: name of the validated rows
+        :return: the batch definition
+        """
+        # The connection string is never used. The real one may contain a password.
+        source = SQLDatasource(name="database", connection_string=f"{self._relation.database.dialect}://")
+        source._engine, source._cached_connection_string = self.engine, source.connection_string
+        source._execution_engine = self
+        source._cached_execution_engine_kwargs = source.dict(
+            exclude=source._get_exec_engine_excludes(), config_provider=source._config_provider, exclude_unset=False
+        )
+        # Data Docs show this query. Great Expectations accepts only queries that begin with SELECT.
+        shown = self._relation.sql
+        if not shown[:7].upper().startswith("SELECT") or not shown[6:7].isspace():
+            shown = f"SELECT * FROM (\n{shown}\n) AS mlops_rows"  # noqa: S608 - shown only
+        asset = context._add_fluent_datasource(datasource=source).add_query_asset(name, query=shown)
+        return asset.add_batch_definition_whole_table("all")

@@ -71,9 +71,13 @@ def query(conn_id: str, sql: str) -> OperatorLineage[Any, Any]:
     return OperatorLineage(inputs=found.inputs, run_facets=found.run_facets, job_facets=found.job_facets)
 
 
-def validated_table(conn_id: str, name: str) -> list[InputDataset]:
-    """Return the OpenLineage input for a table that the database validated."""
-    return query(conn_id, f"SELECT * FROM {_quoted(name)}").inputs  # noqa: S608 - only parsed
+def validated_table(conn_id: str, name: str, input_facets: facets.Facets) -> list[InputDataset]:
+    """Return the OpenLineage input for a table that the database validated.
+
+    :param input_facets: facets about the validation
+    """
+    found = query(conn_id, f"SELECT * FROM {_quoted(name)}").inputs  # noqa: S608 - only parsed
+    return [InputDataset(one.namespace, one.name, facets=one.facets or {}, inputFacets=input_facets) for one in found]
 
 
 def _quoted(name: str) -> str:

@@ -127,10 +127,8 @@ def _validated_in_database(spec: ValidateSpec, outcomes: Iterable[ExpectationOut
     if spec.table is None:
         # The expectations concern the result of the query, and not its tables.
         return sources.query(spec.conn_id, spec.sql or "")
-    inputs = sources.validated_table(spec.conn_id, spec.table)
-    for table in inputs:
-        table.inputFacets = {**(table.inputFacets or {}), **_assertions(outcomes, spec.on_failure)}
-    return OperatorLineage(inputs=inputs)
+    assertions = _assertions(outcomes, spec.on_failure)
+    return OperatorLineage(inputs=sources.validated_table(spec.conn_id, spec.table, assertions))
 
 
 def _assertions(outcomes: Iterable[ExpectationOutcome], on_failure: str) -> Facets:

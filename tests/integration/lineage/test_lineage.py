@@ -429,7 +429,7 @@ def test_tables_have_the_names_that_the_provider_of_the_database_gives_them(monk
         sql="SELECT o.id, o.at::date FROM orders o JOIN crm.people p ON p.id = o.person WHERE at >= :start AND at < :end",
     )  # fmt: skip
     monkeypatch.setenv("AIRFLOW_CONN_LINEAGE_SHOP", f"postgres://alice:{SECRET}@127.0.0.1/shop")
-    found = query(spec)
+    found = query(spec.conn_id, spec.sql)
     assert {(table.namespace, table.name) for table in found.inputs} == {
         ("postgres://127.0.0.1:5432", "shop.public.orders"),
         ("postgres://127.0.0.1:5432", "shop.crm.people"),
@@ -437,10 +437,10 @@ def test_tables_have_the_names_that_the_provider_of_the_database_gives_them(monk
     assert SECRET not in repr(found)
     # A database without a provider, and a connection that is defined only in a pod.
     monkeypatch.setenv("AIRFLOW_CONN_LINEAGE_SHOP", f"duck://alice:{SECRET}@db.example:99/shop")
-    found = query(spec.model_copy(update={"sql": "SELECT * FROM sales.orders"}))
+    found = query(spec.conn_id, "SELECT * FROM sales.orders")
     assert [(table.namespace, table.name) for table in found.inputs] == [("duck://db.example:99", "shop.sales.orders")]
     monkeypatch.delenv("AIRFLOW_CONN_LINEAGE_SHOP")
-    found = query(spec.model_copy(update={"sql": "SELECT * FROM sales.orders"}))
+    found = query(spec.conn_id, "SELECT * FROM sales.orders")
     assert [(table.namespace, table.name) for table in found.inputs] == [
         ("airflow-connection://lineage_shop", "sales.orders")
     ]

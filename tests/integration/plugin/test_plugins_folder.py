@@ -64,7 +64,8 @@ def uninstalled(plugins_folder, tmp_path):
     """An environment with all packages except this one, which is in the plugins folder."""
     packages = tmp_path / "packages"
     packages.mkdir()
-    for folder in site.getsitepackages():
+    # Debian's Python names folders that a virtual environment does not have.
+    for folder in filter(os.path.isdir, site.getsitepackages()):
         for entry in Path(folder).iterdir():
             if "airflow_mlops" not in entry.name and not (packages / entry.name).exists():
                 (packages / entry.name).symlink_to(entry)

@@ -8,7 +8,8 @@ from sklearn.ensemble import HistGradientBoostingClassifier
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.models.onnx.scorer import OnnxModel, _feeds_of_numbers, _Input
+from airflow_mlops.models.onnx.feeds import singles
+from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.serving.rows import InputColumns, as_column
 
 
@@ -152,11 +153,10 @@ def test_json_numbers_are_read_as_the_decimals_that_they_mean():
 def test_large_integers_are_rounded_once():
     # Rounded to a double first, the number would be halfway between two of single precision, and be rounded down.
     number = 2**60 + 2**36 + 1
-    nodes = [_Input("a", "tensor(float)"), _Input("b", "tensor(float)")]
-    found = _feeds_of_numbers({"a": [number, None], "b": [0.1, 7]}, nodes)
-    assert found["a"][0, 0] == np.int64(number).astype(np.float32) == 2.0**60 + 2.0**37
-    assert np.isnan(found["a"][1, 0])
-    assert found["b"].tolist() == [[np.float32(0.1)], [7]]
+    first, second = singles({"a": [number, None], "b": [0.1, 7]}, ["a", "b"])
+    assert first[0] == np.int64(number).astype(np.float32) == 2.0**60 + 2.0**37
+    assert np.isnan(first[1])
+    assert second.tolist() == [np.float32(0.1), 7]
 
 
 def test_no_rows_have_no_predictions(model):

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow_mlops.compute.exits import explain
 from airflow_mlops.compute.kubernetes.manifest import Json
-from airflow_mlops.compute.kubernetes.manifest.memory import in_bytes
+from airflow_mlops.compute.memory_amounts import in_bytes
 from airflow_mlops.core import termination
 from airflow_mlops.core.errors import (
     ComputeError,

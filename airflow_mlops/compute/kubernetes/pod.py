@@ -8,10 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from airflow_mlops.compute.base import Compute
 from airflow_mlops.compute.kubernetes.manifest import Json
-from airflow_mlops.compute.kubernetes.manifest.memory import is_amount
 from airflow_mlops.compute.kubernetes.manifest.merging import merge
 from airflow_mlops.compute.kubernetes.manifest.pod import as_json, default_pod, main_container, without_empty
 from airflow_mlops.compute.kubernetes.manifest.train_job import train_job
+from airflow_mlops.compute.memory_amounts import is_amount
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.secrets import has_secret_template
 

@@ -9,10 +9,10 @@ from airflow_mlops.core.errors import ComputeError, MemoryLimitError, MLOpsError
 _VERSIONS = re.compile(r"Ray: (\S+)\s+Python: (\S+)")
 _RAISED = re.compile(r"^(?:\w+\.)*\w+(?:Error|Exception)\b", re.MULTILINE)
 _LONGEST = 300
-# What to do, by the name of Ray's error. Another try may succeed.
+# What to do, by the name of Ray's error. A retry may succeed.
 _REMEDIES = {
     "WorkerCrashedError": "The process of the step ended, for example because the container of the node ran out of memory. "
-    "Look at the logs of Ray on the node",
+    "Check the logs of Ray on the node",
     "NodeDiedError": "The node of the step ended, for example because it was preempted",
     "RuntimeEnvSetupError": "Correct Ray(runtime_env=...), or make its packages reachable from the nodes",
 }
@@ -46,7 +46,7 @@ def failure(error: Exception, where: str) -> MLOpsError:
             "password of the connection is the token of the cluster."
         )
     remedy = _REMEDIES.get(
-        "RuntimeEnvSetupError" if "runtime_env" in text else name, "Look at the logs of Ray's head node"
+        "RuntimeEnvSetupError" if "runtime_env" in text else name, "Check the logs of Ray's head node"
     )
     return ComputeError(f"{where} failed ({name}: {_reason(text)}). {remedy}.")
 

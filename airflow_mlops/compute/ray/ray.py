@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from airflow_mlops.compute.base import Compute
-from airflow_mlops.compute.kubernetes.manifest.memory import in_bytes
+from airflow_mlops.compute.memory_amounts import in_bytes
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.secrets import has_secret_template
 

@@ -7,7 +7,7 @@ from copy import deepcopy
 from typing import Any
 
 from airflow_mlops.compute.kubernetes.manifest import Json
-from airflow_mlops.compute.kubernetes.manifest.memory import multiply
+from airflow_mlops.compute.memory_amounts import multiply
 
 _SHARED_MEMORY = "shared-memory"
 _COMMAND = ["python", "-m", "airflow_mlops.stages"]

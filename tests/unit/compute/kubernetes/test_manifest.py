@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_mlops.compute import Pod
-from airflow_mlops.compute.kubernetes.manifest.memory import in_bytes, is_amount, multiply
 from airflow_mlops.compute.kubernetes.manifest.merging import merge
 from airflow_mlops.compute.kubernetes.manifest.pod import multiply_memory
+from airflow_mlops.compute.memory_amounts import in_bytes, is_amount, multiply
 
 names = st.sampled_from(["a", "b", "c"])
 json_values = st.recursive(

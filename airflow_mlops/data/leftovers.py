@@ -62,8 +62,9 @@ def find_leftovers(store: ArtifactStore, before: datetime) -> Leftovers:
     # has some.
     folder = "" if store.local_path("") else ".mlops"
     found = _files(store, "temporary file", filter(_is_temporary, store.find(folder)), before)
-    # Models that a killed task passed to the executors of Spark.
-    found += _files(store, "temporary file", store.find("checkpoints/models"), before)
+    # Models, and numbers of failing rows, that a killed task passed to the executors of Spark.
+    for passed in ("checkpoints/models", "checkpoints/failing_rows"):
+        found += _files(store, "temporary file", store.find(passed), before)
     skipped: dict[str, str] = {}
     for name in (key.rpartition("/")[2] for key in store.keys("datasets")):
         # Files are listed before manifests are read, so a file that is committed in between is not treated as orphaned.

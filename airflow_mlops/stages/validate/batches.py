@@ -5,13 +5,15 @@ merged. For the expectation of unique values, DuckDB finds the rows with repeate
 (:mod:`airflow_mlops.stages.validate.duplicates`). All other expectations, such as those about means, read all rows at
 once. If possible, they read only the columns that they name.
 
+If there are executors, they validate the batches (:mod:`airflow_mlops.stages.validate.spread`).
+
 Great Expectations' SQL engine is not used. Version 1.24 does not support DuckDB, the SQLAlchemy dialect for DuckDB
 cannot list columns with SQLAlchemy 2.1, and all unexpected rows would become Python objects at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.data.frames import ColumnFacts, as_frame
-from airflow_mlops.stages.validate import duplicates
+from airflow_mlops.stages.validate import duplicates, sent_expectations
 from airflow_mlops.stages.validate.checkpoint import Session
 from airflow_mlops.stages.validate.merged import Merged
 from airflow_mlops.stages.validate.rows import Rows
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from great_expectations import ExpectationSuite
     from great_expectations.core import ExpectationSuiteValidationResult, ExpectationValidationResult
+    from great_expectations.expectations.expectation import Expectation
     from numpy.typing import NDArray
+
+    from airflow_mlops.stages.validate.spread import SpreadRows
 
 _POSITION = "mlops_position"
 # Expectations whose result for a row does not depend on other rows.
@@ -53,7 +58,7 @@ _NAME_COLUMNS = (
 
 
 def run_in_batches(
-    suite: ExpectationSuite, rows: Rows, name: str, site: Path
+    suite: ExpectationSuite, rows: Rows, name: str, site: Path, spread: SpreadRows | None = None
 ) -> tuple[ExpectationSuiteValidationResult, list[NDArray[np.int64]]]:
     """Validate rows with a suite, write the Data Docs, and return the results.
 
@@ -61,46 +66,54 @@ def run_in_batches(
     :param rows: rows of the dataset
     :param name: name of the dataset
     :param site: existing folder for the HTML pages of the Data Docs
+    :param spread: the same rows, which executors read; by default, all rows are read here
     :return: the results of the suite, and for each result the numbers of the rows that do not meet the expectation, in
         ascending order. Unlike the results of :func:`~.checkpoint.run_suite`, these do not list all unexpected values
     :raises ValidationError: Great Expectations cannot run the suite
     :raises SpecError: the bounds of an expectation do not fit a column of dates or times
     """
     suite = with_time_bounds(suite, rows.schema.empty_table())
-    for position, expectation in enumerate(suite.expectations):
-        expectation.meta = {**(expectation.meta or {}), _POSITION: position}
+    mark(suite.expectations)
     # A session adds the suite to a project, which changes the expectations. They are therefore collected before.
     streamed = {
-        position: one for position, one in enumerate(suite.expectations)
+        number: one for number, one in enumerate(suite.expectations)
         if one.expectation_type in _ABOUT_SINGLE_ROWS and getattr(one, "row_condition", None) is None
     }  # fmt: skip
-    others = {position: one for position, one in enumerate(suite.expectations) if position not in streamed}
-    session, facts = Session(suite, name, site), rows.facts()
-    merged = {position: Merged() for position in streamed}
+    others = {number: one for number, one in enumerate(suite.expectations) if number not in streamed}
+    sent = _sent(streamed, rows.schema) if spread is not None else {}
+    here = [one for number, one in streamed.items() if number not in sent]
+    session, facts = Session(suite, name, site), (spread or rows).facts()
+    merged = {number: Merged() for number in streamed}
     identifier, found = None, None
     for first, table in rows.batches():
-        frame = _frame(table, facts)
+        frame = frame_of(table, facts)
         if found is None:
             # The first batch is validated with the whole suite, which gives the order of the results.
             identifier, found = session.run(frame)
             results = found.results
         else:
-            results = session.check(list(streamed.values()), frame)
+            results = session.check(here, frame)
         for result in results:
-            if (position := _position(result)) in merged:
-                merged[position].add(result, first)
+            if (number := position(result)) in sent:
+                merged[number].follow(result)
+            elif number in merged:
+                merged[number].add(result, first)
+        if not here:
+            break
     assert found is not None
-    done = {position: one.result() for position, one in merged.items()}
-    failing = {position: one.rows for position, one in merged.items()}
-    for position, expectation in others.items():
+    if spread is not None:
+        _check_parts({number: streamed[number] for number in sent}, sent, merged, facts, session, spread)
+    done = {number: one.result() for number, one in merged.items()}
+    failing = {number: one.rows for number, one in merged.items()}
+    for number, expectation in others.items():
         if _is_about_repeated(expectation, rows):
             one = _repeated(expectation, rows, facts, session)
-            done[position], failing[position] = one.result(), one.rows
+            done[number], failing[number] = one.result(), one.rows
             continue
-        (done[position],) = session.check([expectation], _frame_of(expectation, rows, facts))
-        failing[position] = unexpected_rows(done[position])
-    order = [_position(result) for result in found.results]
-    found.results = [_without_position(done[position]) for position in order]
+        (done[number],) = session.check([expectation], _needed(expectation, rows, facts))
+        failing[number] = unexpected_rows(done[number])
+    order = [position(result) for result in found.results]
+    found.results = [_without_position(done[number]) for number in order]
     found.success = all(result.success for result in found.results)
     passed = sum(bool(result.success) for result in found.results)
     found.statistics |= {
@@ -109,7 +122,44 @@ def run_in_batches(
         "success_percent": passed / len(order) * 100 if order else None,
     }
     session.write_data_docs(identifier, found)
-    return found, [failing[position] for position in order]
+    return found, [failing[number] for number in order]
+
+
+def _sent(streamed: Mapping[int, Any], schema: pa.Schema) -> dict[int, dict[str, Any]]:
+    """Describe the expectations that executors can check."""
+    found = {}
+    for number, expectation in streamed.items():
+        # Great Expectations may find a column of another letter case.
+        known = {*_columns(expectation)} <= {*schema.names}
+        if known and (given := sent_expectations.describe(expectation, schema)) is not None:
+            found[number] = given
+    return found
+
+
+def _check_parts(
+    expectations: Mapping[int, Any],
+    sent: Mapping[int, dict[str, Any]],
+    merged: Mapping[int, Merged],
+    facts: Mapping[str, ColumnFacts],
+    session: Session,
+    spread: SpreadRows,
+) -> None:
+    """Check the rows on executors, and add the results to ``merged``."""
+    numbers = [number for number in sent if merged[number].failure is None]
+    if not numbers:
+        return
+    columns = [_columns(expectations[number]) for number in numbers]
+    found = spread.check([sent[number] for number in numbers], columns, facts)
+    for number, parts in zip(numbers, found, strict=True):
+        # Great Expectations sees only the rows that have the unexpected values of the Data Docs.
+        sample, values = pa.concat_tables([part.sample for part in parts]), []
+        if sample.num_rows:
+            (result,) = session.check([expectations[number]], frame_of(sample, facts))
+            values = result.result["unexpected_list"]
+        end = 0
+        for part, first_row in zip(parts, spread.firsts, strict=True):
+            begin, end = end, end + part.sample.num_rows
+            merged[number].add_part(part, values[begin:end], first_row)
 
 
 def _is_about_repeated(expectation: Any, rows: Rows) -> bool:
@@ -131,7 +181,7 @@ def _repeated(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts], sessi
     for first, values in rows.column(column):
         here = numbers[np.searchsorted(numbers, first) : np.searchsorted(numbers, first + len(values))] - first
         parts.append(pa.table([values.take(pa.array(here))], schema=parts[0].schema))
-    frame = _frame(pa.concat_tables(parts), facts)
+    frame = frame_of(pa.concat_tables(parts), facts)
     frame.index = pd.Index(numbers)
     merged = Merged()
     (result,) = session.check([expectation], frame)
@@ -145,7 +195,14 @@ def unexpected_rows(result: ExpectationValidationResult) -> NDArray[np.int64]:
     return np.array(sorted(map(int, result.result.get("unexpected_index_list") or [])), np.int64)
 
 
-def _position(result: ExpectationValidationResult) -> int:
+def mark(expectations: Iterable[Expectation]) -> None:
+    """Write the position of each expectation into its metadata, for :func:`position`."""
+    for number, expectation in enumerate(expectations):
+        expectation.meta = {**(expectation.meta or {}), _POSITION: number}
+
+
+def position(result: ExpectationValidationResult) -> int:
+    """Return the position of the expectation of a result among the marked expectations."""
     config = result.expectation_config
     assert config is not None
     return int(config.meta[_POSITION])
@@ -158,11 +215,15 @@ def _without_position(result: ExpectationValidationResult) -> ExpectationValidat
     return result
 
 
-def _frame(table: pa.Table, facts: dict[str, ColumnFacts]) -> pd.DataFrame:
+def frame_of(table: pa.Table, facts: Mapping[str, ColumnFacts]) -> pd.DataFrame:
+    """Return a table as Great Expectations validates it.
+
+    :param facts: the facts of all rows
+    """
     return as_frame(with_timestamps(table), facts)
 
 
-def _frame_of(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd.DataFrame:
+def _needed(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd.DataFrame:
     """Return the data that an expectation needs.
 
     An expectation about the number of rows gets rows without columns. An expectation about the names of columns gets
@@ -173,12 +234,12 @@ def _frame_of(expectation: Any, rows: Rows, facts: dict[str, ColumnFacts]) -> pd
     if expectation.expectation_type in _COUNT_ROWS:
         return pd.DataFrame(index=pd.RangeIndex(rows.count))
     if expectation.expectation_type in _NAME_COLUMNS:
-        return _frame(rows.schema.empty_table(), facts)
+        return frame_of(rows.schema.empty_table(), facts)
     columns = _columns(expectation)
     # The condition of an expectation on its rows may name any column.
     if not columns or getattr(expectation, "row_condition", None) is not None or not {*columns} <= {*rows.schema.names}:
-        return _frame(rows.table(), facts)
-    return _frame(rows.table(columns), facts)
+        return frame_of(rows.table(), facts)
+    return frame_of(rows.table(columns), facts)
 
 
 def _columns(expectation: Any) -> Sequence[str]:

@@ -235,7 +235,7 @@ def require_computed(found: ExpectationSuiteValidationResult, suite: str) -> Non
     :raises ValidationError: an expectation raised an exception
     """
     for result in found.results:
-        message = _exception(result)
+        message = exception_message(result)
         if message:
             raise ValidationError(
                 f"The expectation {title(result)} of suite {suite!r} could not be computed: {message.rstrip('.')}. "
@@ -245,7 +245,7 @@ def require_computed(found: ExpectationSuiteValidationResult, suite: str) -> Non
 
 def was_not_computed(result: ExpectationValidationResult) -> bool:
     """Return whether Great Expectations could not compute an expectation."""
-    return bool(_exception(result))
+    return bool(exception_message(result))
 
 
 def outcome(
@@ -299,7 +299,8 @@ def title(result: ExpectationValidationResult) -> str:
     return f"{config.type}({', '.join(columns)})"
 
 
-def _exception(result: ExpectationValidationResult) -> str:
+def exception_message(result: ExpectationValidationResult) -> str:
+    """Return the message of the exception if Great Expectations could not compute an expectation; otherwise ``""``."""
     info = result.exception_info or {}
     # GX returns either one dict with the exception, or one such dict per metric that failed.
     entries = [info] if "raised_exception" in info else [entry for entry in info.values() if isinstance(entry, dict)]

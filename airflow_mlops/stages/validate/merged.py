@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,9 +13,22 @@ if TYPE_CHECKING:
     from great_expectations.core import ExpectationValidationResult
     from numpy.typing import NDArray
 
+    from airflow_mlops.stages.validate.parts import Part
+
 # Number of unexpected values that Great Expectations shows in its pages.
-_SHOWN = 20
-_MOST_DISTINCT = 100_000
+SHOWN = 20
+MOST_DISTINCT = 100_000
+
+
+def counts_of(result: ExpectationValidationResult) -> dict[str, int]:
+    """Return the numbers of rows in a result that are summed over batches, by their names."""
+    names = ("element_count", "unexpected_count", "missing_count")
+    return {name: int(result.result[name]) for name in names if result.result.get(name) is not None}
+
+
+def countable(value: Any) -> Any:
+    """Return an unexpected value in a form that can be counted: the values of several columns as a tuple."""
+    return tuple(value.values()) if isinstance(value, dict) else value
 
 
 class Merged:
@@ -45,19 +60,47 @@ class Merged:
             return
         rows = np.array(details["unexpected_index_list"] or [], np.int64)
         self._rows.append(rows + first_row)
-        for name in ("element_count", "unexpected_count", "missing_count"):
-            if details.get(name) is not None:
-                self._counts[name] += int(details[name])
+        self._counts.update(counts_of(result))
         values = details.get("unexpected_list") or []
-        self._values += values[: _SHOWN - len(self._values)]
+        self._values += values[: SHOWN - len(self._values)]
         if self._frequencies is not None:
             try:
-                self._frequencies.update(tuple(item.values()) if isinstance(item, dict) else item for item in values)
-                if len(self._frequencies) > _MOST_DISTINCT:
-                    self._frequencies = Counter(dict(self._frequencies.most_common(_MOST_DISTINCT // 2)))
+                self._frequencies.update(map(countable, values))
+                if len(self._frequencies) > MOST_DISTINCT:
+                    self._frequencies = Counter(dict(self._frequencies.most_common(MOST_DISTINCT // 2)))
             except TypeError:
                 # The values are lists or structs, which cannot be counted.
                 self._frequencies = None
+
+    def follow(self, result: ExpectationValidationResult) -> None:
+        """Take the form of a result whose rows are added with :meth:`add_part`."""
+        self._last = result
+        if "unexpected_index_list" not in result.result:
+            self.failure = result
+
+    def add_part(self, part: Part, values: Sequence[Any], first_row: int) -> None:
+        """Add what an executor has found in a part of the rows. :meth:`follow` is called before.
+
+        :param values: the unexpected values of ``part.sample``
+        :param first_row: number of rows in earlier parts
+        """
+        if part.failure:
+            if self.failure is None:
+                assert self._last is not None
+                info = {"raised_exception": True, "exception_message": part.failure, "exception_traceback": None}
+                self.failure = copy(self._last)
+                self.failure.success, self.failure.result, self.failure.exception_info = False, {}, info
+            return
+        self._rows.append(part.rows + first_row)
+        self._counts.update(part.counts)
+        self._values += values[: min(part.shown, SHOWN - len(self._values))]
+        if part.repeats is None:
+            self._frequencies = None
+        elif self._frequencies is not None:
+            for value, count in zip(map(countable, values[part.shown :]), part.repeats.tolist(), strict=True):
+                self._frequencies[value] += count
+            if len(self._frequencies) > MOST_DISTINCT:
+                self._frequencies = Counter(dict(self._frequencies.most_common(MOST_DISTINCT // 2)))
 
     def add_expected(self, rows: int, missing: int) -> None:
         """Add rows that meet the expectation, without their values.
@@ -94,10 +137,10 @@ class Merged:
             missing = self._counts["missing_count"]
             merged |= {"missing_count": missing, "missing_percent": missing / elements * 100 if elements else None}
             merged |= {"unexpected_percent_total": share, "unexpected_percent_nonmissing": of_considered}
-        first = self.rows[:_SHOWN].tolist()
+        first = self.rows[:SHOWN].tolist()
         try:
             if self._frequencies is not None:
-                common = sorted(self._frequencies.most_common(_SHOWN), key=lambda item: (-item[1], item[0]))
+                common = sorted(self._frequencies.most_common(SHOWN), key=lambda item: (-item[1], item[0]))
                 merged["partial_unexpected_counts"] = [{"value": value, "count": count} for value, count in common]
         except TypeError:
             # The values have no order. Great Expectations leaves them out, too.

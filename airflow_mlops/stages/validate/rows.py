@@ -7,12 +7,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from airflow_mlops.data import row_spans
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.frames import ColumnFacts
 from airflow_mlops.data.types import common_schema, conformed
 
 BATCH_ROWS = 262_144
-"""Number of rows that are validated at once. Windows of at most this size are validated as one pandas DataFrame."""
+"""Number of rows that are validated at once. Windows of at most this size are validated as one pandas DataFrame.
+
+It is also the number of rows in a file of a larger quarantine and of its valid rows together, so it determines their ids.
+"""
 
 
 class Rows:
@@ -24,7 +28,7 @@ class Rows:
     """
 
     def __init__(self, datasets: Sequence[Dataset], batch_rows: int = BATCH_ROWS) -> None:
-        self._datasets, self._batch_rows = datasets, batch_rows
+        self.datasets, self.batch_rows = datasets, batch_rows
         self._what = f"The windows of dataset {datasets[0].manifest.name!r}"
         schemas = [dataset.schema.remove_metadata() for dataset in datasets]
         self.schema = schemas[0]
@@ -39,50 +43,67 @@ class Rows:
         This is the case if there are few rows, or if a column has categories, because the categories of such a column
         would differ between batches.
         """
-        return self.count <= self._batch_rows or any(map(_has_categories, self.schema.types))
+        return self.count <= self.batch_rows or any(map(_has_categories, self.schema.types))
 
     def table(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Read all rows, with all columns or only ``columns``."""
         schema = self._schema(columns)
-        return pa.Table.from_batches(self._read(columns, schema), schema)
+        return pa.Table.from_batches(self._read(columns, schema, self._spans(0, 1)), schema)
 
-    def column(self, name: str) -> Iterator[tuple[int, pa.Array]]:
-        """Yield the values of a column in batches, each with the number of rows before it."""
+    def column(self, name: str, part: int = 0, parts: int = 1) -> Iterator[tuple[int, pa.Array]]:
+        """Yield the values of a column in batches, each with the number of rows of the part before it."""
         first = 0
-        for batch in self._read([name], self._schema([name])):
+        for batch in self._read([name], self._schema([name]), self._spans(part, parts)):
             yield first, batch.column(0)
             first += batch.num_rows
 
-    def batches(self) -> Iterator[tuple[int, pa.Table]]:
-        """Yield tables of at most ``batch_rows`` rows, each with the number of rows before it."""
-        first, waiting, rows = 0, list[pa.RecordBatch](), 0
-        for batch in self._read(None, self.schema):
-            if waiting and rows + batch.num_rows > self._batch_rows:
-                yield first, pa.Table.from_batches(waiting, self.schema)
-                first, waiting, rows = first + rows, [], 0
-            waiting.append(batch)
-            rows += batch.num_rows
-        if waiting or not first:
-            yield first, pa.Table.from_batches(waiting, self.schema)
+    def batches(self, part: int = 0, parts: int = 1) -> Iterator[tuple[int, pa.Table]]:
+        """Yield tables of at most ``batch_rows`` rows, each with the number of rows of the part before it.
 
-    def facts(self) -> dict[str, ColumnFacts]:
+        The tables are the same for any number of parts. If there are no rows at all, one table without rows is yielded,
+        unless there are several parts.
+
+        :param part: number of the part of the rows, from 0
+        :param parts: number of parts
+        """
+        first = 0
+        for spans in row_spans.pieces(self.datasets, self.batch_rows, part, parts):
+            table = pa.Table.from_batches(self._read(None, self.schema, spans), self.schema)
+            # Of a dataset of which only a window is selected, a piece may have no rows.
+            if table.num_rows:
+                yield first, table
+                first += table.num_rows
+        if not first and parts == 1:
+            yield first, self.schema.empty_table()
+
+    def facts(self, part: int = 0, parts: int = 1) -> dict[str, ColumnFacts]:
         """Return the facts about the values of each column that determine its type in pandas, by name of the column."""
         names = [field.name for field in self.schema if _depends_on_values(field.type)]
         found = dict.fromkeys(self.schema.names, ColumnFacts())
         if names:
-            for batch in self._read(names, self._schema(names)):
+            for batch in self._read(names, self._schema(names), self._spans(part, parts)):
                 for name in names:
                     found[name] = found[name].with_values(batch[name])
         return found
 
+    def _spans(self, part: int, parts: int) -> list[tuple[Dataset, range]]:
+        pieces = row_spans.pieces(self.datasets, self.batch_rows, part, parts)
+        return row_spans.joined(span for piece in pieces for span in piece)
+
     def _schema(self, columns: Sequence[str] | None) -> pa.Schema:
         return self.schema if columns is None else pa.schema([self.schema.field(name) for name in columns])
 
-    def _read(self, columns: Sequence[str] | None, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-        size = min(self._batch_rows, 65_536)
-        for dataset in self._datasets:
-            present = None if columns is None else [name for name in columns if name in dataset.manifest.column_names]
-            for batch in dataset.batches(columns=present, batch_rows=size):
+    def _read(
+        self, columns: Sequence[str] | None, schema: pa.Schema, spans: Sequence[tuple[Dataset, range]]
+    ) -> Iterator[pa.RecordBatch]:
+        size = min(self.batch_rows, 65_536)
+        for dataset, span in spans:
+            present = None
+            if columns is not None:
+                names = dataset.manifest.column_names
+                # Arrow does not count the rows of batches without columns.
+                present = [name for name in columns if name in names] or names[:1]
+            for batch in dataset.batches(columns=present, batch_rows=size, span=span):
                 yield conformed(batch.replace_schema_metadata(None), schema, self._what)
 
 

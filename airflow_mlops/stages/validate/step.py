@@ -20,7 +20,7 @@ from airflow_mlops.core.errors import SpecError, ValidationError
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
-from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS, quarantine_name, valid_name
+from airflow_mlops.data.quarantine import quarantine_name, valid_name
 from airflow_mlops.data.selection import coverage, quarantined_rows, select, window_of
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.validate import checkpoint, in_database
@@ -29,6 +29,8 @@ from airflow_mlops.stages.validate.checkpoint import listed
 from airflow_mlops.stages.validate.outcomes import write_outcomes
 from airflow_mlops.stages.validate.rows import Rows
 from airflow_mlops.stages.validate.spec import ExpectationOutcome, ValidateResult, ValidateSpec
+from airflow_mlops.stages.validate.splitting import complete, split
+from airflow_mlops.stages.validate.spread import SpreadRows
 from airflow_mlops.stages.validate.suites import load_suite
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     If the spec names a database, the database validates its table or query, see
     :func:`airflow_mlops.stages.validate.in_database.run`.
 
+    If there are executors and the rows do not fit into memory at once, the executors check and write the rows. The
+    results are the same, see :mod:`airflow_mlops.stages.validate.spread`.
+
     :raises SpecError: the suite cannot be loaded, or contains an unknown expectation; the datasets have different
         names; or only some rows of a dataset are selected, and ``on_failure`` is not ``quarantine``
     :raises SchemaError: the windows of the dataset have columns of different types, or the suite names a column, and
@@ -49,6 +54,7 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     :raises ValidationError: an expectation could not be computed; an expectation failed, and ``on_failure`` is
         ``fail``; or ``on_failure`` is ``quarantine``, and a failed expectation concerns the whole table or every row
         failed
+    :raises DatasetCorruptError: files that an executor has written were deleted or changed
     """
     context = context.for_call()
     checkpoint.quiet_great_expectations()
@@ -60,19 +66,22 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
     checkpoint.require_distinct(suite, (name for dataset in datasets for name in dataset.manifest.column_names))
     rows = Rows(datasets)
     context.processed(rows.count)
+    spread = None
     with tempfile.TemporaryDirectory() as site:
         if rows.fits:
             found = checkpoint.run_suite(suite, rows.table(), name, Path(site))
             failing = [unexpected_rows(result) for result in found.results]
         else:
-            found, failing = run_in_batches(suite, rows, name, Path(site))
+            if context.executors is not None:
+                spread = SpreadRows(rows, context)
+            found, failing = run_in_batches(suite, rows, name, Path(site), spread)
         ids = [dataset.manifest.id for dataset in datasets]
         identity = ids[0] if len(ids) == 1 else fingerprint(ids)
         docs_url = checkpoint.publish_data_docs(Path(site), context.store, name, identity)
     checkpoint.require_computed(found, suite.name)
     outcomes = [checkpoint.outcome(result) for result in found.results]
     write_outcomes(context.store, context.key, outcomes)
-    validation = _Validation(spec, datasets, rows, found, failing, outcomes, docs_url)
+    validation = _Validation(spec, datasets, rows, spread, found, failing, outcomes, docs_url)
     failed = validation.failed
     if failed and spec.on_failure == "fail":
         raise ValidationError(f"{validation.headline}. Failed: {listed(failed)}. See the Data Docs at {docs_url}.")
@@ -115,12 +124,14 @@ def _check(datasets: Sequence[Dataset], spec: ValidateSpec) -> None:
 class _Validation:
     """Validated datasets with the same name, and the results of all expectations of the suite.
 
+    :param spread: the rows, if executors read them
     :param unexpected: for each result, the numbers of the rows that do not meet the expectation, in ascending order
     """
 
     spec: ValidateSpec
     datasets: Sequence[Dataset]
     rows: Rows
+    spread: SpreadRows | None
     found: ExpectationSuiteValidationResult
     unexpected: list[NDArray[np.int64]]
     outcomes: list[ExpectationOutcome]
@@ -151,7 +162,7 @@ class _Validation:
         both = zip(self.found.results, self.unexpected, strict=True)
         return [(checkpoint.title(result), rows) for result, rows in both if not result.success]
 
-    def failing(self, first: int, count: int) -> tuple[NDArray[np.bool_], list[str]]:
+    def failing(self, first: int, count: int) -> tuple[NDArray[np.bool_], pa.Array]:
         """Return which rows fail, and for each failing row the names of the failed expectations as one text.
 
         :param first: number of the first row
@@ -165,7 +176,7 @@ class _Validation:
         kinds, kind = np.unique(fails[:, failing], axis=1, return_inverse=True)
         titles = [title for title, _ in reasons]
         texts = ["; ".join(title for title, failed in zip(titles, column, strict=True) if failed) for column in kinds.T]
-        return failing, [texts[number] for number in kind.ravel()]
+        return failing, pa.array([texts[number] for number in kind.ravel()], pa.string())
 
 
 def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult:
@@ -195,11 +206,12 @@ def _quarantine(validation: _Validation, context: StepContext) -> ValidateResult
         DatasetWriter(context.store, valid_name(name)) as valid_writer,
         DatasetWriter(context.store, quarantine_name(name)) as quarantine_writer,
     ):
-        for first, table in rows.batches():
-            failing, texts = validation.failing(first, table.num_rows)
-            valid_writer.write(table.filter(pa.array(~failing)))
-            bad = table.filter(pa.array(failing))
-            quarantine_writer.write(bad.append_column(FAILED_EXPECTATIONS, pa.array(texts, pa.string())))
+        if validation.spread is not None:
+            written = validation.spread.split(validation.failing, valid_writer, quarantine_writer)
+        else:
+            writers = (valid_writer, quarantine_writer)
+            written = split(rows.batches(), validation.failing, *writers, files=not rows.fits)
+        complete(valid_writer, quarantine_writer, written, rows.schema)
         quarantined = _commit(validation, context, quarantine_writer, details)
         # Monitoring reports how many rows of a window were not scored.
         lost = failed_rows + sum(map(quarantined_rows, validation.datasets))

@@ -72,7 +72,7 @@ def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
         raise SpecError(f"{what} has no expectations. Add at least one to its key `expectations`.")
     try:
         # Expectations are created one by one, because ExpectationSuite would skip invalid ones and only log them.
-        expectations = [_expectation(given, what) for given in content["expectations"]]
+        expectations = [expectation_of(given, what) for given in content["expectations"]]
         return _copy(content.get("name") or "suite", expectations, content.get("meta"), content.get("notes"))
     except SpecError:
         raise
@@ -82,7 +82,7 @@ def _from_dict(content: dict[str, Any], what: str) -> ExpectationSuite:
         ) from error
 
 
-def _expectation(given: dict[str, Any], what: str) -> Any:
+def expectation_of(given: dict[str, Any], what: str) -> Any:
     """Create one expectation.
 
     :param what: subject of the error message, such as ``The suite``

@@ -1,4 +1,4 @@
-"""Score, profile and join labels on a real Spark with two workers: the results of the worker, and errors as one sentence."""
+"""Score, profile, validate and join labels on a real Spark with two workers: the results of the worker, and errors as one sentence."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from airflow_mlops.stages.usage import Meter
+from airflow_mlops.stages.validate import step as validate
+from airflow_mlops.stages.validate.rows import Rows
+from airflow_mlops.stages.validate.spec import ValidateSpec
 from tests.integration.conftest import free_port
 from tests.support.deployed import flights, promote, scoring_set, write
 
@@ -211,6 +214,35 @@ def test_labels_are_joined_once_although_an_executor_is_lost_after_it_has_writte
     assert meter.usage().written_bytes > sum(file.bytes for file in written.manifest.files)
     assert join_labels.run(spec, StepContext(store)) == found
     assert (found.rows, found.labelled) == (rows, -(-rows // 2))
+
+
+def test_rows_are_validated_as_on_the_worker(cluster, store, monkeypatch):
+    monkeypatch.setattr(validate, "Rows", lambda datasets: Rows(datasets, batch_rows=100))
+    made = []
+    for month, size in ((4, 130), (5, 70)):
+        numbers = [None if number % 9 == 0 else number for number in range(size)]
+        keys = [f"{month}-{number if number % 50 else 0}" for number in range(size)]
+        made.append(write(store, "rows", pa.table({"number": numbers, "key": keys}), f"2013-0{month}"))
+    expectations = [
+        {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "number"}},
+        {"type": "expect_column_values_to_be_between", "kwargs": {"column": "number", "max_value": 60, "mostly": 0.1}},
+        {"type": "expect_column_values_to_match_regex", "kwargs": {"column": "key", "regex": "[0-8]$"}},
+        {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "key"}},
+        {"type": "expect_column_mean_to_be_between", "kwargs": {"column": "number", "min_value": 1}},
+    ]
+    suite = {"name": "s", "expectations": expectations}
+    spec = ValidateSpec(dataset=made, suite=suite, on_failure="quarantine")
+    executors, meter = cluster.executors(store), Meter(store)
+    there = validate.run(spec, StepContext(store, meter=meter, executors=executors))
+    executors.close()
+    written = {key for name in ("valid", "quarantine") for key in store.find(f"datasets/rows_{name}/files")}
+    here = validate.run(spec, StepContext(store))
+    assert there.model_dump(exclude={"docs_url"}) == here.model_dump(exclude={"docs_url"})
+    assert 0 < there.quarantined.rows < there.dataset.rows == 200 - there.quarantined.rows
+    assert [outcome.success for outcome in there.outcomes].count(False) == 3
+    # Two parts wrote two files each.
+    assert len(written) == 4
+    assert meter.usage().written_bytes > 0
 
 
 def test_an_error_of_an_executor_is_the_error_of_the_step(cluster, store, client, tmp_path):

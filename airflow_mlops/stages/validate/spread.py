@@ -1,0 +1,135 @@
+"""Validate a dataset in parts that executors validate at the same time, see :mod:`airflow_mlops.stages.executors`.
+
+The executors run Great Expectations on the batches of :class:`~.rows.Rows`, for the expectations whose result for a row
+does not depend on other rows (:mod:`airflow_mlops.stages.validate.on_executors`). The step merges their results and runs
+all other expectations, as it does without executors. It then knows which rows fail, and the executors write the valid
+and the failing rows.
+
+The written parts are shards (:mod:`airflow_mlops.stages.shards`) of one task: only the first files of a part count, and
+the step commits both datasets when all parts are written. A retry validates the rows again, and writes only the parts
+that no earlier try has written with the same failing rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.data import row_spans, sent_datasets
+from airflow_mlops.data.datasets import DatasetWriter
+from airflow_mlops.data.frames import ColumnFacts
+from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS
+from airflow_mlops.data.store import ArtifactStore
+from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.shards import Piece, Round
+from airflow_mlops.stages.validate.parts import Part, pack
+from airflow_mlops.stages.validate.rows import Rows
+from airflow_mlops.stages.validate.splitting import Failing
+
+_MODULE = "airflow_mlops.stages.validate.on_executors"
+_VALID, _FAILING = "valid", "failing"
+
+
+class SpreadRows:
+    """The rows of a validation, of which executors read parts.
+
+    :param rows: the rows
+    :param context: context with a key that is not empty
+    """
+
+    def __init__(self, rows: Rows, context: StepContext) -> None:
+        self._rows, self._context = rows, context
+        self._parts = row_spans.count_of_pieces(rows.datasets, rows.batch_rows, 0)
+        self._arguments = {
+            "datasets": [sent_datasets.describe(dataset) for dataset in rows.datasets],
+            "batch_rows": rows.batch_rows,
+            "parts": self._parts,
+        }
+        self._counts: list[int] = []
+
+    @property
+    def firsts(self) -> list[int]:
+        """Return for each part the number of rows before it. :meth:`facts` is called before."""
+        return [0, *np.cumsum(self._counts[:-1], dtype=np.int64).tolist()]
+
+    def facts(self) -> dict[str, ColumnFacts]:
+        """Return the facts of all rows, see :meth:`Rows.facts`."""
+        found = self._run("facts_part", {}, range(self._parts))
+        self._counts = [answer["rows"] for answer in found]
+        merged = dict.fromkeys(self._rows.schema.names, ColumnFacts())
+        for answer in found:
+            for name, (has_nulls, is_exact) in answer["facts"].items():
+                before = merged[name]
+                merged[name] = ColumnFacts(before.has_nulls or has_nulls, before.is_exact and is_exact)
+        return merged
+
+    def check(
+        self, expectations: Sequence[dict[str, Any]], columns: Sequence[Sequence[str]], facts: Mapping[str, ColumnFacts]
+    ) -> list[list[Part]]:
+        """Check all rows with expectations about single rows.
+
+        :param expectations: the expectations, from :func:`sent_expectations.describe`
+        :param columns: for each expectation, the columns that it names
+        :param facts: the facts of all rows
+        :return: for each expectation, the results of the parts
+        """
+        arguments = {
+            "expectations": list(expectations),
+            "columns": [list(names) for names in columns],
+            "facts": {name: [fact.has_nulls, fact.is_exact] for name, fact in facts.items()},
+        }
+        found = self._run("check_part", arguments, range(self._parts))
+        return [[Part.from_json(answer[number]) for answer in found] for number in range(len(expectations))]
+
+    def split(self, failing: Failing, valid: DatasetWriter, quarantine: DatasetWriter) -> tuple[int, int]:
+        """Let the executors write the rows, and add their files to the writers. :meth:`facts` is called before.
+
+        :param failing: function that returns the failing rows
+        :return: numbers of valid and of failing rows, as of :func:`~.splitting.split`
+        :raises DatasetCorruptError: files that an earlier try has written were deleted or changed
+        """
+        store = self._context.store
+        sent = [pack(_failing_rows(failing, *span)).encode() for span in zip(self.firsts, self._counts, strict=True)]
+        digest = hashlib.sha256(b" ".join(sent)).hexdigest()[:16]
+        task = self._context.key.removeprefix("results/").removesuffix(".json")
+        group, folder = f"validate/parts/{task}/{digest}", f"checkpoints/failing_rows/{task}/{digest}"
+        arguments = {"group": group, "folder": folder, "names": [valid.name, quarantine.name]}
+        rounds = rounds_of(store, group, 0, self._parts)
+        written = [{item.shard for item in map(one.of, range(self._parts)) if item.piece()} for one in rounds]
+        missing = [number for number in range(self._parts) if not all(number in shards for shards in written)]
+        for number in missing:
+            store.write_bytes(f"{folder}/{number}", sent[number])
+        try:
+            if missing:
+                self._run("split_part", arguments, missing)
+        finally:
+            for number in missing:
+                store.delete(f"{folder}/{number}")
+        counts = []
+        for writer, one in zip((valid, quarantine), rounds, strict=True):
+            pieces = one.pieces()
+            assert pieces is not None  # each part has stored its pieces
+            for piece in pieces:
+                if piece.rows:
+                    writer.include(piece.written)
+            counts.append(sum(piece.rows for piece in pieces))
+        return counts[0], counts[1]
+
+    def _run(self, function: str, arguments: Mapping[str, Any], parts: Sequence[int]) -> list[Any]:
+        return self._context.spread(f"{_MODULE}:{function}", {**self._arguments, **arguments}, list(parts))
+
+
+def rounds_of(store: ArtifactStore, group: str, number: int, parts: int) -> tuple[Round[Piece], Round[Piece]]:
+    """Return a part of the valid and of the failing rows."""
+    valid, failing = (Round(store, Piece, f"{group}/{name}", 0, number, parts) for name in (_VALID, _FAILING))
+    return valid, failing
+
+
+def _failing_rows(failing: Failing, first: int, count: int) -> pa.Table:
+    """Return the numbers of the failing rows of a part, and for each the names of the failed expectations."""
+    fails, texts = failing(first, count)
+    return pa.table({"row": np.flatnonzero(fails), FAILED_EXPECTATIONS: texts})

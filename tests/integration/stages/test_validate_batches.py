@@ -143,7 +143,8 @@ def test_the_written_datasets_are_the_same(context, monkeypatch):
     # Each batch has its own files, so the ids differ.
     for one, other in ((whole.dataset, batches.dataset), (whole.quarantined, batches.quarantined)):
         written = open_dataset(context.store, other)
-        assert written.table().equals(open_dataset(context.store, one).table())
+        # NaN does not equal NaN, but has the same text.
+        assert str(written.table().to_pylist()) == str(open_dataset(context.store, one).table().to_pylist())
         assert 1 < len(written.manifest.files) <= 4
     assert 0 < whole.quarantined.rows < 20
     assert whole.dataset.rows + whole.quarantined.rows == 20

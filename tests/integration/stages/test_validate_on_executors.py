@@ -1,4 +1,4 @@
-"""Parts of a validation on executors: the outcomes, Data Docs and datasets of the worker, whatever is lost."""
+"""Parts of a validation on executors: the results and datasets of the worker, whatever is lost."""
 
 from __future__ import annotations
 
@@ -108,10 +108,9 @@ def test_every_expectation_has_the_result_of_the_worker(store, tmp_path):
         (site := tmp_path / str(len(found))).mkdir()
         suite = load_suite({"name": "s", "expectations": EXPECTATIONS})
         results, failing = run_in_batches(suite, rows, "rows", site, place)
-        page = next(site.glob("validations/**/*.html")).read_text()
-        found.append((results, failing, page.count("failed-icon")))
+        found.append((results, failing))
     assert len(executors.ran) == 2 * 3
-    (worker, worker_rows, worker_icons), (spark, spark_rows, spark_icons) = found
+    (worker, worker_rows), (spark, spark_rows) = found
     assert (spark.success, spark.statistics) == (worker.success, worker.statistics)
     for mine, theirs in zip(spark.results, worker.results, strict=True):
         # The id of an expectation is random.
@@ -121,7 +120,6 @@ def test_every_expectation_has_the_result_of_the_worker(store, tmp_path):
         assert both[0] == both[1]
         assert str(mine.result) == str(theirs.result)
     assert [part.tolist() for part in spark_rows] == [part.tolist() for part in worker_rows]
-    assert spark_icons == worker_icons > 0
 
 
 def test_the_datasets_are_those_of_the_worker(store):
@@ -160,11 +158,9 @@ def test_a_few_rows_are_validated_in_the_worker(store):
     assert not executors.ran
 
 
-def test_the_errors_are_those_of_the_worker(store):
+def test_expectations_that_cannot_be_computed_have_the_errors_of_the_worker(store):
     made = write(store, [14])
     suites = [
-        [one("column_values_to_be_between", column="number", max_value=-1)],
-        [one("column_mean_to_be_between", column="number", max_value=-1)],
         [one("column_values_to_be_between", column="absent", max_value=1)],
         # The first batch has only JSON.
         [one("column_values_to_match_json_schema", column="key", json_schema={"type": "integer"})],
@@ -177,7 +173,7 @@ def test_the_errors_are_those_of_the_worker(store):
                 validate(store, made, executors, str(number), suite=suite)
             errors.append(str(caught.value).partition("See the Data Docs")[0])
         assert errors[0] == errors[1]
-        assert ("could not be computed" in errors[0]) == (number > 1)
+        assert "could not be computed" in errors[0]
 
 
 class LostExecutorError(ComputeError):

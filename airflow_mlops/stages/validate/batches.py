@@ -102,7 +102,7 @@ def run_in_batches(
             break
     assert found is not None
     if spread is not None:
-        _check_parts({number: streamed[number] for number in sent}, sent, merged, facts, session, spread)
+        _check_parts({number: streamed[number] for number in sent}, sent, merged, facts, spread)
     done = {number: one.result() for number, one in merged.items()}
     failing = {number: one.rows for number, one in merged.items()}
     for number, expectation in others.items():
@@ -141,7 +141,6 @@ def _check_parts(
     sent: Mapping[int, dict[str, Any]],
     merged: Mapping[int, Merged],
     facts: Mapping[str, ColumnFacts],
-    session: Session,
     spread: SpreadRows,
 ) -> None:
     """Check the rows on executors, and add the results to ``merged``."""
@@ -151,15 +150,20 @@ def _check_parts(
     columns = [_columns(expectations[number]) for number in numbers]
     found = spread.check([sent[number] for number in numbers], columns, facts)
     for number, parts in zip(numbers, found, strict=True):
-        # Great Expectations sees only the rows that have the unexpected values of the Data Docs.
-        sample, values = pa.concat_tables([part.sample for part in parts]), []
-        if sample.num_rows:
-            (result,) = session.check([expectations[number]], frame_of(sample, facts))
-            values = result.result["unexpected_list"]
+        values = _values(expectations[number], frame_of(pa.concat_tables([part.sample for part in parts]), facts))
         end = 0
         for part, first_row in zip(parts, spread.firsts, strict=True):
             begin, end = end, end + part.sample.num_rows
             merged[number].add_part(part, values[begin:end], first_row)
+
+
+def _values(expectation: Any, frame: pd.DataFrame) -> list[Any]:
+    """Return the values of all rows in the form in which Great Expectations returns unexpected values."""
+    if hasattr(expectation, "column_list"):
+        return frame[expectation.column_list].to_dict("records")
+    if hasattr(expectation, "column_A"):
+        return list(zip(frame[expectation.column_A].values, frame[expectation.column_B].values, strict=True))
+    return list(frame[expectation.column])
 
 
 def _is_about_repeated(expectation: Any, rows: Rows) -> bool:

@@ -1,7 +1,7 @@
 """What an executor finds for one expectation about single rows in a part of the rows.
 
-The Data Docs show unexpected values. An executor sends the rows that contain them, as an Arrow table, and Great
-Expectations finds the values in these few rows again. The values therefore have the same Python types as on the worker.
+The Data Docs show unexpected values. An executor sends the rows that contain them as an Arrow table, from which the step
+makes a DataFrame. The values therefore have the same Python types as on the worker.
 """
 
 from __future__ import annotations

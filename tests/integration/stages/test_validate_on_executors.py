@@ -95,13 +95,14 @@ def listed(store: ArtifactStore, result: ValidateResult) -> set[str]:
 
 
 def test_every_expectation_has_the_result_of_the_worker(store, tmp_path):
-    data = table(1, 20)
+    # Great Expectations returns only the first 200 unexpected values of a batch.
+    data = table(1, 800)
     with DatasetWriter(store, "rows") as writer:
-        for start in (0, 10, 11):
-            writer.write(data.slice(start, {0: 10, 10: 1}.get(start)))
+        for start in (0, 100, 101):
+            writer.write(data.slice(start, {0: 100, 100: 1}.get(start)))
             writer.end_files()
         reference = writer.commit()[0].ref
-    rows, found = Rows([open_dataset(store, reference)], 7), []
+    rows, found = Rows([open_dataset(store, reference)], 300), []
     executors = LocalExecutors(store.url)
     spread = SpreadRows(rows, StepContext(store, executors=executors))
     for place in (None, spread):

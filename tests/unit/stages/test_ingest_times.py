@@ -14,12 +14,12 @@ import pytest
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.databases.queries.alchemy import AlchemyQuery
 from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.incoming.types import ColumnTypes
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.ingest.sources.alchemy import AlchemySource
 from airflow_mlops.stages.ingest.sources.formats import source_file
-from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 from airflow_mlops.stages.ingest.spec import IngestSpec
 from airflow_mlops.stages.ingest.step import run
 from tests.support.int96 import PLACEHOLDER, with_days
@@ -238,7 +238,7 @@ def test_text_and_times_of_sqlalchemy_have_the_declared_type(tmp_path, declared)
         database.executemany("INSERT INTO orders VALUES (?)", [(form,) for form in [*FORMS, None]])
     types = ColumnTypes(declared={"t": pa.timestamp("us", "UTC") if "UTC" in declared else pa.timestamp("us")})
     info = ConnectionInfo(conn_id="shop", conn_type="sqlite", host=str(tmp_path / "shop.db"))
-    source = AlchemySource(IngestSpec(name="raw", conn_id="shop", sql="SELECT t FROM orders"), info)
-    found = pa.Table.from_batches([types.convert(batch) for batch in source.batches(types)])["t"]
+    query = AlchemyQuery("SELECT t FROM orders", None, info)
+    found = pa.Table.from_batches([types.convert(batch) for batch in query.batches(types)])["t"]
     assert str(found.type) == declared
     assert found.cast(pa.timestamp("us", "UTC")).to_pylist() == [*[MORNING] * len(FORMS), None]

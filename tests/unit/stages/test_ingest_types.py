@@ -16,15 +16,15 @@ from hypothesis import strategies as st
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.data.databases.queries.alchemy import _array
+from airflow_mlops.data.databases.queries.postgres_types import PostgresColumn, PostgresColumns
 from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.incoming import inference
+from airflow_mlops.data.incoming.inference import Notation, TextColumn, untyped
+from airflow_mlops.data.incoming.types import ColumnTypes
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.ingest.sources import inference
-from airflow_mlops.stages.ingest.sources.alchemy import _array
 from airflow_mlops.stages.ingest.sources.formats import parquet, source_file
-from airflow_mlops.stages.ingest.sources.inference import Notation, TextColumn, untyped
-from airflow_mlops.stages.ingest.sources.postgres_types import PostgresColumn, PostgresColumns
-from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 from airflow_mlops.stages.ingest.spec import IngestSpec
 from airflow_mlops.stages.ingest.step import run
 

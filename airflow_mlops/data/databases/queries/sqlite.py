@@ -15,21 +15,19 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
+from airflow_mlops.data.databases.bounds import bind_placeholders, sqlite_text
 from airflow_mlops.data.databases.connections import database_path
-from airflow_mlops.stages.ingest.sources.sql import QuerySource
-from airflow_mlops.stages.ingest.spec import bind_placeholders
+from airflow_mlops.data.databases.queries.base import Query
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
-    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
+    from airflow_mlops.data.incoming.types import ColumnTypes
 
 BATCH_ROWS = 16_384
 _MISMATCH = re.compile(r"Type mismatch in column (\d+): expected (\w+) but got ([\w/]+)")
 _VALUES = {"int64": "0", "double": "0.5", "string": "''", "binary": "x''"}
 
 
-class SQLiteSource(QuerySource):
+class SQLiteQuery(Query):
     """A query on an SQLite database file, which is opened read-only."""
 
     engine = "ADBC"
@@ -110,15 +108,6 @@ class SQLiteSource(QuerySource):
 
     def _parameters(self) -> list[str] | None:
         return [sqlite_text(self.window.start), sqlite_text(self.window.end)] if self.window else None
-
-
-def sqlite_text(instant: datetime) -> str:
-    """Return a point in time as text, in the format of SQLite's date functions.
-
-    Midnight is written as a date only, so that it sorts before every time of the day when texts are compared.
-    """
-    text = instant.replace(tzinfo=None).isoformat(" ", "seconds")
-    return text.removesuffix(" 00:00:00")
 
 
 def _storage(wanted: pa.DataType | None) -> pa.DataType | None:

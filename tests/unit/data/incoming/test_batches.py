@@ -1,4 +1,4 @@
-"""Regrouping of batches, and the placeholders of queries."""
+"""Regrouping of batches."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_mlops.stages.ingest.sources.streams import merged, rechunk
-from airflow_mlops.stages.ingest.spec import bind_placeholders, placeholders
+from airflow_mlops.data.incoming.batches import merged, rechunk
 
 
 def batches(sizes):
@@ -29,15 +28,6 @@ def test_the_same_rows_become_the_same_batches_however_they_arrive(sizes, rows):
 def test_batches_of_wide_rows_end_early_to_bound_memory():
     wide = [pa.record_batch({"a": ["x" * 1000] * 10}) for _ in range(10)]
     assert [batch.num_rows for batch in rechunk(wide, 1000, max_bytes=20_000)] == [20] * 5
-
-
-def test_only_real_placeholders_are_bound():
-    sql = """SELECT ':start', "a:end", t::start, $$ :end $$, $x$ :end $x$, `:end`, E'\\':start', :started -- :start
-    /* :end */ FROM x WHERE t >= :start AND t < :end AND :start < t"""
-    assert placeholders(sql) == {"start", "end"}
-    bound = bind_placeholders(sql, {"start": "?1", "end": "?2"})
-    assert bound == sql.replace("t >= :start AND t < :end AND :start < t", "t >= ?1 AND t < ?2 AND ?1 < t")
-    assert placeholders("SELECT ':start' -- :end") == set()
 
 
 def test_small_batches_are_merged_and_none_is_divided():

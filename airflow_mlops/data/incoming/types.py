@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError, SpecError
+from airflow_mlops.data.incoming.inference import is_untyped
 from airflow_mlops.data.moments import is_text, is_time
 from airflow_mlops.data.types import as_stored, cast, find_type, is_list, one_sentence
-from airflow_mlops.stages.ingest.sources.inference import is_untyped
 
 _MOST_EXACT = 2.0**53
 """Doubles represent all integers up to this number exactly. A larger double may be a rounded integer."""

@@ -16,10 +16,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from airflow_mlops.core.errors import ComputeError, SchemaError
+from airflow_mlops.data.incoming.batches import merged
+from airflow_mlops.data.incoming.inference import TextColumn, is_untyped
+from airflow_mlops.data.incoming.types import ColumnTypes
 from airflow_mlops.data.types import as_column, common_type, one_sentence, stored_type
-from airflow_mlops.stages.ingest.sources.inference import TextColumn, is_untyped
-from airflow_mlops.stages.ingest.sources.streams import merged
-from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 
 # Batches are merged until they have so many rows or bytes.
 _ROWS, _BYTES = 4_096, 32 << 20

@@ -14,25 +14,6 @@ from airflow_mlops.data.moments import is_text
 from airflow_mlops.data.relational import quoted
 from airflow_mlops.data.types import DECIMAL_DIGITS, cast, decimals_of_text, one_sentence
 
-SESSION = (
-    # With this setting on, scans of a large table may start at different rows, so the order of rows would vary.
-    "SET synchronize_seqscans = off",
-    "SET TIME ZONE 'UTC'",
-    # Values that are returned as text do not depend on the settings of the server.
-    "SET DateStyle = 'ISO'",
-    "SET IntervalStyle = 'postgres'",
-    "SET extra_float_digits = 3",
-)
-"""SQL statements to run at the start of a session."""
-
-NOTICE_LOST_CLIENT = (
-    "SELECT set_config(name, '5s', false) FROM pg_settings WHERE name = 'client_connection_check_interval'"
-)
-"""SQL statement with which PostgreSQL 14 and newer cancels a query a few seconds after the client was killed.
-
-The statement fails on operating systems that do not report closed connections.
-"""
-
 # Types that all drivers return without loss, and their types in the dataset.
 _PLAIN = {
     "bool": pa.bool_(), "int2": pa.int64(), "int4": pa.int64(), "int8": pa.int64(), "float8": pa.float64(),

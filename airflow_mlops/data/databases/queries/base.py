@@ -1,4 +1,4 @@
-"""The base class of sources that run a query on the database of an Airflow connection."""
+"""The base class of queries on the database of an Airflow connection."""
 
 from __future__ import annotations
 
@@ -11,23 +11,27 @@ import pyarrow as pa
 
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SchemaError, SourceError, SpecError, named
+from airflow_mlops.core.windows import Window
 from airflow_mlops.data.databases.connections import driver_message
 from airflow_mlops.data.databases.failures import is_final
-from airflow_mlops.stages.ingest.spec import IngestSpec
 
 if TYPE_CHECKING:
-    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
+    from airflow_mlops.data.incoming.types import ColumnTypes
 
 
-class QuerySource(ABC):
-    """A query on the database of an Airflow connection. Each subclass uses one driver."""
+class Query(ABC):
+    """A query on the database of an Airflow connection. Each subclass uses one driver.
+
+    :param sql: the query, which has the placeholders ``:start`` and ``:end`` if ``window`` is set
+    :param window: the time window of the rows
+    :param info: the connection
+    """
 
     engine: str
 
-    def __init__(self, spec: IngestSpec, info: ConnectionInfo) -> None:
-        assert spec.sql is not None  # validated by the spec
-        self.sql = spec.sql.strip().rstrip(";").rstrip()
-        self.window = spec.window
+    def __init__(self, sql: str, window: Window | None, info: ConnectionInfo) -> None:
+        self.sql = sql.strip().rstrip(";").rstrip()
+        self.window = window
         self.info = info
 
     @abstractmethod

@@ -8,24 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from airflow_mlops.data.databases.bounds import bind_placeholders
 from airflow_mlops.data.databases.connections import postgres_uri
-from airflow_mlops.stages.ingest.sources.postgres_types import (
-    NOTICE_LOST_CLIENT,
-    SESSION,
-    PostgresColumn,
-    PostgresColumns,
-    numeric_modifier,
-)
-from airflow_mlops.stages.ingest.sources.sql import QuerySource
-from airflow_mlops.stages.ingest.spec import bind_placeholders
+from airflow_mlops.data.databases.queries.base import Query
+from airflow_mlops.data.databases.queries.postgres_types import PostgresColumn, PostgresColumns, numeric_modifier
+from airflow_mlops.data.databases.sessions import NOTICE_LOST_CLIENT, POSTGRES_SETTINGS
 
 if TYPE_CHECKING:
-    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
+    from airflow_mlops.data.incoming.types import ColumnTypes
 
 BATCH_BYTES = 4 << 20
 
 
-class PostgresSource(QuerySource):
+class PostgresQuery(Query):
     """A query on a PostgreSQL database, which the ADBC driver runs in a read-only transaction."""
 
     engine = "ADBC"
@@ -45,7 +40,7 @@ class PostgresSource(QuerySource):
             connection.cursor() as cursor,
         ):
             self._connection = connection
-            for statement in SESSION:
+            for statement in POSTGRES_SETTINGS:
                 cursor.execute(statement)
             with suppress(driver.Error):
                 cursor.execute(NOTICE_LOST_CLIENT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from datetime import date, datetime, timezone
+from datetime import date
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -13,31 +13,25 @@ from uuid import UUID
 import pyarrow as pa
 
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.databases.bounds import as_parameter, bind_placeholders
 from airflow_mlops.data.databases.connections import create_engine
 from airflow_mlops.data.databases.failures import is_final
+from airflow_mlops.data.databases.queries.base import Query
+from airflow_mlops.data.databases.queries.postgres_types import PostgresColumn, PostgresColumns
+from airflow_mlops.data.databases.sessions import MYSQL_SETTINGS, NOTICE_LOST_CLIENT, POSTGRES_SETTINGS, cancellation
 from airflow_mlops.data.moments import is_text, is_time
 from airflow_mlops.data.types import DECIMAL_DIGITS
-from airflow_mlops.stages.ingest.sources.postgres_types import (
-    NOTICE_LOST_CLIENT,
-    SESSION,
-    PostgresColumn,
-    PostgresColumns,
-)
-from airflow_mlops.stages.ingest.sources.sql import QuerySource
-from airflow_mlops.stages.ingest.sources.sqlite import sqlite_text
-from airflow_mlops.stages.ingest.spec import bind_placeholders
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, TextClause
+    from sqlalchemy import Connection, TextClause
 
-    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
+    from airflow_mlops.data.incoming.types import ColumnTypes
 
 BATCH_ROWS = 16_384
-# The transaction is read-only, so that the database refuses a query that writes. Without a time zone of the session,
-# MySQL returns columns of the type TIMESTAMP in the time zone of the server.
-_MYSQL_SESSION = ("SET time_zone = '+00:00'", "START TRANSACTION READ ONLY")
+# The transaction is read-only, so that the database refuses a query that writes.
+_MYSQL_SESSION = (*MYSQL_SETTINGS, "START TRANSACTION READ ONLY")
 _SESSION = {
-    "postgresql": (*SESSION, "SET TRANSACTION READ ONLY"),
+    "postgresql": (*POSTGRES_SETTINGS, "SET TRANSACTION READ ONLY"),
     "mysql": _MYSQL_SESSION,
     "mariadb": _MYSQL_SESSION,
 }
@@ -47,7 +41,7 @@ _POSTGRES_TYPES = """
 """
 
 
-class AlchemySource(QuerySource):
+class AlchemyQuery(Query):
     """A query on any database with an SQLAlchemy dialect."""
 
     engine = "SQLAlchemy"
@@ -122,29 +116,7 @@ class AlchemySource(QuerySource):
     def _parameters(self, dialect: str) -> dict[str, Any]:
         if self.window is None:
             return {}
-        return {"start": _bound(self.window.start, dialect), "end": _bound(self.window.end, dialect)}
-
-
-def cancellation(connection: Connection, engine: Engine) -> Callable[[], object] | None:
-    """Return a function that cancels the running query of a connection from a different thread.
-
-    :param engine: engine that opens a second connection, if the driver needs one
-    :return: the function; ``None`` if the driver has no such function. The query then runs until the database notices
-        that the client has disconnected
-    """
-    from sqlalchemy import text
-
-    if engine.dialect.name in ("mysql", "mariadb"):
-        session = int(connection.scalar(text("SELECT CONNECTION_ID()")))
-
-        def kill() -> None:
-            with engine.connect() as other:
-                other.execute(text(f"KILL QUERY {session}"))
-
-        return kill
-    driver = connection.connection.dbapi_connection
-    # psycopg, psycopg2 and oracledb have cancel(), sqlite3 and DuckDB have interrupt().
-    return getattr(driver, "cancel", None) or getattr(driver, "interrupt", None)
+        return {"start": as_parameter(self.window.start, dialect), "end": as_parameter(self.window.end, dialect)}
 
 
 def clause(sql: str) -> TextClause:
@@ -165,13 +137,6 @@ def _postgres_column(described: Sequence[Any], known: Mapping[int, tuple[str, bo
     if kind != "numeric" or is_array or precision is None or scale is None or precision > 1000:
         precision = scale = None
     return PostgresColumn(name, kind, is_array, precision, scale)
-
-
-def _bound(instant: datetime, dialect: str) -> Any:
-    if dialect == "sqlite":
-        return sqlite_text(instant)
-    # Most databases store UTC timestamps without a time zone. PostgreSQL accepts a time zone in any case.
-    return instant if dialect == "postgresql" else instant.astimezone(timezone.utc).replace(tzinfo=None)
 
 
 def _batch(

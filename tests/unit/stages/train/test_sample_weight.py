@@ -54,7 +54,7 @@ TRAINERS = {
     "lightgbm": LightGBMTrainer(params={"num_leaves": 7, "min_child_samples": 5, "num_threads": 1}, **TREES),
     "xgboost": XGBoostTrainer(params={"max_depth": 3, "nthread": 1}, **TREES),
     "catboost": CatBoostTrainer(params={"depth": 3, "learning_rate": 0.3, "thread_count": 1}, **TREES),
-    "function": FunctionTrainer("tests.unit.stages.test_sample_weight:logistic"),
+    "function": FunctionTrainer("tests.unit.stages.train.test_sample_weight:logistic"),
 }
 
 

@@ -28,7 +28,7 @@ from airflow_mlops.stages.monitor.findings import Measurements, compose
 from airflow_mlops.stages.monitor.page.report import render
 from airflow_mlops.stages.monitor.performance import realised
 from airflow_mlops.stages.monitor.report import metrics, result
-from tests.unit.stages.test_estimated_performance import CONTRACT, check
+from tests.unit.stages.monitor.test_estimated_performance import CONTRACT, check
 
 V1 = ModelVersionRef(model="delays", version=1, run_id="r")
 

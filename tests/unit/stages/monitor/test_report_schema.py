@@ -11,9 +11,9 @@ import pytest
 
 from airflow_mlops.policy.findings import Findings, Report
 from airflow_mlops.stages.monitor.report_schema import report_schema
-from tests.unit.stages.test_report import report
+from tests.unit.stages.monitor.test_report import report
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 PUBLISHED = ROOT / "docs" / "report.schema.json"
 
 

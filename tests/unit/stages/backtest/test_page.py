@@ -13,7 +13,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.stages.backtest.page.report import policy_text, render
 from airflow_mlops.stages.backtest.spec import BacktestResult, Replayed, Step
-from tests.unit.stages.test_report import Page, text_of
+from tests.unit.stages.monitor.test_report import Page, text_of
 
 MONTHS = [Window.model_validate(f"2013-{month:02}") for month in (4, 5, 6, 7)]
 

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.base import Confidence, Margin, MarginInput, MetricGate, percent
-from airflow_mlops.registry.verdict import GateResult, SliceResult
+from airflow_mlops.registry.records.verdict import GateResult, SliceResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence, Measurement

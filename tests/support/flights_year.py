@@ -29,7 +29,7 @@ from airflow_mlops.policy.findings import Decision as Decided
 from airflow_mlops.policy.findings import Report, Verdict
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.registry.ledger import Decision, Ledger, Origin
-from airflow_mlops.registry.verdict import CandidateVerdict, GateResult
+from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult
 
 Version = Callable[[int], ModelVersionRef]
 

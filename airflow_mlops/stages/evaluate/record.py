@@ -29,7 +29,7 @@ from airflow_mlops.registry import run_files
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import EVALUATION_FOLDER, TRAINING_FILE
-from airflow_mlops.registry.verdict import Verdict
+from airflow_mlops.registry.records.verdict import Verdict
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import card as model_card
 from airflow_mlops.stages.evaluate.card_spec import Card

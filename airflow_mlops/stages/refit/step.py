@@ -33,9 +33,9 @@ from airflow_mlops.registry import run_files
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.integrity import file_hashes
 from airflow_mlops.registry.names import IN_SAMPLE, JUDGED_RUN_TAG, REFIT_OF_TAG, REFIT_TAG
+from airflow_mlops.registry.records.verdict import GateResult, Refit, Verdict
 from airflow_mlops.registry.runs import run_for, run_url
 from airflow_mlops.registry.tags import run_tags
-from airflow_mlops.registry.verdict import GateResult, Refit, Verdict
 from airflow_mlops.registry.versions import IDENTITY, download, identical, of_run, register
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import card

@@ -135,7 +135,7 @@ def test_drift_is_ranked_and_shows_the_distributions_of_a_cell(app: Any, store: 
 
 
 def test_versions_without_mlflow_are_those_of_the_ledger(app: Any, store: ArtifactStore) -> None:
-    from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Refit
+    from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult, Refit
 
     gates = [
         GateResult(

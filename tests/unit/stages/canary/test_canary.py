@@ -18,8 +18,8 @@ from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.two_groups import Group
 from airflow_mlops.registry.canary import Rollout
-from airflow_mlops.registry.canary_step import CanaryStep
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.canary import CanaryStep
+from airflow_mlops.registry.records.verdict import GateResult
 from airflow_mlops.stages.canary import evidence, step
 from airflow_mlops.stages.canary.comparison import Comparison, compare, error_of_look
 from airflow_mlops.stages.canary.evidence import Answers

@@ -14,7 +14,7 @@ from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import prepare
 from airflow_mlops.metrics.values import measure
-from airflow_mlops.registry.verdict import CandidateVerdict
+from airflow_mlops.registry.records.verdict import CandidateVerdict
 from airflow_mlops.stages.evaluate.verdict import choose
 
 ROWS = 500

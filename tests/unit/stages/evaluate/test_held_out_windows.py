@@ -17,7 +17,7 @@ from airflow_mlops.gates.evidence import HeldOut, Measurement
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.models.training_data import read_part
-from airflow_mlops.registry.verdict import HeldOutWindow
+from airflow_mlops.registry.records.verdict import HeldOutWindow
 from airflow_mlops.stages.evaluate.measurement import Compared, Measured
 from airflow_mlops.stages.evaluate.windows import by_window
 from airflow_mlops.stages.search.folds import make_folds

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.registry.verdict import CandidateVerdict
+from airflow_mlops.registry.records.verdict import CandidateVerdict
 
 # Tags of a received version and of its MLflow run: where the version comes from.
 REGISTRY_TAG, MODEL_TAG = "mlops.source_registry", "mlops.source_model"

@@ -15,7 +15,7 @@ import numpy as np
 from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.models.calibration import require_rows
-from airflow_mlops.models.interval_rule import fewest_rows
+from airflow_mlops.models.rules.interval import fewest_rows
 from airflow_mlops.models.trainers.validation import SHARE, held_out
 from airflow_mlops.stages.train.spec import TrainSpec
 

@@ -21,8 +21,8 @@ from airflow_mlops.metrics.rows import encode, is_positive, predicted
 from airflow_mlops.metrics.values import measure, reliability
 from airflow_mlops.metrics.weighted import scaled
 from airflow_mlops.models import calibration, parity
-from airflow_mlops.models.calibration_rule import CalibrationRule
 from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.models.rules.calibration import CalibrationRule
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.models.trainers.calibrated import CalibratedModel
 from airflow_mlops.models.training_data import label_values

@@ -13,8 +13,8 @@ import numpy as np
 from airflow_mlops.core.contract import ModelContract, PredictionInterval, Task
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.models import conformal
-from airflow_mlops.models.interval_rule import IntervalRule
 from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.models.rules.interval import IntervalRule
 from airflow_mlops.models.training_data import label_values
 from airflow_mlops.stages.train.aside import SetAside
 

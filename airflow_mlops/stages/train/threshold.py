@@ -18,8 +18,8 @@ from airflow_mlops.data.cost_columns import read_costs
 from airflow_mlops.data.sample_weights import sample_weights
 from airflow_mlops.metrics.rows import is_positive
 from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.models.rules.threshold import ThresholdRule
 from airflow_mlops.models.threshold_choice import choose
-from airflow_mlops.models.threshold_rule import ThresholdRule
 from airflow_mlops.models.training_data import label_values
 from airflow_mlops.stages.train.aside import SetAside
 

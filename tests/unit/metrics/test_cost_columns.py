@@ -25,8 +25,8 @@ from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.metrics.statistics import influence
 from airflow_mlops.metrics.values import baseline
 from airflow_mlops.metrics.values import measure as measure_all
+from airflow_mlops.models.rules.threshold import ThresholdRule
 from airflow_mlops.models.threshold_choice import Thresholds, choose
-from airflow_mlops.models.threshold_rule import ThresholdRule
 from tests.support.training import flights, training_set
 
 NAME = "expected_cost_fp1_fn-amount"

@@ -11,9 +11,9 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.calibration import calibrate, fit
-from airflow_mlops.models.calibration_rule import METHODS, CalibrationRule
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.refitting import refit
+from airflow_mlops.models.rules.calibration import METHODS, CalibrationRule
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.train.aside import divided
 from airflow_mlops.stages.train.calibration import calibrated

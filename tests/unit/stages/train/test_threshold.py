@@ -12,7 +12,7 @@ from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.refitting import refit
-from airflow_mlops.models.threshold_rule import ThresholdRule
+from airflow_mlops.models.rules.threshold import ThresholdRule
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.train.candidate import fit_candidate, load_data
 from airflow_mlops.stages.train.runs import unlogged_run

@@ -89,7 +89,7 @@ class NotWorseOnSlices(MetricGate):
     def _slices(self, evidence: Evidence, champion: Measurement) -> Iterator[list[Slice]]:
         """Yield the slices by each column, followed by the discovered slices."""
         from airflow_mlops.gates.slice_search import Slice, by_column, discover
-        from airflow_mlops.metrics.statistics import row_losses
+        from airflow_mlops.metrics.formulas import row_losses
 
         data = self._data(evidence)
         for column in self.slices:

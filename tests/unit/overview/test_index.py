@@ -14,7 +14,7 @@ from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
-from airflow_mlops.data.prediction_log import slot
+from airflow_mlops.data.predictions.log import slot
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.overview import candidates, copies, drift, index, keys, models, monitoring, sections

@@ -15,7 +15,7 @@ from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import ComputeError, DatasetCorruptError, SpecError
 from airflow_mlops.data import row_spans
 from airflow_mlops.data.datasets import open_dataset, read_manifests
-from airflow_mlops.data.privacy import Pseudonymizer
+from airflow_mlops.data.predictions.privacy import Pseudonymizer
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import joining

@@ -11,7 +11,7 @@ from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import DatasetPurgedError, SpecError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Manifest, find_datasets, open_dataset
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec
 from airflow_mlops.stages.purge_predictions.step import purge

@@ -22,8 +22,8 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, Manifest, open_dataset, read_manifests
 from airflow_mlops.data.datasets.content import ContentHash
 from airflow_mlops.data.leftovers import find_leftovers
-from airflow_mlops.data.prediction_log import PredictionLog
-from airflow_mlops.data.privacy import KEEP_ALL, Privacy
+from airflow_mlops.data.predictions.log import PredictionLog
+from airflow_mlops.data.predictions.privacy import KEEP_ALL, Privacy
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.operators.base import StepOperator

@@ -14,7 +14,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SchemaError, SpecError, TrainingError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.columns import INTERVAL_COLUMNS, PREDICTION_COLUMNS
-from airflow_mlops.data.privacy import KEEP_ALL
+from airflow_mlops.data.predictions.privacy import KEEP_ALL
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.gates.evidence import Evidence, HeldOut, Measurement
 from airflow_mlops.gates.rules import parse_gates

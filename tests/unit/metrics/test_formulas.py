@@ -14,10 +14,10 @@ from sklearn import metrics
 
 from airflow_mlops.metrics.catalog import METRICS
 from airflow_mlops.metrics.comparison import Estimate, compare, estimate, relative_error
+from airflow_mlops.metrics.formulas import influence, row_losses, statistic
 from airflow_mlops.metrics.ranks import area, delong
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import influence, row_losses, statistic
 
 RANKED = ("roc_auc", "average_precision", "roc_auc_ovr")
 

@@ -22,10 +22,10 @@ from hypothesis import strategies as st
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data import prediction_log
 from airflow_mlops.data.datasets import DatasetWriter, find_datasets, in_slots, open_dataset
-from airflow_mlops.data.prediction_log import PredictionLog
-from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonymizer
+from airflow_mlops.data.predictions import log as prediction_log
+from airflow_mlops.data.predictions.log import PredictionLog
+from airflow_mlops.data.predictions.privacy import KEEP_ALL, Privacy, Pseudonymizer
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.stages.context import StepContext

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SchemaError, SpecError
-from airflow_mlops.data.privacy import Privacy, Pseudonymizer
+from airflow_mlops.data.predictions.privacy import Privacy, Pseudonymizer
 from airflow_mlops.stages.score.spec import ScoreSpec
 
 KEY = "0123456789abcdef-a-key"

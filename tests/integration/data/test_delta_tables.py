@@ -14,9 +14,9 @@ import pytest
 
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SpecError, TableError, TableUnavailableError
-from airflow_mlops.data.delta import table as delta
-from airflow_mlops.data.delta.storage import s3_options
-from airflow_mlops.data.delta.table import DeltaTable
+from airflow_mlops.data.tables.delta import table as delta
+from airflow_mlops.data.tables.delta.storage import s3_options
+from airflow_mlops.data.tables.delta.table import DeltaTable
 from tests.support import object_stores
 
 deltalake = pytest.importorskip("deltalake")

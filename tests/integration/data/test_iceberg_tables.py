@@ -16,9 +16,9 @@ import pytest
 
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SpecError, TableError, TableUnavailableError
-from airflow_mlops.data.iceberg import table as iceberg
-from airflow_mlops.data.iceberg.catalog import properties
-from airflow_mlops.data.iceberg.table import IcebergTable
+from airflow_mlops.data.tables.iceberg import table as iceberg
+from airflow_mlops.data.tables.iceberg.catalog import properties
+from airflow_mlops.data.tables.iceberg.table import IcebergTable
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec

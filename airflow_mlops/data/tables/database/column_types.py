@@ -24,8 +24,10 @@ import re
 
 import pyarrow as pa
 
+from airflow_mlops.data.tables.kinds import holds, kind_of
 from airflow_mlops.data.types import DECIMAL_DIGITS, decimal_text
 
+_MAX_SCALE = 30
 # By kind of column: the type of a new column, and a pattern of the types that hold every value of the kind.
 _TYPES = {
     "postgresql": {
@@ -103,26 +105,15 @@ def fits(kind: pa.DataType, found: str, database: str) -> bool:
     matched = re.fullmatch(_TYPES[database][name][1], found.lower())
     if matched is None or matched.groupdict().get("p") is None:
         return matched is not None
-    precision, scale = _digits(kind)
-    return int(matched["s"]) >= scale and int(matched["p"]) - int(matched["s"]) >= precision - scale
+    return holds((int(matched["p"]), int(matched["s"])), _digits(kind))
 
 
 def _kind(kind: pa.DataType) -> str | None:
-    if pa.types.is_boolean(kind):
-        return "bool"
-    if pa.types.is_int64(kind):
-        return "int64"
-    if pa.types.is_float64(kind):
-        return "double"
-    if pa.types.is_uint64(kind) or (pa.types.is_decimal128(kind) and 0 <= kind.scale <= min(kind.precision, 30)):
-        return "decimal"
-    if pa.types.is_string(kind):
-        return "string"
-    if pa.types.is_binary(kind):
-        return "binary"
-    if pa.types.is_date32(kind):
-        return "date"
-    return "timestamp" if pa.types.is_timestamp(kind) else None
+    name = kind_of(kind)
+    if name == "decimal":
+        # In MySQL, a decimal has at most 30 digits after the decimal point.
+        return name if kind.scale <= _MAX_SCALE else None
+    return "decimal" if name == "uint64" else name
 
 
 def _digits(kind: pa.DataType) -> tuple[int, int]:

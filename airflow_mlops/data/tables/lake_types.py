@@ -24,9 +24,20 @@ import re
 import pyarrow as pa
 
 from airflow_mlops.core.errors import TableError
+from airflow_mlops.data.tables.kinds import holds, kind_of
 
 DECIMAL = re.compile(r"decimal\((?P<p>\d+), ?(?P<s>\d+)\)")
 """The type of decimals, with its precision ``p`` and its scale ``s``."""
+
+_TYPES = {
+    "bool": "boolean",
+    "int64": "long",
+    "uint64": "decimal(20,0)",
+    "double": "double",
+    "string": "string",
+    "binary": "binary",
+    "date": "date",
+}
 
 
 def new_type(kind: pa.DataType, timestamp: str = "timestamp") -> str | None:
@@ -35,23 +46,12 @@ def new_type(kind: pa.DataType, timestamp: str = "timestamp") -> str | None:
     :param kind: the Arrow type
     :param timestamp: name of the type of points in time
     """
-    if pa.types.is_boolean(kind):
-        return "boolean"
-    if pa.types.is_int64(kind):
-        return "long"
-    if pa.types.is_uint64(kind):
-        return "decimal(20,0)"
-    if pa.types.is_float64(kind):
-        return "double"
-    if pa.types.is_decimal128(kind) and 0 <= kind.scale <= kind.precision:
+    name = kind_of(kind)
+    if name == "decimal":
         return f"decimal({kind.precision},{kind.scale})"
-    if pa.types.is_string(kind):
-        return "string"
-    if pa.types.is_binary(kind):
-        return "binary"
-    if pa.types.is_date32(kind):
-        return "date"
-    return timestamp if pa.types.is_timestamp(kind) and kind.unit == "us" and kind.tz == "UTC" else None
+    if name == "timestamp":
+        return timestamp if kind.unit == "us" and kind.tz == "UTC" else None
+    return None if name is None else _TYPES[name]
 
 
 def fits(kind: pa.DataType, found: str, timestamp: str = "timestamp") -> bool:
@@ -67,8 +67,7 @@ def fits(kind: pa.DataType, found: str, timestamp: str = "timestamp") -> bool:
     new, old = DECIMAL.fullmatch(wanted), DECIMAL.fullmatch(found)
     if new is None or old is None:
         return False
-    scale = int(new["s"])
-    return int(old["s"]) >= scale and int(old["p"]) - int(old["s"]) >= int(new["p"]) - scale
+    return holds((int(old["p"]), int(old["s"])), (int(new["p"]), int(new["s"])))
 
 
 def writable(values: pa.Array) -> pa.Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from airflow_mlops.data.lake_types import DECIMAL
+from airflow_mlops.data.tables.lake_types import DECIMAL
 
 STATISTICS_DIGITS, STATISTICS_SCALE = 15, 5
 """Up to this precision and scale, the minimum and maximum of a decimal column are stored exactly, as JSON numbers.

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from airflow_mlops.core.errors import SpecError, TableError, TableUnavailableError, one_line
-from airflow_mlops.data.databases.tables import Part, kept_errors
-from airflow_mlops.data.lake_types import check_columns, fits, new_type, writable
+from airflow_mlops.data.tables.lake_types import check_columns, fits, new_type, writable
+from airflow_mlops.data.tables.parts import Part, kept_errors
 
 if TYPE_CHECKING:
     from pyiceberg.catalog import Catalog

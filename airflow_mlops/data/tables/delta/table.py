@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SpecError, TableError, TableUnavailableError, one_line
-from airflow_mlops.data.databases.tables import Part, kept_errors
-from airflow_mlops.data.delta.statistics import STATISTICS_DIGITS, STATISTICS_SCALE, has_inexact_statistics
-from airflow_mlops.data.lake_types import check_columns, fits, new_type, writable, writable_type
+from airflow_mlops.data.tables.delta.statistics import STATISTICS_DIGITS, STATISTICS_SCALE, has_inexact_statistics
+from airflow_mlops.data.tables.lake_types import check_columns, fits, new_type, writable, writable_type
+from airflow_mlops.data.tables.parts import Part, kept_errors
 
 if TYPE_CHECKING:
     import deltalake

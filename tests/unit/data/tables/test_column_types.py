@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.data.databases.column_types import DATABASES, fits, new_type, writable, writable_type
-from airflow_mlops.data.databases.tables import open_table
+from airflow_mlops.data.tables.database import open_table
+from airflow_mlops.data.tables.database.column_types import DATABASES, fits, new_type, writable, writable_type
 from airflow_mlops.stages.score.spec import ScoreSpec
 
 digits = st.integers(1, 38).flatmap(lambda p: st.tuples(st.just(p), st.integers(0, min(p, 30))))

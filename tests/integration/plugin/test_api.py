@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.plugin.conftest import client
 from tests.support import reports
-from tests.unit.overview.test_index import promote, score, version
+from tests.support.models import promote, score, version
 
 if TYPE_CHECKING:
     from fastapi.testclient import TestClient

@@ -14,7 +14,7 @@ from airflow_mlops.registry.ledger import Entry, Ledger
 from airflow_mlops.registry.requests import answer, read_answer, recorded_requests
 from tests.integration.plugin.conftest import client
 from tests.support import reports
-from tests.unit.overview.test_index import promote
+from tests.support.models import promote
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -153,7 +153,7 @@ def better_by(metric: str, improvement: float) -> float:
     import numpy as np
 
     from airflow_mlops.metrics.catalog import find_metric
-    from airflow_mlops.metrics.statistics import statistic
+    from airflow_mlops.metrics.formulas import statistic
 
     sign = find_metric(metric).sign
     low, high = 0.0, 1.0

@@ -41,7 +41,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, find_datasets
 from airflow_mlops.data.datasets.manifest import manifest_key
 from airflow_mlops.data.datasets.pointers import slots_of, windows_of
-from airflow_mlops.data.prediction_log import PredictionLog, slot
+from airflow_mlops.data.predictions.log import PredictionLog, slot
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Report, Verdict

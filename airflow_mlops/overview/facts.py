@@ -13,10 +13,10 @@ from pydantic import AwareDatetime, Field
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window
 from airflow_mlops.policy.findings import Decision as Verdict
-from airflow_mlops.registry.approval import ApprovalRecord
-from airflow_mlops.registry.canary_step import CanaryStep
-from airflow_mlops.registry.endpoint import Endpoint
-from airflow_mlops.registry.verdict import GateResult, Refit
+from airflow_mlops.registry.records.approval import ApprovalRecord
+from airflow_mlops.registry.records.canary import CanaryStep
+from airflow_mlops.registry.records.endpoint import Endpoint
+from airflow_mlops.registry.records.verdict import GateResult, Refit
 
 TREND = 36
 """Number of windows in the trend of a model."""

@@ -34,7 +34,7 @@ from airflow_mlops.models.contract_file import has_contract
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.pyfunc import scorer as pyfunc_model
 from airflow_mlops.models.training_data import TRAIN
-from airflow_mlops.registry.verdict import LiveRows
+from airflow_mlops.registry.records.verdict import LiveRows
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate.candidates import Candidate
 

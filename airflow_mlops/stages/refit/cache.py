@@ -15,7 +15,7 @@ from airflow_mlops.registry import run_files
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import EVALUATION_FOLDER, JUDGED_RUN_TAG, REFIT_OF_TAG, REFIT_TAG
 from airflow_mlops.registry.reader import connect_to_read
-from airflow_mlops.registry.verdict import Refit, Verdict
+from airflow_mlops.registry.records.verdict import Refit, Verdict
 from airflow_mlops.registry.versions import IDENTITY, download
 from airflow_mlops.stages.cache import require_unpurged, verified
 from airflow_mlops.stages.cached_trainings import import_paths, start

@@ -11,9 +11,9 @@ from typing import Any
 from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data import prediction_log as predictions
 from airflow_mlops.data.datasets import Dataset, in_slots, open_dataset
-from airflow_mlops.data.privacy import Privacy
+from airflow_mlops.data.predictions import log as predictions
+from airflow_mlops.data.predictions.privacy import Privacy
 from airflow_mlops.data.selection import contents, select, window_of
 from airflow_mlops.overview import index
 from airflow_mlops.registry.integrity import download_promoted, require_promoted

@@ -11,17 +11,16 @@ from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import MLOpsError, SourceError, SpecError
 from airflow_mlops.data.databases.connections import check_type, create_engine, driver_message
 from airflow_mlops.data.databases.failures import is_final
-from airflow_mlops.stages.ingest.sources.alchemy import cancellation
-from airflow_mlops.stages.ingest.sources.postgres_types import NOTICE_LOST_CLIENT, SESSION
+from airflow_mlops.data.databases.sessions import MYSQL_SETTINGS, NOTICE_LOST_CLIENT, POSTGRES_SETTINGS, cancellation
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 # Statements that begin the transaction in which all queries run, by SQLAlchemy dialect.
 _TRANSACTION = {
-    "postgresql": (*SESSION, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
+    "postgresql": (*POSTGRES_SETTINGS, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
     "mysql": (
-        "SET time_zone = '+00:00'",
+        *MYSQL_SETTINGS,
         "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     ),

@@ -9,7 +9,7 @@ import pytest
 from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.references import DatasetSelection
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.selection import select
 from tests.integration.cli.test_cli import airflow  # noqa: F401 - a fixture
 from tests.support.predictions import model_in_memory, score_rows

@@ -15,8 +15,8 @@ from airflow_mlops.cli.tables import _realised_row
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
-from airflow_mlops.data.prediction_log import PredictionLog
-from airflow_mlops.data.privacy import Privacy
+from airflow_mlops.data.predictions.log import PredictionLog
+from airflow_mlops.data.predictions.privacy import Privacy
 from airflow_mlops.metrics.ranks import area
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels

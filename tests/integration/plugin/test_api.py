@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.plugin.conftest import client
 from tests.support import reports
-from tests.unit.overview.test_index import promote, score, version
+from tests.support.models import promote, score, version
 
 if TYPE_CHECKING:
     from fastapi.testclient import TestClient
@@ -135,7 +135,7 @@ def test_drift_is_ranked_and_shows_the_distributions_of_a_cell(app: Any, store: 
 
 
 def test_versions_without_mlflow_are_those_of_the_ledger(app: Any, store: ArtifactStore) -> None:
-    from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Refit
+    from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult, Refit
 
     gates = [
         GateResult(
@@ -324,7 +324,7 @@ def test_data_has_the_windows_and_the_way_to_the_predictions(app: Any, store: Ar
 
     from airflow_mlops.core.windows import Window
     from airflow_mlops.data.datasets import DatasetWriter
-    from airflow_mlops.data.prediction_log import slot
+    from airflow_mlops.data.predictions.log import slot
     from airflow_mlops.registry.ledger import Origin
 
     def write(name: str, window: str | None, rows: int, **more: Any) -> Any:

@@ -14,7 +14,7 @@ from airflow_mlops.registry.ledger import Entry, Ledger
 from airflow_mlops.registry.requests import answer, read_answer, recorded_requests
 from tests.integration.plugin.conftest import client
 from tests.support import reports
-from tests.unit.overview.test_index import promote
+from tests.support.models import promote
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -245,7 +245,7 @@ def client_of_mlflow(client: MlflowClient) -> MlflowClient:
 @pytest.fixture
 def versions(client_of_mlflow: MlflowClient, store: ArtifactStore, app: Any) -> list[ModelVersionRef]:
     """Two versions in MLflow, of which the second was promoted after the first."""
-    from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
+    from airflow_mlops.registry.records.verdict import CandidateVerdict, Verdict
     from airflow_mlops.stages.context import StepContext
     from airflow_mlops.stages.promote import step
     from airflow_mlops.stages.promote.spec import PromoteSpec

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.registry import canary_counts
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.versions import by_alias

@@ -18,7 +18,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import explanation
 from airflow_mlops.registry import signatures
 from airflow_mlops.registry.integrity import card_hashes
-from airflow_mlops.registry.received import VERSION_TAG
+from airflow_mlops.registry.records.received import VERSION_TAG
 from airflow_mlops.stages.evaluate import measurement
 from tests.integration.stages.test_evaluate_live import World as LiveWorld
 from tests.support.cached import run_step

@@ -13,7 +13,7 @@ from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.ledger import Ledger
-from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
+from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult, Verdict
 from airflow_mlops.registry.versions import champion
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.promote import step as promote

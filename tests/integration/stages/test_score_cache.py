@@ -12,7 +12,7 @@ import pytest
 from airflow_mlops.core.errors import DatasetPurgedError, ModelCorruptError, SpecError
 from airflow_mlops.data.datasets import find_datasets, in_slots, mark_purged, read_manifests
 from airflow_mlops.data.datasets.pointers import read, window_keys, withdraw
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.observability.samples import scored
 from airflow_mlops.overview import index, sections
 from airflow_mlops.registry import signatures

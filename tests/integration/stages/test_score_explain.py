@@ -15,7 +15,7 @@ from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import ModelFormatError
 from airflow_mlops.data.columns import ATTRIBUTION_COLUMNS
 from airflow_mlops.data.datasets import open_dataset
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.versions import download

@@ -19,14 +19,14 @@ from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.comparison import compare, estimate
 from airflow_mlops.metrics.costs import Costs, cost_columns, costs_of, parse_costs
+from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses, measure
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import influence
 from airflow_mlops.metrics.values import baseline
 from airflow_mlops.metrics.values import measure as measure_all
+from airflow_mlops.models.rules.threshold import ThresholdRule
 from airflow_mlops.models.threshold_choice import Thresholds, choose
-from airflow_mlops.models.threshold_rule import ThresholdRule
 from tests.support.training import flights, training_set
 
 NAME = "expected_cost_fp1_fn-amount"

@@ -20,12 +20,12 @@ from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.metrics.catalog import check_chooses, find_metric, is_mean_of_rows, is_quantile
 from airflow_mlops.metrics.declarations import metric_name
+from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.judged import default_metric
 from airflow_mlops.metrics.realised import Outcomes, clustered, losses, measure, widened
 from airflow_mlops.metrics.realised.measurement import stretched
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import influence
 from airflow_mlops.metrics.values import baseline, measure_one
 from airflow_mlops.metrics.values import measure as measure_all
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec

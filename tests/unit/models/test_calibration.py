@@ -17,8 +17,8 @@ from airflow_mlops.core.base import parse
 from airflow_mlops.core.contract import CalibrationMap
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.models.calibration import EDGE, STEP, calibrate, fit, require_rows
-from airflow_mlops.models.calibration_rule import METHODS, check_calibration
 from airflow_mlops.models.onnx.calibration import append
+from airflow_mlops.models.rules.calibration import METHODS, check_calibration
 from airflow_mlops.stages.train.spec import TrainSpec
 
 

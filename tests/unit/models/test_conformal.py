@@ -13,7 +13,7 @@ from airflow_mlops.core.contract import PredictionInterval
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.metrics.interval_ends import covers
 from airflow_mlops.models.conformal import margin
-from airflow_mlops.models.interval_rule import IntervalRule, check_interval, fewest_rows, rank
+from airflow_mlops.models.rules.interval import IntervalRule, check_interval, fewest_rows, rank
 
 ROWS, COVERAGE = 1_000, 0.9
 FLOATS = st.floats(-1e300, 1e300)
@@ -103,7 +103,7 @@ def test_what_is_no_coverage_is_refused(declared, message):
 
 
 def test_every_way_to_write_a_coverage_is_one_rule():
-    from airflow_mlops.models.interval_rule import _Declared
+    from airflow_mlops.models.rules.interval import _Declared
 
     for declared in (0.9, "0.9", {"coverage": 0.9}, {"coverage": "0.9"}):
         assert _Declared(interval=declared).interval == IntervalRule(coverage=0.9)

@@ -19,7 +19,7 @@ from airflow_mlops.models.trainers.sklearn import trainer as sklearn
 from airflow_mlops.models.trainers.spec import FunctionTrainerSpec, SklearnTrainerSpec
 from airflow_mlops.models.training_data import read_part
 from tests.support.training import FEATURES, flights, training_set
-from tests.unit.stages.test_plots import drawn
+from tests.unit.stages.evaluate.test_plots import drawn
 
 EBM = "interpret.glassbox.ExplainableBoosting"
 QUICK = {"max_rounds": 40, "outer_bags": 2, "n_jobs": 1}

@@ -10,8 +10,8 @@ from sklearn import metrics
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import SpecError, TrainingError
+from airflow_mlops.models.rules.threshold import NEVER, ThresholdRule, check_threshold
 from airflow_mlops.models.threshold_choice import choose
-from airflow_mlops.models.threshold_rule import NEVER, ThresholdRule, check_threshold
 from airflow_mlops.stages.train.spec import TrainSpec
 
 COST = {"cost": {"false_positive": 1, "false_negative": 20}}

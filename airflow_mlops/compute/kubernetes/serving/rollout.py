@@ -29,7 +29,7 @@ from airflow_mlops.compute.kubernetes.step_manifest import (
     with_verifying_key,
 )
 from airflow_mlops.core.errors import ComputeError, DeploymentError, MLOpsError, SpecError, one_line
-from airflow_mlops.registry.endpoint import Endpoint
+from airflow_mlops.registry.records.endpoint import Endpoint
 from airflow_mlops.stages.deploy.spec import Check, DeployResult, DeploySpec
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.data.privacy import hashed_or_dropped
+from airflow_mlops.data.predictions.privacy import hashed_or_dropped
 from airflow_mlops.drift.attributions import COLUMN, compare, fewest, unmeasured
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.training_reference import TrainingReference

@@ -15,6 +15,7 @@ from airflow_mlops.core.isolation import no_warnings, without
 from airflow_mlops.models.onnx import double, histograms
 from airflow_mlops.models.onnx.ebm import to_onnx as ebm_to_onnx
 from airflow_mlops.models.onnx.naming import name_inputs
+from airflow_mlops.models.onnx.serialised import serialised
 from airflow_mlops.models.onnx.svm import multiply_kernels
 from airflow_mlops.models.onnx.trees import split_forests
 from airflow_mlops.models.threshold import threshold, without_threshold
@@ -102,7 +103,7 @@ class SklearnModel:
                     f"{self.name} cannot be exported in {precision}, because the ONNX export of an EBM always computes in "
                     "float64."
                 )
-            return ebm_to_onnx(self._best, data.features).SerializeToString()
+            return serialised(ebm_to_onnx(self._best, data.features))
         from skl2onnx import convert_sklearn
         from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 
@@ -125,7 +126,7 @@ class SklearnModel:
                     **_conversions(doubles=doubles),
                 )
             named = name_inputs(multiply_kernels(split_forests(converted)), [name for name, _ in inputs])
-            exported: bytes = named.SerializeToString()
+            exported = serialised(named)
         except Exception as error:
             raise ModelFormatError(
                 f"{self.name} cannot be exported to ONNX, which scoring needs: {one_line(error, 300)}. "

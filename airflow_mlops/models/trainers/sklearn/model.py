@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -43,7 +43,8 @@ class SklearnModel:
     :param params: the training parameters that are logged to MLflow
     :param sources: the classes and functions that the model was trained with, by import path
     :param spec: the trainer
-    :raises TrainingError: the estimator was fitted to other classes than the labels of the training set
+    :raises TrainingError: the estimator was fitted to other classes than the labels of the training set, or to several
+        labels
     """
 
     def __init__(
@@ -75,16 +76,27 @@ class SklearnModel:
     def _check_classes(self, data: TrainingData) -> None:
         if self.task == "regression":
             return
-        learned = np.asarray(getattr(self.estimator, "classes_", data.classes)).tolist()
+        classes = getattr(self.estimator, "classes_", data.classes)
+        if isinstance(classes, list) and all(isinstance(each, np.ndarray) for each in classes):
+            self._refuse_several_labels(len(classes))
+        learned = np.asarray(classes).tolist()
         if learned != data.classes:
             raise TrainingError(
                 f"{self.name} was fitted to the classes {learned}, but the training set has the labels {data.classes}. "
                 "Fit it to the unchanged labels `y`."
             )
 
+    def _refuse_several_labels(self, labels: int) -> NoReturn:
+        raise TrainingError(
+            f"{self.name} predicts {labels} labels for each row, but a training set has one label. Train one model for each label."
+        )
+
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         if self.task == "regression":
-            return np.asarray(self.estimator.predict(frame), dtype=np.float64).reshape(-1, 1)
+            found = np.asarray(self.estimator.predict(frame), dtype=np.float64)
+            if found.ndim == 2 and found.shape[1] != 1:
+                self._refuse_several_labels(found.shape[1])
+            return found.reshape(-1, 1)
         return np.asarray(self.estimator.predict_proba(frame), dtype=np.float64)
 
     def threshold(self, positive: Any) -> float:

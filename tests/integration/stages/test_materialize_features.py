@@ -273,11 +273,11 @@ def test_datasets_can_be_published_in_any_order_and_repeatedly(flights, store, t
     tables = [pq.read_table(tmp_path / "home" / "feast" / "sources" / "weather" / file) for file in published(tmp_path)]
     assert [table["temp"].to_pylist() for table in tables] == [[20.0], [30.5]]
     assert tables[0].schema.field("time_hour").type == pa.timestamp("us", "UTC")
-    # The older month came later, and did not set the online store back.
+    # The older month was materialized last, but the online store keeps the newer values.
     assert online(flights, "weather:temp", origin="EWR") == 30.5
     assert online(flights, "planes:seats", tailnum="N1") == 100
     assert online(flights, "planes:plane_year", tailnum="N1") == 2000
-    # The same again changes nothing, other data replaces its window.
+    # Publishing the same data again changes nothing. Other data replaces its window.
     again = replay(store, flights, "2013-02", 30.5, key="results/2.json", planes=snapshot)
     assert again.published == {}
     changed = replay(store, flights, "2013-02", 31.5, key="results/3.json", planes=planes_source(store, N1=101))
@@ -307,7 +307,7 @@ def test_days_that_replace_a_month_replace_its_published_rows(flights, store, tm
     for day in days[:-1]:
         weather(("EWR", f"{day}T12:00:00Z", int(day[-2:])), window=day, store=store)
     sources = {"weather": {"name": "weather", "window": "2013-02"}}
-    # A part of the month is still that of the month, so its rows would be published twice.
+    # The file of the month still contains the rows of this part, so they would be published twice.
     with pytest.raises(SchemaError, match="replace only a part of dataset 'weather' of the window 2013-02: 2013-02-28"):
         materialize(store, flights, "2013-02", key="results/part.json", sources=sources)
     with pytest.raises(FeatureStoreError, match="'weather' has the rows of 2013-02 in .* only a part"):

@@ -84,7 +84,7 @@ def rows(count, classes, seed=0, factor=1.0):
     scores = random.normal(size=(count, classes))
     true, given_ = (np.exp(scores * by) for by in (1.0, factor))
     true, given_ = (each / each.sum(axis=1, keepdims=True) for each in (true, given_))
-    # Log-odds do not tell smaller probabilities from each other.
+    # The log-odds of smaller probabilities are equal.
     given_ = given_.clip(10 * EDGE)
     given_ /= given_.sum(axis=1, keepdims=True)
     codes = (random.random((count, 1)) > true.cumsum(axis=1)).sum(axis=1).clip(0, classes - 1)

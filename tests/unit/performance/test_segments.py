@@ -305,5 +305,5 @@ def test_segments_of_one_cluster_are_not_tested():
     designs = design_effects(found.cuts, now.to_batches(), cost, np.zeros_like(groups))
     assert compare(found, current, "rmse", POLICY, designs)[0].tested == 0
     by_row = design_effects(found.cuts, now.to_batches(), cost, np.arange(len(cost)))
-    # Rows in clusters of their own are independent, but for the correction of the jackknife.
+    # Rows in separate clusters are independent. Only the jackknife correction makes a difference.
     assert all(1 <= effect <= 1.05 for effects in by_row.values() for effect in effects)

@@ -452,7 +452,8 @@ def test_a_request_is_in_the_ledger_once_with_its_reason(store):
         "requested", False, made.request, made.request.reason
     )  # fmt: skip
     assert (entry.provenance.dag_id, entry.champion, entry.replaced) == ("monitor", V1, V1)
-    # The same window is checked by another task, after other windows, after its refusal, and with other numbers.
+    # The same window is checked again: by another task, after later windows, after the refusal of its candidate, and
+    # with other findings.
     request_retraining(findings(window="2013-06", **BAD), [], context)
     answer(store, made.request)
     again = request_retraining(findings({"code": "b2"}, performance=auc(0.5)), [], StepContext(store, key="other"))

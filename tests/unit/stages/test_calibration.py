@@ -89,7 +89,7 @@ def check(store, trainer, method, task="binary"):
     labels = aside["late"].to_numpy(zero_copy_only=False).astype(object)
     codes = np.searchsorted(found.contract.classes, labels)
     calibration = found.contract.calibration
-    # The rows that are set aside, and no others, decide the functions.
+    # The calibration functions depend only on the rows that are set aside.
     assert calibration.maps == fit(method, inner.predict(aside).probabilities, codes)
     assert (calibration.method, calibration.rows, calibration.source) == (method, NEWEST, "the newest rows")
     assert len(found.train.labels) == ROWS - NEWEST

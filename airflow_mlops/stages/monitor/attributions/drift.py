@@ -90,7 +90,7 @@ def measure(check: Check, training: TrainingReference) -> Attributions:
     key = f"attributions/{check.model}/{version}.npz"
     try:
         before = stored.read(check.store, key)
-        # Of two windows that are checked at the same time, one becomes the reference.
+        # If two windows are checked at the same time, only one of them becomes the reference.
         if before is None and not check.store.create_exclusive(key, now.to_bytes()):
             before = stored.read(check.store, key)
     except stored.DamagedReferenceError as error:

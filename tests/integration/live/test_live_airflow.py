@@ -36,7 +36,8 @@ with DAG("numbers", schedule=PartitionedAtRuntime(), catchup=False):
     )
 """
 
-# Started by the asset, for its partition. Writes a page, links to it, and says what the scheduler had imported for it.
+# The asset starts this DAG for its partition. The task writes a page, links to it, and returns whether the scheduler
+# had preloaded a module.
 REPORT = """
 import sys
 LOADED = "preloaded_for_test" in sys.modules

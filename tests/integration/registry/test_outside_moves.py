@@ -81,7 +81,7 @@ def watcher(store, model, state=None, **options):
 
 
 async def watching(trigger, *acts):
-    """Let the trigger look after each act, and return the payloads of its events."""
+    """Let the trigger check after each action, and return the payloads of its events."""
     found, look, remaining, done = [], trigger._look, [*acts], asyncio.Event()
 
     async def looking():

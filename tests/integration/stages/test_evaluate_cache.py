@@ -1,4 +1,4 @@
-"""With the cache, an evaluation runs again exactly if a verdict, or what is recorded with it, could be another one."""
+"""With the cache, an evaluation runs again only if its verdict or the data recorded with the verdict could differ."""
 
 from __future__ import annotations
 

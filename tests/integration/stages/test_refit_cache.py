@@ -1,4 +1,4 @@
-"""With the cache, a winner is fitted again exactly if the refit, or what is recorded with it, could be another one.
+"""With the cache, a winner is fitted again only if the refit or the data recorded with the refit could differ.
 
 Most changes are made one after the other to one winner, because its training and evaluation cost more than a refit.
 """

@@ -1,4 +1,4 @@
-"""With the cache, a window is scored again exactly if other predictions could be, or are, its current ones."""
+"""With the cache, a window is scored again only if its predictions could differ or are no longer the current ones."""
 
 from __future__ import annotations
 

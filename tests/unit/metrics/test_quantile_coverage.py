@@ -81,7 +81,7 @@ def test_values_by_hand():
     assert measure_one(NAME, constant(8)) == pytest.approx(0.1)
     assert measure_one("quantile_coverage_gap_a0.2", constant(8)) == pytest.approx(0.6)
     assert measure_all(constant(9), [NAME])[NAME] == 0
-    # The distance counts on both sides.
+    # A coverage above alpha and a coverage below alpha both have a gap.
     assert measure_one(NAME, constant(10)) == pytest.approx(0.1)
     weight = np.where(TRUTH <= 8, 1.0, 6.0)
     assert measure_one(NAME, constant(8).weighted(weight)) == pytest.approx(0.9 - 8 / 20)

@@ -52,7 +52,7 @@ def test_binary_metrics_are_those_of_scikit_learn(data):
     size = data.draw(st.integers(2, 60))
     positive = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
     assume(positive.any() and not positive.all())
-    # Few different scores: ties, and many of them.
+    # There are few different scores, and therefore many ties.
     score = np.array(data.draw(st.lists(st.integers(0, 8), min_size=size, max_size=size))) / 8
     predicted = score >= data.draw(st.sampled_from([0.0, 0.3, 0.5, 2.0]))
     found = Rows("binary", positive, predicted, score)
@@ -194,7 +194,7 @@ def test_delong_agrees_with_its_definition_on_all_pairs_of_rows(data):
         np.array(data.draw(st.lists(st.integers(0, 6), min_size=size, max_size=size)), dtype=float) for _ in range(2)
     )
     found = delong(positive, one, two)
-    # The definition of 1988, pair by pair.
+    # DeLong's definition of 1988, computed pair by pair.
     kernels = [
         np.where(score[positive][:, None] == score[~positive], 0.5, score[positive][:, None] > score[~positive])
         for score in (one, two)

@@ -326,7 +326,7 @@ def test_a_forest_is_exported_in_float32_and_the_reason_is_logged(monkeypatch):
 
 
 class Deviating:
-    """A model that answers otherwise than its export in the first rows."""
+    """A model whose predictions differ from those of its export in the first rows."""
 
     def __init__(self, model, rows, answer):
         self._model, self._rows, self._answer = model, rows, answer

@@ -184,7 +184,8 @@ def test_a_sample_of_equal_losses_is_not_certain():
         table = pa.table({"x": pa.array(["a", "b"] * (rows // 2)), "y": ["c"] * rows})
         return table, Outcomes(right, np.full(rows, 0.5), right)
 
-    # 0 of 100 rows were wrong, then 8 of 1,000: no evidence, although the first sample has no variance.
+    # First 0 of 100 rows were wrong, then 8 of 1,000. This is no evidence of a change, although the first sample has no
+    # variance.
     _, fallen = compared(of(100, 0), of(1_000, 8), "accuracy", Policy(tolerance=0, min_rows=20))
     assert not fallen
 

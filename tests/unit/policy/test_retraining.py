@@ -411,7 +411,7 @@ def store(tmp_path):
 
 @pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))
 def test_the_order_in_which_windows_were_checked_does_not_matter(order, store):
-    """Persistence goes by the windows' times."""
+    """Persistence depends on the times of the windows, not on the order of the checks."""
     found = {number: findings(TWO_OF_THREE, window=f"2013-{number:02}") for number in (1, 2, 3)}
     found[2] = findings(TWO_OF_THREE, window="2013-02", **BAD)
     april = findings(TWO_OF_THREE, **BAD)
@@ -487,7 +487,7 @@ LIMITED = {"cooldown": {"cooldown": "45D"}, "budget": {"budget": {"requests": 1,
 
 
 def check(store, window: str, limit: str = "cooldown") -> bool:
-    """Check a bad window under a limit that one earlier request reaches; whether it requests retraining."""
+    """Check a bad window under a limit that one request reaches. Return whether the window requests retraining."""
     return request_retraining(findings(LIMITED[limit], window=window, **BAD), [], StepContext(store)).is_requested
 
 

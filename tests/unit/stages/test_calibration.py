@@ -163,7 +163,7 @@ def test_a_threshold_is_chosen_on_calibrated_scores_of_the_other_half(store):
     score = OnnxModel(found.exported, found.contract).predict(chosen).score
     late = chosen["late"].to_numpy(zero_copy_only=False)
     assert choice.point.recall == pytest.approx((score[late] >= found.contract.threshold).mean())
-    # A number needs no rows.
+    # A threshold that is given as a number needs no rows.
     found, _ = train(store, LOGISTIC, rows, calibration="sigmoid", threshold=0.3)
     assert (found.contract.threshold, found.contract.calibration.rows) == (0.3, 240)
 

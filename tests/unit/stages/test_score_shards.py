@@ -228,7 +228,7 @@ def test_a_shard_that_is_cleared_alone_keeps_the_version_and_the_dataset(store):
 def test_if_all_shards_are_cleared_the_version_is_resolved_anew(store):
     ref = scoring_set(store, flights(30), "2013-04")
     every(store, ref, 3)
-    # Two shards begin at once, before any has succeeded; the third one begins after one of them has.
+    # Two shards begin at the same time. The third shard begins after one of them has succeeded.
     first, _ = task(store, ref, 1, 3, champion=2, series="cleared")
     other, _ = task(store, ref, 0, 3, champion=3, series="cleared")
     last, found = task(store, ref, 2, 3, champion=4, series="cleared", succeeded=[1])

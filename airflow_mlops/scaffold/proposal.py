@@ -156,7 +156,7 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
     delay = given.label_delay
     if delay is None:
         delay = person.duration(
-            "--label-delay", f"How long after {time!r} is {label!r} known at the latest? 0 if it comes with the row"
+            "--label-delay", f"How long after {time!r} is {label!r} known at the latest (0 if each row already has it)"
         )
     keys = given.keys or _keys(columns, time, label, sample.complete, person)
     _require_keys(columns, keys, label)
@@ -207,7 +207,9 @@ def propose(sample: Sample, given: Given, person: Person) -> Proposal:
             confirmed.append(name)
         else:
             features.remove(name)
-            excluded[name] = f"predicts the label alone almost perfectly, {score}, so it is probably known only with it"
+            excluded[name] = (
+                f"alone predicts the label almost perfectly ({score}), so it is probably known only when the label is known"
+            )
     if not features:
         raise SpecError(
             "No column is left that could be a feature: "
@@ -358,7 +360,7 @@ def _task(label: Column, positive: str | None, person: Person) -> tuple[Task, st
     known = [text for text in found if text.strip().casefold() in _POSITIVE]
     if len(known) == 1:
         return task, known[0]
-    question = f"Which value of {label.name!r} is the positive class, the one that the model is to find"
+    question = f"Which value of {label.name!r} is the positive class, which the model should find"
     return task, person.choose("--positive", question, found)
 
 

@@ -192,7 +192,7 @@ def _compare_tokens(pipeline: Any, tokenizer: Any, texts: list[str], name: str) 
             if values[0].tolist() != getattr(found, INPUTS[key]):
                 raise ModelFormatError(
                     f"The tokenizer.json of {name}, a {type(pipeline.tokenizer).__name__}, computes other {key} than the pipeline for "
-                    f"the text {text[:50]!r}. Use a fast tokenizer of Transformers without code of its own."
+                    f"the text {text[:50]!r}. Use a fast tokenizer of Transformers without custom code."
                 )
 
 

@@ -340,7 +340,7 @@ def test_performance_is_not_judged_within_the_grace_period(store, champion):
     made = outcomes(store, champion, "2013-04", flights(seed=3, noise=8))
     result = watch(store, champion, made, grace="100000D")
     assert result.decision == "healthy"
-    assert result.headline.startswith("Healthy by the estimate")
+    assert result.headline.startswith("Estimated ")
     assert "100,000 days after its end" in result.reason
     assert "Estimated ROC AUC" in result.reason
     assert stored(store, champion, "2013-04").performance is not None
@@ -442,7 +442,7 @@ def test_drift_of_important_features_retrains_if_the_policy_enables_it(store, ch
     assert watch(store, champion, moved).decision == "healthy"
     result = watch(store, champion, moved, retrain_on=["drift"])
     assert (result.decision, result.request.triggers) == ("retrain", ["drift"])
-    assert result.headline == "Features with 100% of importance drifted: distance"
+    assert result.headline == "Drifted features have 100% of the importance: distance"
     assert "distance 100% (100% together, 50% needed)" in result.reason
     data = flights(seed=3)
     wind = pa.array(data["wind"].to_numpy() + 1)

@@ -72,9 +72,9 @@ def drifted(share: float | None, column: str = "temp", moved: bool = True) -> Dr
         ({"retrain_on": ["estimated_performance"]}, {"estimated": auc(0.6)}, {}),
         ({"retrain_on": ["estimated_performance"]}, {**UNJUDGED, "estimated": auc(0.6), "champion": V2}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(0.2), drifted(0.4, "wind")]},
-         {"drift": "Features with 60% of importance drifted: wind and temp"}),
+         {"drift": "Drifted features have 60% of the importance: wind and temp"}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(0.4), drifted(0.6, "wind", moved=False)]}, {}),
-        ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)]}, {"drift": "Features with 40%"}),
+        ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)]}, {"drift": "Drifted features have 40%"}),
         ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)], "champion": V2}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(None)]}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(0.9).model_copy(update={"broken": True})]}, {}),
@@ -241,7 +241,7 @@ def test_a_measured_trigger_must_hold_in_k_of_the_last_n_windows_of_the_same_ver
     verdict = decide(found, made)
     assert verdict.decision == ("retrain" if often >= 2 else "watch")
     assert f"'realised performance' was met in {often} of the last 3 windows (2 needed)." in verdict.reason
-    so_far = f"ROC AUC fell to 0.600; retraining needs 2 such windows among the last 3 (now {often})"
+    so_far = f"ROC AUC fell to 0.600; retraining needs 2 such windows in the last 3 ({often} so far)"
     assert (verdict.headline == so_far) == (often < 2)
 
 

@@ -1,4 +1,4 @@
-"""By which metric a model is judged if nobody names one.
+"""The default metric of a model: the metric by which it is judged if no metric is named.
 
 The training decides (:func:`chosen`) and records the answer in the contract of the model. Everything that needs a default
 metric asks :func:`default_metric` for one model, or :func:`common_metric` for several: evaluations, searches, refits,

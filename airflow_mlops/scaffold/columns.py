@@ -91,7 +91,7 @@ class Column:
 
     @cached_property
     def is_foreign_date(self) -> bool:
-        """Return whether the values are text with days, months and years in another form than ISO 8601."""
+        """Return whether the values are text with days, months and years in a form other than ISO 8601."""
         texts = self._texts
         return bool(texts) and not self.is_time and all(map(_FOREIGN_DATE.match, texts))
 

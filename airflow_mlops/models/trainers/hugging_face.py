@@ -88,7 +88,7 @@ def text_classifier(
     )
     if not (np.abs(model.by_onnx(extremes) - wanted) <= _TOLERANCE).all():
         raise ModelFormatError(
-            f"The ONNX export of {name} returns other probabilities than the pipeline for an empty text or a text of {length:,} "
+            f"The probabilities of the ONNX export of {name} differ from those of the pipeline for an empty text or a text of {length:,} "
             "tokens, its maximum length. Use another model."
         )
     return model

@@ -242,7 +242,7 @@ def test_the_empty_data_interval_of_a_plain_cron_is_an_error_that_says_what_to_w
     point = {"data_interval_start": end, "data_interval_end": end}
     with pytest.raises(AirflowFailException, match="window=: the data interval of this run is empty"):
         rendered(IngestOperator, name="n", files="x", context=point, **parameters)
-    # A point in time is no interval.
+    # A point in time is not an interval.
     end_only = rendered(IngestOperator, name="n", files="x", window="{{ data_interval_end | ds }}", context=point)
     assert end_only.window == "2024-03-05"
 

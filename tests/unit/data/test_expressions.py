@@ -78,7 +78,7 @@ def test_any_name_can_be_quoted(name, other):
     ("expression", "expected"),
     [
         ("`a` + a", [2.0, 4.0, None, None]),
-        # A backtick inside quoted text is no quote.
+        # A backtick inside quoted text is not a quote.
         ("s == '`x`'", [False, False, False, None]),
         ("not`b`==2", [False, False, False, None]),
     ],

@@ -225,7 +225,7 @@ def test_every_operator_set_that_converters_choose(opset):
         for method in METHODS:
             maps = fit(method, given_, codes)
             runs = session(method, maps, classes, opset)
-            # The label without calibration is no output.
+            # The label that was predicted without the calibration is not an output.
             assert len(runs.get_outputs()) == 1
             np.testing.assert_allclose(runs.run(None, {"x": given_})[0], calibrate(method, maps, given_), atol=1e-9)
 

@@ -176,7 +176,7 @@ def test_functions_of_an_earlier_training_are_kept_and_no_row_is_set_aside(store
     assert (len(found.train.labels), found.contract.calibration.maps) == (ROWS, rule.maps)
     expected = calibrate("temperature", rule.maps, alone.predictions.probabilities)
     np.testing.assert_allclose(found.predictions.probabilities, expected, atol=1e-9)
-    # A refit that has other classes than the judged version is refused by its checks.
+    # A refit whose classes differ from those of the judged version fails its checks.
     three = alone.contract.model_copy(update={"task": "multiclass", "classes": ["a", "b", "c"]})
     rule = CalibrationRule(method="sigmoid", maps=rule.maps * 2)
     assert calibrated(rule, alone.model, three, None, None, found.train, test) == (alone.model, three)

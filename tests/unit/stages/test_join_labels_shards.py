@@ -103,7 +103,7 @@ KEYS = st.sampled_from(["1", "01", " 2", "2", "3", "4/5/2013", None])
     st.integers(1, 4),
     st.integers(1, 5),
 )
-# In the second shard alone, more keys have another form than match.
+# In the second shard alone, the keys with a different form outnumber the matching keys.
 @example([[["1"] * 3, ["01"] * 2, ["4/5/2013"]]], [("1", 1.0), ("2013-04-05", None)], False, 3, 2)
 @example([[["2"] * 3, ["01"] * 4]], [("1", 1.0), ("2", 2.0)], False, 3, 3)
 @example([[["2"] * 3, ["1"] * 4]], [("1", 1.0), ("1", 2.0)], False, 3, 3)

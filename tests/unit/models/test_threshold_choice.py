@@ -29,7 +29,8 @@ def chosen(rule, truth=TRUTH, score=SCORE):
         # Positive rows by score: 0.9: 1 of 1, 0.8: 2 of 3, 0.6: 3 of 5, 0.4: 3 of 6, 0.2: 4 of 7, 0.1: 4 of 8.
         # F1: 2/5, 4/7, 6/9, 6/10, 8/11, 8/12.
         ({"maximise": "f1"}, 0.15, 4 / 7, 1.0),
-        # Right rows: 5, 5, 5, 4, 5, 4, and 4 if none is positive. Of equally good thresholds, the smallest.
+        # Right rows: 5, 5, 5, 4, 5, 4, and 4 if none is positive. If several thresholds are equally good, the smallest
+        # is chosen.
         ({"maximise": "accuracy"}, 0.15, 4 / 7, 1.0),
         ({"maximise": "balanced_accuracy"}, 0.15, 4 / 7, 1.0),
         ({"precision": 0.6}, 0.5, 3 / 5, 3 / 4),

@@ -25,7 +25,7 @@ from airflow_mlops.operators import (
 from airflow_mlops.sensors import ModelHealthSensor
 from airflow_mlops.trainers import Float, Search, SklearnTrainer
 
-# As Airflow passes them: a Param has the type of the trigger form, a Variable is text.
+# The values are as Airflow passes them: a Param has the type of the trigger form, and a Variable is text.
 CONTEXT: dict[str, Any] = {
     "params": {"n": 50, "rate": 0.5, "flag": True, "none": None, "columns": ["age", "plan"], "words": "l2"},
     "var": {

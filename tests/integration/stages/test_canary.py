@@ -171,7 +171,7 @@ def test_servers_withdraw_a_canary_for_all_once(client, store, model, do):
 
 def test_what_a_crashed_task_left_is_completed_and_a_new_champion_begins_again(client, store, model, do, answer):
     do("a")
-    # As after a crash between the entry and MLflow.
+    # The state is the same as after a crash between the ledger entry and the change in MLflow.
     client.delete_registered_model_alias(model.name, "canary")
     client.delete_model_version_tag(model.name, "2", canaries.SHARE_TAG)
     assert do("b").state == "waiting"

@@ -222,7 +222,8 @@ def test_challengers_of_a_champion_with_decaying_weights_have_these_weights(clie
     without, with_weights = (report(store, champion, "2013-04").challenger for champion in (plain, decaying))
     assert without is not None
     assert with_weights is not None
-    # With weights, half of the window outweighs the three months before it. The challenger of the window alone is unchanged.
+    # With the weights, half of the window counts more than the three months before it. The challenger that is trained
+    # on the window alone does not change.
     assert with_weights.challengers[0].value > without.challengers[0].value + 0.1
     assert with_weights.challengers[2].value == pytest.approx(without.challengers[2].value, abs=1e-6)
 

@@ -175,7 +175,7 @@ def test_every_kind_of_gate_judges_a_registered_model(client, context, make, tmp
         assert json.load(kept)["candidates"][0]["gates"][1]["slices"] == [
             item.model_dump(mode="json") for item in found[1].slices
         ]
-    # With the roles exchanged, the model that uses the wind is refused by each gate that forbids this.
+    # If the roles are exchanged, each gate that forbids the use of the wind refuses the model that uses it.
     client.set_registered_model_alias(champion.model, "champion", str(good.version))
     refused = judge(context, champion, gates=gates).verdict.for_candidate(champion)
     assert [item.passed for item in refused.gates] == [False, False, True, True, False, False, True, True, True]
@@ -374,7 +374,7 @@ def test_clusters_widen_the_bounds_of_gates(client, context, make):
     client.set_registered_model_alias(champion.model, "champion", str(champion.version))
     gates = [{"metric": "roc_auc", "better_than_champion_by": 0}]
     assert judge(context, better, gates=gates, groups="flight").verdict.winner == better
-    # All rows are one cluster, which proves nothing.
+    # All rows belong to one cluster, so there is no confidence bound.
     assert judge(context, better, gates=gates, groups="customer").verdict.winner is None
     with pytest.raises(SpecError, match="'shop', which is not a column"):
         judge(context, better, gates=gates, groups="shop")

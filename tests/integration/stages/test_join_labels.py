@@ -325,7 +325,7 @@ def test_text_orders_labels_by_time_in_any_form(store, earlier, later):
 
 def test_text_that_is_no_time_never_selects_a_label(store):
     made = predictions(store, flight=[1])
-    # As text, September would come after October.
+    # If the times were compared as text, September would come after October.
     several = labels(store, flight=[1, 1], arr_delay=[0.0, 20.0], at=["9/30/2024", "10/2/2024"])
     with pytest.raises(SchemaError, match="'at' of dataset 'flights' .*'9/30/2024' in row 1"):
         join(store, made, several, labels_timestamp="at")

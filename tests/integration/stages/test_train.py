@@ -173,7 +173,7 @@ def test_a_training_that_gives_a_version_again_registers_none(client, store, lea
     run = client.get_run(again.run_id)
     assert (run.info.status, run.data.tags["mlops.identical_to"]) == ("FINISHED", "1")
     assert {name: run.data.metrics[name] for name in again.metrics} == pytest.approx(first.metrics)
-    # Each change of the model, or of the record of its origin, gives another version.
+    # Each change of the model, or of the facts recorded about its origin, gives a new version.
     others = [
         learn({**trainer, "params": {"max_iter": 11}}),
         learn({**trainer, "name": "boosted"}),

@@ -85,7 +85,7 @@ def test_a_metric_without_a_lower_end_far_below_the_limit_is_reported(value, dec
 
 @pytest.mark.parametrize(("value", "decision"), [(9.9, "healthy"), (3e28, "watch")])
 def test_an_error_far_above_the_limit_is_reported_even_if_it_is_not_significant(value, decision):
-    # One wrong label makes the mean error large, and its interval wide.
+    # One wrong label makes the mean error large and its interval wide.
     verdict = decide(findings(performance=auc(value, value, 1.0, "rmse")))
     assert verdict.decision == decision
     said = "RMSE 3e+28 is more than ten times the allowed 1.020; a few rows have very large errors"
@@ -261,10 +261,10 @@ def test_a_retrain_names_the_segment_with_the_largest_drop():
     fallen = {"performance": auc(0.65)}
     expected = "Largest drop: carrier = EV (15% of rows, 47% of the drop)."
     assert decide(findings(**fallen, **why)).details[-1] == expected
-    # The segment got worse, and the rows together did not.
+    # Performance in the segment got worse, but performance on all rows did not.
     level = {"segments": [segment()], "loss": loss_change(value=0.3)}
     assert decide(findings(**fallen, **level)).details[-1] == "Largest drop: carrier = EV (15% of rows)."
-    # The segment got worse by more than the rows together.
+    # Performance in the segment got worse by more than performance on all rows.
     more = {"segments": [segment(0.06)], "loss": loss_change()}
     assert "exceeds the total drop" in decide(findings(**fallen, **more)).details[-1]
     rise = {"segments": [segment()], "loss": loss_change("rmse")}

@@ -24,6 +24,7 @@ from airflow_mlops.stages.validate.sqlite_times import require_comparable
 from airflow_mlops.stages.validate.suites import load_suite
 from airflow_mlops.stages.validate.times import time_bounded_column, with_bounds
 from airflow_mlops.stages.validate.validation import Validation, about_rows
+from airflow_mlops.stages.validate.value_sets import require_comparable_values
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -117,7 +118,10 @@ def _run_suite(
     times = columns.time_bounds(compared)
     if relation.database.dialect == "sqlite":
         with _database_errors(relation.database), relation.database.connect() as connection:
-            require_comparable(connection, relation.rows(), [name for name in dict.fromkeys(compared) if name in times])
+            names = [name for name in dict.fromkeys(compared) if name in times]
+            require_comparable(connection, relation.rows(), names)
+    if relation.database.dialect == "mysql":
+        require_comparable_values(suite, columns.codes)
     suite = with_bounds(suite, times)
     engine = RelationEngine(relation, columns.names)
     with tempfile.TemporaryDirectory() as site:

@@ -110,6 +110,7 @@ class Columns:
         self, description: Sequence[Sequence[Any]], dialect: str, declared: Mapping[str, bool] | None = None
     ) -> None:
         self.names = [str(column[0]) for column in description]
+        self.codes = {str(column[0]): column[1] for column in description}
         codes = self.TIMES.get(dialect)
         self.times = declared
         if codes is not None:

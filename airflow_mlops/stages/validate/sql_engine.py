@@ -8,7 +8,8 @@ to lower case. Temporary tables are never created, because the transaction is re
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, MutableMapping, Sequence
 from datetime import date, datetime, time, timezone
 from decimal import Decimal
 from typing import Any
@@ -47,6 +48,18 @@ def _writable(value: Any) -> Any:
     return value if value is None or isinstance(value, _WRITABLE) else str(value)
 
 
+def _restore_integers(arguments: MutableMapping[str, Any], end: float) -> None:
+    """Convert large whole bounds to integers. A database would round the integers of a column to compare them with a float.
+
+    :param arguments: arguments of an expectation
+    :param end: end of the range of integers that the database accepts
+    """
+    for name in ("min_value", "max_value"):
+        value = arguments.get(name)
+        if isinstance(value, float) and 2**53 <= abs(value) < end:
+            arguments[name] = int(value)
+
+
 class RelationEngine(SqlAlchemyExecutionEngine):
     """An execution engine whose only data is a table or query.
 
@@ -77,10 +90,12 @@ class RelationEngine(SqlAlchemyExecutionEngine):
         return data, BatchMarkers({"ge_load_time": datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")})
 
     def resolve_metrics(self, metrics_to_resolve: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
-        """Compute metrics. The bounds for times of SQLite are marked here, because stored suites lose the mark."""
+        """Compute metrics. Bounds are converted here, because a stored suite has only numbers and times as text."""
         metrics_to_resolve = list(metrics_to_resolve)
-        if self.engine.dialect.name == "sqlite":
-            for metric in metrics_to_resolve:
+        is_sqlite = self.engine.dialect.name == "sqlite"
+        for metric in metrics_to_resolve:
+            _restore_integers(metric.metric_value_kwargs, 2**63 if is_sqlite else math.inf)
+            if is_sqlite:
                 mark_bounds(metric.metric_value_kwargs)
         return super().resolve_metrics(metrics_to_resolve, *args, **kwargs)
 

@@ -340,6 +340,37 @@ def test_values_of_every_type_can_be_unexpected(context, place, validate):
             validate(one("column_values_to_be_in_set", column="id", value_set=[2]), **given, on_failure="quarantine")
 
 
+def test_large_integers_are_compared_exactly_or_refused(context, place, validate):
+    large = 2**53
+    values: list[dict[str, Any]] = [
+        dict.fromkeys(SCHEMA.names) | {"id": 0, "n": number} for number in (large, large + 1)
+    ]
+    place.create("orders", values)
+    ref = dataset(context, values)
+    for source in {"table": "orders"}, {"dataset": ref}:
+        for limit, unexpected in ({"max_value": large}, 1), ({"min_value": large}, 0), ({"min_value": large + 2}, 2):
+            check = one("column_values_to_be_between", column="n", **limit)
+            assert validate(check, **source, on_failure="warn").outcomes[0].unexpected == unexpected
+        with pytest.raises(SpecError, match="round"):
+            validate(one("column_values_to_be_between", column="n", max_value=large + 1), **source)
+
+
+@pytest.mark.parametrize("place", ["mariadb"], indirect=True)
+@pytest.mark.parametrize(
+    "check",
+    [
+        one("column_values_to_be_in_set", column="s", value_set=["b", 0]),
+        one("column_values_to_not_be_in_set", column="n", value_set=["1x"]),
+        one("column_pair_values_to_be_in_set", column_A="n", column_B="s", value_pairs_set=[[1, 0]]),
+    ],
+    ids=["text", "number", "pair"],
+)
+def test_mysql_does_not_compare_text_with_numbers(place, validate, check):
+    place.create("orders", [row | {"s": "a"} for row in rows(1, count=3)])
+    with pytest.raises(SpecError, match="equals 0"):
+        validate(check, table="orders")
+
+
 @pytest.mark.parametrize("source", [{"table": "orders"}, {"sql": "SELECT * FROM orders", "name": "orders"}], ids=str)
 def test_names_of_columns_in_another_letter_case_are_refused(place, validate, source):
     place.create("orders", rows(1, count=3))

@@ -20,6 +20,8 @@ from airflow_mlops.core.errors import ComputeError, SpecError
 LOCAL, AUTO = "local", "auto"
 _SCHEME = "ray://"
 _PORT, _CONNECT_SECONDS = 10001, 10.0
+# On a busy head node, about one in ten of Ray's client servers dies while it starts: https://github.com/ray-project/ray/issues/63202.
+_TRIES, _NOT_STARTED = 4, "Starting Ray client server failed"
 # Ray sends what a task prints to the driver after up to half a second.
 _OUTPUT_SECONDS = 0.5
 
@@ -82,7 +84,7 @@ def connected(connection: ConnectionInfo, runtime_env: Mapping[str, Any], needed
         try:
             try:
                 with _own_sigterm():
-                    ray.init(address=address, runtime_env=dict(runtime_env), logging_level="WARNING", **options)
+                    _start(ray, address=address, runtime_env=dict(runtime_env), logging_level="WARNING", **options)
             except Exception as error:  # noqa: BLE001 - Ray raises errors of many types
                 raise failure(error, where) from None
             if address == LOCAL:
@@ -90,6 +92,18 @@ def connected(connection: ConnectionInfo, runtime_env: Mapping[str, Any], needed
             yield address
             time.sleep(_OUTPUT_SECONDS)
         finally:
+            ray.shutdown()
+
+
+def _start(ray: Any, **options: Any) -> None:
+    """Call ``ray.init``, again if the client server on the head node did not start. No step runs before that."""
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            ray.init(**options)
+            return
+        except ConnectionError as error:
+            if not tries_left or _NOT_STARTED not in str(error):
+                raise
             ray.shutdown()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from airflow_mlops.core.errors import ModelFormatError, TrainingError, named, one_line
 from airflow_mlops.core.isolation import quiet
+from airflow_mlops.models.onnx.serialised import serialised
 from airflow_mlops.models.onnx.tokens import INPUTS, TOKENIZER
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.models.trainers.onnx_file import OnnxFileModel
@@ -226,7 +227,7 @@ def _exported(pipeline: Any, order: list[int], tokenizer: str, name: str) -> byt
         if fixed:
             raise ValueError(f"input {fixed[0]} has a fixed shape")
         model.metadata_props.add(key=TOKENIZER, value=json.dumps(json.loads(tokenizer), ensure_ascii=False))
-        content: bytes = model.SerializeToString()
+        content = serialised(model)
     except Exception as error:
         raise ModelFormatError(
             f"PyTorch cannot export {name} to ONNX: {one_line(error, 300)}. Use a model that torch.export supports for any number "

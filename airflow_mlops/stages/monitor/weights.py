@@ -68,8 +68,8 @@ def read(check: Check, reference: TrainingReference) -> Weights:
         )
         return Weights(refused=f"the weights in column {column!r} are {wrong}", notes=[fix])
     said = (
-        f"Realised performance is weighted by column {column!r} (sample_weight), in the window and at training. Drift and the "
-        "rate of positives count each row once."
+        f"Realised performance is weighted by column {column!r} (sample_weight), in the window and at training. Drift, "
+        "fairness and the rate of positives count each row once."
     )
     return Weights(column, numbers(values), notes=[said])
 

@@ -68,10 +68,11 @@ def dag(dag_id, operator, **options):
         @task
         def evaluate(dag_run=None):
             return json.loads(Path(dag_run.conf["verdict"]).read_text())
-        operator(task_id="promote", verdict=evaluate(), retries=1, retry_delay=timedelta(0), **options)
+        operator(task_id="promote", verdict=evaluate(), **{"retries": 1, "retry_delay": timedelta(0)} | options)
 
 dag("approve", PromoteOperator, approval=Approval(assignees=["ada", {"id": "admin", "name": "The admin"}]))
-dag("slow", SlowPromoteOperator, approval=Approval(assignees=["ada"]))
+# On a busy machine, Airflow 3.3 may fail a task that is resumed within a second, before the executor's report on its deferral.
+dag("slow", SlowPromoteOperator, approval=Approval(assignees=["ada"]), retries=3)
 dag("hurry", PromoteOperator, approval=Approval(timeout=timedelta(seconds=1)))
 dag("later", UnluckyPromoteOperator, approval=Approval(timeout=timedelta(hours=1)), run_on=Later())
 """
@@ -231,6 +232,6 @@ def test_an_answer_that_a_dying_worker_did_not_take_is_not_asked_for_again(airfl
     airflow.until(marker.exists, "the answer arrives at a worker")
     assert airflow.kill_tasks() >= 2
     airflow.wait_for_success("slow", run_id)
-    assert promote_task(airflow, "slow", run_id)["try_number"] == 2
+    assert promote_task(airflow, "slow", run_id)["try_number"] >= 2
     assert [(entry.approval.by, entry.approval.note) for entry in model.entries()] == [("ada", "Now.")]
     assert [line.split()[0] for line in model.told.read_text().splitlines()] == ["approval", "promoted"]

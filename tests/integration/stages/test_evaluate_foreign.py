@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import torch
 import xgboost
 import yaml
 from mlflow.models import infer_signature
@@ -313,6 +312,9 @@ def test_the_declared_positive_class_and_a_tuned_threshold_hold_for_a_foreign_mo
 
 
 def test_a_torch_network(context, log):
+    # Each test process collects this module, and importing the library takes seconds.
+    import torch
+
     network = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Sigmoid())
     with torch.no_grad():
         network[0].weight[:] = torch.tensor([[2.0, 0.1]])

@@ -37,10 +37,11 @@ def champion(client, store, tmp_path):
     return promote(client, tmp_path, store, f"delays_{uuid.uuid4().hex[:8]}")
 
 
-def outcomes(store, champion, window: str, data: pa.Table, known: slice = slice(None)) -> DatasetRef:
+def outcomes(store, champion, window: str, data: pa.Table, known: slice = slice(None), **details) -> DatasetRef:
     """Score ``data`` and join the labels of the rows ``known``."""
     context = StepContext(store=store)
-    made = score.run(ScoreSpec(model=champion.model, dataset=scoring_set(store, data, window)), context).dataset
+    rows = scoring_set(store, data, window, **details)
+    made = score.run(ScoreSpec(model=champion.model, dataset=rows), context).dataset
     labels = data.select(["flight", "arr_delay"]).take(pa.array(np.arange(data.num_rows)[known]))
     spec = {
         "predictions": made, "labels": write(store, "flights", labels, window), "on": ["flight"],
@@ -104,6 +105,50 @@ def test_the_rate_of_positives_is_that_of_the_predictions_and_is_compared_with_t
     later = watch(store, champion, outcomes(store, champion, "2013-05", flights(seed=3, shift=1.0)))
     assert later.metrics["positive_rate_reference"] == rate.reference
     assert later.metrics["positive_rate_low"] > rate.high
+
+
+def test_fairness_is_that_of_the_gates_and_a_significant_difference_is_reported(store, champion):
+    metrics = pytest.importorskip("fairlearn.metrics")
+    rows = flights(seed=2)
+    # One of the two hubs has longer flights, and therefore more positive predictions.
+    hub = np.where(rows["distance"].to_numpy() + np.random.default_rng(0).normal(size=2_000) > 0, "EWR", "JFK")
+    dataset = outcomes(store, champion, "2013-04", rows.append_column("hub", pa.array(hub)), keys=["flight", "hub"])
+    parity = {"fairness": "demographic_parity", "sensitive": "hub", "max_difference": 0.1}
+    odds = {**parity, "fairness": "equalized_odds", "max_difference": 0.9}
+    result = watch(store, champion, dataset, fairness=[parity, odds])
+    made = open_dataset(store, dataset).table(columns=["label", "score", "hub"]).to_pandas()
+    given = {"sensitive_features": made["hub"]}
+    truth, predicted = made["label"].astype(bool), made["score"] >= 0.5
+    shares, odds_found = stored(store, champion, "2013-04").fairness
+    assert shares.value == pytest.approx(metrics.demographic_parity_difference(truth, predicted, **given))
+    assert odds_found.value == pytest.approx(metrics.equalized_odds_difference(truth, predicted, **given))
+    assert 0.1 < shares.low < shares.value < shares.high < shares.low + 0.1
+    assert (shares.least.name, shares.most.name) == ("hub = JFK", "hub = EWR")
+    assert shares.least.rows + shares.most.rows == 2_000
+    assert odds_found.low < odds_found.value < odds_found.high < 0.9
+    assert result.metrics["demographic_parity_over_hub_low"] == shares.low
+    # Only the difference whose whole interval is above the limit is a reason to look.
+    assert result.decision == "watch"
+    assert result.headline.startswith(f"The demographic parity difference over hub is {number(shares.value)}")
+    assert not any("equalized odds" in detail for detail in result.details)
+    page = store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
+    assert "Demographic parity over hub" in page
+    assert "Equalized odds over hub" in page
+    allowed = watch(store, champion, dataset, fairness=[{**parity, "max_difference": 0.5}])
+    assert allowed.decision == "healthy", allowed.reason
+
+
+def test_fairness_without_labels_or_without_its_column(store, champion):
+    rows = flights(seed=2)
+    rows = rows.append_column("hub", pa.array(["EWR", "JFK"] * 1_000))
+    dataset = outcomes(store, champion, "2013-04", rows, slice(50), keys=["flight", "hub"])
+    rule = {"fairness": "equalized_odds", "sensitive": "hub", "max_difference": 0.5}
+    watch(store, champion, dataset, fairness=[rule])
+    report = stored(store, champion, "2013-04")
+    assert report.fairness == []
+    assert any(note.startswith("The equalized odds difference over hub was not measured") for note in report.notes)
+    with pytest.raises(SpecError, match="sensitive='sex', which is not a column of the predictions"):
+        watch(store, champion, dataset, fairness=[{**rule, "sensitive": "sex"}])
 
 
 def test_drift_without_worse_performance_is_healthy_and_told(store, champion):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_mlops.compute import Ray, from_text
-from airflow_mlops.compute.ray.cluster import _require_resources, address_of
+from airflow_mlops.compute.ray.cluster import _require_resources, _start, address_of
 from airflow_mlops.compute.ray.failures import failure
 from airflow_mlops.core.connections import ConnectionInfo, from_environment
 from airflow_mlops.core.errors import ComputeError, MemoryLimitError, SpecError
@@ -44,6 +44,40 @@ def test_the_address_of_ray_is_the_uri_of_the_connection(uri, monkeypatch):
 def test_a_connection_that_names_no_cluster(parts):
     with pytest.raises(SpecError, match="'ray'"):
         address_of(connection(**parts))
+
+
+class FailingRay:
+    """Stands for Ray whose client servers do not start, because a real one does so at random."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors, self.started, self.ended = list(errors), 0, 0
+
+    def init(self, **options: object) -> None:
+        self.started += 1
+        if self.errors:
+            raise self.errors.pop(0)
+
+    def shutdown(self) -> None:
+        self.ended += 1
+
+
+NOT_STARTED = ConnectionAbortedError("RuntimeError: Starting Ray client server failed. See ray_client_server_23001.err")
+
+
+def test_a_client_server_that_does_not_start_is_started_again():
+    ray = FailingRay(NOT_STARTED, NOT_STARTED)
+    _start(ray)
+    assert (ray.started, ray.ended) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("error", "started"), [(NOT_STARTED, 4), (ConnectionError("timeout"), 1), (ValueError("x"), 1)]
+)
+def test_errors_of_the_connection_to_ray_are_raised(error, started):
+    ray = FailingRay(*[error] * 9)
+    with pytest.raises(type(error)):
+        _start(ray)
+    assert ray.started == started
 
 
 def test_resources_have_the_names_of_ray():

@@ -521,6 +521,11 @@ def test_groups_must_be_treated_equally(data):
         assert (same.measured, same.passed) == (0, True)
     by_chance = check({"fairness": "demographic_parity", "sensitive": "flight", "max_difference": 0.2}, found)
     assert by_chance.passed
+    # A group without positive rows has no true positive rate, which a model without errors does not change.
+    truth = rows.truth & (sex != "m")
+    perfect = replace(found.candidate, rows=replace(rows, truth=truth, predicted=truth))
+    declared = {"fairness": "equalized_odds", "sensitive": "sex", "max_difference": 0.05}
+    assert check(declared, replace(found, candidate=perfect)).measured == 0
 
 
 def test_latency_is_measured_for_one_row_and_for_many(data):

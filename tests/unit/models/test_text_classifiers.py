@@ -9,9 +9,6 @@ import numpy as np
 import onnx
 import pyarrow as pa
 import pytest
-import torch
-from tokenizers import processors
-from transformers import BertTokenizerFast, TextClassificationPipeline
 
 from airflow_mlops.core.errors import ModelFormatError, SpecError, TrainingError
 from airflow_mlops.data.datasets import open_dataset
@@ -50,6 +47,9 @@ def fitted(request, parts):
 
 
 def pipeline(network=None, words=None, **options):
+    # Each test process collects this module, and importing the library takes seconds.
+    from transformers import TextClassificationPipeline
+
     return TextClassificationPipeline(
         model=network or model("distilbert", NAMES), tokenizer=words or tokenizer(), **options
     )
@@ -124,19 +124,22 @@ def test_a_model_that_cannot_be_tokenized_is_refused(fitted, monkeypatch, case):
 
 
 def _without_special_tokens():
+    from tokenizers import processors
+
     words = tokenizer()
     words.backend_tokenizer.post_processor = processors.Sequence([])
     return pipeline(words=words)
 
 
-class _OwnCode(BertTokenizerFast):
-    def __call__(self, text, **options):
-        return super().__call__(text.replace("late", "good"), **options)
-
-
 def _with_code():
+    from transformers import BertTokenizerFast
+
+    class OwnCode(BertTokenizerFast):
+        def __call__(self, text, **options):
+            return super().__call__(text.replace("late", "good"), **options)
+
     words = tokenizer()
-    words.__class__ = _OwnCode
+    words.__class__ = OwnCode
     return pipeline(words=words)
 
 
@@ -161,7 +164,7 @@ REFUSED = {
     "no tokens": (_without_special_tokens, ModelFormatError, "no tokens for the text ''"),
     "code": (_with_code, ModelFormatError, "computes other input_ids"),
     "half precision": (
-        lambda: pipeline(model("distilbert", NAMES).to(torch.bfloat16)),
+        lambda: pipeline(model("distilbert", NAMES).bfloat16()),
         ModelFormatError,
         r"torch\.bfloat16",
     ),

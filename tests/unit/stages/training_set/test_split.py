@@ -43,7 +43,7 @@ splits = st.one_of(
     st.builds(lambda hours: {"method": "time", "test_size": f"{hours}h"}, st.integers(1, 25)),
     st.builds(lambda hours, gap: {"method": "time", "test_size": f"{hours}h", "gap": f"{gap}h"},
               st.integers(1, 25), st.integers(1, 8)),
-    st.builds(lambda size, seed: {"stratify": True, "test_size": size, "seed": seed},
+    st.builds(lambda size, seed: {"method": "random", "stratify": True, "test_size": size, "seed": seed},
               st.floats(0.05, 0.95), st.integers(0, 5)),
 )  # fmt: skip
 
@@ -96,15 +96,26 @@ def test_every_split_is_disjoint_complete_and_independent_of_order(data, options
         assert facts["group_overlap"] == 0
 
 
-def test_the_default_holds_out_exactly_thirty_percent():
-    parts, facts = divide(table(list(range(1000)), [0] * 1000), Split(), "time", ["key", "time"])
+def test_the_default_holds_out_the_latest_thirty_percent():
+    hours = list(range(1000))[::-1]
+    parts, facts = divide(table(list(range(1000)), hours), Split(), "time", ["key", "time"])
+    assert parts["test"].tolist() == [hour >= 700 for hour in hours]
+    assert facts["method"] == "time"
+    with pytest.raises(TrainingError, match="set another method if the rows have no order in time"):
+        divide(table(list(range(1000)), [0] * 1000), Split(), "time", ["key", "time"])
+
+
+def test_a_random_split_holds_out_exactly_thirty_percent():
+    parts, facts = divide(table(list(range(1000)), [0] * 1000), Split(method="random"), "time", ["key", "time"])
     assert parts["test"].sum() == 300
     assert facts["method"] == "random"
 
 
 def test_another_seed_gives_another_split_and_the_same_seed_the_same():
     data = table(list(range(1000)), [0] * 1000)
-    one, again, other = (divide(data, Split(seed=seed), "time", ["key"])[0]["test"] for seed in (1, 1, 2))
+    one, again, other = (
+        divide(data, Split(method="random", seed=seed), "time", ["key"])[0]["test"] for seed in (1, 1, 2)
+    )
     assert np.array_equal(one, again)
     # Two independent choices of 300 out of 1000 share about 90.
     assert 50 < (one & other).sum() < 130
@@ -146,11 +157,11 @@ def test_the_held_out_time_is_divided_into_windows_of_equal_length():
     with pytest.raises(TrainingError, match=r"Window 2 of the 3 windows .* has no rows"):
         divide(few, Split(method="time", test_size=0.5, windows=3), "time", ["key"])
     with pytest.raises(ValidationError, match="`windows` is set, but the method is 'random'"):
-        Split(windows=2)
+        Split(method="random", windows=2)
 
 
 def test_rows_of_one_identity_stay_in_one_part():
-    parts, _ = divide(table([1, 2, 3, 4] * 50, [0] * 200), Split(test_size=0.5), "time", ["key"])
+    parts, _ = divide(table([1, 2, 3, 4] * 50, [0] * 200), Split(method="random", test_size=0.5), "time", ["key"])
     test = parts["test"]
     keys = np.array([1, 2, 3, 4] * 50)
     assert not set(keys[test]) & set(keys[~test])
@@ -170,21 +181,27 @@ def test_a_gap_leaves_out_the_rows_whose_labels_depend_on_the_held_out_time():
 def test_stratified_parts_have_the_same_shares_of_the_classes():
     labels = ["rare"] * 10 + ["common"] * 990
     data = table(list(range(1000)), [0] * 1000, labels)
-    held_out = np.array(labels)[divide(data, Split(stratify=True), "time", ["key"], label="plane")[0]["test"]]
+    held_out = np.array(labels)[
+        divide(data, Split(method="random", stratify=True), "time", ["key"], label="plane")[0]["test"]
+    ]
     assert (held_out == "rare").sum() == 3
     assert (held_out == "common").sum() == 297
     # Without ``stratify``, the number of rare rows varies.
-    plain = [divide(data, Split(seed=seed), "time", ["key"])[0]["test"][:10].sum() for seed in range(8)]
+    plain = [
+        divide(data, Split(method="random", seed=seed), "time", ["key"])[0]["test"][:10].sum() for seed in range(8)
+    ]
     assert len(set(plain)) > 1
 
 
 def test_equal_rows_with_different_labels_stay_in_one_part_of_a_stratified_split():
     keys, labels = [number // 2 for number in range(200)], ["a", "b"] * 100
-    test = divide(table(keys, [0] * 200, labels), Split(stratify=True), "time", ["key"], label="plane")[0]["test"]
+    test = divide(
+        table(keys, [0] * 200, labels), Split(method="random", stratify=True), "time", ["key"], label="plane"
+    )[0]["test"]
     assert np.array_equal(test[::2], test[1::2])
 
 
-@pytest.mark.parametrize("split", [Split(method="time", test_size="300D"), Split(test_size=0.01)])
+@pytest.mark.parametrize("split", [Split(method="time", test_size="300D"), Split(method="random", test_size=0.01)])
 def test_an_empty_part_is_an_error_that_names_the_part(split):
     with pytest.raises(TrainingError, match=r"leaves the split part '(train|test)' empty .* Change `test_size`"):
         divide(table(list(range(10)), list(range(10))), split, "time", ["key"])
@@ -200,7 +217,7 @@ def test_a_group_that_is_not_a_column_is_named():
     [
         ({"method": "sideways"}, "method"),
         ({"test_size": 1.5}, "between 0 and 1"),
-        ({"test_size": "14D"}, "`test_size` is a duration, .*'random'.* 'time'"),
+        ({"method": "random", "test_size": "14D"}, "`test_size` is a duration, .*'random'.* 'time'"),
         ({"method": "time", "test_size": "0D"}, "longer than zero"),
         ({"method": "group"}, "'group', but `group` is not set"),
         ({"method": "random", "group": "plane"}, "`group` is set, but the method 'random'"),

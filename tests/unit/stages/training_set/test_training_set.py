@@ -348,11 +348,11 @@ def test_rows_in_the_gap_of_a_split_are_in_no_part(store):
 
 def test_a_stratified_split_needs_classes(store):
     entities = write(store, events())
-    built = build(store, entities, split={"stratify": True})
+    built = build(store, entities, split={"method": "random", "stratify": True})
     assert sum(built.rows.values()) == 190
     for options in ({"label": "arr_delay"}, {"label": None}, {"label": "arr_delay", "task": "regression"}):
         with pytest.raises(SpecError, match="`stratify` keeps the shares of the classes"):
-            build(store, entities, split={"stratify": True}, **options)
+            build(store, entities, split={"method": "random", "stratify": True}, **options)
 
 
 def test_rows_with_equal_keys_and_times_are_reported(store):

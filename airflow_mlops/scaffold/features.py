@@ -67,7 +67,9 @@ def choose_features(roles: Roles, given: Given, notes: list[str], person: Person
             confirmed.append(name)
         else:
             features.remove(name)
-            excluded[name] = f"predicts the label alone almost perfectly, {score}, so it is probably known only with it"
+            excluded[name] = (
+                f"alone predicts the label almost perfectly ({score}), so it is probably known only when the label is known"
+            )
     return Features(features, excluded, confirmed)
 
 

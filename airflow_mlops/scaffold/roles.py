@@ -69,7 +69,7 @@ def choose_roles(sample: Sample, given: Given, person: Person) -> Roles:
     delay = given.label_delay
     if delay is None:
         delay = person.duration(
-            "--label-delay", f"How long after {time!r} is {label!r} known at the latest? 0 if it comes with the row"
+            "--label-delay", f"How long after {time!r} is {label!r} known at the latest (0 if each row already has it)"
         )
     keys = given.keys or _ask_keys(columns, label, sample.complete, person)
     _require_keys(columns, keys, label)
@@ -236,5 +236,5 @@ def _task(label: Column, positive: str | None, person: Person) -> tuple[Task, st
     known = [text for text in found if text.strip().casefold() in _POSITIVE]
     if len(known) == 1:
         return task, known[0]
-    question = f"Which value of {label.name!r} is the positive class, the one that the model is to find"
+    question = f"Which value of {label.name!r} is the positive class, which the model should find"
     return task, person.choose("--positive", question, found)

@@ -58,7 +58,7 @@ class NotWorseOnSlices(MetricGate):
         tolerance = self.not_worse_than_champion_by
         more = " and discovered slices" if self.discover else ""
         return (
-            f"{self.metric} not worse than the champion{f' by {tolerance}' if tolerance.amount else ''} "
+            f"{self.metric} {f'at most {tolerance}' if tolerance.amount else 'not'} worse than the champion "
             f"on slices by {', '.join(self.slices)}{more}"
         )
 

@@ -161,7 +161,7 @@ class Monitoring(Model):
     :param metric: name of the metric of the trend; ``None`` if nothing was measured in the last windows
     :param greater_is_better: whether larger values of ``metric`` are better
     :param coverage: share of the predictions that have a label; ``None`` without predictions
-    :param trend: the last windows. A value of another metric than ``metric`` is left out
+    :param trend: the last windows. Values of metrics other than ``metric`` are left out
     :param acknowledged: the acknowledgement of the verdict ``watch``; ``None`` if there is none
     """
 

@@ -260,7 +260,7 @@ class Ledger:
     def _lacks_files(self, keys: Sequence[str]) -> bool:
         """Return whether a listing lacks a file that exists.
 
-        :raises RegistryError: the file of an entry does not exist, or the listing has a file that is no entry
+        :raises RegistryError: the file of an entry does not exist, or the listing has a file that is not an entry
         """
         for seq, key in enumerate(keys, start=1):
             if key > self._key(seq):

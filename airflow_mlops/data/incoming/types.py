@@ -82,7 +82,7 @@ class ColumnTypes:
                 f"`types`{hint}."
             )
         remedy = f"Declare its type with types={{{column!r}: ...}}"
-        # The first rows can have another type than the neighbouring window.
+        # The type in the first rows can differ from the type in the neighbouring window.
         if column in self.earlier and str(self.earlier[column]) == str(expected):
             return SchemaError(
                 f"Column {column!r} is {expected} in the window {self.window} but now contains {found}. "

@@ -89,7 +89,7 @@ def text_classifier(
     )
     if not (np.abs(model.by_onnx(extremes) - wanted) <= _TOLERANCE).all():
         raise ModelFormatError(
-            f"The ONNX export of {name} returns other probabilities than the pipeline for an empty text or a text of {length:,} "
+            f"The probabilities of the ONNX export of {name} differ from those of the pipeline for an empty text or a text of {length:,} "
             "tokens, its maximum length. Use another model."
         )
     return model
@@ -193,7 +193,7 @@ def _compare_tokens(pipeline: Any, tokenizer: Any, texts: list[str], name: str) 
             if values[0].tolist() != getattr(found, INPUTS[key]):
                 raise ModelFormatError(
                     f"The tokenizer.json of {name}, a {type(pipeline.tokenizer).__name__}, computes other {key} than the pipeline for "
-                    f"the text {text[:50]!r}. Use a fast tokenizer of Transformers without code of its own."
+                    f"the text {text[:50]!r}. Use a fast tokenizer of Transformers without custom code."
                 )
 
 

@@ -61,7 +61,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     check = _check(spec, context)
     context.processed(check.rows)
     # With the number of entries before the measurements, request_retraining() recognises requests that other checks
-    # have recorded meanwhile.
+    # have recorded in the meantime.
     ledger = Ledger(store, spec.model)
     entries = ledger.entries()
     client = connect(spec.mlflow, context.connection)

@@ -253,7 +253,7 @@ def _register(
                 model_id = record.log_model(client, run_id, judged.spec, description, folder, stored.metrics)
             return register(client, judged.spec.model, run_id, model_id, tags)
         except RegistryError:
-            # Another try of this task may have registered its model meanwhile, and deleted the model of this try.
+            # In the meantime, another try of this task may have registered its model and deleted the model of this try.
             other = of_run(client, judged.spec.model, run_id)
             if other is None:
                 raise

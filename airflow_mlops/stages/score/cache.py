@@ -76,7 +76,7 @@ def artifacts(result: ScoreResult, spec: ScoreSpec, context: StepContext) -> dic
         raise NotCacheableError("no predictions were written")
     # The champion may have changed after the inputs were read, and may have changed back.
     if result.scored_by != version_of(spec, connect_to_read(spec.mlflow, context.connection)):
-        raise NotCacheableError(f"scoring again would use another version than {result.scored_by}")
+        raise NotCacheableError(f"scoring again would use a version other than {result.scored_by}")
     found = verified(context.store, result.dataset)
     manifest = open_dataset(context.store, result.dataset).manifest
     current = in_slots(context.store, manifest.name, manifest.window)

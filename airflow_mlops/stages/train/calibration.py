@@ -73,7 +73,8 @@ def calibrated(
         )
     method, classes = rule.method, len(contract.classes)
     if classes > 2 and method != "temperature" and rule.maps and len(rule.maps) != classes:
-        # A refit found other classes than the judged version has. Its check of the signature fails later.
+        # The classes of the refit differ from those of the judged version. The signature check of the refit fails
+        # later.
         return model, contract
     if aside is None:
         found = Calibration(method=method, maps=rule.maps)

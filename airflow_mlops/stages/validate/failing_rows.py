@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import SourceError, ValidationError
+from airflow_mlops.core.errors import SchemaError, SourceError, ValidationError
 from airflow_mlops.data.databases.queries.alchemy import AlchemyQuery
 from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.data.incoming.types import ColumnTypes
@@ -126,6 +126,12 @@ def _failing_rows(validation: Validation) -> Iterator[pa.RecordBatch]:
                 yield from batches
     except exc.SQLAlchemyError as error:
         raise database.error(error) from None
+    except SchemaError as error:
+        raise SchemaError(
+            f"The failing rows cannot be written to {quarantine_name(validation.spec.rows_name)}: {error} "
+            "ValidateOperator has no `types`: convert the column in `sql`, for example with CAST, or set "
+            "on_failure='warn' or 'fail'."
+        ) from None
     if counts != [outcome.unexpected for outcome in validation.outcomes if not outcome.success]:
         raise SourceError(
             f"The table or query of connection {validation.spec.conn_id!r} does not have as many failing rows as Great "

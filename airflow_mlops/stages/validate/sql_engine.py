@@ -7,17 +7,25 @@ to lower case. Temporary tables are never created, because the transaction is re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timezone
+import json
+from collections.abc import Iterable, Sequence
+from datetime import date, datetime, time, timezone
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from great_expectations.core.batch import BatchMarkers
 from great_expectations.datasource.fluent.sql_datasource import SQLDatasource
 from great_expectations.execution_engine.sqlalchemy_batch_data import SqlAlchemyBatchData
 from great_expectations.execution_engine.sqlalchemy_execution_engine import SqlAlchemyExecutionEngine
+from sqlalchemy.engine import IteratorResult
+from sqlalchemy.engine.result import SimpleResultMetaData
 
 from airflow_mlops.stages.validate.relation import Relation
+from airflow_mlops.stages.validate.sqlite_times import mark_bounds
+
+_WRITABLE = (str, int, float, bytes, date, time, UUID)
 
 
 class _Unknown(sa.types.UserDefinedType[Any]):
@@ -28,6 +36,15 @@ class _Unknown(sa.types.UserDefinedType[Any]):
     def get_col_spec(self, **_: Any) -> str:
         """Return the name of the type in SQL."""
         return ""
+
+
+def _writable(value: Any) -> Any:
+    """Return a value that Great Expectations can compare with the numbers of the suite, and write as JSON."""
+    if isinstance(value, Decimal):
+        return int(value) if value.is_finite() and value.as_tuple().exponent == 0 else float(value)
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    return value if value is None or isinstance(value, _WRITABLE) else str(value)
 
 
 class RelationEngine(SqlAlchemyExecutionEngine):
@@ -58,6 +75,24 @@ class RelationEngine(SqlAlchemyExecutionEngine):
                 source_schema_name=table.schema,
             )
         return data, BatchMarkers({"ge_load_time": datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")})
+
+    def resolve_metrics(self, metrics_to_resolve: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute metrics. The bounds for times of SQLite are marked here, because stored suites lose the mark."""
+        metrics_to_resolve = list(metrics_to_resolve)
+        if self.engine.dialect.name == "sqlite":
+            for metric in metrics_to_resolve:
+                mark_bounds(metric.metric_value_kwargs)
+        return super().resolve_metrics(metrics_to_resolve, *args, **kwargs)
+
+    def execute_query(self, query: Any) -> Any:
+        """Run a query.
+
+        Decimals become numbers, because ``Decimal("1.1")`` does not equal the number 1.1 of a suite. Values that cannot
+        be written as JSON, such as intervals, become text.
+        """
+        result = super().execute_query(query)
+        keys = SimpleResultMetaData(list(result.keys()))
+        return IteratorResult(keys, (tuple(map(_writable, row)) for row in result))
 
     def add_batch(self, context: Any, name: str) -> Any:
         """Add the table or query to a project of Great Expectations.

@@ -50,7 +50,7 @@ def test_a_window_is_shown_and_withdrawn(airflow, store, capsys):  # noqa: F811
     (row,) = rows(airflow, capsys, "rows")
     assert row["state"] == "withdrawn"
     assert row["withdrawn"].endswith(": The clock was wrong.")
-    # A withdrawn window can still be shown, but not withdrawn again.
+    # A withdrawn window can be shown, but cannot be withdrawn a second time.
     airflow("datasets", "rows", "--show", manifest.id)
     assert json.loads(capsys.readouterr().out)["id"] == manifest.id
     with pytest.raises(SystemExit, match="2013-01"):

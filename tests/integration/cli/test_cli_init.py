@@ -1,4 +1,6 @@
-"""``airflow mlops init``: questions at a terminal, arguments in a script, and tables. A live Airflow runs its DAGs elsewhere."""
+"""``airflow mlops init``: questions at a terminal, arguments in a script, and tables.
+tests/integration/live/test_live_init.py runs the DAGs.
+"""
 
 from __future__ import annotations
 

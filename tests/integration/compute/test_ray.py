@@ -63,7 +63,7 @@ def train(X, y, *, params, seed):
     numbers = make_column_transformer((SimpleImputer(), list(X.select_dtypes("number").columns)))
     return make_pipeline(numbers, DecisionTreeClassifier(max_depth=params["depth"], random_state=seed)).fit(X, y)
 """
-# Stands for this package where a test is not about a step.
+# Replaces this package in tests that do not need a step.
 STAND_IN = """
 import json, os, pathlib, signal, sys, time
 
@@ -187,7 +187,7 @@ def packed(code: str) -> bytes:
 
 @pytest.fixture
 def run(cluster, monkeypatch, tmp_path, store):
-    """``run(does, place)`` runs what STAND_IN does on the cluster."""
+    """``run(does, place)`` runs the function of STAND_IN that ``does`` names on the cluster."""
     monkeypatch.setenv("AIRFLOW_CONN_RAY_DEFAULT", cluster.connection)
 
     def run(does: str, place: Ray | None = None, started=lambda runner: None):

@@ -73,7 +73,7 @@ def test_the_same_in_s3(in_s3):
 def test_tasks_that_write_at_the_same_time(in_s3):
     url, options = in_s3
     both = DeltaTable(f"{url}/same_time", options)
-    # Also the creation of the table is a race. Each part is written by two tasks.
+    # The tasks also compete to create the table. Each part is written by two tasks.
     with ThreadPoolExecutor(4) as pool:
         written = list(pool.map(lambda number: replace(both, [1, 2], month=1 + number // 2), range(6)))
     assert written == [2] * 6

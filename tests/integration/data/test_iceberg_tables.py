@@ -86,7 +86,7 @@ def test_rows_of_other_parts_in_the_same_file_are_kept(table):
 
 
 def test_tasks_that_write_at_the_same_time(table):
-    # Also the creation of the table is a race. Each part is written by two tasks.
+    # The tasks also compete to create the table. Each part is written by two tasks.
     with ThreadPoolExecutor(4) as pool:
         written = list(pool.map(lambda number: replace(table, [1, 2], month=1 + number // 2), range(6)))
     assert written == [2] * 6

@@ -388,7 +388,7 @@ def test_a_classifier_without_probabilities_fails_gates_on_probabilities(client,
     assert [gate.passed for gate in found.gates] == [True, False, False, False]
     for fact in (f"{model} v1", "without probabilities", "log_loss", "f1, precision, recall, accuracy"):
         assert fact in found.gates[1].explanation
-    # Judged by its predicted labels, it can win and become champion.
+    # The model is measured by its predicted labels, so it can win and become champion.
     behaviour = {"behaviour": "direction", "feature": "distance", "direction": "increasing"}
     gates = [{"metric": "accuracy", "min": 0.6}, behaviour]
     verdict = judge(context, made, dataset=dataset, metric="accuracy", gates=gates).verdict

@@ -86,7 +86,7 @@ def test_a_window_like_training_is_healthy_and_has_a_report(store, champion):
     assert not any(drift.drifted for drift in (*report.features, report.prediction))
     assert report.prediction.adjusted_p_value > 0.05
     assert report.age_days == 30
-    # XCom holds the numbers; the data of the plots stay in the store.
+    # XCom contains the numbers. The data of the plots are only in the artifact store.
     assert len(result.model_dump_json()) < 2_000
 
 
@@ -171,7 +171,7 @@ def test_a_model_that_got_worse_is_retrained_and_the_report_remembers_earlier_wi
     page = store.read_bytes(f"reports/{champion.model}/2013-05.html").decode()
     assert "2013-04: roc_auc" in page
     assert "2013-05: roc_auc" in page
-    # A second check of a window uses only earlier windows, and replaces its report.
+    # A second check of a window uses only earlier windows, and replaces the report of the first check.
     watch(store, champion, {"name": f"{champion.model}_outcomes", "window": "2013-04"})
     assert "2013-05: roc_auc" not in store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
     assert len(store.keys(f"reports/{champion.model}")) == 4
@@ -295,7 +295,7 @@ def test_predictions_without_labels_are_watched_for_drift_alone(store, champion)
 
 def test_without_labels_performance_is_estimated_from_the_scores(store, champion):
     data = flights(seed=2)
-    # No model can separate flights that are all alike.
+    # The distances of these flights are more alike, so any model separates the flights less well.
     alike = data.set_column(
         data.schema.get_field_index("distance"), "distance", pa.array(data["distance"].to_numpy() * 0.3)
     )
@@ -385,7 +385,7 @@ def test_performance_is_not_judged_within_the_grace_period(store, champion):
     made = outcomes(store, champion, "2013-04", flights(seed=3, noise=8))
     result = watch(store, champion, made, grace="100000D")
     assert result.decision == "healthy"
-    assert result.headline.startswith("Healthy by the estimate")
+    assert result.headline.startswith("Estimated ")
     assert "100,000 days after its end" in result.reason
     assert "Estimated ROC AUC" in result.reason
     assert stored(store, champion, "2013-04").performance is not None
@@ -487,7 +487,7 @@ def test_drift_of_important_features_retrains_if_the_policy_enables_it(store, ch
     assert watch(store, champion, moved).decision == "healthy"
     result = watch(store, champion, moved, retrain_on=["drift"])
     assert (result.decision, result.request.triggers) == ("retrain", ["drift"])
-    assert result.headline == "Features with 100% of importance drifted: distance"
+    assert result.headline == "Drifted features have 100% of the importance: distance"
     assert "distance 100% (100% together, 50% needed)" in result.reason
     data = flights(seed=3)
     wind = pa.array(data["wind"].to_numpy() + 1)

@@ -1,4 +1,4 @@
-"""With the cache, a window is scored again exactly if other predictions could be, or are, its current ones."""
+"""With the cache, a window is scored again only if its predictions could differ or are no longer the current ones."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def test_an_unchanged_scoring_leaves_its_predictions_the_current_ones(world):
         any(item.metric.name == "mlops.score.rows_per_second" for item in scored(result)) for result in (first, second)
     ]
     assert speeds == [True, False]
-    # A window that a person withdrew, and a section of the index that is gone, are written again, as by a scoring.
+    # If a person withdrew the window, or a section of the index was deleted, the task writes it again, as a computed
+    # scoring does.
     (key,) = window_keys(world.store, first["dataset"]["name"])
     withdraw(world.store, first["dataset"]["name"], read(world.store, key), "wrong", "someone")
     world.store.delete(sections.key(world.model, "scoring", first["dataset"]["name"]))

@@ -1,4 +1,4 @@
-"""Scoring with another version than the champion, in a real MLflow registry: its predictions stay apart."""
+"""Scoring with a version other than the champion, in a real MLflow registry: its predictions are stored separately."""
 
 from __future__ import annotations
 

@@ -686,8 +686,8 @@ def test_equal_candidates_are_rarely_promoted_and_better_ones_mostly(metric):
     from benchmarks.gates import rates
 
     false, power, improvement = rates(metric, 80, rows=600)
-    # Of 80 equal candidates, 4 are expected to pass, and more than 8 pass in one of fifty runs. Of 80 better candidates, 64
-    # are expected to pass, and rarely fewer than 56.
+    # 4 of 80 equal candidates are expected to pass, and more than 8 pass in one of fifty runs. 64 of 80 better
+    # candidates are expected to pass, and rarely fewer than 56.
     assert false <= 0.1
     assert power >= 0.7
     assert improvement > 0

@@ -52,7 +52,7 @@ def test_binary_metrics_are_those_of_scikit_learn(data):
     size = data.draw(st.integers(2, 60))
     positive = np.array(data.draw(st.lists(st.booleans(), min_size=size, max_size=size)))
     assume(positive.any() and not positive.all())
-    # Few different scores: ties, and many of them.
+    # There are few different scores, and therefore many ties.
     score = np.array(data.draw(st.lists(st.integers(0, 8), min_size=size, max_size=size))) / 8
     predicted = score >= data.draw(st.sampled_from([0.0, 0.3, 0.5, 2.0]))
     found = Rows("binary", positive, predicted, score)
@@ -121,7 +121,7 @@ def test_a_round_of_weights_is_what_copies_of_the_rows_would_give(task, metric):
         for number in range(resampling.rounds)
     ]
     if metric in RANKED:
-        # Linear in the weights: the same to the first order.
+        # The metric is linear in the weights, so both agree to first order.
         assert draws.std() == pytest.approx(np.std(copies), rel=0.05)
         assert np.corrcoef(draws, copies)[0, 1] > 0.99
     else:
@@ -139,7 +139,7 @@ def test_a_part_of_the_rows_is_measured_as_if_it_were_all(task, metric):
     assert whole.candidate == pytest.approx(statistic(metric, mine).measure(mine))
     assert (part.candidate, part.champion) == pytest.approx((alone.candidate, alone.champion))
     assert part.improvement.standard_error == pytest.approx(alone.improvement.standard_error, rel=0.1)
-    # Less noise is better, whichever way the metric points. Calibration is another matter.
+    # Less noise improves every metric except the calibration error.
     if metric != "ece":
         assert whole.improvement.value > 0
     assert part.improvement.standard_error == pytest.approx(whole.improvement.standard_error * math.sqrt(3), rel=0.25)
@@ -194,7 +194,7 @@ def test_delong_agrees_with_its_definition_on_all_pairs_of_rows(data):
         np.array(data.draw(st.lists(st.integers(0, 6), min_size=size, max_size=size)), dtype=float) for _ in range(2)
     )
     found = delong(positive, one, two)
-    # The definition of 1988, pair by pair.
+    # DeLong's definition of 1988, computed pair by pair.
     kernels = [
         np.where(score[positive][:, None] == score[~positive], 0.5, score[positive][:, None] > score[~positive])
         for score in (one, two)
@@ -258,16 +258,18 @@ def test_more_confidence_never_narrows_an_interval(one, other):
 def test_a_bound_is_the_outer_of_normal_bound_and_percentile_within_its_resolution():
     draws = np.sort(1 - np.random.default_rng(0).exponential(size=2_000))
     found = Estimate.from_draws(0.0, draws, np.zeros(2))
-    # 2,000 rounds: the error is known to 1.6%, and the largest that is credible is larger by 1.645 times that.
+    # With 2,000 rounds, the relative error of the standard error is 1.6%. The largest credible standard error is larger
+    # by 1.645 times this error.
     credible = draws.std(ddof=1) * (1 + 1.645 / math.sqrt(4_000))
     normal = stats.norm.ppf(0.95) * credible
     assert found.lower(0.95) == np.quantile(draws, 0.05) < -normal
     assert found.upper(0.95) == pytest.approx(normal, rel=1e-4)
     assert normal > np.quantile(draws, 0.95)
-    # Two of 2,000 rounds lie beyond the 99.9% percentile: the last one with ten rounds beyond it, 99.5%, counts.
+    # Only two of 2,000 rounds lie beyond the 99.9% percentile. The 99.5% percentile is used, because ten rounds lie
+    # beyond it.
     assert -stats.norm.ppf(0.999) * credible > np.quantile(draws, 0.005)
     assert found.lower(0.999) == pytest.approx(np.quantile(draws, 0.005))
-    # Where the normal bound is further out, it counts.
+    # The bound that is further out is used. Here, this is the normal bound.
     assert found.lower(0.9999999) == pytest.approx(-stats.norm.ppf(0.9999999) * credible, rel=1e-4)
 
 
@@ -279,7 +281,7 @@ def test_a_bootstrap_of_few_rounds_has_no_percentile():
 
 
 def test_three_changed_rows_out_of_a_thousand_prove_nothing():
-    # The normal bound alone would call 3 wins to 0 an improvement; by the sign test it has a p of 1/8.
+    # With 3 wins and no loss, the normal bound alone would report an improvement. The sign test has the p-value 1/8.
     champion = rows("binary", 1_000, 1.0, 1)
     wrong = np.flatnonzero(champion.truth != champion.predicted)
     for wins, proven in ((3, False), (8, True)):

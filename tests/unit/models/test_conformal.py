@@ -43,7 +43,7 @@ def test_the_fewest_rows_are_the_fewest_that_have_the_quantile(coverage):
 
 
 def test_mean_coverage_is_nominal_at_1000_rows():
-    """Skewed errors of a model that is too low on average: the guarantee asks nothing of model or distribution."""
+    """The predictions are too low on average, with skewed errors. The guarantee holds for any model and distribution."""
     random, found = np.random.default_rng(1), []
     for _ in range(400):
         truth, new = random.gamma(2, 3, (2, ROWS))
@@ -69,13 +69,13 @@ def test_an_interval_contains_its_prediction_and_enough_of_the_rows_it_was_found
     found = PredictionInterval(coverage=coverage, margin=margin(truth, predicted, coverage))
     assert found.margin >= 0
     assert covers(found, np.array([value]), np.array([value])).all()
-    # The ends are rounded, and still no row of the rank is left out.
+    # The ends are rounded, but the interval still contains every row up to the rank.
     assert covers(found, truth, predicted).sum() >= rank(len(rows), coverage)
     assert PredictionInterval.model_validate_json(found.model_dump_json()) == found
 
 
 def test_equal_residuals_of_whole_labels_are_inside():
-    """Of a constant prediction, 60 of 100 residuals are 2.3 - 0.1 or a rounding of it."""
+    """The prediction is constant, and 60 of 100 residuals are 2.3 - 0.1 or a rounding of it."""
     truth = np.repeat([2.3 - 2.2, 2.3 + 2.2, 0.0, 9.0], [30, 30, 30, 10])
     value = np.full(100, 2.3)
     assert covers(PredictionInterval(coverage=0.5, margin=margin(truth, value, 0.5)), truth, value)[:60].all()

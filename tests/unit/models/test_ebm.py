@@ -41,7 +41,7 @@ def fit(data, seed=0, **params):
 
 def test_a_glass_box_is_fitted_to_unchanged_features(store):
     train = flights(300)
-    # By default InterpretML would take these texts for numbers.
+    # By default, InterpretML would treat these texts as numbers.
     train = train.set_column(train.schema.get_field_index("tail"), "tail", [[f"{row % 9:03d}" for row in range(300)]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

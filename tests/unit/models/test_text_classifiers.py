@@ -63,7 +63,7 @@ def test_the_export_predicts_as_the_pipeline(fitted, parts):
     assert fitted.model.packages == ["tokenizers", "torch", "transformers"]
     assert 0 < fitted.export.parity.max_difference < 1e-5
     assert fitted.export.parity.label_flips == 0
-    # The outputs of the network are in another order than the classes.
+    # The outputs of the network and the classes are in different orders.
     assert np.mean(fitted.export.predictions.prediction == parts[2].labels) > 0.65
     random = np.random.default_rng(0)
     texts = ["", " ", "bad", "good " * 500, "\x00", "[PAD] bad [MASK]", "ﬁne\u0301 İ ß\u00ad"]

@@ -79,7 +79,7 @@ def test_all_sections_equal_the_truth_after_concurrent_writers(store: ArtifactSt
 
 
 def test_the_last_of_two_writers_repairs_the_section(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other writer writes its truth and its section between this writer's reading and writing."""
+    """Another writer changes the ledger and the section after this writer has read and before it writes."""
     by_name(store)
     promote(store, 1)
     write, other = index._write, []

@@ -1,4 +1,4 @@
-"""Which requests are logged, and what of them: neither the spool nor the store has a value that was hashed or dropped."""
+"""Which requests are logged. Neither the spool nor the store contains a value that was hashed or dropped."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def test_a_full_queue_or_no_process_drops_rows_and_never_waits(monkeypatch):
     found.offer(answer)
     found.offer(answer)
     assert dropped() == 4
-    # While the shadow is the version that answers, it has nothing to do.
+    # If the shadow is also the version that answers, its process scores no rows.
     found._heard(json.dumps({"version": 1}).encode())
     found.offer(answer)
     assert dropped() == 4

@@ -1,4 +1,4 @@
-"""What the cache takes for the same inputs, and what it does with results that are gone or changed."""
+"""Which inputs count as unchanged in the cache, and what happens if a cached result was deleted or changed."""
 
 from __future__ import annotations
 

@@ -156,7 +156,7 @@ class Rollout:
         if trying is None or trying.call != self._id:
             self._begun = False
             error = DeploymentError(
-                f"Another task has deployed to {self._api} or removed it meanwhile, so this deployment was not verified."
+                f"Another task has deployed to {self._api} or removed it in the meantime, so this deployment was not verified."
             )
             error.retryable = False
             raise error

@@ -101,7 +101,8 @@ class SQLiteQuery(Query):
         self, found: pa.Schema, names: list[str], expected: dict[str, pa.DataType], types: ColumnTypes
     ) -> None:
         for name, field in zip(names, found, strict=True):
-            # Columns of a neighbouring window are compared with that window later.
+            # The types of these columns are known from a neighbouring window. A later check compares the rows with that
+            # window.
             guessed = name in types.earlier and name not in types.declared
             if name in expected and not guessed and field.type != expected[name]:
                 raise types.mismatch(name, types.declared.get(name, expected[name]), f"{field.type} values")

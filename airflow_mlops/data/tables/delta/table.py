@@ -65,7 +65,7 @@ class DeltaTable:
         """Replace the rows of ``part`` with ``batches``, in one commit. If it fails, the table is unchanged.
 
         The table is created before the commit if it does not exist. If another writer has changed the same part or the
-        same files meanwhile, the rows are written again, at most :data:`ATTEMPTS` times.
+        same files in the meantime, the rows are written again, at most :data:`ATTEMPTS` times.
 
         :param schema: columns of the rows
         :param part: columns and values that select the replaced rows. All rows of ``batches`` have these values

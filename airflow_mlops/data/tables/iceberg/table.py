@@ -67,7 +67,7 @@ class IcebergTable:
         """Replace the rows of ``part`` with ``batches``, in one commit. If it fails, the table is unchanged.
 
         The table is created before the commit if it does not exist. If another writer has changed the same part or the
-        same files meanwhile, the rows are written again, at most :data:`ATTEMPTS` times. The rows of a partitioned table
+        same files in the meantime, the rows are written again, at most :data:`ATTEMPTS` times. The rows of a partitioned table
         are held in memory, because PyIceberg cannot write them otherwise.
 
         :param schema: columns of the rows

@@ -43,8 +43,8 @@ class SklearnModel:
     :param params: the training parameters that are logged to MLflow
     :param sources: the classes and functions that the model was trained with, by import path
     :param spec: the trainer
-    :raises TrainingError: the estimator was fitted to other classes than the labels of the training set, or to several
-        labels
+    :raises TrainingError: the estimator was fitted to classes that differ from the labels of the training set, or to
+        several labels
     """
 
     def __init__(

@@ -144,11 +144,11 @@ def test_the_weights_of_the_rows_are_in_the_log_if_the_scored_rows_have_them(sto
     with_weights = scored(1, weighted, data)
     assert with_weights["weight"].to_pylist() == [2.0, 0.5]
     assert "other" not in with_weights.column_names
-    # Rows without the column, models without weights, and privacy options.
+    # The cases are: rows without the column, models without weights, and privacy options.
     assert "weight" not in scored(2, weighted, data.drop_columns("weight")).column_names
     assert "weight" not in scored(3, plain, data).column_names
     assert "weight" not in scored(4, weighted, data, Privacy([], ["weight"])).column_names
-    # Windows with and without weights are one log, in which they are null.
+    # Windows with and without weights belong to one log. In windows without weights, the weights are null.
     log = PredictionLog(store, "delays").arrow().to_table(columns=["version", "weight"]).to_pylist()
     assert {(row["version"], row["weight"]) for row in log} == {(1, 2.0), (1, 0.5), (2, None), (3, None), (4, None)}
 
@@ -273,7 +273,7 @@ def test_remapped_tasks_may_score_each_others_windows_again(store, model):
             # The rows may have changed as well.
             score_rows(store, model, 1, f"2013-0{number}", rows(number, order[0]), **run, map_index=index)
     assert present(store) == {("2013-04", 1): [4, 1], ("2013-05", 1): [5, 1]}
-    # Parts of one dataset are different rows.
+    # Different parts of one dataset contain different rows.
     with pytest.raises(SpecError, match="score.2."):
         score_rows(store, model, 1, "2013-04", rows(4), part="data", **run, map_index=2)
 

@@ -107,7 +107,8 @@ def test_rows_belong_to_the_share_at_their_time_and_to_their_window(tmp_path):
     windows = [Window(start=start, end=end) for start, end in zip(hours, hours[1:], strict=False)]
     minute = timedelta(minutes=1)
     shares = [(hours[0] + 30 * minute, 0.05), (hours[1] + 30 * minute, 0.2)]
-    # Before the canary; at the first share; and with a missing label and a second row of a request.
+    # One row is from before the canary. The others are from the first share: one lacks a label, and one is a second row
+    # of a request.
     write(store, 2, windows[0], {
         "scored_at": [hours[0] + minute, *[hours[0] + 40 * minute] * 3], "score": [9, 1, 2, 3], "label": [0, 1, 1, None],
         "request_row": [0, 0, 1, 0],
@@ -125,7 +126,7 @@ def test_rows_belong_to_the_share_at_their_time_and_to_their_window(tmp_path):
     ]  # fmt: skip
     assert found.losses.clusters[[0, 3]].tolist() == [found.losses.clusters[4], found.losses.clusters[0] + 1]
     assert (found.labels, found.labels_now) == (5, 2)
-    # One time for each request, the unlabelled included.
+    # There is one latency for each request, also for requests without a label.
     assert found.latencies.values.tolist() == [np.log(2.0)] * 5
     other = ModelVersionRef(model="m", version=3, run_id="")
     assert evidence.read(store, "m_2", other, REGRESSION, "mae", shares, None, strata).labels == 0

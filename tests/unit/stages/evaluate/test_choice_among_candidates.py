@@ -64,7 +64,7 @@ def test_of_two_equally_good_candidates_the_first_wins_unless_the_difference_exc
     expected, tolerance = 0.841, 3 * math.sqrt(0.841 * 0.159 / worlds)
     first = np.mean([chosen(rows, metric).best.candidate.version == 1 for rows in found])
     assert first == pytest.approx(expected, abs=tolerance)
-    # The same in the other order: nothing depends on the version.
+    # The result in the other order is the same, so it does not depend on the version number.
     second = np.mean([chosen(rows, metric, order=(1, 0)).best.candidate.version == 2 for rows in found])
     assert second == pytest.approx(expected, abs=tolerance)
 

@@ -277,7 +277,7 @@ def test_a_file_whose_schema_differs_is_named(form, tmp_path, context, ingest):
     write(tmp_path, form, [{"n": 1, "s": "a"}], "a")
     write(tmp_path, form, [{"n": "x", "s": "b"}], "b")
     if form == "csv":
-        # The types follow from all files.
+        # The types are inferred from the values of all files.
         assert table(context, ingest(tmp_path / f"*.{form}"))["n"].to_pylist() == ["1", "x"]
     else:
         with pytest.raises(SchemaError, match=r"('n'|types=)"):

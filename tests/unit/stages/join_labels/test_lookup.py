@@ -249,7 +249,7 @@ def test_the_weight_in_the_row_of_the_label_is_joined(tmp_path, kind):
     # A correction has its own weight.
     twice = pa.table({"k": [1, 2, 1], "y": [True, False, True], "w": pa.array([4, 7, 6], kind), "v": [2, 1, 1]})
     assert weights(store, twice, labels_version="v") == [(True, 4), (False, 7), (None, None)]
-    # Without an order, nobody knows which weight is valid. That of a row without a label does not matter.
+    # Without an order, it is unknown which weight is valid. The weight of a row without a label does not matter.
     assert weights(store, twice.drop_columns("v")) == ["several"]
     equal = pa.table({"k": [1, 2, 1], "y": [True, False, True], "w": pa.array([4, 7, 4], kind)})
     assert weights(store, equal) == [(True, 4), (False, 7), (None, None)]
@@ -283,5 +283,5 @@ def test_the_weights_of_the_labels_replace_those_in_the_predictions(tmp_path):
         assert joined.table().to_pylist() == [
             {"k": 1, "k2": "a", "label": None, "w": None}, {"k": 2, "k2": "b", "label": True, "w": 4.5},
         ]  # fmt: skip
-        # Monitoring would take a hashed column for one without values.
+        # Monitoring would treat a hashed column as a column without values.
         assert (joined.manifest.details["hashed"], joined.manifest.details["dropped"]) == (["k2"], ["z"])

@@ -103,7 +103,7 @@ KEYS = st.sampled_from(["1", "01", " 2", "2", "3", "4/5/2013", None])
     st.integers(1, 4),
     st.integers(1, 5),
 )
-# In the second shard alone, more keys have another form than match.
+# In the second shard alone, the keys with a different form outnumber the matching keys.
 @example([[["1"] * 3, ["01"] * 2, ["4/5/2013"]]], [("1", 1.0), ("2013-04-05", None)], False, 3, 2)
 @example([[["2"] * 3, ["01"] * 4]], [("1", 1.0), ("2", 2.0)], False, 3, 3)
 @example([[["2"] * 3, ["1"] * 4]], [("1", 1.0), ("1", 2.0)], False, 3, 3)
@@ -171,7 +171,8 @@ def test_all_shards_read_the_labels_that_the_first_shard_selected(store):
     task(store, made, 0, 3)
     done = task(store, made, 1, 3)
     assert open_dataset(store, done.dataset).table()["label"].to_pylist() == [1.0] * 12
-    # A shard that is cleared alone keeps the labels. If all are cleared, they select anew.
+    # If only one shard is cleared, it uses the same labels again. If all shards are cleared, they select the labels
+    # again.
     assert task(store, made, 1, 3, series="cleared", succeeded=(0, 2)) == done
     again = every(store, made, 3, series="all")
     assert open_dataset(store, again.dataset).table()["label"].to_pylist() == [2.0] * 12

@@ -1,4 +1,4 @@
-"""Which attributions of a window are compared with which reference, and what is said if they are not."""
+"""Which attributions of a window are compared with which reference, and the note if they are not compared."""
 
 from __future__ import annotations
 

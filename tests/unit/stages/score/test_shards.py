@@ -228,13 +228,13 @@ def test_a_shard_that_is_cleared_alone_keeps_the_version_and_the_dataset(store):
 def test_if_all_shards_are_cleared_the_version_is_resolved_anew(store):
     ref = scoring_set(store, flights(30), "2013-04")
     every(store, ref, 3)
-    # Two shards begin at once, before any has succeeded; the third one begins after one of them has.
+    # Two shards begin at the same time. The third shard begins after one of them has succeeded.
     first, _ = task(store, ref, 1, 3, champion=2, series="cleared")
     other, _ = task(store, ref, 0, 3, champion=3, series="cleared")
     last, found = task(store, ref, 2, 3, champion=4, series="cleared", succeeded=[1])
     assert {joined.number for joined in (first, other, last)} == {1}
     assert found.details["model_version"] == 2
-    # A retry belongs to the same round, and a shard of the old round finds that it is not the newest.
+    # A retry belongs to the same round. A shard of the old round notices that its round is no longer the newest.
     assert task(store, ref, 0, 3, series="cleared", succeeded=[1, 2])[0].number == 1
     assert first.is_newest
     assert not replace(first, number=0).is_newest
@@ -280,7 +280,8 @@ def test_shards_that_finish_at_the_same_time_commit_one_dataset(tmp_path):
     store = ArtifactStore(f"file://{tmp_path}/store")
     ref = scoring_set(store, flights(60), "2013-04")
     with ThreadPoolExecutor(8) as threads:
-        # Each shard has two tries at once, as if Airflow had taken the first one for dead.
+        # Each shard runs twice at the same time, as if Airflow had started a second try because it considered the first
+        # one dead.
         done = list(threads.map(lambda number: task(store, ref, number % 4, 4), range(8)))
     found = {manifest.id for _, manifest in done if manifest is not None}
     owners = {joined.shard for joined, manifest in done if manifest is not None}

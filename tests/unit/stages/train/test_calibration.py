@@ -89,7 +89,7 @@ def check(store, trainer, method, task="binary"):
     labels = aside["late"].to_numpy(zero_copy_only=False).astype(object)
     codes = np.searchsorted(found.contract.classes, labels)
     calibration = found.contract.calibration
-    # The rows that are set aside, and no others, decide the functions.
+    # The calibration functions depend only on the rows that are set aside.
     assert calibration.maps == fit(method, inner.predict(aside).probabilities, codes)
     assert (calibration.method, calibration.rows, calibration.source) == (method, NEWEST, "the newest rows")
     assert len(found.train.labels) == ROWS - NEWEST
@@ -163,7 +163,7 @@ def test_a_threshold_is_chosen_on_calibrated_scores_of_the_other_half(store):
     score = OnnxModel(found.exported, found.contract).predict(chosen).score
     late = chosen["late"].to_numpy(zero_copy_only=False)
     assert choice.point.recall == pytest.approx((score[late] >= found.contract.threshold).mean())
-    # A number needs no rows.
+    # A threshold that is given as a number needs no rows.
     found, _ = train(store, LOGISTIC, rows, calibration="sigmoid", threshold=0.3)
     assert (found.contract.threshold, found.contract.calibration.rows) == (0.3, 240)
 
@@ -176,7 +176,7 @@ def test_functions_of_an_earlier_training_are_kept_and_no_row_is_set_aside(store
     assert (len(found.train.labels), found.contract.calibration.maps) == (ROWS, rule.maps)
     expected = calibrate("temperature", rule.maps, alone.predictions.probabilities)
     np.testing.assert_allclose(found.predictions.probabilities, expected, atol=1e-9)
-    # A refit that has other classes than the judged version is refused by its checks.
+    # A refit whose classes differ from those of the judged version fails its checks.
     three = alone.contract.model_copy(update={"task": "multiclass", "classes": ["a", "b", "c"]})
     rule = CalibrationRule(method="sigmoid", maps=rule.maps * 2)
     assert calibrated(rule, alone.model, three, None, None, found.train, test) == (alone.model, three)

@@ -216,9 +216,9 @@ def test_a_template_is_checked_when_it_is_rendered():
 
 def test_no_model_is_chosen_by_the_metrics_of_intervals():
     for metric in ("interval_coverage", "interval_width"):
-        with pytest.raises(SpecError, match=f"'{metric}' does not say which model is best"):
+        with pytest.raises(SpecError, match=f"'{metric}' cannot select the best model"):
             EvaluateOperator(task_id="evaluate", candidates=[], metric=metric)
-        with pytest.raises(SpecError, match=f"'{metric}' does not say which model is best"):
+        with pytest.raises(SpecError, match=f"'{metric}' cannot select the best model"):
             Search(LINEAR, space={"alpha": Float(0.1, 1)}, trials=1, metric=metric)
 
 

@@ -260,7 +260,7 @@ def test_a_threshold_and_a_calibration_count_each_row_by_its_weight(tmp_path):
     assert found.contract.threshold == value
     assert choice.point == expected.point
     assert choice.rows == int((aside["weight"].to_numpy() > 0).sum())
-    # Of the rows that are not late, only three have a weight above 0, and the model is fitted to them.
+    # Only three of the rows that are not late have a weight above 0. The model is fitted to these rows.
     table = weighted(1_000, 1)
     late = table["late"].to_numpy()
     few = pa.array(np.where(late | (np.cumsum(~late) <= 3), 1.0, 0.0))
@@ -314,11 +314,11 @@ def test_all_models_of_an_evaluation_have_the_same_weights(tmp_path):
         with_weights(data, [*two, candidate(3, contract, None)], live=False)
     with pytest.raises(WeightError, match="has no column 'absent'"):
         with_weights(data, [candidate(1, contract, "absent")], live=False)
-    # A model from elsewhere is measured with the weights of the others.
+    # A foreign model is measured with the weights of the other candidates.
     foreign = candidate(4, contract, None, PyfuncModel)
     assert with_weights(data, [foreign, *two], live=False).weight_column == "weight"
     assert with_weights(data, [foreign], live=False) is data
-    # Rows of production may lack the column, and then none is weighted.
+    # If rows in production lack the column, no row is weighted.
     assert with_weights(data, [candidate(1, contract, "absent")], live=True).weight is None
     assert with_weights(data, two, live=True).weight_column == "weight"
     # The online server logs the column also if no request has it, and scoring may hash it.

@@ -1,4 +1,4 @@
-"""A decision threshold is chosen on training rows that the model is not fitted to, and the contract carries it."""
+"""A decision threshold is chosen on training rows that the model is not fitted to, and the contract contains it."""
 
 from __future__ import annotations
 

@@ -389,6 +389,19 @@ def test_the_positive_class_as_text_is_no_rounded_number():
         assert positive_class(pa.chunked_array([[large, large + 1]]), str(value), "x") == value
 
 
+@pytest.mark.parametrize(
+    ("label", "values"),
+    [(pa.array([0.0, -0.0, 1.0, 1.0] * 50), {0.0: 100, 1.0: 100}), (pa.array([7, 2**64 - 1] * 100, pa.uint64()), None)],
+    ids=["negative zero", "uint64"],
+)
+def test_both_zeros_are_one_class_and_unsigned_integers_may_be_classes(store, label, values):
+    result = build(store, write(store, events().append_column("y", label)), label="y")
+    assert (result.task, result.positive_rate) == ("binary", 0.5)
+    written = open_dataset(store, result.dataset).table()["y"]
+    found = {item["values"]: item["counts"] for item in written.value_counts().to_pylist()}
+    assert found == (values or {7: 100, 2**64 - 1: 100})
+
+
 def test_the_positive_class_of_a_text_label_is_reported(store):
     table = events().append_column("outcome", pa.array(["paid" if number % 3 else "default" for number in range(200)]))
     entities = write(store, table)

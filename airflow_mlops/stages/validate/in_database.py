@@ -116,8 +116,8 @@ def _run_suite(
     compared = [name for one in suite.expectations if (name := time_bounded_column(one)) is not None]
     times = columns.time_bounds(compared)
     if relation.database.dialect == "sqlite":
-        with _database_errors(relation.database):
-            require_comparable(relation, [name for name in dict.fromkeys(compared) if name in times])
+        with _database_errors(relation.database), relation.database.connect() as connection:
+            require_comparable(connection, relation.rows(), [name for name in dict.fromkeys(compared) if name in times])
     suite = with_bounds(suite, times)
     engine = RelationEngine(relation, columns.names)
     with tempfile.TemporaryDirectory() as site:

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_mlops.core.errors import SchemaError
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Engine
-
-    from airflow_mlops.stages.validate.relation import Relation
+    from sqlalchemy import ColumnElement, Connection, Engine, FromClause
 
 _DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
 _MINUTE = f"{_DAY} [0-9][0-9]:[0-9][0-9]"
@@ -57,28 +55,29 @@ def write_times_as_text(engine: Engine) -> None:
     dialect.colspecs = {**dialect.colspecs, DateTime: Text}
 
 
-def require_comparable(relation: Relation, columns: Sequence[str]) -> None:
+def require_comparable(connection: Connection, rows: FromClause, columns: Sequence[str]) -> None:
     """Check that all values of some columns are texts that can be compared with times.
 
     SQLite compares any values. A number is smaller than every text, and the ``T`` of ``2024-03-05T06:30:00`` comes
     after the space of ``2024-03-05 06:30:00``.
 
+    :param connection: connection to the database
+    :param rows: the rows to check
     :param columns: names of columns that an expectation compares with a date or time
     :raises SchemaError: a column has another value
     """
     import sqlalchemy as sa
 
-    with relation.database.connect() as connection:
-        for name in columns:
-            column: sa.ColumnClause[Any] = sa.column(name)
-            wrong = sa.and_(column.is_not(None), sa.not_(_is_time(column)))
-            query = sa.select(sa.func.quote(column)).select_from(relation.rows()).where(wrong).limit(1)
-            if (found := connection.execute(query).scalar()) is not None:
-                raise SchemaError(
-                    f"Column {name!r} contains {found}, which cannot be compared with dates and times in SQLite. Write all "
-                    "values as 2024-03-05 or 2024-03-05 06:30:00 in UTC, or convert them in `sql` with SQLite's function "
-                    "datetime()."
-                )
+    for name in columns:
+        column: sa.ColumnClause[Any] = sa.column(name)
+        wrong = sa.and_(column.is_not(None), sa.not_(_is_time(column)))
+        query = sa.select(sa.func.quote(column)).select_from(rows).where(wrong).limit(1)
+        if (found := connection.execute(query).scalar()) is not None:
+            raise SchemaError(
+                f"Column {name!r} contains {found}, which cannot be compared with dates and times in SQLite. Write all "
+                "values as 2024-03-05 or 2024-03-05 06:30:00 in UTC, or convert them in `sql` with SQLite's function "
+                "datetime()."
+            )
 
 
 def _is_time(column: ColumnElement[Any]) -> ColumnElement[bool]:

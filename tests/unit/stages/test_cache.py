@@ -72,7 +72,7 @@ STEPS = {
     ),
     "training_set": (
         {"name": "set", "timestamp": "at", "columns": ["n"], "label": "late"},
-        {"columns": [["n", "at2"]], "label": [None], "split": ["time"], "name": ["other"], "positive": [0]},
+        {"columns": [["n", "at2"]], "label": [None], "split": ["hash"], "name": ["other"], "positive": [0]},
     ),
     "forecast_rows": (
         {"name": "set", "series": "late", "time": "at", "value": "n", "every": "P1D", "horizon": 2, "lags": [1]},

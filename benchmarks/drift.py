@@ -58,7 +58,8 @@ def compare(rows: int, most_rows: int, repeat: int, evidently: bool) -> None:
     print(f"Drift of {rows:,} rows x {len(NUMBERS) + len(TEXTS)} columns, half of them new:")
     best: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="mlops-bench-") as folder:
-        # In its own process, because the peak memory of a child starts at that of its parent.
+        # The measurement runs in a separate process, because the peak memory of a child starts at the peak of its
+        # parent.
         child(sys.executable, "--prepare", folder, "--rows", str(rows))
         for way, text in WAYS.items():
             if (way == "evidently" and not evidently) or (way == "ours, most rows" and not most_rows):

@@ -1,4 +1,4 @@
-"""Evidently in a virtual environment of its own, for comparison."""
+"""Evidently in a separate virtual environment, for comparison."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def _row(name: str, found: list[dict[str, Any]], of: Any) -> None:
 def rates(found: list[dict[str, Any]]) -> dict[str, Any]:
     """Shares of windows with a false alarm and with a detected shift: our tests, and SciPy's at the same false-alarm rate."""
     alarms = sum(item["alarm"] for item in found)
-    # At this level SciPy's tests have as many false alarms as ours.
+    # At this level, SciPy's tests and ours have the same number of false alarms.
     level = sorted(item["ks"] for item in found)[alarms - 1] if alarms else 0.0
     share = len(found)
     return {

@@ -44,12 +44,13 @@ def compare(repetitions: int, rows: int, memory: float, cores: int) -> None:
     for metric in METRICS:
         false, power, size = rates(metric, repetitions)
         print(
-            f"  {metric:10} promotes {false:6.1%} of equals, and {power:6.1%} of those better by {size:.3g}", flush=True
+            f"  {metric:10} promotes {false:6.1%} of equally good candidates, and {power:6.1%} of those better by {size:.3g}",
+            flush=True,
         )
         weighted = (
             sum(judge(metric, 0.0, SIMULATED_ROWS, seed, True).passed for seed in range(repetitions)) / repetitions
         )
-        print(f"  {metric:10} promotes {weighted:6.1%} of equals on rows with weights", flush=True)
+        print(f"  {metric:10} promotes {weighted:6.1%} of equally good candidates on rows with weights", flush=True)
         figures[metric] = {
             "false_promotion_rate": false,
             "weighted_false_promotion_rate": weighted,
@@ -153,7 +154,7 @@ def better_by(metric: str, improvement: float) -> float:
     import numpy as np
 
     from airflow_mlops.metrics.catalog import find_metric
-    from airflow_mlops.metrics.statistics import statistic
+    from airflow_mlops.metrics.formulas import statistic
 
     sign = find_metric(metric).sign
     low, high = 0.0, 1.0

@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def compare(database: str, url: str, repeat: int) -> dict[str, dict[str, float]]:
-    """Measure all ways in turn and print a table."""
+    """Measure all variants in turn and print a table."""
     best: dict[str, dict[str, float]] = {}
     for _ in range(repeat):
         for way in WAYS:
@@ -91,7 +91,7 @@ def elapsed(started: tuple[float, float]) -> tuple[float, float]:
 
 
 def ours(database: str, url: str, folder: Path) -> tuple[float, float]:
-    # Imported before the measurement, as for the other ways.
+    # Imported before the measurement, as in the other variants.
     import adbc_driver_postgresql.dbapi  # noqa: F401
     import adbc_driver_sqlite.dbapi  # noqa: F401
 

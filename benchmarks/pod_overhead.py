@@ -119,7 +119,7 @@ def main() -> None:
 def shared_folder(rows: int) -> Iterator[Path]:
     """A folder of this machine with the CSV file, which pods mount."""
     folder = Path(tempfile.mkdtemp(prefix="mlops-bench-"))
-    # Pods are not root, and this process may be.
+    # Pods do not run as root, but this process may.
     old = os.umask(0)
     try:
         folder.chmod(0o777)
@@ -201,7 +201,7 @@ def write_dags(dags: Path, folder: Path, cluster: Cluster | None) -> list[str]:
     write_dag(dags / "steps.py", imports, tasks)
     if cluster is None:
         return ["steps"]
-    # In a file of its own, because every task pays for the imports of its file.
+    # The DAG is in a separate file, because every task pays for the imports of its file.
     options = {"image": IMAGE, "image_pull_policy": "IfNotPresent", "namespace": cluster.namespace, "cmds": ["true"]}
     imports = "from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator"
     write_dag(dags / "bare.py", imports, [f"KubernetesPodOperator(task_id='bare', **{options})"])

@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def compare(folder: Path, arguments: argparse.Namespace) -> None:
-    """Measure all ways in turn, and print a table."""
+    """Measure all variants in turn, and print a table."""
     limit, best = arguments.memory_limit, {}
     print(
         f"Joining {arguments.events:,} events with {arguments.rows:,} rows of {arguments.keys:,} keys, "
@@ -145,7 +145,8 @@ def prepare(folder: Path, events: int, rows: int, keys: int) -> None:
     words = np.array([f"word-{n:04d}" for n in range(4_000)], dtype=object)
 
     def times(count: int) -> pa.Array:
-        # So fine that hardly any two rows tie: the hand-written script has no rule for ties.
+        # The times are so fine that almost no rows have equal times, because the hand-written script has no rule for
+        # ties.
         return pa.array(1_356_998_400_000_000 + random.integers(0, YEAR_MICROS, count), pa.timestamp("us", "UTC"))
 
     def save(name: str, columns: dict[str, Any]) -> pa.Table:

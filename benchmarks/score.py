@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def compare(models: list[str], rows: int, repeat: int) -> None:
-    """Measure both ways alternately with every model, and print a table."""
+    """Measure both variants alternately with every model, and print a table."""
     print(f"Scoring {rows:,} rows x {len(NUMBERS)} numbers and {len(TEXTS)} texts, best of {repeat}:")
     for way, text in WAYS.items():
         print(f"  {way:7} {text}")

@@ -41,7 +41,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, find_datasets
 from airflow_mlops.data.datasets.manifest import manifest_key
 from airflow_mlops.data.datasets.pointers import slots_of, windows_of
-from airflow_mlops.data.prediction_log import PredictionLog, slot
+from airflow_mlops.data.predictions.log import PredictionLog, slot
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.policy import archive
 from airflow_mlops.policy.findings import Report, Verdict
@@ -158,7 +158,7 @@ def _azure(location: Path, meter: Meter, source: Path | None) -> Iterator[str]:
         files = [path for path in source.rglob("*") if path.is_file()]
         empty = [path for path in files if not path.stat().st_size]
         with object_stores.azure(location) as url:
-            # One empty file is the model of the others.
+            # One empty file is uploaded. The other empty files get copies of its metadata.
             copied(source, [*(path for path in files if path.stat().st_size), *empty[:1]], url)
         if empty:
             azurite.add_empty_files(location, [path.relative_to(source).as_posix() for path in empty])
@@ -192,7 +192,7 @@ def folder(meter: Meter, source: Path | None) -> Iterator[str]:
                 meter.requests[names[event]] += 1
                 time.sleep(meter.delay)
 
-        # A hook cannot be removed, but the folder that it counts in is gone afterwards.
+        # An audit hook cannot be removed, but it only counts files in this folder, which is deleted afterwards.
         sys.addaudithook(count)
         yield Path(root).as_uri()
 

@@ -49,7 +49,7 @@ _START = datetime(2013, 1, 1, tzinfo=timezone.utc)
 
 
 def fill(store: ArtifactStore, models: int, windows: int) -> list[str]:
-    """Write the reports and the ledgers of all models. The reports of all models are the same but for the name."""
+    """Write the reports and the ledgers of all models. The reports differ only in the name of the model."""
     names = [f"model_{number:03}" for number in range(models)]
     spans = [Window(start=_START + timedelta(days=day), end=_START + timedelta(days=day + 1)) for day in range(windows)]
     contents = [
@@ -201,7 +201,7 @@ def mlflow_list(names: list[str], work: Path) -> float:
         for _ in range(REPEATS):
             began, token, count = time.perf_counter(), "", 0
             while True:
-                # As its pages ask, with as many models as one answer may have.
+                # The same request as from the pages, with the largest number of models in one response.
                 query = f"max_results=1000&page_token={token}"
                 with urllib.request.urlopen(f"{address}/api/2.0/mlflow/registered-models/search?{query}") as answer:
                     found = json.load(answer)

@@ -66,7 +66,7 @@ def simulated(kind: str, rows: int, task: Task, seed: int) -> World:
     """Simulate a world of one kind, with linear models."""
     random = np.random.default_rng([seed, rows, sum(map(ord, kind + task))])
     before, after = random.normal(size=(2, FEATURES)) * 0.6
-    # The inputs move orthogonally to the weights, so that the share of the positive class stays.
+    # The inputs move orthogonally to the weights, so that the share of the positive class stays the same.
     direction = random.normal(size=FEATURES)
     direction -= before * (direction @ before) / (before @ before)
     direction *= np.sqrt(FEATURES) / np.linalg.norm(direction)

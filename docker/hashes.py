@@ -5,9 +5,8 @@
 ``python hashes.py pin REPORT hashes.txt`` prints requirements with the hashes of these wheels, for the packages that pip's
 installation report names. pip then installs nothing else (``--require-hashes``).
 
-Not checked are builds of torch from another index than PyPI, such as ``torch-2.13.0+cpu``. pip compares them with the hash
-that the index names.
-"""
+Builds of torch from an index other than PyPI, such as ``torch-2.13.0+cpu``, are not checked. pip compares them with the
+hash that the index names."""
 
 from __future__ import annotations
 

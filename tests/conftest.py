@@ -40,8 +40,8 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(TESTS / "support" / "startup"), os.environ.get("PYTHONPATH")])
 )
 
-# Examples have no deadline, because a loaded machine is no failure. CI draws the same examples in every run. Elsewhere,
-# each run draws other examples, so more defects are found.
+# Examples have no deadline, because a slow run on a loaded machine is not a failure. CI draws the same examples in
+# every run. Elsewhere, each run draws other examples, so more defects are found.
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "local")

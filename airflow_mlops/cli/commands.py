@@ -40,7 +40,7 @@ from airflow_mlops.core.windows import Window
 from airflow_mlops.settings import default_store, step_environment
 
 if TYPE_CHECKING:
-    from airflow_mlops.data.prediction_log import PredictionLog
+    from airflow_mlops.data.predictions.log import PredictionLog
     from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.registry.ledger import Entry, Ledger
 
@@ -368,7 +368,7 @@ def _run_step(step: str, spec: Spec, args: Namespace) -> dict[str, Any]:
 def predictions(args: Namespace) -> None:
     """Run ``airflow mlops predictions MODEL``, which summarizes the prediction log of a model."""
     from airflow_mlops.cli.tables import sections
-    from airflow_mlops.data.prediction_log import PredictionLog
+    from airflow_mlops.data.predictions.log import PredictionLog
     from airflow_mlops.stages.predictions.query import summary
 
     log = PredictionLog(store_of(args), args.model, args.predictions)
@@ -410,7 +410,7 @@ def _require_dataset(store: ArtifactStore, name: str | None) -> None:
 @command
 def purge(args: Namespace) -> None:
     """Run ``airflow mlops purge MODEL --older-than 90D``, which deletes old predictions."""
-    from airflow_mlops.data.prediction_log import PredictionLog
+    from airflow_mlops.data.predictions.log import PredictionLog
     from airflow_mlops.stages.context import StepContext
     from airflow_mlops.stages.purge_predictions import step
     from airflow_mlops.stages.purge_predictions.spec import PurgePredictionsSpec

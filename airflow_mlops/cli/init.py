@@ -20,7 +20,8 @@ from airflow_mlops.core.base import parse
 from airflow_mlops.core.durations import parse_duration
 from airflow_mlops.core.errors import EmptyWindowError, SpecError, listed
 from airflow_mlops.scaffold import declared, files, sample, schedules
-from airflow_mlops.scaffold.proposal import Given, Proposal, propose
+from airflow_mlops.scaffold.answers import Given
+from airflow_mlops.scaffold.proposal import Proposal, propose
 from airflow_mlops.scaffold.query import of_table
 from airflow_mlops.stages.ingest.spec import IngestSpec
 

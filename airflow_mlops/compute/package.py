@@ -12,7 +12,7 @@ from pathlib import Path
 from airflow_mlops import __version__
 
 _ROOT = Path(__file__).parents[1]
-# What only runs inside Airflow.
+# Modules that run only inside Airflow.
 _LEFT_OUT = ("plugin", "cli", "scaffold")
 
 

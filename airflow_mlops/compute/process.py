@@ -119,7 +119,7 @@ class ProcessRunner(Runner[Process]):
         secrets = {environment_name(conn_id): to_json(airflow_connection(conn_id)) for conn_id in sorted(conn_ids)}
         own = {
             "PYTHONUNBUFFERED": "1",
-            # The encoding of the output, whatever the locale. The call is sent in UTF-8 as well.
+            # The encoding of the output does not depend on the locale. The call is sent in UTF-8 as well.
             "PYTHONIOENCODING": "utf-8",
             MODULES_VARIABLE: os.pathsep.join(module_folders(context)),
             PARENT_VARIABLE: str(os.getpid()),

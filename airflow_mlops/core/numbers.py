@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Floating-point numbers from here on do not have all digits before the decimal point.
+# Doubles from here on do not represent every integer exactly.
 _INEXACT = 1e15
 
 SMALLEST_COST, LARGEST_COST = 1e-100, 1e100

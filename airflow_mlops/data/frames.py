@@ -45,10 +45,10 @@ class ColumnFacts:
 def as_frame(table: pa.Table, facts: Mapping[str, ColumnFacts] | None = None) -> pd.DataFrame:
     """Convert a table to a DataFrame without changing large integers.
 
-    Arrow's own conversion changes integers with nulls to doubles, which rounds ids beyond 2**53. Columns that contain
-    such ids and nulls become ``Int64`` or ``UInt64`` instead. Decimals become doubles, so that they can be compared
-    with other numbers. A column of whole decimals that contains numbers beyond 2**53 usually contains ids, and becomes
-    Python integers.
+    Arrow's own conversion changes integers with nulls to doubles, which rounds ids beyond 2**53, and NumPy rounds
+    such ids when it compares them with a double. Columns that contain such ids become ``Int64`` or ``UInt64``
+    instead. Decimals become doubles, so that they can be compared with other numbers. A column of whole decimals
+    that contains numbers beyond 2**53 usually contains ids, and becomes Python integers.
 
     :param table: the table
     :param facts: properties of each column over all rows, by name, so that tables with parts of the rows get equal
@@ -72,11 +72,11 @@ def _column(values: pa.ChunkedArray, facts: ColumnFacts) -> pd.Series:
             return as_doubles(values).to_pandas()
         integers = [None if value is None else int(value) for value in values.to_pylist()]
         return pd.Series(integers, dtype="object")
-    if facts.has_nulls and pa.types.is_integer(kind):
-        if facts.is_exact:
-            return values.to_pandas().astype("float64")
+    if pa.types.is_integer(kind) and not facts.is_exact:
         whole = pd.UInt64Dtype() if pa.types.is_unsigned_integer(kind) else pd.Int64Dtype()
         return values.to_pandas(types_mapper={kind: whole}.get)
+    if facts.has_nulls and pa.types.is_integer(kind):
+        return values.to_pandas().astype("float64")
     if facts.has_nulls and pa.types.is_boolean(kind):
         return values.to_pandas().astype(object)
     return values.to_pandas()

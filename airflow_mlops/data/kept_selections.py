@@ -1,9 +1,8 @@
 """Store the datasets that the first try of a task selected, so that a retry reads the same datasets.
 
 Between the first try and a retry, a newer dataset may be written. A checkpoint or a registered model version of the
-first try would then belong to other rows than the retry. The first try therefore stores the ids of the datasets that
-each selection found. A task that a user cleared has another key, and selects again.
-"""
+first try would then belong to different rows than the retry. The first try therefore stores the ids of the datasets
+that each selection found. A task that a user cleared has another key, and selects again."""
 
 from __future__ import annotations
 

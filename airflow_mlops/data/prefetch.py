@@ -91,7 +91,7 @@ def run_cancellable(work: Callable[[], Result], cancel: Callable[[], object]) ->
         finally:
             done.set()
 
-    # After a signal, Thread.join() of Python 3.11 takes a running thread for one that has ended.
+    # After a signal, Thread.join() of Python 3.11 may return although the thread is still running.
     done = threading.Event()
     worker = threading.Thread(target=contextvars.copy_context().run, args=(run,), name="mlops-query", daemon=True)
     worker.start()

@@ -21,6 +21,6 @@ def quarantine_name(name: str) -> str:
 def quarantines_of(name: str) -> set[str]:
     """Return the names of the datasets that can contain quarantined rows of ``name``.
 
-    Validated rows are in a dataset of their own: for ``trips_valid``, the result includes ``trips_quarantine``.
+    Validated rows are in a separate dataset: for ``trips_valid``, the result includes ``trips_quarantine``.
     """
     return {quarantine_name(name), quarantine_name(name.removesuffix(_VALID))}

@@ -207,7 +207,7 @@ class Timeline:
             # of the last two periods with files.
             for dated in islice(filter(None, self._by_period(level)), 2):
                 found += dated
-        # Of two files with the same window, the second is in a subfolder, and so newer.
+        # If two files have the same window, the second file is in a subfolder and therefore newer.
         ends = {key: window.end for window, key in dict(found).items()}
         return max(ends, key=ends.__getitem__, default=None)
 

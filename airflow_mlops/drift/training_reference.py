@@ -18,8 +18,8 @@ from airflow_mlops.core.errors import DatasetNotFoundError, ModelFormatError, Sp
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.columns import ADDED_COLUMNS, LABEL, LABEL_AT
 from airflow_mlops.data.datasets import Dataset, open_dataset
-from airflow_mlops.data.prediction_versions import latest_version
-from airflow_mlops.data.privacy import hashed_or_dropped
+from airflow_mlops.data.predictions.privacy import hashed_or_dropped
+from airflow_mlops.data.predictions.versions import latest_version
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift import schema
 from airflow_mlops.drift.findings import SchemaChange

@@ -17,7 +17,7 @@ from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.numbers import rounded
 from airflow_mlops.metrics.catalog import INTERVAL_METRICS, Metric, find_metric, is_on_request, metrics_for
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence, HeldOut, Measurement

@@ -9,7 +9,7 @@ from pydantic import model_validator
 from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.base import Confidence, MarginInput, MetricGate
 from airflow_mlops.metrics.catalog import is_coverage_gap
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence

@@ -16,7 +16,7 @@ from airflow_mlops.core.base import choices
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.gates.base import Gate, percent
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.verdict import GateResult
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -8,7 +8,7 @@ from pydantic import FiniteFloat, model_validator
 
 from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.base import Confidence, MetricGate, percent
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from airflow_mlops.gates.base import Confidence, Gate, MarginInput, MetricGate
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence
@@ -41,7 +41,7 @@ class BetterThanChampion(MetricGate):
     def name(self) -> str:
         margin = self.better_than_champion_by
         if margin.amount < 0 and self.confidence is not None:
-            return f"{self.metric} not worse than the champion by {str(margin).removeprefix('-')}"
+            return f"{self.metric} at most {str(margin).removeprefix('-')} worse than the champion"
         if margin.amount:
             return f"{self.metric} better than the champion by {margin}"
         return f"{self.metric} {'not worse' if self.confidence is None else 'better'} than the champion"

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
-
-from pydantic import Field, FiniteFloat
+from typing import TYPE_CHECKING, ClassVar
 
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.gates.base import Gate
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.metrics.fairness_rule import FairnessRule
+from airflow_mlops.registry.records.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence
 
 
-class Fairness(Gate):
+class Fairness(FairnessRule, Gate):
     """A gate that limits the difference between groups of rows in demographic parity or equalized odds.
 
     Example: ``{"fairness": "demographic_parity", "sensitive": "sex", "max_difference": 0.1}``.
 
     The demographic parity difference is the largest difference between two groups in the share of positive predictions.
     The equalized odds difference is the largest difference between two groups in the true positive rate or in the false
-    positive rate, whichever is larger. Fairlearn (https://fairlearn.org) computes both differences from the labels that
-    the model predicts at its threshold.
+    positive rate, whichever is larger. A group without rows of a class has no rate for this class, and is left out of it.
+    Fairlearn (https://fairlearn.org) computes both differences from the labels that the model predicts at its threshold.
 
     :param fairness: ``demographic_parity`` or ``equalized_odds``
     :param sensitive: name of a column of the held-out data that defines the groups; the column need not be a feature.
@@ -34,13 +33,9 @@ class Fairness(Gate):
 
     tasks: ClassVar[tuple[Task, ...]] = ("binary",)
 
-    fairness: Literal["demographic_parity", "equalized_odds"]
-    sensitive: str
-    max_difference: Annotated[FiniteFloat, Field(ge=0, le=1)]
-
     @property
     def name(self) -> str:
-        return f"{self.fairness.replace('_', ' ')} over {self.sensitive} within {self.max_difference:g}"
+        return f"{self.difference} over {self.sensitive} within {self.max_difference:g}"
 
     def check(self, evidence: Evidence) -> GateResult:
         import numpy as np
@@ -59,12 +54,21 @@ class Fairness(Gate):
         groups = np.empty(len(rows), dtype=object)
         for part in by_column(self.sensitive, data.column(self.sensitive)):
             groups[part.index] = part.name
-        measure = getattr(metrics, f"{self.fairness}_difference")
         weight = np.ones(len(rows)) if rows.weight is None else rows.weight
         # The rates of a group are undefined if all its rows have a weight of 0.
         kept = weight > 0
         truth, predicted, groups, weight = rows.truth[kept], rows.predicted[kept], groups[kept], weight[kept]
-        measured = float(measure(truth, predicted, sensitive_features=groups, sample_weight=weight))
+        # The true and the false positive rate are shares of positive predictions among the rows of one class. Fairlearn's
+        # own equalized odds count the rate of a group without such rows as 0.
+        positive = truth.astype(bool)
+        classes = [positive, ~positive] if self.needs_labels else [np.ones(len(truth), bool)]
+        measured = max(
+            metrics.demographic_parity_difference(
+                truth[among], predicted[among], sensitive_features=groups[among], sample_weight=weight[among]
+            )
+            for among in classes
+            if among.any()
+        )
         shares = {
             name: float(np.average(predicted[groups == name], weights=weight[groups == name]))
             for name in np.unique(groups)
@@ -75,7 +79,7 @@ class Fairness(Gate):
             measured,
             self.max_difference,
             passed,
-            f"The {self.fairness.replace('_', ' ')} difference over {self.sensitive} is {measured:.3g} (predicted "
+            f"The {self.difference} difference over {self.sensitive} is {measured:.3g} (predicted "
             f"positive: {shares[least]:.1%} where {least}, {shares[most]:.1%} where {most}; limit: "
             f"{self.max_difference:g}).",
             rows=len(rows),

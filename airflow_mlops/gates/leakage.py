@@ -12,7 +12,7 @@ from pydantic import Field, FiniteFloat
 from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.gates.base import Gate, percent
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence

@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat
 from airflow_mlops.core.contract import Task
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.gates.base import Gate
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence

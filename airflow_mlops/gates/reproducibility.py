@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from airflow_mlops.core.errors import MLOpsError, SpecError
 from airflow_mlops.gates.base import Gate
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence

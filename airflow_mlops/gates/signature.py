@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from airflow_mlops.core.errors import DatasetNotFoundError, EvaluationError, SchemaError, SpecError
 from airflow_mlops.core.references import Chosen, DatasetLike, DatasetSelection, names
 from airflow_mlops.gates.base import Gate
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.verdict import GateResult
 
 if TYPE_CHECKING:
     from airflow_mlops.data.datasets import Dataset

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from airflow_mlops.core.numbers import rounded
 from airflow_mlops.gates.base import Confidence, Margin, MarginInput, MetricGate, percent
-from airflow_mlops.registry.verdict import GateResult, SliceResult
+from airflow_mlops.registry.records.verdict import GateResult, SliceResult
 
 if TYPE_CHECKING:
     from airflow_mlops.gates.evidence import Evidence, Measurement
@@ -58,7 +58,7 @@ class NotWorseOnSlices(MetricGate):
         tolerance = self.not_worse_than_champion_by
         more = " and discovered slices" if self.discover else ""
         return (
-            f"{self.metric} not worse than the champion{f' by {tolerance}' if tolerance.amount else ''} "
+            f"{self.metric} {f'at most {tolerance}' if tolerance.amount else 'not'} worse than the champion "
             f"on slices by {', '.join(self.slices)}{more}"
         )
 
@@ -89,7 +89,7 @@ class NotWorseOnSlices(MetricGate):
     def _slices(self, evidence: Evidence, champion: Measurement) -> Iterator[list[Slice]]:
         """Yield the slices by each column, followed by the discovered slices."""
         from airflow_mlops.gates.slice_search import Slice, by_column, discover
-        from airflow_mlops.metrics.statistics import row_losses
+        from airflow_mlops.metrics.formulas import row_losses
 
         data = self._data(evidence)
         for column in self.slices:

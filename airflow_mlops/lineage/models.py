@@ -15,7 +15,7 @@ from airflow_mlops.lineage import facets
 from airflow_mlops.lineage.facets import Facets, MLOpsMeasuredInputDatasetFacet, MLOpsModelDatasetFacet
 from airflow_mlops.lineage.naming import bare, connection_namespace
 from airflow_mlops.registry.client import tracking_uri
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.verdict import GateResult
 
 
 class Models:

@@ -294,12 +294,12 @@ def check_chooses(name: str | None) -> None:
     if name is not None and is_coverage_gap(name):
         alpha = quantiles.covered_alpha_of(name)
         raise ValueError(
-            f"{name!r} does not say which model is best, because the same quantile for all rows has almost no gap; use "
+            f"{name!r} cannot select the best model, because a constant prediction already has almost no gap; use "
             f"{{'metric': {quantiles.PINBALL!r}, 'alpha': {alpha!r}}} here, and a gate with max for {name!r}"
         )
     if name in INTERVAL_METRICS:
         raise ValueError(
-            f"{name!r} does not say which model is best, because wider intervals cover more labels; use another metric "
+            f"{name!r} cannot select the best model, because wider intervals cover more labels; use another metric "
             f"here, and a gate for {name!r}"
         )
 

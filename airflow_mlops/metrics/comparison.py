@@ -13,10 +13,10 @@ import numpy as np
 from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import Metric, is_custom
 from airflow_mlops.metrics.clusters import design
+from airflow_mlops.metrics.formulas import Statistic, derivative, statistic
 from airflow_mlops.metrics.ranks import delong
 from airflow_mlops.metrics.resampling import Resampling, resample_rows
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import Statistic, derivative, statistic
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,4 +1,4 @@
-"""By which metric a model is judged if nobody names one.
+"""The default metric of a model: the metric by which it is judged if no metric is named.
 
 The training decides (:func:`chosen`) and records the answer in the contract of the model. Everything that needs a default
 metric asks :func:`default_metric` for one model, or :func:`common_metric` for several: evaluations, searches, refits,
@@ -93,7 +93,7 @@ def own_metric(contract: ModelContract) -> str | None:
 
 
 def has_other_unit(contract: ModelContract) -> bool:
-    """Return whether an absolute bound that names no metric may be meant for another metric than the default.
+    """Return whether an absolute bound that names no metric may be meant for a metric other than the default.
 
     Releases before the field ``judged_by`` judged forecasts, rankings, counts and positive amounts by RMSE. A bound of
     RMSE would be compared with a number of another unit.

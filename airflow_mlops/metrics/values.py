@@ -27,9 +27,9 @@ from airflow_mlops.metrics.catalog import (
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.forecasts import NAIVE
+from airflow_mlops.metrics.formulas import CALIBRATION_BINS, calibration_bins, statistic
 from airflow_mlops.metrics.quantiles import alpha_of, covered_alpha_of
 from airflow_mlops.metrics.rows import Rows, prepare, unseen
-from airflow_mlops.metrics.statistics import CALIBRATION_BINS, calibration_bins, statistic
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray

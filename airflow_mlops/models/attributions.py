@@ -149,7 +149,7 @@ def _encoded(
     encoding: Encoding, ask: Callable[[NDArray[np.float32]], NDArray[np.float64]], features: Sequence[str]
 ) -> Contributions:
     if [feature.name for feature in encoding.features] != list(features):
-        raise ValueError(f"{ENCODING_FILE} has other features than the model contract")
+        raise ValueError(f"the features in {ENCODING_FILE} differ from those of the model contract")
 
     def contributions(data: pa.RecordBatch | pa.Table) -> NDArray[np.float64]:
         try:

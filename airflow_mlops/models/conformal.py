@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from airflow_mlops.models.interval_rule import rank
+from airflow_mlops.models.rules.interval import rank
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,7 +28,7 @@ def margin(truth: NDArray[np.float64], value: NDArray[np.float64], coverage: flo
     """Return the margin, which is half the width of the intervals.
 
     :param truth: labels of the rows, finite, shape (n,) with n of at least
-        :func:`~airflow_mlops.models.interval_rule.fewest_rows`
+        :func:`~airflow_mlops.models.rules.interval.fewest_rows`
     :param value: predictions for the rows, finite, shape (n,)
     :param coverage: nominal coverage: share of the labels that should lie in their interval, between 0 and 1
     """

@@ -16,7 +16,7 @@ import numpy as np
 
 from airflow_mlops.core.contract import ThresholdChoice, ThresholdPoint
 from airflow_mlops.core.errors import TrainingError
-from airflow_mlops.models.threshold_rule import NEVER, ThresholdRule
+from airflow_mlops.models.rules.threshold import NEVER, ThresholdRule
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

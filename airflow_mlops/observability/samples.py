@@ -25,7 +25,7 @@ _ENDS = {
     "_high": ": upper end of the confidence interval",
     "_reference": ": the value on held-out data at training",
 }
-# Measurements in the result of a check that are no metrics of performance.
+# Measurements in the result of a check that are not performance metrics.
 _MEASURED = {
     "bias": "Mean error (prediction minus label) in the window",
     "positive_rate": "Share of positive predictions of a binary model in the window",

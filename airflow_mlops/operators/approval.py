@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
     from airflow.sdk.execution_time.hitl import HITLUser
 
-    from airflow_mlops.registry.approval import ApprovalRecord
-    from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
+    from airflow_mlops.registry.records.approval import ApprovalRecord
+    from airflow_mlops.registry.records.verdict import CandidateVerdict, Verdict
 
 APPROVE, REJECT = "Approve", "Reject"
 _DEFAULTS = {"approve": [APPROVE], "reject": [REJECT], "fail": None}
@@ -146,7 +146,7 @@ class Approval:
         :param event: payload of the event
         :raises ApprovalTimeoutError: nobody answered in time, and ``on_timeout`` is ``fail``
         """
-        from airflow_mlops.registry.approval import ApprovalRecord
+        from airflow_mlops.registry.records.approval import ApprovalRecord
 
         if "error" in event:
             raise ApprovalTimeoutError(
@@ -180,7 +180,7 @@ def load_answer(context: Context, key: str) -> tuple[bool, ApprovalRecord | None
 
     :return: two items: whether this task sent the request, and the answer (``None`` if the request is not answered yet)
     """
-    from airflow_mlops.registry.approval import ApprovalRecord
+    from airflow_mlops.registry.records.approval import ApprovalRecord
 
     state = context["task_state_store"].get(_STATE)
     if not isinstance(state, dict) or state["about"] != key:

@@ -138,7 +138,7 @@ class StepOperator(SpecParameters, BaseOperator):
     def decision(self, result: dict[str, Any]) -> str | None:
         """Return the decision of the step in a few words, or ``None`` (default) if the step decides nothing.
 
-        Airflow's UI shows the text next to the task. The task succeeds whatever the decision is.
+        Airflow's UI shows the text next to the task. The task succeeds with any decision.
         """
         return None
 

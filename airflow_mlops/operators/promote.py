@@ -12,7 +12,7 @@ from airflow_mlops.operators.failures import no_retry_of_final_errors
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from airflow_mlops.registry.verdict import Verdict
+    from airflow_mlops.registry.records.verdict import Verdict
     from airflow_mlops.stages.promote.spec import PromoteSpec
 
 

@@ -31,9 +31,9 @@ class ScoreOperator(ShardedOperator):
     and writes the table of ``write_to``. ``.output`` of the mapped task can be passed on like the output of a single
     task.
 
-    All shards use the version that the first shard finds, even if the champion changes meanwhile. A cleared shard uses
-    this version again if another shard has succeeded. The version is looked up again in a new DAG run, and if no other
-    shard has succeeded, for example after all shards were cleared.
+    All shards use the version that the first shard finds, even if the champion changes in the meantime. A cleared shard
+    uses this version again if another shard has succeeded. The version is looked up again in a new DAG run, and if no
+    other shard has succeeded, for example after all shards were cleared.
 
     :param model: name of the registered model
     :param version: number of the version to score with; by default the champion

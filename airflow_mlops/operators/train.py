@@ -88,25 +88,25 @@ class TrainOperator(StepOperator):
 
             check_trainer(trainer, f"The trainer of task {self.task_id!r}")
         if threshold is not None and not is_template(threshold):
-            from airflow_mlops.models.threshold_rule import check_threshold
+            from airflow_mlops.models.rules.threshold import check_threshold
 
             check_threshold(threshold, f"The threshold of task {self.task_id!r}")
         if calibration is not None and not is_template(calibration):
-            from airflow_mlops.models.calibration_rule import check_calibration
+            from airflow_mlops.models.rules.calibration import check_calibration
 
             check_calibration(calibration, f"The calibration of task {self.task_id!r}")
         if interval is not None and not is_template(interval):
-            from airflow_mlops.models.interval_rule import check_interval
+            from airflow_mlops.models.rules.interval import check_interval
 
             others = {"threshold": threshold, "calibration": calibration, "class_weight": class_weight}
             excluded = {name: None if is_template(value) else value for name, value in others.items()}
             check_interval(interval, f"The interval of task {self.task_id!r}", **excluded)
         if class_weight is not None and not is_template(class_weight):
-            from airflow_mlops.models.class_weight_rule import check_class_weight
+            from airflow_mlops.models.rules.class_weight import check_class_weight
 
             check_class_weight(class_weight, f"The class weight of task {self.task_id!r}")
         if sample_weight is not None and not is_template(sample_weight):
-            from airflow_mlops.models.sample_weight_rule import check_sample_weight
+            from airflow_mlops.models.rules.sample_weight import check_sample_weight
 
             declared = [None if is_template(item) else item for item in (trainer, interval)]
             check_sample_weight(f"The sample weight of task {self.task_id!r}", sample_weight, *declared)

@@ -43,7 +43,7 @@ class BuildTrainingSetOperator(StepOperator):
     :param task: the ML task: ``binary``, ``multiclass`` or ``regression``; by default inferred from the label
     :param positive: for a binary task, the label of the positive class, such as ``bad``; by default the last of the two
         labels in sorted order
-    :param split: split method ``random``, ``time``, ``group`` or ``hash``; ``None`` for the single split part `data`;
+    :param split: split method ``time``, ``random``, ``group`` or ``hash``; ``None`` for the single split part `data`;
         or a dict with ``method`` and the optional fields of :class:`~airflow_mlops.stages.training_set.spec.Split`.
         ``test_size`` is a share such as 0.3, or ``14D`` for the last 14 days. With the parameter ``window``, it can
         also be ``window`` for the window of the run. ``group`` is the name of the group column. ``gap``, such as
@@ -83,14 +83,14 @@ class BuildTrainingSetOperator(StepOperator):
         label: str | dict[str, str] | None = None,
         task: str | None = None,
         positive: str | int | float | bool | None = None,
-        split: str | dict[str, Any] | None = "random",
+        split: str | dict[str, Any] | None = "time",
         max_single_feature_score: float = 0.99,
         memory_limit: str | None = None,
         description: str = "",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        method = split.get("method", "random") if isinstance(split, dict) else split
+        method = split.get("method", "time") if isinstance(split, dict) else split
         if isinstance(method, str) and not is_template(method) and method not in _SPLIT_METHODS:
             raise SpecError(
                 f"Task {self.task_id!r}: split={method!r} is unknown: use {', '.join(map(repr, _SPLIT_METHODS))}."

@@ -23,8 +23,8 @@ from airflow_mlops.overview.facts import (
     WindowFacts,
 )
 from airflow_mlops.registry.ledger import Entry, Ledger, folder_name
+from airflow_mlops.registry.records.verdict import CandidateVerdict
 from airflow_mlops.registry.requests import BY_USER, read_answer, recorded_requests
-from airflow_mlops.registry.verdict import CandidateVerdict
 
 # Version of the stored copy of the entries, and the largest number of entries that are read without a copy.
 _VERSION, _FEW = 1, 3

@@ -13,10 +13,10 @@ from pydantic import AwareDatetime, Field
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.windows import Window
 from airflow_mlops.policy.findings import Decision as Verdict
-from airflow_mlops.registry.approval import ApprovalRecord
-from airflow_mlops.registry.canary_step import CanaryStep
-from airflow_mlops.registry.endpoint import Endpoint
-from airflow_mlops.registry.verdict import GateResult, Refit
+from airflow_mlops.registry.records.approval import ApprovalRecord
+from airflow_mlops.registry.records.canary import CanaryStep
+from airflow_mlops.registry.records.endpoint import Endpoint
+from airflow_mlops.registry.records.verdict import GateResult, Refit
 
 TREND = 36
 """Number of windows in the trend of a model."""
@@ -161,7 +161,7 @@ class Monitoring(Model):
     :param metric: name of the metric of the trend; ``None`` if nothing was measured in the last windows
     :param greater_is_better: whether larger values of ``metric`` are better
     :param coverage: share of the predictions that have a label; ``None`` without predictions
-    :param trend: the last windows. A value of another metric than ``metric`` is left out
+    :param trend: the last windows. Values of metrics other than ``metric`` are left out
     :param acknowledged: the acknowledgement of the verdict ``watch``; ``None`` if there is none
     """
 

@@ -73,7 +73,7 @@ def newest(store: ArtifactStore, model: str, name: str) -> list[Manifest]:
 
 
 def model_of(key: str) -> str | None:
-    """Return the name of the model in the key of a slot (:func:`airflow_mlops.data.prediction_log.slot`).
+    """Return the name of the model in the key of a slot (:func:`airflow_mlops.data.predictions.log.slot`).
 
     :param key: key of the slot
     :return: ``None`` if the slot does not belong to predictions

@@ -17,7 +17,7 @@ from airflow_mlops.data.store import ArtifactStore
 
 Kind = Literal["evaluate", "monitor", "validate", "train", "search", "training_set", "promote", "score", "other"]
 
-# Fields by which the kind of a result is recognised, whichever release wrote the result.
+# Fields by which the kind of a result is recognised, for results of any release.
 _FIELDS: dict[Kind, frozenset[str]] = {
     "evaluate": frozenset({"verdict", "reports"}),
     "monitor": frozenset({"decision", "report_url", "superseded"}),

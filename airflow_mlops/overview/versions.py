@@ -15,8 +15,8 @@ from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.usage import Usage
 from airflow_mlops.registry.aliases import check_hashes, last_move
 from airflow_mlops.registry.ledger import Entry, Ledger
+from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult
 from airflow_mlops.registry.step_usage import by_step
-from airflow_mlops.registry.verdict import CandidateVerdict, GateResult
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -138,8 +138,8 @@ def _metric(name: str, value: float, item: CandidateVerdict) -> MetricValue:
     if name in item.intervals:
         low, high = item.intervals[name]
         return MetricValue(value=value, low=low, high=high)
-    # Verdicts of earlier releases have no intervals. Of their gates, only a gate on the metric itself has the interval of
-    # the metric. A gate on an improvement has the interval of the improvement.
+    # Verdicts of earlier releases have no intervals. Only a gate on the metric itself has the interval of the metric. A
+    # gate on an improvement has the interval of the improvement.
     for gate in item.gates:
         # The bounds of gates are one-sided, so only two bounds at 97.5% form a 95% interval.
         on_metric = gate.gate.split(" ", 1)[0] == name and gate.improvement is None and gate.measured == value

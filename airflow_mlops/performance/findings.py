@@ -260,6 +260,55 @@ class PositiveRate(Model):
     positive: Any = None
 
 
+class GroupRate(Model):
+    """A rate in a group of rows.
+
+    :param name: condition of the group, such as ``sex = f``
+    :param rate: the rate, from 0 to 1
+    :param rows: number of rows that the rate is a share of
+    """
+
+    name: str
+    rate: float
+    rows: int
+
+
+class FairnessDifference(Model):
+    """The largest difference in treatment between two groups of rows (:mod:`airflow_mlops.performance.fairness`).
+
+    :param metric: ``demographic_parity`` (share of positive predictions) or ``equalized_odds`` (true positive rate or
+        false positive rate, whichever differs more)
+    :param sensitive: the column that defines the groups
+    :param value: the difference, from 0 to 1
+    :param low: lower end of the confidence interval
+    :param high: upper end of the confidence interval
+    :param limit: the largest difference that the policy allows
+    :param of: the meaning of the rate that differs most, such as ``true positive rate``
+    :param least: the group with the smaller rate
+    :param most: the group with the larger rate
+    """
+
+    metric: Literal["demographic_parity", "equalized_odds"]
+    sensitive: str
+    value: float
+    low: float
+    high: float
+    limit: float
+    of: str
+    least: GroupRate
+    most: GroupRate
+
+    @property
+    def difference(self) -> str:
+        """Return the name of the difference: ``demographic parity`` or ``equalized odds``."""
+        return self.metric.replace("_", " ")
+
+    @property
+    def is_significant(self) -> bool:
+        """Return whether the whole interval lies above the limit."""
+        return self.low > self.limit
+
+
 class Bias(Model):
     """The mean error of the predictions: prediction minus label.
 

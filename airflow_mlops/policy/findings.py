@@ -16,6 +16,7 @@ from airflow_mlops.performance.challenger import Comparison
 from airflow_mlops.performance.findings import (
     Bias,
     Change,
+    FairnessDifference,
     IntervalCoverage,
     LossChange,
     Performance,
@@ -157,6 +158,7 @@ class Findings(Model):
     :param bias: mean error of the predictions; ``None`` for multiclass models, or without labels
     :param interval: coverage of the prediction intervals; ``None`` for a model without intervals, or without labels
     :param positives: how often the model predicted its positive class; ``None`` unless the model is binary
+    :param fairness: differences in treatment between groups of rows, for each fairness metric of the policy
     :param estimated: performance estimated from the scores without labels. If realised performance is judged, the
         estimate covers only the labelled rows, so that both values are comparable. Otherwise, the estimate covers all
         rows
@@ -205,6 +207,7 @@ class Findings(Model):
     bias: Bias | None = None
     interval: IntervalCoverage | None = None
     positives: PositiveRate | None = None
+    fairness: list[FairnessDifference] = Field(default_factory=list)
     estimated: Performance | None = None
     challenger: Comparison | None = None
     label_delay: LabelDelay | None = None

@@ -238,7 +238,7 @@ def _measured(findings: Findings) -> Iterator[tuple[Trigger, str]]:
     total = sum(drift.importance or 0.0 for drift in drifted)
     if "drift" in policy.retrain_on and total >= policy.min_importance:
         names = listed([name(drift.column) for drift in drifted])
-        yield "drift", f"Features with {share(total, 0)} of importance drifted: {names}"
+        yield "drift", f"Drifted features have {share(total, 0)} of the importance: {names}"
 
 
 def _new_data(findings: Findings) -> str | None:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.durations import Duration
+from airflow_mlops.metrics.fairness_rule import FairnessRule
 from airflow_mlops.performance.thresholds import PerformanceThresholds
 
 OnBroken = Literal["drop", "wait"]
@@ -101,6 +102,8 @@ class Policy(PerformanceThresholds):
     :param on_broken: how a request treats broken features. ``drop`` leaves them out of the training if the model hardly
         uses them, or once they are broken in three windows in a row; until then, the request waits. ``wait`` always
         waits until they are repaired
+    :param fairness: the largest differences in treatment between groups of rows, declared as for the gate. A difference
+        is measured in each window, and the window is ``watch`` if its whole interval lies above the limit
     """
 
     max_staleness: Duration | None = None
@@ -115,3 +118,4 @@ class Policy(PerformanceThresholds):
     cooldown: Duration | None = None
     budget: Budget | None = None
     on_broken: OnBroken = "drop"
+    fairness: tuple[FairnessRule, ...] = ()

@@ -122,7 +122,7 @@ def _healthy(
         ]
     first = moved[0].headline
     headline = fitting(
-        f"{capitalized(clause)}; {first[:1].lower()}{first[1:]}", f"{capitalized(clause)}; drift without harm"
+        f"{capitalized(clause)}; {first[:1].lower()}{first[1:]}", f"{capitalized(clause)}; harmless drift"
     )
     facts = [*levels, *bias_of(findings), *_challengers(findings), *_drift_alone(planned, findings)]
     return [Observation(headline, facts), *moved]
@@ -131,9 +131,9 @@ def _healthy(
 def _by_estimate(estimated: Performance, findings: Findings) -> str:
     """Return the headline of a window that is healthy by the estimate alone."""
     few = immature_labels(findings.policy, findings.window, findings.created) is None
-    why = "enough without labels" if few else "labels are not due yet"
+    why = "labels are not needed" if few else "labels are not due yet"
     return fitting(
-        f"Healthy by the estimate: {acceptable(estimated, findings.policy)}; {why}", f"Healthy by the estimate; {why}"
+        f"Estimated {acceptable(estimated, findings.policy)}; {why}", f"Healthy according to the estimate; {why}"
     )
 
 
@@ -280,7 +280,7 @@ def _headline(active: ActiveTrigger, findings: Findings) -> str:
     if active.enough:
         return active.reason
     needed = findings.policy.persistence
-    so_far = f"retraining needs {needed.k} such windows among the last {needed.n} (now {active.windows})"
+    so_far = f"retraining needs {needed.k} such windows in the last {needed.n} ({active.windows} so far)"
     return fitting(f"{_without_limit(active.reason)}; {so_far}", active.reason)
 
 

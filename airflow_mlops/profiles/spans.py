@@ -89,7 +89,7 @@ def constant_shares(batches: Iterable[pa.RecordBatch], time: str, zone: str = UT
     names: list[str] = []
     found: dict[Span, _Ranges] = {}
     for batch in batches:
-        # Spans are computed in local time, because a local day begins at another time than a day in UTC.
+        # Spans are computed in local time, because a local day does not begin at the same time as a day in UTC.
         times = pc.local_timestamp(as_utc(batch.column(time), f"Column {time!r}").cast(pa.timestamp("us", zone)))
         names = names or [name for name in batch.schema.names if name != time]
         numbers = _Numbers(batch, names)

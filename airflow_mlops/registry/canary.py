@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from airflow_mlops import __version__
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.registry.aliases import last_move
-from airflow_mlops.registry.canary_step import CanaryStep
 from airflow_mlops.registry.client import registry_errors, unless_missing
 from airflow_mlops.registry.ledger import Decision, Entry, Ledger
+from airflow_mlops.registry.records.canary import CanaryStep
 from airflow_mlops.registry.versions import by_alias
 
 if TYPE_CHECKING:

@@ -1,6 +1,6 @@
 """How many requests a canary and the champion have failed to answer, as counted by servers.
 
-A failed request has no prediction, so it is not in the log. Each server writes its counts to a file of its own in the
+A failed request has no prediction, so it is not in the log. Each server writes its counts to a separate file in the
 artifact store, and replaces the file when the counts change.
 """
 

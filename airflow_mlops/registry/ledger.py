@@ -46,12 +46,12 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import UtcDatetime, Window
 from airflow_mlops.data.store import ATTEMPTS, ArtifactStore, pauses
 from airflow_mlops.registry import signatures
-from airflow_mlops.registry.approval import ApprovalRecord
-from airflow_mlops.registry.canary_step import CanaryStep
-from airflow_mlops.registry.endpoint import Endpoint
-from airflow_mlops.registry.outside_move import MOVED_OUTSIDE, OutsideMove
-from airflow_mlops.registry.received import Received
-from airflow_mlops.registry.verdict import CandidateVerdict, Refit
+from airflow_mlops.registry.records.approval import ApprovalRecord
+from airflow_mlops.registry.records.canary import CanaryStep
+from airflow_mlops.registry.records.endpoint import Endpoint
+from airflow_mlops.registry.records.outside_move import MOVED_OUTSIDE, OutsideMove
+from airflow_mlops.registry.records.received import Received
+from airflow_mlops.registry.records.verdict import CandidateVerdict, Refit
 
 log = logging.getLogger(__name__)
 
@@ -260,7 +260,7 @@ class Ledger:
     def _lacks_files(self, keys: Sequence[str]) -> bool:
         """Return whether a listing lacks a file that exists.
 
-        :raises RegistryError: the file of an entry does not exist, or the listing has a file that is no entry
+        :raises RegistryError: the file of an entry does not exist, or the listing has a file that is not an entry
         """
         for seq, key in enumerate(keys, start=1):
             if key > self._key(seq):

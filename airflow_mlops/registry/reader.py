@@ -37,7 +37,7 @@ _FOREIGN_TLS = (
 )
 _TIMEOUT = 10.0
 _FILES = "mlflow-artifacts"
-# Errors of reading a JSON value that has another form than expected.
+# Errors of reading a JSON value that does not have the expected form.
 _UNEXPECTED = (AttributeError, KeyError, TypeError, ValueError)
 
 

@@ -61,7 +61,7 @@ class RecordedRequest:
     """A request in the ledger, and its state.
 
     :param seq: number of the entry in the ledger
-    :param replaced: whether the champion was changed after the request, by a decision to which the request did not lead
+    :param replaced: whether the champion was changed after the request, by a decision that the request did not cause
     """
 
     request: Request

@@ -39,7 +39,7 @@ def run_for(
 
     At the end of the block, the status of the run becomes ``FINISHED``. If the block raises an exception, the status
     becomes ``FAILED``. If the block is interrupted, the status becomes ``KILLED``. If another try has finished the run
-    meanwhile, a failing try does not change its status.
+    in the meantime, a failing try does not change its status.
 
     :param store: artifact store in which the tries of the task share the id of the run
     :param experiment: name of the MLflow experiment

@@ -110,6 +110,6 @@ def _unusable(setting: str, variable: str, key: str, kind: str, error: Exception
 def _invalid(name: str, key: str, problem: str) -> ModelCorruptError:
     return ModelCorruptError(
         f"The {name} {problem}, but the setting [mlops] verifying_key (environment variable {VERIFYING_VARIABLE}) requires a signature "
-        f"that fits {key!r}. Roll back to a version whose promotion was signed, or promote another version with `[mlops] signing_key` "
+        f"that matches {key!r}. Roll back to a version whose promotion was signed, or promote another version with `[mlops] signing_key` "
         "while `verifying_key` is not set."
     )

@@ -152,7 +152,7 @@ def register(
                     model, source=f"{_LOGGED}{model_id}", run_id=run_id, model_id=model_id, tags=dict(tags or {})
                 )
             except MlflowException:
-                # Another try may have registered its model meanwhile, and deleted this one.
+                # In the meantime, another try may have registered its model and deleted this one.
                 if not _of_run(client, model, run_id):
                     raise
         # MLflow assigns ascending version numbers, so all tries keep the same version.

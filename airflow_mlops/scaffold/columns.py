@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _SHORTEST_DATE = len("2024-3-5")
 # Dates such as 31.12.2024, 12/31/24 and 31-Dec-2024, with or without a time of day.
 _FOREIGN_DATE = re.compile(r"\s*(\d{1,2}([./-])(\d{1,2}|[A-Za-z]{3})\2(\d{4}|\d{2})|\d{4}([./])\d{1,2}\5\d{1,2})(?!\S)")
-# Numbers that are not numbers for a reader of CSV: $1,234.50, 1.234,50 €, 12%.
+# Amounts that a CSV reader does not recognise as numbers: $1,234.50, 1.234,50 €, 12%.
 _CURRENCY = r"([$\u00a2-\u00a5\u20a0-\u20cf%]|EUR|USD|GBP|CHF|JPY|kr|zł)"
 _AMOUNT = re.compile(
     rf"\s*[-+(]?\s*({_CURRENCY}\s*)?[-+]?\d+([.,'\u2019 \u00a0\u202f]\d{{3}})*([.,]\d+)?\s*{_CURRENCY}?\s*\)?\s*"
@@ -31,7 +31,7 @@ _ZONE = re.compile(r"(Z|[+-]\d{2}(:?\d{2})?)\s*$", re.IGNORECASE)
 _OFFSET = re.compile(r"[T ]\d{2}.*([+-]\d{2}(:?\d{2})?)\s*$")
 # Numbers in text. A number that begins with a zero is part of a code, such as a postcode.
 _NUMBER = r"^\s*[-+]?(0|[1-9]\d*|(0|[1-9]\d*)?[.,]\d+)([eE][-+]?\d+)?\s*$"
-# In a column of at least this many different numbers, single other texts are probably errors of input.
+# In a column with at least this many different numbers, a few other texts are probably input errors.
 _ERRORS_SHARE, _ERRORS_KINDS, _NUMBERS_KINDS = 0.01, 3, 20
 # Number of values of a text column that are read to decide whether the column contains times or amounts.
 _TEXTS = 1_000
@@ -91,7 +91,7 @@ class Column:
 
     @cached_property
     def is_foreign_date(self) -> bool:
-        """Return whether the values are text with days, months and years in another form than ISO 8601."""
+        """Return whether the values are text with days, months and years in a form other than ISO 8601."""
         texts = self._texts
         return bool(texts) and not self.is_time and all(map(_FOREIGN_DATE.match, texts))
 

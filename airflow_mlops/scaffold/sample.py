@@ -18,7 +18,7 @@ from airflow_mlops.stages.ingest.step import ingest
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
+    from airflow_mlops.data.incoming.types import ColumnTypes
 
 MAX_ROWS = 500_000
 

@@ -1,4 +1,4 @@
-"""Answer a share of the requests with another version than the champion: the canary.
+"""Answer a share of the requests with a version other than the champion: the canary.
 
 The value of a column, such as a customer, decides which version answers. If no column is set, the id of the request
 decides. With a column, all requests about one customer are answered by the same version. The canary answers if the hash

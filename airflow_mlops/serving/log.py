@@ -35,7 +35,7 @@ from airflow_mlops.core.connections import from_environment
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import Apart, predictions_name
-from airflow_mlops.data.privacy import KEEP_ALL, Privacy
+from airflow_mlops.data.predictions.privacy import KEEP_ALL, Privacy
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models.predicted import with_predictions
 from airflow_mlops.serving.layout import DETAILS, REQUEST_COLUMNS, SHARE, online_folder, spool_folder, window_at

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from airflow_mlops.data.privacy import hashed_or_dropped
+from airflow_mlops.data.predictions.privacy import hashed_or_dropped
 
 
 def in_sample(request_id: str, share: float) -> bool:

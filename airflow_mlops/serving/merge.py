@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data import prediction_log
 from airflow_mlops.data.columns import Apart
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.datasets.catalog import read_manifest
 from airflow_mlops.data.datasets.pointers import slot_id
+from airflow_mlops.data.predictions import log as prediction_log
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.layout import DETAILS, SHARE, online_folder
 from airflow_mlops.serving.log_options import conformed, strictest, with_privacy

@@ -17,7 +17,7 @@ from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.core.moments import parse_instant
 from airflow_mlops.data.moments import as_utc, is_time
-from airflow_mlops.data.privacy import Pseudonymizer, require_private
+from airflow_mlops.data.predictions.privacy import Pseudonymizer, require_private
 from airflow_mlops.metrics.costs import cost_columns
 from airflow_mlops.metrics.forecasts import forecast_columns
 from airflow_mlops.metrics.rankings import group_columns

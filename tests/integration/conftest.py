@@ -70,7 +70,8 @@ def _remove_home() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def airflow_db() -> None:
     """Airflow's metadata database."""
-    # The tests of the cluster use this fixture, too. A process may run both, and must not replace a database in use.
+    # The tests on the cluster use this fixture, too. If one process runs both kinds of tests, it must not replace a
+    # database that is in use.
     if not (file := HOME / "airflow.db").exists():
         create_database(file)
     from airflow.models import import_all_models

@@ -156,7 +156,8 @@ def test_the_wheel_contains_every_file_of_the_package(shell: Shell):
     package = (path.relative_to(ROOT) for path in (ROOT / "airflow_mlops").rglob("*") if path.is_file())
     # Another test adds the step `count_for_test` to the package while it runs.
     expected = {str(path) for path in package if not {"__pycache__", "count_for_test"} & {*path.parts}}
-    # Of the pages in Airflow's UI, the wheel has the bundle, and neither its source nor the packages that build it.
+    # The wheel contains the bundle of the pages in Airflow's UI, but neither the source of the pages nor the packages
+    # that build them.
     expected -= {path for path in expected if "/plugin/www/" in path and "/plugin/www/dist/" not in path}
     assert {"airflow_mlops/py.typed", "airflow_mlops/stages/monitor/page/templates/report.html.jinja"} < expected
     assert "airflow_mlops/plugin/www/dist/models.js" in expected

@@ -140,7 +140,7 @@ def cluster() -> Iterator[Cluster]:
     for file in ("empty.py", "probe_step.py", "sitecustomize.py"):
         shutil.copy(Path(__file__).parent / "probe" / file, folder / "probe" / file)
     (folder / "artifacts").mkdir()
-    # Pods are not root, and this process may be.
+    # Pods do not run as root, but this process may.
     old = os.umask(0)
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o777)

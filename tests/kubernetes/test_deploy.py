@@ -379,7 +379,7 @@ class Controller:
                     break
         status["components"]["predictor"]["latestReadyRevision"] = revision
         status["conditions"] = [{"type": "Ready", "status": "True"}]
-        # It may have been deleted meanwhile.
+        # It may have been deleted in the meantime.
         with suppress(ApiException):
             self.custom.patch_namespaced_custom_object_status(*self.place, {"status": status})
 

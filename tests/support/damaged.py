@@ -178,7 +178,7 @@ def _parquet() -> Iterator[bytes]:
 def disagreement(found: Case, rows: list[dict[str, Any]]) -> str | None:
     """Compare the rows of a file with those that the standard library reads; ``None`` if they agree.
 
-    Files that were read with other options than text columns are not compared, nor are Parquet files.
+    Files that were read with options other than text columns are not compared, nor are Parquet files.
     """
     if not found.is_comparable:
         return None

@@ -52,9 +52,9 @@ def write(
         return writer.commit(window=Window.model_validate(window) if window else None, details=details)[0].ref
 
 
-def scoring_set(store: ArtifactStore, data: pa.Table, window: str, name: str = "scoring") -> DatasetRef:
+def scoring_set(store: ArtifactStore, data: pa.Table, window: str, name: str = "scoring", **others: Any) -> DatasetRef:
     """A dataset to score, as BuildTrainingSetOperator writes it."""
-    details = {"keys": ["flight"], "timestamp": "time_hour", "features": list(FEATURES), "label": None}
+    details = {"keys": ["flight"], "timestamp": "time_hour", "features": list(FEATURES), "label": None, **others}
     return write(store, name, data, window, details)
 
 

@@ -9,7 +9,7 @@ from airflow_mlops.data.store import ArtifactStore
 
 
 class Killed(BaseException):
-    """Raised instead of killing the process. It is no ``Exception``, so no handler of errors catches it."""
+    """Raised instead of killing the process. It is not an ``Exception``, so no error handler catches it."""
 
 
 class DyingStore(ArtifactStore):

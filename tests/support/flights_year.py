@@ -18,7 +18,7 @@ from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
-from airflow_mlops.data.prediction_log import slot
+from airflow_mlops.data.predictions.log import slot
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.drift.findings import Bin, Drift
 from airflow_mlops.overview import candidates, index
@@ -29,7 +29,7 @@ from airflow_mlops.policy.findings import Decision as Decided
 from airflow_mlops.policy.findings import Report, Verdict
 from airflow_mlops.policy.spec import Policy
 from airflow_mlops.registry.ledger import Decision, Ledger, Origin
-from airflow_mlops.registry.verdict import CandidateVerdict, GateResult
+from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult
 
 Version = Callable[[int], ModelVersionRef]
 

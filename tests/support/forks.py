@@ -1,4 +1,4 @@
-"""One process that imports what is slow to import, and forks for each piece of code that is to run in a fresh interpreter."""
+"""One process that imports slow libraries once, and forks for each piece of code that needs a fresh interpreter."""
 
 from __future__ import annotations
 

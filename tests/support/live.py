@@ -271,8 +271,8 @@ class LiveAirflow:
         """
         for _ in range(5):
             status, _, content = self.request(method, path, body, token=token)
-            # SQLite refuses the lock at once to a transaction that began with a read, if another one has written meanwhile.
-            # Airflow therefore recommends a database server. The refused transaction has changed nothing.
+            # If a transaction began with a read and another transaction has written since, SQLite refuses the lock
+            # immediately. Airflow therefore recommends a database server. The refused transaction has changed nothing.
             if status != 500 or b'"Database error"' not in content:
                 break
             time.sleep(1)
@@ -375,9 +375,9 @@ class LiveAirflow:
     def until_deferred(self, dag_id: str, run_id: str, *task_ids: str, state: str = "deferred") -> None:
         """Wait until tasks that are not mapped are deferred, their processes have ended and their triggers run.
 
-        If the trigger of a task fires before the scheduler has recorded the end of the process, Airflow 3.3 takes this end
-        for the end of the resumed task, and fails it. A trigger that does not run yet is not notified that its task was killed.
-        """
+        If the trigger of a task fires before the scheduler has recorded the end of the process, Airflow 3.3 treats this
+        end as the end of the resumed task, and fails the task. A trigger that does not run yet is not notified that its
+        task was killed."""
         logs = self.home / "logs" / f"dag_id={dag_id}" / f"run_id={run_id}"
 
         def is_deferred(task_id: str, try_number: int) -> bool:

@@ -1,4 +1,4 @@
-"""Metrics of a user's own, named by import path in tests."""
+"""User-defined metrics, which the tests name by import path."""
 
 from __future__ import annotations
 

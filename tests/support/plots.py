@@ -17,7 +17,7 @@ _EMPTY_PNG = base64.b64decode(
 
 
 def leave_empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Write each figure as an image of one pixel. tests/unit/stages/test_plots.py looks at the images."""
+    """Write each figure as an image of one pixel. tests/unit/stages/evaluate/test_plots.py looks at the images."""
     from matplotlib.figure import Figure
 
     def save(figure: Figure, file: Path, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""Of many promotions at once, one wins and none is lost, on S3 and Azure.
+"""If many promotions run at once, one wins and no decision is lost, on S3 and Azure.
 
 ``tests/integration/stages/test_promote_crashes.py`` shows the same in a local folder. Only `make torture` promotes twenty, in
 ``MLOPS_TORTURE_ROUNDS`` rounds; otherwise, one round of six is enough.
@@ -66,7 +66,7 @@ def test_of_many_promotions_at_once_one_wins_and_none_is_lost(kind, mlflow, monk
 
 
 def promote_at_once(url: str, candidates: list[ModelVersionRef], now: ModelVersionRef) -> None:
-    """Promote each candidate in a process of its own."""
+    """Promote each candidate in a separate process."""
     starts, start = os.pipe()
     children = []
     for candidate in candidates:

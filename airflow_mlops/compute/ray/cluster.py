@@ -22,7 +22,7 @@ _SCHEME = "ray://"
 _PORT, _CONNECT_SECONDS = 10001, 10.0
 # On a busy head node, about one in ten of Ray's client servers dies while it starts: https://github.com/ray-project/ray/issues/63202.
 _TRIES, _NOT_STARTED = 4, "Starting Ray client server failed"
-# Ray sends what a task prints to the driver after up to half a second.
+# Ray sends the output of a task to the driver with a delay of up to half a second.
 _OUTPUT_SECONDS = 0.5
 
 

@@ -82,7 +82,7 @@ class RayJob:
                 ray.cancel(self._task)
             while not ray.wait([self._task], timeout=_INTERVAL_SECONDS)[0]:
                 pass
-            # The report is text, so that nothing of the cluster is unpickled here.
+            # The report is text, so that this process unpickles no objects from the cluster.
             report: dict[str, Any] = json.loads(ray.get(self._task))
             return report
         finally:

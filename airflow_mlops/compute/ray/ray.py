@@ -86,7 +86,7 @@ def _number(name: str, value: Any) -> float:
         found = float(value)
     except (TypeError, ValueError):
         found = -1
-    # Ray shares a GPU, but gives several of them only whole.
+    # A task can use a part of one GPU. If it uses several GPUs, it gets whole ones.
     whole = found <= 1 or found.is_integer() or name != "num_gpus"
     if not (0 <= found < math.inf and whole):
         raise SpecError(

@@ -1,1 +1,1 @@
-"""Databases of Airflow connections: how to connect, their errors and types, and tables for predictions."""
+"""Databases of Airflow connections: how to connect, their errors and sessions, and queries."""

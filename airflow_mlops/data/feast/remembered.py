@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from airflow_mlops.core import own_code
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.errors import StoreError
 from airflow_mlops.core.fingerprints import file_sha256, fingerprint
+from airflow_mlops.core.isolation import without_running
 from airflow_mlops.data.feast.repository import lock_file
 from airflow_mlops.data.store import ArtifactStore
 
@@ -170,16 +168,5 @@ def _lasting(value: Any) -> Any:
 
 def registry_message() -> Any:
     """Return the class of Feast's registry. The package ``feast`` itself is not imported."""
-    if "feast" in sys.modules:
+    with without_running("feast"):
         return importlib.import_module(_REGISTRY).Registry
-    spec = find_spec("feast")
-    if spec is None or spec.submodule_search_locations is None:
-        raise ModuleNotFoundError("Feast is not installed")
-    package = ModuleType("feast")
-    package.__path__ = list(spec.submodule_search_locations)
-    sys.modules["feast"] = package
-    try:
-        return importlib.import_module(_REGISTRY).Registry
-    finally:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "feast"]:
-            del sys.modules[name]

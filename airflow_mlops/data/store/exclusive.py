@@ -65,7 +65,7 @@ class ExclusiveWriting(Reading, Writing):
         try:
             return self.read_bytes(key) == data
         except FileNotFoundError:
-            # Another task has deleted the file meanwhile.
+            # Another task has deleted the file in the meantime.
             return False
 
     def _require_conditional_writes(self) -> None:

@@ -44,7 +44,7 @@ def measure(metric: str, outcomes: Outcomes, confidence: float, task: Task = "bi
     For clustered rows (``outcomes.groups``), the interval is widened by :class:`airflow_mlops.metrics.clusters.Design`.
     The interval of a custom metric is not widened.
 
-    For rows with weights (``outcomes.weight``), the values are those of :mod:`airflow_mlops.metrics.statistics`, as in
+    For rows with weights (``outcomes.weight``), the values are those of :mod:`airflow_mlops.metrics.formulas`, as in
     the gates. The intervals are computed from weighted shares and effective numbers of rows
     (:mod:`airflow_mlops.metrics.weighted`), so few rows with large weights give wide intervals.
 

@@ -7,13 +7,13 @@ import math
 import numpy as np
 
 from airflow_mlops.metrics import intervals, weighted
+from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.groups import ndcg as group_ndcg
 from airflow_mlops.metrics.groups import wrong_relevance
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.rankings import ranking_of
 from airflow_mlops.metrics.ranks import Area, area, precision_of_others
 from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError, two_classes
-from airflow_mlops.metrics.statistics import influence
 
 
 def roc_auc(outcomes: Outcomes, z: float) -> Interval:

@@ -12,6 +12,7 @@ from airflow_mlops.metrics.costs import costs_of
 from airflow_mlops.metrics.deviances import power_of
 from airflow_mlops.metrics.domain import wrong_labels, wrong_predictions
 from airflow_mlops.metrics.forecasts import MASE, SCALE, SMAPE
+from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.losses import (
     absolute_errors,
     at_most,
@@ -27,7 +28,6 @@ from airflow_mlops.metrics.rankings import ranking_of
 from airflow_mlops.metrics.realised.labelled import Floats, Outcomes, UnmeasurableError
 from airflow_mlops.metrics.realised.ranking import area_of, by_group
 from airflow_mlops.metrics.realised.shares import errors, missed
-from airflow_mlops.metrics.statistics import influence
 
 
 def losses(metric: str, outcomes: Outcomes) -> Floats:

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from airflow_mlops.metrics import intervals, weighted
 from airflow_mlops.metrics.costs import Costs
+from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.interval_ends import covers
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.losses import at_most
 from airflow_mlops.metrics.realised.labelled import Bools, Outcomes, UnmeasurableError, two_classes
-from airflow_mlops.metrics.statistics import influence
 
 
 def accuracy(outcomes: Outcomes, z: float) -> Interval:

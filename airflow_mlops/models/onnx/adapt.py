@@ -16,6 +16,7 @@ from airflow_mlops.core.contract import FeatureColumn, Task
 from airflow_mlops.core.errors import ModelFormatError, one_line
 from airflow_mlops.models.onnx.embedded import require_embedded
 from airflow_mlops.models.onnx.naming import name_inputs, unique, values
+from airflow_mlops.models.onnx.serialised import serialised
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -55,8 +56,7 @@ def adapted(content: bytes, name: str, task: Task, features: Sequence[FeatureCol
         raise ModelFormatError(
             f"{name} cannot be adapted to the inputs and outputs of scoring: {one_line(error, 300)}. Export it with a newer opset."
         ) from error
-    adapted: bytes = model.SerializeToString()
-    return adapted
+    return serialised(model)
 
 
 def _adapt_inputs(model: ModelProto, name: str, features: Sequence[FeatureColumn]) -> None:

@@ -17,6 +17,7 @@ from airflow_mlops.core.contract import CalibrationMap, CalibrationMethod
 from airflow_mlops.core.errors import ModelFormatError, one_line
 from airflow_mlops.models.calibration import EDGE
 from airflow_mlops.models.onnx.naming import unique, values
+from airflow_mlops.models.onnx.serialised import serialised
 
 if TYPE_CHECKING:
     from onnx import GraphProto
@@ -58,7 +59,7 @@ def append(exported: bytes, method: CalibrationMethod, maps: Sequence[Calibratio
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(found, TensorProto.DOUBLE, [None, classes]))
     onnx.checker.check_model(model)
-    return bytes(model.SerializeToString())
+    return serialised(model)
 
 
 def _calibrated(

@@ -35,7 +35,8 @@ def unique(name: str, taken: set[str]) -> str:
     return name
 
 
-def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+    """Yield the graphs inside a node, such as the branches of ``If``."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -48,7 +49,7 @@ def values(graph: GraphProto) -> Iterator[str]:
         yield from (item.name for item in items)
     for node in graph.node:
         yield from (*node.input, *node.output)
-        for subgraph in _subgraphs(node):
+        for subgraph in subgraphs(node):
             yield from values(subgraph)
 
 
@@ -59,5 +60,5 @@ def _rename(graph: GraphProto, renamed: Mapping[str, str]) -> None:
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
-        for subgraph in _subgraphs(node):
+        for subgraph in subgraphs(node):
             _rename(subgraph, renamed)

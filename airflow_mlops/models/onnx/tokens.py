@@ -45,7 +45,7 @@ class TokenizedSession:
     :param session: the session of the model's graph
     :param tokenizer: the tokenizer, in the format of ``tokenizer.json``
     :param features: the features of the model contract
-    :raises ModelFormatError: the model has several features, or other inputs than tokens, or the tokenizer is invalid
+    :raises ModelFormatError: the model has several features, or inputs other than tokens, or the tokenizer is invalid
     :raises SpecError: tokenizers is not installed
     """
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from airflow_mlops.core.errors import ModelFormatError, TrainingError, named, one_line
 from airflow_mlops.core.isolation import quiet
+from airflow_mlops.models.onnx.serialised import serialised
 from airflow_mlops.models.onnx.tokens import INPUTS, TOKENIZER
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.models.trainers.onnx_file import OnnxFileModel
@@ -88,7 +89,7 @@ def text_classifier(
     )
     if not (np.abs(model.by_onnx(extremes) - wanted) <= _TOLERANCE).all():
         raise ModelFormatError(
-            f"The ONNX export of {name} returns other probabilities than the pipeline for an empty text or a text of {length:,} "
+            f"The probabilities of the ONNX export of {name} differ from those of the pipeline for an empty text or a text of {length:,} "
             "tokens, its maximum length. Use another model."
         )
     return model
@@ -192,7 +193,7 @@ def _compare_tokens(pipeline: Any, tokenizer: Any, texts: list[str], name: str) 
             if values[0].tolist() != getattr(found, INPUTS[key]):
                 raise ModelFormatError(
                     f"The tokenizer.json of {name}, a {type(pipeline.tokenizer).__name__}, computes other {key} than the pipeline for "
-                    f"the text {text[:50]!r}. Use a fast tokenizer of Transformers without code of its own."
+                    f"the text {text[:50]!r}. Use a fast tokenizer of Transformers without custom code."
                 )
 
 
@@ -226,7 +227,7 @@ def _exported(pipeline: Any, order: list[int], tokenizer: str, name: str) -> byt
         if fixed:
             raise ValueError(f"input {fixed[0]} has a fixed shape")
         model.metadata_props.add(key=TOKENIZER, value=json.dumps(json.loads(tokenizer), ensure_ascii=False))
-        content: bytes = model.SerializeToString()
+        content = serialised(model)
     except Exception as error:
         raise ModelFormatError(
             f"PyTorch cannot export {name} to ONNX: {one_line(error, 300)}. Use a model that torch.export supports for any number "

@@ -115,7 +115,7 @@ class OnnxFileModel(FittedModel):
     def to_onnx(self, data: TrainingData, precision: Precision = "float32") -> bytes:
         if precision != "float32":
             raise ModelFormatError(
-                f"{self.name} cannot be exported in {precision}, because it is an ONNX model already."
+                f"{self.name} cannot be exported in {precision}, because it is already an ONNX model."
             )
         return self._content
 

@@ -12,6 +12,7 @@ from airflow_mlops.policy.checks import (
     why_drift_matters,
 )
 from airflow_mlops.policy.details.drift import attribution_drift, few_rows, harmful_drift, labels_not_followed
+from airflow_mlops.policy.details.fairness import unfair_differences
 from airflow_mlops.policy.details.inputs import (
     broken_features,
     broken_others,
@@ -50,6 +51,7 @@ def observations(
         *broken_others(findings),
         *few_large_errors(findings),
         *narrow_intervals(findings),
+        *unfair_differences(findings),
         *_worse_estimate(findings),
         *infinite_values(findings),
         *staleness(findings),

@@ -108,7 +108,7 @@ def few_large_errors(findings: Findings) -> list[Observation]:
     if not exceeded:
         return []
     metric = f"{capitalized(metric_name(judged.metric))} {number(judged.value)}"
-    why = "few rows have very large errors"
+    why = "a few rows have very large errors"
     if judged.higher_is_better:
         return [stated(f"{metric} is far below the required {number(max(exceeded))}; {why}")]
     return [stated(f"{metric} is more than ten times the allowed {number(min(exceeded))}; {why}")]

@@ -7,9 +7,10 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import DatasetNotFoundError, RegistryError, SpecError
 from airflow_mlops.core.numbers import rounded
-from airflow_mlops.core.references import DatasetRef
+from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import datasets_inside, open_dataset
@@ -38,6 +39,7 @@ from airflow_mlops.stages.monitor.trainings import Others, Training, other_train
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from mlflow import MlflowClient
 
 _LAST = "9999-12-31T00:00:00Z"
 
@@ -52,28 +54,102 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
     :raises UnmeasurableError: the metric is not defined in a window
     """
     client = connect(spec.mlflow, context.connection)
-    ref = (
-        versions.champion(client, spec.model)
-        if spec.version is None
-        else versions.version(client, spec.model, spec.version)
+    ref = _version(spec, client, context)
+    contract = contracts.read(client, context.store, ref).contract
+    training = _training(spec, ref, client)
+    name = spec.outcomes or f"{spec.model}_outcomes"
+    periods = _periods(spec, name, ref, contract, context)
+    metric = metric_of(spec.policy, contract)
+    others = Others()
+    if spec.trainer is None:
+        # These trainers are those that monitoring of the first window would compare.
+        fitted = len(PASTS) * (2 * periods[0].rows.num_rows + periods[1].rows.num_rows)
+        entries = Ledger(context.store, spec.model).entries()
+        others = other_trainers(ref, training.trainer, entries, fitted, client)
+        for note in others.notes:
+            context.progress(note)
+    windows = [period.window for period in periods]
+    context.progress(f"Replaying {len(windows) - 1} windows of {name} from {ref} on {windows[0].label}.")
+    seconds: list[float] = []
+
+    def timed(training: Training) -> Fit:
+        def fit(rows: pa.Table) -> Refitted:
+            started = time.perf_counter()
+            fitted = refit(training.trainer, training.seed, contract, rows, training.class_weight)
+            seconds.append(time.perf_counter() - started)
+            return fitted
+
+        return fit
+
+    fits = {key: timed(item) for key, item in ((None, training), *others.trainings.items())}
+    strategies = Replay(fits, contract, periods, 1, spec.delay, metric)
+    replays = [strategies.never(), strategies.every_window(), strategies.policy(spec.policy), strategies.oracle()]
+    summary = "; ".join(
+        f"{item.strategy}: mean {metric} {rounded(item.mean_value)}, {item.trainings} trainings" for item in replays
     )
+    created = datetime.now(timezone.utc)
+    key = f"backtests/{spec.model}/{created:%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}"
+    result = BacktestResult(
+        summary=f"{ref} over {len(windows) - 1} windows: {summary}.",
+        version=ref,
+        window=Window(start=windows[1].start, end=windows[-1].end, zone=windows[-1].zone),
+        delay=spec.delay,
+        policy=spec.policy,
+        created=created,
+        fits=len(seconds),
+        seconds=sum(seconds),
+        page_url=context.store.url_of(f"{key}.html"),
+        metric=metric,
+        strategies=replays,
+    )
+    # The page is written first, so every JSON file has a page.
+    context.store.write_bytes(f"{key}.html", render(result).encode())
+    context.store.write_json(f"{key}.json", result.model_dump(mode="json"))
+    return result
+
+
+def _version(spec: BacktestSpec, client: MlflowClient, context: StepContext) -> ModelVersionRef:
+    """Return the version with which the replay begins.
+
+    :raises RegistryError: the model has no champion, or the version does not exist
+    """
+    if spec.version is not None:
+        return versions.version(client, spec.model, spec.version)
+    ref = versions.champion(client, spec.model)
     if ref is None:
         raise RegistryError(f"Model {spec.model!r} has no champion. Promote a version, or set `version`.")
-    if spec.version is None:
-        require_promoted(context.store, ref)
-    contract = contracts.read(client, context.store, ref).contract
+    require_promoted(context.store, ref)
+    return ref
+
+
+def _training(spec: BacktestSpec, ref: ModelVersionRef, client: MlflowClient) -> Training:
+    """Return the training that the strategies repeat.
+
+    :raises SpecError: the trainer of the version is unknown
+    """
     try:
         training = training_of(ref, spec.trainer, client)
     except UnmeasurableError as error:
         raise SpecError(f"The backtest of {spec.model!r} trains models, but {error}.") from None
     if training is None:
         raise SpecError(f"TrainOperator did not train {ref}, so its trainer is unknown. Set `trainer`.")
+    return training
+
+
+def _periods(
+    spec: BacktestSpec, name: str, ref: ModelVersionRef, contract: ModelContract, context: StepContext
+) -> list[Period]:
+    """Return the training set and the labelled windows after it, whose rows have columns of the same types.
+
+    :param name: name of the dataset with the labelled windows
+    :raises SpecError: the training set has no window
+    :raises DatasetNotFoundError: there are no labelled windows
+    """
     trained = open_dataset(context.store, DatasetRef(name=contract.dataset_name, id=contract.dataset_id, rows=0))
     if trained.manifest.window is None:
         raise SpecError(f"The training set of {ref} has no time window, so it is unknown which windows come after it.")
     since = trained.manifest.window
     within = spec.window or Window.model_validate(f"{since.end.isoformat()}/{_LAST}")
-    name = spec.outcomes or f"{spec.model}_outcomes"
     columns = [*(feature.name for feature in contract.features), LABEL]
     found = [
         item for item in datasets_inside(context.store, name, within) if item.window and item.window.start >= since.end
@@ -104,49 +180,4 @@ def run(spec: BacktestSpec, context: StepContext) -> BacktestResult:
             f"No row of dataset {name!r} after {since.label} has a label, so no model can be measured. Join labels first, or "
             "replay other windows."
         )
-    metric = metric_of(spec.policy, contract)
-    others = Others()
-    if spec.trainer is None:
-        # These trainers are those that monitoring of the first window would compare.
-        fitted = len(PASTS) * (2 * tables[0].num_rows + tables[1].num_rows)
-        entries = Ledger(context.store, spec.model).entries()
-        others = other_trainers(ref, training.trainer, entries, fitted, client)
-        for note in others.notes:
-            context.progress(note)
-    context.progress(f"Replaying {len(found)} windows of {name} from {ref} on {since.label}.")
-    seconds: list[float] = []
-
-    def timed(training: Training) -> Fit:
-        def fit(rows: pa.Table) -> Refitted:
-            started = time.perf_counter()
-            fitted = refit(training.trainer, training.seed, contract, rows, training.class_weight)
-            seconds.append(time.perf_counter() - started)
-            return fitted
-
-        return fit
-
-    fits = {key: timed(item) for key, item in ((None, training), *others.trainings.items())}
-    strategies = Replay(fits, contract, periods, 1, spec.delay, metric)
-    replays = [strategies.never(), strategies.every_window(), strategies.policy(spec.policy), strategies.oracle()]
-    summary = "; ".join(
-        f"{item.strategy}: mean {metric} {rounded(item.mean_value)}, {item.trainings} trainings" for item in replays
-    )
-    created = datetime.now(timezone.utc)
-    key = f"backtests/{spec.model}/{created:%Y%m%dT%H%M%SZ}-{uuid4().hex[:8]}"
-    result = BacktestResult(
-        summary=f"{ref} over {len(found)} windows: {summary}.",
-        version=ref,
-        window=Window(start=windows[1].start, end=windows[-1].end, zone=windows[-1].zone),
-        delay=spec.delay,
-        policy=spec.policy,
-        created=created,
-        fits=len(seconds),
-        seconds=sum(seconds),
-        page_url=context.store.url_of(f"{key}.html"),
-        metric=metric,
-        strategies=replays,
-    )
-    # The page is written first, so every JSON file has a page.
-    context.store.write_bytes(f"{key}.html", render(result).encode())
-    context.store.write_json(f"{key}.json", result.model_dump(mode="json"))
-    return result
+    return periods

@@ -18,7 +18,7 @@ from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.two_groups import Difference, difference
 from airflow_mlops.policy.wording import metric_name, number
 from airflow_mlops.registry.canary_counts import ShareCounts
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.verdict import GateResult
 from airflow_mlops.stages.canary.evidence import Answers
 
 # A canary is too slow if its time for a row is significantly more than twice the time of the champion, and more than

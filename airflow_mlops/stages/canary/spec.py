@@ -10,7 +10,7 @@ from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
 from airflow_mlops.metrics.catalog import MetricName
-from airflow_mlops.registry.verdict import Verdict
+from airflow_mlops.registry.records.verdict import Verdict
 
 Share = Annotated[float, Field(gt=0, lt=1)]
 

@@ -25,12 +25,12 @@ from airflow_mlops.models import contracts
 from airflow_mlops.overview import index
 from airflow_mlops.registry import aliases, canary_counts, versions
 from airflow_mlops.registry import canary as canaries
-from airflow_mlops.registry.canary_step import CanaryStep
 from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import card_hashes, file_hashes
 from airflow_mlops.registry.ledger import Decision, Entry, Ledger
 from airflow_mlops.registry.origins import origin
-from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
+from airflow_mlops.registry.records.canary import CanaryStep
+from airflow_mlops.registry.records.verdict import CandidateVerdict, Verdict
 from airflow_mlops.stages.canary import evidence
 from airflow_mlops.stages.canary.comparison import Comparison, compare, failures
 from airflow_mlops.stages.canary.spec import CanaryResult, CanarySpec, State

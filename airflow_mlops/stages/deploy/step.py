@@ -49,7 +49,7 @@ def run(spec: DeploySpec, context: StepContext) -> DeployResult:
     what = (
         f"{ref}, the champion, which the endpoint follows"
         if spec.version is None
-        else f"{ref}, whatever the champion is"
+        else f"{ref} and does not follow the champion"
     )
     return DeployResult(
         model=spec.model,

@@ -29,8 +29,8 @@ from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import download_promoted, require_promoted
 from airflow_mlops.registry.names import EVALUATION_FOLDER
 from airflow_mlops.registry.reader import connect_to_read
-from airflow_mlops.registry.received import VERSION_TAG
-from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
+from airflow_mlops.registry.records.received import VERSION_TAG
+from airflow_mlops.registry.records.verdict import CandidateVerdict, Verdict
 from airflow_mlops.registry.versions import champion, download, version
 from airflow_mlops.stages.cache import point_to, verified
 from airflow_mlops.stages.cached_versions import content, contract_of, stored_files

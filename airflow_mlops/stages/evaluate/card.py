@@ -34,8 +34,8 @@ from airflow_mlops.gates.slices import NotWorseOnSlices
 from airflow_mlops.metrics.comparison import estimate
 from airflow_mlops.metrics.resampling import ROUNDS, ROW_ROUNDS, Resampling
 from airflow_mlops.models.explanation import Explanation
+from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult, Refit, Verdict
 from airflow_mlops.registry.step_usage import by_step
-from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Refit, Verdict
 from airflow_mlops.stages.evaluate.card_spec import Card
 from airflow_mlops.stages.evaluate.lineage import LINEAGE
 

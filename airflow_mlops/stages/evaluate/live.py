@@ -34,7 +34,7 @@ from airflow_mlops.models.contract_file import has_contract
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.pyfunc import scorer as pyfunc_model
 from airflow_mlops.models.training_data import TRAIN
-from airflow_mlops.registry.verdict import LiveRows
+from airflow_mlops.registry.records.verdict import LiveRows
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate.candidates import Candidate
 
@@ -140,7 +140,7 @@ def refuse_training_rows(
     """Check that no version was fitted to the rows of the evidence.
 
     A version that scores a past window may have been fitted to the rows of this window. A training set is not checked
-    if it no longer exists, or identifies rows by other columns than the evidence.
+    if it no longer exists, or does not identify rows by the same columns as the evidence.
 
     :param contracts: the contract of each version
     :param data: the rows of the evidence

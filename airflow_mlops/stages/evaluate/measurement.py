@@ -33,7 +33,7 @@ from airflow_mlops.metrics.values import baseline, measure
 from airflow_mlops.models import importance as permutation
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.integrity import download_promoted, require_promoted
-from airflow_mlops.registry.received import VERSION_TAG
+from airflow_mlops.registry.records.received import VERSION_TAG
 from airflow_mlops.registry.versions import champion, version
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import live as logged

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,7 @@ from airflow_mlops.registry import run_files
 from airflow_mlops.registry.aliases import COMPARED_TAG
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import EVALUATION_FOLDER, TRAINING_FILE
-from airflow_mlops.registry.verdict import Verdict
+from airflow_mlops.registry.records.verdict import Verdict
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import card as model_card
 from airflow_mlops.stages.evaluate.card_spec import Card
@@ -41,6 +42,28 @@ if TYPE_CHECKING:
 ARTIFACTS = EVALUATION_FOLDER
 # Maximum length of a version's description in MLflow, in characters.
 _DESCRIPTION = 5_000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What is recorded about each candidate of an evaluation.
+
+    :param compared: metrics of the candidates, the baselines and the champion
+    :param gates: the gates that the candidates had to pass
+    :param verdict: the verdict on all candidates
+    :param card: what the user states in the model card
+    :param importances: permutation importance of each feature, for each candidate
+    :param intervals: 95% confidence interval of each metric, for each candidate
+    :param finder: finds the parents of the datasets, for all candidates
+    """
+
+    compared: Compared
+    gates: Sequence[Gate]
+    verdict: Verdict
+    card: Card
+    importances: Mapping[ModelVersionRef, Mapping[str, float]]
+    intervals: Mapping[ModelVersionRef, model_card.Intervals]
+    finder: Finder
 
 
 def keep_contract(
@@ -104,25 +127,11 @@ def tag_compared(client: MlflowClient, item: Measured, compared: Compared) -> No
         client.set_model_version_tag(ref.model, str(ref.version), COMPARED_TAG, str(models))
 
 
-def log(
-    client: MlflowClient,
-    context: StepContext,
-    item: Measured,
-    compared: Compared,
-    gates: Sequence[Gate],
-    verdict: Verdict,
-    card: Card,
-    importances: Mapping[str, float],
-    intervals: model_card.Intervals,
-    finder: Finder,
-) -> None:
+def log(client: MlflowClient, context: StepContext, item: Measured, evaluation: Evaluation) -> None:
     """Log verdict, plots, model card and tags to the candidate's MLflow run, and write a description to the registry.
 
     A description that a person has written is kept.
 
-    :param importances: permutation importance of each feature
-    :param intervals: 95% confidence interval of each metric
-    :param finder: finds the parents of the datasets, for all candidates of an evaluation
     :raises RegistryError: MLflow cannot be used
     """
     from airflow_mlops.models import explanation_plots
@@ -135,7 +144,8 @@ def log(
             f"Verdict, plots and model card of {ref} are not logged, because this version has no MLflow run."
         )
         return
-    facts = _facts(client, context, item, compared, gates, verdict, card, importances, intervals, finder)
+    compared, verdict = evaluation.compared, evaluation.verdict
+    facts = _facts(client, context, item, evaluation)
     with tempfile.TemporaryDirectory() as temporary, registry_errors(f"The evaluation of {ref} cannot be logged"):
         folder = Path(temporary)
         (folder / "verdict.json").write_text(verdict.model_dump_json(indent=1))
@@ -159,20 +169,9 @@ def log(
             client.update_model_version(ref.model, str(ref.version), description)
 
 
-def _facts(
-    client: MlflowClient,
-    context: StepContext,
-    item: Measured,
-    compared: Compared,
-    gates: Sequence[Gate],
-    verdict: Verdict,
-    card: Card,
-    importances: Mapping[str, float],
-    intervals: model_card.Intervals,
-    finder: Finder,
-) -> model_card.Facts:
+def _facts(client: MlflowClient, context: StepContext, item: Measured, evaluation: Evaluation) -> model_card.Facts:
     """Collect the contents of the candidate's model card."""
-    candidate, data = item.candidate, compared.data
+    candidate, data = item.candidate, evaluation.compared.data
     ref = candidate.ref
     with registry_errors(f"The MLflow run of {ref} cannot be read"):
         run = client.get_run(ref.run_id).data
@@ -180,17 +179,17 @@ def _facts(
     measured_on, trained_on = data.dataset.manifest, _trained_on(candidate.contract, data, context.store)
     return model_card.Facts(
         ref=ref,
-        stated=card,
+        stated=evaluation.card,
         contract=candidate.contract,
-        verdict=verdict,
-        gates=gates,
+        verdict=evaluation.verdict,
+        gates=evaluation.gates,
         rows=data.truth.size,
-        intervals=intervals,
-        importance=importances,
+        intervals=evaluation.intervals[ref],
+        importance=evaluation.importances[ref],
         importance_rows=min(data.truth.size, importance.ROWS),
         measured_on=measured_on,
         trained_on=trained_on,
-        parents=parents_of(finder, [measured_on, *([trained_on] if trained_on else [])]),
+        parents=parents_of(evaluation.finder, [measured_on, *([trained_on] if trained_on else [])]),
         tags=run.tags,
         params=run.params,
         reproducible=TRAINING_FILE in files,

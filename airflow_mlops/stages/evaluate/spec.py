@@ -10,7 +10,7 @@ from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetLike, MLflowTarget, ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.metrics.catalog import MetricName, check_chooses, check_metric
-from airflow_mlops.registry.verdict import Verdict
+from airflow_mlops.registry.records.verdict import Verdict
 from airflow_mlops.stages.evaluate.card_spec import Card
 
 

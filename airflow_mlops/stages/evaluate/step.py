@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -45,6 +45,8 @@ from airflow_mlops.stages.evaluate.verdict import choose, decide, judge
 from airflow_mlops.stages.reproduce.spec import ReproduceResult, ReproduceSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mlflow import MlflowClient
 
 
@@ -72,40 +74,11 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
     folders = {ref: download(client, ref) for ref in refs}
     live = _live(spec, refs, client, context, ignored=ignores_champion(gates or ()))
     data = live.data if live is not None else held_out(spec, folders, context)
-    candidates = [
-        load(folder, ref, data, allow_pyfunc=spec.allow_pyfunc)
-        if live is None
-        else logged.load(client, context.store, folder, ref, spec.allow_pyfunc)
-        for ref, folder in folders.items()
-    ]
-    for candidate in candidates:
-        check_contract(candidate, data, features=live is None)
+    candidates = _load(spec, folders, data, live, client, context)
     metric = find_metric(spec.metric or _default(candidates, logged=live is not None), spec.greater_is_better)
-    gates = gates or default_gates(data.task, metric.name, spec.greater_is_better)
-    gates, declared = with_champion(gates, metric.name, spec.greater_is_better), gates
-    if len(gates) > len(declared):
-        context.progress(
-            f"No gate compares with the champion, so this gate is added: {gates[-1].name}. Declare the gate "
-            '{"champion": "ignore"} if a worse model may replace the champion.'
-        )
-    _check_gates(gates, metric, data.task)
-    gates = [*gates, BeatsABaseline(metric=metric.name, greater_is_better=spec.greater_is_better)]
+    gates = _all_gates(spec, gates, metric, data.task, context)
     own = list(dict.fromkeys([*own_metrics(gates), *metrics_of(data.dataset.manifest.details)]))
-    for candidate in candidates:
-        for_positive(candidate, candidates[0].contract.positive if data.positive is None else data.positive)
-        if spec.dataset is not None:
-            _warn_of_other_dataset(candidate, data.dataset.manifest.id, context)
-    data = with_weights(data, candidates, live=live is not None)
-    data = replace(data, columns=read_columns(data.dataset, data.part, [metric.name, *own]))
-    if data.weight is not None:
-        for path in filter(is_custom, own):
-            custom.load(path).require_weights()
-    _refuse_refits(candidates, data)
-    if spec.dataset is not None:
-        trained = {candidate.ref: candidate.contract for candidate in candidates}
-        refuse_training_rows(trained, data.dataset, data.part, context.store)
-    if live is not None:
-        logged.refuse_training_rows({item.ref: item.contract for item in candidates}, data, context.store)
+    data = _comparable(spec, candidates, data, live, metric, own, context)
 
     compared = compare(
         client, model, candidates, data, context, own=own, allow_pyfunc=spec.allow_pyfunc, groups=spec.groups, live=live
@@ -145,24 +118,15 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         ignored=ignores_champion(gates),
         live=live.rows if live is not None else None,
     )
-    finder = Finder(context.store)
+    evaluation = evaluate_record.Evaluation(
+        compared, gates, verdict, spec.card, importances, bounds, Finder(context.store)
+    )
     for item in compared.candidates:
         # Tags and files of the champion record why it was promoted, so a later evaluation does not overwrite them.
         if item.candidate.ref != compared.champion:
             if live is None:
                 evaluate_record.tag_compared(client, item, compared)
-            evaluate_record.log(
-                client,
-                context,
-                item,
-                compared,
-                gates,
-                verdict,
-                spec.card,
-                importances[item.candidate.ref],
-                bounds[item.candidate.ref],
-                finder,
-            )
+            evaluate_record.log(client, context, item, evaluation)
     held = f"{data.truth.size:,} {'held-out' if live is None else 'live'} rows of {verdict.dataset_name}"
     models = f"{len(judged)} candidate{'s' if len(judged) > 1 else ''}"
     context.processed(data.truth.size)
@@ -172,6 +136,80 @@ def run(spec: EvaluateSpec, context: StepContext) -> EvaluateResult:
         reports=[f"runs:/{ref.run_id}/{evaluate_record.ARTIFACTS}" for ref in refs if ref.run_id],
         summary=f"Evaluated {models} on {held}. {verdict.reason}",
     )
+
+
+def _load(
+    spec: EvaluateSpec,
+    folders: Mapping[ModelVersionRef, Path],
+    data: HeldOut,
+    live: Live | None,
+    client: MlflowClient,
+    context: StepContext,
+) -> list[Candidate]:
+    """Load the candidates, and check that they suit the rows.
+
+    :param folders: the downloaded files of each candidate
+    """
+    candidates = [
+        load(folder, ref, data, allow_pyfunc=spec.allow_pyfunc)
+        if live is None
+        else logged.load(client, context.store, folder, ref, spec.allow_pyfunc)
+        for ref, folder in folders.items()
+    ]
+    for candidate in candidates:
+        check_contract(candidate, data, features=live is None)
+    return candidates
+
+
+def _all_gates(
+    spec: EvaluateSpec, declared: Sequence[Gate] | None, metric: Metric, task: Task, context: StepContext
+) -> list[Gate]:
+    """Return the gates that the candidates must pass: the declared or the default ones, and those that are always added.
+
+    :param declared: the gates that the user declared; ``None`` for the default gates
+    :raises SpecError: the metric or a gate does not suit the ML task
+    """
+    wanted = declared or default_gates(task, metric.name, spec.greater_is_better)
+    gates = with_champion(wanted, metric.name, spec.greater_is_better)
+    if len(gates) > len(wanted):
+        context.progress(
+            f"No gate compares with the champion, so this gate is added: {gates[-1].name}. Declare the gate "
+            '{"champion": "ignore"} if a worse model may replace the champion.'
+        )
+    _check_gates(gates, metric, task)
+    return [*gates, BeatsABaseline(metric=metric.name, greater_is_better=spec.greater_is_better)]
+
+
+def _comparable(
+    spec: EvaluateSpec,
+    candidates: Sequence[Candidate],
+    data: HeldOut,
+    live: Live | None,
+    metric: Metric,
+    own: Sequence[str],
+    context: StepContext,
+) -> HeldOut:
+    """Return the rows with the weights and the columns that the metrics need. Check that no candidate has seen the rows.
+
+    :param own: metrics that are computed only on request
+    :raises SpecError: a candidate was trained on the rows
+    """
+    for candidate in candidates:
+        for_positive(candidate, candidates[0].contract.positive if data.positive is None else data.positive)
+        if spec.dataset is not None:
+            _warn_of_other_dataset(candidate, data.dataset.manifest.id, context)
+    data = with_weights(data, candidates, live=live is not None)
+    data = replace(data, columns=read_columns(data.dataset, data.part, [metric.name, *own]))
+    if data.weight is not None:
+        for path in filter(is_custom, own):
+            custom.load(path).require_weights()
+    _refuse_refits(candidates, data)
+    trained = {candidate.ref: candidate.contract for candidate in candidates}
+    if spec.dataset is not None:
+        refuse_training_rows(trained, data.dataset, data.part, context.store)
+    if live is not None:
+        logged.refuse_training_rows(trained, data, context.store)
+    return data
 
 
 def _default(candidates: Sequence[Candidate], *, logged: bool) -> str:

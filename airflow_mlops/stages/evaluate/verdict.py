@@ -14,7 +14,7 @@ from airflow_mlops.metrics.catalog import Metric
 from airflow_mlops.metrics.comparison import compare
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, LiveRows, Verdict
+from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult, LiveRows, Verdict
 from airflow_mlops.stages.evaluate.card import Intervals
 from airflow_mlops.stages.evaluate.measurement import Compared
 from airflow_mlops.stages.evaluate.windows import by_window

@@ -15,7 +15,7 @@ from airflow_mlops.gates.evidence import Measurement
 from airflow_mlops.metrics.comparison import estimate
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.models.training_data import TEST
-from airflow_mlops.registry.verdict import HeldOutWindow, WindowValue
+from airflow_mlops.registry.records.verdict import HeldOutWindow, WindowValue
 from airflow_mlops.stages.evaluate.measurement import Compared
 
 if TYPE_CHECKING:

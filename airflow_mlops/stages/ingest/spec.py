@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -12,29 +11,10 @@ from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.core.windows import Window
+from airflow_mlops.data.databases.bounds import placeholders
 from airflow_mlops.stages.ingest.csv_options import CsvOptions, Texts
 
-# Parts of SQL in which a colon does not start a placeholder: strings, quoted names, comments, dollar quotes and casts.
-_LITERAL = (
-    r"[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|`[^`]*`|--[^\n]*|/\*.*?\*/"
-    r"|\$(?P<tag>\w*)\$.*?\$(?P=tag)\$|::"
-)
 _SQL_FILE = re.compile(r"\S+\.sql", re.IGNORECASE)
-_PLACEHOLDER = re.compile(rf"{_LITERAL}|:(?P<bound>start|end)\b", re.DOTALL)
-
-
-def bind_placeholders(sql: str, names: Mapping[str, str]) -> str:
-    """Return a query with the placeholders ``:start`` and ``:end`` replaced by the parameter syntax of a driver.
-
-    :param sql: query with the placeholders
-    :param names: text that replaces each placeholder, for the keys ``start`` and ``end``
-    """
-    return _PLACEHOLDER.sub(lambda found: names[found["bound"]] if found["bound"] else found[0], sql)
-
-
-def placeholders(sql: str) -> set[str]:
-    """Return the names of the placeholders that a query contains: a subset of ``{"start", "end"}``."""
-    return {found["bound"] for found in _PLACEHOLDER.finditer(sql) if found["bound"]}
 
 
 class IngestSpec(Spec):

@@ -10,14 +10,14 @@ import pyarrow as pa
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import EmptyWindowError, SchemaError, listed, named
 from airflow_mlops.data.datasets import DatasetWriter, Manifest, neighbouring_manifest
+from airflow_mlops.data.incoming.batches import rechunk
+from airflow_mlops.data.incoming.types import ColumnTypes, declared_types
+from airflow_mlops.data.incoming.unify import known_types, unified
 from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.types import find_type, is_same_kind
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.ingest.sources import Source, open_source
-from airflow_mlops.stages.ingest.sources.streams import rechunk
-from airflow_mlops.stages.ingest.sources.types import ColumnTypes, declared_types
 from airflow_mlops.stages.ingest.spec import IngestResult, IngestSpec
-from airflow_mlops.stages.ingest.unify import known_types, unified
 
 # Number of rows in a Parquet row group. This is half of the default, which saves 60 MB of memory and costs no time.
 CHUNK_ROWS = 65_536

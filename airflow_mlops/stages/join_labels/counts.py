@@ -11,7 +11,7 @@ from pydantic import Field
 from airflow_mlops.core.base import Model
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import SchemaError
-from airflow_mlops.data.privacy import Pseudonymizer
+from airflow_mlops.data.predictions.privacy import Pseudonymizer
 from airflow_mlops.stages.join_labels import near_misses
 from airflow_mlops.stages.join_labels.lookup import Tally
 from airflow_mlops.stages.join_labels.near_misses import NearMisses

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from airflow_mlops.core.errors import SchemaError, SpecError, named
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.data.privacy import Pseudonymizer
+from airflow_mlops.data.predictions.privacy import Pseudonymizer
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels.spec import JoinLabelsSpec
 

@@ -14,7 +14,7 @@ from airflow_mlops.data import relational, row_spans
 from airflow_mlops.data.columns import LABEL, LABEL_AT
 from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.moments import UTC
-from airflow_mlops.data.privacy import Pseudonymizer
+from airflow_mlops.data.predictions.privacy import Pseudonymizer
 from airflow_mlops.data.types import common_schema, conformed
 from airflow_mlops.stages.join_labels.counts import Counts, count
 from airflow_mlops.stages.join_labels.lookup import Tally, look_up

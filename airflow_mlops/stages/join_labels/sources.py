@@ -15,7 +15,7 @@ from airflow_mlops.data import expressions
 from airflow_mlops.data.carried import carried, carried_type, restored
 from airflow_mlops.data.datasets import Dataset
 from airflow_mlops.data.moments import UTC, as_utc, instants, is_text, is_time, ranks_of
-from airflow_mlops.data.privacy import Pseudonymizer
+from airflow_mlops.data.predictions.privacy import Pseudonymizer
 from airflow_mlops.data.sample_weights import is_number
 from airflow_mlops.data.types import as_doubles, as_stored, common_schema, conformed
 from airflow_mlops.stages.join_labels.keys import KeyColumn

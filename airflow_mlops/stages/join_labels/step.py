@@ -9,10 +9,10 @@ from typing import Any
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import DatasetNotFoundError, SpecError
-from airflow_mlops.data import prediction_log as log
 from airflow_mlops.data.columns import kept_apart
 from airflow_mlops.data.datasets import TIMESTAMP_IS_DATE, Dataset, DatasetWriter
 from airflow_mlops.data.kept_selections import KeptSelections
+from airflow_mlops.data.predictions import log as log
 from airflow_mlops.data.selection import coverage, select, window_of
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import on_executors, shards

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.data.prediction_versions import latest_version, rows_by_version
+from airflow_mlops.data.predictions.versions import latest_version, rows_by_version
 from airflow_mlops.data.selection import is_quarantine_estimated, quarantined_rows
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.policy.spec import Policy

@@ -46,7 +46,7 @@ def of_scores(check: Check) -> Design | None:
     if column is None:
         return None
     rows = metrics.scored(check.batches(list(dict.fromkeys(["score", column]))), labelled=False)
-    return alike(codes(pa.chunked_array([_plain(batch.column(column)) for batch in rows])))
+    return alike(codes(pa.chunked_array([plain(batch.column(column)) for batch in rows])))
 
 
 def of_rows(check: Check) -> NDArray[np.int64] | None:
@@ -107,9 +107,10 @@ def _column(check: Check) -> str | None:
 
 
 def _read(check: Check, name: str) -> pa.ChunkedArray:
-    return pa.chunked_array([_plain(batch.column(name)) for batch in check.batches([name])])
+    return pa.chunked_array([plain(batch.column(name)) for batch in check.batches([name])])
 
 
-def _plain(array: pa.Array) -> pa.Array:
+def plain(array: pa.Array) -> pa.Array:
+    """Return the values of a dictionary array as a plain array. Any other array is returned unchanged."""
     # Batches may have different dictionaries, or types that differ in width.
     return array.cast(array.type.value_type) if pa.types.is_dictionary(array.type) else array

@@ -9,7 +9,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.drift.findings import Freshness, SchemaChange
 from airflow_mlops.drift.reference import DriftReference
 from airflow_mlops.performance.challenger import Comparison
-from airflow_mlops.performance.findings import Change, PositiveRate
+from airflow_mlops.performance.findings import Change, FairnessDifference, PositiveRate
 from airflow_mlops.policy.findings import Findings, VersionFindings
 from airflow_mlops.profiles.spec import LabelDelay
 from airflow_mlops.stages.monitor.champion import ChampionFacts
@@ -34,6 +34,7 @@ class Measurements:
     realised: Realised = field(default_factory=Realised)
     estimated: Estimated = field(default_factory=Estimated)
     positives: PositiveRate | None = None
+    fairness: Sequence[FairnessDifference] = ()
     drift: ColumnDrift = field(default_factory=ColumnDrift)
     reference: DriftReference = field(default_factory=DriftReference)
     segments: SegmentFindings = field(default_factory=SegmentFindings)
@@ -69,6 +70,7 @@ def compose(check: Check, champion: ChampionFacts, measured: Measurements, chang
         bias=realised.bias,
         interval=realised.interval,
         positives=measured.positives,
+        fairness=list(measured.fairness),
         estimated=measured.estimated.performance,
         challenger=measured.challenger,
         label_delay=measured.label_delay,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.columns import LABEL
-from airflow_mlops.data.privacy import hashed_or_dropped
+from airflow_mlops.data.predictions.privacy import hashed_or_dropped
 from airflow_mlops.metrics import realised as metrics
 from airflow_mlops.metrics.columns import columns_of
 from airflow_mlops.stages.monitor.check import Check

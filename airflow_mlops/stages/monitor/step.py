@@ -28,6 +28,7 @@ from airflow_mlops.stages.monitor import (
     challengers,
     champion,
     columns,
+    fairness,
     performance,
     positives,
     references,
@@ -60,7 +61,7 @@ def run(spec: MonitorSpec, context: StepContext) -> MonitorResult:
     check = _check(spec, context)
     context.processed(check.rows)
     # With the number of entries before the measurements, request_retraining() recognises requests that other checks
-    # have recorded meanwhile.
+    # have recorded in the meantime.
     ledger = Ledger(store, spec.model)
     entries = ledger.entries()
     client = connect(spec.mlflow, context.connection)
@@ -162,6 +163,7 @@ def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingR
         attributions=explained.drift,
     )
     estimated = performance.estimated(check, reference, realised)
+    differences, without = fairness.measure(check, reference, realised)
     return Measurements(
         scored_by=reference.version,
         rows=check.rows,
@@ -171,8 +173,9 @@ def _measure(check: Check, whole: Check, spec: MonitorSpec, reference: TrainingR
         realised=realised,
         estimated=estimated,
         positives=positives.positive_rate(check, reference),
+        fairness=differences,
         drift=drift,
         reference=baselines.used,
         segments=segments.compare(check, reference, realised),
-        notes=[*reference.notes, *realised.notes, *baselines.notes, *explained.notes, *estimated.notes],
+        notes=[*reference.notes, *realised.notes, *without, *baselines.notes, *explained.notes, *estimated.notes],
     )

@@ -20,7 +20,7 @@ from airflow_mlops.core.errors import MLOpsError, RegistryError, RegistryUnavail
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.metrics.realised import UnmeasurableError
-from airflow_mlops.models.class_weight_rule import ClassWeight
+from airflow_mlops.models.rules.class_weight import ClassWeight
 from airflow_mlops.models.trainers.known import own_code
 from airflow_mlops.models.trainers.spec import AnyTrainer, BoostingTrainerSpec, TorchTrainerSpec, TrainerSpec
 from airflow_mlops.performance.challenger import OtherTrainer

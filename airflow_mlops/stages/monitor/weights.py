@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.data.columns import LABEL
-from airflow_mlops.data.privacy import hashed_or_dropped
+from airflow_mlops.data.predictions.privacy import hashed_or_dropped
 from airflow_mlops.data.sample_weights import numbers, why_no_weights
 from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.metrics import realised as metrics
@@ -68,8 +68,8 @@ def read(check: Check, reference: TrainingReference) -> Weights:
         )
         return Weights(refused=f"the weights in column {column!r} are {wrong}", notes=[fix])
     said = (
-        f"Realised performance is weighted by column {column!r} (sample_weight), in the window and at training. Drift and the "
-        "rate of positives count each row once."
+        f"Realised performance is weighted by column {column!r} (sample_weight), in the window and at training. Drift, "
+        "fairness and the rate of positives count each row once."
     )
     return Weights(column, numbers(values), notes=[said])
 

@@ -17,7 +17,7 @@ from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset, Manifest, current_datasets, in_slot
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics import realised as performance
 from airflow_mlops.profiles.columns.categorical import CategoricalColumn

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.data.columns import LABEL
 from airflow_mlops.data.datasets import Dataset, Manifest
-from airflow_mlops.data.privacy import hashed_or_dropped
+from airflow_mlops.data.predictions.privacy import hashed_or_dropped
 from airflow_mlops.metrics import realised as performance
 from airflow_mlops.metrics.catalog import predicted_quantile
 from airflow_mlops.metrics.columns import columns_of

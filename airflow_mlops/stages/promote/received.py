@@ -20,7 +20,7 @@ from airflow_mlops.registry.client import connect
 from airflow_mlops.registry.integrity import card_hashes, difference, file_hashes
 from airflow_mlops.registry.ledger import Decision, Entry, Ledger
 from airflow_mlops.registry.origins import origin
-from airflow_mlops.registry.received import Received
+from airflow_mlops.registry.records.received import Received
 from airflow_mlops.registry.versions import download_into
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.promote.spec import PromoteResult

@@ -6,8 +6,8 @@ from pydantic import Field, model_validator
 
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import MLflowTarget, ModelVersionRef
-from airflow_mlops.registry.approval import ApprovalRecord
-from airflow_mlops.registry.verdict import VerdictInput
+from airflow_mlops.registry.records.approval import ApprovalRecord
+from airflow_mlops.registry.records.verdict import VerdictInput
 
 
 class PromoteSpec(Spec):

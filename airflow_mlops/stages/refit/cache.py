@@ -15,7 +15,7 @@ from airflow_mlops.registry import run_files
 from airflow_mlops.registry.client import registry_errors
 from airflow_mlops.registry.names import EVALUATION_FOLDER, JUDGED_RUN_TAG, REFIT_OF_TAG, REFIT_TAG
 from airflow_mlops.registry.reader import connect_to_read
-from airflow_mlops.registry.verdict import Refit, Verdict
+from airflow_mlops.registry.records.verdict import Refit, Verdict
 from airflow_mlops.registry.versions import IDENTITY, download
 from airflow_mlops.stages.cache import require_unpurged, verified
 from airflow_mlops.stages.cached_trainings import import_paths, start
@@ -99,7 +99,9 @@ def _registered(client: MlflowClient, refit: Refit, ref: ModelVersionRef, verdic
         if {run.info.lifecycle_stage, judged_run.info.lifecycle_stage} != {"active"}:
             raise NotCacheableError(f"the MLflow run of {ref} or of {refit.judged} was deleted")
         if {judged.tags.get(REFIT_TAG), judged_run.data.tags.get(REFIT_TAG)} != {str(ref.version)}:
-            raise NotCacheableError(f"a later refit of {refit.judged} exists, or its tag {REFIT_TAG} was changed")
+            raise NotCacheableError(
+                f"a later refit of {refit.judged} exists, or the tag {REFIT_TAG} of this version was changed"
+            )
         card = _files(client, ref.run_id, EVALUATION_FOLDER)
         if card:
             if run.data.tags.get("mlops.evaluated_on") != verdict.dataset_id or not version.description:

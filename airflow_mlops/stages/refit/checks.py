@@ -14,7 +14,7 @@ from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.metrics.values import undefined
-from airflow_mlops.registry.verdict import GateResult
+from airflow_mlops.registry.records.verdict import GateResult
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

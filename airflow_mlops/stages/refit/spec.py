@@ -6,7 +6,7 @@ from pydantic import Field
 
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import MLflowTarget
-from airflow_mlops.registry.verdict import Verdict, VerdictInput
+from airflow_mlops.registry.records.verdict import Verdict, VerdictInput
 
 
 class RefitSpec(Spec):

@@ -21,21 +21,21 @@ from airflow_mlops.metrics.columns import read_columns
 from airflow_mlops.metrics.judged import default_metric
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.metrics.rows import predicted
-from airflow_mlops.models.calibration_rule import CalibrationRule
 from airflow_mlops.models.contract_file import PROFILE_FILE
-from airflow_mlops.models.interval_rule import IntervalRule
 from airflow_mlops.models.onnx.scorer import OnnxModel
 from airflow_mlops.models.parity import standard_deviation
-from airflow_mlops.models.threshold_rule import ThresholdRule
+from airflow_mlops.models.rules.calibration import CalibrationRule
+from airflow_mlops.models.rules.interval import IntervalRule
+from airflow_mlops.models.rules.threshold import ThresholdRule
 from airflow_mlops.models.trainers.base import TrainingData
 from airflow_mlops.models.training_data import SAMPLE_ROWS, TEST, TRAIN, read_part
 from airflow_mlops.registry import run_files
 from airflow_mlops.registry.client import connect, registry_errors
 from airflow_mlops.registry.integrity import file_hashes
 from airflow_mlops.registry.names import IN_SAMPLE, JUDGED_RUN_TAG, REFIT_OF_TAG, REFIT_TAG
+from airflow_mlops.registry.records.verdict import GateResult, Refit, Verdict
 from airflow_mlops.registry.runs import run_for, run_url
 from airflow_mlops.registry.tags import run_tags
-from airflow_mlops.registry.verdict import GateResult, Refit, Verdict
 from airflow_mlops.registry.versions import IDENTITY, download, identical, of_run, register
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import card
@@ -253,7 +253,7 @@ def _register(
                 model_id = record.log_model(client, run_id, judged.spec, description, folder, stored.metrics)
             return register(client, judged.spec.model, run_id, model_id, tags)
         except RegistryError:
-            # Another try of this task may have registered its model meanwhile, and deleted the model of this try.
+            # In the meantime, another try of this task may have registered its model and deleted the model of this try.
             other = of_run(client, judged.spec.model, run_id)
             if other is None:
                 raise

@@ -11,9 +11,9 @@ from typing import Any
 from airflow_mlops.core.errors import NotCacheableError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data import prediction_log as predictions
 from airflow_mlops.data.datasets import Dataset, in_slots, open_dataset
-from airflow_mlops.data.privacy import Privacy
+from airflow_mlops.data.predictions import log as predictions
+from airflow_mlops.data.predictions.privacy import Privacy
 from airflow_mlops.data.selection import contents, select, window_of
 from airflow_mlops.overview import index
 from airflow_mlops.registry.integrity import download_promoted, require_promoted
@@ -76,7 +76,7 @@ def artifacts(result: ScoreResult, spec: ScoreSpec, context: StepContext) -> dic
         raise NotCacheableError("no predictions were written")
     # The champion may have changed after the inputs were read, and may have changed back.
     if result.scored_by != version_of(spec, connect_to_read(spec.mlflow, context.connection)):
-        raise NotCacheableError(f"scoring again would use another version than {result.scored_by}")
+        raise NotCacheableError(f"scoring again would use a version other than {result.scored_by}")
     found = verified(context.store, result.dataset)
     manifest = open_dataset(context.store, result.dataset).manifest
     current = in_slots(context.store, manifest.name, manifest.window)

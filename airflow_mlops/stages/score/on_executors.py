@@ -17,7 +17,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data import row_spans, sent_datasets
 from airflow_mlops.data.datasets import Dataset, Manifest
-from airflow_mlops.data.privacy import Privacy
+from airflow_mlops.data.predictions.privacy import Privacy
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import sent_models
 from airflow_mlops.models.sent_models import SentModel

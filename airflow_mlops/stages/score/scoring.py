@@ -15,12 +15,12 @@ import pyarrow as pa
 from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import SchemaError, named
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data import prediction_log as predictions
 from airflow_mlops.data import row_spans
 from airflow_mlops.data.columns import ADDED_COLUMNS
 from airflow_mlops.data.datasets import Dataset, DatasetWriter, Manifest
 from airflow_mlops.data.moments import UTC, as_utc, is_text
-from airflow_mlops.data.privacy import KEEP_ALL, Privacy, hashed_or_dropped
+from airflow_mlops.data.predictions import log as predictions
+from airflow_mlops.data.predictions.privacy import KEEP_ALL, Privacy, hashed_or_dropped
 from airflow_mlops.data.selection import coverage, dates_detail
 from airflow_mlops.data.types import common_schema, conformed
 from airflow_mlops.metrics.catalog import realised

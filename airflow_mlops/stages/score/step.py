@@ -12,7 +12,7 @@ from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.datasets import Dataset, Manifest
-from airflow_mlops.data.privacy import Privacy
+from airflow_mlops.data.predictions.privacy import Privacy
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.models import attributions, contracts, sent_models
 from airflow_mlops.models.champion import download_champion, load_champion, load_explained_champion

@@ -24,12 +24,13 @@ from airflow_mlops.core.references import (
 )
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.columns import INTERVAL_COLUMNS
-from airflow_mlops.data.databases.tables import Part, open_table
 from airflow_mlops.data.datasets import Dataset
-from airflow_mlops.data.delta.storage import s3_options
-from airflow_mlops.data.delta.table import DeltaTable
-from airflow_mlops.data.iceberg.catalog import properties
-from airflow_mlops.data.iceberg.table import IcebergTable
+from airflow_mlops.data.tables.database import open_table
+from airflow_mlops.data.tables.delta.storage import s3_options
+from airflow_mlops.data.tables.delta.table import DeltaTable
+from airflow_mlops.data.tables.iceberg.catalog import properties
+from airflow_mlops.data.tables.iceberg.table import IcebergTable
+from airflow_mlops.data.tables.parts import Part
 
 ORIGIN = pa.schema(
     [

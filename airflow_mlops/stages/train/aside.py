@@ -7,16 +7,21 @@ because the calibration was fitted to them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from airflow_mlops.core.contract import ModelContract
 from airflow_mlops.core.errors import TrainingError
 from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.models.calibration import require_rows
-from airflow_mlops.models.interval_rule import fewest_rows
+from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.models.rules.interval import fewest_rows
 from airflow_mlops.models.trainers.validation import SHARE, held_out
+from airflow_mlops.models.training_data import label_values
 from airflow_mlops.stages.train.spec import TrainSpec
 
 if TYPE_CHECKING:
@@ -33,6 +38,22 @@ class SetAside:
 
     chosen: Dataset
     source: str
+
+    def predictions(self, model: OnnxModel, part: str | None) -> Iterator[Predictions]:
+        """Yield the predictions for the rows, in batches.
+
+        :param part: name of the split part that the training reads; ``None`` for all rows
+        """
+        names = [feature.name for feature in model.contract.features]
+        return (model.predict(batch) for batch in self.chosen.batches(part, names) if batch.num_rows)
+
+    def labels(self, contract: ModelContract, part: str | None) -> NDArray[Any]:
+        """Return the labels of the rows, shape (n,).
+
+        :param part: name of the split part that the training reads; ``None`` for all rows
+        """
+        column = self.chosen.table(part, [contract.label]).column(contract.label)
+        return label_values(column, contract.task, f"Label {contract.label!r}")
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,10 @@ from airflow_mlops.metrics.rows import encode, is_positive, predicted
 from airflow_mlops.metrics.values import measure, reliability
 from airflow_mlops.metrics.weighted import scaled
 from airflow_mlops.models import calibration, parity
-from airflow_mlops.models.calibration_rule import CalibrationRule
 from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.models.rules.calibration import CalibrationRule
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.models.trainers.calibrated import CalibratedModel
-from airflow_mlops.models.training_data import label_values
 from airflow_mlops.stages.train.aside import SetAside
 
 if TYPE_CHECKING:
@@ -74,7 +73,8 @@ def calibrated(
         )
     method, classes = rule.method, len(contract.classes)
     if classes > 2 and method != "temperature" and rule.maps and len(rule.maps) != classes:
-        # A refit found other classes than the judged version has. Its check of the signature fails later.
+        # The classes of the refit differ from those of the judged version. The signature check of the refit fails
+        # later.
         return model, contract
     if aside is None:
         found = Calibration(method=method, maps=rule.maps)
@@ -140,12 +140,9 @@ def _rows(
         in metrics, shape (n,), or ``None`` if each row counts once
     """
     contract = model.contract
-    names = [feature.name for feature in contract.features]
-    batches = [model.predict(batch).probabilities for batch in aside.chosen.batches(part, names) if batch.num_rows]
+    batches = [batch.probabilities for batch in aside.predictions(model, part)]
     probabilities = np.concatenate([batch for batch in batches if batch is not None])
-    column = aside.chosen.table(part, [contract.label]).column(contract.label)
-    labels = label_values(column, contract.task, f"Label {contract.label!r}")
-    codes = encode(labels, contract.classes)
+    codes = encode(aside.labels(contract, part), contract.classes)
     if contract.sample_weight is None:
         return probabilities[codes >= 0], codes[codes >= 0], None
     weight = sample_weights(aside.chosen, part, contract.sample_weight)

@@ -13,9 +13,8 @@ import numpy as np
 from airflow_mlops.core.contract import ModelContract, PredictionInterval, Task
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.models import conformal
-from airflow_mlops.models.interval_rule import IntervalRule
 from airflow_mlops.models.onnx.scorer import OnnxModel
-from airflow_mlops.models.training_data import label_values
+from airflow_mlops.models.rules.interval import IntervalRule
 from airflow_mlops.stages.train.aside import SetAside
 
 
@@ -53,12 +52,8 @@ def with_interval(
         assert rule.margin is not None
         return contract.model_copy(update={"interval": PredictionInterval(coverage=rule.coverage, margin=rule.margin)})
     model = OnnxModel(exported, contract)
-    names = [feature.name for feature in contract.features]
-    value = np.concatenate(
-        [model.predict(batch).score for batch in aside.chosen.batches(part, names) if batch.num_rows]
-    )
-    column = aside.chosen.table(part, [contract.label]).column(contract.label)
-    truth = label_values(column, contract.task, f"Label {contract.label!r}")
+    value = np.concatenate([batch.score for batch in aside.predictions(model, part)])
+    truth = aside.labels(contract, part)
     with np.errstate(over="ignore", invalid="ignore"):
         margin = conformal.margin(truth, value, rule.coverage)
     if not np.isfinite(value).all() or not np.isfinite(margin):

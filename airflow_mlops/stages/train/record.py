@@ -9,13 +9,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_mlops import __version__
 from airflow_mlops.core import imports
 from airflow_mlops.core.fingerprints import fingerprint
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets import Dataset
+from airflow_mlops.data.datasets import Dataset, Manifest
 from airflow_mlops.metrics import custom
 from airflow_mlops.models import parity
 from airflow_mlops.models.explanation import FOLDER
@@ -109,32 +109,9 @@ def log_run(
     commit = next(filter(None, map(imports.git_commit, model.sources.values())), None)
     if commit:
         tags["mlflow.source.git.commit"] = commit
-    params = {
-        "trainer": model.name,
-        **model.params,
-        "seed": spec.seed,
-        "features": len(train.features),
-        "train_rows": len(train.labels),
-        "test_rows": len(test.labels) if test is not None else 0,
-    }
-    if (choice := fitted.contract.threshold_choice) is not None:
-        params |= {"threshold": fitted.contract.threshold, "threshold_rule": choice.rule, "threshold_rows": choice.rows}
-    if (calibration := fitted.contract.calibration) is not None:
-        params |= {"calibration": calibration.method, "calibration_rows": calibration.rows}
-        if test is not None:
-            metrics |= {f"uncalibrated_{name}": value for name, value in calibration.before.items()}
-    if (interval := fitted.contract.interval) is not None:
-        params |= {
-            "interval": interval.coverage,
-            "interval_margin": interval.margin,
-            "interval_rows": interval.rows,
-        }
-    if spec.class_weight is not None:
-        params |= {"class_weight": json.dumps(spec.class_weight)}
-    if spec.sample_weight is not None:
-        params |= {"sample_weight": spec.sample_weight}
-    if rule := manifest.details.get("window_rule"):
-        params |= {"window_rule": rule["rule"], "window": Window.model_validate(rule["window"]).label}
+    if fitted.contract.calibration is not None and test is not None:
+        metrics |= {f"uncalibrated_{name}": value for name, value in fitted.contract.calibration.before.items()}
+    params = _parameters(spec, manifest, fitted, train, test)
     now = int(time.time() * 1000)
 
     def log_numbers() -> None:
@@ -166,6 +143,37 @@ def log_run(
         profile=json.dumps({"num_rows": manifest.rows, **dataset.ref.parts}),
     )
     _insist(lambda: client.log_inputs(run_id, [DatasetInput(logged, [InputTag("mlflow.data.context", "training")])]))
+
+
+def _parameters(
+    spec: TrainSpec, manifest: Manifest, fitted: Fitted, train: TrainingData, test: TrainingData | None
+) -> dict[str, Any]:
+    """Return the parameters that are logged to the MLflow run."""
+    params: dict[str, Any] = {
+        "trainer": fitted.model.name,
+        **fitted.model.params,
+        "seed": spec.seed,
+        "features": len(train.features),
+        "train_rows": len(train.labels),
+        "test_rows": len(test.labels) if test is not None else 0,
+    }
+    if (choice := fitted.contract.threshold_choice) is not None:
+        params |= {"threshold": fitted.contract.threshold, "threshold_rule": choice.rule, "threshold_rows": choice.rows}
+    if (calibration := fitted.contract.calibration) is not None:
+        params |= {"calibration": calibration.method, "calibration_rows": calibration.rows}
+    if (interval := fitted.contract.interval) is not None:
+        params |= {
+            "interval": interval.coverage,
+            "interval_margin": interval.margin,
+            "interval_rows": interval.rows,
+        }
+    if spec.class_weight is not None:
+        params |= {"class_weight": json.dumps(spec.class_weight)}
+    if spec.sample_weight is not None:
+        params |= {"sample_weight": spec.sample_weight}
+    if rule := manifest.details.get("window_rule"):
+        params |= {"window_rule": rule["rule"], "window": Window.model_validate(rule["window"]).label}
+    return params
 
 
 def _insist(request: Callable[[], None]) -> None:

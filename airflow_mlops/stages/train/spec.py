@@ -12,12 +12,12 @@ from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetInput, DatasetRef, MLflowTarget, ModelVersionRef
 from airflow_mlops.metrics.catalog import MetricName, check_on_request, find_metric, is_ranking
 from airflow_mlops.metrics.quantiles import alpha_of, declared_quantiles, name_of
-from airflow_mlops.models.calibration_rule import CalibrationInput
-from airflow_mlops.models.class_weight_rule import ClassWeight
-from airflow_mlops.models.interval_rule import IntervalInput
-from airflow_mlops.models.interval_rule import refusal as interval_refusal
-from airflow_mlops.models.sample_weight_rule import SampleWeight, refusal
-from airflow_mlops.models.threshold_rule import ThresholdInput
+from airflow_mlops.models.rules.calibration import CalibrationInput
+from airflow_mlops.models.rules.class_weight import ClassWeight
+from airflow_mlops.models.rules.interval import IntervalInput
+from airflow_mlops.models.rules.interval import refusal as interval_refusal
+from airflow_mlops.models.rules.sample_weight import SampleWeight, refusal
+from airflow_mlops.models.rules.threshold import ThresholdInput
 from airflow_mlops.models.trainers.objectives import quantile_of
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, TorchTrainerSpec, TrainerInput, TrainerSpec
 from airflow_mlops.registry.names import SEARCH_TAG
@@ -36,7 +36,7 @@ class TrainSpec(Spec):
         quantile. For a quantile objective or such a metric, the pinball loss of the quantile is added. The training also
         computes the deviance of an objective for counts or positive amounts, and NDCG@10 of a ranking without an NDCG
     :param threshold: rule for the decision threshold of a binary model, or the threshold as a number, see
-        :class:`airflow_mlops.models.threshold_rule.ThresholdRule`; by default the threshold of the estimator, 0.5
+        :class:`airflow_mlops.models.rules.threshold.ThresholdRule`; by default the threshold of the estimator, 0.5
     :param calibration: method by which the probabilities of a classifier are calibrated, see
         :mod:`airflow_mlops.models.calibration`; by default they are not calibrated
     :param interval: coverage of the prediction intervals of a regression, see :mod:`airflow_mlops.models.conformal`; by

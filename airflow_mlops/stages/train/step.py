@@ -252,5 +252,5 @@ def _train_and_register(
     drop_checkpoint(context)
     if model_id_of(client, candidate) == model_id:
         return candidate, fitted.metrics
-    context.progress(f"Another try of this task has registered {candidate} meanwhile.")
+    context.progress(f"Another try of this task has registered {candidate} in the meantime.")
     return candidate, _metrics(client, candidate)

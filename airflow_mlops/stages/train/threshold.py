@@ -18,9 +18,8 @@ from airflow_mlops.data.cost_columns import read_costs
 from airflow_mlops.data.sample_weights import sample_weights
 from airflow_mlops.metrics.rows import is_positive
 from airflow_mlops.models.onnx.scorer import OnnxModel
+from airflow_mlops.models.rules.threshold import ThresholdRule
 from airflow_mlops.models.threshold_choice import choose
-from airflow_mlops.models.threshold_rule import ThresholdRule
-from airflow_mlops.models.training_data import label_values
 from airflow_mlops.stages.train.aside import SetAside
 
 
@@ -62,13 +61,8 @@ def with_threshold(
         choice = ThresholdChoice(rule=str(rule))
         return contract.model_copy(update={"threshold": rule.value, "threshold_choice": choice})
     model = OnnxModel(exported, contract)
-    names = [feature.name for feature in contract.features]
-    score = np.concatenate(
-        [model.predict(batch).score for batch in aside.chosen.batches(part, names) if batch.num_rows]
-    )
-    column = aside.chosen.table(part, [contract.label]).column(contract.label)
-    labels = label_values(column, contract.task, f"Label {contract.label!r}")
-    truth, weight = is_positive(labels, contract.classes, contract.positive), None
+    score = np.concatenate([batch.score for batch in aside.predictions(model, part)])
+    truth, weight = is_positive(aside.labels(contract, part), contract.classes, contract.positive), None
     costs = read_costs(aside.chosen, part, rule.cost_columns)
     if contract.sample_weight is not None:
         weight = sample_weights(aside.chosen, part, contract.sample_weight)

@@ -214,7 +214,8 @@ def _first_types(datasets: Sequence[Dataset], names: Collection[str]) -> dict[st
 def _label(spec: TrainingSetSpec, table: pa.Table) -> tuple[pa.ChunkedArray, int]:
     """Return the label of each event, and the number of infinite labels.
 
-    A label is null if a column of the label's expression is null. Booleans become 1 and 0, as ONNX requires.
+    A label is null if a column of the label's expression is null. Booleans become 1 and 0, as ONNX requires, and -0.0
+    becomes 0.0.
 
     :raises SpecError: the labels are not numbers, booleans or text
     """
@@ -230,7 +231,8 @@ def _label(spec: TrainingSetSpec, table: pa.Table) -> tuple[pa.ChunkedArray, int
     kind = label.type
     if pa.types.is_floating(kind):
         infinite = pc.sum(pc.is_inf(label)).as_py() or 0
-        return pc.if_else(pc.is_nan(label), pa.scalar(None, kind), label), infinite
+        # The sum has no -0.0, which Arrow counts as a value of its own.
+        return pc.if_else(pc.is_nan(label), pa.scalar(None, kind), pc.add(label, pa.scalar(0, kind))), infinite
     if not (pa.types.is_integer(kind) or pa.types.is_decimal(kind) or is_text(kind)):
         raise SpecError(
             f"The label {spec.label.name!r} has the type {kind}. Set `label` to a column or expression whose "
@@ -327,4 +329,4 @@ def _is_text(value: Any, text: Any) -> bool:
 
 def positive_rate(label: pa.ChunkedArray, positive: Any) -> float:
     """Return the share of rows (0 to 1) that have the label ``positive``."""
-    return round((pc.sum(pc.equal(label, positive)).as_py() or 0) / len(label), 6)
+    return round((pc.sum(pc.equal(label, pa.scalar(positive, label.type))).as_py() or 0) / len(label), 6)

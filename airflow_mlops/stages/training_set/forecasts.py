@@ -54,7 +54,7 @@ def detail(forecast: dict[str, Any] | None, spec: TrainingSetSpec) -> dict[str, 
     """Return the entry for the manifest by which later steps recognise forecasts.
 
     The entry is empty if the events are not forecast rows, or if the label is not the forecast value itself. In the
-    second case, the seasonal-naive forecast has another unit than the label.
+    second case, the seasonal-naive forecast and the label have different units.
     """
     if forecast is None or (
         spec.label is not None and (spec.label.name != forecast["value"] or spec.label.expression is not None)

@@ -52,8 +52,8 @@ def _as_gap(value: Any) -> Any:
 class Split(Model):
     """The method by which rows are split into the split parts ``train`` and ``test``.
 
-    :param method: ``random`` puts a random share of the rows into ``test``. ``hash`` assigns each row by a hash of the
-        row, so a row keeps its split part when other rows are added. ``time`` puts the latest rows into ``test``.
+    :param method: ``time`` puts the latest rows into ``test``. ``random`` puts a random share of the rows into ``test``.
+        ``hash`` assigns each row by a hash of the row, so a row keeps its split part when other rows are added.
         ``group`` puts all rows with the same value in the column ``group`` into the same split part
     :param test_size: share of rows in ``test`` (0 to 1). For the method ``time``, ``test_size`` can also be a duration,
         for example ``14D`` for the last 14 days, or ``window`` for the window that the run processes, if the training
@@ -71,7 +71,7 @@ class Split(Model):
     :param seed: random seed of all methods except ``time``
     """
 
-    method: SplitMethod = "random"
+    method: SplitMethod = "time"
     test_size: Annotated[
         Literal["window"] | float | timedelta, Field(union_mode="left_to_right"), BeforeValidator(_as_test_size)
     ] = 0.3

@@ -77,9 +77,10 @@ def divide(
     for part, mask in (("test", test), ("train", train)):
         if not mask.any():
             gap = f" and gap={_text(split.gap)}" if split.gap is not None else ""
+            other = ", or set another method if the rows have no order in time" if split.method == "time" else ""
             raise TrainingError(
                 f"The split by {split.method} with test_size={_text(split.test_size)}{gap} leaves the split part {part!r} "
-                f"empty ({len(test):,} rows{_span(times)}). Change `test_size`, or build the training set from more rows."
+                f"empty ({len(test):,} rows{_span(times)}). Change `test_size`, or build the training set from more rows{other}."
             )
     if split.windows is not None:
         facts["windows"] = _windows(times[test], split)

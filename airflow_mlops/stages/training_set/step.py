@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -67,6 +68,30 @@ def run(spec: TrainingSetSpec, context: StepContext) -> TrainingSetResult:
             return _write(spec, context, datasets, source, events, joined, dropped, resolved)
 
 
+@dataclass(frozen=True)
+class _Content:
+    """The rows of a training set before the split.
+
+    :param table: the rows
+    :param forecast: what the manifest of forecast rows says about them; ``None`` for other events
+    :param keys: columns that identify the entity of a row
+    :param identity: columns that identify a row
+    :param features: columns that are features
+    :param label: column of the label; ``None`` without a label
+    :param labels: the labels; ``None`` without a label
+    :param task: ML task of the label; ``None`` without a label
+    """
+
+    table: Rows
+    forecast: dict[str, Any] | None
+    keys: list[str]
+    identity: list[str]
+    features: list[str]
+    label: str | None
+    labels: pa.ChunkedArray | None
+    task: Task | None
+
+
 def _write(
     spec: TrainingSetSpec,
     context: StepContext,
@@ -77,39 +102,20 @@ def _write(
     dropped: dict[str, int],
     resolved: ResolvedWindow | None,
 ) -> TrainingSetResult:
-    from airflow_mlops.stages.training_set import leakage, splits
-
     if taken := reserved_message(joined.keys, "The training set"):
         raise SchemaError(taken)
     forecast = forecasts.forecast_of(spec, datasets)
     spec, events = _renamed(spec, events)
-    label = spec.label.name if spec.label else None
-    keys = list(dict.fromkeys([*joined.keys, *(name for name in spec.keys if name != spec.timestamp)]))
     # The left-out features stay in the training set as columns, because the champion may need them in a comparison.
-    left_out = context.provenance.left_out() if label else set()
-    joined_names = joined.features.column_names
-    features = [name for name in [*spec.columns, *joined_names] if name not in left_out]
-    if not features:
-        raise TrainingError(
-            f"Training set {spec.name!r} has no feature left, because the retraining request leaves out all of them. Repair "
-            "the features, or trigger the DAG yourself to train with them."
-        )
-    others = [*keys, spec.timestamp, *spec.columns, *spec.watched]
-    table = with_numbers(events.select(dict.fromkeys(others)), spec.columns).beside(joined.features)
-    if label:
-        table = table.beside(events.select([label]))
-    labels = table[label] if label else None
-    not_identity = {label, *spec.watched}
-    identity = [*keys, spec.timestamp] if keys else [name for name in table.column_names if name not in not_identity]
-
-    leakage.refuse_newer(table, features, spec.timestamp)
-    task = (spec.task or infer_task(labels)) if labels is not None else None
+    left_out = context.provenance.left_out() if spec.label else set()
+    content = _content(spec, events, joined, left_out, forecast)
+    table, labels, features = content.table, content.labels, content.features
     details: dict[str, Any] = {
-        "label": label,
-        "task": task,
+        "label": content.label,
+        "task": content.task,
         "features": features,
         "timestamp": spec.timestamp,
-        "keys": keys,
+        "keys": content.keys,
         "feature_refs": joined.refs,
         "feature_service": spec.feature_service,
         "split": None,
@@ -120,41 +126,16 @@ def _write(
         **(resolved.describe() if resolved else {}),
         **forecasts.detail(forecast, spec),
     }
-    if gone := sorted(left_out & {*spec.columns, *joined_names}):
+    if gone := sorted(left_out & {*spec.columns, *joined.features.column_names}):
         details["without"] = gone
         context.progress(f"The retraining request leaves out broken features: {', '.join(gone)}.")
-    ids = row_ids(table, identity)
-    repeated = _repeated(ids, labels) if keys and labels is not None else None
+    ids = row_ids(table, content.identity)
+    repeated = _repeated(ids, labels) if content.keys and labels is not None else None
     if repeated:
         details["repeated"] = repeated
-    positive: Any = None
-    if label is not None and labels is not None and task is not None:
-        require_classes(labels, task, label, "the events")
-        if task == "binary":
-            positive = positive_class(labels, spec.positive, label)
-        if spec.positive is not None:
-            details["positive"] = _declared(positive, spec, task)
-        # Earlier values of a series may predict it well without leakage.
-        checked = [name for name in features if name not in (forecast or {}).get("from_history", ())]
-        details["single_feature"] = leakage.refuse_too_predictive(
-            table, checked, label, task, ids, spec.max_single_feature_score
-        )
-    parts: dict[str, Mask] = {DATA: np.ones(table.num_rows, bool)}
-    split = forecasts.with_gap(spec.split, forecast, table) if spec.split and forecast else spec.split
-    if split is not None:
-        run_starts = _run_starts(resolved.run, datasets, spec.timestamp) if resolved else None
-        if split.stratify and task == "regression":
-            raise SpecError(
-                f"`stratify` keeps the shares of the classes of a label, but {label!r} is the label of a regression. Remove "
-                "`stratify`."
-            )
-        if (columns := splits.row_columns(split, identity, table.column_names)) != identity:
-            ids = row_ids(table, columns)
-        parts, details["split"] = splits.divide(table, split, spec.timestamp, ids, run_starts, label)
-        if label is not None and labels is not None and task is not None:
-            for part, mask in parts.items():
-                require_classes(labels.filter(pa.array(mask)), task, label, f"the split part {part!r}")
-
+    positive, found = _checked_label(spec, content, ids)
+    details |= found
+    parts, details["split"] = _parts(spec, content, ids, datasets, resolved)
     if resolved is not None and resolved.half_life is not None:
         details[row_weights.DETAIL] = _weights(table, spec.timestamp, parts, resolved.half_life, resolved.run.end)
 
@@ -171,13 +152,13 @@ def _write(
             details=details,
             provenance=context.provenance,
         )
-    rate = positive_rate(labels, positive) if labels is not None and task == "binary" else None
+    rate = positive_rate(labels, positive) if labels is not None and content.task == "binary" else None
     rows_by_part = {part: int(mask.sum()) for part, mask in parts.items()}
     context.processed(table.num_rows)
     return TrainingSetResult(
         dataset=manifest.ref,
-        label=label,
-        task=task,
+        label=content.label,
+        task=content.task,
         features=features,
         rows=rows_by_part,
         dropped=dropped["label_unknown"],
@@ -189,6 +170,100 @@ def _write(
         + _told(repeated)
         + _about_window(resolved, details),
     )
+
+
+def _content(
+    spec: TrainingSetSpec,
+    events: Rows,
+    joined: JoinedFeatures,
+    left_out: Collection[str],
+    forecast: dict[str, Any] | None,
+) -> _Content:
+    """Put events, features and label together.
+
+    :param left_out: features that the retraining request leaves out
+    :raises TrainingError: no feature is left
+    :raises LeakageError: a feature is newer than its event
+    """
+    from airflow_mlops.stages.training_set import leakage
+
+    label = spec.label.name if spec.label else None
+    keys = list(dict.fromkeys([*joined.keys, *(name for name in spec.keys if name != spec.timestamp)]))
+    features = [name for name in [*spec.columns, *joined.features.column_names] if name not in left_out]
+    if not features:
+        raise TrainingError(
+            f"Training set {spec.name!r} has no feature left, because the retraining request leaves out all of them. Repair "
+            "the features, or trigger the DAG yourself to train with them."
+        )
+    others = [*keys, spec.timestamp, *spec.columns, *spec.watched]
+    table = with_numbers(events.select(dict.fromkeys(others)), spec.columns).beside(joined.features)
+    if label:
+        table = table.beside(events.select([label]))
+    labels = table[label] if label else None
+    not_identity = {label, *spec.watched}
+    identity = [*keys, spec.timestamp] if keys else [name for name in table.column_names if name not in not_identity]
+    leakage.refuse_newer(table, features, spec.timestamp)
+    task = (spec.task or infer_task(labels)) if labels is not None else None
+    return _Content(table, forecast, keys, identity, features, label, labels, task)
+
+
+def _checked_label(spec: TrainingSetSpec, content: _Content, ids: Numbers) -> tuple[Any, dict[str, Any]]:
+    """Check the label, and that no feature alone predicts it.
+
+    :return: the positive class, ``None`` for tasks without one; and the details for the manifest
+    :raises LeakageError: a single feature predicts the label almost perfectly
+    """
+    from airflow_mlops.stages.training_set import leakage
+
+    label, labels, task = content.label, content.labels, content.task
+    if label is None or labels is None or task is None:
+        return None, {}
+    positive, details = None, {}
+    require_classes(labels, task, label, "the events")
+    if task == "binary":
+        positive = positive_class(labels, spec.positive, label)
+    if spec.positive is not None:
+        details["positive"] = _declared(positive, spec, task)
+    # Earlier values of a series may predict it well without leakage.
+    checked = [name for name in content.features if name not in (content.forecast or {}).get("from_history", ())]
+    details["single_feature"] = leakage.refuse_too_predictive(
+        content.table, checked, label, task, ids, spec.max_single_feature_score
+    )
+    return positive, details
+
+
+def _parts(
+    spec: TrainingSetSpec,
+    content: _Content,
+    ids: Numbers,
+    datasets: Sequence[Dataset],
+    resolved: ResolvedWindow | None,
+) -> tuple[dict[str, Mask], dict[str, Any] | None]:
+    """Divide the rows into the parts of the split.
+
+    :param ids: ids of the rows by the columns of ``content.identity``
+    :return: the rows of each part, and the description of the split for the manifest; ``None`` without a split
+    :raises SpecError: a regression cannot be stratified
+    """
+    from airflow_mlops.stages.training_set import splits
+
+    table, label, labels, task = content.table, content.label, content.labels, content.task
+    split = forecasts.with_gap(spec.split, content.forecast, table) if spec.split and content.forecast else spec.split
+    if split is None:
+        return {DATA: np.ones(table.num_rows, bool)}, None
+    run_starts = _run_starts(resolved.run, datasets, spec.timestamp) if resolved else None
+    if split.stratify and task == "regression":
+        raise SpecError(
+            f"`stratify` keeps the shares of the classes of a label, but {label!r} is the label of a regression. Remove "
+            "`stratify`."
+        )
+    if (columns := splits.row_columns(split, content.identity, table.column_names)) != content.identity:
+        ids = row_ids(table, columns)
+    parts, described = splits.divide(table, split, spec.timestamp, ids, run_starts, label)
+    if label is not None and labels is not None and task is not None:
+        for part, mask in parts.items():
+            require_classes(labels.filter(pa.array(mask)), task, label, f"the split part {part!r}")
+    return parts, described
 
 
 def _run_starts(run: Window, datasets: Sequence[Dataset], timestamp: str) -> datetime:

@@ -23,7 +23,7 @@ from airflow_mlops.registry.integrity import card_hashes, difference, file_hashe
 from airflow_mlops.registry.ledger import Entry, Ledger
 from airflow_mlops.registry.names import CODE_FILE, ENVIRONMENT_FILE, EVALUATION_FOLDER, GPU_TAG, TRAINING_FILE
 from airflow_mlops.registry.origins import CODE_VERSION
-from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
+from airflow_mlops.registry.records.verdict import CandidateVerdict, Verdict
 from airflow_mlops.registry.versions import download_into, find
 
 if TYPE_CHECKING:

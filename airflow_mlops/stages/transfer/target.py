@@ -72,7 +72,7 @@ def _upload(client: MlflowClient, model: str, run_id: str, package: Package, tag
             model_id = _log_model(client, model, run_id, package)
         ref = register(client, model, run_id, model_id, {**package.version_tags, **tags})
     except RegistryError:
-        # Another try of this task may have registered its model meanwhile, and deleted the model of this try.
+        # In the meantime, another try of this task may have registered its model and deleted the model of this try.
         other = of_run(client, model, run_id)
         if other is None:
             raise

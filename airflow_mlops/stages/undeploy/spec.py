@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from airflow_mlops.core.base import Name
 from airflow_mlops.core.calls import Result, Spec
-from airflow_mlops.registry.endpoint import Endpoint
+from airflow_mlops.registry.records.endpoint import Endpoint
 
 
 class UndeploySpec(Spec):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import SchemaError, ValidationError, one_line
+from airflow_mlops.core.errors import SchemaError, SpecError, ValidationError, one_line
 from airflow_mlops.data.frames import as_frame
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.validate.pages import index_page, self_contained
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from great_expectations.expectations.expectation import Expectation
 
 _INDEX = "index.html"
+# Expectations about the names of columns.
+_ABOUT_NAMES = frozenset({
+    "expect_column_to_exist", "expect_table_columns_to_match_ordered_list", "expect_table_columns_to_match_set",
+})  # fmt: skip
 _VIEW = {"module_name": "airflow_mlops.stages.validate.escaped", "class_name": "EscapedPageView"}
 
 
@@ -225,6 +229,27 @@ def require_distinct(suite: ExpectationSuite, names: Iterable[str]) -> None:
                 "case. Great Expectations ignores the case and could check the wrong column. Rename one of them in the source, or "
                 "remove the expectation."
             )
+
+
+def require_exact_names(suite: ExpectationSuite, names: Sequence[str]) -> None:
+    """Check that expectations about the names of columns write the names as the database does.
+
+    Great Expectations ignores the letter case of these names in some databases and compares it in others.
+
+    :param names: names of the columns
+    :raises SpecError: such an expectation names a column in different letter case
+    """
+    by_case = {name.casefold(): name for name in names}
+    for expectation in suite.expectations:
+        kwargs = expectation.configuration.kwargs
+        listed_names = [kwargs.get("column"), *(kwargs.get("column_list") or ()), *(kwargs.get("column_set") or ())]
+        for column in listed_names if expectation.configuration.type in _ABOUT_NAMES else ():
+            actual = by_case.get(column.casefold()) if isinstance(column, str) and column not in names else None
+            if actual is not None:
+                raise SpecError(
+                    f"The expectation {expectation.configuration.type} of suite {suite.name!r} names column {column!r}, but the "
+                    f"name of the column is {actual!r}. Correct the letter case."
+                )
 
 
 def require_computed(found: ExpectationSuiteValidationResult, suite: str) -> None:

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import MLOpsError, SourceError, SpecError
 from airflow_mlops.data.databases.connections import check_type, create_engine, driver_message
 from airflow_mlops.data.databases.failures import is_final
-from airflow_mlops.stages.ingest.sources.alchemy import cancellation
-from airflow_mlops.stages.ingest.sources.postgres_types import NOTICE_LOST_CLIENT, SESSION
+from airflow_mlops.data.databases.sessions import MYSQL_SETTINGS, NOTICE_LOST_CLIENT, POSTGRES_SETTINGS, cancellation
+from airflow_mlops.stages.validate.sqlite_times import write_times_as_text
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
 # Statements that begin the transaction in which all queries run, by SQLAlchemy dialect.
 _TRANSACTION = {
-    "postgresql": (*SESSION, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
+    "postgresql": (*POSTGRES_SETTINGS, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"),
     "mysql": (
-        "SET time_zone = '+00:00'",
+        *MYSQL_SETTINGS,
         "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
         "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY",
     ),
@@ -56,7 +55,7 @@ class Database:
         self._failures: list[BaseException] = []
         self._is_cancelled = False
         if self.dialect == "sqlite":
-            _write_times_as_text(self.engine)
+            write_times_as_text(self.engine)
         self._keep_transaction()
         self._record_failures()
 
@@ -139,6 +138,8 @@ class Database:
             for statement in statements:
                 cursor.execute(statement)
             cursor.close()
+            if self.engine.driver == "psycopg":
+                _read_all_times(connection)
 
         event.listen(self.engine, "connect", begin)
         # SQLAlchemy would end the transaction after each use of the connection.
@@ -158,24 +159,26 @@ class Database:
             self._failures.append(context.original_exception)
 
 
-def _write_times_as_text(engine: Engine) -> None:
-    """Compare times with the values of an SQLite database in the format of SQLite's date functions.
+def _read_all_times(connection: Any) -> None:
+    """Let psycopg read dates and times outside the years 1 to 9999, infinite ones, and all intervals as PostgreSQL's text.
 
-    SQLAlchemy's own format has microseconds, so the date ``2024-03-05`` would come before its midnight.
+    psycopg refuses such dates and times, and it converts the months of an interval to 30 days each.
     """
-    from sqlalchemy import DateTime
-    from sqlalchemy.dialects.sqlite import DATETIME
+    from psycopg import DataError
+    from psycopg.types.datetime import DateLoader, TimestampLoader, TimestamptzLoader
+    from psycopg.types.string import TextLoader
 
-    class Text(DATETIME):
-        def bind_processor(self, dialect: Any) -> Any:
-            return lambda value: None if value is None else _text(value)
+    def tolerant(loader: Any) -> Any:
+        class Tolerant(loader):  # type: ignore[misc]
+            def load(self, data: Any) -> Any:
+                try:
+                    return super().load(data)
+                except DataError:
+                    return bytes(data).decode()
 
-        def literal_processor(self, dialect: Any) -> Any:
-            return lambda value: f"'{_text(value)}'"
+        return Tolerant
 
-    dialect: Any = engine.dialect
-    dialect.colspecs = {**dialect.colspecs, DateTime: Text}
-
-
-def _text(instant: datetime) -> str:
-    return instant.isoformat(" ").removesuffix(" 00:00:00")
+    loaders = {"date": DateLoader, "timestamp": TimestampLoader, "timestamptz": TimestamptzLoader}
+    for name, loader in loaders.items():
+        connection.adapters.register_loader(name, tolerant(loader))
+    connection.adapters.register_loader("interval", TextLoader)

@@ -13,15 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.core.errors import SourceError, ValidationError
+from airflow_mlops.core.errors import SchemaError, SourceError, ValidationError
+from airflow_mlops.data.databases.queries.alchemy import AlchemyQuery
 from airflow_mlops.data.datasets import DatasetWriter
+from airflow_mlops.data.incoming.types import ColumnTypes
+from airflow_mlops.data.incoming.unify import unified
 from airflow_mlops.data.prefetch import prefetch
 from airflow_mlops.data.quarantine import FAILED_EXPECTATIONS, quarantine_name
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.ingest.sources.alchemy import AlchemySource
-from airflow_mlops.stages.ingest.sources.types import ColumnTypes
-from airflow_mlops.stages.ingest.spec import IngestSpec
-from airflow_mlops.stages.ingest.unify import unified
 from airflow_mlops.stages.validate import checkpoint
 from airflow_mlops.stages.validate.checkpoint import listed
 from airflow_mlops.stages.validate.spec import ValidateResult
@@ -112,22 +111,27 @@ def _failing_rows(validation: Validation) -> Iterator[pa.RecordBatch]:
         names = [*validation.columns.names, FAILED_EXPECTATIONS]
         yield pa.RecordBatch.from_arrays([*(pa.nulls(0) for _ in names[1:]), pa.array([], pa.string())], names=names)
         return
-    spec = IngestSpec(name="rows", conn_id=validation.spec.conn_id, sql=_query(validation, reasons))
-    source, types = AlchemySource(spec, database.info), ColumnTypes({}, {}, "")
+    query, types = AlchemyQuery(_query(validation, reasons), None, database.info), ColumnTypes()
     titles, counts = [reason.title for reason in reasons], [0] * len(reasons)
     width = len(validation.columns.names)
     try:
         with database.connect() as connection:
-            rows = _with_titles(source.read(connection, types), width, titles, counts)
+            rows = _with_titles(query.read(connection, types), width, titles, counts)
             with (
                 prefetch(rows, database.cancel) as read,
                 unified(
-                    (types.convert(batch, 0) for batch in read), types, source.is_settled, lambda _: None
+                    (types.convert(batch, 0) for batch in read), types, query.is_settled, lambda _: None
                 ) as batches,
             ):
                 yield from batches
     except exc.SQLAlchemyError as error:
         raise database.error(error) from None
+    except SchemaError as error:
+        raise SchemaError(
+            f"The failing rows cannot be written to {quarantine_name(validation.spec.rows_name)}: {error} "
+            "ValidateOperator has no `types`: convert the column in `sql`, for example with CAST, or set "
+            "on_failure='warn' or 'fail'."
+        ) from None
     if counts != [outcome.unexpected for outcome in validation.outcomes if not outcome.success]:
         raise SourceError(
             f"The table or query of connection {validation.spec.conn_id!r} does not have as many failing rows as Great "

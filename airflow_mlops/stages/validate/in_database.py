@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +20,11 @@ from airflow_mlops.stages.validate.failing_rows import quarantine
 from airflow_mlops.stages.validate.outcomes import write_outcomes
 from airflow_mlops.stages.validate.relation import Columns, Relation
 from airflow_mlops.stages.validate.spec import ValidateResult, ValidateSpec
+from airflow_mlops.stages.validate.sqlite_times import require_comparable
 from airflow_mlops.stages.validate.suites import load_suite
 from airflow_mlops.stages.validate.times import time_bounded_column, with_bounds
 from airflow_mlops.stages.validate.validation import Validation, about_rows
+from airflow_mlops.stages.validate.value_sets import require_comparable_values
 
 if TYPE_CHECKING:
     from great_expectations import ExpectationSuite
@@ -35,8 +39,9 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
 
     :raises SpecError: the suite cannot be loaded; or the database rejects a query, for example because the table does
         not exist
-    :raises SchemaError: the query returns two columns with the same name, or the suite names a column, and another
-        column has the same name in different letter case
+    :raises SchemaError: the query returns two columns with the same name; the suite names a column, and another
+        column has the same name in different letter case; or an expectation compares a column of an SQLite database with
+        a date or time, but the column has other values
     :raises SourceError: the database cannot be reached, or failed for a reason that may pass
     :raises ValidationError: an expectation could not be computed; an expectation failed, and ``on_failure`` is
         ``fail``; or ``on_failure`` is ``quarantine``, and a failed expectation concerns the whole table or every row
@@ -55,6 +60,7 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
 def _validate(spec: ValidateSpec, context: StepContext, suite: ExpectationSuite, relation: Relation) -> ValidateResult:
     columns = _columns(relation)
     checkpoint.require_distinct(suite, columns.names)
+    checkpoint.require_exact_names(suite, columns.names)
     validation = _run_suite(spec, context, suite, relation, columns)
     write_outcomes(context.store, context.key, validation.outcomes)
     if validation.rows is not None:
@@ -83,12 +89,18 @@ def _columns(relation: Relation) -> Columns:
     :raises SpecError: the database rejects the query
     :raises SourceError: the database cannot be reached
     """
+    with _database_errors(relation.database):
+        return relation.describe()
+
+
+@contextmanager
+def _database_errors(database: Database) -> Iterator[None]:
     from sqlalchemy import exc
 
     try:
-        return relation.describe()
+        yield
     except exc.SQLAlchemyError as error:
-        raise relation.database.error(error) from None
+        raise database.error(error) from None
 
 
 def _run_suite(
@@ -103,7 +115,14 @@ def _run_suite(
             "query are not known. Set `table` instead of `sql`, or remove the expectation."
         )
     compared = [name for one in suite.expectations if (name := time_bounded_column(one)) is not None]
-    suite = with_bounds(suite, columns.time_bounds(compared))
+    times = columns.time_bounds(compared)
+    if relation.database.dialect == "sqlite":
+        with _database_errors(relation.database), relation.database.connect() as connection:
+            names = [name for name in dict.fromkeys(compared) if name in times]
+            require_comparable(connection, relation.rows(), names)
+    if relation.database.dialect == "mysql":
+        require_comparable_values(suite, columns.codes)
+    suite = with_bounds(suite, times)
     engine = RelationEngine(relation, columns.names)
     with tempfile.TemporaryDirectory() as site:
         # With more than a summary, Great Expectations returns the values of all rows that do not meet an expectation.

@@ -145,7 +145,7 @@ class Merged:
         except TypeError:
             # The values have no order. Great Expectations leaves them out, too.
             pass
-        # outcome() recognises an expectation about rows by this list.
+        # outcome() treats a result with this list as the result of an expectation about rows.
         merged |= {"partial_unexpected_index_list": first, "unexpected_index_list": first}
         found.result = merged
         return found

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_mlops.core.errors import SchemaError, named
 from airflow_mlops.core.windows import Window
-from airflow_mlops.stages.ingest.sources.sqlite import sqlite_text
-from airflow_mlops.stages.ingest.spec import bind_placeholders
+from airflow_mlops.data.databases.bounds import as_literal, bind_placeholders
 from airflow_mlops.stages.validate.database import Database
 
 if TYPE_CHECKING:
@@ -111,6 +110,7 @@ class Columns:
         self, description: Sequence[Sequence[Any]], dialect: str, declared: Mapping[str, bool] | None = None
     ) -> None:
         self.names = [str(column[0]) for column in description]
+        self.codes = {str(column[0]): column[1] for column in description}
         codes = self.TIMES.get(dialect)
         self.times = declared
         if codes is not None:
@@ -139,14 +139,4 @@ def _with_bounds(sql: str, window: Window | None, dialect: str) -> str:
     """Return a query with the bounds of the window as literals, because Great Expectations passes no parameters."""
     if window is None:
         return sql
-    return bind_placeholders(sql, {"start": _literal(window.start, dialect), "end": _literal(window.end, dialect)})
-
-
-def _literal(instant: datetime, dialect: str) -> str:
-    instant = instant.astimezone(timezone.utc)
-    if dialect == "sqlite":
-        return f"'{sqlite_text(instant)}'"
-    if dialect == "postgresql":
-        return f"TIMESTAMPTZ '{instant.isoformat()}'"
-    text = instant.replace(tzinfo=None).isoformat(" ")
-    return f"'{text.replace(' ', 'T')}'" if dialect == "mssql" else f"TIMESTAMP '{text}'"
+    return bind_placeholders(sql, {"start": as_literal(window.start, dialect), "end": as_literal(window.end, dialect)})

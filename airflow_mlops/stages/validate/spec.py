@@ -10,7 +10,7 @@ from airflow_mlops.core.base import Model, Name
 from airflow_mlops.core.calls import Result, Spec
 from airflow_mlops.core.references import DatasetLike, DatasetRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.stages.ingest.spec import placeholders
+from airflow_mlops.data.databases.bounds import placeholders
 
 OnFailure = Literal["fail", "warn", "quarantine"]
 _NAME = TypeAdapter(Name)

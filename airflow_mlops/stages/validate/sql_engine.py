@@ -7,17 +7,26 @@ to lower case. Temporary tables are never created, because the transaction is re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timezone
+import json
+import math
+from collections.abc import Iterable, MutableMapping, Sequence
+from datetime import date, datetime, time, timezone
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import sqlalchemy as sa
 from great_expectations.core.batch import BatchMarkers
 from great_expectations.datasource.fluent.sql_datasource import SQLDatasource
 from great_expectations.execution_engine.sqlalchemy_batch_data import SqlAlchemyBatchData
 from great_expectations.execution_engine.sqlalchemy_execution_engine import SqlAlchemyExecutionEngine
+from sqlalchemy.engine import IteratorResult
+from sqlalchemy.engine.result import SimpleResultMetaData
 
 from airflow_mlops.stages.validate.relation import Relation
+from airflow_mlops.stages.validate.sqlite_times import mark_bounds
+
+_WRITABLE = (str, int, float, bytes, date, time, UUID)
 
 
 class _Unknown(sa.types.UserDefinedType[Any]):
@@ -28,6 +37,27 @@ class _Unknown(sa.types.UserDefinedType[Any]):
     def get_col_spec(self, **_: Any) -> str:
         """Return the name of the type in SQL."""
         return ""
+
+
+def _writable(value: Any) -> Any:
+    """Return a value that Great Expectations can compare with the numbers of the suite, and write as JSON."""
+    if isinstance(value, Decimal):
+        return int(value) if value.is_finite() and value.as_tuple().exponent == 0 else float(value)
+    if isinstance(value, (list, dict)):
+        return json.dumps(value, default=str, ensure_ascii=False)
+    return value if value is None or isinstance(value, _WRITABLE) else str(value)
+
+
+def _restore_integers(arguments: MutableMapping[str, Any], end: float) -> None:
+    """Convert large whole bounds to integers. A database would round the integers of a column to compare them with a float.
+
+    :param arguments: arguments of an expectation
+    :param end: end of the range of integers that the database accepts
+    """
+    for name in ("min_value", "max_value"):
+        value = arguments.get(name)
+        if isinstance(value, float) and 2**53 <= abs(value) < end:
+            arguments[name] = int(value)
 
 
 class RelationEngine(SqlAlchemyExecutionEngine):
@@ -58,6 +88,26 @@ class RelationEngine(SqlAlchemyExecutionEngine):
                 source_schema_name=table.schema,
             )
         return data, BatchMarkers({"ge_load_time": datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")})
+
+    def resolve_metrics(self, metrics_to_resolve: Iterable[Any], *args: Any, **kwargs: Any) -> Any:
+        """Compute metrics. Bounds are converted here, because a stored suite has only numbers and times as text."""
+        metrics_to_resolve = list(metrics_to_resolve)
+        is_sqlite = self.engine.dialect.name == "sqlite"
+        for metric in metrics_to_resolve:
+            _restore_integers(metric.metric_value_kwargs, 2**63 if is_sqlite else math.inf)
+            if is_sqlite:
+                mark_bounds(metric.metric_value_kwargs)
+        return super().resolve_metrics(metrics_to_resolve, *args, **kwargs)
+
+    def execute_query(self, query: Any) -> Any:
+        """Run a query.
+
+        Decimals become numbers, because ``Decimal("1.1")`` does not equal the number 1.1 of a suite. Values that cannot
+        be written as JSON, such as intervals, become text.
+        """
+        result = super().execute_query(query)
+        keys = SimpleResultMetaData(list(result.keys()))
+        return IteratorResult(keys, (tuple(map(_writable, row)) for row in result))
 
     def add_batch(self, context: Any, name: str) -> Any:
         """Add the table or query to a project of Great Expectations.

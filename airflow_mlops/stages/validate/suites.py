@@ -86,12 +86,24 @@ def expectation_of(given: dict[str, Any], what: str) -> Any:
     """Create one expectation.
 
     :param what: subject of the error message, such as ``The suite``
-    :raises SpecError: a bound is neither a number nor a date or time
+    :raises SpecError: a bound is neither a number nor a date or time, or is an integer that Great Expectations would round
     """
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     try:
-        return ExpectationConfiguration(**given).to_domain_obj()
+        expectation = ExpectationConfiguration(**given).to_domain_obj()
+        for name, value in given["kwargs"].items():
+            # Great Expectations stores bounds as floating-point numbers.
+            if (
+                type(value) is int
+                and isinstance(rounded := getattr(expectation, name, None), float)
+                and rounded != value
+            ):
+                raise SpecError(
+                    f"{what} is not valid: Great Expectations would round `{name}` of {given['type']} from {value} to {rounded:.0f}, "
+                    "because it stores numbers in double precision. Set it to a number that double precision can hold."
+                )
+        return expectation
     except ValueError as error:
         # pydantic lists one problem for each type that the bound could have.
         found = [item["loc"][0] for item in error.errors()] if hasattr(error, "errors") else []

@@ -9,7 +9,7 @@ import pytest
 from airflow_mlops.core.errors import DatasetNotFoundError
 from airflow_mlops.core.references import DatasetSelection
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.selection import select
 from tests.integration.cli.test_cli import airflow  # noqa: F401 - a fixture
 from tests.support.predictions import model_in_memory, score_rows
@@ -50,7 +50,7 @@ def test_a_window_is_shown_and_withdrawn(airflow, store, capsys):  # noqa: F811
     (row,) = rows(airflow, capsys, "rows")
     assert row["state"] == "withdrawn"
     assert row["withdrawn"].endswith(": The clock was wrong.")
-    # A withdrawn window can still be shown, but not withdrawn again.
+    # A withdrawn window can be shown, but cannot be withdrawn a second time.
     airflow("datasets", "rows", "--show", manifest.id)
     assert json.loads(capsys.readouterr().out)["id"] == manifest.id
     with pytest.raises(SystemExit, match="2013-01"):

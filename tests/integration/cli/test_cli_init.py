@@ -1,4 +1,6 @@
-"""``airflow mlops init``: questions at a terminal, arguments in a script, and tables. A live Airflow runs its DAGs elsewhere."""
+"""``airflow mlops init``: questions at a terminal, arguments in a script, and tables.
+tests/integration/live/test_live_init.py runs the DAGs.
+"""
 
 from __future__ import annotations
 
@@ -210,7 +212,7 @@ def test_a_person_can_keep_a_column_that_predicts_the_label_alone(init, tmp_path
     words = "orders", "--files", tmp_path / "orders.csv", "--label", "late", "--label-delay", "0"
     monkeypatch.setattr(sys.stdin, "isatty", lambda: False, raising=False)
     init(*words, "--folder", "alone")
-    assert "Not a feature: state (predicts the label alone" in capsys.readouterr().out
+    assert "Not a feature: state (alone predicts the label" in capsys.readouterr().out
     answers = iter(["maybe", "yes"])
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
     monkeypatch.setattr("builtins.input", lambda _: next(answers))

@@ -12,7 +12,7 @@ from airflow_mlops.data.datasets import DatasetWriter
 from airflow_mlops.overview import sections
 from tests.integration.cli.test_cli import airflow  # noqa: F401 - a fixture
 from tests.support import reports
-from tests.unit.overview.test_index import promote, score
+from tests.support.models import promote, score
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ from airflow_mlops.cli.tables import _realised_row
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, open_dataset
-from airflow_mlops.data.prediction_log import PredictionLog
-from airflow_mlops.data.privacy import Privacy
+from airflow_mlops.data.predictions.log import PredictionLog
+from airflow_mlops.data.predictions.privacy import Privacy
 from airflow_mlops.metrics.ranks import area
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
@@ -184,7 +184,7 @@ def test_labels_of_a_part_are_not_those_of_the_whole_dataset(store, model):
         join_delays(store, {"name": "delays_predictions", "window": part}, data)
     assert happened() == {early: (3, 3), late: (7, 7)}
     join_delays(store, {"name": "delays_predictions", "window": "2013-04"}, data.slice(1))
-    # Labels that are joined to a part again do not replace those of the whole dataset.
+    # If labels are joined again to a part of the dataset, they do not replace the labels of the whole dataset.
     join_delays(store, {"name": "delays_predictions", "window": early}, data)
     assert happened() == {Window.model_validate("2013-04"): (10, 9)}
 
@@ -292,7 +292,7 @@ def test_forecasts_counts_rankings_and_costs_have_their_own_metrics(store):
     found = shown(**forecast, mase_scale=[0.5, 2.0], seasonal_naive=[1.0, 1.0])
     assert [*found] == ["mase", "smape", "rmse"]
     assert found["mase"] == 1.0
-    # Without the column, the metric is not replaced by another one under its name.
+    # Without the column, the metric is missing. No other metric is reported under its name.
     found = shown(**forecast)
     assert "'mase_scale'" in next(iter(found))
     assert [*found][1:] == ["smape", "rmse"]

@@ -110,7 +110,7 @@ def test_specs_and_results_mean_what_they_meant(calls):
     for call in calls:
         hints = get_type_hints(importlib.import_module(f"airflow_mlops.stages.{call['step']}.step").run)
         spec = hints["spec"].model_validate(call["spec"]).model_dump(mode="json")
-        # Fields that are new have defaults; none is gone.
+        # New fields have defaults, and no field was removed.
         assert {name: spec[name] for name in call["spec"]}.keys() == call["spec"].keys()
         result = hints["return"].model_validate(call["result"]).model_dump(mode="json")
         assert contained(call["result"], result)

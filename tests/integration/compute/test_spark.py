@@ -175,7 +175,7 @@ def part(store, arguments, number):
 
 
 class LosingExecutors:
-    """Executors of Spark of which one is lost when it has written the files of part 1, before they count."""
+    """Executors of Spark, one of which is lost after it wrote the files of part 1 and before it reported them."""
 
     def __init__(self, executors: SparkExecutors, folder: Path) -> None:
         code = """

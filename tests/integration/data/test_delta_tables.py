@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -14,15 +13,15 @@ import pytest
 
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SpecError, TableError, TableUnavailableError
-from airflow_mlops.data.delta import table as delta
-from airflow_mlops.data.delta.storage import s3_options
-from airflow_mlops.data.delta.table import DeltaTable
+from airflow_mlops.data.tables.delta import table as delta
+from airflow_mlops.data.tables.delta.storage import s3_options
+from airflow_mlops.data.tables.delta.table import DeltaTable
 from tests.support import object_stores
+from tests.support.lake_tables import ROWS, Batches, any_order, in_order, part, replace
 
 deltalake = pytest.importorskip("deltalake")
 
 UTC = pa.timestamp("us", "UTC")
-ROWS = pa.schema([("id", pa.int64()), ("window_start", UTC), ("model", pa.string()), ("version", pa.int64())])
 SECRET = "geheim-4711"
 
 
@@ -46,38 +45,13 @@ def in_s3():
         yield url, s3_options(info)
 
 
-def part(month=4, model="delays", version=1):
-    return {"window_start": datetime(2013, month, 1, tzinfo=timezone.utc), "model": model, "version": version}
-
-
-class Batches:
-    """Rows of a part. Each iteration starts again, and calls ``at_end`` first."""
-
-    def __init__(self, ids, part, at_end=None):
-        self.ids, self.part, self.at_end = ids, part, at_end
-
-    def __iter__(self):
-        for start in range(0, len(self.ids), 2):
-            some = self.ids[start : start + 2]
-            columns = [some, *([value] * len(some) for value in self.part.values())]
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]
-            yield pa.RecordBatch.from_arrays(arrays, schema=ROWS)
-        if self.at_end:
-            self.at_end()
-
-
-def replace(table, ids, at_end=None, **which):
-    which = part(**which)
-    return table.replace(ROWS, which, Batches(ids, which, at_end))
-
-
 def opened(table):
     return deltalake.DeltaTable(table.url, storage_options=table._options)
 
 
 def content(table):
     rows = opened(table).to_pyarrow_table().to_pylist()
-    return sorted((row["window_start"].month, row["model"], row["version"], row["id"]) for row in rows)
+    return in_order(rows)
 
 
 def beside(function):
@@ -86,44 +60,20 @@ def beside(function):
         return pool.submit(function).result()
 
 
-def any_order(table, writes, seed):
-    """Write parts in a random order, with failures and compactions between them, and compare with the newest of each."""
-    chance, newest = random.Random(seed), {}
-
-    def fail():
-        raise SpecError("The dataset is damaged.")
-
-    for _ in range(writes):
-        which = {
-            "month": chance.randint(1, 3), "version": chance.randint(1, 2),
-            "model": chance.choice(["it's", "It's", "x" * 200 + "a", "x" * 200 + "b"]),
-        }  # fmt: skip
-        ids = [chance.randrange(100) for _ in range(chance.randrange(5))]
-        if newest and chance.random() < 0.2:
-            opened(table).optimize.compact()
-        if chance.random() < 0.2:
-            with pytest.raises(SpecError, match="damaged"):
-                replace(table, ids, at_end=fail, **which)
-            continue
-        for _ in range(chance.choice([1, 1, 2])):
-            assert replace(table, ids, **which) == len(ids)
-        newest[which["month"], which["model"], which["version"]] = ids
-    assert content(table) == sorted((*key, number) for key, ids in newest.items() for number in ids)
-
-
 def test_the_table_is_the_union_of_the_newest_rows_of_each_part(table):
-    any_order(table, 60, seed=1)
+    any_order(table, content, 60, seed=1, compact=lambda: opened(table).optimize.compact())
 
 
 def test_the_same_in_s3(in_s3):
     url, options = in_s3
-    any_order(DeltaTable(f"{url}/any_order", options), 8, seed=2)
+    table = DeltaTable(f"{url}/any_order", options)
+    any_order(table, content, 8, seed=2, compact=lambda: opened(table).optimize.compact())
 
 
 def test_tasks_that_write_at_the_same_time(in_s3):
     url, options = in_s3
     both = DeltaTable(f"{url}/same_time", options)
-    # Also the creation of the table is a race. Each part is written by two tasks.
+    # The tasks also compete to create the table. Each part is written by two tasks.
     with ThreadPoolExecutor(4) as pool:
         written = list(pool.map(lambda number: replace(both, [1, 2], month=1 + number // 2), range(6)))
     assert written == [2] * 6

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timezone
@@ -16,14 +15,15 @@ import pytest
 
 from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import SpecError, TableError, TableUnavailableError
-from airflow_mlops.data.iceberg import table as iceberg
-from airflow_mlops.data.iceberg.catalog import properties
-from airflow_mlops.data.iceberg.table import IcebergTable
+from airflow_mlops.data.tables.iceberg import table as iceberg
+from airflow_mlops.data.tables.iceberg.catalog import properties
+from airflow_mlops.data.tables.iceberg.table import IcebergTable
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score import step as score
 from airflow_mlops.stages.score.spec import ScoreSpec
 from tests.support import object_stores
 from tests.support.deployed import flights, promote, scoring_set
+from tests.support.lake_tables import any_order, in_order, replace
 
 pyiceberg_catalog = pytest.importorskip("pyiceberg.catalog")
 schemas = pytest.importorskip("pyiceberg.schema")
@@ -32,7 +32,6 @@ SqlCatalog = pytest.importorskip("pyiceberg.catalog.sql").SqlCatalog
 CommitFailedException = pytest.importorskip("pyiceberg.exceptions").CommitFailedException
 
 UTC = pa.timestamp("us", "UTC")
-ROWS = pa.schema([("id", pa.int64()), ("window_start", UTC), ("model", pa.string()), ("version", pa.int64())])
 SECRET = "geheim-4711"
 
 
@@ -58,38 +57,13 @@ def table(catalog):
     return IcebergTable("sales.predictions", "lake", catalog)
 
 
-def part(month=4, model="delays", version=1):
-    return {"window_start": datetime(2013, month, 1, tzinfo=timezone.utc), "model": model, "version": version}
-
-
-class Batches:
-    """Rows of a part. Each iteration starts again, and calls ``at_end`` at its end."""
-
-    def __init__(self, ids, part, at_end=None):
-        self.ids, self.part, self.at_end = ids, part, at_end
-
-    def __iter__(self):
-        for start in range(0, len(self.ids), 2):
-            some = self.ids[start : start + 2]
-            columns = [some, *([value] * len(some) for value in self.part.values())]
-            arrays = [pa.array(column, field.type) for column, field in zip(columns, ROWS, strict=True)]
-            yield pa.RecordBatch.from_arrays(arrays, schema=ROWS)
-        if self.at_end:
-            self.at_end()
-
-
-def replace(table, ids, at_end=None, **which):
-    which = part(**which)
-    return table.replace(ROWS, which, Batches(ids, which, at_end))
-
-
 def opened(table):
     return table._load_catalog().load_table(table.name)
 
 
 def content(table):
     rows = opened(table).scan().to_arrow().to_pylist()
-    return sorted((row["window_start"].month, row["model"], row["version"], row["id"]) for row in rows)
+    return in_order(rows)
 
 
 def own(table, *fields, **settings):
@@ -99,25 +73,7 @@ def own(table, *fields, **settings):
 
 
 def test_the_table_is_the_union_of_the_newest_rows_of_each_part(table):
-    chance, newest = random.Random(1), {}
-
-    def fail():
-        raise SpecError("The dataset is damaged.")
-
-    for _ in range(25):
-        which = {
-            "month": chance.randint(1, 3), "version": chance.randint(1, 2),
-            "model": chance.choice(["it's", "It's", "x" * 200 + "a", "x" * 200 + "b"]),
-        }  # fmt: skip
-        ids = [chance.randrange(100) for _ in range(chance.randrange(5))]
-        if chance.random() < 0.2:
-            with pytest.raises(SpecError, match="damaged"):
-                replace(table, ids, at_end=fail, **which)
-            continue
-        for _ in range(chance.choice([1, 1, 2])):
-            assert replace(table, ids, **which) == len(ids)
-        newest[which["month"], which["model"], which["version"]] = ids
-    assert content(table) == sorted((*key, number) for key, ids in newest.items() for number in ids)
+    any_order(table, content, 25, seed=1)
 
 
 def test_rows_of_other_parts_in_the_same_file_are_kept(table):
@@ -130,7 +86,7 @@ def test_rows_of_other_parts_in_the_same_file_are_kept(table):
 
 
 def test_tasks_that_write_at_the_same_time(table):
-    # Also the creation of the table is a race. Each part is written by two tasks.
+    # The tasks also compete to create the table. Each part is written by two tasks.
     with ThreadPoolExecutor(4) as pool:
         written = list(pool.map(lambda number: replace(table, [1, 2], month=1 + number // 2), range(6)))
     assert written == [2] * 6

@@ -11,7 +11,8 @@ from airflow_mlops.stages.runner import run_call
 from tests.support import object_stores
 from tests.support.lifecycle import MONTHS, Lifecycle
 
-# Here, the second month takes 130. `python -m benchmarks.store` counts the third month, which docs/reliability.md names.
+# Here, the second month takes 130 requests. `python -m benchmarks.store` counts the requests of the third month, which
+# docs/reliability.md states.
 LIMIT = 132
 
 

@@ -30,7 +30,7 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture
 def store(url: str, request: pytest.FixtureRequest) -> ArtifactStore:
-    """A store of its own for each test."""
+    """A separate store for each test."""
     return ArtifactStore(f"{url}/{abs(hash(request.node.nodeid))}")
 
 
@@ -69,7 +69,7 @@ def test_nothing_is_below_a_file(store):
 
 def test_files_of_other_processes_are_seen(store):
     other = ArtifactStore(store.url)
-    # A filesystem of its own, as in another process.
+    # A separate filesystem object, as in another process.
     other.fs = type(store.fs)(**{**store.fs.storage_options, "skip_instance_cache": True})
     store.write_bytes("seen/1", b"")
     assert store.keys("seen") == ["seen/1"]
@@ -103,7 +103,7 @@ def test_one_of_many_writers_creates_a_file(store):
 
 
 def close(file: HashingFile) -> None:
-    """Close the file of a client library, as it does itself when Python frees it. This would complete a file on Azure."""
+    """Close a client library's file, as Python does when it frees the file. On Azure, this would complete the file."""
     if (opened := getattr(file._file, "upload", file._file)) is not None:
         opened.close()
 

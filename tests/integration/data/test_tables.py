@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from airflow_mlops.core.connections import ConnectionInfo, sqlalchemy_url
 from airflow_mlops.core.errors import SourceError, SpecError, TableError, TableUnavailableError
-from airflow_mlops.data.databases.tables import AlchemyTable, PostgresTable, open_table
+from airflow_mlops.data.tables.database import AlchemyTable, PostgresTable, open_table
 from tests.support.mariadb import PASSWORD, mariadb  # noqa: F401 - a fixture
 from tests.support.postgres import postgres  # noqa: F401 - a fixture
 
@@ -63,7 +63,7 @@ def database(request, tmp_path, monkeypatch):
         )  # fmt: skip
         found = Database("postgresql", ConnectionInfo.of("bi", **server.connection()))
         if request.param != "postgres":
-            monkeypatch.setattr("airflow_mlops.data.databases.tables.find_spec", lambda name: None)
+            monkeypatch.setattr("airflow_mlops.data.tables.database.find_spec", lambda name: None)
             monkeypatch.setitem(sys.modules, "adbc_driver_postgresql", None)
         assert isinstance(found.table(), PostgresTable if request.param == "postgres" else AlchemyTable)
     yield found

@@ -413,7 +413,7 @@ def test_a_task_succeeds_if_its_lineage_cannot_be_determined(emitted):
 
 
 def test_credentials_in_a_url_are_not_emitted(emitted):
-    # That no event contains the secret is asserted where the DAGs are run.
+    # The fixture that runs the DAGs checks that no event contains the secret.
     states, events, _ = emitted
     assert states["remote"] == "failed"
     (event,) = [event for event in events if event["eventType"] == "FAIL" and event["job"]["name"] == "remote.rows"]

@@ -36,7 +36,8 @@ with DAG("numbers", schedule=PartitionedAtRuntime(), catchup=False):
     )
 """
 
-# Started by the asset, for its partition. Writes a page, links to it, and says what the scheduler had imported for it.
+# The asset starts this DAG for its partition. The task writes a page, links to it, and returns whether the scheduler
+# had preloaded a module.
 REPORT = """
 import sys
 LOADED = "preloaded_for_test" in sys.modules
@@ -90,7 +91,8 @@ def results(airflow: LiveAirflow) -> list[Path]:
 
 
 def test_a_task_leaves_its_result_its_dataset_and_its_asset_event(airflow: LiveAirflow, april: str, report: str):
-    # Airflow 3.3.2 answers 500 here while a run that the event started has not begun: hence ``report``.
+    # Airflow 3.3.2 answers with status 500 until the run that the event started has begun. The fixture ``report`` waits
+    # for its end.
     result = airflow.xcom("numbers", april, "ingest")
     assert result["dataset"]["rows"] == 2
     assert list((airflow.home / "artifacts").rglob(f"manifests/{result['dataset']['id']}.json"))

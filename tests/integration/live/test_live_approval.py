@@ -87,7 +87,7 @@ def dags(airflow: LiveAirflow) -> Path:
 
 
 class Model:
-    """A model with three versions, the first of them champion, and what is found about the second."""
+    """A model with three versions, of which the first is champion, and a verdict on the second version."""
 
     def __init__(self, airflow: LiveAirflow, client, folder: Path) -> None:
         self.airflow, self.client, self.name = airflow, client, f"delays_{uuid.uuid4().hex[:8]}"

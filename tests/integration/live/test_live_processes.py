@@ -179,7 +179,7 @@ def test_a_deferred_task_goes_on_with_the_call_it_began_with(airflow, tmp_path):
     (tmp_path / "go").touch()
     airflow.wait_for_success("deferred", run_id)
     assert ingested(airflow, "deferred", run_id) == [str(folder / "first.csv")]
-    # A cleared task begins anew.
+    # A cleared task starts again from the beginning.
     (tmp_path / "go").unlink()
     airflow.clear("deferred", run_id, "ingest")
     airflow.until_deferred("deferred", run_id, "ingest")

@@ -79,7 +79,7 @@ def dags(airflow: LiveAirflow, store: ArtifactStore) -> None:
 
 
 def start(airflow: LiveAirflow, model: str, window: str, partition_key: str | None = None) -> tuple[str, str]:
-    """Start a check in the DAG whose name the model's name begins with; the DAG and the run."""
+    """Start a check in the DAG for models with this name, and return the ids of the DAG and the run."""
     dag = "monitor_plain" if model.startswith("plain") else "monitor_keyed"
     key = partition_key if dag == "monitor_keyed" else None
     return dag, airflow.trigger(dag, {"model": model, "window": window}, key)

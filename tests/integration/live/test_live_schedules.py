@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 PAGE = (Path(__file__).parents[3] / "docs" / "schedules.md").read_text()
 BLOCKS = re.findall(r"^( *)```(\w+)\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)
 TODAY = datetime.now(timezone.utc).date()
-# Two days are due by catchup, if no midnight passes while the tests run.
+# Catchup creates the runs of two days, unless the tests run past midnight.
 START = TODAY - timedelta(days=2)
 FIRST = TODAY - timedelta(days=40)
 
@@ -45,7 +45,8 @@ def dags(airflow: LiveAirflow, shop: Path) -> None:
     airflow.connect("shop", conn_type="sqlite", host=str(shop))
     start = f"start_date=datetime({START.year}, {START.month}, {START.day})"
     blocks = [block for _, language, block in BLOCKS if language == "python"]
-    # Airflow forgets the events of an asset for a DAG that it does not know yet, so the DAG that waits for one comes first.
+    # An asset event does not reach a DAG that Airflow has not parsed yet, so the DAG that waits for the event is
+    # written first.
     blocks.sort(key=lambda block: "orders_profile" not in block)
     for number, block in enumerate(blocks):
         block = block.replace("start_date=datetime(2024, 1, 1)", start)

@@ -135,12 +135,12 @@ def test_watchers_start_dags_once_for_each_event_also_when_the_triggerer_dies(
     publish(store, "2013-05", "retrain")
     client.set_registered_model_alias(ledger.model, "champion", "3")
     airflow.start("triggerer")
-    airflow.until(lambda: "2013-05" in remembered(airflow), "what came meanwhile is fired", timeout=600)
+    airflow.until(lambda: "2013-05" in remembered(airflow), "what came in the meantime is fired", timeout=600)
     airflow.until(lambda: len(airflow.runs("watching")) > 1, "it starts the DAG")
     airflow.until(lambda: len(airflow.runs("moved")) > 1, "the move starts the DAG", timeout=600)
     assert told(airflow, "watching") == ["2013-04", "2013-05"]
     assert told(airflow, "moved") == [1, 3]
-    # The runs, which need the task, have ended. Remove the watcher, because each check takes CPU time of MLflow's server.
+    # The runs have ended. Remove the watcher now, because each of its checks takes CPU time of MLflow's server.
     (airflow.dags / "moved.py").write_text(
         'from airflow.sdk import DAG, Asset\nDAG("moved", schedule=[Asset("moved")])\n'
     )

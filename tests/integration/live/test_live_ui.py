@@ -195,7 +195,7 @@ def test_pages_are_readable_in_both_colour_modes_on_wide_and_narrow_screens(
 ) -> None:
     run_id = quote(airflow.runs("ui_promote")[0]["dag_run_id"])
     task = f"/dags/ui_promote/runs/{run_id}/tasks"
-    # Each page with the texts that it must show; what is planted is shown as it is.
+    # Each page, with the texts that it must show. Planted markup is shown as text.
     pages = [
         (f"/plugin/mlops?q={model.name}", model.name, PLANTED),
         (page(model.name, "timeline"), "Report of 2013-12", PLANTED),

@@ -15,7 +15,7 @@ from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.gates.evidence import Evidence, Measurement
 from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.operators.approval import answer_page, request_text
-from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
+from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult, Verdict
 
 PARSER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 

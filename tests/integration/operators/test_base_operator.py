@@ -1,4 +1,4 @@
-"""What all operators have in common: results by reference, retries that repeat nothing, clear failures."""
+"""What all operators share: results are references, retries do not repeat finished work, and errors are clear."""
 
 from __future__ import annotations
 

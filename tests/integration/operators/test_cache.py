@@ -266,6 +266,7 @@ def test_only_the_series_of_tries_after_a_clear_is_computed_anew():
         store = SimpleNamespace(get=states.get, set=states.__setitem__)
         return _series({"ti": ti, "dag_run": run, "task": task, "task_state_store": store})
 
-    # A first try, its retry, another task of the run is cleared, this task is cleared, and its retry.
+    # The tries are: the first try, its retry, a try after another task of the run was cleared, a try after this task
+    # was cleared, and its retry.
     tries = [(1, 1, 0), (1, 2, 0), (1, 2, 1), (3, 3, 2), (3, 4, 2)]
     assert [series(*item).is_cleared for item in tries] == [False, False, False, True, True]

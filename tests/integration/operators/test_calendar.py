@@ -67,9 +67,9 @@ def window(context: dict[str, Any], text: str | None = None, period: str | None 
         ("0 0 1 * *", None, "2024-03-01", "2024-03[Europe/Berlin]"),
         ("0 0 * * MON", None, "2024-03-25", "2024-W13[Europe/Berlin]"),
         ("0 * * * *", None, "2024-03-31T01:00", "2024-03-31T01[Europe/Berlin]"),
-        # A partition that begins at three is a day from three to three.
+        # A daily partition that begins at three o'clock ends at three o'clock of the next day.
         ("0 3 * * *", None, "2024-06-01", "2024-06-01T01:00:00Z/2024-06-02T01:00:00Z[Europe/Berlin]"),
-        # The form of the key says the length, even if the cron expression fires later.
+        # The form of the key determines the length, even if the cron expression fires later.
         ("0 3 1 * *", "%Y-%m", "2024-03-01", "2024-03[Europe/Berlin]"),
         ("0 3 * * *", "%Y-%m-%d", "2024-03-31", "2024-03-31[Europe/Berlin]"),
         ("0 6 * * MON-FRI", "%Y-%m-%d", "2024-03-29", "2024-03-29[Europe/Berlin]"),

@@ -35,7 +35,7 @@ def test_the_decision_is_shown_for_each_task_instance(run_dag, tmp_path):
     (tmp_path / "rows.csv").write_text("n\n1\n2\n")
     outcome = run_dag(DAG.format(file=tmp_path / "rows.csv"))
     assert outcome.state == "success", outcome.states()
-    # What a step returns is not rendered.
+    # The text that a step returns is not rendered as a template.
     text = "kept 2 rows, {{ 1 + 1 }}"
     assert outcome.shown("nothing") is None
     assert outcome.shown("one") == text

@@ -64,7 +64,7 @@ def test_hyperparameters_from_the_trigger_form(run_dag, client, shop):
 
 
 PAGES = ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
-# What the pages leave to the reader, by the name that they give it.
+# Objects that the pages use without defining them, by name.
 NAMES = {
     "gpu": lambda: Pod(image="registry.example/runner:cuda", gpus=1),
     "GPU_IMAGE": lambda: "registry.example/runner:cuda",

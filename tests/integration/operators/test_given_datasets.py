@@ -53,7 +53,7 @@ def test_mapped_outputs_and_names_are_datasets(run_dag, tmp_path):
     for index, rows in enumerate((31, 28)):
         assert found.xcom("each", map_index=index)["summary"].startswith(f"Profiled {rows} rows")
     states = found.states()
-    # A retry corrects neither a gap nor a missing partition key.
+    # A gap or a missing partition key fails the task without a retry.
     assert (states["gap"], states["key"]) == ("failed", "failed")
 
 

@@ -152,7 +152,7 @@ with DAG("rendered", params={{"signature": "s3cr-signature-4711", "password": "s
 
 
 def test_rendered_fields_show_no_credentials_of_urls(address, run_dag):
-    """Airflow masks the passwords of connections, but knows nothing of a secret in a URL."""
+    """Airflow masks the passwords of connections, but does not recognise a secret in a URL."""
     run = run_dag(RENDERED.format(address=address))
     assert run.states() == {"rows": "success"}
     shown = run.rendered("rows")

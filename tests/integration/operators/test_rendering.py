@@ -25,7 +25,7 @@ from airflow_mlops.operators import (
 from airflow_mlops.sensors import ModelHealthSensor
 from airflow_mlops.trainers import Float, Search, SklearnTrainer
 
-# As Airflow passes them: a Param has the type of the trigger form, a Variable is text.
+# The values are as Airflow passes them: a Param has the type of the trigger form, and a Variable is text.
 CONTEXT: dict[str, Any] = {
     "params": {"n": 50, "rate": 0.5, "flag": True, "none": None, "columns": ["age", "plan"], "words": "l2"},
     "var": {
@@ -242,7 +242,7 @@ def test_the_empty_data_interval_of_a_plain_cron_is_an_error_that_says_what_to_w
     point = {"data_interval_start": end, "data_interval_end": end}
     with pytest.raises(AirflowFailException, match="window=: the data interval of this run is empty"):
         rendered(IngestOperator, name="n", files="x", context=point, **parameters)
-    # A point in time is no interval.
+    # A point in time is not an interval.
     end_only = rendered(IngestOperator, name="n", files="x", window="{{ data_interval_end | ds }}", context=point)
     assert end_only.window == "2024-03-05"
 

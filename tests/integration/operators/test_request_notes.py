@@ -28,7 +28,7 @@ def event(window: str, minutes: float = 60, runs: int = 0) -> Any:
         ([{"window": "2024-04"}], "2024-04"),
         # The scheduler may not have started the run yet.
         ([{"window": "2024-04", "minutes": 1}], None),
-        # The last request decides. The plugin sends it twice, and one of both events starts the run.
+        # Only the last request counts. The plugin sends it twice, and one of the two events starts the run.
         ([{"window": "2024-05"}, {"window": "2024-04", "runs": 1}], "2024-05"),
         ([{"window": "2024-05", "runs": 1}, {"window": "2024-05"}, {"window": "2024-04"}], None),
         # Events of others have no request.

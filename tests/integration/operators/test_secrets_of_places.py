@@ -120,7 +120,7 @@ PLACES: dict[str, Any] = {
 
 
 def pod(**further: Any) -> Pod:
-    """A pod with a template of what is not secret in each field that is free text."""
+    """A pod in which each free-text field contains a template without a secret."""
     return Pod(**{
         "image": "i", "env": {"SERVER": "{{ conn.planted.host }}"}, "env_from": ["connections"],
         "secrets": {"AIRFLOW_CONN_PLANTED": "s/planted"}, "labels": {"l": "{{ conn.planted.conn_type }}"},
@@ -148,7 +148,7 @@ class RecordedError(Exception):
 
 @pytest.fixture
 def left(monkeypatch, tmp_path):
-    """What tasks leave: a name and a value of each thing that was handed over."""
+    """The data that tasks passed on, as pairs of name and value."""
     from airflow._shared.secrets_masker import secrets_masker as of_core
     from airflow.sdk._shared.secrets_masker import secrets_masker as of_tasks
 
@@ -183,7 +183,7 @@ def left(monkeypatch, tmp_path):
         "airflow_mlops.stages.runner.run_call",
         lambda call, connections, executors: keep("call", call.model_dump_json()),
     )
-    # There is no cluster in which an endpoint could be looked for.
+    # No cluster exists in which the task could look up the endpoint.
     monkeypatch.setattr("airflow_mlops.compute.kubernetes.serving.removal.find", lambda *args: None)
     started = SimpleNamespace(**{**vars(subprocess), "Popen": lambda command, env, **kwargs: keep("process", command)})
     monkeypatch.setattr("airflow_mlops.compute.process.subprocess", started)

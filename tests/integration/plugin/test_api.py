@@ -9,7 +9,7 @@ import pytest
 
 from tests.integration.plugin.conftest import client
 from tests.support import reports
-from tests.unit.overview.test_index import promote, score, version
+from tests.support.models import promote, score, version
 
 if TYPE_CHECKING:
     from fastapi.testclient import TestClient
@@ -135,7 +135,7 @@ def test_drift_is_ranked_and_shows_the_distributions_of_a_cell(app: Any, store: 
 
 
 def test_versions_without_mlflow_are_those_of_the_ledger(app: Any, store: ArtifactStore) -> None:
-    from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Refit
+    from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult, Refit
 
     gates = [
         GateResult(
@@ -183,7 +183,7 @@ def test_a_model_that_was_deleted_in_mlflow_is_shown_from_the_ledger(
     assert ([one["version"] for one in before["versions"]], before["problems"]) == ([1], [])
     assert before["versions"][0]["card"].endswith(f"/#/experiments/0/runs/{run}/artifacts/evaluation/model_card.html")
     assert before["versions"][0]["steps"] == ["evaluate", "train"]
-    # What the steps used is added up, but for the peak memory.
+    # The resources that the steps used are added up, except the peak memory.
     total = {key: value if key == "peak_memory_mb" else 2 * value for key, value in used.items()}
     assert before["versions"][0]["usage"] == {**total, "gpu_seconds": None, "rows": None}
     mlflow.delete_registered_model(name)
@@ -296,7 +296,7 @@ def test_the_progress_of_a_training_is_what_its_run_has_so_far(
     assert found["curves"] == [{"metric": "train_loss", "points": [[0, 0.7], [1, 0.5], [2, None]]}]
     assert (found["status"], found["run_url"]) == ("RUNNING", f"{mlflow_connection}/#/runs/{network}")
     assert (progress("network", 0).json()["status"], progress("network", 0).json()["curves"]) == ("FINISHED", [])
-    # Each of many mapped tasks has its own run, however many are newer.
+    # Each mapped task shows its own run, even if many newer runs exist.
     for index in range(2, 103):
         run("network", str(index))
     assert progress("network", 1).json()["run_url"].endswith(network)
@@ -306,7 +306,7 @@ def test_the_progress_of_a_training_is_what_its_run_has_so_far(
         tags = {"mlflow.parentRunId": search, "mlops.trial": str(number)}
         trial = mlflow.create_run(experiment, tags={**tags, **({"mlops.state": state} if state != "running" else {})})
         mlflow.log_param(trial.info.run_id, "depth", number)
-    # A run that the user's own code has nested is no trial.
+    # A nested run that the user's code created is not a trial.
     mlflow.create_run(experiment, tags={"mlflow.parentRunId": search})
     mlflow.create_run(experiment, tags={"mlflow.parentRunId": other})
     assert progress("network", 0).json()["trials"] == []
@@ -324,7 +324,7 @@ def test_data_has_the_windows_and_the_way_to_the_predictions(app: Any, store: Ar
 
     from airflow_mlops.core.windows import Window
     from airflow_mlops.data.datasets import DatasetWriter
-    from airflow_mlops.data.prediction_log import slot
+    from airflow_mlops.data.predictions.log import slot
     from airflow_mlops.registry.ledger import Origin
 
     def write(name: str, window: str | None, rows: int, **more: Any) -> Any:
@@ -454,7 +454,7 @@ def test_no_answer_may_be_kept_by_a_proxy(app: Any, store: ArtifactStore) -> Non
         ("viewer", "api/models/nothing", 404, "private, no-store"),
         ("viewer", report, 200, "private, no-cache"),
         ("viewer", "artifacts/reports/nobody/2013-01.html", 404, "private, no-store"),
-        # The bundle holds no data, and each answer is checked with the server.
+        # The bundle contains no data, and the browser revalidates each response of the API with the server.
         (None, "static/models.js", 200, "no-cache"),
     ):
         answer = client(app, role).get(f"/mlops/{path}")

@@ -14,7 +14,7 @@ from airflow_mlops.registry.ledger import Entry, Ledger
 from airflow_mlops.registry.requests import answer, read_answer, recorded_requests
 from tests.integration.plugin.conftest import client
 from tests.support import reports
-from tests.unit.overview.test_index import promote
+from tests.support.models import promote
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -122,7 +122,7 @@ def test_a_request_leaves_an_entry_and_sends_the_event_of_the_policy(
         assert event.extra["request"] == entry.requested.model_dump(mode="json")
     request = user.get(f"{API}/{model}").json()["request"]
     assert (request["state"], request["by"]) == ("open", "grace")
-    # The same request again sends its event again, and leaves no other entry.
+    # If the same request is made again, its event is sent again, and no second entry is written.
     assert user.post(f"{API}/{model}/retrain", json={"reason": "Snow <b>."}).status_code == 200
     assert len(entries(store, model)) == 3
     assert len(events(model)) == 4
@@ -175,7 +175,7 @@ def test_a_watched_window_is_acknowledged_once(app: Any, store: ArtifactStore, m
     for found in (user.get(f"{API}/{model}").json(), *user.get(API).json()["models"]):
         said = found["monitoring"]["acknowledged"]
         assert (said["by"], said["note"]) == ("grace", "It snowed.")
-    # It neither moves the champion nor changes what later decisions are based on.
+    # The acknowledgement does not change the champion or the facts for later decisions.
     assert user.get(f"{API}/{model}").json()["champion"]["version"] == 2
     reports.publish(store, "2013-05", "watch", model=model)
     assert user.post(f"{API}/{model}/acknowledge", json=body).status_code == 409
@@ -245,7 +245,7 @@ def client_of_mlflow(client: MlflowClient) -> MlflowClient:
 @pytest.fixture
 def versions(client_of_mlflow: MlflowClient, store: ArtifactStore, app: Any) -> list[ModelVersionRef]:
     """Two versions in MLflow, of which the second was promoted after the first."""
-    from airflow_mlops.registry.verdict import CandidateVerdict, Verdict
+    from airflow_mlops.registry.records.verdict import CandidateVerdict, Verdict
     from airflow_mlops.stages.context import StepContext
     from airflow_mlops.stages.promote import step
     from airflow_mlops.stages.promote.spec import PromoteSpec

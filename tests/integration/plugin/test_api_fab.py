@@ -24,7 +24,7 @@ _PROBE = """
     from fastapi.testclient import TestClient
     from airflow.utils.db import upgradedb
     from tests.support import reports
-    from tests.unit.overview.test_index import promote, publish_drift, version
+    from tests.support.models import promote, publish_drift, version
     from airflow_mlops.overview import candidates
     from airflow_mlops.data.store import ArtifactStore
     from airflow_mlops.settings import default_store

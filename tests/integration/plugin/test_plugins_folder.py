@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 
-# The plugins manager of Airflow's components, and that of task processes.
+# Airflow's components and task processes have different plugins managers.
 PROBE = """
 import json, logging, sys
 from airflow import plugins_manager

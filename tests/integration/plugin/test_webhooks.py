@@ -129,7 +129,7 @@ def test_an_event_that_an_earlier_request_lost_is_created_by_the_next(
     client.set_registered_model_alias(model, "champion", "2")
     with monkeypatch.context() as broken:
         broken.setattr(webhooks.server, "emit_champion", unavailable)
-        # MLflow is to try again.
+        # MLflow must send the request again.
         assert send(model).status_code == 503
     assert (len(entries(store, model)), events(model)) == (2, [])
     for _ in range(2):

@@ -69,5 +69,5 @@ def test_a_name_that_mlflow_cannot_search_for_is_refused_with_this_reason(regist
     ):
         with pytest.raises(RegistryError, match="^MLflow cannot search for .* cannot express text with both ' and \""):
             search()
-    # Other models can still be listed.
+    # This model does not prevent the listing of other models.
     list(trainings.find(client, store))

@@ -81,7 +81,7 @@ def watcher(store, model, state=None, **options):
 
 
 async def watching(trigger, *acts):
-    """Let the trigger look after each act, and return the payloads of its events."""
+    """Let the trigger check after each action, and return the payloads of its events."""
     found, look, remaining, done = [], trigger._look, [*acts], asyncio.Event()
 
     async def looking():
@@ -352,7 +352,7 @@ def test_an_unfinished_promotion_of_a_deleted_version_does_not_count(client, sto
 
 
 def test_a_second_move_after_the_entry_stays(client, store, promoted):
-    """A crash leaves the tags of an entry unset. What completes them does not move the alias."""
+    """A crash leaves the tags of an entry unset. A later task sets the tags and does not move the alias."""
     v1, _, v3 = promoted
     ledger = Ledger(store, v1.model)
     monkey = pytest.MonkeyPatch()
@@ -414,7 +414,7 @@ def test_a_rollback_after_a_move_by_hand_restores_the_version_before(client, sto
         assert (result.champion, result.replaced, champion(client, v1.model)) == (v2, after, v2)
     assert result.summary.startswith(f"Rolled {v1.model} back from no champion to v2")
     assert champion_before(verify(client, ledger), v2) == v1
-    # v3 never passed the gates. It was champion, so a person may name it.
+    # v3 never passed the gates, but a person may name it because it was champion.
     assert back(store, v1.model, "named", to_version=3).champion == v3
 
 

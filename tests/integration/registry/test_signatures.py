@@ -96,7 +96,7 @@ def scored(store, model, dataset):
 
 
 def edit(store, ledger, seq, **changes):
-    """Write an entry anew, as everybody who may write to the store can."""
+    """Overwrite an entry, as anyone with write access to the store can."""
     path = f"{ledger.folder}/{seq:08d}.json"
     content = json.loads(store.read_bytes(path))
     store.write_bytes(path, json.dumps({**content, **changes}).encode())
@@ -110,11 +110,11 @@ def test_a_signed_champion_scores_and_a_forged_promotion_does_not(
     monkeypatch.setenv(VERIFYING_VARIABLE, str(keys[1]))
     assert scored(store, first.model, dataset) > 0
     ledger = Ledger(store, first.model)
-    # Whoever may write to MLflow and to the store can promote, but cannot sign.
+    # A person with write access to MLflow and to the store can write a promotion, but cannot sign it.
     promoted()
     with pytest.raises(ModelCorruptError, match=r"00000002\.json of the ledger has no signature"):
         scored(store, first.model, dataset)
-    # The signature of another entry does not help.
+    # The signature of another entry is not valid for this entry.
     edit(store, ledger, 2, signature=ledger.entries()[0].signature)
     with pytest.raises(
         ModelCorruptError, match=r"00000002\.json of the ledger was signed with another key, or changed"
@@ -284,7 +284,7 @@ def test_a_canary_answers_only_with_a_signed_rollout_and_its_share(
         download()
     rollout = CanarySpec(model=champion.model, version=v2.version, shares=[0.05, 0.2])
     assert canary.run(rollout, step(store)).state == "started"
-    # Whoever may write to MLflow can set another share, or another file.
+    # A person with write access to MLflow can set another share or replace a file.
     assert share("0.9") == "0.05"
     file = download() / "model.onnx"
     file.write_bytes(b"changed")

@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.registry import canary_counts
 from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.versions import by_alias
@@ -77,7 +77,7 @@ def wait_for(condition) -> None:
 
 def test_entities_keep_their_version_and_failures_are_shown_counted_and_end_the_canary(client, store, model, tmp_path):
     began = datetime.now(timezone.utc)
-    # The share in MLflow counts, and not that of the option.
+    # The server uses the share in MLflow instead of the share of its option.
     options = ("--canary", "canary", "--canary-share", "0.9", "--canary-key", "flight")
     with served(model, tmp_path / "spool", *options) as server:
         spec = CanarySpec(model=model.model, version="challenger", shares=[0.3])
@@ -121,7 +121,7 @@ def test_entities_keep_their_version_and_failures_are_shown_counted_and_end_the_
             # Requests that name the canary are not part of its share, and their failures do not withdraw it.
             canary = f"{server.url}/v2/models/{model.model}/versions/2/predict"
             assert {ask(theirs[0], wind=7.0, path=canary).status_code for _ in range(10)} == {500}
-            # No other version answers in its place.
+            # If the canary fails to answer a request, no other version answers it.
             failures = [ask(theirs[0], wind=7.0) for _ in range(10)]
             assert {answer.status_code for answer in failures} == {500}
             assert all("v2" in answer.json()["error"] for answer in failures)

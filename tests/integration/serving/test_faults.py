@@ -236,7 +236,7 @@ def test_idle_connections_do_not_keep_others_from_being_answered(server):
 
 def test_twenty_champions_in_a_row_fail_no_request(server, champions):
     deadline = time.monotonic() + 60
-    # The first change is noticed by the server itself, the others by the process that follows the champion.
+    # The server itself notices the first change. The process that follows the champion notices the later changes.
     while children(server, "follow"):
         assert time.monotonic() < deadline
         time.sleep(0.2)
@@ -254,7 +254,7 @@ def test_twenty_champions_in_a_row_fail_no_request(server, champions):
     try:
         for _ in range(10):
             until(server, champions.add())
-            # And back to a version that is not loaded any more.
+            # The champion changes back to a version that is no longer loaded.
             until(server, champions.move(1))
     finally:
         stop.set()

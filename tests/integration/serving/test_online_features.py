@@ -149,7 +149,7 @@ def test_the_online_lookup_finds_what_the_point_in_time_join_finds(online_repo):
     assert found.schema == offline.schema
     for ref in wanted.refs:
         assert found[ref].equals(offline[ref]), ref
-        # The comparison is not trivial: some values are null, and others are not.
+        # The comparison covers null and other values.
         assert 0 < found[ref].null_count < len(found[ref]), ref
     # A month later, more values are older than the time to live.
     later = online.look_up(store, wanted, asked, NOW + timedelta(days=30))
@@ -178,7 +178,7 @@ def served(repo: Path, mlflow_server: str, tmp_path_factory: pytest.TempPathFact
     """A server of a model whose training set was built with a feature service, and the rows that were joined."""
     folder = tmp_path_factory.mktemp("served")
     store = ArtifactStore((folder / "store").as_uri())
-    # Every number exists in one or two places.
+    # Each number occurs with one or two places.
     asked = entities(200, seed=2).drop_columns(["from", "to"])
     asked = asked.append_column("weight", pa.array(np.random.default_rng(0).normal(size=asked.num_rows)))
     events = asked.append_column("time", pa.array([NOW] * asked.num_rows, pa.timestamp("us", "UTC")))

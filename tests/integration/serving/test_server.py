@@ -29,8 +29,8 @@ from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import DeploymentError, SchemaError
 from airflow_mlops.core.references import DatasetRef, ModelVersionRef
 from airflow_mlops.data.datasets import Dataset, open_dataset
-from airflow_mlops.data.prediction_log import PredictionLog
-from airflow_mlops.data.privacy import Pseudonymizer
+from airflow_mlops.data.predictions.log import PredictionLog
+from airflow_mlops.data.predictions.privacy import Pseudonymizer
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry import versions as models
 from airflow_mlops.registry.versions import download

@@ -13,7 +13,7 @@ import requests
 
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.serving.merge import merge
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import step as evaluate
@@ -66,7 +66,7 @@ def test_the_shadow_is_logged_apart_and_decides_with_the_labels(client, store, m
         wait_for(lambda: metric(server, "mlops_serve_shadow_rows_total") == 600)
         assert metric(server, "mlops_serve_shadow_dropped_rows_total") == 0
         assert metric(server, "mlops_serve_shadow_failed_rows_total") == 0
-    # All was written before the server ended.
+    # All predictions were written before the server ended.
     later = datetime.now(timezone.utc) + timedelta(days=1)
     merge(store, model.model, f"{model.model}_predictions", later)
     merge(store, model.model, f"{model.model}_shadow_predictions", later, apart="shadow")

@@ -91,7 +91,7 @@ def test_a_canary_is_widened_and_promoted_with_each_step_in_the_ledger(client, s
     widened = do("c")
     assert (widened.state, widened.share, widened.promoted) == ("widened", 0.5, False)
     assert share(client, model) == "0.5"
-    # A retry decides nothing new, and labels are counted once.
+    # A retry makes no new decision, and each label is counted once.
     assert do("c") == widened
     assert do("d").state == "waiting"
     answer(0.3)
@@ -124,7 +124,7 @@ def test_a_canary_that_does_worse_is_withdrawn_and_not_started_again(client, sto
     again = do("c")
     assert (again.state, again.ledger_url) == ("idle", None)
     assert "has ended with entry 2" in again.reason
-    # Another version has a chance of its own.
+    # The withdrawal of one version does not affect the canary of another version.
     client.set_registered_model_alias(model.name, "challenger", "3")
     assert do("d").state == "started"
     assert by_alias(client, model.name, "canary") == model.versions[2]
@@ -148,7 +148,7 @@ def test_a_canary_that_fails_requests_of_all_servers_together_is_withdrawn_witho
     assert do("c").state == "widened"
     *_, gate = Ledger(store, model.name).entries()[-1].candidates[0].gates
     assert (gate.measured, gate.rows, gate.passed) == (3 / 200, 200, True)
-    # The file of a server is replaced, and the servers are added up.
+    # A new file of a server replaces its old file. The counts of all servers are added up.
     count("one", 4)
     count("two", 7)
     found = do("d")
@@ -171,7 +171,7 @@ def test_servers_withdraw_a_canary_for_all_once(client, store, model, do):
 
 def test_what_a_crashed_task_left_is_completed_and_a_new_champion_begins_again(client, store, model, do, answer):
     do("a")
-    # As after a crash between the entry and MLflow.
+    # The state is the same as after a crash between the ledger entry and the change in MLflow.
     client.delete_registered_model_alias(model.name, "canary")
     client.delete_model_version_tag(model.name, "2", canaries.SHARE_TAG)
     assert do("b").state == "waiting"
@@ -180,7 +180,7 @@ def test_what_a_crashed_task_left_is_completed_and_a_new_champion_begins_again(c
     again = do("c")
     assert again.state == "started"
     assert "is no longer the champion" in again.reason
-    # Another task promotes it: then it is no canary any more, even after a rollback.
+    # If another task promotes the version, it is no longer a canary, even after a rollback.
     answer(0.3, champion=3)
     passed = do("passed", shares=[0.1], promote=False)
     assert passed.state == "passed"

@@ -25,7 +25,7 @@ from tests.support.mariadb import MariaDB, mariadb  # noqa: F401 - a fixture
 from tests.support.postgres import Postgres, postgres  # noqa: F401 - a fixture
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT count(*) AS n FROM c"
-# Blocks before the first row, and after some rows were read and written.
+# The query blocks before the first row, or after some rows were read and written.
 AT_ONCE = "SELECT pg_sleep(600)::text AS s"
 LATER = "SELECT g, repeat('x', 100) AS s, CASE WHEN g = 200000 THEN pg_sleep(600)::text END AS z FROM generate_series(1, 300000) g"
 # `%s` is a name, because other tests use the same server.

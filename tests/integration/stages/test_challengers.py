@@ -91,7 +91,7 @@ def training_set(
     store: ArtifactStore, times: pa.DataType | None = None, until: int = 3, details: dict[str, Any] | None = None
 ) -> DatasetRef:
     data = pa.concat_tables([flights(month, seed=month) for month in range(1, until + 1)])
-    # As BuildTrainingSetOperator writes it; JoinLabelsOperator writes booleans.
+    # BuildTrainingSetOperator writes the label in this form. JoinLabelsOperator writes booleans.
     late = pa.array((data["arr_delay"].to_numpy() > 15).astype(np.int64))
     data = data.drop_columns(["arr_delay"]).append_column("late", late)
     if times is not None:
@@ -222,7 +222,8 @@ def test_challengers_of_a_champion_with_decaying_weights_have_these_weights(clie
     without, with_weights = (report(store, champion, "2013-04").challenger for champion in (plain, decaying))
     assert without is not None
     assert with_weights is not None
-    # With weights, half of the window outweighs the three months before it. The challenger of the window alone is unchanged.
+    # With the weights, half of the window counts more than the three months before it. The challenger that is trained
+    # on the window alone does not change.
     assert with_weights.challengers[0].value > without.challengers[0].value + 0.1
     assert with_weights.challengers[2].value == pytest.approx(without.challengers[2].value, abs=1e-6)
 
@@ -252,7 +253,7 @@ def test_the_level_of_earlier_windows_is_a_standard(client, store, check):
     known = report(store, champion, "2013-07").performance.recent
     assert (known.version, known.windows) == (champion.version, 3)
     assert known.low < 0 < known.high
-    # Only June begins within 40 days before July, and a level needs three windows.
+    # Only June begins within the 40 days before July, but a level needs three windows.
     check(champion, "2013-07", flights(7, seed=7), **settings | {"best_recent": "P40D"})
     assert report(store, champion, "2013-07").performance.recent is None
 
@@ -404,7 +405,7 @@ def test_a_backtest_of_the_stored_windows_shows_what_the_policy_would_have_done(
     (replayed,) = [item for item in found.strategies if item.strategy == "policy"]
     assert [step.helped for step in replayed.steps] == [None, None, True, None]
     assert found.fits > 0
-    # Of a window in which most predictions have no label yet, no more is known than in monitoring.
+    # If most predictions of a window have no label yet, the backtest knows only the labels that monitoring knew.
     june = Window.model_validate("2013-06")
     (before,) = datasets_inside(store, f"{champion.model}_outcomes", june)
     table = before.table(None)

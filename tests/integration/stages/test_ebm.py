@@ -60,7 +60,7 @@ def test_the_model_is_stored_without_pickle_and_loads_in_every_way(task, client,
     }  # fmt: skip
     assert "interpret-core==" in (folder / "requirements.txt").read_text()
     model = OnnxModel.load(folder)
-    # Tails that were not in training, and missing values of either kind.
+    # The rows contain values beyond the range of the training, and missing numbers and texts.
     table = flights(500, task, seed=9)
     seen, found = frame(table, model.contract.features), model.predict(table)
     uri = f"models:/{result.candidate.model}/{result.candidate.version}"

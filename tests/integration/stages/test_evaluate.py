@@ -85,7 +85,7 @@ def test_the_champion_is_measured_on_the_same_rows(client, context, make):
     assert verdict.winner is None
     assert not verdict.for_candidate(worse).passed
     assert "required: above 0)" in verdict.reason
-    # The champion itself, measured again, is no better than itself, and no worse.
+    # If the champion is also a candidate, it is neither better nor worse than itself.
     again = judge(context, champion, worse).verdict
     assert again.winner is None
     assert again.for_candidate(champion).gates[1].improvement == 0
@@ -105,7 +105,7 @@ def test_a_version_remembers_from_how_many_models_it_was_selected(client, contex
     assert (compared(weak), compared(good)) == (2, 2)
     client.set_registered_model_alias(champion.model, "champion", str(champion.version))
     judge(context, champion, weak, good)
-    # Three candidates, and the champion once more. What is known about the champion stays.
+    # The candidates are three new versions and the champion. The recorded facts about the champion do not change.
     assert (compared(champion), compared(weak), compared(good)) == (1, 4, 4)
     # An evaluation on other rows does not select by the metrics at training, so the number of compared models stays.
     other = training_set(context.store, name="other")
@@ -175,7 +175,7 @@ def test_every_kind_of_gate_judges_a_registered_model(client, context, make, tmp
         assert json.load(kept)["candidates"][0]["gates"][1]["slices"] == [
             item.model_dump(mode="json") for item in found[1].slices
         ]
-    # With the roles exchanged, the model that uses the wind is refused by each gate that forbids this.
+    # If the roles are exchanged, each gate that forbids the use of the wind refuses the model that uses it.
     client.set_registered_model_alias(champion.model, "champion", str(good.version))
     refused = judge(context, champion, gates=gates).verdict.for_candidate(champion)
     assert [item.passed for item in refused.gates] == [False, False, True, True, False, False, True, True, True]
@@ -211,14 +211,14 @@ def test_of_candidates_that_differ_by_at_most_one_standard_error_the_first_in_th
     value = {ref: first.for_candidate(ref).metrics["roc_auc"] for ref in (one, other)}
     better = max(value, key=value.__getitem__)
     assert value[one] != value[other]
-    # Only the verdict in which the best value lost says so.
+    # Only a verdict whose winner does not have the best value mentions the better candidate.
     for verdict in (first, second):
         assert ("standard error" in verdict.reason) == (verdict.winner != better)
 
 
 def test_the_metric_that_decides_can_be_chosen(context, make):
     dataset = training_set(context.store)
-    # Doubled weights: the same order of scores, but overconfident probabilities.
+    # With doubled weights, the order of the scores is the same, but the probabilities are overconfident.
     sure, honest = make(dataset, (4, 0)), make(dataset, GOOD)
     assert judge(context, sure, honest).verdict.winner == sure
     assert judge(context, sure, honest, metric="log_loss").verdict.winner == honest
@@ -374,7 +374,7 @@ def test_clusters_widen_the_bounds_of_gates(client, context, make):
     client.set_registered_model_alias(champion.model, "champion", str(champion.version))
     gates = [{"metric": "roc_auc", "better_than_champion_by": 0}]
     assert judge(context, better, gates=gates, groups="flight").verdict.winner == better
-    # All rows are one cluster, which proves nothing.
+    # All rows belong to one cluster, so there is no confidence bound.
     assert judge(context, better, gates=gates, groups="customer").verdict.winner is None
     with pytest.raises(SpecError, match="'shop', which is not a column"):
         judge(context, better, gates=gates, groups="shop")

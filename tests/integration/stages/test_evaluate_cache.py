@@ -1,4 +1,4 @@
-"""With the cache, an evaluation runs again exactly if a verdict, or what is recorded with it, could be another one."""
+"""With the cache, an evaluation runs again only if its verdict or the data recorded with the verdict could differ."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import explanation
 from airflow_mlops.registry import signatures
 from airflow_mlops.registry.integrity import card_hashes
-from airflow_mlops.registry.received import VERSION_TAG
+from airflow_mlops.registry.records.received import VERSION_TAG
 from airflow_mlops.stages.evaluate import measurement
 from tests.integration.stages.test_evaluate_live import World as LiveWorld
 from tests.support.cached import run_step
@@ -157,7 +157,7 @@ def another_set_to_score(world):
 METRIC = "def right(y_true, y_pred):\n    return 1.0 * float((y_true == y_pred).mean())\n"
 
 
-# The last one cannot be undone by another evaluation, which reads its own copy of the files.
+# Another evaluation does not repair the last change, because it reads its own copy of the files.
 CHANGES = (
     other_champion,
     no_champion,

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-import torch
 import xgboost
 import yaml
 from mlflow.models import infer_signature
@@ -313,6 +312,9 @@ def test_the_declared_positive_class_and_a_tuned_threshold_hold_for_a_foreign_mo
 
 
 def test_a_torch_network(context, log):
+    # Each test process collects this module, and importing the library takes seconds.
+    import torch
+
     network = torch.nn.Sequential(torch.nn.Linear(2, 1), torch.nn.Sigmoid())
     with torch.no_grad():
         network[0].weight[:] = torch.tensor([[2.0, 0.1]])
@@ -386,7 +388,7 @@ def test_a_classifier_without_probabilities_fails_gates_on_probabilities(client,
     assert [gate.passed for gate in found.gates] == [True, False, False, False]
     for fact in (f"{model} v1", "without probabilities", "log_loss", "f1, precision, recall, accuracy"):
         assert fact in found.gates[1].explanation
-    # Judged by its predicted labels, it can win and become champion.
+    # The model is measured by its predicted labels, so it can win and become champion.
     behaviour = {"behaviour": "direction", "feature": "distance", "direction": "increasing"}
     gates = [{"metric": "accuracy", "min": 0.6}, behaviour]
     verdict = judge(context, made, dataset=dataset, metric="accuracy", gates=gates).verdict

@@ -46,7 +46,7 @@ class World:
         self.context = StepContext(store=store)
 
     def rows(self, number=2_000):
-        """Rows that nobody was trained on."""
+        """Rows on which no version was trained."""
         data = held_out(self.task, number, seed=7)
         return data.set_column(0, "flight", pa.array(np.arange(10_000, 10_000 + number)))
 
@@ -128,14 +128,15 @@ def verdict_ref(verdict):
 
 def test_only_labelled_rows_that_both_have_predicted_once_count(world, store):
     data = world.rows(1_000)
-    # The champion has not seen the last 100 rows, and the challenger not the first 50. The order differs.
+    # The champion did not predict the last 100 rows, and the challenger did not predict the first 50. The order of the
+    # rows differs.
     both = pa.concat_tables([data.slice(0, 900), data.slice(200, 10)])
     shuffled = data.slice(50).take(pa.array(np.random.default_rng(0).permutation(950)))
     no_labels = data.slice(300)
     acted_on = world.outcomes(both)
     shadow = world.outcomes(shuffled, labels=no_labels, alias="challenger")
     verdict = world.judge(acted_on, shadow, gates=[{"metric": "roc_auc", "min": 0.5}]).verdict
-    # Of the rows 50 to 899, ten are in the champion's predictions twice, and 240 others have no label.
+    # Ten of the rows 50 to 899 are in the champion's predictions twice, and 240 other rows have no label.
     assert verdict.live.model_dump() == {"rows": 600, "unpaired": 150, "repeated": 10, "unlabelled": 240}
     found = open_dataset(store, verdict_ref(verdict)).table()
     assert sorted(found["flight"].to_pylist()) == list(range(10_300, 10_900))

@@ -64,7 +64,7 @@ def test_a_window_is_fresh_when_every_view_has_all_of_it(repo, caplog):
     assert "'first' is materialized until 2013-04-11T00:00:00+00:00, but the window ends" in caplog.text
     assert "; 'second' is" in caplog.text
     assert check(repo, window="2013-04-01..2013-04-10").materialized_until["first"] == april(1, 10)[1]
-    # The end of the month without its middle is not the month.
+    # If only the end of the month is materialized, the month is not fresh.
     materialize(repo, *april(21, 30))
     assert check(repo, window="2013-04") is None
     materialize(repo, *april(11, 20), ["first"])
@@ -121,7 +121,7 @@ HOURS = st.lists(st.tuples(st.integers(-3, 12), st.integers(1, 5)), max_size=8)
 
 @given(hours=HOURS)
 def test_a_window_is_covered_up_to_its_first_missing_hour(hours):
-    """Hour by hour the same as by intervals; an interval ends a microsecond before the next begins, as ours do."""
+    """The result by hours equals the result by intervals. An interval ends a microsecond before the next one begins."""
     done = {hour for first, count in hours for hour in range(first, first + count)}
     expected = next(hour for hour in range(20) if hour not in done)
     hour = timedelta(hours=1)

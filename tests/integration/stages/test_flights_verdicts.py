@@ -136,7 +136,8 @@ def test_the_year_has_few_watches_and_a_broken_feature_raises_one_at_once(exampl
     decisions = [result.decision for result in results.values()]
     assert decisions.count("watch") <= 3, results
     assert decisions.count("healthy") >= 2
-    # Challengers decide in every month after the first, with the labels and the training sets that the steps write.
+    # In every month after the first, challengers are compared, based on the labels and the training sets that the steps
+    # wrote.
     assert [year.report(key).challenger is not None for key in results] == [False] + [True] * 11
     # On half of the flights, retraining after every month reaches a mean ROC AUC of 0.704 from May on, with twice as many
     # trees (benchmarks.retraining). January trains the first model.

@@ -13,7 +13,7 @@ import pytest
 from airflow_mlops.core.base import parse
 from airflow_mlops.data.datasets import open_dataset
 from airflow_mlops.policy.findings import Report
-from airflow_mlops.registry.verdict import Verdict
+from airflow_mlops.registry.records.verdict import Verdict
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import step as evaluate
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec

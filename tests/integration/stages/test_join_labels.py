@@ -104,7 +104,7 @@ def test_a_label_that_is_delivered_twice_is_one_label(store):
     labels(store, flight=[1, 2], arr_delay=[20.0, None], window="2013-04")
     labels(store, flight=[1, 2, 1], arr_delay=[20.0, 3.0, 20.0], window="2013-05")
     result = join(store, made, {"name": "flights"})
-    # A label that was null at first was not known then.
+    # A label that was null at first did not count as known.
     assert joined(store, result)["label"] == [True, False, None]
     assert (result.rows, result.repeated) == (3, 2)
     assert "Several rows of flights match 2 predictions" in result.summary
@@ -127,7 +127,7 @@ def test_the_latest_version_of_a_corrected_label_is_joined(kind, store):
     result = join(store, made, corrected, labels_version="version", labels_timestamp="seen")
     found = joined(store, result)
     assert found["label"] == [True, True, False]
-    # The label was known when the joined version came, or the earliest of its equal rows.
+    # The label became known with the joined version, or with the earliest row with the same label.
     assert [at.day for at in found["label_at"]] == [1, 3, 5]
     withdrawn = labels(store, flight=[1, 1], arr_delay=[20.0, None], version=[1, 2])
     assert joined(store, join(store, made, withdrawn, labels_version="version"))["label"] == [None, None, None]
@@ -325,7 +325,7 @@ def test_text_orders_labels_by_time_in_any_form(store, earlier, later):
 
 def test_text_that_is_no_time_never_selects_a_label(store):
     made = predictions(store, flight=[1])
-    # As text, September would come after October.
+    # If the times were compared as text, September would come after October.
     several = labels(store, flight=[1, 1], arr_delay=[0.0, 20.0], at=["9/30/2024", "10/2/2024"])
     with pytest.raises(SchemaError, match="'at' of dataset 'flights' .*'9/30/2024' in row 1"):
         join(store, made, several, labels_timestamp="at")

@@ -132,7 +132,7 @@ def test_another_key_for_hashes_fails_as_without_the_cache(store, monkeypatch):
         monkeypatch.setenv("AIRFLOW_CONN_HASHES", json.dumps({"conn_type": "generic", "password": letter * 32}))
 
     from airflow_mlops.core.connections import from_environment
-    from airflow_mlops.data.privacy import Privacy
+    from airflow_mlops.data.predictions.privacy import Privacy
 
     with_key("a")
     privacy = Privacy.of(["flight"], [], "hashes", from_environment)

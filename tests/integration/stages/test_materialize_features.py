@@ -92,7 +92,7 @@ def test_a_repository_made_by_feast_init_works_unchanged(drivers, store):
     newest = rows[rows.driver_id == 1001].sort_values(["event_timestamp", "created"]).avg_daily_trips.iloc[-1]
     assert online(drivers, driver_id=1001) == newest
     assert {path: path.read_bytes() for path in before} == before
-    # Its modules have names that another repository uses as well.
+    # The modules of this repository have the same names as modules of another repository.
     assert not {"feature_definitions", "test_workflow"} & (set(sys.modules) - modules)
     assert sys.path == path
 
@@ -264,7 +264,7 @@ def test_datasets_can_be_published_in_any_order_and_repeatedly(flights, store, t
     assert result.summary.startswith(
         "Published 1 row as weather, published 1 row as planes, materialized planes, weather"
     )
-    # Whole numbers in one month, fractions in another: the view declares what they are.
+    # One month has whole numbers and another has fractions. The type that the view declares is used for both.
     replay(store, flights, "2013-01", 20, planes=snapshot)
     assert published(tmp_path) == [
         "20130101T000000Z-20130201T000000Z.parquet",
@@ -273,11 +273,11 @@ def test_datasets_can_be_published_in_any_order_and_repeatedly(flights, store, t
     tables = [pq.read_table(tmp_path / "home" / "feast" / "sources" / "weather" / file) for file in published(tmp_path)]
     assert [table["temp"].to_pylist() for table in tables] == [[20.0], [30.5]]
     assert tables[0].schema.field("time_hour").type == pa.timestamp("us", "UTC")
-    # The older month came later, and did not set the online store back.
+    # The older month was materialized last, but the online store keeps the newer values.
     assert online(flights, "weather:temp", origin="EWR") == 30.5
     assert online(flights, "planes:seats", tailnum="N1") == 100
     assert online(flights, "planes:plane_year", tailnum="N1") == 2000
-    # The same again changes nothing, other data replaces its window.
+    # Publishing the same data again changes nothing. Other data replaces its window.
     again = replay(store, flights, "2013-02", 30.5, key="results/2.json", planes=snapshot)
     assert again.published == {}
     changed = replay(store, flights, "2013-02", 31.5, key="results/3.json", planes=planes_source(store, N1=101))
@@ -307,7 +307,7 @@ def test_days_that_replace_a_month_replace_its_published_rows(flights, store, tm
     for day in days[:-1]:
         weather(("EWR", f"{day}T12:00:00Z", int(day[-2:])), window=day, store=store)
     sources = {"weather": {"name": "weather", "window": "2013-02"}}
-    # A part of the month is still that of the month, so its rows would be published twice.
+    # The file of the month still contains the rows of this part, so they would be published twice.
     with pytest.raises(SchemaError, match="replace only a part of dataset 'weather' of the window 2013-02: 2013-02-28"):
         materialize(store, flights, "2013-02", key="results/part.json", sources=sources)
     with pytest.raises(FeatureStoreError, match="'weather' has the rows of 2013-02 in .* only a part"):
@@ -316,7 +316,7 @@ def test_days_that_replace_a_month_replace_its_published_rows(flights, store, tm
     assert published(tmp_path) == ["20130201T000000Z-20130301T000000Z.parquet"]
     weather(("EWR", "2013-02-28T12:00:00Z", 28), window=days[-1], store=store)
 
-    # A task that fails before the file of the month is deleted does so when it is retried.
+    # If a task fails before it deletes the file of the month, its retry deletes the file.
     with monkeypatch.context() as broken:
         broken.setattr(SourceFolder, "remove", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
@@ -434,7 +434,7 @@ def test_two_concurrent_tasks_keep_each_others_changes(drivers, store):
     for task in tasks:
         _, said = task.communicate(timeout=180)
         assert task.returncode == 0, said
-    # Feast rewrites the whole registry for every chunk: without the lock, one task loses chunks of the other.
+    # Feast rewrites the whole registry for every chunk. Without the lock, one task would overwrite chunks of the other.
     assert [len(intervals(drivers, view)) for view in views] == [31, 31]
 
 

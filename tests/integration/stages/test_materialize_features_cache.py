@@ -1,4 +1,4 @@
-"""Materialization with the cache: Feast is asked again unless its files are exactly those that the earlier task left."""
+"""Materialization with the cache: Feast runs again unless all of its files are as the earlier task left them."""
 
 from __future__ import annotations
 

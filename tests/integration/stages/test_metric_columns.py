@@ -65,7 +65,7 @@ def test_costs_in_a_column_from_the_search_to_monitoring(client, store, tmp_path
     assert made.metrics[NAME] == pytest.approx(mean_cost(test, found))
     assert found.contract.threshold < 0.5
     assert "column 'amount'" in found.contract.threshold_choice.rule
-    # The threshold that knows the costs is better than 0.5.
+    # The threshold that was chosen by the costs is better than 0.5.
     assert made.metrics[NAME] < plain.metrics[NAME]
 
     gates = [

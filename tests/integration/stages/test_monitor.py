@@ -37,10 +37,11 @@ def champion(client, store, tmp_path):
     return promote(client, tmp_path, store, f"delays_{uuid.uuid4().hex[:8]}")
 
 
-def outcomes(store, champion, window: str, data: pa.Table, known: slice = slice(None)) -> DatasetRef:
+def outcomes(store, champion, window: str, data: pa.Table, known: slice = slice(None), **details) -> DatasetRef:
     """Score ``data`` and join the labels of the rows ``known``."""
     context = StepContext(store=store)
-    made = score.run(ScoreSpec(model=champion.model, dataset=scoring_set(store, data, window)), context).dataset
+    rows = scoring_set(store, data, window, **details)
+    made = score.run(ScoreSpec(model=champion.model, dataset=rows), context).dataset
     labels = data.select(["flight", "arr_delay"]).take(pa.array(np.arange(data.num_rows)[known]))
     spec = {
         "predictions": made, "labels": write(store, "flights", labels, window), "on": ["flight"],
@@ -85,7 +86,7 @@ def test_a_window_like_training_is_healthy_and_has_a_report(store, champion):
     assert not any(drift.drifted for drift in (*report.features, report.prediction))
     assert report.prediction.adjusted_p_value > 0.05
     assert report.age_days == 30
-    # XCom holds the numbers; the data of the plots stay in the store.
+    # XCom contains the numbers. The data of the plots are only in the artifact store.
     assert len(result.model_dump_json()) < 2_000
 
 
@@ -104,6 +105,50 @@ def test_the_rate_of_positives_is_that_of_the_predictions_and_is_compared_with_t
     later = watch(store, champion, outcomes(store, champion, "2013-05", flights(seed=3, shift=1.0)))
     assert later.metrics["positive_rate_reference"] == rate.reference
     assert later.metrics["positive_rate_low"] > rate.high
+
+
+def test_fairness_is_that_of_the_gates_and_a_significant_difference_is_reported(store, champion):
+    metrics = pytest.importorskip("fairlearn.metrics")
+    rows = flights(seed=2)
+    # One of the two hubs has longer flights, and therefore more positive predictions.
+    hub = np.where(rows["distance"].to_numpy() + np.random.default_rng(0).normal(size=2_000) > 0, "EWR", "JFK")
+    dataset = outcomes(store, champion, "2013-04", rows.append_column("hub", pa.array(hub)), keys=["flight", "hub"])
+    parity = {"fairness": "demographic_parity", "sensitive": "hub", "max_difference": 0.1}
+    odds = {**parity, "fairness": "equalized_odds", "max_difference": 0.9}
+    result = watch(store, champion, dataset, fairness=[parity, odds])
+    made = open_dataset(store, dataset).table(columns=["label", "score", "hub"]).to_pandas()
+    given = {"sensitive_features": made["hub"]}
+    truth, predicted = made["label"].astype(bool), made["score"] >= 0.5
+    shares, odds_found = stored(store, champion, "2013-04").fairness
+    assert shares.value == pytest.approx(metrics.demographic_parity_difference(truth, predicted, **given))
+    assert odds_found.value == pytest.approx(metrics.equalized_odds_difference(truth, predicted, **given))
+    assert 0.1 < shares.low < shares.value < shares.high < shares.low + 0.1
+    assert (shares.least.name, shares.most.name) == ("hub = JFK", "hub = EWR")
+    assert shares.least.rows + shares.most.rows == 2_000
+    assert odds_found.low < odds_found.value < odds_found.high < 0.9
+    assert result.metrics["demographic_parity_over_hub_low"] == shares.low
+    # Only the difference whose whole interval is above the limit is a reason to look.
+    assert result.decision == "watch"
+    assert result.headline.startswith(f"The demographic parity difference over hub is {number(shares.value)}")
+    assert not any("equalized odds" in detail for detail in result.details)
+    page = store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
+    assert "Demographic parity over hub" in page
+    assert "Equalized odds over hub" in page
+    allowed = watch(store, champion, dataset, fairness=[{**parity, "max_difference": 0.5}])
+    assert allowed.decision == "healthy", allowed.reason
+
+
+def test_fairness_without_labels_or_without_its_column(store, champion):
+    rows = flights(seed=2)
+    rows = rows.append_column("hub", pa.array(["EWR", "JFK"] * 1_000))
+    dataset = outcomes(store, champion, "2013-04", rows, slice(50), keys=["flight", "hub"])
+    rule = {"fairness": "equalized_odds", "sensitive": "hub", "max_difference": 0.5}
+    watch(store, champion, dataset, fairness=[rule])
+    report = stored(store, champion, "2013-04")
+    assert report.fairness == []
+    assert any(note.startswith("The equalized odds difference over hub was not measured") for note in report.notes)
+    with pytest.raises(SpecError, match="sensitive='sex', which is not a column of the predictions"):
+        watch(store, champion, dataset, fairness=[{**rule, "sensitive": "sex"}])
 
 
 def test_drift_without_worse_performance_is_healthy_and_told(store, champion):
@@ -126,7 +171,7 @@ def test_a_model_that_got_worse_is_retrained_and_the_report_remembers_earlier_wi
     page = store.read_bytes(f"reports/{champion.model}/2013-05.html").decode()
     assert "2013-04: roc_auc" in page
     assert "2013-05: roc_auc" in page
-    # A second check of a window uses only earlier windows, and replaces its report.
+    # A second check of a window uses only earlier windows, and replaces the report of the first check.
     watch(store, champion, {"name": f"{champion.model}_outcomes", "window": "2013-04"})
     assert "2013-05: roc_auc" not in store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
     assert len(store.keys(f"reports/{champion.model}")) == 4
@@ -250,7 +295,7 @@ def test_predictions_without_labels_are_watched_for_drift_alone(store, champion)
 
 def test_without_labels_performance_is_estimated_from_the_scores(store, champion):
     data = flights(seed=2)
-    # No model can separate flights that are all alike.
+    # The distances of these flights are more alike, so any model separates the flights less well.
     alike = data.set_column(
         data.schema.get_field_index("distance"), "distance", pa.array(data["distance"].to_numpy() * 0.3)
     )
@@ -340,7 +385,7 @@ def test_performance_is_not_judged_within_the_grace_period(store, champion):
     made = outcomes(store, champion, "2013-04", flights(seed=3, noise=8))
     result = watch(store, champion, made, grace="100000D")
     assert result.decision == "healthy"
-    assert result.headline.startswith("Healthy by the estimate")
+    assert result.headline.startswith("Estimated ")
     assert "100,000 days after its end" in result.reason
     assert "Estimated ROC AUC" in result.reason
     assert stored(store, champion, "2013-04").performance is not None
@@ -442,7 +487,7 @@ def test_drift_of_important_features_retrains_if_the_policy_enables_it(store, ch
     assert watch(store, champion, moved).decision == "healthy"
     result = watch(store, champion, moved, retrain_on=["drift"])
     assert (result.decision, result.request.triggers) == ("retrain", ["drift"])
-    assert result.headline == "Features with 100% of importance drifted: distance"
+    assert result.headline == "Drifted features have 100% of the importance: distance"
     assert "distance 100% (100% together, 50% needed)" in result.reason
     data = flights(seed=3)
     wind = pa.array(data["wind"].to_numpy() + 1)

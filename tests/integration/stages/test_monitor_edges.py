@@ -250,7 +250,7 @@ THREE = np.where(np.arange(1_000) < 3, np.inf, flights()["wind"].to_numpy())
             ["Feature wind has infinite values in 3 rows (none at training)"],
         ),
         (
-            # The model hardly uses the wind, so that a model without the wind is the remedy.
+            # The model hardly uses the wind, so retraining without the wind solves the problem.
             replaced(flights(), wind=np.full(1_000, -np.inf)), "retrain",
             ["to be checked first: score.", "every row has the value 0.", "wind has no values; a request leaves wind out"],
         ),

@@ -48,7 +48,7 @@ def page(store, report: Report) -> str:
 
 def test_winter_alarms_against_training_and_not_against_last_winter(store, champion):
     first = check(store, champion, "2013-12", SEASON, shift=1.0)
-    # No window was checked a year ago, and the training data have no winter.
+    # The window one year earlier was not checked, and the training data contain no winter.
     assert drifted(first) == {"distance", "score"}
     assert first.notes[0].startswith("Drift is measured against training, because 2012-12, the window 1 year earlier")
     assert first.reference.features == first.reference.scores == []

@@ -11,7 +11,7 @@ import pytest
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import SchemaError, SpecError, TrainingError
 from airflow_mlops.data.datasets import open_dataset
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.evaluate import step as evaluate
 from airflow_mlops.stages.evaluate.spec import EvaluateSpec

@@ -144,7 +144,7 @@ def test_gates_and_the_choice_of_the_winner(client, store, learn, tmp_path):
     sliced = next(item for name, item in results.items() if "slices" in name)
     assert {item.name for item in sliced.slices} >= {"carrier = AA", "carrier missing"}
     assert all(item.candidate is not None for item in sliced.slices)
-    # Turned around, the worse model is the better one.
+    # With the opposite direction of the metric, the worse model wins.
     turned = {"metric": COST, "greater_is_better": True}
     verdict = evaluate.run(
         EvaluateSpec(candidates=[stump], gates=[{**turned, "better_than_champion_by": 0.0}], **turned), context

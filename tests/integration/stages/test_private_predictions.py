@@ -119,7 +119,7 @@ def test_monitoring_reports_features_that_are_not_stored_and_measures_the_others
     assert note in store.read_bytes(f"reports/{champion.model}/2013-04.html").decode()
     assert report.performance is not None
     assert report.estimated is not None
-    # The note is also there while there are no labels.
+    # The report contains the note even if there are no labels yet.
     monitor.run(MonitorSpec(model=champion.model, dataset=made), StepContext(store=store))
     report = Report.model_validate(store.read_json(f"reports/{champion.model}/2013-04.json"))
     assert (report.performance, report.notes) == (None, [note])

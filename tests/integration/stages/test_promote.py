@@ -13,7 +13,7 @@ from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.ledger import Ledger
-from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
+from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult, Verdict
 from airflow_mlops.registry.versions import champion
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.promote import step as promote
@@ -255,7 +255,7 @@ def test_repeated_rollbacks_go_back_one_champion_at_a_time(client, store, versio
     assert champion(client, v1.model) == v1
     with pytest.raises(RegistryError, match=r" v1 .*`to_version`.*\(v2, v3\)"):
         back(store, v1.model, "f")
-    # Any former champion is a valid target, also a later one.
+    # Any former champion is a valid target, even one that was promoted later than the current champion.
     assert back(store, v1.model, "g", to_version=3).champion == v3
     entry = Ledger(store, v1.model).entries()[-1]
     assert (entry.decision, entry.replaced, entry.reason) == ("rolled_back", v1, "It was wrong about snow.")

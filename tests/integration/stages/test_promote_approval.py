@@ -12,7 +12,7 @@ import pytest
 from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.registry.ledger import Ledger
-from airflow_mlops.registry.verdict import CandidateVerdict, GateResult, Verdict
+from airflow_mlops.registry.records.verdict import CandidateVerdict, GateResult, Verdict
 from airflow_mlops.registry.versions import champion
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.promote import step as promote
@@ -268,7 +268,7 @@ def test_a_step_that_needs_approval_promotes_nothing_without_it(client, store, v
 
 
 def test_a_rejection_is_recorded_even_if_the_version_became_champion_otherwise(client, store, versions):
-    from airflow_mlops.registry.approval import ApprovalRecord
+    from airflow_mlops.registry.records.approval import ApprovalRecord
 
     v1, v2, _ = versions
     client.set_registered_model_alias(v1.model, "champion", "2")

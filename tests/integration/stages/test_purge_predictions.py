@@ -11,7 +11,7 @@ from airflow_mlops.core.calls import StepCall
 from airflow_mlops.core.errors import DatasetPurgedError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import find_datasets
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels

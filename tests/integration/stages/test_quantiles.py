@@ -56,7 +56,7 @@ def test_quantile_models_are_judged_by_their_own_loss_or_not_at_all(client, stor
 
     verdict = judged(upper, own).verdict
     assert verdict.metric == "pinball_a0.9"
-    # The small tree predicts the mean, so it is no baseline for a quantile.
+    # The small tree predicts the mean, so it is not a baseline for a quantile.
     assert "rmse" in verdict.tree_metrics
     assert not any(name.startswith(("pinball", "quantile")) for name in verdict.tree_metrics)
     assert "rmse" not in upper.summary

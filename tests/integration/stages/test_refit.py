@@ -43,7 +43,7 @@ from tests.support.months import write_months
 from tests.support.training import timed
 
 MONTHS = [f"2013-{number:02}" for number in range(1, 8)]
-# The relation between amount and label turns round in May.
+# In May, the relation between amount and label is reversed.
 SLOPES = [2, 2, 2, 2, -2, -2, -2]
 ROLLING = {"kind": "rolling", "length": "P2M"}
 EXPANDING = {"kind": "expanding", "since": "2013-01"}
@@ -108,11 +108,11 @@ def test_candidates_over_several_windows_are_judged_on_the_same_rows_and_the_gat
     rolling, expanding, decay = (chain.build(window) for window in (ROLLING, EXPANDING, DECAY))
     recent, everything, weighted = (chain.train(dataset) for dataset in (rolling, expanding, decay))
     verdict = chain.judge(recent, everything, weighted)
-    # After the change in May, what was learned before it is wrong.
+    # After the change in May, what a model learned before May is wrong.
     assert verdict.winner in (recent, weighted)
     auc = {item.candidate: item.metrics["roc_auc"] for item in verdict.candidates}
     assert auc[everything] < 0.4 < 0.8 < min(auc[recent], auc[weighted])
-    # All were measured on the rows that are held out from every training set.
+    # All candidates were measured on the rows that every training set holds out.
     held_out = [
         open_dataset(chain.store, ref).table("test")["order"].to_pylist() for ref in (rolling, expanding, decay)
     ]
@@ -140,10 +140,11 @@ def test_candidates_with_different_held_out_rows_are_refused(chain):
         SpecError, match="trained on different datasets, and the rows of their split parts 'test' differ"
     ):
         chain.judge(first, second)
-    # The larger training set holds out more rows, of which the smaller one trains on some.
+    # The larger training set holds out more rows. The smaller training set contains some of these rows in its part
+    # ``train``.
     with pytest.raises(SpecError, match=f"{first} was trained on"):
         chain.judge(first, second, dataset=expanding)
-    # The rows that the smaller one holds out are unknown to both.
+    # No model has seen the rows that the smaller training set holds out.
     assert chain.judge(first, second, dataset=rolling).winner == first
 
 
@@ -169,7 +170,7 @@ def test_the_winner_is_fitted_again_on_all_rows_and_promoted(client, chain):
         "same signature", "stable predictions", "roc_auc not worse on the held-out rows"
     ]  # fmt: skip
 
-    # The model is the one that all rows give.
+    # The model is equal to a model that is fitted to all rows.
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler

@@ -1,4 +1,4 @@
-"""With the cache, a winner is fitted again exactly if the refit, or what is recorded with it, could be another one.
+"""With the cache, a winner is fitted again only if the refit or the data recorded with the refit could differ.
 
 Most changes are made one after the other to one winner, because its training and evaluation cost more than a refit.
 """
@@ -289,13 +289,13 @@ def test_a_winner_is_fitted_again_if_an_input_or_the_record_has_changed(change, 
 
     first = world.fit(task("one"))
     if first["cached"] is None and change not in FINAL:
-        # The refit is the first one, or the one after a change that no refit repairs.
+        # The refit is either the first one, or follows a change that a refit does not repair.
         first = world.fit(task("again"))
         assert first["cached"]["run_id"] == task("one")
     undo = change(world, first)
     found = world.outcome(task("two"))
     assert found[0] is None
-    # The refit gives or raises what it gives or raises without the cache.
+    # With the cache, the refit returns the same result or raises the same error as without the cache.
     assert found == world.outcome(task("three"), cache=None)
     if undo is not None:
         undo()

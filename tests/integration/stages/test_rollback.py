@@ -217,7 +217,7 @@ def test_a_lost_event_is_sent_by_the_next_task_and_only_once(client, airflow_db,
     shared = ArtifactStore(os.environ["AIRFLOW__MLOPS__ARTIFACTS"])
     dataset = candidates.training_set(shared)
     v1, v2 = (candidates.register(client, tmp_path / str(n), dataset, (2, 0), model=model) for n in (1, 2))
-    # As if a task was killed after it had moved the alias and before Airflow registered the event.
+    # The state is the same as if the task was killed after it moved the alias and before Airflow registered the event.
     do(shared, verdict(v1, None), "killed")
     stale = verdict(v2, None).model_dump(mode="json")
     source = LOST.format(name=model, task=f"PromoteOperator(task_id='promote', verdict={stale!r})")

@@ -1,4 +1,4 @@
-"""With the cache, a window is scored again exactly if other predictions could be, or are, its current ones."""
+"""With the cache, a window is scored again only if its predictions could differ or are no longer the current ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from airflow_mlops.core.errors import DatasetPurgedError, ModelCorruptError, SpecError
 from airflow_mlops.data.datasets import find_datasets, in_slots, mark_purged, read_manifests
 from airflow_mlops.data.datasets.pointers import read, window_keys, withdraw
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.observability.samples import scored
 from airflow_mlops.overview import index, sections
 from airflow_mlops.registry import signatures
@@ -68,7 +68,8 @@ def test_an_unchanged_scoring_leaves_its_predictions_the_current_ones(world):
         any(item.metric.name == "mlops.score.rows_per_second" for item in scored(result)) for result in (first, second)
     ]
     assert speeds == [True, False]
-    # A window that a person withdrew, and a section of the index that is gone, are written again, as by a scoring.
+    # If a person withdrew the window, or a section of the index was deleted, the task writes it again, as a computed
+    # scoring does.
     (key,) = window_keys(world.store, first["dataset"]["name"])
     withdraw(world.store, first["dataset"]["name"], read(world.store, key), "wrong", "someone")
     world.store.delete(sections.key(world.model, "scoring", first["dataset"]["name"]))

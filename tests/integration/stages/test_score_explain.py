@@ -15,7 +15,7 @@ from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import ModelFormatError
 from airflow_mlops.data.columns import ATTRIBUTION_COLUMNS
 from airflow_mlops.data.datasets import open_dataset
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.registry import versions
 from airflow_mlops.registry.versions import download
@@ -64,7 +64,7 @@ def explained_online(client, store, model, data) -> Explained:
     """The attributions that the online server returns for the same rows."""
     ref = versions.champion(client, model)
     served = Served.load(ref, download(client, ref), store, ServeSpec(model=model, store=store.url, log=False))
-    # JSON has the same numbers, with fractions or without.
+    # The numbers in JSON are the same, with or without a decimal point.
     rows = served.columns.rows(json.loads(json.dumps(data.select(FEATURES).to_pylist())))
     explaining = Explaining(60)
     try:
@@ -107,7 +107,8 @@ def test_predictions_have_attributions_that_labels_and_monitoring_leave_alone(tr
     )  # fmt: skip
     joined = join_labels.run(both, StepContext(store=store)).dataset
     assert open_dataset(store, joined).table()["attributions"].null_count == plain.rows
-    # The last predictions have no attributions, but the joined dataset still says how the others were made.
+    # The last predictions have no attributions, but the joined dataset still records how the other attributions were
+    # computed.
     details = open_dataset(store, joined).manifest.details
     assert (details["attribution_scale"], details["attribution_method"]) == (online.scale, method)
     spec = MonitorSpec(model=model, dataset=joined, window="2013-04..2013-05")
@@ -157,7 +158,7 @@ def test_monitoring_compares_the_attributions_with_the_first_window_of_the_versi
     page = store.read_bytes(f"reports/{model}/2013-06.html").decode()
     assert "<h2>Attributions</h2>" in page
     assert "NDCG" in page
-    # Clusters are not compared with rows: the window becomes the reference.
+    # A sample of clusters is not compared with a sample of rows. The window becomes the new reference.
     replaced = check("2013-07", 10, {"groups": "flight"})
     assert replaced.attributions.effect is None
     (note,) = [note for note in replaced.notes if "attributions" in note]

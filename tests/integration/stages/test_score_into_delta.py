@@ -13,8 +13,8 @@ from airflow_mlops import __version__
 from airflow_mlops.core.calls import Provenance, StepCall
 from airflow_mlops.core.errors import SpecError, TableError
 from airflow_mlops.data.datasets import open_dataset
-from airflow_mlops.data.delta.table import DeltaTable
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
+from airflow_mlops.data.tables.delta.table import DeltaTable
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.runner import run_call
 from airflow_mlops.stages.score import scoring

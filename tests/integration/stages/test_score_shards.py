@@ -15,7 +15,7 @@ import pytest
 from airflow_mlops.core.calls import Provenance
 from airflow_mlops.core.errors import TableError
 from airflow_mlops.data.datasets import open_dataset
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.score import scoring

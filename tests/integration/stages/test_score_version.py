@@ -1,4 +1,4 @@
-"""Scoring with another version than the champion, in a real MLflow registry: its predictions stay apart."""
+"""Scoring with a version other than the champion, in a real MLflow registry: its predictions are stored separately."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from airflow_mlops.core.errors import RegistryError, SpecError
 from airflow_mlops.data.datasets import open_dataset
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.overview import index
 from airflow_mlops.policy.spec import Policy

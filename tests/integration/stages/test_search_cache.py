@@ -1,4 +1,4 @@
-"""With the cache, a search runs again exactly if its trials, or what is recorded with it, could be other ones."""
+"""With the cache, a search runs again only if its trials or the data recorded with the search could differ."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ def test_a_text_classifier_is_a_candidate_like_any_other(client, store, tmp_path
     with pytest.raises(ModelFormatError, match="explain=True needs a model with exact attributions"):
         score.run(ScoreSpec(model=model, dataset=rows, explain=True), context())
 
-    # Complaints of many words instead of the usual reviews.
+    # The texts are long complaints instead of the usual reviews.
     words = np.random.default_rng(0).choice(BAD, (500, 40))
     changed = pa.table({"flight": range(500), "review": [" ".join(row) for row in words]})
     window = write(store, "reviews", changed, "2013-05", details)

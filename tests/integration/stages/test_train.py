@@ -168,12 +168,12 @@ def test_a_training_that_gives_a_version_again_registers_none(client, store, lea
     assert again.candidate == first.candidate
     assert f"identical to {first.candidate}" in again.summary
     assert [version.version for version in versions(client, model)] == ["1"]
-    # The second training has a run of its own, with its metrics.
+    # The second training has a separate run with its own metrics.
     assert again.run_id != first.run_id
     run = client.get_run(again.run_id)
     assert (run.info.status, run.data.tags["mlops.identical_to"]) == ("FINISHED", "1")
     assert {name: run.data.metrics[name] for name in again.metrics} == pytest.approx(first.metrics)
-    # Each change of the model, or of the record of its origin, gives another version.
+    # Each change of the model, or of the facts recorded about its origin, gives a new version.
     others = [
         learn({**trainer, "params": {"max_iter": 11}}),
         learn({**trainer, "name": "boosted"}),
@@ -259,7 +259,7 @@ def test_a_retry_after_a_failure_continues_in_the_same_run(module, point, client
         real = getattr(module, point)
 
         def fail(*args, **kwargs):
-            # An interruption before the registration loses nothing of the run.
+            # If the training is interrupted before the registration, the run keeps everything that was logged.
             if point != "register":
                 real(*args, **kwargs)
             raise ConnectionError("the network went away")

@@ -24,7 +24,8 @@ from airflow_mlops.stages.train.spec import TrainSpec
 from airflow_mlops.trainers import TorchTrainer
 from tests.support.training import training_set
 
-# Seconds after which a node counts as hanging: far more than a node needs, because a loaded machine is no failure.
+# Seconds after which a node counts as hanging: far more than a node needs, because a slow run on a loaded machine is
+# not a failure.
 HANGS = 600
 
 

@@ -129,7 +129,7 @@ def look_up(store, features, events):
 
 
 def seen(rows, place, time, ttl):
-    """By hand: the newest row at or before the event, of equally new ones that created last, if it is young enough."""
+    """The expected row: the newest row up to the event that is within the TTL, and of ties the row created last."""
     candidates = [
         (at, -1 if created is None else created, position)
         for position, (row_place, at, created, _, _) in enumerate(rows)
@@ -146,7 +146,8 @@ RANDOM = settings(
     phases=[Phase.explicit, Phase.generate],
 )
 
-# Coarse, so that rows have equal times, and ages equal the time to live, or differ from it by a microsecond.
+# The times are coarse, so that some rows have equal times, and some ages equal the time to live or differ from it by a
+# microsecond.
 moments = st.builds(lambda n, shift: 30 * n * MINUTE + shift, st.integers(0, 20), st.sampled_from([0, 0, 0, -1, 1]))
 places = st.sampled_from(["EWR", "JFK", "LGA"])
 values = st.one_of(st.none(), st.integers(2**53, 2**53 + 9))
@@ -611,7 +612,7 @@ def test_the_content_of_features_changes_with_definitions_and_files_only(tmp_pat
 
 
 def test_a_function_that_feast_runs_from_its_pickle_counts_with_the_pickle(tmp_path):
-    # The source text alone cannot be run, because the rate is outside of it.
+    # The source text of the function cannot run alone, because the rate is defined outside of it.
     changed = DEFINITIONS.replace("inputs: pd.DataFrame)", "inputs: pd.DataFrame, rate=RATE)")
     found = []
     for rate in (2.0, 3.0):

@@ -272,7 +272,7 @@ def test_a_version_that_passed_needs_no_promotion_and_one_that_failed_or_was_not
         send(development, bad)
     received = send(development, good).candidate
     assert (received.model, champion(production.client, good.model)) == (good.model, None)
-    # The evidence of the source is none for a transfer from the target.
+    # The evidence of the source is not sufficient for another transfer from the target.
     spec = TransferSpec(
         model=received.model, version=1, target_conn_id="mlflow_default", target_model="far", mlflow=PRODUCTION
     )
@@ -302,7 +302,7 @@ def test_one_registered_model_or_one_ledger_for_two_registries_is_refused(
     ):
         with pytest.raises(SpecError, match=problem):
             send(development, ref, target_conn_id=name)
-    # Another name of the model makes one store enough.
+    # If the target model has another name, one artifact store is enough for both registries.
     other = f"production.{ref.model}"
     assert send(development, ref, target_conn_id="shared", target_model=other).candidate.model == other
 

@@ -120,7 +120,7 @@ def test_quarantine_separates_exactly_the_failing_rows_with_their_reasons(contex
     }
     assert bad.manifest.parents == [flights.id]
     assert valid.manifest.owner == "team"
-    # Monitoring reads this number, which is about the rows that the dataset lacks.
+    # Monitoring reads this number: the number of rows that the dataset lacks.
     assert valid.manifest.details["quarantined"] == 2
     assert "quarantined" not in bad.manifest.details
 
@@ -208,7 +208,7 @@ def test_several_windows_are_validated_as_one_table(context, quarter, form):
     assert [outcome.unexpected for outcome in result.outcomes] == [2, None]
     assert [outcome.success for outcome in result.outcomes] == [False, True]
     assert "1 of 2" in result.summary
-    # Downstream tasks take the list.
+    # Downstream tasks accept the list of datasets.
     again = run(
         ValidateSpec.model_validate({**spec, "dataset": {"dataset": result.model_dump(mode="json")["dataset"]}}),
         context,

@@ -46,7 +46,7 @@ EXPECTATIONS = [
     one("column_values_to_be_between", column="whole", max_value=2),
     one("table_row_count_to_be_between", min_value=10, max_value=30),
     one("column_values_to_be_between", column="gaps", min_value=1, mostly=0.5),
-    one("column_values_to_be_between", column="ids", max_value=2**53 + 1),
+    one("column_values_to_be_between", column="ids", max_value=2**53 + 2),
     one("column_values_to_be_between", column="unsigned", min_value=1),
     one("column_values_to_be_between", column="double", min_value=0.5),
     one("column_values_to_be_between", column="price", max_value=1.75),

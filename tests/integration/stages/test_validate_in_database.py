@@ -286,6 +286,104 @@ def test_mistakes_are_final_and_databases_that_are_away_are_retried(place, valid
     assert raised.value.retryable
 
 
+MIDNIGHTS = ["2024-03-05", "2024-03-05 00:00", "2024-03-05 00:00:00", "2024-03-05 00:00:00.000000"]
+HALVES = ["2024-03-05 06:30:00.5", "2024-03-05 06:30:00.500", "2024-03-05 06:30:00.500000"]
+
+
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+def test_times_of_sqlite_are_compared_however_they_are_written_or_refused(place, validate):
+    before, after = "2024-03-04 23:59:59.999999", "2024-03-05 12:00"
+    values = ", ".join(f"('{text}')" for text in [before, *MIDNIGHTS, *HALVES, after])
+    place.execute("CREATE TABLE visits (at TIMESTAMP)", f"INSERT INTO visits VALUES {values}")
+    day, half = "2024-03-05", "2024-03-05T06:30:00.5"
+    counts = [
+        ({"max_value": day}, 4), ({"max_value": day, "strict_max": True}, 8), ({"min_value": day}, 1),
+        ({"min_value": day, "strict_min": True}, 5), ({"max_value": half}, 1), ({"max_value": half, "strict_max": True}, 4),
+        ({"min_value": half}, 5), ({"min_value": half, "strict_min": True}, 8),
+    ]  # fmt: skip
+    checks = [one("column_values_to_be_between", column="at", **limit) for limit, _ in counts]
+    for source in {"table": "visits"}, {"sql": "SELECT * FROM visits", "name": "visits"}:
+        found = [item.unexpected for item in validate(*checks, **source, on_failure="warn").outcomes]
+        assert sorted(found) == sorted(number for _, number in counts)
+    # These two fail only for the first and the last row.
+    assert validate(checks[2], checks[4], table="visits", on_failure="quarantine").quarantined.rows == 2
+    for wrong in "1709618400", "'2024-03-05T06:30:00'", "'2024-03-05 06:30:00Z'", "'2024-03-05 06:30:00.5+01'":
+        place.execute(f"UPDATE visits SET at = {wrong} WHERE at IN (SELECT max(at) FROM visits)")
+        for check in (
+            one("column_values_to_be_between", column="at", max_value="2025-01-01"),
+            one("column_max_to_be_between", column="at", max_value="2025-01-01"),
+        ):
+            with pytest.raises(SchemaError):
+                validate(check, table="visits")
+
+
+UNUSUAL = {
+    "postgres": "SELECT 1 AS id, interval '1 month' AS a, numeric 'NaN' AS b, date 'infinity' AS c, json '{\"k\": 1}' AS d, "
+    "int4range(1, 5) AS e UNION ALL SELECT 2, interval '1 day', 1.5, '2024-01-01', '[1]', 'empty'",
+    "mariadb": "SELECT 1 AS id, TIME '10:00:00' AS a, 1.5 AS b UNION ALL SELECT 2, TIME '-838:59:59', 2.5",
+}
+
+
+@pytest.mark.parametrize("place", list(UNUSUAL), indirect=True)
+def test_values_of_every_type_can_be_unexpected(context, place, validate):
+    columns = "abcde" if place.kind == "postgres" else "ab"
+    checks = [one("column_values_to_be_null", column=name) for name in columns]
+    given = {"sql": UNUSUAL[place.kind], "name": "unusual"}
+    result = validate(*checks, **given, on_failure="warn")
+    assert [item.unexpected for item in result.outcomes] == [2] * len(columns)
+    page = context.store.read_bytes(context.store.key_of(result.docs_url)).decode()
+    assert all(text in page for text in (["1 mon", "infinity", "[1, 5)"] if place.kind == "postgres" else ["10:00:00"]))
+    # A decimal equals the number in the suite.
+    assert validate(one("column_distinct_values_to_contain_set", column="b", value_set=[1.5]), **given).success
+    if place.kind == "postgres":
+        with pytest.raises(SchemaError, match="ValidateOperator has no `types`"):
+            validate(one("column_values_to_be_in_set", column="id", value_set=[2]), **given, on_failure="quarantine")
+
+
+def test_large_integers_are_compared_exactly_or_refused(context, place, validate):
+    large = 2**53
+    values: list[dict[str, Any]] = [
+        dict.fromkeys(SCHEMA.names) | {"id": 0, "n": number} for number in (large, large + 1)
+    ]
+    place.create("orders", values)
+    ref = dataset(context, values)
+    for source in {"table": "orders"}, {"dataset": ref}:
+        for limit, unexpected in ({"max_value": large}, 1), ({"min_value": large}, 0), ({"min_value": large + 2}, 2):
+            check = one("column_values_to_be_between", column="n", **limit)
+            assert validate(check, **source, on_failure="warn").outcomes[0].unexpected == unexpected
+        with pytest.raises(SpecError, match="round"):
+            validate(one("column_values_to_be_between", column="n", max_value=large + 1), **source)
+
+
+@pytest.mark.parametrize("place", ["mariadb"], indirect=True)
+@pytest.mark.parametrize(
+    "check",
+    [
+        one("column_values_to_be_in_set", column="s", value_set=["b", 0]),
+        one("column_values_to_not_be_in_set", column="n", value_set=["1x"]),
+        one("column_pair_values_to_be_in_set", column_A="n", column_B="s", value_pairs_set=[[1, 0]]),
+    ],
+    ids=["text", "number", "pair"],
+)
+def test_mysql_does_not_compare_text_with_numbers(place, validate, check):
+    place.create("orders", [row | {"s": "a"} for row in rows(1, count=3)])
+    with pytest.raises(SpecError, match="equals 0"):
+        validate(check, table="orders")
+
+
+@pytest.mark.parametrize("source", [{"table": "orders"}, {"sql": "SELECT * FROM orders", "name": "orders"}], ids=str)
+def test_names_of_columns_in_another_letter_case_are_refused(place, validate, source):
+    place.create("orders", rows(1, count=3))
+    for check in (
+        one("column_to_exist", column="PRICE"),
+        one("table_columns_to_match_set", column_set=["PRICE"], exact_match=False),
+        one("table_columns_to_match_ordered_list", column_list=[name.upper() for name in SCHEMA.names]),
+    ):
+        with pytest.raises(SpecError, match="letter case"):
+            validate(check, **source)
+    assert not validate(one("column_to_exist", column="absent"), **source, on_failure="warn").success
+
+
 @pytest.mark.parametrize("place", ["postgres", "mariadb"], indirect=True)
 def test_all_expectations_see_the_same_rows_and_cannot_write(place, validate, monkeypatch):
     place.create("orders", rows(1, count=3))

@@ -221,7 +221,7 @@ class Trainer:
 
 @contextmanager
 def playing(trainer: Trainer, act: Callable[[], None]) -> Iterator[None]:
-    """Play the controller while the block runs. If that fails, so do all TrainJobs, so that no task waits for ever."""
+    """Play the controller while the block runs. If it fails, all TrainJobs fail, so that no task waits forever."""
 
     def or_end() -> None:
         try:

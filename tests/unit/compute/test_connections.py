@@ -1,4 +1,4 @@
-"""A connection that cannot be looked up now is another error than one that does not exist."""
+"""A connection that cannot be looked up now and a connection that does not exist are different errors."""
 
 from __future__ import annotations
 

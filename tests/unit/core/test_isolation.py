@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_mlops.core.isolation import FolderModules, no_warnings, quiet, without
+from airflow_mlops.core.isolation import FolderModules, no_warnings, quiet, without, without_running
 
 
 @pytest.fixture
@@ -114,3 +114,20 @@ def test_a_module_of_the_same_name_is_hidden_and_comes_back(tmp_path, monkeypatc
         assert "main_of_folder" not in sys.modules
     finally:
         del sys.modules["helpers"]
+
+
+def test_a_module_is_imported_without_its_slow_package(tmp_path, monkeypatch):
+    package = tmp_path / "slow_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise AssertionError")
+    (package / "part.py").write_text("NUMBER = 7")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with without_running("slow_package"):
+        assert importlib.import_module("slow_package.part").NUMBER == 7
+    assert not [name for name in sys.modules if name.startswith("slow_package")]
+    with pytest.raises(ModuleNotFoundError, match="absent_package"), without_running("absent_package"):
+        pass
+    loaded = sys.modules["json"]
+    with without_running("json"):
+        assert sys.modules["json"] is loaded
+    assert sys.modules["json"] is loaded

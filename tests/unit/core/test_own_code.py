@@ -154,7 +154,7 @@ def test_a_new_version_of_an_installed_package_changes_the_environment(tmp_path,
 
 def test_a_package_without_a_release_counts_by_its_files(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
-    # Old tools wrote a file instead of a folder.
+    # Old tools wrote the metadata as a file instead of a folder.
     written(tmp_path, {"old-1.0.egg-info": "Name: old"})
     line = (
         "bought/a.py,sha256={},1\n../../../bin/bought,sha256={},1\nbought-1.0.dist-info/direct_url.json,sha256={},1\n"

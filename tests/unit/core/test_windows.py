@@ -70,7 +70,7 @@ def test_each_text_form_is_parsed(text, start, end):
         "9999-12-31T23",
         "0001[Europe/Berlin]",
         "2013[Mars/Olympus]",
-        # An instant does not say how long the window is.
+        # An instant does not define the length of the window.
         "2013-04-01T00:00:00",
         "2013-04-01T00:00:00.0000001/P1D",
         # The hour occurs twice, or not at all.
@@ -149,7 +149,7 @@ BERLIN = Calendar(
     ("calendar", "text", "end"),
     [
         (BERLIN, "2024-03-31T00:00:00", utc(2024, 3, 31, 22)),
-        # A format that only the timetable knows.
+        # The format of the key is known only to the timetable.
         (replace(BERLIN, key="31.03.2024"), "31.03.2024", utc(2024, 3, 31, 22)),
         (replace(BERLIN, ends={}, period="P1D"), "2024-03-31T00:00:00", utc(2024, 3, 31, 22)),
         (replace(BERLIN, ends={}, period="P1M"), "2024-03-31T00:00:00", utc(2024, 4, 29, 22)),

@@ -66,7 +66,7 @@ def test_batches_slices_and_files_make_no_difference(column, cuts):
     for start, end in zip(edges, edges[1:], strict=False):
         found.update(table.slice(start, end - start))
     assert found.hexdigest() == whole
-    # Other memory, with other content in the places of nulls, and other offsets.
+    # The arrays have different memory: different content in the places of nulls, and different offsets.
     padded = pa.concat_tables([table, table, table]).combine_chunks().slice(len(table), len(table))
     assert hashed(padded) == whole
     masked = pa.concat_tables([table]).combine_chunks()
@@ -84,7 +84,7 @@ def test_other_values_have_another_hash(column, data):
     kind, values = column
     others = data.draw(st.lists(st.none() | VALUES[kind], max_size=12) | st.permutations(values))
     same = pa.array(values, kind).to_pylist() == pa.array(others, kind).to_pylist()
-    # Zero has a sign in its bytes.
+    # The bytes of 0.0 and -0.0 differ.
     if same and "-0.0" in repr(values) + repr(others):
         return
     assert (hashed(as_table(kind, values)) == hashed(as_table(kind, list(others)))) == same

@@ -26,7 +26,7 @@ DATA = pa.table({"a": [1.0, 2.0, math.nan, None], "b": [2, 2, 2, None], "s": ["x
         ("1 <= a < b", [True, False, None, None]),
         ("s == 'x'", [True, False, True, None]),
         ("not s == 'x'", [False, True, False, None]),
-        # The other operand alone decides.
+        # The other operand determines the result.
         ("a > 0 or b == 2", [True, True, True, None]),
         ("a > 0 and b == 1", [False, False, False, None]),
         ("3", [3, 3, 3, 3]),
@@ -78,7 +78,7 @@ def test_any_name_can_be_quoted(name, other):
     ("expression", "expected"),
     [
         ("`a` + a", [2.0, 4.0, None, None]),
-        # A backtick inside quoted text is no quote.
+        # A backtick inside quoted text is not a quote.
         ("s == '`x`'", [False, False, False, None]),
         ("not`b`==2", [False, False, False, None]),
     ],

@@ -298,7 +298,7 @@ def test_a_dataset_without_a_window_is_found_by_its_name(store):
         pick(store, at="2013")
     with pytest.raises(DatasetNotFoundError, match="only snapshots"):
         pick(store, window="2013")
-    # Content that comes back is the newest again.
+    # If earlier content is written again, it becomes the newest.
     put(store, None, "monday")
     assert read(store) == [("2013-01-01", "monday")]
 

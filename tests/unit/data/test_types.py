@@ -101,7 +101,7 @@ EARLY = pa.array([0, 0, 0, -(2**62), 0], pa.timestamp("us", "UTC"))
     ("values", "subject"),
     [
         (pa.ListArray.from_arrays([0, 2, 2, 5], EARLY), "Column 'x' of a.parquet contains"),
-        # The element is not in a null list, which may hold values.
+        # The element does not belong to a null list. A null list may contain values in memory.
         (pa.ListArray.from_arrays([0, 3, 3, 5], EARLY, mask=pa.array([True, False, False])), "Column 'x' of a.parquet contains"),
         (pa.StructArray.from_arrays([EARLY.take([0, 1, 3])], ["at"]), "Field 'at' of column 'x' of a.parquet contains"),
         (
@@ -137,7 +137,7 @@ def test_names_of_types_that_older_versions_stored_are_found():
     assert find_type("list<element: int32>") == pa.list_(pa.int32())
     assert find_type("decimal128(10,2)") == pa.decimal128(10, 2)
     assert find_type("struct<a: int64 not null, b: string>") == pa.struct([("a", pa.int64()), ("b", pa.string())])
-    # Such names cannot be told apart from the rest of the type.
+    # Such names cannot be distinguished from the rest of the type's text.
     for name in ("p, q", "k: v", "p<q", ""):
         assert find_type(str(pa.struct([("a", pa.int64()), (name, pa.int64())]))) is None
     assert find_type("struct<a: unknown>") is find_type("struct<>") is find_type("struct<a>") is None

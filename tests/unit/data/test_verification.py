@@ -72,7 +72,7 @@ CHANGES = {
     "the order of rows": parquet(ROWS.take([1, 0, 2])),
     "fewer rows": parquet(ROWS.slice(0, 2)),
     "names of columns": parquet(ROWS.rename_columns(["b", "a", "c"])),
-    # Integers and floating-point numbers of the same bytes.
+    # The integers and the floating-point numbers have the same bytes.
     "a type": parquet(ROWS.set_column(1, "b", pa.array(ROWS["b"].combine_chunks().view(pa.float64())))),
     "an added column": parquet(ROWS.append_column("d", pa.array([1, 2, 3]))),
     "a lost column": parquet(ROWS.drop_columns(["c"])),

@@ -1,4 +1,4 @@
-"""New and gone values are named, but only if they are certain."""
+"""New and vanished values are named only if they are significant."""
 
 from __future__ import annotations
 

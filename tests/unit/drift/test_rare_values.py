@@ -39,13 +39,14 @@ def test_labels_that_change_from_1_to_2_percent_have_drifted():
 @pytest.mark.parametrize(
     ("before", "now"),
     [
-        # A frequent class that moves by one percentage point, however certain, is negligible.
+        # If the share of a frequent class changes by one percentage point, the change is negligible even if it is
+        # significant.
         (labels(100_000, yes=40_000), labels(100_000, yes=41_000)),
         # The odds changed by less than a factor of 1.5.
         (labels(100_000, yes=2_000), labels(100_000, yes=2_800)),
         # A value with less than 1% of the rows in both samples.
         (labels(100_000, yes=300), labels(100_000, yes=900)),
-        # Too few rows to tell.
+        # There are too few rows for a significant change.
         (labels(20_000, yes=200), labels(100, yes=2)),
     ],
 )

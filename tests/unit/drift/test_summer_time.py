@@ -1,4 +1,4 @@
-"""Summer time moves local hours in UTC, which is no drift. A shift of the hours without it is drift."""
+"""Summer time shifts local hours in UTC, which is not drift. A shift of the hours without summer time is drift."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ WRITTEN = st.lists(
 @given(WRITTEN, st.integers(1, 50), st.randoms())
 @settings(max_examples=60, deadline=None)
 def test_counts_are_exact_for_any_order_and_division_of_rows(values, cut, random):
-    # A small limit makes few values too many.
+    # The limit is small, so that few values exceed it.
     limit, drawn = categorical._MOST_VALUES, text.DRAWN
     categorical._MOST_VALUES, text.DRAWN = 5, 7
     try:
@@ -100,7 +100,7 @@ def test_words_count_once_per_row_in_lower_case_without_separators():
     assert found.words.rows == 3
     for word, count in counted.items():
         assert found.words.buckets[word_hash(word) % BUCKETS] >= count
-    # One word per row: that with the smallest hash.
+    # Only one word of each row counts: the word with the smallest hash.
     drawn = [min(map(word_hash, words)) for words in (["delayed"], ["on", "time"], ["schöne", "grüße"])]
     assert found.words.drawn == {f"{name:012x}": 1 for name in sorted(drawn)}
 

@@ -309,7 +309,7 @@ def test_decisions_follow_benjamini_and_hochberg(values, rate):
     assert not any(drift.drifted for drift in judged[-2:])
     ordered, count = sorted(values), len(values) + 1
     reached = max((rank for rank, value in enumerate(ordered, 1) if value <= rate * rank / count), default=0)
-    # At the threshold, rounding decides.
+    # At the threshold, the result depends on rounding.
     assert abs(sum(drift.drifted for drift in judged) - reached) <= sum(
         math.isclose(value, rate * rank / count) for rank, value in enumerate(ordered, 1)
     )

@@ -154,7 +154,7 @@ def test_only_the_author_can_have_the_champion_ignored():
     ("declared", "name"),
     [
         ({"better_than_champion_by": 0.01}, "roc_auc better than the champion by 0.01"),
-        ({"better_than_champion_by": "-2%"}, "roc_auc not worse than the champion by 2%"),
+        ({"better_than_champion_by": "-2%"}, "roc_auc at most 2% worse than the champion"),
         ({"better_than_champion_by": 0, "confidence": None}, "roc_auc not worse than the champion"),
     ],
 )

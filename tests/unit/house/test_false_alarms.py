@@ -32,5 +32,6 @@ def test_harmless_drift_is_healthy_and_harmful_drift_is_found():
     assert share("harmless", "drift") == 1
     assert share("harmless", "watch") + share("harmless", "retrain") <= 0.2
     assert share("harmful", "watch") + share("harmful", "retrain") == 1
-    # Without labels the relation to the label is not seen, but drift that moves the scores is watched.
+    # Without labels, a change of the relation to the label is not visible, but drift that moves the scores leads to
+    # ``watch``.
     assert share("none", "watch_without_labels") <= 0.1

@@ -19,14 +19,14 @@ from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.comparison import compare, estimate
 from airflow_mlops.metrics.costs import Costs, cost_columns, costs_of, parse_costs
+from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses, measure
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import influence
 from airflow_mlops.metrics.values import baseline
 from airflow_mlops.metrics.values import measure as measure_all
+from airflow_mlops.models.rules.threshold import ThresholdRule
 from airflow_mlops.models.threshold_choice import Thresholds, choose
-from airflow_mlops.models.threshold_rule import ThresholdRule
 from tests.support.training import flights, training_set
 
 NAME = "expected_cost_fp1_fn-amount"
@@ -89,7 +89,7 @@ def test_the_value_by_hand():
 
 def test_the_baseline_predicts_the_class_that_costs_less():
     truth = np.array([0] * 8 + [1] * 2)
-    # To predict the negative class costs the amounts of two rows, the positive class 8.
+    # Always predicting the negative class costs the amounts of two rows. Always predicting the positive class costs 8.
     for amount, expected in ((1.0, 0.2), (39.0, 0.8)):
         found = baseline("binary", truth, [0, 1], positive=1, own=[NAME], columns={"amount": np.full(10, amount)})
         assert found[NAME] == pytest.approx(expected)
@@ -121,7 +121,7 @@ def test_a_column_of_one_value_has_the_value_of_the_number(size, first, second, 
     seen = outcomes(truth, truth ^ (random.random(size) < second), amount=np.full(size, amount))
     number, found = measure(Costs(1.0, amount).metric, seen, 0.95), measure(NAME, seen, 0.95)
     assert found.value == pytest.approx(number.value, rel=1e-9)
-    # The interval is not narrower, and without errors it has a width.
+    # The interval is at least as wide as with the cost as a number. Its width is above 0 even without errors.
     assert 0 <= found.low <= number.low * (1 + 1e-9)
     assert found.high >= number.high * (1 - 1e-9) > 0
 
@@ -146,7 +146,7 @@ def test_a_threshold_by_the_costs_of_the_rows():
     score = np.array([0.9, 0.7, 0.5, 0.3])
     truth = np.array([True, False, True, False])
     costs = {"amount": np.array([50.0, 4.0, 3.0, 1.0])}
-    # From the highest threshold: 50 + 3 missed; 3; 4 + 3; 4; 4 + 1.
+    # Costs from the highest threshold on: 50 + 3 (two rows missed), 3, 4 + 3, 4, and 4 + 1.
     rule = ThresholdRule.model_validate({"cost": {"false_positive": "amount", "false_negative": "amount"}})
     assert (rule.cost_columns, str(rule)) == (
         ["amount"], "least cost (false positive column 'amount', false negative column 'amount')",

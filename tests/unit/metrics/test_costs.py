@@ -18,10 +18,10 @@ from airflow_mlops.metrics.catalog import find_metric
 from airflow_mlops.metrics.comparison import compare, estimate
 from airflow_mlops.metrics.costs import LARGEST, SMALLEST, Costs, costs_of, name_costs, parse_costs
 from airflow_mlops.metrics.declarations import metric_name
+from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.realised import Outcomes, losses, measure
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import influence
 from airflow_mlops.metrics.values import baseline
 from airflow_mlops.metrics.values import measure as measure_all
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec

@@ -18,7 +18,7 @@ from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
 from airflow_mlops.metrics.values import baseline, measure
 
-from .test_statistics import rows
+from .test_formulas import rows
 
 OWN = "tests.support.own_metrics"
 

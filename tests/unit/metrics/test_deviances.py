@@ -19,10 +19,10 @@ from airflow_mlops.metrics.catalog import METRICS, find_metric, metrics_for, rea
 from airflow_mlops.metrics.comparison import compare, estimate
 from airflow_mlops.metrics.declarations import metric_name
 from airflow_mlops.metrics.deviances import power_of
+from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.realised import Outcomes, UnmeasurableError, losses, measure
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import influence
 from airflow_mlops.metrics.values import baseline, check_task, measure_one
 from airflow_mlops.metrics.values import measure as measure_all
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec

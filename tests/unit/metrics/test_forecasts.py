@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.realised.labelled import Outcomes, UnmeasurableError
 from airflow_mlops.metrics.realised.measurement import measure as realised
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import influence
 from airflow_mlops.metrics.values import baseline, measure
 
 TRUTH, VALUE = np.array([10.0, 0.0, 4.0, 8.0]), np.array([8.0, 0.0, 7.0, 8.0])

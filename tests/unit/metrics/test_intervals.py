@@ -14,7 +14,8 @@ from airflow_mlops.metrics.intervals import bounded, mean, proportion
 from airflow_mlops.metrics.realised import Outcomes, measure
 
 Z = stats.norm.ppf(0.975)
-# Of 300 intervals with a coverage of 95%, fewer than 93% cover in one of 18 runs; the seeds below are not such runs.
+# With 300 intervals and a coverage of 95%, fewer than 93% cover the true value in one of 18 runs. The seeds below were
+# chosen so that this does not happen.
 DRAWS, LEAST = 300, 0.93
 
 
@@ -73,7 +74,7 @@ def test_the_interval_of_skewed_losses_covers(metric, rows):
 @settings(deadline=None)
 def test_a_bounded_interval_contains_its_value_and_stays_between_0_and_1(value, ratio, rows):
     found = bounded(value, ratio * value * (1 - value) / rows, rows, Z)
-    # Rounding can move an end past a value of 0 or 1.
+    # Rounding errors can move an end of the interval past a value of 0 or 1.
     assert 0 <= found.low <= value + 1e-9
     assert value - 1e-9 <= found.high <= 1
     # The largest possible variance gives Wilson's interval, and an unknown variance counts as the largest.

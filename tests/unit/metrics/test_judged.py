@@ -87,7 +87,7 @@ def test_the_objective_of_a_trainer_says_what_its_predictions_mean(trainer, metr
     [
         (["rmse"], {}, None, True, None),
         (["rmse", POISSON], {}, POISSON, True, POISSON),
-        # One of several metrics is asked for, but the objective is the mean squared error.
+        # A deviance is among the measured metrics, but the objective is the mean squared error.
         (["rmse", POISSON], {}, None, True, None),
         # The author of code with an unknown objective declares it.
         (["rmse", POISSON], {}, None, False, POISSON),

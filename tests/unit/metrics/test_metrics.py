@@ -1,4 +1,4 @@
-"""Metrics agree with their definitions, and what cannot be measured is said in one sentence."""
+"""Metrics agree with their definitions. If a metric cannot be measured, one sentence explains why."""
 
 from __future__ import annotations
 

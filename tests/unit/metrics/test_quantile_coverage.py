@@ -20,12 +20,12 @@ from airflow_mlops.drift.training_reference import TrainingReference
 from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.metrics.catalog import check_chooses, find_metric, is_mean_of_rows, is_quantile
 from airflow_mlops.metrics.declarations import metric_name
+from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.intervals import Interval
 from airflow_mlops.metrics.judged import default_metric
 from airflow_mlops.metrics.realised import Outcomes, clustered, losses, measure, widened
 from airflow_mlops.metrics.realised.measurement import stretched
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import influence
 from airflow_mlops.metrics.values import baseline, measure_one
 from airflow_mlops.metrics.values import measure as measure_all
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec
@@ -81,7 +81,7 @@ def test_values_by_hand():
     assert measure_one(NAME, constant(8)) == pytest.approx(0.1)
     assert measure_one("quantile_coverage_gap_a0.2", constant(8)) == pytest.approx(0.6)
     assert measure_all(constant(9), [NAME])[NAME] == 0
-    # The distance counts on both sides.
+    # A coverage above alpha and a coverage below alpha both have a gap.
     assert measure_one(NAME, constant(10)) == pytest.approx(0.1)
     weight = np.where(TRUTH <= 8, 1.0, 6.0)
     assert measure_one(NAME, constant(8).weighted(weight)) == pytest.approx(0.9 - 8 / 20)
@@ -151,14 +151,14 @@ def test_a_widened_interval_contains_the_distances_of_the_widened_share(share, b
 
 
 def test_a_gap_chooses_no_model():
-    with pytest.raises(ValueError, match="does not say which model is best"):
+    with pytest.raises(ValueError, match="cannot select the best model"):
         check_chooses(NAME)
     candidate = ModelVersionRef(model="m", version=1, run_id="r")
-    with pytest.raises(ValueError, match="does not say which model is best"):
+    with pytest.raises(ValueError, match="cannot select the best model"):
         EvaluateSpec(candidates=[candidate], metric=DECLARED)
     trainer = {"kind": "lightgbm", "params": {"objective": "quantile"}}
     space = {"learning_rate": {"kind": "float", "low": 0.1, "high": 1.0}}
-    with pytest.raises(ValueError, match="does not say which model is best"):
+    with pytest.raises(ValueError, match="cannot select the best model"):
         SearchTrainerSpec.model_validate({"trainer": trainer, "space": space, "trials": 1, "metric": NAME})
     with pytest.raises(SpecError, match="set `max"):
         parse_gates([{**DECLARED, "better_than_baseline_by": 0}])

@@ -11,11 +11,11 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.gates.rules import parse_gates
 from airflow_mlops.metrics.catalog import find_metric, realised
 from airflow_mlops.metrics.declarations import metric_name
+from airflow_mlops.metrics.formulas import influence
 from airflow_mlops.metrics.judged import default_metric
 from airflow_mlops.metrics.quantiles import alpha_of
 from airflow_mlops.metrics.realised import Outcomes, losses, measure
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import influence
 from airflow_mlops.metrics.values import baseline, measure_one
 from airflow_mlops.metrics.values import measure as measure_all
 from airflow_mlops.models.trainers.spec import SearchTrainerSpec, check_trainer

@@ -12,10 +12,10 @@ from airflow_mlops.core.errors import EvaluationError, SpecError
 from airflow_mlops.metrics import custom
 from airflow_mlops.metrics.catalog import METRICS, find_metric
 from airflow_mlops.metrics.comparison import compare, estimate
+from airflow_mlops.metrics.formulas import influence, statistic
 from airflow_mlops.metrics.ranks import delong
 from airflow_mlops.metrics.resampling import Resampling
 from airflow_mlops.metrics.rows import Rows
-from airflow_mlops.metrics.statistics import influence, statistic
 from airflow_mlops.metrics.values import baseline, measure, reliability
 from airflow_mlops.metrics.weighted import share
 

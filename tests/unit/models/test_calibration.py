@@ -17,8 +17,8 @@ from airflow_mlops.core.base import parse
 from airflow_mlops.core.contract import CalibrationMap
 from airflow_mlops.core.errors import SpecError, TrainingError
 from airflow_mlops.models.calibration import EDGE, STEP, calibrate, fit, require_rows
-from airflow_mlops.models.calibration_rule import METHODS, check_calibration
 from airflow_mlops.models.onnx.calibration import append
+from airflow_mlops.models.rules.calibration import METHODS, check_calibration
 from airflow_mlops.stages.train.spec import TrainSpec
 
 
@@ -84,7 +84,7 @@ def rows(count, classes, seed=0, factor=1.0):
     scores = random.normal(size=(count, classes))
     true, given_ = (np.exp(scores * by) for by in (1.0, factor))
     true, given_ = (each / each.sum(axis=1, keepdims=True) for each in (true, given_))
-    # Log-odds do not tell smaller probabilities from each other.
+    # The log-odds of smaller probabilities are equal.
     given_ = given_.clip(10 * EDGE)
     given_ /= given_.sum(axis=1, keepdims=True)
     codes = (random.random((count, 1)) > true.cumsum(axis=1)).sum(axis=1).clip(0, classes - 1)
@@ -225,7 +225,7 @@ def test_every_operator_set_that_converters_choose(opset):
         for method in METHODS:
             maps = fit(method, given_, codes)
             runs = session(method, maps, classes, opset)
-            # The label without calibration is no output.
+            # The label that was predicted without the calibration is not an output.
             assert len(runs.get_outputs()) == 1
             np.testing.assert_allclose(runs.run(None, {"x": given_})[0], calibrate(method, maps, given_), atol=1e-9)
 

@@ -13,7 +13,7 @@ from airflow_mlops.core.contract import PredictionInterval
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.metrics.interval_ends import covers
 from airflow_mlops.models.conformal import margin
-from airflow_mlops.models.interval_rule import IntervalRule, check_interval, fewest_rows, rank
+from airflow_mlops.models.rules.interval import IntervalRule, check_interval, fewest_rows, rank
 
 ROWS, COVERAGE = 1_000, 0.9
 FLOATS = st.floats(-1e300, 1e300)
@@ -43,7 +43,7 @@ def test_the_fewest_rows_are_the_fewest_that_have_the_quantile(coverage):
 
 
 def test_mean_coverage_is_nominal_at_1000_rows():
-    """Skewed errors of a model that is too low on average: the guarantee asks nothing of model or distribution."""
+    """The predictions are too low on average, with skewed errors. The guarantee holds for any model and distribution."""
     random, found = np.random.default_rng(1), []
     for _ in range(400):
         truth, new = random.gamma(2, 3, (2, ROWS))
@@ -69,13 +69,13 @@ def test_an_interval_contains_its_prediction_and_enough_of_the_rows_it_was_found
     found = PredictionInterval(coverage=coverage, margin=margin(truth, predicted, coverage))
     assert found.margin >= 0
     assert covers(found, np.array([value]), np.array([value])).all()
-    # The ends are rounded, and still no row of the rank is left out.
+    # The ends are rounded, but the interval still contains every row up to the rank.
     assert covers(found, truth, predicted).sum() >= rank(len(rows), coverage)
     assert PredictionInterval.model_validate_json(found.model_dump_json()) == found
 
 
 def test_equal_residuals_of_whole_labels_are_inside():
-    """Of a constant prediction, 60 of 100 residuals are 2.3 - 0.1 or a rounding of it."""
+    """The prediction is constant, and 60 of 100 residuals are 2.3 - 0.1 or a rounding of it."""
     truth = np.repeat([2.3 - 2.2, 2.3 + 2.2, 0.0, 9.0], [30, 30, 30, 10])
     value = np.full(100, 2.3)
     assert covers(PredictionInterval(coverage=0.5, margin=margin(truth, value, 0.5)), truth, value)[:60].all()
@@ -103,7 +103,7 @@ def test_what_is_no_coverage_is_refused(declared, message):
 
 
 def test_every_way_to_write_a_coverage_is_one_rule():
-    from airflow_mlops.models.interval_rule import _Declared
+    from airflow_mlops.models.rules.interval import _Declared
 
     for declared in (0.9, "0.9", {"coverage": 0.9}, {"coverage": "0.9"}):
         assert _Declared(interval=declared).interval == IntervalRule(coverage=0.9)

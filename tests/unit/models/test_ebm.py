@@ -19,7 +19,7 @@ from airflow_mlops.models.trainers.sklearn import trainer as sklearn
 from airflow_mlops.models.trainers.spec import FunctionTrainerSpec, SklearnTrainerSpec
 from airflow_mlops.models.training_data import read_part
 from tests.support.training import FEATURES, flights, training_set
-from tests.unit.stages.test_plots import drawn
+from tests.unit.stages.evaluate.test_plots import drawn
 
 EBM = "interpret.glassbox.ExplainableBoosting"
 QUICK = {"max_rounds": 40, "outer_bags": 2, "n_jobs": 1}
@@ -41,7 +41,7 @@ def fit(data, seed=0, **params):
 
 def test_a_glass_box_is_fitted_to_unchanged_features(store):
     train = flights(300)
-    # By default InterpretML would take these texts for numbers.
+    # By default, InterpretML would treat these texts as numbers.
     train = train.set_column(train.schema.get_field_index("tail"), "tail", [[f"{row % 9:03d}" for row in range(300)]])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -235,7 +235,7 @@ def test_the_tolerance_of_a_regression_is_relative_to_the_spread_of_its_labels(s
         found.parity
     )
     spread = train.labels.std()
-    # One hundredth of the labels' spread is no rounding error, however small it is.
+    # A hundredth of the labels' spread is not a rounding error, even if it is a small number.
     with pytest.raises(ModelFormatError, match="too large for a rounding error"):
         exported(Shifted(model, lambda _: 0.01 * spread), train, test)
     assert exported(Shifted(model, lambda _: 0.0001 * spread), train, test)[0].is_faithful
@@ -275,7 +275,7 @@ def test_labels_that_are_all_equal_leave_room_for_rounding():
 
 
 class Shifted:
-    """A model that answers otherwise than its export.
+    """A model whose predictions differ from those of its export.
 
     :param shift: function that computes the differences from the answers
     """
@@ -326,7 +326,7 @@ def test_a_forest_is_exported_in_float32_and_the_reason_is_logged(monkeypatch):
 
 
 class Deviating:
-    """A model that answers otherwise than its export in the first rows."""
+    """A model whose predictions differ from those of its export in the first rows."""
 
     def __init__(self, model, rows, answer):
         self._model, self._rows, self._answer = model, rows, answer

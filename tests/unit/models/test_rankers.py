@@ -59,7 +59,7 @@ def test_a_ranker_orders_the_rows_of_each_group(tmp_path, trainer):
     assert found.metrics["ndcg_k10_by-query"] == pytest.approx(value)
     even = ndcg(query, label, np.zeros(len(label)), 10).value.mean()
     assert value > even + 0.1
-    # The export gives the scores of the library.
+    # The scores of the export equal those of the library.
     np.testing.assert_allclose(exported.predict(rows).score, found.model.predict(test.frame)[:, 0], atol=1e-5)
     assert found.contract.parity.max_difference < 1e-5
     # Rounds without a higher NDCG on the held-out groups are dropped.

@@ -75,7 +75,7 @@ def test_a_torch_network_returns_logits(parts, outputs):
     found = model.predict(test.frame)
     # The export is compared with the network, not with itself.
     assert model._answer is not None
-    # Dropout is off, and both forms are probabilities of two classes.
+    # Dropout is disabled, and both outputs are probabilities of two classes.
     assert np.array_equal(found, model.predict(test.frame))
     assert np.abs(found.sum(axis=1) - 1).max() < 1e-6
     assert found[:, 1].std() > 0

@@ -9,9 +9,6 @@ import numpy as np
 import onnx
 import pyarrow as pa
 import pytest
-import torch
-from tokenizers import processors
-from transformers import BertTokenizerFast, TextClassificationPipeline
 
 from airflow_mlops.core.errors import ModelFormatError, SpecError, TrainingError
 from airflow_mlops.data.datasets import open_dataset
@@ -50,6 +47,9 @@ def fitted(request, parts):
 
 
 def pipeline(network=None, words=None, **options):
+    # Each test process collects this module, and importing the library takes seconds.
+    from transformers import TextClassificationPipeline
+
     return TextClassificationPipeline(
         model=network or model("distilbert", NAMES), tokenizer=words or tokenizer(), **options
     )
@@ -63,7 +63,7 @@ def test_the_export_predicts_as_the_pipeline(fitted, parts):
     assert fitted.model.packages == ["tokenizers", "torch", "transformers"]
     assert 0 < fitted.export.parity.max_difference < 1e-5
     assert fitted.export.parity.label_flips == 0
-    # The outputs of the network are in another order than the classes.
+    # The outputs of the network and the classes are in different orders.
     assert np.mean(fitted.export.predictions.prediction == parts[2].labels) > 0.65
     random = np.random.default_rng(0)
     texts = ["", " ", "bad", "good " * 500, "\x00", "[PAD] bad [MASK]", "ﬁne\u0301 İ ß\u00ad"]
@@ -124,19 +124,22 @@ def test_a_model_that_cannot_be_tokenized_is_refused(fitted, monkeypatch, case):
 
 
 def _without_special_tokens():
+    from tokenizers import processors
+
     words = tokenizer()
     words.backend_tokenizer.post_processor = processors.Sequence([])
     return pipeline(words=words)
 
 
-class _OwnCode(BertTokenizerFast):
-    def __call__(self, text, **options):
-        return super().__call__(text.replace("late", "good"), **options)
-
-
 def _with_code():
+    from transformers import BertTokenizerFast
+
+    class OwnCode(BertTokenizerFast):
+        def __call__(self, text, **options):
+            return super().__call__(text.replace("late", "good"), **options)
+
     words = tokenizer()
-    words.__class__ = _OwnCode
+    words.__class__ = OwnCode
     return pipeline(words=words)
 
 
@@ -161,7 +164,7 @@ REFUSED = {
     "no tokens": (_without_special_tokens, ModelFormatError, "no tokens for the text ''"),
     "code": (_with_code, ModelFormatError, "computes other input_ids"),
     "half precision": (
-        lambda: pipeline(model("distilbert", NAMES).to(torch.bfloat16)),
+        lambda: pipeline(model("distilbert", NAMES).bfloat16()),
         ModelFormatError,
         r"torch\.bfloat16",
     ),

@@ -10,8 +10,8 @@ from sklearn import metrics
 
 from airflow_mlops.core.base import parse
 from airflow_mlops.core.errors import SpecError, TrainingError
+from airflow_mlops.models.rules.threshold import NEVER, ThresholdRule, check_threshold
 from airflow_mlops.models.threshold_choice import choose
-from airflow_mlops.models.threshold_rule import NEVER, ThresholdRule, check_threshold
 from airflow_mlops.stages.train.spec import TrainSpec
 
 COST = {"cost": {"false_positive": 1, "false_negative": 20}}
@@ -29,13 +29,14 @@ def chosen(rule, truth=TRUTH, score=SCORE):
         # Positive rows by score: 0.9: 1 of 1, 0.8: 2 of 3, 0.6: 3 of 5, 0.4: 3 of 6, 0.2: 4 of 7, 0.1: 4 of 8.
         # F1: 2/5, 4/7, 6/9, 6/10, 8/11, 8/12.
         ({"maximise": "f1"}, 0.15, 4 / 7, 1.0),
-        # Right rows: 5, 5, 5, 4, 5, 4, and 4 if none is positive. Of equally good thresholds, the smallest.
+        # Right rows: 5, 5, 5, 4, 5, 4, and 4 if none is positive. If several thresholds are equally good, the smallest
+        # is chosen.
         ({"maximise": "accuracy"}, 0.15, 4 / 7, 1.0),
         ({"maximise": "balanced_accuracy"}, 0.15, 4 / 7, 1.0),
         ({"precision": 0.6}, 0.5, 3 / 5, 3 / 4),
         ({"precision": 0.65}, 0.7, 2 / 3, 2 / 4),
         ({"precision": 1}, 0.85, 1.0, 1 / 4),
-        # A smaller recall would not be better: 3/5 at 0.6 against 4/7 at 0.2.
+        # With a recall of at least 0.6, the precision is 3/5 at 0.6 and 4/7 at 0.2.
         ({"recall": 0.6}, 0.5, 3 / 5, 3 / 4),
         ({"recall": 1}, 0.15, 4 / 7, 1.0),
         # Costs: 60, 41, 22, 23, 3, 4, and 80 if none is positive.
@@ -119,7 +120,7 @@ def test_no_other_threshold_is_better_on_the_same_rows(rule, rows, neighbours):
     assume(truth.any() and not truth.all())
     score = np.array([place for _, place in rows]) / 12
     if neighbours:
-        # Scores between which there is no other number.
+        # No other number lies between these scores.
         score = 0.5 + np.array([place for _, place in rows]) * np.spacing(0.5)
     values = {at: value_of(rule, truth, score >= at) for at in [*np.unique(score), 0.0, NEVER]}
     if max(values.values()) == -np.inf:

@@ -275,8 +275,9 @@ def mine(tmp_path, monkeypatch):
         import numpy as np
         from sklearn.base import BaseEstimator, ClassifierMixin
         from sklearn.compose import make_column_transformer
-        from sklearn.linear_model import LogisticRegression
+        from sklearn.linear_model import LinearRegression, LogisticRegression
         from sklearn.model_selection import GridSearchCV
+        from sklearn.multioutput import ClassifierChain
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 
@@ -308,6 +309,13 @@ def mine(tmp_path, monkeypatch):
 
         def other_labels(X, y, *, params, seed):
             return LogisticRegression().fit(X[["hour"]], np.where(y, "yes", "no"))
+
+        def several_labels(X, y, *, params, seed):
+            return ClassifierChain(LogisticRegression()).fit(X[["hour"]], np.column_stack([y, X["weekend"]]))
+
+        def several_values(X, y, *, params, seed):
+            pipeline = make_pipeline(make_column_transformer((StandardScaler(), ["hour"])), LinearRegression())
+            return pipeline.fit(X, np.column_stack([y, -y]))
 
         def preprocess(numeric, categorical):
             assert numeric == ["distance", "hour", "weekend"] and categorical == ["carrier", "tail"]
@@ -353,11 +361,18 @@ def test_a_bare_estimator_and_the_best_of_a_grid_search_are_exported(store, mine
         ("fails", TrainingError, "raised ValueError: too little coffee"),
         ("returns_nothing", TrainingError, "NoneType, which has no predict_proba"),
         ("other_labels", TrainingError, r"fitted to the classes \['no', 'yes'\], but .* the labels \[0, 1\]"),
+        ("several_labels", TrainingError, "predicts 2 labels for each row.*one model for each label"),
     ],
 )
 def test_functions_that_fail_are_refused(store, mine, name, kind, message):
     with pytest.raises(kind, match=message):
         fitted(store, FunctionTrainer(f"my_trainers:{name}"))
+
+
+def test_a_regression_of_several_labels_is_refused(store, mine):
+    model, _, test = fitted(store, FunctionTrainer("my_trainers:several_values"), task="regression")
+    with pytest.raises(TrainingError, match="predicts 2 labels for each row.*one model for each label"):
+        model.predict(test.frame)
 
 
 def test_a_users_preprocessing_replaces_the_built_in_one(store, mine):

@@ -16,7 +16,8 @@ from airflow_mlops.overview import decisions, models
 from airflow_mlops.overview.facts import OpenRequest, TaskFacts
 from airflow_mlops.registry import requests
 from airflow_mlops.registry.ledger import Ledger
-from tests.unit.overview.test_index import promote, store, version  # noqa: F401 - a fixture
+from tests.support.models import promote, version
+from tests.unit.overview.test_index import store  # noqa: F401 - a fixture
 
 APRIL = Window.model_validate("2013-04")
 

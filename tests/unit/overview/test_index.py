@@ -7,19 +7,13 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
-from airflow_mlops.core.calls import Provenance
-from airflow_mlops.core.references import ModelVersionRef
 from airflow_mlops.core.windows import Window
-from airflow_mlops.data.datasets import DatasetWriter
-from airflow_mlops.data.prediction_log import slot
 from airflow_mlops.data.store import ArtifactStore
-from airflow_mlops.drift.findings import Drift
 from airflow_mlops.overview import candidates, copies, drift, index, keys, models, monitoring, sections
-from airflow_mlops.registry.ledger import Decision, Ledger
 from tests.support import reports
+from tests.support.models import promote, publish_drift, score, version
 
 MONTHS = [f"2013-{month:02}" for month in range(1, 13)]
 
@@ -30,41 +24,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
     if request.param == "file":
         return ArtifactStore(tmp_path.as_uri())
     return ArtifactStore(f"memory://index-{tmp_path.name}")
-
-
-def version(number: int, model: str = "delays") -> ModelVersionRef:
-    return ModelVersionRef(model=model, version=number, run_id="")
-
-
-def promote(store: ArtifactStore, number: int, model: str = "delays", **fields: object) -> None:
-    ledger = Ledger(store, model)
-    old = version(number - 1, model) if number > 1 else None
-    provenance = Provenance(dag_id="train", run_id="r", task_id="promote", user="ann")
-    decision = Decision(
-        **{
-            "decision": "promoted",
-            "replaced": old,
-            "champion": version(number, model),
-            "reason": f"v{number} is better.",
-            "provenance": provenance,
-            **fields,
-        }
-    )
-    ledger.record(f"{model}-{number}-{decision.decision}", lambda _: decision)
-
-
-def score(
-    store: ArtifactStore, window: str, number: int = 1, name: str = "delays_predictions", model: str = "delays"
-) -> None:
-    span = Window.model_validate(window)
-    with DatasetWriter(store, name) as writer:
-        writer.write(pa.table({"x": [1.0, 2.0]}))
-        writer.commit(
-            window=span,
-            details={"model": model, "model_version": number},
-            provenance=Provenance(dag_id="score", run_id="r", task_id="t"),
-            slots=[slot(version(number, model), span, [], None)],
-        )
 
 
 def by_name(store: ArtifactStore) -> dict[str, object]:
@@ -120,7 +79,7 @@ def test_all_sections_equal_the_truth_after_concurrent_writers(store: ArtifactSt
 
 
 def test_the_last_of_two_writers_repairs_the_section(store: ArtifactStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The other writer writes its truth and its section between this writer's reading and writing."""
+    """Another writer changes the ledger and the section after this writer has read and before it writes."""
     by_name(store)
     promote(store, 1)
     write, other = index._write, []
@@ -299,13 +258,6 @@ def test_a_damaged_section_about_trainings_is_a_problem_until_the_next_training(
     assert "/candidate-" in found.problems[0]
     candidates.trained(store, version(2), "train")
     assert by_name(store)["delays"].candidate.version == 2
-
-
-def publish_drift(store: ArtifactStore, month: str, effect: float) -> str:
-    key = reports.publish(store, month)
-    feature = Drift(column="wind", kind="numeric", effect=effect, drifted=True, importance=0.5)
-    store.write_json(key, {**store.read_json(key), "features": [feature.model_dump(mode="json")]})
-    return key
 
 
 def test_the_map_of_drift_reads_no_report_that_the_monitoring_step_has_copied(

@@ -13,8 +13,9 @@ from airflow_mlops.overview import decisions, rollbacks, versions
 from airflow_mlops.registry import requests
 from airflow_mlops.registry.aliases import last_champion
 from airflow_mlops.registry.ledger import Decision, Entry, Ledger
-from airflow_mlops.registry.outside_move import OutsideMove
-from tests.unit.overview.test_index import promote, store, version  # noqa: F401 - a fixture
+from airflow_mlops.registry.records.outside_move import OutsideMove
+from tests.support.models import promote, version
+from tests.unit.overview.test_index import store  # noqa: F401 - a fixture
 
 
 def moved(store: ArtifactStore, before: int | None, now: int | None) -> list[Entry]:  # noqa: F811

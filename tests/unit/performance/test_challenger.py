@@ -86,7 +86,7 @@ def comparison(gain: float, error: float, champion: ModelVersionRef = V1, since_
 def test_a_changed_relation_is_found_in_its_first_window(task):
     found = compared(rows(500, NEW, task, seed=2), task)
     best = best_gain(found, [], 0.95, 0.02)
-    # The old rows contradict the new ones, so the window alone is the best past.
+    # The old rows contradict the new ones, so training on the window alone is best.
     assert best is not None
     assert best.past == 1
     assert best.low > 0.3

@@ -133,7 +133,7 @@ def test_the_level_of_a_feature_without_drift_is_at_most_the_smallest_effect():
         drift = Drift(column="temp", kind="numeric", effect=effect, drifted=drifted, importance=1.0)
         return month(number, None, features=[drift], rows=rows)
 
-    # In 100 rows the effect of an unchanged feature can be as large by chance.
+    # With 100 rows, an unchanged feature can have such a large effect by chance.
     few = [of(number, 0.1, False, 100) for number in (1, 2, 3, 4)]
     assert not find_changes([*few, *(of(number, 0.01, False, 1_000_000) for number in (5, 6, 7, 8))], RATE)
     # A drift that varies around the smallest effect has not changed.

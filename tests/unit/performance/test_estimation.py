@@ -371,7 +371,7 @@ def test_a_loss_model_of_an_early_version_has_no_tails_and_gives_the_same_estima
     assert estimate("rmse", collect(moved, known), known, 0.95).value > (
         1.01 * estimate("rmse", collect(moved, early), early, 0.95).value
     )
-    # A single bin has no ends.
+    # A curve with a single bin has no slope at its ends.
     assert calibrate("regression", regression(np.random.default_rng(2), 60, 0.0)).tails == []
 
 

@@ -36,7 +36,7 @@ def test_a_level_that_was_better_by_far_is_found_whatever_the_present_version_re
     assert (found.version, found.windows, found.compared) == (1, 5, 2)
     assert found.value == pytest.approx(9.9)
     assert found.low > 5
-    # Of a metric of which larger values are better, the larger level is the better one.
+    # If larger values of a metric are better, the larger level is the better one.
     auc = {version: [rmse(item.value, 0.1, "roc_auc") for item in known] for version, known in ((1, then), (2, bad))}
     assert best_recent(rmse(20.5, 0.1, "roc_auc"), auc, 0.95).version == 2
 

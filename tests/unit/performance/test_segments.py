@@ -184,7 +184,8 @@ def test_a_sample_of_equal_losses_is_not_certain():
         table = pa.table({"x": pa.array(["a", "b"] * (rows // 2)), "y": ["c"] * rows})
         return table, Outcomes(right, np.full(rows, 0.5), right)
 
-    # 0 of 100 rows were wrong, then 8 of 1,000: no evidence, although the first sample has no variance.
+    # First 0 of 100 rows were wrong, then 8 of 1,000. This is no evidence of a change, although the first sample has no
+    # variance.
     _, fallen = compared(of(100, 0), of(1_000, 8), "accuracy", Policy(tolerance=0, min_rows=20))
     assert not fallen
 
@@ -225,7 +226,7 @@ def test_new_values_and_missing_columns_are_handled():
     assert set(current) == {"carrier"}
     change, fallen = compare(found, current, "brier", POLICY)
     assert not fallen
-    # The loss of a new carrier does not count as a change of the mix of segments.
+    # The loss on rows of a new carrier does not count as a change of the mix of segments.
     assert change.shifts[0].mix == pytest.approx(0)
     assert change.shifts[0].rate == pytest.approx(change.value - change.reference)
     assert compare(found, {}, "brier", POLICY) is None
@@ -305,5 +306,5 @@ def test_segments_of_one_cluster_are_not_tested():
     designs = design_effects(found.cuts, now.to_batches(), cost, np.zeros_like(groups))
     assert compare(found, current, "rmse", POLICY, designs)[0].tested == 0
     by_row = design_effects(found.cuts, now.to_batches(), cost, np.arange(len(cost)))
-    # Rows in clusters of their own are independent, but for the correction of the jackknife.
+    # Rows in separate clusters are independent. Only the jackknife correction makes a difference.
     assert all(1 <= effect <= 1.05 for effects in by_row.values() for effect in effects)

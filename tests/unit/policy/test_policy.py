@@ -60,7 +60,7 @@ def test_drift_with_acceptable_performance_is_healthy_and_told_below():
     features = [drift(0.54), drift(0.4, "humid"), drift(0.3, "wind"), drift(0.25, "gust")]
     verdict = decide(findings(features=features, prediction=drift(0.123, "score")))
     assert verdict.decision == "healthy"
-    assert verdict.headline == "Performance as expected (ROC AUC 0.700); drift without harm"
+    assert verdict.headline == "Performance as expected (ROC AUC 0.700); harmless drift"
     assert "ROC AUC: 0.700" in verdict.details[0]
     assert verdict.details[1].startswith("Drift alone does not request retraining")
     # The details name every feature with its effect, and explain the effect once.
@@ -78,17 +78,17 @@ def test_a_metric_without_a_lower_end_far_below_the_limit_is_reported(value, dec
     )
     verdict = decide(findings(performance=r2))
     assert verdict.decision == decision
-    assert ("is far below the required 0.880; few rows have very large errors" in verdict.headline) == (
+    assert ("is far below the required 0.880; a few rows have very large errors" in verdict.headline) == (
         decision == "watch"
     )
 
 
 @pytest.mark.parametrize(("value", "decision"), [(9.9, "healthy"), (3e28, "watch")])
 def test_an_error_far_above_the_limit_is_reported_even_if_it_is_not_significant(value, decision):
-    # One wrong label makes the mean error large, and its interval wide.
+    # One wrong label makes the mean error large and its interval wide.
     verdict = decide(findings(performance=auc(value, value, 1.0, "rmse")))
     assert verdict.decision == decision
-    said = "RMSE 3e+28 is more than ten times the allowed 1.020; few rows have very large errors"
+    said = "RMSE 3e+28 is more than ten times the allowed 1.020; a few rows have very large errors"
     assert (verdict.headline == said) == (decision == "watch"), verdict.headline
 
 
@@ -261,10 +261,10 @@ def test_a_retrain_names_the_segment_with_the_largest_drop():
     fallen = {"performance": auc(0.65)}
     expected = "Largest drop: carrier = EV (15% of rows, 47% of the drop)."
     assert decide(findings(**fallen, **why)).details[-1] == expected
-    # The segment got worse, and the rows together did not.
+    # Performance in the segment got worse, but performance on all rows did not.
     level = {"segments": [segment()], "loss": loss_change(value=0.3)}
     assert decide(findings(**fallen, **level)).details[-1] == "Largest drop: carrier = EV (15% of rows)."
-    # The segment got worse by more than the rows together.
+    # Performance in the segment got worse by more than performance on all rows.
     more = {"segments": [segment(0.06)], "loss": loss_change()}
     assert "exceeds the total drop" in decide(findings(**fallen, **more)).details[-1]
     rise = {"segments": [segment()], "loss": loss_change("rmse")}
@@ -479,7 +479,7 @@ def test_drift_against_other_windows_than_training_names_them():
     score = drift(0.123, "score", reference="2012-03 to 2012-04")
     reason = decide(findings(features=[moved], prediction=score)).reason
     told = decide(findings(features=[moved])).headline
-    assert told == "Performance as expected (ROC AUC 0.700); drift without harm"
+    assert told == "Performance as expected (ROC AUC 0.700); harmless drift"
     told = decide(findings(features=[moved], performance=auc(0.675))).headline
     assert told.startswith("1 feature drifted against 2012-04: temp (effect 0.9)")
     assert "match the reference" in reason
@@ -571,7 +571,7 @@ def test_a_model_without_labels_is_healthy_on_its_estimate_if_the_policy_says_th
 
     enough = verdict()
     assert enough.decision == "healthy"
-    assert enough.headline == "Healthy by the estimate: performance as expected (ROC AUC 0.700); enough without labels"
+    assert enough.headline == "Estimated performance as expected (ROC AUC 0.700); labels are not needed"
     assert "Realised performance is not judged because there are no labels." in enough.details
     assert "Estimated ROC AUC: 0.700" in enough.details[0]
     assert verdict(estimated=auc(0.6)).decision == "retrain"

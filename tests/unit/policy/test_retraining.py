@@ -72,9 +72,9 @@ def drifted(share: float | None, column: str = "temp", moved: bool = True) -> Dr
         ({"retrain_on": ["estimated_performance"]}, {"estimated": auc(0.6)}, {}),
         ({"retrain_on": ["estimated_performance"]}, {**UNJUDGED, "estimated": auc(0.6), "champion": V2}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(0.2), drifted(0.4, "wind")]},
-         {"drift": "Features with 60% of importance drifted: wind and temp"}),
+         {"drift": "Drifted features have 60% of the importance: wind and temp"}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(0.4), drifted(0.6, "wind", moved=False)]}, {}),
-        ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)]}, {"drift": "Features with 40%"}),
+        ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)]}, {"drift": "Drifted features have 40%"}),
         ({"retrain_on": ["drift"], "min_importance": 0.3}, {"features": [drifted(0.4)], "champion": V2}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(None)]}, {}),
         ({"retrain_on": ["drift"]}, {"features": [drifted(0.9).model_copy(update={"broken": True})]}, {}),
@@ -241,7 +241,7 @@ def test_a_measured_trigger_must_hold_in_k_of_the_last_n_windows_of_the_same_ver
     verdict = decide(found, made)
     assert verdict.decision == ("retrain" if often >= 2 else "watch")
     assert f"'realised performance' was met in {often} of the last 3 windows (2 needed)." in verdict.reason
-    so_far = f"ROC AUC fell to 0.600; retraining needs 2 such windows among the last 3 (now {often})"
+    so_far = f"ROC AUC fell to 0.600; retraining needs 2 such windows in the last 3 ({often} so far)"
     assert (verdict.headline == so_far) == (often < 2)
 
 
@@ -411,7 +411,7 @@ def store(tmp_path):
 
 @pytest.mark.parametrize("order", list(itertools.permutations([1, 2, 3])))
 def test_the_order_in_which_windows_were_checked_does_not_matter(order, store):
-    """Persistence goes by the windows' times."""
+    """Persistence depends on the times of the windows, not on the order of the checks."""
     found = {number: findings(TWO_OF_THREE, window=f"2013-{number:02}") for number in (1, 2, 3)}
     found[2] = findings(TWO_OF_THREE, window="2013-02", **BAD)
     april = findings(TWO_OF_THREE, **BAD)
@@ -452,7 +452,8 @@ def test_a_request_is_in_the_ledger_once_with_its_reason(store):
         "requested", False, made.request, made.request.reason
     )  # fmt: skip
     assert (entry.provenance.dag_id, entry.champion, entry.replaced) == ("monitor", V1, V1)
-    # The same window is checked by another task, after other windows, after its refusal, and with other numbers.
+    # The same window is checked again: by another task, after later windows, after the refusal of its candidate, and
+    # with other findings.
     request_retraining(findings(window="2013-06", **BAD), [], context)
     answer(store, made.request)
     again = request_retraining(findings({"code": "b2"}, performance=auc(0.5)), [], StepContext(store, key="other"))
@@ -486,7 +487,7 @@ LIMITED = {"cooldown": {"cooldown": "45D"}, "budget": {"budget": {"requests": 1,
 
 
 def check(store, window: str, limit: str = "cooldown") -> bool:
-    """Check a bad window under a limit that one earlier request reaches; whether it requests retraining."""
+    """Check a bad window under a limit that one request reaches. Return whether the window requests retraining."""
     return request_retraining(findings(LIMITED[limit], window=window, **BAD), [], StepContext(store)).is_requested
 
 

@@ -105,7 +105,7 @@ def test_a_champion_that_is_worse_than_a_recent_one_is_retrained_although_traini
         "0.400 is tolerated",
     ):
         assert fact in detail
-    # Without the setting, a level in an older report does not count; within the tolerance, neither.
+    # A level in an older report does not count without the setting, or if the difference is within the tolerance.
     assert decide(findings(performance=measured)).decision == "healthy"
     assert decide(findings({"best_recent": "P365D", "tolerance": 0.5}, performance=measured)).decision == "healthy"
     helpless = decide(findings({"best_recent": "P365D"}, performance=measured, challenger=compared()))

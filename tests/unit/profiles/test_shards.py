@@ -101,7 +101,7 @@ def test_shards_of_other_rows_or_of_another_number_are_refused(memory):
     two = every_shard(memory, [data], 2)
     with pytest.raises(SpecError, match=r"dataset 'rows' \("):
         shards.whole(two, [other])
-    # Even if it is one of the monitored datasets.
+    # The profiles are also refused if their dataset is only one of the monitored datasets.
     with pytest.raises(SpecError, match="dataset 'rows'"):
         shards.whole(two, [data, other])
     with pytest.raises(SpecError, match=r"profiles of dataset 'rows' .*\(1 and 2\)"):

@@ -27,7 +27,7 @@ SEEN = 5
         # The window's own request counts, whatever happened to it.
         ("moot", "2013-04", 1, True),
         ("expired", "2013-04", 1, True),
-        # Nobody could answer a request that was recorded while the window was being checked.
+        # A request that was recorded while the window was being checked could not have been answered yet.
         ("open", "2013-03", SEEN, False),
         ("open", "2013-03", SEEN + 1, True),
         ("expired", "2013-03", SEEN + 1, True),

@@ -106,7 +106,7 @@ def test_the_newest_request_is_answered_and_the_first_answer_stays(tmp_path):
         ("first", newer.id),
         ("first", other.id),
     ]
-    # A run that no request started answers nothing.
+    # A run that no request started does not answer a request.
     answer(store, Provenance(run_id="third"))
     assert read_answer(store, older) is None
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pytest
 
 from airflow_mlops.scaffold import declared
-from airflow_mlops.scaffold.proposal import Given, propose
+from airflow_mlops.scaffold.answers import Given
+from airflow_mlops.scaffold.proposal import propose
 from airflow_mlops.scaffold.sample import Sample
 from tests.unit.scaffold.test_proposal import Silent
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.scaffold import files, schedules, suite
-from airflow_mlops.scaffold.proposal import Given, propose
+from airflow_mlops.scaffold.answers import Given
+from airflow_mlops.scaffold.proposal import propose
 from airflow_mlops.scaffold.query import of_table
 from airflow_mlops.scaffold.sample import Sample
 

@@ -175,7 +175,7 @@ def test_failures_are_counted_for_each_share_while_the_operator_sets_it(monkeypa
     assert {share: tuple(counts.model_dump().values()) for share, counts in last.shares.items()} == {
         0.1: (2, 1, 1, 0), 0.5: (0, 0, 1, 1),
     }  # fmt: skip
-    # A comparison with another champion begins anew, in another file.
+    # A comparison with another champion starts from zero, in another file.
     chosen.answered(served(3), new, 1.0)
     assert (reports[-1].champion, [*reports[-1].shares]) == (3, [0.5])
     assert reports[-1].server != last.server

@@ -7,7 +7,7 @@ import pytest
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.overview import index
@@ -197,8 +197,8 @@ def test_a_disk_that_is_full_loses_only_what_it_refused(store, tmp_path, monkeyp
 
 
 def test_predictions_of_scoring_in_batches_are_not_replaced(store, tmp_path):
-    from airflow_mlops.data import prediction_log
     from airflow_mlops.data.datasets import DatasetWriter
+    from airflow_mlops.data.predictions import log as prediction_log
 
     window, served = window_at(NOW, "hour"), answer(1).served
     with DatasetWriter(store, "m_predictions", prediction_log.folder(window, 1)) as writer:

@@ -1,4 +1,4 @@
-"""Which requests are logged, and what of them: neither the spool nor the store has a value that was hashed or dropped."""
+"""Which requests are logged. Neither the spool nor the store contains a value that was hashed or dropped."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from airflow_mlops.core.base import parse
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.prediction_log import PredictionLog
-from airflow_mlops.data.privacy import KEEP_ALL, Privacy, Pseudonymizer
+from airflow_mlops.data.predictions.log import PredictionLog
+from airflow_mlops.data.predictions.privacy import KEEP_ALL, Privacy, Pseudonymizer
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving import log

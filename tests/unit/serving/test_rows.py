@@ -151,7 +151,8 @@ def test_json_numbers_are_read_as_the_decimals_that_they_mean():
 
 
 def test_large_integers_are_rounded_once():
-    # Rounded to a double first, the number would be halfway between two of single precision, and be rounded down.
+    # If the number was first rounded to a double, it would lie halfway between two single-precision numbers, and would
+    # be rounded down.
     number = 2**60 + 2**36 + 1
     first, second = singles({"a": [number, None], "b": [0.1, 7]}, ["a", "b"])
     assert first[0] == np.int64(number).astype(np.float32) == 2.0**60 + 2.0**37

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.prediction_log import PredictionLog
+from airflow_mlops.data.predictions.log import PredictionLog
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving import shadowing
@@ -175,7 +175,7 @@ def test_a_full_queue_or_no_process_drops_rows_and_never_waits(monkeypatch):
     found.offer(answer)
     found.offer(answer)
     assert dropped() == 4
-    # While the shadow is the version that answers, it has nothing to do.
+    # If the shadow is also the version that answers, its process scores no rows.
     found._heard(json.dumps({"version": 1}).encode())
     found.offer(answer)
     assert dropped() == 4

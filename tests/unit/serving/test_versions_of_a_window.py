@@ -11,7 +11,7 @@ from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import DatasetSelection
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.datasets import DatasetWriter, mark_purged, open_dataset
-from airflow_mlops.data.prediction_versions import rows_by_version
+from airflow_mlops.data.predictions.versions import rows_by_version
 from airflow_mlops.data.selection import select
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.serving.layout import window_at

@@ -25,8 +25,8 @@ from starlette.responses import Response
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.data.prediction_log import PredictionLog
-from airflow_mlops.data.privacy import KEEP_ALL
+from airflow_mlops.data.predictions.log import PredictionLog
+from airflow_mlops.data.predictions.privacy import KEEP_ALL
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.metrics.predictions import Predictions
 from airflow_mlops.serving import access as access_module

@@ -1,4 +1,4 @@
-"""What the cache takes for the same inputs, and what it does with results that are gone or changed."""
+"""Which inputs count as unchanged in the cache, and what happens if a cached result was deleted or changed."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ STEPS = {
     ),
     "training_set": (
         {"name": "set", "timestamp": "at", "columns": ["n"], "label": "late"},
-        {"columns": [["n", "at2"]], "label": [None], "split": ["time"], "name": ["other"], "positive": [0]},
+        {"columns": [["n", "at2"]], "label": [None], "split": ["hash"], "name": ["other"], "positive": [0]},
     ),
     "forecast_rows": (
         {"name": "set", "series": "late", "time": "at", "value": "n", "every": "P1D", "horizon": 2, "lags": [1]},

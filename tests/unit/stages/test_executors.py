@@ -15,7 +15,7 @@ from airflow_mlops.core.errors import ComputeError, ModelCorruptError, SchemaErr
 from airflow_mlops.core.references import DatasetSelection, ModelVersionRef
 from airflow_mlops.data import row_spans, sent_datasets
 from airflow_mlops.data.datasets import Manifest, open_dataset
-from airflow_mlops.data.privacy import Privacy
+from airflow_mlops.data.predictions.privacy import Privacy
 from airflow_mlops.data.selection import select, window_of
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.models import sent_models

@@ -23,7 +23,7 @@ _WHOLE = ("command", "args")
 # Kubernetes accepts only one field of these objects, apart from the name of an item: variables have a value or a
 # source, and volumes and sources have one kind. Items of a list have the name of the list and [].
 _ONE_FIELD = ("env[]", "volumes[]", "valueFrom")
-# Of the fields of these objects, Kubernetes accepts one handler.
+# Kubernetes accepts only one handler in each of these objects.
 _HANDLED = ("startupProbe", "livenessProbe", "readinessProbe", "preStop", "postStart")
 _HANDLERS = frozenset({"exec", "httpGet", "tcpSocket", "grpc", "sleep"})
 

@@ -39,7 +39,7 @@ def verify(pods: Sequence[Json], ref: ModelVersionRef, check: Check, token: str 
         # Requests without a version are answered by the first version in the list, or by a canary.
         versions = _ask(pod, ref, "", None, token).get("versions") or ["?"]
         if versions[0] != str(ref.version):
-            why = ", so the champion has changed meanwhile. Clear the task" if follows else ""
+            why = ", so the champion has changed in the meantime. Clear the task" if follows else ""
             raise _final(f"{_name(pod)} answers with v{versions[0]} instead of v{ref.version}{why}.")
         # These rows come from no client, so they must not be logged for monitoring.
         body = {"id": "airflow-mlops-check", "rows": check.rows, "log": False}

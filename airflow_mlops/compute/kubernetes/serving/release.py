@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from airflow_mlops.compute.kubernetes.manifest import Json
 from airflow_mlops.compute.kubernetes.serving.manifests import INSTANCE, MANAGED_BY, MANAGER
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.registry.endpoint import Endpoint
+from airflow_mlops.registry.records.endpoint import Endpoint
 
 _KEY = "record"
 

@@ -7,7 +7,7 @@ from airflow_mlops.compute.kubernetes.serving.errors import explained
 from airflow_mlops.compute.kubernetes.serving.restoring import remove, wait_until_gone
 from airflow_mlops.compute.kubernetes.serving.target import default_name
 from airflow_mlops.core.errors import SpecError
-from airflow_mlops.registry.endpoint import Endpoint
+from airflow_mlops.registry.records.endpoint import Endpoint
 
 
 def find(name: str | None, model: str, namespace: str | None, conn_id: str) -> Endpoint | None:

@@ -25,7 +25,7 @@ def put_back(api: EndpointApi, call: str) -> str:
     """
     record = api.record()
     if record.trying is None or record.trying.call != call:
-        return "Nothing was restored, because another task has deployed meanwhile."
+        return "Nothing was restored, because another task has deployed in the meantime."
     if record.good is None:
         remove(api, record)
         return "The endpoint was removed, because there was no endpoint before."

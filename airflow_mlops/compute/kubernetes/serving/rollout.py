@@ -29,7 +29,7 @@ from airflow_mlops.compute.kubernetes.step_manifest import (
     with_verifying_key,
 )
 from airflow_mlops.core.errors import ComputeError, DeploymentError, MLOpsError, SpecError, one_line
-from airflow_mlops.registry.endpoint import Endpoint
+from airflow_mlops.registry.records.endpoint import Endpoint
 from airflow_mlops.stages.deploy.spec import Check, DeployResult, DeploySpec
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Rollout:
         if trying is None or trying.call != self._id:
             self._begun = False
             error = DeploymentError(
-                f"Another task has deployed to {self._api} or removed it meanwhile, so this deployment was not verified."
+                f"Another task has deployed to {self._api} or removed it in the meantime, so this deployment was not verified."
             )
             error.retryable = False
             raise error

@@ -11,6 +11,7 @@ import pyarrow as pa
 from airflow_mlops.core.contract import Precision
 from airflow_mlops.core.errors import ModelFormatError, one_line
 from airflow_mlops.models.onnx import boosting, flavor
+from airflow_mlops.models.onnx.serialised import serialised
 from airflow_mlops.models.trainers.base import FittedModel, TrainingData
 from airflow_mlops.models.trainers.boosting.encoding import Encoding
 from airflow_mlops.models.trainers.boosting.library import Booster, distribution
@@ -80,7 +81,7 @@ class BoostedModel(FittedModel):
                     f"{self.name} cannot be exported to ONNX, which scoring needs: {one_line(error, 300)}. Use other params, or "
                     "the version of the library in the constraints file."
                 ) from error
-            self._exported = made.SerializeToString()
+            self._exported = serialised(made)
         return self._exported
 
     def save(self, folder: Path, model: Model, requirements: list[str], example: pd.DataFrame) -> None:

@@ -1,4 +1,4 @@
-"""Run a program in a process of its own, which ends with the training."""
+"""Run a program in a separate process, which ends with the training."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WITHOUT = (
 def run(arguments: Sequence[str], environment: Mapping[str, str], output: Path) -> int:
     """Run Python with ``arguments`` until the process ends, and return its exit status.
 
-    If this process is interrupted meanwhile, for example by SIGTERM, the program is ended first.
+    If this process is interrupted in the meantime, for example by SIGTERM, the program is ended first.
 
     :param arguments: the command line after ``python``
     :param environment: environment variables to add

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from airflow_mlops.core.isolation import no_warnings, without
 from airflow_mlops.models.onnx import double, histograms
 from airflow_mlops.models.onnx.ebm import to_onnx as ebm_to_onnx
 from airflow_mlops.models.onnx.naming import name_inputs
+from airflow_mlops.models.onnx.serialised import serialised
 from airflow_mlops.models.onnx.svm import multiply_kernels
 from airflow_mlops.models.onnx.trees import split_forests
 from airflow_mlops.models.threshold import threshold, without_threshold
@@ -42,7 +43,8 @@ class SklearnModel:
     :param params: the training parameters that are logged to MLflow
     :param sources: the classes and functions that the model was trained with, by import path
     :param spec: the trainer
-    :raises TrainingError: the estimator was fitted to other classes than the labels of the training set
+    :raises TrainingError: the estimator was fitted to classes that differ from the labels of the training set, or to
+        several labels
     """
 
     def __init__(
@@ -74,16 +76,27 @@ class SklearnModel:
     def _check_classes(self, data: TrainingData) -> None:
         if self.task == "regression":
             return
-        learned = np.asarray(getattr(self.estimator, "classes_", data.classes)).tolist()
+        classes = getattr(self.estimator, "classes_", data.classes)
+        if isinstance(classes, list) and all(isinstance(each, np.ndarray) for each in classes):
+            self._refuse_several_labels(len(classes))
+        learned = np.asarray(classes).tolist()
         if learned != data.classes:
             raise TrainingError(
                 f"{self.name} was fitted to the classes {learned}, but the training set has the labels {data.classes}. "
                 "Fit it to the unchanged labels `y`."
             )
 
+    def _refuse_several_labels(self, labels: int) -> NoReturn:
+        raise TrainingError(
+            f"{self.name} predicts {labels} labels for each row, but a training set has one label. Train one model for each label."
+        )
+
     def predict(self, frame: pd.DataFrame) -> NDArray[np.float64]:
         if self.task == "regression":
-            return np.asarray(self.estimator.predict(frame), dtype=np.float64).reshape(-1, 1)
+            found = np.asarray(self.estimator.predict(frame), dtype=np.float64)
+            if found.ndim == 2 and found.shape[1] != 1:
+                self._refuse_several_labels(found.shape[1])
+            return found.reshape(-1, 1)
         return np.asarray(self.estimator.predict_proba(frame), dtype=np.float64)
 
     def threshold(self, positive: Any) -> float:
@@ -102,7 +115,7 @@ class SklearnModel:
                     f"{self.name} cannot be exported in {precision}, because the ONNX export of an EBM always computes in "
                     "float64."
                 )
-            return ebm_to_onnx(self._best, data.features).SerializeToString()
+            return serialised(ebm_to_onnx(self._best, data.features))
         from skl2onnx import convert_sklearn
         from skl2onnx.common.data_types import DoubleTensorType, FloatTensorType, StringTensorType
 
@@ -125,7 +138,7 @@ class SklearnModel:
                     **_conversions(doubles=doubles),
                 )
             named = name_inputs(multiply_kernels(split_forests(converted)), [name for name, _ in inputs])
-            exported: bytes = named.SerializeToString()
+            exported = serialised(named)
         except Exception as error:
             raise ModelFormatError(
                 f"{self.name} cannot be exported to ONNX, which scoring needs: {one_line(error, 300)}. "

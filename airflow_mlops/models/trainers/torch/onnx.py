@@ -9,12 +9,13 @@ import numpy as np
 import torch
 
 from airflow_mlops.core.isolation import quiet
-from airflow_mlops.models.onnx.naming import name_inputs
+from airflow_mlops.models.onnx.naming import name_inputs, subgraphs
+from airflow_mlops.models.onnx.serialised import serialised
 from airflow_mlops.models.trainers.torch.encoding import Encoding
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from onnx import ModelProto, NodeProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
 
     from airflow_mlops.models.trainers.torch.reader import Reader
 
@@ -41,7 +42,7 @@ def export(network: torch.nn.Module, reader: Reader) -> bytes:
     whole: ModelProto = compose.merge_models(joined, _answer(reader, joined.ir_version), [("network/found", "found")])
     name_inputs(whole, [feature.name for feature in reader.features])
     onnx.checker.check_model(whole)
-    return whole.SerializeToString()
+    return serialised(whole)
 
 
 def _example_inputs(reader: Reader) -> dict[str, torch.Tensor]:
@@ -57,7 +58,7 @@ def _example_inputs(reader: Reader) -> dict[str, torch.Tensor]:
 def network_to_onnx(
     network: torch.nn.Module, examples: dict[str, torch.Tensor], *, sequences: bool = False
 ) -> ModelProto:
-    """Export a network for any number of rows. The output is ``found``.
+    """Export a network for any number of rows, without traces of its source code. The output is ``found``.
 
     :param network: the network
     :param examples: example values of the inputs, of two rows each, by name
@@ -81,7 +82,26 @@ def network_to_onnx(
             verbose=False,
         )
     assert program is not None
-    return program.model_proto
+    return _without_traces(program.model_proto)
+
+
+def _without_traces(model: ModelProto) -> ModelProto:
+    """Remove the exporter's notes from ``model`` in place, such as the file, the line and the source of each operator.
+
+    Scoring does not use them. With them, the export would contain lines of the user's code, and its bytes would depend
+    on the folder of the code.
+    """
+    _clear(model.graph)
+    return model
+
+
+def _clear(graph: GraphProto) -> None:
+    del graph.metadata_props[:]
+    for item in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del item.metadata_props[:]
+    for node in graph.node:
+        for inner in subgraphs(node):
+            _clear(inner)
 
 
 def _input(place: int) -> str:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 from airflow_mlops.core.connections import ConnectionResolver
-from airflow_mlops.data.databases.connections import check_type
+from airflow_mlops.data.databases.queries import open_query
 from airflow_mlops.stages.ingest.spec import IngestSpec
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
+    from airflow_mlops.data.incoming.types import ColumnTypes
 
 
 class Source(Protocol):
@@ -54,22 +53,6 @@ def open_source(spec: IngestSpec, connection: ConnectionResolver) -> Source:
         from airflow_mlops.stages.ingest.sources.files import FileSource
 
         return FileSource(spec)
-    return _open_query(spec, connection)
-
-
-def _open_query(spec: IngestSpec, connection: ConnectionResolver) -> Source:
-    """Create the source of a query. It uses an ADBC driver if the driver is installed, and otherwise SQLAlchemy."""
     assert spec.conn_id is not None  # validated by the spec
-    info = connection(spec.conn_id)
-    check_type(info)
-    if info.conn_type == "sqlite" and find_spec("adbc_driver_sqlite"):
-        from airflow_mlops.stages.ingest.sources.sqlite import SQLiteSource
-
-        return SQLiteSource(spec, info)
-    if info.conn_type in ("postgres", "postgresql") and find_spec("adbc_driver_postgresql"):
-        from airflow_mlops.stages.ingest.sources.postgres import PostgresSource
-
-        return PostgresSource(spec, info)
-    from airflow_mlops.stages.ingest.sources.alchemy import AlchemySource
-
-    return AlchemySource(spec, info)
+    assert spec.sql is not None
+    return open_query(spec.sql, spec.window, connection(spec.conn_id))

@@ -9,11 +9,11 @@ import pyarrow as pa
 
 from airflow_mlops.core.counts import counted
 from airflow_mlops.core.errors import MalformedFileError, MLOpsError, SchemaError, one_line
+from airflow_mlops.data.incoming.inference import untyped
 from airflow_mlops.data.window_rows import inside
 from airflow_mlops.stages.ingest.sources.data_files import find_data_files
 from airflow_mlops.stages.ingest.sources.formats import READERS
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
-from airflow_mlops.stages.ingest.sources.inference import untyped
 from airflow_mlops.stages.ingest.sources.listing import FoundFile
 from airflow_mlops.stages.ingest.sources.suffixes import format_of
 from airflow_mlops.stages.ingest.sources.urls import file_url, without_credentials
@@ -21,7 +21,7 @@ from airflow_mlops.stages.ingest.sources.urls import file_url, without_credentia
 if TYPE_CHECKING:
     from fsspec.core import OpenFile
 
-    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
+    from airflow_mlops.data.incoming.types import ColumnTypes
     from airflow_mlops.stages.ingest.spec import IngestSpec
 
 

@@ -3,8 +3,8 @@
 A sample of that window is the reference. What happens to a stored reference:
 
 - The same window is checked again: its sample is stored again if it changed.
-- Attributions of the window have another origin than the reference, or the reference has too few rows or clusters: the
-  window replaces the reference.
+- Attributions of the window and of the reference have different origins, or the reference has too few rows or clusters:
+  the window replaces the reference.
 - The file cannot be read: nothing is compared or replaced until a person restores or deletes the file.
 
 Notes of the report and the log say each of these.
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from airflow_mlops.core.counts import counted
-from airflow_mlops.data.privacy import hashed_or_dropped
+from airflow_mlops.data.predictions.privacy import hashed_or_dropped
 from airflow_mlops.drift.attributions import COLUMN, compare, fewest, unmeasured
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.training_reference import TrainingReference
@@ -90,7 +90,7 @@ def measure(check: Check, training: TrainingReference) -> Attributions:
     key = f"attributions/{check.model}/{version}.npz"
     try:
         before = stored.read(check.store, key)
-        # Of two windows that are checked at the same time, one becomes the reference.
+        # If two windows are checked at the same time, only one of them becomes the reference.
         if before is None and not check.store.create_exclusive(key, now.to_bytes()):
             before = stored.read(check.store, key)
     except stored.DamagedReferenceError as error:

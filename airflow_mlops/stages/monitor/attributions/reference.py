@@ -94,7 +94,7 @@ def read(store: ArtifactStore, key: str) -> Reference | None:
     except Exception as error:  # of zipfile, zlib, NumPy, JSON or pydantic
         raise DamagedReferenceError(type(error).__name__) from error
     if sums.ndim != 2 or sums.shape[1] != len(about.features) or not np.isfinite(sums).all():
-        raise DamagedReferenceError("its numbers do not fit its features")
+        raise DamagedReferenceError("its numbers do not match its features")
     return Reference(about, Sample(about.features, sums))
 
 

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from airflow_mlops.drift.findings import Drift
 from airflow_mlops.drift.reference import TRAINING
 from airflow_mlops.performance.difference import difference
-from airflow_mlops.performance.findings import Bias, IntervalCoverage, Performance, PositiveRate
+from airflow_mlops.performance.findings import Bias, FairnessDifference, IntervalCoverage, Performance, PositiveRate
 from airflow_mlops.policy.checks import is_worse, missed_estimate
 from airflow_mlops.policy.findings import Report
 from airflow_mlops.policy.standards import standards
@@ -89,6 +89,10 @@ def _figures(report: Report) -> list[Figure]:
         figures.append(Figure("Interval coverage", _percent(covered.value), _covered(covered, report)))
     if (rate := report.positives) is not None:
         figures.append(Figure("Rate of positives", _percent(rate.value), _positives(rate, report)))
+    for item in report.fairness:
+        figures.append(
+            Figure(f"{capitalized(item.difference)} over {item.sensitive}", number(item.value), _fair(item, report))
+        )
     if (found := report.estimated) is not None:
         outside = missed_estimate(report)
         checked = (
@@ -138,6 +142,13 @@ def _positives(rate: PositiveRate, report: Report) -> str:
     trained = f", {_percent(rate.reference)} at training" if rate.reference is not None else ""
     interval = f"{report.policy.confidence:.0%} interval {_percent(rate.low)} to {_percent(rate.high)}"
     return f"{rate.positive!r} is predicted at a score of {rate.threshold:.4g} or more; {interval}{trained}"
+
+
+def _fair(found: FairnessDifference, report: Report) -> str:
+    groups = ", ".join(f"{_percent(item.rate)} where {item.name}" for item in (found.least, found.most))
+    interval = f"{report.policy.confidence:.0%} interval {number(found.low)} to {number(found.high)}"
+    state = "above" if found.is_significant else "not significantly above" if found.value > found.limit else "within"
+    return f"{found.of}: {groups}; {interval}; {state} the limit of {number(found.limit)}"
 
 
 def _percent(rate: float) -> str:

@@ -128,7 +128,7 @@ def test_a_pod_checks_signatures_if_the_deployment_requires_them(monkeypatch, ki
     assert "MLOPS_VERIFYING_KEY" not in variables()
     monkeypatch.setenv("AIRFLOW__MLOPS__VERIFYING_KEY", "/etc/mlops/$1.pem")
     assert variables()["MLOPS_VERIFYING_KEY"] == "/etc/mlops/$$1.pem"
-    # The private key stays where it is, and a pod may have the public key elsewhere.
+    # A pod does not get the private key. Its ``env`` can name another path of the public key.
     monkeypatch.setenv("AIRFLOW__MLOPS__SIGNING_KEY", "/etc/mlops/private.pem")
     found = variables(env={"MLOPS_VERIFYING_KEY": "/keys/public.pem"})
     assert found["MLOPS_VERIFYING_KEY"] == "/keys/public.pem"

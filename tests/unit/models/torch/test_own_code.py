@@ -54,6 +54,10 @@ def test_a_users_network_is_trained_and_exported(dataset, mine):
     np.testing.assert_allclose(
         exported(model, unseen), model.predict(unseen.select(["x", "y", "plan"]).to_pandas()), atol=1e-5
     )
+    # Only the hash of the user's code is stored. The folder of the code does not change the export.
+    content = model.to_onnx(None)
+    assert b"my_networks" not in content
+    assert b"torch.onnx" not in content
 
 
 @pytest.mark.parametrize(

@@ -53,7 +53,7 @@ def test_the_gradient_of_several_processes_is_the_gradient_of_their_joint_batch(
     assert "Training in 2 processes." in record.lines
     assert set(record.metrics) == {0, 1, 2}
     assert (tmp_path / "preloaded").exists()
-    # Freeing the process group can block for ever.
+    # Freeing the process group can block forever.
     assert not (tmp_path / "freed").exists()
 
 

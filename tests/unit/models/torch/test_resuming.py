@@ -54,7 +54,7 @@ train_and_record(dataset, key, Lines(), module=slow, processes=2, device="cpu", 
 
 @pytest.fixture
 def start(dataset, store):
-    """``start(script, key)`` starts a training that is to be stopped, in a process of its own."""
+    """``start(script, key)`` starts a training that the test stops later, in a separate process."""
 
     def start(script: str, key: str) -> subprocess.Popen:
         command = [sys.executable, "-c", script, store.url, dataset.ref.model_dump_json(), key]
@@ -85,7 +85,7 @@ def test_processes_terminated_by_sigterm_are_resumed_with_exactly_the_same_numbe
         "module": "tests.support.networks:slow_network", "processes": 2, "device": "cpu", "checkpoint_every": 10**6
     }  # fmt: skip
     whole = train_and_record(dataset, "checkpoints/whole2.pt", **options)
-    # Batches contain other rows than those of one process, but as many of them, so the loss falls equally far.
+    # Batches contain different rows than in one process, but the same number of rows, so the loss falls equally far.
     alone = train_and_record(dataset, "checkpoints/alone.pt", **{**options, "processes": 1})
     assert whole["epochs"][-1]["train_loss"] == pytest.approx(alone["epochs"][-1]["train_loss"], rel=0.05)
     assert len(whole["losses"]) == pytest.approx(len(alone["losses"]), abs=len(whole["epochs"]))

@@ -149,5 +149,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
             done = forks.run(code, store.url, ref.model_dump_json())
             assert done.returncode == 0, done.stderr
             peaks.append(int(done.stdout.splitlines()[-1]))
-    # 760,000 rows more: 60 MB as Arrow, several times that as a DataFrame.
+    # There are 760,000 more rows, which take 60 MB as Arrow and several times as much as a DataFrame.
     assert peaks[1] - peaks[0] < 60, peaks

@@ -483,7 +483,7 @@ def read_text(content, options):
     from fsspec.core import OpenFile
     from fsspec.implementations.memory import MemoryFileSystem
 
-    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
+    from airflow_mlops.data.incoming.types import ColumnTypes
     from airflow_mlops.stages.ingest.spec import IngestSpec
 
     store = MemoryFileSystem()

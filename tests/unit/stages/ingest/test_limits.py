@@ -11,8 +11,8 @@ import pytest
 from fsspec.core import OpenFile
 from fsspec.implementations.memory import MemoryFileSystem
 
+from airflow_mlops.data.incoming.types import ColumnTypes
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile
-from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 from airflow_mlops.stages.ingest.spec import IngestSpec
 from tests.support.reader import Outcome, Reader
 

@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.core.errors import MalformedFileError, SchemaError, SpecError
+from airflow_mlops.data.incoming.types import ColumnTypes
 from airflow_mlops.stages.ingest.sources.files import read_file
 from airflow_mlops.stages.ingest.sources.formats import source_file
-from airflow_mlops.stages.ingest.sources.types import ColumnTypes
 from airflow_mlops.stages.ingest.spec import IngestSpec
 
 

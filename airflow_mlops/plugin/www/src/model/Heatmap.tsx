@@ -54,7 +54,7 @@ export const Heatmap = ({ drift, onSelect, selected }: Props) => {
   return (
     <Box>
       <Text color="fg.muted" fontSize="xs" maxW="560px" mb={2}>
-        Features are ranked by drift times importance, which is in brackets. ● drifted, ✕ broken. A stronger colour is a larger effect. The effect is the
+        Features are ranked by drift times importance. The importance is in brackets. ● drifted, ✕ broken. A stronger colour means a larger effect. The effect is the
         smallest share of rows that would need a different value to match the reference.
       </Text>
       <Table.ScrollArea maxW="100%" ref={area}>

@@ -156,14 +156,14 @@ it("says what has happened since the verdict, and who may answer a pending appro
   const request = { id: "1", reason: planted, created: month(4).start, state: "answered", by: null, started: month(4).start, training };
   ANSWERS["/mlops/api/models/o"] = { ...page, name: "o", champion, approval, request };
   show("timeline", "o");
-  expect(await screen.findByText(/Since this verdict, version 9 became champion/)).toBeTruthy();
+  expect(await screen.findByText(/After this verdict, version 9 became champion/)).toBeTruthy();
   expect(screen.getByText(/Assigned users: bob/)).toBeTruthy();
   expect(screen.getByRole("link", { name: planted }).getAttribute("href")).toBe("/dags/d/runs/r/tasks/t/required_actions");
   expect(screen.getByRole("link", { name: "The training in DAG train" }).getAttribute("href")).toBe("/dags/train/runs/r%201");
   cleanup();
   show("timeline");
   await screen.findByRole("slider");
-  expect(screen.queryByText(/Since this verdict/)).toBeNull();
+  expect(screen.queryByText(/After this verdict/)).toBeNull();
 });
 
 it("makes no link of an address that is a script", async () => {

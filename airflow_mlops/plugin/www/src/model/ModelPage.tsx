@@ -79,7 +79,7 @@ const Facts = ({ model }: { model: ModelFacts }) => (
     </HStack>
     {replacedSince(model) ? (
       <Text>
-        Since this verdict, version {model.champion?.version} became champion. This window has not been checked since.
+        After this verdict, version {model.champion?.version} became champion. The window has not been checked again.
       </Text>
     ) : null}
     <Details texts={model.details} />
@@ -116,7 +116,7 @@ const Facts = ({ model }: { model: ModelFacts }) => (
       <Text>
         Version {model.scoring.version} scored {number(model.scoring.rows)} rows
         {model.scoring.window ? ` of ${model.scoring.window.label}` : ""} <Ago time={model.scoring.scored_at} />.{" "}
-        {model.labels_until ? `Labels until ${moment(model.labels_until)}.` : "No labels yet."}
+        {model.labels_until ? `Labels are known until ${moment(model.labels_until)}.` : "No labels yet."}
         {model.monitoring ? ` ${percent(model.monitoring.coverage)} of the predictions of the last window have a label.` : ""}
       </Text>
     ) : null}

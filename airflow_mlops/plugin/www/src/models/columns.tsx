@@ -29,7 +29,7 @@ const State = ({ model }: { model: Overview }) => (
       {model.monitoring?.acknowledged ? <Badge size="xs">acknowledged</Badge> : null}
     </HStack>
     {model.monitoring ? <Muted>{model.monitoring.headline}</Muted> : null}
-    {replacedSince(model) ? <Muted>Since then, version {model.champion?.version} became champion.</Muted> : null}
+    {replacedSince(model) ? <Muted>After this verdict, version {model.champion?.version} became champion.</Muted> : null}
     {model.problems.map((problem) => (
       <Text color="fg.warning" fontSize="xs" key={problem} overflowWrap="anywhere">
         {problem}

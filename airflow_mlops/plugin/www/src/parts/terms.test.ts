@@ -10,7 +10,7 @@ it("knows metrics with the prefixes and suffixes of intervals and estimates", ()
   expect(metricMeaning("tweedie_deviance_p1.5_low")).toMatch(/^mean Tweedie deviance/);
   expect(metricMeaning("ndcg_k10_by-query_low")).toMatch(/^normalised discounted/);
   expect(metricMeaning("pinball_a0.9_low")).toMatch(/^mean pinball/);
-  expect(metricMeaning("quantile_coverage_gap_a0.9_low")).toMatch(/^distance between/);
+  expect(metricMeaning("quantile_coverage_gap_a0.9_low")).toMatch(/^difference between/);
   expect(metricMeaning("poisson_deviance_high")).toMatch(/^mean Poisson deviance/);
   expect(metricMeaning("interval_coverage_reference")).toMatch(/^share of the labels/);
 });

@@ -8,7 +8,7 @@ const METRICS: Record<string, string> = {
   brier: "Brier score: mean squared error of the probabilities; lower is better",
   coverage: "share of the predictions that have a label",
   ece: "expected calibration error: mean difference between predicted probability and share of positive rows, over ten bins; lower is better",
-  expected_cost: "mean cost of a row; the name holds the costs of a false positive (fp) and a false negative (fn); lower is better",
+  expected_cost: "mean cost of a row; the name contains the costs of a false positive (fp) and a false negative (fn); lower is better",
   f1: "harmonic mean of precision and recall",
   f1_macro: "mean of the F1 scores of the classes",
   feature_drift: "effect size of the most drifted feature, as a share of rows",
@@ -20,18 +20,18 @@ const METRICS: Record<string, string> = {
   mae: "mean absolute error; lower is better",
   mase: "mean absolute error of a forecast, relative to that of the seasonal-naive forecast; lower is better",
   multivariate_drift: "effect size of the drift of all features together (PCA reconstruction error), as a share of rows",
-  ndcg: "normalised discounted cumulative gain: how well the first k rows of each group are ordered; the name holds k and the group; 1 is perfect",
+  ndcg: "normalised discounted cumulative gain: how well the first k rows of each group are ordered; the name contains k and the group; 1 is perfect",
   pinball: "mean pinball loss of a predicted quantile, whose share (a) is in the name; lower is better",
   poisson_deviance: "mean Poisson deviance, an error for counts, relative to their size; lower is better",
   prediction_drift: "effect size of the drift of the scores, as a share of rows",
   quantile_coverage_gap:
-    "distance between the share of the labels at most the predicted quantile and its nominal share (a), which is in the name; lower is better",
+    "difference between the nominal share (a, in the name) and the share of labels that are at most the predicted quantile; lower is better",
   r2: "R²: share of the labels' variance that the model explains",
   rmse: "root mean squared error; lower is better",
   roc_auc: "area under the ROC curve: probability that a positive row has a higher score than a negative one; 0.5 is chance",
   roc_auc_ovr: "mean area under the ROC curves of each class against the rest; 0.5 is chance",
   smape: "symmetric mean absolute percentage error of a forecast, as a share from 0 to 2; lower is better",
-  tweedie_deviance: "mean Tweedie deviance, an error for amounts that are often 0; the name holds the power (p); lower is better",
+  tweedie_deviance: "mean Tweedie deviance, an error for amounts that are often 0; the name contains the power (p); lower is better",
 };
 
 /** The part of a recorded name, such as `estimated_roc_auc_low` or `expected_cost_fp1_fn20`, that names the metric. */

@@ -1,4 +1,4 @@
 import { configure } from "@testing-library/react";
 
-// A busy machine is no failure.
+// A slow run on a busy machine is not a failure.
 configure({ asyncUtilTimeout: 60_000 });

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from airflow_mlops.core.errors import SchemaError
+from airflow_mlops.data.incoming.inference import Notation, untyped
 from airflow_mlops.data.types import can_cast, cast
 from airflow_mlops.stages.ingest.csv_options import CsvOptions
 from airflow_mlops.stages.ingest.sources.formats.csv_notes import ColumnNotes
 from airflow_mlops.stages.ingest.sources.formats.source_file import SourceFile, read_as
-from airflow_mlops.stages.ingest.sources.inference import Notation, untyped
 
 NULL_TEXT = re.compile(
     r"(?i)\s*(|[^\w\s]{1,3}|[#<(\\]?n[/.]?a\.?[>)]?|[#<(\\]?(nan|null|none|nil|missing|unknown)[>)]?|\\n)\s*\Z"

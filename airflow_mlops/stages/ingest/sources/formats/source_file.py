@@ -31,7 +31,7 @@ from airflow_mlops.stages.ingest.sources.urls import file_url, without_credentia
 if TYPE_CHECKING:
     from fsspec.core import OpenFile
 
-    from airflow_mlops.stages.ingest.sources.types import ColumnTypes
+    from airflow_mlops.data.incoming.types import ColumnTypes
     from airflow_mlops.stages.ingest.spec import IngestSpec
 from airflow_mlops.stages.ingest.sources.suffixes import ARROW_CODECS
 

@@ -13,7 +13,7 @@ from airflow_mlops.compute.kubernetes.serving.release import Record, Release, fr
 from airflow_mlops.compute.kubernetes.serving.restoring import apply_all, put_back, remove
 from airflow_mlops.core.errors import SpecError
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.registry.endpoint import Endpoint
+from airflow_mlops.registry.records.endpoint import Endpoint
 from airflow_mlops.stages.deploy.spec import DeploySpec
 
 SERVED = {"autoscaling": ["v2"], "policy": ["v1"]}

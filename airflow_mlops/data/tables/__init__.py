@@ -1,0 +1,1 @@
+"""Tables into which predictions are written: of databases, of Delta Lake and of Apache Iceberg."""

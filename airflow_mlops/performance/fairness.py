@@ -1,0 +1,94 @@
+"""Differences in treatment between groups of rows, with confidence intervals.
+
+The difference is the one that the gate ``fairness`` measures: the largest difference of a rate between two groups. The
+largest of several estimated differences is too large on average, so its interval is not that of a single difference.
+All pairs of groups get intervals that hold together (Bonferroni). The largest difference then lies between the largest
+lower end and the largest upper end.
+
+The interval of a pair is Newcombe's, from Wilson's intervals of both rates (R. Newcombe, "Interval Estimation for the
+Difference Between Independent Proportions", Statistics in Medicine 17, 1998).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from statistics import NormalDist
+
+from airflow_mlops.metrics.clusters import Design
+from airflow_mlops.metrics.intervals import Interval, proportion
+from airflow_mlops.performance.findings import GroupRate
+
+
+@dataclass(frozen=True)
+class Rates:
+    """A rate in each group.
+
+    :param of: the meaning of the rate, such as ``share of positive predictions``
+    :param groups: number of rows that have the property, and number of all rows, by name of the group. Groups without
+        rows have no rate, and are left out
+    """
+
+    of: str
+    groups: Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest difference of a rate between two groups.
+
+    :param interval: the difference, from 0 to 1, with its confidence interval
+    :param of: the meaning of the rate that differs most
+    :param least: the group with the smaller rate
+    :param most: the group with the larger rate
+    """
+
+    interval: Interval
+    of: str
+    least: GroupRate
+    most: GroupRate
+
+
+def largest_difference(rates: Sequence[Rates], confidence: float, design: Design | None = None) -> Difference | None:
+    """Find the largest difference of a rate between two groups.
+
+    :param rates: one rate, or several rates of which the one with the largest difference counts
+    :param confidence: confidence of the interval, such as 0.95
+    :param design: how much clusters widen the intervals; ``None`` for independent rows
+    :return: ``None`` if no rate has two groups with rows
+    """
+    pairs = [
+        (item.of, least, most)
+        for item in rates
+        for least, most in combinations(sorted(_group_rates(item), key=lambda group: group.rate), 2)
+    ]
+    if not pairs:
+        return None
+    z = NormalDist().inv_cdf(1 - (1 - confidence) / 2 / len(pairs))
+    factor = 1.0 if design is None else design.factor(z)
+    found = [_difference(least, most, z, factor) for _, least, most in pairs]
+    of, least, most = max(pairs, key=lambda pair: pair[2].rate - pair[1].rate)
+    value = most.rate - least.rate
+    ends = max(item.low for item in found), max(item.high for item in found)
+    return Difference(Interval(value, *ends), of, least, most)
+
+
+def _group_rates(rates: Rates) -> list[GroupRate]:
+    return [
+        GroupRate(name=name, rate=having / rows, rows=rows) for name, (having, rows) in rates.groups.items() if rows > 0
+    ]
+
+
+def _difference(least: GroupRate, most: GroupRate, z: float, factor: float) -> Interval:
+    """Compute the interval of the absolute difference of two rates."""
+    if not math.isfinite(factor):
+        # With a single cluster, the rates in other clusters are unknown.
+        return Interval(most.rate - least.rate, 0.0, 1.0)
+    small, large = proportion(least.rate, least.rows, z), proportion(most.rate, most.rows, z)
+    value = large.value - small.value
+    down = factor * math.hypot(large.value - large.low, small.high - small.value)
+    up = factor * math.hypot(large.high - large.value, small.value - small.low)
+    # If the lower end is below 0, the other group may have the larger rate.
+    return Interval(value, max(0.0, value - down), min(1.0, max(value + up, down - value)))

@@ -1,0 +1,128 @@
+"""Measure the fairness metrics of the policy in a window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from airflow_mlops.core.contract import ModelContract
+from airflow_mlops.core.errors import SpecError
+from airflow_mlops.data.columns import LABEL
+from airflow_mlops.drift.training_reference import TrainingReference
+from airflow_mlops.gates.slice_search import by_column
+from airflow_mlops.metrics import realised as metrics
+from airflow_mlops.metrics.fairness_rule import FairnessRule
+from airflow_mlops.performance.fairness import Rates, largest_difference
+from airflow_mlops.performance.findings import FairnessDifference
+from airflow_mlops.stages.monitor import clusters
+from airflow_mlops.stages.monitor.check import Check
+from airflow_mlops.stages.monitor.performance import Realised
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def measure(
+    check: Check, reference: TrainingReference, realised: Realised
+) -> tuple[list[FairnessDifference], list[str]]:
+    """Measure the fairness metrics of the policy, each with a confidence interval.
+
+    The groups and the rates are those of the gate :class:`~airflow_mlops.gates.fairness.Fairness`, without weights of
+    rows.
+
+    :param reference: the training reference of the version that made the predictions
+    :param realised: realised performance, which says whether there are enough labels
+    :return: the differences, and why others were not measured, one sentence each
+    :raises SpecError: the model is not binary, or the predictions do not have a column of the policy
+    """
+    found, notes = [], []
+    for rule in check.policy.fairness:
+        _require(check, rule, reference.contract)
+        name, design = f"The {rule.difference} difference over {rule.sensitive}", clusters.of_scores(check)
+        if rule.needs_labels and realised.unmeasured is not None:
+            notes.append(f"{name} was not measured, because {realised.unmeasured}.")
+            continue
+        rates = _rates(check, rule, reference.contract)
+        difference = largest_difference(rates, check.policy.confidence, design)
+        if difference is None:
+            notes.append(f"{name} was not measured, because fewer than two groups have such rows.")
+            continue
+        value = difference.interval
+        found.append(
+            FairnessDifference(
+                metric=rule.fairness,
+                sensitive=rule.sensitive,
+                value=value.value,
+                low=value.low,
+                high=value.high,
+                limit=rule.max_difference,
+                of=difference.of,
+                least=difference.least,
+                most=difference.most,
+            )
+        )
+    return found, notes
+
+
+def _require(check: Check, rule: FairnessRule, contract: ModelContract) -> None:
+    if contract.task != "binary":
+        raise SpecError(
+            f"policy.fairness has {rule.fairness!r}, which is for binary models, but this is a {contract.task} model. Remove it."
+        )
+    if not check.has_columns(rule.sensitive):
+        raise SpecError(
+            f"policy.fairness has sensitive={rule.sensitive!r}, which is not a column of the predictions. Keep this column in "
+            "`watched` of the training set and in the scored rows, make it a key, or set another column."
+        )
+
+
+def _rates(check: Check, rule: FairnessRule, contract: ModelContract) -> list[Rates]:
+    if not rule.needs_labels:
+        rows = metrics.scored(check.batches(_columns(["score"], rule)), labelled=False)
+        return [_rate("share of positive predictions", rule.sensitive, *_predicted(rows, rule, contract))]
+    wanted = _columns([LABEL, "score"], rule)
+    predicted, values = _predicted(metrics.measurable(check.batches(wanted), contract), rule, contract)
+    truth = np.asarray(metrics.outcomes(check.batches(metrics.COLUMNS), contract).truth, dtype=bool)
+    return [
+        _rate("true positive rate", rule.sensitive, predicted, values, truth),
+        _rate("false positive rate", rule.sensitive, predicted, values, ~truth),
+    ]
+
+
+def _columns(names: Sequence[str], rule: FairnessRule) -> list[str]:
+    return list(dict.fromkeys([*names, rule.sensitive]))
+
+
+def _predicted(
+    batches: Iterable[pa.RecordBatch], rule: FairnessRule, contract: ModelContract
+) -> tuple[NDArray[np.bool_], pa.Array]:
+    """Read whether the positive class is predicted for each row, and the values of the column of the groups."""
+    positive, values = [np.empty(0, bool)], []
+    for batch in batches:
+        positive.append(batch.column("score").to_numpy(zero_copy_only=False) >= contract.threshold)
+        values.append(clusters.plain(batch.column(rule.sensitive)))
+    joined = pa.chunked_array(values).combine_chunks() if values else pa.nulls(0)
+    return np.concatenate(positive), joined
+
+
+def _rate(
+    of: str, name: str, predicted: NDArray[np.bool_], values: pa.Array, among: NDArray[np.bool_] | None = None
+) -> Rates:
+    """Return the share of positive predictions of each group.
+
+    :param of: the meaning of the share
+    :param name: name of the column of the groups
+    :param values: values of this column, shape (n,)
+    :param among: the rows that count, shape (n,); by default all rows
+    """
+    counted = np.ones(len(predicted), bool) if among is None else among
+    return Rates(
+        of,
+        {
+            part.name: (int((predicted & counted)[part.index].sum()), int(counted[part.index].sum()))
+            for part in by_column(name, values)
+        },
+    )

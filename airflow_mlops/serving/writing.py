@@ -140,7 +140,7 @@ class Writing:
             self._group.append((answer, apart))
             self._group_rows += rows
             if self._group_rows >= _GROUP_ROWS:
-                # The response to the request is sent before this call.
+                # Usually, the response to the request is sent before this call.
                 asyncio.get_running_loop().call_soon(self._encode_group)
         if self._timer is None:
             self._send_later()
@@ -151,9 +151,9 @@ class Writing:
         for answer, apart in group:
             self._encode(answer, _encoded(answer, apart))
 
-    def _encode(self, answer: Answer, found: Packed | ValueError) -> None:
+    def _encode(self, answer: Answer, found: Packed | Exception) -> None:
         rows = answer.rows.count
-        if isinstance(found, ValueError):
+        if isinstance(found, Exception):
             self._metrics.dropped.inc(rows)
             log.error("%d predictions of a request were not logged: %s", rows, found)
         else:
@@ -246,9 +246,10 @@ class Writing:
             self._metrics.lag.set(facts["lag"])
 
 
-def _encoded(answer: Answer, apart: Apart | None) -> Packed | ValueError:
-    """Return an answer as bytes, or the error if one of its texts cannot be encoded."""
+def _encoded(answer: Answer, apart: Apart | None) -> Packed | Exception:
+    """Return an answer as bytes, or the error if it cannot be encoded, for example because of a text."""
     try:
         return packed(answer, apart)
-    except ValueError as error:
+    except Exception as error:
+        # The other answers of the group are still logged.
         return error

@@ -250,6 +250,6 @@ def _encoded(answer: Answer, apart: Apart | None) -> Packed | Exception:
     """Return an answer as bytes, or the error if it cannot be encoded, for example because of a text."""
     try:
         return packed(answer, apart)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - it is logged and counted
         # The other answers of the group are still logged.
         return error

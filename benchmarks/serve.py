@@ -1,6 +1,6 @@
 """Requests per second and latency of the online endpoint, compared with MLflow's own server and a bare loop.
 
-``python -m benchmarks.serve [--seconds 2] [--rounds 3]``. One logistic regression and one boosted-trees model of scikit-learn are trained on
+``python -m benchmarks.serve [--seconds 1] [--rounds 7]``. One logistic regression and one boosted-trees model of scikit-learn are trained on
 generated rows, promoted, and served by four servers at the same time:
 
 - ``airflow_mlops.serving``, which checks, logs and measures each request, and the same with ``--no-log``;
@@ -8,9 +8,12 @@ generated rows, promoted, and served by four servers at the same time:
 - ``bare``: FastAPI with ONNX Runtime, which neither checks nor logs.
 
 A client process keeps 8 or 64 connections of one server busy with requests of 1 or 100 rows, then those of the next one, and so
-on for some rounds. With one connection, each request is sent to all servers in turn. A figure is the median of the rounds, so that
-other work on the machine slows all servers alike. The last line is
-JSON: requests per second and the 99th percentile of the latency for the logistic regression, 8 connections and one row; the seconds
+on for some rounds, each of which begins with another server. With one connection, each request is sent to all servers in turn. A
+figure is the median of the rounds, so that other work on the machine slows all servers alike. ``p99_to_bare`` and
+``requests_to_unlogged`` are the medians of the ratios to the bare loop and to the server without the log in the same round.
+``cpu_us`` is the processor time of all processes of a server for each request, in microseconds; other work on the machine
+affects it least. The last line is
+JSON: these figures, requests per second and the 99th percentile of the latency for the logistic regression, 8 connections and one row; the seconds
 until the server is ready; and the memory of the server and of the process that writes its log (``peak_mb``), and with the process
 that follows the champion, if it runs (``all_mb``). ``load_average`` is that of the machine before and after.
 """
@@ -119,8 +122,10 @@ def train(folder: Path, url: str, mlflow: str) -> dict[str, ModelVersionRef]:
 
 
 @contextmanager
-def running(command: list[str], ready: str, environment: dict[str, str]) -> Iterator[dict[str, float]]:
-    """Run a server. Yield the seconds until it was ready; its memory is added at the end."""
+def running(
+    command: list[str], ready: str, environment: dict[str, str]
+) -> Iterator[tuple[dict[str, float], psutil.Process]]:
+    """Run a server. Yield its figures and its process: first the seconds until it was ready; its memory is added at the end."""
     began = time.perf_counter()
     server = subprocess.Popen(
         command,
@@ -139,8 +144,8 @@ def running(command: list[str], ready: str, environment: dict[str, str]) -> Iter
                 break
             time.sleep(0.02)
         found["ready_seconds"] = round(time.perf_counter() - began, 2)
-        yield found
         process = psutil.Process(server.pid)
+        yield found, process
         others = process.children(recursive=True)
         following = [each for each in others if "airflow_mlops.serving.follow" in each.cmdline()]
         found["process_mb"] = memory_mb([process])
@@ -163,6 +168,16 @@ def memory_mb(processes: list[psutil.Process]) -> int:
             total += own
             shared[mapped.path] = max(shared.get(mapped.path, 0), mapped.rss - own)
     return round((total + sum(shared.values())) / 1e6)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the processor time that a process and its children have taken."""
+    total = 0.0
+    for each in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            times = each.cpu_times()
+            total += times.user + times.system
+    return total
 
 
 def load(port: int, path: str, body: bytes, connections: int, seconds: float) -> dict[str, float]:
@@ -223,6 +238,7 @@ def _request(path: str, body: bytes) -> bytes:
 
 def _figures(took: list[float], passed: float) -> dict[str, float]:
     return {
+        "requests": len(took),
         "requests_per_second": round(len(took) / passed, 1),
         "p50_ms": round(1000 * float(np.quantile(took, 0.5)), 2),
         "p99_ms": round(1000 * float(np.quantile(took, 0.99)), 2),
@@ -249,8 +265,8 @@ def _answer(connection: socket.socket) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a measurement")
-    parser.add_argument("--rounds", type=int, default=3, help="measurements of each figure")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a measurement")
+    parser.add_argument("--rounds", type=int, default=7, help="measurements of each figure")
     arguments = parser.parse_args()
     from tests.integration.conftest import run_mlflow
 
@@ -273,13 +289,15 @@ def main() -> None:
             )
             model = Path(downloaded) / "model.onnx"
             with ExitStack() as stack:
-                servers = {}
+                servers, processes = {}, {}
                 for server in SERVERS:
                     port = free_port()
                     command, ready, environment = started(server, kind, champion, port, folder, mlflow, model)
-                    known = stack.enter_context(running(command, f"http://127.0.0.1:{port}{ready}", environment))
+                    known, processes[server] = stack.enter_context(
+                        running(command, f"http://127.0.0.1:{port}{ready}", environment)
+                    )
                     servers[server], figures[f"{kind}, {server}"] = port, known
-                figures |= measured(kind, servers, arguments.seconds, arguments.rounds)
+                figures |= measured(kind, servers, processes, arguments.seconds, arguments.rounds)
             for server in SERVERS:
                 print(f"{kind:9} {server:17} {figures[f'{kind}, {server}']}", flush=True)
     ours, unlogged, bare, theirs = (figures[f"logistic, {server}, 8 connections, 1 rows"] for server in SERVERS)
@@ -293,6 +311,11 @@ def main() -> None:
                 "p99_ms": ours["p99_ms"],
                 "unlogged_p99_ms": unlogged["p99_ms"],
                 "bare_p99_ms": bare["p99_ms"],
+                "p99_to_bare": ours["p99_to_bare"],
+                "requests_to_unlogged": ours["requests_to_unlogged"],
+                "cpu_us": ours["cpu_us"],
+                "unlogged_cpu_us": unlogged["cpu_us"],
+                "bare_cpu_us": bare["cpu_us"],
                 "ready_seconds": figures["logistic, ours"]["ready_seconds"],
                 "peak_mb": figures["logistic, ours"]["server_mb"],
                 "all_mb": figures["logistic, ours"]["all_mb"],
@@ -319,10 +342,13 @@ def started(
     return command, "/ping", {"MLFLOW_TRACKING_URI": mlflow, "PATH": path}
 
 
-def measured(kind: str, servers: dict[str, int], seconds: float, rounds: int) -> dict[str, dict[str, float]]:
+def measured(
+    kind: str, servers: dict[str, int], processes: dict[str, psutil.Process], seconds: float, rounds: int
+) -> dict[str, dict[str, float]]:
     """Return the figures of each server, number of connections and number of rows.
 
     :param servers: ports of the servers
+    :param processes: processes of the servers
     """
     paths = {"bare": "/predict", "mlflow": "/invocations"}
     names = [f"x{number}" for number in range(FEATURES)]
@@ -341,10 +367,21 @@ def measured(kind: str, servers: dict[str, int], seconds: float, rounds: int) ->
                 )
                 for server, port in servers.items()
             }
-            for _ in range(rounds):
-                together = alternating(asked, seconds) if connections == 1 else {}
-                for server, (port, path, body) in asked.items():
-                    found[server].append(together.get(server) or load(port, path, body, connections, seconds))
+            for number in range(rounds):
+                before = {server: cpu_seconds(process) for server, process in processes.items()}
+                first = number % len(asked)
+                order = [*asked.items()][first:] + [*asked.items()][:first]
+                if connections == 1:
+                    together = alternating(dict(order), seconds)
+                else:
+                    together = {server: load(*to, connections, seconds) for server, to in order}
+                for server, each in together.items():
+                    each["cpu_us"] = 1e6 * (cpu_seconds(processes[server]) - before[server]) / each.pop("requests")
+                    each["p99_to_bare"] = each["p99_ms"] / together["bare"]["p99_ms"]
+                    each["requests_to_unlogged"] = (
+                        each["requests_per_second"] / together["ours without log"]["requests_per_second"]
+                    )
+                    found[server].append(each)
             for server, each in found.items():
                 middle = {name: round(float(np.median([one[name] for one in each])), 2) for name in each[0]}
                 figures[f"{kind}, {server}, {connections} connections, {rows} rows"] = middle

@@ -115,6 +115,8 @@ def serve(spec: ServeSpec) -> None:
         host=spec.host,
         port=spec.port,
         http=TimedProtocol,
+        # The server has no WebSockets, whose connections would have no time limit.
+        ws="none",
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=30,

@@ -9,7 +9,7 @@ import time
 from contextlib import suppress
 from datetime import datetime, timezone
 from io import RawIOBase
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from pydantic_core import to_json
 
@@ -19,12 +19,34 @@ from airflow_mlops.serving.metrics import Metrics
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.types import Scope
 
 _FLUSH_SECONDS, _STOP_SECONDS = 0.5, 5.0
 # Bytes of lines that wait to be written. Further lines are dropped.
 _WAITING_BYTES = 8 << 20
+# Lines are created in groups of this number of requests, which takes less time, as explained in `writing`.
+_GROUP = 16
 # Parts of lines that are kept, because many requests have the same path, status and client.
 _PARTS = 256
+
+
+class _Request(NamedTuple):
+    """What the log says about a request.
+
+    :param at: time of the response in seconds since 1970
+    :param scope: the ASGI scope of the request
+    :param status: HTTP status of the response
+    :param size: size of the body of the response, in bytes
+    :param call: name of the API call
+    :param seconds: time from the request to the response
+    """
+
+    at: float
+    scope: Scope
+    status: int
+    size: int
+    call: str
+    seconds: float
 
 
 class AccessLog:
@@ -40,7 +62,10 @@ class AccessLog:
 
     def __init__(self, stream: BinaryIO | RawIOBase | None, metrics: Metrics) -> None:
         self._stream, self._metrics = stream, metrics
+        self._requests: list[_Request] = []
         self._lines: list[bytes] = []
+        # Whether the lines will be flushed.
+        self._waiting = False
         self._parts: dict[tuple[str, str, int, str, str | None, int | None], bytes] = {}
         self._queue: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         # Number of bytes put into the queue, and number of them that were written. Only one thread changes each number.
@@ -59,10 +84,24 @@ class AccessLog:
         """
         if self._stream is None:
             return
-        if not self._lines:
+        if not self._waiting:
+            self._waiting = True
             asyncio.get_running_loop().call_later(_FLUSH_SECONDS, self.flush)
-        scope, status, client = request.scope, response.status_code, request.scope["client"]
-        key = (scope["method"], scope["path"], status, call, client[0] if client else None, scope.get(VERSION))
+        self._requests.append(
+            _Request(time.time(), request.scope, response.status_code, len(response.body), call, seconds)
+        )
+        if len(self._requests) >= _GROUP:
+            # The response to the request is sent before this call.
+            asyncio.get_running_loop().call_soon(self._format)
+
+    def _format(self) -> None:
+        """Create the lines of the collected requests."""
+        requests, self._requests = self._requests, []
+        self._lines += map(self._line, requests)
+
+    def _line(self, request: _Request) -> bytes:
+        scope, status, client = request.scope, request.status, request.scope["client"]
+        key = (scope["method"], scope["path"], status, request.call, client[0] if client else None, scope.get(VERSION))
         part = self._parts.get(key)
         if part is None:
             if len(self._parts) >= _PARTS:
@@ -71,24 +110,26 @@ class AccessLog:
             fields: dict[str, Any] = {
                 "@version": "1",
                 "message": message,
-                "call": call,
+                "call": request.call,
                 "client": key[4],
                 "status": status,
             }
             if key[5] is not None:
                 fields["version"] = key[5]
             part = self._parts[key] = to_json(fields)[1:-1]
-        now = datetime.now(timezone.utc).replace(tzinfo=None).isoformat(timespec="microseconds").encode()
-        milliseconds = round(1000 * seconds, 3)
+        at = datetime.fromtimestamp(request.at, timezone.utc).replace(tzinfo=None)
+        now = at.isoformat(timespec="microseconds").encode()
+        milliseconds = round(1000 * request.seconds, 3)
         request_id = scope.get(ID)
         given = b"" if request_id is None else b',"id":%b' % to_json(request_id)
-        self._lines.append(
-            b'{"@timestamp":"%bZ",%b%b,"milliseconds":%a,"bytes":%d}\n'
-            % (now, part, given, milliseconds, len(response.body))
-        )
+        return b'{"@timestamp":"%bZ",%b%b,"milliseconds":%a,"bytes":%d}\n' % (
+            now, part, given, milliseconds, request.size,
+        )  # fmt: skip
 
     def flush(self) -> None:
-        """Pass the collected lines to the thread that writes."""
+        """Pass the lines of the collected requests to the thread that writes."""
+        self._waiting = False
+        self._format()
         lines, self._lines = self._lines, []
         if self._stream is None or not lines:
             return

@@ -8,6 +8,8 @@ from contextlib import suppress
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from airflow_mlops.serving.messages import COMPLETE
+
 # Largest size of the headers of a request, in bytes.
 _HEAD_BYTES = 65_536
 _OPEN_FILES = 65_536
@@ -91,6 +93,11 @@ class TimedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         if self.cycle is not None:
             self.cycle.transport = self._writer  # type: ignore[assignment]
+
+    def on_message_complete(self) -> None:
+        """Record that the request is complete, so that no time limit is needed for its body."""
+        self.scope[COMPLETE] = True  # type: ignore[literal-required]
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         """Write the headers of a response without a body, such as the response to a HEAD request."""

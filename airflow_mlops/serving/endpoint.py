@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -120,7 +121,8 @@ class Endpoint:
         served = self._served(request)
         data = await read_body(request, self._spec.max_body, self._spec.request_seconds)
         length = header(request, _BINARY_HEADER.encode())
-        if length is not None and not (length.isdigit() and int(length) <= len(data)):
+        # A length of more digits than this cannot be right, and Python converts at most 4300 digits.
+        if length is not None and not (re.fullmatch("[0-9]{1,18}", length) and int(length) <= len(data)):
             raise RefusedError(
                 400, f"The header Inference-Header-Content-Length is {length!r}, but the body has {len(data)} bytes."
             )
@@ -296,7 +298,7 @@ def _predictions(
 ) -> Response:
     predictions: list[dict[str, Any]] = [
         {"prediction": prediction, "score": score}
-        for prediction, score in zip(found.prediction.tolist(), found.score.tolist(), strict=True)
+        for prediction, score in zip(protocol.labels(found), found.score.tolist(), strict=True)
     ]
     if (interval := served.model.contract.interval) is not None:
         for name, end in zip(INTERVAL_COLUMNS, ends(interval, found.score), strict=True):

@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 # Keys of a request's scope: what the access log says about the request, apart from the path.
 ID, VERSION = "mlops.id", "mlops.version"
+# Key of a request's scope that exists if the whole request has arrived.
+COMPLETE = "mlops.complete"
 _JSON = "application/json"
 _ID_LENGTH = 200
 # A field with a space between its quote and its colon. Common clients do not send it.
@@ -62,26 +64,18 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     """
     if (encoding := header(request, b"content-encoding") or "identity") != "identity":
         raise RefusedError(415, f"The body has the Content-Encoding {encoding[:60]!r}. Send it uncompressed.")
-    too_large = RefusedError(413, f"The body is larger than {limit:,} bytes. Send fewer rows in a request.")
+    if COMPLETE in request.scope:
+        # The next parts of the function, above all the timer, would take a tenth of the time of a small request.
+        body = await _received(request, limit)
+        if not body and (protocol := header(request, b"upgrade")) is not None:
+            # The parser of HTTP skips the body of such a request. Java's HttpClient sends it by default.
+            raise RefusedError(
+                400, f"The request asks for an upgrade to {protocol[:60]!r}. Send it as HTTP/1.1 without an upgrade."
+            )
+        return body
     length = header(request, b"content-length") or ""
     if length.isdigit() and int(length) > limit:
-        raise too_large
-
-    async def read() -> bytes:
-        parts, size = [], 0
-        while True:
-            message = await request.receive()
-            if message["type"] == "http.disconnect":
-                # The client has closed the connection and reads no response. nginx logs the same status.
-                raise RefusedError(499, "The client closed the connection before it had sent the body.")
-            part = message.get("body", b"")
-            size += len(part)
-            if size > limit:
-                raise too_large
-            parts.append(part)
-            if not message.get("more_body", False):
-                return b"".join(parts)
-
+        raise _too_large(limit)
     task, late = asyncio.current_task(), False
     assert task is not None
 
@@ -93,7 +87,7 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
     # `asyncio.wait_for` creates a task, and `asyncio.timeout` does not exist in Python 3.10.
     timer = asyncio.get_running_loop().call_later(seconds, end)
     try:
-        return await read()
+        return await _received(request, limit)
     except asyncio.CancelledError:
         if not late:
             raise
@@ -102,6 +96,26 @@ async def read_body(request: Request, limit: int, seconds: float) -> bytes:
         raise RefusedError(408, f"The body did not arrive within {seconds:g} s.") from None
     finally:
         timer.cancel()
+
+
+async def _received(request: Request, limit: int) -> bytes:
+    parts, size = [], 0
+    while True:
+        message = await request.receive()
+        if message["type"] == "http.disconnect":
+            # The client has closed the connection and reads no response. nginx logs the same status.
+            raise RefusedError(499, "The client closed the connection before it had sent the body.")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise _too_large(limit)
+        parts.append(part)
+        if not message.get("more_body", False):
+            return b"".join(parts)
+
+
+def _too_large(limit: int) -> RefusedError:
+    return RefusedError(413, f"The body is larger than {limit:,} bytes. Send fewer rows in a request.")
 
 
 async def in_thread_if(large: bool, function: Callable[..., T], *arguments: Any) -> T:

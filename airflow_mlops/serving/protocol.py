@@ -26,7 +26,13 @@ _NUMPY = {
     "BOOL": "?", "UINT8": "u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "i1", "INT16": "<i2",
     "INT32": "<i4", "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
-_WHOLE = {name for name, code in _NUMPY.items() if "i" in code or "u" in code}
+_WHOLE = {name for name, code in _NUMPY.items() if "f" not in code}
+# Smallest and largest number of each datatype, except for those whose range is that of the features.
+_RANGES = {
+    "BOOL": (0, 1),
+    "FP16": (-65504.0, 65504.0),
+    "FP32": (float(np.finfo("f4").min), float(np.finfo("f4").max)),
+} | {name: (int(np.iinfo(_NUMPY[name]).min), int(np.iinfo(_NUMPY[name]).max)) for name in _WHOLE - {"BOOL"}}
 
 
 def metadata(served: Served, versions: Sequence[str]) -> dict[str, Any]:
@@ -83,6 +89,8 @@ def read(body: Mapping[str, Any], binary: memoryview, served: Served) -> Rows:
         if name in found:
             raise SchemaError(f"The request has the input {name!r} twice. Send each input once.")
         found[name], binary = _values(item, name, binary)
+    if len(binary):
+        raise SchemaError(f"The body has {len(binary)} bytes after the JSON object that belong to no input.")
     if missing := [name for name in features if name not in found]:
         raise SchemaError(f"The input {missing[0]!r} is missing. It is a feature of the model.")
     lengths = {name: len(values) for name, values in found.items()}
@@ -119,7 +127,12 @@ def _values(item: Mapping[str, Any], name: str, binary: memoryview) -> tuple[lis
             raise SchemaError(
                 f"The input {name!r} has the datatype {datatype}, but its data contains floating-point numbers."
             )
+        low, high = _RANGES.get(datatype, (None, None))
+        if low is not None and any(type(value) in (int, float) and not low <= value <= high for value in values):
+            raise SchemaError(f"The input {name!r} has the datatype {datatype}, but its data contains larger numbers.")
     else:
+        if "data" in item:
+            raise SchemaError(f"The input {name!r} has both `data` and binary data. Send one of them.")
         if type(size) is not int or not 0 <= size <= len(binary):
             raise SchemaError(
                 f"The input {name!r} has the binary_data_size {size!r}, but the request has {len(binary)} bytes left for it."
@@ -157,12 +170,12 @@ def requested(body: Mapping[str, Any]) -> dict[str, bool]:
     """
     if "explain" in _parameters(body):
         raise SchemaError("`infer` returns no attributions. Send the rows to `predict` with `explain`.")
+    by_default = _flag(_parameters(body), "binary_data_output")
     outputs = body.get("outputs")
     if outputs is None:
         return {}
     if not isinstance(outputs, list) or not all(isinstance(item, dict) for item in outputs):
         raise SchemaError("`outputs` is not a list of objects with the names of outputs.")
-    by_default = _parameters(body).get("binary_data_output") is True
     found = {}
     for item in outputs:
         parameters = _parameters(item)
@@ -170,8 +183,15 @@ def requested(body: Mapping[str, Any]) -> dict[str, bool]:
             raise SchemaError(
                 f"The output {item.get('name')!r} has the parameter {unsupported[0]!r}, which is not supported."
             )
-        found[str(item.get("name"))] = parameters.get("binary_data", by_default) is True
+        found[str(item.get("name"))] = _flag(parameters, "binary_data", by_default)
     return found
+
+
+def _flag(parameters: Mapping[str, Any], name: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if type(value) is not bool:
+        raise SchemaError(f"The parameter {name!r} must be true or false.")
+    return value
 
 
 def _parameters(item: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -181,6 +201,14 @@ def _parameters(item: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(parameters, dict):
         raise SchemaError("`parameters` is not an object.")
     return parameters
+
+
+def labels(found: Predictions) -> list[Any]:
+    """Return the predictions as Python values. The class of a row whose score is NaN is ``None``, as it would be arbitrary."""
+    values: list[Any] = found.prediction.tolist()
+    if found.probabilities is None or not (unknown := np.isnan(found.score)).any():
+        return values
+    return [None if without else value for value, without in zip(values, unknown, strict=True)]
 
 
 def answer(
@@ -196,9 +224,11 @@ def answer(
     """
     contract, rows = served.model.contract, len(found.score)
     label = _label_type(contract)
-    values = found.prediction.tolist()
+    values = labels(found)
+    if label == "BYTES":
+        values = [None if value is None else str(value) for value in values]
     outputs = {
-        "prediction": (label, [rows, 1], [str(value) for value in values] if label == "BYTES" else values),
+        "prediction": (label, [rows, 1], values),
         "score": ("FP64", [rows, 1], found.score.tolist()),
     }
     if contract.interval is not None:
@@ -206,12 +236,17 @@ def answer(
         outputs |= {name: ("FP64", [rows, 1], end.tolist()) for name, end in named}
     if found.probabilities is not None:
         outputs["probabilities"] = ("FP64", list(found.probabilities.shape), found.probabilities.ravel().tolist())
-    wanted = requested(body) or dict.fromkeys(outputs, _parameters(body).get("binary_data_output") is True)
+    wanted = requested(body) or dict.fromkeys(outputs, _flag(_parameters(body), "binary_data_output"))
     if unknown := [name for name in wanted if name not in outputs]:
         raise SchemaError(f"The model has no output {unknown[0]!r}. Its outputs are {', '.join(outputs)}.")
     described, buffers = [], []
     for name, binary in wanted.items():
         datatype, shape, data = outputs[name]
+        if binary and datatype != "FP64" and None in data:
+            raise SchemaError(
+                f"Row {data.index(None) + 1} has no score, so its {name} is null, which binary data of the type {datatype} "
+                "cannot be. Request it as JSON."
+            )
         tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
         if binary:
             buffers.append(_encoded(data, datatype))

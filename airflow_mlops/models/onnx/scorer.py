@@ -76,6 +76,8 @@ class OnnxModel:
         columns = (name for matrix in self._matrices for name in matrix.columns)
         self._names = [*columns, *(node.name for node in self._inputs)]
         self._numeric = [node for node in self._inputs if node.type != "tensor(string)"]
+        self._numeric_names = [node.name for node in self._numeric]
+        self._textual = [node for node in self._inputs if node.type == "tensor(string)"]
         known = {feature.name for feature in contract.features}
         if unknown := [name for name in self._names if name not in known]:
             raise ModelFormatError(
@@ -195,20 +197,18 @@ class OnnxModel:
         :param rows: number of rows
         :raises SchemaError: a feature is absent, or null although the model allows no nulls
         """
-        for name in self._names:
-            if name not in columns:
-                raise SchemaError(f"The data has no column {name!r}, which is a feature of the model.")
+        if missing := [name for name in self._names if name not in columns]:
+            raise SchemaError(f"The data has no column {missing[0]!r}, which is a feature of the model.")
         if rows == 1:
             # A single row is computed twice, as explained in `_values`. Lists are repeated in less time than arrays.
             columns = {name: [columns[name][0]] * 2 for name in self._names}
         feeds = {matrix.name: matrix.of_values(columns) for matrix in self._matrices}
         if self._numeric:
-            numbers = singles(columns, [node.name for node in self._numeric])
+            numbers = singles(columns, self._numeric_names)
             for each, node in zip(numbers[:, :, None], self._numeric, strict=True):
                 feeds[node.name] = each if node.type == "tensor(float)" else as_input(each, node)
-        for node in self._inputs:
-            if node.type == "tensor(string)":
-                feeds[node.name] = texts(columns[node.name])
+        for node in self._textual:
+            feeds[node.name] = texts(columns[node.name])
         if rows == 1:
             return self._predictions(self._values(feeds, 2)[:1])
         if 0 < rows <= self._rows:

@@ -131,6 +131,33 @@ def test_what_the_server_does_not_have_is_refused(server, change, status):
     assert status == 200 or answer.json()["error"]
 
 
+def test_a_row_without_a_score_has_no_class(server):
+    table = {"carrier": ["AA", "AA"], "distance": [1.0, 1e39], "hour": [7, 7]}  # too large for single precision
+    rows = [dict(zip(table, values, strict=True)) for values in zip(*table.values(), strict=True)]
+    first, second = requests.post(server.predict, json={"rows": rows}, timeout=20).json()["predictions"]
+    assert first["prediction"] in CLASSES
+    assert second == {"prediction": None, "score": None}
+    kinds = {"carrier": "BYTES", "distance": "FP64", "hour": "INT64"}
+    inputs = [{"name": name, "datatype": kinds[name], "shape": [2], "data": data} for name, data in table.items()]
+    answer = requests.post(server.infer, json={"inputs": inputs}, timeout=20).json()
+    assert answer["outputs"][0]["data"] == [first["prediction"], None]
+    binary = {"inputs": inputs, "parameters": {"binary_data_output": True}}
+    assert requests.post(server.infer, json=binary, timeout=20).status_code == 422
+
+
+@pytest.mark.parametrize("length", ["\u00b2", "9" * 5000, "", "-1"])
+def test_a_wrong_length_of_the_json_is_refused(server, length):
+    headers = {"Inference-Header-Content-Length": length.encode("latin-1")}
+    assert requests.post(server.infer, data=b"{}", headers=headers, timeout=20).status_code == 400
+
+
+def test_a_request_for_an_upgrade_is_refused_by_its_reason(server):
+    """Java's HttpClient asks for h2c by default, and the parser of HTTP then skips the body."""
+    headers = {"Connection": "Upgrade", "Upgrade": "h2c"}
+    answer = requests.post(server.infer, json={"inputs": []}, headers=headers, timeout=20)
+    assert (answer.status_code, "h2c" in answer.json()["error"]) == (400, True)
+
+
 def test_every_error_is_in_the_field_where_clients_look(server):
     compressed = {"Content-Encoding": "gzip"}
     assert requests.post(server.infer, data=b"x", headers=compressed, timeout=20).status_code == 415

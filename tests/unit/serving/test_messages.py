@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.requests import Request
 
 from airflow_mlops.core.errors import SchemaError
 from airflow_mlops.serving import messages
-from airflow_mlops.serving.messages import json_answer, json_object, request_id_of
+from airflow_mlops.serving.messages import COMPLETE, RefusedError, json_answer, json_object, read_body, request_id_of
 
 VALUES = st.recursive(
     st.none()
@@ -78,3 +80,14 @@ def test_the_id_of_the_body_comes_before_that_of_the_header():
     assert request_id_of(request, {"id": "nine"}) == "nine"
     assert {request_id_of(request, body) for body in ({}, {"id": None}, {"id": ""})} == {"seven"}
     assert len(request_id_of(SimpleNamespace(scope={"headers": []}), {})) == 32
+
+
+def test_the_limit_of_a_body_also_applies_to_a_request_that_has_arrived():
+    async def receive():
+        return {"type": "http.request", "body": b"12345"}
+
+    request = Request({"type": "http", "headers": [], COMPLETE: True}, receive)
+    assert asyncio.run(read_body(request, 5, 0.0)) == b"12345"
+    with pytest.raises(RefusedError) as refused:
+        asyncio.run(read_body(request, 4, 0.0))
+    assert refused.value.status == 413

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
+import numpy as np
 import pytest
 
 from airflow_mlops.core.contract import FeatureColumn, ModelContract
@@ -43,11 +44,35 @@ def read(**changes):
         {"shape": [True, 1]},
         {"data": {"a": 1}},
         {"data": [{}]},
+        {"datatype": "INT8", "data": [128]},
+        {"datatype": "UINT8", "data": [-1]},
+        {"datatype": "INT64", "data": [2**63]},
+        {"datatype": "BOOL", "data": [2]},
+        {"datatype": "BOOL", "data": [0.5]},
+        {"datatype": "FP16", "data": [1e5]},
+        {"datatype": "FP32", "data": [1e39]},
     ],
 )
 def test_wrong_inputs_are_refused(changes):
     with pytest.raises(SchemaError):
         read(**changes)
+
+
+@pytest.mark.parametrize(("size", "extra"), [(8, {"data": [0.5]}), (7, {}), (9, {})])
+def test_binary_data_is_complete_and_not_sent_twice(size, extra):
+    tensor = {"name": "x", "shape": [1, 1], "datatype": "FP64", "parameters": {"binary_data_size": 8}}
+    assert protocol.read({"inputs": [tensor]}, memoryview(np.float64(0.5).tobytes()), SERVED).features["x"] == [0.5]
+    with pytest.raises(SchemaError):
+        protocol.read({"inputs": [{**tensor, **extra}]}, memoryview(b"a" * size), SERVED)
+
+
+def test_whether_an_output_is_binary_is_true_or_false():
+    for body in (
+        {"parameters": {"binary_data_output": "yes"}},
+        {"outputs": [{"name": "score", "parameters": {"binary_data": 1}}]},
+    ):
+        with pytest.raises(SchemaError):
+            protocol.requested(body)
 
 
 def test_integers_and_nulls_are_numbers():

@@ -78,6 +78,11 @@ def test_what_is_no_number_is_refused(model, value):
         InputColumns(model.contract).rows([{"a": 1, "b": 1}, {"a": value, "b": 1}])
 
 
+def test_a_field_with_another_name_is_refused_although_the_number_of_fields_is_right(model):
+    with pytest.raises(SchemaError, match="Row 2 .*'c'"):
+        InputColumns(model.contract).rows([{"a": 1, "b": 1}, {"a": 1, "c": 1}])
+
+
 def test_logged_rows_have_the_types_of_the_training_set(model):
     contract = model.contract.model_copy(update={"timestamp": "at"})
     training = pa.schema([("id", pa.int64()), ("at", pa.date32()), ("a", pa.float64())])

@@ -60,7 +60,7 @@ def rows(count: int = 1_500, seed: int = 0) -> pa.Table:
 def build(context, entities, **fields):
     spec = {
         "name": "odd_rows", "entities": entities, "timestamp": TIME, "keys": [KEY], "columns": [*NUMBERS, *TEXTS],
-        "label": {"name": LABEL, "expression": EXPRESSION}, **fields,
+        "label": {"name": LABEL, "expression": EXPRESSION}, "split": "random", **fields,
     }  # fmt: skip
     return training_sets.run(parse(TrainingSetSpec, spec, "The test"), context)
 

@@ -12,6 +12,7 @@ from airflow_mlops.core.errors import SchemaError, SpecError
 from airflow_mlops.data.incoming.inference import is_untyped
 from airflow_mlops.data.moments import is_text, is_time
 from airflow_mlops.data.types import as_stored, cast, find_type, is_list, one_sentence
+from airflow_mlops.data.types.numbers import hexadecimal
 
 _MOST_EXACT = 2.0**53
 """Doubles represent all integers up to this number exactly. A larger double may be a rounded integer."""
@@ -172,7 +173,7 @@ def _subject(name: str, origin: str) -> str:
 
 def _as_integers(array: pa.Array) -> pa.Array:
     """Convert text to integers if all values are whole numbers; otherwise return the text unchanged."""
-    if array.null_count == len(array):
+    if array.null_count == len(array) or pc.any(hexadecimal(array)).as_py():
         return array
     try:
         return array.cast(pa.int64())

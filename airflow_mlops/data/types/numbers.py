@@ -44,11 +44,19 @@ def exact_decimal(text: str, kind: pa.DataType) -> Decimal:
     return Decimal((sign, shifted or (0,), -kind.scale))
 
 
+def hexadecimal(text: pa.Array) -> pa.Array:
+    """Return which texts Arrow would convert to an integer as a hexadecimal number, such as ``0x10``, shape (n,)."""
+    return pc.fill_null(pc.match_substring_regex(text, r"(?i)^\s*[+-]?0x"), False)
+
+
 def integers_of_text(text: pa.Array, kind: pa.DataType) -> pa.Array:
     """Convert text to integers. A whole number can have decimals that are zeros, such as ``12.0``.
 
-    :raises pyarrow.ArrowInvalid: a value is not a whole number, or does not fit in ``kind``
+    :raises pyarrow.ArrowInvalid: a value is not a whole number in decimal notation, or does not fit in ``kind``
     """
+    # Without a declared type, such a value is text. As a float or a decimal, it is an error.
+    if pc.any(found := hexadecimal(text)).as_py():
+        raise pa.ArrowInvalid(f"{text.filter(found)[0].as_py()[:80]!r} is not in decimal notation")
     try:
         return pc.cast(text, kind)
     except pa.ArrowInvalid:

@@ -412,6 +412,18 @@ def test_the_error_for_a_declared_type_names_the_line(rows, monkeypatch):
         rows("n,s\n" + '1,"a\nb"\n' * 45 + "x,c\n", types={"n": "int64"})
 
 
+def test_hexadecimal_text_beside_integers_changes_no_value(rows, monkeypatch):
+    monkeypatch.setattr(source_file, "BLOCK_BYTES", 64)
+    content = "n,s\n" + "1,a\n" * 45 + "2,0x10\n3.0,b\n"
+    found = rows(content, types={"n": "int64"})
+    assert [row["n"] for row in found] == [1] * 45 + [2, 3]
+    assert found[45]["s"] == "0x10"
+    with pytest.raises(SchemaError, match=r"'n' .*'0x10' in line 49 "):
+        rows(content + "0x10,c\n", types={"n": "int64"})
+    with pytest.raises(SchemaError, match="'0x10'"):
+        rows("n\n0x10\n1\n", types={"n": "timestamp[s, tz=UTC]"})
+
+
 def test_an_unclosed_quote_does_not_read_the_whole_file_into_memory(rows, monkeypatch):
     monkeypatch.setattr(source_file, "BLOCK_BYTES", 1000)
     monkeypatch.setattr(source_file, "MAX_RECORD_BYTES", 10_000)
@@ -526,6 +538,8 @@ def test_a_note_names_a_column_of_numbers_that_is_kept_as_text(content, options,
         ("12345.678", "decimal128(5, 2)", "types={'v': 'decimal128(38, 3)'}."),
         ("12345678901234567890", "int64", "types={'v': 'string'}."),
         ("12 km", "float64", "types={'v': 'string'}."),
+        ("0x10", "int64", "types={'v': 'string'}."),
+        ("-0XFF", "int32", "types={'v': 'string'}."),
         ("yes", "bool", "'true', '1', 'false', '0', with csv={'true_values': [...], 'false_values': [...]}."),
         ("N/A", "float64", "null_values=['N/A']."),
         ("-", "bool", "null_values=['-']."),

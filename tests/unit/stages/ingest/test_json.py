@@ -130,6 +130,7 @@ def test_lists_are_read_beside_columns_that_are_read_as_text(kind, ingestion, wr
         ("float64", ["1", '"1e400"'], "declared double but contains '1e400' in line 2 "),
         ("float32", ["1", '"1e39"'], "declared float but contains '1e39' in line 2 "),
         ("int64", ["1", "1.5"], "declared int64 but contains '1.5' in line 2 "),
+        ("int64", ["1", '"0x10"'], "declared int64 but contains '0x10' in line 2 "),
         ("int64", ["99999999999999999999"], "declared int64 but contains '99999999999999999999' in line 1 "),
         ("bool", ["true", "2"], "declared bool but contains '2' in line 2 "),
         ("bool", ["2", "true"], "declared bool but contains '2' in line 1 "),

@@ -200,6 +200,9 @@ class _Reader:
         :raises SchemaError: a value does not have the type of its column
         :raises SpecError: a declared type cannot be read from CSV
         """
+        # Arrow's parser would read 0x10 as the integer 16.
+        if b"0x" in block.text or b"0X" in block.text:
+            columns.read_integers_as_text()
         try:
             counted = self._bad_rows, len(self._bad_lines)
             table = self._parse(block, columns.names, columns.kinds, columns.wanted, columns.quoted_nulls)

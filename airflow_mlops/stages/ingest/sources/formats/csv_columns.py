@@ -74,6 +74,11 @@ class Columns:
         self._numbers.append(name)
         self.kinds[name] = pa.string()
 
+    def read_integers_as_text(self) -> None:
+        """Read all columns that are declared as integers as text from now on."""
+        for name in [name for name, kind in self.kinds.items() if pa.types.is_integer(kind)]:
+            self.read_as_text(name)
+
     def is_whole(self, name: str, value: str) -> bool:
         """Return whether a column is declared as an integer, and ``value`` is a whole number such as ``12.0``."""
         point = re.escape(self._options.decimal)

@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 # Pinned: the newest torch brings the newest CUDA, several GB of it.
 LOCK_TORCH ?= torch==2.13.0
 # Processes that run tests: two more than there are cores, because the tests of live Airflows and of the cluster wait a
-# lot. Each further process takes half a minute of CPU time for its imports and its services.
+# lot. Each further process imports the libraries and starts services of its own.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 2)
 SBOM_PYTHON ?= $(BIN)/python
 # Images of containers often set it. Without bytecode, each process of the tests compiles the libraries that it imports.

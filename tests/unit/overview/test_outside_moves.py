@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from airflow_mlops.assets import version_of
-from airflow_mlops.cli.commands import _row
+from airflow_mlops.cli.ledger import _row
 from airflow_mlops.core.errors import RegistryError
 from airflow_mlops.core.windows import Window
 from airflow_mlops.data.store import ArtifactStore

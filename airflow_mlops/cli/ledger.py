@@ -19,7 +19,8 @@ from airflow_mlops.core.errors import (
 from airflow_mlops.core.references import MLflowTarget
 
 if TYPE_CHECKING:
-    from airflow_mlops.registry.ledger import Entry, Ledger
+    from airflow_mlops.registry.ledger import Ledger
+    from airflow_mlops.registry.records.entry import Entry
 
 
 @command

@@ -12,8 +12,9 @@ import pytest
 
 from airflow_mlops.core.calls import Provenance, Request
 from airflow_mlops.core.references import ModelVersionRef
-from airflow_mlops.registry.ledger import Decision, Ledger
+from airflow_mlops.registry.ledger import Ledger
 from airflow_mlops.registry.records.approval import ApprovalRecord
+from airflow_mlops.registry.records.entry import Decision
 from airflow_mlops.registry.requests import answer
 from airflow_mlops.registry.versions import champion
 from airflow_mlops.stages.context import StepContext

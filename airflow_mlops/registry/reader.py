@@ -141,6 +141,9 @@ def _is_plain(info: ConnectionInfo) -> bool:
 class Reader:
     """A client with the methods of ``MlflowClient`` that read runs and versions.
 
+    A run, an experiment or a version is requested once. The next time, the reader returns what it has read. To see
+    changes, create another reader.
+
     All other methods are those of ``MlflowClient``, which is imported when one of them is called.
 
     :param target: MLflow server
@@ -162,8 +165,9 @@ class Reader:
             retries=Retry(total=1, connect=0, redirect=0, other=0, allowed_methods=None),
         )
         self._client: MlflowClient | None = None
-        # MLflow sets the location of a run's files when the run is created, and never changes it.
-        self._uris: dict[str, str] = {}
+        self._runs: dict[str, _Run] = {}
+        self._experiments: dict[str, _Experiment] = {}
+        self._versions: dict[tuple[str, str], _Version] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.full(), name)
@@ -177,11 +181,11 @@ class Reader:
     def get_run(self, run_id: str) -> Any:
         """Return a run with its tags, parameters and metrics."""
         try:
-            run = _run(self._get("runs/get", run_id=run_id)["run"])
+            if run_id not in self._runs:
+                self._runs[run_id] = _run(self._get("runs/get", run_id=run_id)["run"])
+            return self._runs[run_id]
         except (NotReadError, *_UNEXPECTED):
             return self.full().get_run(run_id)
-        self._uris[run_id] = run.info.artifact_uri
-        return run
 
     def search_runs(self, experiment_ids: list[str], filter_string: str, max_results: int) -> Any:
         """Return the runs of experiments that match a filter, except deleted runs."""
@@ -197,14 +201,19 @@ class Reader:
     def get_experiment(self, experiment_id: str) -> Any:
         """Return an experiment."""
         try:
-            return _Experiment(self._get("experiments/get", experiment_id=experiment_id)["experiment"]["name"])
+            if experiment_id not in self._experiments:
+                found = self._get("experiments/get", experiment_id=experiment_id)["experiment"]
+                self._experiments[experiment_id] = _Experiment(found["name"])
+            return self._experiments[experiment_id]
         except (NotReadError, *_UNEXPECTED):
             return self.full().get_experiment(experiment_id)
 
     def get_model_version(self, name: str, version: str) -> Any:
         """Return a version of a registered model."""
         try:
-            return _version(self._get("model-versions/get", name=name, version=version))
+            if (name, version) not in self._versions:
+                self._versions[name, version] = _version(self._get("model-versions/get", name=name, version=version))
+            return self._versions[name, version]
         except (NotReadError, *_UNEXPECTED):
             return self.full().get_model_version(name, version)
 
@@ -254,9 +263,19 @@ class Reader:
             self._download_file(place, target)
         return target
 
+    def read_of_run(self, run_id: str, path: str) -> bytes:
+        """Return the contents of a file of a run.
+
+        :raises NotReadError: there is no such file, or it must be listed or read by MLflow's client
+        """
+        answer = self._open("GET", f"{_FILES}/artifacts/{quote(join(self._place_of_run(run_id), path))}")
+        # Without a length, only the listing shows that the connection has ended early.
+        if answer.headers.get("Content-Encoding", "identity") != "identity" or "Content-Length" not in answer.headers:
+            raise NotReadError
+        return answer.data
+
     def _place_of_run(self, run_id: str) -> str:
-        uri = self._uris.get(run_id) or self.get_run(run_id).info.artifact_uri
-        return _place(uri)
+        return _place(self.get_run(run_id).info.artifact_uri)
 
     def _download(self, place: str, folder: Path) -> bool:
         """Download a folder, and return whether it contains anything. An empty folder is not created."""

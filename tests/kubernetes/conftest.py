@@ -194,7 +194,7 @@ def evict(cluster: Cluster) -> None:
 @pytest.fixture(scope="package")
 def server(cluster: Cluster) -> Iterator[str]:
     """The address of an MLflow server that pods reach."""
-    with run_mlflow(cluster.folder / "mlflow", cluster.host, "--allowed-hosts", "*") as address:
+    with run_mlflow(cluster.folder / "mlflow", cluster.host, MLFLOW_SERVER_ALLOWED_HOSTS="*") as address:
         yield address
 
 

@@ -193,7 +193,7 @@ class OnnxModel:
         numeric column counts as a column of integers if all its values are integers, otherwise as a column of doubles.
 
         :param columns: values of each feature, by name: int, float or ``None`` for a numeric input, int for an integer
-            input, and str or ``None`` for a text input
+            input, and str or ``None`` for a text input. The values of a numeric input may be an array of doubles
         :param rows: number of rows
         :raises SchemaError: a feature is absent, or null although the model allows no nulls
         """

@@ -50,7 +50,7 @@ class Matrix(NamedTuple):
 
         return rows
 
-    def of_values(self, columns: Mapping[str, Sequence[Any]]) -> NDArray[Any]:
+    def of_values(self, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> NDArray[Any]:
         """Return the matrix of Python values, shape (n, features); see :func:`singles`."""
         return np.ascontiguousarray(singles(columns, self.columns).T, _NUMPY[self.type])
 
@@ -72,15 +72,15 @@ def slices(array: NDArray[Any]) -> Callable[[int, int], NDArray[Any]]:
     return lambda start, end: array[start:end]
 
 
-def texts(values: Sequence[Any]) -> NDArray[Any]:
+def texts(values: Sequence[Any] | NDArray[Any]) -> NDArray[Any]:
     """Return the values of one text input, shape (n, 1). ``None`` becomes the empty text."""
     return np.array(["" if value is None else value for value in values], dtype=object).reshape(-1, 1)
 
 
-def singles(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> NDArray[np.float32]:
+def singles(columns: Mapping[str, Sequence[Any] | NDArray[Any]], names: Sequence[str]) -> NDArray[np.float32]:
     """Return Python values of numeric inputs in single precision, shape (inputs, n). ``None`` becomes NaN.
 
-    :param columns: values of each feature, by name
+    :param columns: values of each feature, by name, as Python values or as an array of doubles
     :param names: names of the inputs, at least one
     """
     values = [columns[name] for name in names]
@@ -95,11 +95,11 @@ def singles(columns: Mapping[str, Sequence[Any]], names: Sequence[str]) -> NDArr
     return numbers.astype(np.float32) if exact else np.array([_singles(each) for each in values])
 
 
-def _has_integers(columns: Sequence[Sequence[Any]]) -> bool:
+def _has_integers(columns: Sequence[Sequence[Any] | NDArray[Any]]) -> bool:
     return any(int in set(map(type, values)) for values in columns if not isinstance(values, np.ndarray))
 
 
-def _singles(values: Sequence[Any]) -> NDArray[np.float32]:
+def _singles(values: Sequence[Any] | NDArray[Any]) -> NDArray[np.float32]:
     """Round numbers to single precision. If at least one number is a float, all are converted to doubles first."""
     if isinstance(values, np.ndarray):
         return values.astype(np.float32)

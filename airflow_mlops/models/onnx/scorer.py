@@ -186,7 +186,7 @@ class OnnxModel:
         bind(feeds)
         return compute
 
-    def predict_values(self, columns: Mapping[str, Sequence[Any]], rows: int) -> Predictions:
+    def predict_values(self, columns: Mapping[str, Sequence[Any] | NDArray[Any]], rows: int) -> Predictions:
         """Predict rows that are given as Python values, which takes less time than :meth:`predict` for few rows.
 
         The predictions are equal to the predictions of :meth:`predict` for Arrow columns with the same values. A

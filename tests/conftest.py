@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
 TESTS = Path(__file__).parent
+# The files of the live Airflow that run before those on the cluster, while the image of the pods may still be being built.
+LIVE_FIRST = ("test_live_airflow.py", "test_live_approval.py")
 
 # OpenMP threads that wait by spinning slow each other down where tests share few cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -90,7 +92,7 @@ class Groups(LoadScopeScheduling):
         if self.numnodes > 2 and node.gateway.id == f"gw{self.numnodes - 1}":
             names.reverse()
         if image_is_being_built():
-            # Groups that do not need the image come first, if there are any. The live Airflow's needs it last.
+            # Groups that do not need the image come first, if there are any. The live Airflow's needs it later.
             names.sort(key=lambda name: name.startswith("kubernetes"))
         self.workqueue.move_to_end(names[0], last=False)
         super()._assign_work_unit(node)
@@ -153,13 +155,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     def order(item: pytest.Item) -> int:
         parts = item.path.relative_to(TESTS).parts
         if "live" in parts:
-            # The image of the pods may still be being built.
-            return 2 if parts[0] == "kubernetes" else 1
+            # The cluster takes a fifth of a core, and ends after its last test.
+            return 2 if parts[0] == "kubernetes" else 1 if parts[-1] in LIVE_FIRST else 3
         if parts[0] == "kubernetes":
             return 0
         if item.path in services:
-            return 3 if item.path in slow else 4
-        return 6 if item.path in slow else 5
+            return 4 if item.path in slow else 5
+        return 7 if item.path in slow else 6
 
     items.sort(key=order)
 

@@ -11,7 +11,7 @@ import psutil
 
 _MEMORY = Path("/dev/shm")
 _PREFIX = "mlops-tests-"
-# The temporary files of all tests take less than half a gigabyte. The tests themselves need most of the memory.
+# The temporary files take up to two gigabytes. The tests themselves need most of the memory.
 _FREE, _AVAILABLE = 4 << 30, 12 << 30
 
 

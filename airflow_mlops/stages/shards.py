@@ -49,6 +49,7 @@ class Piece(Model):
 
 
 P = TypeVar("P", bound=Piece)
+S = TypeVar("S", bound=ShardedSpec)
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,14 @@ def join(spec: ShardedSpec, context: StepContext, kind: type[P], step: str) -> R
             "datasets than this shard, so the dataset would never be complete. Clear all shards of the task."
         )
     return found
+
+
+def for_newer_round(spec: S) -> S:
+    """Return the spec for a shard that processes its rows again in a newer round.
+
+    Other shards were cleared since the task began, so they may not have succeeded again.
+    """
+    return spec.model_copy(update={"others_succeeded": False})
 
 
 def require_intact(store: ArtifactStore, written: WrittenFiles, what: str) -> None:

@@ -95,6 +95,7 @@ def artifacts(result: ValidateResult, spec: ValidateSpec, context: StepContext) 
     :raises FileNotFoundError: the page does not exist any more
     :raises MLOpsError: a dataset does not exist any more, or was changed
     """
+    assert result.docs_url is not None  # results of shards are not cached
     key = context.store.key_of(result.docs_url)
     if key is None:
         raise NotCacheableError("its Data Docs are in another artifact store")

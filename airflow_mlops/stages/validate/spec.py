@@ -135,8 +135,8 @@ class ValidateResult(Result):
     :param quarantined: with ``on_failure="quarantine"`` the dataset ``NAME_quarantine`` with the failing rows, which
         has no rows if all rows passed; otherwise ``None``
     :param outcomes: result of each expectation
-    :param docs_url: URL of the Data Docs page with the results, in the artifact store; empty if another shard completes
-        the validation
+    :param docs_url: URL of the Data Docs page with the results, in the artifact store; ``None`` if another shard
+        completes the validation
     :param shard: index of the shard; ``None`` without shards
     """
 
@@ -144,5 +144,5 @@ class ValidateResult(Result):
     success: bool | None
     quarantined: DatasetRef | None = None
     outcomes: list[ExpectationOutcome] = Field(default_factory=list)
-    docs_url: str
+    docs_url: str | None
     shard: int | None = None

@@ -22,6 +22,7 @@ from airflow_mlops.data.datasets import Dataset, DatasetWriter
 from airflow_mlops.data.quarantine import quarantine_name, valid_name
 from airflow_mlops.data.selection import coverage, quarantined_rows, select, window_of
 from airflow_mlops.stages.context import StepContext
+from airflow_mlops.stages.shards import for_newer_round
 from airflow_mlops.stages.validate import checkpoint, in_database, shards
 from airflow_mlops.stages.validate.batches import run_in_batches, unexpected_rows
 from airflow_mlops.stages.validate.checkpoint import listed
@@ -81,13 +82,13 @@ def run(spec: ValidateSpec, context: StepContext) -> ValidateResult:
         context.progress(
             "Another shard was cleared, so all shards select the datasets again. This shard is checked again."
         )
-        return run(spec, context)
+        return run(for_newer_round(spec), context)
     context.processed(piece.checked)
     pieces = shard.pieces_to_commit()
     if pieces is None:
         return ValidateResult(
             success=None,
-            docs_url="",
+            docs_url=None,
             shard=shard.shard,
             summary=f"Checked {counted(piece.checked, 'row')} of {_label(datasets)}, shard {shard.shard} of {shard.shards}; the "
             "last shard completes the validation.",

@@ -87,7 +87,7 @@ def every(
     *others, last = order or range(of)
     for number in others:
         result = task(store, dataset, number, of, **fields)
-        assert (result.dataset, result.success, result.outcomes, result.docs_url) == (None, None, [], "")
+        assert (result.dataset, result.success, result.outcomes, result.docs_url) == (None, None, [], None)
     done = task(store, dataset, last, of, **fields)
     assert done.shard == last
     return done.model_copy(update={"shard": None})
@@ -111,20 +111,23 @@ SUITES = [
     {"name": "s", "expectations": [*SUITE["expectations"][:2], one("table_row_count_to_be_between", max_value=3)]},
     {"name": "s", "expectations": [one("column_values_to_be_between", column="gaps", max_value=2, mostly=0.7)]},
     {"name": "s", "expectations": [one("column_values_to_match_json_schema", column="key", json_schema={"type": "integer"})]},
+    {"name": "s", "expectations": [one("column_values_to_match_regex", column="gaps", regex="^[0-9]+$")]},
     {"name": "s", "expectations": [one("column_to_exist", column="key")]},
 ]  # fmt: skip
 
 
 @given(
-    st.lists(st.lists(st.integers(0, 14), min_size=1, max_size=3), min_size=1, max_size=2),
+    st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=2), min_size=1, max_size=2),
     st.sampled_from(SUITES),
     st.sampled_from(["quarantine", "quarantine", "warn", "fail"]),
     st.integers(1, 5).flatmap(lambda of: st.permutations(range(of))),
 )
 @example([[14, 0, 7], [6]], SUITE, "quarantine", [2, 0, 1])
-@example([[20]], SUITES[3], "quarantine", [0, 1, 2, 3, 4, 5])
+@example([[20]], SUITES[3], "quarantine", [0, 1, 2, 3, 4])
 @example([[13]], SUITES[4], "quarantine", [1, 0])
-@settings(max_examples=4, deadline=None)
+# Only the rows of the last shard have no null, so their pandas type depends on the other shards.
+@example([[17]], SUITES[5], "warn", [0, 1, 2])
+@settings(max_examples=3, deadline=None)
 def test_the_shards_together_equal_a_single_pass(sizes, suite, on_failure, order):
     found = []
     for of in (None, len(order)):
@@ -210,14 +213,15 @@ def test_all_shards_read_the_rows_that_the_first_shard_selected(store, monkeypat
     # If all shards are cleared, they select the rows again. A shard of the old round that still runs joins them.
     check = step.shards.check
 
-    def clear_the_others(*args, **options):
+    def clear_another(*args, **options):
         monkeypatch.setattr(step.shards, "check", check)
-        task(store, chosen, 0, 3, suite=SIMPLE, series="cleared")
-        task(store, chosen, 2, 3, suite=SIMPLE, series="cleared")
+        assert task(store, chosen, 0, 3, suite=SIMPLE, series="cleared").dataset is None
         return check(*args, **options)
 
-    monkeypatch.setattr(step.shards, "check", clear_the_others)
-    done = task(store, chosen, 1, 3, suite=SIMPLE)
+    monkeypatch.setattr(step.shards, "check", clear_another)
+    # The other shards had succeeded when this shard began.
+    assert task(store, chosen, 1, 3, suite=SIMPLE, succeeded=[0, 2], others_succeeded=True).dataset is None
+    done = task(store, chosen, 2, 3, suite=SIMPLE, series="cleared")
     assert done.dataset.rows + done.quarantined.rows == 20
 
 

@@ -282,8 +282,13 @@ def test_executors_of_spark_are_not_used_by_shards(store):
 
 
 def test_shards_need_a_dataset_and_a_dag_run(store):
+    from airflow_mlops.operators import ValidateOperator
+
+    database = {"conn_id": "shop", "table": "orders", "suite": SUITE, "shard": 0, "shards": 2}
     with pytest.raises(ValueError, match="`shards` divides the rows of a dataset"):
-        ValidateSpec(conn_id="shop", table="orders", suite=SUITE, shard=0, shards=2)
+        ValidateSpec.model_validate(database)
+    with pytest.raises(SpecError, match="has shards="):
+        ValidateOperator(task_id="validate", **database)
     spec = ValidateSpec(dataset=write(store, [2]), suite=SUITE, shard=0, shards=2)
     with pytest.raises(SpecError, match="mapped tasks of a DAG run"):
         step.run(spec, StepContext(store))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -19,14 +19,13 @@ from airflow_mlops.core.zones import UTC, local
 from airflow_mlops.data import row_weights
 from airflow_mlops.data.columns import event_column, is_reserved, reserved_message
 from airflow_mlops.data.datasets import DATA, Dataset, DatasetWriter
-from airflow_mlops.data.datasets.writer import ROW_GROUP_ROWS
 from airflow_mlops.data.moments import as_utc
 from airflow_mlops.data.row_identity import row_ids
 from airflow_mlops.data.run_windows import ResolvedWindow, resolve_window
 from airflow_mlops.data.selection import coverage, dates_detail, have_dates, select, window_of
 from airflow_mlops.data.spool import Rows
 from airflow_mlops.stages.context import StepContext
-from airflow_mlops.stages.training_set import forecasts
+from airflow_mlops.stages.training_set import files, forecasts
 from airflow_mlops.stages.training_set.events import (
     infer_task,
     positive_class,
@@ -141,8 +140,8 @@ def _write(
 
     with DatasetWriter(context.store, spec.name) as writer:
         for part, mask in parts.items():
-            for rows in _row_groups(table, mask):
-                writer.write(rows, part)
+            for piece in files.pieces(mask):
+                files.write(writer, part, table, mask, piece)
         manifest, _ = writer.commit(
             window=window_of(datasets),
             owner=spec.owner,
@@ -367,15 +366,6 @@ def _declared(positive: Any, spec: TrainingSetSpec, task: Task) -> Any:
             "task='binary' if the label has two values."
         )
     return positive
-
-
-def _row_groups(table: Rows, mask: Mask) -> Iterator[pa.Table]:
-    """Yield the rows for which ``mask`` is true, one row group at a time. Only one row group is copied at a time."""
-    chosen = np.flatnonzero(mask)
-    for start in range(0, len(chosen), ROW_GROUP_ROWS):
-        group = chosen[start : start + ROW_GROUP_ROWS]
-        first, end = int(group[0]), int(group[-1]) + 1
-        yield table.slice(first, end - first).filter(pa.array(mask[first:end])).combine_chunks()
 
 
 def _count_infinite(table: Rows, features: Sequence[str]) -> dict[str, int]:

@@ -19,7 +19,7 @@ processes its rows again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
@@ -132,6 +132,19 @@ class Round(Generic[P]):
         for number, piece in enumerate(pieces):
             require_intact(self.store, piece.written, f"shard {number} of {self.shards}")
         return pieces
+
+    def discard(self, kept: Collection[str] = ()) -> None:
+        """Delete the pieces of all shards and their files.
+
+        A piece is deleted before its files, so no try finds a piece without files.
+
+        :param kept: files that a dataset has, which are not deleted
+        """
+        for path, found in self.store.read_many_json(map(self._piece, range(self.shards))).items():
+            self.store.delete(path)
+            for file in self.kind.model_validate(found).written.files:
+                if file.path not in kept:
+                    self.store.delete(file.path)
 
     def pieces_to_commit(self) -> list[P] | None:
         """Return the pieces of all shards, ordered by shard, if this shard commits the dataset.

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import textwrap
+import threading
+import time
 from datetime import datetime, timedelta, timezone
 
 import pyarrow as pa
@@ -79,6 +83,11 @@ typed = FeatureView(
 everywhere = FeatureView(
     name="everywhere", entities=[], schema=[Field(name="rate", dtype=Float64)],
     source=PostgreSQLSource(name="everywhere", table="everywhere", timestamp_field="at"),
+)
+slow = FeatureView(
+    name="slow", entities=[place], schema=[Field(name="place", dtype=String), Field(name="never", dtype=String)],
+    source=PostgreSQLSource(name="slow", timestamp_field="at",
+                            query="SELECT place, at, pg_sleep(600)::text AS never FROM features.hourly"),
 )
 denied = FeatureView(
     name="denied", entities=[place], schema=[Field(name="place", dtype=String), Field(name="secret", dtype=Int64)],
@@ -180,7 +189,7 @@ events = st.tuples(st.one_of(st.none(), places, st.just("BOS")), minutes)
 
 
 @settings(
-    max_examples=15, deadline=None, phases=[Phase.explicit, Phase.generate],
+    max_examples=10, deadline=None, phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
 # Rows with equal times and times of creation have an order in a file, but none in a table.
@@ -242,6 +251,38 @@ def test_no_table_is_left_after_success_and_failure(tables, postgres, monkeypatc
     with pytest.raises(FeatureStoreError, match="division by zero"):
         look_up(tables, ["lasting:value"], table)
     assert temporary_tables(postgres) == 0
+
+
+def test_a_timeout_ends_the_query_and_drops_the_events(tables, postgres):  # noqa: F811
+    class Timeout(BaseException):
+        pass
+
+    def ring(*_):
+        raise Timeout
+
+    def queries():
+        return postgres.execute("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'")[0][0]
+
+    def stop():
+        deadline = time.monotonic() + 60
+        while not queries() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGALRM)
+
+    fill(postgres, "hourly", [("EWR", START, START, 1, "a")])
+    before = signal.signal(signal.SIGALRM, ring)
+    watch = threading.Thread(target=stop)
+    watch.start()
+    try:
+        with pytest.raises(Timeout):
+            look_up(tables, ["slow:never"], pa.table({"place": ["EWR"], "time": pa.array([START], UTC)}))
+    finally:
+        watch.join()
+        signal.signal(signal.SIGALRM, before)
+    deadline = time.monotonic() + 30
+    while queries() or temporary_tables(postgres):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_a_row_newer_than_its_event_is_refused(tables, postgres, monkeypatch):  # noqa: F811

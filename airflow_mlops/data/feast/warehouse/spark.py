@@ -101,7 +101,7 @@ class SparkWarehouse(Warehouse):
 
         staging = self._store.config.offline_store.staging_location
         if not staging:
-            if not session.conf.get("spark.master", "").startswith("local"):  # type: ignore[union-attr]
+            if not session.conf.get("spark.master", "").startswith("local"):
                 raise FeatureStoreError(
                     "The offline store of the Feast repository is Spark, whose executors read the events from files. Set "
                     "`staging_location` of the offline store in feature_store.yaml to a folder that Spark and the step can read "

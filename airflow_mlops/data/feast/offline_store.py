@@ -163,6 +163,11 @@ class _Stream:
             values = decoded(table[column])
             if pa.types.is_timestamp(values.type):
                 values = as_utc(values, f"Join key {column!r} of the events")
+            elif pa.types.is_uint64(values.type):
+                # The driver of PostgreSQL would write numbers from 2**63 on as negative numbers.
+                values = values.cast(pa.decimal128(20, 0))
+            elif pa.types.is_date64(values.type):
+                values = values.cast(pa.date32())
             found[key] = values.combine_chunks()
         found[EVENT_TIME] = self._times.slice(start, length).cast(pa.timestamp("us", "UTC")).combine_chunks()
         return pa.record_batch(found)

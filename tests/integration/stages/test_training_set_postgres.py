@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from airflow_mlops.core.errors import FeatureStoreError, LeakageError, OfflineStoreError
@@ -84,6 +84,10 @@ everywhere = FeatureView(
     name="everywhere", entities=[], schema=[Field(name="rate", dtype=Float64)],
     source=PostgreSQLSource(name="everywhere", table="everywhere", timestamp_field="at"),
 )
+numbers = FeatureView(
+    name="numbers", entities=[pair], schema=[Field(name="number", dtype=Int64), Field(name="size", dtype=Int64)],
+    source=PostgreSQLSource(name="numbers", table="numbers", timestamp_field="at"),
+)
 slow = FeatureView(
     name="slow", entities=[place], schema=[Field(name="place", dtype=String), Field(name="never", dtype=String)],
     source=PostgreSQLSource(name="slow", timestamp_field="at",
@@ -100,6 +104,7 @@ TABLE_OF = {
     "twofold": "place text, number bigint, at timestamptz, size double precision",
     "typed": "number int, at timestamp, whole bigint, small smallint, exact numeric, half real, yes boolean, "
     'moment timestamptz, local timestamp, many int[], words text[], "Capital Word" varchar(9)',
+    "numbers": "number bigint, at timestamptz, size bigint",
     "everywhere": "at date, rate double precision",
 }
 
@@ -192,6 +197,8 @@ events = st.tuples(st.one_of(st.none(), places, st.just("BOS")), minutes)
     max_examples=10, deadline=None, phases=[Phase.explicit, Phase.generate],
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )  # fmt: skip
+@example([("EWR", 0, 1, 7, "a"), ("EWR", 0, None, 8, "z"), ("EWR", 0, 2, 6, "b")], [("EWR", 0)])
+@example([("EWR", 0, 0, 1, "a"), ("EWR", 30, None, 2, "b")], [("EWR", 30), ("EWR", 180), ("EWR", 181), ("EWR", 30)])
 # Rows with equal times and times of creation have an order in a file, but none in a table.
 @given(st.lists(rows, max_size=30, unique_by=lambda row: row[:3]), st.lists(events, min_size=1, max_size=30))
 def test_a_table_gives_the_features_of_a_file(tables, files, postgres, rows, events):  # noqa: F811
@@ -219,6 +226,13 @@ def test_types_and_names_are_kept(tables, postgres):  # noqa: F811
     ]  # fmt: skip
     values[2], values[6] = 0.1, datetime(2013, 6, 1, 12, tzinfo=timezone.utc)
     assert [list(row.values()) for row in found.to_pylist()] == [[*values, 0.25], *[[None] * 10 + [0.25]] * 3]
+
+
+def test_unsigned_join_keys_are_exact(tables, postgres):  # noqa: F811
+    fill(postgres, "numbers", [(-1, START, 9), (2**53 + 1, START, 7), (2**53, START, 8)])
+    keys = pa.array([2**64 - 1, 2**53, None, 2**53 + 1], pa.uint64())
+    table = pa.table({"number": keys, "time": pa.array([START] * 4, UTC)})
+    assert look_up(tables, ["numbers:size"], table)["numbers:size"].to_pylist() == [None, 8, None, 7]
 
 
 def test_join_keys_whose_texts_look_equal_one_after_the_other_are_not_confused(tables, postgres):  # noqa: F811

@@ -59,4 +59,5 @@ def later_passes(
 
 def _has_one_text(kind: pa.DataType) -> bool:
     is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return is_text or pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_date(kind)
+    is_whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0)
+    return is_text or is_whole or pa.types.is_boolean(kind) or pa.types.is_date(kind)

@@ -125,6 +125,12 @@ class FeatureStoreError(MLOpsError):
     """A Feast repository cannot be loaded, applied or read."""
 
 
+class OfflineStoreError(FeatureStoreError):
+    """The offline store of a Feast repository failed, for example because it cannot be reached."""
+
+    retryable = True
+
+
 class MaterializationError(FeatureStoreError):
     """Feast failed to materialize features. A retry continues after the last finished chunk of the window."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -10,9 +11,9 @@ import pyarrow as pa
 from airflow_mlops.core.errors import FeatureStoreError, one_line
 from airflow_mlops.data.feast import offline_store, parquet_source, point_in_time
 from airflow_mlops.data.feast import repository as feast_repo
-from airflow_mlops.data.feast.request import FeatureRequest, OnDemandRequest, ViewRequest
+from airflow_mlops.data.feast.declared import as_declared
+from airflow_mlops.data.feast.request import FeatureRequest, OnDemandRequest
 from airflow_mlops.data.spool import BATCH_ROWS, Rows
-from airflow_mlops.data.types import cast
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -41,58 +42,43 @@ def join(
         events and in the source
     :raises LeakageError: the join returned a feature value that is newer than the event
     """
-    sources, others = [], {}
-    for view in request.views:
-        if parquet_source.is_parquet(store, view):
-            sources.append(parquet_source.open_source(store, view, events.schema))
+    sources = []
+    others: list[Rows] = []
+    batches: Iterator[pa.Table]
+    with ExitStack() as open_files:
+        for view in request.views:
+            if parquet_source.is_parquet(store, view):
+                sources.append(parquet_source.open_source(store, view, events.schema))
+            else:
+                found = offline_store.look_up(store, view, events, timestamp, memory_limit)
+                others.append(open_files.enter_context(found))
+        if sources:
+            batches = point_in_time.join(sources, events, timestamp, memory_limit, BATCH_ROWS)
         else:
-            columns = list(dict.fromkeys([*view.join_keys.values(), timestamp]))
-            others.update(offline_store.look_up(store, view, events.select(columns).slice(0), timestamp))
-    batches: Iterator[pa.Table] = iter([pa.table(others)])
-    if sources:
-        joined = point_in_time.join(sources, events, timestamp, memory_limit, BATCH_ROWS)
-        batches = _with_columns(joined, pa.table(others)) if others else joined
-    batches = (as_declared(batch, request.views) for batch in batches)
-    if request.on_demand:
-        batches = iter([with_on_demand(pa.concat_tables(batches), request.on_demand, events)])
-    for batch in batches:
-        yield batch.select(request.refs)
+            batches = (pa.table({}) for _ in range(0, max(events.num_rows, 1), BATCH_ROWS))
+        if others:
+            batches = _with_columns(batches, others, events.num_rows)
+        batches = (as_declared(batch, request.views) for batch in batches)
+        if request.on_demand:
+            batches = iter([with_on_demand(pa.concat_tables(batches), request.on_demand, events)])
+        for batch in batches:
+            yield batch.select(request.refs)
 
 
-def _with_columns(batches: Iterator[pa.Table], others: pa.Table) -> Iterator[pa.Table]:
+def _with_columns(batches: Iterator[pa.Table], others: list[Rows], count: int) -> Iterator[pa.Table]:
+    """Add columns to the tables of consecutive slices of ``count`` events. Tables may have no columns, and so no rows."""
     start = 0
     for batch in batches:
-        columns = {**_columns(batch), **_columns(others.slice(start, batch.num_rows))}
-        start += batch.num_rows
+        rows = batch.num_rows if batch.num_columns else BATCH_ROWS
+        columns = _columns(batch)
+        for other in others:
+            columns |= _columns(other.slice(start, min(rows, count - start)))
+        start += rows
         yield pa.table(columns)
 
 
 def _columns(table: pa.Table) -> dict[str, pa.ChunkedArray]:
     return dict(zip(table.column_names, table.columns, strict=True))
-
-
-def as_declared(found: pa.Table, views: list[ViewRequest]) -> pa.Table:
-    """Cast the features to the types that their views declare."""
-    return pa.table(
-        {
-            f"{view.alias}:{name}": _cast(found[f"{view.alias}:{name}"], view, name)
-            for view in views
-            for name in view.features
-        }
-    )
-
-
-def _cast(column: pa.ChunkedArray, request: ViewRequest, name: str) -> pa.ChunkedArray:
-    kind = request.features[name]
-    if pa.types.is_nested(kind) and not pa.types.is_list(kind):
-        return column
-    try:
-        return cast(column, kind, f"Feature {name!r} of feature view {request.view.name!r}")
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise FeatureStoreError(
-            f"Feature {name!r} of feature view {request.view.name!r} is declared as {kind}, but its source contains "
-            f"{column.type}: {str(error).splitlines()[0]}. Correct the declared type or the source."
-        ) from None
 
 
 def with_on_demand(found: pa.Table, items: list[OnDemandRequest], events: pa.Table | Rows) -> pa.Table:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from airflow_mlops.core.errors import FeatureStoreError, one_line
-from airflow_mlops.data.feast.join import as_declared, with_on_demand
+from airflow_mlops.data.feast.declared import as_declared
+from airflow_mlops.data.feast.join import with_on_demand
 from airflow_mlops.data.feast.request import FeatureRequest, ViewRequest
 
 if TYPE_CHECKING:

@@ -8,9 +8,11 @@ import os
 import shutil
 import sys
 import tarfile
+import time
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -24,7 +26,9 @@ from airflow_mlops.core.connections import ConnectionInfo
 from airflow_mlops.core.errors import ComputeError, DatasetCorruptError, SpecError
 from airflow_mlops.core.references import DatasetRef
 from airflow_mlops.data.datasets import open_dataset
+from airflow_mlops.data.feast import join as feast_join
 from airflow_mlops.data.feast import repository as feast_repo
+from airflow_mlops.data.feast import request as feast_request
 from airflow_mlops.data.store import ArtifactStore
 from airflow_mlops.stages.context import StepContext
 from airflow_mlops.stages.join_labels import step as join_labels
@@ -354,3 +358,76 @@ def test_spark_never_shows_the_credentials_of_the_store(cluster):
     assert sum(path.read_bytes().count(b"MapInArrow") for path in written)
     assert not [path for path in written if SECRET.encode() in path.read_bytes()]
     assert os.environ["AWS_SECRET_ACCESS_KEY"] == SECRET
+
+
+FEATURES = """
+from datetime import timedelta
+from feast import Entity, FeatureView, Field, ValueType
+from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+from feast.types import Array, Bool, Float64, Int64, String, UnixTimestamp
+
+place = Entity(name="place", join_keys=["place"], value_type=ValueType.STRING)
+number = Entity(name="number", join_keys=["number"], value_type=ValueType.INT64)
+source = SparkSource(name="rows", path="ROWS", file_format="parquet", timestamp_field="at",
+                     created_timestamp_column="created", field_mapping={"v": "value"})
+schema = [Field(name="place", dtype=String), Field(name="number", dtype=Int64), Field(name="value", dtype=Int64),
+          Field(name="exact", dtype=Float64), Field(name="yes", dtype=Bool), Field(name="moment", dtype=UnixTimestamp),
+          Field(name="many", dtype=Array(Int64))]
+pairs = FeatureView(name="pairs", entities=[place, number], ttl=timedelta(hours=1), schema=schema, source=source)
+"""
+
+
+def test_feasts_spark_store_joins_as_files_are_joined(cluster, tmp_path, monkeypatch):
+    """The files of events and results are deleted. Neither the process nor Spark is in UTC."""
+    start = datetime(2013, 3, 1, tzinfo=timezone.utc)
+    utc = pa.timestamp("us", "UTC")
+    moment, big = start + timedelta(microseconds=1), 2**53 + 1
+    rows = [
+        # (place, number, minute, minute of creation, value)
+        ("a1", 12, 0, 0, 1), ("a11", 2, 0, None, 2), ("b", 1, 0, 5, big), ("b", 1, 0, None, 4), ("b", 1, -61, 0, 5),
+        ("b", 1, 1, 0, 6), ("c", 1, -60, 0, 7), ("d", 1, -61, 0, 8),
+    ]  # fmt: skip
+    places, numbers, at, created, values = (list(column) for column in zip(*rows, strict=True))
+    table = pa.table(
+        {
+            "place": places,
+            "number": numbers,
+            "at": pa.array([start + timedelta(minutes=minute) for minute in at], utc),
+            "created": pa.array([None if m is None else start + timedelta(minutes=m) for m in created], utc),
+            "v": values,
+            "exact": pa.array([Decimal("0.10")] * len(rows)),
+            "yes": [True] * len(rows),
+            "moment": pa.array([moment] * len(rows), utc),
+            "many": [[1, None]] * len(rows),
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    staging = tmp_path / "staging"
+    (staging / "mlops_events_20130101T000000_killed").mkdir(parents=True)
+    offline = f"offline_store:\n  type: spark\n  staging_location: file://{staging}\n"
+    (tmp_path / "feature_store.yaml").write_text(FEATURE_STORE + offline)
+    (tmp_path / "definitions.py").write_text(FEATURES.replace("ROWS", f"file://{tmp_path}/rows.parquet"))
+    monkeypatch.setenv("TZ", "America/New_York")
+    time.tzset()
+    zone = cluster.session.conf.get("spark.sql.session.timeZone")
+    cluster.session.conf.set("spark.sql.session.timeZone", "America/New_York")
+    try:
+        repo = feast_repo.open_store(str(tmp_path))
+        feast_repo.apply(repo, feast_repo.parse_repo(repo))
+        names = ["value", "exact", "yes", "moment", "many"]
+        request = feast_request.resolve(repo, None, [f"pairs:{name}" for name in names])
+        keys = [("a11", 2), ("a1", 12), ("b", 1), ("c", 1), ("d", 1), (None, 1), ("b", 1)]
+        events = pa.table(
+            {"place": [place for place, _ in keys], "number": [n for _, n in keys], "time": pa.array([start] * 7, utc)}
+        )
+        found = pa.concat_tables(feast_join.join(repo, request, events, "time"))
+        assert cluster.session.conf.get("spark.sql.session.timeZone") == "America/New_York"
+    finally:
+        cluster.session.conf.set("spark.sql.session.timeZone", zone)
+        monkeypatch.undo()
+        time.tzset()
+    assert found["pairs:value"].to_pylist() == [2, 1, big, 7, None, None, big]
+    assert found.slice(0, 1).to_pylist() == [
+        {"pairs:value": 2, "pairs:exact": 0.1, "pairs:yes": True, "pairs:moment": moment, "pairs:many": [1, None]}
+    ]
+    assert list(staging.iterdir()) == []

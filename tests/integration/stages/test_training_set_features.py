@@ -279,7 +279,8 @@ def test_feasts_offline_store_gives_the_same(repo, feast_store):
     write_hourly(repo, [(place, at, 0, at, "w") for place in ("EWR", "JFK") for at in range(0, 600, 60)])
     events = pa.table({"place": ["EWR", "JFK"] * 20, "time": minutes([13 * n for n in range(40)])})
     (view,) = feast_request.resolve(feast_store, None, ["fresh:value"]).views
-    other = offline_store.look_up(feast_store, view, events, "time")["fresh:value"]
+    with offline_store.look_up(feast_store, view, events, "time") as found:
+        other = found["fresh:value"]
     assert other.to_pylist() == look_up(feast_store, ["fresh:value"], events)["fresh:value"].to_pylist()
 
 
@@ -287,7 +288,8 @@ def test_an_offline_store_gets_distinct_events_and_answers_for_all(repo, feast_s
     write_hourly(repo, [("EWR", 0, 0, 7, "a")])
     events = pa.table({"place": ["EWR", None, "EWR", "BOS", "EWR"], "time": minutes([10, 10, 10, 10, 20])})
     (view,) = feast_request.resolve(feast_store, None, ["lasting:value"]).views
-    found = offline_store.look_up(feast_store, view, events, "time")["lasting:value"]
+    with offline_store.look_up(feast_store, view, events, "time") as features:
+        found = features["lasting:value"]
     assert found.to_pylist() == [7, None, 7, None, 7]
 
 
@@ -642,8 +644,9 @@ def test_feasts_offline_store_gets_exact_ids(kinds):
     # Feast itself would compare int64 and uint64 as doubles.
     events = pa.table({"number": pa.array([2**53 + 1, None, 2**53], pa.uint64()), "time": minutes([10, 10, 10])})
     (view,) = feast_request.resolve(kinds, None, ["numbers:small"]).views
-    found = offline_store.look_up(kinds, view, events, "time")
-    assert found["numbers:small"].to_pylist() == [2, None, 1]
+    with offline_store.look_up(kinds, view, events, "time") as features:
+        found = features["numbers:small"]
+    assert found.to_pylist() == [2, None, 1]
 
 
 def test_a_type_without_an_arrow_equivalent_is_named(kinds):

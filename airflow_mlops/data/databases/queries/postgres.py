@@ -60,7 +60,7 @@ class PostgresQuery(Query):
             )
             schema = cursor.adbc_execute_schema(sql)
             self.check_names(schema)
-            self._columns = columns = PostgresColumns([_column(field) for field in schema], types.declared)
+            self._columns = columns = PostgresColumns([result_column(field) for field in schema], types.declared)
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
             cursor.execute(columns.query(sql))
             # fetch_record_batch() would return a reader whose errors have no SQLSTATE.
@@ -75,7 +75,7 @@ class PostgresQuery(Query):
         return True
 
 
-def _column(field: pa.Field) -> PostgresColumn:
+def result_column(field: pa.Field) -> PostgresColumn:
     """Return the PostgreSQL type of a result column, from the metadata that the driver adds to the Arrow field."""
     metadata = field.metadata or {}
     kind = metadata.get(b"POSTGRESQL:type", b"unknown").decode()

@@ -98,7 +98,7 @@ def _joined(
             yield layout.table(events, events.select([]), arguments["whole"]), layout
             return
         from airflow_mlops.data.feast import point_in_time, sent_sources
-        from airflow_mlops.data.feast.join import as_declared
+        from airflow_mlops.data.feast.declared import as_declared
 
         opened = [sent_sources.restore(text) for text in sent["sources"]]
         views = [item.request for item in opened]

@@ -27,7 +27,8 @@ def use_for_temporary_files() -> None:
         if not psutil.pid_exists(int(folder.name.removeprefix(_PREFIX))):
             shutil.rmtree(folder, ignore_errors=True)
     folder = _folder()
-    folder.mkdir(mode=0o700, exist_ok=True)
+    # The user of PostgreSQL's server must reach its own folder in this one.
+    folder.mkdir(mode=0o711, exist_ok=True)
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
 
 

@@ -202,6 +202,13 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def wanted_threads() -> int:
+    """Return the number of threads or processes to compute with: ``OMP_NUM_THREADS``, or :func:`available_cpus`."""
+    # The variable may contain one number for each level of nested parallelism.
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(asked) if asked.isdigit() and int(asked) else available_cpus()
+
+
 def available_cpus() -> int:
     """Count the CPUs that this process may use, according to its CPU affinity and its container's quota."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

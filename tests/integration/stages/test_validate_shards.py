@@ -122,12 +122,12 @@ SUITES = [
     st.sampled_from(["quarantine", "quarantine", "warn", "fail"]),
     st.integers(1, 5).flatmap(lambda of: st.permutations(range(of))),
 )
-@example([[14, 0, 7], [6]], SUITE, "quarantine", [2, 0, 1])
-@example([[20]], SUITES[3], "quarantine", [0, 1, 2, 3, 4])
+@example([[13, 0], [7]], SUITE, "quarantine", [2, 0, 1])
+@example([[14]], SUITES[3], "quarantine", [0, 1, 2, 3])
 @example([[13]], SUITES[4], "quarantine", [1, 0])
 # Only the rows of the last shard have no null, so their pandas type depends on the other shards.
 @example([[17]], SUITES[5], "warn", [0, 1, 2])
-@settings(max_examples=3, deadline=None)
+@settings(max_examples=2, deadline=None)
 def test_the_shards_together_equal_a_single_pass(sizes, suite, on_failure, order):
     found = []
     for of in (None, len(order)):
@@ -185,7 +185,7 @@ def test_a_shard_that_is_killed_after_a_write_is_retried_with_the_same_datasets(
     made = write(begun, [14])
     task(begun, made, 1, 2, suite=SIMPLE)
     expected = None
-    for last in count(2, 3):
+    for last in count(2, 4):
         store = DyingStore(f"memory://{uuid.uuid4().hex}")
         begun.fs.cp(begun.url, store.url, recursive=True)
         store.last = last

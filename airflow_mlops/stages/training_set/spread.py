@@ -193,7 +193,7 @@ class Parts:
             ranges = divided(blocks, count)
             if len(ranges) == 1 or sum(map(rows, ranges)) <= limit:
                 return ranges
-            count = len(ranges) // 2
+            count = len(ranges) * 3 // 4
 
     def _join(self, surveys: Sequence[Survey], blocks: Sequence[Block], ranges: Sequence[Times]) -> list[JoinedPiece]:
         from airflow_mlops.data.feast import sent_sources

@@ -217,6 +217,7 @@ def test_a_retry_runs_only_the_parts_that_are_missing(store, monkeypatch):
     assert found.rows == whole.rows
     # Of the parts that write, only one was missing.
     assert len(added) == total
+    assert len([part for part in executors.ran if isinstance(part, list)]) == 1
     assert listed(store, found) & before
     assert stored(store) == listed(store, found) | gone
     assert build(store, series="worker") == found
